@@ -1,0 +1,3 @@
+from xtuner.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,60 @@
+"""The one logger: rank 0 speaks, on the console and, once a run exists, in its log file.
+
+    console   11/21 09:30:12 - mmengine - INFO - Iter(train) [ 10/720]  lr: 9.0001e-05 ...
+    file      2026/11/21 09:30:12 - mmengine - INFO - Iter(train) [ 10/720]  lr: 9.0001e-05 ...
+
+The word `mmengine` is part of the format that users' log readers expect.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from xtuner import dist
+
+FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
+
+logger = logging.getLogger("xtuner")
+_said: set[str] = set()
+
+
+class _StderrHandler(logging.StreamHandler):
+    """Writes to whatever `sys.stderr` is at the time, so redirection works."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def start_console(level: int | str = "INFO") -> None:
+    """Show log lines on stderr; ranks other than 0 only errors. Calling it again changes the level."""
+    if not any(isinstance(h, _StderrHandler) for h in logger.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter(FORMAT, "%m/%d %H:%M:%S"))
+        logger.addHandler(handler)
+        logger.propagate = False
+    logger.setLevel(level if dist.rank() == 0 else "ERROR")
+
+
+def start_file(path: Path) -> logging.Handler:
+    """Also write log lines to `path`; returns the handler for `stop_file`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(FORMAT, "%Y/%m/%d %H:%M:%S"))
+    logger.addHandler(handler)
+    return handler
+
+
+def stop_file(handler: logging.Handler) -> None:
+    """Close what `start_file` opened."""
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def say_once(message: str, level: int = logging.WARNING) -> None:
+    """Log `message` the first time it comes."""
+    if message not in _said:
+        _said.add(message)
+        logger.log(level, message)
