@@ -1,0 +1,150 @@
+"""The only place where `dict(type=X, ...)` becomes an object.
+
+    dict(type=A, b=dict(type=B, c=1), n=2)   ->   A(b=B(c=1), n=2)
+
+Innermost first; one dict gives one object however often it is named; arguments that a config cannot
+know (`params`, `dataset`) are passed late, by name. What a class lists in `unbuilt` it receives as
+the plain config dict.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from typing import Any
+
+from xtuner.config.load import Config, name_of
+from xtuner.config.ref import Ref, as_ref
+from xtuner.errors import ConfigError, XTunerError, did_you_mean
+
+
+class Builder:
+    """Builds configs and remembers what it built, so that one dict stays one object over many calls."""
+
+    def __init__(self) -> None:
+        self._built: dict[int, tuple[Any, Any]] = {}
+
+    def build(self, value: Any, path: str = "config", **late: Any) -> Any:
+        """The object `value` describes; `late` adds arguments to the outermost call."""
+        if isinstance(value, dict):
+            target = callee_of(value, path)
+            if target is None:
+                return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})
+            return self._call(target, value, path, late)
+        if isinstance(value, list):
+            return [self.build(v, f"{path}.{i}") for i, v in enumerate(value)]
+        if type(value) is tuple:
+            return tuple(self.build(v, f"{path}.{i}") for i, v in enumerate(value))
+        return materialise(value)
+
+    def _call(self, target: Any, value: dict, path: str, late: dict[str, Any]) -> Any:
+        if id(value) in self._built and not late:
+            return self._built[id(value)][0]
+        raw = getattr(target, "unbuilt", frozenset())
+        given = {k: v for k, v in value.items() if k != "type"}
+        if both := given.keys() & late.keys():
+            raise ConfigError(f"{path}.{sorted(both)[0]} is set by the run itself; remove it from the config")
+        kwargs = {k: v if k in raw else self.build(v, f"{path}.{k}") for k, v in given.items()}
+        made = call(target, {**kwargs, **late}, path)
+        self._built[id(value)] = (made, value)  # keeps `value` alive, so its id stays taken
+        return made
+
+
+def build(value: Any, path: str = "config", **late: Any) -> Any:
+    """The object `value` describes, built on its own; see `Builder.build`."""
+    return Builder().build(value, path, **late)
+
+
+def callee_of(value: dict, path: str) -> Any:
+    """What `value["type"]` names, or None where the dict is only a dict."""
+    kind = value.get("type")
+    if kind is None:
+        return None
+    ref = as_ref(kind)
+    if ref is not None:
+        try:
+            found = ref.resolve()
+        except ConfigError as error:
+            raise ConfigError(f"{path}.type: {error}") from error
+    else:
+        # Text that is no dotted name is data: rope_scaling=dict(type='linear', factor=2.0).
+        found = None if isinstance(kind, str) else materialise(kind)
+        if isinstance(kind, str) and "." in kind and kind.replace(".", "_").isidentifier():
+            found = Ref(kind).resolve()
+    if found is not None and not callable(found):
+        raise ConfigError(f"{path}.type is {name_of(kind)}, which cannot be called")
+    return found
+
+
+def materialise(value: Any) -> Any:
+    """`value` with names resolved: Refs, dotted texts, partials of them, and what config functions use."""
+    ref = as_ref(value)
+    if ref is not None:
+        # Dotted text that names nothing is just text.
+        try:
+            return ref.resolve()
+        except ConfigError:
+            if isinstance(value, Ref):
+                raise
+            return value
+    if isinstance(value, functools.partial):
+        kwargs = {k: materialise(v) for k, v in value.keywords.items()}
+        return functools.partial(materialise(value.func), *map(materialise, value.args), **kwargs)
+    if isinstance(value, types.FunctionType):
+        _resolve_names_used(value.__code__, value.__globals__)
+    return value
+
+
+def _resolve_names_used(code: types.CodeType, namespace: dict[str, Any]) -> None:
+    """Replace the Refs that a function defined in a config uses by the objects they name."""
+    for name in code.co_names:
+        used = namespace.get(name)
+        if isinstance(used, Ref):
+            # `torch.nn` is used as an attribute of the module, so the outermost name is enough.
+            namespace[name] = used.resolve()
+        elif (
+            isinstance(used, types.FunctionType)
+            and used.__globals__ is namespace
+            and used.__code__ is not code
+        ):
+            _resolve_names_used(used.__code__, namespace)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            _resolve_names_used(constant, namespace)
+
+
+def call(target: Any, kwargs: dict[str, Any], path: str) -> Any:
+    """`target(**kwargs)`; wrong arguments and failures become errors that name the config path."""
+    name = name_of(target)
+    _check_arguments(target, kwargs, path, name)
+    try:
+        return target(**kwargs)
+    except XTunerError:
+        raise
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise ConfigError(f"{path} ({name}): {type(error).__name__}: {error}") from error
+
+
+def _check_arguments(target: Any, kwargs: dict[str, Any], path: str, name: str) -> None:
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # some builtins have none
+        return
+    parameters = signature.parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
+        for key in kwargs:
+            if key not in names:
+                raise ConfigError(f"{path}.{key}: {name} has no argument {key!r}.{did_you_mean(key, names)}")
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is p.empty
+        and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        and p.name not in kwargs
+    ]
+    if missing:
+        raise ConfigError(f"{path}: {name} needs {missing[0]!r}; add {missing[0]}=... to this dict")

@@ -1,0 +1,300 @@
+"""From a Python file to a `Config`: the file runs, its imports become `Ref`s, nothing heavy is imported.
+
+    lr = 2e-4                                      options {"lr": 1e-4}: replaced before the file runs,
+    optim_wrapper = dict(optimizer=dict(lr=lr))    so optim_wrapper.optimizer.lr is 1e-4 too
+                                                   options {"optim_wrapper.optimizer.lr": 1e-4}: patched after
+
+The text with the options written into it is `Config.text`: a file that loads again and gives the same run.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xtuner.config.ref import Ref, path_of
+from xtuner.config.schema import RUN_KEYS
+from xtuner.errors import ConfigError, NotFoundError, did_you_mean
+
+
+class Config(dict):
+    """A dict whose keys are attributes too; the outermost one also knows its `text` and `filename`."""
+
+    text: str
+    filename: str
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the config has no {name!r}.{did_you_mean(name, self)}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("text", "filename"):
+            object.__setattr__(self, name, value)
+        else:
+            self[name] = value
+
+
+def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
+    """The config in the file `path` with `options` applied (names or dotted paths to values)."""
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"there is no config file {str(path)!r}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}") from error
+    return parse_config(text, str(path), options)
+
+
+def parse_config(text: str, filename: str, options: dict[str, Any] | None = None) -> Config:
+    """The config in `text`; `filename` serves messages and relative imports."""
+    options = dict(options or {})
+    tree = _parse(text, filename)
+    assigned = _assigned_names(tree.body)
+    before = {k: v for k, v in options.items() if k in assigned}
+    after = {k: v for k, v in options.items() if k not in before}
+    text = _write_values(text, tree, before)
+    namespace = _run(text, filename)
+    known = set(_assigned_names(_parse(text, filename).body)) | set(namespace.get("__based__", ()))
+    config = _as_config({k: v for k, v in namespace.items() if k in known and _is_value(k, v)}, {})
+    lines = [_patch(config, key, value) for key, value in after.items()]
+    if lines:
+        text = text.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
+    config.text = _flatten(text, filename)
+    config.filename = filename
+    return config
+
+
+def _parse(text: str, filename: str) -> ast.Module:
+    try:
+        return ast.parse(text, filename)
+    except SyntaxError as error:
+        raise ConfigError(f"{filename}:{error.lineno}: {error.msg}") from error
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Every statement that runs in the file's own scope, those inside if, for, with and try included."""
+    for statement in body:
+        yield statement
+        for field in ("body", "orelse", "finalbody"):
+            if not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                yield from _statements(getattr(statement, field, []))
+
+
+def _assigned_names(body: list[ast.stmt]) -> set[str]:
+    names = set()
+    for statement in _statements(body):
+        targets: list[ast.expr] = []
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, (ast.AnnAssign, ast.AugAssign)):
+            targets = [statement.target]
+        for target in targets:
+            names |= {
+                n.id for n in ast.walk(target) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+            }
+    return names
+
+
+def _write_values(text: str, tree: ast.Module, values: dict[str, Any]) -> str:
+    """`text` with the right-hand sides of the named assignments replaced, every other line where it was."""
+    spans = []
+    for statement in _statements(tree.body):
+        if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
+            target, node = statement.targets[0], statement.value
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            target, node = statement.target, statement.value
+        else:
+            continue
+        if isinstance(target, ast.Name) and target.id in values:
+            spans.append((target, node, statement, values[target.id]))
+    lines = text.encode().splitlines(keepends=True)  # ast counts columns in UTF-8 bytes
+    for target, node, statement, value in reversed(spans):
+        first, last = statement.lineno - 1, node.end_lineno - 1
+        tail = lines[statement.end_lineno - 1][statement.end_col_offset :]
+        head = lines[first][: target.end_col_offset]
+        new = head + b" = " + repr(value).encode() + tail
+        lines[first : max(last, statement.end_lineno - 1) + 1] = [new] + [b"\n"] * (
+            statement.end_lineno - 1 - first
+        )
+    done = {target.id for target, *_ in spans}
+    if missing := values.keys() - done:
+        raise ConfigError(
+            f"{sorted(missing)[0]} is computed in a way an option cannot replace; edit the file"
+        )
+    return b"".join(lines).decode()
+
+
+def _run(text: str, filename: str) -> dict[str, Any]:
+    """The names the file defines. Its imports are `Ref`s, except the standard library's and relative ones."""
+    namespace: dict[str, Any] = {"__name__": Path(filename).stem, "__file__": filename}
+    real_import = builtins.__import__
+
+    def name_import(name, globals=None, locals=None, fromlist=(), level=0):
+        origin = f"{filename}:{sys._getframe(1).f_lineno}"
+        if level:
+            return _run_relative(name, level, fromlist, filename, namespace, origin)
+        if name == "mmengine.config" and "read_base" in (fromlist or ()):
+            return types.SimpleNamespace(read_base=contextlib.nullcontext)
+        if name.partition(".")[0] in sys.stdlib_module_names:
+            return real_import(name, globals, locals, fromlist, level)
+        if "*" in (fromlist or ()):
+            raise ConfigError(f"{origin}: write the names instead of 'from {name} import *'")
+        return Ref(name if fromlist else name.partition(".")[0], origin)
+
+    scope = dict(vars(builtins), __import__=name_import)
+    namespace["__builtins__"] = scope
+    try:
+        exec(compile(text, filename, "exec"), namespace)
+    except ConfigError:
+        raise
+    except Exception as error:
+        line = _line_in(error, filename)
+        raise ConfigError(f"{filename}{line}: {type(error).__name__}: {error}") from error
+    scope["__import__"] = real_import  # functions defined in the file import for real when they run
+    return namespace
+
+
+def _line_in(error: BaseException, filename: str) -> str:
+    line, trace = "", error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == filename:
+            line = f":{trace.tb_lineno}"
+        trace = trace.tb_next
+    return line
+
+
+def _relative_file(name: str, level: int, filename: str) -> Path:
+    folder = Path(filename).resolve().parent
+    for _ in range(level - 1):
+        folder = folder.parent
+    return folder.joinpath(*name.split(".")).with_suffix(".py")
+
+
+def _run_relative(name, level, fromlist, filename, namespace, origin) -> types.ModuleType:
+    """The module of a relative import: another config file, run the same way."""
+    path = _relative_file(name, level, filename)
+    if not path.is_file():
+        raise NotFoundError(f"{origin}: there is no file {str(path)!r}")
+    found = _run(path.read_text(encoding="utf-8"), str(path))
+    module = types.ModuleType(path.stem)
+    own = {k: v for k, v in found.items() if not k.startswith("__")}
+    module.__dict__.update(own)
+    based = namespace.setdefault("__based__", set())
+    based |= set(found.get("__based__", ())) | (set(own) if "*" in fromlist else set(fromlist))
+    return module
+
+
+def _is_value(name: str, value: Any) -> bool:
+    return not (name.startswith("_") or isinstance(value, (types.ModuleType, types.FunctionType, type)))
+
+
+def _as_config(value: Any, seen: dict[int, Any]) -> Any:
+    """`value` with every dict a `Config`; what was one object stays one object."""
+    if id(value) in seen:
+        return seen[id(value)][0]
+    if isinstance(value, dict):
+        made = Config()
+        seen[id(value)] = (made, value)  # keeps `value` alive, so its id stays taken
+        made.update({k: _as_config(v, seen) for k, v in value.items()})
+        return made
+    if isinstance(value, list):
+        items: list[Any] = []
+        seen[id(value)] = (items, value)
+        items.extend(_as_config(v, seen) for v in value)
+        return items
+    if type(value) is tuple:
+        return tuple(_as_config(v, seen) for v in value)
+    return value
+
+
+def _patch(config: Config, key: str, value: Any) -> str:
+    """Set the dotted `key`; returns the line of Python that does the same."""
+    *parents, last = key.split(".")
+    if not parents:
+        if key not in RUN_KEYS:
+            raise ConfigError(f"--cfg-options {key}: no such name.{did_you_mean(key, [*config, *RUN_KEYS])}")
+        config[key] = value
+        return f"{key} = {value!r}"
+    here: Any = config
+    for i, part in enumerate(parents):
+        here = _step(here, part, ".".join(parents[:i]), key)
+    if not isinstance(here, (dict, list)):
+        raise ConfigError(f"--cfg-options {key}: {'.'.join(parents)} is {here!r}, not a dict or list")
+    index: Any = last
+    if isinstance(here, list):
+        _step(here, last, ".".join(parents), key)
+        index = int(last)
+    here[index] = _as_config(value, {})
+    steps = "".join(f"[{int(p)}]" if p.isdigit() else f"[{p!r}]" for p in [*parents[1:], last])
+    return f"{parents[0]}{steps} = {value!r}"
+
+
+def _step(here: Any, part: str, path: str, key: str) -> Any:
+    if isinstance(here, dict) and part in here:
+        return here[part]
+    if isinstance(here, list) and part.isdigit() and int(part) < len(here):
+        return here[int(part)]
+    where = path or "the config"
+    if isinstance(here, list):
+        raise ConfigError(
+            f"--cfg-options {key}: {where} has {len(here)} items, counted from 0; {part!r} is none"
+        )
+    hint = did_you_mean(part, here) if isinstance(here, dict) else ""
+    raise ConfigError(f"--cfg-options {key}: {where} has no {part!r}.{hint}")
+
+
+def _flatten(text: str, filename: str) -> str:
+    """`text` with relative imports replaced by what they import, so that it loads from anywhere."""
+    tree = ast.parse(text)
+    lines = text.splitlines()
+    for statement in reversed(tree.body):
+        inner = statement.body if isinstance(statement, ast.With) else [statement]
+        imports = [s for s in inner if isinstance(s, ast.ImportFrom) and s.level]
+        if not imports:
+            continue
+        pieces = []
+        for s in imports:
+            path = _relative_file(s.module or "", s.level, filename)
+            pieces.append(_flatten(path.read_text(encoding="utf-8"), str(path)))
+        lines[statement.lineno - 1 : statement.end_lineno] = "\n".join(pieces).splitlines()
+    return "\n".join(lines) + "\n"
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """`"a.b=1e-4"` -> `("a.b", 0.0001)`. Values: numbers, true/false, None, [..], (..), a,b, else text."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--cfg-options {text!r}: write KEY=VALUE")
+    return key, parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """The Python value a command-line word stands for."""
+    word = text.strip()
+    named = {"true": True, "false": False, "none": None}
+    if word.lower() in named:
+        return named[word.lower()]
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(word)
+    if word[:1] + word[-1:] in ("[]", "()"):
+        items = [parse_value(w) for w in word[1:-1].split(",") if w.strip()]
+        return items if word[0] == "[" else tuple(items)
+    if "," in word and not word.startswith(("{", "'", '"')):
+        return [parse_value(w) for w in word.split(",")]
+    return text
+
+
+def name_of(value: Any) -> str:
+    """How a config's author would call `value`: a dotted name or a type's name."""
+    if isinstance(value, Ref):
+        return path_of(value)
+    return getattr(value, "__qualname__", None) or str(value)

@@ -1,0 +1,51 @@
+"""What takes the place of names that configs import from packages this project does not need.
+
+`SAME_JOB` maps a dotted name to ours; it holds whether or not the other package is installed.
+`BY_SHORT_NAME` serves configs that write a registry name as text: `type='LinearLR'`.
+`GONE` answers names that have no counterpart with what to write instead.
+"""
+
+from __future__ import annotations
+
+
+def _move(source: str, target: str, names: str) -> dict[str, str]:
+    return {f"{source}.{name}": f"{target}.{name}" for name in names.split()}
+
+
+_HOOKS = "CheckpointHook DistSamplerSeedHook IterTimerHook LoggerHook ParamSchedulerHook RuntimeInfoHook Hook"
+_SCHEDULES = "LinearLR CosineAnnealingLR ConstantLR"
+_VISUAL = "Visualizer LocalVisBackend TensorboardVisBackend WandbVisBackend"
+
+SAME_JOB: dict[str, str] = {
+    **_move("mmengine.hooks", "xtuner.engine.hooks", _HOOKS),
+    **_move("mmengine.optim", "xtuner.engine.schedule", _SCHEDULES),
+    **_move("mmengine.optim.scheduler", "xtuner.engine.schedule", _SCHEDULES),
+    **_move("mmengine.optim", "xtuner.engine.optim", "OptimWrapper AmpOptimWrapper"),
+    **_move("mmengine.optim.optimizer", "xtuner.engine.optim", "OptimWrapper AmpOptimWrapper"),
+    **_move("mmengine.visualization", "xtuner.engine.visual", _VISUAL),
+    **_move("mmengine.dataset", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
+    **_move("mmengine.dataset.sampler", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
+    "mmengine.runner.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
+    "mmengine.runner.EpochBasedTrainLoop": "xtuner.engine.runner.EpochTrainLoop",
+    "mmengine.runner.loops.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
+    "mmengine.runner.loops.EpochBasedTrainLoop": "xtuner.engine.runner.EpochTrainLoop",
+    "datasets.load_dataset": "xtuner.dataset.sources.load_dataset",
+}
+
+BY_SHORT_NAME: dict[str, str] = {
+    **{old.rpartition(".")[2]: new for old, new in SAME_JOB.items() if old.startswith("mmengine.")},
+    "DatasetInfoHook": "xtuner.engine.hooks.DatasetInfoHook",
+    "EvaluateChatHook": "xtuner.engine.hooks.EvaluateChatHook",
+    "ThroughputHook": "xtuner.engine.hooks.ThroughputHook",
+    "VarlenAttnArgsToMessageHubHook": "xtuner.engine.hooks.VarlenAttnArgsToMessageHubHook",
+    "TrainLoop": "xtuner.engine.runner.TrainLoop",
+    "AdamW": "torch.optim.AdamW",
+    "SGD": "torch.optim.SGD",
+}
+
+GONE: dict[str, str] = {
+    "xtuner.registry.BUILDER": "write dict(type=TheClass, ...); any class or function can be a type",
+    "xtuner.model.utils.LoadWoInit": "weights are never initialised twice; remove it",
+    "mmengine.config.Config": "use xtuner.config.load_config",
+    "mmengine.registry.HOOKS": "name the class itself: custom_hooks = [dict(type=MyHook)]",
+}

@@ -1,0 +1,121 @@
+"""Names of importable things, not imported.
+
+from torch.optim import AdamW         AdamW            -> Ref('torch.optim.AdamW')
+import torch                          torch.float16    -> Ref('torch.float16')
+                                      .resolve()       -> the real torch.float16
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
+from xtuner.errors import ConfigError, did_you_mean
+
+# Packages whose dotted names count as references when a dumped config holds them as text.
+_PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
+
+
+class Ref:
+    """A dotted name with the place that imported it; attribute access makes a longer name."""
+
+    __slots__ = ("_origin", "_path")
+
+    def __init__(self, path: str, origin: str = ""):
+        self._path = path
+        self._origin = origin
+
+    def __getattr__(self, name: str) -> Ref:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Ref(f"{self._path}.{name}", self._origin)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        name = self._path.rpartition(".")[2]
+        raise ConfigError(
+            f"{self._at()}{self._path} is called, but a config only names things: "
+            f"write dict(type={name}, ...) instead of {name}(...)"
+        )
+
+    def __mro_entries__(self, bases: tuple) -> tuple:
+        return (self.resolve(),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and other._path == self._path
+
+    def __hash__(self) -> int:
+        return hash(self._path)
+
+    def __repr__(self) -> str:
+        return self._path
+
+    def __format__(self, spec: str) -> str:
+        return format(self._text(), spec)
+
+    def __add__(self, other: Any) -> Any:
+        return self._text() + other
+
+    def __radd__(self, other: Any) -> Any:
+        return other + self._text()
+
+    def _at(self) -> str:
+        return f"{self._origin}: " if self._origin else ""
+
+    def _text(self) -> str:
+        """The text this names, for configs that extend a system template; only our own are light enough."""
+        value = self.resolve() if self._path.startswith("xtuner.utils.") else None
+        if not isinstance(value, str):
+            raise ConfigError(f"{self._at()}{self._path} is used as text, but it only names an object")
+        return value
+
+    def resolve(self) -> Any:
+        """The object of this name; ConfigError says which part does not exist and where it was imported."""
+        path = SAME_JOB.get(self._path, self._path)
+        if path in GONE:
+            raise ConfigError(f"{self._at()}{path} has no counterpart here: {GONE[path]}")
+        parts = path.split(".")
+        for i in range(len(parts), 0, -1):
+            name = ".".join(parts[:i])
+            try:
+                found = importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                # A missing dependency inside the module is not a wrong name.
+                if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+                    raise ConfigError(f"{self._at()}{path} cannot be imported: {error}") from error
+                continue
+            except Exception as error:
+                raise ConfigError(f"{self._at()}{path} cannot be imported: {error}") from error
+            return self._follow(found, path, parts[i:])
+        raise ConfigError(
+            f"{self._at()}{path} cannot be imported: there is no module {parts[0]!r}. "
+            "Install it, or correct the name"
+        )
+
+    def _follow(self, found: Any, path: str, attributes: list[str]) -> Any:
+        for attribute in attributes:
+            try:
+                found = getattr(found, attribute)
+            except AttributeError as error:
+                hint = did_you_mean(attribute, dir(found))
+                owner = getattr(found, "__name__", type(found).__name__)
+                raise ConfigError(f"{self._at()}{path}: {owner} has no {attribute!r}.{hint}") from error
+        return found
+
+
+def path_of(ref: Ref) -> str:
+    """The dotted name of `ref` as its config wrote it."""
+    return ref._path
+
+
+def as_ref(value: Any) -> Ref | None:
+    """A Ref for a Ref, a known registry name or a dotted text of a known package; None for all else."""
+    if isinstance(value, Ref):
+        return value
+    if isinstance(value, str):
+        if value in BY_SHORT_NAME:
+            return Ref(BY_SHORT_NAME[value])
+        package, dot, rest = value.partition(".")
+        if dot and package in _PACKAGES and all(part.isidentifier() for part in rest.split(".")):
+            return Ref(value)
+    return None
