@@ -26,9 +26,9 @@ SAME_JOB: dict[str, str] = {
     **_move("mmengine.dataset", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
     **_move("mmengine.dataset.sampler", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
     "mmengine.runner.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
-    "mmengine.runner.EpochBasedTrainLoop": "xtuner.engine.runner.EpochTrainLoop",
+    "mmengine.runner.EpochBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
     "mmengine.runner.loops.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
-    "mmengine.runner.loops.EpochBasedTrainLoop": "xtuner.engine.runner.EpochTrainLoop",
+    "mmengine.runner.loops.EpochBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
     "datasets.load_dataset": "xtuner.dataset.sources.load_dataset",
 }
 

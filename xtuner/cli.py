@@ -1,0 +1,152 @@
+"""`xtuner COMMAND ...`: finds the command, runs it, and ends with a true exit code.
+
+0    done
+1    failed, with one line on stderr that says why (`--debug` adds the traceback)
+2    the command line itself is wrong
+130  stopped by Ctrl-C
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NamedTuple
+
+from xtuner import __version__
+from xtuner.errors import ConfigError, XTunerError, did_you_mean
+
+
+class Command(NamedTuple):
+    """A command: the module under `xtuner.tools` that has `main(argv)`, and a line about it."""
+
+    module: str
+    usage: str
+    about: str
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "Start here": {
+        "demo": Command("demo", "", "make a small model and take it through everything, in minutes"),
+    },
+    "Configs": {
+        "list-cfg": Command("list_cfg", "[-p PATTERN]", "list the built-in configs"),
+        "copy-cfg": Command("copy_cfg", "NAME DIR", "write a built-in config to edit"),
+    },
+    "Data": {
+        "list-dataset-format": Command(
+            "list_dataset_format", "", "list the data formats with a map function"
+        ),
+    },
+    "Training": {
+        "train": Command("train", "CONFIG [--work-dir DIR] [--resume [CKPT]]", "fine-tune as a config says"),
+    },
+    "Conversion": {
+        "convert pth_to_hf": Command(
+            "model_converters.pth_to_hf", "CONFIG PTH OUT", "a checkpoint to an adapter or model folder"
+        ),
+        "convert merge": Command("model_converters.merge", "LLM ADAPTER OUT", "an adapter into its model"),
+        "convert split": Command("model_converters.split", "SRC DST", "a model into the smallest shards"),
+    },
+    "Use": {
+        "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),
+    },
+}
+COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+
+
+def usage() -> str:
+    """The text of `xtuner --help`."""
+    lines = ["usage: xtuner COMMAND [ARGUMENTS] [--debug]", ""]
+    for title, group in GROUPS.items():
+        lines.append(f"{title}:")
+        for name, command in group.items():
+            lines.append(f"  {f'{name} {command.usage}'.strip():<56} {command.about}")
+        lines.append("")
+    lines += [
+        "xtuner COMMAND --help explains a command; xtuner version prints the version.",
+        "--debug shows the traceback of an error.",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv`; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        print("xtuner: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        print(f"xtuner: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, XTunerError):
+        return " ".join(str(error).split())
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0].lower() in ("help", "-h", "--help"):
+        print(usage())
+        return 0
+    if words[0].lower() in ("version", "-v", "--version"):
+        print(__version__)
+        return 0
+    name, rest = _split(words)
+    if name not in COMMANDS:
+        return _unknown(name, rest)
+    _refuse_several_processes(name)
+    return importlib.import_module(f"xtuner.tools.{COMMANDS[name].module}").main(rest)
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """The command, of one word or two, and its arguments."""
+    first = words[0].lower()
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    if first in groups and len(words) > 1 and not words[1].startswith("-"):
+        return f"{first} {words[1].lower()}", words[2:]
+    return first, words[1:]
+
+
+def _unknown(name: str, rest: list[str]) -> int:
+    members = [c for c in COMMANDS if c.startswith(f"{name} ")]
+    if members and rest and rest[0] in ("-h", "--help"):
+        for member in members:
+            print(f"  {f'xtuner {member} {COMMANDS[member].usage}':<60} {COMMANDS[member].about}")
+        return 0
+    if members:
+        print(
+            f"xtuner: error: {name} needs one of: {', '.join(m.split()[1] for m in members)}", file=sys.stderr
+        )
+    else:
+        hint = did_you_mean(name, COMMANDS)
+        print(f"xtuner: error: there is no command {name!r}.{hint} See xtuner --help", file=sys.stderr)
+    return 2
+
+
+def _refuse_several_processes(name: str) -> None:
+    for variable in ("NPROC_PER_NODE", "NNODES"):
+        value = os.environ.get(variable) or "1"
+        if name == "train" and value != "1":
+            raise ConfigError(
+                f"{variable} is {value}, but training with several processes is not available in this version; "
+                f"unset {variable}"
+            )
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

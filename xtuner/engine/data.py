@@ -1,0 +1,77 @@
+"""Batches in a known order that can start anywhere.
+
+    start_at(10), 4 batches an epoch:   epoch 2 | skip 2 index lists | batch 10, batch 11 | epoch 3 | ...
+
+Skipping touches index lists only, no data. The order is a function of the sampler's seed and the epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader
+
+
+class Batches:
+    """An endless run of batches over epochs; `len` is the number in one epoch."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_sampler: BatchSampler,
+        collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]],
+        seed: int,
+        **loader_kwargs: Any,
+    ):
+        self.dataset = dataset
+        self.batch_sampler = batch_sampler
+        self._collate_fn = collate_fn
+        self._seed = seed
+        self._loader_kwargs = loader_kwargs
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    @property
+    def sampler(self) -> Any:
+        return self.batch_sampler.sampler
+
+    def start_at(self, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Pairs of the data set indices of a batch and the batch, from `iteration` (counted from 0) on."""
+        taken: deque[list[int]] = deque()
+        epoch, skip = divmod(iteration, len(self))
+        while True:
+            if hasattr(self.sampler, "set_epoch"):
+                self.sampler.set_epoch(epoch)
+            rest = itertools.islice(self.batch_sampler, skip, None)
+            for batch in self._load(_Remembered(rest, taken)):
+                yield taken.popleft(), batch
+            epoch, skip = epoch + 1, 0
+
+    def _load(self, indices: _Remembered) -> DataLoader:
+        # A loader draws its workers' seed; with a generator of its own it leaves the run's alone.
+        generator = torch.Generator().manual_seed(self._seed)
+        return DataLoader(
+            self.dataset,
+            batch_sampler=indices,
+            collate_fn=self._collate_fn,
+            generator=generator,
+            **self._loader_kwargs,
+        )
+
+
+class _Remembered:
+    """Index lists, each also put into `taken` as it is handed out."""
+
+    def __init__(self, index_lists: Iterator[list[int]], taken: deque[list[int]]):
+        self._index_lists = index_lists
+        self._taken = taken
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in self._index_lists:
+            self._taken.append(indices)
+            yield indices

@@ -1,0 +1,42 @@
+"""What happens beside the loop: measuring, logging, saving, sampling."""
+
+from xtuner.engine.hooks.checkpoint import CheckpointHook
+from xtuner.engine.hooks.dataset_info import DatasetInfoHook
+from xtuner.engine.hooks.evaluate_chat import EvaluateChatHook
+from xtuner.engine.hooks.hook import Hook, call_hooks, sort_hooks
+from xtuner.engine.hooks.logger import LoggerHook
+from xtuner.engine.hooks.runtime import (
+    DistSamplerSeedHook,
+    IterTimerHook,
+    ParamSchedulerHook,
+    RuntimeInfoHook,
+    VarlenAttnArgsToMessageHubHook,
+)
+from xtuner.engine.hooks.throughput import ThroughputHook
+
+# name in `default_hooks` -> what stands there unless the config says otherwise
+DEFAULT_HOOKS = {
+    "runtime_info": RuntimeInfoHook,
+    "timer": IterTimerHook,
+    "sampler_seed": DistSamplerSeedHook,
+    "logger": LoggerHook,
+    "param_scheduler": ParamSchedulerHook,
+    "checkpoint": CheckpointHook,
+}
+
+__all__ = [
+    "DEFAULT_HOOKS",
+    "CheckpointHook",
+    "DatasetInfoHook",
+    "DistSamplerSeedHook",
+    "EvaluateChatHook",
+    "Hook",
+    "IterTimerHook",
+    "LoggerHook",
+    "ParamSchedulerHook",
+    "RuntimeInfoHook",
+    "ThroughputHook",
+    "VarlenAttnArgsToMessageHubHook",
+    "call_hooks",
+    "sort_hooks",
+]

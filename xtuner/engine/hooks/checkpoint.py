@@ -1,0 +1,63 @@
+"""Saves the run every so often, keeps the newest few."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xtuner.engine.checkpoint import save_checkpoint
+from xtuner.engine.hooks.hook import Hook
+from xtuner.log import logger
+
+
+class CheckpointHook(Hook):
+    """Writes `iter_N.pth` or `epoch_N.pth` every `interval` iterations or epochs, and one at the end."""
+
+    priority = "VERY_LOW"
+
+    def __init__(
+        self,
+        interval: int = -1,
+        by_epoch: bool = True,
+        save_optimizer: bool = True,
+        max_keep_ckpts: int = -1,
+        save_last: bool = True,
+        out_dir: str | None = None,
+    ):
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.save_optimizer = save_optimizer
+        self.max_keep_ckpts = max_keep_ckpts
+        self.save_last = save_last
+        self.out_dir = out_dir
+
+    def saves_at(self, runner) -> bool:
+        """Whether the iteration that is ending will be saved."""
+        if self.save_last and runner.iter + 1 == runner.max_iters:
+            return True
+        if not self.by_epoch:
+            return self.every_n_train_iters(runner, self.interval)
+        ends_epoch = (runner.iter + 1) % runner.train_loop.epoch_length == 0
+        return ends_epoch and self.every_n_epochs(runner, self.interval)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+        if not self.saves_at(runner):
+            return
+        if self.by_epoch:
+            name, number, unit = "epoch", runner.epoch + 1, "epochs"
+        else:
+            name, number, unit = "iter", runner.iter + 1, "iterations"
+        logger.info("Saving checkpoint at %d %s", number, unit)
+        folder = Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save(runner, folder / f"{name}_{number}.pth")
+
+    def _save(self, runner, path: Path) -> None:
+        kept = [p for p in runner.kept_checkpoints if Path(p).resolve() != path.resolve()]
+        runner.kept_checkpoints = [*kept, str(path)]
+        state = runner.state(self.save_optimizer)
+        runner.call_hooks("before_save_checkpoint", checkpoint=state)
+        save_checkpoint(state, path)
+        # The oldest goes only now that the newest is safe.
+        while 0 < self.max_keep_ckpts < len(runner.kept_checkpoints):
+            Path(runner.kept_checkpoints.pop(0)).unlink(missing_ok=True)

@@ -1,0 +1,33 @@
+"""Shows what the model will read."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+from xtuner.engine.hooks.hook import Hook
+from xtuner.log import logger
+from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+
+
+class DatasetInfoHook(Hook):
+    """Logs the number of samples and the first one as text, before training."""
+
+    def __init__(self, tokenizer: Any, is_intern_repo_dataset: bool = False):
+        self.tokenizer = tokenizer
+        self.is_intern_repo_dataset = is_intern_repo_dataset
+
+    def before_train(self, runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        logger.info("Num train samples %d", len(dataset))
+        ids = [int(i) for i in dataset[0]["input_ids"]]
+        if self.is_intern_repo_dataset:
+            ids = [abs(i) for i in ids]  # a sign marks tokens without loss there
+        logger.info("train example:\n%s", self._decode(ids))
+
+    def _decode(self, ids: list[int]) -> str:
+        pieces = []
+        for is_image, run in groupby(ids, key=lambda i: i == IMAGE_TOKEN_INDEX):
+            numbers = list(run)
+            pieces.append(DEFAULT_IMAGE_TOKEN * len(numbers) if is_image else self.tokenizer.decode(numbers))
+        return "".join(pieces)

@@ -1,0 +1,97 @@
+"""The moments of a run, and who is told of them in which order.
+
+    before_run
+      before_train
+        before_fetch, after_fetch                           around each wait for a batch
+        before_train_epoch                                  every pass over the data
+          before_train_iter, after_train_iter               every batch
+        after_train_epoch
+      after_train
+    after_run          before_save_checkpoint, after_load_checkpoint
+
+Any object with some of these methods is a hook; a smaller priority is told earlier.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xtuner.errors import ConfigError, did_you_mean
+
+PRIORITIES = {
+    "HIGHEST": 0,
+    "VERY_HIGH": 10,
+    "HIGH": 30,
+    "ABOVE_NORMAL": 40,
+    "NORMAL": 50,
+    "BELOW_NORMAL": 60,
+    "LOW": 70,
+    "VERY_LOW": 90,
+    "LOWEST": 100,
+}
+MOMENTS = [
+    "before_run",
+    "after_run",
+    "before_train",
+    "after_train",
+    "before_fetch",
+    "after_fetch",
+    "before_train_epoch",
+    "after_train_epoch",
+    "before_train_iter",
+    "after_train_iter",
+    "before_save_checkpoint",
+    "after_load_checkpoint",
+]
+
+
+class Hook:
+    """Base of hooks: every moment is there and does nothing. `runner` is the `Run`."""
+
+    priority: str | int = "NORMAL"
+
+    def before_run(self, runner) -> None: ...
+    def after_run(self, runner) -> None: ...
+    def before_train(self, runner) -> None: ...
+    def after_train(self, runner) -> None: ...
+    def before_train_epoch(self, runner) -> None: ...
+    def after_train_epoch(self, runner) -> None: ...
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None: ...
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None: ...
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None: ...
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None: ...
+
+    def every_n_train_iters(self, runner, n: int) -> bool:
+        """Whether the iteration that is ending is an n-th one."""
+        return n > 0 and (runner.iter + 1) % n == 0
+
+    def every_n_epochs(self, runner, n: int) -> bool:
+        """Whether the epoch that is ending is an n-th one."""
+        return n > 0 and (runner.epoch + 1) % n == 0
+
+
+def call_hooks(hooks: list[Any], moment: str, runner: Any, **kwargs: Any) -> None:
+    """Call `moment` on each of `hooks` that has it."""
+    assert moment in MOMENTS, moment
+    for hook in hooks:
+        method = getattr(hook, moment, None)
+        if method is not None:
+            method(runner, **kwargs)
+
+
+def sort_hooks(hooks: list[tuple[Any, str | int | None]]) -> list[Any]:
+    """Hooks in order of their priority, the one given beside them first; equal ones stay in order."""
+    return [hook for hook, _ in sorted(hooks, key=lambda pair: _rank(*pair))]
+
+
+def _rank(hook: Any, priority: str | int | None) -> int:
+    if not any(callable(getattr(hook, moment, None)) for moment in MOMENTS):
+        raise ConfigError(
+            f"{type(hook).__name__} is no hook: it has none of the methods {', '.join(MOMENTS)}"
+        )
+    value = getattr(hook, "priority", "NORMAL") if priority is None else priority
+    if isinstance(value, str) and value.upper() not in PRIORITIES:
+        raise ConfigError(
+            f"priority {value!r} of {type(hook).__name__} is unknown.{did_you_mean(value, PRIORITIES)}"
+        )
+    return PRIORITIES[value.upper()] if isinstance(value, str) else int(value)

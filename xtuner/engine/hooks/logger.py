@@ -1,0 +1,89 @@
+"""The log line and the scalars of training.
+
+Iter(train) [ 10/720]  lr: 9.0001e-05  eta: 0:31:46  time: 2.6851  data_time: 0.0077  memory: 12762  loss: 2.6900
+Epoch(train)  [1][ 10/240]  ...
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from typing import Any
+
+import torch
+
+from xtuner.engine.hooks.hook import Hook
+from xtuner.log import logger
+
+# Shown as a mean over the last iterations; the rest as it is.
+_SMOOTHED = ("loss", "time", "data_time", "grad_norm")
+_OWN_PLACE = ("lr", "time", "data_time", "loss", "grad_norm")
+EXPERIMENT_NAME_INTERVAL = 1000
+
+
+class LoggerHook(Hook):
+    """Writes a line and the scalars every `interval` iterations, and at the end."""
+
+    priority = "BELOW_NORMAL"
+
+    def __init__(self, interval: int = 10, ignore_last: bool = True, log_metric_by_epoch: bool = True):
+        self.interval = interval
+        self.ignore_last = ignore_last
+        # Validation has no metrics yet, so there is nothing this could order.
+        self.log_metric_by_epoch = log_metric_by_epoch
+
+    def before_run(self, runner) -> None:
+        processor = runner.cfg.get("log_processor") or {}
+        self._by_epoch = processor.get("by_epoch", False)
+        runner.history.set_window(processor.get("window_size", 10))
+
+    def before_train(self, runner) -> None:
+        self._started = time.perf_counter()
+        self._first = runner.iter
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+        done = batch_idx + 1 if self._by_epoch else runner.iter + 1
+        last_of_epoch = batch_idx + 1 == runner.train_loop.epoch_length
+        due = done % self.interval == 0 or runner.iter + 1 == runner.max_iters
+        if due or (self._by_epoch and last_of_epoch and not self.ignore_last):
+            self._write(runner, batch_idx)
+        if (runner.iter + 1) % EXPERIMENT_NAME_INTERVAL == 0:
+            logger.info("Exp name: %s", runner.experiment_name)
+
+    def _write(self, runner, batch_idx: int) -> None:
+        history = runner.history
+        values = {n: history.mean(n) if n in _SMOOTHED or "loss" in n else history.last(n) for n in history}
+        memory = peak_memory_mb(runner.device)
+        passed = time.perf_counter() - self._started
+        left = passed / (runner.iter + 1 - self._first) * (runner.max_iters - runner.iter - 1)
+        words = [
+            f"lr: {values['lr']:.4e}",
+            f"eta: {datetime.timedelta(seconds=int(left))}",
+            *(f"{name}: {values[name]:.4f}" for name in ("time", "data_time") if name in values),
+            f"memory: {memory}",
+            *(f"{name}: {values[name]:.4f}" for name in ("loss", "grad_norm") if name in values),
+            *(f"{name}: {value:.4f}" for name, value in values.items() if name not in _OWN_PLACE),
+        ]
+        logger.info("%s  %s", self._tag(runner, batch_idx), "  ".join(words))
+        step = runner.iter + 1
+        place = {"epoch": runner.epoch + 1, "iter": step} if self._by_epoch else {"iter": step}
+        runner.visualizer.add_scalars({**values, **place, "memory": memory}, step)
+
+    def _tag(self, runner, batch_idx: int) -> str:
+        if self._by_epoch:
+            length = runner.train_loop.epoch_length
+            return f"Epoch(train)  [{runner.epoch + 1}][{batch_idx + 1:>{len(str(length))}}/{length}]"
+        return f"Iter(train) [{runner.iter + 1:>{len(str(runner.max_iters))}}/{runner.max_iters}]"
+
+
+def peak_memory_mb(device: torch.device) -> int:
+    """The most memory used so far, in MiB: the GPU's where there is one, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20

@@ -1,0 +1,63 @@
+"""Hooks that measure the run and move its learning rate."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from xtuner.engine.hooks.hook import Hook
+from xtuner.log import say_once
+
+
+class RuntimeInfoHook(Hook):
+    """Records the rate, the loss and the gradient norm of every iteration."""
+
+    priority = "VERY_HIGH"
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+        runner.history.record("lr", runner.optim_wrapper.param_groups[0]["lr"])
+        for name, value in (outputs or {}).items():
+            runner.history.record(name, value)
+
+
+class IterTimerHook(Hook):
+    """Records how long each iteration took and how long it waited for data, in seconds."""
+
+    def before_train(self, runner) -> None:
+        self._last = time.perf_counter()
+        self._fetches: list[float] = []
+
+    def before_fetch(self, runner) -> None:
+        self._fetch = time.perf_counter()
+
+    def after_fetch(self, runner) -> None:
+        self._fetches.append(time.perf_counter() - self._fetch)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+        now = time.perf_counter()
+        runner.history.record("time", now - self._last)
+        runner.history.record("data_time", self._fetches.pop(0))
+        self._last = now
+
+
+class ParamSchedulerHook(Hook):
+    """Sets the learning rate of the iteration that begins."""
+
+    priority = "LOW"
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        for group, rate in zip(runner.optim_wrapper.param_groups, runner.learning_rates(), strict=True):
+            group["lr"] = rate
+
+
+class DistSamplerSeedHook(Hook):
+    """Stands for configs that name it: the data's order follows the epoch without it."""
+
+
+class VarlenAttnArgsToMessageHubHook(Hook):
+    """Stands for configs that name it: sample borders travel in the batch."""
+
+    def before_run(self, runner) -> None:
+        say_once(
+            "VarlenAttnArgsToMessageHubHook is not needed: packed samples never see each other; remove it", 20
+        )

@@ -1,0 +1,154 @@
+"""One update of the weights: precision of the forward pass, scaling, clipping, the step itself.
+
+    backward(loss)  x accumulative_counts  ->  update() -> Update(grad_norm, applied)
+
+An update whose gradient is not finite is not applied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from xtuner.errors import ConfigError
+from xtuner.model.loading import compute_dtype
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an update did: the gradient's norm before clipping, and whether the weights moved."""
+
+    grad_norm: float
+    applied: bool
+    # A 16-bit loss scale that was too high and has been lowered; no fault of the data.
+    rescaled: bool = False
+
+
+class OptimWrapper:
+    """An optimiser with what surrounds it, in the precision the model has."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        clip_grad: dict[str, Any] | None = None,
+        accumulative_counts: int = 1,
+    ):
+        if accumulative_counts < 1:
+            raise ConfigError(
+                f"optim_wrapper.accumulative_counts is {accumulative_counts}; it must be at least 1"
+            )
+        self.optimizer = optimizer
+        self.accumulative_counts = accumulative_counts
+        self.max_norm, self.norm_type = _clipping(clip_grad)
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self.scaler: torch.amp.GradScaler | None = None
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    def get_lr(self) -> dict[str, list[float]]:
+        """The current rates, as hooks of users read them."""
+        return {"lr": [group["lr"] for group in self.param_groups]}
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context of a forward pass."""
+        return contextlib.nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of `loss`."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def update(self) -> Update:
+        """Clip, step, clear. The norm is the one number the host waits for in an update."""
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        # A negligible norm for no clipping: the norm itself is still wanted.
+        norm = torch.nn.utils.clip_grad_norm_(
+            params, self.max_norm or math.inf, norm_type=self.norm_type
+        ).item()
+        finite = math.isfinite(norm)
+        rescaled = False
+        if self.scaler:
+            before = self.scaler.get_scale()
+            self.scaler.step(self.optimizer)  # steps only where all gradients are finite
+            self.scaler.update()
+            rescaled = not finite and before > 1.0
+        elif finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(norm, applied=finite, rescaled=rescaled)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimiser and loss-scale state."""
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.scaler:
+            state["scaler"] = self.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scaler and "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+class AmpOptimWrapper(OptimWrapper):
+    """An optimiser whose forward passes run in 16 bits where the device has them; weights trained stay fp32."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        clip_grad: dict[str, Any] | None = None,
+        accumulative_counts: int = 1,
+        loss_scale: str | float | dict[str, Any] = "dynamic",
+        dtype: str | torch.dtype | None = None,
+        device: torch.device | None = None,
+    ):
+        super().__init__(optimizer, clip_grad, accumulative_counts)
+        self.device = device or torch.device("cpu")
+        self.dtype = compute_dtype(_dtype(dtype), self.device)
+        if self.dtype == torch.float16:
+            self.scaler = torch.amp.GradScaler(self.device.type, **_scale(loss_scale))
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def _dtype(name: str | torch.dtype | None) -> torch.dtype:
+    if isinstance(name, torch.dtype):
+        return name
+    found = getattr(torch, name or "float16", None)
+    if not isinstance(found, torch.dtype):
+        raise ConfigError(f"optim_wrapper.dtype is {name!r}; use 'float16', 'bfloat16' or 'float32'")
+    return found
+
+
+def _scale(loss_scale: str | float | dict[str, Any]) -> dict[str, Any]:
+    if loss_scale == "dynamic":
+        return {}
+    if isinstance(loss_scale, dict):
+        return dict(loss_scale)
+    if isinstance(loss_scale, (int, float)):
+        return {"init_scale": float(loss_scale), "growth_interval": 2**31 - 1}
+    raise ConfigError(f"optim_wrapper.loss_scale is {loss_scale!r}; use 'dynamic', a number or a dict")
+
+
+def _clipping(clip_grad: dict[str, Any] | None) -> tuple[float | None, float]:
+    if clip_grad is None:
+        return None, 2.0
+    known = {"max_norm", "norm_type", "error_if_nonfinite", "type"}
+    if unknown := clip_grad.keys() - known:
+        raise ConfigError(
+            f"optim_wrapper.clip_grad has no key {sorted(unknown)[0]!r}; it takes max_norm and norm_type"
+        )
+    if clip_grad.get("type", "norm") != "norm":
+        raise ConfigError(f"optim_wrapper.clip_grad.type is {clip_grad['type']!r}; only 'norm' clips here")
+    return clip_grad.get("max_norm"), float(clip_grad.get("norm_type", 2.0))

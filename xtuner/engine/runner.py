@@ -1,0 +1,155 @@
+"""The training loop, readable as one page.
+
+    iter      0   1   2   3   4   5   6   7      one batch per process
+    window   [0   1   2   3] [4   5   6   7]     accumulative_counts batches, one update of the weights
+
+The loss of a window is the mean over its trained tokens, however they are spread over batches. Weights
+change only at the end of a window; a checkpoint in the middle of one resumes at its start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from xtuner.engine.data import Batches
+from xtuner.engine.run import Position, Run
+from xtuner.errors import ConfigError, TrainingError
+from xtuner.log import logger
+
+MAX_ROWS_NAMED = 20
+
+
+class TrainLoop:
+    """Trains for `max_epochs` times the length of the data, or for `max_iters`."""
+
+    def __init__(
+        self,
+        runner: Run,
+        dataloader: Batches,
+        max_iters: int | None = None,
+        max_epochs: float | None = None,
+        val_interval: int | None = None,
+        val_begin: int | None = None,
+    ):
+        if (max_iters is None) == (max_epochs is None):
+            raise ConfigError(
+                f"train_cfg needs either max_epochs or max_iters, not {max_epochs=} and {max_iters=}"
+            )
+        self.runner = runner
+        self.dataloader = dataloader
+        self.epoch_length = len(dataloader)
+        self.max_iters = max_iters if max_epochs is None else math.ceil(max_epochs * self.epoch_length)
+        self.max_epochs = (
+            max_epochs if max_epochs is not None else math.ceil(self.max_iters / self.epoch_length)
+        )
+        self.nonfinite_in_a_row = 0
+
+    def run(self) -> None:
+        """Train from the run's iteration to the end."""
+        run = self.runner
+        run.call_hooks("before_train")
+        windows = self._windows(run.iter)
+        while run.iter < self.max_iters:
+            self._train_window(next(windows))
+        run.call_hooks("after_train")
+
+    def _windows(self, start: int) -> Iterator[list[dict[str, Any]]]:
+        batches = self.dataloader.start_at(start)
+        while start < self.max_iters:
+            size = min(self.runner.optim_wrapper.accumulative_counts, self.max_iters - start)
+            self._rows: deque[list[int]] = deque(maxlen=size)
+            window = []
+            for _ in range(size):
+                window.append(self._next(batches))
+            yield window
+            start += size
+
+    def _next(self, batches: Iterator[tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
+        self.runner.call_hooks("before_fetch")
+        indices, batch = next(batches)
+        self._rows.append(indices)
+        self.runner.call_hooks("after_fetch")
+        return batch
+
+    def _train_window(self, window: list[dict[str, Any]]) -> None:
+        run = self.runner
+        run.position = Position(run.iter)
+        counts = [run.model.num_loss_items(batch["data"]) for batch in window]
+        for number, (batch, count) in enumerate(zip(window, counts, strict=True)):
+            in_epoch = run.iter % self.epoch_length
+            if in_epoch == 0:
+                run.call_hooks("before_train_epoch")
+            run.call_hooks("before_train_iter", batch_idx=in_epoch, data_batch=batch)
+            outputs = train_step(run, batch, count, max(sum(counts), 1))
+            if number == len(window) - 1:
+                self._update(outputs)
+                # What follows resumes behind this window; before it, at its start.
+                run.position = Position(run.iter + 1)
+            run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=outputs)
+            if in_epoch == self.epoch_length - 1:
+                run.call_hooks("after_train_epoch")
+            run.iter += 1
+
+    def _update(self, outputs: dict[str, Any]) -> None:
+        update = self.runner.optim_wrapper.update()
+        outputs["grad_norm"] = update.grad_norm
+        if update.applied:
+            self.nonfinite_in_a_row = 0
+        elif update.rescaled:
+            logger.info("The 16-bit loss scale was too high and is lowered; this update is left out.")
+        else:
+            self._count_nonfinite(update.grad_norm)
+
+    def _count_nonfinite(self, grad_norm: float) -> None:
+        run = self.runner
+        run.num_skipped_updates += 1
+        self.nonfinite_in_a_row += 1
+        rows = self._name_rows()
+        what = f"iter {run.iter + 1}: the gradient norm is {grad_norm}"
+        logger.warning("%s, the update is skipped (%d so far). %s", what, run.num_skipped_updates, rows)
+        if self.nonfinite_in_a_row >= run.max_nonfinite_updates:
+            raise TrainingError(
+                f"{what}, as in the {self.nonfinite_in_a_row} updates in a row up to it; the run stops. {rows}. "
+                "Look at these rows, lower lr, or use bfloat16; checkpoints written before are whole"
+            )
+
+    def _name_rows(self) -> str:
+        dataset = self.dataloader.dataset
+        indices = [i for batch in self._rows for i in batch]
+        if hasattr(dataset, "source_rows"):
+            indices = sorted({row for i in indices for row in dataset.source_rows(i)})
+        named = ", ".join(map(str, indices[:MAX_ROWS_NAMED]))
+        more = f" and {len(indices) - MAX_ROWS_NAMED} more" if len(indices) > MAX_ROWS_NAMED else ""
+        return f"Rows in this update, counted from 0: {named}{more}"
+
+
+def train_step(run: Run, batch: dict[str, Any], count: int, window_count: int) -> dict[str, Any]:
+    """Forward and backward of one batch; returns its own mean loss and what else the model reports.
+
+    `count` items of the batch carry loss, `window_count` in the whole update: their quotient turns the
+    share that is differentiated back into the batch's own mean.
+    """
+    batch = to_device(batch, run.device)
+    with run.optim_wrapper.autocast():
+        outputs = run.model(**batch, mode="loss", num_items=window_count)
+    if count:
+        run.optim_wrapper.backward(outputs["loss"])
+    outputs = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
+    outputs["loss"] = outputs["loss"] * (window_count / max(count, 1))
+    return outputs
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_device(v, device) for v in value]
+    return value

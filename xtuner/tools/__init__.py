@@ -1,0 +1,1 @@
+"""One file per command: `parse_args` and `main`, no logic."""
