@@ -142,8 +142,8 @@ def _refuse_several_processes(name: str) -> None:
         value = os.environ.get(variable) or "1"
         if name == "train" and value != "1":
             raise ConfigError(
-                f"{variable} is {value}, but training with several processes is not available in this version; "
-                f"unset {variable}"
+                f"{variable} is {value}, but training with several processes is not available in this "
+                f"version; unset {variable}"
             )
 
 

@@ -70,7 +70,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
 
 
 def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint, its tensors mapped from the file; `check` reads it all and compares checksums."""
+    """The content of a checkpoint, its tensors mapped from the file; `check` compares all checksums first."""
     path = Path(path)
     if not path.exists():
         near = find_last(path.parent) if path.parent.is_dir() else None
@@ -107,7 +107,7 @@ def find_fault(path: Path) -> str | None:
 
 
 def find_last(work_dir: Path) -> Path | None:
-    """The newest checkpoint of a work dir by its `last_checkpoint`, else by time; None where there is none."""
+    """The newest checkpoint of a work dir by its `last_checkpoint`, else by time, or None."""
     found = _by_age(work_dir)
     return found[0] if found else None
 

@@ -99,7 +99,7 @@ class OptimWrapper:
 
 
 class AmpOptimWrapper(OptimWrapper):
-    """An optimiser whose forward passes run in 16 bits where the device has them; weights trained stay fp32."""
+    """An optimiser whose forward passes run in 16 bits where the device has them."""
 
     def __init__(
         self,

@@ -282,7 +282,7 @@ def build_batches(run: Run) -> Batches:
 
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
-    """The function that makes a batch: `dict(type=f, **kwargs)` names f and arguments it gets on every call."""
+    """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
     import functools
 
     if not isinstance(cfg, dict):
@@ -368,8 +368,8 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     key = getattr(run.train_dataloader.dataset, "key", None)
     if source["data"]["key"] != key:
         raise CheckpointError(
-            f"{source['path']} was trained on other data or data settings than this config names, so its place in "
-            "them means nothing: restore them, or start from its weights with load_from and resume = False"
+            f"{source['path']} was trained on other data or data settings than this config names, so its place "
+            "in them means nothing: restore them, or start from its weights with load_from and resume = False"
         )
     run.call_hooks("after_load_checkpoint", checkpoint=source)
     run.model.load_state_dict(source["state_dict"])

@@ -24,7 +24,7 @@ FOREVER = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A change of the rate between `begin` (included) and `end` (excluded); before it nothing, after it its last value."""
+    """A change of the rate from `begin` up to, not including, `end`; afterwards its last value stays."""
 
     begin: float = 0
     end: float = FOREVER
@@ -39,7 +39,7 @@ class Schedule:
         return replace(self, by_epoch=False, begin=int(self.begin * epoch_length), end=end)
 
     def apply(self, value: float, base: float, t: int) -> float:
-        """The rate at time `t`, where the schedules before this one make it `value` and the optimiser's own is `base`."""
+        """The rate at `t`: the schedules before this one make it `value`, the optimiser's own is `base`."""
         if t < self.begin or self.end <= self.begin:
             return value
         last = self.end - self.begin - 1

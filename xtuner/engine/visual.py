@@ -34,7 +34,7 @@ class LocalVisBackend:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.py").write_text(config_text, encoding="utf-8")
         names = ("scalars.json", f"{timestamp}.json")
-        self._files = [open(folder / name, "a", encoding="utf-8") for name in names]
+        self._files = [(folder / name).open("a", encoding="utf-8") for name in names]
 
     def add_scalars(self, scalars: dict[str, float], step: int) -> None:
         line = json.dumps({**scalars, "step": step}) + "\n"

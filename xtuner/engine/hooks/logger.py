@@ -1,6 +1,6 @@
 """The log line and the scalars of training.
 
-Iter(train) [ 10/720]  lr: 9.0001e-05  eta: 0:31:46  time: 2.6851  data_time: 0.0077  memory: 12762  loss: 2.6900
+Iter(train) [ 10/720]  lr: 9.0001e-05  eta: 0:31:46  time: 2.6851  data_time: 0.0077  loss: 2.6900 ...
 Epoch(train)  [1][ 10/240]  ...
 """
 
