@@ -368,8 +368,8 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     key = getattr(run.train_dataloader.dataset, "key", None)
     if source["data"]["key"] != key:
         raise CheckpointError(
-            f"{source['path']} was trained on other data or data settings than this config names, so its place "
-            "in them means nothing: restore them, or start from its weights with load_from and resume = False"
+            f"{source['path']} was trained on other data or data settings than this config names, so "
+            "its place in them means nothing: restore them, or start from its weights with load_from"
         )
     run.call_hooks("after_load_checkpoint", checkpoint=source)
     run.model.load_state_dict(source["state_dict"])

@@ -114,7 +114,7 @@ class TrainLoop:
         logger.warning("%s, the update is skipped (%d so far). %s", what, run.num_skipped_updates, rows)
         if self.nonfinite_in_a_row >= run.max_nonfinite_updates:
             raise TrainingError(
-                f"{what}, as in the {self.nonfinite_in_a_row} updates in a row up to it; the run stops. {rows}. "
+                f"{what}, as in {self.nonfinite_in_a_row} updates in a row; the run stops. {rows}. "
                 "Look at these rows, lower lr, or use bfloat16; checkpoints written before are whole"
             )
 

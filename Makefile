@@ -1,0 +1,62 @@
+# make demo   a small model learns who it is, from nothing, in minutes
+# make test   the whole suite
+# make check  lint, format, types, layers
+# make fix    what lint and format can mend themselves
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+# The index of PyTorch's own CPU builds, for Linux machines without an NVIDIA GPU.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+.PHONY: demo test check fix constraints clean
+
+demo: $(VENV)/.core
+	$(BIN)/xtuner demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/api
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \
+	  sys.exit(0 if ok else f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing PyTorch $(TORCH)"
+	@if [ "$$(uname -s)" != Linux ] || nvidia-smi -L >/dev/null 2>&1; then \
+	  $(PIP) "torch==$(TORCH)"; \
+	else \
+	  $(PIP) "torch==$(TORCH)+cpu" 2>/dev/null || $(PIP) --index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)+cpu"; \
+	fi
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.torch pyproject.toml
+	@echo "Installing XTuner"
+	$(PIP) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# Resolve the newest versions for Python 3.10 to 3.13. PyTorch names its CUDA packages itself.
+constraints: $(VENV)/.dev
+	$(PIP) uv
+	{ sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(BIN)/uv pip compile pyproject.toml \
+	  --all-extras --universal --python-version 3.10 --constraint - --no-header --no-annotate --quiet \
+	  | grep -vE '^(nvidia|cuda|triton)'; } > constraints.new
+	mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
