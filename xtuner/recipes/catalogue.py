@@ -1,0 +1,106 @@
+"""All recipe names and what each stands for.
+
+    internlm2_chat_7b_qlora_moss_sft_all_e2_gpu8
+    |---- model ----| |---| |-- data ---| |variant|
+                      method           epochs
+
+A name is looked up among the listed ones first; any other model, method and data of the tables that
+are put together in the same way resolve too.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import NotFoundError, did_you_mean
+from xtuner.recipes.datasets import DATASETS, Dataset
+from xtuner.recipes.methods import METHODS, VARIANTS, Method
+from xtuner.recipes.models import MODELS, Model
+
+DEEPSPEED = Path(__file__).parent / "deepspeed"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of each table and what else sets this name apart."""
+
+    name: str
+    model: Model
+    method: Method
+    dataset: Dataset
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+def names() -> list[str]:
+    """All listed names, sorted: recipes and DeepSpeed settings."""
+    return sorted([*_listed(), *deepspeed_names()])
+
+
+def match(patterns: Iterable[str]) -> list[str]:
+    """The listed names that contain, or as a glob equal, every one of `patterns`, in any case."""
+    found = names()
+    for pattern in patterns:
+        low = pattern.lower()
+        is_glob = any(sign in low for sign in "*?[")
+        found = [n for n in found if (fnmatch.fnmatchcase(n.lower(), low) if is_glob else low in n.lower())]
+    return found
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        NotFoundError: no rows of the tables make this name; says which listed names are near.
+    """
+    recipe = _listed().get(name) or _compose(name)
+    if recipe is None:
+        raise NotFoundError(
+            f"There is no built-in config named {name!r}.{did_you_mean(name, names())} "
+            "`xtuner list-cfg -p WORD` shows the names that contain a word."
+        )
+    return recipe
+
+
+def deepspeed_names() -> list[str]:
+    """deepspeed_zero1, ..., deepspeed_zero3_offload."""
+    return sorted(path.stem for path in DEEPSPEED.glob("*.json"))
+
+
+def deepspeed_file(name: str) -> Path:
+    """The JSON file of a DeepSpeed setting."""
+    if name not in deepspeed_names():
+        raise NotFoundError(
+            f"There is no built-in DeepSpeed setting named {name!r}.{did_you_mean(name, deepspeed_names())} "
+            f"There are {', '.join(deepspeed_names())}; a path to a JSON file works too."
+        )
+    return DEEPSPEED / f"{name}.json"
+
+
+@functools.cache
+def _listed() -> dict[str, Recipe]:
+    recipes = []
+    for model in MODELS.values():
+        for method in ("full", "lora", "qlora"):
+            for data in getattr(model, method).split():
+                ending = data if re.search(r"_e\d", data) else f"{data}_e{DATASETS[data].epochs}"
+                recipe = _compose(f"{model.name}_{method}_{ending}")
+                assert recipe, f"{model.name} lists {data}, which no row of the tables makes"
+                recipes.append(recipe)
+    return {recipe.name: recipe for recipe in recipes}
+
+
+def _compose(name: str) -> Recipe | None:
+    """MODEL_METHOD_DATA_eN[_VARIANT] -> the rows of that name, or None."""
+    for method in METHODS.values():
+        model, _, rest = name.partition(f"_{method.name}_")
+        parts = re.fullmatch(r"(.+)_e(\d+)(?:_(.+))?", rest)
+        if model in MODELS and parts and parts[1] in DATASETS and (parts[3] or "") in VARIANTS:
+            changes = {"max_epochs": int(parts[2]), **VARIANTS[parts[3] or ""]}
+            return Recipe(name, MODELS[model], method, DATASETS[parts[1]], changes)
+    return None

@@ -1,0 +1,283 @@
+"""The training data: where the rows come from, how they become conversations, what to ask meanwhile.
+
+    Dataset("sql", [_rows("b-mc2/sql-create-context", "sql_map_fn")], {"SYSTEM": ..., ...})
+        -> data_path = 'b-mc2/sql-create-context'          part 1
+           train_dataset = dict(type=process_hf_dataset, dataset=dict(...), ...)   part 3
+
+A data set of several sources joins them with `ConcatDataset`. `changes` holds settings of part 1 and
+the options of `methods.OPTIONS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtuner.recipes import texts
+from xtuner.recipes.methods import INTERN_COSINE
+from xtuner.recipes.page import Code
+
+TEMPLATED = {"type": Code("template_map_fn_factory"), "template": Code("prompt_template")}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One block of rows: its variable in part 3, the settings it adds to part 1, the config it becomes."""
+
+    variable: str
+    settings: dict[str, Any]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a recipe trains on."""
+
+    name: str
+    sources: list[Source]
+    changes: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 3
+    joined: str = "train_dataset"  # variable of the sources together
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the sources add to part 1."""
+        return {name: value for source in self.sources for name, value in source.settings.items()}
+
+    @property
+    def path_settings(self) -> list[str]:
+        """The settings that name the user's data; exactly one where a single file can replace it."""
+        return [name for name in self.settings if name.endswith(("_path", "_files", "_folder"))]
+
+
+def _rows(
+    path: Any,
+    map_fn: str | None,
+    *,
+    variable: str = "train_dataset",
+    setting: str = "data_path",
+    load: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Source:
+    """Rows on the hub or in a file, tokenised by `process_hf_dataset`."""
+    config = {
+        "type": Code("process_hf_dataset"),
+        "dataset": load or {"type": Code("load_dataset"), "path": Code(setting)},
+        "tokenizer": Code("tokenizer"),
+        "max_length": Code("max_length"),
+        "dataset_map_fn": Code(map_fn) if map_fn else None,
+        "template_map_fn": TEMPLATED,
+        "remove_unused_columns": True,
+        "shuffle_before_pack": True,
+        "pack_to_max_length": Code("pack_to_max_length"),
+        "use_varlen_attn": Code("use_varlen_attn"),
+        **changes,
+    }
+    return Source(variable, {setting: path, **(more or {})}, config)
+
+
+def _json(setting: str) -> dict[str, Any]:
+    """One JSON file, named by a setting."""
+    return {
+        "type": Code("load_dataset"),
+        "path": "json",
+        "data_files": {"train": Code(setting)},
+    }
+
+
+def _moss(variable: str, path: str) -> Source:
+    setting = f"{variable}_path"
+    config = {
+        "type": Code("MOSSSFTDataset"),
+        "data_file": Code(setting),
+        "bot_name": Code("bot_name"),
+        "tokenizer": Code("tokenizer"),
+        "max_length": Code("max_length"),
+    }
+    return Source(variable, {setting: path}, config)
+
+
+JSON_FILES = {"type": Code("load_dataset"), "path": "json", "data_files": Code("data_files")}
+OWN_FILES = {"setting": "data_files", "load": JSON_FILES}
+PLACEHOLDER = ["/path/to/json/file.json"]
+
+ALPACA_EN = _rows("tatsu-lab/alpaca", "alpaca_map_fn", variable="alpaca_en", setting="alpaca_en_path")
+ALPACA_ZH = _rows(
+    "silk-road/alpaca-data-gpt4-chinese", "alpaca_zh_map_fn", variable="alpaca_zh", setting="alpaca_zh_path"
+)
+GUANACO = "timdettmers/openassistant-guanaco"
+OASST1 = _rows(GUANACO, "oasst1_map_fn")
+MOSS_PLAIN = _moss("moss_sft_no_plugins", "./data/moss-003-sft-no-tools.jsonl")
+MOSS_PLUGINS = _moss(
+    "moss_sft_plugins",
+    "./data/conversations_with_tools_with_inner_instruction_no_text2image_train_all_random_meta0.5_0.1"
+    "_0.01_moss_0709.jsonl",
+)
+
+
+def _system(name: str) -> Code:
+    return Code(f"SYSTEM_TEMPLATE.{name}")
+
+
+ALPACA_CHAT = {"SYSTEM": _system("alpaca"), "evaluation_inputs": texts.SIGHTS}
+PLAIN_CHAT = {"SYSTEM": "", "evaluation_inputs": texts.SIGHTS}
+CODE_CHAT = {"SYSTEM": _system("coder"), "evaluation_inputs": texts.CODE}
+# A configuration in which InternLM's own trainer learns: long rows, each of which is an update.
+INTERN = {
+    "use_varlen_attn": True,
+    "max_length": 32768,
+    "sequence_parallel_size": 1,
+    "accumulative_counts": 1,
+    "dataloader_num_workers": 4,
+    "lr": 4e-5,
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.01,
+    "warmup_ratio": None,
+    "warm_up_ratio": 0.025,
+    "warmup": INTERN_COSINE,
+    "sampler": "intern",
+    "amp_dtype": None,
+    "log_interval": 1,
+    "hooks": ["ThroughputHook"],
+    "info": {"is_intern_repo_dataset": True},
+    **PLAIN_CHAT,
+}
+MOSS_CHAT = {
+    "bot_name": "Assistant",
+    "prompt_template": Code("PROMPT_TEMPLATE.moss_sft"),
+    "SYSTEM": _system("moss_sft"),
+    "evaluation_inputs": texts.PUZZLES,
+    "chat": {"stop_words": ["<eoc>"]},
+    "pack_to_max_length": None,
+}
+
+ROWS = [
+    Dataset("alpaca", [ALPACA_EN], ALPACA_CHAT),
+    Dataset("alpaca_zh", [ALPACA_ZH], ALPACA_CHAT),
+    Dataset("alpaca_enzh", [ALPACA_EN, ALPACA_ZH], ALPACA_CHAT),
+    Dataset(
+        "alpaca_enzh_oasst1",
+        [
+            ALPACA_EN,
+            ALPACA_ZH,
+            _rows(GUANACO, "oasst1_map_fn", variable="oasst1", setting="oasst1_path"),
+        ],
+        ALPACA_CHAT,
+    ),
+    Dataset("oasst1", [OASST1], PLAIN_CHAT),
+    Dataset("oasst1_512", [OASST1], {**PLAIN_CHAT, "max_length": 512, "pack_to_max_length": False}),
+    Dataset("open_platypus", [_rows("garage-bAInd/Open-Platypus", "alpaca_map_fn")], ALPACA_CHAT),
+    Dataset(
+        "openorca",
+        [_rows("Open-Orca/OpenOrca", "openorca_map_fn")],
+        {**PLAIN_CHAT, "evaluation_freq": 5000},
+        epochs=1,
+    ),
+    Dataset("wizardlm", [_rows("WizardLM/WizardLM_evol_instruct_V2_196k", "wizardlm_map_fn")], PLAIN_CHAT),
+    Dataset(
+        "code_alpaca",
+        [_rows("HuggingFaceH4/CodeAlpaca_20K", "code_alpaca_map_fn")],
+        {**CODE_CHAT, "evaluation_freq": 100},
+    ),
+    Dataset("tiny_codes", [_rows("nampdn-ai/tiny-codes", "tiny_codes_map_fn")], CODE_CHAT, epochs=1),
+    Dataset(
+        "arxiv_gentitle",
+        [_rows("./data/arxiv_data.json", "arxiv_map_fn", load=_json("data_path"))],
+        {"SYSTEM": _system("arxiv_gentile"), "evaluation_inputs": texts.ABSTRACTS},
+    ),
+    Dataset(
+        "colorist",
+        [_rows("burkelibbey/colors", "colors_map_fn")],
+        {"SYSTEM": _system("colorist"), "evaluation_inputs": texts.COLORS, "evaluation_freq": 200},
+        epochs=5,
+    ),
+    Dataset(
+        "lawyer",
+        [
+            _rows(
+                "./data/CrimeKgAssitant清洗后_52k.json",
+                "crime_kg_assitant_map_fn",
+                variable="crime_kg_assitant",
+                setting="crime_kg_assitant_path",
+                load=_json("crime_kg_assitant_path"),
+            ),
+            _rows(
+                "./data/训练数据_带法律依据_92k.json",
+                "law_reference_map_fn",
+                variable="law_reference_data",
+                setting="law_reference_data_path",
+                load=_json("law_reference_data_path"),
+            ),
+        ],
+        {"SYSTEM": _system("lawyer"), "evaluation_inputs": texts.LAW},
+    ),
+    Dataset(
+        "medical",
+        [
+            _rows(
+                "shibing624/medical",
+                "medical_map_fn",
+                load={
+                    "type": Code("load_dataset"),
+                    "path": Code("data_path"),
+                    "name": Code("data_config_name"),
+                },
+                more={"data_config_name": "finetune"},
+            )
+        ],
+        {"SYSTEM": _system("medical"), "evaluation_inputs": texts.HEALTH},
+        epochs=1,
+    ),
+    Dataset(
+        "sql",
+        [_rows("b-mc2/sql-create-context", "sql_map_fn")],
+        {"SYSTEM": _system("sql"), "evaluation_inputs": texts.TABLES},
+    ),
+    Dataset("moss_sft_all", [MOSS_PLAIN, MOSS_PLUGINS], MOSS_CHAT, epochs=1),
+    Dataset("moss_sft_plugins", [MOSS_PLUGINS], MOSS_CHAT, epochs=1),
+    Dataset(
+        "msagent_react",
+        [
+            _rows(
+                "damo/MSAgent-Bench",
+                "msagent_react_map_fn",
+                load={"type": Code("MsDataset.load"), "dataset_name": Code("data_path")},
+                type=Code("process_ms_dataset"),
+            )
+        ],
+        {
+            "prompt_template": Code("PROMPT_TEMPLATE.default"),
+            "pack_to_max_length": False,
+            "SYSTEM": texts.TOOLS,
+            "evaluation_inputs": texts.WEATHER,
+        },
+    ),
+    Dataset("json", [_rows("path/to/your/json_data", None, load=_json("data_path"))], PLAIN_CHAT),
+    Dataset(
+        "custom_sft",
+        [_rows(PLACEHOLDER, "openai_map_fn", **OWN_FILES)],
+        {**PLAIN_CHAT, "sequence_parallel_size": None},
+        epochs=1,
+    ),
+    Dataset(
+        "custom_pretrain",
+        [_rows(PLACEHOLDER, "pretrain_map_fn", **OWN_FILES, template_map_fn=None, shuffle_before_pack=False)],
+        {
+            "prompt_template": None,
+            "sequence_parallel_size": None,
+            "SYSTEM": "",
+            "evaluation_inputs": texts.CONTINUE,
+        },
+        epochs=1,
+    ),
+    Dataset("finetune_custom_dataset", [_rows(PLACEHOLDER, None, **OWN_FILES)], INTERN, epochs=1),
+]
+DATASETS = {dataset.name: dataset for dataset in ROWS}
+
+# What the older models list, and what every current one does.
+CORE = "alpaca alpaca_enzh alpaca_enzh_oasst1 alpaca_zh code_alpaca lawyer oasst1 oasst1_512 open_platypus"
+APPS = "arxiv_gentitle colorist sql"
+BIG = "medical openorca tiny_codes"
+MOSS = "moss_sft_all moss_sft_all_e2_gpu8 moss_sft_plugins"
+OWN = "alpaca custom_pretrain custom_sft"
