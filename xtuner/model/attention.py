@@ -1,0 +1,282 @@
+"""One attention function for every family, and the rule that packed samples never see each other.
+
+    tokens       a  a  a | b  b | c  c        one row of a flattened batch, [1, 7]
+    cu_seq_lens  0         3      5      7    borders; position ids restart at each
+    attention    each sample alone, causal: FlashAttention or torch's varlen kernel on a GPU,
+                 else one causal call per run of equally long samples. No [T, T] mask exists.
+
+Without `cu_seq_lens` (generation, padded batches) it is transformers' own sdpa with its masks.
+transformers makes the mask before any layer runs and cannot see `cu_seq_lens` there, so
+`packed_batch()` tells the mask function that none is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as apply_dropout
+from torch.nn.functional import scaled_dot_product_attention
+
+from xtuner.errors import ModelError
+
+NAME = "xtuner"
+# Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
+QUERY_BLOCK = 1024
+
+# Proven by tests/model/test_attention.py: packed logits equal those of each sample alone.
+ISOLATING_FAMILIES = frozenset(
+    "cohere cohere2 deepseek_v2 deepseek_v3 ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 gpt2 gpt_neox "
+    "granite internlm internlm2 internlm3 llama ministral mistral mixtral olmo2 phi phi3 qwen2 qwen2_moe qwen3 "
+    "qwen3_moe seed_oss smollm3 starcoder2".split()
+)
+# Known to mix packed samples: positions from the mask, sinks, ALiBi, or a state carried along the row.
+LEAKING_FAMILIES = frozenset(
+    "bamba bloom falcon falcon_h1 falcon_mamba gpt_oss granitemoehybrid jamba kimi_linear lfm2 mamba mamba2 minimax "
+    "mpt nemotron_h opt qwen3_5 qwen3_5_moe qwen3_5_text qwen3_next recurrent_gemma rwkv zamba zamba2".split()
+)
+
+_packed: ContextVar[bool] = ContextVar("packed", default=False)
+
+
+@contextlib.contextmanager
+def packed_batch() -> Iterator[None]:
+    """Within it, forward passes carry `cu_seq_lens` and need no mask."""
+    token = _packed.set(True)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
+def register_attention() -> None:
+    """Make `attn_implementation="xtuner"` known to transformers; calling it again changes nothing."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(NAME, attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def supports_attention(model_class: type) -> bool:
+    """Whether the family asks transformers' attention interface, so that ours can serve it."""
+    return bool(getattr(model_class, "_supports_attention_backend", False))
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    from transformers.masking_utils import sdpa_mask
+
+    return None if _packed.get() else sdpa_mask(*args, **kwargs)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads."""
+    if cu_seq_lens_q is None:
+        if softcap is not None:
+            return _soft_capped(query, key, value, attention_mask, scaling, dropout, softcap), None
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    assert query.shape[0] == 1, "a packed batch is one row"
+    kernel = _varlen_kernel(query, value, dropout, softcap)
+    if kernel is not None:
+        return kernel(
+            query, key, value, cu_seq_lens_q, max_length_q, scaling, dropout, sliding_window, softcap
+        ), None
+    borders = cu_seq_lens_q.tolist()
+    return _by_segment(query, key, value, borders, scaling, dropout, sliding_window, softcap), None
+
+
+def _by_segment(query, key, value, borders, scaling, dropout, window, softcap) -> Tensor:
+    outputs = []
+    for start, length, count in _equal_runs(borders):
+        q, k, v = (_split_run(x, start, length, count) for x in (query, key, value))
+        window_acts = window is not None and window < length
+        if window_acts or softcap is not None:
+            out = _by_query_block(q, k, v, scaling, dropout, window if window_acts else None, softcap)
+        else:
+            out = scaled_dot_product_attention(
+                q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        # [count, H, length, D] -> [1, count * length, H, D]
+        outputs.append(out.transpose(1, 2).reshape(1, count * length, q.shape[1], -1))
+    return torch.cat(outputs, dim=1)
+
+
+def _equal_runs(borders: list[int]) -> Iterator[tuple[int, int, int]]:
+    """(start, length, count) for each run of neighbours of one length."""
+    start, i = borders[0], 1
+    while i < len(borders):
+        length, count = borders[i] - borders[i - 1], 1
+        while i + count < len(borders) and borders[i + count] - borders[i + count - 1] == length:
+            count += 1
+        if length:
+            yield start, length, count
+        i += count
+        start = borders[i - 1]
+
+
+def _split_run(x: Tensor, start: int, length: int, count: int) -> Tensor:
+    """`[1, H, T, D]` -> `[count, H, length, D]`, a view."""
+    return x[0, :, start : start + length * count].unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _by_query_block(q, k, v, scaling, dropout, window, softcap) -> Tensor:
+    """Causal attention within a window, without ever holding a square mask."""
+    length, outputs = q.shape[2], []
+    for begin in range(0, length, QUERY_BLOCK):
+        end = min(begin + QUERY_BLOCK, length)
+        first = 0 if window is None else max(0, begin - window + 1)
+        rows = torch.arange(begin, end, device=q.device)[:, None]
+        columns = torch.arange(first, end, device=q.device)[None, :]
+        mask = columns <= rows
+        if window is not None:
+            mask &= columns > rows - window
+        block = q[:, :, begin:end], k[:, :, first:end], v[:, :, first:end]
+        if softcap is None:
+            out = scaled_dot_product_attention(
+                *block, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        else:
+            out = _soft_capped(*block, mask, scaling, dropout, softcap).transpose(1, 2)
+        outputs.append(out)
+    return torch.cat(outputs, dim=2)
+
+
+def _soft_capped(q, k, v, mask, scaling, dropout, softcap) -> Tensor:
+    """`[B, T, H, D]`; scores are squeezed into (-softcap, softcap) before the softmax, as Gemma 2 does."""
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    if mask is None and q.shape[2] > 1:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(
+            k.shape[2] - q.shape[2]
+        )
+    if mask is not None:
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    weights = scores.softmax(-1, dtype=wide).to(q.dtype)
+    return (apply_dropout(weights, dropout) @ v).transpose(1, 2).contiguous()
+
+
+def _varlen_kernel(query: Tensor, value: Tensor, dropout: float, softcap: float | None):
+    """The fused kernel that can do this call, or None."""
+    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
+        return None
+    if _has_flash_attn():
+        return _flash_attn
+    return _torch_varlen if _has_torch_varlen() and not dropout and softcap is None else None
+
+
+@functools.cache
+def _has_flash_attn() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+@functools.cache
+def _has_torch_varlen() -> bool:
+    """torch 2.12 and later: the call takes a window, the scale and grouped heads."""
+    try:
+        import inspect
+
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"window_size", "scale", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+
+
+def _flash_attn(query, key, value, borders, longest, scaling, dropout, window, softcap) -> Tensor:
+    from flash_attn import flash_attn_varlen_func
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    reach = -1 if window is None else window - 1
+    return flash_attn_varlen_func(
+        q, k, v, borders, borders, longest, longest, dropout_p=dropout, softmax_scale=scaling, causal=True,
+        window_size=(reach, 0 if window is not None else -1), softcap=softcap or 0.0,
+    )[None]  # fmt: skip
+
+
+def _torch_varlen(query, key, value, borders, longest, scaling, dropout, window, softcap) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
+    return varlen_attn(
+        q, k, v, borders, borders, longest, longest, scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
+    )[None]  # fmt: skip
+
+
+def check_isolation(model: torch.nn.Module) -> None:
+    """Raise ModelError where packed samples of this model would see each other.
+
+    Families in `ISOLATING_FAMILIES` are proven; any other is tried once with two samples of four tokens.
+    """
+    family = model.config.get_text_config().model_type
+    if family in ISOLATING_FAMILIES:
+        return
+    if family in LEAKING_FAMILIES or _leaks(model):
+        raise ModelError(
+            f"Models of the family '{family}' mix the samples of a batch, so several samples cannot share one: "
+            "set pack_to_max_length = False and batch_size = 1 (and raise accumulative_counts instead)"
+        )
+
+
+@torch.no_grad()
+def _leaks(model: torch.nn.Module) -> bool:
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    was_training = model.training
+    model.eval()
+    try:
+        with packed_batch():
+            together = model(**packed_inputs(ids, [0, 4, 8])).logits[0, 4:]
+            alone = model(**packed_inputs(ids[:, 4:], [0, 4])).logits[0]
+    except (ValueError, TypeError, RuntimeError):
+        return True
+    finally:
+        model.train(was_training)
+    error = (together - alone).float().norm() / alone.float().norm()
+    return not error < (1e-3 if together.dtype in (torch.float32, torch.float64) else 5e-2)
+
+
+def packed_inputs(input_ids: Tensor, borders: list[int]) -> dict[str, Any]:
+    """Model arguments of one flattened row `[1, N]` whose samples lie between `borders`."""
+    lengths = [b - a for a, b in zip(borders, borders[1:])]
+    device = input_ids.device
+    cu_seq_lens = torch.tensor(borders, dtype=torch.int32, device=device)
+    position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
+    longest = max(lengths)
+    return {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "attention_mask": None,
+        "use_cache": False,
+        "cu_seq_lens_q": cu_seq_lens,
+        "cu_seq_lens_k": cu_seq_lens,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

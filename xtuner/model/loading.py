@@ -1,0 +1,406 @@
+"""From a model folder to a model and a tokenizer, in a precision that the device has.
+
+llm config   type=AutoModelForCausalLM.from_pretrained, torch_dtype=float16, quantization_config, ...
+decided      dtype       as asked where the device has it; else bf16, else fp32
+             device      this process's own
+             attention   ours, for every family that asks transformers' attention interface
+             code        the installed family, never the folder's Python files, where there is one
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xtuner import dist
+from xtuner.config import build
+from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.log import logger, say_once
+from xtuner.model import attention
+from xtuner.model.lora import attach_adapter
+from xtuner.model.quiet import silence_known_warnings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "*.tiktoken",
+)
+
+
+@functools.cache
+def register_families() -> None:
+    """Make InternLM and InternLM2 (models, configs, tokenizers) and our attention known to transformers."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from xtuner.model.internlm import InternLMConfig, InternLMForCausalLM
+    from xtuner.model.internlm2 import InternLM2Config, InternLM2ForCausalLM
+    from xtuner.model.internlm_tokenizer import register_tokenizers
+
+    AutoConfig.register("internlm", InternLMConfig)
+    AutoConfig.register("internlm2", InternLM2Config)
+    AutoModelForCausalLM.register(InternLMConfig, InternLMForCausalLM)
+    AutoModelForCausalLM.register(InternLM2Config, InternLM2ForCausalLM)
+    register_tokenizers()
+    attention.register_attention()
+    silence_known_warnings()
+
+
+def as_dtype(value: Any) -> torch.dtype | None:
+    """The dtype that `value` names (`torch.float16`, "float16", "fp16"); None for None and "auto"."""
+    if value is None or value == "auto" or isinstance(value, torch.dtype):
+        return None if value == "auto" else value
+    name = str(value).removeprefix("torch.")
+    dtype = getattr(torch, _DTYPES.get(name, name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ConfigError(
+            f"{value!r} is no dtype; write torch.float16, torch.bfloat16, torch.float32 or 'auto'"
+        )
+    return dtype
+
+
+def compute_dtype(requested: Any, device: torch.device | str | None = None) -> torch.dtype:
+    """`requested` where the device computes in it, else the nearest it does; None asks for 16 bits."""
+    dtype = as_dtype(requested)
+    device = torch.device(device) if device is not None else dist.device()
+    if dtype not in (None, torch.float16, torch.bfloat16):
+        return dtype
+    if device.type == "cpu":
+        have = torch.bfloat16 if cpu_computes_in_bf16() else torch.float32
+    elif device.type == "cuda":
+        lacks_bf16 = not torch.cuda.is_bf16_supported(including_emulation=False)
+        have = torch.float16 if lacks_bf16 else dtype or torch.bfloat16
+    else:
+        have = dtype or torch.float32
+    if dtype is not None and have != dtype:
+        say_once(
+            f"This {device.type} does not compute in {_short(dtype)}: {_short(have)} is used instead", 20
+        )
+    return have
+
+
+@functools.cache
+def cpu_computes_in_bf16() -> bool:
+    """Whether the CPU has instructions for bf16 matrices, not just for conversion."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def load_llm(
+    llm_cfg: dict[str, Any],
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_position_embeddings: int | None = None,
+    full: bool = False,
+) -> PreTrainedModel:
+    """The model that `llm_cfg` describes, ready for training on this process's device.
+
+    `full`: its own weights are trained, not an adapter's.
+    """
+    register_families()
+    factory, kwargs = _factory_and_arguments(llm_cfg)
+    path = kwargs.get("pretrained_model_name_or_path")
+    if path is None:  # made by something else than from_pretrained; nothing to decide
+        llm = factory(**kwargs)
+    else:
+        check_model_folder(path)
+        config = load_config(path, trust_remote_code=bool(kwargs.get("trust_remote_code")))
+        if max_position_embeddings:
+            extend_context(config, max_position_embeddings)
+        kwargs = {**kwargs, **_decide(kwargs, config, full), "config": config}
+        llm = _call(factory, kwargs, path)
+    prepare_for_training(llm, tokenizer)
+    return llm
+
+
+def prepare_for_training(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Our attention, safe 4-bit layers and an embedding that holds every token, on a model just loaded."""
+    register_families()
+    use_our_attention(llm)
+    keep_4bit_weights_unpacked(llm)
+    if tokenizer is not None:
+        resize_embeddings(llm, tokenizer)
+
+
+def _factory_and_arguments(llm_cfg: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    if "type" not in llm_cfg:
+        raise ConfigError("model.llm has no type; write type=AutoModelForCausalLM.from_pretrained")
+    factory = build(llm_cfg["type"])
+    kwargs = {k: build(v, f"model.llm.{k}") for k, v in llm_cfg.items() if k != "type"}
+    if "dtype" in kwargs:
+        kwargs["torch_dtype"] = kwargs.pop("dtype")
+    return factory, kwargs
+
+
+def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that depend on this machine."""
+    device = dist.device()
+    asked = as_dtype(kwargs.get("torch_dtype"))
+    quantization = kwargs.get("quantization_config")
+    quantized = _is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
+    if quantized and full:
+        raise ConfigError(
+            "model.llm.quantization_config without model.lora: quantised weights cannot be trained; "
+            "add lora=dict(type=LoraConfig, ...) or remove quantization_config"
+        )
+    if full and asked in (None, torch.float16):
+        if asked is not None:
+            say_once(
+                "Full fine-tuning: weights are loaded in fp32, which mixed precision with fp16 needs", 20
+            )
+        dtype = torch.float32
+    else:
+        dtype = compute_dtype(asked or as_dtype(getattr(config, "dtype", None)), device)
+    if _is_quantized(quantization) and hasattr(quantization, "bnb_4bit_compute_dtype"):
+        quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
+    if "device_map" in kwargs and kwargs["device_map"] is not None:
+        say_once(f"device_map={kwargs['device_map']!r}: each process trains on its own device, {device}", 20)
+    return {
+        "torch_dtype": dtype,
+        "quantization_config": quantization if _is_quantized(quantization) else None,
+        "device_map": {"": device} if device.type != "cpu" or quantized else None,
+        "attn_implementation": _attention_for(kwargs.get("attn_implementation"), config, device),
+        "trust_remote_code": False if is_native(config) else kwargs.get("trust_remote_code", False),
+        "low_cpu_mem_usage": None,
+    }
+
+
+def _is_quantized(quantization: Any) -> bool:
+    if quantization is None:
+        return False
+    bits = (getattr(quantization, "load_in_4bit", None), getattr(quantization, "load_in_8bit", None))
+    return any(bits) or bits == (None, None)
+
+
+def _attention_for(asked: str | None, config: Any, device: torch.device) -> str | None:
+    if asked and asked.startswith("flash_attention") and device.type == "cuda":
+        return asked
+    if asked and asked not in ("eager", "sdpa", attention.NAME):
+        say_once(f"attn_implementation={asked!r} is not there on {device.type}: ours is used instead", 20)
+    from transformers import AutoModelForCausalLM
+
+    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return attention.NAME if model_class is not None and attention.supports_attention(model_class) else None
+
+
+def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
+    given = {k: v for k, v in kwargs.items() if v is not None}
+    try:
+        return factory(**given)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ModelError(f"The model {path} cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def is_native(config: Any) -> bool:
+    """Whether the installed code (transformers' or ours) knows the family."""
+    from transformers import CONFIG_MAPPING
+
+    return config.model_type in CONFIG_MAPPING
+
+
+def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The config of a model folder, by installed code where that knows the family."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    register_families()
+    if (Path(path) / "config.json").is_file():
+        family = _read_json(Path(path) / "config.json").get("model_type")
+        if trust_remote_code and family in CONFIG_MAPPING:
+            trust_remote_code = False
+    try:
+        return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"The config of the model {path} cannot be read: {error}") from error
+
+
+def check_model_folder(path: str | Path, *, tokenizer: bool = False) -> None:
+    """Raise NotFoundError or ModelError where `path` is a local path without what a model needs."""
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"The model {path} is a file; name its folder")
+        if looks_local(path):
+            raise NotFoundError(f"There is no model folder {path}")
+        return  # a name on the hub
+    if not tokenizer:
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"The folder {path} is no model: it has no config.json")
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+            raise ModelError(
+                f"The model folder {path} has no weights: no *.safetensors and no pytorch_model*.bin"
+            )
+    elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+
+
+def looks_local(path: str | Path) -> bool:
+    """Whether `path` cannot be a name on a hub (`name` or `owner/name`)."""
+    text = str(path)
+    return isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+
+
+def extend_context(config: Any, length: int) -> None:
+    """Scale rope linearly so that `length` positions fit; a model that already has them is left alone."""
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None)
+    have = getattr(config, "max_position_embeddings", None)
+    if have is None or not isinstance(rope, dict) or "rope_theta" not in rope:
+        if have is not None and length <= have:
+            return
+        raise ConfigError(
+            f"model.max_position_embeddings = {length}: models of the family '{config.model_type}' have no rotary "
+            "positions that could be scaled; remove it"
+        )
+    kind = rope.get("rope_type", "default")
+    factor = rope.get("factor", 1.0) if kind == "linear" else 1.0
+    if length <= have * factor:
+        return
+    if kind not in ("default", "linear"):
+        raise ConfigError(
+            f"model.max_position_embeddings = {length}: the model has {have} positions and already scales its rope "
+            f"by '{kind}'; remove max_position_embeddings, or change rope_scaling in the model's config.json"
+        )
+    config.rope_parameters = {**rope, "rope_type": "linear", "factor": float(math.ceil(length / have))}
+    say_once(f"Rope is scaled linearly by {math.ceil(length / have)}: from {have} to {length} positions", 20)
+
+
+def use_our_attention(llm: PreTrainedModel) -> None:
+    """Let `llm` attend through our function where its family can; FlashAttention on a GPU stays."""
+    if not attention.supports_attention(type(llm)):
+        return
+    current = llm.config._attn_implementation or ""
+    if current != attention.NAME and not (current.startswith("flash") and llm.device.type == "cuda"):
+        llm.set_attn_implementation(attention.NAME)
+
+
+def keeps_logits(llm: torch.nn.Module) -> bool:
+    """Whether the model's forward takes positions at which alone the head is computed."""
+    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
+def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
+    """Without this, gradients are wrong after any eval forward on CPUs with AVX512_BF16.
+
+    bitsandbytes then repacks the weights for an inference kernel that has no backward.
+    """
+    for module in llm.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+@torch.no_grad()
+def resize_embeddings(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Rows for all tokens of `tokenizer`: padded to a multiple of 64, new rows the mean of the old ones."""
+    old = llm.get_input_embeddings().num_embeddings
+    if len(tokenizer) <= old:
+        return
+    llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+    for layer in (llm.get_input_embeddings(), llm.get_output_embeddings()):
+        for name in ("weight", "bias"):
+            rows = getattr(layer, name, None)
+            if rows is not None:
+                rows[old:] = rows[:old].float().mean(0).to(rows.dtype)
+    logger.info(f"Resized token embeddings from {old} to {llm.get_input_embeddings().num_embeddings}.")
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name; folder code is used only where no installed code knows it."""
+    from transformers import AutoTokenizer
+
+    register_families()
+    check_model_folder(path, tokenizer=True)
+    try:
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=not _folder_is_native(path))
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(
+            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _folder_is_native(path: str | Path) -> bool:
+    from transformers import CONFIG_MAPPING
+
+    file = Path(path) / "config.json"
+    return file.is_file() and _read_json(file).get("model_type") in CONFIG_MAPPING
+
+
+def load_for_chat(
+    path: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: Any = "fp16",
+    bits: int | None = None,
+    offload_folder: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4."""
+    from transformers import AutoModelForCausalLM
+
+    register_families()
+    check_model_folder(path)
+    tokenizer = load_tokenizer(path)
+    config = load_config(path, trust_remote_code=True)
+    device = dist.device()
+    precision = compute_dtype(as_dtype(dtype) or as_dtype(getattr(config, "dtype", None)), device)
+    kwargs = {
+        "pretrained_model_name_or_path": str(path),
+        "config": config,
+        "torch_dtype": precision,
+        "quantization_config": _quantization(bits, precision),
+        # One process talks: on GPUs the model may spread over all of them.
+        "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
+        "offload_folder": offload_folder,
+        "trust_remote_code": not is_native(config),
+    }
+    logger.info(f"Load LLM from {path}")
+    model = _call(AutoModelForCausalLM.from_pretrained, kwargs, str(path))
+    if adapter is not None:
+        model = attach_adapter(model, adapter)
+        logger.info(f"Load adapter from {adapter}")
+    return model.eval(), tokenizer
+
+
+def _quantization(bits: int | None, dtype: torch.dtype) -> Any:
+    if bits is None:
+        return None
+    if bits not in (4, 8):
+        raise ConfigError(f"bits is {bits}; write 4, 8 or None")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_quant_type="nf4",
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,218 @@
+"""Supervised fine-tuning: a batch in, a loss out.
+
+rows         a a b b b _ _        padding dropped, all rows in one: every sample is a segment
+             c c d _ _ _ _
+flat         a a b b b c c d      [1, 8]
+borders      0   2     5   7 8    position ids restart there, attention stays between them
+head         only at positions whose next token is trained
+loss         sum of cross entropies / trained tokens of the whole update
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xtuner.config import build
+from xtuner.errors import CheckpointError, ConfigError
+from xtuner.log import say_once
+from xtuner.model import attention, lora, loading
+from xtuner.model.loss import cross_entropy_sum, trained_positions
+from xtuner.utils.constants import IGNORE_INDEX
+
+
+class SupervisedFinetune(nn.Module):
+    """A language model, whole or with LoRA, whose forward returns `{"loss": ...}`."""
+
+    # Passed as the raw config: dtype, attention and quantisation are decided before it is loaded.
+    unbuilt = frozenset({"llm"})
+
+    def __init__(
+        self,
+        llm: Mapping[str, Any] | nn.Module,
+        lora: Any = None,
+        peft_model: str | None = None,
+        use_activation_checkpointing: bool | None = True,
+        use_varlen_attn: bool = False,
+        tokenizer: Any = None,
+        max_position_embeddings: int | None = None,
+    ):
+        super().__init__()
+        if use_varlen_attn:
+            say_once("use_varlen_attn: packed samples never attend to each other, with or without it", 20)
+        self.llm = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
+        self.uses_adapter = lora is not None or peft_model is not None
+        self.use_activation_checkpointing = _set_recompute(self.llm, use_activation_checkpointing)
+        self._isolation_checked = False
+
+    def forward(
+        self,
+        data: dict[str, Any],
+        data_samples: Any = None,
+        mode: str = "loss",
+        num_items: int | Tensor | None = None,
+    ) -> Any:
+        """`{"loss"}` (mode "loss"), one `{"logits": [T, V]}` a row ("predict"), or the model's output ("tensor").
+
+        The loss is the sum over trained tokens divided by `num_items`, or by their own count.
+        """
+        flat = flatten(data, self.device)
+        if mode == "loss":
+            return {"loss": self._loss(flat, num_items)}
+        output = self._run(flat)
+        if mode == "predict":
+            return [{"logits": row} for row in _unflatten(output.logits[0], data)]
+        assert mode == "tensor", mode
+        return output
+
+    def num_loss_items(self, data: dict[str, Any]) -> int:
+        """How many labels of `data` are trained: the first token of a sample never is."""
+        labels, borders = _flat_labels(data), _borders(data)
+        return len(trained_positions(labels, borders)[0])
+
+    def _loss(self, flat: dict[str, Any], num_items: int | Tensor | None) -> Tensor:
+        positions, targets = trained_positions(flat["labels"], flat["borders"])
+        if len(positions) == 0:
+            # Nothing to train on: a zero that still has a graph, so that other ranks' collectives match.
+            return (
+                self._run(flat, torch.zeros(1, dtype=torch.long, device=self.device)).logits.float().sum() * 0
+            )
+        logits = self._run(flat, positions).logits[0]
+        if len(logits) != len(positions):  # the family cannot be asked for single positions
+            logits = logits[positions]
+        return cross_entropy_sum(logits, targets) / (len(positions) if num_items is None else num_items)
+
+    def _run(self, flat: dict[str, Any], positions: Tensor | None = None) -> Any:
+        borders = flat["borders"]
+        if len(borders) > 2 and not self._isolation_checked:
+            attention.check_isolation(self.llm)
+            self._isolation_checked = True
+        kwargs = attention.packed_inputs(flat["input_ids"][None], borders)
+        if positions is not None and loading.keeps_logits(self.llm):
+            kwargs["logits_to_keep"] = positions
+        with attention.packed_batch():
+            return self.llm(**kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        return self.llm.device
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What is trained: all weights under `llm.`, or with LoRA those of the adapter."""
+        state = super().state_dict(*args, **kwargs)
+        if not self.uses_adapter:
+            return state
+        prefix = kwargs.get("prefix", "")
+        trained = {prefix + name for name, p in self.named_parameters() if p.requires_grad}
+        for name in [n for n in state if n.startswith(prefix) and n not in trained]:
+            del state[name]
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what `state_dict` saved; with `strict`, CheckpointError where it lacks or exceeds the trained part."""
+        trained = set(self.state_dict())
+        try:
+            result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        except RuntimeError as error:
+            raise CheckpointError(f"The checkpoint does not fit the model: {error}") from error
+        missing = [name for name in result.missing_keys if name in trained]
+        unexpected = [name for name in state_dict if name not in trained]
+        if strict and (missing or unexpected):
+            raise CheckpointError(
+                f"The checkpoint does not fit the model: {_some('missing', missing)}{_some('unexpected', unexpected)}"
+            )
+        return type(result)(missing, unexpected)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "llm":
+                raise
+            return getattr(super().__getattr__("llm"), name)
+
+
+def build_llm(
+    llm: Mapping[str, Any] | nn.Module,
+    lora_cfg: Any = None,
+    peft_model: str | None = None,
+    tokenizer: Any = None,
+    max_position_embeddings: int | None = None,
+) -> nn.Module:
+    """The language model to train: loaded or taken as it is, then with an adapter where one is asked for."""
+    lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
+    full = lora_cfg is None and peft_model is None
+    if isinstance(llm, nn.Module):
+        if max_position_embeddings:
+            raise ConfigError(
+                "model.max_position_embeddings needs model.llm as a dict: rope is scaled before loading"
+            )
+        loading.prepare_for_training(llm, tokenizer)
+    else:
+        llm = loading.load_llm(
+            dict(llm), tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
+        )
+    if lora_cfg is not None:
+        llm = lora.apply_lora(llm, lora_cfg)
+        return lora.continue_from(llm, peft_model) if peft_model else llm
+    return lora.attach_adapter(llm, peft_model, trainable=True) if peft_model else llm
+
+
+def flatten(data: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
+    """`input_ids [N]`, `labels [N]` and `borders` (ints from 0 to N) of a batch, without its padding."""
+    ids = data["input_ids"][_real(data)].to(device)
+    return {"input_ids": ids, "labels": _flat_labels(data).to(device), "borders": _borders(data)}
+
+
+def _real(data: dict[str, Any]) -> Tensor:
+    mask = data.get("attention_mask")
+    return torch.ones_like(data["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
+
+
+def _flat_labels(data: dict[str, Any]) -> Tensor:
+    labels = data.get("labels")
+    if labels is None:
+        return torch.full_like(data["input_ids"][_real(data)], IGNORE_INDEX)
+    return labels[_real(data)]
+
+
+def _borders(data: dict[str, Any]) -> list[int]:
+    lengths = _real(data).sum(1).tolist()
+    borders = [0]
+    for row, length in enumerate(lengths):
+        inner = (
+            data["cumulative_len"][row].tolist() if data.get("cumulative_len") is not None else [0, length]
+        )
+        assert inner[0] == 0 and inner[-1] == length, (
+            f"row {row} has {length} tokens, its borders are {inner}"
+        )
+        offset = borders[-1]
+        borders += [offset + b for b in inner[1:]]
+    return borders
+
+
+def _unflatten(logits: Tensor, data: dict[str, Any]) -> Tensor:
+    """`[B, T, V]`, zero where the batch is padded."""
+    real = _real(data).to(logits.device)
+    rows = logits.new_zeros(*real.shape, logits.shape[-1])
+    rows[real] = logits
+    return rows
+
+
+def _some(word: str, names: list[str]) -> str:
+    return f"{len(names)} weights are {word}, as {names[0]}; " if names else ""
+
+
+def _set_recompute(llm: nn.Module, wanted: bool | None) -> bool:
+    """Whether layers now recompute their activations in backward (None: only if memory is short)."""
+    from xtuner.model.recompute import enable_recompute, memory_is_short
+
+    on = memory_is_short(llm) if wanted is None else wanted
+    if on:
+        enable_recompute(llm)
+    return on

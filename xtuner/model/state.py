@@ -1,0 +1,67 @@
+"""Names of trained weights: in a run, in an adapter file, in a model folder.
+
+    run, LoRA    llm.base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight
+    adapter          base_model.model.model.layers.0.mlp.up_proj.lora_A.weight
+    run, LoRA    llm.base_model.model.lm_head.modules_to_save.default.weight
+    adapter          base_model.model.lm_head.weight
+    run, full    llm.model.layers.0.mlp.up_proj.weight
+    folder           model.layers.0.mlp.up_proj.weight
+
+Pure functions of the names; tensors are passed on untouched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from xtuner.errors import CheckpointError
+
+T = TypeVar("T")
+PREFIX = "llm."
+# What peft keeps per adapter; each is followed by the adapter's name in a run and by nothing in a file.
+_PER_ADAPTER = re.compile(
+    r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_variant_params)"
+    r"\.default(?=\.|$)"
+)
+_SAVED_MODULE = ".modules_to_save.default."
+
+
+def is_adapter(state_dict: Mapping[str, object]) -> bool:
+    """Whether the trained part is an adapter (LoRA), not a whole model."""
+    return any(".lora_" in name or _SAVED_MODULE in name for name in state_dict)
+
+
+def adapter_key(name: str) -> str:
+    """The name in an adapter file of the weight called `name` in a LoRA run."""
+    name = name.removeprefix(PREFIX)
+    name = _PER_ADAPTER.sub(r".\1", name).replace(_SAVED_MODULE, ".")
+    # A trained bias of a wrapped layer belongs to the layer itself.
+    return name.replace(".base_layer.bias", ".bias")
+
+
+def run_key(name: str, run_names: Mapping[str, object] | set[str]) -> str | None:
+    """The name in a LoRA run of the adapter file's `name`; None where the run has no such weight."""
+    return {adapter_key(n): n for n in run_names}.get(name)
+
+
+def adapter_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The contents of `adapter_model.safetensors` from the trained part of a LoRA run."""
+    _expect_prefix(state_dict)
+    return {adapter_key(name): value for name, value in state_dict.items() if name.startswith(PREFIX)}
+
+
+def hf_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The weights of a model folder from the trained part of a full run."""
+    _expect_prefix(state_dict)
+    return {name.removeprefix(PREFIX): v for name, v in state_dict.items() if name.startswith(PREFIX)}
+
+
+def _expect_prefix(state_dict: Mapping[str, object]) -> None:
+    if not any(name.startswith(PREFIX) for name in state_dict):
+        example = next(iter(state_dict), "nothing at all")
+        raise CheckpointError(
+            f"The checkpoint holds no weight of a language model: names should start with '{PREFIX}', "
+            f"the first one is {example!r}"
+        )
