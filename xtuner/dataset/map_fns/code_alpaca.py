@@ -1,0 +1,9 @@
+"""Code Alpaca: `{"prompt", "completion"}`."""
+
+from xtuner.dataset.map_fns.fields import Row, one_turn, text
+from xtuner.utils import SYSTEM_TEMPLATE
+
+
+def code_alpaca_map_fn(example: Row) -> dict:
+    """One turn with a programmer's system text."""
+    return one_turn(text(example, "prompt"), text(example, "completion"), SYSTEM_TEMPLATE.coder)

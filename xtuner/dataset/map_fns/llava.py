@@ -1,0 +1,25 @@
+"""LLaVA: messages of human and gpt, where `<image>` in a question stands for the row's picture."""
+
+from xtuner.dataset.map_fns.fields import Row, items, text
+from xtuner.dataset.map_fns.wizardlm import pair_human_with_gpt
+from xtuner.utils import DEFAULT_IMAGE_TOKEN
+
+
+def llava_map_fn(example: Row) -> dict:
+    """One turn per answer; the picture's mark goes to the front of its question."""
+    return _map(example, lambda words: f"{DEFAULT_IMAGE_TOKEN}\n{words}".strip())
+
+
+def llava_image_only_map_fn(example: Row) -> dict:
+    """One turn per answer; of a question with a picture only the picture's mark stays."""
+    return _map(example, lambda words: DEFAULT_IMAGE_TOKEN)
+
+
+def _map(example: Row, with_image) -> dict:
+    messages = []
+    for message in items(example, "conversations"):
+        words = text(message, "value")
+        if text(message, "from") == "human" and DEFAULT_IMAGE_TOKEN in words:
+            words = with_image(words.replace(DEFAULT_IMAGE_TOKEN, "").strip())
+        messages.append({**message, "value": words})
+    return {"conversation": pair_human_with_gpt(messages)}

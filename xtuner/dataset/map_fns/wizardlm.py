@@ -1,0 +1,30 @@
+"""WizardLM and others with `{"conversations": [{"from": "human" | "gpt", "value": "..."}, ...]}`."""
+
+import itertools
+
+from xtuner.dataset.map_fns.fields import Row, items, text
+from xtuner.errors import DataError
+
+
+def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
+    """Turns of what the human said since the last answer, and the answer.
+
+    Answers before the first question and a question without an answer are left out.
+    """
+    turns = []
+    asked = ""
+    for message in itertools.dropwhile(lambda message: message.get("from") == "gpt", messages):
+        speaker = text(message, "from")
+        if speaker == "human":
+            asked += text(message, "value")
+        elif speaker == "gpt":
+            turns.append({"input": asked, "output": text(message, "value")})
+            asked = ""
+        else:
+            raise DataError(f"a message is from {speaker!r}, and only 'human' and 'gpt' are known here")
+    return turns
+
+
+def wizardlm_map_fn(example: Row) -> dict:
+    """One turn per answer."""
+    return {"conversation": pair_human_with_gpt(items(example, "conversations"))}
