@@ -52,5 +52,5 @@ class TrainingError(XTunerError, RuntimeError):
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"` with the nearest of `choices`, or `""` where none is near."""
-    near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.75)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

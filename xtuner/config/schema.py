@@ -61,7 +61,7 @@ def check(config: dict[str, Any]) -> None:
     """ConfigError for the first thing in `config` that cannot be meant."""
     for key in REQUIRED:
         if config.get(key) is None:
-            raise ConfigError(f"the config has no {key}.{did_you_mean(key, config)}")
+            raise ConfigError(f"the config has no {key}.{did_you_mean(key, config.keys() - {key})}")
     for key, feature in NOT_YET.items():
         if config.get(key) is not None:
             raise ConfigError(

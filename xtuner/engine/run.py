@@ -385,7 +385,7 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
 
 def hf_files(run: Run) -> dict[str, Any]:
     """The small files that make full weights a model folder, so that conversion needs no other folder."""
-    if run.model.use_lora:
+    if run.model.uses_adapter:
         return {}
     import tempfile
 

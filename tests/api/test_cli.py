@@ -1,0 +1,77 @@
+"""The command line: its commands, its exit codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from xtuner import __version__
+from xtuner.cli import COMMANDS, main, usage
+
+
+def test_the_commands_are_these():
+    assert list(COMMANDS) == [
+        "demo",
+        "list-cfg",
+        "copy-cfg",
+        "list-dataset-format",
+        "train",
+        "convert pth_to_hf",
+        "convert merge",
+        "convert split",
+        "chat",
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["help"], ["-h"]])
+def test_help_is_the_usage(words, capsys):
+    assert main(words) == 0
+    assert capsys.readouterr().out == usage() + "\n"
+
+
+def test_version(capsys):
+    assert main(["version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert f"usage: xtuner {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["trian"], 2, "there is no command 'trian'. Did you mean 'train'?"),
+        (["convert"], 2, "convert needs one of: pth_to_hf, merge, split"),
+        (["convert", "mergee"], 2, "Did you mean 'convert merge'?"),
+        (["train", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
+        (["train", "internlm2_chat_1_8b_qlora_alpaca_e4"], 1, "internlm2_chat_1_8b_qlora_alpaca_e3"),
+        (["copy-cfg", "internlm2_chat_1_8b_qlora_alpaca_e4", "x"], 1, "Did you mean"),
+    ],
+)
+def test_a_failure_is_one_line_and_a_code(words, code, message, capsys):
+    assert main(words) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(Exception, match="there is no config file"):
+        main(["train", "none.py", "--debug"])
+
+
+def test_several_processes_are_refused_aloud(monkeypatch, capsys):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    assert main(["train", "x.py"]) == 1
+    assert "NPROC_PER_NODE is 2" in capsys.readouterr().err
+
+
+def test_a_real_process_ends_with_the_code():
+    run = subprocess.run([sys.executable, "-m", "xtuner", "trian"], capture_output=True, env=os.environ)
+    assert run.returncode == 2

@@ -1,0 +1,70 @@
+"""What may import what; and what must stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "xtuner"
+LAYERS = {
+    **dict.fromkeys(["errors", "log", "dist", "utils"], 0),
+    "config": 1,
+    "parallel": 2,
+    **dict.fromkeys(["dataset", "model"], 3),
+    "chat": 4,
+    "engine": 5,
+    **dict.fromkeys(["convert", "evaluation"], 6),
+    **dict.fromkeys(["tools", "cli", "demo", "__main__"], 7),
+    "recipes": -1,
+}
+# recipes name everything as text; they share only the errors and names of layer 0.
+BELOW_RECIPES = {"errors", "utils"}
+TOP = {"cli", "tools", "demo", "__main__"}
+
+
+def imports(path):
+    """Pairs of the package a file is in and every xtuner package that it imports, anywhere in it."""
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = (
+                [f"{node.module}.{a.name}" for a in node.names] if node.module == "xtuner" else [node.module]
+            )
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "xtuner" and len(parts) > 1 and parts[1] not in ("__version__", own):
+                yield own, parts[1]
+
+
+def test_a_package_imports_lower_layers_only():
+    wrong = set()
+    for path in ROOT.rglob("*.py"):
+        if path == ROOT / "__init__.py":
+            continue
+        for own, other in imports(path):
+            if own == "recipes":
+                allowed = other in BELOW_RECIPES
+            elif own in TOP:
+                allowed = True
+            else:
+                # errors, log, dist and utils may use one another.
+                allowed = LAYERS[other] < LAYERS[own] or LAYERS[own] == LAYERS[other] == 0
+                allowed = allowed and other != "recipes"
+            if not allowed:
+                wrong.add(f"{path.relative_to(ROOT)} imports {other}")
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("module", ["cli", "errors", "config", "recipes.catalogue", "utils", "tools.train"])
+def test_light_modules_import_without_torch(module):
+    code = f"import sys, xtuner.{module}; "
+    code += "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", f"{code}; sys.exit(str(heavy) if heavy else 0)"]).returncode
+        == 0
+    )

@@ -1,0 +1,150 @@
+"""From a Python file to a Config."""
+
+import subprocess
+import sys
+
+import pytest
+
+from xtuner.config import Ref, load_config, parse_config, parse_option
+from xtuner.errors import ConfigError, NotFoundError
+
+SMALL = """\
+import torch
+from torch.optim import AdamW
+from math import floor
+
+lr = 2e-4  # the rate
+size = (
+    1,
+    2)
+optim_type = AdamW
+tokenizer = dict(type='a')
+optim_wrapper = dict(optimizer=dict(type=optim_type, lr=lr), dtype=torch.float16)
+hooks = [dict(tokenizer=tokenizer), dict(tokenizer=tokenizer)]
+twice = floor(lr * 2e4) * 2
+"""
+
+
+def test_imports_become_names_and_the_standard_library_stays_real():
+    config = parse_config(SMALL, "c.py")
+    assert config == {
+        "lr": 2e-4,
+        "size": (1, 2),
+        "optim_type": Ref("torch.optim.AdamW"),
+        "tokenizer": {"type": "a"},
+        "optim_wrapper": {
+            "optimizer": {"type": Ref("torch.optim.AdamW"), "lr": 2e-4},
+            "dtype": Ref("torch.float16"),
+        },
+        "hooks": [{"tokenizer": {"type": "a"}}, {"tokenizer": {"type": "a"}}],
+        "twice": 8,
+    }
+
+
+def test_loading_imports_neither_torch_nor_transformers():
+    code = "import sys; from xtuner.config import parse_config; "
+    code += "parse_config('import torch\\nx = torch.float16', 'c.py'); "
+    code += "assert not {'torch', 'transformers', 'mmengine'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_one_dict_stays_one_object():
+    config = parse_config(SMALL, "c.py")
+    assert config.hooks[0].tokenizer is config.hooks[1].tokenizer is config.tokenizer
+
+
+def test_an_option_replaces_a_name_before_the_file_runs():
+    config = parse_config(SMALL, "c.py", {"lr": 1e-4, "size": (3,)})
+    assert (config.optim_wrapper.optimizer.lr, config.twice, config.size) == (1e-4, 4, (3,))
+    assert "lr = 0.0001  # the rate\n" in config.text
+
+
+def test_a_replaced_value_leaves_all_other_lines_where_they_were():
+    config = parse_config(SMALL, "c.py", {"size": 1})
+    assert config.text.splitlines()[8] == "optim_type = AdamW"
+
+
+def test_a_dotted_option_patches_the_result():
+    config = parse_config(SMALL, "c.py", {"optim_wrapper.optimizer.lr": 1.0, "hooks.1.extra": 5})
+    assert config.optim_wrapper.optimizer.lr == 1.0
+    assert config.lr == 2e-4
+    assert config.hooks[1].extra == 5
+
+
+def test_the_text_with_options_gives_the_same_config_again():
+    options = {"lr": 1e-4, "hooks.1.extra": [1], "work_dir": "there", "tokenizer.type": "é"}
+    config = parse_config(SMALL, "c.py", options)
+    assert parse_config(config.text, "c.py") == config
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("lrr", "--cfg-options lrr: no such name. Did you mean 'lr'?"),
+        ("optim_wraper.x", "the config has no 'optim_wraper'. Did you mean 'optim_wrapper'?"),
+        ("optim_wrapper.optimiser.lr", "optim_wrapper has no 'optimiser'. Did you mean 'optimizer'?"),
+        ("hooks.2.x", "hooks has 2 items, counted from 0; '2' is none"),
+        ("lr.x", "lr is 0.0002, not a dict or list"),
+    ],
+)
+def test_an_unknown_option_is_an_error_with_the_nearest_spelling(key, message):
+    with pytest.raises(ConfigError) as error:
+        parse_config(SMALL, "c.py", {key: 1})
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=1", 1),
+        ("a=1e-4", 1e-4),
+        ("a=true", True),
+        ("a=None", None),
+        ("a=[1,2]", [1, 2]),
+        ("a=(1,b)", (1, "b")),
+        ("a=x,y", ["x", "y"]),
+        ("a=../model", "../model"),
+        ("a=你是谁", "你是谁"),
+        ("a=b=c", "b=c"),
+    ],
+)
+def test_option_values(text, value):
+    assert parse_option(text) == ("a", value)
+
+
+def test_read_base_takes_names_of_another_file_and_the_text_stands_alone(tmp_path):
+    (tmp_path / "base.py").write_text("lr = 1\n\ndef f(row):\n    return row\n")
+    (tmp_path / "c.py").write_text(
+        "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+        "double = lr * 2\nmap_fn = f\n"
+    )
+    config = load_config(tmp_path / "c.py")
+    assert (config.lr, config.double) == (1, 2)
+    assert parse_config(config.text, "elsewhere.py").double == 2
+
+
+def test_an_error_in_the_file_names_its_line():
+    with pytest.raises(ConfigError, match=r"c\.py:2: ZeroDivisionError"):
+        parse_config("a = 1\nb = a / 0\n", "c.py")
+    with pytest.raises(ConfigError, match=r"c\.py:1: "):
+        parse_config("a = = 1\n", "c.py")
+
+
+def test_calling_an_imported_name_says_what_to_write():
+    with pytest.raises(ConfigError, match=r"c\.py:1: peft\.LoraConfig is called.*dict\(type=LoraConfig"):
+        parse_config("from peft import LoraConfig\nlora = LoraConfig(r=8)\n", "c.py")
+
+
+def test_a_system_template_can_be_extended():
+    config = parse_config(
+        "from xtuner.utils import SYSTEM_TEMPLATE\ns = SYSTEM_TEMPLATE.alpaca + 'x'\n", "c.py"
+    )
+    assert config.s.endswith("\nx")
+
+
+def test_missing_and_undecodable_files_are_named(tmp_path):
+    with pytest.raises(NotFoundError, match=r"there is no config file '.*none\.py'"):
+        load_config(tmp_path / "none.py")
+    (tmp_path / "c.py").write_bytes(b"a = '\xff'")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(tmp_path / "c.py")

@@ -1,0 +1,39 @@
+"""Which keys a config may have."""
+
+import pytest
+
+from xtuner.config.schema import check
+from xtuner.errors import ConfigError
+
+GOOD = {
+    "model": {"type": "m"},
+    "train_dataloader": {"batch_size": 1, "dataset": {}},
+    "optim_wrapper": {"type": "o"},
+    "train_cfg": {"max_epochs": 3, "by_epoch": True, "val_interval": 1},
+    "anything_of_the_users_own": 1,
+    "default_hooks": {"mine": {"type": "h"}},
+}
+
+
+def test_a_config_with_own_variables_and_hooks_passes():
+    assert check(GOOD) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "the config has no model"),
+        ({"train_dataloader": None, "train_dataloder": {}}, "Did you mean 'train_dataloder'?"),
+        ({"train_dataloader": {"batch_sise": 1}}, "has no key 'batch_sise'. Did you mean 'batch_size'?"),
+        ({"train_dataloader": {"batch_size": 0}}, "train_dataloader.batch_size is 0"),
+        ({"train_cfg": {"max_epochs": 1, "max_iters": 2}}, "needs either max_epochs or max_iters"),
+        ({"randomness": 3}, "randomness is 3; it must be a dict"),
+        ({"sequence_parallel_size": 2}, "set sequence_parallel_size = 1"),
+        ({"val_dataloader": {}}, "validation is not available"),
+        ({"default_hooks": {"chekpoint": None}}, "Did you mean 'checkpoint'?"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(change, message):
+    with pytest.raises(ConfigError) as error:
+        check({**GOOD, **change})
+    assert message in str(error.value)

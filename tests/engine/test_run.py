@@ -1,0 +1,191 @@
+"""The loop on a toy model: windows, resuming, faults, the files it leaves."""
+
+import json
+import logging
+import re
+
+import pytest
+import torch
+
+from xtuner.engine.run import RunOptions, build_run
+from xtuner.errors import CheckpointError, ConfigError, TrainingError
+
+
+def train(config, work_dir, **options):
+    run = build_run(config, RunOptions(work_dir=str(work_dir), **options))
+    run.train()
+    return run
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+def scalars(run):
+    lines = (run.log_dir / "vis_data" / "scalars.json").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(("batch_size", "counts"), [(2, 5), (5, 2), (10, 1)])
+def test_the_split_of_an_update_into_batches_does_not_matter(toy_config, tmp_path, batch_size, counts):
+    whole = train(toy_config(accumulative_counts=10, max_epochs=2, param_scheduler=[]), tmp_path / "a")
+    options = {"batch_size": batch_size, "accumulative_counts": counts, "param_scheduler": []}
+    split = train(toy_config(**options), tmp_path / "b")
+    assert torch.allclose(weights(whole), weights(split), atol=1e-6)
+
+
+def test_the_logged_loss_is_the_batchs_own_mean(toy_config, tmp_path):
+    config = toy_config(accumulative_counts=5, lr=0.0)
+    run = train(config, tmp_path)
+    dataset, model = run.train_dataloader.dataset, run.model
+    order = [i for batch in run.train_dataloader.batch_sampler for i in batch]  # of the second, last epoch
+    means = [float((model.net(dataset[i]["x"]) ** 2).detach()) for i in order]
+    logged = scalars(run)[-1]["loss"]  # smoothed over the ten last iterations
+    assert logged == pytest.approx(sum(means) / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [3, 6, 12, 15, 18])
+@pytest.mark.parametrize(
+    "options", [{}, {"accumulative_counts": 4}, {"batch_size": 3, "accumulative_counts": 2}]
+)
+def test_a_resumed_run_ends_in_the_same_bits(toy_config, tmp_path, stop, options):
+    """Dropout on, in the middle of an epoch and of a window."""
+    options = {"dropout": 0.3, "max_epochs": 2 if "batch_size" not in options else 6, **options}
+    config = toy_config(keep=-1, **options)
+    whole = train(config, tmp_path)
+    again = train(toy_config(keep=-1, **options), tmp_path, resume=str(tmp_path / f"iter_{stop}.pth"))
+    assert torch.equal(weights(whole), weights(again))
+    assert again.timestamp != whole.timestamp
+
+
+def test_bare_resume_passes_over_a_damaged_checkpoint(toy_config, tmp_path, caplog):
+    whole = train(toy_config(), tmp_path)
+    newest = tmp_path / "iter_20.pth"
+    newest.write_bytes(newest.read_bytes()[:3000])
+    again = train(toy_config(), tmp_path, resume=True)
+    assert "iter_20.pth is damaged" in caplog.text
+    assert "Resumed at iter 18 of 20" in caplog.text
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_the_work_dir(toy_config, tmp_path):
+    run = train(toy_config(), tmp_path)
+    stamp = run.timestamp
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(
+        [
+            f"{stamp}/{stamp}.log",
+            f"{stamp}/vis_data/{stamp}.json",
+            f"{stamp}/vis_data/config.py",
+            f"{stamp}/vis_data/scalars.json",
+            "iter_18.pth",
+            "iter_20.pth",
+            "last_checkpoint",
+            "toy.py",
+        ]
+    )
+    assert (tmp_path / "last_checkpoint").read_text().endswith("iter_20.pth")
+    assert list(scalars(run)[0]) == ["lr", "loss", "grad_norm", "time", "data_time", "iter", "memory", "step"]
+
+
+def test_the_log_line(toy_config, tmp_path):
+    run = train(toy_config(), tmp_path)
+    text = (run.log_dir / f"{run.timestamp}.log").read_text()
+    number = r"\d+\.\d{4}"
+    assert re.search(
+        rf"^\d{{4}}/\d\d/\d\d \d\d:\d\d:\d\d - mmengine - INFO - Iter\(train\) \[ 1/20\]  lr: 1\.0000e-03  "
+        rf"eta: 0:00:\d\d  time: {number}  data_time: {number}  memory: \d+  "
+        rf"loss: {number}  grad_norm: {number}$",
+        text,
+        re.M,
+    )
+    assert "Saving checkpoint at 3 iterations" in text
+
+
+def test_lines_and_checkpoints_by_epoch(toy_config, tmp_path):
+    options = {"default_hooks.checkpoint.by_epoch": True, "interval": 1, "log_processor": {"by_epoch": True}}
+    run = train(toy_config(**options), tmp_path)
+    text = (run.log_dir / f"{run.timestamp}.log").read_text()
+    assert "Epoch(train)  [2][ 5/10]  lr: " in text
+    assert "Saving checkpoint at 2 epochs" in text
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["epoch_1.pth", "epoch_2.pth"]
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(toy_config, tmp_path, caplog):
+    run = train(toy_config(poison=(4,)), tmp_path)
+    assert run.num_skipped_updates == 2  # once an epoch
+    assert "the update is skipped (1 so far). Rows in this update, counted from 0: 104" in caplog.text
+    assert torch.isfinite(weights(run)).all()
+
+
+def test_a_run_of_updates_that_are_not_finite_stops_and_names_the_rows(toy_config, tmp_path):
+    config = toy_config(poison=tuple(range(10)), max_nonfinite_updates=3)
+    with pytest.raises(TrainingError, match=r"3 updates in a row; the run stops\. Rows .*: 10\d\."):
+        train(config, tmp_path)
+
+
+def test_other_data_cannot_be_resumed(toy_config, tmp_path, monkeypatch):
+    train(toy_config(), tmp_path)
+    import engine_toys
+
+    monkeypatch.setattr(engine_toys.Rows, "key", "others")
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        train(toy_config(), tmp_path, resume=True)
+
+
+def test_weights_of_another_run_can_be_loaded(toy_config, tmp_path):
+    first = train(toy_config(), tmp_path / "a")
+    second = train(toy_config(lr=0.0, load_from=str(tmp_path / "a" / "iter_20.pth")), tmp_path / "b")
+    assert torch.equal(weights(first), weights(second))
+
+
+class Recorder:
+    """A user's hook: no base class, only methods."""
+
+    priority = "LOWEST"
+
+    def __init__(self):
+        self.calls = []
+
+    def before_train(self, runner):
+        self.calls.append("before_train")
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.calls.append((runner.iter, runner.epoch, batch_idx, sorted(outputs)))
+
+    def after_train_epoch(self, runner):
+        self.calls.append(f"epoch {runner.epoch}")
+
+
+def test_a_users_hook_is_told_of_every_moment(toy_config, tmp_path):
+    config = toy_config(batch_size=5, accumulative_counts=3)
+    config.custom_hooks = [{"type": Recorder}]
+    run = train(config, tmp_path)
+    (hook,) = [h for h in run.hooks if isinstance(h, Recorder)]
+    assert hook.calls == [
+        "before_train",
+        (0, 0, 0, ["loss"]),
+        (1, 0, 1, ["loss"]),
+        "epoch 0",
+        (2, 1, 0, ["grad_norm", "loss"]),
+        (3, 1, 1, ["grad_norm", "loss"]),
+        "epoch 1",
+    ]
+
+
+def test_what_is_no_hook_is_an_error(toy_config, tmp_path):
+    config = toy_config()
+    config.custom_hooks = [{"type": dict}]
+    with pytest.raises(ConfigError, match="dict is no hook"):
+        train(config, tmp_path)
+
+
+def test_a_read_only_work_dir_is_one_clear_error(toy_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to the work dir"):
+        train(toy_config(), tmp_path / "file")
+
+
+@pytest.fixture(autouse=True)
+def _propagate(caplog):
+    logging.getLogger("xtuner").propagate = True
+    caplog.set_level(logging.INFO, "xtuner")
