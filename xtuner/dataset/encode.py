@@ -1,0 +1,259 @@
+"""From conversations to token ids and which of them are trained, many rows in one call of the tokenizer.
+
+    {"input": "Q", "output": "A", "sep": "\\n"}, max_length 8
+    pieces    bos  Q          A      eos  sep
+    ids        1   45 12 99   7 31   2    13
+    trained    .   .  .  .    x x    x    .
+
+Input, output and sep are tokenised apart, so no token ever spans two of them; a text that comes again in a
+chunk of rows is tokenised once. What no longer fits into `max_length` tokens is cut off, except for a
+document to be learnt as a whole (no question, no end-of-sequence token): it goes on in the next sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from xtuner.dataset.map_fns.fields import text_or_empty
+from xtuner.errors import DataError, ModelError
+from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+
+Turn = Mapping[str, Any]
+Ids = np.ndarray
+
+IMAGE_IDS = np.array([IMAGE_TOKEN_INDEX], np.int32)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Samples one after the other: sample i is `ids[offsets[i]:offsets[i + 1]]` and came from row `rows[i]`.
+
+    `full_lengths` and `full_trained` tell, per row, its tokens and its trained tokens before any cut.
+    """
+
+    ids: Ids  # int32
+    trained: np.ndarray  # bool
+    offsets: np.ndarray  # int64, one more than there are samples
+    rows: np.ndarray  # int64
+    full_lengths: np.ndarray  # int64
+    full_trained: np.ndarray  # int64
+
+    def sample(self, index: int) -> tuple[Ids, np.ndarray]:
+        """Token ids and trained flags of one sample."""
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        return self.ids[span], self.trained[span]
+
+    def trained_counts(self) -> np.ndarray:
+        """The number of trained tokens of each sample."""
+        total = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
+        return total[self.offsets[1:]] - total[self.offsets[:-1]]
+
+
+class InvalidRowError(DataError):
+    """A row of the chunk cannot be encoded; `row` is its number in the chunk."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def encode_conversations(
+    conversations: Sequence[Sequence[Turn]],
+    tokenizer: Any,
+    max_length: int | None = None,
+    *,
+    input_ids_with_output: bool = True,
+    with_image_token: bool = False,
+    continue_documents: bool = False,
+) -> Encoded:
+    """The conversations as samples of at most `max_length` tokens, in order, each at least one sample.
+
+    `continue_documents` lets a document to be learnt as a whole go on in further samples instead of being
+    cut. Without `input_ids_with_output` only the question of a one-turn conversation is encoded.
+    """
+    bos, eos = begin_ids(tokenizer), end_ids(tokenizer)
+    texts: dict[str, int] = {}
+    plan: list[tuple[int | Ids, bool]] = []  # (number of a text or ids, trained)
+    row_ends = []
+    for row, turns in enumerate(conversations):
+        try:
+            _plan_row(turns, plan, texts, bos, eos, input_ids_with_output, with_image_token)
+        except DataError as error:
+            raise InvalidRowError(row, str(error)) from None
+        row_ends.append(len(plan))
+    try:
+        pieces = encode_texts(tokenizer, list(texts))
+    except (TypeError, UnicodeEncodeError):
+        _find_half_characters(conversations)
+        raise
+    arrays = [pieces[piece] if isinstance(piece, int) else piece for piece, _ in plan]
+    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+    ids = np.concatenate([*arrays, np.zeros(0, np.int32)])
+    flags = np.fromiter((trained for _, trained in plan), bool, len(plan))
+    trained = np.repeat(flags, lengths)
+    piece_offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = piece_offsets[np.array([0, *row_ends])]
+    continued = np.fromiter(
+        (continue_documents and is_document(turns) for turns in conversations), bool, len(conversations)
+    )
+    return _cut(ids, trained, offsets, continued, max_length)
+
+
+def is_document(turns: Sequence[Turn]) -> bool:
+    """Whether a conversation is text to be learnt as a whole: nothing asked and no end put to it."""
+    return bool(turns) and all(
+        turn.get("need_eos_token") is False and not turn.get("input") for turn in turns
+    )
+
+
+def begin_ids(tokenizer: Any) -> Ids:
+    """The ids that open a conversation: none for Qwen's tokenizers, ChatGLM's two marks, else bos if any."""
+    kind = type(tokenizer).__name__.lower()
+    if "qwen" in kind:
+        return np.zeros(0, np.int32)
+    if hasattr(tokenizer, "get_prefix_tokens"):
+        return np.array(tokenizer.get_prefix_tokens(), np.int32)
+    bos = tokenizer.bos_token_id
+    return np.array([] if bos is None else [bos], np.int32)
+
+
+def end_ids(tokenizer: Any) -> Ids:
+    """The ids that end an answer; empty where the tokenizer has no end-of-sequence token."""
+    eos = tokenizer.eos_token_id
+    return np.array([] if eos is None else [eos], np.int32)
+
+
+def encode_texts(tokenizer: Any, texts: list[str]) -> list[Ids]:
+    """The ids of each text on its own, without special tokens around it, from one call of the tokenizer."""
+    if not texts:
+        return []
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and _is_plain(tokenizer, backend):
+        return [np.array(e.ids, np.int32) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    encoded = tokenizer(texts, add_special_tokens=False, padding=False, truncation=False)["input_ids"]
+    return [np.array(ids, np.int32) for ids in encoded]
+
+
+def _find_half_characters(conversations: Sequence[Sequence[Turn]]) -> None:
+    """Raise for the first row with half of a surrogate pair, which JSON can spell but no text can hold."""
+    for row, turns in enumerate(conversations):
+        for turn in turns:
+            for key in ("input", "output", "sep"):
+                try:
+                    _text(turn, key).encode("utf-8")
+                except UnicodeEncodeError as error:
+                    raise InvalidRowError(
+                        row,
+                        f"{key} holds half of a character at position {error.start}; write it out in full",
+                    ) from None
+
+
+def _is_plain(tokenizer: Any, backend: Any) -> bool:
+    """Whether the Rust tokenizer alone gives what the Python object around it gives.
+
+    It does where neither padding, truncation nor literal special tokens are set and nothing is overridden.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    kept = ("__call__", "_encode_plus", "_batch_encode_plus")
+    return (
+        backend.padding is None
+        and backend.truncation is None
+        and not backend.encode_special_tokens
+        and not getattr(tokenizer, "split_special_tokens", False)
+        and isinstance(tokenizer, PreTrainedTokenizerFast)
+        and all(
+            getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name, None)
+            for name in kept
+        )
+    )
+
+
+def _plan_row(
+    turns: Sequence[Turn],
+    plan: list[tuple[int | Ids, bool]],
+    texts: dict[str, int],
+    bos: Ids,
+    eos: Ids,
+    with_output: bool,
+    with_image: bool,
+) -> None:
+    """Append the pieces of one conversation to `plan`, and texts not met before to `texts`."""
+    if not with_output and len(turns) > 1:
+        raise DataError(f"only a question is to be encoded, and the conversation has {len(turns)} turns")
+    opens = True
+    for turn in turns:
+        if opens and len(bos):
+            plan.append((bos, False))
+        for piece in _input_pieces(_text(turn, "input"), with_image):
+            plan.append((texts.setdefault(piece, len(texts)) if isinstance(piece, str) else piece, False))
+        if not with_output:
+            return
+        output = _text(turn, "output")
+        trained = _flag(turn, "output_with_loss")
+        if output:
+            plan.append((texts.setdefault(output, len(texts)), trained))
+        opens = _flag(turn, "need_eos_token")
+        if opens:
+            if not len(eos):
+                raise ModelError(
+                    "the tokenizer has no end-of-sequence token to end an answer with: "
+                    "give it one, such as tokenizer = dict(..., eos_token='<|im_end|>')"
+                )
+            plan.append((eos, trained))
+        sep = _text(turn, "sep")
+        if sep:
+            plan.append((texts.setdefault(sep, len(texts)), False))
+
+
+def _input_pieces(words: str, with_image: bool) -> list[str | Ids]:
+    if not with_image or DEFAULT_IMAGE_TOKEN not in words:
+        return [words] if words else []
+    pieces: list[str | Ids] = []
+    for number, part in enumerate(words.split(DEFAULT_IMAGE_TOKEN)):
+        pieces += ([IMAGE_IDS] if number else []) + ([part] if part else [])
+    return pieces
+
+
+def _text(turn: Turn, key: str) -> str:
+    """The text under `key`; a missing or null one is empty, as some loaders fill absent keys with null."""
+    value = turn.get(key)
+    if isinstance(value, str):
+        return value
+    return text_or_empty(turn, key) if key in turn else ""
+
+
+def _flag(turn: Turn, key: str) -> bool:
+    """The flag under `key`; a missing or null one is true."""
+    value = turn.get(key)
+    return True if value is None else bool(value)
+
+
+def _cut(
+    ids: Ids, trained: np.ndarray, offsets: np.ndarray, continued: np.ndarray, max_length: int | None
+) -> Encoded:
+    """Rows as samples of at most `max_length` tokens: cut off, or going on where `continued` says so."""
+    lengths = np.diff(offsets)
+    rows = np.arange(len(lengths), dtype=np.int64)
+    total = np.concatenate([[0], np.cumsum(trained, dtype=np.int64)])
+    full_trained = total[offsets[1:]] - total[offsets[:-1]]
+    if max_length is None or not len(lengths) or lengths.max() <= max_length:
+        return Encoded(ids, trained, offsets, rows, lengths, full_trained)
+    kept = np.where(continued, lengths, np.minimum(lengths, max_length))
+    position = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
+    inside = position < np.repeat(kept, lengths)
+    windows = np.maximum(1, -(-kept // max_length))
+    sample_rows = np.repeat(rows, windows)
+    window = np.arange(len(sample_rows)) - np.repeat(np.cumsum(windows) - windows, windows)
+    sample_lengths = np.minimum(max_length, kept[sample_rows] - window * max_length)
+    sample_offsets = np.concatenate([[0], np.cumsum(sample_lengths)])
+    return Encoded(ids[inside], trained[inside], sample_offsets, sample_rows, lengths, full_trained)
+
+
+def labels_of(ids: Ids, trained: np.ndarray, ignore_index: int) -> np.ndarray:
+    """What the model is to predict: the ids themselves where trained, else `ignore_index`; int64."""
+    return np.where(trained, ids, ignore_index).astype(np.int64)
