@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,22 +26,33 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.errors import ModelError
+from xtuner.log import logger
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "xtuner"
 # Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
 QUERY_BLOCK = 1024
 
-# Proven by tests/model/test_attention.py: packed logits equal those of each sample alone.
-ISOLATING_FAMILIES = frozenset(
-    "cohere cohere2 deepseek_v2 deepseek_v3 ernie4_5 exaone4 gemma gemma2 gemma3_text glm glm4 gpt2 gpt_neox "
-    "granite internlm internlm2 internlm3 llama ministral mistral mixtral olmo2 phi phi3 qwen2 qwen2_moe qwen3 "
-    "qwen3_moe seed_oss smollm3 starcoder2".split()
-)
-# Known to mix packed samples: positions from the mask, sinks, ALiBi, or a state carried along the row.
-LEAKING_FAMILIES = frozenset(
-    "bamba bloom falcon falcon_h1 falcon_mamba gpt_oss granitemoehybrid jamba kimi_linear lfm2 mamba mamba2 minimax "
-    "mpt nemotron_h opt qwen3_5 qwen3_5_moe qwen3_5_text qwen3_next recurrent_gemma rwkv zamba zamba2".split()
-)
+# fmt: off
+# Proven by tests/model/test_attention.py: packed logits equal stock logits of each sample alone.
+ISOLATING_FAMILIES = frozenset({
+    "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma2",
+    "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neox", "granite", "granitemoe",
+    "internlm", "internlm2", "internlm3", "llama", "ministral", "mistral", "mixtral", "olmo2",
+    "olmo3", "opt", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss",
+    "smollm3", "starcoder2",
+})
+# Known to mix packed samples: ALiBi, or a state carried along the row.
+LEAKING_FAMILIES = frozenset({
+    "bamba", "bloom", "falcon", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba",
+    "kimi_linear", "lfm2", "mamba", "mamba2", "minimax", "mpt", "nemotron_h", "qwen3_5",
+    "qwen3_5_moe", "qwen3_5_text", "qwen3_next", "recurrent_gemma", "rwkv", "zamba", "zamba2",
+})
+# Their attention has learned sinks, which neither sdpa nor the varlen kernels know.
+SINK_FAMILIES = frozenset({"deepseek_v4", "gpt_oss"})
+# fmt: on
 
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
@@ -64,9 +76,10 @@ def register_attention() -> None:
     AttentionMaskInterface.register(NAME, _mask)
 
 
-def supports_attention(model_class: type) -> bool:
-    """Whether the family asks transformers' attention interface, so that ours can serve it."""
-    return bool(getattr(model_class, "_supports_attention_backend", False))
+def supports_attention(model_class: type, config: Any) -> bool:
+    """Whether the family asks transformers' attention interface for what ours can do."""
+    asks = bool(getattr(model_class, "_supports_attention_backend", False))
+    return asks and config.get_text_config().model_type not in SINK_FAMILIES
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -86,10 +99,12 @@ def attention(
     sliding_window: int | None = None,
     softcap: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
-    max_length_q: int | None = None,
+    max_length_q: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads."""
+    if kwargs.get("s_aux") is not None:
+        raise ModelError("This model has attention sinks: set attn_implementation = 'eager' in model.llm")
     if cu_seq_lens_q is None:
         if softcap is not None:
             return _soft_capped(query, key, value, attention_mask, scaling, dropout, softcap), None
@@ -99,6 +114,7 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     assert query.shape[0] == 1, "a packed batch is one row"
+    assert kwargs.get("position_bias") is None, "a position bias has no packed form here"
     kernel = _varlen_kernel(query, value, dropout, softcap)
     if kernel is not None:
         return kernel(
@@ -225,47 +241,58 @@ def _torch_varlen(query, key, value, borders, longest, scaling, dropout, window,
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
-    return varlen_attn(
+    out: Any = varlen_attn(
         q, k, v, borders, borders, longest, longest, scale=scaling,
         window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
-    )[None]  # fmt: skip
+    )  # fmt: skip
+    return out[None]
 
 
-def check_isolation(model: torch.nn.Module) -> None:
+def check_isolation(model: PreTrainedModel) -> None:
     """Raise ModelError where packed samples of this model would see each other.
 
     Families in `ISOLATING_FAMILIES` are proven; any other is tried once with two samples of four tokens.
     """
     family = model.config.get_text_config().model_type
-    if family in ISOLATING_FAMILIES:
+    if family in ISOLATING_FAMILIES and model.config._attn_implementation == NAME:
         return
     if family in LEAKING_FAMILIES or _leaks(model):
         raise ModelError(
-            f"Models of the family '{family}' mix the samples of a batch, so several samples cannot share one: "
+            f"Models of the family '{family}' mix the samples of a batch, so several cannot share one: "
             "set pack_to_max_length = False and batch_size = 1 (and raise accumulative_counts instead)"
         )
 
 
 @torch.no_grad()
-def _leaks(model: torch.nn.Module) -> bool:
+def _leaks(model: PreTrainedModel) -> bool:
+    """Whether the second of two packed samples differs from the same sample alone, by stock attention."""
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    was_training = model.training
+    was_training, implementation = model.training, model.config._attn_implementation
     model.eval()
     try:
         with packed_batch():
             together = model(**packed_inputs(ids, [0, 4, 8])).logits[0, 4:]
-            alone = model(**packed_inputs(ids[:, 4:], [0, 4])).logits[0]
-    except (ValueError, TypeError, RuntimeError):
+        if implementation == NAME:
+            _base(model).set_attn_implementation("eager")
+        alone = model(input_ids=ids[:, 4:], use_cache=False).logits[0]
+    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
+        logger.warning(f"A packed batch failed: {type(error).__name__}: {error}")
         return True
     finally:
+        if model.config._attn_implementation != implementation:
+            _base(model).set_attn_implementation(implementation)
         model.train(was_training)
-    error = (together - alone).float().norm() / alone.float().norm()
-    return not error < (1e-3 if together.dtype in (torch.float32, torch.float64) else 5e-2)
+    difference = (together - alone).float().norm() / alone.float().norm()
+    return not difference < (1e-3 if together.dtype in (torch.float32, torch.float64) else 5e-2)
+
+
+def _base(model: Any) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def packed_inputs(input_ids: Tensor, borders: list[int]) -> dict[str, Any]:
     """Model arguments of one flattened row `[1, N]` whose samples lie between `borders`."""
-    lengths = [b - a for a, b in zip(borders, borders[1:])]
+    lengths = [b - a for a, b in itertools.pairwise(borders)]
     device = input_ids.device
     cu_seq_lens = torch.tensor(borders, dtype=torch.int32, device=device)
     position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)

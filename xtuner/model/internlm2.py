@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
@@ -30,12 +31,12 @@ from transformers.models.llama.modeling_llama import (
 
 
 class HubRopeConfig(LlamaConfig):
-    """A Llama config written in the words of the InternLM hub folders: `bias`, `rope_theta`, `rope_scaling`."""
+    """A Llama config in the words of InternLM's hub folders: `bias`, `rope_theta`, `rope_scaling`."""
 
     base_model_tp_plan = {}  # noqa: RUF012 - transformers' own way to say so
 
     def to_dict(self) -> dict[str, Any]:
-        """The config's fields; rope as `rope_theta` and `rope_scaling`, which other readers of the folder know."""
+        """The config's fields; rope as `rope_theta` and `rope_scaling`, which other programs read."""
         fields = super().to_dict()
         rope = dict(fields.pop("rope_parameters", None) or {})
         fields["rope_theta"] = rope.pop("rope_theta", None)
@@ -56,15 +57,24 @@ class InternLM2Config(HubRopeConfig):
 
 
 class DynamicRotaryEmbedding(LlamaRotaryEmbedding):
-    """Llama's rotary embedding; a dynamic base follows the length at hand, not the longest one ever seen.
+    """Llama's rotary embedding; a dynamic base follows the sample's own length.
 
-    With a memory of earlier lengths a resumed run could not repeat the interrupted one.
+    Llama's follows the longest length seen so far: packed samples would depend on each other, and a
+    resumed run could not repeat the interrupted one.
     """
 
     def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        if self.rope_type == "dynamic":
-            self.max_seq_len_cached = self.original_max_seq_len
-            self.inv_freq = self.original_inv_freq.to(x.device)
+        if self.rope_type != "dynamic":
+            return super().forward(x, position_ids)
+        starts = (position_ids[0, 1:] == 0).nonzero().flatten() + 1
+        # A batch of several rows is not packed: zeros there are padding.
+        samples = position_ids.tensor_split(starts.tolist() if len(position_ids) == 1 else 1, dim=1)
+        parts = [self._forward_sample(x, sample) for sample in samples]
+        return torch.cat([cos for cos, _ in parts], dim=1), torch.cat([sin for _, sin in parts], dim=1)
+
+    def _forward_sample(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        self.max_seq_len_cached = self.original_max_seq_len
+        self.inv_freq = self.original_inv_freq.to(x.device)  # type: ignore[assignment]
         return super().forward(x, position_ids)
 
 
@@ -73,13 +83,13 @@ class InternLM2Attention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.num_key_value_heads = config.num_key_value_heads
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.head_dim: int = config.head_dim  # type: ignore[assignment]
+        self.num_key_value_heads: int = config.num_key_value_heads  # type: ignore[assignment]
+        self.num_key_value_groups = config.num_attention_heads // self.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.attention_dropout = config.attention_dropout
         self.is_causal = True
-        rows = (config.num_attention_heads + 2 * config.num_key_value_heads) * self.head_dim
+        rows = (config.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
         self.wqkv = nn.Linear(config.hidden_size, rows, bias=config.bias)
         self.wo = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=config.bias)
 
@@ -168,13 +178,13 @@ class InternLM2Model(InternLM2PreTrainedModel, LlamaModel):
         self.post_init()
 
     @property
-    def embed_tokens(self) -> nn.Module:
+    def embed_tokens(self) -> nn.Module:  # type: ignore[override]
         return self.tok_embeddings
 
     def get_input_embeddings(self) -> nn.Module:
         return self.tok_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.tok_embeddings = value
 
 
@@ -205,5 +215,5 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, LlamaForCausalLM):
     def get_output_embeddings(self) -> nn.Module:
         return self.output
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
         self.output = new_embeddings

@@ -119,7 +119,7 @@ def backend_from_sentencepiece(path: str | Path, added: Mapping[int, str] | None
 def _read(path: Path) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
-    proto = sentencepiece_model_pb2.ModelProto()
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
     try:
         proto.ParseFromString(path.read_bytes())
     except Exception as error:

@@ -118,6 +118,7 @@ def load_llm(
     path = kwargs.get("pretrained_model_name_or_path")
     if path is None:  # made by something else than from_pretrained; nothing to decide
         llm = factory(**kwargs)
+        use_our_attention(llm)
     else:
         check_model_folder(path)
         config = load_config(path, trust_remote_code=bool(kwargs.get("trust_remote_code")))
@@ -129,10 +130,8 @@ def load_llm(
     return llm
 
 
-def prepare_for_training(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Our attention, safe 4-bit layers and an embedding that holds every token, on a model just loaded."""
-    register_families()
-    use_our_attention(llm)
+def prepare_for_training(llm: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Safe 4-bit layers and an embedding that holds every token, on a model just loaded."""
     keep_4bit_weights_unpacked(llm)
     if tokenizer is not None:
         resize_embeddings(llm, tokenizer)
@@ -167,7 +166,7 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
         dtype = torch.float32
     else:
         dtype = compute_dtype(asked or as_dtype(getattr(config, "dtype", None)), device)
-    if _is_quantized(quantization) and hasattr(quantization, "bnb_4bit_compute_dtype"):
+    if quantization is not None and hasattr(quantization, "bnb_4bit_compute_dtype"):
         quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
     if "device_map" in kwargs and kwargs["device_map"] is not None:
         say_once(f"device_map={kwargs['device_map']!r}: each process trains on its own device, {device}", 20)
@@ -191,12 +190,15 @@ def _is_quantized(quantization: Any) -> bool:
 def _attention_for(asked: str | None, config: Any, device: torch.device) -> str | None:
     if asked and asked.startswith("flash_attention") and device.type == "cuda":
         return asked
-    if asked and asked not in ("eager", "sdpa", attention.NAME):
+    if asked in ("eager", "sdpa"):
+        say_once(f"attn_implementation={asked!r} makes square masks for packed samples; ours needs none", 20)
+        return asked
+    if asked and asked != attention.NAME:
         say_once(f"attn_implementation={asked!r} is not there on {device.type}: ours is used instead", 20)
     from transformers import AutoModelForCausalLM
 
-    model_class = AutoModelForCausalLM._model_mapping.get(type(config), None)
-    return attention.NAME if model_class is not None and attention.supports_attention(model_class) else None
+    model_class: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    return attention.NAME if model_class and attention.supports_attention(model_class, config) else None
 
 
 def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
@@ -273,8 +275,8 @@ def extend_context(config: Any, length: int) -> None:
         if have is not None and length <= have:
             return
         raise ConfigError(
-            f"model.max_position_embeddings = {length}: models of the family '{config.model_type}' have no rotary "
-            "positions that could be scaled; remove it"
+            f"model.max_position_embeddings = {length}: models of the family '{config.model_type}' have "
+            "no rotary positions that could be scaled; remove it"
         )
     kind = rope.get("rope_type", "default")
     factor = rope.get("factor", 1.0) if kind == "linear" else 1.0
@@ -282,23 +284,20 @@ def extend_context(config: Any, length: int) -> None:
         return
     if kind not in ("default", "linear"):
         raise ConfigError(
-            f"model.max_position_embeddings = {length}: the model has {have} positions and already scales its rope "
-            f"by '{kind}'; remove max_position_embeddings, or change rope_scaling in the model's config.json"
+            f"model.max_position_embeddings = {length}: the model has {have} positions and already scales "
+            f"its rope by '{kind}'; remove it, or change rope_scaling in the model's config.json"
         )
     config.rope_parameters = {**rope, "rope_type": "linear", "factor": float(math.ceil(length / have))}
     say_once(f"Rope is scaled linearly by {math.ceil(length / have)}: from {have} to {length} positions", 20)
 
 
 def use_our_attention(llm: PreTrainedModel) -> None:
-    """Let `llm` attend through our function where its family can; FlashAttention on a GPU stays."""
-    if not attention.supports_attention(type(llm)):
-        return
-    current = llm.config._attn_implementation or ""
-    if current != attention.NAME and not (current.startswith("flash") and llm.device.type == "cuda"):
+    """Let a model made elsewhere attend through our function where its family can."""
+    if attention.supports_attention(type(llm), llm.config):
         llm.set_attn_implementation(attention.NAME)
 
 
-def keeps_logits(llm: torch.nn.Module) -> bool:
+def keeps_logits(llm: Any) -> bool:
     """Whether the model's forward takes positions at which alone the head is computed."""
     base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
     return "logits_to_keep" in inspect.signature(base.forward).parameters
@@ -311,11 +310,11 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
     """
     for module in llm.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - bitsandbytes' attribute
 
 
 @torch.no_grad()
-def resize_embeddings(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Rows for all tokens of `tokenizer`: padded to a multiple of 64, new rows the mean of the old ones."""
     old = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) <= old:
@@ -330,7 +329,7 @@ def resize_embeddings(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; folder code is used only where no installed code knows it."""
+    """The tokenizer of a model folder or hub name; a folder's code runs only where none installed serves."""
     from transformers import AutoTokenizer
 
     register_families()
@@ -378,7 +377,7 @@ def load_for_chat(
         "trust_remote_code": not is_native(config),
     }
     logger.info(f"Load LLM from {path}")
-    model = _call(AutoModelForCausalLM.from_pretrained, kwargs, str(path))
+    model: Any = _call(AutoModelForCausalLM.from_pretrained, kwargs, str(path))
     if adapter is not None:
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")

@@ -26,7 +26,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _HEADS = {"lm_head", "output_layer"}
 
 
-def linear_layer_names(model: nn.Module) -> list[str]:
+def linear_layer_names(model: Any) -> list[str]:
     """Last words of the names of all linear layers (quantised ones too) except the output head."""
     from transformers.pytorch_utils import Conv1D
 
@@ -89,7 +89,7 @@ def _check_targets(llm: nn.Module, targets: Any) -> None:
 
 
 def _trained_weights_to_fp32(model: nn.Module) -> None:
-    """peft makes adapters fp32 itself; copies in `modules_to_save` must follow and still fit their neighbours."""
+    """peft makes adapters fp32 itself; copies in `modules_to_save` must follow and still fit in."""
     from peft.utils import ModulesToSaveWrapper
 
     for module in model.modules():
@@ -171,18 +171,19 @@ def load_adapter_weights(model: nn.Module, weights: dict[str, torch.Tensor], sou
             )
     if extra := [n for n in weights if n not in wanted and ".lora_" in n]:
         raise ModelError(
-            f"The adapter {source} has {len(extra)} weights for which {_name(model)} has no layer, as {extra[0]}"
+            f"The adapter {source} has {len(extra)} weights for which {_name(model)} has no layer, "
+            f"as {extra[0]}"
         )
     set_peft_model_state_dict(model, weights)
 
 
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
-    """`model` (with adapter) whose adapter starts from `path`: an adapter folder or a checkpoint of a LoRA run."""
+    """`model` whose adapter now starts from `path`: an adapter folder or a checkpoint of a LoRA run."""
     path = Path(path)
     if path.is_dir():
         load_adapter_weights(model, read_adapter(path), str(path))
     elif path.is_file():
-        saved = read_weights(path)
+        saved: Any = read_weights(path)
         saved = saved.get("state_dict", saved)
         load_adapter_weights(
             model, {adapter_key(PREFIX + n.removeprefix(PREFIX)): v for n, v in saved.items()}, str(path)

@@ -20,7 +20,7 @@ CHUNK = 512
 
 
 def trained_positions(labels: Tensor, borders: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-    """Positions whose next token is trained, and those tokens; `labels` is `[N]`, samples lie between `borders`."""
+    """Positions whose next token is trained, and those tokens; `labels [N]`, samples end at `borders`."""
     targets = torch.roll(labels, -1)
     last = torch.as_tensor(borders, device=labels.device, dtype=torch.long)[1:] - 1
     targets[last] = IGNORE_INDEX
@@ -57,7 +57,7 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross entropies of `logits [M, V]` against `targets [M]`, computed in fp32 by chunks of rows."""
+    """Sum of the cross entropies of `logits [M, V]` against `targets [M]`, in fp32 by chunks of rows."""
     return _CrossEntropySum.apply(logits, targets)
 
 

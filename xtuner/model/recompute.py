@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from xtuner.log import logger
 
@@ -12,7 +13,7 @@ TOKENS = 8192
 MARGIN = 2
 
 
-def enable_recompute(llm: nn.Module) -> None:
+def enable_recompute(llm: Any) -> None:
     """Turn recomputation on in every layer of `llm` (not re-entrant, so frozen inputs are fine)."""
     base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
     enable = getattr(base, "activation_checkpointing_enable", None)
@@ -22,7 +23,7 @@ def enable_recompute(llm: nn.Module) -> None:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def memory_is_short(llm: nn.Module) -> bool:
+def memory_is_short(llm: Any) -> bool:
     """Whether activations of a usual batch might not fit beside what is already in memory."""
     config = llm.config.get_text_config()
     bytes_per_value = 4 if llm.dtype == torch.float32 else 2

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
-from xtuner.model import attention, lora, loading
+from xtuner.model import attention, loading, lora
 from xtuner.model.loss import cross_entropy_sum, trained_positions
 from xtuner.utils.constants import IGNORE_INDEX
 
@@ -43,7 +43,7 @@ class SupervisedFinetune(nn.Module):
         super().__init__()
         if use_varlen_attn:
             say_once("use_varlen_attn: packed samples never attend to each other, with or without it", 20)
-        self.llm = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
+        self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
         self.uses_adapter = lora is not None or peft_model is not None
         self.use_activation_checkpointing = _set_recompute(self.llm, use_activation_checkpointing)
         self._isolation_checked = False
@@ -55,7 +55,7 @@ class SupervisedFinetune(nn.Module):
         mode: str = "loss",
         num_items: int | Tensor | None = None,
     ) -> Any:
-        """`{"loss"}` (mode "loss"), one `{"logits": [T, V]}` a row ("predict"), or the model's output ("tensor").
+        """`{"loss"}` ("loss"), one `{"logits": [T, V]}` a row ("predict"), or the model's output ("tensor").
 
         The loss is the sum over trained tokens divided by `num_items`, or by their own count.
         """
@@ -100,7 +100,7 @@ class SupervisedFinetune(nn.Module):
     def device(self) -> torch.device:
         return self.llm.device
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What is trained: all weights under `llm.`, or with LoRA those of the adapter."""
         state = super().state_dict(*args, **kwargs)
         if not self.uses_adapter:
@@ -114,7 +114,7 @@ class SupervisedFinetune(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load what `state_dict` saved; with `strict`, CheckpointError where it lacks or exceeds the trained part."""
+        """Load what `state_dict` saved; `strict`: CheckpointError where it lacks or exceeds that."""
         trained = set(self.state_dict())
         try:
             result = super().load_state_dict(state_dict, strict=False, assign=assign)
@@ -124,7 +124,8 @@ class SupervisedFinetune(nn.Module):
         unexpected = [name for name in state_dict if name not in trained]
         if strict and (missing or unexpected):
             raise CheckpointError(
-                f"The checkpoint does not fit the model: {_some('missing', missing)}{_some('unexpected', unexpected)}"
+                "The checkpoint does not fit the model: "
+                + "; ".join(_some("missing", missing) + _some("unexpected", unexpected))
             )
         return type(result)(missing, unexpected)
 
@@ -147,20 +148,23 @@ def build_llm(
     """The language model to train: loaded or taken as it is, then with an adapter where one is asked for."""
     lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
     full = lora_cfg is None and peft_model is None
+    model: Any = llm
     if isinstance(llm, nn.Module):
         if max_position_embeddings:
             raise ConfigError(
                 "model.max_position_embeddings needs model.llm as a dict: rope is scaled before loading"
             )
-        loading.prepare_for_training(llm, tokenizer)
+        loading.register_families()
+        loading.use_our_attention(model)
+        loading.prepare_for_training(model, tokenizer)
     else:
-        llm = loading.load_llm(
+        model = loading.load_llm(
             dict(llm), tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
         )
     if lora_cfg is not None:
-        llm = lora.apply_lora(llm, lora_cfg)
-        return lora.continue_from(llm, peft_model) if peft_model else llm
-    return lora.attach_adapter(llm, peft_model, trainable=True) if peft_model else llm
+        model = lora.apply_lora(model, lora_cfg)
+        return lora.continue_from(model, peft_model) if peft_model else model
+    return lora.attach_adapter(model, peft_model, trainable=True) if peft_model else model
 
 
 def flatten(data: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:
@@ -188,9 +192,7 @@ def _borders(data: dict[str, Any]) -> list[int]:
         inner = (
             data["cumulative_len"][row].tolist() if data.get("cumulative_len") is not None else [0, length]
         )
-        assert inner[0] == 0 and inner[-1] == length, (
-            f"row {row} has {length} tokens, its borders are {inner}"
-        )
+        assert (inner[0], inner[-1]) == (0, length), f"row {row} has {length} tokens, its borders are {inner}"
         offset = borders[-1]
         borders += [offset + b for b in inner[1:]]
     return borders
@@ -204,8 +206,8 @@ def _unflatten(logits: Tensor, data: dict[str, Any]) -> Tensor:
     return rows
 
 
-def _some(word: str, names: list[str]) -> str:
-    return f"{len(names)} weights are {word}, as {names[0]}; " if names else ""
+def _some(word: str, names: list[str]) -> list[str]:
+    return [f"{len(names)} weights are {word}, as {names[0]}"] if names else []
 
 
 def _set_recompute(llm: nn.Module, wanted: bool | None) -> bool:
