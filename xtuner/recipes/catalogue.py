@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import NotFoundError, did_you_mean
+from xtuner.recipes import special
 from xtuner.recipes.datasets import DATASETS, Dataset
 from xtuner.recipes.methods import METHODS, VARIANTS, Method
 from xtuner.recipes.models import MODELS, Model
@@ -92,6 +93,8 @@ def _listed() -> dict[str, Recipe]:
                 recipe = _compose(f"{model.name}_{method}_{ending}")
                 assert recipe, f"{model.name} lists {data}, which no row of the tables makes"
                 recipes.append(recipe)
+    for name, (model, method, data, changes) in special.RECIPES.items():
+        recipes.append(Recipe(name, MODELS[model], METHODS[method], DATASETS[data], changes))
     return {recipe.name: recipe for recipe in recipes}
 
 
@@ -101,6 +104,10 @@ def _compose(name: str) -> Recipe | None:
         model, _, rest = name.partition(f"_{method.name}_")
         parts = re.fullmatch(r"(.+)_e(\d+)(?:_(.+))?", rest)
         if model in MODELS and parts and parts[1] in DATASETS and (parts[3] or "") in VARIANTS:
-            changes = {"max_epochs": int(parts[2]), **VARIANTS[parts[3] or ""]}
+            changes = {
+                "max_epochs": int(parts[2]),
+                **VARIANTS[parts[3] or ""],
+                **special.CHANGES.get(name, {}),
+            }
             return Recipe(name, MODELS[model], method, DATASETS[parts[1]], changes)
     return None

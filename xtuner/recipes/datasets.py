@@ -17,6 +17,7 @@ from xtuner.recipes import texts
 from xtuner.recipes.methods import INTERN_COSINE
 from xtuner.recipes.page import Code
 
+PATHS = ("_path", "data_files", "dataset_folder")
 TEMPLATED = {"type": Code("template_map_fn_factory"), "template": Code("prompt_template")}
 
 
@@ -37,7 +38,6 @@ class Dataset:
     sources: list[Source]
     changes: dict[str, Any] = field(default_factory=dict)
     epochs: int = 3
-    joined: str = "train_dataset"  # variable of the sources together
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Dataset:
     @property
     def path_settings(self) -> list[str]:
         """The settings that name the user's data; exactly one where a single file can replace it."""
-        return [name for name in self.settings if name.endswith(("_path", "_files", "_folder"))]
+        return [name for name in self.settings if name.endswith(PATHS)]
 
 
 def _rows(
@@ -66,7 +66,7 @@ def _rows(
         "dataset": load or {"type": Code("load_dataset"), "path": Code(setting)},
         "tokenizer": Code("tokenizer"),
         "max_length": Code("max_length"),
-        "dataset_map_fn": Code(map_fn) if map_fn else None,
+        **({"dataset_map_fn": Code(map_fn)} if map_fn else {}),
         "template_map_fn": TEMPLATED,
         "remove_unused_columns": True,
         "shuffle_before_pack": True,
@@ -123,6 +123,15 @@ def _system(name: str) -> Code:
 ALPACA_CHAT = {"SYSTEM": _system("alpaca"), "evaluation_inputs": texts.SIGHTS}
 PLAIN_CHAT = {"SYSTEM": "", "evaluation_inputs": texts.SIGHTS}
 CODE_CHAT = {"SYSTEM": _system("coder"), "evaluation_inputs": texts.CODE}
+WATCHED = {"window_size": 1, "mean_pattern": ".*(loss|time|data_time|grad_norm|tflops).*"}
+INTERN_SAMPLER = {
+    "sampler": {"type": Code("InternRepoSampler"), "shuffle": True, "seed": 1024},
+    "batch_sampler": {
+        "type": Code("BatchSampler"),
+        "drop_last": True,
+        "batch_size": Code("batch_size"),
+    },
+}
 # A configuration in which InternLM's own trainer learns: long rows, each of which is an update.
 INTERN = {
     "use_varlen_attn": True,
@@ -136,9 +145,10 @@ INTERN = {
     "warmup_ratio": None,
     "warm_up_ratio": 0.025,
     "warmup": INTERN_COSINE,
-    "sampler": "intern",
+    "sampler": INTERN_SAMPLER,
     "amp_dtype": None,
-    "log_interval": 1,
+    "log_every": 1,
+    "log_processor": WATCHED,
     "hooks": ["ThroughputHook"],
     "info": {"is_intern_repo_dataset": True},
     **PLAIN_CHAT,
@@ -271,9 +281,273 @@ ROWS = [
         },
         epochs=1,
     ),
-    Dataset("finetune_custom_dataset", [_rows(PLACEHOLDER, None, **OWN_FILES)], INTERN, epochs=1),
+    Dataset(
+        "finetune_custom_dataset",
+        [_rows(PLACEHOLDER, None, **OWN_FILES, dataset_map_fn=None)],
+        INTERN,
+        epochs=1,
+    ),
 ]
-DATASETS = {dataset.name: dataset for dataset in ROWS}
+
+
+def _pairs(name: str, load: dict[str, Any], map_fn: str | None) -> Dataset:
+    """Chosen and rejected answers."""
+    config = {
+        "type": Code("build_preference_dataset"),
+        "dataset": load,
+        "tokenizer": Code("tokenizer"),
+        "max_length": Code("max_length"),
+        "dataset_map_fn": Code(map_fn) if map_fn else None,
+        "is_dpo": True,
+        "is_reward": False,
+        "reward_token_id": -1,
+        "num_proc": 32,
+        "use_varlen_attn": Code("use_varlen_attn"),
+        "shuffle_before_pack": True,
+    }
+    return Dataset(name, [Source("train_dataset", {}, config)])
+
+
+def _on_hub(path: str) -> dict[str, Any]:
+    return {"type": Code("load_dataset"), "path": path}
+
+
+JSONL_FILES = ["/your/jsonl/path/here.jsonl", "/your/another/jsonl/path/here.jsonl"]
+PREFERENCE = [
+    _pairs("orpo_dpo_mix", _on_hub("mlabonne/orpo-dpo-mix-40k"), "orpo_dpo_mix_40k_map_fn"),
+    _pairs(
+        "ultrafeedback",
+        _on_hub("argilla/ultrafeedback-binarized-preferences-cleaned"),
+        "orpo_dpo_mix_40k_map_fn",
+    ),
+    _pairs("jsonl_dataset", {"type": Code("load_jsonl_dataset"), "data_files": JSONL_FILES}, None),
+]
+
+
+def _in_root(path: str) -> Code:
+    return Code(f"data_root + {path!r}")
+
+
+def _images(
+    variable: str,
+    files: str,
+    images: str,
+    *,
+    root: str = "./data/llava_data/",
+    prefix: str = "",
+    square: bool = True,
+) -> Source:
+    """Conversations about images, both below `data_root`."""
+    settings = {
+        "data_root": root,
+        f"{prefix}data_path": _in_root(files),
+        f"{prefix}image_folder": _in_root(images),
+    }
+    config = {
+        "type": Code("LLaVADataset"),
+        "data_path": Code(f"{prefix}data_path"),
+        "image_folder": Code(f"{prefix}image_folder"),
+        "tokenizer": Code("tokenizer"),
+        "image_processor": Code("image_processor"),
+        "dataset_map_fn": Code("llava_map_fn"),
+        "template_map_fn": TEMPLATED,
+        "max_length": Code("max_length"),
+        "pad_image_to_square": square,
+    }
+    return Source(variable, settings, config)
+
+
+def _refcoco(variable: str, kind: str) -> Source:
+    config = {
+        **LLAVA_MIX.config,
+        "type": Code(kind),
+        "data_path": Code("refcoco_path"),
+        "max_dataset_length": 70000,
+    }
+    return Source(variable, {"refcoco_path": _in_root("RefCOCOJson/train.json")}, config)
+
+
+def _mixture(prefix: str, files: str, images: str) -> Source:
+    """One of the sources of InternVL's fine-tuning data."""
+    return _images(f"{prefix}_dataset", files, images, root="./data/internvl_sft/", prefix=f"{prefix}_")
+
+
+PICTURES = {"SYSTEM": "", "evaluation_inputs": texts.PICTURE}
+SHORT = {**PICTURES, "max_length": Code("int(2048 - (336 / 14) ** 2)")}
+LONG = {**PICTURES, "max_length": Code("int(4096 - (336 / 14) ** 2)")}
+LLAVA_MIX = _images("llava_dataset", "LLaVA-Instruct-150K/llava_v1_5_mix665k.json", "llava_images")
+INTERNVL_MIX = Source(
+    "llava_dataset",
+    LLAVA_MIX.settings,
+    {
+        "type": Code("InternVL_V1_5_Dataset"),
+        "model_path": Code("path"),
+        "data_paths": Code("data_path"),
+        "image_folders": Code("image_folder"),
+        "template": Code("prompt_template"),
+        "max_length": Code("max_length"),
+    },
+)
+IMAGES = [
+    Dataset(
+        "llava_pretrain",
+        [
+            _images(
+                "llava_dataset",
+                "LLaVA-Pretrain/blip_laion_cc_sbu_558k.json",
+                "LLaVA-Pretrain/images",
+                square=False,
+            )
+        ],
+        SHORT,
+    ),
+    Dataset(
+        "sharegpt4v_pretrain",
+        [
+            _images(
+                "llava_dataset",
+                "share-captioner_coco_lcs_sam_1246k_1107.json",
+                "data",
+                root="./data/sharegpt4v/",
+                square=False,
+            )
+        ],
+        LONG,
+    ),
+    Dataset("llava_finetune", [LLAVA_MIX], SHORT),
+    Dataset(
+        "refcoco",
+        [
+            _refcoco("refcoco_dataset", "RefCOCOJsonDataset"),
+            _refcoco("inv_refcoco_dataset", "InvRefCOCOJsonDataset"),
+            LLAVA_MIX,
+        ],
+        SHORT,
+    ),
+    Dataset(
+        "internvl_finetune",
+        [
+            _mixture("sharegpt4v_caption", "sharegpt4v_instruct_gpt4-vision_cap100k.jsonl", "data"),
+            _mixture("llava", "llava_instruct_150k_zh.jsonl", "data/coco"),
+            _mixture("sharegpt4v", "sharegpt4v_mix665k_cap23k_coco-ap9k_lcs3k_sam9k_div2k.jsonl", "data"),
+            _mixture("dvqa", "dvqa_train_200k.jsonl", "data/dvqa"),
+            _mixture("chartqa", "chartqa_train_18k.jsonl", "data/chartqa"),
+            _mixture("ai2d", "ai2d_train_12k.jsonl", "data/ai2d"),
+            _mixture("docvqa", "docvqa_train_10k.jsonl", "data/docvqa"),
+            _mixture("geoqa", "geoqa+.jsonl", "data/geoqa+"),
+            _mixture("synthdog", "synthdog_en.jsonl", "data/synthdog-en"),
+        ],
+        LONG,
+    ),
+    Dataset("internvl_mix", [INTERNVL_MIX]),
+]
+
+
+def _packed(name: str, load: dict[str, Any], **changes: Any) -> Dataset:
+    """A folder in the format of InternLM's own trainer, packed by that trainer's rules."""
+    config = {
+        "type": Code("build_packed_dataset"),
+        "dataset_cfg": {**load, "folder": Code("dataset_folder")},
+        "packed_length": Code("max_length"),
+        "seed": 1024,
+    }
+    settings = {"dataset_folder": "/path/to/sft/data/folder"}
+    return Dataset(name, [Source("train_dataset", settings, config)], {**INTERN, **changes}, epochs=1)
+
+
+TOKENIZED = {
+    "type": Code("load_intern_repo_tokenized_dataset"),
+    "data_order_path": None,
+    "folder": "",
+    "min_length": 0,
+    "file_type": ".bin",
+}
+UNTOKENIZED = {
+    "type": Code("load_intern_repo_untokenized_dataset"),
+    "data_order_path": None,
+    "folder": "",
+    "tokenizer": Code("tokenizer"),
+    "max_length": Code("max_length"),
+    "template_map_fn": TEMPLATED,
+    "file_type": ".json",
+}
+PG_BOOKS = [
+    f"data/train-{i:05}-of-00136-{digest}.parquet"
+    for i, digest in enumerate(
+        [
+            "877a1768c20d5900",
+            "70d7d139dca61754",
+            "62d53594e098f3d8",
+            "8bd300fecc4c720e",
+            "2a9456b5f975ae95",
+            "ca38cf7907bb7555",
+            "1ae2e4c63f3966da",
+            "a00cc39a4ee65ab6",
+        ]
+    )
+]
+LONE = [
+    _packed("tokenized_dataset", TOKENIZED),
+    _packed("untokenized_dataset", UNTOKENIZED),
+    Dataset("oasst1_hf", [_rows(GUANACO, "oasst1_map_fn", setting="dataset_name_or_path")]),
+    Dataset(
+        "open_platypus_hf",
+        [_rows("garage-bAInd/Open-Platypus", "alpaca_map_fn", setting="dataset_name_or_path")],
+    ),
+    Dataset("alpaca_plain", [_rows("tatsu-lab/alpaca", "alpaca_map_fn")], ALPACA_CHAT),
+    Dataset(
+        "skypile_pretrain",
+        [_rows("Skywork/SkyPile-150B", "pretrain_map_fn", template_map_fn=None)],
+        {
+            "prompt_template": None,
+            "SYSTEM": None,
+            "evaluation_inputs": texts.CONTINUE_SIGHTS,
+            "chat": {"max_new_tokens": 100},
+        },
+        epochs=1,
+    ),
+    Dataset(
+        "stack_exchange",
+        [
+            _rows(
+                "ArmelR/stack-exchange-instruction",
+                "stack_exchange_map_fn",
+                load={
+                    **_on_hub(""),
+                    "path": Code("data_path"),
+                    "data_dir": "data/finetune",
+                    "split": "train",
+                },
+            )
+        ],
+        {"SYSTEM": "", "evaluation_inputs": texts.PYTHON_STUB},
+    ),
+    Dataset(
+        "pgbooks",
+        [
+            Source(
+                "train_dataset",
+                {"data_path": "emozilla/pg_books-tokenized-bos-eos-chunked-65536", "data_files": PG_BOOKS},
+                {
+                    "type": Code("process_hf_dataset"),
+                    "dataset": {
+                        "type": Code("load_dataset"),
+                        "path": Code("data_path"),
+                        "data_files": Code("data_files"),
+                        "verification_mode": "no_checks",
+                    },
+                    "do_dataset_tokenization": False,
+                    "remove_unused_columns": True,
+                    "pack_to_max_length": Code("pack_to_max_length"),
+                    "use_varlen_attn": Code("use_varlen_attn"),
+                },
+            )
+        ],
+        {"SYSTEM": None, "evaluation_freq": None, "chat": None},
+    ),
+]
+
+DATASETS = {dataset.name: dataset for dataset in [*ROWS, *PREFERENCE, *IMAGES, *LONE]}
 
 # What the older models list, and what every current one does.
 CORE = "alpaca alpaca_enzh alpaca_enzh_oasst1 alpaca_zh code_alpaca lawyer oasst1 oasst1_512 open_platypus"

@@ -13,22 +13,40 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from xtuner.recipes import texts
 from xtuner.recipes.page import Code
 
-# Part 1 in groups, each under a comment. None: the recipe does not have this variable.
+# Part 1 in groups, each under a comment. None: only some recipes have this variable.
 SETTINGS: dict[str, dict[str, Any]] = {
     "model": {
+        "framework": None,
         "pretrained_model_name_or_path": None,
+        "llm_name_or_path": None,
+        "visual_encoder_name_or_path": None,
+        "pretrained_pth": None,
+        "path": None,
+        "tokenizer_path": None,
+        "bot_name": None,
         "use_varlen_attn": False,
         "gradient_checkpointing": None,
-        "bot_name": None,
+        "reward_token_id": None,
+        "loss_type": None,
+        "penalty_type": None,
+        "dpo_loss_type": None,
+        "loss_beta": None,
+        "label_smoothing": None,
     },
     "data": {
         "prompt_template": Code("PROMPT_TEMPLATE.default"),
         "max_length": 2048,
+        "max_packed_length": None,
+        "max_position_embeddings": None,
+        "max_dataset_length": None,
         "pack_to_max_length": True,
+        "mmlu_data_root": None,
+        "evaluate_steps": None,
     },
-    "parallel": {"sequence_parallel_size": 1},
+    "parallel": {"sequence_parallel_size": None},
     "schedule": {
         "batch_size": 1,
         "accumulative_counts": 16,
@@ -40,45 +58,63 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "weight_decay": 0,
         "max_norm": 1,
         "warmup_ratio": 0.03,
-        "warm_up_ratio": None,  # the older spelling
+        "warm_up_ratio": None,  # the spelling of some recipes
     },
-    "save": {"save_steps": 500, "save_total_limit": 2, "save_optimizer": None},
-    "evaluate": {"evaluation_freq": 500, "SYSTEM": "", "evaluation_inputs": None},
+    "save": {"log_interval": None, "save_steps": 500, "save_total_limit": 2, "save_optimizer": None},
+    "evaluate": {
+        "evaluation_freq": 500,
+        "SYSTEM": "",
+        "evaluation_images": None,
+        "evaluation_inputs": None,
+    },
 }
 
 # (first factor of the linear warm-up, floor of the cosine); no factor: no warm-up
 LINEAR_COSINE = (1e-5, 0.0)
 INTERN_COSINE = (Code("1 / 40"), Code("lr * 0.15"))
+VARLEN = {"use_varlen_attn": Code("use_varlen_attn")}
 
 OPTIONS: dict[str, Any] = {
     "scale": True,  # accumulative_counts grows with sequence_parallel_size
-    "llm": {},  # more arguments of the model's from_pretrained
-    "model": {},  # more arguments of what trains it
-    "sampler": "default",  # or intern
+    "tokenizer": {},  # more arguments of the tokenizer's from_pretrained
+    "llm": {},  # of the model's
+    "adapter": {},  # of LoraConfig
+    "model": {},  # of what trains the model
+    "rows": {},  # of what makes rows
+    "collate": {"type": Code("default_collate_fn"), **VARLEN},
+    "sampler": None,  # entries of the loader; None: shuffled, sequence parallel if asked for
     "warmup": LINEAR_COSINE,
     "amp_dtype": "float16",
     "loop": {"max_epochs": Code("max_epochs")},
-    "info": {},  # more arguments of DatasetInfoHook
-    "chat": {},  # more arguments of EvaluateChatHook; None: no such hook
+    "info": {},  # more arguments of DatasetInfoHook; None: no such hook
+    "chat": {},  # of EvaluateChatHook
     "hooks": [],  # more hooks
-    "log_interval": 10,
+    "log_every": 10,
     "log_processor": {},
     "checkpoint": {},  # more arguments of CheckpointHook
+    "training_args": None,  # given: transformers' Trainer takes the place of parts 4 and 5
 }
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train: `llm` and `adapter` go to part 2, `changes` are settings and options."""
+    """A way to train.
+
+    `model` is what computes the loss, `llm` goes into it, and so does `adapter`, as `adapter_name`;
+    `after` follows them. `changes` are settings and options.
+    """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    llm: dict[str, Any] = field(default_factory=dict)
+    llm: dict[str, Any] | None = field(default_factory=dict)  # None: `model` loads it by itself
     adapter: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=lambda: SFT)
+    after: dict[str, Any] = field(default_factory=dict)
+    adapter_name: str = "lora"
+    path_setting: str = "pretrained_model_name_or_path"
 
 
-SFT = {"type": Code("SupervisedFinetune"), "use_varlen_attn": Code("use_varlen_attn")}
+SFT = {"type": Code("SupervisedFinetune"), **VARLEN}
 LORA = {
     "type": Code("LoraConfig"),
     "r": 64,
@@ -99,18 +135,204 @@ FOUR_BITS = {
 }
 HALF = {"torch_dtype": Code("torch.float16")}
 QUANTIZED = {**HALF, "quantization_config": FOUR_BITS}
+EIGHT_BITS = {**HALF, "quantization_config": {"type": Code("BitsAndBytesConfig"), "load_in_8bit": True}}
 
-METHODS = {
-    method.name: method
-    for method in [
-        Method("full"),
-        Method("lora", {"lr": 2e-4}, HALF, LORA),
-        Method("qlora", {"lr": 2e-4}, QUANTIZED, LORA),
-    ]
+TEXT = [
+    Method("full"),
+    Method("lora", {"lr": 2e-4}, HALF, LORA),
+    Method("qlora", {"lr": 2e-4}, QUANTIZED, LORA),
+    Method("int8_lora", {"lr": 2e-4}, EIGHT_BITS, {**LORA, "r": 16, "lora_dropout": 0.05}),
+]
+
+DPO = {
+    "type": Code("DPO"),
+    **VARLEN,
+    "loss_type": Code("dpo_loss_type"),
+    "beta": Code("loss_beta"),
+    "label_smoothing": Code("label_smoothing"),
 }
+ORPO = {"type": Code("ORPO"), **VARLEN, "beta": Code("loss_beta")}
+REWARD = {
+    "type": Code("RewardModel"),
+    **VARLEN,
+    "loss_type": Code("loss_type"),
+    "penalty_type": Code("penalty_type"),
+}
+PAIRS = {
+    "pack_to_max_length": None,
+    "sequence_parallel_size": None,
+    "collate": {"type": Code("preference_collate_fn"), **VARLEN},
+}
+ANSWERS = {"SYSTEM": Code("SYSTEM_TEMPLATE.alpaca"), "evaluation_inputs": texts.PREFERENCES}
+DPO_SETTINGS = {
+    **PAIRS,
+    **ANSWERS,
+    "dpo_loss_type": "sigmoid",
+    "loss_beta": 0.1,
+    "label_smoothing": 0.0,
+    "lr": 5e-7,
+}
+ORPO_SETTINGS = {**PAIRS, **ANSWERS, "loss_beta": 0.1, "lr": 5e-6}
+REWARD_SETTINGS = {
+    **PAIRS,
+    "reward_token_id": 92527,
+    "loss_type": "focal",
+    "penalty_type": "log_barrier",
+    "prompt_template": None,
+    "max_epochs": 1,
+    "rows": {"is_dpo": False, "is_reward": True, "reward_token_id": Code("reward_token_id")},
+    "info": None,
+    "chat": None,
+    "SYSTEM": None,
+    "evaluation_freq": None,
+    "evaluation_inputs": None,
+}
+SCORES = {**LORA, "task_type": "FEATURE_EXTRACTION"}
+PREFERENCE = [
+    Method("dpo_full", DPO_SETTINGS, model=DPO),
+    Method("dpo_qlora", DPO_SETTINGS, QUANTIZED, LORA, model=DPO),
+    Method("orpo_full", ORPO_SETTINGS, model=ORPO),
+    Method("orpo_qlora", ORPO_SETTINGS, QUANTIZED, LORA, model=ORPO),
+    Method("reward_full", REWARD_SETTINGS, model=REWARD),
+    Method("reward_qlora", {**REWARD_SETTINGS, "lr": 1e-4}, QUANTIZED, SCORES, model=REWARD),
+]
+
+GROUPED = {
+    "sampler": {
+        "type": Code("LengthGroupedSampler"),
+        "length_property": "modality_length",
+        "per_device_batch_size": Code("batch_size * accumulative_counts"),
+    }
+}
+IMAGES = {
+    "use_varlen_attn": None,
+    "pack_to_max_length": None,
+    "sequence_parallel_size": None,
+    "dataloader_num_workers": 4,
+    "max_epochs": 1,
+    "collate": {"type": Code("default_collate_fn")},
+}
+LLAVA_IMAGES = {
+    **IMAGES,
+    "visual_encoder_name_or_path": "openai/clip-vit-large-patch14-336",
+    "accumulative_counts": 1,
+    "evaluation_images": "https://llava-vl.github.io/static/images/view.jpg",
+    "chat": {
+        "image_processor": Code("image_processor"),
+        "evaluation_images": Code("evaluation_images"),
+    },
+}
+ALIGN = {**LLAVA_IMAGES, "batch_size": 32, "lr": 1e-3}
+TUNE_ADAPTER = {**LLAVA_IMAGES, "batch_size": 16, "lr": 2e-4, "sampler": GROUPED}
+TUNE_FULL = {
+    **LLAVA_IMAGES,
+    "batch_size": 8,
+    "accumulative_counts": 2,
+    "lr": 2e-5,
+    "sampler": GROUPED,
+}
+VISION = {
+    "visual_encoder": {
+        "type": Code("CLIPVisionModel.from_pretrained"),
+        "pretrained_model_name_or_path": Code("visual_encoder_name_or_path"),
+    }
+}
+VISION_LORA = {
+    **VISION,
+    "visual_encoder_lora": {
+        "type": Code("LoraConfig"),
+        "r": 64,
+        "lora_alpha": 16,
+        "lora_dropout": 0.05,
+        "bias": "none",
+    },
+}
+
+
+def _llava(
+    name: str,
+    changes: dict[str, Any],
+    llm: dict[str, Any],
+    after: dict[str, Any],
+    *,
+    adapter: dict[str, Any] | None = None,
+    freeze: tuple[bool, bool] = (True, True),
+) -> Method:
+    """A stage of LLaVA; `freeze` holds the language model's and the visual encoder's."""
+    model = {
+        "type": Code("LLaVAModel"),
+        "freeze_llm": freeze[0],
+        "freeze_visual_encoder": freeze[1],
+        **({} if "pretrain" in name else {"pretrained_pth": Code("pretrained_pth")}),
+    }
+    wide = {**LORA, "lora_dropout": 0.05, **adapter} if adapter is not None else {}
+    return Method(
+        name, changes, llm, wide, model, after, adapter_name="llm_lora", path_setting="llm_name_or_path"
+    )
+
+
+LLAVA = [
+    _llava("llava_pretrain", ALIGN, {}, VISION),
+    _llava("llava_quant_pretrain", ALIGN, QUANTIZED, VISION),
+    _llava("llava_full", TUNE_FULL, {}, VISION, freeze=(False, True)),
+    _llava("llava_full_lora", TUNE_FULL, {}, VISION_LORA, freeze=(False, True)),
+    _llava("llava_full_full", TUNE_FULL, {}, VISION, freeze=(False, False)),
+    _llava("llava_lora", TUNE_ADAPTER, {}, VISION, adapter={"r": 128, "lora_alpha": 256}),
+    _llava("llava_qlora", TUNE_ADAPTER, QUANTIZED, VISION, adapter={}),
+    _llava("llava_qlora_lora", TUNE_ADAPTER, QUANTIZED, VISION_LORA, adapter={"r": 512, "lora_alpha": 256}),
+]
+
+WIDE_LORA = {
+    "type": Code("LoraConfig"),
+    "r": 128,
+    "lora_alpha": 256,
+    "lora_dropout": 0.05,
+    "target_modules": None,
+    "task_type": "CAUSAL_LM",
+}
+INTERNVL_IMAGES = {
+    **IMAGES,
+    "lr": 1e-6,
+    "weight_decay": 0.05,
+    "save_steps": 1000,
+    "save_total_limit": 1,
+    "evaluation_freq": None,
+    "SYSTEM": None,
+    "chat": None,
+    "sampler": GROUPED,
+    "checkpoint": {"save_optimizer": False},
+}
+
+
+def _internvl(name: str, *, full: bool = False, **quantization: bool) -> Method:
+    model = {
+        "type": Code("InternVL_V1_5"),
+        "model_path": Code("path"),
+        "freeze_llm": not full,
+        "freeze_visual_encoder": True,
+        **quantization,
+    }
+    adapter = {} if full else WIDE_LORA
+    return Method(name, INTERNVL_IMAGES, None, adapter, model, adapter_name="llm_lora", path_setting="path")
+
+
+INTERNVL = [
+    _internvl("internvl_full", full=True),
+    _internvl("internvl_lora"),
+    _internvl("internvl_qlora", quantization_llm=True, quantization_vit=False),
+]
+
+METHODS = {method.name: method for method in [*TEXT, *PREFERENCE, *LLAVA, *INTERNVL]}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "": {},
     "gpu8": {"batch_size": 8, "accumulative_counts": 1, "dataloader_num_workers": 2},
-    "16k_2gpus": {"max_length": 16384, "sequence_parallel_size": 2, "evaluation_freq": 50},
+    "16k_2gpus": {
+        "max_length": 16384,
+        "sequence_parallel_size": 2,
+        "evaluation_freq": 50,
+        "hooks": ["ThroughputHook"],
+        "log_every": 1,
+        "log_processor": {"window_size": 1},
+    },
 }

@@ -35,7 +35,6 @@ class Model:
     adapter: dict[str, Any] = field(default_factory=dict)  # differs from the usual LoraConfig
     quantization: dict[str, Any] = field(default_factory=dict)  # on top of the usual 4 bits
     by_method: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings and options of a method
-    path_setting: str = "pretrained_model_name_or_path"
 
 
 USUAL = {"full": OWN, "lora": OWN, "qlora": OWN}  # what every current model lists
@@ -51,7 +50,9 @@ STARCODER = {
     "target_modules": ["c_proj", "c_attn", "q_attn"],
 }
 HALF_STORAGE = {"bnb_4bit_quant_storage": Code("torch.float16")}
-FULL_INTERNLM = {"full": {"prompt_template": Code("PROMPT_TEMPLATE.internlm_chat")}}
+FULL_INTERNLM = {
+    "full": {"prompt_template": Code("PROMPT_TEMPLATE.internlm_chat"), "hooks": ["ThroughputHook"]}
+}
 FULL_INTERNLM2 = {"full": {"prompt_template": Code("PROMPT_TEMPLATE.internlm2_chat")}}
 SHARDED = {
     "save_steps": 50,
@@ -62,14 +63,19 @@ SHARDED = {
     "evaluation_freq": 50,
     "warmup": (None, 0.0),
     "chat": None,
-    "log_interval": 1,
+    "log_every": 1,
+    "log_processor": {"window_size": 1},
     "hooks": ["ThroughputHook", "HFCheckpointHook"],
 }
 
 
-def _experts(number: int) -> dict[str, Any]:
-    """How DeepSeek-V2's experts are stored: `number` of them in one parameter."""
-    return {"moe_implementation": "shard", "expert_in_one_shard": number}
+def _deepseek_v2(experts: int) -> dict[str, Any]:
+    """DeepSeek-V2 with that many experts in one parameter."""
+    return {
+        "type": Code("DeepseekV2ForCausalLM.from_pretrained"),
+        "moe_implementation": "shard",
+        "expert_in_one_shard": experts,
+    }
 
 
 BAICHUAN = [
@@ -112,9 +118,9 @@ DEEPSEEK = [
     Model("deepseek_moe_16b_chat", "deepseek-ai/deepseek-moe-16b-chat", "deepseek", 4096, "deepseek_moe",
           full="oasst1", qlora="oasst1 custom_sft", adapter=SMALL_ADAPTER),
     Model("deepseek_v2_chat", "deepseek-ai/DeepSeek-V2-Chat", "deepseek", 163840, "deepseek_v2",
-          by_method={"full": {**SHARDED, "evaluation_freq": 25, "llm": _experts(10)}}),
+          by_method={"full": {**SHARDED, "evaluation_freq": 25, "llm": _deepseek_v2(10)}}),
     Model("deepseek_v2_lite_chat", "deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek", 163840, "deepseek_v2",
-          by_method={"full": {**SHARDED, "llm": _experts(8)}}),
+          by_method={"full": {**SHARDED, "llm": _deepseek_v2(8)}}),
 ]  # fmt: skip
 
 GEMMA = [
@@ -209,7 +215,7 @@ QWEN_CHAT_END = {"eos_token": "<|im_end|>"}
 ALPACAS_AND_CODE = "alpaca alpaca_enzh alpaca_enzh_oasst1 alpaca_zh code_alpaca"
 # 110 billion parameters on eight cards: every step is an update
 QWEN1_5_110B = {
-    "full": {"accumulative_counts": 1, "dataloader_num_workers": 4, "lr": 1e-5},
+    "full": {"accumulative_counts": 1, "dataloader_num_workers": 4, "lr": 1e-5, "hooks": ["ThroughputHook"]},
     "qlora": {"accumulative_counts": 1, "lr": 1e-4},
 }
 

@@ -12,7 +12,9 @@ from xtuner.recipes.wording import PARTS, comment
 def write_settings(page: Page, plan: Plan, lang: str) -> None:
     """Part 1: the variables that everything below refers to."""
     page.banner(1, PARTS["1"])
-    groups = ((key, {k: v for k, v in values.items() if v is not None}) for key, values in plan.settings.items())
+    groups = (
+        (key, {k: v for k, v in values.items() if v is not None}) for key, values in plan.settings.items()
+    )
     for i, (group, present) in enumerate((key, values) for key, values in groups if values):
         if i:
             page.gap()
@@ -24,47 +26,86 @@ def write_settings(page: Page, plan: Plan, lang: str) -> None:
 
 
 def write_model(page: Page, plan: Plan) -> None:
-    """Part 2: tokenizer and model."""
-    model, method = plan.recipe.model, plan.recipe.method
-    path = Code("pretrained_model_name_or_path")
-    page.banner(2, PARTS["2"])
+    """Part 2: tokenizer, image processor and model."""
+    method = plan.recipe.method
+    sees = plan.has("visual_encoder_name_or_path")
+    page.banner(2, PARTS["2_images" if sees else "2"])
+    page.set("tokenizer", tokenizer_config(plan))
+    page.gap()
+    if sees:
+        vision = Code("visual_encoder_name_or_path")
+        loader = Code("CLIPImageProcessor.from_pretrained")
+        page.set(
+            "image_processor",
+            {"type": loader, "pretrained_model_name_or_path": vision, "trust_remote_code": True},
+        )
+        page.gap()
+    llm, adapter = llm_config(plan), adapter_config(plan)
+    linked = _linked(plan, "max_position_embeddings")
+    if plan.has("gradient_checkpointing"):
+        linked["use_activation_checkpointing"] = Code("gradient_checkpointing")
     page.set(
-        "tokenizer",
+        "model",
         {
-            "type": Code("AutoTokenizer.from_pretrained"),
-            "pretrained_model_name_or_path": path,
-            "trust_remote_code": True,
-            **(model.tokenizer or {"padding_side": "right"}),
-            **({"eos_token": model.eos_token} if model.eos_token else {}),
+            **method.model,
+            **linked,
+            **plan.options["model"],
+            **({"llm": llm} if llm else {}),
+            **({method.adapter_name: adapter} if adapter else {}),
+            **method.after,
         },
     )
-    page.gap()
+
+
+def _linked(plan: Plan, *names: str) -> dict[str, Any]:
+    """Those of `names` that part 1 has, as arguments of the same name."""
+    return {name: Code(name) for name in names if plan.has(name)}
+
+
+def tokenizer_config(plan: Plan) -> dict[str, Any]:
+    """How the tokenizer is loaded."""
+    model, method = plan.recipe.model, plan.recipe.method
+    path = "tokenizer_path" if plan.has("tokenizer_path") else method.path_setting
+    return {
+        "type": Code("AutoTokenizer.from_pretrained"),
+        "pretrained_model_name_or_path": Code(path),
+        "trust_remote_code": True,
+        **(model.tokenizer or ({} if method.llm is None else {"padding_side": "right"})),
+        **({"eos_token": model.eos_token} if model.eos_token else {}),
+        **plan.options["tokenizer"],
+    }
+
+
+def llm_config(plan: Plan) -> dict[str, Any]:
+    """The language model, or nothing where `model` loads it by itself."""
+    model, method = plan.recipe.model, plan.recipe.method
+    if method.llm is None:
+        return {}
     llm = {
         "type": Code("AutoModelForCausalLM.from_pretrained"),
-        "pretrained_model_name_or_path": path,
+        "pretrained_model_name_or_path": Code(method.path_setting),
         "trust_remote_code": True,
         **method.llm,
         **plan.options["llm"],
     }
-    if model.quantization and "quantization_config" in llm:
+    if "quantization_config" in llm:
         llm["quantization_config"] = {**llm["quantization_config"], **model.quantization}
-    adapter = {"lora": {**method.adapter, **model.adapter}} if method.adapter else {}
-    page.set("model", {**method.model, **plan.options["model"], "llm": llm, **adapter})
+    return llm
+
+
+def adapter_config(plan: Plan) -> dict[str, Any]:
+    """The LoRA part, or nothing."""
+    model, method = plan.recipe.model, plan.recipe.method
+    if not method.adapter:
+        return {}
+    return {**method.adapter, **model.adapter, **plan.options["adapter"]}
 
 
 def write_data(page: Page, plan: Plan) -> None:
     """Part 3: the rows, the order in which they come, and the batches."""
-    data = plan.recipe.dataset
     page.banner(3, PARTS["3"])
-    for source in data.sources:
-        page.set(source.variable, source.config)
-        page.gap()
-    train = data.sources[0].variable
-    if len(data.sources) > 1:
-        train = data.joined
-        blocks = [Code(source.variable) for source in data.sources]
-        page.set(train, {"type": Code("ConcatDataset"), "datasets": blocks})
-        page.gap()
+    train = write_sources(page, plan)
+    page.gap()
     page.set(
         "train_dataloader",
         {
@@ -72,28 +113,94 @@ def write_data(page: Page, plan: Plan) -> None:
             "num_workers": Code("dataloader_num_workers"),
             "dataset": Code(train),
             **_sampler(page, plan),
-            "collate_fn": {"type": Code("default_collate_fn"), "use_varlen_attn": Code("use_varlen_attn")},
+            "collate_fn": plan.options["collate"],
         },
     )
+    if plan.has("mmlu_data_root"):
+        _write_mmlu(page)
+
+
+def write_sources(page: Page, plan: Plan) -> str:
+    """Every block of rows; returns the variable of all of them together."""
+    data = plan.recipe.dataset
+    linked = _linked(plan, "max_dataset_length", "max_packed_length")
+    for i, source in enumerate(data.sources):
+        if i:
+            page.gap()
+        config = {**source.config, **plan.options["rows"], **linked}
+        if not plan.has("use_varlen_attn"):
+            config.pop("use_varlen_attn", None)
+        page.set(source.variable, config)
+    if len(data.sources) == 1:
+        return data.sources[0].variable
+    page.gap()
+    blocks = [Code(source.variable) for source in data.sources]
+    page.set("train_dataset", {"type": Code("ConcatDataset"), "datasets": blocks})
+    return "train_dataset"
 
 
 def _sampler(page: Page, plan: Plan) -> dict[str, Any]:
     """The sampler entries of the loader; writes the choice between two of them above it."""
-    if plan.options["sampler"] == "intern":
-        return {
-            "sampler": {"type": Code("InternRepoSampler"), "shuffle": True, "seed": 1024},
-            "batch_sampler": {
-                "type": Code("BatchSampler"),
-                "drop_last": True,
-                "batch_size": Code("batch_size"),
-            },
-        }
+    if plan.options["sampler"]:
+        return plan.options["sampler"]
     kind = "DefaultSampler"
     if plan.has("sequence_parallel_size"):
         kind = "sampler"
         page.line("sampler = (SequenceParallelSampler")
         page.line("           if sequence_parallel_size > 1 else DefaultSampler)")
     return {"sampler": {"type": Code(kind), "shuffle": True}}
+
+
+def _write_mmlu(page: Page) -> None:
+    """Questions of MMLU as validation and test data."""
+    page.gap()
+    files = {split: Code(f"mmlu_data_root + 'five_shot_mmlu_{split}.json'") for split in ("val", "test")}
+    page.set("mmlu_fs_dataset", {"type": Code("load_dataset"), "path": "json", "data_files": files})
+    for split in files:
+        page.gap()
+        page.set(
+            f"{split}_mmlu_fs",
+            {
+                "type": Code("process_hf_dataset"),
+                "dataset": Code("mmlu_fs_dataset"),
+                "tokenizer": Code("tokenizer"),
+                "dataset_map_fn": Code("default_map_fn"),
+                "max_length": Code("max_length"),
+                "input_ids_with_output": False,
+                "pack_to_max_length": False,
+                "split": split,
+            },
+        )
+        page.gap()
+        page.set(
+            f"{split}_dataloader",
+            {
+                "batch_size": 1,
+                "num_workers": 0,
+                "dataset": Code(f"{split}_mmlu_fs"),
+                "sampler": {"type": Code("DefaultSampler"), "shuffle": False},
+                "collate_fn": {"type": Code("mmlu_collate_fn")},
+            },
+        )
+        page.gap()
+        metric = {"type": Code("MMLUMetric"), "tokenizer": Code("tokenizer"), "prefix": f"mmlu_fs_{split}"}
+        page.set(f"{split}_evaluator", metric)
+
+
+def write_trainer(page: Page, plan: Plan, lang: str) -> None:
+    """Parts 2 to 5 of a run by transformers' Trainer, which gets model, adapter and rows one by one."""
+    page.banner(2, PARTS["2"])
+    page.set("tokenizer", tokenizer_config(plan))
+    page.gap()
+    page.set("model", llm_config(plan))
+    page.gap()
+    page.set("lora", adapter_config(plan))
+    page.banner(3, PARTS["3"])
+    write_sources(page, plan)
+    page.banner(4, PARTS["4"])
+    page.set("training_args", plan.options["training_args"])
+    page.banner(5, PARTS["5"])
+    page.set("trainer", Code("Trainer"), comment("trainer", lang))
 
 
 def write_schedule(page: Page, plan: Plan, lang: str) -> None:
@@ -119,6 +226,9 @@ def write_schedule(page: Page, plan: Plan, lang: str) -> None:
     page.gap()
     page.comment(comment("loop", lang))
     page.set("train_cfg", {"type": Code("TrainLoop"), **plan.options["loop"]})
+    if plan.has("mmlu_data_root"):
+        page.set("val_cfg", {"type": "ValLoop"})
+        page.set("test_cfg", {"type": "TestLoop"})
 
 
 def _schedules(plan: Plan) -> list[dict[str, Any]]:
@@ -177,7 +287,10 @@ def write_runtime(page: Page, plan: Plan, lang: str) -> None:
 
 
 def _custom_hooks(plan: Plan) -> list[dict[str, Any]]:
-    hooks = [{"type": Code("DatasetInfoHook"), "tokenizer": Code("tokenizer"), **plan.options["info"]}]
+    hooks = []
+    if plan.options["info"] is not None:
+        info = {"type": Code("DatasetInfoHook"), "tokenizer": Code("tokenizer")}
+        hooks.append({**info, **plan.options["info"]})
     if plan.options["chat"] is not None and plan.has("evaluation_inputs"):
         chat: dict[str, Any] = {
             "type": Code("EvaluateChatHook"),
@@ -197,7 +310,7 @@ def _write_default_hooks(page: Page, plan: Plan, lang: str) -> None:
         "logger": {
             "type": Code("LoggerHook"),
             "log_metric_by_epoch": False,
-            "interval": plan.options["log_interval"],
+            "interval": plan.options["log_every"],
         },
         "param_scheduler": {"type": Code("ParamSchedulerHook")},
         "checkpoint": {
@@ -205,6 +318,7 @@ def _write_default_hooks(page: Page, plan: Plan, lang: str) -> None:
             "by_epoch": False,
             "interval": Code("save_steps"),
             "max_keep_ckpts": Code("save_total_limit"),
+            **_linked(plan, "save_optimizer"),
             **plan.options["checkpoint"],
         },
         "sampler_seed": {"type": Code("DistSamplerSeedHook")},

@@ -25,7 +25,7 @@ class Plan:
         self.settings["data"] = {**data.settings, **self.settings["data"]}
         self._apply(
             {
-                model.path_setting: model.path,
+                recipe.method.path_setting: model.path,
                 "prompt_template": Code(f"PROMPT_TEMPLATE.{model.template}"),
                 "sequence_parallel_size": 1 if model.sequence_parallel else None,
             }

@@ -13,7 +13,14 @@ from typing import Any
 from xtuner.errors import ConfigError
 from xtuner.recipes.catalogue import Recipe, find
 from xtuner.recipes.page import Page
-from xtuner.recipes.parts import write_data, write_model, write_runtime, write_schedule, write_settings
+from xtuner.recipes.parts import (
+    write_data,
+    write_model,
+    write_runtime,
+    write_schedule,
+    write_settings,
+    write_trainer,
+)
 from xtuner.recipes.plan import Plan
 from xtuner.recipes.wording import LANGUAGES
 
@@ -31,10 +38,13 @@ def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> s
     plan.override(settings)
     page = Page()
     write_settings(page, plan, lang)
-    write_model(page, plan)
-    write_data(page, plan)
-    write_schedule(page, plan, lang)
-    write_runtime(page, plan, lang)
+    if plan.options["training_args"]:
+        write_trainer(page, plan, lang)
+    else:
+        write_model(page, plan)
+        write_data(page, plan)
+        write_schedule(page, plan, lang)
+        write_runtime(page, plan, lang)
     return page.text()
 
 

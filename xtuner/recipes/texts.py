@@ -124,3 +124,4 @@ TOOLS = (
     "开始!\n"
 )
 WEATHER = ["上海明天天气怎么样？"]
+CONTINUE_SIGHTS = ["上海的景点有"]

@@ -35,6 +35,7 @@ COMMENTS = {
     "param_scheduler": ("learning rate of the next iteration", "更新学习率"),
     "checkpoint": ("what to save, and when", "何时保存、保存什么"),
     "sampler_seed": ("another order of the rows in each epoch", "每轮打乱数据的顺序"),
+    "trainer": ("transformers does the rest", "其余由 transformers 完成"),
     "environment": ("processes", "进程"),
     "visualizer": (
         "TensorBoard or Weights & Biases, see the docs",
