@@ -1,0 +1,88 @@
+"""The folder a conversion writes is complete or absent."""
+
+import errno
+from collections import namedtuple
+
+import pytest
+
+from xtuner.convert import output
+from xtuner.convert.output import new_folder
+from xtuner.errors import CheckpointError, ConfigError
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def fill(target, error):
+    with new_folder(target) as folder:
+        (folder / "config.json").write_text("new")
+        raise error
+
+
+def test_a_new_folder_appears_at_the_end(tmp_path):
+    """Nothing stands at the target until the block has ended."""
+    target = tmp_path / "deep" / "out"
+    with new_folder(target) as folder:
+        (folder / "config.json").write_text("{}")
+        assert not target.exists()
+    assert names(tmp_path / "deep") == ["out"]
+    assert names(target) == ["config.json"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    """An error in the block leaves neither the target nor the folder beside it."""
+    with pytest.raises(KeyError):
+        fill(tmp_path / "out", KeyError("x"))
+    assert names(tmp_path) == []
+
+
+def test_an_earlier_conversion_is_replaced_and_named(tmp_path, caplog):
+    """A model folder is replaced as a whole, hidden files kept, and the log says what went."""
+    target = tmp_path / "out"
+    target.mkdir()
+    for name in ("adapter_config.json", "adapter_model.bin", ".gitattributes"):
+        (target / name).write_text("old")
+    with new_folder(target) as folder:
+        (folder / "config.json").write_text("new")
+    assert names(target) == [".gitattributes", "config.json"]
+    assert "adapter_config.json, adapter_model.bin replaced" in caplog.text
+
+
+@pytest.mark.parametrize("files", [["notes.txt"], ["config.json", "thesis.docx"], ["config.json", "data/"]])
+def test_a_foreign_folder_is_refused(tmp_path, files):
+    """What no conversion wrote is never overwritten."""
+    for name in files:
+        path = tmp_path / "out" / name
+        (path if name.endswith("/") else path.parent).mkdir(parents=True, exist_ok=True)
+        if not name.endswith("/"):
+            path.write_text("mine")
+    with pytest.raises(ConfigError, match="which no conversion wrote"), new_folder(tmp_path / "out"):
+        raise AssertionError("the block must not run")
+    assert names(tmp_path / "out") == sorted(name.strip("/") for name in files)
+
+
+def test_the_source_is_no_target(tmp_path):
+    """A folder that is read cannot be the output."""
+    with pytest.raises(ConfigError, match="cannot be its output"), new_folder(tmp_path, sources=(tmp_path,)):
+        pass
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    """The free space is looked at first."""
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(output.shutil, "disk_usage", lambda path: usage(100, 90, 10))
+    with pytest.raises(CheckpointError, match="the disk is full"), new_folder(tmp_path / "out", num_bytes=11):
+        raise AssertionError("the block must not run")
+    assert names(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
+    """A write that fails half way is one clear error, and the earlier folder stays."""
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "config.json").write_text("old")
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        fill(target, OSError(errno.ENOSPC, "No space left on device"))
+    assert names(tmp_path) == ["out"]
+    assert (target / "config.json").read_text() == "old"

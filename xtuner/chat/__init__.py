@@ -1,0 +1,1 @@
+"""Talking to a model: what it is asked (`session`), how it answers (`generate`), the `terminal`."""

@@ -1,0 +1,265 @@
+"""The model's answer to a row of token ids, token by token.
+
+    ids ──forward──> logits of the next token ──penalty, temperature, top k, top p──> token ──> text
+     ^───────────────────────────────────────────────────────────────────────────────┘
+
+The loop is our own so that nothing outside it changes: it draws from a random generator of its own,
+leaves every module in the mode it found it in, and builds no graph.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from xtuner.chat.text_stream import TextStream
+from xtuner.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer: its text without the stop word, its tokens with it, and what ended it."""
+
+    text: str
+    ids: list[int]
+    finish: str  # "end": an end-of-sequence token, "stop": a stop word, "length": no room
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return len(self.ids) / max(self.seconds, 1e-9)
+
+
+@dataclass
+class KeptCache:
+    """Keys and values of the tokens `ids`, kept from one answer to the next."""
+
+    ids: list[int] = field(default_factory=list)
+    values: Any = None
+
+    def take(self, prompt: list[int]) -> int:
+        """How many tokens at the start of `prompt` are already there; starts anew where it differs."""
+        count = len(self.ids)
+        if self.values is not None and 0 < count < len(prompt) and prompt[:count] == self.ids:
+            return count
+        self.ids, self.values = [], None
+        return 0
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: Sequence[int] | torch.Tensor,
+    *,
+    max_new_tokens: int = 512,
+    temperature: float = 0.1,
+    top_k: int = 40,
+    top_p: float = 0.75,
+    repetition_penalty: float = 1.0,
+    stop_words: Sequence[str] = (),
+    seed: int | None = None,
+    on_text: Callable[[str], None] | None = None,
+) -> str:
+    """The text of the answer to `input_ids`; greedy where `temperature` is 0. See `complete`."""
+    return complete(
+        model,
+        tokenizer,
+        input_ids,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        stop_words=stop_words,
+        seed=seed,
+        on_text=on_text,
+    ).text
+
+
+@torch.no_grad()
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: Sequence[int] | torch.Tensor,
+    *,
+    max_new_tokens: int = 512,
+    temperature: float = 0.1,
+    top_k: int = 40,
+    top_p: float = 0.75,
+    repetition_penalty: float = 1.0,
+    stop_words: Sequence[str] = (),
+    seed: int | None = None,
+    on_text: Callable[[str], None] | None = None,
+    cache: KeptCache | None = None,
+) -> Completion:
+    """The answer to `input_ids`, with its tokens and its end; `on_text` gets the text as it comes.
+
+    `cache` spares the forward of what it has seen before. Raises DataError where the prompt leaves
+    no room in the model's context, ModelError where the model answers with NaN.
+    """
+    prompt = [int(i) for i in torch.as_tensor(input_ids).reshape(-1)]
+    room = _room(model, prompt, max_new_tokens)
+    choose = _Chooser(prompt, room, _device_of(model), temperature, top_k, top_p, repetition_penalty, seed)
+    ends = end_ids(model, tokenizer)
+    stream = TextStream(lambda ids: _decode(tokenizer, ids), stop_words)
+    pieces: list[str] = []
+
+    def show(piece: str) -> None:
+        if piece:
+            pieces.append(piece)
+            if on_text is not None:
+                on_text(piece)
+
+    ids: list[int] = []
+    finish = "length"
+    start = time.perf_counter()
+    with _eval_mode(model):
+        for logits in _next_logits(model, prompt, ids, cache if cache is not None else KeptCache()):
+            if len(ids) == room:
+                break
+            token = choose(logits)
+            ids.append(token)
+            if token in ends:
+                finish = "end"
+                break
+            show(stream.push(token))
+            if stream.stopped:
+                finish = "stop"
+                break
+    show(stream.finish())
+    if stream.stopped:
+        finish = "stop"
+    return Completion("".join(pieces), ids, finish, time.perf_counter() - start)
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer by what tokenizer and model say."""
+    found = {tokenizer.eos_token_id}
+    for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+        ends = getattr(config, "eos_token_id", None)
+        found |= set(ends) if isinstance(ends, (list, tuple)) else {ends}
+    return {int(i) for i in found if i is not None}
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """How many tokens the model was made for, None where its config does not say."""
+    config = model.config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def _room(model: PreTrainedModel, prompt: list[int], max_new_tokens: int) -> int:
+    if not prompt:
+        raise DataError("there is nothing to answer: the prompt has no tokens")
+    context = context_length(model)
+    if context is None:
+        return max_new_tokens
+    if len(prompt) >= context:
+        raise DataError(f"the prompt has {len(prompt)} tokens; the model's context holds {context}")
+    return min(max_new_tokens, context - len(prompt))
+
+
+def _device_of(model: PreTrainedModel) -> torch.device:
+    # Weights that are offloaded stand on "meta" until their layer runs.
+    return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    # Special tokens are part of the text: stop words and the marks of tools are among them.
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and back in its own mode after."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _next_logits(
+    model: PreTrainedModel, prompt: list[int], ids: list[int], cache: KeptCache
+) -> Iterator[torch.Tensor]:
+    """The logits after `prompt`, then after each token that the caller has added to `ids`."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    only_last = (
+        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
+    )
+    device = _device_of(model)
+    done = cache.take(prompt)
+    while True:
+        row = prompt + ids
+        new = torch.tensor([row[done:]], dtype=torch.long, device=device)
+        out = model(input_ids=new, past_key_values=cache.values, use_cache=True, **only_last)
+        cache.values = getattr(out, "past_key_values", None)
+        # A model without keys and values to keep reads the whole row again.
+        done = len(row) if cache.values is not None else 0
+        cache.ids = row[:done]
+        yield out.logits[:, -1].float()
+
+
+class _Chooser:
+    """Picks the next token from logits [1, vocabulary]."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        room: int,
+        device: torch.device,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        repetition_penalty: float,
+        seed: int | None,
+    ) -> None:
+        from transformers.generation import logits_process as lp
+
+        self.greedy = temperature <= 0
+        self.steps: list[Any] = []
+        if repetition_penalty != 1.0:
+            self.steps.append(lp.RepetitionPenaltyLogitsProcessor(repetition_penalty))
+        if not self.greedy:
+            if temperature != 1.0:
+                self.steps.append(lp.TemperatureLogitsWarper(float(temperature)))
+            if top_k > 0:
+                self.steps.append(lp.TopKLogitsWarper(top_k))
+            if top_p < 1.0:
+                self.steps.append(lp.TopPLogitsWarper(top_p))
+        self.generator = torch.Generator(device)
+        if seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(seed)
+        self.row = torch.zeros(1, len(prompt) + room, dtype=torch.long, device=device)
+        self.row[0, : len(prompt)] = torch.tensor(prompt)
+        self.length = len(prompt)
+
+    def __call__(self, logits: torch.Tensor) -> int:
+        logits = logits.to(self.row.device)
+        for step in self.steps:
+            logits = step(self.row[:, : self.length], logits)
+        if self.greedy:
+            token = logits.argmax(-1)
+        else:
+            probabilities = logits.softmax(-1)
+            if not probabilities.isfinite().all():
+                raise ModelError(
+                    "the model answers with numbers that are not finite: load it in bf16 or fp32"
+                )
+            token = torch.multinomial(probabilities, 1, generator=self.generator).squeeze(1)
+        self.row[0, self.length] = token[0]
+        self.length += 1
+        return int(token)

@@ -1,0 +1,174 @@
+"""A dialogue as token ids: exactly those that training makes of the same conversation.
+
+    turn 1   <s> | SYSTEM INSTRUCTION | answer SUFFIX </s> | SEP
+    turn 2   <s> |        INSTRUCTION | answer SUFFIX </s> | SEP      no </s>, second <s> with SUFFIX_AS_EOS
+                   encoded on its own   the model's own ids
+
+Earlier turns are kept as ids and never encoded again, so what the model has read stays what it was
+and its keys and values can be kept. Where the context is full the oldest turns go, the system text stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xtuner.chat.generate import Completion
+from xtuner.dataset.encode import begin_ids, end_ids
+from xtuner.errors import DataError
+from xtuner.log import logger
+from xtuner.utils.templates import render_prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# What is typed goes to the model as it is.
+RAW = {"SYSTEM": "{system}\n", "INSTRUCTION": "{input}"}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer, closed as in training."""
+
+    text: str
+    number: int
+    prompt: list[int]
+    answer: list[int]
+    answer_text: str
+
+
+class Session:
+    """The history of one dialogue under a prompt template."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Mapping[str, Any] | None = None,
+        system: str = "",
+        bot_name: str = "BOT",
+        context: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = RAW if template is None else template
+        self.system = system
+        self.bot_name = bot_name
+        self.context = context
+        self.turns: list[Turn] = []
+        self._number = 0
+
+    def reset(self) -> None:
+        """Forget all turns."""
+        self.turns = []
+        self._number = 0
+
+    def ask(self, text: str, max_new_tokens: int) -> list[int]:
+        """The ids to put to the model for `text`; drops the oldest turns where the context is too small."""
+        limit = _prompt_limit(self.context, max_new_tokens)
+        dropped = 0
+        while True:
+            ids = self.history_ids() + self.prompt_ids(text)
+            if limit is None or len(ids) <= limit:
+                break
+            if not self.turns:
+                raise DataError(
+                    f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
+                )
+            self.drop_oldest()
+            dropped += 1
+        if dropped:
+            logger.warning(
+                "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
+                dropped,
+                self.context,
+            )
+        return ids
+
+    def answered(self, text: str, completion: Completion, ends: set[int]) -> None:
+        """Add the turn that `completion` answers to the history; `ends` are the end-of-sequence ids."""
+        answer = self.close(completion, ends)
+        prompt = self.prompt_ids(text)
+        self._number += 1
+        self.turns.append(Turn(text, self._number, prompt, answer, completion.text))
+
+    def history_ids(self) -> list[int]:
+        """The ids of all turns so far."""
+        return [i for turn in self.turns for i in (*turn.prompt, *turn.answer)]
+
+    def drop_oldest(self) -> None:
+        """Forget the oldest turn; the one that is then the first carries the system text."""
+        self.turns = self.turns[1:]
+        if self.turns and self.system:
+            first = self.turns[0]
+            prompt = self._encode_prompt(first.text, first.number, self.system, is_first=True)
+            self.turns[0] = Turn(first.text, first.number, prompt, first.answer, first.answer_text)
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """The ids of the next question alone."""
+        is_first = not self.turns
+        system = self.system if is_first else ""
+        return self._encode_prompt(text, self._number + 1, system, is_first)
+
+    def _encode_prompt(self, text: str, number: int, system: str, is_first: bool) -> list[int]:
+        rendered = render_prompt(self.template, text, system=system, round=number, bot_name=self.bot_name)
+        begin = begin_ids(self.tokenizer).tolist() if is_first or self._ends_with_eos else []
+        return begin + self._encode(rendered)
+
+    @property
+    def _ends_with_eos(self) -> bool:
+        return not self.template.get("SUFFIX_AS_EOS", False)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+    def close(self, completion: Completion, ends: set[int]) -> list[int]:
+        """The ids of an answer as training ends it: with SUFFIX or end of sequence, then SEP."""
+        suffix = self.template.get("SUFFIX") or ""
+        body = list(completion.ids)
+        while body and body[-1] in ends:
+            body.pop()
+        if completion.finish == "stop" and not (suffix and self._decode(body).endswith(suffix)):
+            # It stopped at another word, or in the middle of a token: the text is what was said.
+            body = self._encode(completion.text + suffix)
+        elif suffix and not self._decode(body).endswith(suffix):
+            body += self._encode(suffix)
+        eos = end_ids(self.tokenizer).tolist() if self._ends_with_eos else []
+        return body + eos + self._encode(self.template.get("SEP") or "")
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+class ChatTemplateSession(Session):
+    """A dialogue in the form of the tokenizer's own `chat_template`, rendered anew at every turn."""
+
+    def history_ids(self) -> list[int]:
+        return []
+
+    def prompt_ids(self, text: str) -> list[int]:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in self.turns:
+            messages.append({"role": "user", "content": turn.text})
+            messages.append({"role": "assistant", "content": turn.answer_text})
+        messages.append({"role": "user", "content": text})
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as e:
+            # Templates raise errors of their own, for a system text they have no place for, say.
+            raise DataError(f"the tokenizer's chat template does not take this dialogue: {e}") from e
+        return self._encode(rendered)
+
+    def close(self, completion: Completion, ends: set[int]) -> list[int]:
+        return []
+
+    def drop_oldest(self) -> None:
+        self.turns = self.turns[1:]
+
+
+def _prompt_limit(context: int | None, max_new_tokens: int) -> int | None:
+    """How long a prompt may be: room for an answer is kept, at most a quarter of the context."""
+    if context is None:
+        return None
+    return context - max(1, min(max_new_tokens, context // 4))

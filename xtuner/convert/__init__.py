@@ -1,0 +1,6 @@
+"""From what training leaves to what other programs load; tensors are streamed, no model is built.
+
+pth_to_hf    iter_N.pth + config          ->  an adapter folder, or a model folder
+merge        model folder + adapter       ->  a model folder
+split        model folder                 ->  the same with one tensor in each file
+"""

@@ -1,0 +1,39 @@
+"""Model folders as inputs: found on the disk or fetched from the hub, their files told apart."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from xtuner.errors import NotFoundError
+
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ot"}
+
+
+def model_folder(name: str | Path, what: str) -> Path:
+    """The folder `name`, or the local copy of the hub's repository of that name; errors call it `what`."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists() or str(name).startswith((".", "/", "~")) or str(name).count("/") != 1:
+        raise NotFoundError(f"{what} {str(name)!r} is not a folder.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name))).resolve()
+    except Exception as e:
+        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        raise NotFoundError(
+            f"{what} {name!r} is neither a folder nor to be had from the hub: {reason}"
+        ) from e
+
+
+def copy_other_files(source: Path, target: Path, *, leave: tuple[str, ...] = ()) -> list[str]:
+    """Copy what stands beside the weights (configs, tokenizer, the model's own code); returns the names."""
+    copied = []
+    for file in sorted(source.iterdir()):
+        is_weights = file.suffix in _WEIGHTS or file.name.endswith(".index.json")
+        if file.is_file() and not is_weights and not file.name.startswith(".") and file.name not in leave:
+            shutil.copyfile(file, target / file.name)
+            copied.append(file.name)
+    return copied

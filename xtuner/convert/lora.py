@@ -1,0 +1,248 @@
+"""Which tensors of a base an adapter changes, and how; the arithmetic, a few rows at a time.
+
+    adapter tensor                                     changes           by
+    base_model.model.X.lora_A.weight  [r, in]      \\
+    base_model.model.X.lora_B.weight  [out, r]      }  X.weight          W + scaling * B @ A
+    base_model.model.X.lora_magnitude_vector [out] /                     m * V / |V|, V = the above  (DoRA)
+    base_model.model.X.lora_embedding_A, _B            X.weight          W + scaling * (B @ A).T
+    base_model.model.X.lora_B.bias                     X.bias            b + scaling * bias
+    base_model.model.X.base_layer.bias                 X.bias            replaced
+    base_model.model.X.base_layer.weight               X.weight          replaced, then B @ A added
+    base_model.model.X.weight (modules_to_save)        X.weight          replaced
+
+Formulas: LoRA https://arxiv.org/abs/2106.09685, rsLoRA https://arxiv.org/abs/2312.03732, DoRA
+https://arxiv.org/abs/2402.09353; file layout and per-module patterns as peft writes and reads them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from xtuner.convert.safetensors_stream import TensorInfo
+from xtuner.convert.weights import Weights
+from xtuner.errors import ModelError, NotFoundError
+
+_PREFIX = "base_model.model."
+_PART = re.compile(
+    r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
+    r"|lora_magnitude_vector(\.weight)?|base_layer\.weight)"
+)
+_CHUNK = 8 * 1024 * 1024  # elements of W taken to fp32 at once: 32 MB
+# Settings under which base + adapter is not W + scaling * B @ A.
+_UNMERGEABLE = (
+    "target_parameters",
+    "trainable_token_indices",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "arrow_config",
+)
+_CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder: its `adapter_config.json` and its tensors, read when asked for."""
+
+    folder: Path
+    config: dict
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """W <- W + scaling * B @ A, on W's transpose where `transposed`; DoRA where there is a `magnitude`."""
+
+    a: str
+    b: str
+    scaling: float
+    transposed: bool = False
+    magnitude: str | None = None
+    over: str | None = None  # the adapter's own W: peft saves embeddings beside their LoRA
+
+
+@dataclass(frozen=True)
+class Replace:
+    """W <- the adapter's tensor."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class AddBias:
+    """b <- b + scaling * the adapter's bias."""
+
+    key: str
+    scaling: float
+
+
+Change = LowRank | Replace | AddBias
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter in `folder`; ModelError where it is none or one that cannot be merged."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise NotFoundError(f"{folder} holds no adapter_config.json: give the folder that pth_to_hf wrote.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ModelError(f"{path} is no JSON: {e}") from e
+    if config.get("peft_type") != "LORA":
+        raise ModelError(
+            f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be merged."
+        )
+    for key in _UNMERGEABLE:
+        if config.get(key):
+            raise ModelError(
+                f"{path}: an adapter with {key} cannot be merged; use it beside its base instead."
+            )
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(_CHANGED_BASE):
+        raise ModelError(
+            f"{path}: init_lora_weights is {init!r}, which changes the base before training; convert the "
+            "adapter first (peft: save_pretrained(path_initial_model_for_weight_conversion=...))."
+        )
+    return Adapter(folder, config, Weights(folder))
+
+
+def scaling_of(config: dict, module: str) -> float:
+    """What B @ A is multiplied with in `module`, by the adapter's alpha, rank and their patterns."""
+    alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    rank = rank_of(config, module)
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def rank_of(config: dict, module: str) -> int:
+    """The rank that the adapter's config gives `module`."""
+    return _by_pattern(config.get("rank_pattern"), module, config["r"])
+
+
+def _by_pattern(patterns: dict | None, module: str, default):
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def plan_changes(adapter: Adapter, base: dict[str, TensorInfo], base_name: str) -> dict[str, Change]:
+    """What happens to which tensor of the base; ModelError where the adapter was made for another one."""
+    infos = adapter.weights.infos
+    parts: dict[str, dict[str, str]] = {}
+    changes: dict[str, Change] = {}
+    for key in infos:
+        name = key.removeprefix(_PREFIX)
+        match = _PART.fullmatch(name)
+        if match:
+            parts.setdefault(match["module"], {})[match["part"].removesuffix(".weight")] = key
+            continue
+        if "lora_" in name:
+            raise ModelError(f"{adapter.folder} holds {key}, which is no part of LoRA known here.")
+        target = _find(name.replace(".base_layer.", "."), base, adapter, base_name)
+        _same_shape(target, infos[key].shape, base[target].shape, adapter, base_name)
+        changes[target] = Replace(key)
+    transposed = _is_transposed(parts, infos, base, adapter.config)
+    for module, keys in parts.items():
+        changes.update(_changes_of_module(module, keys, transposed, adapter, base, base_name))
+    return changes
+
+
+def _changes_of_module(
+    module: str,
+    keys: dict[str, str],
+    transposed: bool,
+    adapter: Adapter,
+    base: dict[str, TensorInfo],
+    base_name: str,
+) -> dict[str, Change]:
+    infos, config = adapter.weights.infos, adapter.config
+    embedding = "lora_embedding_A" in keys
+    a, b = (keys.get(f"lora_{'embedding_' if embedding else ''}{x}") for x in "AB")
+    if a is None or b is None:
+        raise ModelError(
+            f"{adapter.folder}: {module} has only one of lora_A and lora_B; the adapter is broken."
+        )
+    rank = rank_of(config, module)
+    if infos[a].shape[0] != rank or infos[b].shape[1] != rank or len(infos[a].shape) != 2:
+        raise ModelError(
+            f"{adapter.folder}: {module} has lora_A of shape {list(infos[a].shape)}, but adapter_config.json "
+            f"gives it rank {rank}; only rank x in matrices of linear and embedding layers can be merged."
+        )
+    target = _find(f"{module}.weight", base, adapter, base_name)
+    transposed = transposed or embedding
+    made_for = (infos[b].shape[0], infos[a].shape[1])
+    _same_shape(target, made_for[::-1] if transposed else made_for, base[target].shape, adapter, base_name)
+    scaling = scaling_of(config, module)
+    changes: dict[str, Change] = {
+        target: LowRank(a, b, scaling, transposed, keys.get("lora_magnitude_vector"), keys.get("base_layer"))
+    }
+    if "lora_B.bias" in keys:
+        bias = _find(f"{module}.bias", base, adapter, base_name)
+        changes[bias] = AddBias(keys["lora_B.bias"], scaling)
+    return changes
+
+
+def _find(name: str, base: dict[str, TensorInfo], adapter: Adapter, base_name: str) -> str:
+    """`name` as the base's files spell it: without its first part (no head was saved) or with CLIP's own."""
+    for spelled in (name, name.partition(".")[2], f"vision_model.{name}"):
+        if spelled in base:
+            return spelled
+    raise ModelError(
+        f"the adapter {adapter.folder} changes {name}, which the base {base_name} does not have: it was "
+        f"trained on another base ({_named_base(adapter)})."
+    )
+
+
+def _same_shape(name: str, made_for: tuple, has: tuple, adapter: Adapter, base_name: str) -> None:
+    if tuple(made_for) != tuple(has):
+        raise ModelError(
+            f"the adapter {adapter.folder} fits a {name} of shape {list(made_for)}, but the base {base_name} "
+            f"has {list(has)}: it was trained on another base ({_named_base(adapter)})."
+        )
+
+
+def _named_base(adapter: Adapter) -> str:
+    return f"its adapter_config.json names {adapter.config.get('base_model_name_or_path')}"
+
+
+def _is_transposed(parts: dict, infos: dict, base: dict[str, TensorInfo], config: dict) -> bool:
+    """Whether the base keeps [in, out] matrices (GPT-2); a layer that is not square tells for all."""
+    for module, keys in parts.items():
+        a, b = keys.get("lora_A"), keys.get("lora_B")
+        info = base.get(f"{module}.weight") or base.get(f"{module}.weight".partition(".")[2])
+        if a is None or b is None or info is None:
+            continue
+        made_for = (infos[b].shape[0], infos[a].shape[1])
+        if made_for[0] != made_for[1] and info.shape in (made_for, made_for[::-1]):
+            return info.shape == made_for[::-1]
+    return bool(config.get("fan_in_fan_out"))
+
+
+def apply_change(
+    weight: torch.Tensor, change: Change, adapter: Weights, device: torch.device
+) -> torch.Tensor:
+    """`weight` after the change, which is made in fp32; same dtype, on the CPU. `weight` is used up."""
+    if isinstance(change, Replace):
+        return adapter[change.key].to(weight.dtype)
+    if isinstance(change, AddBias):
+        return (weight.float() + change.scaling * adapter[change.key].float()).to(weight.dtype)
+    a = adapter[change.a].to(device, torch.float32)
+    b = adapter[change.b].to(device, torch.float32) * change.scaling
+    if change.over:
+        weight = adapter[change.over].to(weight.dtype)
+    magnitude = adapter[change.magnitude].to(device, torch.float32) if change.magnitude else None
+    rows_of = weight.T if change.transposed else weight
+    num_rows = max(1, _CHUNK // max(1, rows_of.shape[1]))
+    for start in range(0, len(rows_of), num_rows):
+        rows = slice(start, start + num_rows)
+        merged = rows_of[rows].to(device, torch.float32).addmm(b[rows], a)
+        if magnitude is not None:
+            merged *= (magnitude[rows] / merged.norm(dim=1)).unsqueeze(1)
+        rows_of[rows] = merged.to(weight.dtype).cpu()
+    return weight

@@ -1,0 +1,243 @@
+"""A checkpoint of a run as a folder that transformers or peft loads; no model is built, no base needed.
+
+llm.base_model.model.X.lora_A.default.weight  ->  adapter_model.safetensors: base_model.model.X.lora_A.weight
+the config's lora=dict(...)                   ->  adapter_config.json
+
+llm.model.norm.weight, ...                    ->  model-0000i-of-0000N.safetensors: model.norm.weight, ...
+meta["hf_files"]                              ->  config.json, generation_config.json, the tokenizer
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtuner.config import Config, build, load_config
+from xtuner.convert.folders import copy_other_files
+from xtuner.convert.output import new_folder
+from xtuner.convert.progress import byte_bar
+from xtuner.convert.safetensors_stream import TensorInfo
+from xtuner.convert.weights import parse_size, write_file, write_weights
+from xtuner.engine.checkpoint import load_checkpoint
+from xtuner.errors import CheckpointError, ConfigError
+from xtuner.log import logger
+
+_LLM = "llm."
+
+
+def pth_to_hf(
+    config: str | Path,
+    pth_model: str | Path,
+    save_dir: str | Path,
+    fp32: bool = False,
+    max_shard_size: str | int = "2GB",
+    safe_serialization: bool = True,
+    cfg_options: dict[str, Any] | None = None,
+) -> str:
+    """Write the checkpoint `pth_model` of `config`'s run as a folder; `"adapter"` or `"model"`, what it is.
+
+    16 bit: bf16 where the run was, else fp16; `fp32` keeps 32. CheckpointError where config and
+    checkpoint do not belong together.
+    """
+    cfg = load_config(Path(config).expanduser(), cfg_options)
+    parse_size(max_shard_size)
+    if "llm" not in cfg.get("model", {}):
+        raise ConfigError(f"{config}: model.llm is not set; only runs of language models can be converted.")
+    path = Path(pth_model).expanduser()
+    logger.info("Load PTH model from %s", path)
+    checkpoint = load_checkpoint(path)
+    state = _without_prefix(checkpoint["state_dict"], path)
+    lora = cfg.model.get("lora")
+    in_adapter = any("lora_" in name for name in state)
+    if bool(lora) != in_adapter:
+        says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
+        raise CheckpointError(f"{config} {says}, but {path} holds {has}: give the config of that run.")
+    if not in_adapter:
+        state = without_aliases(state)
+    tensors = _Cast(state, torch.float32 if fp32 else half_dtype(cfg, state), path)
+    if tensors.half is not None:
+        logger.info("Convert LLM to %s", str(tensors.half).removeprefix("torch."))
+    sources = (path.resolve().parent,)
+    with new_folder(save_dir, sources=sources, num_bytes=tensors.num_bytes) as folder:
+        with byte_bar("Saving", tensors.num_bytes) as advance:
+
+            def load(name: str) -> torch.Tensor:
+                advance(tensors.infos[name].num_bytes)
+                return tensors[name]
+
+            if in_adapter:
+                logger.info("Saving adapter to %s", save_dir)
+                suffix = "safetensors" if safe_serialization else "bin"
+                write_file(folder / f"adapter_model.{suffix}", tensors.infos, load)
+                _write_adapter_config(folder, cfg, state)
+            else:
+                logger.info("Saving LLM tokenizer to %s", save_dir)
+                logger.info("Saving LLM to %s", save_dir)
+                write_weights(
+                    folder,
+                    tensors.infos,
+                    load,
+                    max_shard_size=max_shard_size,
+                    safe_serialization=safe_serialization,
+                )
+                _write_model_files(folder, checkpoint.get("meta", {}), cfg, tensors)
+        (folder / "xtuner_config.py").write_text(cfg.text, "utf-8")
+    return "adapter" if in_adapter else "model"
+
+
+def _without_prefix(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
+    """The language model's tensors under the names that transformers and peft use."""
+    foreign = [name for name in state if not name.startswith(_LLM)]
+    if foreign or not state:
+        what = f"{foreign[0]!r}, which is no part of a language model" if foreign else "no weights"
+        raise CheckpointError(f"{path} holds {what}.")
+    return {_peft_name(name.removeprefix(_LLM)): tensor for name, tensor in state.items()}
+
+
+def without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state` with each piece of memory once: of tied embeddings the first name stays, as in saved models."""
+    seen: dict[tuple, str] = {}
+    for name, tensor in state.items():
+        seen.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.dtype), name)
+    return {name: state[name] for name in seen.values()}
+
+
+def _peft_name(name: str) -> str:
+    """`name` as an adapter file spells it: the adapter's own name (`default`) is left out.
+
+    X.lora_A.default.weight  ->  X.lora_A.weight       X.modules_to_save.default.weight  ->  X.weight
+    """
+    if not name.startswith("base_model.model."):
+        return name
+    name = name.replace(".modules_to_save.default.", ".").replace(".default.", ".").removesuffix(".default")
+    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
+
+
+def half_dtype(cfg: Config, state: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """The 16 bit type of a run: bf16 where its weights or its settings are, else fp16."""
+    said = [cfg.model.llm.get("torch_dtype"), cfg.model.llm.get("dtype")]
+    said.append((cfg.get("optim_wrapper") or {}).get("dtype"))
+    dtypes = {tensor.dtype for tensor in state.values()}
+    if torch.float16 in dtypes and torch.bfloat16 not in dtypes:
+        return torch.float16
+    is_bf16 = torch.bfloat16 in dtypes or any("bfloat16" in str(value) for value in said)
+    return torch.bfloat16 if is_bf16 else torch.float16
+
+
+@dataclass(frozen=True)
+class _Cast(Mapping[str, torch.Tensor]):
+    """The state dict with its floats in `dtype`, each cast when it is asked for."""
+
+    state: dict[str, torch.Tensor]
+    dtype: torch.dtype
+    path: Path
+
+    @property
+    def half(self) -> torch.dtype | None:
+        return self.dtype if self.dtype != torch.float32 else None
+
+    @property
+    def infos(self) -> dict[str, TensorInfo]:
+        return {n: TensorInfo(self._dtype_of(t), tuple(t.shape)) for n, t in self.state.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(info.num_bytes for info in self.infos.values())
+
+    def _dtype_of(self, tensor: torch.Tensor) -> torch.dtype:
+        return self.dtype if tensor.is_floating_point() else tensor.dtype
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self.state[name]
+        cast = tensor.to(self._dtype_of(tensor))
+        if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
+            raise CheckpointError(
+                f"{self.path}: {name} reaches {tensor.abs().max():.3g}, too much for float16: use --fp32."
+            )
+        return cast
+
+    def __iter__(self):
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
+    lora = build(cfg.model.lora, "model.lora")
+    trained = {name.split(".lora_")[0].rpartition(".")[2] for name in state if ".lora_" in name}
+    if lora.target_modules is None:
+        lora.target_modules = sorted(trained)
+    lora.base_model_name_or_path = base_of(cfg)
+    lora.task_type = lora.task_type or "CAUSAL_LM"
+    _check_rank(lora, state)
+    lora.inference_mode = True
+    lora.save_pretrained(str(folder))
+    path = folder / "adapter_config.json"
+    # peft writes sets in an order that differs from run to run.
+    text = json.dumps(_sorted_lists(json.loads(path.read_text("utf-8"))), indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", "utf-8")
+    (folder / "README.md").write_text(_card(lora.base_model_name_or_path), "utf-8")
+
+
+def _sorted_lists(config: dict[str, Any]) -> dict[str, Any]:
+    for key in ("target_modules", "modules_to_save"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])
+    return config
+
+
+def _check_rank(lora: Any, state: Mapping[str, torch.Tensor]) -> None:
+    ranks = {t.shape[0] for name, t in state.items() if ".lora_A" in name or "lora_embedding_A" in name}
+    expected = {lora.r, *(lora.rank_pattern or {}).values()}
+    if not ranks <= expected:
+        raise CheckpointError(
+            f"model.lora.r is {lora.r}, but the checkpoint's LoRA weights have rank {sorted(ranks)}: give "
+            "the config that this checkpoint was trained with."
+        )
+
+
+def base_of(cfg: Config) -> str | None:
+    """The base model as the config names it."""
+    name = cfg.model.llm.get("pretrained_model_name_or_path")
+    return None if name is None else str(name)
+
+
+def _card(base: str | None) -> str:
+    front = f"base_model: {base}\n" if base else ""
+    load = f'AutoModelForCausalLM.from_pretrained("{base or "BASE"}")'
+    return (
+        f"---\nlibrary_name: peft\n{front}pipeline_tag: text-generation\ntags:\n- lora\n- xtuner\n---\n\n"
+        f"# LoRA adapter for {base or 'a language model'}\n\n"
+        "Trained with XTuner; `xtuner_config.py` holds every setting of the run.\n\n"
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        f'model = PeftModel.from_pretrained({load}, "THIS_FOLDER")\n```\n\n'
+        "```shell\nxtuner chat BASE --adapter THIS_FOLDER\nxtuner convert merge BASE THIS_FOLDER OUT\n```\n"
+    )
+
+
+def _write_model_files(folder: Path, meta: Mapping[str, Any], cfg: Config, tensors: _Cast) -> None:
+    files: Mapping[str, str | torch.Tensor] = meta.get("hf_files") or {}
+    for name, content in files.items():
+        assert Path(name).name == name, name
+        data = content.encode("utf-8") if isinstance(content, str) else content.numpy().tobytes()
+        (folder / name).write_bytes(data)
+    if not files:
+        base = Path(base_of(cfg) or "")
+        if not (base / "config.json").is_file():
+            raise CheckpointError(
+                f"{tensors.path} holds no config.json and {str(base)!r} is no model folder here: set "
+                "pretrained_model_name_or_path to the base's folder with --cfg-options."
+            )
+        copy_other_files(base, folder, leave=("README.md",))
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config.pop("quantization_config", None)
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(tensors.dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")

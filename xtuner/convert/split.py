@@ -1,0 +1,32 @@
+"""A model folder with every tensor in a file of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from xtuner.convert.folders import copy_other_files, model_folder
+from xtuner.convert.output import new_folder
+from xtuner.convert.progress import byte_bar
+from xtuner.convert.weights import Weights, write_weights
+from xtuner.log import logger
+
+
+def split(src_dir: str | Path, dst_dir: str | Path) -> int:
+    """Write `src_dir`'s model into `dst_dir`, one tensor a file, in the source's format; returns how many."""
+    source = model_folder(src_dir, "the model")
+    weights = Weights(source)
+    total = sum(info.num_bytes for info in weights.infos.values())
+    logger.info("Saving to %s...", dst_dir)
+    with new_folder(dst_dir, sources=(source,), num_bytes=total) as folder:
+        with byte_bar("Splitting", total) as advance:
+
+            def load(name: str) -> torch.Tensor:
+                advance(weights.infos[name].num_bytes)
+                return weights[name]
+
+            shards = [[name] for name in weights]
+            write_weights(folder, weights.infos, load, shards=shards, safe_serialization=weights.is_safe)
+        copy_other_files(source, folder)
+    return len(shards)
