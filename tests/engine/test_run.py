@@ -53,9 +53,9 @@ def test_a_resumed_run_ends_in_the_same_bits(toy_config, tmp_path, stop, options
     options = {"dropout": 0.3, "max_epochs": 2 if "batch_size" not in options else 6, **options}
     config = toy_config(keep=-1, **options)
     whole = train(config, tmp_path)
-    again = train(toy_config(keep=-1, **options), tmp_path, resume=str(tmp_path / f"iter_{stop}.pth"))
+    checkpoint = str(tmp_path / f"iter_{stop}.pth")
+    again = train(toy_config(keep=-1, **options), tmp_path / "again", resume=checkpoint)
     assert torch.equal(weights(whole), weights(again))
-    assert again.timestamp != whole.timestamp
 
 
 def test_bare_resume_passes_over_a_damaged_checkpoint(toy_config, tmp_path, caplog):

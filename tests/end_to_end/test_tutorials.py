@@ -1,0 +1,108 @@
+"""The tutorials' configs, unchanged, through the tutorials' commands in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+
+def xtuner(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "xtuner", *words]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **kwargs)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def kill_after(path: Path, *words: str, cwd: Path) -> None:
+    """Start a run and kill it without warning as soon as `path` exists."""
+    with open(os.devnull, "w") as nowhere:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "xtuner", *words], cwd=cwd, stdout=nowhere, stderr=nowhere
+        )
+        deadline = time.monotonic() + 120
+        while not path.exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+def final_weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_tutorial_001_train_kill_resume_convert_merge_chat(tutorial_001):
+    """The self-cognition fine-tune: QLoRA, fp16, nf4, a plain JSON file as the data's path."""
+    here, config = tutorial_001, "internlm2_1_8b_qlora_alpaca_e3_copy.py"
+    options = ["--seed", "0", "--cfg-options", "save_steps=4", "accumulative_counts=4", "max_length=256"]
+    whole, cut = here / "whole", here / "cut"
+    xtuner("train", config, "--work-dir", "whole", *options, cwd=here)
+    kill_after(cut / "iter_4.pth", "train", config, "--work-dir", "cut", *options, cwd=here)
+    resumed = xtuner("train", config, "--work-dir", "cut", "--resume", *options, cwd=here)
+    assert "Resumed at iter" in resumed.stderr
+    name = Path((whole / "last_checkpoint").read_text()).name
+    assert equal(final_weights(whole / name), final_weights(cut / name))
+
+    xtuner("convert", "pth_to_hf", config, f"cut/{name}", "hf", cwd=here)
+    assert {p.name for p in (here / "hf").iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "xtuner_config.py",
+    }
+    merged = xtuner("convert", "merge", "../model", "hf", "merged", "--max-shard-size", "2GB", cwd=here)
+    assert "All done!" in merged.stdout + merged.stderr
+    words = ["chat", "merged", "--prompt-template", "default", "--max-new-tokens", "8"]
+    said = xtuner(*words, cwd=here, input="你是谁\n\nRESET\n\nEXIT\n\n")
+    assert "Log: Exit!" in said.stdout
+
+
+def test_tutorial_003_by_epoch_with_tensorboard(tutorial_003):
+    """The counsellor: conversations, epochs, LoRA on wqkv, wo, w1, w2, w3, device_map, TensorBoard."""
+    config = "train/internlm2_chat_1_8b_qlora_emo_e3.py"
+    xtuner("train", config, "--cfg-options", "max_length=512", cwd=tutorial_003)
+    work_dir = tutorial_003 / "work_dirs" / "internlm2_chat_1_8b_qlora_emo_e3"
+    (log_dir,) = [p for p in work_dir.iterdir() if p.is_dir()]
+    names = {p.name for p in work_dir.iterdir()} - {log_dir.name}
+    assert names == {
+        "epoch_1.pth",
+        "epoch_2.pth",
+        "epoch_3.pth",
+        "internlm2_chat_1_8b_qlora_emo_e3.py",
+        "last_checkpoint",
+    }
+    lines = (log_dir / "vis_data" / "scalars.json").read_text().splitlines()
+    assert {"lr", "loss", "grad_norm", "tokens_per_sec", "tflops", "memory"} <= set(json.loads(lines[-1]))
+    assert list(log_dir.glob("vis_data/events.out.tfevents.*"))
+    assert list(log_dir.glob("vis_data/eval_outputs_iter_*.txt"))
+    xtuner("convert", "pth_to_hf", config, str(work_dir / "epoch_3.pth"), "hf", cwd=tutorial_003)
+    adapter = json.loads((tutorial_003 / "hf" / "adapter_config.json").read_text())
+    assert sorted(adapter["target_modules"]) == ["w1", "w2", "w3", "wo", "wqkv"]
+    words = [
+        "--bits",
+        "4",
+        "--temperature",
+        "0.7",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.9",
+        "--max-new-tokens",
+        "8",
+    ]
+    model = ["chat", "models/internlm2-chat-1_8b", "--adapter", "hf"]
+    said = xtuner(*model, *words, "--system", "你好", cwd=tutorial_003, input="你是谁\n\nEXIT\n\n")
+    assert "Log: Exit!" in said.stdout
