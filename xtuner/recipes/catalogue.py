@@ -39,8 +39,8 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """All listed names, sorted: recipes and DeepSpeed settings."""
-    return sorted([*_listed(), *deepspeed_names()])
+    """All listed names, sorted: recipes, DeepSpeed settings, and the scripts that lay beside them."""
+    return sorted([*_listed(), *deepspeed_names(), *special.SCRIPTS])
 
 
 def match(patterns: Iterable[str]) -> list[str]:
@@ -60,6 +60,10 @@ def find(name: str) -> Recipe:
         NotFoundError: no rows of the tables make this name; says which listed names are near.
     """
     recipe = _listed().get(name) or _compose(name)
+    if recipe is None and name in deepspeed_names():
+        raise NotFoundError(f"{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.")
+    if recipe is None and name in special.SCRIPTS:
+        raise NotFoundError(f"{name} was a script, not a training. Instead: {special.SCRIPTS[name]}")
     if recipe is None:
         raise NotFoundError(
             f"There is no built-in config named {name!r}.{did_you_mean(name, names())} "

@@ -24,7 +24,7 @@ class Model:
     path: str  # on the hub
     family: str
     context: int  # tokens that its positions reach
-    template: str = "default"
+    template: str | dict[str, Any] = "default"  # a name in PROMPT_TEMPLATE, or the template itself
     full: str = ""
     lora: str = ""
     qlora: str = ""
@@ -284,7 +284,14 @@ QWEN = [
     Model("qwen3_235b_a22b", "Qwen/Qwen3-235B-A22B", "qwen3_moe", 40960, "qwen_chat", **USUAL),
 ]  # fmt: skip
 
-R1 = "deepseek_r1"  # the template that all distilled models share, whatever they started from
+# All distilled models share it, whatever they started from.
+R1 = {
+    "SYSTEM": "{system}",
+    "INSTRUCTION": "<｜User｜>{input}<｜Assistant｜>",
+    "SUFFIX": "<｜end▁of▁sentence｜>",
+    "SUFFIX_AS_EOS": True,
+    "STOP_WORDS": ["<｜end▁of▁sentence｜>"],
+}
 R1_DISTILLED = [
     Model("deepseek_r1_distill_qwen_1_5b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "qwen2", 131072, R1, **USUAL),
     Model("deepseek_r1_distill_qwen_7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2", 131072, R1, **USUAL),
@@ -294,6 +301,20 @@ R1_DISTILLED = [
     Model("deepseek_r1_distill_llama_70b", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama", 131072, R1, **USUAL),
 ]  # fmt: skip
 
+PHI4 = {
+    "SYSTEM": "<|im_start|>system<|im_sep|>{system}<|im_end|>",
+    "INSTRUCTION": "<|im_start|>user<|im_sep|>{input}<|im_end|><|im_start|>assistant<|im_sep|>",
+    "SUFFIX": "<|im_end|>",
+    "SUFFIX_AS_EOS": True,
+    "STOP_WORDS": ["<|im_end|>", "<|endoftext|>"],
+}
+PHI4_MINI = {
+    "SYSTEM": "<|system|>{system}<|end|>",
+    "INSTRUCTION": "<|user|>{input}<|end|><|assistant|>",
+    "SUFFIX": "<|end|>",
+    "SUFFIX_AS_EOS": True,
+    "STOP_WORDS": ["<|end|>", "<|endoftext|>"],
+}
 WHOLE_CONTEXT = {"max_length": Code("128 * 1024")}
 SMALL_END = {"eos_token": "</s>"}
 OTHERS = [
@@ -318,8 +339,8 @@ OTHERS = [
     Model("phi3_mini_128k_instruct", "microsoft/Phi-3-mini-128k-instruct", "phi3", 131072, "phi3_chat",
           full="alpaca", qlora="alpaca",
           by_method={"full": WHOLE_CONTEXT, "qlora": WHOLE_CONTEXT}),
-    Model("phi4", "microsoft/phi-4", "phi3", 16384, "phi4_chat", **USUAL),
-    Model("phi4_mini_instruct", "microsoft/Phi-4-mini-instruct", "phi3", 131072, "phi4_mini_chat", **USUAL),
+    Model("phi4", "microsoft/phi-4", "phi3", 16384, PHI4, **USUAL),
+    Model("phi4_mini_instruct", "microsoft/Phi-4-mini-instruct", "phi3", 131072, PHI4_MINI, **USUAL),
     Model("smollm2_135m", "HuggingFaceTB/SmolLM2-135M", "llama", 8192, **USUAL),
     Model("smollm2_135m_instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 8192, "qwen_chat", **USUAL),
     Model("smollm2_360m", "HuggingFaceTB/SmolLM2-360M", "llama", 8192, **USUAL),

@@ -12,6 +12,7 @@ from xtuner.errors import ConfigError, did_you_mean
 from xtuner.recipes.catalogue import Recipe
 from xtuner.recipes.methods import OPTIONS, SETTINGS
 from xtuner.recipes.page import MODULE_OF, Code
+from xtuner.utils import PROMPT_TEMPLATE
 
 
 class Plan:
@@ -26,7 +27,7 @@ class Plan:
         self._apply(
             {
                 recipe.method.path_setting: model.path,
-                "prompt_template": Code(f"PROMPT_TEMPLATE.{model.template}"),
+                "prompt_template": _template(model.template),
                 "sequence_parallel_size": 1 if model.sequence_parallel else None,
             }
         )
@@ -68,13 +69,19 @@ class Plan:
             group[name] = value
 
 
+def _template(template: str | dict[str, Any]) -> Any:
+    return Code(f"PROMPT_TEMPLATE.{template}") if isinstance(template, str) else template
+
+
 def _as_typed(name: str, value: Any) -> Any:
     """The value as a person would write it: names as names, one file as a list of one."""
     if value is None:
         return Code("None")
     if isinstance(value, str):
         if name == "prompt_template":
-            return Code(f"PROMPT_TEMPLATE.{value.removeprefix('PROMPT_TEMPLATE.')}")
+            name = value.removeprefix("PROMPT_TEMPLATE.")
+            PROMPT_TEMPLATE[name]  # an unknown one raises, with the nearest
+            return _template(name)
         if (name == "SYSTEM" and value.startswith("SYSTEM_TEMPLATE.")) or (
             name == "optim_type" and value in MODULE_OF
         ):

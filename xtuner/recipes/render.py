@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError
-from xtuner.recipes.catalogue import Recipe, find
+from xtuner.recipes.catalogue import Recipe, deepspeed_file, deepspeed_names, find
 from xtuner.recipes.page import Page
 from xtuner.recipes.parts import (
     write_data,
@@ -22,6 +22,7 @@ from xtuner.recipes.parts import (
     write_trainer,
 )
 from xtuner.recipes.plan import Plan
+from xtuner.recipes.special import SCRIPTS
 from xtuner.recipes.wording import LANGUAGES
 
 
@@ -29,12 +30,13 @@ def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> s
     """The config file of a recipe, with comments in `lang` and `settings` in place of the usual ones.
 
     `prompt_template` takes the bare name of a template. A setting that the recipe does not have is a
-    ConfigError that names the nearest one.
+    ConfigError that names the nearest one. DeepSpeed names give their JSON.
     """
     if lang not in LANGUAGES:
         raise ConfigError(f"lang is {lang!r}, but comments exist in {' and '.join(LANGUAGES)} only.")
-    recipe = find(recipe_or_name) if isinstance(recipe_or_name, str) else recipe_or_name
-    plan = Plan(recipe)
+    if recipe_or_name in deepspeed_names() or recipe_or_name in SCRIPTS:
+        return _render_other(str(recipe_or_name), settings)
+    plan = Plan(_recipe(recipe_or_name))
     plan.override(settings)
     page = Page()
     write_settings(page, plan, lang)
@@ -48,7 +50,25 @@ def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> s
     return page.text()
 
 
-def settings_of(recipe_or_name: Recipe | str) -> list[str]:
-    """The settings that `render` accepts for this recipe, in the order of part 1."""
-    recipe = find(recipe_or_name) if isinstance(recipe_or_name, str) else recipe_or_name
-    return Plan(recipe).names()
+def settings_of(recipe_or_name: Recipe | str) -> dict[str, Any]:
+    """The settings that `render` accepts for this recipe, in the order of part 1, with their values."""
+    plan = Plan(_recipe(recipe_or_name))
+    values = {name: value for group in plan.settings.values() for name, value in group.items()}
+    return {name: values[name] for name in plan.names()}
+
+
+def _recipe(recipe_or_name: Recipe | str) -> Recipe:
+    return find(recipe_or_name) if isinstance(recipe_or_name, str) else recipe_or_name
+
+
+def _render_other(name: str, settings: dict[str, Any]) -> str:
+    """The JSON of a DeepSpeed setting, or a script that says what took its place."""
+    if settings:
+        raise ConfigError(f"{name} has no settings to change, but {', '.join(settings)} was given.")
+    if name in SCRIPTS:
+        instead = SCRIPTS[name]
+        return (
+            f'"""What this script did is done by the command line now.\n\n    {instead}\n"""\n\n'
+            "raise SystemExit(__doc__)\n"
+        )
+    return deepspeed_file(name).read_text(encoding="utf-8")

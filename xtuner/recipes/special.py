@@ -15,6 +15,15 @@ from xtuner.recipes.page import Code
 
 Row = tuple[str, str, str, dict[str, Any]]
 
+OFFICIAL = "xtuner convert pth_to_hf CONFIG PTH OUT --save-format official"
+HUGGINGFACE = "xtuner convert pth_to_hf CONFIG PTH OUT --save-format huggingface"
+SCRIPTS = {
+    "convert_phi_to_llama": "Nothing: transformers and what it exports to run Phi-3 as it is.",
+    "convert_to_official": OFFICIAL,
+    "convert_xtuner_weights_to_hf": HUGGINGFACE,
+    "convert_xtuner_weights_to_llava": OFFICIAL,
+}
+
 THROUGHPUT = {"hooks": ["ThroughputHook"]}
 EVERY_STEP = {"log_every": 1, "log_processor": {"window_size": 1}}
 FLASH = {"torch_dtype": Code("torch.bfloat16"), "attn_implementation": "flash_attention_2"}

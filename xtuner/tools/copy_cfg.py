@@ -1,0 +1,81 @@
+"""`xtuner copy-cfg`: write a built-in config to a folder, to be edited."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import ConfigError
+from xtuner.recipes.catalogue import deepspeed_names, find
+from xtuner.recipes.render import render
+from xtuner.recipes.wording import LANGUAGES
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="xtuner copy-cfg", description=__doc__)
+    parser.add_argument("config_name", help="a name that `xtuner list-cfg` shows")
+    parser.add_argument("save_dir", help="folder for NAME_copy.py")
+    parser.add_argument("--model", help="folder of the model, or its name on the hub")
+    parser.add_argument("--data", help="your data file, in the format that this config reads")
+    parser.add_argument("--template", help="name of the prompt template")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any variable of part 1, such as max_epochs=1",
+    )
+    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the comments")
+    parser.add_argument("--force", action="store_true", help="overwrite a file with other content")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    text = render(args.config_name, args.lang, **_settings(args))
+    ending = ".json" if args.config_name in deepspeed_names() else ".py"
+    path = os.path.join(args.save_dir, f"{args.config_name}_copy{ending}")
+    _write(Path(path), text, args.force)
+    print(f"Copy to {path}")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags change, by the name of the setting."""
+    settings = {}
+    for pair in args.set:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"--set takes NAME=VALUE, but got {pair!r}.")
+        settings[name] = _literal(value)
+    if args.template is not None:
+        settings["prompt_template"] = args.template
+    if args.model is not None:
+        settings[find(args.config_name).method.path_setting] = args.model
+    if args.data is not None:
+        places = find(args.config_name).dataset.path_settings
+        if len(places) != 1:
+            reads = f"reads {len(places)} sources" if places else "names its data inside part 3"
+            hint = "".join(f" --set {name}=FILE" for name in places)
+            raise ConfigError(f"{args.config_name} {reads}, so --data is not enough.{hint}")
+        settings[places[0]] = args.data
+    return settings
+
+
+def _literal(value: str) -> Any:
+    """`3e-4` -> 0.0003; what is no Python literal stays a string."""
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+
+
+def _write(path: Path, text: str, force: bool) -> None:
+    if path.exists() and not force and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path} exists with other content: pass --force to overwrite it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

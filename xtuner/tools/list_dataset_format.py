@@ -1,0 +1,19 @@
+"""`xtuner list-dataset-format`: the data formats that have a map function."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    return argparse.ArgumentParser(prog="xtuner list-dataset-format", description=__doc__).parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parse_args(argv)
+    from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
+
+    print("DATASET_FORMAT".center(58, "="))
+    print("\n".join(DATASET_FORMAT_MAPPING))
+    print("=" * 58)
+    return 0
