@@ -1,0 +1,146 @@
+import copy
+
+import pytest
+import torch
+
+from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.model import SupervisedFinetune
+from xtuner.model.sft import flatten
+
+
+def test_rows_become_one_row_without_padding(batch):
+    """Padding goes; borders of all rows follow one another."""
+    flat = flatten(batch)
+    assert flat["input_ids"].tolist() == batch["input_ids"][0].tolist() + batch["input_ids"][1, :6].tolist()
+    assert flat["borders"] == [0, 4, 9, 15]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_loss_and_gradients_equal_those_of_samples_run_alone(
+    llama, batch, recompute, naive_loss, gradients, relative_error
+):
+    """Packing, flattening, chosen positions and recomputation change nothing but the speed."""
+    reference = copy.deepcopy(llama)
+    wanted = naive_loss(reference, batch)
+    wanted.backward()
+    model = SupervisedFinetune(llama, use_activation_checkpointing=recompute).train()
+    loss = model(batch)["loss"]
+    loss.backward()
+    assert abs(loss.item() - wanted.item()) < 1e-12
+    ours, theirs = gradients(model.llm), gradients(reference)
+    assert ours.keys() == theirs.keys()
+    assert max(relative_error(ours[n], theirs[n]) for n in ours) < 1e-9
+    assert model.llm.model.gradient_checkpointing is recompute
+
+
+def test_the_first_token_of_a_sample_is_never_trained(llama, batch):
+    """Its label may be anything: loss and count stay."""
+    model = SupervisedFinetune(llama, use_activation_checkpointing=False)
+    before = model(batch)["loss"], model.num_loss_items(batch)
+    batch["labels"][0, 4] = 7
+    batch["labels"][1, 0] = -100
+    assert (model(batch)["loss"], model.num_loss_items(batch)) == before
+    assert before[1] == 3 + 2 + 5
+
+
+def test_num_items_makes_the_mean_that_of_the_whole_update(llama, batch):
+    """Two micro-batches divided by their common count give the loss of both together."""
+    model = SupervisedFinetune(llama, use_activation_checkpointing=False)
+    halves = [{k: v[i : i + 1] for k, v in batch.items() if k not in ("max_seqlen",)} for i in range(2)]
+    count = sum(model.num_loss_items(half) for half in halves)
+    parts = sum(model(half, num_items=count)["loss"] for half in halves)
+    torch.testing.assert_close(parts, model(batch)["loss"], rtol=1e-12, atol=0)
+
+
+def test_a_batch_without_trained_tokens_has_loss_zero_and_gradients(llama, batch):
+    """Other ranks wait for gradients of every weight, so the graph is there."""
+    batch["labels"][:] = -100
+    model = SupervisedFinetune(llama, use_activation_checkpointing=False)
+    loss = model(batch)["loss"]
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_the_head_runs_on_trained_positions_only(llama, batch):
+    """Ten trained tokens: ten rows of logits."""
+    model, seen = SupervisedFinetune(llama, use_activation_checkpointing=False), []
+    llama.lm_head.register_forward_hook(lambda _m, _i, output: seen.append(output.shape[1]))
+    model(batch)
+    assert seen == [10]
+
+
+def test_predict_gives_logits_row_by_row_and_tensor_the_models_output(llama, batch):
+    """Row one of `predict` is what the model says of its sample alone."""
+    model = SupervisedFinetune(llama, use_activation_checkpointing=False).eval()
+    rows = model(batch, mode="predict")
+    assert [row["logits"].shape for row in rows] == [(9, 128), (9, 128)]
+    alone = llama(batch["input_ids"][1, None, :6]).logits[0]
+    torch.testing.assert_close(rows[1]["logits"][:6], alone)
+    assert model(batch, mode="tensor").logits.shape == (1, 15, 128)
+
+
+def test_families_without_positions_for_the_head_train_too(batch, naive_loss):
+    """Where logits cannot be asked for single positions, they are picked afterwards."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    model = SupervisedFinetune(
+        BloomForCausalLM(BloomConfig(vocab_size=128, hidden_size=32, n_layer=1, n_head=4)),
+        use_activation_checkpointing=False,
+    )
+    one = {k: v[1:] for k, v in batch.items() if k not in ("max_seqlen",)}
+    assert model(one)["loss"].item() == pytest.approx(naive_loss(model.llm, one).item(), rel=1e-5)
+    with pytest.raises(ModelError, match="'bloom' mix the samples"):
+        model(batch)
+
+
+def test_names_it_does_not_have_are_the_models(llama):
+    """`model.generate`, `model.config` work; a wrong name is an AttributeError."""
+    model = SupervisedFinetune(llama)
+    assert model.config is llama.config
+    with pytest.raises(AttributeError, match="nonsense"):
+        model.nonsense  # noqa: B018
+
+
+def test_a_full_run_saves_everything_and_loads_it_back(llama, batch):
+    """Names are the model's under `llm.`."""
+    model = SupervisedFinetune(llama, use_activation_checkpointing=False)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    assert state.keys() == {f"llm.{name}" for name in llama.state_dict()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.load_state_dict(state)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_that_lacks_or_exceeds_the_trained_part_is_refused(llama):
+    """The error counts and names them."""
+    model = SupervisedFinetune(llama)
+    state = dict(model.state_dict())
+    del state["llm.lm_head.weight"]
+    state["llm.extra"] = torch.zeros(1)
+    with pytest.raises(
+        CheckpointError, match=r"1 weights are missing, as llm\.lm_head\.weight; 1 weights are unex"
+    ):
+        model.load_state_dict(state)
+    result = model.load_state_dict(state, strict=False)
+    assert (result.missing_keys, result.unexpected_keys) == (["llm.lm_head.weight"], ["llm.extra"])
+    with pytest.raises(CheckpointError, match="size mismatch"):
+        model.load_state_dict({**state, "llm.lm_head.weight": torch.zeros(2, 2)})
+
+
+def test_recomputation_left_open_is_decided_by_free_memory(llama, monkeypatch):
+    """None: on only when memory is short."""
+    from xtuner.model import recompute
+
+    monkeypatch.setattr(recompute, "free_memory", lambda device: 10**12)
+    assert SupervisedFinetune(llama, use_activation_checkpointing=None).use_activation_checkpointing is False
+    monkeypatch.setattr(recompute, "free_memory", lambda device: 1000)
+    assert SupervisedFinetune(llama, use_activation_checkpointing=None).use_activation_checkpointing is True
+
+
+def test_a_ready_model_cannot_have_its_context_extended(llama):
+    """Rope is scaled before loading."""
+    with pytest.raises(ConfigError, match=r"max_position_embeddings needs model\.llm as a dict"):
+        SupervisedFinetune(llama, max_position_embeddings=4096)
