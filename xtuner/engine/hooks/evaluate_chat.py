@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from xtuner.chat.generate import generate
+from xtuner.chat.session import Session
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
 from xtuner.log import logger
-from xtuner.utils.templates import render_prompt
 
 TOKENS_BEFORE_TRAINING = 50
 
@@ -86,11 +86,9 @@ class EvaluateChatHook(Hook):
         return answers
 
     def _answer(self, runner, text: str, max_new_tokens: int) -> str:
-        prompt = text
-        if self.template is not None:
-            bot_name = runner.cfg.get("bot_name", "BOT")
-            prompt = render_prompt(self.template, text, system=self.system, bot_name=bot_name)
-        ids = self.tokenizer.encode(prompt, add_special_tokens=True)
+        bot_name = runner.cfg.get("bot_name", "BOT")
+        session = Session(self.tokenizer, self.template, self.system, bot_name)
+        ids = session.ask(text, max_new_tokens)
         with runner.optim_wrapper.autocast():
             answer = generate(
                 runner.model.llm,
@@ -98,6 +96,6 @@ class EvaluateChatHook(Hook):
                 ids,
                 max_new_tokens=max_new_tokens,
                 stop_words=self.stop_words,
-                **self.generation_kwargs,
+                **{"seed": runner.seed, **self.generation_kwargs},
             )
         return self.tokenizer.decode(ids) + answer
