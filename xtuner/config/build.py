@@ -41,7 +41,7 @@ class Builder:
     def _call(self, target: Any, value: dict, path: str, late: dict[str, Any]) -> Any:
         if id(value) in self._built and not late:
             return self._built[id(value)][0]
-        raw = getattr(target, "unbuilt", frozenset())
+        raw: frozenset[str] = getattr(target, "unbuilt", frozenset())
         given = {k: v for k, v in value.items() if k != "type"}
         if both := given.keys() & late.keys():
             raise ConfigError(f"{path}.{sorted(both)[0]} is set by the run itself; remove it from the config")

@@ -232,7 +232,8 @@ def set_seed(seed: int, deterministic: bool) -> None:
 def get_rng_state() -> dict[str, Any]:
     """The state of every generator, as plain containers and tensors."""
     version, numbers, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state()
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, *rest = legacy
     state = {
         "python": [version, list(numbers), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],

@@ -36,17 +36,17 @@ class TrainLoop:
         val_interval: int | None = None,
         val_begin: int | None = None,
     ):
-        if (max_iters is None) == (max_epochs is None):
-            raise ConfigError(
-                f"train_cfg needs either max_epochs or max_iters, not {max_epochs=} and {max_iters=}"
-            )
         self.runner = runner
         self.dataloader = dataloader
         self.epoch_length = len(dataloader)
-        self.max_iters = max_iters if max_epochs is None else math.ceil(max_epochs * self.epoch_length)
-        self.max_epochs = (
-            max_epochs if max_epochs is not None else math.ceil(self.max_iters / self.epoch_length)
-        )
+        self.max_epochs: float
+        self.max_iters: int
+        if max_epochs is not None and max_iters is None:
+            self.max_epochs, self.max_iters = max_epochs, math.ceil(max_epochs * self.epoch_length)
+        elif max_iters is not None and max_epochs is None:
+            self.max_epochs, self.max_iters = math.ceil(max_iters / self.epoch_length), max_iters
+        else:
+            raise ConfigError(f"train_cfg needs either max_epochs or max_iters: {max_epochs=}, {max_iters=}")
         self.nonfinite_in_a_row = 0
 
     def run(self) -> None:

@@ -30,11 +30,12 @@ class ThroughputHook(Hook):
         mlp_ratio: float | None = None,
         is_casual: bool | None = None,
     ):
+        # None, 0: what the model itself says.
         self.recompute = use_activation_checkpointing
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.vocab_size = vocab_size
-        self.mlp_ratio = mlp_ratio
+        self.hidden_size = hidden_size or 0
+        self.num_layers = num_layers or 0
+        self.vocab_size = vocab_size or 0
+        self.mlp_ratio = mlp_ratio or 0.0
         self.is_causal = True if is_casual is None else is_casual
 
     def before_train(self, runner) -> None:
