@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xtuner.chat.text_stream import TextStream
-from xtuner.errors import DataError, ModelError
+from xtuner.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -124,8 +124,6 @@ def complete(
     start = time.perf_counter()
     with _eval_mode(model):
         for logits in _next_logits(model, prompt, ids, cache if cache is not None else KeptCache()):
-            if len(ids) == room:
-                break
             token = choose(logits)
             ids.append(token)
             if token in ends:
@@ -134,6 +132,8 @@ def complete(
             show(stream.push(token))
             if stream.stopped:
                 finish = "stop"
+                break
+            if len(ids) == room:
                 break
     show(stream.finish())
     if stream.stopped:
@@ -160,6 +160,8 @@ def context_length(model: PreTrainedModel) -> int | None:
 def _room(model: PreTrainedModel, prompt: list[int], max_new_tokens: int) -> int:
     if not prompt:
         raise DataError("there is nothing to answer: the prompt has no tokens")
+    if max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens is {max_new_tokens}: write 1 or more")
     context = context_length(model)
     if context is None:
         return max_new_tokens
@@ -249,17 +251,14 @@ class _Chooser:
 
     def __call__(self, logits: torch.Tensor) -> int:
         logits = logits.to(self.row.device)
+        if not logits.max().isfinite():
+            raise ModelError("the model answers with numbers that are not finite: load it in bf16 or fp32")
         for step in self.steps:
             logits = step(self.row[:, : self.length], logits)
         if self.greedy:
             token = logits.argmax(-1)
         else:
-            probabilities = logits.softmax(-1)
-            if not probabilities.isfinite().all():
-                raise ModelError(
-                    "the model answers with numbers that are not finite: load it in bf16 or fp32"
-                )
-            token = torch.multinomial(probabilities, 1, generator=self.generator).squeeze(1)
+            token = torch.multinomial(logits.softmax(-1), 1, generator=self.generator).squeeze(1)
         self.row[0, self.length] = token[0]
         self.length += 1
         return int(token)

@@ -31,7 +31,7 @@ _LLM = "llm."
 
 
 def pth_to_hf(
-    config: str | Path,
+    config: str | Path | Config,
     pth_model: str | Path,
     save_dir: str | Path,
     fp32: bool = False,
@@ -44,7 +44,8 @@ def pth_to_hf(
     16 bit: bf16 where the run was, else fp16; `fp32` keeps 32. CheckpointError where config and
     checkpoint do not belong together.
     """
-    cfg = load_config(Path(config).expanduser(), cfg_options)
+    cfg = config if isinstance(config, Config) else load_config(Path(config).expanduser(), cfg_options)
+    config = cfg.filename
     parse_size(max_shard_size)
     if "llm" not in cfg.get("model", {}):
         raise ConfigError(f"{config}: model.llm is not set; only runs of language models can be converted.")

@@ -1,0 +1,120 @@
+"""A dialogue reads to the model as the same conversation does in training."""
+
+import json
+
+import pytest
+
+from tests.conftest import DATA
+from xtuner.chat.generate import Completion
+from xtuner.chat.session import ChatTemplateSession, Session
+from xtuner.errors import DataError
+from xtuner.utils import PROMPT_TEMPLATE
+
+
+def talk(session, turns, tokenizer):
+    """The ids after all `turns` of (question, answer), as the next question would find them."""
+    suffix = session.template.get("SUFFIX") or ""
+    for question, answer in turns:
+        session.ask(question, 10)
+        ids = tokenizer.encode(answer + suffix, add_special_tokens=False)
+        session.answered(question, Completion(answer, ids, "stop" if suffix else "length", 1.0), set())
+    return session.history_ids()
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    from transformers import AutoTokenizer
+
+    return {name: AutoTokenizer.from_pretrained(DATA / f"tokenizer_{name}") for name in ("bos", "qwen")}
+
+
+def test_equals_training(tokenizers):
+    """The ids of a dialogue are those that the original's data set makes of the same conversation."""
+    rows = [json.loads(line) for line in (DATA / "encode_cases.jsonl").read_text().splitlines()]
+    checked = 0
+    for row in rows:
+        turns = row["conversation"]
+        # A dialogue has one system text, at its start, and is never cut.
+        if row["template"] is None or row["max_length"] < 4096 or any(t.get("system") for t in turns[1:]):
+            continue
+        tokenizer = tokenizers[row["tokenizer"]]
+        session = Session(tokenizer, PROMPT_TEMPLATE[row["template"]], system=turns[0].get("system") or "")
+        found = talk(session, [(turn["input"], turn["output"]) for turn in turns], tokenizer)
+        assert found == row["input_ids"], (row["template"], row["tokenizer"], turns)
+        checked += 1
+    assert checked > 80
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "finish", "closed"),
+    [
+        # (what the model says, how it ended) -> the answer as the history keeps it
+        ("default", "Hi</s>", "end", "Hi</s>\n"),
+        ("default", "Hi", "length", "Hi</s>\n"),
+        ("internlm2_chat", "Hi<|im_end|>", "stop", "Hi<|im_end|>\n"),
+        ("internlm2_chat", "Hi", "length", "Hi<|im_end|>\n"),
+        ("internlm2_chat", "Hi</s>", "end", "Hi<|im_end|>\n"),
+        ("internlm2_chat", "Hi###", "stop", "Hi<|im_end|>\n"),
+        ("gemma", "Hi<end_of_turn>", "stop", "Hi<end_of_turn></s>\n"),
+        ("gemma", "Hi</s>", "end", "Hi<end_of_turn></s>\n"),
+        (None, "Hi###", "stop", "Hi</s>"),
+    ],
+)
+def test_an_answer_is_closed_as_in_training(tokenizer, template, said, finish, closed):
+    """However the model ended its answer, the history holds the end that training puts there."""
+    session = Session(tokenizer, PROMPT_TEMPLATE[template] if template else None)
+    ids = tokenizer.encode(said, add_special_tokens=False)
+    answer = session.close(Completion("Hi", ids, finish, 1.0), {tokenizer.eos_token_id})
+    assert answer == tokenizer.encode(closed, add_special_tokens=False)
+
+
+def test_round_and_bot_name_are_filled_in(tokenizer):
+    """Rounds count the turns; braces in what is typed stay."""
+    session = Session(tokenizer, PROMPT_TEMPLATE.chatglm2)
+    talk(session, [("one", "1")], tokenizer)
+    assert tokenizer.decode(session.prompt_ids("{input}")) == "<s>[Round 2]\n\n问：{input}\n\n答："
+    session.reset()
+    assert tokenizer.decode(session.ask("x", 5)) == "<s>[Round 1]\n\n问：x\n\n答："
+
+
+def test_the_oldest_turns_go_and_the_system_text_stays(tokenizer, caplog):
+    """A full context drops turns from the front and says so; the first one left gets the system text."""
+    session = Session(tokenizer, PROMPT_TEMPLATE.default, system="Be kind.", context=120)
+    turns = [(f"question {i}", f"answer {i}") for i in range(3)]
+    talk(session, turns, tokenizer)
+    assert len(session.turns) == 3
+    text = tokenizer.decode(session.ask("and now?", 30))
+    kept = [q for q, _ in turns if q in text]
+    assert kept == [q for q, _ in turns][-len(kept) :]
+    assert 0 < len(kept) < 3
+    assert text.startswith(f"<s><|System|>:Be kind.\n<|User|>:{kept[0]}")
+    assert len(tokenizer.encode(text, add_special_tokens=False)) <= 90
+    assert f"the {3 - len(kept)} oldest responses, since it exceeds the length limitation 120" in caplog.text
+
+
+def test_a_question_longer_than_the_context_is_an_error(tokenizer):
+    """What does not fit alone is refused with its length."""
+    session = Session(tokenizer, PROMPT_TEMPLATE.default, context=20)
+    with pytest.raises(DataError, match=r"this input has \d+ tokens; the context of 20 leaves room for 15"):
+        session.ask("word " * 30, 100)
+
+
+def test_the_tokenizers_own_template(tokenizer):
+    """Without a template of ours the tokenizer's own renders the whole dialogue."""
+    import copy
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    session = ChatTemplateSession(own, system="S")
+    ids = session.ask("Q", 10)
+    session.answered("Q", Completion("A", own.encode("A"), "end", 1.0), set())
+    before = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n"
+    assert own.decode(ids) == before
+    again = own.decode(session.ask("Q2", 10))
+    assert again == before + "A<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n"
+    own.chat_template = "{{ raise_exception('no system') }}"
+    with pytest.raises(DataError, match="does not take this dialogue: no system"):
+        session.ask("Q3", 10)

@@ -1,0 +1,92 @@
+"""`xtuner chat MODEL`: talk to a model in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.errors import ConfigError
+from xtuner.log import start_console
+
+LATER = ("llava", "visual_encoder", "visual_select_layer", "image", "with_plugins", "lagent")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner chat`."""
+    parser = argparse.ArgumentParser("xtuner chat", description="Talk to a model in the terminal.")
+    add = parser.add_argument
+    add("model_name_or_path", help="the model: a folder or a name on the hub")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--adapter", help="the LoRA adapter to put on the model")
+    which.add_argument("--llava", help="a LLaVA folder (not available in this version)")
+    add("--visual-encoder", help="with --llava (not available in this version)")
+    add("--visual-select-layer", type=int, help="with --llava (not available in this version)")
+    add("--image", help="with --llava (not available in this version)")
+    add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="fp16", help="precision (fp16)")
+    add("--prompt-template", help="form of the prompt (the one that the model was trained with)")
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument("--system", help="the system text")
+    system.add_argument("--system-template", help="the name of a built-in system text")
+    add("--bits", type=_bits, metavar="{4,8,None}", help="load the model quantised to so many bits (None)")
+    add("--bot-name", default="BOT", help="what templates with a {bot_name} call the model (BOT)")
+    add(
+        "--with-plugins",
+        nargs="+",
+        choices=["calculate", "solve", "search"],
+        help="not available in this version",
+    )
+    add("--no-streamer", action="store_true", help="show answers at once, not word by word")
+    add("--lagent", action="store_true", default=None, help="not available in this version")
+    add("--stop-words", nargs="+", default=[], help="texts that end an answer, besides the template's own")
+    add("--command-stop-word", help="one more text that ends an answer: the end of a command")
+    add("--answer-stop-word", help="one more text that ends an answer")
+    add("--offload-folder", help="where layers go that fit neither GPU nor memory")
+    add("--max-new-tokens", type=int, default=2048, help="the longest answer, in tokens (2048)")
+    add("--temperature", type=float, default=0.1, help="0: always the likeliest token (0.1)")
+    add("--top-k", type=int, default=40, help="choose among so many likeliest tokens, 0: all (40)")
+    add("--top-p", type=float, default=0.75, help="choose among tokens of this total probability (0.75)")
+    add("--repetition-penalty", type=float, default=1.0, help="above 1: say less twice (1.0)")
+    add("--seed", type=int, default=0, help="the same seed gives the same answers (0)")
+    return parser.parse_args(argv)
+
+
+def _bits(text: str) -> int | None:
+    if text.lower() == "none":
+        return None
+    if text not in ("4", "8"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of 4, 8, None")
+    return int(text)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Talk; returns 0 after EXIT or the end of the input."""
+    args = parse_args(argv)
+    for name in LATER:
+        if getattr(args, name) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is not available in this version; leave it out to talk in text"
+            )
+    start_console()
+    from xtuner.chat.terminal import Settings, chat
+
+    chat(
+        Settings(
+            model=args.model_name_or_path,
+            adapter=args.adapter,
+            torch_dtype=args.torch_dtype,
+            bits=args.bits,
+            offload_folder=args.offload_folder,
+            prompt_template=args.prompt_template,
+            system=args.system,
+            system_template=args.system_template,
+            bot_name=args.bot_name,
+            stop_words=[*args.stop_words, *filter(None, [args.command_stop_word, args.answer_stop_word])],
+            stream=not args.no_streamer,
+            max_new_tokens=args.max_new_tokens,
+            temperature=args.temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            repetition_penalty=args.repetition_penalty,
+            seed=args.seed,
+        )
+    )
+    return 0

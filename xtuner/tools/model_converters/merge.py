@@ -1,0 +1,53 @@
+"""`xtuner convert merge LLM ADAPTER OUT`: an adapter into its model."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.log import start_console
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner convert merge`."""
+    parser = argparse.ArgumentParser("xtuner convert merge", description="Merge an adapter into its model.")
+    parser.add_argument("model_name_or_path", help="the base model: a folder or a name on the hub")
+    parser.add_argument("adapter_name_or_path", help="the adapter: a folder or a name on the hub")
+    parser.add_argument("save_dir", help="the folder to write")
+    parser.add_argument("--max-shard-size", default="2GB", help="the largest file of weights (2GB)")
+    parser.add_argument("--is-clip", action="store_true", help="the base is a CLIP vision model")
+    parser.add_argument(
+        "--safe-serialization",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="safetensors files; with --no-safe-serialization .bin files",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cuda", "cpu", "auto"],
+        default="auto",
+        help="where to compute (auto: a GPU if there is one)",
+    )
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not compare the merged model with base + adapter"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Merge; returns 0 when the folder is complete."""
+    args = parse_args(argv)
+    start_console()
+    from xtuner.convert.merge import merge
+
+    merge(
+        args.model_name_or_path,
+        args.adapter_name_or_path,
+        args.save_dir,
+        max_shard_size=args.max_shard_size,
+        device=args.device,
+        is_clip=args.is_clip,
+        safe_serialization=args.safe_serialization,
+        check=not args.no_check,
+    )
+    print("All done!")
+    return 0
