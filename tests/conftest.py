@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tokens that a test prepares are nobody else's: a folder of this session's own, gone at its end.
+_CACHE = tempfile.TemporaryDirectory(prefix="xtuner-tests-")
+os.environ["XTUNER_CACHE"] = _CACHE.name
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from xtuner.config import parse_config
 
 
 class Rows:
-    """Ten rows `[x, y]`; row i has i % 3 + 1 items with loss. Row numbers in the source count from 100."""
+    """Ten rows `[x, y]`; row i has i % 3 + 1 items with loss. They stand on the lines from 100 on."""
 
     key = "rows"
 
@@ -29,8 +29,8 @@ class Rows:
     def __getitem__(self, i):
         return {"x": self.values[i], "count": i % 3 + 1}
 
-    def source_rows(self, i):
-        return [100 + i]
+    def source_places(self, i):
+        return [f"toy.json line {100 + i}"]
 
 
 def collate(rows):

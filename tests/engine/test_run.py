@@ -113,13 +113,13 @@ def test_lines_and_checkpoints_by_epoch(toy_config, tmp_path):
 def test_an_update_that_is_not_finite_is_skipped_and_counted(toy_config, tmp_path, caplog):
     run = train(toy_config(poison=(4,)), tmp_path)
     assert run.num_skipped_updates == 2  # once an epoch
-    assert "the update is skipped (1 so far). Rows in this update, counted from 0: 104" in caplog.text
+    assert "the update is skipped (1 so far). Rows in this update: toy.json line 104" in caplog.text
     assert torch.isfinite(weights(run)).all()
 
 
 def test_a_run_of_updates_that_are_not_finite_stops_and_names_the_rows(toy_config, tmp_path):
     config = toy_config(poison=tuple(range(10)), max_nonfinite_updates=3)
-    with pytest.raises(TrainingError, match=r"3 updates in a row; the run stops\. Rows .*: 10\d\."):
+    with pytest.raises(TrainingError, match=r"3 updates in a row; the run stops\. Rows in this update: toy\.json line 10\d\."):
         train(config, tmp_path)
 
 

@@ -120,12 +120,13 @@ class TrainLoop:
 
     def _name_rows(self) -> str:
         dataset = self.dataloader.dataset
-        indices = [i for batch in self._rows for i in batch]
-        if hasattr(dataset, "source_rows"):
-            indices = sorted({row for i in indices for row in dataset.source_rows(i)})
-        named = ", ".join(map(str, indices[:MAX_ROWS_NAMED]))
-        more = f" and {len(indices) - MAX_ROWS_NAMED} more" if len(indices) > MAX_ROWS_NAMED else ""
-        return f"Rows in this update, counted from 0: {named}{more}"
+        places = [f"item {i}" for batch in self._rows for i in batch]
+        if hasattr(dataset, "source_places"):
+            indices = [i for batch in self._rows for i in batch]
+            places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
+        named = ", ".join(places[:MAX_ROWS_NAMED])
+        more = f" and {len(places) - MAX_ROWS_NAMED} more" if len(places) > MAX_ROWS_NAMED else ""
+        return f"Rows in this update: {named}{more}"
 
 
 def train_step(run: Run, batch: dict[str, Any], count: int, window_count: int) -> dict[str, Any]:
