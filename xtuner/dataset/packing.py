@@ -51,6 +51,13 @@ def plan_single(count: int) -> PackPlan:
     return PackPlan(np.arange(count, dtype=np.int64), np.arange(count + 1, dtype=np.int64))
 
 
+def plan_by_group(groups: np.ndarray) -> PackPlan:
+    """Neighbouring samples with the same number in `groups` in one row, in order."""
+    changes = np.flatnonzero(np.diff(groups)) + 1
+    borders = np.concatenate([[0], changes, [len(groups)]]) if len(groups) else np.zeros(1)
+    return PackPlan(np.arange(len(groups), dtype=np.int64), borders.astype(np.int64))
+
+
 def plan_in_order(lengths: np.ndarray, max_length: int) -> PackPlan:
     """Samples in their order, a new row whenever the next one does not fit."""
     _check(lengths, max_length)

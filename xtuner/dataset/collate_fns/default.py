@@ -1,0 +1,60 @@
+"""Items of different lengths as one batch.
+
+input_ids       [5 6 7 8], [9 9]   ->  [[5 6 7 8] [9 9 0 0]]
+labels          filled with -100
+position_ids    [[0 1 2 0] [0 1 0 0]]        from 0 in each sample of a pack, borders [0 3 4] and [0 2]
+attention_mask  [[1 1 1 1] [1 1 0 0]]        real tokens, whatever their id
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from xtuner.utils import DEFAULT_PAD_TOKEN_INDEX, IGNORE_INDEX
+
+
+def default_collate_fn(
+    instances: Sequence[Mapping[str, Any]],
+    pad_index: int = DEFAULT_PAD_TOKEN_INDEX,
+    return_hf_format: bool = False,
+    use_varlen_attn: bool = False,
+) -> dict[str, Any]:
+    """A batch `{"data": {...}, "data_samples": None}`, or what is under `data` with `return_hf_format`.
+
+    `cumulative_len` holds, per row, the borders of its samples without the padding; `max_seqlen` the longest
+    sample. `use_varlen_attn` changes nothing: the borders are always there.
+    """
+    assert instances, "a batch has at least one item"
+    rows = [np.asarray(instance["input_ids"]) for instance in instances]
+    width = max(map(len, rows))
+    shape = (len(rows), width)
+    input_ids = np.full(shape, pad_index, np.int64)
+    labels = np.full(shape, IGNORE_INDEX, np.int64)
+    position_ids = np.zeros(shape, np.int64)
+    mask = np.zeros(shape, bool)
+    all_borders = []
+    for row, (ids, instance) in enumerate(zip(rows, instances, strict=True)):
+        borders = np.asarray(instance.get("cumulative_len", [0, len(ids)]), np.int32)
+        assert (borders[0], borders[-1]) == (0, len(ids)), "borders must span the item"
+        input_ids[row, : len(ids)] = ids
+        labels[row, : len(ids)] = instance["labels"]
+        position_ids[row, : len(ids)] = np.arange(len(ids)) - np.repeat(borders[:-1], np.diff(borders))
+        mask[row, : len(ids)] = True
+        all_borders.append(borders)
+    data: dict[str, Any] = {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(position_ids),
+        "attention_mask": torch.from_numpy(mask),
+        "cumulative_len": [torch.from_numpy(borders) for borders in all_borders],
+        "max_seqlen": int(max(np.diff(borders).max(initial=0) for borders in all_borders)),
+    }
+    pictures = [instance["pixel_values"] for instance in instances if "pixel_values" in instance]
+    if pictures:
+        same_shape = all(picture.shape == pictures[0].shape for picture in pictures)
+        data["pixel_values"] = torch.stack(pictures) if same_shape else pictures
+    return data if return_hf_format else {"data": data, "data_samples": None}

@@ -1,0 +1,158 @@
+"""Where rows come from: `load_dataset` takes a plain file as well as what `datasets.load_dataset` takes.
+
+    load_dataset("../data/x.json")                                   {"train": rows of the file}
+    load_dataset("json", data_files=dict(train="x.jsonl"))           {"train": rows of the file}
+    load_dataset("tatsu-lab/alpaca")                                 as `datasets` gives it
+
+JSON, JSON lines, CSV and workbooks are read by this package, so that an error can name file and line; all
+else goes to `datasets`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtuner.dataset.rows import FileRows, TableFile, open_json, read_csv, read_xlsx
+from xtuner.errors import DataError, NotFoundError
+
+_OPENERS = {
+    ".json": open_json,
+    ".jsonl": open_json,
+    ".csv": lambda path: TableFile(path, read_csv),
+    ".xlsx": lambda path: TableFile(path, read_xlsx),
+}
+_LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
+_BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv",), "xlsx": (".xlsx",)}
+_PACKED = (".gz", ".zst", ".xz", ".bz2")
+
+DataFiles = str | os.PathLike | Sequence[Any] | Mapping[str, Any]
+
+
+class RowsBySplit(dict):
+    """Rows by the name of their split, such as `train`."""
+
+
+def load_dataset(
+    path: str | os.PathLike,
+    name: str | None = None,
+    data_dir: str | None = None,
+    data_files: DataFiles | None = None,
+    split: str | None = None,
+    **options: Any,
+) -> Any:
+    """Rows by split, or the rows of `split` where one is named.
+
+    `path` is a file, or what `datasets.load_dataset` takes: a format such as `json` with `data_files`, a
+    folder or a hub name. Raises NotFoundError for files that do not exist and DataError for what is in them.
+    """
+    path = os.fspath(path)
+    plain_split = split is None or split.isidentifier()
+    files = _files_by_split(path, data_files)
+    if files is not None and data_dir is None:
+        _check_exist(files)
+        if name is None and plain_split and not options and _ours(path, files):
+            return _open_files(files, split)
+        if data_files is None:
+            path, data_files = _builder_of(Path(path)), files
+    return _load_with_datasets(path, name, data_dir, data_files, split, options)
+
+
+def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
+    """The local files of each split, with patterns filled in, or None where `path` is no file or format."""
+    if data_files is None:
+        is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
+        return {"train": [path]} if is_file and "://" not in path else None
+    by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
+    files = {
+        split: [os.fspath(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
+        for split, given in by_split.items()
+    }
+    if any("://" in file for group in files.values() for file in group) or not _is_format(path):
+        return None
+    return {
+        split: [match for file in group for match in (sorted(glob.glob(file, recursive=True)) or [file])]
+        for split, group in files.items()
+    }
+
+
+def _is_format(path: str) -> bool:
+    return path in _BUILDERS or path in _LEFT_TO_DATASETS.values()
+
+
+def _suffix(path: str) -> str:
+    """The suffix that tells the format, without that of a packer."""
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _check_exist(files: Mapping[str, list[str]]) -> None:
+    for split, group in files.items():
+        for file in group:
+            if os.path.isfile(file):
+                continue
+            if os.path.isdir(file):
+                raise NotFoundError(
+                    f"the data file of split {split!r} is a folder: {file}; name a file in it"
+                )
+            folder = Path(file).resolve().parent
+            near = difflib.get_close_matches(
+                Path(file).name, os.listdir(folder) if folder.is_dir() else [], n=3, cutoff=0.6
+            )
+            hint = f" Near it: {', '.join(near)}." if near else ""
+            raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}).{hint}")
+
+
+def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
+    """Whether this package reads all the files itself."""
+    suffixes = {Path(file).suffix.lower() for group in files.values() for file in group}
+    return suffixes <= set(_BUILDERS.get(path, _OPENERS if not _is_format(path) else ()))
+
+
+def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
+    rows = RowsBySplit(
+        (name, FileRows([_OPENERS[Path(file).suffix.lower()](Path(file)) for file in group]))
+        for name, group in files.items()
+    )
+    if split is None:
+        return rows
+    if split not in rows:
+        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, rows))}")
+    return rows[split]
+
+
+def _builder_of(path: Path) -> str:
+    suffix = _suffix(str(path))
+    formats = {s: name for name, suffixes in _BUILDERS.items() for s in suffixes} | _LEFT_TO_DATASETS
+    if suffix not in formats:
+        raise DataError(
+            f"{path}: data files may be {', '.join(sorted(formats))}; give the format by its name otherwise, "
+            f"such as load_dataset(path='json', data_files='{path.name}')"
+        )
+    return formats[suffix]
+
+
+def _load_with_datasets(
+    path: str,
+    name: str | None,
+    data_dir: str | None,
+    data_files: DataFiles | None,
+    split: str | None,
+    options: Mapping[str, Any],
+) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(
+            path, name=name, data_dir=data_dir, data_files=data_files, split=split, **options
+        )
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error

@@ -1,0 +1,240 @@
+"""The token store: samples on disk, memory-mapped, found again by what they were made of.
+
+    ~/.cache/xtuner/tokens/<key>/      (or $XTUNER_CACHE/tokens/<key>/)
+        ids.bin       int32, the tokens of all samples one after the other
+        trained.bin   one bit per token: is it trained
+        offsets.bin   int64, sample i is ids[offsets[i]:offsets[i + 1]]
+        rows.bin      int64, the row of the source that sample i came from
+        about.json    sizes, a hash of the content, and the counts to report
+
+About 4.2 bytes a token. A store is complete or absent: it is written beside its place, synced and renamed.
+The first process that wants a missing store writes it under a lock; the others wait for it and then map the
+same file, so nothing is sent between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xtuner.dataset.encode import Encoded
+from xtuner.errors import DataError
+from xtuner.log import say_once
+
+_FILES = {"ids": np.int32, "trained": np.uint8, "offsets": np.int64, "rows": np.int64}
+
+
+class TokenStore:
+    """Samples to read, by number; cheap to pickle, as another process opens the same files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / "about.json").read_text("utf-8"))
+        arrays = {name: _map(folder / f"{name}.bin", kind) for name, kind in _FILES.items()}
+        self.ids, self._trained_bits = arrays["ids"], arrays["trained"]
+        self.offsets, self.rows = arrays["offsets"], arrays["rows"]
+
+    def __reduce__(self):
+        return TokenStore, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The number of tokens of each sample."""
+        return np.diff(self.offsets)
+
+    @property
+    def content_hash(self) -> str:
+        """Equal for stores that hold the same samples, whatever they were made of."""
+        return self.about["content_hash"]
+
+    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and trained flags of one sample."""
+        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        first = start // 8
+        bits = np.unpackbits(self._trained_bits[first : -(-end // 8)])
+        return np.array(self.ids[start:end]), bits[start - first * 8 : end - first * 8].astype(bool)
+
+
+class StoreWriter:
+    """Takes samples in chunks and leaves a finished store in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files = {name: open(folder / f"{name}.bin", "wb") for name in _FILES}  # noqa: SIM115
+        self._hashes = {name: hashlib.blake2b(digest_size=16) for name in _FILES}
+        self._open_bits = np.zeros(0, bool)
+        self._num_tokens = 0
+        self._write("offsets", np.zeros(1, np.int64))
+
+    def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
+        """Write the samples of one chunk, or those that `keep` (bool per sample) marks.
+
+        `row_numbers` are the numbers in the source of the rows that the chunk encodes.
+        """
+        lengths = np.diff(encoded.offsets)
+        ids, trained, rows = encoded.ids, encoded.trained, encoded.rows
+        if keep is not None and not keep.all():
+            inside = np.repeat(keep, lengths)
+            ids, trained, rows, lengths = ids[inside], trained[inside], rows[keep], lengths[keep]
+        self._write("ids", ids)
+        self._write("rows", row_numbers[rows])
+        self._write("offsets", self._num_tokens + np.cumsum(lengths))
+        bits = np.concatenate([self._open_bits, trained])
+        whole = len(bits) // 8 * 8
+        self._write("trained", np.packbits(bits[:whole]))
+        self._open_bits = bits[whole:]
+        self._num_tokens += len(ids)
+
+    def finish(self, **about: Any) -> None:
+        """Write what is left and the description; everything is on the disk when this returns."""
+        self._write("trained", np.packbits(self._open_bits))
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self.close()
+        sizes = {name: (self._folder / f"{name}.bin").stat().st_size for name in _FILES}
+        about = {**about, "sizes": sizes, "content_hash": self._content_hash()}
+        with open(self._folder / "about.json", "w", encoding="utf-8") as file:
+            json.dump(about, file, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the files, finished or not."""
+        for file in self._files.values():
+            file.close()
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        data = np.ascontiguousarray(array, _FILES[name]).tobytes()
+        self._hashes[name].update(data)
+        self._files[name].write(data)
+
+    def _content_hash(self) -> str:
+        # Rows are left out: the same samples from other row numbers are the same content.
+        digests = [self._hashes[name].digest() for name in ("ids", "trained", "offsets")]
+        return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
+
+
+def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> TokenStore:
+    """The store under `key`; where there is none, `write` fills it and returns what about.json is to say."""
+    folder = cache_folder() / "tokens" / key
+    with _explained_disk_errors(folder):
+        store = _open(folder)
+        if store is not None:
+            return store
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(key + ".lock")):
+            store = _open(folder)
+            if store is None:
+                for left_over in folder.parent.glob(f"{key}.*.part"):
+                    shutil.rmtree(left_over, ignore_errors=True)
+                _write_beside(folder, write)
+                store = _open(folder)
+    assert store is not None, "a store that was just written cannot be opened"
+    return store
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $XTUNER_CACHE, ~/.cache/xtuner, else the temporary folder."""
+    chosen = os.environ.get("XTUNER_CACHE")
+    folder = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "xtuner"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if writable or chosen:
+        return folder
+    other = Path(tempfile.gettempdir()) / f"xtuner-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    say_once(f"{folder} cannot be written to: using {other}; set XTUNER_CACHE to choose another folder")
+    return other
+
+
+def _open(folder: Path) -> TokenStore | None:
+    """The store in `folder`, or None where there is none or files of it are missing or cut."""
+    try:
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        if any((folder / f"{name}.bin").stat().st_size != about["sizes"][name] for name in _FILES):
+            return None
+        return TokenStore(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+        return None
+
+
+def _write_beside(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None:
+    beside = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent))
+    try:
+        writer = StoreWriter(beside)
+        try:
+            writer.finish(**write(writer))
+        finally:
+            writer.close()
+        # Only a damaged store can be in the way here: a whole one was looked for under the lock.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(beside, folder)
+        _sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file; the system lets go of it when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:
+        # Without file locks two processes may do the same work; the rename still lets only one result stand.
+        yield
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say_once("another process is preparing the same data: waiting for it", logging.INFO)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _explained_disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        refused = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename or "").startswith(
+            str(folder.parent)
+        )
+        if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise DataError(
+            f"the tokenised data cannot be written to {folder.parent}: {error.strerror or error}. "
+            "Free some space there, or set XTUNER_CACHE to another folder"
+        ) from error
+
+
+def _map(path: Path, kind: Any) -> np.ndarray:
+    # An empty file cannot be mapped.
+    return np.memmap(path, kind, "r") if path.stat().st_size else np.zeros(0, kind)
