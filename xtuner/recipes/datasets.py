@@ -364,7 +364,8 @@ def _refcoco(variable: str, kind: str) -> Source:
         "data_path": Code("refcoco_path"),
         "max_dataset_length": 70000,
     }
-    return Source(variable, {"refcoco_path": _in_root("RefCOCOJson/train.json")}, config)
+    settings = {**LLAVA_MIX.settings, "refcoco_path": _in_root("RefCOCOJson/train.json")}
+    return Source(variable, settings, config)
 
 
 def _mixture(prefix: str, files: str, images: str) -> Source:

@@ -172,7 +172,7 @@ DPO_SETTINGS = {
     "label_smoothing": 0.0,
     "lr": 5e-7,
 }
-ORPO_SETTINGS = {**PAIRS, **ANSWERS, "loss_beta": 0.1, "lr": 5e-6}
+ORPO_SETTINGS = {**PAIRS, **ANSWERS, "loss_beta": 0.1, "lr": 5e-6, "info": None}
 REWARD_SETTINGS = {
     **PAIRS,
     "reward_token_id": 92527,
@@ -331,7 +331,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "max_length": 16384,
         "sequence_parallel_size": 2,
         "evaluation_freq": 50,
-        "hooks": ["ThroughputHook"],
         "log_every": 1,
         "log_processor": {"window_size": 1},
     },

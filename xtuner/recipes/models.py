@@ -216,7 +216,7 @@ ALPACAS_AND_CODE = "alpaca alpaca_enzh alpaca_enzh_oasst1 alpaca_zh code_alpaca"
 # 110 billion parameters on eight cards: every step is an update
 QWEN1_5_110B = {
     "full": {"accumulative_counts": 1, "dataloader_num_workers": 4, "lr": 1e-5, "hooks": ["ThroughputHook"]},
-    "qlora": {"accumulative_counts": 1, "lr": 1e-4},
+    "qlora": {"accumulative_counts": 1, "lr": 1e-4, "hooks": ["ThroughputHook"]},
 }
 
 QWEN = [

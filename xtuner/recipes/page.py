@@ -164,7 +164,9 @@ class Page:
 
     def text(self) -> str:
         """Everything written so far under the import lines that it needs."""
-        return "\n".join([*_import_lines(self._names), *self._lines, ""])
+        lines = [*_import_lines(self._names), *self._lines, ""]
+        # a path or an address that is longer than the page stays in one piece
+        return "\n".join(line + "  # noqa: E501" * (_width(line) > WIDTH) for line in lines)
 
 
 def _names_in(value: object) -> set[str]:

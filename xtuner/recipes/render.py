@@ -34,8 +34,8 @@ def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> s
     """
     if lang not in LANGUAGES:
         raise ConfigError(f"lang is {lang!r}, but comments exist in {' and '.join(LANGUAGES)} only.")
-    if recipe_or_name in deepspeed_names() or recipe_or_name in SCRIPTS:
-        return _render_other(str(recipe_or_name), settings)
+    if isinstance(recipe_or_name, str) and recipe_or_name in {*deepspeed_names(), *SCRIPTS}:
+        return _render_other(recipe_or_name, settings)
     plan = Plan(_recipe(recipe_or_name))
     plan.override(settings)
     page = Page()

@@ -44,7 +44,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mistral_7b_full_finetune_custom_dataset_e1": {"llm": FLASH},
     "mixtral_8x7b_full_oasst1_e3": THROUGHPUT,
     "mixtral_8x7b_instruct_full_oasst1_e3": THROUGHPUT,
-    "qwen1_5_110b_qlora_alpaca_e3": {"dataloader_num_workers": 4, **THROUGHPUT},
+    "qwen1_5_110b_qlora_alpaca_e3": {"dataloader_num_workers": 4},
     "starcoder_full_custom_pretrain_e1": {"evaluation_inputs": texts.PYTHON_STUB},
     "starcoder_qlora_custom_sft_e1": {**STARCODER, "evaluation_inputs": texts.PYTHON_STUB},
 }

@@ -1,0 +1,134 @@
+"""list-cfg, copy-cfg and list-dataset-format, as users type them."""
+
+import json
+
+import pytest
+
+from xtuner.errors import ConfigError, NotFoundError
+from xtuner.recipes.render import render
+from xtuner.tools import copy_cfg, list_cfg, list_dataset_format
+
+NAME = "internlm2_chat_1_8b_qlora_alpaca_e3"
+
+
+def test_list_cfg_prints_names_between_banners(capsys):
+    """The lines that users' scripts cut the names from."""
+    assert list_cfg.main(["-p", "minicpm_1b_QLORA"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "==========================CONFIGS===========================",
+        "PATTERN: minicpm_1b_QLORA",
+        "-------------------------------------------------------------",
+        "minicpm_1b_qlora_alpaca_enzh_e3",
+        "minicpm_1b_qlora_alpaca_zh_e3",
+        "=============================================================",
+    ]
+
+
+def test_list_cfg_as_json(capsys):
+    """One object per name: what it trains, how, on what."""
+    assert list_cfg.main(["-p", NAME, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {
+            "name": NAME,
+            "kind": "recipe",
+            "model": "internlm/internlm2-chat-1_8b",
+            "family": "internlm2",
+            "context": 32768,
+            "method": "qlora",
+            "data": "alpaca",
+        }
+    ]
+    list_cfg.main(["--json"])
+    kinds = {entry["kind"] for entry in json.loads(capsys.readouterr().out)}
+    assert kinds == {"recipe", "deepspeed", "script"}
+
+
+def test_copy_cfg_says_where_the_file_is(tmp_path, monkeypatch, capsys):
+    """As the tutorials show, also for a folder that does not exist yet."""
+    monkeypatch.chdir(tmp_path)
+    assert copy_cfg.main([NAME, "./"]) == 0
+    assert copy_cfg.main([NAME, "a/b"]) == 0
+    assert capsys.readouterr().out == f"Copy to ./{NAME}_copy.py\nCopy to a/b/{NAME}_copy.py\n"
+    assert (tmp_path / f"{NAME}_copy.py").read_text(encoding="utf-8") == render(NAME)
+
+
+def test_copy_cfg_keeps_what_the_user_edited(tmp_path):
+    """The same content is no conflict; other content needs --force."""
+    copy_cfg.main([NAME, str(tmp_path)])
+    copy_cfg.main([NAME, str(tmp_path)])
+    file = tmp_path / f"{NAME}_copy.py"
+    file.write_text("mine = True\n")
+    with pytest.raises(ConfigError, match="exists with other content: pass --force"):
+        copy_cfg.main([NAME, str(tmp_path)])
+    assert file.read_text() == "mine = True\n"
+    copy_cfg.main([NAME, str(tmp_path), "--force"])
+    assert file.read_text(encoding="utf-8") == render(NAME)
+
+
+def test_copy_cfg_fills_in_what_users_edit(tmp_path):
+    """Model, data, template and any setting; comments in Chinese."""
+    name = "qwen3_8b_qlora_custom_sft_e1"
+    flags = ["--model", "./m", "--data", "d.json", "--template", "default", "--lang", "zh"]
+    copy_cfg.main([name, str(tmp_path), *flags, "--set", "lr=1e-4", "SYSTEM=be kind", "max_epochs=2"])
+    expected = render(
+        name,
+        "zh",
+        pretrained_model_name_or_path="./m",
+        data_files=["d.json"],
+        prompt_template="default",
+        lr=1e-4,
+        SYSTEM="be kind",
+        max_epochs=2,
+    )
+    assert (tmp_path / f"{name}_copy.py").read_text(encoding="utf-8") == expected
+
+
+def test_copy_cfg_finds_the_right_setting_for_each_kind(tmp_path):
+    """The model of a LLaVA config is its llm_name_or_path, of InternVL its path."""
+    for name, line in {
+        "llava_v15_7b_pretrain": "llm_name_or_path = 'm'\n",
+        "internvl_v2_phi3_4b_finetune": "path = 'm'\n",
+    }.items():
+        copy_cfg.main([name, str(tmp_path), "--model", "m"])
+        assert line in (tmp_path / f"{name}_copy.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "message"),
+    [
+        (["no_such_config", "."], NotFoundError, "no built-in config named 'no_such_config'"),
+        ([NAME, ".", "--set", "lr"], ConfigError, "--set takes NAME=VALUE, but got 'lr'"),
+        ([NAME, ".", "--set", "lrr=1"], ConfigError, "Did you mean 'lr'"),
+        (
+            ["llama2_7b_qlora_lawyer_e3", ".", "--data", "d.json"],
+            ConfigError,
+            "reads 2 sources, so --data is not enough. --set crime_kg_assitant_path=FILE",
+        ),
+        (
+            ["internlm2_chat_1_8b_dpo_full", ".", "--data", "d.json"],
+            ConfigError,
+            "names its data inside part 3",
+        ),
+    ],
+)
+def test_copy_cfg_refuses_with_a_reason(argv, error, message, tmp_path, monkeypatch):
+    """Nothing is written when a flag is wrong."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        copy_cfg.main(argv)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_copy_cfg_of_deepspeed_settings_is_json(tmp_path):
+    """A DeepSpeed name gives a JSON file."""
+    copy_cfg.main(["deepspeed_zero2", str(tmp_path)])
+    assert json.loads((tmp_path / "deepspeed_zero2_copy.json").read_text())["bf16"] == {"enabled": "auto"}
+
+
+def test_list_dataset_format(capsys):
+    """The twenty names between banners."""
+    assert list_dataset_format.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "======================DATASET_FORMAT======================"
+    assert len(lines) == 22
+    assert "crime_kg_assitan" in lines
