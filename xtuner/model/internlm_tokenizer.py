@@ -29,6 +29,7 @@ SPACE = "▁"
 # Piece types of sentencepiece_model.proto.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BPE_MODEL = 2
+_ANY_NUMBER = 2**20
 
 
 class InternLM2Tokenizer(PreTrainedTokenizerFast):
@@ -110,7 +111,9 @@ def backend_from_sentencepiece(path: str | Path, added: Mapping[int, str] | None
         pattern = Regex("|".join(_escape(symbol) for symbol in longest_first))
         backend.pre_tokenizer = pre_tokenizers.Split(pattern, "isolated")
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if spec.add_dummy_prefix:
+    if spec.remove_extra_whitespaces:
+        steps.append(decoders.Strip(" ", _ANY_NUMBER, 0))
+    elif spec.add_dummy_prefix:
         steps.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(steps)
     return backend
@@ -164,12 +167,14 @@ def _normalizer(spec: Any) -> normalizers.Normalizer:
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A +| +\z"), "")]
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A +"), "")]
     space = SPACE if spec.escape_whitespaces else " "
     if spec.add_dummy_prefix:
         steps.append(normalizers.Prepend(space))
     if spec.escape_whitespaces:
         steps.append(normalizers.Replace(" ", SPACE))
+    if spec.remove_extra_whitespaces:  # last, since a written "▁" at the end is cut off too
+        steps.append(normalizers.Replace(Regex(space + r"+\z"), ""))
     return normalizers.Sequence(steps)
 
 

@@ -55,7 +55,7 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
         say_once("model.lora.inference_mode=True would freeze the adapter; it is trained all the same")
         cfg.inference_mode = False
     cfg.task_type = cfg.task_type or "CAUSAL_LM"
-    cfg.base_model_name_or_path = cfg.base_model_name_or_path or getattr(llm.config, "_name_or_path", None)
+    cfg.base_model_name_or_path = None  # peft puts the model's own name
     with _without_peft_warnings():
         model = get_peft_model(llm, cfg)
     _trained_weights_to_fp32(model)
@@ -116,6 +116,7 @@ def attach_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fa
     weights = read_adapter(folder)
     cfg = PeftConfig.from_pretrained(str(folder))
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
+    cfg.base_model_name_or_path = None  # peft puts the name of the model it is on
     cfg.inference_mode = not trainable
     try:
         with _without_peft_warnings():
@@ -177,19 +178,23 @@ def load_adapter_weights(model: nn.Module, weights: dict[str, torch.Tensor], sou
     set_peft_model_state_dict(model, weights)
 
 
+def check_peft_model(path: str | Path) -> None:
+    """Raise NotFoundError where there is nothing to continue from; said before a large model is loaded."""
+    if not Path(path).exists():
+        raise NotFoundError(f"model.peft_model = {str(path)!r}: there is no such file or folder")
+
+
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
     """`model` whose adapter now starts from `path`: an adapter folder or a checkpoint of a LoRA run."""
     path = Path(path)
     if path.is_dir():
         load_adapter_weights(model, read_adapter(path), str(path))
-    elif path.is_file():
+    else:
         saved: Any = read_weights(path)
         saved = saved.get("state_dict", saved)
         load_adapter_weights(
             model, {adapter_key(PREFIX + n.removeprefix(PREFIX)): v for n, v in saved.items()}, str(path)
         )
-    else:
-        raise NotFoundError(f"model.peft_model = {str(path)!r}: there is no such file or folder")
     logger.info(f"Load adapter from {path}")
     return model
 

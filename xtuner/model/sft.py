@@ -147,6 +147,8 @@ def build_llm(
 ) -> nn.Module:
     """The language model to train: loaded or taken as it is, then with an adapter where one is asked for."""
     lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
+    if peft_model:
+        lora.check_peft_model(peft_model)
     full = lora_cfg is None and peft_model is None
     model: Any = llm
     if isinstance(llm, nn.Module):

@@ -21,10 +21,9 @@ from xtuner.errors import CheckpointError
 T = TypeVar("T")
 PREFIX = "llm."
 # What peft keeps per adapter; each is followed by the adapter's name in a run and by nothing in a file.
-_PER_ADAPTER = re.compile(
-    r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|lora_variant_params)"
-    r"\.default(?=\.|$)"
-)
+_PER_ADAPTER = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)\.default(?=\.|$)")
+# DoRA's vector was a parameter before it became a module; its file name stayed.
+_MAGNITUDE = ".lora_magnitude_vector.default.weight"
 _SAVED_MODULE = ".modules_to_save.default."
 
 
@@ -36,9 +35,8 @@ def is_adapter(state_dict: Mapping[str, object]) -> bool:
 def adapter_key(name: str) -> str:
     """The name in an adapter file of the weight called `name` in a LoRA run."""
     name = name.removeprefix(PREFIX)
-    name = _PER_ADAPTER.sub(r".\1", name).replace(_SAVED_MODULE, ".")
-    # A trained bias of a wrapped layer belongs to the layer itself.
-    return name.replace(".base_layer.bias", ".bias")
+    name = name.replace(_MAGNITUDE, ".lora_magnitude_vector")
+    return _PER_ADAPTER.sub(r".\1", name).replace(_SAVED_MODULE, ".")
 
 
 def run_key(name: str, run_names: Mapping[str, object] | set[str]) -> str | None:
