@@ -97,8 +97,8 @@ def _listed() -> dict[str, Recipe]:
                 recipe = _compose(f"{model.name}_{method}_{ending}")
                 assert recipe, f"{model.name} lists {data}, which no row of the tables makes"
                 recipes.append(recipe)
-    for name, (model, method, data, changes) in special.RECIPES.items():
-        recipes.append(Recipe(name, MODELS[model], METHODS[method], DATASETS[data], changes))
+    for name, (of, how, on, changes) in special.RECIPES.items():
+        recipes.append(Recipe(name, MODELS[of], METHODS[how], DATASETS[on], changes))
     return {recipe.name: recipe for recipe in recipes}
 
 

@@ -99,7 +99,7 @@ def _moss(variable: str, path: str) -> Source:
 
 
 JSON_FILES = {"type": Code("load_dataset"), "path": "json", "data_files": Code("data_files")}
-OWN_FILES = {"setting": "data_files", "load": JSON_FILES}
+OWN_FILES: dict[str, Any] = {"setting": "data_files", "load": JSON_FILES}
 PLACEHOLDER = ["/path/to/json/file.json"]
 
 ALPACA_EN = _rows("tatsu-lab/alpaca", "alpaca_map_fn", variable="alpaca_en", setting="alpaca_en_path")

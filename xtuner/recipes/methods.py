@@ -73,6 +73,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 LINEAR_COSINE = (1e-5, 0.0)
 INTERN_COSINE = (Code("1 / 40"), Code("lr * 0.15"))
 VARLEN = {"use_varlen_attn": Code("use_varlen_attn")}
+SFT: dict[str, Any] = {"type": Code("SupervisedFinetune"), **VARLEN}
 
 OPTIONS: dict[str, Any] = {
     "scale": True,  # accumulative_counts grows with sequence_parallel_size
@@ -108,13 +109,12 @@ class Method:
     changes: dict[str, Any] = field(default_factory=dict)
     llm: dict[str, Any] | None = field(default_factory=dict)  # None: `model` loads it by itself
     adapter: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=lambda: SFT)
+    model: dict[str, Any] = field(default_factory=SFT.copy)
     after: dict[str, Any] = field(default_factory=dict)
     adapter_name: str = "lora"
     path_setting: str = "pretrained_model_name_or_path"
 
 
-SFT = {"type": Code("SupervisedFinetune"), **VARLEN}
 LORA = {
     "type": Code("LoraConfig"),
     "r": 64,

@@ -37,7 +37,7 @@ class Model:
     by_method: dict[str, dict[str, Any]] = field(default_factory=dict)  # settings and options of a method
 
 
-USUAL = {"full": OWN, "lora": OWN, "qlora": OWN}  # what every current model lists
+USUAL: dict[str, Any] = {"full": OWN, "lora": OWN, "qlora": OWN}  # what every current model lists
 LEFT = {"padding_side": "left"}
 LEFT_SPECIAL = {"encode_special_tokens": True, "padding_side": "left"}
 MLP_ONLY = {"target_modules": ["gate_proj", "down_proj", "up_proj"]}
@@ -210,8 +210,8 @@ LLAMA = [
     Model("vicuna_13b_v15", "lmsys/vicuna-13b-v1.5", "llama", 4096, "vicuna"),
 ]  # fmt: skip
 
-QWEN_END = {"eos_token": "<|endoftext|>"}
-QWEN_CHAT_END = {"eos_token": "<|im_end|>"}
+QWEN_END: dict[str, Any] = {"eos_token": "<|endoftext|>"}
+QWEN_CHAT_END: dict[str, Any] = {"eos_token": "<|im_end|>"}
 ALPACAS_AND_CODE = "alpaca alpaca_enzh alpaca_enzh_oasst1 alpaca_zh code_alpaca"
 # 110 billion parameters on eight cards: every step is an update
 QWEN1_5_110B = {
@@ -316,7 +316,7 @@ PHI4_MINI = {
     "STOP_WORDS": ["<|end|>", "<|endoftext|>"],
 }
 WHOLE_CONTEXT = {"max_length": Code("128 * 1024")}
-SMALL_END = {"eos_token": "</s>"}
+SMALL_END: dict[str, Any] = {"eos_token": "</s>"}
 OTHERS = [
     Model("cohere_100b", "CohereForAI/c4ai-command-r-plus", "cohere", 131072, "cohere_chat"),
     Model("minicpm_1b", "openbmb/MiniCPM-1B-sft-bf16", "minicpm", 4096, "minicpm", **SMALL_END,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 
 WIDTH = 79
 
@@ -118,7 +119,7 @@ class Page:
     """The text of one config, written from top to bottom.
 
     >>> page = Page()
-    >>> page.set("lr", 2e-4, note="for LoRA")
+    >>> page.assign("lr", 2e-4, note="for LoRA")
     >>> page.text()
     'lr = 2e-4  # for LoRA\\n'
     """
@@ -140,7 +141,7 @@ class Page:
         if self._lines and self._lines[-1]:
             self._lines.append("")
 
-    def set(self, name: str, value: object, note: str = "") -> None:
+    def assign(self, name: str, value: object, note: str = "") -> None:
         """`name = value  # note`; the note stands above where the line would become too long."""
         text = f"{name} = {_source(value, len(name) + 3, 0, 0)}"
         if note and ("\n" in text or _width(text) + 4 + _width(note) > WIDTH):
@@ -148,7 +149,7 @@ class Page:
             note = ""
         self.line(text + (f"  # {note}" if note else ""), _names_in(value))
 
-    def set_noted(self, name: str, value: dict[str, object], notes: dict[str, str]) -> None:
+    def assign_noted(self, name: str, value: Mapping[str, object], notes: dict[str, str]) -> None:
         """`name = dict(...)` with one entry on a line, each under its note."""
         self.line(f"{name} = dict(", set())
         for i, (key, item) in enumerate(value.items()):
@@ -248,6 +249,8 @@ def _hang(opening: str, items: list[tuple[str, object]], closing: str, indent: i
 
 def _width(text: str) -> int:
     """Columns that `text` takes on a screen, where a Chinese character is two wide."""
+    if text.isascii():
+        return len(text)
     return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
 
 

@@ -20,7 +20,7 @@ def write_settings(page: Page, plan: Plan, lang: str) -> None:
             page.gap()
         page.comment(comment(group, lang))
         for name, value in present.items():
-            page.set(name, value, comment(name, lang))
+            page.assign(name, value, comment(name, lang))
             if name == "accumulative_counts" and plan.has("sequence_parallel_size") and plan.options["scale"]:
                 page.line("accumulative_counts *= sequence_parallel_size")
 
@@ -30,12 +30,12 @@ def write_model(page: Page, plan: Plan) -> None:
     method = plan.recipe.method
     sees = plan.has("visual_encoder_name_or_path")
     page.banner(2, PARTS["2_images" if sees else "2"])
-    page.set("tokenizer", tokenizer_config(plan))
+    page.assign("tokenizer", tokenizer_config(plan))
     page.gap()
     if sees:
         vision = Code("visual_encoder_name_or_path")
         loader = Code("CLIPImageProcessor.from_pretrained")
-        page.set(
+        page.assign(
             "image_processor",
             {"type": loader, "pretrained_model_name_or_path": vision, "trust_remote_code": True},
         )
@@ -44,7 +44,7 @@ def write_model(page: Page, plan: Plan) -> None:
     linked = _linked(plan, "max_position_embeddings")
     if plan.has("gradient_checkpointing"):
         linked["use_activation_checkpointing"] = Code("gradient_checkpointing")
-    page.set(
+    page.assign(
         "model",
         {
             **method.model,
@@ -106,7 +106,7 @@ def write_data(page: Page, plan: Plan) -> None:
     page.banner(3, PARTS["3"])
     train = write_sources(page, plan)
     page.gap()
-    page.set(
+    page.assign(
         "train_dataloader",
         {
             "batch_size": Code("batch_size"),
@@ -130,12 +130,12 @@ def write_sources(page: Page, plan: Plan) -> str:
         config = {**source.config, **plan.options["rows"], **linked}
         if not plan.has("use_varlen_attn"):
             config.pop("use_varlen_attn", None)
-        page.set(source.variable, config)
+        page.assign(source.variable, config)
     if len(data.sources) == 1:
         return data.sources[0].variable
     page.gap()
     blocks = [Code(source.variable) for source in data.sources]
-    page.set("train_dataset", {"type": Code("ConcatDataset"), "datasets": blocks})
+    page.assign("train_dataset", {"type": Code("ConcatDataset"), "datasets": blocks})
     return "train_dataset"
 
 
@@ -155,10 +155,10 @@ def _write_mmlu(page: Page) -> None:
     """Questions of MMLU as validation and test data."""
     page.gap()
     files = {split: Code(f"mmlu_data_root + 'five_shot_mmlu_{split}.json'") for split in ("val", "test")}
-    page.set("mmlu_fs_dataset", {"type": Code("load_dataset"), "path": "json", "data_files": files})
+    page.assign("mmlu_fs_dataset", {"type": Code("load_dataset"), "path": "json", "data_files": files})
     for split in files:
         page.gap()
-        page.set(
+        page.assign(
             f"{split}_mmlu_fs",
             {
                 "type": Code("process_hf_dataset"),
@@ -172,7 +172,7 @@ def _write_mmlu(page: Page) -> None:
             },
         )
         page.gap()
-        page.set(
+        page.assign(
             f"{split}_dataloader",
             {
                 "batch_size": 1,
@@ -184,23 +184,23 @@ def _write_mmlu(page: Page) -> None:
         )
         page.gap()
         metric = {"type": Code("MMLUMetric"), "tokenizer": Code("tokenizer"), "prefix": f"mmlu_fs_{split}"}
-        page.set(f"{split}_evaluator", metric)
+        page.assign(f"{split}_evaluator", metric)
 
 
 def write_trainer(page: Page, plan: Plan, lang: str) -> None:
     """Parts 2 to 5 of a run by transformers' Trainer, which gets model, adapter and rows one by one."""
     page.banner(2, PARTS["2"])
-    page.set("tokenizer", tokenizer_config(plan))
+    page.assign("tokenizer", tokenizer_config(plan))
     page.gap()
-    page.set("model", llm_config(plan))
+    page.assign("model", llm_config(plan))
     page.gap()
-    page.set("lora", adapter_config(plan))
+    page.assign("lora", adapter_config(plan))
     page.banner(3, PARTS["3"])
     write_sources(page, plan)
     page.banner(4, PARTS["4"])
-    page.set("training_args", plan.options["training_args"])
+    page.assign("training_args", plan.options["training_args"])
     page.banner(5, PARTS["5"])
-    page.set("trainer", Code("Trainer"), comment("trainer", lang))
+    page.assign("trainer", Code("Trainer"), comment("trainer", lang))
 
 
 def write_schedule(page: Page, plan: Plan, lang: str) -> None:
@@ -209,7 +209,7 @@ def write_schedule(page: Page, plan: Plan, lang: str) -> None:
     page.comment(comment("optimizer", lang))
     amp = {"dtype": plan.options["amp_dtype"]} if plan.options["amp_dtype"] else {}
     settings = ("lr", "betas", "weight_decay")
-    page.set(
+    page.assign(
         "optim_wrapper",
         {
             "type": Code("AmpOptimWrapper"),
@@ -222,13 +222,13 @@ def write_schedule(page: Page, plan: Plan, lang: str) -> None:
     )
     page.gap()
     page.comment(comment("policy", lang))
-    page.set("param_scheduler", _schedules(plan))
+    page.assign("param_scheduler", _schedules(plan))
     page.gap()
     page.comment(comment("loop", lang))
-    page.set("train_cfg", {"type": Code("TrainLoop"), **plan.options["loop"]})
+    page.assign("train_cfg", {"type": Code("TrainLoop"), **plan.options["loop"]})
     if plan.has("mmlu_data_root"):
-        page.set("val_cfg", {"type": "ValLoop"})
-        page.set("test_cfg", {"type": "TestLoop"})
+        page.assign("val_cfg", {"type": "ValLoop"})
+        page.assign("test_cfg", {"type": "TestLoop"})
 
 
 def _schedules(plan: Plan) -> list[dict[str, Any]]:
@@ -260,7 +260,7 @@ def write_runtime(page: Page, plan: Plan, lang: str) -> None:
     """Part 5: hooks, processes, logging, where to start from."""
     page.banner(5, PARTS["5"])
     page.comment(comment("hooks", lang))
-    page.set("custom_hooks", _custom_hooks(plan))
+    page.assign("custom_hooks", _custom_hooks(plan))
     if plan.has("use_varlen_attn"):
         page.gap()
         page.line("if use_varlen_attn:")
@@ -269,7 +269,7 @@ def write_runtime(page: Page, plan: Plan, lang: str) -> None:
     _write_default_hooks(page, plan, lang)
     page.gap()
     page.comment(comment("environment", lang))
-    page.set(
+    page.assign(
         "env_cfg",
         {
             "cudnn_benchmark": False,
@@ -278,12 +278,12 @@ def write_runtime(page: Page, plan: Plan, lang: str) -> None:
         },
     )
     page.gap()
-    page.set("visualizer", None, comment("visualizer", lang))
-    page.set("log_level", "INFO")
-    page.set("load_from", None, comment("load_from", lang))
-    page.set("resume", False, comment("resume", lang))
-    page.set("randomness", {"seed": None, "deterministic": False}, comment("randomness", lang))
-    page.set("log_processor", {"by_epoch": False, **plan.options["log_processor"]})
+    page.assign("visualizer", None, comment("visualizer", lang))
+    page.assign("log_level", "INFO")
+    page.assign("load_from", None, comment("load_from", lang))
+    page.assign("resume", False, comment("resume", lang))
+    page.assign("randomness", {"seed": None, "deterministic": False}, comment("randomness", lang))
+    page.assign("log_processor", {"by_epoch": False, **plan.options["log_processor"]})
 
 
 def _custom_hooks(plan: Plan) -> list[dict[str, Any]]:
@@ -323,4 +323,4 @@ def _write_default_hooks(page: Page, plan: Plan, lang: str) -> None:
         },
         "sampler_seed": {"type": Code("DistSamplerSeedHook")},
     }
-    page.set_noted("default_hooks", hooks, {name: comment(name, lang) for name in hooks})
+    page.assign_noted("default_hooks", hooks, {name: comment(name, lang) for name in hooks})

@@ -62,7 +62,7 @@ def _speed() -> dict[str, Row]:
     for model, endings in sizes.items():
         for ending in endings.split():
             length, _, gpus = ending.partition("_sp")
-            changes = {
+            changes: dict[str, Any] = {
                 "max_length": lengths[length],
                 "sequence_parallel_size": int(gpus),
                 "accumulative_counts": int(gpus),
@@ -313,7 +313,7 @@ PREFERENCE: dict[str, Row] = {
         INTERNLM2_SFT | VARLEN_PAIRS,
     ),
     f"{BIG}_dpo_qlora_varlenattn": (BIG, "dpo_qlora", "orpo_dpo_mix", INTERNLM2_7B_SFT | VARLEN_PAIRS),
-    # the original's name says 7b, its model is the small one
+    # the name says 7b, but its model has always been the small one
     f"{BIG}_orpo_qlora_varlenattn_ultrafeedback_e5": (
         BIG,
         "orpo_qlora",
@@ -354,10 +354,10 @@ def _llava() -> dict[str, Row]:
         batch = {"batch_size": 8, "accumulative_counts": 2} if "20b" in llm else {}
         second = (llm, "llava_qlora_lora", "llava_finetune", _after(first) | batch)
         rows[f"llava_{llm}_qlora_{eye}_lora_e1_gpu8_finetune"] = second
-    for llm, batch in {"internlm2_chat_7b": (8, 2), "internlm2_chat_20b": (4, 4)}.items():
+    for llm, (size, counts) in {"internlm2_chat_7b": (8, 2), "internlm2_chat_20b": (4, 4)}.items():
         changes = {
-            "batch_size": batch[0],
-            "accumulative_counts": batch[1],
+            "batch_size": size,
+            "accumulative_counts": counts,
             "dataloader_num_workers": 0,
             "llm": {"torch_dtype": Code("torch.float32")},
         }
@@ -367,12 +367,12 @@ def _llava() -> dict[str, Row]:
     rows[f"{vicuna}_qlora_{eye}_lora_e1_gpu8_finetune_refcoco"] = (
         "vicuna_7b_v15", "llava_qlora_lora", "refcoco", _after(f"{vicuna}_{eye}_e1_gpu8_pretrain"),
     )  # fmt: skip
-    for size in ("7b", "13b"):  # the official recipes
-        llm, first = f"vicuna_{size}_v15", f"llava_v15_{size}_pretrain"
+    for billions in ("7b", "13b"):  # the official recipes
+        llm, first = f"vicuna_{billions}_v15", f"llava_v15_{billions}_pretrain"
         rows[first] = (llm, "llava_pretrain", "llava_pretrain", {})
         full = _after(first) | {"batch_size": 16, "accumulative_counts": 1}
-        rows[f"llava_v15_{size}_finetune"] = (llm, "llava_full", "llava_finetune", full)
-        rows[f"llava_v15_{size}_finetune_lora"] = (llm, "llava_lora", "llava_finetune", _after(first))
+        rows[f"llava_v15_{billions}_finetune"] = (llm, "llava_full", "llava_finetune", full)
+        rows[f"llava_v15_{billions}_finetune_lora"] = (llm, "llava_lora", "llava_finetune", _after(first))
     return rows | _llava_newer(eye)
 
 
@@ -386,8 +386,12 @@ def _llava_newer(eye: str) -> dict[str, Row]:
         first = f"llava_{llm}_{eye}_e1_gpu8_pretrain"
         rows[first] = (llm, "llava_pretrain", "llava_pretrain", {})
         shared = {"batch_size": 16, "accumulative_counts": 2} | rare
-        longer = f"llava_{llm}_{eye}_e1_gpu8_sharegpt4v_pretrain"
-        rows[longer] = (llm, "llava_pretrain", "sharegpt4v_pretrain", shared)
+        rows[f"llava_{llm}_{eye}_e1_gpu8_sharegpt4v_pretrain"] = (
+            llm,
+            "llava_pretrain",
+            "sharegpt4v_pretrain",
+            shared,
+        )
         start = _after(first) | rare
         rows[f"llava_{llm}_full_{eye}_e1_gpu8_finetune"] = (llm, "llava_full", "llava_finetune", start)
     llama, phi = "llava_llama3_8b_instruct", "llava_phi3_mini_4k_instruct"
@@ -407,7 +411,7 @@ def _llava_newer(eye: str) -> dict[str, Row]:
     rows[first] = (name, "llava_quant_pretrain", "llava_pretrain", one_gpu | {"accumulative_counts": 256})
     start = _after(first, "558128") | one_gpu | {"accumulative_counts": 128}
     rows[f"{llama}_qlora_{eye}_e1_gpu1_finetune"] = (name, "llava_qlora", "llava_finetune", start)
-    # the original's name says 70b, its model is the 8b one
+    # the name says 70b, but its model has always been the 8b one
     rows[f"llava_llama3_70b_instruct_quant_{eye}_e1_gpu8_pretrain"] = (
         name, "llava_quant_pretrain", "llava_pretrain", {"lr": 5e-4},
     )  # fmt: skip

@@ -37,10 +37,7 @@ COMMENTS = {
     "sampler_seed": ("another order of the rows in each epoch", "每轮打乱数据的顺序"),
     "trainer": ("transformers does the rest", "其余由 transformers 完成"),
     "environment": ("processes", "进程"),
-    "visualizer": (
-        "TensorBoard or Weights & Biases, see the docs",
-        "TensorBoard 或 Weights & Biases，见文档",
-    ),
+    "visualizer": ("scalars go to the work dir; others can be added", "标量写入工作目录，可另加后端"),
     "load_from": ("weights to start from", "从这个检查点的权重开始"),
     "resume": ("go on with the run of `load_from`", "是否接着 `load_from` 的训练"),
     "randomness": ("seed=None takes a new one for each run", "seed=None 表示每次随机"),
