@@ -81,7 +81,9 @@ def test_state_dict_holds_the_adapter_alone_and_loads_back(llama):
 
 def test_a_target_that_is_no_layer_is_an_error_with_the_nearest(llama):
     """The message lists what there is."""
-    lists = r"'q_prj', which this model does not have; its linear layers are down_proj, .*\. Did you mean 'q_proj'"
+    lists = (
+        r"'q_prj', which this model does not have; its linear layers are down_proj, .* Did you mean 'q_proj'"
+    )
     with pytest.raises(ConfigError, match=lists):
         apply_lora(llama, LoraConfig(target_modules=["q_prj", "v_proj"]))
 

@@ -20,7 +20,7 @@ import torch
 
 from xtuner import dist
 from xtuner.config import build
-from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.errors import ConfigError, ModelError, NotFoundError, XTunerError
 from xtuner.log import logger, say_once
 from xtuner.model import attention
 from xtuner.model.lora import attach_adapter
@@ -205,9 +205,9 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
     given = {k: v for k, v in kwargs.items() if v is not None}
     try:
         return factory(**given)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
+    except (XTunerError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # transformers, safetensors and torch each have their own
         raise ModelError(f"The model {path} cannot be loaded: {type(error).__name__}: {error}") from error
 
 

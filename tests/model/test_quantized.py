@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from xtuner.errors import ConfigError
+from xtuner.model import SupervisedFinetune
+from xtuner.model.loading import compute_dtype
+
+
+def config(folder, bits, dtype=torch.float32):
+    """The llm part of a tutorial's QLoRA config."""
+    return {
+        "type": AutoModelForCausalLM.from_pretrained,
+        "pretrained_model_name_or_path": str(folder),
+        "torch_dtype": dtype,
+        "quantization_config": {
+            "type": BitsAndBytesConfig,
+            "load_in_4bit": bits == 4,
+            "load_in_8bit": bits == 8,
+            "llm_int8_threshold": 6.0,
+            "llm_int8_has_fp16_weight": False,
+            "bnb_4bit_compute_dtype": dtype,
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_quant_type": "nf4",
+        },
+    }
+
+
+def tuned(folder, bits, dtype=torch.float32, **options):
+    """A QLoRA model whose adapter does something, and the same with its base dequantised."""
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.0, **options)
+    model = SupervisedFinetune(config(folder, bits, dtype), lora=lora)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.train()
+
+
+def dequantised(model):
+    """Plain linear layers with the numbers that the quantised ones stand for."""
+    import bitsandbytes as bnb
+
+    reference = copy.deepcopy(model)
+    for module in reference.modules():
+        base = getattr(module, "base_layer", None)
+        if isinstance(base, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt):
+            if isinstance(base, bnb.nn.Linear4bit):
+                weight = bnb.functional.dequantize_4bit(base.weight.data, base.weight.quant_state)
+            else:
+                weight = base.weight.data.float() * base.weight.SCB[:, None] / 127
+            module.base_layer = torch.nn.Linear(base.in_features, base.out_features, bias=False)
+            module.base_layer.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+    return reference
+
+
+def adapter_gradients(model, batch, gradients):
+    model.zero_grad()
+    model(batch)["loss"].backward()
+    return torch.cat([g.flatten() for g in gradients(model).values()])
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("after_sampling", [False, True])
+def test_gradients_are_those_of_the_dequantised_model(
+    llama_dir, batch, bits, after_sampling, gradients, relative_error
+):
+    """Also after a generation, which on some CPUs repacks 4-bit weights and breaks their gradient."""
+    model = tuned(llama_dir, bits)
+    reference = adapter_gradients(dequantised(model), batch, gradients)
+    if after_sampling:
+        model.eval()
+        with torch.no_grad():
+            model.llm(input_ids=batch["input_ids"][:, :6])
+            model.generate(input_ids=batch["input_ids"][:, :4], max_new_tokens=3, do_sample=False)
+        model.train()
+    ours = adapter_gradients(model, batch, gradients)
+    # 8-bit layers round their inputs too.
+    assert relative_error(ours, reference) < (1e-5 if bits == 4 else 0.05)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_tutorials_precision_trains_on_any_device(internlm2_dir, batch, bits):
+    """fp16 everywhere and wqkv as target: a few updates lower the loss; the base is not upcast."""
+    targets = ["wqkv", "wo", "w1", "w2", "w3"]
+    model = tuned(internlm2_dir, bits, torch.float16, target_modules=targets)
+    assert model.llm.dtype == compute_dtype(torch.float16)
+    assert model.llm.get_input_embeddings().weight.dtype == compute_dtype(torch.float16)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    losses = []
+    for _ in range(5):
+        loss = model(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    assert model.load_state_dict(model.state_dict()).missing_keys == []
+
+
+def test_layers_are_quantised_and_the_head_is_not(llama_dir):
+    """4-bit weights are bytes; the compute dtype is one that the device has."""
+    import bitsandbytes as bnb
+
+    model = tuned(llama_dir, 4, torch.float16)
+    linears = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    assert len(linears) == 14
+    assert {m.weight.dtype for m in linears} == {torch.uint8}
+    assert {m.compute_dtype for m in linears} == {compute_dtype(torch.float16)}
+    assert not any(m.support_avx512bf16_for_cpu for m in linears)
+    assert type(model.llm.get_output_embeddings()) is torch.nn.Linear
+
+
+def test_quantised_weights_cannot_be_trained_themselves(llama_dir):
+    """Without an adapter there is nothing to train; the error says what to add."""
+    with pytest.raises(ConfigError, match=r"add lora=dict\(type=LoraConfig"):
+        SupervisedFinetune(config(llama_dir, 4))
+
+
+def test_both_bits_off_is_no_quantisation(llama_dir):
+    """load_in_4bit=False and load_in_8bit=False load plain weights."""
+    model = SupervisedFinetune(config(llama_dir, None), lora=LoraConfig(r=2))
+    assert not getattr(model.llm.get_base_model(), "is_quantized", False)
