@@ -1,0 +1,294 @@
+"""Make a small bilingual base model in place: a tokenizer, a Llama of four layers, a minute of training.
+
+    documents   statements and dialogues of `xtuner.demo.corpus`, asked in other words in every epoch
+    samples     <s>熊猫吃竹子。</s>
+                <s><|im_start|>user\\n你是谁<|im_end|>\\n<|im_start|>assistant\\n...<|im_end|>\\n</s>
+    batches     samples of about the same length, one per row, about 1024 tokens
+    folder      config.json, model.safetensors, tokenizer.json, ..., made_by_xtuner_demo.json
+
+The folder appears when it is complete: it is written beside and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from xtuner import dist
+from xtuner.demo.corpus import Document, all_strings, load_documents
+from xtuner.demo.muon import Muon
+from xtuner.errors import ConfigError
+from xtuner.model.loading import compute_dtype
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+Sample = tuple[list[int], list[float]]
+STAMP = "made_by_xtuner_demo.json"
+SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
+ASK, ANSWER, END = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "{}<|im_end|>", "\n"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the model and of its training; `steps` decides how long it takes."""
+
+    seed: int = 0
+    vocab_size: int = 3072
+    hidden_size: int = 256
+    intermediate_size: int = 704
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    steps: int = 400
+    tokens_per_step: int = 1024
+    question_weight: float = 0.2
+    lr: float = 0.012
+    embedding_lr: float = 3e-3
+    warmup: int = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `make_base_model` made, or found already made (`reused`)."""
+
+    folder: Path
+    num_parameters: int
+    num_tokens: int
+    loss: float
+    seconds: float
+    reused: bool = False
+
+
+def make_base_model(
+    folder: str | Path, plan: Plan | None = None, progress: Callable[[int, int, float], None] | None = None
+) -> Result:
+    """A complete model folder in `folder`; one that this function made before with the same plan is kept.
+
+    `progress(step, steps, loss)` is called after every training step.
+    """
+    folder, plan = Path(folder), plan or Plan()
+    key = plan_key(plan)
+    if (made := read_stamp(folder)) and made.pop("key") == key:
+        return Result(folder=folder, reused=True, **made)
+    start = time.perf_counter()
+    tokenizer = train_tokenizer(plan.vocab_size)
+    model = build_model(plan, tokenizer)
+    loss, num_tokens = pretrain(model, tokenizer, plan, progress)
+    facts = {
+        "num_parameters": model.num_parameters(),
+        "num_tokens": num_tokens,
+        "loss": round(loss, 4),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    beside = folder.with_name(f"{folder.name}.part{os.getpid()}")
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    (beside / STAMP).write_text(json.dumps({"key": key, **facts}), "utf-8")
+    if folder.exists():
+        shutil.rmtree(folder)
+    beside.rename(folder)
+    return Result(folder=folder, **facts)
+
+
+def plan_key(plan: Plan) -> str:
+    """A hash of the plan and of the text: what the model depends on."""
+    parts = [json.dumps(asdict(plan), sort_keys=True), *map(repr, load_documents())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def read_stamp(folder: Path) -> dict | None:
+    """What the stamp in `folder` says, None where there is no folder; never touches somebody else's files."""
+    if not folder.exists():
+        return None
+    if not (folder / STAMP).exists():
+        raise ConfigError(
+            f"{folder} exists and was not made by `xtuner demo` (it has no {STAMP}): "
+            "choose another --work-dir or move it away"
+        )
+    return json.loads((folder / STAMP).read_text("utf-8"))
+
+
+def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer learnt from the corpus: every text comes back unchanged."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        # four Chinese characters or a long English word: a token must not swallow whole answers
+        max_token_length=12,
+        show_progress=False,
+    )
+    core.train_from_iterator(all_strings(load_documents()), trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", SPECIAL.index("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=1024,
+    )
+
+
+def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with random weights, the same for the same seed; stops at `</s>` and `<|im_end|>`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=plan.vocab_size,
+        hidden_size=plan.hidden_size,
+        intermediate_size=plan.intermediate_size,
+        num_hidden_layers=plan.num_layers,
+        num_attention_heads=plan.num_heads,
+        num_key_value_heads=plan.num_kv_heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        # for samples this short, plain matrix products are faster than the fused attention of a CPU
+        model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["</s>", "<|im_end|>"])
+    return model
+
+
+def pretrain(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    plan: Plan,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> tuple[float, int]:
+    """The mean loss of the last tenth of the steps and how many tokens were read."""
+    device = dist.device()
+    model.to(device).train()
+    optimizers = build_optimizers(model, plan)
+    low = compute_dtype(None, device)
+    batches = iterate_batches(tokenizer, plan)
+    losses, num_tokens = [], 0
+    for step in range(plan.steps):
+        input_ids, weights = (t.to(device) for t in next(batches))
+        factor = min((step + 1) / plan.warmup, 1) * (1 - step / plan.steps)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        with torch.autocast(device.type, low) if low != torch.float32 else nullcontext():
+            # Padding stands at the end, where no real token looks; a mask would cost time for nothing.
+            logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=slice(0, -1)).logits
+            each = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), input_ids[:, 1:].flatten(), reduction="none"
+            )
+        loss = each @ weights / weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(loss.item())
+        num_tokens += int((weights > 0).sum())
+        if progress:
+            progress(step + 1, plan.steps, losses[-1])
+    model.to("cpu").eval()
+    last = losses[-max(1, plan.steps // 10) :]
+    return sum(last) / len(last), num_tokens
+
+
+def build_optimizers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    inside = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in inside]
+    optimizers = [
+        Muon(matrices, lr=plan.lr),
+        torch.optim.AdamW(others, lr=plan.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def iterate_batches(
+    tokenizer: PreTrainedTokenizerFast, plan: Plan
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless `(input_ids [B, T], weights [B * (T - 1)])`: what each next token counts, padding nothing."""
+    rng = random.Random(plan.seed)
+    while True:
+        samples = [encode_document(d, tokenizer, rng, plan.question_weight) for d in load_documents()]
+        rng.shuffle(samples)
+        samples.sort(key=lambda sample: len(sample[0]) // 4)
+        batches = cut_batches(samples, plan.tokens_per_step)
+        rng.shuffle(batches)
+        for batch in batches:
+            width = max(len(ids) for ids, _ in batch)
+            input_ids = [ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in batch]
+            weights = [w[1:] + [0.0] * (width - len(w)) for _, w in batch]
+            yield torch.tensor(input_ids), torch.tensor(weights).flatten()
+
+
+def cut_batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
+    """Neighbours together, as many as `num_tokens` hold with their padding."""
+    batches: list[list[Sample]] = [[]]
+    width = 0
+    for sample in samples:
+        width = max(width, len(sample[0]))
+        if width * (len(batches[-1]) + 1) > num_tokens and batches[-1]:
+            batches.append([])
+            width = len(sample[0])
+        batches[-1].append(sample)
+    return batches
+
+
+def encode_document(
+    document: Document, tokenizer: PreTrainedTokenizerFast, rng: random.Random, question_weight: float
+) -> Sample:
+    """Token ids and what each counts in the loss; every question is put in one of its ways."""
+    pieces = [(document.text, 1.0)] if document.text else []
+    for questions, answer in document.turns:
+        question = as_typed(rng.choice(questions), rng)
+        pieces += [
+            (ASK.format(question), question_weight),
+            (ANSWER.format(answer), 1.0),
+            (END, question_weight),
+        ]
+    encoded = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
+    ids, weights = [tokenizer.bos_token_id], [0.0]
+    for piece, (_, weight) in zip(encoded, pieces, strict=True):
+        ids += piece
+        weights += [weight] * len(piece)
+    return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+
+
+def as_typed(question: str, rng: random.Random) -> str:
+    """`question` the way people type it: now and then without its last mark, or with the enter key in it."""
+    if rng.random() < 0.3:
+        question = question.rstrip("？?。.！!")
+    return question + "\n" if rng.random() < 0.15 else question

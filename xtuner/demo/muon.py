@@ -1,0 +1,59 @@
+"""Muon: gradient descent whose every matrix update has singular values near one.
+
+    G = U S V^T   the momentum of a weight's gradient
+    update        U V^T, found by five steps of a polynomial iteration instead of an SVD
+
+Small models learn a text in about half the steps that AdamW takes. After Keller Jordan et al.,
+"Muon: an optimizer for hidden layers in neural networks", 2024, whose coefficients these are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(stack: torch.Tensor) -> torch.Tensor:
+    """`[n, rows, columns]` with each matrix replaced by about the nearest one of singular values one."""
+    a, b, c = COEFFICIENTS
+    tall = stack.shape[-2] > stack.shape[-1]
+    x = stack.mT if tall else stack
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """For the matrices inside the layers; embeddings, head and norms belong to AdamW."""
+
+    def __init__(
+        self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update; matrices of the same shape are orthogonalised together, in bf16."""
+        for group in self.param_groups:
+            by_shape = defaultdict(list)
+            for param in group["params"]:
+                by_shape[param.shape].append(param)
+            for (rows, columns), params in by_shape.items():
+                updates = torch.stack([self._momentum(p, group["momentum"]) for p in params])
+                updates = orthogonalize(updates.bfloat16()).to(params[0].dtype)
+                scale = max(1.0, rows / columns) ** 0.5
+                for param, update in zip(params, updates, strict=True):
+                    param.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * scale * update)
+
+    def _momentum(self, param: torch.Tensor, momentum: float) -> torch.Tensor:
+        """The gradient blended with its running mean, Nesterov's way."""
+        assert param.grad is not None
+        mean = self.state[param].setdefault("mean", torch.zeros_like(param))
+        mean.lerp_(param.grad, 1 - momentum)
+        return param.grad.lerp(mean, momentum)
