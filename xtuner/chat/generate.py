@@ -110,7 +110,7 @@ def complete(
     room = _room(model, prompt, max_new_tokens)
     choose = _Chooser(prompt, room, _device_of(model), temperature, top_k, top_p, repetition_penalty, seed)
     ends = end_ids(model, tokenizer)
-    stream = TextStream(lambda ids: _decode(tokenizer, ids), stop_words)
+    stream = TextStream(lambda ids: decode(tokenizer, ids), stop_words)
     pieces: list[str] = []
 
     def show(piece: str) -> None:
@@ -175,9 +175,10 @@ def _device_of(model: PreTrainedModel) -> torch.device:
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    # Special tokens are part of the text: stop words and the marks of tools are among them.
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of `ids`, special tokens and all."""
+    # Stop words and the marks of tools are special tokens.
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 @contextmanager
@@ -196,7 +197,7 @@ def _next_logits(
     model: PreTrainedModel, prompt: list[int], ids: list[int], cache: KeptCache
 ) -> Iterator[torch.Tensor]:
     """The logits after `prompt`, then after each token that the caller has added to `ids`."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     only_last = (
         {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
     )

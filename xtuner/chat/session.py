@@ -10,11 +10,11 @@ and its keys and values can be kept. Where the context is full the oldest turns 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xtuner.chat.generate import Completion
+from xtuner.chat.generate import Completion, decode
 from xtuner.dataset.encode import begin_ids, end_ids
 from xtuner.errors import DataError
 from xtuner.log import logger
@@ -127,16 +127,13 @@ class Session:
         body = list(completion.ids)
         while body and body[-1] in ends:
             body.pop()
-        if completion.finish == "stop" and not (suffix and self._decode(body).endswith(suffix)):
+        if completion.finish == "stop" and not (suffix and decode(self.tokenizer, body).endswith(suffix)):
             # It stopped at another word, or in the middle of a token: the text is what was said.
             body = self._encode(completion.text + suffix)
-        elif suffix and not self._decode(body).endswith(suffix):
+        elif suffix and not decode(self.tokenizer, body).endswith(suffix):
             body += self._encode(suffix)
         eos = end_ids(self.tokenizer).tolist() if self._ends_with_eos else []
         return body + eos + self._encode(self.template.get("SEP") or "")
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 class ChatTemplateSession(Session):
@@ -158,7 +155,7 @@ class ChatTemplateSession(Session):
         except Exception as e:
             # Templates raise errors of their own, for a system text they have no place for, say.
             raise DataError(f"the tokenizer's chat template does not take this dialogue: {e}") from e
-        return self._encode(rendered)
+        return self._encode(str(rendered))
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         return []

@@ -1,16 +1,28 @@
-"""Does a merged model answer as base + adapter do? Both are run on one fixed prompt, one after the other."""
+"""Does a merged model answer as base + adapter do? Both are run on one fixed prompt, one after the other.
+
+    base + adapter   layer 1: read, run, dropped   layer 2: ...   logits ─┐
+    merged           layer 1: read, run, dropped   layer 2: ...   logits ─┴─ largest difference
+
+Each layer's weights are read from the folder when it runs, in fp32, so the difference shows the merge
+alone and memory holds one layer. Families whose modules are named otherwise than their files
+are loaded as a whole, where memory allows.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from xtuner.convert.lora import Adapter, read_adapter
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
+from xtuner.model.loading import load_config, register_families
 
 _LENGTH = 32
 _SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
@@ -21,22 +33,20 @@ def compare_logits(
     base: Path, adapter: Path, merged: Path, device: torch.device, is_clip: bool = False
 ) -> float | None:
     """The largest difference of the logits, logged; None, and a line why, where memory is too small."""
-    weights = Weights(merged)
-    num_values = sum(i.num_bytes // i.dtype.itemsize for i in weights.infos.values())
-    num_bytes = sum(i.num_bytes for i in weights.infos.values())
-    free = _free_memory(device)
-    # In fp32 the difference shows the merge alone, not the noise of 16 bit arithmetic.
-    exact = 4 * num_values * _SPACE < free
-    if not exact and num_bytes * _SPACE > free:
-        logger.warning(
-            "logits not compared: the model needs %.1f GB, %.1f GB are free. The merge itself is complete.",
-            num_bytes * _SPACE / 1e9,
-            free / 1e9,
-        )
-        return None
-    dtype = torch.float32 if exact else "auto"
-    beside = _logits(base, adapter, dtype, device, is_clip)
-    alone = _logits(merged, None, dtype, device, is_clip)
+    register_families()
+    beside = None if is_clip else _streamed_logits(base, read_adapter(adapter), device)
+    alone = None if beside is None else _streamed_logits(merged, None, device)
+    if beside is None or alone is None:
+        needed, free = 4 * _SPACE * _num_values(merged), _free_memory(device)
+        if needed > free:
+            logger.warning(
+                "logits not compared: that needs %.1f GB, %.1f GB are free. The merge itself is complete.",
+                needed / 1e9,
+                free / 1e9,
+            )
+            return None
+        beside = _loaded_logits(base, adapter, device, is_clip)
+        alone = _loaded_logits(merged, None, device, is_clip)
     difference = (beside - alone).abs().max().item()
     largest = beside.abs().max().item()
     logger.info(
@@ -49,40 +59,112 @@ def compare_logits(
     return difference
 
 
+class _ByModule(Mapping[str, torch.Tensor]):
+    """Tensors under the names that a model's modules ask for, read from its folder and its adapter's."""
+
+    def __init__(self, folder: Path, adapter: Adapter | None) -> None:
+        self.weights = Weights(folder)
+        self.adapter = None if adapter is None else adapter.weights
+        names = ("embed_tokens", "tok_embeddings", "wte", "embed_in")
+        self.embedding = next(
+            (n for n in self.weights if n.split(".")[-2:-1] and n.split(".")[-2] in names), ""
+        )
+
+    def _find(self, name: str) -> tuple[Weights, str] | None:
+        own = name.replace(".default", "").replace(".modules_to_save", "")
+        own = own.removesuffix(".weight") if own.endswith(".lora_magnitude_vector.weight") else own
+        if self.adapter is not None and own in self.adapter and ".original_module." not in name:
+            return self.adapter, own
+        plain = name.removeprefix("base_model.model.")
+        for part in (".base_layer.", ".original_module.", ".modules_to_save.default."):
+            plain = plain.replace(part, ".")
+        if plain in self.weights:
+            return self.weights, plain
+        is_head = plain in ("lm_head.weight", "output.weight", "embed_out.weight")
+        return (self.weights, self.embedding) if is_head and self.embedding else None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        return found[0][found[1]]
+
+    def __contains__(self, name: object) -> bool:
+        return self._find(str(name)) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
 @torch.no_grad()
-def _logits(
-    folder: Path, adapter: Path | None, dtype: torch.dtype | str, device: torch.device, is_clip: bool
-) -> torch.Tensor:
+def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
+    """The logits of a model whose layers are read as they run; None where its names do not allow it."""
+    from accelerate import init_empty_weights
+    from accelerate.hooks import attach_align_device_hook
+    from transformers import AutoModelForCausalLM
+
+    if adapter is not None and _looks_into_weights(adapter):
+        return None
+    with init_empty_weights(include_buffers=False):
+        model: Any = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32)
+        if adapter is not None:
+            model = _with_adapter(model, adapter.folder, low_cpu_mem_usage=True)
+    tensors = _ByModule(folder, adapter)
+    if not all(name in tensors for name, _ in model.named_parameters()):
+        return None
+    attach_align_device_hook(model, execution_device=device, offload=True, weights_map=tensors)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    return _forward(model.eval(), vocabulary, device)
+
+
+def _looks_into_weights(adapter: Adapter) -> bool:
+    """Whether layers use weights of modules that do not run themselves, so that none are there to use."""
+    return bool(adapter.config.get("use_dora")) or any("lora_embedding_" in name for name in adapter.weights)
+
+
+@torch.no_grad()
+def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_clip: bool) -> torch.Tensor:
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
-    with contextlib.suppress(ImportError):
-        from xtuner.model.loading import register_families
-
-        register_families()
-    family = CLIPVisionModel if is_clip else AutoModelForCausalLM
-    model = family.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    family: Any = CLIPVisionModel if is_clip else AutoModelForCausalLM
+    model = family.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if adapter is not None:
-        from peft import PeftModel
-
-        with warnings.catch_warnings():
-            # peft asks for a property that transformers has renamed.
-            warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-            model = PeftModel.from_pretrained(model, str(adapter))
+        model = _with_adapter(model, adapter)
     model = model.to(device).eval()
     if is_clip:
         size = model.config.image_size
-        pixels = torch.linspace(-1, 1, 3 * size * size, dtype=model.dtype, device=device)
-        out = model(pixel_values=pixels.view(1, 3, size, size)).last_hidden_state
+        pixels = torch.linspace(-1, 1, 3 * size * size, device=device).view(1, 3, size, size)
+        out = model(pixel_values=pixels).last_hidden_state.cpu()
     else:
-        vocab = model.get_input_embeddings().weight.shape[0]
-        ids = torch.arange(_LENGTH, device=device) * 7919 % vocab
-        out = model(input_ids=ids.unsqueeze(0), use_cache=False).logits
-    out = out.float().cpu()
+        out = _forward(model, model.get_input_embeddings().weight.shape[0], device)
     del model
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return out
+
+
+def _with_adapter(model: Any, folder: Path, **kwargs: Any) -> Any:
+    from peft import LoraConfig, PeftModel
+
+    with warnings.catch_warnings():
+        # peft asks for a property that transformers has renamed, and speaks of ties that are kept here.
+        warnings.simplefilter("ignore")
+        if kwargs:
+            return PeftModel(model, LoraConfig.from_pretrained(str(folder)), **kwargs)
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+def _forward(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:
+    ids = torch.arange(_LENGTH, device=device) * 7919 % vocabulary
+    return model(input_ids=ids.unsqueeze(0), use_cache=False).logits.float().cpu()
+
+
+def _num_values(folder: Path) -> int:
+    return sum(i.num_bytes // i.dtype.itemsize for i in Weights(folder).infos.values())
 
 
 def _free_memory(device: torch.device) -> float:
