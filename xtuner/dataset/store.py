@@ -3,7 +3,7 @@
     ~/.cache/xtuner/tokens/<key>/      (or $XTUNER_CACHE/tokens/<key>/)
         ids.bin       int32, the tokens of all samples one after the other
         trained.bin   one bit per token: is it trained
-        offsets.bin   int64, sample i is ids[offsets[i]:offsets[i + 1]]
+        ends.bin      int64, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
         rows.bin      int64, the row of the source that sample i came from
         about.json    sizes, a hash of the content, and the counts to report
 
@@ -32,7 +32,7 @@ from xtuner.dataset.encode import Encoded
 from xtuner.errors import DataError
 from xtuner.log import say_once
 
-_FILES = {"ids": np.int32, "trained": np.uint8, "offsets": np.int64, "rows": np.int64}
+_FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.int64, "rows": np.int64}
 
 
 class TokenStore:
@@ -43,7 +43,7 @@ class TokenStore:
         self.about: dict[str, Any] = json.loads((folder / "about.json").read_text("utf-8"))
         arrays = {name: _map(folder / f"{name}.bin", kind) for name, kind in _FILES.items()}
         self.ids, self._trained_bits = arrays["ids"], arrays["trained"]
-        self.offsets, self.rows = arrays["offsets"], arrays["rows"]
+        self._ends, self.rows = arrays["ends"], arrays["rows"]
 
     def __reduce__(self):
         return TokenStore, (self.folder,)
@@ -54,7 +54,7 @@ class TokenStore:
     @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each sample."""
-        return np.diff(self.offsets)
+        return np.diff(self._ends, prepend=0)
 
     @property
     def content_hash(self) -> str:
@@ -63,7 +63,7 @@ class TokenStore:
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and trained flags of one sample."""
-        start, end = int(self.offsets[index]), int(self.offsets[index + 1])
+        start, end = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
         first = start // 8
         bits = np.unpackbits(self._trained_bits[first : -(-end // 8)])
         return np.array(self.ids[start:end]), bits[start - first * 8 : end - first * 8].astype(bool)
@@ -78,7 +78,6 @@ class StoreWriter:
         self._hashes = {name: hashlib.blake2b(digest_size=16) for name in _FILES}
         self._open_bits = np.zeros(0, bool)
         self._num_tokens = 0
-        self._write("offsets", np.zeros(1, np.int64))
 
     def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
         """Write the samples of one chunk, or those that `keep` (bool per sample) marks.
@@ -92,7 +91,7 @@ class StoreWriter:
             ids, trained, rows, lengths = ids[inside], trained[inside], rows[keep], lengths[keep]
         self._write("ids", ids)
         self._write("rows", row_numbers[rows])
-        self._write("offsets", self._num_tokens + np.cumsum(lengths))
+        self._write("ends", self._num_tokens + np.cumsum(lengths))
         bits = np.concatenate([self._open_bits, trained])
         whole = len(bits) // 8 * 8
         self._write("trained", np.packbits(bits[:whole]))
@@ -125,7 +124,7 @@ class StoreWriter:
 
     def _content_hash(self) -> str:
         # Rows are left out: the same samples from other row numbers are the same content.
-        digests = [self._hashes[name].digest() for name in ("ids", "trained", "offsets")]
+        digests = [self._hashes[name].digest() for name in ("ids", "trained", "ends")]
         return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
 
 

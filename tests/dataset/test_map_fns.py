@@ -1,0 +1,162 @@
+"""From raw rows to conversations: equal to the reference rows, and clear about rows that do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xtuner.dataset import map_fns
+from xtuner.dataset.map_fns import (
+    DATASET_FORMAT_MAPPING,
+    alpaca_map_fn,
+    msagent_react_map_fn,
+    oasst1_map_fn,
+    openai_map_fn,
+    template_map_fn_factory,
+    wizardlm_map_fn,
+)
+from xtuner.errors import ConfigError, DataError
+from xtuner.utils import PROMPT_TEMPLATE
+
+CASES = [
+    json.loads(line)
+    for line in (Path(__file__).parent.parent / "data" / "map_fn_cases.jsonl").read_text("utf-8").splitlines()
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["format"])
+def test_the_conversation_is_that_of_the_reference(case):
+    """Each known format gives the conversation that users' models were trained with."""
+    before = json.dumps(case["row"])
+    assert getattr(map_fns, case["map_fn"])(case["row"]) == case["expected"]
+    assert DATASET_FORMAT_MAPPING[case["format"]] is getattr(map_fns, case["map_fn"])
+    assert json.dumps(case["row"]) == before, "the row was changed"
+
+
+def test_the_twenty_formats_are_listed_by_name():
+    """`list-dataset-format` shows these."""
+    assert " ".join(DATASET_FORMAT_MAPPING) == (
+        "alpaca alpaca_zh arxiv code_alpaca colors crime_kg_assitan default law_reference llava "
+        "llava_image_only medical msagent_react oasst1 openai openorca pretrain sql stack_exchange "
+        "tiny_codes wizardlm"
+    )
+
+
+def test_a_missing_field_is_named_with_the_nearest():
+    """An alpaca row with a misspelt field says which one is meant."""
+    with pytest.raises(
+        DataError, match="no field 'output'; its fields are 'instruction', 'input', 'outputs'"
+    ):
+        alpaca_map_fn({"instruction": "a", "input": "b", "outputs": "c"})
+    with pytest.raises(DataError, match="Did you mean 'outputs'"):
+        alpaca_map_fn({"instruction": "a", "input": "b", "outputs": "c"})
+
+
+def test_null_is_empty_where_a_text_may_be_missing_and_an_error_where_not():
+    """Arrow fills absent keys with null; the word None never gets into a prompt."""
+    row = {"instruction": "a", "input": None, "output": "c"}
+    assert alpaca_map_fn(row) == {"conversation": [{"input": "a\n", "output": "c"}]}
+    with pytest.raises(DataError, match="'output' is null"):
+        alpaca_map_fn({**row, "output": None})
+
+
+def test_numbers_are_written_out_and_other_types_refused():
+    """A table's number cells are texts; a list is not."""
+    row = {"instruction": "1+1", "input": "", "output": 2}
+    assert alpaca_map_fn(row)["conversation"][0]["output"] == "2"
+    with pytest.raises(DataError, match="'output' is of type list"):
+        alpaca_map_fn({**row, "output": ["2"]})
+
+
+@pytest.mark.parametrize(
+    ("loss", "trained"), [(None, True), (True, True), ("True", True), (False, False), ("false", False)]
+)
+def test_openai_loss_may_be_bool_text_or_absent(loss, trained):
+    """An answer is trained unless its message says no."""
+    answer = {"role": "assistant", "content": "a"} | ({} if loss is None else {"loss": loss})
+    messages = [{"role": "user", "content": "q"}, answer]
+    assert openai_map_fn({"messages": messages}) == {
+        "conversation": [{"system": "", "input": "q", "output": "a", "output_with_loss": trained}]
+    }
+    assert openai_map_fn({"messages": [{**m, "loss": m.get("loss")} for m in messages]})["conversation"]
+
+
+def test_openai_tool_calls_and_results_become_text():
+    """A call is part of the answer, its result part of the next input."""
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "Two."},
+    ]
+    assert openai_map_fn({"messages": messages})["conversation"] == [
+        {
+            "system": "",
+            "input": "1+1?",
+            "output": '{"name": "add", "arguments": {"a": 1}}',
+            "output_with_loss": True,
+        },
+        {"system": "", "input": "2", "output": "Two.", "output_with_loss": True},
+    ]
+
+
+def test_unknown_speakers_are_refused():
+    """A role that a format does not know is not dropped in silence."""
+    with pytest.raises(DataError, match="role 'usr'; known roles are system"):
+        openai_map_fn({"messages": [{"role": "usr", "content": "q"}]})
+    with pytest.raises(DataError, match="from 'user'"):
+        wizardlm_map_fn({"conversations": [{"from": "user", "value": "q"}]})
+
+
+def test_oasst1_leaves_an_unanswered_question_out():
+    """Only pairs are kept."""
+    row = {"text": "### Human: a### Assistant: b### Human: c"}
+    assert oasst1_map_fn(row) == {"conversation": [{"input": "a", "output": "b"}]}
+
+
+def test_msagent_rows_may_be_text_and_are_never_run():
+    """A dialogue written as a Python literal is read; code in it is not executed."""
+    dialogue = [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}]
+    expected = {"conversation": [{"system": "", "input": "q\n", "output": "Final Answer:a\n"}]}
+    assert msagent_react_map_fn({"conversations": str(dialogue)}) == expected
+    assert msagent_react_map_fn({"conversations": "__import__('os').abort()"}) == {"conversation": []}
+    broken = "<|startofthink|>{not json<|endofthink|>"
+    dialogue[1]["value"] = broken
+    assert msagent_react_map_fn({"conversations": dialogue}) == {"conversation": []}
+
+
+def test_the_template_goes_around_each_turn():
+    """System and instruction go to the input, the suffix to the output; the row is left as it was."""
+    row = {"id": 7, "conversation": [{"system": "S", "input": "a", "output": "b"}, {"output": "d"}]}
+    got = template_map_fn_factory(template=PROMPT_TEMPLATE.qwen_chat)(row)
+    ends = {"need_eos_token": False, "sep": "\n"}
+    assert got == {
+        "id": 7,
+        "conversation": [
+            {
+                "system": "S",
+                "input": "<|im_start|>system\nS<|im_end|>\n"
+                "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n",
+                "output": "b<|im_end|>",
+                **ends,
+            },
+            {
+                "input": "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n",
+                "output": "d<|im_end|>",
+                **ends,
+            },
+        ],
+    }
+    assert row["conversation"][1] == {"output": "d"}
+
+
+def test_a_template_may_be_given_by_name_or_dotted_path():
+    """Written-back configs hold the path."""
+    row = {"conversation": [{"input": "a", "output": "b"}]}
+    by_name = template_map_fn_factory("default")(row)
+    assert template_map_fn_factory("xtuner.utils.PROMPT_TEMPLATE.default")(row) == by_name
+    with pytest.raises(ConfigError, match="Did you mean 'internlm2_chat'"):
+        template_map_fn_factory("xtuner.utils.PROMPT_TEMPLATE.internlm2_chatt")
+    with pytest.raises(ConfigError, match="a dict with INSTRUCTION"):
+        template_map_fn_factory({"SYSTEM": "x"})

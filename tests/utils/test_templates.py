@@ -1,0 +1,109 @@
+"""The templates are data: names, attribute access, and rendering that never looks into the user's text."""
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from xtuner.errors import ConfigError
+from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE, render_prompt
+from xtuner.utils.templates import fill_placeholders
+
+
+def test_all_known_templates_are_there_by_name():
+    """A template is found as an item, as an attribute and while iterating over the names."""
+    assert len(PROMPT_TEMPLATE) == 27
+    assert PROMPT_TEMPLATE["qwen_chat"] is PROMPT_TEMPLATE.qwen_chat
+    assert "internlm2_chat" in PROMPT_TEMPLATE
+    assert list(SYSTEM_TEMPLATE) == [
+        *("moss_sft", "alpaca", "arxiv_gentile", "colorist", "coder", "lawyer", "medical", "sql")
+    ]
+
+
+def test_a_system_template_is_plain_text():
+    """Configs add to it and pass it on as text."""
+    assert type(SYSTEM_TEMPLATE.alpaca) is str
+    assert SYSTEM_TEMPLATE.alpaca == (
+        "Below is an instruction that describes a task. Write a response that appropriately "
+        "completes the request.\n"
+    )
+
+
+@pytest.mark.parametrize("find", [lambda: PROMPT_TEMPLATE.internlm2_chatt, lambda: PROMPT_TEMPLATE["qwen"]])
+def test_an_unknown_name_is_answered_with_the_nearest(find):
+    """A typo names what was meant."""
+    with pytest.raises(ConfigError, match=r"no prompt template named '(internlm2_chatt|qwen)'"):
+        find()
+    with pytest.raises(ConfigError, match="Did you mean 'internlm2_chat'"):
+        _ = PROMPT_TEMPLATE.internlm2_chatt
+    assert getattr(PROMPT_TEMPLATE, "no_such_name", None) is None
+
+
+def test_a_missing_part_is_an_attribute_error_and_none_by_get():
+    """Parts that a template lacks are asked for with `get`."""
+    assert PROMPT_TEMPLATE.default.get("STOP_WORDS") is None
+    with pytest.raises(AttributeError, match="has no STOP_WORDS"):
+        _ = PROMPT_TEMPLATE.default.STOP_WORDS
+
+
+def test_tables_and_templates_can_be_copied_and_pickled():
+    """Worker processes and copies of a config get the same templates."""
+    assert pickle.loads(pickle.dumps(PROMPT_TEMPLATE)).default.SEP == "\n"
+    assert copy.deepcopy(PROMPT_TEMPLATE).gemma == PROMPT_TEMPLATE.gemma
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "number", "expected"),
+    [
+        ("default", "", 1, "<|User|>:hi\n<|Bot|>:"),
+        ("internlm_chat", "S", 1, "<|System|>:S\n<|User|>:hi<eoh>\n<|Bot|>:"),
+        ("chatglm2", "", 3, "[Round 3]\n\n问：hi\n\n答："),
+        (
+            "llama3_chat",
+            "S",
+            1,
+            "<|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>"
+            "\n\nhi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+    ],
+)
+def test_a_turn_is_system_then_instruction(name, system, number, expected):
+    """The prompt of a turn is what the family's own format says."""
+    assert render_prompt(PROMPT_TEMPLATE[name], "hi", system, round=number) == expected
+
+
+def test_braces_in_text_stay_as_they_are():
+    """What the user writes is never formatted."""
+    text = '{"a": {input}} {system} {{x}}'
+    assert render_prompt(PROMPT_TEMPLATE.default, text, system="{round} {") == (
+        "<|System|>:{round} {\n" + f"<|User|>:{text}\n<|Bot|>:"
+    )
+
+
+def test_a_template_without_a_system_part_puts_the_text_before_the_instruction():
+    """A system text is not lost with families that know none."""
+    assert render_prompt(PROMPT_TEMPLATE.minicpm, "hi", "Be kind.\n") == "Be kind.\n<用户> hi <AI>"
+
+
+def test_doubled_braces_are_text_and_unknown_placeholders_an_error():
+    """A template may hold JSON if it says so."""
+    assert fill_placeholders('{{"q": "{input}"}}', input="hi") == '{"q": "hi"}'
+    with pytest.raises(ConfigError, match=r"placeholder \{inputs\}.*Did you mean 'input'"):
+        fill_placeholders("{inputs}", input="hi")
+    assert fill_placeholders(SYSTEM_TEMPLATE.moss_sft, bot_name="MOSS").startswith(
+        "You are an AI assistant whose name is MOSS.\nCapabilities and tools that MOSS can possess."
+    )
+
+
+def test_utils_import_without_torch():
+    """Listing templates stays quick."""
+    code = "import sys, xtuner.utils, xtuner.dataset.map_fns; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_templates_are_json():
+    """A template can be written into a config and read back."""
+    assert json.loads(json.dumps(PROMPT_TEMPLATE)) == PROMPT_TEMPLATE
