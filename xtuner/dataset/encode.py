@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.map_fns.fields import text_or_empty
+from xtuner.dataset.map_fns.fields import turn_text
 from xtuner.errors import DataError, ModelError
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
@@ -144,7 +144,7 @@ def _find_half_characters(conversations: Sequence[Sequence[Turn]]) -> None:
         for turn in turns:
             for key in ("input", "output", "sep"):
                 try:
-                    _text(turn, key).encode("utf-8")
+                    turn_text(turn, key).encode("utf-8")
                 except UnicodeEncodeError as error:
                     raise InvalidRowError(
                         row,
@@ -189,11 +189,11 @@ def _plan_row(
     for turn in turns:
         if opens and len(bos):
             plan.append((bos, False))
-        for piece in _input_pieces(_text(turn, "input"), with_image):
+        for piece in _input_pieces(turn_text(turn, "input"), with_image):
             plan.append((texts.setdefault(piece, len(texts)) if isinstance(piece, str) else piece, False))
         if not with_output:
             return
-        output = _text(turn, "output")
+        output = turn_text(turn, "output")
         trained = _flag(turn, "output_with_loss")
         if output:
             plan.append((texts.setdefault(output, len(texts)), trained))
@@ -205,7 +205,7 @@ def _plan_row(
                     "give it one, such as tokenizer = dict(..., eos_token='<|im_end|>')"
                 )
             plan.append((eos, trained))
-        sep = _text(turn, "sep")
+        sep = turn_text(turn, "sep")
         if sep:
             plan.append((texts.setdefault(sep, len(texts)), False))
 
@@ -217,14 +217,6 @@ def _input_pieces(words: str, with_image: bool) -> list[str | Ids]:
     for number, part in enumerate(words.split(DEFAULT_IMAGE_TOKEN)):
         pieces += ([IMAGE_IDS] if number else []) + ([part] if part else [])
     return pieces
-
-
-def _text(turn: Turn, key: str) -> str:
-    """The text under `key`; a missing or null one is empty, as some loaders fill absent keys with null."""
-    value = turn.get(key)
-    if isinstance(value, str):
-        return value
-    return text_or_empty(turn, key) if key in turn else ""
 
 
 def _flag(turn: Turn, key: str) -> bool:

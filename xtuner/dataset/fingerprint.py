@@ -41,9 +41,7 @@ def fingerprint_rows(rows: Any) -> str:
 def fingerprint_tokenizer(tokenizer: Any) -> str:
     """A hash of the tokenizer's vocabulary, rules and marks."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = (
-        backend.to_str() if hasattr(backend, "to_str") else json.dumps(sorted(tokenizer.get_vocab().items()))
-    )
+    rules = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "split_special_tokens", None)]
     kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
     return _hash([kind, repr(marks), rules])

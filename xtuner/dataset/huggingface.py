@@ -14,6 +14,7 @@ another process of the same run, maps what the first one wrote.
 from __future__ import annotations
 
 import contextlib
+import logging
 import pkgutil
 import sys
 import uuid
@@ -108,7 +109,9 @@ def process_hf_dataset(
     if not do_dataset_tokenization and not pack_to_max_length:
         plan = packing.plan_by_group(store.rows)
     if pack_to_max_length and not use_varlen_attn:
-        say_once("samples packed into one item do not attend to each other, use_varlen_attn or not", 20)
+        say_once(
+            "samples packed into one item do not attend to each other, use_varlen_attn or not", logging.INFO
+        )
     keeps_columns = not (pack_to_max_length or remove_unused_columns)
     stats = item_stats(store, plan, max_length)
     logger.info(summary(stats, max_length))
@@ -298,7 +301,9 @@ def _chunks(
     for number, conversation in conversations:
         numbers.append(number)
         chunk.append(conversation)
-        characters += sum(len(turn.get(key) or "") for turn in conversation for key in ("input", "output"))
+        characters += sum(
+            len(text) for turn in conversation for text in turn.values() if isinstance(text, str)
+        )
         if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield numbers, chunk
             numbers, chunk, characters = [], [], 0

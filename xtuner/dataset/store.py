@@ -107,10 +107,10 @@ class StoreWriter:
         self.close()
         sizes = {name: (self._folder / f"{name}.bin").stat().st_size for name in _FILES}
         about = {**about, "sizes": sizes, "content_hash": self._content_hash()}
-        with open(self._folder / "about.json", "w", encoding="utf-8") as file:
-            json.dump(about, file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(self._folder / "about.json", "w", encoding="utf-8") as described:
+            json.dump(about, described, ensure_ascii=False)
+            described.flush()
+            os.fsync(described.fileno())
 
     def close(self) -> None:
         """Close the files, finished or not."""

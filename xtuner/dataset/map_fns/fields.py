@@ -41,6 +41,12 @@ def text_or_empty(row: Row, field: str) -> str:
     raise DataError(f"the field {field!r} is {_kind(value)}, and a text is needed there: {value!r:.80}")
 
 
+def turn_text(turn: Row, key: str) -> str:
+    """The text of a turn under `key`, empty where it is missing or null (as Arrow fills missing keys)."""
+    value = turn.get(key)
+    return value if isinstance(value, str) else "" if value is None else text(turn, key)
+
+
 def items(row: Row, field: str) -> list[Row]:
     """The list of objects in `field`, such as messages."""
     if field not in row or row[field] is None:

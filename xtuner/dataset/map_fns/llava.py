@@ -1,5 +1,7 @@
 """LLaVA: messages of human and gpt, where `<image>` in a question stands for the row's picture."""
 
+from collections.abc import Callable
+
 from xtuner.dataset.map_fns.fields import Row, items, text
 from xtuner.dataset.map_fns.wizardlm import pair_human_with_gpt
 from xtuner.utils import DEFAULT_IMAGE_TOKEN
@@ -15,8 +17,8 @@ def llava_image_only_map_fn(example: Row) -> dict:
     return _map(example, lambda words: DEFAULT_IMAGE_TOKEN)
 
 
-def _map(example: Row, with_image) -> dict:
-    messages = []
+def _map(example: Row, with_image: Callable[[str], str]) -> dict:
+    messages: list[Row] = []
     for message in items(example, "conversations"):
         words = text(message, "value")
         if text(message, "from") == "human" and DEFAULT_IMAGE_TOKEN in words:

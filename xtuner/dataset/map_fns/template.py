@@ -12,7 +12,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import items
+from xtuner.dataset.map_fns.fields import items, turn_text
 from xtuner.errors import ConfigError
 from xtuner.utils import PROMPT_TEMPLATE, render_prompt
 
@@ -23,12 +23,13 @@ def template_map_fn(example: Mapping[str, Any], template: Template) -> dict:
     """`example` with the template around every turn; everything else in it is kept."""
     conversation = []
     for number, turn in enumerate(items(example, "conversation"), start=1):
-        system, question = turn.get("system") or "", turn.get("input") or ""
         conversation.append(
             {
                 **turn,
-                "input": render_prompt(template, question, system, round=number),
-                "output": (turn.get("output") or "") + (template.get("SUFFIX") or ""),
+                "input": render_prompt(
+                    template, turn_text(turn, "input"), turn_text(turn, "system"), round=number
+                ),
+                "output": turn_text(turn, "output") + (template.get("SUFFIX") or ""),
                 "need_eos_token": not template.get("SUFFIX_AS_EOS", False),
                 "sep": template.get("SEP") or "",
             }
