@@ -26,6 +26,7 @@ from xtuner.convert.weights import parse_size, write_file, write_weights
 from xtuner.engine.checkpoint import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
+from xtuner.model.quiet import silence_known_warnings
 
 _LLM = "llm."
 
@@ -170,6 +171,7 @@ class _Cast(Mapping[str, torch.Tensor]):
 
 
 def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
+    silence_known_warnings()
     lora = build(cfg.model.lora, "model.lora")
     trained = {name.split(".lora_")[0].rpartition(".")[2] for name in state if ".lora_" in name}
     if lora.target_modules is None:
