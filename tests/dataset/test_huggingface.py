@@ -375,8 +375,8 @@ def test_a_system_text_without_a_template_is_mentioned(bos, said):
 
 def test_data_sets_can_be_joined(bos):
     """Items, lengths, counts and rows of all, one data set after the other."""
-    one = process_hf_dataset(conversations(("q", "a")), tokenizer=bos, max_length=9)
-    two = process_hf_dataset(conversations(("q", "bcd"), ("q", "e")), tokenizer=bos, max_length=9)
+    one = process_hf_dataset(conversations(("q", "a"), ("q" * 40, "a")), tokenizer=bos, max_length=9)
+    two = process_hf_dataset(conversations(("q", "bcd"), ("q" * 40, "e")), tokenizer=bos, max_length=9)
     both = ConcatDataset(datasets=[one, two])
     assert len(both) == len(one) + len(two)
     items = [*(one[i] for i in range(len(one))), *(two[i] for i in range(len(two)))]
@@ -384,7 +384,11 @@ def test_data_sets_can_be_joined(bos):
         i["input_ids"].tolist() for i in items
     ]
     assert both.length.tolist() == [*one.length, *two.length]
-    assert both.stats["rows"] == 3
+    assert both.stats["rows"] == 4
+    assert both.stats["dropped"] == {PROMPT_FILLS: 2}
+    assert both.stats["dropped_rows"] == {PROMPT_FILLS: ["row 1 (counted from 0)"] * 2}
+    assert both.stats["fill"] == pytest.approx(both.length.sum() / (9 * len(both)))
+    assert both.stats["trained_share"] == both.stats["trained"] / both.stats["tokens"]
     assert both.source_rows(len(one)) == two.source_rows(0)
     assert both.key != ConcatDataset([two, one]).key
     with pytest.raises(DataError, match="at least one"):

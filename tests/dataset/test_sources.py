@@ -172,3 +172,11 @@ def test_options_of_the_datasets_library_still_work(tmp_path):
         "json", data_files=str(tmp_path / "x.json"), split="train[:2]", cache_dir=str(tmp_path / "hf")
     )
     assert rows.to_list() == [{"a": 1}, {"a": 2}]
+
+
+def test_a_name_on_the_hub_without_a_network_is_one_clear_line():
+    """The tests run offline, as many machines do."""
+    with pytest.raises(
+        NotFoundError, match=r"no data set 'someone/something' on this machine.*path of a file"
+    ):
+        load_dataset("someone/something")

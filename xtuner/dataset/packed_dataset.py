@@ -6,6 +6,7 @@ item 0   input_ids [a a a b b], labels [-100 a a -100 b], cumulative_len [0, 3, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from bisect import bisect_right
@@ -110,11 +111,15 @@ class ConcatDataset:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """The counts of all together."""
-        total: dict[str, Any] = {}
-        for dataset in self.datasets:
-            total = _added(total, dataset.stats)
-        return total
+        """The counts of all together, and the shares that follow from them."""
+        all_stats = [dataset.stats for dataset in self.datasets]
+        total = functools.reduce(_added, all_stats)
+        filled = sum(stats["fill"] * stats["packs"] for stats in all_stats)
+        return {
+            **total,
+            "trained_share": total["trained"] / total["tokens"],
+            "fill": filled / total["packs"],
+        }
 
     def source_rows(self, index: int) -> list[int]:
         """The row numbers that item `index` is made of, counted in its own data set."""
@@ -146,11 +151,13 @@ def _plan_key(store: TokenStore, plan: PackPlan) -> str:
 
 
 def _added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts added up, key by key; counts inside a count too."""
+    """Counts added up and lists joined, key by key, also in mappings inside."""
     total = dict(a)
     for name, value in b.items():
-        if isinstance(value, Mapping):
-            total[name] = _added(total.get(name, {}), value)
+        if name not in total:
+            total[name] = value
+        elif isinstance(value, Mapping):
+            total[name] = _added(total[name], value)
         else:
-            total[name] = total.get(name, 0) + value
+            total[name] = total[name] + value
     return total

@@ -154,5 +154,10 @@ def _load_with_datasets(
         )
     except datasets.exceptions.DatasetNotFoundError as error:
         raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
+    except ConnectionError as error:
+        raise NotFoundError(
+            f"there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of "
+            f"a file, such as load_dataset(path='data.json'), or fetch it where there is a network ({error})"
+        ) from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error
