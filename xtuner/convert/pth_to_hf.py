@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,7 @@ from xtuner.engine.checkpoint import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
 from xtuner.model.quiet import silence_known_warnings
-
-_LLM = "llm."
+from xtuner.model.state import PREFIX, adapter_state_dict, hf_state_dict, is_adapter
 
 
 def pth_to_hf(
@@ -46,21 +46,13 @@ def pth_to_hf(
     checkpoint do not belong together.
     """
     cfg = config if isinstance(config, Config) else load_config(Path(config).expanduser(), cfg_options)
-    config = cfg.filename
     parse_size(max_shard_size)
-    if "llm" not in cfg.get("model", {}):
-        raise ConfigError(f"{config}: model.llm is not set; only runs of language models can be converted.")
     path = Path(pth_model).expanduser()
     logger.info("Load PTH model from %s", path)
     checkpoint = load_checkpoint(path)
-    state = _without_prefix(checkpoint["state_dict"], path)
-    lora = cfg.model.get("lora")
-    in_adapter = any("lora_" in name for name in state)
-    if bool(lora) != in_adapter:
-        says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
-        raise CheckpointError(f"{config} {says}, but {path} holds {has}: give the config of that run.")
-    if not in_adapter:
-        state = without_aliases(state)
+    state = _exported(checkpoint["state_dict"], path)
+    in_adapter = is_adapter(checkpoint["state_dict"])
+    _check_kind(cfg, in_adapter, path)
     tensors = _Cast(state, torch.float32 if fp32 else half_dtype(cfg, state), path)
     if tensors.half is not None:
         logger.info("Convert LLM to %s", str(tensors.half).removeprefix("torch."))
@@ -92,32 +84,30 @@ def pth_to_hf(
     return "adapter" if in_adapter else "model"
 
 
-def _without_prefix(state: Mapping[str, Any], path: Path) -> dict[str, torch.Tensor]:
-    """The language model's tensors under the names that transformers and peft use."""
-    foreign = [name for name in state if not name.startswith(_LLM)]
+def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:
+    if "llm" not in cfg.get("model", {}):
+        raise ConfigError(f"{cfg.filename}: model.llm is not set; only language models can be converted.")
+    lora = bool(cfg.model.get("lora"))
+    if lora != in_adapter:
+        says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
+        raise CheckpointError(f"{cfg.filename} {says}, but {path} holds {has}: give the config of that run.")
+
+
+def _exported(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """The trained tensors under the names that transformers and peft use."""
+    foreign = [name for name in state if not name.startswith(PREFIX)]
     if foreign or not state:
         what = f"{foreign[0]!r}, which is no part of a language model" if foreign else "no weights"
         raise CheckpointError(f"{path} holds {what}.")
-    return {_peft_name(name.removeprefix(_LLM)): tensor for name, tensor in state.items()}
+    return adapter_state_dict(state) if is_adapter(state) else _without_aliases(hf_state_dict(state))
 
 
-def without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """`state` with each piece of memory once: of tied embeddings the first name stays, as in saved models."""
     seen: dict[tuple, str] = {}
     for name, tensor in state.items():
         seen.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.dtype), name)
     return {name: state[name] for name in seen.values()}
-
-
-def _peft_name(name: str) -> str:
-    """`name` as an adapter file spells it: the adapter's own name (`default`) is left out.
-
-    X.lora_A.default.weight  ->  X.lora_A.weight       X.modules_to_save.default.weight  ->  X.weight
-    """
-    if not name.startswith("base_model.model."):
-        return name
-    name = name.replace(".modules_to_save.default.", ".").replace(".default.", ".").removesuffix(".default")
-    return name.removesuffix(".weight") if name.endswith(".lora_magnitude_vector.weight") else name
 
 
 def half_dtype(cfg: Config, state: Mapping[str, torch.Tensor]) -> torch.dtype:
@@ -143,7 +133,7 @@ class _Cast(Mapping[str, torch.Tensor]):
     def half(self) -> torch.dtype | None:
         return self.dtype if self.dtype != torch.float32 else None
 
-    @property
+    @cached_property
     def infos(self) -> dict[str, TensorInfo]:
         return {n: TensorInfo(self._dtype_of(t), tuple(t.shape)) for n, t in self.state.items()}
 
