@@ -50,8 +50,8 @@ def test_every_command_explains_itself(command, capsys):
         (["convert"], 2, "convert needs one of: pth_to_hf, merge, split"),
         (["convert", "mergee"], 2, "Did you mean 'convert merge'?"),
         (["train", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
-        (["train", "internlm2_chat_1_8b_qlora_alpaca_e4"], 1, "internlm2_chat_1_8b_qlora_alpaca_e3"),
-        (["copy-cfg", "internlm2_chat_1_8b_qlora_alpaca_e4", "x"], 1, "Did you mean"),
+        (["train", "internlm2_chat_1_8b_qlora_alpcaa_e3"], 1, "'internlm2_chat_1_8b_qlora_alpaca_e3'"),
+        (["copy-cfg", "internlm2_chat_1_8b_qlora_alpcaa_e3", "x"], 1, "Did you mean"),
     ],
 )
 def test_a_failure_is_one_line_and_a_code(words, code, message, capsys):
