@@ -126,15 +126,20 @@ def load_llm(
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full), "config": config}
         llm = _call(factory, kwargs, path)
-    prepare_for_training(llm, tokenizer)
+    prepare_for_training(llm, tokenizer, full=full)
     return llm
 
 
-def prepare_for_training(llm: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+def prepare_for_training(
+    llm: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, full: bool = True
+) -> None:
     """Safe 4-bit layers and an embedding that holds every token, on a model just loaded."""
     keep_4bit_weights_unpacked(llm)
-    if tokenizer is not None:
-        resize_embeddings(llm, tokenizer)
+    if tokenizer is not None and resize_embeddings(llm, tokenizer) and not full:
+        say_once(
+            "The new embedding rows are neither trained nor saved with the adapter unless model.lora has "
+            "modules_to_save with the names of the embedding and the head"
+        )
 
 
 def _factory_and_arguments(llm_cfg: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -314,11 +319,14 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
 
 
 @torch.no_grad()
-def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Rows for all tokens of `tokenizer`: padded to a multiple of 64, new rows the mean of the old ones."""
+def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether rows were missing for tokens of `tokenizer`; there are now as many, padded to a multiple of 64.
+
+    New rows are the mean of the old ones.
+    """
     old = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) <= old:
-        return
+        return False
     llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     for layer in (llm.get_input_embeddings(), llm.get_output_embeddings()):
         for name in ("weight", "bias"):
@@ -326,6 +334,7 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             if rows is not None:
                 rows[old:] = rows[:old].float().mean(0).to(rows.dtype)
     logger.info(f"Resized token embeddings from {old} to {llm.get_input_embeddings().num_embeddings}.")
+    return True
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:

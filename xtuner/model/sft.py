@@ -158,7 +158,7 @@ def build_llm(
             )
         loading.register_families()
         loading.use_our_attention(model)
-        loading.prepare_for_training(model, tokenizer)
+        loading.prepare_for_training(model, tokenizer, full=full)
     else:
         model = loading.load_llm(
             dict(llm), tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
