@@ -275,6 +275,8 @@ def _leaks(model: PreTrainedModel) -> bool:
         if implementation == NAME:
             _base(model).set_attn_implementation("eager")
         alone = model(input_ids=ids[:, 4:], use_cache=False).logits[0]
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, RuntimeError, AssertionError) as error:
         logger.warning(f"A packed batch failed: {type(error).__name__}: {error}")
         return True
