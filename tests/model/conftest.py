@@ -22,12 +22,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _two_threads():
-    """One thread: on matrices this small, two only wait for each other."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def llama():
     """A random Llama with grouped heads in float64, where rounding cannot hide a mistake."""

@@ -120,6 +120,8 @@ class Run:
             self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
             (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
             logger.info("Checkpoints will be saved to %s.", self.work_dir)
+            logger.info("%s", describe_environment(self.device))
+            logger.info("%s", describe_weights(self.model))
             self.call_hooks("before_run")
             self.model.train()
             self.train_loop.run()
@@ -180,6 +182,32 @@ def build_run(cfg: Config, options: RunOptions) -> Run:
     run.hooks = build_hooks(run)
     take_up(run, source)
     return run
+
+
+def describe_environment(device: torch.device) -> str:
+    """What a report of a fault should say about the machine."""
+    import platform
+
+    import transformers
+
+    gpu = device.type == "cuda"
+    what = torch.cuda.get_device_name(device) if gpu else f"CPU with {torch.get_num_threads()} threads"
+    return (
+        f"xtuner {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {what}"
+    )
+
+
+def describe_weights(model: torch.nn.Module) -> str:
+    """How many numbers are trained, of how many."""
+    # Four-bit weights are packed two to a byte and say how many they are.
+    trained = frozen = 0
+    for weight in model.parameters():
+        if weight.requires_grad:
+            trained += weight.numel()
+        else:
+            frozen += weight.numel() * (2 if type(weight).__name__ == "Params4bit" else 1)
+    return f"Trained weights: {trained:,} of {trained + frozen:,} ({trained / (trained + frozen):.2%})"
 
 
 def free_timestamp(work_dir: Path) -> str:
