@@ -1,0 +1,65 @@
+"""One update: clipping, scaling, what is not finite."""
+
+import pytest
+import torch
+
+from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
+from xtuner.errors import ConfigError
+
+
+def weight_and_optimizer():
+    weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    return weight, torch.optim.SGD([weight], lr=1.0)
+
+
+def test_clipping_and_the_norm_before_it():
+    weight, optimizer = weight_and_optimizer()
+    wrapper = OptimWrapper(optimizer, clip_grad={"max_norm": 1.0})
+    wrapper.backward((weight * torch.tensor([3.0, 4.0])).sum())
+    update = wrapper.update()
+    assert (update.grad_norm, update.applied) == (5.0, True)
+    assert torch.allclose(weight, torch.tensor([1.0 - 0.6, 2.0 - 0.8]), atol=1e-6)
+    assert weight.grad is None
+
+
+def test_without_clipping_the_gradient_is_used_as_it_is():
+    weight, optimizer = weight_and_optimizer()
+    wrapper = OptimWrapper(optimizer)
+    wrapper.backward((weight * torch.tensor([3.0, 4.0])).sum())
+    assert wrapper.update().grad_norm == 5.0
+    assert torch.equal(weight, torch.tensor([-2.0, -2.0]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_moves_nothing(value):
+    weight, optimizer = weight_and_optimizer()
+    wrapper = OptimWrapper(optimizer, clip_grad={"max_norm": 1.0})
+    wrapper.backward((weight * value).sum())
+    update = wrapper.update()
+    assert (update.applied, update.rescaled) == (False, False)
+    assert torch.equal(weight, torch.tensor([1.0, 2.0]))
+    assert weight.grad is None
+
+
+def test_a_loss_scale_that_is_too_high_is_lowered_and_no_fault():
+    weight, optimizer = weight_and_optimizer()
+    wrapper = AmpOptimWrapper(optimizer, dtype="float32")
+    wrapper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    wrapper.backward((weight * 1e6).sum())
+    update = wrapper.update()
+    assert (update.applied, update.rescaled) == (False, True)
+    assert wrapper.scaler.get_scale() == 2.0**126
+    assert torch.equal(weight, torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"accumulative_counts": 0}, "accumulative_counts is 0"),
+        ({"clip_grad": {"max_nrm": 1}}, "clip_grad has no key 'max_nrm'"),
+        ({"dtype": "float17"}, "dtype is 'float17'"),
+    ],
+)
+def test_settings_that_cannot_be_meant(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        AmpOptimWrapper(weight_and_optimizer()[1], **kwargs)
