@@ -52,7 +52,7 @@ def tutorial_001(tmp_path, internlm2_folder) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "config").mkdir()
     rows = [{"instruction": q, "input": "", "output": "我是小明的小助手。"} for q in QUESTIONS] * 20
-    text = json.dumps(rows * 10, ensure_ascii=False)
+    text = json.dumps(rows * 2, ensure_ascii=False)
     (tmp_path / "data" / "self_cognition_xuexi_100.json").write_text(text, encoding="utf-8")
     shutil.copy(DATA / "seed_configs" / "internlm2_1_8b_qlora_alpaca_e3_copy.py", tmp_path / "config")
     return tmp_path / "config"

@@ -47,10 +47,12 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_tutorial_001_train_kill_resume_convert_merge_chat(tutorial_001):
     """The self-cognition fine-tune: QLoRA, fp16, nf4, a plain JSON file as the data's path."""
     here, config = tutorial_001, "internlm2_1_8b_qlora_alpaca_e3_copy.py"
-    options = ["--seed", "0", "--cfg-options", "save_steps=4", "accumulative_counts=4", "max_length=256"]
+    # Smaller numbers for speed alone; everything else is the tutorial's.
+    options = ["--seed", "0", "--cfg-options", "save_steps=5", "accumulative_counts=4", "max_length=512"]
+    options += ["max_epochs=2", "custom_hooks.1.max_new_tokens=8"]
     whole, cut = here / "whole", here / "cut"
     xtuner("train", config, "--work-dir", "whole", *options, cwd=here)
-    kill_after(cut / "iter_4.pth", "train", config, "--work-dir", "cut", *options, cwd=here)
+    kill_after(cut / "iter_5.pth", "train", config, "--work-dir", "cut", *options, cwd=here)
     resumed = xtuner("train", config, "--work-dir", "cut", "--resume", *options, cwd=here)
     assert "Resumed at iter" in resumed.stderr
     name = Path((whole / "last_checkpoint").read_text()).name
@@ -73,7 +75,7 @@ def test_tutorial_001_train_kill_resume_convert_merge_chat(tutorial_001):
 def test_tutorial_003_by_epoch_with_tensorboard(tutorial_003):
     """The counsellor: conversations, epochs, LoRA on wqkv, wo, w1, w2, w3, device_map, TensorBoard."""
     config = "train/internlm2_chat_1_8b_qlora_emo_e3.py"
-    xtuner("train", config, "--cfg-options", "max_length=512", cwd=tutorial_003)
+    xtuner("train", config, "--cfg-options", "custom_hooks.1.max_new_tokens=8", cwd=tutorial_003)
     work_dir = tutorial_003 / "work_dirs" / "internlm2_chat_1_8b_qlora_emo_e3"
     (log_dir,) = [p for p in work_dir.iterdir() if p.is_dir()]
     names = {p.name for p in work_dir.iterdir()} - {log_dir.name}
