@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from xtuner.engine.run import RunOptions, build_run
+from xtuner.engine.build import RunOptions, build_run
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 

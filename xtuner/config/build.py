@@ -12,11 +12,17 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+import typing
 from typing import Any
 
 from xtuner.config.load import Config, name_of
 from xtuner.config.ref import Ref, as_ref
 from xtuner.errors import ConfigError, XTunerError, did_you_mean
+
+
+_HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
+# Types of arguments that no text stands for.
+_NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
 
 
 class Builder:
@@ -29,9 +35,12 @@ class Builder:
         """The object `value` describes; `late` adds arguments to the outermost call."""
         if isinstance(value, dict):
             target = callee_of(value, path)
-            if target is None:
-                return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})
-            return self._call(target, value, path, late)
+            if target is not None:
+                return self._call(target, value, path, late)
+            if late:
+                # Only a call can take late arguments, so this type was meant as a name.
+                raise ConfigError(f"{path}.type is {value.get('type')!r}, which names nothing{_HOW_TO_NAME}")
+            return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})
         if isinstance(value, list):
             return [self.build(v, f"{path}.{i}") for i, v in enumerate(value)]
         if type(value) is tuple:
@@ -63,18 +72,41 @@ def callee_of(value: dict, path: str) -> Any:
         return None
     ref = as_ref(kind)
     if ref is not None:
-        try:
-            found = ref.resolve()
-        except ConfigError as error:
-            raise ConfigError(f"{path}.type: {error}") from error
+        found = _resolve_type(ref, path)
     else:
         # Text that is no dotted name is data: rope_scaling=dict(type='linear', factor=2.0).
         found = None if isinstance(kind, str) else materialise(kind)
         if isinstance(kind, str) and "." in kind and kind.replace(".", "_").isidentifier():
-            found = Ref(kind).resolve()
+            found = _resolve_type(Ref(kind), path)
     if found is not None and not callable(found):
         raise ConfigError(f"{path}.type is {name_of(kind)}, which cannot be called")
     return found
+
+
+def _resolve_type(ref: Ref, path: str) -> Any:
+    try:
+        return ref.resolve()
+    except ConfigError as error:
+        raise ConfigError(f"{path}.type: {error}") from error
+
+
+def check_names(value: Any, path: str) -> None:
+    """ConfigError for the first type in `value` that names nothing or does not take an argument it is given.
+
+    Nothing is built: a slip in the last hook is found before a large model is loaded.
+    """
+    if isinstance(value, dict):
+        target = callee_of(value, path)
+        given = {k: v for k, v in value.items() if target is None or k != "type"}
+        if target is not None:
+            _check_arguments(target, given, path, name_of(target))
+        for key, inner in given.items():
+            check_names(inner, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            check_names(inner, f"{path}.{number}")
+    else:
+        materialise(value)
 
 
 def materialise(value: Any) -> Any:
@@ -118,6 +150,7 @@ def call(target: Any, kwargs: dict[str, Any], path: str) -> Any:
     """`target(**kwargs)`; wrong arguments and failures become errors that name the config path."""
     name = name_of(target)
     _check_arguments(target, kwargs, path, name)
+    _check_missing(target, kwargs, path, name)
     try:
         return target(**kwargs)
     except XTunerError:
@@ -128,20 +161,44 @@ def call(target: Any, kwargs: dict[str, Any], path: str) -> Any:
         raise ConfigError(f"{path} ({name}): {type(error).__name__}: {error}") from error
 
 
-def _check_arguments(target: Any, kwargs: dict[str, Any], path: str, name: str) -> None:
+def _parameters(target: Any) -> list[inspect.Parameter] | None:
     try:
-        signature = inspect.signature(target)
+        return list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):  # some builtins have none
+        return None
+
+
+def _check_arguments(target: Any, kwargs: dict[str, Any], path: str, name: str) -> None:
+    parameters = _parameters(target)
+    if parameters is None:
         return
-    parameters = signature.parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         names = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
         for key in kwargs:
             if key not in names:
                 raise ConfigError(f"{path}.{key}: {name} has no argument {key!r}.{did_you_mean(key, names)}")
+    hints = _type_hints(target)
+    for key, value in kwargs.items():
+        hint = hints.get(key)
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = {getattr(kind, "__name__", "") for kind in (typing.get_args(hint) if union else [hint])}
+        if kinds <= _NUMBERS and isinstance(value, str) and as_ref(value) is None:
+            wanted = " or ".join(sorted(kinds - {"NoneType", "Tensor"}))
+            raise ConfigError(f"{path}.{key} is {value!r}; {name} takes {wanted} here")
+
+
+def _type_hints(target: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    # Names that a module imports for the type checker only, or no annotations at all.
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def _check_missing(target: Any, kwargs: dict[str, Any], path: str, name: str) -> None:
     missing = [
         p.name
-        for p in parameters
+        for p in _parameters(target) or []
         if p.default is p.empty
         and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         and p.name not in kwargs

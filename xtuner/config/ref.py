@@ -96,6 +96,9 @@ class Ref:
         for attribute in attributes:
             try:
                 found = getattr(found, attribute)
+            except ConfigError as error:
+                # A table of names answers with the nearest ones itself.
+                raise ConfigError(f"{self._at()}{error}") from error
             except AttributeError as error:
                 hint = did_you_mean(attribute, dir(found))
                 owner = getattr(found, "__name__", type(found).__name__)

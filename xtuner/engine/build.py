@@ -1,0 +1,249 @@
+"""How a config becomes a run: a list of parts, each built by one function.
+
+    cfg -> build_run(cfg, options) -> Run -> run.train()
+
+Each top-level name of a config is read in one place.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtuner import dist
+from xtuner.config import Builder, Config, check_names
+from xtuner.config.ref import as_ref, path_of
+from xtuner.engine import checkpoint as ckpt
+from xtuner.engine import schedule
+from xtuner.engine.data import Batches
+from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
+from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
+from xtuner.engine.randomness import set_rng_state, set_seed
+from xtuner.engine.run import Position, Run
+from xtuner.engine.runner import TrainLoop
+from xtuner.engine.visual import Visualizer
+from xtuner.errors import CheckpointError, ConfigError
+from xtuner.log import logger
+from xtuner.model.loading import register_families
+
+# Every name in these is looked up before anything is built, so that a typo costs no loading time.
+BUILT = (
+    "train_dataloader",
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_cfg",
+    "visualizer",
+    "default_hooks",
+    "custom_hooks",
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says about a run, beside its config."""
+
+    work_dir: str | None = None
+    resume: str | bool = False  # True: from the newest checkpoint
+    seed: int | None = None
+
+
+def build_run(cfg: Config, options: RunOptions) -> Run:
+    """The run that `cfg` and `options` describe, ready for `train()`; the cheap parts are built first."""
+    if dist.world_size() > 1:
+        raise ConfigError(
+            "training with several processes is not available in this version; start one process"
+        )
+    for name in BUILT:
+        check_names(without_priority(cfg.get(name)), name)
+    work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
+    source = find_resume(cfg, options, work_dir)
+    seed = choose_seed(cfg, options, source)
+    set_seed(seed, bool(cfg.get("randomness", {}).get("deterministic")))
+    run = Run(cfg, work_dir, free_timestamp(work_dir), seed, dist.device(), Builder())
+    run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
+    torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
+    run.train_dataloader = build_batches(run)
+    run.model = build_model(run)
+    run.optim_wrapper = build_optim_wrapper(run)
+    run.train_loop = build_loop(run)
+    run.param_schedulers = build_schedules(run)
+    run.visualizer = build_visualizer(run)
+    run.hooks = build_hooks(run)
+    take_up(run, source)
+    return run
+
+
+def free_timestamp(work_dir: Path) -> str:
+    """The time of day as a folder name that no other start of this run has taken."""
+    while True:
+        timestamp = time.strftime("%Y%m%d_%H%M%S")
+        try:
+            (work_dir / timestamp).mkdir(parents=True)
+            return timestamp
+        except FileExistsError:
+            time.sleep(0.2)
+        except OSError as error:
+            raise ConfigError(f"cannot write to the work dir {work_dir}: {error.strerror}") from error
+
+
+def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
+    """The checkpoint to go on from, `None` for a new run."""
+    asked = options.resume or cfg.get("resume")
+    if not asked:
+        return None
+    path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
+    logger.info("Resuming from %s", path)
+    source = ckpt.load_checkpoint(path, check=True)
+    if "resume" not in source:
+        raise CheckpointError(
+            f"{path} was saved without optimizer state; start from its weights with load_from instead"
+        )
+    source["path"] = str(path)
+    return source
+
+
+def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None) -> int:
+    """The seed of a resumed run, of the command line, of the config, or a new one."""
+    if source is not None:
+        return source["meta"]["seed"]
+    asked = options.seed if options.seed is not None else cfg.get("randomness", {}).get("seed")
+    return random.SystemRandom().randrange(2**31) if asked is None else asked
+
+
+def build_batches(run: Run) -> Batches:
+    """The training data in batches, from `train_dataloader`."""
+    cfg = dict(run.cfg.train_dataloader)
+    path = "train_dataloader"
+    # The tokenizers of our own model families are known to transformers from here on.
+    register_families()
+    dataset = run.builder.build(cfg.pop("dataset"), f"{path}.dataset")
+    sampler_cfg = {"seed": run.seed, **cfg.pop("sampler")}
+    sampler = run.builder.build(sampler_cfg, f"{path}.sampler", dataset=dataset)
+    batch_size = cfg.pop("batch_size", 1)
+    batch_cfg = cfg.pop("batch_sampler", None) or {
+        "type": torch.utils.data.BatchSampler,
+        "batch_size": batch_size,
+    }
+    batch_cfg = {"drop_last": cfg.pop("drop_last", False), **batch_cfg}
+    batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
+    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
+    if cfg.get("num_workers"):
+        start = run.cfg.get("env_cfg", {}).get("mp_cfg", {}).get("mp_start_method")
+        cfg = {"multiprocessing_context": start, **cfg}
+    # Batches start anew each epoch, and so do their workers.
+    cfg.pop("persistent_workers", None)
+    return Batches(dataset, batch_sampler, collate_fn, run.seed, **run.builder.build(cfg, path))
+
+
+def build_collate(run: Run, cfg: Any, path: str) -> Any:
+    """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
+    if not isinstance(cfg, dict):
+        return run.builder.build(cfg, path)
+    kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in cfg.items() if k != "type"}
+    return functools.partial(run.builder.build(cfg["type"], path), **kwargs)
+
+
+def build_model(run: Run) -> Any:
+    """The model, on the device of this process."""
+    return run.builder.build(run.cfg.model, "model").to(run.device)
+
+
+def build_optim_wrapper(run: Run) -> OptimWrapper:
+    """The optimiser over what is trained, in its wrapper."""
+    cfg = dict(run.cfg.optim_wrapper)
+    params = [p for p in run.model.parameters() if p.requires_grad]
+    if not params:
+        raise ConfigError(
+            "model has no weight to train: add lora=dict(type=LoraConfig, ...) or train the llm itself"
+        )
+    optimizer = run.builder.build(cfg.pop("optimizer"), "optim_wrapper.optimizer", params=params)
+    late: dict[str, Any] = {"optimizer": optimizer}
+    named = as_ref(cfg.get("type"))
+    kind = named.resolve() if named else cfg.get("type")
+    if kind is AmpOptimWrapper:
+        late["device"] = run.device
+    wrapper = run.builder.build({"type": OptimWrapper, **cfg}, "optim_wrapper", **late)
+    if not isinstance(wrapper, OptimWrapper):
+        name = path_of(named) if named else kind
+        raise ConfigError(f"optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper")
+    return wrapper
+
+
+def build_loop(run: Run) -> Any:
+    """The training loop, from `train_cfg`."""
+    cfg = {k: v for k, v in run.cfg.train_cfg.items() if k != "by_epoch"}
+    return run.builder.build(
+        {"type": TrainLoop, **cfg}, "train_cfg", runner=run, dataloader=run.train_dataloader
+    )
+
+
+def build_schedules(run: Run) -> list[schedule.Schedule]:
+    """The schedules of `param_scheduler`, in iterations."""
+    cfg = run.cfg.get("param_scheduler") or []
+    cfgs = cfg if isinstance(cfg, list) else [cfg]
+    made = run.builder.build(cfgs, "param_scheduler")
+    schedule.check(made)
+    return [s.in_iters(run.train_loop.epoch_length) for s in made]
+
+
+def build_visualizer(run: Run) -> Visualizer:
+    """Where scalars go."""
+    return run.builder.build(run.cfg.get("visualizer") or {"type": Visualizer}, "visualizer")
+
+
+def build_hooks(run: Run) -> list[Any]:
+    """Default hooks, those of the config in their place, and the user's own, in order of priority."""
+    cfgs: dict[str, Any] = {name: {"type": kind} for name, kind in DEFAULT_HOOKS.items()}
+    cfgs |= run.cfg.get("default_hooks") or {}
+    named = [(f"default_hooks.{k}", v) for k, v in cfgs.items() if v is not None]
+    named += [(f"custom_hooks.{i}", v) for i, v in enumerate(run.cfg.get("custom_hooks") or [])]
+    hooks: list[tuple[Any, Any]] = []
+    for path, cfg in named:
+        priority = cfg.get("priority") if isinstance(cfg, dict) else None
+        if isinstance(cfg, dict):
+            cfg = {k: v for k, v in cfg.items() if k != "priority"}
+        hooks.append((run.builder.build(cfg, path), priority))
+    return sort_hooks(hooks)
+
+
+def without_priority(cfgs: Any) -> Any:
+    """Hook configs without the `priority` that the run itself reads."""
+    if isinstance(cfgs, list):
+        return [without_priority(cfg) for cfg in cfgs]
+    if isinstance(cfgs, dict):
+        return {k: without_priority(v) for k, v in cfgs.items() if k != "priority"}
+    return cfgs
+
+
+def take_up(run: Run, source: dict[str, Any] | None) -> None:
+    """Put the run where its checkpoint left it, or give it the weights of `load_from`."""
+    path = run.cfg.get("load_from")
+    if source is None:
+        if path and not run.cfg.get("resume"):
+            run.model.load_state_dict(ckpt.load_checkpoint(path, check=True)["state_dict"])
+            logger.info("Loaded the weights of %s", path)
+        run.position = Position(0)
+        return
+    key = getattr(run.train_dataloader.dataset, "key", None)
+    if source["data"]["key"] != key:
+        raise CheckpointError(
+            f"{source['path']} was trained on other data or data settings than this config names, so "
+            "its place in them means nothing: restore them, or start from its weights with load_from"
+        )
+    run.call_hooks("after_load_checkpoint", checkpoint=source)
+    run.model.load_state_dict(source["state_dict"])
+    run.optim_wrapper.load_state_dict(source["optimizer"])
+    resume = source["resume"]
+    run.iter = resume["iter"]
+    run.num_skipped_updates = resume["num_skipped_updates"]
+    run.kept_checkpoints = [*resume["kept_checkpoints"], source["path"]]
+    set_rng_state(resume["rng"])
+    run.position = Position(run.iter)
+    logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, source["meta"]["iter"])

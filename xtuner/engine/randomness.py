@@ -1,0 +1,47 @@
+"""Every random choice of a run: one seed, and the state of all generators as plain containers."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+from xtuner.log import logger
+
+
+def set_seed(seed: int, deterministic: bool) -> None:
+    """Seed every generator the run draws from."""
+    logger.info("Seed: %d%s", seed, ", deterministic" if deterministic else "")
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The state of every generator, as plain containers and tensors."""
+    version, numbers, gauss = random.getstate()
+    legacy: Any = np.random.get_state(legacy=True)
+    kind, keys, *rest = legacy
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put every generator where `get_rng_state` saw it."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].clone())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].clone())
