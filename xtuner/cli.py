@@ -34,6 +34,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         "copy-cfg": Command("copy_cfg", "NAME DIR", "write a built-in config to edit"),
     },
     "Data": {
+        "check-custom-dataset": Command(
+            "check_custom_dataset", "CONFIG [--html FILE]", "show and check each stage of the data"
+        ),
+        "log-dataset": Command("log_dataset", "CONFIG [--show all]", "show an item as the model reads it"),
         "list-dataset-format": Command(
             "list_dataset_format", "", "list the data formats with a map function"
         ),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.config import parse_option
 from xtuner.errors import ConfigError
 from xtuner.log import start_console
-from xtuner.tools.train import read
+from xtuner.tools.config_argument import add_options, read_config
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,14 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="xtuner",
         help="form of LLaVA models (only xtuner in this version)",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings of the config to replace",
-    )
+    add_options(parser)
     return parser.parse_args(argv)
 
 
@@ -50,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.save_format != "xtuner":
         raise ConfigError(f"--save-format {args.save_format} is not available in this version; leave it out")
     start_console()
-    config = read(args.config, dict(parse_option(o) for o in args.cfg_options))
+    config = read_config(args.config, args.cfg_options)
     from xtuner.convert.pth_to_hf import pth_to_hf
 
     pth_to_hf(

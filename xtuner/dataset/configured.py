@@ -1,0 +1,115 @@
+"""The data sets that a config names, each with the rows and settings it is made of.
+
+    train_dataloader.dataset
+      dict(type=ConcatDataset, datasets=[            parts   train_dataloader.dataset.datasets.0   (A's rows)
+          dict(type=process_hf_dataset, dataset=A),          train_dataloader.dataset.datasets.1   (B's rows)
+          dict(type=process_hf_dataset, dataset=B)])
+
+What is found here is what training builds: the same dicts, through the same builder, with the same defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xtuner.config import Builder, Config
+from xtuner.config.build import callee_of
+from xtuner.dataset.huggingface import Settings, find_map_fn, process_hf_dataset
+from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
+from xtuner.dataset.selection import Selection, take_some, take_split
+from xtuner.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What one data set is made of; `settings` is None for rows that are tokens already."""
+
+    path: str
+    rows: Selection
+    settings: Settings | None
+    max_length: int | None
+
+
+class ConfiguredData:
+    """The training data of a config: its parts in `origins`, built once and only when asked for."""
+
+    def __init__(self, cfg: Any, path: str, tokenizer_cfg: Any) -> None:
+        self._cfg = cfg
+        self._path = path
+        self._tokenizer_cfg = tokenizer_cfg
+        self._builder = builder = Builder()
+        self._found = dict(_calls(cfg, path))
+        self.origins = [_origin(found, builder, where) for where, found in self._found.items()]
+
+    def build(self, path: str | None = None) -> Any:
+        """The data set at `path`, or all the data, as training reads it."""
+        path = path or self._path
+        return self._builder.build(self._found.get(path, self._cfg), path)
+
+    def tokenizer(self, origin: Origin) -> Any:
+        """The tokenizer of that data set; for rows that are tokens already, that of the config."""
+        if origin.settings is not None:
+            return origin.settings.tokenizer
+        if self._tokenizer_cfg is None:
+            raise ConfigError(
+                f"{origin.path} is tokens already, and the config has no tokenizer to read them with: "
+                "add tokenizer = dict(type=AutoTokenizer.from_pretrained, ...)"
+            )
+        return self._builder.build(self._tokenizer_cfg, "tokenizer")
+
+
+def open_configured(config: Config) -> ConfiguredData:
+    """The data of `config.train_dataloader`, its rows opened and nothing tokenised yet."""
+    loader, path = config.get("train_dataloader"), "train_dataloader.dataset"
+    if not isinstance(loader, Mapping) or "dataset" not in loader:
+        raise ConfigError(f"the config has no {path}: there is no data in it to look at")
+    data = ConfiguredData(loader["dataset"], path, config.get("tokenizer"))
+    if not data.origins:
+        raise ConfigError(f"{path} holds no process_hf_dataset: only data made by it can be looked at")
+    return data
+
+
+def _calls(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Path and config of every call of `process_hf_dataset` in `value`."""
+    if isinstance(value, Mapping):
+        if callee_of(dict(value), path) is process_hf_dataset:
+            yield path, value
+            return
+        for key, inner in value.items():
+            yield from _calls(inner, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _calls(inner, f"{path}.{number}")
+
+
+def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
+    given = {name: builder.build(value, f"{path}.{name}") for name, value in cfg.items() if name != "type"}
+    signature = inspect.signature(process_hf_dataset)
+    try:
+        bound = signature.bind(**given)
+    except TypeError:
+        # Building the data set itself says best which argument is wrong.
+        builder.build(cfg, path)
+        raise
+    bound.apply_defaults()
+    arguments = bound.arguments
+    rows = take_some(
+        take_split(arguments["dataset"], arguments["split"]),
+        arguments["max_dataset_length"],
+        arguments["seed"],
+    )
+    settings = _settings(arguments) if arguments["do_dataset_tokenization"] else None
+    return Origin(path, rows, settings, arguments["max_length"])
+
+
+def _settings(arguments: Mapping[str, Any]) -> Settings:
+    if arguments["tokenizer"] is None:
+        raise ConfigError("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+    names = [field.name for field in dataclasses.fields(Settings)]
+    found = {name: arguments[name] for name in names}
+    found["dataset_map_fn"] = find_map_fn(found["dataset_map_fn"], "dataset_map_fn", DATASET_FORMAT_MAPPING)
+    found["template_map_fn"] = find_map_fn(found["template_map_fn"], "template_map_fn", {})
+    return Settings(**{**found, "rename_maps": dict(found["rename_maps"])})

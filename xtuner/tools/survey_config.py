@@ -1,0 +1,68 @@
+"""What `check-custom-dataset` and `log-dataset` share: arguments, and a look at the data of a config."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtuner.config.schema import check
+from xtuner.log import start_console
+from xtuner.tools.config_argument import add_config, add_options, read_config
+
+if TYPE_CHECKING:
+    from xtuner.dataset.configured import ConfiguredData
+    from xtuner.dataset.survey import Survey
+
+
+def make_parser(command: str, about: str) -> argparse.ArgumentParser:
+    """The arguments that both commands take."""
+    parser = argparse.ArgumentParser(f"xtuner {command}", description=about)
+    add_config(parser)
+    add_options(parser)
+    parser.add_argument("--index", type=int, default=0, help="the item to show, counted from 0 (0)")
+    parser.add_argument(
+        "--max-cut", type=float, default=5.0, metavar="PERCENT", help="warn above this share of cut rows (5)"
+    )
+    parser.add_argument("--html", metavar="FILE", help="also write a page for the browser")
+    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the labels")
+    parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
+    return parser
+
+
+def open_data(args: argparse.Namespace) -> ConfiguredData:
+    """The data of the config, opened; nothing is tokenised yet and no model is made."""
+    config = read_config(args.config, args.cfg_options)
+    check(config)
+    # What the commands print tells the counts in full, so the log need not.
+    start_console("WARNING")
+    from xtuner.dataset.configured import open_configured
+    from xtuner.model.loading import register_families
+
+    # The tokenizers of our own model families are known to transformers from here on.
+    register_families()
+    return open_configured(config)
+
+
+def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> list[Survey]:
+    """A survey of each data set, which is tokenised as training would; writes the page where asked to."""
+    from xtuner.dataset.survey import survey
+    from xtuner.report.page import to_page
+
+    data.build()
+    surveys = [
+        survey(
+            origin,
+            data.build(origin.path),
+            data.tokenizer(origin),
+            num_rows=num_rows,
+            index=args.index,
+            max_cut_share=args.max_cut / 100,
+        )
+        for origin in data.origins
+    ]
+    if args.html:
+        page = Path(args.html)
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(to_page(Path(args.config).stem, surveys, args.lang), encoding="utf-8")
+    return surveys
