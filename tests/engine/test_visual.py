@@ -1,6 +1,7 @@
 """Scalars end up in the files of the real libraries."""
 
 import json
+import time
 import warnings
 
 import pytest
@@ -43,6 +44,10 @@ def test_wandb_offline_leaves_a_run(tmp_path, monkeypatch):
         warnings.simplefilter("ignore")
         record(visual.Visualizer([visual.WandbVisBackend(init_kwargs=init)]), tmp_path)
     (run,) = (tmp_path / "vis_data" / "wandb").glob("offline-run-*/run-*.wandb")
+    # wandb's own process writes on after `finish` has returned.
+    deadline = time.monotonic() + 30
+    while b"loss" not in run.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert b"loss" in run.read_bytes()
 
 
