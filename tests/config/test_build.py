@@ -4,13 +4,18 @@ import functools
 
 import pytest
 
-from xtuner.config import Builder, Ref, build, parse_config
+from xtuner.config import Builder, Ref, build, check_names, parse_config
 from xtuner.errors import ConfigError
 
 
 class Part:
     def __init__(self, size, inner=None):
         self.size, self.inner = size, inner
+
+
+class Typed:
+    def __init__(self, size: int | None = 1, rate: float = 1.0, kind: str | int = "a"):
+        raise AssertionError("built")
 
 
 class Raw:
@@ -86,3 +91,40 @@ def test_errors_carry_the_path_the_value_and_the_cure(value, message):
     with pytest.raises(ConfigError) as error:
         build(value, "x")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            {"type": "torch.optim.AdamWW", "lr": 1},
+            r"^a\.type: torch\.optim\.AdamWW: torch\.optim has no 'AdamWW'",
+        ),
+        ({"type": "nowhere.Thing"}, r"^a\.type: nowhere\.Thing cannot be imported"),
+        (
+            {"b": [{"type": Part, "sise": 1}]},
+            r"^a\.b\.0\.sise: Part has no argument 'sise'\. Did you mean 'size'",
+        ),
+        (
+            {"b": Ref("xtuner.utils.PROMPT_TEMPLATE.defualt", "c.py:3")},
+            r"^c\.py:3: .*'defualt'\. Did you mean 'default'",
+        ),
+        ({"type": Typed, "size": "abc"}, r"^a\.size is 'abc'; Typed takes int here"),
+        ({"type": Typed, "rate": "abc"}, r"^a\.rate is 'abc'; Typed takes float here"),
+    ],
+)
+def test_names_are_checked_without_building(value, message):
+    """A slip anywhere in a config is found before anything is built."""
+    with pytest.raises(ConfigError, match=message):
+        check_names(value, "a")
+
+
+def test_what_may_be_meant_is_left_to_the_building():
+    """Missing arguments may come late, text may stand for what a class makes of it, None for no value."""
+    check_names({"type": Typed, "size": None, "kind": "linear", "rate": 1}, "a")
+    check_names({"type": Part}, "a")
+
+
+def test_a_type_that_names_nothing_cannot_take_late_arguments():
+    with pytest.raises(ConfigError, match=r"^a\.type is 'AdamWQ', which names nothing; import it"):
+        build({"type": "AdamWQ"}, "a", size=1)

@@ -19,7 +19,6 @@ from xtuner.config.load import Config, name_of
 from xtuner.config.ref import Ref, as_ref
 from xtuner.errors import ConfigError, XTunerError, did_you_mean
 
-
 _HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
 # Types of arguments that no text stands for.
 _NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}

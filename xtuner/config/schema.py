@@ -54,6 +54,7 @@ _KEYS: dict[str, str] = {
     "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin",
     "default_hooks": "runtime_info timer logger param_scheduler checkpoint sampler_seed",
 }
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
 
 
@@ -88,18 +89,47 @@ def _check_keys(config: dict[str, Any], path: str, allowed: list[str]) -> None:
 
 
 def _check_rules(config: dict[str, Any]) -> None:
-    loader = config["train_dataloader"]
-    size = loader.get("batch_size", 1)
-    if not (isinstance(size, int) and not isinstance(size, bool) and size >= 1):
-        raise ConfigError(f"train_dataloader.batch_size is {size!r}; it must be a whole number of at least 1")
-    loop = config["train_cfg"]
+    for key in REQUIRED:
+        if not isinstance(config[key], dict):
+            raise ConfigError(f"{key} is {config[key]!r}; it must be a dict")
+    loader, loop = config["train_dataloader"], config["train_cfg"]
+    _check_number(loader, "train_dataloader.batch_size", int, least=1)
+    _check_number(loader, "train_dataloader.num_workers", int, least=0)
+    _check_number(config.get("randomness") or {}, "randomness.seed", int, least=0)
+    _check_number(config, "max_nonfinite_updates", int, least=1)
+    _check_number(loop, "train_cfg.max_iters", int, least=1)
+    _check_number(loop, "train_cfg.max_epochs", (int, float), above=0)
     epochs, iters = loop.get("max_epochs"), loop.get("max_iters")
     if (epochs is None) == (iters is None):
         raise ConfigError(
             f"train_cfg needs either max_epochs or max_iters; it has max_epochs={epochs}, max_iters={iters}"
         )
+    for key in ("work_dir", "load_from"):
+        if not isinstance(config.get(key), (str, type(None))):
+            raise ConfigError(f"{key} is {config[key]!r}; it must be a path as text")
+    if config.get("log_level", "INFO") not in _LOG_LEVELS:
+        raise ConfigError(f"log_level is {config['log_level']!r}; use one of {', '.join(_LOG_LEVELS)}")
     if config.get("sequence_parallel_size", 1) not in (1, None):
         raise ConfigError(
             f"sequence_parallel_size is {config['sequence_parallel_size']}; sequence parallelism is not "
             "available in this version: set sequence_parallel_size = 1"
         )
+
+
+def _check_number(
+    here: dict[str, Any],
+    path: str,
+    kind: type | tuple[type, ...],
+    *,
+    least: int | None = None,
+    above: int | None = None,
+) -> None:
+    """What the last name of `path` is in `here` may be left out or None; else it is a number in its range."""
+    value = here.get(path.rpartition(".")[2])
+    if value is None:
+        return
+    fits = isinstance(value, kind) and not isinstance(value, bool)
+    if not (fits and (least is None or value >= least) and (above is None or value > above)):
+        noun = "a whole number" if kind is int else "a number"
+        bound = f"of at least {least}" if above is None else f"above {above}"
+        raise ConfigError(f"{path} is {value!r}; it must be {noun} {bound}")

@@ -151,4 +151,8 @@ def _clipping(clip_grad: dict[str, Any] | None) -> tuple[float | None, float]:
         )
     if clip_grad.get("type", "norm") != "norm":
         raise ConfigError(f"optim_wrapper.clip_grad.type is {clip_grad['type']!r}; only 'norm' clips here")
-    return clip_grad.get("max_norm"), float(clip_grad.get("norm_type", 2.0))
+    max_norm, norm_type = clip_grad.get("max_norm"), clip_grad.get("norm_type", 2.0)
+    for key, value in {"max_norm": max_norm, "norm_type": norm_type}.items():
+        if value is not None and not (isinstance(value, (int, float)) and value > 0):
+            raise ConfigError(f"optim_wrapper.clip_grad.{key} is {value!r}; it must be a number above 0")
+    return max_norm, float(norm_type)
