@@ -56,10 +56,10 @@ class Plan:
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
-    steps: int = 400
+    steps: int = 440
     tokens_per_step: int = 1024
     question_weight: float = 0.2
-    lr: float = 0.012
+    lr: float = 0.015
     embedding_lr: float = 3e-3
     warmup: int = 20
 
