@@ -150,7 +150,7 @@ def survey(
         lengths=describe_lengths(np.asarray(dataset.store.lengths)),
         findings=find_faults(origin, dataset, tokenizer, counts, max_cut_share),
         rows=rows,
-        item=view_item(dataset, tokenizer, index),
+        item=view_item(origin, dataset, tokenizer, index),
     )
 
 
@@ -178,7 +178,7 @@ def view_rows(origin: Origin, count: int) -> list[RowView]:
 def view_row(origin: Origin, number: int) -> RowView:
     """The stages of row `number`, as far as they can be made."""
     row = origin.rows.row(number)
-    view = RowView(origin.rows.place(number), dict(row))
+    view = RowView(_place(origin, number), dict(row))
     settings = origin.settings
     if settings is None:
         return view
@@ -208,7 +208,7 @@ def view_row(origin: Origin, number: int) -> RowView:
     )
 
 
-def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
+def view_item(origin: Origin, dataset: Any, tokenizer: Any, index: int) -> ItemView:
     """Item `index` as training reads it."""
     if not -len(dataset) <= index < len(dataset):
         raise DataError(f"there is no item {index}: the data has {len(dataset):,}, counted from 0")
@@ -219,9 +219,14 @@ def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
         segments_of(tokenizer, ids[start:end], labels[start:end] != IGNORE_INDEX)
         for start, end in pairwise(borders)
     ]
-    return ItemView(
-        index % len(dataset), ids.tolist(), labels.tolist(), samples, dataset.source_places(index)
-    )
+    places = [_place(origin, number) for number in dataset.source_rows(index)]
+    return ItemView(index % len(dataset), ids.tolist(), labels.tolist(), samples, places)
+
+
+def _place(origin: Origin, number: int) -> str:
+    """Where a row stands; its number too, as many rows may stand in one line."""
+    place = origin.rows.place(number)
+    return place if place.startswith("row ") else f"{place} (row {number})"
 
 
 def segments_of(tokenizer: Any, ids: np.ndarray, trained: np.ndarray) -> list[Segment]:
@@ -265,15 +270,15 @@ def describe_lengths(lengths: np.ndarray) -> Lengths:
     """Their range and histogram; the last bin holds the few that are much longer than all others."""
     largest = int(lengths.max())
     usual = int(np.quantile(lengths, 0.995, method="higher"))
-    width = _round_width(usual)
-    edges = np.arange(0, usual + width, width)
-    counts = np.bincount(np.minimum(lengths // width, len(edges) - 1), minlength=len(edges))
-    while len(counts) > 1 and not counts[-1]:
-        edges, counts = edges[:-1], counts[:-1]
+    smallest = int(lengths.min())
+    width = _round_width(usual - smallest)
+    start = smallest // width * width
+    edges = np.arange(start, usual + 1, width)
+    counts = np.bincount(np.minimum((lengths - start) // width, len(edges) - 1), minlength=len(edges))
     highs = [*(edges[1:] - 1).tolist(), max(largest, int(edges[-1]) + width - 1)]
     bins = [Bin(int(low), high, int(n)) for low, high, n in zip(edges, highs, counts, strict=True)]
     return Lengths(
-        int(lengths.min()),
+        smallest,
         float(np.median(lengths)),
         float(lengths.mean()),
         float(np.quantile(lengths, 0.95)),
@@ -282,12 +287,12 @@ def describe_lengths(lengths: np.ndarray) -> Lengths:
     )
 
 
-def _round_width(largest: int) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, ... that covers 0 to `largest` with NUM_BINS bins."""
+def _round_width(span: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... of which NUM_BINS are wider than `span`."""
     width = 1
     for factor in (10**power * digit for power in range(12) for digit in (1, 2, 5)):
         width = factor
-        if width * NUM_BINS > largest:
+        if width * NUM_BINS > span:
             break
     return width
 

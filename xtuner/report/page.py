@@ -8,7 +8,7 @@ from html import escape
 
 from xtuner.dataset.survey import Lengths, RowView, Segment, Survey
 from xtuner.report.terminal import shortened
-from xtuner.report.wording import count_lines, length_numbers, sentence, word
+from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
 
 _PAGE = """<!DOCTYPE html>
 <html lang="{lang}">
@@ -38,7 +38,7 @@ body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-ser
 h1 { font-size: 24px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 36px 0 4px; }
 h3 { font-size: 15px; margin: 26px 0 8px; overflow-wrap: anywhere; }
 .faint { color: var(--faint); font-size: 13px; overflow-wrap: anywhere; }
-.counts { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 10px;
+.counts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px;
           margin: 14px 0; }
 .counts div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
 .counts b { display: block; font-size: 18px; font-variant-numeric: tabular-nums; }
@@ -80,8 +80,6 @@ def _data_set(survey: Survey, lang: str) -> str:
     rows = "".join(_row(view, lang) for view in survey.rows)
     legend = f"<mark>{word('is_trained', lang)}</mark> {word('not_trained', lang)}"
     numbers = ", ".join(f"{label} {number}" for label, number in length_numbers(survey.lengths, lang))
-    item = survey.item
-    about = f"{word('packed', lang)} {item.index}: {len(item.input_ids):,} {word('tokens', lang)}"
     samples = "".join(_sample(segments, place) for segments, place in _with_places(survey))
     return f"""<h2>{escape(survey.path)}</h2>
 <p class="faint">{word("source", lang)}: {escape(survey.source)}</p>
@@ -93,7 +91,7 @@ def _data_set(survey: Survey, lang: str) -> str:
 <h2>{word("examples", lang)}</h2>
 <p class="sample">{legend}</p>
 {rows}
-<h3>{escape(about)}, {len(item.samples):,} {word("samples", lang)}</h3>
+<h3>{escape(item_title(survey.item, lang))}</h3>
 {samples}"""
 
 

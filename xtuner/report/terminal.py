@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xtuner.dataset.survey import ItemView, Lengths, RowView, Segment, Survey
-from xtuner.report.wording import count_lines, length_numbers, sentence, word
+from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
 from xtuner.utils import IGNORE_INDEX
 
 TRAINED = "bold green"
@@ -59,15 +60,19 @@ def print_row(console: Console, view: RowView, lang: str) -> None:
     """The stages of one row, as far as it came."""
     _banner(console, f"{word('row', lang)}  {view.place}")
     _print(console, _as_json(view.row))
-    for key in ("mapped", "templated"):
-        turns = getattr(view, key)
-        if turns is not None:
-            _banner(console, word(key, lang))
-            _print(console, _as_json(turns) if turns else word("is_dropped", lang))
+    for key, turns, before in (
+        ("mapped", view.mapped, view.row.get("conversation")),
+        ("templated", view.templated, view.mapped),
+    ):
+        if turns is None:
+            continue
+        _banner(console, word(key, lang))
+        told = "is_dropped" if not turns else "unchanged" if turns == before else None
+        _print(console, word(told, lang) if told else _as_json(turns))
     if view.input_ids is not None and view.labels is not None:
         for key, numbers in (("input_ids", view.input_ids), ("labels", view.labels)):
             _banner(console, f"{key}  ({len(numbers):,})")
-            _print(console, _numbers(numbers, view.labels, console, SHOWN_IDS, lang))
+            _print(console, _numbers(numbers, view.labels, SHOWN_IDS, lang))
         _banner(console, f"{word('text', lang)}  {legend(console, lang)}")
         _print(console, _coloured(view.segments, console))
         if view.num_cut_tokens:
@@ -78,16 +83,15 @@ def print_row(console: Console, view: RowView, lang: str) -> None:
 
 def print_item(console: Console, item: ItemView, lang: str) -> None:
     """A line for each sample of a packed item."""
-    about = f"{word('packed', lang)} {item.index}: {len(item.input_ids):,} {word('tokens', lang)}"
-    _banner(console, f"{about}, {len(item.samples):,} {word('samples', lang)}")
+    _banner(console, item_title(item, lang))
     shown = list(zip(item.samples, item.places, strict=True))
     for segments, place in shown[:SHOWN_SAMPLES]:
         total = sum(s.num_tokens for s in segments)
         trained = sum(s.num_tokens for s in segments if s.trained)
-        line = Text(f"{total:>6,} {word('tokens', lang)}, {trained:>6,} {word('is_trained', lang)}  {place}")
-        _print(console, line)
+        numbers = f"{total:>7,} {word('num_tokens', lang)}, {trained:>7,} {word('is_trained', lang)}"
+        _print(console, f"{numbers}  {place}")
     if len(shown) > SHOWN_SAMPLES:
-        _print(console, f"       ... {len(shown) - SHOWN_SAMPLES:,} {word('more', lang)}")
+        _print(console, f"        ... {len(shown) - SHOWN_SAMPLES:,} {word('more', lang)}")
 
 
 def print_shown(console: Console, item: ItemView, show: str, lang: str) -> None:
@@ -104,7 +108,7 @@ def print_shown(console: Console, item: ItemView, show: str, lang: str) -> None:
             for segments in item.samples:
                 _print(console, masked(segments))
         else:
-            _print(console, _numbers(getattr(item, kind), item.labels, console, None, lang))
+            _print(console, _numbers(getattr(item, kind), item.labels, None, lang))
 
 
 def print_counts(console: Console, survey: Survey, lang: str) -> None:
@@ -156,16 +160,23 @@ def _coloured(segments: Iterable[Segment], console: Console) -> Text:
             text.append(words, TRAINED if segment.trained else UNTRAINED)
         else:
             text.append(f"⟦{words}⟧" if segment.trained else words)
+    if text.plain.endswith("\n"):
+        text.right_crop(1)
     return text
 
 
-def _numbers(numbers: list[int], labels: list[int], console: Console, limit: int | None, lang: str) -> Text:
+def _numbers(numbers: list[int], labels: list[int], limit: int | None, lang: str) -> Text:
+    """The numbers as a list; with a `limit` a run of -100 is written once, with its length."""
+    pairs = zip(numbers, labels, strict=True)
+    pieces = [(str(number), label != IGNORE_INDEX) for number, label in pairs]
+    if limit is not None and numbers == labels:
+        runs = [(piece, len(list(run))) for piece, run in groupby(pieces)]
+        pieces = [(text if count == 1 else f"{text} x {count:,}", flag) for (text, flag), count in runs]
     text = Text("[")
-    for at, (number, label) in enumerate(zip(numbers[:limit], labels[:limit], strict=True)):
-        text.append(", " if at else "")
-        text.append(str(number), TRAINED if label != IGNORE_INDEX else UNTRAINED)
-    if limit is not None and len(numbers) > limit:
-        text.append(f", ... {len(numbers) - limit:,} {word('more', lang)}")
+    for at, (piece, trained) in enumerate(pieces[:limit]):
+        text.append(", " if at else "").append(piece, TRAINED if trained else UNTRAINED)
+    if limit is not None and len(pieces) > limit:
+        text.append(f", ... {len(pieces) - limit:,} {word('more', lang)}")
     return text.append("]")
 
 
@@ -200,5 +211,8 @@ def _banner(console: Console, title: str | Text) -> None:
 
 
 def _print(console: Console, what: str | Text) -> None:
-    # A line that goes to a file or another program is never broken.
-    console.print(what, soft_wrap=not console.is_terminal, overflow="fold")
+    if console.is_terminal:
+        console.print(what, overflow="fold")
+    else:
+        # A line that goes to a file or another program is never broken.
+        console.print(what, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.dataset.huggingface import EMPTY, NOTHING_TRAINED, PROMPT_FILLS
-from xtuner.dataset.survey import Counts, Finding, Lengths
+from xtuner.dataset.survey import Counts, Finding, ItemView, Lengths
 
 LANGUAGES = ("en", "zh")
 
@@ -28,7 +28,9 @@ WORDS = {
     "input_ids": ("input_ids", "input_ids"),
     "labels": ("labels", "labels"),
     "text": ("text", "文本"),
-    "packed": ("packed, item", "打包后的条目"),
+    "unchanged": ("(unchanged)", "（无变化）"),
+    "num_tokens": ("tokens", "个 token"),
+    "num_samples": ("samples", "个样本"),
     "lengths": ("Tokens per sample", "样本长度（token）"),
     "median": ("median", "中位数"),
     "mean": ("mean", "平均"),
@@ -123,6 +125,15 @@ def count_lines(counts: Counts, lang: str) -> list[tuple[str, str]]:
         ("fill", f"{counts.fill:.1%}"),
     ]
     return [(word(key, lang), number) for key, number in lines if number != "0"]
+
+
+def item_title(item: ItemView, lang: str) -> str:
+    """Number and size of an item."""
+    tokens = f"{len(item.input_ids):,} {word('num_tokens', lang)}"
+    samples = f"{len(item.samples):,} {word('num_samples', lang)}"
+    if lang == "zh":
+        return f"打包后的第 {item.index} 条（从 0 数起）：{tokens}，{samples}"
+    return f"packed, item {item.index} (counted from 0): {tokens}, {samples}"
 
 
 def length_numbers(lengths: Lengths, lang: str) -> list[tuple[str, str]]:
