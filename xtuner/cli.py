@@ -41,6 +41,21 @@ GROUPS: dict[str, dict[str, Command]] = {
         "list-dataset-format": Command(
             "list_dataset_format", "", "list the data formats with a map function"
         ),
+        "preprocess table": Command(
+            "data_preprocess.table", "SRC DST --input COL --output COL", "a table to conversations"
+        ),
+        "preprocess split": Command(
+            "data_preprocess.split", "SRC --ratio 7:3", "rows to train.jsonl and test.jsonl"
+        ),
+        "preprocess arxiv": Command(
+            "data_preprocess.arxiv", "SRC DST [--start-date D]", "arXiv's metadata to a data set"
+        ),
+        "preprocess refcoco": Command(
+            "data_preprocess.convert_refcoco",
+            "--ann-path A --image-path I",
+            "RefCOCO's annotations to train.json",
+        ),
+        "preprocess tokenize": Command("data_preprocess.tokenize", "CONFIG", "tokenise ahead of training"),
     },
     "Training": {
         "train": Command("train", "CONFIG [--work-dir DIR] [--resume [CKPT]]", "fine-tune as a config says"),

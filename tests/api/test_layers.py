@@ -15,7 +15,7 @@ LAYERS = {
     **dict.fromkeys(["dataset", "model"], 3),
     "chat": 4,
     "engine": 5,
-    **dict.fromkeys(["convert", "evaluation"], 6),
+    **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
     **dict.fromkeys(["tools", "cli", "demo", "__main__"], 7),
     "recipes": -1,
 }

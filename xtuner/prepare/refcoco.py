@@ -1,0 +1,123 @@
+"""From RefCOCO's annotations to one file of images, sentences and boxes.
+
+    refcoco_annotations/            [{"id": "refcoco_12", "image": "coco/train2017/000000098304.jpg",
+        refcoco/refs(unc).p           "sents": ["the man on the left"], "bbox": [x, y, w, h],
+        refcoco/instances.json        "height": 480, "width": 640}, ...]
+        refcoco+/ refcocog/  ...
+
+The annotations are pickles. They are read by an unpickler that makes lists, dicts, sets, numbers and text,
+and refuses to look up anything else, so no file can run code.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import DataError, NotFoundError
+from xtuner.log import logger
+from xtuner.prepare.writing import LeftOut, check_target, new_rows, progress_bar
+
+SOURCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
+IMAGES = "coco/train2017"
+
+# Python 2, which wrote these files, calls its builtins `__builtin__`.
+_CONTAINERS = {
+    (module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)
+} | {("collections", "OrderedDict"): collections.OrderedDict}
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Makes plain containers, numbers and text; everything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The container of that name; raises UnpicklingError for all else."""
+        if (module, name) in _CONTAINERS:
+            return _CONTAINERS[module, name]
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, and only plain data is read")
+
+
+def load_plain(path: Path) -> Any:
+    """The content of a pickle of plain data; DataError for any other."""
+    try:
+        with open(path, "rb") as file:
+            return PlainUnpickler(file, encoding="utf-8", errors="replace").load()
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no {path}") from None
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as e:
+        raise DataError(f"{path} is refused: {e}") from e
+
+
+def convert_refcoco(
+    annotations: Path, images: Path, folder: Path, force: bool = False
+) -> tuple[Path, int, dict[str, Any], LeftOut]:
+    """The file written, its number of items, the first one, and what was left out."""
+    target = folder / "train.json"
+    check_target(target, (), force)
+    present = [name for name in SOURCES if (annotations / name).is_dir()]
+    if not present:
+        raise NotFoundError(f"{annotations} has none of the folders {', '.join(SOURCES)}")
+    for name in SOURCES.keys() - set(present):
+        logger.warning("there is no %s: it is left out", annotations / name)
+    if not images.is_dir():
+        raise NotFoundError(f"there is no folder of images {images}: --image-path names COCO's train2017")
+    left_out = LeftOut()
+    seen: set[str] = set()
+    first: dict[str, Any] = {}
+    with progress_bar("annotations") as advance, new_rows(target) as rows:
+        for name in present:
+            for item in _items(annotations / name, name, SOURCES[name], left_out):
+                content = json.dumps({**item, "id": None}, sort_keys=True)
+                if content in seen:
+                    left_out.add("the same image, box and sentences as another", item["id"])
+                elif not (images / Path(item["image"]).name).is_file():
+                    left_out.add(f"the image is not in {images}", Path(item["image"]).name)
+                else:
+                    seen.add(content)
+                    first = first or item
+                    rows.write(item)
+                    advance(0, rows.count)
+        if not rows.count:
+            raise DataError(f"{annotations} has no item for training. {left_out}")
+    return target, rows.count, first, left_out
+
+
+def _items(folder: Path, name: str, split_by: str, left_out: LeftOut) -> Iterator[dict[str, Any]]:
+    """The training items of one of the data sets."""
+    refs = load_plain(folder / f"refs({split_by}).p")
+    try:
+        instances = json.loads((folder / "instances.json").read_text("utf-8"))
+        images = {image["id"]: image for image in instances["images"]}
+        boxes = {box["id"]: box for box in instances["annotations"]}
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no {folder / 'instances.json'}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'instances.json'} is no COCO annotation: {error!r}") from error
+    for ref in refs:
+        try:
+            if ref["split"] != "train":
+                continue
+            image = images[ref["image_id"]]
+            yield {
+                "id": f"{name}_{ref['ref_id']}",
+                "image": f"{IMAGES}/{ref['image_id']:012d}.jpg",
+                "sents": [sentence["sent"] for sentence in ref["sentences"]],
+                "bbox": boxes[ref["ann_id"]]["bbox"],
+                "height": image["height"],
+                "width": image["width"],
+            }
+        except (KeyError, TypeError) as error:
+            number = ref.get("ref_id") if isinstance(ref, dict) else ref
+            left_out.add(f"no {error.args[0]!r}", f"{name} {number!r:.40}")

@@ -1,0 +1,188 @@
+"""From a table to conversations.
+
+question         | answer                 {"conversation": [{"system": "You are a doctor.",
+What is aspirin? | A pain reliever.  ->       "input": "What is aspirin?",
+                                              "output": "A pain reliever."}]}
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import DataError, did_you_mean
+from xtuner.log import logger
+from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_EVERY = 500
+_LONGEST_CELL = 1 << 30
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: its number, its cells, and the bytes read so far where they are known."""
+
+    number: int
+    cells: Sequence[Any]
+    num_bytes: int
+
+
+def convert_table(
+    source: Path,
+    target: Path,
+    input_column: str,
+    output_column: str,
+    *,
+    system: str | None = None,
+    sheet: str | None = None,
+    encoding: str = "utf-8",
+    force: bool = False,
+) -> tuple[int, LeftOut]:
+    """The number of conversations written to `target`, and what was left out.
+
+    `system` is the name of a column, or else a text that every conversation gets.
+    """
+    check_source(source)
+    check_target(target, (source,), force)
+    lines = read_lines(source, sheet, encoding)
+    head = next(lines, None)
+    if head is None:
+        raise DataError(f"{source} is empty: its first line must name the columns")
+    names = ["" if name is None else str(name).strip() for name in head.cells]
+    at_input, at_output = (_column(names, c, source, head.number) for c in (input_column, output_column))
+    at_system = _column(names, system, source, head.number) if system in names else None
+    if system is not None and at_system is None:
+        logger.info("no column is named %r: it is the system text of every row", system)
+    left_out = LeftOut()
+    is_text = source.suffix.lower() in DELIMITERS
+    with (
+        progress_bar(source.name, source.stat().st_size if is_text else None) as advance,
+        new_rows(target) as rows,
+    ):
+        for done, line in enumerate(lines, start=1):
+            reason = _fault(line.cells, len(names), {input_column: at_input, output_column: at_output})
+            if reason == "":
+                turn = {"input": _text(line.cells[at_input]), "output": _text(line.cells[at_output])}
+                words = system if at_system is None else _text(_cell(line.cells, at_system))
+                rows.write({"conversation": [{"system": words, **turn} if words else turn]})
+            elif reason is not None:
+                left_out.add(reason, f"{source} line {line.number}")
+            if done % _EVERY == 0:
+                advance(line.num_bytes, done)
+        if not rows.count:
+            raise DataError(
+                f"{source} has no row with both {input_column!r} and {output_column!r}. {left_out}"
+            )
+    return rows.count, left_out
+
+
+def read_lines(source: Path, sheet: str | None, encoding: str) -> Iterator[Line]:
+    """The lines of a table, one at a time."""
+    suffix = source.suffix.lower()
+    if suffix in DELIMITERS:
+        return _read_text(source, DELIMITERS[suffix], encoding)
+    if suffix in (".xlsx", ".xlsm"):
+        return _read_workbook(source, sheet)
+    raise DataError(f"{source}: a table is an .xlsx, .csv or .tsv file; save it as one of these")
+
+
+def _read_text(source: Path, delimiter: str, encoding: str) -> Iterator[Line]:
+    done = 0
+
+    def decoded() -> Iterator[str]:
+        nonlocal done
+        with open(source, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                done += len(line)
+                try:
+                    text = line.decode(encoding)
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{source} line {number} byte {error.start + 1}: not valid {encoding}. "
+                        "Name the encoding it has, such as --encoding gbk"
+                    ) from None
+                except LookupError:
+                    raise DataError(f"there is no encoding {encoding!r}; try utf-8, gbk or big5") from None
+                yield text.removeprefix("\ufeff") if number == 1 else text
+
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    reader = csv.reader(decoded(), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            yield Line(start, cells, done)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{source} line {start}: broken table: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
+    try:
+        import openpyxl
+    except ImportError:
+        raise DataError(
+            f"{source}: reading .xlsx needs openpyxl: pip install openpyxl, or save the sheet as .csv"
+        ) from None
+    from zipfile import BadZipFile
+
+    try:
+        book = openpyxl.load_workbook(source, read_only=True, data_only=True)
+    except (BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
+        raise DataError(f"{source} is no workbook: {error}") from error
+    try:
+        if sheet is not None and sheet not in book.sheetnames:
+            raise DataError(
+                f"{source} has no sheet {sheet!r}; it has {', '.join(map(repr, book.sheetnames))}."
+                f"{did_you_mean(sheet, book.sheetnames)}"
+            )
+        if sheet is None and len(book.sheetnames) > 1:
+            names = ", ".join(map(repr, book.sheetnames))
+            logger.warning(
+                "%s has the sheets %s: only the first is read; --sheet names another", source, names
+            )
+        cells = book[sheet or book.sheetnames[0]].iter_rows(values_only=True)
+        for number, line in enumerate(cells, start=1):
+            yield Line(number, line, 0)
+    finally:
+        book.close()
+
+
+def _column(names: list[str], wanted: str | None, source: Path, line: int) -> int:
+    """Where the column named `wanted` stands."""
+    if wanted not in names:
+        known = ", ".join(repr(name) for name in names if name) or "(none)"
+        hint = did_you_mean(str(wanted), names)
+        raise DataError(f"{source} line {line} names no column {wanted!r}; it names {known}.{hint}")
+    if names.count(wanted) > 1:
+        raise DataError(f"{source} line {line} names {names.count(wanted)} columns {wanted!r}: rename one")
+    return names.index(wanted)
+
+
+def _fault(cells: Sequence[Any], num_names: int, needed: dict[str, int]) -> str | None:
+    """Why a line cannot be used; `""` where it can, None where there is nothing in it at all."""
+    if all(_is_empty(cell) for cell in cells):
+        return None
+    if not all(_is_empty(cell) for cell in cells[num_names:]):
+        return f"more cells than the {num_names} columns"
+    for name, at in needed.items():
+        if _is_empty(_cell(cells, at)):
+            return f"{name!r} is empty"
+    return ""
+
+
+def _cell(cells: Sequence[Any], at: int) -> Any:
+    return cells[at] if at < len(cells) else None
+
+
+def _is_empty(cell: Any) -> bool:
+    return not _text(cell).strip()
+
+
+def _text(cell: Any) -> str:
+    return "" if cell is None else str(cell)

@@ -1,0 +1,132 @@
+"""Files that are complete or absent, and what was left out on the way.
+
+dst.jsonl.part      rows are written here first
+dst.jsonl           takes its place when all is well; on any failure `.part` is removed
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from xtuner.errors import ConfigError, DataError, NotFoundError
+
+NAMED = 3
+"""How many of the rows left out a message names, for each reason."""
+
+
+class RowWriter:
+    """Writes rows as JSON: one per line, or as a list where the file is named `.json`."""
+
+    def __init__(self, file: IO[bytes], as_list: bool) -> None:
+        self.count = 0
+        self._file = file
+        self._as_list = as_list
+
+    def write(self, row: Any) -> None:
+        """Append one row."""
+        self.write_line(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
+
+    def write_line(self, line: bytes) -> None:
+        """Append one row that is JSON already."""
+        if self._as_list:
+            self._file.write(b",\n" if self.count else b"[\n")
+            self._file.write(line)
+        else:
+            self._file.write(line + b"\n")
+        self.count += 1
+
+    def finish(self) -> None:
+        """Close the list, if it is one."""
+        if self._as_list:
+            self._file.write(b"\n]\n" if self.count else b"[]\n")
+
+
+class LeftOut:
+    """How many rows were left out, for which reasons, and the first of them by name."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self._places: dict[str, list[str]] = {}
+
+    def add(self, reason: str, place: str) -> None:
+        """Count one row."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        places = self._places.setdefault(reason, [])
+        if len(places) < NAMED:
+            places.append(place)
+
+    def __str__(self) -> str:
+        """One line for each reason, empty where nothing was left out."""
+        lines = []
+        for reason, count in self.counts.items():
+            named = ", ".join(self._places[reason]) + (", ..." if count > NAMED else "")
+            lines.append(f"left out {count:,}: {reason} ({named})")
+        return "\n".join(lines)
+
+
+def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
+    """Raise ConfigError where writing `target` would destroy something."""
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder: name a file to write")
+    if any(target.resolve() == source.resolve() for source in sources):
+        raise ConfigError(f"{target} is read by this command and cannot be its output: name another file")
+    if target.exists() and not force:
+        raise ConfigError(f"{target} exists: pass --force to replace it")
+
+
+@contextmanager
+def new_rows(target: Path) -> Iterator[RowWriter]:
+    """A writer whose file becomes `target` when the block ends without an error."""
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            writer = RowWriter(file, target.suffix.lower() == ".json")
+            yield writer
+            writer.finish()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise DataError(f"{target} cannot be written: {error.strerror}") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def check_source(source: Path) -> None:
+    """Raise NotFoundError where there is no such file."""
+    if source.is_file():
+        return
+    what = "is a folder; name a file in it" if source.is_dir() else "does not exist"
+    raise NotFoundError(f"the source {source} {what} (looked for {source.resolve()})")
+
+
+@contextmanager
+def progress_bar(title: str, num_bytes: int | None = None) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with the bytes and rows done so far; draws nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns: list[Any] = [TextColumn(title), BarColumn()]
+    if num_bytes is not None:
+        columns += [DownloadColumn(), TimeRemainingColumn()]
+    columns.append(TextColumn("{task.fields[rows]:,} rows, {task.fields[rate]:,.0f} rows/s"))
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as progress:
+        task = progress.add_task(title, total=num_bytes, rows=0, rate=0.0)
+
+        def advance(done: int, rows: int) -> None:
+            elapsed = progress.tasks[0].elapsed or 0
+            rate = rows / elapsed if elapsed else 0.0
+            progress.update(task, completed=done, rows=rows, rate=rate)
+
+        yield advance

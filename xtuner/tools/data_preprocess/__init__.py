@@ -1,0 +1,1 @@
+"""`xtuner preprocess ...`: make training data of what one has."""

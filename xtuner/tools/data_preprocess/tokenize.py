@@ -1,0 +1,34 @@
+"""`xtuner preprocess tokenize CONFIG`: tokenise the data of a config ahead of its training."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.tools.config_argument import add_config, add_options
+from xtuner.tools.survey_config import open_data
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner preprocess tokenize`."""
+    parser = argparse.ArgumentParser(
+        "xtuner preprocess tokenize",
+        description="Tokenise the data of a config, so that its training starts at once.",
+    )
+    add_config(parser)
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on the disk."""
+    data = open_data(parse_args(argv))
+    from xtuner.dataset.huggingface import summary
+
+    data.build()
+    for origin in data.origins:
+        dataset = data.build(origin.path)
+        folder = dataset.store.folder
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{origin.path}\n  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
+        print(f"  {summary(dataset.stats, origin.max_length)}")
+    return 0
