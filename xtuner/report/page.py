@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from xtuner.dataset.survey import Lengths, RowView, Segment, Survey
+from xtuner.dataset.survey.counts import Lengths
+from xtuner.dataset.survey.survey import Survey
+from xtuner.dataset.survey.views import RowView, Segment
 from xtuner.report.terminal import shortened
 from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from xtuner.dataset.survey import Survey
+from xtuner.dataset.survey.survey import Survey
 from xtuner.report.wording import sentence
 
 

@@ -17,7 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xtuner.dataset.survey import ItemView, Lengths, RowView, Segment, Survey
+from xtuner.dataset.survey.counts import Lengths
+from xtuner.dataset.survey.survey import Survey
+from xtuner.dataset.survey.views import ItemView, RowView, Segment
 from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
 from xtuner.utils import IGNORE_INDEX
 

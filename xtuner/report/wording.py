@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.dataset.huggingface import EMPTY, NOTHING_TRAINED, PROMPT_FILLS
-from xtuner.dataset.survey import Counts, Finding, ItemView, Lengths
+from xtuner.dataset.survey.counts import Counts, Lengths
+from xtuner.dataset.survey.faults import Finding
+from xtuner.dataset.survey.views import ItemView
 
 LANGUAGES = ("en", "zh")
 
@@ -74,8 +76,8 @@ SENTENCES = {
         "对话模型最好沿用自带的模板。",
     ),
     "dropped": (
-        "{count} rows dropped: {reason} ({places}).",
-        "丢弃 {count} 行：{reason}（{places}）。",
+        "Rows dropped: {count} with {reason} ({places}).",
+        "丢弃了 {count} 行：{reason}（{places}）。",
     ),
     "cut": (
         "{share:.1%} of the rows ({count}) are longer than max_length = {max_length} and cut: "

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """Check; returns 0 where training would take the data."""
     args = parse_args(argv)
     data = open_data(args)
-    from xtuner.dataset.survey import view_rows
+    from xtuner.dataset.survey.views import view_failing_row
     from xtuner.report.plain import to_json
     from xtuner.report.terminal import make_console, print_row, print_stages, print_survey
     from xtuner.report.wording import word
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         # What came before the error helps to see it.
         for origin in data.origins:
-            for view in view_rows(origin, 1):
+            view = view_failing_row(origin)
+            if view is not None:
                 print_row(console, view, args.lang)
         raise
     if args.json:

@@ -11,8 +11,8 @@ from xtuner.log import start_console
 from xtuner.tools.config_argument import add_config, add_options, read_config
 
 if TYPE_CHECKING:
-    from xtuner.dataset.configured import ConfiguredData
-    from xtuner.dataset.survey import Survey
+    from xtuner.dataset.survey.configured import ConfiguredData
+    from xtuner.dataset.survey.survey import Survey
 
 
 def make_parser(command: str, about: str) -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
     check(config)
     # What the commands print tells the counts in full, so the log need not.
     start_console("WARNING")
-    from xtuner.dataset.configured import open_configured
+    from xtuner.dataset.survey.configured import open_configured
     from xtuner.model.loading import register_families
 
     # The tokenizers of our own model families are known to transformers from here on.
@@ -46,12 +46,12 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
 
 def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> list[Survey]:
     """A survey of each data set, which is tokenised as training would; writes the page where asked to."""
-    from xtuner.dataset.survey import survey
+    from xtuner.dataset.survey.survey import make_survey
     from xtuner.report.page import to_page
 
     data.build()
     surveys = [
-        survey(
+        make_survey(
             origin,
             data.build(origin.path),
             data.tokenizer(origin),

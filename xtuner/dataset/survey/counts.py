@@ -1,0 +1,79 @@
+"""What became of the rows, and how long the samples are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+NUM_BINS = 20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the rows."""
+
+    rows: int
+    samples: int
+    tokens: int
+    trained: int
+    trained_share: float
+    packs: int
+    fill: float
+    cut: int = 0
+    cut_tokens: int = 0
+    continued: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    dropped_rows: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """How many samples have `low` to `high` tokens, both included."""
+
+    low: int
+    high: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The tokens of a sample: smallest, typical, largest, and how they are spread."""
+
+    min: int
+    median: float
+    mean: float
+    p95: float
+    max: int
+    bins: list[Bin]
+
+
+def describe_lengths(lengths: np.ndarray) -> Lengths:
+    """Their range and histogram; the last bin holds the few that are much longer than all others."""
+    largest = int(lengths.max())
+    usual = int(np.quantile(lengths, 0.995, method="higher"))
+    smallest = int(lengths.min())
+    width = _round_width(usual - smallest)
+    start = smallest // width * width
+    edges = np.arange(start, usual + 1, width)
+    counts = np.bincount(np.minimum((lengths - start) // width, len(edges) - 1), minlength=len(edges))
+    highs = [*(edges[1:] - 1).tolist(), max(largest, int(edges[-1]) + width - 1)]
+    bins = [Bin(int(low), high, int(n)) for low, high, n in zip(edges, highs, counts, strict=True)]
+    return Lengths(
+        smallest,
+        float(np.median(lengths)),
+        float(lengths.mean()),
+        float(np.quantile(lengths, 0.95)),
+        largest,
+        bins,
+    )
+
+
+def _round_width(span: int) -> int:
+    """The smallest of 1, 2, 5, 10, 20, 50, ... of which NUM_BINS are wider than `span`."""
+    width = 1
+    for factor in (10**power * digit for power in range(12) for digit in (1, 2, 5)):
+        width = factor
+        if width * NUM_BINS > span:
+            break
+    return width
