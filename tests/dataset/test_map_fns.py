@@ -90,7 +90,12 @@ def test_openai_tool_calls_and_results_become_text():
         {"role": "tool", "content": "2"},
         {"role": "assistant", "content": "Two."},
     ]
-    assert openai_map_fn({"messages": messages})["conversation"] == [
+    first, second = openai_map_fn({"messages": messages, "tools": '[{"name": "add"}]'})["conversation"]
+    # What a chat template needs besides goes along.
+    assert first.pop("tools") == [{"name": "add"}]
+    assert first.pop("messages") == [messages[0], {**messages[1], "content": ""}]
+    assert second.pop("messages") == messages[2:]
+    assert [first, second] == [
         {
             "system": "",
             "input": "1+1?",

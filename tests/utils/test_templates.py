@@ -15,7 +15,7 @@ from xtuner.utils.templates import fill_placeholders
 
 def test_all_known_templates_are_there_by_name():
     """A template is found as an item, as an attribute and while iterating over the names."""
-    assert len(PROMPT_TEMPLATE) == 27
+    assert len(PROMPT_TEMPLATE) == 42
     assert PROMPT_TEMPLATE["qwen_chat"] is PROMPT_TEMPLATE.qwen_chat
     assert "internlm2_chat" in PROMPT_TEMPLATE
     assert list(SYSTEM_TEMPLATE) == [
@@ -107,3 +107,77 @@ def test_utils_import_without_torch():
 def test_templates_are_json():
     """A template can be written into a config and read back."""
     assert json.loads(json.dumps(PROMPT_TEMPLATE)) == PROMPT_TEMPLATE
+
+
+# (template, system) -> what two turns look like, "|" where the answers are
+NEW = {
+    ("qwen2_5", "S"): (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+        "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+    ),
+    ("qwen3", ""): (
+        "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+        "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+    ),
+    ("qwen3_no_think", "S"): (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n"
+        "<think>\n\n</think>\n\n|<|im_end|>\n"
+        "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n|<|im_end|>\n"
+    ),
+    ("llama3_1", "S"): (
+        "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 26 Jul 2024\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nQ1<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n|<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nQ2<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n|<|eot_id|>"
+    ),
+    ("gemma3", "S"): (
+        "<start_of_turn>user\nS\n\nQ1<end_of_turn>\n<start_of_turn>model\n|<end_of_turn>\n"
+        "<start_of_turn>user\nQ2<end_of_turn>\n<start_of_turn>model\n|<end_of_turn>\n"
+    ),
+    ("gemma3", ""): (
+        "<start_of_turn>user\nQ1<end_of_turn>\n<start_of_turn>model\n|<end_of_turn>\n"
+        "<start_of_turn>user\nQ2<end_of_turn>\n<start_of_turn>model\n|<end_of_turn>\n"
+    ),
+    ("internlm3", "S"): (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+        "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+    ),
+    ("glm4", "S"): ("<|system|>\nS<|user|>\nQ1<|assistant|>\n|{eos}<|user|>\nQ2<|assistant|>\n|{eos}"),
+    ("deepseek_v3", "S"): (
+        "S<｜User｜>Q1<｜Assistant｜>|<｜end▁of▁sentence｜><｜User｜>Q2<｜Assistant｜>|<｜end▁of▁sentence｜>"
+    ),
+    ("deepseek_r1", ""): (
+        "<｜User｜>Q1<｜Assistant｜>|<｜end▁of▁sentence｜><｜User｜>Q2<｜Assistant｜>|<｜end▁of▁sentence｜>"
+    ),
+    ("minicpm4", ""): (
+        "<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+        "<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n|<|im_end|>\n"
+    ),
+    ("phi4", "S"): (
+        "<|im_start|>system<|im_sep|>S<|im_end|><|im_start|>user<|im_sep|>Q1<|im_end|>"
+        "<|im_start|>assistant<|im_sep|>|<|im_end|><|im_start|>user<|im_sep|>Q2<|im_end|>"
+        "<|im_start|>assistant<|im_sep|>|<|im_end|>"
+    ),
+    ("phi4_mini", "S"): (
+        "<|system|>S<|end|><|user|>Q1<|end|><|assistant|>|<|end|><|user|>Q2<|end|><|assistant|>|<|end|>"
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "system"), NEW)
+def test_two_turns_of_the_newer_families(name, system):
+    """System text, question, answer and the next turn, to the last character; {eos} is the tokenizer's."""
+    template = PROMPT_TEMPLATE[name]
+    end = template.get("SUFFIX", "") + ("" if template.get("SUFFIX_AS_EOS") else "{eos}")
+    turns = [
+        render_prompt(template, question, said, round=number) + "|" + end + template.get("SEP", "")
+        for number, (question, said) in enumerate([("Q1", system), ("Q2", "")], start=1)
+    ]
+    assert "".join(turns) == NEW[name, system]
+
+
+def test_auto_is_no_template_of_one_turn():
+    """The tokenizer's own template writes whole dialogues."""
+    with pytest.raises(ConfigError, match="the tokenizer's own chat_template"):
+        render_prompt(PROMPT_TEMPLATE.auto, "Q")

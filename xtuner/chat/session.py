@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.generate import Completion, decode
+from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids, end_ids
 from xtuner.errors import DataError
 from xtuner.log import logger
-from xtuner.utils.templates import render_prompt
+from xtuner.utils import PROMPT_TEMPLATE
+from xtuner.utils.templates import is_tokenizers_own, render_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,6 +141,19 @@ class Session:
 class ChatTemplateSession(Session):
     """A dialogue in the form of the tokenizer's own `chat_template`, rendered anew at every turn."""
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Mapping[str, Any] | None = None,
+        system: str = "",
+        bot_name: str = "BOT",
+        context: int | None = None,
+    ) -> None:
+        self._own = ChatTemplate(tokenizer)
+        end = self._own.end_of_turn()
+        template = {**PROMPT_TEMPLATE.auto, "STOP_WORDS": [end] if end else []}
+        super().__init__(tokenizer, template, system, bot_name, context)
+
     def history_ids(self) -> list[int]:
         return []
 
@@ -148,20 +163,25 @@ class ChatTemplateSession(Session):
             messages.append({"role": "user", "content": turn.text})
             messages.append({"role": "assistant", "content": turn.answer_text})
         messages.append({"role": "user", "content": text})
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except Exception as e:
-            # Templates raise errors of their own, for a system text they have no place for, say.
-            raise DataError(f"the tokenizer's chat template does not take this dialogue: {e}") from e
-        return self._encode(str(rendered))
+        return self._encode(self._own.write(messages, prompt=True))
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         return []
 
     def drop_oldest(self) -> None:
         self.turns = self.turns[1:]
+
+
+def make_session(
+    tokenizer: PreTrainedTokenizerBase,
+    template: Mapping[str, Any] | None,
+    system: str = "",
+    bot_name: str = "BOT",
+    context: int | None = None,
+) -> Session:
+    """A dialogue under `template`: one of ours, PROMPT_TEMPLATE.auto for the tokenizer's own, or none."""
+    kind = ChatTemplateSession if is_tokenizers_own(template) else Session
+    return kind(tokenizer, template, system, bot_name, context)
 
 
 def _prompt_limit(context: int | None, max_new_tokens: int) -> int | None:

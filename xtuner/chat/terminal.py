@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.chat.generate import Completion, KeptCache, complete, context_length, end_ids
-from xtuner.chat.session import ChatTemplateSession, Session
+from xtuner.chat.session import Session, make_session
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError, DataError
 from xtuner.log import logger
-from xtuner.utils import SYSTEM_TEMPLATE
+from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 
 PROMPT = "\ndouble enter to end input (EXIT: exit chat, RESET: reset history) >>> "
@@ -76,13 +76,12 @@ def chat(settings: Settings) -> None:
         bits=settings.bits,
         offload_folder=settings.offload_folder,
     )
-    kind: type[Session] = Session
     if template is None and getattr(tokenizer, "chat_template", None):
-        kind = ChatTemplateSession
+        template = PROMPT_TEMPLATE.auto
         logger.info("Prompt template: the tokenizer's own chat_template")
     elif template is None:
         logger.info("No prompt template: what you type goes to the model as it is (see --prompt-template)")
-    session = kind(tokenizer, template, system, settings.bot_name, context_length(model))
+    session = make_session(tokenizer, template, system, settings.bot_name, context_length(model))
     answer = Answerer(model, tokenizer, session, settings)
     talk(session, answer, read_inputs(), sys.stdout.write)
 

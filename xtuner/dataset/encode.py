@@ -6,24 +6,31 @@
     trained    .   .  .  .    x x    x    .
 
 Input, output and sep are tokenised apart, so no token ever spans two of them; a text that comes again in a
-chunk of rows is tokenised once. What no longer fits into `max_length` tokens is cut off, except for a
+chunk of rows is tokenised once. A conversation in the form of messages is written by the tokenizer's own chat
+template and tokenised as a whole. What no longer fits into `max_length` tokens is cut off, except for a
 document to be learnt as a whole (no question, no end-of-sequence token): it goes on in the next sample.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from xtuner.dataset.chat_template import ChatTemplate, Rendered
 from xtuner.dataset.map_fns.fields import turn_text
+from xtuner.dataset.spans import Pieces, encode_spans
 from xtuner.errors import DataError, ModelError
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Turn = Mapping[str, Any]
 Ids = np.ndarray
+
+GLM_MARKS = ("[gMASK]", "<sop>")
+"""What opens a conversation of GLM-4, in this order."""
 
 IMAGE_IDS = np.array([IMAGE_TOKEN_INDEX], np.int32)
 
@@ -79,7 +86,12 @@ def encode_conversations(
     texts: dict[str, int] = {}
     plan: list[tuple[int | Ids, bool]] = []  # (number of a text or ids, trained)
     row_ends = []
+    chats = _encode_chats(conversations, tokenizer, input_ids_with_output, with_image_token)
     for row, turns in enumerate(conversations):
+        if row in chats:
+            plan += chats[row]
+            row_ends.append(len(plan))
+            continue
         try:
             _plan_row(turns, plan, texts, bos, eos, input_ids_with_output, with_image_token)
         except DataError as error:
@@ -103,6 +115,40 @@ def encode_conversations(
     return _cut(ids, trained, offsets, continued, max_length)
 
 
+def _encode_chats(
+    conversations: Sequence[Sequence[Turn]], tokenizer: Any, with_output: bool, with_image: bool
+) -> dict[int, Pieces]:
+    """The pieces of the rows in the form of messages, by number of the row."""
+    template: ChatTemplate | None = None
+    rendered: dict[int, Rendered] = {}
+    for row, turns in enumerate(conversations):
+        if not (len(turns) == 1 and turns[0].get("messages")):
+            continue
+        template = template or ChatTemplate(tokenizer)
+        messages, tools = turns[0]["messages"], turns[0].get("tools")
+        try:
+            rendered[row] = (
+                template.render(messages, tools) if with_output else _question(template, messages, tools)
+            )
+            _check_characters(rendered[row].text, "the text of the messages")
+        except DataError as error:
+            raise InvalidRowError(row, str(error)) from None
+    if not rendered:
+        return {}
+    split = re.compile(re.escape(DEFAULT_IMAGE_TOKEN)) if with_image else None
+    pieces = encode_spans(tokenizer, list(rendered.values()), encode_texts, split, IMAGE_IDS)
+    return dict(zip(rendered, pieces, strict=True))
+
+
+def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> Rendered:
+    """The one question, with what opens its answer."""
+    answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
+    if len(answers) > 1:
+        raise DataError(f"only a question is to be encoded, and the conversation has {len(answers)} turns")
+    asked = messages[: answers[0]] if answers else messages
+    return Rendered(template.write(asked, tools, prompt=True), [])
+
+
 def is_document(turns: Sequence[Turn]) -> bool:
     """Whether a conversation is text to be learnt as a whole: nothing asked and no end put to it."""
     return bool(turns) and all(
@@ -111,13 +157,17 @@ def is_document(turns: Sequence[Turn]) -> bool:
 
 
 def begin_ids(tokenizer: Any) -> Ids:
-    """The ids that open a conversation: none for Qwen's tokenizers, ChatGLM's two marks, else bos if any."""
+    """The ids that open a conversation: none for Qwen's tokenizers, GLM's two marks, else bos if any."""
     kind = type(tokenizer).__name__.lower()
     if "qwen" in kind:
         return np.zeros(0, np.int32)
     if hasattr(tokenizer, "get_prefix_tokens"):
         return np.array(tokenizer.get_prefix_tokens(), np.int32)
     bos = tokenizer.bos_token_id
+    if bos is None and hasattr(tokenizer, "get_added_vocab"):
+        added = tokenizer.get_added_vocab()
+        marks = [added[mark] for mark in GLM_MARKS if mark in added]
+        return np.array(marks if len(marks) == len(GLM_MARKS) else [], np.int32)
     return np.array([] if bos is None else [bos], np.int32)
 
 
@@ -144,12 +194,18 @@ def _find_half_characters(conversations: Sequence[Sequence[Turn]]) -> None:
         for turn in turns:
             for key in ("input", "output", "sep"):
                 try:
-                    turn_text(turn, key).encode("utf-8")
-                except UnicodeEncodeError as error:
-                    raise InvalidRowError(
-                        row,
-                        f"{key} holds half of a character at position {error.start}; write it out in full",
-                    ) from None
+                    _check_characters(turn_text(turn, key), key)
+                except DataError as error:
+                    raise InvalidRowError(row, str(error)) from None
+
+
+def _check_characters(words: str, name: str) -> None:
+    try:
+        words.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{name} holds half of a character at position {error.start}; write it out in full"
+        ) from None
 
 
 def _is_plain(tokenizer: Any, backend: Any) -> bool:

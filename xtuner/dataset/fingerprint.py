@@ -39,12 +39,12 @@ def fingerprint_rows(rows: Any) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """A hash of the tokenizer's vocabulary, rules and marks."""
+    """A hash of the tokenizer's vocabulary, rules, marks and chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "split_special_tokens", None)]
     kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
-    return _hash([kind, repr(marks), rules])
+    return _hash([kind, repr(marks), repr(getattr(tokenizer, "chat_template", None)), rules])
 
 
 @functools.cache
@@ -52,8 +52,10 @@ def fingerprint_encoder() -> str:
     """A hash of this package's own code between rows and tokens."""
     here = Path(__file__).parent
     sources = [
+        here / "chat_template.py",
         here / "encode.py",
         here / "huggingface.py",
+        here / "spans.py",
         here / "store.py",
         *sorted((here / "map_fns").glob("*.py")),
     ]

@@ -189,6 +189,11 @@ def map_row(row: Row, settings: Settings) -> Conversation:
     conversation = items(row, "conversation")
     if settings.template_map_fn is None and any(turn.get("system") for turn in conversation):
         say_once("rows have a system text, but without a template_map_fn it does not reach the model")
+    if any(turn.get("tools") and "input" in turn for turn in conversation):
+        say_once(
+            "rows offer tools to the model, which only the tokenizer's own chat template shows: set "
+            "prompt_template = PROMPT_TEMPLATE.auto for that"
+        )
     return conversation
 
 
@@ -302,7 +307,11 @@ def _chunks(
         numbers.append(number)
         chunk.append(conversation)
         characters += sum(
-            len(text) for turn in conversation for text in turn.values() if isinstance(text, str)
+            len(text)
+            for turn in conversation
+            for part in (turn, *turn.get("messages", ()))
+            for text in part.values()
+            if isinstance(text, str)
         )
         if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield numbers, chunk
@@ -377,7 +386,7 @@ def _progress(title: str, rows: Selection) -> Iterator[Callable[[int], None]]:
 
 
 def _name(rows: Selection) -> str:
-    return ", ".join(repr(source)[:200] for source in rows.sources)
+    return ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in rows.sources)
 
 
 # --- items -----------------------------------------------------------------------------------------------

@@ -103,9 +103,9 @@ CHATGLM = [
     Model("chatglm3_6b_base", "THUDM/chatglm3-6b-base", "chatglm", 32768, "chatglm3", tokenizer=LEFT_SPECIAL,
           qlora=f"{CORE} {APPS} {BIG}", sequence_parallel=False),
     Model("glm4_9b", "zai-org/glm-4-9b-hf", "glm4", 8192, **USUAL),
-    Model("glm4_9b_chat", "zai-org/glm-4-9b-chat-hf", "glm4", 131072, "chatglm3", **USUAL),
-    Model("glm4_9b_0414", "zai-org/GLM-4-9B-0414", "glm4", 32768, "chatglm3", **USUAL),
-    Model("glm4_32b_0414", "zai-org/GLM-4-32B-0414", "glm4", 32768, "chatglm3", **USUAL),
+    Model("glm4_9b_chat", "zai-org/glm-4-9b-chat-hf", "glm4", 131072, "glm4", **USUAL),
+    Model("glm4_9b_0414", "zai-org/GLM-4-9B-0414", "glm4", 32768, "glm4", **USUAL),
+    Model("glm4_32b_0414", "zai-org/GLM-4-32B-0414", "glm4", 32768, "glm4", **USUAL),
 ]  # fmt: skip
 
 DEEPSEEK = [
@@ -179,7 +179,7 @@ INTERNLM = [
     Model("internlm2_5_chat_7b", "internlm/internlm2_5-7b-chat", "internlm2", 32768, "internlm2_chat",
           full=f"{OWN} finetune_custom_dataset", lora=OWN, qlora=f"{OWN} oasst1"),
     Model("internlm2_5_chat_20b", "internlm/internlm2_5-20b-chat", "internlm2", 32768, "internlm2_chat", **USUAL),
-    Model("internlm3_8b_instruct", "internlm/internlm3-8b-instruct", "internlm3", 32768, "internlm2_chat", **USUAL),
+    Model("internlm3_8b_instruct", "internlm/internlm3-8b-instruct", "internlm3", 32768, "internlm3", **USUAL),
 ]  # fmt: skip
 
 LLAMA = [
@@ -255,66 +255,44 @@ QWEN = [
           full="alpaca", qlora="alpaca alpaca_e3_16k_2gpus"),
     Model("qwen1_5_moe_a2_7_b_chat", "Qwen/Qwen1.5-MoE-A2.7B-Chat", "qwen2_moe", 32768, "qwen_chat"),
     Model("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B", "qwen2", 32768, **USUAL),
-    Model("qwen2_5_0_5b_instruct", "Qwen/Qwen2.5-0.5B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
+    Model("qwen2_5_0_5b_instruct", "Qwen/Qwen2.5-0.5B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
     Model("qwen2_5_1_5b", "Qwen/Qwen2.5-1.5B", "qwen2", 32768, **USUAL),
-    Model("qwen2_5_1_5b_instruct", "Qwen/Qwen2.5-1.5B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
+    Model("qwen2_5_1_5b_instruct", "Qwen/Qwen2.5-1.5B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
     Model("qwen2_5_3b", "Qwen/Qwen2.5-3B", "qwen2", 32768, **USUAL),
-    Model("qwen2_5_3b_instruct", "Qwen/Qwen2.5-3B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
+    Model("qwen2_5_3b_instruct", "Qwen/Qwen2.5-3B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
     Model("qwen2_5_7b", "Qwen/Qwen2.5-7B", "qwen2", 131072, **USUAL),
-    Model("qwen2_5_7b_instruct", "Qwen/Qwen2.5-7B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
+    Model("qwen2_5_7b_instruct", "Qwen/Qwen2.5-7B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
     Model("qwen2_5_14b", "Qwen/Qwen2.5-14B", "qwen2", 131072, **USUAL),
-    Model("qwen2_5_14b_instruct", "Qwen/Qwen2.5-14B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
+    Model("qwen2_5_14b_instruct", "Qwen/Qwen2.5-14B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
     Model("qwen2_5_32b", "Qwen/Qwen2.5-32B", "qwen2", 131072, **USUAL),
-    Model("qwen2_5_32b_instruct", "Qwen/Qwen2.5-32B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
+    Model("qwen2_5_32b_instruct", "Qwen/Qwen2.5-32B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
     Model("qwen2_5_72b", "Qwen/Qwen2.5-72B", "qwen2", 131072, **USUAL),
-    Model("qwen2_5_72b_instruct", "Qwen/Qwen2.5-72B-Instruct", "qwen2", 32768, "qwen_chat", **USUAL),
-    Model("qwen3_0_6b", "Qwen/Qwen3-0.6B", "qwen3", 40960, "qwen_chat", **USUAL),
+    Model("qwen2_5_72b_instruct", "Qwen/Qwen2.5-72B-Instruct", "qwen2", 32768, "qwen2_5", **USUAL),
+    Model("qwen3_0_6b", "Qwen/Qwen3-0.6B", "qwen3", 40960, "qwen3", **USUAL),
     Model("qwen3_0_6b_base", "Qwen/Qwen3-0.6B-Base", "qwen3", 32768, **USUAL),
-    Model("qwen3_1_7b", "Qwen/Qwen3-1.7B", "qwen3", 40960, "qwen_chat", **USUAL),
+    Model("qwen3_1_7b", "Qwen/Qwen3-1.7B", "qwen3", 40960, "qwen3", **USUAL),
     Model("qwen3_1_7b_base", "Qwen/Qwen3-1.7B-Base", "qwen3", 32768, **USUAL),
-    Model("qwen3_4b", "Qwen/Qwen3-4B", "qwen3", 40960, "qwen_chat", **USUAL),
+    Model("qwen3_4b", "Qwen/Qwen3-4B", "qwen3", 40960, "qwen3", **USUAL),
     Model("qwen3_4b_base", "Qwen/Qwen3-4B-Base", "qwen3", 32768, **USUAL),
-    Model("qwen3_8b", "Qwen/Qwen3-8B", "qwen3", 40960, "qwen_chat", **USUAL),
+    Model("qwen3_8b", "Qwen/Qwen3-8B", "qwen3", 40960, "qwen3", **USUAL),
     Model("qwen3_8b_base", "Qwen/Qwen3-8B-Base", "qwen3", 32768, **USUAL),
-    Model("qwen3_14b", "Qwen/Qwen3-14B", "qwen3", 40960, "qwen_chat", **USUAL),
+    Model("qwen3_14b", "Qwen/Qwen3-14B", "qwen3", 40960, "qwen3", **USUAL),
     Model("qwen3_14b_base", "Qwen/Qwen3-14B-Base", "qwen3", 32768, **USUAL),
-    Model("qwen3_32b", "Qwen/Qwen3-32B", "qwen3", 40960, "qwen_chat", **USUAL),
-    Model("qwen3_30b_a3b", "Qwen/Qwen3-30B-A3B", "qwen3_moe", 40960, "qwen_chat", **USUAL),
+    Model("qwen3_32b", "Qwen/Qwen3-32B", "qwen3", 40960, "qwen3", **USUAL),
+    Model("qwen3_30b_a3b", "Qwen/Qwen3-30B-A3B", "qwen3_moe", 40960, "qwen3", **USUAL),
     Model("qwen3_30b_a3b_base", "Qwen/Qwen3-30B-A3B-Base", "qwen3_moe", 32768, **USUAL),
-    Model("qwen3_235b_a22b", "Qwen/Qwen3-235B-A22B", "qwen3_moe", 40960, "qwen_chat", **USUAL),
+    Model("qwen3_235b_a22b", "Qwen/Qwen3-235B-A22B", "qwen3_moe", 40960, "qwen3", **USUAL),
 ]  # fmt: skip
 
-# All distilled models share it, whatever they started from.
-R1 = {
-    "SYSTEM": "{system}",
-    "INSTRUCTION": "<｜User｜>{input}<｜Assistant｜>",
-    "SUFFIX": "<｜end▁of▁sentence｜>",
-    "SUFFIX_AS_EOS": True,
-    "STOP_WORDS": ["<｜end▁of▁sentence｜>"],
-}
 R1_DISTILLED = [
-    Model("deepseek_r1_distill_qwen_1_5b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "qwen2", 131072, R1, **USUAL),
-    Model("deepseek_r1_distill_qwen_7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2", 131072, R1, **USUAL),
-    Model("deepseek_r1_distill_qwen_14b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", "qwen2", 131072, R1, **USUAL),
-    Model("deepseek_r1_distill_qwen_32b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "qwen2", 131072, R1, **USUAL),
-    Model("deepseek_r1_distill_llama_8b", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "llama", 131072, R1, **USUAL),
-    Model("deepseek_r1_distill_llama_70b", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama", 131072, R1, **USUAL),
+    Model("deepseek_r1_distill_qwen_1_5b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "qwen2", 131072, "deepseek_r1", **USUAL),
+    Model("deepseek_r1_distill_qwen_7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "qwen2", 131072, "deepseek_r1", **USUAL),
+    Model("deepseek_r1_distill_qwen_14b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", "qwen2", 131072, "deepseek_r1", **USUAL),
+    Model("deepseek_r1_distill_qwen_32b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", "qwen2", 131072, "deepseek_r1", **USUAL),
+    Model("deepseek_r1_distill_llama_8b", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "llama", 131072, "deepseek_r1", **USUAL),
+    Model("deepseek_r1_distill_llama_70b", "deepseek-ai/DeepSeek-R1-Distill-Llama-70B", "llama", 131072, "deepseek_r1", **USUAL),
 ]  # fmt: skip
 
-PHI4 = {
-    "SYSTEM": "<|im_start|>system<|im_sep|>{system}<|im_end|>",
-    "INSTRUCTION": "<|im_start|>user<|im_sep|>{input}<|im_end|><|im_start|>assistant<|im_sep|>",
-    "SUFFIX": "<|im_end|>",
-    "SUFFIX_AS_EOS": True,
-    "STOP_WORDS": ["<|im_end|>", "<|endoftext|>"],
-}
-PHI4_MINI = {
-    "SYSTEM": "<|system|>{system}<|end|>",
-    "INSTRUCTION": "<|user|>{input}<|end|><|assistant|>",
-    "SUFFIX": "<|end|>",
-    "SUFFIX_AS_EOS": True,
-    "STOP_WORDS": ["<|end|>", "<|endoftext|>"],
-}
 WHOLE_CONTEXT = {"max_length": Code("128 * 1024")}
 SMALL_END: dict[str, Any] = {"eos_token": "</s>"}
 OTHERS = [
@@ -323,8 +301,8 @@ OTHERS = [
           full="alpaca_zh custom_pretrain", lora="alpaca_zh", qlora="alpaca_enzh alpaca_zh"),
     Model("minicpm_2b", "openbmb/MiniCPM-2B-sft-bf16", "minicpm", 4096, "minicpm", **SMALL_END,
           full="alpaca_zh custom_pretrain", lora="alpaca_zh", qlora="alpaca_enzh alpaca_zh"),
-    Model("minicpm4_0_5b", "openbmb/MiniCPM4-0.5B", "minicpm", 32768, "qwen_chat", **USUAL),
-    Model("minicpm4_8b", "openbmb/MiniCPM4-8B", "minicpm", 32768, "qwen_chat", **USUAL),
+    Model("minicpm4_0_5b", "openbmb/MiniCPM4-0.5B", "minicpm", 32768, "minicpm4", **USUAL),
+    Model("minicpm4_8b", "openbmb/MiniCPM4-8B", "minicpm", 32768, "minicpm4", **USUAL),
     Model("mistral_7b", "mistralai/Mistral-7B-v0.1", "mistral", 32768, "mistral",
           full="custom_pretrain finetune_custom_dataset"),
     Model("mistral_nemo_base", "mistralai/Mistral-Nemo-Base-2407", "mistral", 131072, **USUAL),
@@ -339,8 +317,8 @@ OTHERS = [
     Model("phi3_mini_128k_instruct", "microsoft/Phi-3-mini-128k-instruct", "phi3", 131072, "phi3_chat",
           full="alpaca", qlora="alpaca",
           by_method={"full": WHOLE_CONTEXT, "qlora": WHOLE_CONTEXT}),
-    Model("phi4", "microsoft/phi-4", "phi3", 16384, PHI4, **USUAL),
-    Model("phi4_mini_instruct", "microsoft/Phi-4-mini-instruct", "phi3", 131072, PHI4_MINI, **USUAL),
+    Model("phi4", "microsoft/phi-4", "phi3", 16384, "phi4", **USUAL),
+    Model("phi4_mini_instruct", "microsoft/Phi-4-mini-instruct", "phi3", 131072, "phi4_mini", **USUAL),
     Model("smollm2_135m", "HuggingFaceTB/SmolLM2-135M", "llama", 8192, **USUAL),
     Model("smollm2_135m_instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "llama", 8192, "qwen_chat", **USUAL),
     Model("smollm2_360m", "HuggingFaceTB/SmolLM2-360M", "llama", 8192, **USUAL),

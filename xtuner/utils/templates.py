@@ -7,8 +7,11 @@
        then the model's words, SUFFIX ("<|im_end|>") and SEP ("\\n")
 
 SUFFIX_AS_EOS says that SUFFIX already ends a turn, so no end-of-sequence token follows it. STOP_WORDS end
-an answer while chatting. A placeholder is `{system}`, `{input}`, `{round}` or `{bot_name}`; what is filled in
-is plain text, so braces in it stay as they are.
+an answer while chatting. A template whose system text stands inside the first question says so with
+INSTRUCTION_WITH_SYSTEM, which takes the place of both. A placeholder is `{system}`, `{input}`, `{round}` or
+`{bot_name}`; what is filled in is plain text, so braces in it stay as they are.
+
+`PROMPT_TEMPLATE.auto` is no text: it stands for the chat_template that the tokenizer brings.
 """
 
 from __future__ import annotations
@@ -86,10 +89,20 @@ def fill_placeholders(text: str, **values: object) -> str:
         ) from None
 
 
+def is_tokenizers_own(template: Mapping[str, Any] | None) -> bool:
+    """Whether `template` stands for the chat_template that the tokenizer brings: PROMPT_TEMPLATE.auto."""
+    return template is not None and template.get("FROM_TOKENIZER") is True
+
+
 def render_prompt(
     template: Mapping[str, Any], text: str, system: str = "", round: int = 1, bot_name: str = "BOT"
 ) -> str:
     """The text put to the model for one turn: the system text, if any, and the instruction."""
+    if is_tokenizers_own(template):
+        raise ConfigError(
+            "the prompt template 'auto' is the tokenizer's own chat_template: it writes whole dialogues, not "
+            "single turns"
+        )
     instruction = template.get("INSTRUCTION")
     if instruction is None:
         raise ConfigError(
@@ -98,6 +111,9 @@ def render_prompt(
     prompt = fill_placeholders(instruction, input=text, round=round, bot_name=bot_name)
     if not system:
         return prompt
+    both = template.get("INSTRUCTION_WITH_SYSTEM")
+    if both is not None:
+        return fill_placeholders(both, system=system, input=text, round=round, bot_name=bot_name)
     layout = template.get("SYSTEM")
     if layout is None:
         say_once(
@@ -145,8 +161,32 @@ _CHATML = PromptTemplate(
     STOP_WORDS=["<|im_end|>", "<|endoftext|>"],
 )
 
+# Says when its knowledge ends, and a fixed day, as its own template does unless told the date.
+_LLAMA3_1 = PromptTemplate(
+    SYSTEM=(
+        "<|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n{system}<|eot_id|>"
+    ),
+    INSTRUCTION=(
+        "<|start_header_id|>user<|end_header_id|>\n\n{input}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+    SUFFIX="<|eot_id|>",
+    SUFFIX_AS_EOS=True,
+    STOP_WORDS=["<|eot_id|>", "<|eom_id|>"],
+)
+
+_DEEPSEEK_V3 = PromptTemplate(
+    SYSTEM="{system}",
+    INSTRUCTION="<｜User｜>{input}<｜Assistant｜>",
+    SUFFIX="<｜end▁of▁sentence｜>",
+    SUFFIX_AS_EOS=True,
+    STOP_WORDS=["<｜end▁of▁sentence｜>"],
+)
+
 PROMPT_TEMPLATE = TemplateTable(
     "prompt template",
+    auto=PromptTemplate(FROM_TOKENIZER=True),
     default=PromptTemplate(
         SYSTEM="<|System|>:{system}\n",
         INSTRUCTION="<|User|>:{input}\n<|Bot|>:",
@@ -284,6 +324,53 @@ PROMPT_TEMPLATE = TemplateTable(
         SUFFIX_AS_EOS=True,
         SEP="\n",
         STOP_WORDS=["<|end|>"],
+    ),
+    # Newer families. `auto` takes the model's own template in place of any of them.
+    qwen2_5=_CHATML,
+    # Answers hold their thinking: "<think>\n...\n</think>\n\n...".
+    qwen3=_CHATML,
+    # Answers are words alone; the prompt ends with the empty thinking that says so.
+    qwen3_no_think=PromptTemplate(
+        _CHATML,
+        INSTRUCTION=f"{_CHATML.INSTRUCTION}<think>\n\n</think>\n\n",
+    ),
+    llama3_1=_LLAMA3_1,
+    llama3_2=_LLAMA3_1,
+    llama3_3=_LLAMA3_1,
+    gemma3=PromptTemplate(
+        INSTRUCTION="<start_of_turn>user\n{input}<end_of_turn>\n<start_of_turn>model\n",
+        INSTRUCTION_WITH_SYSTEM=(
+            "<start_of_turn>user\n{system}\n\n{input}<end_of_turn>\n<start_of_turn>model\n"
+        ),
+        SUFFIX="<end_of_turn>",
+        SUFFIX_AS_EOS=True,
+        SEP="\n",
+        STOP_WORDS=["<end_of_turn>"],
+    ),
+    internlm3=PromptTemplate(_CHATML, STOP_WORDS=["<|im_end|>", "</s>"]),
+    # [gMASK]<sop> in front comes with the tokenizer; an answer ends with its end-of-sequence token.
+    glm4=PromptTemplate(
+        SYSTEM="<|system|>\n{system}",
+        INSTRUCTION="<|user|>\n{input}<|assistant|>\n",
+        STOP_WORDS=["<|endoftext|>", "<|user|>", "<|observation|>"],
+    ),
+    deepseek_v3=_DEEPSEEK_V3,
+    # Answers hold their thinking, as with qwen3. All distilled models share it, whatever they started from.
+    deepseek_r1=_DEEPSEEK_V3,
+    minicpm4=_CHATML,
+    phi4=PromptTemplate(
+        SYSTEM="<|im_start|>system<|im_sep|>{system}<|im_end|>",
+        INSTRUCTION="<|im_start|>user<|im_sep|>{input}<|im_end|><|im_start|>assistant<|im_sep|>",
+        SUFFIX="<|im_end|>",
+        SUFFIX_AS_EOS=True,
+        STOP_WORDS=["<|im_end|>", "<|endoftext|>"],
+    ),
+    phi4_mini=PromptTemplate(
+        SYSTEM="<|system|>{system}<|end|>",
+        INSTRUCTION="<|user|>{input}<|end|><|assistant|>",
+        SUFFIX="<|end|>",
+        SUFFIX_AS_EOS=True,
+        STOP_WORDS=["<|end|>", "<|endoftext|>"],
     ),
 )
 

@@ -21,7 +21,12 @@ from xtuner.dataset.map_fns.openorca import openorca_map_fn
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
 from xtuner.dataset.map_fns.sql import sql_map_fn
 from xtuner.dataset.map_fns.stack_exchange import stack_exchange_map_fn
-from xtuner.dataset.map_fns.template import find_template, template_map_fn, template_map_fn_factory
+from xtuner.dataset.map_fns.template import (
+    chat_messages_map_fn,
+    find_template,
+    template_map_fn,
+    template_map_fn_factory,
+)
 from xtuner.dataset.map_fns.tiny_codes import tiny_codes_map_fn
 from xtuner.dataset.map_fns.wizardlm import wizardlm_map_fn
 
@@ -54,6 +59,7 @@ __all__ = [
     "alpaca_map_fn",
     "alpaca_zh_map_fn",
     "arxiv_map_fn",
+    "chat_messages_map_fn",
     "code_alpaca_map_fn",
     "colors_map_fn",
     "crime_kg_assitant_map_fn",

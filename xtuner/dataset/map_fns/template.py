@@ -3,6 +3,10 @@
 {"system": S, "input": Q, "output": A}, template internlm2_chat
 -> {"input": "<|im_start|>system...<|im_start|>assistant\\n", "output": "A<|im_end|>",
     "need_eos_token": False, "sep": "\\n"}
+
+template auto: the tokenizer's own chat_template, which encoding applies, where the tokenizer is
+-> {"messages": [{"role": "system", "content": S}, {"role": "user", "content": Q},
+                 {"role": "assistant", "content": A}]}
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 from xtuner.dataset.map_fns.fields import items, turn_text
 from xtuner.errors import ConfigError
 from xtuner.utils import PROMPT_TEMPLATE, render_prompt
+from xtuner.utils.templates import is_tokenizers_own
 
 Template = Mapping[str, Any]
 
@@ -37,12 +42,40 @@ def template_map_fn(example: Mapping[str, Any], template: Template) -> dict:
     return {**example, "conversation": conversation}
 
 
+def chat_messages_map_fn(example: Mapping[str, Any]) -> dict:
+    """`example` with its whole conversation as one list of messages, for the tokenizer's chat template.
+
+    A turn may hold its own `messages`, as rows with tools do, and the first one `tools`; other turns become
+    a system, a user and an assistant message. What is not to be trained has `loss` false.
+    """
+    messages: list[dict[str, Any]] = []
+    tools = None
+    for turn in items(example, "conversation"):
+        tools = tools or turn.get("tools")
+        own = items(turn, "messages") if turn.get("messages") else _plain_messages(turn)
+        skipped = {} if turn.get("output_with_loss") in (None, True) else {"loss": False}
+        messages += [{**message, **(skipped if message["role"] == "assistant" else {})} for message in own]
+    if not messages:
+        return {**example, "conversation": []}
+    return {**example, "conversation": [{"messages": messages, **({"tools": tools} if tools else {})}]}
+
+
+def _plain_messages(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    system, question = turn_text(turn, "system"), turn_text(turn, "input")
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": "user", "content": question}] if question or not system else []
+    return [*messages, {"role": "assistant", "content": turn_text(turn, "output")}]
+
+
 def template_map_fn_factory(template: Template | str) -> Callable[[Mapping[str, Any]], dict]:
     """A function of one row that puts `template` around its turns.
 
-    `template` is the template itself, its name, or the dotted path that a written-back config holds.
+    `template` is the template itself, its name, or the dotted path that a written-back config holds; `auto`
+    is the tokenizer's own.
     """
-    return functools.partial(template_map_fn, template=find_template(template))
+    if is_tokenizers_own(found := find_template(template)):
+        return chat_messages_map_fn
+    return functools.partial(template_map_fn, template=found)
 
 
 def find_template(template: Template | str) -> Template:
@@ -54,7 +87,7 @@ def find_template(template: Template | str) -> Template:
             template = pkgutil.resolve_name(template)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"prompt template {template!r} cannot be found: {error}") from error
-    if not isinstance(template, Mapping) or "INSTRUCTION" not in template:
+    if not isinstance(template, Mapping) or not ("INSTRUCTION" in template or is_tokenizers_own(template)):
         raise ConfigError(
             "a prompt template is a dict with INSTRUCTION and, where needed, SYSTEM, SUFFIX, SUFFIX_AS_EOS, "
             f"SEP and STOP_WORDS; got {template!r:.200}"

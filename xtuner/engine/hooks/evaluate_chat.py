@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from xtuner.chat.generate import generate
-from xtuner.chat.session import Session
+from xtuner.chat.session import make_session
+from xtuner.dataset.map_fns import find_template
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
@@ -44,11 +45,13 @@ class EvaluateChatHook(Hook):
         self.tokenizer = tokenizer
         self.inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else list(evaluation_inputs)
         self.system = system or ""
-        self.template = prompt_template
+        self.template = (
+            find_template(prompt_template) if isinstance(prompt_template, str) else prompt_template
+        )
         self.every_n_iters = every_n_iters
         self.max_new_tokens = max_new_tokens
         given = [*stop_words, *([stop_word] if stop_word else [])]
-        self.stop_words = list(dict.fromkeys([*((prompt_template or {}).get("STOP_WORDS") or []), *given]))
+        self.stop_words = given
         self.generation_kwargs = dict(generation_kwargs or {})
 
     def before_train(self, runner) -> None:
@@ -87,7 +90,8 @@ class EvaluateChatHook(Hook):
 
     def _answer(self, runner, text: str, max_new_tokens: int) -> str:
         bot_name = runner.cfg.get("bot_name", "BOT")
-        session = Session(self.tokenizer, self.template, self.system, bot_name)
+        session = make_session(self.tokenizer, self.template, self.system, bot_name)
+        stop_words = list(dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words]))
         ids = session.ask(text, max_new_tokens)
         with runner.optim_wrapper.autocast():
             answer = generate(
@@ -95,7 +99,7 @@ class EvaluateChatHook(Hook):
                 self.tokenizer,
                 ids,
                 max_new_tokens=max_new_tokens,
-                stop_words=self.stop_words,
+                stop_words=stop_words,
                 **{"seed": runner.seed, **self.generation_kwargs},
             )
         return self.tokenizer.decode(ids) + answer
