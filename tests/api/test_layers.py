@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "xtuner"
 LAYERS = {
-    **dict.fromkeys(["errors", "log", "dist", "utils"], 0),
+    **dict.fromkeys(["errors", "log", "dist", "hub", "utils"], 0),
     "config": 1,
     "parallel": 2,
     **dict.fromkeys(["dataset", "model"], 3),

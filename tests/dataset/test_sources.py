@@ -113,6 +113,8 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path):
         load_dataset(str(tmp_path / "date.json"))
     with pytest.raises(NotFoundError, match=r"no data file .*none\.json"):
         load_dataset("json", data_files={"train": str(tmp_path / "none.json")})
+    with pytest.raises(NotFoundError, match=r"no data file .*data\.jsn.*Near it: data\.json"):
+        load_dataset(str(tmp_path / "data.jsn"))
     with pytest.raises(NotFoundError, match="is a folder"):
         load_dataset("json", data_files=str(tmp_path))
 

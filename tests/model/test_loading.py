@@ -150,6 +150,14 @@ def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, llama_dir):
         load_llm({})
 
 
+def test_a_hub_name_that_cannot_be_asked_for_is_one_clear_error():
+    """The tests run offline, as many machines do."""
+    with pytest.raises(
+        NotFoundError, match=r"no model someone/something on this machine.*path of its folder"
+    ):
+        load_tokenizer("someone/something")
+
+
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_chat_gets_model_tokenizer_and_adapter_in_eval_mode(llama_dir, tmp_path, bits):
     """Any precision; with an adapter the logits differ from the base's."""

@@ -58,12 +58,17 @@ class FileRows(Sequence):
         file, row = self._find(index)
         return f"{file.path} line {file.line(row)}"
 
+    @property
+    def name(self) -> str:
+        """The paths of the files, for messages."""
+        return ", ".join(str(file.path) for file in self.files)
+
     def fingerprint(self) -> str:
         """A hash of the content of all files."""
         return hashlib.blake2b(b"".join(file.digest() for file in self.files), digest_size=16).hexdigest()
 
     def __repr__(self) -> str:
-        return f"FileRows({', '.join(str(file.path) for file in self.files)})"
+        return f"FileRows({self.name})"
 
     def _find(self, index: int) -> tuple[_File, int]:
         ends = list(accumulate(map(len, self.files)))

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xtuner import hub
 from xtuner.dataset.rows import FileRows, TableFile, open_json, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
 
@@ -29,6 +30,11 @@ _OPENERS = {
 _LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
 _BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv",), "xlsx": (".xlsx",)}
 _PACKED = (".gz", ".zst", ".xz", ".bz2")
+
+_NOT_HERE = (
+    "there is no data set {!r} on this machine, and the hub cannot be reached: give the path of a file, such "
+    "as load_dataset(path='data.json'), or fetch it where there is a network"
+)
 
 DataFiles = str | os.PathLike | Sequence[Any] | Mapping[str, Any]
 
@@ -66,6 +72,8 @@ def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[s
     """The local files of each split, with patterns filled in, or None where `path` is no file or format."""
     if data_files is None:
         is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
+        # No hub name looks like this.
+        is_file |= path.startswith((".", "/", "~")) and not os.path.isdir(path)
         return {"train": [path]} if is_file and "://" not in path else None
     by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     files = {
@@ -148,6 +156,9 @@ def _load_with_datasets(
 ) -> Any:
     import datasets
 
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
+    if not (data_files or os.path.exists(path) or cached.is_dir() or hub.is_reachable()):
+        raise NotFoundError(_NOT_HERE.format(path))
     try:
         return datasets.load_dataset(
             path, name=name, data_dir=data_dir, data_files=data_files, split=split, **options
@@ -155,9 +166,6 @@ def _load_with_datasets(
     except datasets.exceptions.DatasetNotFoundError as error:
         raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
     except ConnectionError as error:
-        raise NotFoundError(
-            f"there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of "
-            f"a file, such as load_dataset(path='data.json'), or fetch it where there is a network ({error})"
-        ) from error
+        raise NotFoundError(f"{_NOT_HERE.format(path)} ({error})") from error
     except datasets.exceptions.DatasetGenerationError as error:
         raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error

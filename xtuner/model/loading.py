@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtuner import dist
+from xtuner import dist, hub
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, NotFoundError, XTunerError
 from xtuner.log import logger, say_once
@@ -246,7 +246,12 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False) -> None:
             raise ModelError(f"The model {path} is a file; name its folder")
         if looks_local(path):
             raise NotFoundError(f"There is no model folder {path}")
-        return  # a name on the hub
+        if not hub.is_reachable() and not _is_cached(str(path)):
+            raise NotFoundError(
+                f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
+                "its folder, or fetch it where there is a network"
+            )
+        return
     if not tokenizer:
         if not (folder / "config.json").is_file():
             raise ModelError(f"The folder {path} is no model: it has no config.json")
@@ -256,6 +261,18 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False) -> None:
             )
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return any(
+            isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", TOKENIZER_FILES[0])
+        )
+    except HFValidationError:
+        return False
 
 
 def looks_local(path: str | Path) -> bool:
