@@ -113,6 +113,8 @@ def main(argv: list[str] | None = None) -> int:
 def _one_line(error: Exception) -> str:
     if isinstance(error, XTunerError):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror} (--debug shows where)"
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text} (--debug shows where)"
 

@@ -8,6 +8,7 @@ import torch                          torch.float16    -> Ref('torch.float16')
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
@@ -29,7 +30,11 @@ class Ref:
     def __getattr__(self, name: str) -> Ref:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Ref(f"{self._path}.{name}", self._origin)
+        used = sys._getframe(1)
+        file = used.f_code.co_filename
+        # A longer name stands where the config's file writes it, not where its beginning was imported.
+        here = self._origin and self._origin.rpartition(":")[0] == file
+        return Ref(f"{self._path}.{name}", f"{file}:{used.f_lineno}" if here else self._origin)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._path.rpartition(".")[2]

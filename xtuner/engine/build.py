@@ -30,7 +30,7 @@ from xtuner.engine.runner import TrainLoop
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
-from xtuner.model.loading import register_families
+from xtuner.model.loading import check_model_folder, register_families
 
 # Every name in these is looked up before anything is built, so that a typo costs no loading time.
 BUILT = (
@@ -62,6 +62,7 @@ def build_run(cfg: Config, options: RunOptions) -> Run:
         )
     for name in BUILT:
         check_names(without_priority(cfg.get(name)), name)
+    check_folders(cfg)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
     source = find_resume(cfg, options, work_dir)
     seed = choose_seed(cfg, options, source)
@@ -78,6 +79,20 @@ def build_run(cfg: Config, options: RunOptions) -> Run:
     run.hooks = build_hooks(run)
     take_up(run, source)
     return run
+
+
+def check_folders(cfg: Config) -> None:
+    """NotFoundError or ModelError for a model or tokenizer that is not where the config says."""
+    for name, tokenizer in (("train_dataloader", True), ("model", False)):
+        for path in sorted(_named_folders(cfg.get(name))):
+            check_model_folder(path, tokenizer=tokenizer)
+
+
+def _named_folders(value: Any) -> set[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    found = {path for item in inner for path in _named_folders(item)}
+    named = value.get("pretrained_model_name_or_path") if isinstance(value, dict) else None
+    return found | {named} if isinstance(named, str) else found
 
 
 def free_timestamp(work_dir: Path) -> str:
@@ -97,6 +112,8 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
     """The checkpoint to go on from, `None` for a new run."""
     asked = options.resume or cfg.get("resume")
     if not asked:
+        if cfg.get("load_from"):
+            ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
     logger.info("Resuming from %s", path)
@@ -247,3 +264,5 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     set_rng_state(resume["rng"])
     run.position = Position(run.iter)
     logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, source["meta"]["iter"])
+    if run.iter >= run.max_iters:
+        logger.warning("The run was finished: nothing is left to train. Raise train_cfg to train longer")

@@ -78,7 +78,11 @@ def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
             f"there is no checkpoint {str(path)!r}" + (f"; the newest there is {near}" if near else "")
         )
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; DeepSpeed checkpoints are not read by this version")
+        inside = find_last(path)
+        cure = (
+            f"name a file in it, such as {inside}" if inside else "DeepSpeed's are not read by this version"
+        )
+        raise CheckpointError(f"{path} is a folder, not a checkpoint; {cure}")
     if fault := find_fault(path) if check else _find_open_fault(path):
         raise CheckpointError(f"{path} is damaged: {fault}")
     try:

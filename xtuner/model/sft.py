@@ -115,11 +115,17 @@ class SupervisedFinetune(nn.Module):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load what `state_dict` saved; `strict`: CheckpointError where it lacks or exceeds that."""
-        trained = set(self.state_dict())
-        try:
-            result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        except RuntimeError as error:
-            raise CheckpointError(f"The checkpoint does not fit the model: {error}") from error
+        own = self.state_dict()
+        trained = set(own)
+        shapes = [(n, list(v.shape), list(own[n].shape)) for n, v in state_dict.items() if n in own]
+        if wrong := [(name, there, here) for name, there, here in shapes if there != here]:
+            name, there, here = wrong[0]
+            raise CheckpointError(
+                f"The checkpoint does not fit the model: {len(wrong)} of {len(shapes)} weights have other "
+                f"shapes, such as {name}: {there} there, {here} here. Use the base model and the lora "
+                "settings (r) it was trained with"
+            )
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [name for name in result.missing_keys if name in trained]
         unexpected = [name for name in state_dict if name not in trained]
         if strict and (missing or unexpected):

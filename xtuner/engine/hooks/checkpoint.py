@@ -58,6 +58,9 @@ class CheckpointHook(Hook):
         state = runner.state(self.save_optimizer)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         save_checkpoint(state, path)
-        # The oldest goes only now that the newest is safe.
-        while 0 < self.max_keep_ckpts < len(runner.kept_checkpoints):
+        # The oldest goes only now that the newest is safe, and not while updates fail: then the newest may
+        # hold weights that a too large step has spoilt.
+        while not runner.train_loop.nonfinite_in_a_row and 0 < self.max_keep_ckpts < len(
+            runner.kept_checkpoints
+        ):
             Path(runner.kept_checkpoints.pop(0)).unlink(missing_ok=True)

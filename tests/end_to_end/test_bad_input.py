@@ -1,0 +1,133 @@
+"""What a user did wrong is one line on stderr that names value, place and cure, and exit code 1.
+
+The commands run in this process, on a small Llama and a dozen rows.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xtuner import cli, log
+
+CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
+ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(6)]
+
+# peft asks for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture
+def here(tmp_path, llama_dir, monkeypatch) -> Path:
+    """A folder with `c.py`, `model/` and `d.json`, in which the commands run."""
+    shutil.copy(CONFIG, tmp_path / "c.py")
+    shutil.copytree(llama_dir, tmp_path / "model")
+    (tmp_path / "d.json").write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(log, "_said", set())
+    return tmp_path
+
+
+@pytest.fixture
+def xtuner(capfd):
+    """Run a command; returns its exit code and the lines of stderr."""
+
+    def run(*words: str) -> tuple[int, list[str]]:
+        code = cli.main(list(words))
+        return code, capfd.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, llama_dir) -> Path:
+    """`iter_2.pth` of a run of the config."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "d.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    options = [f"model_path={llama_dir}", f"data_path={folder / 'd.json'}", "max_iters=2"]
+    assert cli.main(["train", str(CONFIG), "--work-dir", str(folder), "--cfg-options", *options]) == 0
+    return folder / "iter_2.pth"
+
+
+EDITS = {
+    "a broken file": ("lr = 2e-4", "lr = = 2e-4", "c.py:{line}: invalid syntax"),
+    "an unknown type": (
+        "from torch.optim import AdamW",
+        "from torch.optim import AdamWW as AdamW",
+        "optim_wrapper.optimizer.type: c.py:{line}: torch.optim.AdamWW: torch.optim has no 'AdamWW'",
+    ),
+    "an unknown module": ("from torch.optim", "from torchy.optim", "there is no module 'torchy'. Install it"),
+    "an unknown template": (
+        "PROMPT_TEMPLATE.default",
+        "PROMPT_TEMPLATE.defualt",
+        "c.py:{line}: there is no prompt template named 'defualt'. Did you mean 'default'?",
+    ),
+    "a hook's argument": ("LoggerHook, interval=1", "LoggerHook, intervall=1", "Did you mean 'interval'?"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_slip_in_the_config_is_found_before_anything_is_loaded(here, xtuner, edit):
+    """One line and nothing else: no data, no model, no work dir."""
+    old, new, message = EDITS[edit]
+    text = (here / "c.py").read_text()
+    message = message.format(line=text[: text.index(old)].count("\n") + 1)
+    (here / "c.py").write_text(text.replace(old, new))
+    code, (line,) = xtuner("train", "c.py")
+    assert (code, line[:15], message in line) == (1, "xtuner: error: ", True), line
+    assert not (here / "work_dirs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("lrr=1", "--cfg-options lrr: no such name. Did you mean 'lr'?"),
+        ("lr=abc", "optim_wrapper.optimizer.lr is 'abc'; AdamW takes float here"),
+        ("interval=abc", "default_hooks.checkpoint.interval is 'abc'; CheckpointHook takes int here"),
+        ("max_length=abc", "max_length is 'abc'; process_hf_dataset takes int here"),
+        ("max_iters=0", "train_cfg.max_iters is 0; it must be a whole number of at least 1"),
+        ("randomness.seed=abc", "randomness.seed is 'abc'; it must be a whole number of at least 0"),
+        (
+            "optim_wrapper.clip_grad.max_norm=-1",
+            "optim_wrapper.clip_grad.max_norm is -1; it must be a number",
+        ),
+        ("model_path=./nope", "There is no model folder ./nope"),
+        ("model_path=someone/something", "There is no model someone/something on this machine, and the hub"),
+        ("load_from=nope.pth", "there is no checkpoint 'nope.pth'"),
+        ("data_path=./d.jsn", "there is no data file ./d.jsn"),
+        ("data_path=empty.json", "the data is empty: there are no rows in empty.json"),
+        ("data_path=gbk.json", "gbk.json line 1 byte 19: not valid UTF-8. Convert the file"),
+        ("data_path=field.jsonl", "field.jsonl line 2: alpaca_map_fn: the row has no field 'output'"),
+        ("max_length=4", "none of the 6 rows has anything to train on: 6 with a prompt that alone fills"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(here, xtuner, option, message):
+    """The last line is the error; no traceback and no talk of libraries stand before it."""
+    (here / "empty.json").write_text("[]")
+    (here / "gbk.json").write_bytes('[{"instruction": "你好"}]'.encode("gbk"))
+    (here / "field.jsonl").write_text(
+        '{"instruction": "a", "input": "", "output": "b"}\n{"instruction": "a"}\n'
+    )
+    code, lines = xtuner("train", "c.py", "--cfg-options", option)
+    assert code == 1
+    assert lines[-1].startswith("xtuner: error: ")
+    assert message in lines[-1]
+    assert all("mmengine - INFO" in line or "Loading weights" in line for line in lines[:-1] if line)
+
+
+def test_a_checkpoint_of_another_rank_does_not_fit(here, xtuner, checkpoint):
+    """One line with the first weight and both shapes, not one with all of them."""
+    words = ["--resume", str(checkpoint), "--cfg-options", "r=8", "max_iters=4"]
+    code, lines = xtuner("train", "c.py", *words)
+    assert code == 1
+    assert "28 of 28 weights have other shapes" in lines[-1]
+    assert len(lines[-1]) < 400
+
+
+def test_a_folder_is_no_checkpoint(here, xtuner, checkpoint):
+    """The newest one inside is proposed."""
+    code, lines = xtuner("train", "c.py", "--resume", str(checkpoint.parent))
+    assert (code, lines[-1].endswith(f"name a file in it, such as {checkpoint}")) == (1, True)
