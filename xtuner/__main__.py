@@ -1,3 +1,3 @@
-from xtuner.cli import main
+from xtuner.cli import entry
 
-raise SystemExit(main())
+entry()

@@ -4,14 +4,16 @@
 1    failed, with one line on stderr that says why (`--debug` adds the traceback)
 2    the command line itself is wrong
 130  stopped by Ctrl-C
+143  stopped by SIGTERM
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xtuner import __version__
 from xtuner.errors import ConfigError, XTunerError, did_you_mean
@@ -170,4 +172,11 @@ def _refuse_several_processes(name: str) -> None:
 
 def entry() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, _stop)
     sys.exit(main())
+
+
+def _stop(number: int, _frame: Any) -> None:
+    # An exception, so that logs are closed and half-written files removed on the way out.
+    os.write(2, f"xtuner: stopped by {signal.Signals(number).name}\n".encode())
+    raise SystemExit(128 + number)

@@ -86,3 +86,13 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path):
         fill(target, OSError(errno.ENOSPC, "No space left on device"))
     assert names(tmp_path) == ["out"]
     assert (target / "config.json").read_text() == "old"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    """A file stands where a folder is needed."""
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(CheckpointError, match=r"file/out cannot be written: "),
+        new_folder(tmp_path / "file" / "out"),
+    ):
+        pass

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +135,28 @@ def test_a_folder_is_no_checkpoint(here, xtuner, checkpoint):
     """The newest one inside is proposed."""
     code, lines = xtuner("train", "c.py", "--resume", str(checkpoint.parent))
     assert (code, lines[-1].endswith(f"name a file in it, such as {checkpoint}")) == (1, True)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_go_on(here, number, code):
+    """A real process: the exit code of the signal, the newest checkpoint named, nothing half-written left."""
+    words = [sys.executable, "-m", "xtuner", "train", "c.py", "--work-dir", "w"]
+    run = subprocess.Popen([*words, "--cfg-options", "max_iters=99999"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (here / "w" / "iter_2.pth").exists() and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.02)
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == code
+    assert "Traceback" not in said
+    assert "--resume goes on from w/iter_" in said
+    assert not list((here / "w").glob(".*"))
+
+
+def test_updates_that_fail_do_not_push_out_good_checkpoints(here, xtuner):
+    """A step far too large spoils the weights; what was saved before it stays, despite max_keep_ckpts."""
+    options = ["lr=1e30", "interval=1", "max_iters=20"]
+    code, lines = xtuner("train", "c.py", "--work-dir", "w", "--cfg-options", *options)
+    assert code == 1
+    assert "5 updates in a row; the run stops. Rows in this update: d.json line" in lines[-1]
+    assert (here / "w" / "iter_1.pth").exists()

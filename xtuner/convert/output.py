@@ -42,11 +42,15 @@ def new_folder(target: str | Path, *, sources: tuple[Path, ...] = (), num_bytes:
         _take_place(partial, path, old)
     except (OSError, RuntimeError) as e:
         # torch.save reports a failed write as a RuntimeError of its own.
-        if getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "PytorchStreamWriter" in str(e):
+        if getattr(e, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ) or "PytorchStreamWriter" in str(e):
             message = f"{path}: the disk is full ({e}). Nothing new was left there; free some space."
             raise CheckpointError(message) from e
-        if isinstance(e, PermissionError):
-            raise CheckpointError(f"{path} cannot be written: {e}") from e
+        if isinstance(e, PermissionError) or not partial.is_dir():
+            raise CheckpointError(f"{path} cannot be written: {getattr(e, 'strerror', None) or e}") from e
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -12,6 +12,7 @@ import torch
 from xtuner import __version__, dist
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
+from xtuner.engine.checkpoint import find_last
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
@@ -106,6 +107,11 @@ class Run:
             self.model.train()
             self.train_loop.run()
             self.call_hooks("after_run")
+        except (KeyboardInterrupt, SystemExit):
+            last = find_last(self.work_dir)
+            cure = f"--resume goes on from {last}" if last else "no checkpoint was written yet"
+            logger.warning("Stopped in iter %d; %s", self.iter + 1, cure)
+            raise
         finally:
             self.visualizer.close()
             stop_file(log_file)

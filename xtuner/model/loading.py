@@ -23,7 +23,7 @@ from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, NotFoundError, XTunerError
 from xtuner.log import logger, say_once
 from xtuner.model import attention
-from xtuner.model.lora import attach_adapter
+from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
 
 if TYPE_CHECKING:
@@ -213,7 +213,11 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
     except (XTunerError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors and torch each have their own
-        raise ModelError(f"The model {path} cannot be loaded: {type(error).__name__}: {error}") from error
+        damaged = "; a file of weights is damaged or cut off, fetch it again"
+        cure = damaged if type(error).__name__ == "SafetensorError" else ""
+        raise ModelError(
+            f"The model {path} cannot be loaded: {type(error).__name__}: {error}{cure}"
+        ) from error
 
 
 def is_native(config: Any) -> bool:
@@ -388,6 +392,8 @@ def load_for_chat(
 
     register_families()
     check_model_folder(path)
+    if adapter is not None:
+        check_adapter_folder(adapter)
     tokenizer = load_tokenizer(path)
     config = load_config(path, trust_remote_code=True)
     device = dist.device()

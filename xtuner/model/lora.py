@@ -133,14 +133,19 @@ def attach_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fa
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     """The weights in an adapter folder, by their names in the file."""
-    if not folder.is_dir():
-        raise NotFoundError(f"There is no adapter folder {folder}")
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} is no adapter: it has no adapter_config.json")
+    check_adapter_folder(folder)
     for name in ADAPTER_FILES:
         if (folder / name).is_file():
             return read_weights(folder / name)
     raise ModelError(f"The adapter {folder} has no weights: neither {' nor '.join(ADAPTER_FILES)}")
+
+
+def check_adapter_folder(folder: str | Path) -> None:
+    """Raise NotFoundError or ModelError where `folder` holds no adapter."""
+    if not Path(folder).is_dir():
+        raise NotFoundError(f"There is no adapter folder {folder}")
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} is no adapter: it has no adapter_config.json")
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
