@@ -30,7 +30,7 @@ def select_papers(
     with (
         open(source, "rb") as file,
         progress_bar(source.name, source.stat().st_size) as advance,
-        new_rows(target) as rows,
+        new_rows(target) as [rows],
     ):
         for number, line in enumerate(file, start=1):
             done += len(line)

@@ -76,7 +76,7 @@ def convert_refcoco(
     left_out = LeftOut()
     seen: set[str] = set()
     first: dict[str, Any] = {}
-    with progress_bar("annotations") as advance, new_rows(target) as rows:
+    with progress_bar("annotations") as advance, new_rows(target) as [rows]:
         for name in present:
             for item in _items(annotations / name, name, SOURCES[name], left_out):
                 content = json.dumps({**item, "id": None}, sort_keys=True)

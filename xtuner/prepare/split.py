@@ -6,7 +6,6 @@ rows 0 1 2 3 4 5 6 7 8 9, ratio 7:3, seed 0     train 0 1 2 4 6 7 8     test 3 5
 from __future__ import annotations
 
 import codecs
-import contextlib
 import hashlib
 import json
 from array import array
@@ -63,8 +62,7 @@ def split_rows(source: Path, ratio: Sequence[float], seed: int, folder: Path, fo
     part_of = assign(len(hashes), ratio, seed)
     if np.bincount(part_of, minlength=len(ratio)).min() == 0:
         raise DataError(f"{source} has {len(hashes)} rows, too few for {len(ratio)} parts")
-    with contextlib.ExitStack() as open_files:
-        writers = [open_files.enter_context(new_rows(target)) for target in targets]
+    with new_rows(*targets) as writers:
         for number, line in _lines(source, LeftOut(), "writing"):
             writers[part_of[number]].write_line(line)
     keys = np.frombuffer(hashes, np.int64)

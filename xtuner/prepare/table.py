@@ -61,7 +61,7 @@ def convert_table(
     is_text = source.suffix.lower() in DELIMITERS
     with (
         progress_bar(source.name, source.stat().st_size if is_text else None) as advance,
-        new_rows(target) as rows,
+        new_rows(target) as [rows],
     ):
         for done, line in enumerate(lines, start=1):
             reason = _fault(line.cells, len(names), {input_column: at_input, output_column: at_output})

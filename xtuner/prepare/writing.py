@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,9 +43,11 @@ class RowWriter:
         self.count += 1
 
     def finish(self) -> None:
-        """Close the list, if it is one."""
+        """Close the list, if it is one, and see that all is on the disk."""
         if self._as_list:
             self._file.write(b"\n]\n" if self.count else b"[]\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 class LeftOut:
@@ -82,24 +84,29 @@ def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
 
 
 @contextmanager
-def new_rows(target: Path) -> Iterator[RowWriter]:
-    """A writer whose file becomes `target` when the block ends without an error."""
-    part = target.with_name(target.name + ".part")
+def new_rows(*targets: Path) -> Iterator[list[RowWriter]]:
+    """A writer for each target; the files appear together when the block ends without an error."""
+    parts = [target.with_name(target.name + ".part") for target in targets]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            writer = RowWriter(file, target.suffix.lower() == ".json")
-            yield writer
-            writer.finish()
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        with ExitStack() as files:
+            writers = []
+            for target, part in zip(targets, parts, strict=True):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file = files.enter_context(open(part, "wb"))
+                writers.append(RowWriter(file, target.suffix.lower() == ".json"))
+            yield writers
+            for writer in writers:
+                writer.finish()
+        for target, part in zip(targets, parts, strict=True):
+            os.replace(part, target)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise DataError(f"{target} cannot be written: {error.strerror}") from error
+            names = ", ".join(map(str, targets))
+            raise DataError(f"{names} cannot be written: {error.strerror}") from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts:
+            part.unlink(missing_ok=True)
 
 
 def check_source(source: Path) -> None:
