@@ -33,12 +33,12 @@ def test_the_conversation_is_that_of_the_reference(case):
     assert json.dumps(case["row"]) == before, "the row was changed"
 
 
-def test_the_twenty_formats_are_listed_by_name():
+def test_the_formats_are_listed_by_name():
     """`list-dataset-format` shows these."""
     assert " ".join(DATASET_FORMAT_MAPPING) == (
         "alpaca alpaca_zh arxiv code_alpaca colors crime_kg_assitan default law_reference llava "
         "llava_image_only medical msagent_react oasst1 openai openorca pretrain sql stack_exchange "
-        "tiny_codes wizardlm"
+        "tiny_codes wizardlm sharegpt completion chosen_rejected auto"
     )
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from xtuner import dist
 from xtuner.dataset import fingerprint, packing
 from xtuner.dataset.encode import Encoded, InvalidRowError, encode_conversations, is_document
-from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
+from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
 from xtuner.dataset.map_fns.fields import items, missing_field
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.selection import Selection, take_some, take_split
@@ -223,7 +223,11 @@ def _apply(function: MapFn, row: Row, argument: str) -> Row:
 def _suggest_formats(row: Row, settings: Settings) -> str:
     if settings.dataset_map_fn is not None:
         return " A dataset_map_fn must return {'conversation': [...]}"
-    fitting = [name for name, function in DATASET_FORMAT_MAPPING.items() if _fits(function, row)]
+    fitting = [
+        name
+        for name, function in DATASET_FORMAT_MAPPING.items()
+        if function is not auto_map_fn and _fits(function, row)
+    ]
     if not fitting:
         return " Give a dataset_map_fn that makes {'conversation': [...]} of a row"
     return f" Its fields fit dataset_map_fn = {' or '.join(f'{name}_map_fn' for name in fitting)}"

@@ -7,8 +7,11 @@
 from xtuner.dataset.map_fns.alpaca import alpaca_map_fn
 from xtuner.dataset.map_fns.alpaca_zh import alpaca_zh_map_fn
 from xtuner.dataset.map_fns.arxiv import arxiv_map_fn
+from xtuner.dataset.map_fns.auto import auto_map_fn
+from xtuner.dataset.map_fns.chosen_rejected import chosen_rejected_map_fn
 from xtuner.dataset.map_fns.code_alpaca import code_alpaca_map_fn
 from xtuner.dataset.map_fns.colors import colors_map_fn
+from xtuner.dataset.map_fns.completion import completion_map_fn
 from xtuner.dataset.map_fns.crime_kg_assitant import crime_kg_assitant_map_fn
 from xtuner.dataset.map_fns.default import default_map_fn
 from xtuner.dataset.map_fns.law_reference import law_reference_map_fn
@@ -19,6 +22,7 @@ from xtuner.dataset.map_fns.oasst1 import oasst1_map_fn
 from xtuner.dataset.map_fns.openai import openai_map_fn
 from xtuner.dataset.map_fns.openorca import openorca_map_fn
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
+from xtuner.dataset.map_fns.sharegpt import sharegpt_map_fn
 from xtuner.dataset.map_fns.sql import sql_map_fn
 from xtuner.dataset.map_fns.stack_exchange import stack_exchange_map_fn
 from xtuner.dataset.map_fns.template import (
@@ -52,6 +56,10 @@ DATASET_FORMAT_MAPPING = {
     "stack_exchange": stack_exchange_map_fn,
     "tiny_codes": tiny_codes_map_fn,
     "wizardlm": wizardlm_map_fn,
+    "sharegpt": sharegpt_map_fn,
+    "completion": completion_map_fn,
+    "chosen_rejected": chosen_rejected_map_fn,
+    "auto": auto_map_fn,
 }
 
 __all__ = [
@@ -59,9 +67,12 @@ __all__ = [
     "alpaca_map_fn",
     "alpaca_zh_map_fn",
     "arxiv_map_fn",
+    "auto_map_fn",
     "chat_messages_map_fn",
+    "chosen_rejected_map_fn",
     "code_alpaca_map_fn",
     "colors_map_fn",
+    "completion_map_fn",
     "crime_kg_assitant_map_fn",
     "default_map_fn",
     "find_template",
@@ -74,6 +85,7 @@ __all__ = [
     "openai_map_fn",
     "openorca_map_fn",
     "pretrain_map_fn",
+    "sharegpt_map_fn",
     "sql_map_fn",
     "stack_exchange_map_fn",
     "template_map_fn",

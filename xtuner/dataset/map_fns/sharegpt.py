@@ -1,0 +1,72 @@
+"""ShareGPT dialogues: `{"conversations": [{"from", "value"}, ...], "system"?, "tools"?}`.
+
+human Q, function_call {"name", "arguments"}, observation R, gpt A
+-> {input Q, output the call}, {input R, output A}
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from xtuner.dataset.map_fns.fields import Row, items, missing_field, text, text_or_empty
+from xtuner.dataset.map_fns.openai import openai_map_fn
+from xtuner.errors import DataError, did_you_mean
+
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "tool": "tool",
+    "function_response": "tool",
+    "function_call": "call",
+    "tool_call": "call",
+}
+
+
+def sharegpt_map_fn(example: Row) -> dict:
+    """One turn per answer, as for OpenAI messages; `role` and `content` may stand for the two keys."""
+    messages = [_message(message) for message in items(example, "conversations")]
+    if example.get("system"):
+        messages.insert(0, {"role": "system", "content": text(example, "system")})
+    return openai_map_fn({"messages": messages, "tools": example.get("tools")})
+
+
+def _message(message: Row) -> dict[str, Any]:
+    speaker_key = "from" if "from" in message else "role"
+    words_key = "value" if "value" in message else "content"
+    if speaker_key not in message:
+        raise missing_field("from", message)
+    speaker = text(message, speaker_key)
+    if speaker not in _ROLES:
+        raise DataError(
+            f"a message is from {speaker!r}; known are {', '.join(_ROLES)}.{did_you_mean(speaker, _ROLES)}"
+        )
+    words = text_or_empty(message, words_key)
+    role = _ROLES[speaker]
+    loss = {"loss": message["loss"]} if message.get("loss") is not None else {}
+    if role == "call":
+        return {"role": "assistant", "content": None, "tool_calls": _calls(words), **loss}
+    return {"role": role, "content": words, **loss}
+
+
+def _calls(words: str) -> list[dict[str, Any]]:
+    """The calls written as JSON: one object, or a list of them."""
+    try:
+        written = json.loads(words)
+    except ValueError as error:
+        raise DataError(f"a function_call is no JSON: {error}: {words!r:.80}") from None
+    calls = written if isinstance(written, list) else [written]
+    for call in calls:
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            raise DataError(f"a function_call needs a name: {call!r:.80}")
+    return [
+        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
+        for call in calls
+    ]
