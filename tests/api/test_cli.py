@@ -55,7 +55,7 @@ def test_every_command_explains_itself(command, capsys):
     [
         (["trian"], 2, "there is no command 'trian'. Did you mean 'train'?"),
         (["convert"], 2, "convert needs one of: pth_to_hf, merge, split"),
-        (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'?"),
+        (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'"),
         (["log-dataset", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
         (["convert", "mergee"], 2, "Did you mean 'convert merge'?"),
         (["train", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
