@@ -130,5 +130,5 @@ def test_list_dataset_format(capsys):
     assert list_dataset_format.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "======================DATASET_FORMAT======================"
-    assert len(lines) == 22
+    assert len(lines) == 26
     assert "crime_kg_assitan" in lines

@@ -91,6 +91,18 @@ class InfiniteSampler(DefaultSampler):
             self.epoch += 1
 
 
+class InternRepoSampler(DefaultSampler):
+    """As DefaultSampler, but the items that the number of processes leaves over are not read."""
+
+    def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = 1024) -> None:
+        super().__init__(dataset, shuffle, seed, round_up=False)
+
+    @property
+    def total_size(self) -> int:
+        """The number of items that all processes read together in an epoch."""
+        return len(self.dataset) // self.world_size * self.world_size
+
+
 class LengthGroupedSampler(_Sampler):
     """Batches of items of about equal length, so that little of them is padding.
 

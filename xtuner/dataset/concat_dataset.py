@@ -1,0 +1,228 @@
+"""Several data sets as one: after each other, mixed in given shares, or packed into common rows.
+
+    datasets A (4 items) and B (2)     items
+    -                                  A0 A1 A2 A3 | B0 B1
+    epochs=[1, 2.5]                    A0 A1 A2 A3 | B0 B1 B0 B1 B1
+    num_samples=[3, 2]                 A0 A2 A3 | B0 B1
+    weights=[1, 1]                     A0 A1 A3 | B0 B1 B0          as many as before, half of them of each
+    max_length=9                       (A0 B1 A3) (B0 A1) (A2)      whole items side by side
+
+Which items are left out or come once more is decided by the seed alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xtuner.dataset.packed_dataset import Item, checked_index
+from xtuner.dataset.packing import PackPlan, plan_packs, plan_single
+from xtuner.errors import ConfigError, DataError
+
+
+class ConcatDataset:
+    """Several data sets one after the other, as one.
+
+    `epochs` says how often each is read, `num_samples` how many items of each, `weights` in which shares;
+    with `weights`, `num_samples` may be the number of all. `max_length` packs the items of all into rows of
+    at most so many tokens: give the data sets pack_to_max_length = False then, so that items are samples.
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        epochs: Sequence[float] | None = None,
+        num_samples: Sequence[int] | int | None = None,
+        max_length: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not datasets:
+            raise DataError("ConcatDataset needs at least one data set: datasets=[...]")
+        self.datasets = list(datasets)
+        sizes = [len(dataset) for dataset in self.datasets]
+        counts = _counts(sizes, weights, epochs, num_samples)
+        random = np.random.default_rng(seed)
+        self._picks = [_pick(size, count, random) for size, count in zip(sizes, counts, strict=True)]
+        self._is_mixed = counts != sizes
+        self._ends = list(itertools.accumulate(counts))
+        self._plan = self._plan_rows(max_length, seed)
+        self._max_length = max_length
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Item:
+        units = self._plan[checked_index(index, len(self))].tolist()
+        if self._max_length is None:
+            dataset, inner = self._find(units[0])
+            return dataset[inner]
+        return _joined([dataset[inner] for dataset, inner in map(self._find, units)])
+
+    @property
+    def length(self) -> np.ndarray:
+        """The number of tokens of each item."""
+        return self._plan.lengths(self._picked("length"))
+
+    @property
+    def modality_length(self) -> np.ndarray:
+        """As `length`, negative for items without a picture, where the data sets tell."""
+        if self._max_length is not None:
+            raise DataError("items with pictures cannot be packed: leave out ConcatDataset(max_length=...)")
+        return self._picked("modality_length")
+
+    @property
+    def key(self) -> str:
+        """One hash over the keys of all, and over what is taken of each."""
+        digest = hashlib.blake2b("\n".join(dataset.key for dataset in self.datasets).encode(), digest_size=16)
+        if self._is_mixed or self._max_length is not None:
+            for pick in self._picks:
+                digest.update(pick.tobytes() + b"|")
+            digest.update(self._plan.order.tobytes() + self._plan.borders.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The counts of all together; of a source taken in part, its trained tokens by its own share."""
+        parts = [dataset.stats for dataset in self.datasets]
+        total = functools.reduce(_added, parts)
+        tokens = [
+            np.asarray(dataset.length)[pick].sum()
+            for dataset, pick in zip(self.datasets, self._picks, strict=True)
+        ]
+        trained = sum(
+            part["trained"] * count / part["tokens"] for part, count in zip(parts, tokens, strict=True)
+        )
+        packs = len(self)
+        if self._max_length is not None:
+            fill = sum(tokens) / (packs * self._max_length)
+        else:
+            shares = zip(parts, map(len, self._picks), strict=True)
+            fill = sum(part["fill"] * count for part, count in shares) / packs
+        return {
+            **total,
+            "tokens": int(sum(tokens)),
+            "trained": round(trained),
+            "packs": packs,
+            "trained_share": float(trained / sum(tokens)),
+            "fill": float(fill),
+        }
+
+    def source_rows(self, index: int) -> list[int]:
+        """The row numbers that item `index` is made of, each counted in its own data set."""
+        return [row for dataset, inner in self._parts(index) for row in dataset.source_rows(inner)]
+
+    def source_places(self, index: int) -> list[str]:
+        """Where those rows stand, for messages."""
+        return [place for dataset, inner in self._parts(index) for place in dataset.source_places(inner)]
+
+    def _plan_rows(self, max_length: int | None, seed: int) -> PackPlan:
+        if max_length is None:
+            return plan_single(self._ends[-1])
+        lengths = self._picked("length")
+        if lengths.max(initial=0) > max_length:
+            raise DataError(
+                f"an item of {lengths.max():,} tokens does not fit into "
+                f"ConcatDataset(max_length={max_length}): give the data sets the same max_length and "
+                "pack_to_max_length = False"
+            )
+        return plan_packs(lengths, max_length, seed)
+
+    def _picked(self, name: str) -> np.ndarray:
+        pairs = zip(self.datasets, self._picks, strict=True)
+        return np.concatenate([np.asarray(getattr(dataset, name))[pick] for dataset, pick in pairs])
+
+    def _parts(self, index: int) -> list[tuple[Any, int]]:
+        return [self._find(unit) for unit in self._plan[checked_index(index, len(self))].tolist()]
+
+    def _find(self, unit: int) -> tuple[Any, int]:
+        number = bisect_right(self._ends, unit)
+        return self.datasets[number], int(
+            self._picks[number][unit - (self._ends[number - 1] if number else 0)]
+        )
+
+
+def _counts(
+    sizes: list[int],
+    weights: Sequence[float] | None,
+    epochs: Sequence[float] | None,
+    num_samples: Sequence[int] | int | None,
+) -> list[int]:
+    """How many items to take of each data set."""
+    total = num_samples if isinstance(num_samples, int) else None
+    each = None if isinstance(num_samples, int) else num_samples
+    given = {"weights": weights, "epochs": epochs, "num_samples": each}
+    named = [name for name, values in given.items() if values is not None]
+    if len(named) > 1 or (total is not None and weights is None):
+        what = " and ".join(named) if len(named) > 1 else "num_samples as one number without weights"
+        raise ConfigError(
+            f"ConcatDataset got {what}: give one of weights, epochs and num_samples, with one value for each "
+            "of the data sets; only weights go with the number of all"
+        )
+    if not named:
+        return sizes
+    values = list(given[named[0]] or [])
+    if len(values) != len(sizes) or not all(map(_is_count, values)) or not sum(values):
+        raise ConfigError(
+            f"ConcatDataset.{named[0]} is {values}: it needs {len(sizes)} numbers from 0 up, one for each "
+            "data set"
+        )
+    if weights is not None:
+        all_items = sum(sizes) if total is None else total
+        return _apportioned([all_items * value / sum(values) for value in values], all_items)
+    if epochs is not None:
+        return [round(size * value) for size, value in zip(sizes, values, strict=True)]
+    return [int(value) for value in values]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+
+
+def _apportioned(shares: list[float], total: int) -> list[int]:
+    """Whole numbers next to `shares` with the sum `total`; the largest fractions are rounded up."""
+    counts = [int(share) for share in shares]
+    by_fraction = sorted(range(len(shares)), key=lambda n: counts[n] - shares[n])
+    for number in by_fraction[: total - sum(counts)]:
+        counts[number] += 1
+    return counts
+
+
+def _pick(size: int, count: int, random: np.random.Generator) -> np.ndarray:
+    """`count` item numbers below `size`: all of them as often as they fit, then some at random."""
+    if count and not size:
+        raise DataError("ConcatDataset is to take items of a data set that has none")
+    whole, rest = divmod(count, size) if size else (0, 0)
+    some = np.sort(random.choice(size, rest, replace=False)) if rest else np.zeros(0, np.int64)
+    return np.concatenate([np.tile(np.arange(size, dtype=np.int64), whole), some])
+
+
+def _joined(items: list[Item]) -> Item:
+    borders, end = [0], 0
+    for item in items:
+        borders += [end + border for border in item["cumulative_len"][1:]]
+        end = borders[-1]
+    return {
+        "input_ids": np.concatenate([item["input_ids"] for item in items]),
+        "labels": np.concatenate([item["labels"] for item in items]),
+        "cumulative_len": borders,
+    }
+
+
+def _added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts added up and lists joined, key by key, also in mappings inside."""
+    total = dict(a)
+    for name, value in b.items():
+        if name not in total:
+            total[name] = value
+        elif isinstance(value, Mapping):
+            total[name] = _added(total[name], value)
+        else:
+            total[name] = total[name] + value
+    return total

@@ -1,0 +1,191 @@
+"""Data of InternLM's own trainer: folders of tokens, or of messages, packed into rows.
+
+    a.bin      {"tokens": [-1, -45, 12, 7, 2]}      a negative id is not trained, nor is 0, which has no sign
+    a.json     [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    data_order.txt   a.bin                          the files to read, in order; without it all, by name
+
+A sample longer than a row goes on in the next one; no token is lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xtuner.dataset import fingerprint, packing
+from xtuner.dataset.encode import Encoded
+from xtuner.dataset.huggingface import process_hf_dataset
+from xtuner.dataset.map_fns import openai_map_fn
+from xtuner.dataset.packed_dataset import PackedDataset, Samples
+from xtuner.dataset.rows import FileRows, JsonLinesFile
+from xtuner.dataset.selection import Selection
+from xtuner.dataset.store import StoreWriter, open_or_write
+from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.log import logger
+
+_CHUNK_ROWS = 1024
+
+
+def load_intern_repo_tokenized_dataset(
+    folder: str | os.PathLike,
+    min_length: int = 0,
+    data_order_path: str | os.PathLike | None = None,
+    file_type: str = ".bin",
+) -> PackedDataset:
+    """The samples of all files of tokens, one per item; those under `min_length` tokens are left out."""
+    rows = Selection([FileRows([JsonLinesFile(path) for path in _files(folder, data_order_path, file_type)])])
+    key = fingerprint.fingerprint_value(
+        [
+            "intern_repo",
+            fingerprint.fingerprint_rows(rows.sources[0]),
+            min_length,
+            fingerprint.fingerprint_encoder(),
+            Path(__file__).read_text("utf-8"),
+        ]
+    )
+    store = open_or_write(key, lambda writer: _write_tokens(rows, min_length, writer))
+    stats = store.about["stats"]
+    if stats["rows"] > stats["samples"]:
+        few = stats["rows"] - stats["samples"]
+        logger.info(
+            "data: %s of %s samples have less than min_length = %s tokens", few, stats["rows"], min_length
+        )
+    plan = packing.plan_single(len(store))
+    return PackedDataset(store, plan, _stats(stats, len(plan), None), rows.place)
+
+
+def load_intern_repo_untokenized_dataset(
+    processed_dataset_dict_path: str | os.PathLike | None = None,
+    folder: str | os.PathLike | None = None,
+    tokenizer: Any = None,
+    max_length: int | None = None,
+    template_map_fn: Callable[[Any], Any] | None = None,
+    data_order_path: str | os.PathLike | None = None,
+    file_type: str = ".json",
+) -> PackedDataset:
+    """The dialogues of all files of messages, one per item, tokenised under `template_map_fn`."""
+    if processed_dataset_dict_path is not None:
+        raise ConfigError(
+            "processed_dataset_dict_path is not needed any more: tokens are kept and found again by what "
+            "they were made of; give folder='...' alone"
+        )
+    if folder is None:
+        raise ConfigError("load_intern_repo_untokenized_dataset needs folder='...'")
+    files = [_MessagesFile(path) for path in _files(folder, data_order_path, file_type)]
+    return process_hf_dataset(
+        FileRows(files),
+        tokenizer=tokenizer,
+        max_length=max_length,
+        dataset_map_fn=openai_map_fn,
+        template_map_fn=template_map_fn,
+        pack_to_max_length=False,
+        remove_unused_columns=True,
+    )
+
+
+def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int = 1024) -> PackedDataset:
+    """The samples of `dataset_cfg`, one of the two data sets above, packed into rows of `packed_length`."""
+    if not isinstance(dataset_cfg, PackedDataset):
+        raise ConfigError(
+            "build_packed_dataset packs what load_intern_repo_tokenized_dataset or "
+            f"load_intern_repo_untokenized_dataset gives, and got {type(dataset_cfg).__name__}"
+        )
+    store = WindowedStore(dataset_cfg.store, packed_length)
+    plan = packing.plan_packs(store.lengths, packed_length, seed)
+    return PackedDataset(store, plan, _stats(dataset_cfg.stats, len(plan), packed_length), dataset_cfg.place)
+
+
+class WindowedStore:
+    """The samples of a store, those longer than `size` tokens as several: the next begins where one ends."""
+
+    def __init__(self, store: Samples, size: int) -> None:
+        lengths = store.lengths
+        windows = np.maximum(1, -(-lengths // size))
+        self._store = store
+        self._size = size
+        self._samples = np.repeat(np.arange(len(lengths)), windows)
+        self._windows = np.arange(len(self._samples)) - np.repeat(np.cumsum(windows) - windows, windows)
+        self.lengths = np.minimum(size, lengths[self._samples] - self._windows * size)
+        self.rows = store.rows[self._samples]
+        self.content_hash = f"{store.content_hash} in windows of {size}"
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and trained flags of one window."""
+        start = int(self._windows[index]) * self._size
+        ids, trained = self._store.sample(int(self._samples[index]))
+        return ids[start : start + self._size], trained[start : start + self._size]
+
+
+class _MessagesFile(JsonLinesFile):
+    """One list of messages per line, as a row `{"messages": [...]}`."""
+
+    def _checked(self, value: Any, line: int) -> dict[str, Any]:
+        return super()._checked({"messages": value} if isinstance(value, list) else value, line)
+
+
+def _files(
+    folder: str | os.PathLike, data_order_path: str | os.PathLike | None, file_type: str
+) -> list[Path]:
+    root = Path(folder)
+    if not root.is_dir():
+        raise NotFoundError(f"there is no data folder {root} (looked for {root.resolve()})")
+    if data_order_path is None:
+        files = sorted(path for path in root.rglob(f"*{file_type}") if path.is_file())
+        if not files:
+            raise NotFoundError(f"the folder {root} holds no files that end with {file_type!r}")
+        return files
+    order = Path(data_order_path)
+    if not order.is_file():
+        raise NotFoundError(f"data_order_path is {order}, and there is no such file")
+    names = [line.strip() for line in order.read_text("utf-8").splitlines() if line.strip()]
+    missing = [name for name in names if not (root / name).is_file()]
+    if missing:
+        raise NotFoundError(f"{order} names {missing[0]}, which is not in {root}")
+    if not names:
+        raise DataError(f"{order} names no file")
+    return [root / name for name in names]
+
+
+def _write_tokens(rows: Selection, min_length: int, writer: StoreWriter) -> dict[str, Any]:
+    stats = dict.fromkeys(("rows", "samples", "tokens", "trained"), 0)
+    numbered = iter(rows)
+    while chunk := list(itertools.islice(numbered, _CHUNK_ROWS)):
+        samples = [(number, _tokens(row, number, rows)) for number, row in chunk]
+        kept = [(number, tokens) for number, tokens in samples if len(tokens) >= min_length]
+        tokens = np.concatenate([np.zeros(0, np.int64), *(tokens for _, tokens in kept)])
+        lengths = np.array([len(tokens) for _, tokens in kept], np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        encoded = Encoded(
+            np.abs(tokens).astype(np.int32), tokens > 0, offsets, np.arange(len(kept)), lengths, lengths
+        )
+        writer.append(encoded, np.array([number for number, _ in kept], np.int64))
+        stats["rows"] += len(chunk)
+        stats["samples"] += len(kept)
+        stats["tokens"] += len(tokens)
+        stats["trained"] += int(encoded.trained.sum())
+    if not stats["trained"]:
+        raise DataError(
+            f"the tokenised data has {stats['rows']:,} rows and no trained token in those of min_length = "
+            f"{min_length} and more: nothing to learn from"
+        )
+    return {"stats": {**stats, "dropped": {}, "dropped_rows": {}}}
+
+
+def _tokens(row: Mapping[str, Any], number: int, rows: Selection) -> np.ndarray:
+    tokens = np.asarray(row.get("tokens", ()))
+    if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind != "i":
+        raise DataError(f"{rows.place(number)}: a row must be {{'tokens': [...]}} with at least one id")
+    return tokens
+
+
+def _stats(stats: Mapping[str, Any], packs: int, packed_length: int | None) -> dict[str, Any]:
+    fill = stats["tokens"] / (packs * packed_length) if packed_length else 1.0
+    return {**stats, "packs": packs, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}

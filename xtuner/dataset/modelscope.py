@@ -1,0 +1,40 @@
+"""Rows from ModelScope: `process_ms_dataset` is `process_hf_dataset` for what `MsDataset.load` gives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from xtuner.dataset.huggingface import process_hf_dataset
+from xtuner.dataset.packed_dataset import PackedDataset
+from xtuner.errors import DataError
+
+
+def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset:
+    """Items made of a ModelScope data set, those by split, or its name on the hub; see process_hf_dataset."""
+    if isinstance(dataset, str):
+        dataset = load_ms_dataset(dataset)
+    if isinstance(dataset, Mapping):
+        dataset = {split: _as_rows(rows) for split, rows in dataset.items()}
+    return process_hf_dataset(_as_rows(dataset), *arguments, **settings)
+
+
+# One list of arguments for both: a config is checked against it.
+process_ms_dataset.__signature__ = inspect.signature(process_hf_dataset)  # type: ignore[attr-defined]
+
+
+def load_ms_dataset(name: str, **options: Any) -> Any:
+    """The data set of that name on ModelScope, as `MsDataset.load` gives it."""
+    try:
+        from modelscope.msdatasets import MsDataset
+    except ImportError as error:
+        raise DataError(
+            f"loading {name!r} from ModelScope needs the package modelscope ({error}): pip install "
+            "modelscope, or give the rows as a file with dataset = dict(type=load_dataset, path='data.json')"
+        ) from None
+    return MsDataset.load(name, **options)
+
+
+def _as_rows(dataset: Any) -> Any:
+    return dataset.to_hf_dataset() if hasattr(dataset, "to_hf_dataset") else dataset
