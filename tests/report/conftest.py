@@ -14,7 +14,7 @@ from xtuner.dataset.survey.views import ItemView, RowView, Segment
 def survey() -> Survey:
     segments = [Segment("<s>Q?\n", False, 3), Segment("A<b>\x1b[31m</s>", True, 2), Segment("\n", False, 1)]
     turns = [{"input": "Q?\n", "output": "A<b>\x1b[31m"}]
-    ids, labels = [1, 5, 6, 7, 2, 4], [-100, -100, -100, 7, 2, -100]
+    ids, labels = [1, 5, 6, 7, 7, 4], [-100, -100, -100, 7, 7, -100]
     row = RowView("d.jsonl line 3 (row 2)", {"conversation": turns}, turns, turns, ids, labels, segments, 9)
     return Survey(
         path="train_dataloader.dataset",

@@ -52,7 +52,7 @@ def test_the_tallest_bar_is_that_of_the_fullest_bin(survey):
 
 
 def test_json_holds_counts_samples_and_messages(survey):
-    told = json.loads(to_json([survey]))
+    told = json.loads(to_json([survey], survey.counts))
     assert (told["ok"], told["error"]) == (True, None)
     (data,) = told["data"]
     assert data["counts"]["trained"] == 8
@@ -64,4 +64,6 @@ def test_json_holds_counts_samples_and_messages(survey):
     assert data["findings"][1]["message"] == (
         "Rows dropped: 4 with nothing to train on (d.jsonl line 1, ...)."
     )
-    assert json.loads(to_json([], "no rows")) == {"ok": False, "error": "no rows", "data": []}
+    assert told["total"]["rows"] == 5
+    told = json.loads(to_json([], error="no rows"))
+    assert told == {"ok": False, "error": "no rows", "total": None, "data": []}

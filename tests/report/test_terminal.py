@@ -27,9 +27,9 @@ def test_without_colour_brackets_mark_what_is_trained(survey):
         "####################   masked_text   ####################",
         "[-100]*3 A<b>␛[31m</s> [-100]*1",
         "####################   input_ids   ####################",
-        "[1, 5, 6, 7, 2, 4]",
+        "[1, 5, 6, 7, 7, 4]",
         "####################   labels   ####################",
-        "[-100, -100, -100, 7, 2, -100]",
+        "[-100, -100, -100, 7, 7, -100]",
     ]
 
 
@@ -53,7 +53,7 @@ def test_the_stages_of_a_row(survey):
     text = out.file.getvalue()
     assert "── row  d.jsonl line 3 (row 2)" in text
     assert text.count("(unchanged)") == 2
-    assert "[-100 x 3, 7, 2, -100]" in text
+    assert "[-100 x 3, 7, 7, -100]" in text
     assert "(9 tokens cut off at max_length)" in text
     assert "\x1b" not in text
 

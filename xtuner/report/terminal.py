@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xtuner.dataset.survey.counts import Lengths
+from xtuner.dataset.survey.counts import Counts, Lengths
 from xtuner.dataset.survey.survey import Survey
 from xtuner.dataset.survey.views import ItemView, RowView, Segment
 from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
@@ -42,7 +42,7 @@ def make_console() -> Console:
 
 def print_survey(console: Console, survey: Survey, lang: str) -> None:
     """Counts, lengths and warnings."""
-    print_counts(console, survey, lang)
+    print_counts(console, f"{survey.path}  {survey.source}", survey.counts, lang)
     print_lengths(console, survey.lengths, lang)
     _banner(console, word("findings", lang))
     for finding in survey.findings:
@@ -113,13 +113,13 @@ def print_shown(console: Console, item: ItemView, show: str, lang: str) -> None:
             _print(console, _numbers(getattr(item, kind), item.labels, None, lang))
 
 
-def print_counts(console: Console, survey: Survey, lang: str) -> None:
+def print_counts(console: Console, title: str, counts: Counts, lang: str) -> None:
     """The table of counts."""
-    _banner(console, f"{word('counts', lang)}  {survey.path}  {survey.source}")
+    _banner(console, f"{word('counts', lang)}  {title}")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
-    for label, number in count_lines(survey.counts, lang):
+    for label, number in count_lines(counts, lang):
         table.add_row(label, number)
     console.print(table)
 
@@ -172,8 +172,11 @@ def _numbers(numbers: list[int], labels: list[int], limit: int | None, lang: str
     pairs = zip(numbers, labels, strict=True)
     pieces = [(str(number), label != IGNORE_INDEX) for number, label in pairs]
     if limit is not None and numbers == labels:
-        runs = [(piece, len(list(run))) for piece, run in groupby(pieces)]
-        pieces = [(text if count == 1 else f"{text} x {count:,}", flag) for (text, flag), count in runs]
+        runs = [(trained, [text for text, _ in run]) for trained, run in groupby(pieces, key=lambda p: p[1])]
+        pieces = []
+        for trained, texts in runs:
+            shown = texts if trained or len(texts) == 1 else [f"{texts[0]} x {len(texts):,}"]
+            pieces += [(text, trained) for text in shown]
     text = Text("[")
     for at, (piece, trained) in enumerate(pieces[:limit]):
         text.append(", " if at else "").append(piece, TRAINED if trained else UNTRAINED)

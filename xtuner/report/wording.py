@@ -43,6 +43,7 @@ WORDS = {
     "is_trained": ("trained", "参与训练"),
     "not_trained": ("not trained", "不参与训练"),
     "page": ("Page for the browser:", "网页："),
+    "together": ("all data sets together", "全部数据集合计"),
     "counts": ("Counts", "统计"),
     "examples": ("Samples", "样本"),
     "source": ("source", "来源"),

@@ -27,15 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     data = open_data(args)
     from xtuner.dataset.survey.views import view_failing_row
     from xtuner.report.plain import to_json
-    from xtuner.report.terminal import make_console, print_row, print_stages, print_survey
+    from xtuner.report.terminal import make_console, print_counts, print_row, print_stages, print_survey
     from xtuner.report.wording import word
 
     console = make_console()
     try:
-        surveys = look(data, args, args.num)
+        surveys, total = look(data, args, args.num)
     except XTunerError as error:
         if args.json:
-            print(to_json([], str(error)))
+            print(to_json([], error=str(error)))
             return 1
         # What came before the error helps to see it.
         for origin in data.origins:
@@ -44,11 +44,13 @@ def main(argv: list[str] | None = None) -> int:
                 print_row(console, view, args.lang)
         raise
     if args.json:
-        print(to_json(surveys))
+        print(to_json(surveys, total))
         return 0
     for survey in surveys:
         print_stages(console, survey, args.lang)
         print_survey(console, survey, args.lang)
+    if len(surveys) > 1:
+        print_counts(console, word("together", args.lang), total, args.lang)
     if args.html:
         console.print(f"\n{word('page', args.lang)} {args.html}")
     return 0

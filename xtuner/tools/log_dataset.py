@@ -22,18 +22,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Show; returns 0."""
     args = parse_args(argv)
-    surveys = look(open_data(args), args, 1)
+    surveys, total = look(open_data(args), args, 1)
     from xtuner.report.plain import to_json
-    from xtuner.report.terminal import make_console, print_shown, print_survey
+    from xtuner.report.terminal import make_console, print_counts, print_shown, print_survey
     from xtuner.report.wording import word
 
     if args.json:
-        print(to_json(surveys))
+        print(to_json(surveys, total))
         return 0
     console = make_console()
     for survey in surveys:
         print_shown(console, survey.item, args.show, args.lang)
         print_survey(console, survey, args.lang)
+    if len(surveys) > 1:
+        print_counts(console, word("together", args.lang), total, args.lang)
     if args.html:
         console.print(f"\n{word('page', args.lang)} {args.html}")
     return 0

@@ -12,6 +12,7 @@ from xtuner.tools.config_argument import add_config, add_options, read_config
 
 if TYPE_CHECKING:
     from xtuner.dataset.survey.configured import ConfiguredData
+    from xtuner.dataset.survey.counts import Counts
     from xtuner.dataset.survey.survey import Survey
 
 
@@ -44,16 +45,16 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
     return open_configured(config)
 
 
-def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> list[Survey]:
-    """A survey of each data set, which is tokenised as training would; writes the page where asked to."""
-    from xtuner.dataset.survey.survey import make_survey
+def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> tuple[list[Survey], Counts]:
+    """A survey of each data set, and the counts of all; writes the page where one is asked for."""
+    from xtuner.dataset.survey.survey import counts_of, make_survey
     from xtuner.report.page import to_page
 
-    data.build()
+    whole = data.build()
     surveys = [
         make_survey(
             origin,
-            data.build(origin.path),
+            data.build_part(origin),
             data.tokenizer(origin),
             num_rows=num_rows,
             index=args.index,
@@ -65,4 +66,4 @@ def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> list[
         page = Path(args.html)
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(to_page(Path(args.config).stem, surveys, args.lang), encoding="utf-8")
-    return surveys
+    return surveys, counts_of(whole)

@@ -62,7 +62,7 @@ def survey_of(data_of):
     def make(rows, *, num_rows=1, index=0, **options):
         data = data_of(rows, **options)
         (origin,) = data.origins
-        dataset, tokenizer = data.build(origin.path), data.tokenizer(origin)
+        dataset, tokenizer = data.build_part(origin), data.tokenizer(origin)
         return make_survey(origin, dataset, tokenizer, num_rows=num_rows, index=index)
 
     return make

@@ -17,20 +17,27 @@ from typing import Any
 
 from xtuner.config import Builder, Config
 from xtuner.config.build import callee_of
+from xtuner.config.load import name_of
 from xtuner.dataset.huggingface import Settings, find_map_fn, process_hf_dataset
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
+from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What one data set is made of; `settings` is None for rows that are tokens already."""
+    """What one data set is made of.
+
+    `settings` is None for rows that are tokens already, and so is `rows` for a data set that reads its files
+    itself; `kind` is what makes it.
+    """
 
     path: str
-    rows: Selection
-    settings: Settings | None
-    max_length: int | None
+    kind: str
+    rows: Selection | None = None
+    settings: Settings | None = None
+    max_length: int | None = None
 
 
 class ConfiguredData:
@@ -41,24 +48,31 @@ class ConfiguredData:
         self._path = path
         self._tokenizer_cfg = tokenizer_cfg
         self._builder = builder = Builder()
-        self._found = dict(_calls(cfg, path))
+        self._found = dict(_leaves(cfg, path))
         self.origins = [_origin(found, builder, where) for where, found in self._found.items()]
 
-    def build(self, path: str | None = None) -> Any:
-        """The data set at `path`, or all the data, as training reads it."""
-        path = path or self._path
-        return self._builder.build(self._found.get(path, self._cfg), path)
+    def build(self) -> Any:
+        """All the data, as training reads it."""
+        return self._builder.build(self._cfg, self._path)
+
+    def build_part(self, origin: Origin) -> PackedDataset:
+        """One data set of it; ConfigError for a kind that has nothing to look at."""
+        made = self._builder.build(self._found[origin.path], origin.path)
+        if not isinstance(made, PackedDataset):
+            raise ConfigError(f"{origin.path} is {origin.kind}, which does not show its samples")
+        return made
 
     def tokenizer(self, origin: Origin) -> Any:
-        """The tokenizer of that data set; for rows that are tokens already, that of the config."""
+        """The tokenizer of that data set; where it has none, that of the config."""
         if origin.settings is not None:
             return origin.settings.tokenizer
-        if self._tokenizer_cfg is None:
+        cfg = self._found[origin.path].get("tokenizer") or self._tokenizer_cfg
+        if cfg is None:
             raise ConfigError(
-                f"{origin.path} is tokens already, and the config has no tokenizer to read them with: "
+                f"{origin.path} has no tokenizer to read its tokens with, nor has the config: "
                 "add tokenizer = dict(type=AutoTokenizer.from_pretrained, ...)"
             )
-        return self._builder.build(self._tokenizer_cfg, "tokenizer")
+        return self._builder.build(cfg, "tokenizer")
 
 
 def open_configured(config: Config) -> ConfiguredData:
@@ -68,8 +82,18 @@ def open_configured(config: Config) -> ConfiguredData:
         raise ConfigError(f"the config has no {path}: there is no data in it to look at")
     data = ConfiguredData(loader["dataset"], path, config.get("tokenizer"))
     if not data.origins:
-        raise ConfigError(f"{path} holds no process_hf_dataset: only data made by it can be looked at")
+        raise ConfigError(f"{path} is no dict(type=...): there is no data in it to look at")
     return data
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Path and config of every data set in `value` that is not made of others."""
+    if isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{number}")
+    elif isinstance(value, Mapping) and callee_of(dict(value), path) is not None:
+        inside = list(_leaves(value.get("datasets"), f"{path}.datasets")) or list(_calls(value, path))
+        yield from inside or [(path, value)]
 
 
 def _calls(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -86,6 +110,9 @@ def _calls(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
+    kind = name_of(cfg["type"])
+    if callee_of(dict(cfg), path) is not process_hf_dataset:
+        return Origin(path, kind)
     given = {name: builder.build(value, f"{path}.{name}") for name, value in cfg.items() if name != "type"}
     signature = inspect.signature(process_hf_dataset)
     try:
@@ -102,7 +129,7 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
         arguments["seed"],
     )
     settings = _settings(arguments) if arguments["do_dataset_tokenization"] else None
-    return Origin(path, rows, settings, arguments["max_length"])
+    return Origin(path, kind, rows, settings, arguments["max_length"])
 
 
 def _settings(arguments: Mapping[str, Any]) -> Settings:

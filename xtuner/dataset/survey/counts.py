@@ -57,7 +57,7 @@ def describe_lengths(lengths: np.ndarray) -> Lengths:
     start = smallest // width * width
     edges = np.arange(start, usual + 1, width)
     counts = np.bincount(np.minimum((lengths - start) // width, len(edges) - 1), minlength=len(edges))
-    highs = [*(edges[1:] - 1).tolist(), max(largest, int(edges[-1]) + width - 1)]
+    highs = [*(edges[1:] - 1).tolist(), largest]
     bins = [Bin(int(low), high, int(n)) for low, high, n in zip(edges, highs, counts, strict=True)]
     return Lengths(
         smallest,

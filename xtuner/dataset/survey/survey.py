@@ -41,8 +41,7 @@ def make_survey(
 
     `num_rows` rows are followed from stage to stage, spread evenly; of the items, number `index` is shown.
     """
-    known = {f.name for f in dataclasses.fields(Counts)}
-    counts = Counts(**{name: value for name, value in dataset.stats.items() if name in known})
+    counts = counts_of(dataset)
     rows = view_rows(origin, num_rows)
     return Survey(
         path=origin.path,
@@ -52,12 +51,20 @@ def make_survey(
         lengths=describe_lengths(np.asarray(dataset.store.lengths)),
         findings=find_faults(origin, dataset, tokenizer, counts, max_cut_share),
         rows=rows,
-        item=view_item(origin, dataset, tokenizer, index),
+        item=view_item(dataset, tokenizer, index),
     )
+
+
+def counts_of(dataset: Any) -> Counts:
+    """The counts that a data set keeps."""
+    known = {f.name for f in dataclasses.fields(Counts)}
+    return Counts(**{name: value for name, value in dataset.stats.items() if name in known})
 
 
 def describe_source(origin: Origin) -> str:
     """The files of the rows, or what else they come from."""
+    if origin.rows is None:
+        return origin.kind
     names = []
     for source in origin.rows.sources:
         files = getattr(source, "files", None)

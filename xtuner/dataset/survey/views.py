@@ -62,6 +62,8 @@ class ItemView:
 
 def view_rows(origin: Origin, count: int) -> list[RowView]:
     """The stages of `count` rows, the first one and others spread evenly."""
+    if origin.rows is None:
+        return []
     total = len(origin.rows)
     chosen = np.linspace(0, max(0, total - 1), min(count, total)).astype(np.int64)
     numbers = chosen if origin.rows.taken is None else origin.rows.taken[chosen]
@@ -70,8 +72,9 @@ def view_rows(origin: Origin, count: int) -> list[RowView]:
 
 def view_row(origin: Origin, number: int) -> RowView:
     """The stages of row `number`, as far as they can be made."""
+    assert origin.rows is not None, "there are no rows to view"
     row = origin.rows.row(number)
-    view = RowView(_place(origin, number), dict(row))
+    view = RowView(_place(origin.rows.place(number), number), dict(row))
     settings = origin.settings
     if settings is None:
         return view
@@ -107,7 +110,7 @@ def view_failing_row(origin: Origin) -> RowView | None:
     """The stages of the first row that cannot be mapped, else of the first row; None where there is none."""
     first = None
     try:
-        for number, row in origin.rows:
+        for number, row in origin.rows or ():
             first = number if first is None else first
             try:
                 if origin.settings is not None:
@@ -119,7 +122,7 @@ def view_failing_row(origin: Origin) -> RowView | None:
     return None if first is None else view_row(origin, first)
 
 
-def view_item(origin: Origin, dataset: Any, tokenizer: Any, index: int) -> ItemView:
+def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
     """Item `index` as training reads it."""
     if not -len(dataset) <= index < len(dataset):
         raise DataError(f"there is no item {index}: the data has {len(dataset):,}, counted from 0")
@@ -130,13 +133,13 @@ def view_item(origin: Origin, dataset: Any, tokenizer: Any, index: int) -> ItemV
         segments_of(tokenizer, ids[start:end], labels[start:end] != IGNORE_INDEX)
         for start, end in pairwise(borders)
     ]
-    places = [_place(origin, number) for number in dataset.source_rows(index)]
+    rows = zip(dataset.source_places(index), dataset.source_rows(index), strict=True)
+    places = [_place(place, number) for place, number in rows]
     return ItemView(index % len(dataset), ids.tolist(), labels.tolist(), samples, places)
 
 
-def _place(origin: Origin, number: int) -> str:
+def _place(place: str, number: int) -> str:
     """Where a row stands; its number too, as many rows may stand in one line."""
-    place = origin.rows.place(number)
     return place if place.startswith("row ") else f"{place} (row {number})"
 
 

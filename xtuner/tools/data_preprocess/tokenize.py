@@ -26,9 +26,11 @@ def main(argv: list[str] | None = None) -> int:
 
     data.build()
     for origin in data.origins:
-        dataset = data.build(origin.path)
-        folder = dataset.store.folder
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        print(f"{origin.path}\n  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
+        dataset = data.build_part(origin)
+        print(origin.path)
+        folder = getattr(dataset.store, "folder", None)
+        if folder is not None:
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            print(f"  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
         print(f"  {summary(dataset.stats, origin.max_length)}")
     return 0
