@@ -182,3 +182,44 @@ def test_a_name_on_the_hub_without_a_network_is_one_clear_line():
         NotFoundError, match=r"no data set 'someone/something' on this machine.*path of a file"
     ):
         load_dataset("someone/something")
+
+
+def test_a_folder_or_a_pattern_gives_the_rows_of_all_its_files(tmp_path):
+    """Files of several kinds, by name, below the folder too; hidden ones and others are no data."""
+    import pyarrow
+    from pyarrow import parquet
+
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n{"n": 2}\n')
+    (tmp_path / "b" / "c.json").write_text('[{"n": 3}]')
+    (tmp_path / "b" / "d.csv").write_text("n\n4\n")
+    (tmp_path / "README.md").write_text("about")
+    (tmp_path / ".hidden.jsonl").write_text('{"n": 9}')
+    parquet.write_table(pyarrow.table({"n": [5, 6, 7]}), tmp_path / "e.parquet", row_group_size=2)
+    rows = load_dataset(tmp_path)["train"]
+    assert [int(row["n"]) for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert [rows[i]["n"] for i in (4, 6, 5)] == [5, 7, 6]
+    assert rows.place(6) == f"{tmp_path / 'e.parquet'} row 3"
+    rows = load_dataset(str(tmp_path / "**" / "*.json*"), split="train")
+    assert [row["n"] for row in rows] == [1, 2, 3]
+
+
+def test_a_folder_with_splits_is_left_to_datasets(tmp_path):
+    """Files named after splits become splits."""
+    (tmp_path / "train.jsonl").write_text('{"n": 1}\n')
+    (tmp_path / "test.jsonl").write_text('{"n": 2}\n')
+    splits = load_dataset(tmp_path)
+    assert {name: rows[0]["n"] for name, rows in splits.items()} == {"train": 1, "test": 2}
+
+
+def test_files_that_cannot_be_read_together_and_patterns_without_any(tmp_path):
+    """A broken table, several kinds that `datasets` would have to read, nothing at all."""
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
+    (tmp_path / "b.parquet").write_text("no table")
+    with pytest.raises(DataError, match=r"kinds \.jsonl, \.txt cannot be read together"):
+        load_dataset(str(tmp_path / "a.*"))
+    with pytest.raises(DataError, match="not a Parquet file"):
+        list(load_dataset(str(tmp_path / "[ab].[jp]*"), split="train"))
+    with pytest.raises(NotFoundError, match="no data file"):
+        load_dataset(str(tmp_path / "x*.jsonl"))

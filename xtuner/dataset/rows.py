@@ -56,7 +56,7 @@ class FileRows(Sequence):
     def place(self, index: int) -> str:
         """Where row `index` stands, for messages: `data.json line 12`."""
         file, row = self._find(index)
-        return f"{file.path} line {file.line(row)}"
+        return f"{file.path} {file.unit} {file.line(row)}"
 
     @property
     def name(self) -> str:
@@ -84,6 +84,8 @@ class _File(ABC):
     """One file of rows."""
 
     is_counted = True
+    unit = "line"
+    """What `line` counts."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -288,6 +290,44 @@ class TableFile(_File):
                 self._lines.append(line)
             self._rows = rows
         return self._rows
+
+
+class ParquetFile(_File):
+    """Rows of a table in column form."""
+
+    unit = "row"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._group: tuple[int, list[Row]] | None = None  # the number of the rows last read, and they
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in self._open().iter_batches(batch_size=1000):
+            yield from batch.to_pylist()
+
+    def __len__(self) -> int:
+        return self._open().metadata.num_rows
+
+    def read(self, row: int) -> Row:
+        table = self._open()
+        sizes = [table.metadata.row_group(n).num_rows for n in range(table.num_row_groups)]
+        ends = list(accumulate(sizes))
+        number = bisect.bisect_right(ends, row)
+        if self._group is None or self._group[0] != number:
+            self._group = (number, table.read_row_group(number).to_pylist())
+        return self._group[1][row - ends[number] + sizes[number]]
+
+    def line(self, row: int) -> int:
+        return row + 1
+
+    def _open(self) -> Any:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.ParquetFile(self.path)
+        except pyarrow.ArrowInvalid as error:
+            raise DataError(f"{self.path}: not a Parquet file: {error}") from None
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[Any]]]:

@@ -2,6 +2,7 @@
 
     load_dataset("../data/x.json")                                   {"train": rows of the file}
     load_dataset("json", data_files=dict(train="x.jsonl"))           {"train": rows of the file}
+    load_dataset("../data/*.jsonl"), load_dataset("../data")         {"train": rows of all the files}
     load_dataset("tatsu-lab/alpaca")                                 as `datasets` gives it
 
 JSON, JSON lines, CSV and workbooks are read by this package, so that an error can name file and line; all
@@ -13,12 +14,13 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xtuner import hub
-from xtuner.dataset.rows import FileRows, TableFile, open_json, read_csv, read_xlsx
+from xtuner.dataset.rows import FileRows, ParquetFile, TableFile, open_json, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
 
 _OPENERS = {
@@ -26,9 +28,11 @@ _OPENERS = {
     ".jsonl": open_json,
     ".csv": lambda path: TableFile(path, read_csv),
     ".xlsx": lambda path: TableFile(path, read_xlsx),
+    ".parquet": ParquetFile,
 }
 _LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
 _BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv",), "xlsx": (".xlsx",)}
+_SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
 _PACKED = (".gz", ".zst", ".xz", ".bz2")
 
 _NOT_HERE = (
@@ -64,13 +68,16 @@ def load_dataset(
         if name is None and plain_split and not options and _ours(path, files):
             return _open_files(files, split)
         if data_files is None:
-            path, data_files = _builder_of(Path(path)), files
+            path, data_files = _builder_of(files), files
     return _load_with_datasets(path, name, data_dir, data_files, split, options)
 
 
 def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
     """The local files of each split, with patterns filled in, or None where `path` is no file or format."""
     if data_files is None:
+        several = _in_folder_or_pattern(path)
+        if several:
+            return {"train": several}
         is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
         # No hub name looks like this.
         is_file |= path.startswith((".", "/", "~")) and not os.path.isdir(path)
@@ -86,6 +93,26 @@ def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[s
         split: [match for file in group for match in (sorted(glob.glob(file, recursive=True)) or [file])]
         for split, group in files.items()
     }
+
+
+def _in_folder_or_pattern(path: str) -> list[str]:
+    """The data files in a folder and below it, or that a pattern matches, by name; empty for anything else.
+
+    A folder whose files or folders are named after splits is left to `datasets`, which knows them.
+    """
+    if "://" in path:
+        return []
+    if not os.path.isdir(path):
+        is_pattern = glob.has_magic(path) and not os.path.exists(path)
+        return sorted(filter(os.path.isfile, glob.glob(path, recursive=True))) if is_pattern else []
+    found = [file for file in sorted(Path(path).rglob("*")) if _is_data(file, Path(path))]
+    words = {word for file in found for word in re.split(r"[\W_]+", str(file.relative_to(path)).lower())}
+    return [] if words & _SPLITS else [str(file) for file in found]
+
+
+def _is_data(file: Path, folder: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+    return not hidden and file.is_file() and _suffix(str(file)) in (*_OPENERS, ".parquet")
 
 
 def _is_format(path: str) -> bool:
@@ -120,7 +147,10 @@ def _check_exist(files: Mapping[str, list[str]]) -> None:
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
     """Whether this package reads all the files itself."""
     suffixes = {Path(file).suffix.lower() for group in files.values() for file in group}
-    return suffixes <= set(_BUILDERS.get(path, _OPENERS if not _is_format(path) else ()))
+    if _is_format(path):
+        return suffixes <= set(_BUILDERS.get(path, ()))
+    # Tables of one kind are left to `datasets`; only this package reads them beside others.
+    return suffixes <= _OPENERS.keys() - ({".parquet"} if len(suffixes) == 1 else set())
 
 
 def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
@@ -135,8 +165,13 @@ def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
     return rows[split]
 
 
-def _builder_of(path: Path) -> str:
-    suffix = _suffix(str(path))
+def _builder_of(files: Mapping[str, list[str]]) -> str:
+    names = [file for group in files.values() for file in group]
+    path = Path(names[0])
+    suffix = _suffix(names[0])
+    kinds = sorted({_suffix(name) for name in names})
+    if len(kinds) > 1:
+        raise DataError(f"files of the kinds {', '.join(kinds)} cannot be read together: {path}, ...")
     formats = {s: name for name, suffixes in _BUILDERS.items() for s in suffixes} | _LEFT_TO_DATASETS
     if suffix not in formats:
         raise DataError(
