@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2] / "xtuner"
 LAYERS = {
     **dict.fromkeys(["errors", "log", "dist", "hub", "utils"], 0),
     "config": 1,
-    "parallel": 2,
+    **dict.fromkeys(["parallel", "estimate"], 2),
     **dict.fromkeys(["dataset", "model"], 3),
     "chat": 4,
     "engine": 5,
@@ -60,7 +60,7 @@ def test_a_package_imports_lower_layers_only():
     assert wrong == set()
 
 
-@pytest.mark.parametrize("module", ["cli", "errors", "config", "recipes.catalogue", "utils", "tools.train"])
+@pytest.mark.parametrize("module", ["cli", "errors", "config", "estimate.configured", "recipes.catalogue", "utils", "tools.train"])
 def test_light_modules_import_without_torch(module):
     code = f"import sys, xtuner.{module}; "
     code += "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"

@@ -1,0 +1,107 @@
+"""What of a config decides memory and time.
+
+model.llm, model.lora, optim_wrapper, train_dataloader  ->  Training(tokens=2048, bits=4, rank=64, ...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xtuner.config.ref import as_ref, path_of
+from xtuner.estimate.machine import Machine
+from xtuner.estimate.memory import Training
+from xtuner.estimate.shape import Shape
+
+_ADAPTERS = ("lora", "llm_lora")
+# Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
+_STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion": 1, "SGD": 1, "Adafactor": 0}
+
+
+def named_llm(config: Mapping[str, Any]) -> str | None:
+    """The folder or hub name of the language model."""
+    found = _dict(_dict(config.get("model")).get("llm")).get("pretrained_model_name_or_path")
+    return found if isinstance(found, str) else None
+
+
+def read_training(config: Mapping[str, Any], shape: Shape, machine: Machine) -> Training:
+    """The run that `config` describes, as it would be on `machine`."""
+    model, wrapper = _dict(config.get("model")), _dict(config.get("optim_wrapper"))
+    llm = _dict(model.get("llm"))
+    adapter = next((_dict(model[name]) for name in _ADAPTERS if model.get(name)), {})
+    quantization = _dict(llm.get("quantization_config"))
+    full = not adapter and not model.get("peft_model")
+    weight_bytes = _weight_bytes(llm.get("torch_dtype", llm.get("dtype")), full, shape, machine)
+    mixed = _word(wrapper.get("type")) != "OptimWrapper" and _word(wrapper.get("dtype")) != "float32"
+    half = machine.device == "cuda" or machine.has_bf16
+    compute_bytes = 2 if mixed and half else weight_bytes
+    trained_bytes = weight_bytes if full else 4
+    loader = _dict(config.get("train_dataloader"))
+    targets = adapter.get("target_modules")
+    return Training(
+        tokens=_number(loader.get("batch_size"), 1) * max_length(config, shape),
+        weight_bytes=weight_bytes,
+        compute_bytes=compute_bytes,
+        bits=4 if quantization.get("load_in_4bit") else 8 if quantization.get("load_in_8bit") else 16,
+        double_quant=bool(quantization.get("bnb_4bit_use_double_quant")),
+        rank=0 if full else _number(adapter.get("r"), 8),
+        targets=tuple(targets) if isinstance(targets, (list, tuple)) else None,
+        dropout=bool(adapter.get("lora_dropout")),
+        state_bytes=_state_bytes(_dict(wrapper.get("optimizer")), trained_bytes),
+        recompute=model.get("use_activation_checkpointing", True) is not False,
+        device=machine.device,
+    )
+
+
+def max_length(config: Mapping[str, Any], shape: Shape) -> int:
+    """Tokens of the longest row that the data sets of `config` give."""
+    found = [n for n in _values(config.get("train_dataloader"), "max_length") if isinstance(n, int)]
+    packed = [n for n in _values(config.get("train_dataloader"), "max_packed_length") if isinstance(n, int)]
+    return max([*found, *packed], default=shape.context or 2048)
+
+
+def _values(value: Any, key: str) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if name == key:
+                yield inner
+            else:
+                yield from _values(inner, key)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _values(inner, key)
+
+
+def _weight_bytes(asked: Any, full: bool, shape: Shape, machine: Machine) -> int:
+    """Of a weight that is not quantised, by the same rules as loading."""
+    word = _word(asked)
+    if full and word in ("", "auto", "None", "float16", "fp16", "half"):
+        return 4
+    word = shape.dtype.removeprefix("torch.") if word in ("", "auto", "None") else word
+    if word in ("float32", "fp32", "float"):
+        return 4
+    return 2 if machine.device == "cuda" or machine.has_bf16 else 4
+
+
+def _state_bytes(optimizer: Mapping[str, Any], trained_bytes: int) -> int:
+    word = _word(optimizer.get("type"))
+    if word.endswith("8bit"):
+        return 2
+    if word == "SGD" and not optimizer.get("momentum"):
+        return 0
+    return _STATES.get(word, 2) * trained_bytes
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: Any, usual: int) -> int:
+    return value if isinstance(value, int) and value > 0 else usual
+
+
+def _word(value: Any) -> str:
+    """The last word of a name: torch.float16 -> "float16"."""
+    ref = as_ref(value)
+    text = path_of(ref) if ref is not None else getattr(value, "__name__", str(value or ""))
+    return text.rpartition(".")[2]

@@ -1,0 +1,64 @@
+"""How much arithmetic a token costs, and how long a run takes on hardware of a known rate.
+
+    forward    2 x (weights a token passes) + attention to the tokens before it, 2 x layers x queries x length
+    backward   as much again for the inputs, and where all weights are trained as much again for them
+    recompute  one more forward of the layers
+
+A rough answer: cards reach `REACHED` of their rate, a CPU core `CORE_FLOPS`.
+"""
+
+from __future__ import annotations
+
+from xtuner.estimate.machine import Machine
+from xtuner.estimate.memory import Training
+from xtuner.estimate.shape import Shape
+
+REACHED = 0.4
+CORE_FLOPS = 2e10
+# A name of the card that nvidia-smi shows -> 10^12 operations in 16 bits a second, dense, by its maker.
+_RATES = {
+    "B200": 2250,
+    "H200": 989,
+    "H100": 989,
+    "H20": 148,
+    "H800": 989,
+    "A100": 312,
+    "A800": 312,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "A10G": 70,
+    "A10": 125,
+    "A6000": 155,
+    "V100": 125,
+    "T4": 65,
+    "RTX 5090": 209,
+    "RTX 4090": 165,
+    "RTX 4080": 97,
+    "RTX 3090": 71,
+    "RTX 3080": 60,
+}
+
+
+def flops_per_token(shape: Shape, run: Training, length: int) -> float:
+    """Operations that training takes for a token in a sample of that length."""
+    layers = sum(2 * x.inputs * x.outputs * x.active for x in shape.linears)
+    layers += 2 * shape.layers * shape.query * length
+    head = 2 * shape.vocab * shape.hidden * run.trained_share
+    passes = 3 if run.is_full else 2
+    return (passes + run.recompute) * layers + passes * head
+
+
+def operations_per_second(machine: Machine) -> float | None:
+    """What the machine is expected to reach; None for a card that is not in the table."""
+    if machine.device == "cpu":
+        return CORE_FLOPS * machine.num_cores
+    rate = next((r for name, r in _RATES.items() if name in machine.name.replace("GeForce ", "")), None)
+    return rate * 1e12 * REACHED if rate else None
+
+
+def seconds(shape: Shape, run: Training, num_tokens: float, machine: Machine) -> float | None:
+    """Time to train on that many tokens."""
+    rate = operations_per_second(machine)
+    length = min(run.tokens, 2048)
+    return num_tokens * flops_per_token(shape, run, length) / rate if rate else None
