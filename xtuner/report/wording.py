@@ -72,9 +72,10 @@ SENTENCES = {
     ),
     "other_template": (
         "the prompt template differs from the tokenizer's own chat template, first in {place}: "
-        "{ours!r} here, {own!r} there. A chat model learns best with its own.",
+        "{ours!r} here, {own!r} there. A chat model learns best with its own: "
+        "prompt_template = PROMPT_TEMPLATE.auto.",
         "对话模板与分词器自带的 chat_template 不同，首先见于 {place}：此处为 {ours!r}，自带的为 {own!r}。"
-        "对话模型最好沿用自带的模板。",
+        "对话模型最好沿用自带的模板：prompt_template = PROMPT_TEMPLATE.auto。",
     ),
     "dropped": (
         "Rows dropped: {count} with {reason} ({places}).",

@@ -8,7 +8,10 @@ import pytest
 ROWS = [
     {"conversation": [{"input": f"q{i}", "output": "a"}, {"input": "and?", "output": "b"}]} for i in (1, 2)
 ]
-CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def found(survey):
@@ -66,7 +69,11 @@ def own_chatml(tmp_path, request):
     folder = tmp_path / "own"
     shutil.copytree(request.path.parents[2] / "data" / "tokenizer_bos", folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": CHATML}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {**config, "chat_template": CHATML, "additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+        )
+    )
     return str(folder)
 
 
@@ -76,3 +83,10 @@ def test_the_tokenizers_own_template_is_compared(survey_of, own_chatml):
     assert values["ours"].startswith("<|User|>:q1")
     assert values["own"].startswith("<|im_start|>user\nq1<|im_end|>")
     assert values["place"].endswith("line 1 (row 0)")
+
+
+def test_the_tokenizers_own_template_is_not_compared_with_itself(survey_of, own_chatml):
+    """Its answers end with marks of its own, which count as ends."""
+    survey = survey_of(ROWS, tokenizer=own_chatml, template="auto", num_rows=1)
+    assert survey.findings == []
+    assert survey.rows[0].segments[1].text == "a<|im_end|>"

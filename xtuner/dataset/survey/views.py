@@ -19,7 +19,7 @@ import numpy as np
 from xtuner.dataset.encode import encode_conversations, is_document, labels_of
 from xtuner.dataset.huggingface import Settings, map_row
 from xtuner.dataset.survey.configured import Origin
-from xtuner.errors import DataError
+from xtuner.errors import DataError, XTunerError
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 Row = Mapping[str, Any]
@@ -92,7 +92,7 @@ def view_row(origin: Origin, number: int) -> RowView:
             with_image_token=settings.with_image_token,
             continue_documents=True,
         )
-    except DataError as error:
+    except XTunerError as error:
         reached = view.mapped or (stages[0] if stages else None)
         return dataclasses.replace(view, mapped=reached, error=str(error))
     ids, trained = encoded.sample(0)
