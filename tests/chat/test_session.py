@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import DATA
 from xtuner.chat.generate import Completion
-from xtuner.chat.session import ChatTemplateSession, Session
+from xtuner.chat.session import ChatTemplateSession, Session, make_session
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -118,3 +118,26 @@ def test_the_tokenizers_own_template(tokenizer):
     own.chat_template = "{{ raise_exception('no system') }}"
     with pytest.raises(DataError, match=r"does not take this dialogue of the roles .*: no system"):
         session.ask("Q3", 10)
+
+
+def test_auto_is_the_tokenizers_own_template_in_chat_as_in_training(tokenizer):
+    """What the model is asked with begins what it was trained on; its answer ends at the template's mark."""
+    import copy
+
+    from xtuner.dataset.encode import encode_conversations
+    from xtuner.dataset.map_fns import template_map_fn_factory
+
+    own = copy.deepcopy(tokenizer)
+    own.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    session = make_session(own, PROMPT_TEMPLATE.auto, "S")
+    assert isinstance(session, ChatTemplateSession)
+    assert session.template["STOP_WORDS"] == ["<|im_end|>"]
+    asked = session.ask("Q", 10)
+    turns = [{"system": "S", "input": "Q", "output": "A"}]
+    conversation = template_map_fn_factory("auto")({"conversation": turns})["conversation"]
+    ids, trained = encode_conversations([conversation], own).sample(0)
+    assert ids[: trained.argmax()].tolist() == asked
+    assert type(make_session(own, PROMPT_TEMPLATE.default)) is Session

@@ -332,3 +332,13 @@ def test_a_changed_chat_template_is_other_data(own):
     assert first.key != second.key
     assert "good" in other.decode(second[0]["input_ids"])
     assert json.loads(json.dumps(first.stats))["trained"] == second.stats["trained"]
+
+
+def test_pictures_stand_where_their_marks_are(own):
+    """The mark of a picture in a question becomes its id; all else is encoded around it."""
+    messages = [{"role": "user", "content": "<image>\nq"}, {"role": "assistant", "content": "a"}]
+    encoded = encode_conversations([[{"messages": messages}]], own["chatml"], with_image_token=True)
+    place = encoded.ids.tolist().index(-200)
+    assert own["chatml"].decode(encoded.ids[:place]).endswith("<|im_start|>user\n")
+    assert own["chatml"].decode(encoded.ids[place + 1 :]).startswith("\nq<|im_end|>")
+    assert own["chatml"].decode(encoded.ids[encoded.trained]) == "a<|im_end|>"

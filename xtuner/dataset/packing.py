@@ -14,6 +14,7 @@ number of different lengths and not with the number of samples (idea: Krell et a
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,7 +90,7 @@ def _check(lengths: np.ndarray, max_length: int) -> None:
 
 def _best_fit_decreasing(counts: list[int], max_length: int) -> list[_Rows]:
     """The rows that best-fit decreasing fills, for `counts[n]` samples of length n."""
-    open_rows: list[list[_Rows]] = [[] for _ in range(max_length + 1)]  # by the space they have left
+    open_rows: defaultdict[int, list[_Rows]] = defaultdict(list)  # by the space they have left
     spaces = 0  # bit s is set where open_rows[s] is not empty
 
     def put(space: int, rows: _Rows) -> None:
@@ -119,7 +120,7 @@ def _best_fit_decreasing(counts: list[int], max_length: int) -> list[_Rows]:
             put(max_length - length * in_one_row, _Rows(full, (length, in_one_row, None)))
         if rest:
             put(max_length - length * rest, _Rows(1, (length, rest, None)))
-    groups = [rows for with_space in open_rows for rows in with_space]
+    groups = [rows for space in sorted(open_rows) for rows in open_rows[space]]
     if counts[0]:
         groups.append(_Rows(1, (0, counts[0], None)))
     return groups

@@ -23,7 +23,8 @@ Ids = np.ndarray
 Pieces = list[tuple[Ids, bool]]
 
 NO_IDS = np.zeros(0, np.int32)
-_FEW_SPANS = 16
+_FEW_SPANS = 64
+"""Up to here a search through the tokens for each border takes less than a table of them all."""
 
 
 def encode_spans(
