@@ -91,20 +91,22 @@ def make_base_model(
     tokenizer = train_tokenizer(plan.vocab_size)
     model = build_model(plan, tokenizer)
     loss, num_tokens = pretrain(model, tokenizer, plan, progress)
-    facts = {
-        "num_parameters": model.num_parameters(),
-        "num_tokens": num_tokens,
-        "loss": round(loss, 4),
-        "seconds": round(time.perf_counter() - start, 1),
-    }
+    result = Result(
+        folder=folder,
+        num_parameters=model.num_parameters(),
+        num_tokens=num_tokens,
+        loss=round(loss, 4),
+        seconds=round(time.perf_counter() - start, 1),
+    )
     beside = folder.with_name(f"{folder.name}.part{os.getpid()}")
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
-    (beside / STAMP).write_text(json.dumps({"key": key, **facts}), "utf-8")
+    stamp = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
+    (beside / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     beside.rename(folder)
-    return Result(folder=folder, **facts)
+    return result
 
 
 def plan_key(plan: Plan) -> str:
@@ -189,7 +191,9 @@ def pretrain(
 ) -> tuple[float, int]:
     """The mean loss of the last tenth of the steps and how many tokens were read."""
     device = dist.device()
-    model.to(device).train()
+    model.train()
+    module: torch.nn.Module = model
+    module.to(device)
     optimizers = build_optimizers(model, plan)
     low = compute_dtype(None, device)
     batches = iterate_batches(tokenizer, plan)
@@ -216,7 +220,7 @@ def pretrain(
         num_tokens += int((weights > 0).sum())
         if progress:
             progress(step + 1, plan.steps, losses[-1])
-    model.to("cpu").eval()
+    module.to("cpu").eval()
     last = losses[-max(1, plan.steps // 10) :]
     return sum(last) / len(last), num_tokens
 

@@ -1,13 +1,12 @@
-"""The whole path on a model made in place: base, data, config, QLoRA, conversion, merge, chat.
+"""The demo from its first line to its exit code, by the commands a user would type.
 
-    work_dirs/demo/
-        base/                        the base model, kept for the next demo
-        self_cognition.json          80 rows
-        demo.py                      the five-part config
-        run/                         checkpoints, logs, loss.png
-        adapter/  merged/            what `convert pth_to_hf` and `convert merge` wrote
-
-Every step is the command of the same name, called as the command line calls it.
+<work dir>/base/                 make_base_model
+           self_cognition.json   make_rows
+           demo_qlora.py         recipes.render
+           train/                xtuner train demo_qlora.py --work-dir train
+           adapter/              xtuner convert pth_to_hf demo_qlora.py train/iter_N.pth adapter
+           merged/               xtuner convert merge base adapter merged
+           loss.png, demo.log    the curve, and all that the commands printed
 """
 
 from __future__ import annotations
@@ -15,218 +14,335 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
+import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from xtuner.chat.terminal import PROMPT
-from xtuner.demo.identity import QUESTIONS, make_rows
+from xtuner.demo.identity import DEFAULT_AUTHOR, DEFAULT_NAME, QUESTIONS, make_rows
+from xtuner.demo.wording import WORDS
+from xtuner.errors import TrainingError
+from xtuner.log import logger
 from xtuner.recipes.render import render
-from xtuner.tools import chat, train
-from xtuner.tools.model_converters import merge, pth_to_hf
+
+if TYPE_CHECKING:
+    from xtuner.demo.base_model import Plan
 
 RECIPE = "internlm2_chat_1_8b_qlora_alpaca_e3"
-SETTINGS = {
-    "prompt_template": "internlm2_chat",
-    "SYSTEM": "",
-    "max_length": 256,
-    "accumulative_counts": 1,
-    "max_epochs": 8,
-    "lr": 1e-3,
-    "save_steps": 50,
-    "evaluation_freq": 50,
-}
-
-TEXTS = {
-    "en": {
-        "base": "Make a small base model that has no name yet",
-        "reused": "The base model of an earlier demo is still there",
-        "made": "{p:,} weights, {t:,} tokens read, loss {l}, {s:.0f} s",
-        "before": "Ask it who it is",
-        "data": "Write {n} rows of self-cognition",
-        "config": "Render a config",
-        "train": "Fine-tune: QLoRA on a 4-bit base",
-        "convert": "Turn the checkpoint into an adapter",
-        "merge": "Merge the adapter into the base model",
-        "after": "Ask again",
-        "question": "question",
-        "was": "before",
-        "now": "after",
-        "good": "It knows its name. {s:.0f} s in all.",
-        "bad": "It does not say its name, {name}.",
-        "files": "Everything is in {d}; the loss curve is {loss}",
-        "talk": "Talk to it",
-    },
-    "zh": {
-        "base": "训练一个还没有名字的小基座模型",
-        "reused": "沿用上次演示的基座模型",
-        "made": "{p:,} 个参数，读过 {t:,} 个词元，损失 {l}，用时 {s:.0f} 秒",
-        "before": "问问它是谁",
-        "data": "写出 {n} 条自我认知数据",
-        "config": "生成配置文件",
-        "train": "微调：4 比特基座上的 QLoRA",
-        "convert": "把检查点转换成适配器",
-        "merge": "把适配器合并进基座模型",
-        "after": "再问一次",
-        "question": "问题",
-        "was": "微调前",
-        "now": "微调后",
-        "good": "它知道自己的名字了。共用时 {s:.0f} 秒。",
-        "bad": "它没有说出自己的名字：{name}。",
-        "files": "所有文件都在 {d}，损失曲线是 {loss}",
-        "talk": "和它聊天",
-    },
-}
+IDENTITY_QUESTIONS = (QUESTIONS["zh"], QUESTIONS["en"])
+# Shown beside the others: what was learnt before is still there.
+OTHER_QUESTIONS = ("熊猫吃什么？", "Where is Paris?")
+STEPS = 6
 
 
-def run_demo(work_dir: Path, name: str, author: str, seed: int, lang: str, plan: object = None) -> bool:
-    """Whether the tuned model says its new name to both questions; shows every step on the way."""
-    start = time.perf_counter()
-    show = Narrator(lang)
-    # The paths in the commands shown are typed from the folder the user stands in.
-    base, config = work_dir / "base", work_dir / "demo.py"
-    rows, run_dir = work_dir / "self_cognition.json", work_dir / "run"
-    adapter, merged = work_dir / "adapter", work_dir / "merged"
-    work_dir.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class Options:
+    """What `xtuner demo` was asked for."""
 
-    make_base(base, seed, plan, show)
-    show.step("before", f"xtuner chat {base} --prompt-template internlm2_chat")
-    was = ask(base)
-    show.step("data", n=write_rows(rows, name, author))
-    show.step("config", f"xtuner copy-cfg {RECIPE} {work_dir} --model {base} --data {rows} ...")
-    write_config(config, base, rows)
-    show.step("train", f"xtuner train {config} --work-dir {run_dir}")
-    _succeed(train.main([str(config), "--work-dir", str(run_dir), "--seed", str(seed)]))
-    newest = Path((run_dir / "last_checkpoint").read_text(encoding="utf-8"))
-    loss = draw_loss(run_dir)
-    show.step("convert", f"xtuner convert pth_to_hf {config} {run_dir / newest.name} {adapter}")
-    _succeed(pth_to_hf.main([str(config), str(run_dir / newest.name), str(adapter)]))
-    show.step("merge", f"xtuner convert merge {base} {adapter} {merged}")
-    _succeed(merge.main([str(base), str(adapter), str(merged)]))
-    show.step("after", f"xtuner chat {merged} --prompt-template internlm2_chat")
-    now = ask(merged)
-
-    good = all(name in now[question] for question in QUESTIONS.values())
-    show.result(was, now)
-    show.end(good, time.perf_counter() - start, name, work_dir, loss, merged)
-    return good
+    work_dir: Path = Path("work_dirs/demo")
+    name: str = DEFAULT_NAME
+    author: str = DEFAULT_AUTHOR
+    seed: int = 0
+    lang: str = "en"
+    max_epochs: int = 8
+    base: Plan | None = None  # None: the usual one
 
 
-def make_base(folder: Path, seed: int, plan: object, show: Narrator) -> None:
-    """Make the base model with a bar, or find it made."""
-    from xtuner.demo.base_model import Plan, make_base_model
+@dataclass
+class Demo:
+    """One run: its options, where it writes, and how it runs a command (`xtuner.cli.main`)."""
 
-    show.step("base")
-    with show.bar() as progress:
-        made = make_base_model(folder, plan or Plan(seed=seed), progress)
-    facts = {"p": made.num_parameters, "t": made.num_tokens, "l": made.loss, "s": made.seconds}
-    if made.reused:
-        show.say("reused")
-    show.say("made", **facts)
+    options: Options
+    call: Callable[[list[str]], int]
+    console: Console = field(default_factory=Console)
+    step: int = 0
 
+    def __post_init__(self) -> None:
+        self.words = WORDS[self.options.lang]
+        folder = self.options.work_dir
+        self.base, self.train_dir = folder / "base", folder / "train"
+        self.adapter, self.merged = folder / "adapter", folder / "merged"
+        self.rows, self.config = folder / "self_cognition.json", folder / "demo_qlora.py"
+        self.log, self.loss_png = folder / "demo.log", folder / "loss.png"
 
-def write_rows(path: Path, name: str, author: str) -> int:
-    """Write the self-cognition rows; returns how many."""
-    rows = make_rows(name, author)
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-    return len(rows)
+    def run(self) -> bool:
+        """Whether the tuned model answers both identity questions with its name."""
+        start = time.perf_counter()
+        rows = make_rows(self.options.name, self.options.author)
+        self.options.work_dir.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("", "utf-8")
+        self.console.print(Panel(self.words["intro"], title=self.words["title"], padding=(1, 2)))
+        self.console.print(self.words["log"].format(path=self.log), style="dim")
+        self.make_base()
+        questions = [*IDENTITY_QUESTIONS, *OTHER_QUESTIONS]
+        before = self.ask(self.base, questions, "before")
+        self.write_inputs(rows)
+        self.train()
+        self.convert()
+        after = self.ask(self.merged, questions, "after")
+        good = all(self.options.name in answer for answer in after[: len(IDENTITY_QUESTIONS)])
+        self.show_result(questions, before, after, good, time.perf_counter() - start)
+        return good
 
+    # The steps
 
-def write_config(path: Path, base: Path, rows: Path) -> None:
-    """Write the config that fine-tunes `base` on `rows`."""
-    paths = {"pretrained_model_name_or_path": str(base), "alpaca_en_path": str(rows)}
-    inputs = {"evaluation_inputs": list(QUESTIONS.values())}
-    path.write_text(render(RECIPE, **SETTINGS, **paths, **inputs), encoding="utf-8")
+    def make_base(self) -> None:
+        """Step 1: the base model, made or found."""
+        from xtuner.demo.base_model import make_base_model
 
+        self.announce("base")
+        with self.bar(self.words["base_bar"]) as advance, self.into_log():
+            result = make_base_model(self.base, self.options.base, advance)
+        if result.reused:
+            self.done(self.words["base_kept"].format(path=self.base))
+        else:
+            self.done(
+                self.words["base_done"].format(
+                    params=result.num_parameters / 1e6, tokens=result.num_tokens, loss=result.loss
+                ),
+                result.seconds,
+            )
 
-def ask(model: Path) -> dict[str, str]:
-    """The answers of `model` to the questions, each asked on its own by `xtuner chat`."""
-    script = "".join(f"{question}\n\nRESET\n\n" for question in QUESTIONS.values()) + "EXIT\n\n"
-    heard = io.StringIO()
-    spoken, sys.stdin = sys.stdin, io.StringIO(script)
-    try:
-        with contextlib.redirect_stdout(heard):
-            words = ["--prompt-template", "internlm2_chat", "--max-new-tokens", "60", "--temperature", "0"]
-            _succeed(chat.main([str(model), *words]))
-    finally:
-        sys.stdin = spoken
-    # After each prompt comes the answer, then the prompt of RESET and its log line.
-    answers = heard.getvalue().split(PROMPT)[1::2]
-    return {q: a.strip() for q, a in zip(QUESTIONS.values(), answers, strict=False)}
+    def ask(self, model: Path, questions: Sequence[str], word: str) -> list[str]:
+        """Steps 2 and 6: the answers of `xtuner chat` to questions from a script."""
+        self.announce(word)
+        lines = "".join(f"{question}\n\nRESET\n\n" for question in questions) + "EXIT\n\n"
+        argv = ["chat", str(model), "--max-new-tokens", "64", "--seed", str(self.options.seed)]
+        with self.spinner():
+            printed = self.command(argv, lines)
+        answers = printed.split(PROMPT)[1::2]
+        assert len(answers) >= len(questions), printed
+        answers = [answer.strip() for answer in answers[: len(questions)]]
+        for question, answer in zip(questions, answers, strict=True):
+            self.console.print(f"  [cyan]{escape(question)}[/]  {escape(answer)}")
+        return answers
 
+    def write_inputs(self, rows: list[dict[str, str]]) -> None:
+        """Step 3: the rows and the five-part config."""
+        self.announce("config", name=self.options.name, recipe=RECIPE)
+        self.rows.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        text = render(
+            RECIPE,
+            lang=self.options.lang,
+            pretrained_model_name_or_path=str(self.base),
+            alpaca_en_path=str(self.rows),
+            max_length=256,
+            accumulative_counts=1,
+            max_epochs=self.options.max_epochs,
+            lr=2e-3,
+            SYSTEM="",
+            evaluation_freq=50,
+            evaluation_inputs=list(IDENTITY_QUESTIONS),
+        )
+        self.config.write_text(text, "utf-8")
+        self.done(f"{self.rows}, {self.config}")
 
-def draw_loss(run_dir: Path) -> Path:
-    """Draw the loss of the newest start of the run over its iterations; returns the picture's path."""
-    from matplotlib.figure import Figure
+    def train(self) -> None:
+        """Step 4: the run itself, and its curve."""
+        self.announce("train")
+        argv = [
+            "train",
+            str(self.config),
+            "--work-dir",
+            str(self.train_dir),
+            "--seed",
+            str(self.options.seed),
+        ]
+        start = time.perf_counter()
+        with self.bar(self.words["train_bar"]) as advance, watch_log(advance):
+            self.command(argv)
+        losses = read_losses(self.train_dir)
+        draw_losses(losses, self.loss_png, self.words)
+        self.done(
+            self.words["train_done"].format(
+                first=losses[0][1], last=losses[-1][1], path=read_last_checkpoint(self.train_dir)
+            ),
+            time.perf_counter() - start,
+        )
 
-    newest = max(run_dir.glob("*/vis_data/scalars.json"))
-    lines = [json.loads(line) for line in newest.read_text(encoding="utf-8").splitlines()]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([line["iter"] for line in lines], [line["loss"] for line in lines], marker=".")
-    axes.set(xlabel="iter", ylabel="loss", ylim=(0, None), title="Mean loss of the last ten iterations")
-    axes.grid(alpha=0.3)
-    figure.savefig(run_dir / "loss.png", dpi=150)
-    return run_dir / "loss.png"
+    def convert(self) -> None:
+        """Step 5: checkpoint to adapter, adapter and base to a model."""
+        self.announce("convert")
+        checkpoint = read_last_checkpoint(self.train_dir)
+        start = time.perf_counter()
+        with self.spinner():
+            self.command(["convert", "pth_to_hf", str(self.config), str(checkpoint), str(self.adapter)])
+            self.command(["convert", "merge", str(self.base), str(self.adapter), str(self.merged)])
+        self.done(f"{self.adapter}, {self.merged}", time.perf_counter() - start)
 
+    def show_result(
+        self, questions: list[str], before: list[str], after: list[str], good: bool, seconds: float
+    ) -> None:
+        """The table of answers, the files, and the last word."""
+        w = self.words
+        table = Table(w["question"], w["answer_before"], w["answer_after"], show_lines=True)
+        for row in zip(questions, before, after, strict=True):
+            table.add_row(*map(escape, row))
+        self.console.print("", table)
+        files = Table(title=w["files"], title_justify="left", box=None, show_header=False)
+        for word, path in (
+            ("file_base", self.base),
+            ("file_rows", self.rows),
+            ("file_config", self.config),
+            ("file_adapter", self.adapter),
+            ("file_merged", self.merged),
+            ("file_loss", self.loss_png),
+        ):
+            files.add_row(w[word], str(path))
+        self.console.print(files)
+        name = escape(self.options.name)
+        if good:
+            self.console.print(f"\n[bold green]{w['success'].format(name=name, seconds=seconds)}[/]")
+            self.console.print(f"{w['talk']}  [bold]xtuner chat {shlex.quote(str(self.merged))}[/]")
+        else:
+            self.console.print(f"\n[bold red]{w['failure'].format(name=name, path=self.log)}[/]")
 
-def _succeed(code: int) -> None:
-    assert code == 0, f"a step ended with {code} instead of raising an error"
+    # How a step is shown and run
 
+    def announce(self, word: str, **values: Any) -> None:
+        """The heading of the next step and why it is there."""
+        self.step += 1
+        self.console.print(f"\n[bold]{self.step}/{STEPS} {self.words[word]}[/]")
+        self.console.print(escape(self.words[f"{word}_why"].format(**values)), style="dim")
 
-class Narrator:
-    """Tells on the terminal what happens, in one language."""
+    def done(self, text: str, seconds: float | None = None) -> None:
+        """A line about what came out."""
+        took = "" if seconds is None else f" ({self.words['seconds'].format(seconds=seconds)})"
+        self.console.print(f"  [green]✓[/] {escape(text + took)}", highlight=False)
 
-    def __init__(self, lang: str):
-        self._texts: Mapping[str, str] = TEXTS[lang]
-        self._console = Console(highlight=False)
-        self._number = 0
-
-    def step(self, text: str, command: str = "", **values: object) -> None:
-        """Open a step, with the command that does the same."""
-        self._number += 1
-        self._console.print(f"\n[bold cyan]{self._number}/8[/] [bold]{self._texts[text].format(**values)}[/]")
-        if command:
-            self._console.print(f"    [dim]$ {command}[/]", soft_wrap=True)
-
-    def say(self, text: str, **values: object) -> None:
-        """A line inside a step."""
-        self._console.print(f"    {self._texts[text].format(**values)}")
+    def command(self, argv: list[str], stdin: str = "") -> str:
+        """What `xtuner ARGV` prints on stdout; shows the command, TrainingError where it fails."""
+        self.console.print(f"  [bold]$ xtuner {escape(shlex.join(argv))}[/]", highlight=False, soft_wrap=True)
+        out = io.StringIO()
+        real_stdin, sys.stdin = sys.stdin, io.StringIO(stdin)
+        try:
+            with self.into_log(), contextlib.redirect_stdout(out):
+                code = self.call(argv)
+        finally:
+            sys.stdin = real_stdin
+            with self.log.open("a", encoding="utf-8") as log:
+                log.write(f"{out.getvalue()}\n")
+        if code == 130:
+            raise KeyboardInterrupt
+        if code != 0:
+            last = self.log.read_text("utf-8").strip().rpartition("\n")[2].removeprefix("xtuner: error: ")
+            raise TrainingError(f"`xtuner {argv[0]}` failed: {last} (all it printed: {self.log})")
+        return out.getvalue()
 
     @contextlib.contextmanager
-    def bar(self) -> Iterator[Callable[[int, int, float], None]]:
-        """A function of (step, steps, loss) that moves a bar."""
-        columns = (
-            TextColumn("   "),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
+    def into_log(self) -> Iterator[None]:
+        """What is printed meanwhile, progress bars of libraries too, goes to demo.log."""
+        with (
+            self.log.open("a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def bar(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
+        """A function of (done, total, loss) that moves a bar."""
+        columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+        progress = Progress(
+            *columns,
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        with Progress(*columns, TimeRemainingColumn(), console=self._console) as progress:
-            task = progress.add_task("", total=None, loss=float("nan"), visible=False)
+        with progress:
+            task = progress.add_task(self.words["working"], total=None)
 
-            def move(step: int, steps: int, loss: float) -> None:
-                progress.update(task, completed=step, total=steps, loss=loss, visible=True)
+            def advance(done: int, total: int, loss: float) -> None:
+                progress.update(task, completed=done, total=total, description=title.format(loss=loss))
 
-            yield move
+            yield advance
 
-    def result(self, was: Mapping[str, str], now: Mapping[str, str]) -> None:
-        """The answers side by side."""
-        table = Table(self._texts["question"], self._texts["was"], self._texts["now"])
-        for question in QUESTIONS.values():
-            table.add_row(question, was.get(question, ""), now.get(question, ""))
-        self._console.print("\n", table)
+    @contextlib.contextmanager
+    def spinner(self) -> Iterator[None]:
+        """Something that moves while a step has no count."""
+        progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        with progress:
+            progress.add_task(self.words["working"], total=None)
+            yield
 
-    def end(self, good: bool, seconds: float, name: str, work_dir: Path, loss: Path, merged: Path) -> None:
-        """How it ended and where everything is."""
-        texts = self._texts
-        verdict = texts["good"].format(s=seconds) if good else texts["bad"].format(name=name)
-        talk = f"{texts['talk']}: xtuner chat {merged} --prompt-template internlm2_chat"
-        lines = [f"[bold]{verdict}[/]", texts["files"].format(d=work_dir, loss=loss), talk]
-        self._console.print(Panel("\n".join(lines), border_style="green" if good else "red"))
+
+class _Watcher(logging.Handler):
+    """Reads the iteration and the loss from the lines of the training log."""
+
+    LINE = re.compile(r"Iter\(train\) \[\s*(\d+)/(\d+)\].*\bloss: (\S+)")
+
+    def __init__(self, advance: Callable[[int, int, float], None]) -> None:
+        super().__init__()
+        self.advance = advance
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if match := self.LINE.search(record.getMessage()):
+            self.advance(int(match[1]), int(match[2]), float(match[3]))
+
+
+@contextlib.contextmanager
+def watch_log(advance: Callable[[int, int, float], None]) -> Iterator[None]:
+    """Calls `advance(done, total, loss)` for each line that training writes to its log."""
+    handler = _Watcher(advance)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def read_losses(train_dir: Path) -> list[tuple[int, float]]:
+    """`(iter, loss)` of the newest run in `train_dir`, as its scalars.json tells."""
+    newest = max(train_dir.glob("*/vis_data/scalars.json"))
+    lines = [json.loads(line) for line in newest.read_text("utf-8").splitlines()]
+    return [(line["iter"], line["loss"]) for line in lines if "loss" in line]
+
+
+def read_last_checkpoint(train_dir: Path) -> Path:
+    """The checkpoint that the file `last_checkpoint` names."""
+    return Path((train_dir / "last_checkpoint").read_text("utf-8").strip())
+
+
+def draw_losses(losses: list[tuple[int, float]], path: Path, words: dict[str, str]) -> None:
+    """The loss curve as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(
+        title=words["plot_title"], xlabel=words["plot_x"], ylabel=words["plot_y"], ylim=(0, None)
+    )
+    axes.plot(*zip(*losses, strict=True), marker="o", markersize=3)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,30 +1,43 @@
-"""`xtuner demo`: a small model, made in place, learns who it is."""
+"""`xtuner demo`: a small model learns its name, from nothing, in about two minutes."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
-
-from xtuner.log import start_console
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner demo`."""
-    parser = argparse.ArgumentParser("xtuner demo", description="A small model learns who it is, in minutes.")
-    parser.add_argument("--work-dir", type=Path, default=Path("work_dirs/demo"), help="where everything goes")
-    parser.add_argument("--name", help="the name it learns")
-    parser.add_argument("--author", help="who it says tuned it")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lang", choices=["en", "zh"], default="en", help="the language of this command")
+    parser = argparse.ArgumentParser(
+        "xtuner demo",
+        description="Make a small model, fine-tune it, convert, merge and talk to it; no network needed.",
+    )
+    parser.add_argument("--work-dir", default="work_dirs/demo", help="folder to write (work_dirs/demo)")
+    parser.add_argument("--name", help="the name that the model learns (小芯)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the fine-tuning and of the answers (0)")
+    parser.add_argument(
+        "--lang", choices=["en", "zh"], help="language of the explanations (that of the terminal)"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; returns 0 when the tuned model says its new name."""
+    """Show it; returns 0 when the tuned model answers with its new name."""
     args = parse_args(argv)
-    start_console()
-    from xtuner.demo.identity import DEFAULT_AUTHOR, DEFAULT_NAME
-    from xtuner.demo.run import run_demo
+    from xtuner import cli
+    from xtuner.demo.run import DEFAULT_NAME, Demo, Options
 
-    name, author = args.name or DEFAULT_NAME, args.author or DEFAULT_AUTHOR
-    return 0 if run_demo(args.work_dir, name, author, args.seed, args.lang) else 1
+    options = Options(
+        work_dir=Path(args.work_dir),
+        name=DEFAULT_NAME if args.name is None else args.name.strip(),
+        seed=args.seed,
+        lang=args.lang or terminal_language(),
+    )
+    return 0 if Demo(options, cli.main).run() else 1
+
+
+def terminal_language() -> str:
+    """`zh` where the environment asks for Chinese, else `en`."""
+    locale = next((v for n in ("LC_ALL", "LC_MESSAGES", "LANG") if (v := os.environ.get(n))), "")
+    return "zh" if locale.startswith("zh") else "en"
