@@ -19,11 +19,11 @@ from collections.abc import Iterable
 
 
 class XTunerError(Exception):
-    """Base of all errors whose message alone tells the user what to do."""
+    """Base of all errors whose message alone tells the user what to do; `args` may hold several messages."""
 
     def __str__(self) -> str:
-        # FileNotFoundError formats its own arguments; the message is always the first one here.
-        return str(self.args[0]) if self.args else ""
+        # FileNotFoundError formats its own arguments; each is a message here.
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(XTunerError, ValueError):

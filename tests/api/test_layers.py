@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "xtuner"
 LAYERS = {
-    **dict.fromkeys(["errors", "log", "dist", "hub", "utils"], 0),
+    **dict.fromkeys(["errors", "log", "dist", "hub", "model_folder", "utils"], 0),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
-    **dict.fromkeys(["dataset", "model"], 3),
+    **dict.fromkeys(["dataset", "model", "check"], 3),
     "chat": 4,
     "engine": 5,
     **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
@@ -60,7 +60,13 @@ def test_a_package_imports_lower_layers_only():
     assert wrong == set()
 
 
-@pytest.mark.parametrize("module", ["cli", "errors", "config", "estimate.configured", "recipes.catalogue", "utils", "tools.train"])
+LIGHT = """
+    cli errors config config.names estimate.configured check.checks recipes.catalogue utils tools.train tools.check
+    tools.list_cfg model_folder
+"""
+
+
+@pytest.mark.parametrize("module", LIGHT.split())
 def test_light_modules_import_without_torch(module):
     code = f"import sys, xtuner.{module}; "
     code += "heavy = {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"

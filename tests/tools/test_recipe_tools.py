@@ -4,9 +4,15 @@ import json
 
 import pytest
 
+from xtuner.check import forecast
+from xtuner.config import parse_config
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.estimate.machine import Machine
+from xtuner.recipes import catalogue
 from xtuner.recipes.render import render
+from xtuner.recipes.sizes import known_sizes
 from xtuner.tools import copy_cfg, list_cfg, list_dataset_format
+from xtuner.tools.recipe_memory import expected_memory
 
 NAME = "internlm2_chat_1_8b_qlora_alpaca_e3"
 
@@ -41,6 +47,27 @@ def test_list_cfg_as_json(capsys):
     list_cfg.main(["--json"])
     kinds = {entry["kind"] for entry in json.loads(capsys.readouterr().out)}
     assert kinds == {"recipe", "deepspeed", "script"}
+
+
+def test_list_cfg_in_columns(capsys):
+    """Family, method, data and the memory of one GPU; `?` where the model's size is not certain."""
+    list_cfg.main(["-p", "7b_base_qlora_alpaca_e", "--long"])
+    list_cfg.main(["-p", "llama3_8b_*alpaca_e3", "--long"])
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith(("b", "l"))]
+    assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
+        ["baichuan2_7b_base_qlora_alpaca_e3", "baichuan", "qlora", "alpaca", "?"],
+        ["llama3_8b_full_alpaca_e3", "llama", "full", "alpaca", "178.5 GB"],
+        ["llama3_8b_instruct_full_alpaca_e3", "llama", "full", "alpaca", "178.5 GB"],
+        ["llama3_8b_instruct_qlora_alpaca_e3", "llama", "qlora", "alpaca", "11.2 GB"],
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama3_8b_full_alpaca_e3", "qwen3_4b_lora_custom_sft_e1", NAME])
+def test_the_column_says_what_check_says(name, monkeypatch):
+    """The memory from the tables is that of the rendered config."""
+    monkeypatch.setattr(forecast, "find_machine", lambda: Machine("cuda", "GPU", 0, 0))
+    found = forecast.forecast(parse_config(render(name), f"{name}.py"), known_sizes)
+    assert expected_memory(catalogue.find(name)) == found.memory.total
 
 
 def test_copy_cfg_says_where_the_file_is(tmp_path, monkeypatch, capsys):

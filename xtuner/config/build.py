@@ -12,16 +12,14 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-import typing
 from typing import Any
 
+from xtuner.config.arguments import signature_of, wrong_arguments
 from xtuner.config.load import Config, name_of
 from xtuner.config.ref import Ref, as_ref
-from xtuner.errors import ConfigError, XTunerError, did_you_mean
+from xtuner.errors import ConfigError, XTunerError
 
 _HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
-# Types of arguments that no text stands for.
-_NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
 
 
 class Builder:
@@ -168,30 +166,10 @@ def _parameters(target: Any) -> list[inspect.Parameter] | None:
 
 
 def _check_arguments(target: Any, kwargs: dict[str, Any], path: str, name: str) -> None:
-    parameters = _parameters(target)
-    if parameters is None:
-        return
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        names = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY]
-        for key in kwargs:
-            if key not in names:
-                raise ConfigError(f"{path}.{key}: {name} has no argument {key!r}.{did_you_mean(key, names)}")
-    hints = _type_hints(target)
-    for key, value in kwargs.items():
-        hint = hints.get(key)
-        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-        kinds = {getattr(kind, "__name__", "") for kind in (typing.get_args(hint) if union else [hint])}
-        if kinds <= _NUMBERS and isinstance(value, str) and as_ref(value) is None:
-            wanted = " or ".join(sorted(kinds - {"NoneType", "Tensor"}))
-            raise ConfigError(f"{path}.{key} is {value!r}; {name} takes {wanted} here")
-
-
-def _type_hints(target: Any) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    # Names that a module imports for the type checker only, or no annotations at all.
-    except (NameError, TypeError, AttributeError):
-        return {}
+    signature = signature_of(target)
+    wrong = wrong_arguments(signature, kwargs, path, name) if signature else []
+    if wrong:
+        raise ConfigError(*wrong)
 
 
 def _check_missing(target: Any, kwargs: dict[str, Any], path: str, name: str) -> None:

@@ -1,14 +1,27 @@
-"""Which top-level names of a config the program reads, and which keys their dicts may have.
+"""Which top-level names of a config the program reads, which keys their dicts may have, and what they may be.
 
-A name that stands in no table here is the user's own variable. A dict with a `type` is checked when it
-is built, against the signature of what it names.
+    RUN_KEYS   the names      VALUES   what single values must be      CLASHES   what cannot stand together
+
+A name that stands in no table here is the user's own variable, unless nothing uses it and it is nearly one of
+them. A dict with a `type` is checked against the signature of what it names, see `names.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import ast
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from xtuner.errors import ConfigError, did_you_mean
+
+
+class Fault(NamedTuple):
+    """Something that cannot be meant: where, and a sentence with the value and the cure."""
+
+    path: str
+    message: str
+
 
 # name -> what reads it
 RUN_KEYS: dict[str, str] = {
@@ -56,80 +69,195 @@ _KEYS: dict[str, str] = {
 }
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
+# What is built of a config: every name in these must exist.
+BUILT = (
+    "train_dataloader",
+    "model",
+    "optim_wrapper",
+    "param_scheduler",
+    "train_cfg",
+    "visualizer",
+    "default_hooks",
+    "custom_hooks",
+)
+# How alike an unused name must be to one that the program reads for it to be a slip.
+_SLIP = 0.85
 
 
-def check(config: dict[str, Any]) -> None:
-    """ConfigError for the first thing in `config` that cannot be meant."""
-    for key in REQUIRED:
-        if config.get(key) is None:
-            raise ConfigError(f"the config has no {key}.{did_you_mean(key, config.keys() - {key})}")
+class Value(NamedTuple):
+    """What the value at `path` must be, in words and as a rule; absent and None are always fine."""
+
+    path: str
+    must_be: str
+    holds: Callable[[Any], bool]
+
+
+class Clash(NamedTuple):
+    """Values that cannot stand together: where, when, and a sentence that may name values as `{a.b}`."""
+
+    path: str
+    when: Callable[[Callable[[str], Any]], bool]
+    message: str
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(path: str, least: int) -> Value:
+    return Value(
+        path,
+        f"a whole number of at least {least}",
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
+    )
+
+
+def _above_zero(path: str) -> Value:
+    return Value(path, "a number above 0", lambda v: _is_number(v) and v > 0)
+
+
+def _text(path: str) -> Value:
+    return Value(path, "a path as text", lambda v: isinstance(v, str))
+
+
+VALUES = (
+    *(Value(key, "a dict", lambda v: isinstance(v, Mapping)) for key in REQUIRED),
+    _whole("train_dataloader.batch_size", 1),
+    _whole("train_dataloader.num_workers", 0),
+    _whole("optim_wrapper.accumulative_counts", 1),
+    _whole("randomness.seed", 0),
+    _whole("max_nonfinite_updates", 1),
+    _whole("train_cfg.max_iters", 1),
+    _above_zero("train_cfg.max_epochs"),
+    _whole("model.lora.r", 1),
+    _text("work_dir"),
+    _text("load_from"),
+    Value("custom_hooks", "a list of dicts", lambda v: isinstance(v, list)),
+    Value("log_level", f"one of {', '.join(_LOG_LEVELS)}", lambda v: v in _LOG_LEVELS),
+)
+
+_BITS = ("load_in_4bit", "load_in_8bit")
+_QUANTIZATION = "model.llm.quantization_config"
+
+
+def _is_quantized(get: Callable[[str], Any]) -> bool:
+    return any(get(f"{_QUANTIZATION}.{name}") for name in _BITS)
+
+
+CLASHES = (
+    Clash(
+        "train_cfg",
+        lambda get: (get("train_cfg.max_epochs") is None) == (get("train_cfg.max_iters") is None),
+        "train_cfg needs either max_epochs or max_iters; it has max_epochs={train_cfg.max_epochs}, "
+        "max_iters={train_cfg.max_iters}",
+    ),
+    Clash(
+        "sequence_parallel_size",
+        lambda get: get("sequence_parallel_size") not in (None, 1),
+        "sequence_parallel_size is {sequence_parallel_size}; sequence parallelism is not available in this "
+        "version: set sequence_parallel_size = 1",
+    ),
+    Clash(
+        _QUANTIZATION,
+        lambda get: _is_quantized(get) and not any(get(f"model.{k}") for k in ("lora", "peft_model")),
+        "model.llm.quantization_config without model.lora: quantised weights cannot be trained; add "
+        "lora=dict(type=LoraConfig, ...) or remove quantization_config",
+    ),
+    Clash(
+        _QUANTIZATION,
+        lambda get: all(get(f"{_QUANTIZATION}.{name}") for name in _BITS),
+        "model.llm.quantization_config has both load_in_4bit and load_in_8bit; set one of them to False",
+    ),
+)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """ConfigError with everything in `config` that cannot be meant."""
+    if faults := find_faults(config):
+        raise ConfigError(*[fault.message for fault in faults])
+
+
+def find_faults(config: Mapping[str, Any]) -> list[Fault]:
+    """Everything in `config` that cannot be meant, by the tables of this module."""
+    faults = _missing(config)
     for key, feature in NOT_YET.items():
         if config.get(key) is not None:
-            raise ConfigError(
-                f"{key}: {feature} is not available in this version; remove {key} from the config"
-            )
+            message = f"{key}: {feature} is not available in this version; remove {key} from the config"
+            faults.append(Fault(key, message))
     for path, allowed in _KEYS.items():
-        _check_keys(config, path, allowed.split())
-    _check_rules(config)
+        faults += _wrong_keys(config, path, allowed.split())
+    for path, must_be, holds in VALUES:
+        value = _at(config, path)
+        if value is not None and not holds(value):
+            verb = "use" if must_be.startswith("one of") else "it must be"
+            faults.append(Fault(path, f"{path} is {value!r}; {verb} {must_be}"))
+    faults += _clashes(config, {fault.path for fault in faults})
+    return faults + _slips(config)
 
 
-def _check_keys(config: dict[str, Any], path: str, allowed: list[str]) -> None:
+def _missing(config: Mapping[str, Any]) -> list[Fault]:
+    return [
+        Fault(key, f"the config has no {key}.{did_you_mean(key, config.keys() - {key})}")
+        for key in REQUIRED
+        if config.get(key) is None
+    ]
+
+
+def _clashes(config: Mapping[str, Any], wrong: set[str]) -> list[Fault]:
+    """Broken rules of CLASHES; a value that is wrong by itself takes part in none."""
+    found = []
+    for path, when, message in CLASHES:
+        if path in wrong or any(other.startswith(f"{path}.") for other in wrong):
+            continue
+        if when(lambda key: _at(config, key)):
+            found.append(Fault(path, _filled(message, config)))
+    return found
+
+
+def _filled(message: str, config: Mapping[str, Any]) -> str:
+    pieces = message.split("{")
+    text = pieces[0]
+    for piece in pieces[1:]:
+        key, _, rest = piece.partition("}")
+        text += f"{_at(config, key)}{rest}"
+    return text
+
+
+def _at(config: Mapping[str, Any], path: str) -> Any:
+    """The value at the dotted `path`, None where there is none."""
     value: Any = config
     for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if value is None or (isinstance(value, dict) and "type" in value):
-        return
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} is {value!r}; it must be a dict")
-    for key in value:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> list[Fault]:
+    value = _at(config, path)
+    if value is None or (isinstance(value, Mapping) and "type" in value):
+        return []
+    if not isinstance(value, Mapping):
+        return [] if path in REQUIRED else [Fault(path, f"{path} is {value!r}; it must be a dict")]
+    found = []
+    for key, inner in value.items():
         # A hook may stand under a name of the user's choice.
-        free = path == "default_hooks" and isinstance(value[key], dict) and "type" in value[key]
+        free = path == "default_hooks" and isinstance(inner, Mapping) and "type" in inner
         if key not in allowed and not free:
-            raise ConfigError(f"{path} has no key {key!r}.{did_you_mean(key, allowed)}")
+            hint = did_you_mean(key, allowed)
+            found.append(Fault(f"{path}.{key}", f"{path} has no key {key!r}.{hint}"))
+    return found
 
 
-def _check_rules(config: dict[str, Any]) -> None:
-    for key in REQUIRED:
-        if not isinstance(config[key], dict):
-            raise ConfigError(f"{key} is {config[key]!r}; it must be a dict")
-    loader, loop = config["train_dataloader"], config["train_cfg"]
-    _check_number(loader, "train_dataloader.batch_size", int, least=1)
-    _check_number(loader, "train_dataloader.num_workers", int, least=0)
-    _check_number(config.get("randomness") or {}, "randomness.seed", int, least=0)
-    _check_number(config, "max_nonfinite_updates", int, least=1)
-    _check_number(loop, "train_cfg.max_iters", int, least=1)
-    _check_number(loop, "train_cfg.max_epochs", (int, float), above=0)
-    epochs, iters = loop.get("max_epochs"), loop.get("max_iters")
-    if (epochs is None) == (iters is None):
-        raise ConfigError(
-            f"train_cfg needs either max_epochs or max_iters; it has max_epochs={epochs}, max_iters={iters}"
-        )
-    for key in ("work_dir", "load_from"):
-        if not isinstance(config.get(key), (str, type(None))):
-            raise ConfigError(f"{key} is {config[key]!r}; it must be a path as text")
-    if config.get("log_level", "INFO") not in _LOG_LEVELS:
-        raise ConfigError(f"log_level is {config['log_level']!r}; use one of {', '.join(_LOG_LEVELS)}")
-    if config.get("sequence_parallel_size", 1) not in (1, None):
-        raise ConfigError(
-            f"sequence_parallel_size is {config['sequence_parallel_size']}; sequence parallelism is not "
-            "available in this version: set sequence_parallel_size = 1"
-        )
-
-
-def _check_number(
-    here: dict[str, Any],
-    path: str,
-    kind: type | tuple[type, ...],
-    *,
-    least: int | None = None,
-    above: int | None = None,
-) -> None:
-    """What the last name of `path` is in `here` may be left out or None; else it is a number in its range."""
-    value = here.get(path.rpartition(".")[2])
-    if value is None:
-        return
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    if not (fits and (least is None or value >= least) and (above is None or value > above)):
-        noun = "a whole number" if kind is int else "a number"
-        bound = f"of at least {least}" if above is None else f"above {above}"
-        raise ConfigError(f"{path} is {value!r}; it must be {noun} {bound}")
+def _slips(config: Mapping[str, Any]) -> list[Fault]:
+    """Names that the file assigns, nothing in it uses, and that are nearly one that the program reads."""
+    text = getattr(config, "text", None)
+    if not isinstance(text, str):
+        return []
+    tree = ast.parse(text)
+    used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    found = []
+    for name in config.keys() - used - RUN_KEYS.keys() - NOT_YET.keys():
+        near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SLIP)
+        if near:
+            message = f"{name}: nothing reads this name. Did you mean {near[0]!r}?"
+            found.append(Fault(name, f"{message} If it is your own, remove it or use it"))
+    return sorted(found)

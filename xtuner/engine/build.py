@@ -19,6 +19,7 @@ import torch
 from xtuner import dist
 from xtuner.config import Builder, Config, check_names
 from xtuner.config.ref import as_ref, path_of
+from xtuner.config.schema import BUILT
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.data import Batches
@@ -30,19 +31,8 @@ from xtuner.engine.runner import TrainLoop
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
-from xtuner.model.loading import check_model_folder, register_families
-
-# Every name in these is looked up before anything is built, so that a typo costs no loading time.
-BUILT = (
-    "train_dataloader",
-    "model",
-    "optim_wrapper",
-    "param_scheduler",
-    "train_cfg",
-    "visualizer",
-    "default_hooks",
-    "custom_hooks",
-)
+from xtuner.model.loading import register_families
+from xtuner.model_folder import check_model_folder
 
 
 @dataclass(frozen=True)

@@ -11,34 +11,26 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtuner import dist, hub
+from xtuner import dist
 from xtuner.config import build
-from xtuner.errors import ConfigError, ModelError, NotFoundError, XTunerError
+from xtuner.errors import ConfigError, ModelError, XTunerError
+from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.log import logger, say_once
 from xtuner.model import attention
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
+from xtuner.model_folder import check_model_folder, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
-WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "tokenizer_config.json",
-    "*.tiktoken",
-)
 
 
 @functools.cache
@@ -90,16 +82,6 @@ def compute_dtype(requested: Any, device: torch.device | str | None = None) -> t
             f"This {device.type} does not compute in {_short(dtype)}: {_short(have)} is used instead", 20
         )
     return have
-
-
-@functools.cache
-def cpu_computes_in_bf16() -> bool:
-    """Whether the CPU has instructions for bf16 matrices, not just for conversion."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def load_llm(
@@ -233,63 +215,13 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
 
     register_families()
     if (Path(path) / "config.json").is_file():
-        family = _read_json(Path(path) / "config.json").get("model_type")
+        family = read_json(Path(path) / "config.json").get("model_type")
         if trust_remote_code and family in CONFIG_MAPPING:
             trust_remote_code = False
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"The config of the model {path} cannot be read: {error}") from error
-
-
-def check_model_folder(path: str | Path, *, tokenizer: bool = False) -> None:
-    """Raise NotFoundError or ModelError where `path` is a local path without what a model needs."""
-    folder = Path(path)
-    if not folder.is_dir():
-        if folder.exists():
-            raise ModelError(f"The model {path} is a file; name its folder")
-        if looks_local(path):
-            raise NotFoundError(f"There is no model folder {path}")
-        if not hub.is_reachable() and not _is_cached(str(path)):
-            raise NotFoundError(
-                f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
-                "its folder, or fetch it where there is a network"
-            )
-        return
-    if not tokenizer:
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"The folder {path} is no model: it has no config.json")
-        if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
-            raise ModelError(
-                f"The model folder {path} has no weights: no *.safetensors and no pytorch_model*.bin"
-            )
-    elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
-        raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
-
-
-def _is_cached(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return any(
-            isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", TOKENIZER_FILES[0])
-        )
-    except HFValidationError:
-        return False
-
-
-def looks_local(path: str | Path) -> bool:
-    """Whether `path` cannot be a name on a hub (`name` or `owner/name`)."""
-    text = str(path)
-    return isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
 
 
 def extend_context(config: Any, length: int) -> None:
@@ -376,7 +308,7 @@ def _folder_is_native(path: str | Path) -> bool:
     from transformers import CONFIG_MAPPING
 
     file = Path(path) / "config.json"
-    return file.is_file() and _read_json(file).get("model_type") in CONFIG_MAPPING
+    return file.is_file() and read_json(file).get("model_type") in CONFIG_MAPPING
 
 
 def load_for_chat(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
+from xtuner.estimate.memory import GB
 from xtuner.recipes.catalogue import deepspeed_names, find, match
 from xtuner.recipes.special import SCRIPTS
+from xtuner.tools.recipe_memory import expected_memory
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -18,6 +20,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="extend",
         metavar="PATTERN",
         help="a part of the name or a glob, in any case; several must all match",
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="also family, method, data and expected GPU memory, in columns"
     )
     parser.add_argument("--json", action="store_true", help="names with model, method and data, as JSON")
     return parser.parse_args(argv)
@@ -33,9 +38,28 @@ def main(argv: list[str] | None = None) -> int:
     if args.pattern:
         print(f"PATTERN: {' '.join(args.pattern)}")
         print("-" * 61)
-    print("".join(f"{name}\n" for name in found), end="")
+    lines = _columns(found) if args.long else found
+    print("".join(f"{line}\n" for line in lines), end="")
     print("=" * 61)
     return 0
+
+
+def _columns(found: list[str]) -> list[str]:
+    """A line for each name: what it trains, how, on what, and the memory of one GPU, `?` where not known."""
+    rows = [("NAME", "FAMILY", "METHOD", "DATA", "GPU MEMORY")]
+    for name in found:
+        facts = _facts(name)
+        if facts["kind"] != "recipe":
+            rows.append((name, str(facts["kind"]), "", "", ""))
+            continue
+        size = expected_memory(find(name))
+        memory = "?" if size is None else f"{size / GB:.1f} GB"
+        rows.append((name, str(facts["family"]), str(facts["method"]), str(facts["data"]), memory))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return [
+        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), f"{row[4]:>10}"])
+        for row in rows
+    ]
 
 
 def _facts(name: str) -> dict[str, object]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.config.schema import check
+from xtuner.check.checks import check_config
 from xtuner.errors import ConfigError
-from xtuner.log import start_console
+from xtuner.log import logger, start_console
+from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
 
 
@@ -47,8 +48,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.launcher != "none":
         raise ConfigError(f"--launcher {args.launcher} is not available in this version; leave it out")
     config = read_config(args.config, args.cfg_options)
-    check(config)
+    found = check_config(config, known_sizes)
+    found.raise_errors()
     start_console(config.get("log_level", "INFO"))
+    for warning in found.warnings:
+        logger.warning("%s", warning.message)
     from xtuner.engine.build import RunOptions, build_run
 
     run = build_run(config, RunOptions(args.work_dir, args.resume, args.seed))

@@ -1,0 +1,154 @@
+"""What is wrong with a config is told at once, with its place and its cure, and nothing is loaded."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from xtuner.check.checks import check_config
+from xtuner.check.template import fitting_templates
+from xtuner.config import parse_config
+from xtuner.errors import ConfigError
+from xtuner.recipes import catalogue
+from xtuner.recipes.render import render
+from xtuner.recipes.sizes import known_sizes
+from xtuner.recipes.special import SCRIPTS
+
+
+def messages(faults):
+    return [fault.message for fault in faults]
+
+
+def test_a_good_config_has_no_faults_and_a_forecast(load):
+    found = check_config(load())
+    assert (found.errors, found.warnings) == ([], [])
+    assert found.forecast.shape.num_weights > 0
+    assert found.forecast.num_tokens == 6 * 128
+
+
+def test_all_errors_come_at_once(load):
+    """A wrong type, a wrong argument, a clash, a missing file and a missing folder."""
+    config = load(
+        ("from torch.optim import AdamW", "from torch.optim import AdamWW as AdamW"),
+        ("LoggerHook, interval=1", "LoggerHook, intervall=1"),
+        ("train_cfg = dict(type=TrainLoop,", "train_cfg = dict(type=TrainLoop, max_epochs=1,"),
+        ("randomness", "radomness"),
+        model_path="./nope",
+        data_path="./d.jsn",
+    )
+    found = messages(check_config(config).errors)
+    for part in (
+        "torch.optim has no 'AdamWW'. Did you mean 'AdamW'",
+        "has no argument 'intervall'. Did you mean 'interval'?",
+        "train_cfg needs either max_epochs or max_iters; it has max_epochs=1",
+        "radomness: nothing reads this name. Did you mean 'randomness'?",
+        "There is no model folder ./nope",
+        "there is no data file ./d.jsn",
+    ):
+        assert sum(part in message for message in found) == 1, (part, found)
+    assert len(found) == 6
+    with pytest.raises(ConfigError) as error:
+        check_config(config).raise_errors()
+    assert list(error.value.args) == found
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            ("lora=dict(type=LoraConfig, r=r", "lora=dict(type=LoraConfig, r=0"),
+            "model.lora.r is 0; it must be a whole",
+        ),
+        (
+            (
+                "torch_dtype=torch.float32,",
+                "torch_dtype=torch.float32, quantization_config=dict(load_in_4bit=True),",
+            ),
+            "",
+        ),
+        (("randomness = dict(seed=0)", "load_from = 'x.pth'"), "load_from: there is no checkpoint 'x.pth'"),
+        (
+            ("lora=dict(", "peft_model='adapter', lora=dict("),
+            "model.peft_model = 'adapter': there is no such",
+        ),
+        (
+            ("PROMPT_TEMPLATE.default", "PROMPT_TEMPLATE.auto"),
+            "the chat_template of the tokenizer, and model has none",
+        ),
+        (("torch.float32", "torch.flaot32"), "torch has no 'flaot32'. Did you mean 'float32'"),
+    ],
+)
+def test_one_error_names_place_and_cure(load, edit, message):
+    found = messages(check_config(load(edit)).errors)
+    assert [message in said for said in found] == ([True] if message else [])
+
+
+def test_quantised_weights_need_an_adapter(load):
+    config = load()
+    config.model.llm["quantization_config"] = {"load_in_4bit": True}
+    config.model["lora"] = None
+    assert "quantised weights cannot be trained" in messages(check_config(config).errors)[0]
+
+
+def test_a_template_of_another_tokenizer_is_a_warning(load):
+    """Its marks are no tokens; the templates whose marks are all there are proposed."""
+    config = load(("PROMPT_TEMPLATE.default", "PROMPT_TEMPLATE.llama3_chat"))
+    (warning,) = messages(check_config(config).warnings)
+    assert "the tokenizer of model has no token '<|begin_of_text|>'" in warning or "no token '<|e" in warning
+    assert "PROMPT_TEMPLATE.qwen_chat" in warning
+    assert "qwen_chat" in fitting_templates({"<|im_start|>", "<|im_end|>"})
+    config = load(("PROMPT_TEMPLATE.llama3_chat", "PROMPT_TEMPLATE.qwen_chat"))
+    assert check_config(config).warnings == []
+
+
+def test_rows_beyond_the_models_positions_are_a_warning(load):
+    (warning,) = messages(check_config(load(max_length=1024)).warnings)
+    assert warning == "max_length is 1024, and the model has 512 positions: set max_length = 512"
+
+
+def test_too_little_memory_is_a_warning_with_cures(load):
+    """A model that this machine cannot hold: its folder has only a config."""
+    config = load()
+    big = {**known_sizes("Qwen/Qwen3-235B-A22B")}
+    with open("model/config.json", "w") as file:
+        json.dump(big, file)
+    (warning,) = messages(check_config(config).warnings)
+    assert "are needed and" in warning
+    assert "load the model in 4 bits" in warning
+
+
+OTHERS = {*catalogue.deepspeed_names(), *SCRIPTS}
+FINE = [
+    n
+    for n in catalogue.names()
+    if n not in OTHERS and catalogue.find(n).method.name in ("full", "lora", "qlora")
+]
+
+
+def test_built_in_configs_pass_but_for_the_placeholders(tmp_path, monkeypatch):
+    """Of each family a config of each method has no error but the file that its user will name."""
+    monkeypatch.chdir(tmp_path)
+    seen = {}
+    for name in FINE:
+        recipe = catalogue.find(name)
+        if recipe.dataset.name in ("alpaca", "custom_sft", "custom_pretrain"):
+            seen.setdefault((recipe.model.family, recipe.method.name, recipe.dataset.name), name)
+    assert len(seen) > 30
+    for name in seen.values():
+        found = check_config(parse_config(render(name), f"{name}.py"), known_sizes)
+        assert [m for m in messages(found.errors) if "/path/to/json/file.json" not in m] == [], name
+
+
+def test_check_answers_in_half_a_second_and_imports_nothing_heavy(here):
+    """The fastest of three real processes, against the same without the check."""
+    code = "import sys; from xtuner.tools.check import main; code = main(['c.py']); "
+    code += "sys.exit(code or str({'torch', 'transformers', 'numpy'} & set(sys.modules) or '') or 0)"
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+        assert (run.returncode, run.stderr) == (0, "")
+    assert min(times) < 1.0  # half a second where nothing else runs

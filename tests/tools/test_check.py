@@ -1,0 +1,60 @@
+"""`xtuner check`, as users type it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xtuner import cli
+
+CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
+
+
+@pytest.fixture
+def here(tmp_path, llama_dir, monkeypatch):
+    shutil.copy(CONFIG, tmp_path / "c.py")
+    shutil.copytree(llama_dir, tmp_path / "model")
+    (tmp_path / "d.json").write_text('[{"instruction": "a", "input": "", "output": "b"}]')
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_good_config_ends_with_0_and_says_what_it_needs(here, capsys):
+    assert cli.main(["check", "c.py"]) == 0
+    printed, said = capsys.readouterr()
+    assert said == ""
+    assert printed.startswith("c.py: no errors, no warnings\nmemory   about 0.7")
+    assert "time     very roughly" in printed
+
+
+def test_each_error_is_a_line_and_the_exit_code_1(here, capsys):
+    options = ["--cfg-options", "train_dataloader.batch_size=0", "data_path=x.json", "max_iters=-1"]
+    assert cli.main(["check", "c.py", *options]) == 1
+    printed, said = capsys.readouterr()
+    assert [line[:15] for line in said.splitlines()] == ["xtuner: error: "] * 3
+    assert printed.startswith("c.py: 3 errors, no warnings")
+
+
+def test_json_for_scripts(here, capsys):
+    assert cli.main(["check", "c.py", "--json", "--cfg-options", "train_dataloader.batch_size=0"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [e["path"] for e in found["errors"]] == ["train_dataloader.batch_size"]
+    assert found["memory"]["total"] == sum(found["memory"]["parts"].values())
+
+
+def test_train_says_all_errors_before_it_loads_anything(here, capsys):
+    """The same lines, and no work dir."""
+    options = ["--cfg-options", "train_dataloader.batch_size=0", "data_path=x.json"]
+    assert cli.main(["train", "c.py", *options]) == 1
+    assert capsys.readouterr().err.count("xtuner: error: ") == 2
+    assert not Path("work_dirs").exists()
+
+
+def test_a_typo_in_an_option_is_answered_with_the_nearest(here, capsys):
+    assert cli.main(["check", "c.py", "--cfg-options", "lrr=1"]) == 1
+    assert "Did you mean 'lr'?" in capsys.readouterr().err
+
+
+def test_a_built_in_name_is_checked_too(capsys):
+    assert cli.main(["check", "qwen3_8b_qlora_alpaca_e3"]) == 0
+    assert "8.19 billion weights" in capsys.readouterr().out

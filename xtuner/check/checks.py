@@ -1,0 +1,67 @@
+"""All checks of a config, at once.
+
+config  ->  Findings(errors, warnings, unchecked, forecast)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtuner.check.files import file_faults, hub_names
+from xtuner.check.forecast import Forecast, forecast, shortages
+from xtuner.check.template import template_faults
+from xtuner.config.names import Names, look_at
+from xtuner.config.schema import BUILT, Fault, find_faults
+from xtuner.errors import ConfigError
+
+Sizes = Callable[[str], Mapping[str, Any] | None]
+
+
+@dataclass
+class Findings:
+    """What is wrong, what may be, what could not be told here, and what the run needs."""
+
+    errors: list[Fault] = field(default_factory=list)
+    warnings: list[Fault] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    forecast: Forecast | None = None
+
+    def raise_errors(self) -> None:
+        """ConfigError with the message of each error."""
+        if self.errors:
+            raise ConfigError(*[fault.message for fault in self.errors])
+
+
+def check_config(config: Mapping[str, Any], known_sizes: Sizes | None = None) -> Findings:
+    """Everything that can be told of `config` without loading, importing or downloading."""
+    names = Names()
+    for key in BUILT:
+        look_at(_without_priority(config.get(key)), key, names)
+    errors, warnings = template_faults(config)
+    found = Findings(
+        _distinct([*find_faults(config), *names.faults, *file_faults(config), *errors]), warnings
+    )
+    found.unchecked = [*sorted(names.unknown), *hub_names(config)]
+    found.forecast = forecast(config, known_sizes)
+    if found.forecast is not None:
+        found.warnings += shortages(config, found.forecast)
+    return found
+
+
+def _distinct(faults: list[Fault]) -> list[Fault]:
+    """One fault for each cause: a wrong name is often used in several places of a config."""
+    first: dict[str, Fault] = {}
+    for fault in faults:
+        first.setdefault(fault.message.removeprefix(f"{fault.path}: "), fault)
+    return list(first.values())
+
+
+def _without_priority(value: Any) -> Any:
+    """Hooks without the `priority` that the run itself reads."""
+    if isinstance(value, list):
+        return [_without_priority(item) for item in value]
+    if isinstance(value, Mapping):
+        return {k: _without_priority(v) for k, v in value.items() if k != "priority"}
+    return value

@@ -1,0 +1,146 @@
+"""Whether the files that a config names are there.
+
+model.llm, tokenizers    a model folder with all it needs, or a name on the hub (not looked for)
+load_dataset             files, patterns and folders
+load_from, peft_model    a checkpoint, an adapter
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from xtuner.config.load import name_of
+from xtuner.config.ref import as_ref
+from xtuner.config.schema import Fault
+from xtuner.errors import ModelError, NotFoundError
+from xtuner.model_folder import check_model_folder
+
+_SUFFIXES = (".json", ".jsonl", ".csv", ".xlsx", ".parquet", ".arrow", ".txt")
+_FORMATS = ("json", "csv", "xlsx", "parquet", "arrow", "text")
+
+
+def file_faults(config: Mapping[str, Any]) -> list[Fault]:
+    """What is not where the config says."""
+    return [*_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
+
+
+def hub_names(config: Mapping[str, Any]) -> list[str]:
+    """The models and data sets that a config names and that are no paths."""
+    models = [name for _, name, _ in _models(config) if not Path(name).exists()]
+    data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg.get("path"), cfg.get("data_files"))]
+    return sorted({*models, *data})
+
+
+def data_bytes(config: Mapping[str, Any]) -> int | None:
+    """Size of all data files; None where there are none here, or others besides."""
+    loads = list(_loads(config))
+    files = [file for _, cfg in loads for file in _data_files(cfg)]
+    if not files or any(_is_hub_name(cfg.get("path"), cfg.get("data_files")) for _, cfg in loads):
+        return None
+    return sum(os.path.getsize(f) for f in files if os.path.isfile(f))
+
+
+def _models(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Path in the config, folder, and whether only the tokenizer is wanted."""
+    for name, is_tokenizer in (("tokenizer", True), ("train_dataloader", True), ("model", False)):
+        for path, value in walk(config.get(name), name):
+            folder = value.get("pretrained_model_name_or_path")
+            if isinstance(folder, str):
+                yield f"{path}.pretrained_model_name_or_path", folder, is_tokenizer
+
+
+def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
+    found: dict[str, Fault] = {}
+    for path, folder, is_tokenizer in _models(config):
+        try:
+            check_model_folder(folder, tokenizer=is_tokenizer, ask_hub=False)
+        except (NotFoundError, ModelError) as error:
+            # One folder is named by the tokenizer and the model.
+            found.setdefault(str(error), Fault(path, f"{path}: {error}"))
+    return list(found.values())
+
+
+def walk(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every dict in `value` with its path; what is named twice comes once."""
+    seen: set[int] = set()
+    stack = [(path, value)]
+    while stack:
+        here, inner = stack.pop()
+        if isinstance(inner, Mapping) and id(inner) not in seen:
+            seen.add(id(inner))
+            yield here, inner
+            stack += [(f"{here}.{key}", item) for key, item in inner.items()]
+        elif isinstance(inner, (list, tuple)):
+            stack += [(f"{here}.{number}", item) for number, item in enumerate(inner)]
+
+
+def called(value: Mapping[str, Any]) -> str:
+    """The last word of the type of a dict, `""` where it has none."""
+    kind = value.get("type")
+    ref = as_ref(kind)
+    return "" if kind is None else name_of(ref if ref is not None else kind).rpartition(".")[2]
+
+
+def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for path, value in walk(config.get("train_dataloader"), "train_dataloader"):
+        if called(value) == "load_dataset" and isinstance(value.get("path"), str):
+            yield path, value
+
+
+def _is_hub_name(path: Any, data_files: Any) -> bool:
+    if not isinstance(path, str) or data_files is not None or path in _FORMATS:
+        return False
+    return not os.path.exists(path) and not _looks_like_file(path)
+
+
+def _looks_like_file(path: str) -> bool:
+    return path.startswith((".", "/", "~")) or path.endswith(_SUFFIXES) or path.count("/") > 1
+
+
+def _data_files(cfg: Mapping[str, Any]) -> list[str]:
+    """The files that a call of load_dataset names, patterns filled in; [] for a name on the hub."""
+    path, given = cfg["path"], cfg.get("data_files")
+    if given is None:
+        return [path] if _looks_like_file(path) or os.path.isfile(path) else []
+    if path not in _FORMATS:
+        return []
+    groups = list(given.values()) if isinstance(given, Mapping) else [given]
+    files = [f for g in groups for f in (g if isinstance(g, (list, tuple)) else [g]) if isinstance(f, str)]
+    return [match for f in files if "://" not in f for match in (sorted(glob.glob(f, recursive=True)) or [f])]
+
+
+def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
+    return [
+        Fault(path, f"{path}: there is no data file {file} (looked for {Path(file).resolve()}).{_near(file)}")
+        for path, cfg in _loads(config)
+        for file in _data_files(cfg)
+        if not os.path.exists(file)
+    ]
+
+
+def _near(file: str) -> str:
+    folder = Path(file).resolve().parent
+    names = os.listdir(folder) if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(file).name, names, n=3, cutoff=0.6)
+    return f" Near it: {', '.join(near)}." if near else " Name your own file here."
+
+
+def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
+    found = []
+    load_from = config.get("load_from")
+    if isinstance(load_from, str) and not os.path.exists(load_from):
+        message = (
+            f"load_from: there is no checkpoint {load_from!r}; correct the path, or set load_from = None"
+        )
+        found.append(Fault("load_from", message))
+    model = config.get("model")
+    adapter = model.get("peft_model") if isinstance(model, Mapping) else None
+    if isinstance(adapter, str) and not os.path.exists(adapter):
+        message = f"model.peft_model = {adapter!r}: there is no such file or folder"
+        found.append(Fault("model.peft_model", message))
+    return found

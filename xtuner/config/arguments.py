@@ -1,0 +1,70 @@
+"""Whether a call takes the arguments it is given: the one rule for real objects and for names in source text.
+
+signature  (params, lr: float | Tensor = 1e-3, *, foreach: bool | None = None)
+given      {"lr": "abc", "forech": True}
+wrong      "optimizer.lr is 'abc'; AdamW takes float here"
+           "optimizer.forech: AdamW has no argument 'forech'. Did you mean 'foreach'?"
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtuner.config.ref import as_ref
+from xtuner.errors import did_you_mean
+
+# Types of arguments that no text stands for.
+_NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The names of arguments that may be given, and of which types each is; `is_open` takes any name."""
+
+    names: tuple[str, ...]
+    is_open: bool = False
+    types: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def signature_of(target: Any) -> Signature | None:
+    """The signature of a real object; None where it has none, as some builtins."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    names = tuple(p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
+    return Signature(names, any(p.kind is p.VAR_KEYWORD for p in parameters), _types_of(target))
+
+
+def _types_of(target: Any) -> dict[str, frozenset[str]]:
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    # Names that a module imports for the type checker only, or no annotations at all.
+    except (NameError, TypeError, AttributeError):
+        return {}
+    found = {}
+    for name, hint in hints.items():
+        union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hint) if union else [hint]
+        found[name] = frozenset(getattr(kind, "__name__", "") for kind in kinds)
+    return found
+
+
+def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, name: str) -> list[str]:
+    """A sentence for each of `given` that `name` does not take, or takes as a number but not as text."""
+    wrong = []
+    for key, value in given.items():
+        if not signature.is_open and key not in signature.names:
+            hint = did_you_mean(key, signature.names)
+            wrong.append(f"{path}.{key}: {name} has no argument {key!r}.{hint}")
+            continue
+        kinds = signature.types.get(key)
+        if kinds and kinds <= _NUMBERS and isinstance(value, str) and as_ref(value) is None:
+            wanted = " or ".join(sorted(kinds - {"NoneType", "Tensor"}))
+            wrong.append(f"{path}.{key} is {value!r}; {name} takes {wanted} here")
+    return wrong

@@ -1,0 +1,122 @@
+"""Every name and argument of a config, looked up in source text before anything is imported.
+
+dict(type=AdamWW)  ->  Fault("optim_wrapper.optimizer.type", "... has no 'AdamWW'. Did you mean 'AdamW'?")
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtuner.config.arguments import Signature, signature_of, wrong_arguments
+from xtuner.config.load import name_of
+from xtuner.config.ref import Ref, as_ref, path_of
+from xtuner.config.schema import Fault
+from xtuner.config.source import UNKNOWN, NameMissingError, look_up
+from xtuner.errors import ConfigError, did_you_mean
+
+# `from_pretrained` takes any argument; these are the ones that configs mean.
+_FROM_PRETRAINED = {
+    "pretrained_model_name_or_path",
+    "trust_remote_code",
+    "torch_dtype",
+    "dtype",
+    "quantization_config",
+    "device_map",
+    "attn_implementation",
+    "padding_side",
+    "revision",
+    "cache_dir",
+    "use_fast",
+    "encode_special_tokens",
+    "eos_token",
+    "pad_token",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "max_position_embeddings",
+    "token",
+    "subfolder",
+    "ignore_mismatched_sizes",
+    "use_flash_attention_2",
+    "model_max_length",
+}
+# Types may be text; these are light enough to be looked up for real.
+_LIGHT = "xtuner.utils."
+
+
+@dataclass
+class Names:
+    """What was found, and the names that only importing would tell."""
+
+    faults: list[Fault] = field(default_factory=list)
+    unknown: set[str] = field(default_factory=set)
+
+
+def look_at(value: Any, path: str, names: Names) -> None:
+    """Note in `names` every type in `value` that names nothing, and every argument it does not take."""
+    if isinstance(value, Mapping):
+        kind = value.get("type")
+        target = _callee(kind, f"{path}.type", names)
+        is_call = target is not None
+        given = {k: v for k, v in value.items() if not (is_call and k == "type")}
+        if isinstance(target, Signature):
+            wrong = wrong_arguments(target, given, path, name_of(kind).rpartition(".")[2])
+            names.faults += [Fault(f"{path}.{_key(message, path)}", message) for message in wrong]
+        if is_call and name_of(kind).endswith(".from_pretrained"):
+            _check_near(given, path, names)
+        for key, inner in given.items():
+            look_at(inner, f"{path}.{key}", names)
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            look_at(inner, f"{path}.{number}", names)
+    elif isinstance(value, Ref):
+        _find(value, path, names)
+    elif isinstance(value, functools.partial):
+        look_at([value.func, *value.args], path, names)
+        look_at(dict(value.keywords), path, names)
+
+
+def _key(message: str, path: str) -> str:
+    """The argument that a message begins with."""
+    rest = message[len(path) + 1 :]
+    return rest.partition(" ")[0].rstrip(":")
+
+
+def _check_near(given: Mapping[str, Any], path: str, names: Names) -> None:
+    for key in given:
+        hint = did_you_mean(key, _FROM_PRETRAINED)
+        if key not in _FROM_PRETRAINED and hint:
+            names.faults.append(Fault(f"{path}.{key}", f"{path}.{key}: no model takes {key!r}.{hint}"))
+
+
+def _callee(kind: Any, path: str, names: Names) -> Any:
+    """A Signature, UNKNOWN, or None where the dict is only a dict."""
+    if kind is None:
+        return None
+    ref = as_ref(kind)
+    if ref is None and isinstance(kind, str):
+        is_dotted = "." in kind and kind.replace(".", "_").isidentifier()
+        ref = Ref(kind) if is_dotted else None
+    if ref is not None:
+        return _find(ref, path, names)
+    return signature_of(kind) or UNKNOWN if callable(kind) else None
+
+
+def _find(ref: Ref, path: str, names: Names) -> Any:
+    name = path_of(ref)
+    if name.startswith(_LIGHT):
+        try:
+            return signature_of(ref.resolve()) or UNKNOWN
+        except ConfigError as error:
+            names.faults.append(Fault(path, f"{path}: {error}"))
+            return UNKNOWN
+    try:
+        found = look_up(name)
+    except NameMissingError as error:
+        names.faults.append(Fault(path, f"{path}: {ref._at()}{error}"))
+        return UNKNOWN
+    if found is UNKNOWN:
+        names.unknown.add(name)
+    return found

@@ -1,0 +1,105 @@
+"""A model's folder as files: whether all is there, and what its small files say; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xtuner import hub
+from xtuner.errors import ModelError, NotFoundError
+
+WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer_config.json",
+    "*.tiktoken",
+)
+
+
+def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bool = True) -> None:
+    """Raise NotFoundError or ModelError where `path` is a local path without what a model needs.
+
+    A name that may be one on the hub is looked for there unless `ask_hub` is false.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.exists():
+            raise ModelError(f"The model {path} is a file; name its folder")
+        if looks_local(path):
+            raise NotFoundError(f"There is no model folder {path}")
+        if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
+            raise NotFoundError(
+                f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
+                "its folder, or fetch it where there is a network"
+            )
+        return
+    if not tokenizer:
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"The folder {path} is no model: it has no config.json")
+        if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+            raise ModelError(
+                f"The model folder {path} has no weights: no *.safetensors and no pytorch_model*.bin"
+            )
+    elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
+        raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+
+
+def _is_cached(name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return any(
+            isinstance(try_to_load_from_cache(name, f), str) for f in ("config.json", TOKENIZER_FILES[0])
+        )
+    except HFValidationError:
+        return False
+
+
+def looks_local(path: str | Path) -> bool:
+    """Whether `path` cannot be a name on a hub (`name` or `owner/name`)."""
+    text = str(path)
+    return isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; ModelError where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_tokenizer(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, and the `tokens` that it and tokenizer.json add; {} without both."""
+    found: dict[str, Any] = {}
+    tokens: set[str] = set()
+    if (folder / "tokenizer_config.json").is_file():
+        found = dict(read_json(folder / "tokenizer_config.json"))
+        tokens |= {str(token.get("content")) for token in (found.get("added_tokens_decoder") or {}).values()}
+    if (folder / "tokenizer.json").is_file():
+        tokens |= _added_tokens(folder / "tokenizer.json")
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        found["chat_template"] = template.read_text(encoding="utf-8")
+    if tokens:
+        found["tokens"] = tokens
+    return found
+
+
+def _added_tokens(file: Path) -> set[str]:
+    """The `added_tokens` of a tokenizer.json, read without the many megabytes of vocabulary after them."""
+    with file.open(encoding="utf-8") as text:
+        head = text.read(1_000_000)
+    start = head.find('"added_tokens"')
+    if start < 0:
+        return set()
+    try:
+        entries, _ = json.JSONDecoder().raw_decode(head, head.index("[", start))
+    except ValueError:
+        return set()
+    return {str(entry.get("content")) for entry in entries}

@@ -1,0 +1,91 @@
+"""`xtuner check`: everything that can be wrong with a config, and what its run needs, in half a second."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from xtuner.check.checks import Findings, check_config
+from xtuner.check.forecast import Forecast
+from xtuner.estimate.memory import GB
+from xtuner.recipes.sizes import known_sizes
+from xtuner.tools.config_argument import add_config, add_options, read_config
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="xtuner check", description=__doc__)
+    add_config(parser)
+    add_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what was found; 1 where a run would fail."""
+    args = parse_args(argv)
+    config = read_config(args.config, args.cfg_options)
+    found = check_config(config, known_sizes)
+    if args.json:
+        print(json.dumps(_as_json(found), ensure_ascii=False, indent=1))
+    else:
+        _print(args.config, found)
+    return 1 if found.errors else 0
+
+
+def _print(name: str, found: Findings) -> None:
+    for fault in found.errors:
+        print(f"xtuner: error: {' '.join(fault.message.split())}", file=sys.stderr)
+    for fault in found.warnings:
+        print(f"xtuner: warning: {fault.message}", file=sys.stderr)
+    print(f"{name}: {_count(found.errors, 'error')}, {_count(found.warnings, 'warning')}")
+    if found.forecast is not None:
+        print("\n".join(_forecast_lines(found.forecast)))
+    else:
+        print("memory   unknown: there is no model folder here to read the sizes from")
+    if found.unchecked:
+        print(f"not checked here, but by train: {', '.join(found.unchecked)}")
+
+
+def _count(items: list[Any], noun: str) -> str:
+    return f"{len(items) or 'no'} {noun}{'' if len(items) == 1 else 's'}"
+
+
+def _forecast_lines(found: Forecast) -> list[str]:
+    about = "" if found.shape.is_exact else ", reckoned as if it were a Llama"
+    free = f"{found.machine.free_bytes / GB:.1f} GB free on {found.machine.name}"
+    lines = [
+        f"memory   about {found.memory.total / GB:.2f} GB ({free}); a batch has up to "
+        f"{found.training.tokens} tokens, the model {found.shape.num_weights / GB:.2f} billion weights{about}"
+    ]
+    lines += [f"         {name:<12} {size / GB:8.2f} GB" for name, size in found.memory.parts().items()]
+    if found.seconds is None:
+        return [*lines, "time     unknown: the size of the data or the speed of this machine is not known"]
+    return [*lines, f"time     very roughly {_duration(found.seconds)} for {found.num_tokens:.2g} tokens"]
+
+
+def _duration(seconds: float) -> str:
+    for size, noun in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {noun}"
+    return f"{max(1, seconds):.0f} seconds"
+
+
+def _as_json(found: Findings) -> dict[str, Any]:
+    needs = found.forecast
+    return {
+        "errors": [fault._asdict() for fault in found.errors],
+        "warnings": [fault._asdict() for fault in found.warnings],
+        "unchecked": found.unchecked,
+        "memory": None
+        if needs is None
+        else {
+            "total": needs.memory.total,
+            "free": needs.machine.free_bytes,
+            "device": needs.machine.name,
+            "exact": needs.shape.is_exact,
+            "parts": needs.memory.parts(),
+        },
+        "seconds": None if needs is None else needs.seconds,
+    }
