@@ -16,6 +16,6 @@ def test_the_loss_falls_and_the_adapter_loads(llama_dir, tmp_path, capsys):
     data.write_text(json.dumps(rows))
     words = [str(llama_dir), str(data), str(tmp_path / "out"), "--max-length", "64", "--updates", "20"]
     losses = example.main([*words, "--lr", "1e-2"])
-    assert losses[-1] < losses[0] * 0.8
+    assert losses[-1] < losses[0] * 0.9
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names
