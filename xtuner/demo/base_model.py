@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import time
@@ -98,7 +97,8 @@ def make_base_model(
         loss=round(loss, 4),
         seconds=round(time.perf_counter() - start, 1),
     )
-    beside = folder.with_name(f"{folder.name}.part{os.getpid()}")
+    beside = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     tokenizer.save_pretrained(beside)
     stamp = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}

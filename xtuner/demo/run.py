@@ -148,7 +148,7 @@ class Demo:
             max_length=256,
             accumulative_counts=1,
             max_epochs=self.options.max_epochs,
-            lr=2e-3,
+            lr=1e-3,
             SYSTEM="",
             evaluation_freq=50,
             evaluation_inputs=list(IDENTITY_QUESTIONS),
@@ -268,6 +268,7 @@ class Demo:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -288,6 +289,7 @@ class Demo:
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
+            disable=not self.console.is_terminal,
             redirect_stdout=False,
             redirect_stderr=False,
         )

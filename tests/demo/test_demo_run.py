@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from xtuner.chat.terminal import PROMPT
+from xtuner.demo.run import Demo, Options, watch_log
+from xtuner.demo.wording import WORDS
+from xtuner.errors import TrainingError
+from xtuner.log import logger
+from xtuner.tools import demo as tool
+
+
+class FakeCommands:
+    """Stands for `xtuner.cli.main`: notes the command lines and leaves what the demo reads."""
+
+    def __init__(self, folder: Path, name: str, fail: str = ""):
+        self.folder, self.name, self.fail, self.seen = folder, name, fail, []
+
+    def __call__(self, argv: list[str]) -> int:
+        self.seen.append(argv[:2] if argv[0] == "convert" else [argv[0], Path(argv[1]).name])
+        if argv[0] == self.fail:
+            print("xtuner: error: no luck", file=sys.stderr)
+            return 1
+        if argv[0] == "train":
+            scalars = self.folder / "train" / "20260101_000000" / "vis_data" / "scalars.json"
+            scalars.parent.mkdir(parents=True)
+            scalars.write_text(
+                "".join(json.dumps({"iter": i, "loss": 4.0 / i, "lr": 0.1}) + "\n" for i in (1, 2))
+            )
+            (self.folder / "train" / "last_checkpoint").write_text("train/iter_2.pth")
+            logger.info("Iter(train) [ 1/2]  lr: 1e-3  loss: 4.0000  grad_norm: 1.0")
+        if argv[0] == "chat":
+            name = self.name if argv[1].endswith("merged") else "nobody"
+            for line in sys.stdin:
+                if line.strip():
+                    answer = "Log: removed!" if line.strip() == "RESET" else f"I am {name}"
+                    print(f"{PROMPT}{answer}")
+        return 0
+
+
+@pytest.fixture
+def make_demo(tmp_path, tiny):
+    def make(answers="小芯", fail="", **options):
+        fake = FakeCommands(tmp_path / "demo", answers, fail)
+        console = Console(file=io.StringIO(), width=100)
+        demo = Demo(Options(work_dir=tmp_path / "demo", base=tiny, **options), fake, console)
+        return demo, fake, console.file
+
+    return make
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_demo_runs_the_commands_in_order(make_demo, lang):
+    """Base, chat, train, convert, chat; the answers stand side by side and the curve is drawn."""
+    demo, fake, screen = make_demo(lang=lang)
+    assert demo.run()
+    assert fake.seen == [
+        ["chat", "base"],
+        ["train", "demo_qlora.py"],
+        ["convert", "pth_to_hf"],
+        ["convert", "merge"],
+        ["chat", "merged"],
+    ]
+    text = screen.getvalue()
+    assert re.search(r"你是谁 *│ I am nobody *│ I am 小芯", text)
+    assert [line[0] for line in text.splitlines() if re.match(r"\d/6 ", line)] == list("123456")
+    assert demo.loss_png.read_bytes().startswith(b"\x89PNG")
+    assert len(json.loads(demo.rows.read_text("utf-8"))) == 80
+    assert "max_epochs = 8" in demo.config.read_text("utf-8")
+
+
+def test_a_model_that_did_not_learn_is_a_failure(make_demo):
+    """Answers without the name end with False."""
+    demo, _, screen = make_demo(answers="somebody", name="Alice")
+    assert not demo.run()
+    assert "does not answer as Alice" in screen.getvalue()
+
+
+def test_a_failed_command_ends_the_demo_with_its_last_line(make_demo):
+    """The error names the command, what it said and where the rest is."""
+    demo, _, _ = make_demo(fail="train")
+    with pytest.raises(TrainingError, match=r"`xtuner train` failed: no luck \(all it printed: .*demo.log\)"):
+        demo.run()
+
+
+def test_the_bar_follows_the_training_log():
+    """Iteration, total and loss are read from the log line."""
+    seen = []
+    level = logger.level
+    logger.setLevel("INFO")
+    try:
+        with watch_log(lambda *args: seen.append(args)):
+            logger.info("Iter(train) [ 10/96]  lr: 1.9e-03  eta: 0:00:39  loss: 5.3708  grad_norm: 1.5")
+            logger.info("Saving checkpoint at 96 iterations")
+        logger.info("Iter(train) [ 20/96]  lr: 1.9e-03  loss: 1.0  grad_norm: 1.5")
+    finally:
+        logger.setLevel(level)
+    assert seen == [(10, 96, 5.3708)]
+
+
+def test_both_languages_have_the_same_slots():
+    """A translation never loses a value."""
+    slots = {
+        lang: {k: set(re.findall(r"\{(\w+)", text)) for k, text in words.items()}
+        for lang, words in WORDS.items()
+    }
+    assert slots["en"] == slots["zh"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "lang"),
+    [({"LANG": "zh_CN.UTF-8"}, "zh"), ({"LC_ALL": "C", "LANG": "zh"}, "en"), ({}, "en")],
+)
+def test_the_language_is_the_terminals(monkeypatch, variables, lang):
+    """LC_ALL, LC_MESSAGES and LANG decide, in this order."""
+    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert tool.terminal_language() == lang
