@@ -1,7 +1,7 @@
 """`xtuner COMMAND ...`: finds the command, runs it, and ends with a true exit code.
 
 0    done
-1    failed, with one line on stderr that says why (`--debug` adds the traceback)
+1    failed, with one line on stderr for each reason (`--debug` adds the traceback)
 2    the command line itself is wrong
 130  stopped by Ctrl-C
 143  stopped by SIGTERM
@@ -34,6 +34,8 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Configs": {
         "list-cfg": Command("list_cfg", "[-p PATTERN]", "list the built-in configs"),
         "copy-cfg": Command("copy_cfg", "NAME DIR", "write a built-in config to edit"),
+        "new-cfg": Command("new_cfg", "--model PATH --data FILE", "write a config for your model and data"),
+        "check": Command("check", "CONFIG", "find what is wrong, and what memory and time it needs"),
     },
     "Data": {
         "check-custom-dataset": Command(
@@ -108,13 +110,19 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"xtuner: error: {_one_line(error)}", file=sys.stderr)
+        for line in _lines(error):
+            print(f"xtuner: error: {line}", file=sys.stderr)
         return 1
 
 
-def _one_line(error: Exception) -> str:
+def _lines(error: Exception) -> list[str]:
+    """One line for each message of an error."""
     if isinstance(error, XTunerError):
-        return " ".join(str(error).split())
+        return [" ".join(str(message).split()) for message in error.args]
+    return [_one_line(error)]
+
+
+def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror} (--debug shows where)"
     text = " ".join(str(error).split()) or "no message"

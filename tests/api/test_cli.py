@@ -15,6 +15,8 @@ def test_the_commands_are_these():
         "demo",
         "list-cfg",
         "copy-cfg",
+        "new-cfg",
+        "check",
         "check-custom-dataset",
         "log-dataset",
         "list-dataset-format",

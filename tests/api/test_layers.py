@@ -16,12 +16,12 @@ LAYERS = {
     "chat": 4,
     "engine": 5,
     **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
-    **dict.fromkeys(["tools", "cli", "demo", "__main__"], 7),
+    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors and names of layer 0.
 BELOW_RECIPES = {"errors", "utils"}
-TOP = {"cli", "tools", "demo", "__main__"}
+TOP = {"cli", "tools", "demo", "proposal", "__main__"}
 
 
 def imports(path):
@@ -61,8 +61,8 @@ def test_a_package_imports_lower_layers_only():
 
 
 LIGHT = """
-    cli errors config config.names estimate.configured check.checks recipes.catalogue utils tools.train tools.check
-    tools.list_cfg model_folder
+    cli errors config config.names estimate.configured check.checks model_folder recipes.catalogue utils
+    tools.train tools.check tools.list_cfg tools.new_cfg
 """
 
 

@@ -53,7 +53,7 @@ def test_a_qlora_of_8b_at_2048_tokens_takes_9_gb():
     """5.7 base, 0.7 adapter, 0.5 kept by recomputation, 1.6 passing."""
     found = estimate(SHAPE, QLORA)
     assert found.activations == 2048 * 4096 * 32 * 2
-    assert found.passing["logits"] == 128256 * (2 * 2048 * 2 + 2 * 512 * 4)
+    assert found.passing["loss"] == 128256 * (2 * 2048 * 2 + 2 * 512 * 4)
     assert sum(found.parts().values()) == found.total
     assert found.total == pytest.approx(9.09e9, rel=1e-2)
 
@@ -63,7 +63,9 @@ def test_full_training_in_fp32_is_16_bytes_a_weight_and_the_copies_of_mixed_prec
     found = estimate(SHAPE, run)
     n = SHAPE.num_weights
     assert found.gradients + found.optimizer == 12 * n
-    assert found.weights == 4 * n + 2 * (n - SHAPE.embedding - SHAPE.rest)
+    assert found.weights == 4 * n
+    assert found.passing["step"] == 4 * n
+    assert found.passing["loss"] == logits_bytes(SHAPE, run) + 2 * (n - SHAPE.embedding - SHAPE.rest)
     assert found.adapter == 0
 
 

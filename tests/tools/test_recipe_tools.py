@@ -51,14 +51,14 @@ def test_list_cfg_as_json(capsys):
 
 def test_list_cfg_in_columns(capsys):
     """Family, method, data and the memory of one GPU; `?` where the model's size is not certain."""
-    list_cfg.main(["-p", "7b_base_qlora_alpaca_e", "--long"])
+    list_cfg.main(["-p", "7b_base_qlora_alpaca_e3", "--long"])
     list_cfg.main(["-p", "llama3_8b_*alpaca_e3", "--long"])
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith(("b", "l"))]
     assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
         ["baichuan2_7b_base_qlora_alpaca_e3", "baichuan", "qlora", "alpaca", "?"],
-        ["llama3_8b_full_alpaca_e3", "llama", "full", "alpaca", "178.5 GB"],
-        ["llama3_8b_instruct_full_alpaca_e3", "llama", "full", "alpaca", "178.5 GB"],
-        ["llama3_8b_instruct_qlora_alpaca_e3", "llama", "qlora", "alpaca", "11.2 GB"],
+        ["llama3_8b_full_alpaca_e3", "llama", "full", "alpaca", "162.3 GB"],
+        ["llama3_8b_instruct_full_alpaca_e3", "llama", "full", "alpaca", "162.3 GB"],
+        ["llama3_8b_instruct_qlora_alpaca_e3", "llama", "qlora", "alpaca", "11.1 GB"],
     ]
 
 

@@ -12,7 +12,7 @@ from xtuner.config.schema import Fault
 from xtuner.errors import ModelError
 from xtuner.estimate.configured import max_length, named_llm, read_training
 from xtuner.estimate.machine import Machine, find_machine
-from xtuner.estimate.memory import GB, Memory, Training, estimate
+from xtuner.estimate.memory import Memory, Training, estimate, size_text
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
 from xtuner.model_folder import read_json
@@ -75,7 +75,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
         warnings.append(
             Fault(
                 "memory",
-                f"memory: about {need / GB:.1f} GB are needed and {free / GB:.1f} GB are free on "
+                f"memory: about {size_text(need)} are needed and {size_text(free)} are free on "
                 f"{found.machine.name}: {'; '.join(_cures(found))}",
             )
         )

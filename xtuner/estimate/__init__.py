@@ -1,6 +1,8 @@
 """What a run will need, reckoned before anything is loaded: no torch, no weights, no network.
 
-shape.py       config.json -> how many weights of which shape        memory.py   shape, run -> bytes, part by part
-configured.py  a config -> what of it decides memory and time        speed.py    shape, run -> arithmetic, time
+shape.py       config.json -> how many weights of which shape
+configured.py  a config -> what of it decides memory and time
+memory.py      both -> bytes, part by part
+speed.py       both -> arithmetic, time
 machine.py     what this machine has
 """

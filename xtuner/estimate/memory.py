@@ -5,14 +5,15 @@ them trained on, and for one layer: h its width, q and k those of queries and ke
 experts that a token passes). `s` is the bytes of a weight that is not quantised (and of the stream between
 layers), `c` those of a number in a matrix product.
 
-    weights      4 bits: W (1/2 + 1/8 per 64 / 8 + ...), see `bytes_per_weight`; else W s; and E s for the rest
+    weights      4 bits: W x 0.516, see `bytes_per_weight`; else W s; and E s for the rest
     gradients    T x 4 (T s where all is trained)
     optimizer    T x 8 for AdamW in fp32, 2 for its 8-bit form
     activations  N x layers x (what a layer keeps, see `layer_bytes`), or N x layers x h s with recomputation
     and the largest of what passes:
-      logits     M x vocabulary x c, twice (their gradient), and 2 x 512 rows in fp32
-      layer      gradients of one layer, with recomputation its activations too, a matrix out of 4 bits
-      step       what the optimiser's step computes beside its state: 4 T on a GPU
+      loss       logits, M x vocabulary x c, twice (their gradient), and 2 x 512 rows in fp32;
+                 the 16-bit copies that mixed precision makes of fp32 weights, W c
+      layer      gradients of one layer, with recomputation its activations; a matrix out of 4 bits; copies
+      step       what the optimiser's step computes beside its state: T s on a GPU
 
 The kept numbers are what autograd saves in the forward of transformers' Llama; a test counts them.
 """
@@ -77,12 +78,18 @@ class Memory:
         return {**{k: v for k, v in found.items() if v}, largest: self.passing[largest], "process": self.base}
 
 
+def size_text(size: int) -> str:
+    """`9.1 GB`, or `12 MB` where it is less than a tenth of that."""
+    return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 1e6:.1f} MB"
+
+
 def estimate(shape: Shape, run: Training) -> Memory:
     """The memory that `run` needs with a model of that shape."""
     trained = adapter_weights(shape, run) or shape.num_weights
     trained_bytes = 4 if not run.is_full else run.weight_bytes
     one_layer = run.tokens * layer_bytes(shape, run)
     stream = run.tokens * shape.hidden * run.weight_bytes
+    copies = _copied_bytes(shape, run)
     return Memory(
         weights=weight_bytes(shape, run),
         adapter=0 if run.is_full else trained * 4,
@@ -90,8 +97,9 @@ def estimate(shape: Shape, run: Training) -> Memory:
         optimizer=trained * run.state_bytes,
         activations=shape.layers * (stream if run.recompute else one_layer),
         passing={
-            "logits": logits_bytes(shape, run),
-            "layer": (one_layer if run.recompute else 0) + _backward_bytes(shape, run),
+            "loss": logits_bytes(shape, run) + copies,
+            "layer": (one_layer + copies // shape.layers if run.recompute else copies)
+            + _backward_bytes(shape, run),
             "step": trained * trained_bytes if run.device == "cuda" else 0,
         },
         base=BASE_BYTES[run.device],
@@ -110,13 +118,18 @@ def bytes_per_weight(run: Training) -> float:
 
 
 def weight_bytes(shape: Shape, run: Training) -> int:
-    """Of the model as it is loaded, and of the 16-bit copies that mixed precision keeps of fp32 weights."""
+    """Of the model as it is loaded."""
     matrices = sum(linear.weights for linear in shape.linears)
     others = shape.embedding + shape.head + shape.rest
-    copies = 0
-    if run.is_full and run.compute_bytes < run.weight_bytes:
-        copies = (matrices + (shape.head or shape.embedding)) * run.compute_bytes
-    return int(matrices * bytes_per_weight(run) + others * run.weight_bytes) + copies
+    return int(matrices * bytes_per_weight(run) + others * run.weight_bytes)
+
+
+def _copied_bytes(shape: Shape, run: Training) -> int:
+    """Of the copies that mixed precision makes of trained weights, to multiply with."""
+    if not run.is_full or run.compute_bytes >= run.weight_bytes:
+        return 0
+    matrices = sum(linear.weights for linear in shape.linears)
+    return (matrices + (shape.head or shape.embedding)) * run.compute_bytes
 
 
 def adapter_weights(shape: Shape, run: Training) -> int:

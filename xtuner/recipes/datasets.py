@@ -290,6 +290,19 @@ ROWS = [
 ]
 
 
+def own_data(map_fn: str, *, is_text: bool) -> Dataset:
+    """A file of the user's own, whose rows `map_fn` makes conversations, or texts to go on learning from."""
+    if is_text:
+        changes: dict[str, Any] = {"prompt_template": None}
+        return Dataset(
+            "own_text",
+            [_rows("", map_fn, template_map_fn=None, shuffle_before_pack=False)],
+            changes,
+            epochs=1,
+        )
+    return Dataset("own_chat", [_rows("", map_fn)], {"SYSTEM": ""})
+
+
 def _pairs(name: str, load: dict[str, Any], map_fn: str | None) -> Dataset:
     """Chosen and rejected answers."""
     config = {

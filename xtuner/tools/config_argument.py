@@ -1,4 +1,4 @@
-"""The config that a command is given: a file, or the name of a built-in one, with `--cfg-options`."""
+"""The config that a command is given, a file or the name of a built-in one, and that it writes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from xtuner.config import load_config, parse_config, parse_option
 from xtuner.config.load import Config
+from xtuner.errors import ConfigError
 from xtuner.recipes.catalogue import find
 from xtuner.recipes.render import render
 
@@ -36,3 +37,11 @@ def read_config(name: str, options: Sequence[str] = ()) -> Config:
         return load_config(name, settings)
     recipe = find(name)
     return parse_config(render(recipe), f"{name}.py", settings)
+
+
+def write_new(path: Path, text: str, *, force: bool) -> None:
+    """Write a config; a file with other content is kept unless `force`."""
+    if path.exists() and not force and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path} exists with other content: pass --force to overwrite it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")

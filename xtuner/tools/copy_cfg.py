@@ -12,6 +12,7 @@ from xtuner.errors import ConfigError
 from xtuner.recipes.catalogue import deepspeed_names, find
 from xtuner.recipes.render import render
 from xtuner.recipes.wording import LANGUAGES
+from xtuner.tools.config_argument import write_new
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     text = render(args.config_name, args.lang, **_settings(args))
     ending = ".json" if args.config_name in deepspeed_names() else ".py"
     path = os.path.join(args.save_dir, f"{args.config_name}_copy{ending}")
-    _write(Path(path), text, args.force)
+    write_new(Path(path), text, force=args.force)
     print(f"Copy to {path}")
     return 0
 
@@ -72,10 +73,3 @@ def _literal(value: str) -> Any:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return value
-
-
-def _write(path: Path, text: str, force: bool) -> None:
-    if path.exists() and not force and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path} exists with other content: pass --force to overwrite it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from xtuner.estimate.memory import GB
+from xtuner.estimate.memory import size_text
 from xtuner.recipes.catalogue import deepspeed_names, find, match
 from xtuner.recipes.special import SCRIPTS
 from xtuner.tools.recipe_memory import expected_memory
@@ -53,7 +53,7 @@ def _columns(found: list[str]) -> list[str]:
             rows.append((name, str(facts["kind"]), "", "", ""))
             continue
         size = expected_memory(find(name))
-        memory = "?" if size is None else f"{size / GB:.1f} GB"
+        memory = "?" if size is None else size_text(size)
         rows.append((name, str(facts["family"]), str(facts["method"]), str(facts["data"]), memory))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [

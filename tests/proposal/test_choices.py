@@ -1,0 +1,112 @@
+"""The choices of new-cfg: from facts to settings, each with a reason."""
+
+import json
+
+import pytest
+
+from xtuner.errors import DataError, ModelError
+from xtuner.estimate.machine import Machine
+from xtuner.estimate.shape import read_shape
+from xtuner.proposal.choices import choose
+from xtuner.proposal.data import DataFacts, look_at_data
+from xtuner.proposal.model import ModelFacts, look_at_model
+from xtuner.recipes.sizes import SIZES
+
+SHAPE = read_shape({**SIZES["llama3_8b"], "max_position_embeddings": 8192})
+MODEL = ModelFacts("m", "llama", 8192, SHAPE, "llama3_chat", "why", None)
+
+
+def card(gb):
+    return Machine("cuda", "GPU", int(gb * 1e9), int(gb * 1e9))
+
+
+def data(lengths, num_rows=None, *, is_text=False):
+    rows = len(lengths) if num_rows is None else num_rows
+    return DataFacts("d", rows, "alpaca", "why", "alpaca_map_fn", is_text, sorted(lengths), [])
+
+
+@pytest.mark.parametrize(
+    ("gb", "method", "recompute"),
+    [(80, "lora", False), (24, "qlora", False), (30, "lora", True), (14, "qlora", True)],
+)
+def test_the_method_follows_the_memory(gb, method, recompute):
+    """LoRA in 16 bits where it fits; activations are kept where they fit."""
+    plan = choose(MODEL, data([200] * 1000), card(gb))
+    assert plan.value("method") == method
+    assert plan.value("use_activation_checkpointing") == recompute
+    assert plan.memory_bytes < gb * 1e9
+
+
+def test_a_method_that_is_asked_for_is_taken():
+    assert choose(MODEL, data([200]), card(24), "full").value("method") == "full"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_rows", "expected"),
+    [
+        ([100] * 50, 50, 256),
+        ([300] * 50, 50, 512),
+        ([300] * 50, 100_000, 2048),
+        ([3000] * 50, 100_000, 4096),
+        ([300] * 199 + [5000], 200, 512),
+        ([20_000] * 5, 5, 8192),
+    ],
+)
+def test_the_length_follows_the_rows(lengths, num_rows, expected):
+    """A power of two for 99 of 100 rows, no more than the model's positions; short rows share 2048 tokens."""
+    assert choose(MODEL, data(lengths, num_rows), card(80)).value("max_length") == expected
+
+
+def test_rows_that_are_cut_are_counted_in_the_reason():
+    choices = choose(MODEL, data([20_000, 10]), card(80)).choices
+    (why,) = [c.why for c in choices if c.name == "max_length"]
+    assert why.endswith("the model has no more positions; 1 of 2 measured are cut")
+
+
+def test_small_data_has_small_updates():
+    """A hundred updates where the data gives them, 32768 tokens in each where it is large."""
+    few = choose(MODEL, data([100] * 50), card(80))
+    many = choose(MODEL, data([300] * 50, 100_000), card(80))
+    assert few.value("accumulative_counts") == 1
+    assert many.value("accumulative_counts") * many.value("batch_size") * 2048 == 32768
+
+
+def test_text_is_read_once():
+    assert choose(MODEL, data([100], is_text=True), card(80)).value("max_epochs") == 1
+
+
+def test_a_folder_says_its_family_template_and_sizes(llama_dir):
+    found = look_at_model(str(llama_dir))
+    assert (found.family, found.context, found.template, found.row) == ("llama", 512, "qwen_chat", None)
+    assert look_at_model(str(llama_dir), "default").template == "default"
+
+
+def test_a_hub_name_is_answered_with_what_to_do(monkeypatch):
+    monkeypatch.setattr("xtuner.hub.is_reachable", lambda: True)
+    with pytest.raises(ModelError, match="fetch it first and give the folder"):
+        look_at_model("someone/something")
+
+
+def test_rows_say_their_format_and_length(tmp_path, tokenizer):
+    file = tmp_path / "d.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a" * n}]}
+        for n in (9, 90)
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    found = look_at_data(str(file), tokenizer, "default")
+    assert (found.num_rows, found.format_name, found.map_fn, found.is_text) == (
+        2,
+        "openai",
+        "openai_map_fn",
+        False,
+    )
+    assert found.questions == ["Hi"]
+    assert found.lengths[0] < found.lengths[1]
+
+
+def test_pairs_of_answers_are_refused(tmp_path, tokenizer):
+    file = tmp_path / "d.json"
+    file.write_text(json.dumps([{"prompt": "a", "chosen": "b", "rejected": "c"}]))
+    with pytest.raises(DataError, match="pairs of chosen and rejected answers"):
+        look_at_data(str(file), tokenizer, "default")

@@ -1,0 +1,73 @@
+"""From a model folder and a data file to a trained adapter in two commands and no editing."""
+
+import json
+import shutil
+
+import pytest
+
+from xtuner import cli, log
+from xtuner.check.checks import check_config
+from xtuner.config import load_config
+
+CHATS = [{"instruction": f"who are you {i}", "output": f"a small model {i}"} for i in range(8)]
+TEXTS = [{"text": f"Once upon a time there was model number {i}. " * 4} for i in range(8)]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture
+def here(tmp_path, llama_dir, monkeypatch):
+    shutil.copytree(llama_dir, tmp_path / "model")
+    (tmp_path / "d.json").write_text(json.dumps(CHATS), encoding="utf-8")
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, TEXTS)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(log, "_said", set())
+    return tmp_path
+
+
+def test_two_commands(here, capsys):
+    """The written config trains as it is and leaves a checkpoint."""
+    assert cli.main(["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py"]) == 0
+    printed = capsys.readouterr().out
+    for line in (
+        "family llama",
+        "8 rows",
+        "prompt_template = qwen_chat  (its marks",
+        "Next: xtuner train my.py",
+    ):
+        assert line in printed
+    assert cli.main(["train", "my.py", "--work-dir", "w"]) == 0
+    assert list((here / "w").glob("iter_*.pth"))
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+@pytest.mark.parametrize("file", ["d.json", "t.jsonl"])
+def test_what_it_writes_passes_the_check(here, file, method):
+    words = ["--model", "model", "--data", file, "--method", method, "--out", "my.py", "--lang", "zh"]
+    assert cli.main(["new-cfg", *words]) == 0
+    config = load_config("my.py")
+    assert check_config(config).errors == []
+    assert config.max_length == 256
+    assert "# 模型" in (here / "my.py").read_text(encoding="utf-8")
+
+
+def test_it_keeps_what_the_user_edited(here, capsys):
+    words = ["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py"]
+    (here / "my.py").write_text("mine = True\n")
+    assert cli.main(words) == 1
+    assert "my.py exists with other content: pass --force" in capsys.readouterr().err
+    assert cli.main([*words, "--force"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "./nope", "--data", "d.json"], "There is no model folder ./nope"),
+        (["--model", "model", "--data", "x.json"], "there is no data file x.json"),
+        (["--model", "model", "--data", "d.json", "--template", "qwen_caht"], "Did you mean 'qwen_chat'"),
+        (["--model", "model", "--data", "d.json", "--out", "my.txt"], "name it my.py"),
+    ],
+)
+def test_a_wrong_word_is_one_line(here, words, message, capsys):
+    assert cli.main(["new-cfg", *words]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]

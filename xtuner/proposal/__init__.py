@@ -1,0 +1,5 @@
+"""From a model folder and a data file to a config, with the reason for each choice.
+
+model.py    the folder -> family, template, sizes      data.py   the file -> format, lengths
+choices.py  both and the machine -> settings           config.py settings -> the text of a config
+"""

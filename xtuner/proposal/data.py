@@ -1,0 +1,115 @@
+"""What a data file holds: its format, and how long its rows are in tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xtuner.dataset import map_fns
+from xtuner.dataset.map_fns.auto import find_format
+from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
+from xtuner.dataset.sources import load_dataset
+from xtuner.errors import DataError
+from xtuner.utils import PROMPT_TEMPLATE
+from xtuner.utils.templates import is_tokenizers_own, render_prompt
+
+# Rows that are measured; more change the result by less than a step of max_length.
+SAMPLE = 2000
+# What a template puts around a turn that is the tokenizer's own.
+_AROUND_TURN = 12
+_MAX_QUESTION = 200
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """A data file; `lengths` are those of the rows that were measured, sorted."""
+
+    path: str
+    num_rows: int
+    format_name: str
+    why_format: str
+    map_fn: str  # its name in `xtuner.dataset.map_fns`, or "auto"
+    is_text: bool
+    lengths: list[int]
+    questions: list[str]
+
+    @property
+    def num_tokens(self) -> float:
+        """Of all rows, by those measured."""
+        return sum(self.lengths) / len(self.lengths) * self.num_rows
+
+    def length_of(self, share: float) -> int:
+        """The length that this share of the rows does not exceed."""
+        return self.lengths[min(len(self.lengths) - 1, int(share * len(self.lengths)))]
+
+
+def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
+    """The facts of the file, its rows measured with `tokenizer` under the prompt template of that name."""
+    rows = load_dataset(path)["train"]
+    if len(rows) == 0:
+        raise DataError(f"the data is empty: there are no rows in {path}")
+    found = find_format(dict(rows[0]))
+    if found.name == "chosen_rejected":
+        raise DataError(
+            f"{path} holds pairs of chosen and rejected answers, and training on preferences is not "
+            "available in this version; keep only the chosen answers to train on them"
+        )
+    conversations = [found.map_fn(dict(row))["conversation"] for row in _some(rows)]
+    lengths = sorted(_length(turns, tokenizer, template) for turns in conversations)
+    is_text = found.map_fn is pretrain_map_fn
+    return DataFacts(
+        path=path,
+        num_rows=len(rows),
+        format_name=found.name,
+        why_format=found.why,
+        map_fn=_public_name(found.map_fn),
+        is_text=is_text,
+        lengths=lengths,
+        questions=_questions(conversations, is_text),
+    )
+
+
+def _some(rows: Sequence[Any]) -> list[Any]:
+    """All rows, or as many as are measured, from everywhere in the file."""
+    if len(rows) <= SAMPLE:
+        return list(rows)
+    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), SAMPLE))]
+
+
+def _public_name(map_fn: Any) -> str:
+    """Its name where configs can import it; else the choice is left to the run."""
+    name = getattr(map_fn, "__name__", "")
+    return name if getattr(map_fns, name, None) is map_fn else "auto"
+
+
+def _length(turns: list[dict[str, Any]], tokenizer: Any, template: str) -> int:
+    """Tokens of a conversation, as training will see it or a little more."""
+    form = PROMPT_TEMPLATE[template]
+    texts, around = [], 1
+    for number, turn in enumerate(turns, 1):
+        asked, system = str(turn.get("input", "")), str(turn.get("system") or "")
+        if is_tokenizers_own(form):
+            texts += [system, asked]
+            around += _AROUND_TURN
+        else:
+            texts.append(render_prompt(form, asked, system, number))
+            around += 1
+        texts.append(str(turn.get("output", "")) + str(form.get("SUFFIX", "")))
+    return around + sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) if texts else 0
+
+
+def _questions(conversations: list[list[dict[str, Any]]], is_text: bool) -> list[str]:
+    """Two short questions of the data, or beginnings of its texts, to ask while training."""
+    found: list[str] = []
+    for turns in conversations:
+        if not turns:
+            continue
+        text = str(turns[0].get("output" if is_text else "input", "")).strip()
+        text = text[:40] if is_text else text
+        if text and len(text) <= _MAX_QUESTION and text not in found:
+            found.append(text)
+        if len(found) == 2:
+            break
+    return found

@@ -1,0 +1,82 @@
+"""What a model folder says of itself, by its small files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtuner.check.template import fitting_templates
+from xtuner.errors import ModelError
+from xtuner.estimate.shape import Shape, read_shape
+from xtuner.model_folder import check_model_folder, read_json, read_tokenizer
+from xtuner.recipes.models import MODELS, Model
+from xtuner.utils import PROMPT_TEMPLATE
+
+_USUAL_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model folder; `row` is the built-in model that it is a copy of."""
+
+    path: str
+    family: str
+    context: int
+    shape: Shape | None
+    template: str
+    why_template: str
+    row: Model | None
+
+
+def look_at_model(path: str, template: str | None = None) -> ModelFacts:
+    """The facts of the folder, with `template` in place of the one that fits it."""
+    check_model_folder(path)
+    check_model_folder(path, tokenizer=True)
+    folder = Path(path)
+    if not folder.is_dir():
+        raise ModelError(
+            f"{path} is a name on the hub: new-cfg looks into the folder of the model, so fetch it first and "
+            "give the folder; for a name, see xtuner list-cfg and xtuner copy-cfg"
+        )
+    config = read_json(folder / "config.json")
+    row = _known_row(folder, config)
+    shape = read_shape(config)
+    chosen, why = _template(folder, row, template)
+    return ModelFacts(
+        path=path,
+        family=str(config.get("model_type", "unknown")),
+        context=(shape.context if shape else None) or (row.context if row else _USUAL_CONTEXT),
+        shape=shape,
+        template=chosen,
+        why_template=why,
+        row=row,
+    )
+
+
+def _known_row(folder: Path, config: dict[str, Any]) -> Model | None:
+    """The built-in model with the name of the folder: internlm2-chat-1_8b, or models--internlm--..."""
+    names = {part.lower() for part in (folder.resolve().name, str(config.get("_name_or_path", "")))}
+    for model in MODELS.values():
+        owner, _, name = model.path.lower().partition("/")
+        if names & {name, f"{owner}/{name}", f"{owner}_{name}", f"models--{owner}--{name}"}:
+            return model
+    return None
+
+
+def _template(folder: Path, row: Model | None, asked: str | None) -> tuple[str, str]:
+    """The name of the prompt template, and why."""
+    if asked is not None:
+        PROMPT_TEMPLATE[asked]  # an unknown one raises, with the nearest
+        return asked, "as --template says"
+    tokenizer = read_tokenizer(folder)
+    if tokenizer.get("chat_template"):
+        return "auto", "the tokenizer brings its own chat_template"
+    if row is not None and isinstance(row.template, str):
+        return row.template, f"that of {row.name}"
+    fitting = fitting_templates(tokenizer.get("tokens", set()))
+    if "qwen_chat" in fitting:
+        return "qwen_chat", "its marks <|im_start|> and <|im_end|> are tokens of the tokenizer"
+    if fitting:
+        return fitting[0], "its marks are tokens of the tokenizer"
+    return "default", "the tokenizer has no marks of turns, so those of the default are plain words"

@@ -1,0 +1,73 @@
+"""`xtuner new-cfg`: a config for your own model folder and data file, ready to train."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtuner.errors import ConfigError
+from xtuner.estimate.machine import find_machine
+from xtuner.estimate.memory import size_text
+from xtuner.log import start_console
+from xtuner.recipes.wording import LANGUAGES
+from xtuner.tools.config_argument import write_new
+
+if TYPE_CHECKING:
+    from xtuner.estimate.machine import Machine
+    from xtuner.proposal.choices import Plan
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="xtuner new-cfg", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of the model")
+    parser.add_argument("--data", required=True, help="file of rows: .json, .jsonl, .csv, .xlsx, ...")
+    parser.add_argument(
+        "--method", choices=("qlora", "lora", "full"), help="lora where it fits into memory, else qlora"
+    )
+    parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
+    parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")
+    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the comments")
+    parser.add_argument("--force", action="store_true", help="overwrite a file with other content")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Look, choose, say why, write."""
+    args = parse_args(argv)
+    out = Path(args.out)
+    if out.suffix != ".py":
+        raise ConfigError(f"--out is {args.out!r}; a config is a Python file: name it {out.stem}.py")
+    # Looking at the folder is quick; the tokenizer comes with torch, so it is loaded after that.
+    from xtuner.proposal.model import look_at_model
+
+    start_console("WARNING")
+    model = look_at_model(args.model, args.template)
+    from xtuner.model.loading import load_tokenizer
+    from xtuner.proposal.choices import choose
+    from xtuner.proposal.config import write_config
+    from xtuner.proposal.data import look_at_data
+
+    data = look_at_data(args.data, load_tokenizer(args.model), model.template)
+    machine = find_machine()
+    plan = choose(model, data, machine, args.method)
+    text = write_config(out.stem, model, data, plan, args.lang)
+    write_new(out, text, force=args.force)
+    known = f", as {model.row.name}" if model.row else ""
+    print(f"model    {model.path}: family {model.family}{known}, {model.context} positions")
+    print(f"data     {data.path}: {data.num_rows} rows, about {data.num_tokens:.0f} tokens")
+    _print(plan, machine)
+    print(f"Wrote {out}. Next: xtuner train {shlex.quote(str(out))}")
+    return 0
+
+
+def _print(plan: Plan, machine: Machine) -> None:
+    for choice in plan.choices:
+        print(f"  {choice.name} = {choice.value}  ({choice.why})")
+    if plan.memory_bytes is None:
+        print("memory   unknown: the family's config.json does not have the usual sizes")
+        return
+    short = "; this will not fit" if plan.memory_bytes > machine.free_bytes else ""
+    free = f"{size_text(machine.free_bytes)} free on {machine.name}"
+    print(f"memory   about {size_text(plan.memory_bytes)} ({free}){short}")
