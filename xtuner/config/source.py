@@ -263,7 +263,7 @@ def _types(annotation: ast.expr | None) -> frozenset[str]:
     """The names of the types in `float | Tensor` or `Optional[int]`."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         try:
-            annotation = ast.parse(annotation.value, mode="eval").body
+            return _types(ast.parse(annotation.value, mode="eval").body)
         except SyntaxError:
             return frozenset({annotation.value})
     if isinstance(annotation, ast.BinOp):

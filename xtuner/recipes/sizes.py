@@ -35,7 +35,7 @@ _LLAMA_3B = _sizes("llama", 3072, 28, 24, 8, 8192, 128256, tied=True)
 _MISTRAL_7B = _sizes("mistral", 4096, 32, 32, 8, 14336, 32000)
 _NEMO = _sizes("mistral", 5120, 40, 32, 8, 14336, 131072, head=128)
 _MIXTRAL = _sizes("mixtral", 4096, 32, 32, 8, 14336, 32000, num_local_experts=8, num_experts_per_tok=2)
-_QWEN_MOE = {"num_experts": 128, "num_experts_per_tok": 8}
+_QWEN_MOE: dict[str, Any] = {"num_experts": 128, "num_experts_per_tok": 8}
 _QWEN2_0_5B = _sizes("qwen2", 1024, 24, 16, 16, 2816, 151936, tied=True)
 _QWEN2_5_7B = _sizes("qwen2", 3584, 28, 28, 4, 18944, 152064)
 _QWEN2_5_14B = _sizes("qwen2", 5120, 48, 40, 8, 13824, 152064)
