@@ -331,8 +331,9 @@ def read_losses(train_dir: Path) -> list[tuple[int, float]]:
 
 
 def read_last_checkpoint(train_dir: Path) -> Path:
-    """The checkpoint that the file `last_checkpoint` names."""
-    return Path((train_dir / "last_checkpoint").read_text("utf-8").strip())
+    """The checkpoint that the file `last_checkpoint` names, written as the user would."""
+    path = Path((train_dir / "last_checkpoint").read_text("utf-8").strip())
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def draw_losses(losses: list[tuple[int, float]], path: Path, words: dict[str, str]) -> None:
