@@ -343,9 +343,8 @@ def draw_losses(losses: list[tuple[int, float]], path: Path, words: dict[str, st
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(
-        title=words["plot_title"], xlabel=words["plot_x"], ylabel=words["plot_y"], ylim=(0, None)
-    )
+    axes = figure.add_subplot(title=words["plot_title"], xlabel=words["plot_x"], ylabel=words["plot_y"])
     axes.plot(*zip(*losses, strict=True), marker="o", markersize=3)
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
