@@ -2,6 +2,7 @@
 
 import pytest
 
+from xtuner.config import parse_config
 from xtuner.config.schema import check
 from xtuner.errors import ConfigError
 
@@ -17,6 +18,42 @@ GOOD = {
 
 def test_a_config_with_own_variables_and_hooks_passes():
     assert check(GOOD) is None
+
+
+def test_everything_wrong_is_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        check(
+            {
+                **GOOD,
+                "train_dataloader": {"batch_size": 0, "batch_sise": 1},
+                "log_level": "LOUD",
+                "model": None,
+            }
+        )
+    assert [message.split(" ")[0] for message in error.value.args] == [
+        "the",
+        "train_dataloader",
+        "train_dataloader.batch_size",
+        "log_level",
+    ]
+
+
+FOUR_BITS = {"type": "SupervisedFinetune", "llm": {"quantization_config": {"load_in_4bit": True}}}
+
+
+def test_quantised_weights_need_an_adapter_where_they_are_what_is_trained():
+    with pytest.raises(ConfigError, match="quantised weights cannot be trained; add lora=dict"):
+        check({**GOOD, "model": FOUR_BITS})
+    assert check({**GOOD, "model": {**FOUR_BITS, "lora": {"r": 8}}}) is None
+    assert check({**GOOD, "model": {**FOUR_BITS, "type": "LLaVAModel"}}) is None
+
+
+def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
+    """A name that something in the file uses is the user's own."""
+    text = "".join(f"{key} = {value!r}\n" for key, value in GOOD.items())
+    with pytest.raises(ConfigError, match="custom_hook: nothing reads this name"):
+        check(parse_config(text + "custom_hook = []\n", "c.py"))
+    assert check(parse_config(text + "custom_hook = []\nmine = custom_hook\n", "c.py")) is None
 
 
 @pytest.mark.parametrize(

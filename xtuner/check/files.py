@@ -18,7 +18,7 @@ from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.errors import ModelError, NotFoundError
-from xtuner.model_folder import check_model_folder
+from xtuner.model_folder import check_model_folder, looks_local
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".xlsx", ".parquet", ".arrow", ".txt")
 _FORMATS = ("json", "csv", "xlsx", "parquet", "arrow", "text")
@@ -31,7 +31,7 @@ def file_faults(config: Mapping[str, Any]) -> list[Fault]:
 
 def hub_names(config: Mapping[str, Any]) -> list[str]:
     """The models and data sets that a config names and that are no paths."""
-    models = [name for _, name, _ in _models(config) if not Path(name).exists()]
+    models = [name for _, name, _ in _models(config) if not (looks_local(name) or Path(name).exists())]
     data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg.get("path"), cfg.get("data_files"))]
     return sorted({*models, *data})
 

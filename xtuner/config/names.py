@@ -6,6 +6,7 @@ dict(type=AdamWW)  ->  Fault("optim_wrapper.optimizer.type", "... has no 'AdamWW
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,7 +65,7 @@ def look_at(value: Any, path: str, names: Names) -> None:
         if isinstance(target, Signature):
             wrong = wrong_arguments(target, given, path, name_of(kind).rpartition(".")[2])
             names.faults += [Fault(f"{path}.{_key(message, path)}", message) for message in wrong]
-        if is_call and name_of(kind).endswith(".from_pretrained"):
+        if is_call and re.match(r"transformers\..*\.from_pretrained$", name_of(kind)):
             _check_near(given, path, names)
         for key, inner in given.items():
             look_at(inner, f"{path}.{key}", names)

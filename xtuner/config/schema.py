@@ -159,7 +159,12 @@ CLASHES = (
     ),
     Clash(
         _QUANTIZATION,
-        lambda get: _is_quantized(get) and not any(get(f"model.{k}") for k in ("lora", "peft_model")),
+        # Other models may keep the language model frozen.
+        lambda get: (
+            _is_quantized(get)
+            and "SupervisedFinetune" in str(get("model.type"))
+            and not any(get(f"model.{k}") for k in ("lora", "peft_model"))
+        ),
         "model.llm.quantization_config without model.lora: quantised weights cannot be trained; add "
         "lora=dict(type=LoraConfig, ...) or remove quantization_config",
     ),

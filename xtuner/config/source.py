@@ -110,7 +110,9 @@ def _find_file(parts: list[str]) -> tuple[Path | None, int] | None:
     """
     try:
         spec = importlib.util.find_spec(parts[0])
-    except (ImportError, ValueError):
+    except ValueError:  # a module that was made in this process
+        return None, 1
+    except ImportError:
         return None
     if spec is None:
         return None
