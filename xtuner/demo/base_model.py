@@ -194,8 +194,8 @@ def pretrain(
     model.train()
     module: torch.nn.Module = model
     module.to(device)
-    optimizers = build_optimizers(model, plan)
     low = compute_dtype(None, device)
+    optimizers = build_optimizers(model, plan, low)
     batches = iterate_batches(tokenizer, plan)
     losses, num_tokens = [], 0
     for step in range(plan.steps):
@@ -225,13 +225,13 @@ def pretrain(
     return sum(last) / len(last), num_tokens
 
 
-def build_optimizers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: LlamaForCausalLM, plan: Plan, low: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inside = set(map(id, matrices))
     others = [p for p in model.parameters() if id(p) not in inside]
     optimizers = [
-        Muon(matrices, lr=plan.lr),
+        Muon(matrices, lr=plan.lr, dtype=low),
         torch.optim.AdamW(others, lr=plan.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
     for optimizer in optimizers:

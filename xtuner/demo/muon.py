@@ -34,20 +34,26 @@ class Muon(torch.optim.Optimizer):
     """For the matrices inside the layers; embeddings, head and norms belong to AdamW."""
 
     def __init__(
-        self, params: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        dtype: torch.dtype = torch.bfloat16,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update; matrices of the same shape are orthogonalised together, in bf16."""
+        """One update; matrices of the same shape are orthogonalised together, in `dtype`."""
         for group in self.param_groups:
             by_shape = defaultdict(list)
             for param in group["params"]:
                 by_shape[param.shape].append(param)
             for (rows, columns), params in by_shape.items():
                 updates = torch.stack([self._momentum(p, group["momentum"]) for p in params])
-                updates = orthogonalize(updates.bfloat16()).to(params[0].dtype)
+                updates = orthogonalize(updates.to(self.dtype)).to(params[0].dtype)
                 scale = max(1.0, rows / columns) ** 0.5
                 for param, update in zip(params, updates, strict=True):
                     param.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * scale * update)
