@@ -101,7 +101,7 @@ def test_doubled_braces_are_text_and_unknown_placeholders_an_error():
 def test_utils_import_without_torch():
     """Listing templates stays quick."""
     code = "import sys, xtuner.utils, xtuner.dataset.map_fns; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_templates_are_json():
