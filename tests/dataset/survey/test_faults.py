@@ -90,3 +90,11 @@ def test_the_tokenizers_own_template_is_not_compared_with_itself(survey_of, own_
     survey = survey_of(ROWS, tokenizer=own_chatml, template="auto", num_rows=1)
     assert survey.findings == []
     assert survey.rows[0].segments[1].text == "a<|im_end|>"
+
+
+def test_the_end_mark_of_the_tokenizers_own_template_ends_an_answer(survey_of, own_chatml, tmp_path):
+    """Also where the tokenizer does not call it special."""
+    file = tmp_path / "own" / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({k: v for k, v in config.items() if k != "additional_special_tokens"}))
+    assert survey_of(ROWS, tokenizer=own_chatml, template="auto").findings == []

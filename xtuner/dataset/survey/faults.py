@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids
 from xtuner.dataset.huggingface import Settings
 from xtuner.dataset.map_fns.fields import turn_text
@@ -68,7 +69,10 @@ def _find_open_answers(
     suffix = str(template.get("SUFFIX") or "").strip()
     findings = []
     ends = {} if tokenizer.eos_token_id is None else {tokenizer.eos_token_id: tokenizer.eos_token}
-    for word in dict.fromkeys([suffix, *template.get("STOP_WORDS", [])]):
+    words = [suffix, *template.get("STOP_WORDS", [])]
+    if not template and getattr(tokenizer, "chat_template", None):
+        words.append(ChatTemplate(tokenizer).end_of_turn())
+    for word in dict.fromkeys(words):
         numbers = tokenizer.encode(word, add_special_tokens=False) if word else []
         if len(numbers) == 1:
             ends[numbers[0]] = word
