@@ -73,6 +73,7 @@ def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
         ({"train_cfg": {"max_epochs": 1, "max_iters": 2}}, "needs either max_epochs or max_iters"),
         ({"randomness": 3}, "randomness is 3; it must be a dict"),
         ({"sequence_parallel_size": 2}, "set sequence_parallel_size = 1"),
+        ({"launcher": "pytorch"}, "set launcher = 'none'"),
         ({"val_dataloader": {}}, "validation is not available"),
         ({"default_hooks": {"chekpoint": None}}, "Did you mean 'checkpoint'?"),
     ],

@@ -1,4 +1,4 @@
-"""The tutorials' configs, unchanged, through the tutorials' commands in real processes."""
+"""The tutorials' configs, statement for statement, through the tutorials' commands in real processes."""
 
 from __future__ import annotations
 

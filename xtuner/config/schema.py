@@ -158,6 +158,12 @@ CLASHES = (
         "version: set sequence_parallel_size = 1",
     ),
     Clash(
+        "launcher",
+        lambda get: get("launcher") not in (None, "none"),
+        "launcher is {launcher}; training with several processes is not available in this version: "
+        "set launcher = 'none'",
+    ),
+    Clash(
         _QUANTIZATION,
         # Other models may keep the language model frozen.
         lambda get: (
