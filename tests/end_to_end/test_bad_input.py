@@ -141,7 +141,10 @@ def test_a_folder_is_no_checkpoint(here, xtuner, checkpoint):
 def test_a_stopped_run_says_how_to_go_on(here, number, code):
     """A real process: the exit code of the signal, the newest checkpoint named, nothing half-written left."""
     words = [sys.executable, "-m", "xtuner", "train", "c.py", "--work-dir", "w"]
-    run = subprocess.Popen([*words, "--cfg-options", "max_iters=99999"], stderr=subprocess.PIPE, text=True)
+    words += ["--cfg-options", "max_iters=99999"]
+    # A suite started in the background of a shell has SIGINT ignored, and its children would inherit that.
+    heed = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
+    run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.monotonic() + 60
     while not (here / "w" / "iter_2.pth").exists() and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.02)
