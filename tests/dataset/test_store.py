@@ -155,6 +155,41 @@ def test_a_home_that_cannot_be_written_to_is_replaced(monkeypatch, tmp_path):
     assert cache_folder().parent == tmp_path
 
 
+def test_a_store_of_another_layout_is_made_again(cache):
+    """What an earlier version left under the same key is not read as if it were of today."""
+    open_or_write("k", write([[(1, True)]]))
+    about = cache / "tokens" / "k" / "about.json"
+    about.write_text(about.read_text().replace('"layout": 2', '"layout": 1'))
+    assert read(open_or_write("k", write([[(3, True)]]))) == [[(3, True)]]
+
+
+def test_a_store_takes_at_most_4_2_bytes_a_token():
+    """1,000 samples of 110 tokens: 4 bytes and a bit a token, 8 bytes a sample, all files counted."""
+    samples = [[(i, i % 3 == 0) for i in range(110)]] * 1000
+    store = open_or_write("k", write(samples[:400], samples[400:]))
+    size = sum(file.stat().st_size for file in store.folder.iterdir())
+    assert size / 110_000 <= 4.2
+    assert read(store) == samples
+
+
+def test_ends_beyond_32_bits_come_back(monkeypatch):
+    """The same with a limit so small that one sample passes it several times, and others exactly."""
+    monkeypatch.setattr("xtuner.dataset.store._LIMIT", 8)
+    chunks = [
+        [[(i, True)] * n for i, n in enumerate(lengths)] for lengths in ([3, 5, 0, 30], [1], [8, 16, 2])
+    ]
+    store = open_or_write("k", write(*chunks))
+    ends = np.cumsum([len(sample) for chunk in chunks for sample in chunk])
+    assert [store._end(i) for i in range(len(store))] == ends.tolist()
+    assert read(store) == [sample for chunk in chunks for sample in chunk]
+
+
+def test_lengths_wrap_around():
+    """Two ends on both sides of 2 ** 32 are as far apart as the sample between them is long."""
+    ends = np.array([2**32 - 5, 2, 9], np.uint32)
+    assert np.diff(ends, prepend=np.uint32(0)).tolist() == [2**32 - 5, 7, 7]
+
+
 def test_an_open_store_is_small_to_send():
     """A worker process opens the files itself."""
     store = open_or_write("k", write([[(i, True)] for i in range(10_000)]))

@@ -3,17 +3,20 @@
     ~/.cache/xtuner/tokens/<key>/      (or $XTUNER_CACHE/tokens/<key>/)
         ids.bin       int32, the tokens of all samples one after the other
         trained.bin   one bit per token: is it trained
-        ends.bin      int64, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
-        rows.bin      int64, the row of the source that sample i came from
-        about.json    sizes, a hash of the content, and the counts to report
+        ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
+        rows.bin      uint32, the row of the source that sample i came from
+        about.json    sizes, carries, a hash of the content, and the counts to report
 
-About 4.2 bytes a token. A store is complete or absent: it is written beside its place, synced and renamed.
+`ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by one.
+
+At most 4.2 bytes a token for samples of 110 tokens or more. A store is complete or absent: it is written beside its place, synced and renamed.
 The first process that wants a missing store writes it under a lock; the others wait for it and then map the
 same file, so nothing is sent between them.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import hashlib
@@ -32,7 +35,12 @@ from xtuner.dataset.encode import Encoded
 from xtuner.errors import DataError
 from xtuner.log import say_once
 
-_FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.int64, "rows": np.int64}
+_FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.uint32, "rows": np.uint32}
+_LAYOUT = 2
+"""Raised with every change of the files, so that no other form is ever read as this one."""
+
+_LIMIT = 1 << 32
+"""Row numbers stay below it; of ends, what is beyond it is in the carries."""
 
 
 class TokenStore:
@@ -44,6 +52,7 @@ class TokenStore:
         arrays = {name: _map(folder / f"{name}.bin", kind) for name, kind in _FILES.items()}
         self.ids, self._trained_bits = arrays["ids"], arrays["trained"]
         self._ends, self.rows = arrays["ends"], arrays["rows"]
+        self._carries: list[int] = self.about["carries"]
 
     def __reduce__(self):
         return TokenStore, (self.folder,)
@@ -54,7 +63,8 @@ class TokenStore:
     @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each sample."""
-        return np.diff(self._ends, prepend=0)
+        # The difference of two ends without their upper bits is right, as unsigned numbers wrap around.
+        return np.diff(self._ends, prepend=np.uint32(0)).astype(np.int64)
 
     @property
     def content_hash(self) -> str:
@@ -63,10 +73,13 @@ class TokenStore:
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and trained flags of one sample."""
-        start, end = int(self._ends[index - 1]) if index else 0, int(self._ends[index])
+        start, end = self._end(index - 1) if index else 0, self._end(index)
         first = start // 8
         bits = np.unpackbits(self._trained_bits[first : -(-end // 8)])
         return np.array(self.ids[start:end]), bits[start - first * 8 : end - first * 8].astype(bool)
+
+    def _end(self, index: int) -> int:
+        return int(self._ends[index]) + bisect.bisect_right(self._carries, index) * _LIMIT
 
 
 class StoreWriter:
@@ -77,7 +90,8 @@ class StoreWriter:
         self._files = {name: open(folder / f"{name}.bin", "wb") for name in _FILES}  # noqa: SIM115
         self._hashes = {name: hashlib.blake2b(digest_size=16) for name in _FILES}
         self._open_bits = np.zeros(0, bool)
-        self._num_tokens = 0
+        self._num_tokens = self._num_samples = 0
+        self._carries: list[int] = []
 
     def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
         """Write the samples of one chunk, or those that `keep` (bool per sample) marks.
@@ -89,14 +103,25 @@ class StoreWriter:
         if keep is not None and not keep.all():
             inside = np.repeat(keep, lengths)
             ids, trained, rows, lengths = ids[inside], trained[inside], rows[keep], lengths[keep]
+        numbers = row_numbers[rows]
+        if len(numbers) and numbers.max() >= _LIMIT:
+            raise DataError(f"more than {_LIMIT:,} rows in one data set: split it, or set streaming = True")
         self._write("ids", ids)
-        self._write("rows", row_numbers[rows])
-        self._write("ends", self._num_tokens + np.cumsum(lengths))
+        self._write("rows", numbers)
+        self._write_ends(lengths)
         bits = np.concatenate([self._open_bits, trained])
         whole = len(bits) // 8 * 8
         self._write("trained", np.packbits(bits[:whole]))
         self._open_bits = bits[whole:]
-        self._num_tokens += len(ids)
+
+    def _write_ends(self, lengths: np.ndarray) -> None:
+        ends = self._num_tokens + np.cumsum(lengths, dtype=np.int64)
+        before = np.concatenate([[self._num_tokens], ends[:-1]])
+        grown = ends // _LIMIT - before // _LIMIT
+        self._carries += (self._num_samples + np.repeat(np.arange(len(ends)), grown)).tolist()
+        self._write("ends", ends % _LIMIT)
+        self._num_samples += len(ends)
+        self._num_tokens = int(ends[-1]) if len(ends) else self._num_tokens
 
     def finish(self, **about: Any) -> None:
         """Write what is left and the description; everything is on the disk when this returns."""
@@ -106,7 +131,8 @@ class StoreWriter:
             os.fsync(file.fileno())
         self.close()
         sizes = {name: (self._folder / f"{name}.bin").stat().st_size for name in _FILES}
-        about = {**about, "sizes": sizes, "content_hash": self._content_hash()}
+        about |= {"layout": _LAYOUT, "sizes": sizes, "carries": self._carries}
+        about["content_hash"] = self._content_hash()
         with open(self._folder / "about.json", "w", encoding="utf-8") as described:
             json.dump(about, described, ensure_ascii=False)
             described.flush()
@@ -164,9 +190,11 @@ def cache_folder() -> Path:
 
 
 def _open(folder: Path) -> TokenStore | None:
-    """The store in `folder`, or None where there is none or files of it are missing or cut."""
+    """The store in `folder`, or None where there is none, its files are missing or cut, or its form is another."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
+        if about["layout"] != _LAYOUT:
+            return None
         if any((folder / f"{name}.bin").stat().st_size != about["sizes"][name] for name in _FILES):
             return None
         return TokenStore(folder)
