@@ -2,6 +2,7 @@
 
     python benchmarks/data_path.py                 the table below, in some minutes
     python benchmarks/data_path.py --rows 5000 --repeats 3
+    python benchmarks/data_path.py --memory --rows 1000000      peak memory of one cold pass, several minutes
 
 Each line is the median of several runs in processes of their own, taken in turns, on the same texts. Texts
 are distinct, so nothing is gained from texts that come again. `the tokenizer alone` is one call of
@@ -38,6 +39,12 @@ class Clock:
         return {"seconds": time.perf_counter() - self.start[0], "work": time.process_time() - self.start[1]}
 
 
+def peak_memory() -> float:
+    """The most memory that this process has held at one time, in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
 def bare(folder: Path) -> dict:
     """Only the tokenizer, on the texts that `whole` encodes."""
     from transformers import AutoTokenizer
@@ -66,7 +73,7 @@ def whole(folder: Path) -> dict:
     from xtuner.dataset.sources import load_dataset
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     clock = Clock()
     dataset = process_hf_dataset(
         load_dataset(folder / "alpaca.jsonl"),
@@ -76,14 +83,16 @@ def whole(folder: Path) -> dict:
         template_map_fn=template_map_fn_factory("default"),
     )
     seconds = clock.seconds()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = peak_memory()
     stored = sum(file.stat().st_size for file in dataset.store.folder.iterdir())
     tokens = dataset.stats["tokens"]
     return {
         **seconds,
         "tokens": tokens,
         "fill": dataset.stats["fill"],
-        "more_memory_mb": (after - before) / 1024,
+        "rows": dataset.stats["rows"],
+        "memory_mb": after,
+        "more_memory_mb": after - before,
         "disk_bytes_per_token": stored / tokens,
     }
 
@@ -217,6 +226,32 @@ def measure(rows: int, num_chats: int, turns: int, repeats: int) -> dict[str, li
     return results
 
 
+def measure_memory(rows: int) -> str:
+    """What one cold pass over so many rows took, in one line."""
+    from texts import alpaca_rows, make_tokenizer, write_rows
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        make_tokenizer().save_pretrained(folder / "tokenizer")
+        path = folder / "alpaca.jsonl"
+        # A part at a time, as this process is not to hold all rows either.
+        part = min(rows, 50_000)
+        write_rows(alpaca_rows(part), path)
+        texts = path.read_bytes()
+        with open(path, "ab") as file:
+            for number in range(1, -(-rows // part)):
+                file.write(texts.replace(b'": "', b'": "%d ' % number))
+        cold = run("whole", folder, folder / "cache")
+        warm = run("whole", folder, folder / "cache")
+    return (
+        f"{cold['rows']:,} rows, {cold['tokens']:,} tokens: {cold['memory_mb']:,.0f} MB at the peak, of "
+        f"which {cold['more_memory_mb']:,.0f} beyond the loaded tokenizer; {cold['seconds']:,.0f} s, "
+        f"{cold['rows'] / cold['seconds']:,.0f} rows and {cold['tokens'] / cold['seconds'] / 1000:,.0f} "
+        f"thousand tokens a second; {cold['disk_bytes_per_token']:.2f} bytes a token on the disk.\n"
+        f"Again, with the tokens on the disk: {warm['memory_mb']:,.0f} MB, {warm['seconds']:.2f} s."
+    )
+
+
 def table(results: dict[str, list[dict]], rows: int, num_chats: int, turns: int) -> str:
     """The results as a table in Markdown."""
 
@@ -274,11 +309,15 @@ def main() -> None:
     parser.add_argument("--chats", type=int, default=100)
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--memory", action="store_true", help="only the peak memory of one pass over --rows")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
         print(json.dumps(CASES[args.case](args.folder)))
+        return
+    if args.memory:
+        print(measure_memory(args.rows))
         return
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     results = measure(args.rows, args.chats, args.turns, args.repeats)

@@ -7,9 +7,10 @@
         rows.bin      uint32, the row of the source that sample i came from
         about.json    sizes, carries, a hash of the content, and the counts to report
 
-`ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by one.
+`ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by
+one. A store takes at most 4.2 bytes a token for samples of 107 tokens or more.
 
-At most 4.2 bytes a token for samples of 110 tokens or more. A store is complete or absent: it is written beside its place, synced and renamed.
+It is complete or absent: it is written beside its place, synced and renamed.
 The first process that wants a missing store writes it under a lock; the others wait for it and then map the
 same file, so nothing is sent between them.
 """
@@ -190,7 +191,7 @@ def cache_folder() -> Path:
 
 
 def _open(folder: Path) -> TokenStore | None:
-    """The store in `folder`, or None where there is none, its files are missing or cut, or its form is another."""
+    """The store in `folder`, or None where there is none, a file is missing or cut, or the form another."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         if about["layout"] != _LAYOUT:
