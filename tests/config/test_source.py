@@ -59,7 +59,7 @@ def test_what_the_text_does_not_tell_is_unknown(path):
 def faults_of(value):
     names = Names()
     look_at(value, "a", names)
-    return [tuple(fault) for fault in names.faults]
+    return [(fault.path, fault.message) for fault in names.faults]
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,30 @@ def test_pairs_of_answers_are_refused(tmp_path, tokenizer):
     file.write_text(json.dumps([{"prompt": "a", "chosen": "b", "rejected": "c"}]))
     with pytest.raises(DataError, match="pairs of chosen and rejected answers"):
         look_at_data(str(file), tokenizer, "default")
+
+
+ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "map_fn"),
+    [
+        (ALPACA, "alpaca_map_fn"),
+        ({**ALPACA, "input": ""}, "alpaca_map_fn"),
+        ({**ALPACA, "system": "Be brief."}, "auto"),
+        ({"instruction": "Add 1 and 2.", "output": "3"}, "auto"),
+        ({"conversation": [{"input": "Hi", "output": "Hello"}]}, None),
+        (
+            {"conversations": SHAREGPT},
+            "sharegpt_map_fn",
+        ),
+        ({"question": "Hi", "answer": "Hello"}, "auto"),
+        ({"text": "Once."}, "pretrain_map_fn"),
+    ],
+)
+def test_the_map_function_is_named_where_it_makes_the_same_of_every_row(tmp_path, tokenizer, row, map_fn):
+    """None for rows that are conversations already; 'auto' for rows that no single named function reads."""
+    file = tmp_path / "d.json"
+    file.write_text(json.dumps([row, row]))
+    assert look_at_data(str(file), tokenizer, "default").map_fn == map_fn

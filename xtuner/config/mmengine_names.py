@@ -47,5 +47,6 @@ GONE: dict[str, str] = {
     "xtuner.registry.BUILDER": "write dict(type=TheClass, ...); any class or function can be a type",
     "xtuner.model.utils.LoadWoInit": "weights are never initialised twice; remove it",
     "mmengine.config.Config": "use xtuner.config.load_config",
+    "mmengine.utils.mkdir_or_exist": "use pathlib.Path(folder).mkdir(parents=True, exist_ok=True)",
     "mmengine.registry.HOOKS": "name the class itself: custom_hooks = [dict(type=MyHook)]",
 }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
+from xtuner.config.later import feature_of
 from xtuner.config.load import name_of
 from xtuner.config.ref import Ref, as_ref, path_of
 from xtuner.config.schema import Fault
@@ -107,6 +108,9 @@ def _callee(kind: Any, path: str, names: Names) -> Any:
 
 def _find(ref: Ref, path: str, names: Names) -> Any:
     name = path_of(ref)
+    if feature := feature_of(name):
+        names.faults.append(Fault(path, f"{path}: {feature.sentence}", is_later=True))
+        return UNKNOWN
     if name.startswith(_LIGHT):
         try:
             return signature_of(ref.resolve()) or UNKNOWN

@@ -11,6 +11,7 @@ import importlib
 import sys
 from typing import Any
 
+from xtuner.config.later import feature_of
 from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
 from xtuner.errors import ConfigError, did_you_mean
 
@@ -79,6 +80,8 @@ class Ref:
         path = SAME_JOB.get(self._path, self._path)
         if path in GONE:
             raise ConfigError(f"{self._at()}{path} has no counterpart here: {GONE[path]}")
+        if feature := feature_of(path):
+            raise ConfigError(f"{self._at()}{path}: {feature.sentence}")
         parts = path.split(".")
         for i in range(len(parts), 0, -1):
             name = ".".join(parts[:i])

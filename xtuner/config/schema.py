@@ -13,14 +13,19 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from xtuner.config.later import SETTINGS
 from xtuner.errors import ConfigError, did_you_mean
 
 
 class Fault(NamedTuple):
-    """Something that cannot be meant: where, and a sentence with the value and the cure."""
+    """Something that cannot be meant: where, and a sentence with the value and the cure.
+
+    `is_later`: the config is right, but this version does not have what it asks for.
+    """
 
     path: str
     message: str
+    is_later: bool = False
 
 
 # name -> what reads it
@@ -43,14 +48,6 @@ RUN_KEYS: dict[str, str] = {
     "visualizer": "where scalars go",
     "randomness": "seed and determinism",
     "max_nonfinite_updates": "stop after so many updates in a row with a loss or gradient that is not finite",
-}
-
-# Names that configs of the original carry and this version has no reader for.
-NOT_YET: dict[str, str] = {
-    "val_dataloader": "validation",
-    "val_evaluator": "validation",
-    "test_dataloader": "evaluation during training",
-    "test_evaluator": "evaluation during training",
 }
 
 _LOADER = (
@@ -147,21 +144,12 @@ def _is_quantized(get: Callable[[str], Any]) -> bool:
 CLASHES = (
     Clash(
         "train_cfg",
-        lambda get: (get("train_cfg.max_epochs") is None) == (get("train_cfg.max_iters") is None),
+        lambda get: (
+            get("train_cfg") is not None
+            and (get("train_cfg.max_epochs") is None) == (get("train_cfg.max_iters") is None)
+        ),
         "train_cfg needs either max_epochs or max_iters; it has max_epochs={train_cfg.max_epochs}, "
         "max_iters={train_cfg.max_iters}",
-    ),
-    Clash(
-        "sequence_parallel_size",
-        lambda get: get("sequence_parallel_size") not in (None, 1),
-        "sequence_parallel_size is {sequence_parallel_size}; sequence parallelism is not available in this "
-        "version: set sequence_parallel_size = 1",
-    ),
-    Clash(
-        "launcher",
-        lambda get: get("launcher") not in (None, "none"),
-        "launcher is {launcher}; training with several processes is not available in this version: "
-        "set launcher = 'none'",
     ),
     Clash(
         _QUANTIZATION,
@@ -191,10 +179,9 @@ def check(config: Mapping[str, Any]) -> None:
 def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     """Everything in `config` that cannot be meant, by the tables of this module."""
     faults = _missing(config)
-    for key, feature in NOT_YET.items():
-        if config.get(key) is not None:
-            message = f"{key}: {feature} is not available in this version; remove {key} from the config"
-            faults.append(Fault(key, message))
+    for path, feature, asks in SETTINGS:
+        if asks(_at(config, path)):
+            faults.append(Fault(path, f"{path}: {feature.sentence}", is_later=True))
     for path, allowed in _KEYS.items():
         faults += _wrong_keys(config, path, allowed.split())
     for path, must_be, holds in VALUES:
@@ -207,9 +194,11 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
+    # The Trainer of transformers takes the place of the other parts.
+    required = REQUIRED[:1] if config.get("framework") == "huggingface" else REQUIRED
     return [
         Fault(key, f"the config has no {key}.{did_you_mean(key, config.keys() - {key})}")
-        for key in REQUIRED
+        for key in required
         if config.get(key) is None
     ]
 
@@ -266,7 +255,7 @@ def _slips(config: Mapping[str, Any]) -> list[Fault]:
     tree = ast.parse(text)
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     found = []
-    for name in config.keys() - used - RUN_KEYS.keys() - NOT_YET.keys():
+    for name in config.keys() - used - RUN_KEYS.keys() - {setting.path for setting in SETTINGS}:
         near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SLIP)
         if near:
             message = f"{name}: nothing reads this name. Did you mean {near[0]!r}?"

@@ -64,9 +64,11 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     num_iters = max(1, math.ceil(data.num_tokens * epochs / run.tokens))
     every = max(1, min(500, num_iters // 3))
     size = estimate(model.shape, run).total if model.shape else None
+    # Texts are learnt as they stand.
+    template = [] if data.is_text else [Choice("prompt_template", model.template, model.why_template)]
     return Plan(
         [
-            Choice("prompt_template", model.template, model.why_template),
+            *template,
             Choice("dataset_map_fn", data.map_fn, f"rows are {data.format_name}: {data.why_format}"),
             length,
             how,

@@ -12,7 +12,6 @@ from xtuner.recipes.catalogue import Recipe
 from xtuner.recipes.datasets import own_data
 from xtuner.recipes.methods import METHODS
 from xtuner.recipes.models import Model
-from xtuner.recipes.page import Code
 from xtuner.recipes.render import render
 
 # A look at the model, not a conversation with it.
@@ -38,7 +37,6 @@ def write_config(name: str, model: ModelFacts, data: DataFacts, plan: Plan, lang
         changes["log_every"] = 1
     if not plan.value("use_activation_checkpointing"):
         changes["model"] = {"use_activation_checkpointing": False}
-    map_fn = plan.value("dataset_map_fn")
-    changes["rows"] = {"dataset_map_fn": "auto" if map_fn == "auto" else Code(map_fn)}
-    recipe = Recipe(name, row, METHODS[plan.value("method")], own_data(map_fn, is_text=data.is_text), changes)
+    rows = own_data(plan.value("dataset_map_fn"), is_text=data.is_text)
+    recipe = Recipe(name, row, METHODS[plan.value("method")], rows, changes)
     return render(recipe, lang, pretrained_model_name_or_path=model.path, data_path=data.path)

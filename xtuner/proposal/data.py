@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.dataset import map_fns
-from xtuner.dataset.map_fns.auto import find_format
+from xtuner.dataset.map_fns.auto import Format, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
 from xtuner.dataset.sources import load_dataset
 from xtuner.errors import DataError
@@ -30,7 +30,7 @@ class DataFacts:
     num_rows: int
     format_name: str
     why_format: str
-    map_fn: str  # its name in `xtuner.dataset.map_fns`, or "auto"
+    map_fn: str | None  # its name in `xtuner.dataset.map_fns`, "auto", or None for rows that need none
     is_text: bool
     lengths: list[int]
     questions: list[str]
@@ -56,7 +56,8 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
             f"{path} holds pairs of chosen and rejected answers, and training on preferences is not "
             "available in this version; keep only the chosen answers to train on them"
         )
-    conversations = [found.map_fn(dict(row))["conversation"] for row in _some(rows)]
+    measured = [dict(row) for row in _some(rows)]
+    conversations = [found.map_fn(row)["conversation"] for row in measured]
     lengths = sorted(_length(turns, tokenizer, template) for turns in conversations)
     is_text = found.map_fn is pretrain_map_fn
     return DataFacts(
@@ -64,7 +65,7 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
         num_rows=len(rows),
         format_name=found.name,
         why_format=found.why,
-        map_fn=_public_name(found.map_fn),
+        map_fn=_name_to_write(found, measured, conversations),
         is_text=is_text,
         lengths=lengths,
         questions=_questions(conversations, is_text),
@@ -78,10 +79,22 @@ def _some(rows: Sequence[Any]) -> list[Any]:
     return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), SAMPLE))]
 
 
-def _public_name(map_fn: Any) -> str:
-    """Its name where configs can import it; else the choice is left to the run."""
-    name = getattr(map_fn, "__name__", "")
-    return name if getattr(map_fns, name, None) is map_fn else "auto"
+def _name_to_write(found: Format, rows: list[dict[str, Any]], conversations: list[Any]) -> str | None:
+    """The function that configs can import and that makes `conversations` of `rows`; "auto" for none."""
+    if [row.get("conversation") for row in rows] == conversations:
+        return None
+    name = f"{found.name}_map_fn"
+    map_fn = getattr(map_fns, name, None)
+    return name if map_fn is not None and _makes(map_fn, rows, conversations) else "auto"
+
+
+def _makes(map_fn: Any, rows: list[dict[str, Any]], conversations: list[Any]) -> bool:
+    try:
+        return all(
+            map_fn(row)["conversation"] == turns for row, turns in zip(rows, conversations, strict=True)
+        )
+    except DataError:  # the format allows for more than this function, such as rows without "input"
+        return False
 
 
 def _length(turns: list[dict[str, Any]], tokenizer: Any, template: str) -> int:
@@ -107,7 +120,7 @@ def _questions(conversations: list[list[dict[str, Any]]], is_text: bool) -> list
         if not turns:
             continue
         text = str(turns[0].get("output" if is_text else "input", "")).strip()
-        text = text[:40] if is_text else text
+        text = text[:40].strip() if is_text else text
         if text and len(text) <= _MAX_QUESTION and text not in found:
             found.append(text)
         if len(found) == 2:

@@ -290,17 +290,13 @@ ROWS = [
 ]
 
 
-def own_data(map_fn: str, *, is_text: bool) -> Dataset:
-    """A file of the user's own, whose rows `map_fn` makes conversations, or texts to go on learning from."""
+def own_data(map_fn: str | None, *, is_text: bool) -> Dataset:
+    """A file of the user's own: rows that `map_fn` (a name, "auto" or None) makes conversations, or texts."""
+    rows: dict[str, Any] = {"dataset_map_fn": map_fn if map_fn in (None, "auto") else Code(map_fn)}
     if is_text:
-        changes: dict[str, Any] = {"prompt_template": None}
-        return Dataset(
-            "own_text",
-            [_rows("", map_fn, template_map_fn=None, shuffle_before_pack=False)],
-            changes,
-            epochs=1,
-        )
-    return Dataset("own_chat", [_rows("", map_fn)], {"SYSTEM": ""})
+        rows |= {"template_map_fn": None, "shuffle_before_pack": False}
+        return Dataset("own_text", [_rows("", "auto", **rows)], {"prompt_template": None}, epochs=1)
+    return Dataset("own_chat", [_rows("", "auto", **rows)], {"SYSTEM": ""})
 
 
 def _pairs(name: str, load: dict[str, Any], map_fn: str | None) -> Dataset:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+from xtuner.check.checks import check_config
+from xtuner.config import parse_config, parse_value
 from xtuner.errors import ConfigError
 from xtuner.recipes.catalogue import deepspeed_names, find
 from xtuner.recipes.render import render
+from xtuner.recipes.special import SCRIPTS
 from xtuner.recipes.wording import LANGUAGES
 from xtuner.tools.config_argument import write_new
 
@@ -42,6 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     path = os.path.join(args.save_dir, f"{args.config_name}_copy{ending}")
     write_new(Path(path), text, force=args.force)
     print(f"Copy to {path}")
+    if args.config_name not in {*deepspeed_names(), *SCRIPTS}:
+        for fault in check_config(parse_config(text, path)).errors:
+            if fault.is_later:
+                print(f"xtuner: warning: {fault.message}", file=sys.stderr)
     return 0
 
 
@@ -52,7 +59,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         name, sign, value = pair.partition("=")
         if not sign:
             raise ConfigError(f"--set takes NAME=VALUE, but got {pair!r}.")
-        settings[name] = _literal(value)
+        settings[name] = parse_value(value)
     if args.template is not None:
         settings["prompt_template"] = args.template
     if args.model is not None:
@@ -65,11 +72,3 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"{args.config_name} {reads}, so --data is not enough.{hint}")
         settings[places[0]] = args.data
     return settings
-
-
-def _literal(value: str) -> Any:
-    """`3e-4` -> 0.0003; what is no Python literal stays a string."""
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return value

@@ -1,0 +1,88 @@
+"""What configs of XTuner 0.1.x may ask for and this version does not do: one table for all who meet it.
+
+model = dict(type=DPO, ...)     NAMES      the dotted names that belong to a feature
+sequence_parallel_size = 8      SETTINGS   the settings that ask for one
+->  "training on preferences (...) is not available in this version; ..."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Feature(NamedTuple):
+    """Something that is not there, and what to do instead."""
+
+    what: str
+    instead: str
+
+    @property
+    def sentence(self) -> str:
+        """That it is not there, and what to do."""
+        return f"{self.what} is not available in this version; {self.instead}"
+
+
+class Setting(NamedTuple):
+    """The value at `path` asks for a feature where `asks` says so."""
+
+    path: str
+    feature: Feature
+    asks: Callable[[Any], bool]
+
+
+_PREFERENCES = Feature(
+    "training on preferences (DPO, ORPO, reward models)",
+    "a full, lora or qlora config can train on the chosen answers",
+)
+_IMAGES = Feature(
+    "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
+)
+_SEQUENCES = Feature("sequence parallelism", "set sequence_parallel_size = 1")
+_PROCESSES = Feature("training with several processes", "set launcher = 'none'")
+_VALIDATION = Feature(
+    "validation", "remove val_dataloader, val_evaluator, test_dataloader and test_evaluator"
+)
+_TRAINER = Feature(
+    "training by the Trainer of transformers (framework = 'huggingface')",
+    "the built-in config of the same name without _hf trains the same",
+)
+_EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
+_HUB_CHECKPOINTS = Feature(
+    "saving checkpoints as model folders (HFCheckpointHook)",
+    "remove the hook, and make the folder afterwards with xtuner convert pth_to_hf",
+)
+
+
+def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
+    return {f"xtuner.{name}": feature for name in names.split()}
+
+
+# A name stands for all below it.
+NAMES: dict[str, Feature] = {
+    **_belonging(_PREFERENCES, "model.dpo model.orpo model.reward dataset.preference_dataset"),
+    **_belonging(_PREFERENCES, "dataset.collate_fns.preference_collate_fn"),
+    **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
+    **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
+    **_belonging(_SEQUENCES, "parallel.sequence"),
+    **_belonging(_VALIDATION, "evaluation dataset.collate_fns.mmlu_collate_fn"),
+    **_belonging(_EXPERTS, "model.transformers_models"),
+    **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
+}
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("sequence_parallel_size", _SEQUENCES, lambda value: value not in (None, 1)),
+    Setting("launcher", _PROCESSES, lambda value: value not in (None, "none")),
+    Setting("framework", _TRAINER, lambda value: value == "huggingface"),
+    *(
+        Setting(path, _VALIDATION, lambda value: value is not None)
+        for path in ("val_dataloader", "val_evaluator", "test_dataloader", "test_evaluator")
+    ),
+)
+
+
+def feature_of(name: str) -> Feature | None:
+    """The feature that the dotted `name` belongs to; None for what is there, or never was."""
+    parts = name.split(".")
+    heads = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
+    return next((NAMES[head] for head in heads if head in NAMES), None)
