@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from xtuner.dataset import ConcatDataset, process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.encode import encode_conversations
-from xtuner.dataset.huggingface import NOTHING_TRAINED, PROMPT_FILLS, map_row
-from xtuner.dataset.huggingface import Settings as PipelineSettings
+from xtuner.dataset.encode_rows import NOTHING_TRAINED, PROMPT_FILLS, map_row
+from xtuner.dataset.encode_rows import Settings as PipelineSettings
 from xtuner.dataset.map_fns import alpaca_map_fn, pretrain_map_fn, template_map_fn_factory
 from xtuner.dataset.sources import load_dataset
 from xtuner.errors import ConfigError, DataError
@@ -278,7 +278,7 @@ def test_a_second_run_maps_what_the_first_one_wrote(bos, tmp_path, monkeypatch):
     other = process_hf_dataset(file_of(tmp_path, conversations(("q", "b"))), **arguments)
     assert first.key != other.key
     monkeypatch.setattr(
-        "xtuner.dataset.huggingface.encode_conversations", lambda *a, **k: pytest.fail("again")
+        "xtuner.dataset.encode_rows.encode_conversations", lambda *a, **k: pytest.fail("again")
     )
     again = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     assert again.key == first.key

@@ -54,6 +54,7 @@ def fingerprint_encoder() -> str:
     sources = [
         here / "chat_template.py",
         here / "encode.py",
+        here / "encode_rows.py",
         here / "huggingface.py",
         here / "spans.py",
         here / "store.py",

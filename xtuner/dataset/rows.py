@@ -13,20 +13,36 @@ from __future__ import annotations
 import bisect
 import codecs
 import csv
+import functools
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xtuner.errors import DataError
 
 Row = dict[str, Any]
 
 _SPACE = " \t\r\n"
+
+
+class Mark(NamedTuple):
+    """A place between two rows of a file: a byte and the lines before it, or the number of rows before it."""
+
+    at: int = 0
+    line: int = 0
+
+
+class Scanned(NamedTuple):
+    """A row still to be read (`read` raises DataError if it is broken), its place, and that of the next."""
+
+    read: Callable[[], Row]
+    mark: Mark
+    next: Mark
 
 
 class FileRows(Sequence):
@@ -111,6 +127,15 @@ class _File(ABC):
     def line(self, row: int) -> int:
         """The line in which that row begins, counting from 1."""
 
+    def scan(self, start: Mark) -> Iterator[Scanned]:
+        """The rows from `start` on, each read when it is asked for, where the form of the file allows."""
+        for number, row in enumerate(islice(self, start.at, None), start.at):
+            yield Scanned(functools.partial(_same, row), Mark(number), Mark(number + 1))
+
+    def line_at(self, mark: Mark) -> int:
+        """The line of the row at `mark`, counting from 1."""
+        return self.line(mark.at)
+
     def _checked(self, value: Any, line: int) -> Row:
         if isinstance(value, dict):
             return value
@@ -127,12 +152,23 @@ class JsonLinesFile(_File):
     _lines: array
 
     def __iter__(self) -> Iterator[Row]:
+        for found in self.scan(Mark()):
+            yield found.read()
+
+    def scan(self, start: Mark) -> Iterator[Scanned]:
+        at = start.at
         with open(self.path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if not line.isspace():
-                    yield self._parse(line, number)
+            file.seek(at)
+            for number, line in enumerate(file, start.line):
+                end = at + len(line)
+                words = line.removeprefix(codecs.BOM_UTF8) if number == 0 else line
+                if words and not words.isspace():
+                    read = functools.partial(self._parse, words, number + 1)
+                    yield Scanned(read, Mark(at, number), Mark(end, number + 1))
+                at = end
+
+    def line_at(self, mark: Mark) -> int:
+        return mark.line + 1
 
     def __len__(self) -> int:
         return len(self._index())
@@ -152,7 +188,8 @@ class JsonLinesFile(_File):
             position = 0
             with open(self.path, "rb") as file:
                 for number, line in enumerate(file, start=1):
-                    if not line.isspace():
+                    words = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                    if words and not words.isspace():
                         starts.append(position)
                         lines.append(number)
                     position += len(line)
@@ -305,6 +342,18 @@ class ParquetFile(_File):
         for batch in self._open().iter_batches(batch_size=1000):
             yield from batch.to_pylist()
 
+    def scan(self, start: Mark) -> Iterator[Scanned]:
+        table, number = self._open(), 0
+        for group in range(table.num_row_groups):
+            end = number + table.metadata.row_group(group).num_rows
+            if end > start.at:
+                for batch in table.iter_batches(batch_size=1000, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        if number >= start.at:
+                            yield Scanned(functools.partial(_same, row), Mark(number), Mark(number + 1))
+                        number += 1
+            number = end
+
     def __len__(self) -> int:
         return self._open().metadata.num_rows
 
@@ -328,6 +377,10 @@ class ParquetFile(_File):
             return pyarrow.parquet.ParquetFile(self.path)
         except pyarrow.ArrowInvalid as error:
             raise DataError(f"{self.path}: not a Parquet file: {error}") from None
+
+
+def _same(row: Row) -> Row:
+    return row
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[Any]]]:

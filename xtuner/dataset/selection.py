@@ -6,18 +6,37 @@ split None                                           ->  all rows of A, then all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtuner.dataset.rows import FileRows
+from xtuner.dataset.rows import FileRows, Mark
 from xtuner.errors import DataError, did_you_mean
 
 Row = Mapping[str, Any]
 
 _SLICE = 1000
+
+
+class Cursor(NamedTuple):
+    """A place between two rows of some sources, from which reading can go on; plain numbers."""
+
+    source: int = 0
+    file: int = 0
+    at: int = 0
+    line: int = 0
+    row: int = 0  # how many rows of all sources are before it
+
+
+class Found(NamedTuple):
+    """A row still to be read (`read` raises DataError if it is broken), its place, and that of the next."""
+
+    read: Callable[[], Row]
+    cursor: Cursor
+    next: Cursor
 
 
 @dataclass(frozen=True)
@@ -29,10 +48,15 @@ class Selection:
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         """Number and content of each row."""
+        for number, read in self.unread():
+            yield number, read()
+
+    def unread(self) -> Iterator[tuple[int, Callable[[], Row]]]:
+        """Number of each row and the function that reads it; that raises DataError for a broken one."""
         if self.taken is None:
-            yield from enumerate(row for source in self.sources for row in _iterate(source))
+            yield from ((found.cursor.row, found.read) for found in scan(self.sources))
         else:
-            yield from ((number, self.row(number)) for number in self.taken.tolist())
+            yield from ((number, functools.partial(self.row, number)) for number in self.taken.tolist())
 
     def __len__(self) -> int:
         return sum(map(len, self.sources)) if self.taken is None else len(self.taken)
@@ -87,12 +111,50 @@ def take_some(rows: Selection, max_rows: int | None, seed: int) -> Selection:
     return Selection(rows.sources, np.sort(picked))
 
 
-def _iterate(source: Any) -> Iterator[Row]:
-    """The rows of a source; those of an Arrow table a slice at a time, which is ten times faster."""
+def scan(sources: Sequence[Any], start: Cursor = Cursor()) -> Iterator[Found]:  # noqa: B008
+    """The rows of the sources from `start` on, in their order."""
+    row = start.row
+    for number, source in enumerate(sources[start.source :], start.source):
+        begin = start if number == start.source else Cursor(number)
+        for file, one in enumerate(_files(source)[begin.file :], begin.file):
+            mark = Mark(begin.at, begin.line) if file == begin.file else Mark()
+            for read, at, after in one(mark):
+                here = Cursor(number, file, at.at, at.line, row)
+                yield Found(read, here, Cursor(number, file, after.at, after.line, row + 1))
+                row += 1
+
+
+def place_at(sources: Sequence[Any], cursor: Cursor) -> str:
+    """Where the row at `cursor` stands, for messages."""
+    source = sources[cursor.source]
+    if not isinstance(source, FileRows):
+        return f"row {cursor.at} (counted from 0)"
+    file = source.files[cursor.file]
+    return f"{file.path} {file.unit} {file.line_at(Mark(cursor.at, cursor.line))}"
+
+
+def _files(source: Any) -> list[Callable[[Mark], Iterator[Any]]]:
+    """A function for each file of a source, from a place in it to the rows from there on."""
+    if isinstance(source, FileRows):
+        return [file.scan for file in source.files]
+    return [functools.partial(_scan_sequence, source)]
+
+
+def _scan_sequence(source: Any, start: Mark) -> Iterator[tuple[Callable[[], Row], Mark, Mark]]:
+    for number, row in enumerate(_iterate(source, start.at), start.at):
+        yield functools.partial(_same, row), Mark(number), Mark(number + 1)
+
+
+def _same(row: Row) -> Row:
+    return row
+
+
+def _iterate(source: Any, start: int) -> Iterator[Row]:
+    """The rows of a source from `start` on; those of an Arrow table a slice at a time, ten times faster."""
     if not hasattr(source, "column_names"):
-        yield from source
+        yield from (source[number] for number in range(start, len(source)))
         return
-    for start in range(0, len(source), _SLICE):
-        columns = source[start : start + _SLICE]
+    for first in range(start, len(source), _SLICE):
+        columns = source[first : first + _SLICE]
         for cells in zip(*columns.values(), strict=True):
             yield dict(zip(columns, cells, strict=True))

@@ -6,6 +6,7 @@
         ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
         rows.bin      uint32, the row of the source that sample i came from
         about.json    sizes, carries, a hash of the content, and the counts to report
+        faults.txt    rows that were left out, where there are any: place and reason of each
 
 `ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by
 one. A store takes at most 4.2 bytes a token for samples of 107 tokens or more.
@@ -37,6 +38,7 @@ from xtuner.errors import DataError
 from xtuner.log import say_once
 
 _FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.uint32, "rows": np.uint32}
+FAULTS = "faults.txt"
 _LAYOUT = 2
 """Raised with every change of the files, so that no other form is ever read as this one."""
 
@@ -123,6 +125,11 @@ class StoreWriter:
         self._write("ends", ends % _LIMIT)
         self._num_samples += len(ends)
         self._num_tokens = int(ends[-1]) if len(ends) else self._num_tokens
+
+    def note_fault(self, message: str) -> None:
+        """Put a message about a row that was left out on the list of them."""
+        with open(self._folder / FAULTS, "a", encoding="utf-8") as file:
+            file.write(message + "\n")
 
     def finish(self, **about: Any) -> None:
         """Write what is left and the description; everything is on the disk when this returns."""

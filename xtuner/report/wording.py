@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xtuner.dataset.huggingface import EMPTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
 from xtuner.dataset.survey.counts import Counts, Lengths
 from xtuner.dataset.survey.faults import Finding
 from xtuner.dataset.survey.views import ItemView
@@ -22,6 +22,7 @@ WORDS = {
     "fill": ("items full", "条目填充率"),
     "cut": ("rows cut", "被截断的行"),
     "cut_tokens": ("tokens cut off", "被截去的 token"),
+    "empty_answers": ("rows with an empty answer", "回答为空的行"),
     "continued": ("rows that go on in further samples", "延续到后续样本的行"),
     "dropped": ("rows dropped", "被丢弃的行"),
     "row": ("row", "原始数据"),
@@ -81,6 +82,11 @@ SENTENCES = {
         "Rows dropped: {count} with {reason} ({places}).",
         "丢弃了 {count} 行：{reason}（{places}）。",
     ),
+    "empty_answers": (
+        "{count} rows have an empty answer, of which only the end is trained: the model learns to say "
+        "nothing ({places}).",
+        "{count} 行的回答为空，只有结束符参与训练，模型会学到不作回答（{places}）。",
+    ),
     "cut": (
         "{share:.1%} of the rows ({count}) are longer than max_length = {max_length} and cut: "
         "{tokens} tokens are lost. Raise max_length to keep them.",
@@ -91,6 +97,7 @@ SENTENCES = {
 
 REASONS = {
     EMPTY: "没有对话内容",
+    FAULTY: "内容有错误",
     PROMPT_FILLS: "仅问题部分就占满了 max_length",
     NOTHING_TRAINED: "没有可训练的 token",
 }
@@ -104,10 +111,10 @@ def word(key: str, lang: str) -> str:
 def sentence(finding: Finding, lang: str = "en") -> str:
     """The finding in words."""
     values: dict[str, Any] = {name: _shown(value) for name, value in finding.values.items()}
+    if "places" in values and finding.values["count"] > len(finding.values["places"]):
+        values["places"] += ", ..."
     if finding.kind == "dropped":
         values["reason"] = reason(finding.values["reason"], lang)
-        if finding.values["count"] > len(finding.values["places"]):
-            values["places"] += ", ..."
     return SENTENCES[finding.kind][LANGUAGES.index(lang)].format(**values)
 
 
@@ -120,7 +127,7 @@ def count_lines(counts: Counts, lang: str) -> list[tuple[str, str]]:
     """Label and number of everything that was counted; what did not happen is left out."""
     lines = [
         ("rows", f"{counts.rows:,}"),
-        *((key, f"{getattr(counts, key):,}") for key in ("cut", "cut_tokens", "continued")),
+        *((key, f"{getattr(counts, key):,}") for key in ("cut", "cut_tokens", "continued", "empty_answers")),
         ("dropped", f"{sum(counts.dropped.values()):,}"),
         ("samples", f"{counts.samples:,}"),
         ("tokens", f"{counts.tokens:,}"),

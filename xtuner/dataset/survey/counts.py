@@ -23,8 +23,11 @@ class Counts:
     cut: int = 0
     cut_tokens: int = 0
     continued: int = 0
+    empty_answers: int = 0
+    empty_answer_rows: list[str] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_rows: dict[str, list[str]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

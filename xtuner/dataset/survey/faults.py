@@ -10,7 +10,7 @@ import numpy as np
 
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids
-from xtuner.dataset.huggingface import Settings
+from xtuner.dataset.encode_rows import Settings
 from xtuner.dataset.map_fns.fields import turn_text
 from xtuner.dataset.survey.configured import Origin
 from xtuner.dataset.survey.counts import Counts
@@ -44,6 +44,9 @@ def find_faults(
     for reason, number in counts.dropped.items():
         places = counts.dropped_rows.get(reason, [])
         findings.append(Finding("dropped", {"reason": reason, "count": number, "places": places}))
+    if counts.empty_answers:
+        values = {"count": counts.empty_answers, "places": counts.empty_answer_rows}
+        findings.append(Finding("empty_answers", values))
     share = counts.cut / counts.rows
     if share > max_cut_share:
         values = {"share": share, "count": counts.cut, "tokens": counts.cut_tokens}
