@@ -103,6 +103,18 @@ def test_a_template_of_another_tokenizer_is_a_warning(load):
     assert check_config(config).warnings == []
 
 
+def test_a_folder_with_nearly_the_name_of_a_model_is_a_warning(load, here):
+    """OWNER/NAME may be on the hub, so it is no error."""
+    (here / "m" / "llama-7b").mkdir(parents=True)
+    (warning,) = check_config(load(model_path="m/llama7b")).warnings
+    assert warning.message.endswith("is taken for a name on the hub. Did you mean m/llama-7b?")
+
+
+def test_the_name_of_no_template_is_an_error(load):
+    (error,) = check_config(load(("PROMPT_TEMPLATE.default", "'llama3_caht'"))).errors
+    assert "template_map_fn.template: there is no prompt template named 'llama3_caht'" in error.message
+
+
 def test_rows_beyond_the_models_positions_are_a_warning(load):
     (warning,) = messages(check_config(load(max_length=1024)).warnings)
     assert warning == "max_length is 1024, and the model has 512 positions: set max_length = 512"

@@ -103,6 +103,7 @@ def test_an_unknown_option_is_an_error_with_the_nearest_spelling(key, message):
         ("a=[1,2]", [1, 2]),
         ("a=(1,b)", (1, "b")),
         ("a=x,y", ["x", "y"]),
+        ("a=be kind, be brief", "be kind, be brief"),
         ("a=../model", "../model"),
         ("a=你是谁", "你是谁"),
         ("a=b=c", "b=c"),
@@ -128,6 +129,8 @@ def test_an_error_in_the_file_names_its_line():
         parse_config("a = 1\nb = a / 0\n", "c.py")
     with pytest.raises(ConfigError, match=r"c\.py:1: "):
         parse_config("a = = 1\n", "c.py")
+    with pytest.raises(ConfigError, match=r"c\.py:2: NameError: .*Did you mean 'max_epochs'"):
+        parse_config("max_epochs = 1\nb = max_epoch\n", "c.py")
 
 
 def test_calling_an_imported_name_says_what_to_write():

@@ -73,6 +73,16 @@ def faults_of(value):
         ({"type": Ref("torch.optim.AdamW"), "lr": "x"}, "a.lr", "a.lr is 'x'; AdamW takes float here"),
         ({"type": "AdamW", "b": {"type": "torch.optim.SGDD"}}, "a.b", "torch.optim has no 'SGDD'"),
         (
+            {"type": Ref("torch.optim.AdamW"), "lr": (1e-4, 2)},
+            "a.lr",
+            "is (0.0001, 2); AdamW takes float here",
+        ),
+        (
+            {"type": Ref("xtuner.engine.hooks.EvaluateChatHook"), "system": ["a", "b"]},
+            "a.system",
+            "is ['a', 'b']; EvaluateChatHook takes str here",
+        ),
+        (
             {"type": Ref("transformers.AutoModel.from_pretrained"), "torch_dtyp": 1},
             "a.torch_dtyp",
             "no model takes 'torch_dtyp'. Did you mean 'torch_dtype'?",

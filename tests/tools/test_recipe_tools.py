@@ -96,7 +96,9 @@ def test_copy_cfg_fills_in_what_users_edit(tmp_path):
     """Model, data, template and any setting; comments in Chinese."""
     name = "qwen3_8b_qlora_custom_sft_e1"
     flags = ["--model", "./m", "--data", "d.json", "--template", "default", "--lang", "zh"]
-    copy_cfg.main([name, str(tmp_path), *flags, "--set", "lr=1e-4", "SYSTEM=be kind", "max_epochs=2"])
+    copy_cfg.main(
+        [name, str(tmp_path), *flags, "--set", "lr=1e-4", "SYSTEM=be kind, be brief", "max_epochs=2"]
+    )
     expected = render(
         name,
         "zh",
@@ -104,7 +106,7 @@ def test_copy_cfg_fills_in_what_users_edit(tmp_path):
         data_files=["d.json"],
         prompt_template="default",
         lr=1e-4,
-        SYSTEM="be kind",
+        SYSTEM="be kind, be brief",
         max_epochs=2,
     )
     assert (tmp_path / f"{name}_copy.py").read_text(encoding="utf-8") == expected

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.check.files import file_faults, hub_names
+from xtuner.check.files import file_faults, folders_nearby, hub_names
 from xtuner.check.forecast import Forecast, forecast, shortages
 from xtuner.check.template import template_faults
 from xtuner.config.names import Names, look_at
@@ -41,7 +41,8 @@ def check_config(config: Mapping[str, Any], known_sizes: Sizes | None = None) ->
         look_at(_without_priority(config.get(key)), key, names)
     errors, warnings = template_faults(config)
     found = Findings(
-        _distinct([*find_faults(config), *names.faults, *file_faults(config), *errors]), warnings
+        _distinct([*find_faults(config), *names.faults, *file_faults(config), *errors]),
+        [*folders_nearby(config), *warnings],
     )
     found.unchecked = [*sorted(names.unknown), *hub_names(config)]
     found.forecast = forecast(config, known_sizes)

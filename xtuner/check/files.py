@@ -36,6 +36,22 @@ def hub_names(config: Mapping[str, Any]) -> list[str]:
     return sorted({*models, *data})
 
 
+def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
+    """Warnings about names taken for ones on the hub where a folder here is called nearly the same."""
+    found: dict[str, Fault] = {}
+    for path, name, _ in _models(config):
+        parent = Path(name).parent
+        if looks_local(name) or Path(name).exists() or not (parent.name and parent.is_dir()):
+            continue
+        folders = [child.name for child in parent.iterdir() if child.is_dir()]
+        if near := difflib.get_close_matches(Path(name).name, folders, n=1, cutoff=0.6):
+            message = (
+                f"{name} is not here, so it is taken for a name on the hub. Did you mean {parent / near[0]}?"
+            )
+            found.setdefault(name, Fault(path, f"{path}: {message}"))
+    return list(found.values())
+
+
 def data_bytes(config: Mapping[str, Any]) -> int | None:
     """Size of all data files; None where there are none here, or others besides."""
     loads = list(_loads(config))

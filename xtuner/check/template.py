@@ -28,12 +28,12 @@ def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]
     errors: list[Fault] = []
     warnings: list[Fault] = []
     folder = _tokenizer_folder(config)
-    used = list(_templates(config))
+    used = list(_templates(config, errors))
     if folder is not None and used:
         try:
             tokenizer = read_tokenizer(folder)
         except ModelError as error:
-            return [Fault("tokenizer", f"tokenizer: {error}")], []
+            return [*errors, Fault("tokenizer", f"tokenizer: {error}")], []
         for path, template in used:
             if is_tokenizers_own(template) and not tokenizer.get("chat_template"):
                 message = (
@@ -82,11 +82,18 @@ def _tokenizer_folder(config: Mapping[str, Any]) -> Path | None:
     return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
 
 
-def _templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _templates(config: Mapping[str, Any], errors: list[Fault]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The templates of the data with their places; names of none go to `errors`."""
     seen: set[int] = set()
     for path, value in walk(config.get("train_dataloader"), "train_dataloader"):
         if called(value) == "template_map_fn_factory":
-            template = _resolved(value.get("template"))
+            named = value.get("template")
+            try:
+                if isinstance(named, str) and "." not in named:
+                    PROMPT_TEMPLATE[named]
+            except ConfigError as error:
+                errors.append(Fault(f"{path}.template", f"{path}.template: {error}"))
+            template = _resolved(named)
             if template is not None and id(template) not in seen:
                 seen.add(id(template))
                 yield f"{path}.template", template

@@ -18,8 +18,9 @@ from typing import Any
 from xtuner.config.ref import as_ref
 from xtuner.errors import did_you_mean
 
-# Types of arguments that no text stands for.
+# Types of arguments that no text and no list stands for, and those that only text does.
 _NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
+_TEXTS = {"str", "NoneType"}
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,25 @@ def _types_of(target: Any) -> dict[str, frozenset[str]]:
 
 
 def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, name: str) -> list[str]:
-    """A sentence for each of `given` that `name` does not take, or takes as a number but not as text."""
+    """A sentence for each of `given` that `name` does not take, or not as a value of this kind."""
     wrong = []
     for key, value in given.items():
         if not signature.is_open and key not in signature.names:
             hint = did_you_mean(key, signature.names)
             wrong.append(f"{path}.{key}: {name} has no argument {key!r}.{hint}")
             continue
-        kinds = signature.types.get(key)
-        if kinds and kinds <= _NUMBERS and isinstance(value, str) and as_ref(value) is None:
+        kinds = signature.types.get(key, frozenset())
+        if _cannot_be(value, kinds):
             wanted = " or ".join(sorted(kinds - {"NoneType", "Tensor"}))
             wrong.append(f"{path}.{key} is {value!r}; {name} takes {wanted} here")
     return wrong
+
+
+def _cannot_be(value: Any, kinds: frozenset[str]) -> bool:
+    """Whether `value` is certainly of none of `kinds`."""
+    if not kinds or as_ref(value) is not None:
+        return False
+    is_list = isinstance(value, (list, tuple))
+    return (kinds <= _NUMBERS and (is_list or isinstance(value, str))) or (
+        kinds <= _TEXTS and (is_list or isinstance(value, (int, float)))
+    )

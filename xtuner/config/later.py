@@ -38,8 +38,6 @@ _PREFERENCES = Feature(
 _IMAGES = Feature(
     "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
 )
-_SEQUENCES = Feature("sequence parallelism", "set sequence_parallel_size = 1")
-_PROCESSES = Feature("training with several processes", "set launcher = 'none'")
 _VALIDATION = Feature(
     "validation", "remove val_dataloader, val_evaluator, test_dataloader and test_evaluator"
 )
@@ -64,15 +62,12 @@ NAMES: dict[str, Feature] = {
     **_belonging(_PREFERENCES, "dataset.collate_fns.preference_collate_fn"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
-    **_belonging(_SEQUENCES, "parallel.sequence"),
     **_belonging(_VALIDATION, "evaluation dataset.collate_fns.mmlu_collate_fn"),
     **_belonging(_EXPERTS, "model.transformers_models"),
     **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
 }
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("sequence_parallel_size", _SEQUENCES, lambda value: value not in (None, 1)),
-    Setting("launcher", _PROCESSES, lambda value: value not in (None, "none")),
     Setting("framework", _TRAINER, lambda value: value == "huggingface"),
     *(
         Setting(path, _VALIDATION, lambda value: value is not None)

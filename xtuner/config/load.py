@@ -158,7 +158,8 @@ def _run(text: str, filename: str) -> dict[str, Any]:
         raise
     except Exception as error:
         line = _line_in(error, filename)
-        raise ConfigError(f"{filename}{line}: {type(error).__name__}: {error}") from error
+        hint = did_you_mean(error.name, namespace) if isinstance(error, NameError) and error.name else ""
+        raise ConfigError(f"{filename}{line}: {type(error).__name__}: {error}.{hint}") from error
     scope["__import__"] = real_import  # functions defined in the file import for real when they run
     return namespace
 
@@ -221,7 +222,7 @@ def _patch(config: Config, key: str, value: Any) -> str:
     *parents, last = key.split(".")
     if not parents:
         if key not in RUN_KEYS:
-            raise ConfigError(f"--cfg-options {key}: no such name.{did_you_mean(key, [*config, *RUN_KEYS])}")
+            raise ConfigError(f"--cfg-options {key}: no such name.{did_you_mean(key, {*config, *RUN_KEYS})}")
         config[key] = value
         return f"{key} = {value!r}"
     here: Any = config
@@ -270,7 +271,7 @@ def _flatten(text: str, filename: str) -> str:
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """`"a.b=1e-4"` -> `("a.b", 0.0001)`. Values: numbers, true/false, None, [..], (..), a,b, else text."""
+    """`"a.b=1e-4"` -> `("a.b", 0.0001)`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"--cfg-options {text!r}: write KEY=VALUE")
@@ -278,7 +279,10 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """The Python value a command-line word stands for."""
+    """What a command-line word stands for: a number, true/false, None, [..], (..), `a,b` (a list), else text.
+
+    A comma before a space is one of a sentence: `be kind, be brief` is text.
+    """
     word = text.strip()
     named = {"true": True, "false": False, "none": None}
     if word.lower() in named:
@@ -288,7 +292,7 @@ def parse_value(text: str) -> Any:
     if word[:1] + word[-1:] in ("[]", "()"):
         items = [parse_value(w) for w in word[1:-1].split(",") if w.strip()]
         return items if word[0] == "[" else tuple(items)
-    if "," in word and not word.startswith(("{", "'", '"')):
+    if "," in word and ", " not in word and not word.startswith(("{", "'", '"')):
         return [parse_value(w) for w in word.split(",")]
     return text
 

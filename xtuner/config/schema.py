@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,8 @@ RUN_KEYS: dict[str, str] = {
     "load_from": "checkpoint whose weights the run starts from",
     "resume": "go on from load_from or the newest checkpoint",
     "launcher": "none, pytorch, slurm or mpi",
+    "sequence_parallel_size": "how many processes share a row of tokens",
+    "fsdp": "divide weights, gradients and optimiser state among the processes",
     "env_cfg": "process settings",
     "log_processor": "window and unit of log lines",
     "log_level": "how much is logged",
@@ -61,9 +64,11 @@ _KEYS: dict[str, str] = {
     "env_cfg.dist_cfg": "backend timeout",
     "randomness": "seed deterministic diff_rank_seed",
     "log_processor": "by_epoch window_size mean_pattern num_digits custom_cfg log_with_hierarchy",
+    "optim_wrapper.clip_grad": "max_norm norm_type error_if_nonfinite",
     "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin",
     "default_hooks": "runtime_info timer logger param_scheduler checkpoint sampler_seed",
 }
+_LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
 # What is built of a config: every name in these must exist.
@@ -113,6 +118,14 @@ def _above_zero(path: str) -> Value:
     return Value(path, "a number above 0", lambda v: _is_number(v) and v > 0)
 
 
+def _between(path: str, least: float, most: float) -> Value:
+    return Value(
+        path,
+        f"a number of at least {least}{'' if math.isinf(most) else f' and at most {most}'}",
+        lambda v: _is_number(v) and least <= v <= most,
+    )
+
+
 def _text(path: str) -> Value:
     return Value(path, "a path as text", lambda v: isinstance(v, str))
 
@@ -126,7 +139,13 @@ VALUES = (
     _whole("max_nonfinite_updates", 1),
     _whole("train_cfg.max_iters", 1),
     _above_zero("train_cfg.max_epochs"),
+    _between("optim_wrapper.optimizer.lr", 0, math.inf),
+    _above_zero("optim_wrapper.clip_grad.max_norm"),
     _whole("model.lora.r", 1),
+    _between("model.lora.lora_dropout", 0, 1),
+    _whole("sequence_parallel_size", 1),
+    Value("fsdp", "True or False", lambda v: isinstance(v, bool)),
+    Value("launcher", f"one of {', '.join(_LAUNCHERS)}", lambda v: v in _LAUNCHERS),
     _text("work_dir"),
     _text("load_from"),
     Value("custom_hooks", "a list of dicts", lambda v: isinstance(v, list)),
@@ -190,7 +209,7 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
             verb = "use" if must_be.startswith("one of") else "it must be"
             faults.append(Fault(path, f"{path} is {value!r}; {verb} {must_be}"))
     faults += _clashes(config, {fault.path for fault in faults})
-    return faults + _slips(config)
+    return faults + _empty_schedules(config) + _slips(config)
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
@@ -244,6 +263,18 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
         if key not in allowed and not free:
             hint = did_you_mean(key, allowed)
             found.append(Fault(f"{path}.{key}", f"{path} has no key {key!r}.{hint}"))
+    return found
+
+
+def _empty_schedules(config: Mapping[str, Any]) -> list[Fault]:
+    """Schedules of the learning rate that would end before they begin, and so do nothing."""
+    schedules = config.get("param_scheduler")
+    found = []
+    for number, schedule in enumerate(schedules if isinstance(schedules, list) else []):
+        begin, end = _at({"of": schedule}, "of.begin"), _at({"of": schedule}, "of.end")
+        if _is_number(begin) and _is_number(end) and begin > end:
+            path = f"param_scheduler.{number}"
+            found.append(Fault(path, f"{path} begins at {begin} and ends at {end}; it must end later"))
     return found
 
 

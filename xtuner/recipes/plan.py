@@ -56,6 +56,10 @@ class Plan:
                     f"{self.recipe.name} has no setting {name!r}.{did_you_mean(name, self.names())} "
                     f"It has {', '.join(self.names())}."
                 )
+            usual = next(group[name] for group in self.settings.values() if name in group)
+            if isinstance(usual, (int, float)) and isinstance(value, str):
+                kind = "True or False" if isinstance(usual, bool) else "a number"
+                raise ConfigError(f"{name} is {value!r}; it must be {kind}, and is usually {usual}")
             self._apply({name: _as_typed(name, value)})
 
     def _apply(self, changes: dict[str, Any]) -> None:
