@@ -17,16 +17,17 @@ import logging
 import pkgutil
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode_rows import FAULTY, PROMPT_FILLS, MapFn, Settings, Tally, encode_rows
+from xtuner.dataset.encode_rows import PROMPT_FILLS, MapFn, Settings, Tally, encode_rows
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.progress import show_rates
 from xtuner.dataset.selection import Selection, take_some, take_split
 from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
+from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
+from xtuner.dataset.summary import describe_dropped, item_stats, summary, warnings_of
 from xtuner.dataset.tokenized import write_tokenized
 from xtuner.errors import ConfigError, DataError, did_you_mean
 from xtuner.log import logger, say_once
@@ -51,7 +52,9 @@ def process_hf_dataset(
     map_num_proc: int = 32,
     seed: int = 0,
     strict: bool = False,
-) -> PackedDataset:
+    streaming: bool = False,
+    buffer_size: int = BUFFER_ROWS,
+) -> PackedDataset | StreamedDataset:
     """Items to train on, made of the rows of `dataset`: a list of rows, a data set, or those by split.
 
     `split=None` takes all splits. `seed` decides which rows `max_dataset_length` picks and which samples
@@ -59,20 +62,30 @@ def process_hf_dataset(
     fields. A few rows with a fault are left out, counted and listed in a file; with `strict` the first one is
     an error, as more than a few always are. `map_num_proc` and `use_varlen_attn` are there for the configs
     that give them: the tokenizer's own threads do the work, and the samples of an item never see each other.
+
+    `streaming` tokenises nothing ahead and keeps nothing on the disk: `buffer_size` rows at a time are read,
+    packed and shuffled (by `shuffle_before_pack`) during training, in each process and worker.
     """
     _check_settings(do_dataset_tokenization, tokenizer, max_length, pack_to_max_length)
+    keeps_columns = not (pack_to_max_length or remove_unused_columns)
+    settings = Settings(
+        tokenizer,
+        max_length,
+        find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING),
+        find_map_fn(template_map_fn, "template_map_fn", {}),
+        dict(rename_maps),
+        input_ids_with_output,
+        with_image_token,
+        strict,
+    )
+    if streaming:
+        _check_streaming(do_dataset_tokenization, max_dataset_length, buffer_size)
+        sources = take_split(dataset, split).sources
+        return StreamedDataset(
+            sources, settings, buffer_size, pack_to_max_length, shuffle_before_pack, keeps_columns, seed
+        )
     rows = take_some(take_split(dataset, split), max_dataset_length, seed)
     if do_dataset_tokenization:
-        settings = Settings(
-            tokenizer,
-            max_length,
-            find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING),
-            find_map_fn(template_map_fn, "template_map_fn", {}),
-            dict(rename_maps),
-            input_ids_with_output,
-            with_image_token,
-            strict,
-        )
         store = open_or_write(store_key(rows, settings), lambda writer: write_rows(rows, settings, writer))
     else:
         key = fingerprint.fingerprint_value(["tokenized", _rows_key(rows), fingerprint.fingerprint_encoder()])
@@ -84,8 +97,7 @@ def process_hf_dataset(
         say_once(
             "samples packed into one item do not attend to each other, use_varlen_attn or not", logging.INFO
         )
-    keeps_columns = not (pack_to_max_length or remove_unused_columns)
-    stats = item_stats(store, plan, max_length)
+    stats = item_stats(store.about["stats"], len(plan), max_length)
     if strict and stats.get("faults"):
         raise DataError(stats["faults"][0])
     logger.info(summary(stats, max_length))
@@ -101,6 +113,17 @@ def _check_settings(tokenizes: bool, tokenizer: Any, max_length: int | None, pac
         raise ConfigError("pack_to_max_length needs max_length: set it, or pack_to_max_length = False")
     if max_length is not None and max_length < 1:
         raise ConfigError(f"max_length is {max_length}: it must be at least 1")
+
+
+def _check_streaming(tokenizes: bool, max_dataset_length: int | None, buffer_size: int) -> None:
+    if not tokenizes:
+        raise ConfigError("rows that are tokens already are read as they are: leave out streaming = True")
+    if max_dataset_length is not None:
+        raise ConfigError(
+            "max_dataset_length picks from all rows, which streaming = True does not count: leave out one"
+        )
+    if buffer_size < 1:
+        raise ConfigError(f"buffer_size is {buffer_size}: it must be at least 1 row")
 
 
 def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, MapFn]) -> MapFn | None:
@@ -164,13 +187,19 @@ def write_rows(rows: Selection, settings: Settings, writer: StoreWriter) -> dict
     if not tally.stats["samples"]:
         raise DataError(
             f"none of the {tally.stats['rows']:,} rows has anything to train on:"
-            f"{_dropped(tally.about()['stats'])}{_cure(tally, settings)}"
+            f"{describe_dropped(tally.about()['stats'])}{_cure(tally, settings)}"
         )
     return tally.about()
 
 
 def _name(rows: Selection) -> str:
     return ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in rows.sources)
+
+
+def _cure(tally: Tally, settings: Settings) -> str:
+    if PROMPT_FILLS in tally.dropped:
+        return f". max_length is {settings.max_length}: raise it"
+    return ""
 
 
 # --- items -----------------------------------------------------------------------------------------------
@@ -186,64 +215,3 @@ def plan_items(store: TokenStore, max_length: int | None, shuffle: bool, seed: i
     if shuffle:
         return packing.plan_packs(lengths, max_length, seed)
     return packing.plan_in_order(lengths, max_length)
-
-
-def item_stats(store: TokenStore, plan: packing.PackPlan, max_length: int | None) -> dict[str, Any]:
-    """The counts of the rows with those of the items, the share trained and how full the items are."""
-    stats = store.about["stats"]
-    fill = stats["tokens"] / (len(plan) * max_length) if max_length else 1.0
-    return {**stats, "packs": len(plan), "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
-
-
-def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
-    """One line that tells what became of the rows."""
-    num_dropped = sum(stats.get("dropped", {}).values())
-    parts = [f"{stats['rows']:,} rows"]
-    if num_dropped:
-        parts.append(f"{num_dropped:,} dropped:{_dropped(stats)}")
-    if stats.get("cut"):
-        parts.append(
-            f"{stats['cut']:,} cut at {max_length:,} tokens ({stats['cut_tokens']:,} tokens left out)"
-        )
-    if stats.get("continued"):
-        parts.append(f"{stats['continued']:,} go on in further samples")
-    parts.append(f"{stats['tokens']:,} tokens, {stats['trained_share']:.1%} trained")
-    filled = f", {stats['fill']:.1%} full" if max_length else ""
-    parts.append(f"{stats['samples']:,} samples in {stats['packs']:,} items{filled}")
-    return "data: " + "; ".join(parts)
-
-
-def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
-    """What the counts tell that is hardly meant, a line each; `report` is the file that lists all faults."""
-    found = []
-    if faults := stats.get("faults"):
-        count = stats["dropped"][FAULTY]
-        more = f"; and {count - len(faults):,} more" if count > len(faults) else ""
-        where = f". All are listed in {report}; strict = True makes them an error" if report else ""
-        found.append(
-            f"data: {count:,} rows left out as they cannot be read: {'; '.join(faults)}{more}{where}"
-        )
-    if count := stats.get("empty_answers"):
-        named = stats["empty_answer_rows"]
-        more = ", ..." if count > len(named) else ""
-        found.append(
-            f"data: {count:,} rows have an empty answer, of which only the end is trained: the model learns "
-            f"to say nothing ({', '.join(named)}{more})"
-        )
-    return found
-
-
-def _dropped(stats: Mapping[str, Any]) -> str:
-    """` 2 with nothing to train on (data.json line 3, data.json line 9), 1 with ...`."""
-    parts = []
-    for reason, count in stats["dropped"].items():
-        named = stats["dropped_rows"][reason]
-        more = ", ..." if count > len(named) else ""
-        parts.append(f" {count:,} with {reason} ({', '.join(named)}{more})")
-    return ",".join(parts)
-
-
-def _cure(tally: Tally, settings: Settings) -> str:
-    if PROMPT_FILLS in tally.dropped:
-        return f". max_length is {settings.max_length}: raise it"
-    return ""

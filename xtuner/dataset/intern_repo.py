@@ -77,7 +77,7 @@ def load_intern_repo_untokenized_dataset(
     if folder is None:
         raise ConfigError("load_intern_repo_untokenized_dataset needs folder='...'")
     files = [_MessagesFile(path) for path in _files(folder, data_order_path, file_type)]
-    return process_hf_dataset(
+    made = process_hf_dataset(
         FileRows(files),
         tokenizer=tokenizer,
         max_length=max_length,
@@ -86,6 +86,8 @@ def load_intern_repo_untokenized_dataset(
         pack_to_max_length=False,
         remove_unused_columns=True,
     )
+    assert isinstance(made, PackedDataset)
+    return made
 
 
 def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int = 1024) -> PackedDataset:

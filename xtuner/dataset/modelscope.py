@@ -8,10 +8,11 @@ from typing import Any
 
 from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.packed_dataset import PackedDataset
+from xtuner.dataset.stream import StreamedDataset
 from xtuner.errors import DataError
 
 
-def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset:
+def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset | StreamedDataset:
     """Items made of a ModelScope data set, those by split, or its name on the hub; see process_hf_dataset."""
     if isinstance(dataset, str):
         dataset = load_ms_dataset(dataset)

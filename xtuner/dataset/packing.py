@@ -15,6 +15,7 @@ number of different lengths and not with the number of samples (idea: Krell et a
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,7 +71,7 @@ def plan_in_order(lengths: np.ndarray, max_length: int) -> PackPlan:
     return PackPlan(np.arange(len(lengths), dtype=np.int64), np.array(borders, np.int64))
 
 
-def plan_packs(lengths: np.ndarray, max_length: int, seed: int = 0) -> PackPlan:
+def plan_packs(lengths: np.ndarray, max_length: int, seed: int | Sequence[int] = 0) -> PackPlan:
     """The rows that best-fit decreasing makes; `seed` shuffles samples of equal length, and the rows."""
     _check(lengths, max_length)
     if not len(lengths):

@@ -94,13 +94,25 @@ def take_split(dataset: Any, split: str | None) -> Selection:
                 f"the data has no split {split!r}; it has {', '.join(map(repr, dataset))}."
                 f"{did_you_mean(split, dataset)}"
             )
-        return Selection(list(dataset.values()) if split is None else [dataset[split]])
-    if isinstance(dataset, (str, bytes)) or not hasattr(dataset, "__getitem__"):
+        sources = list(dataset.values()) if split is None else [dataset[split]]
+    else:
+        sources = [dataset]
+    for source in sources:
+        _check_source(source)
+    return Selection(sources)
+
+
+def _check_source(source: Any) -> None:
+    if isinstance(source, (str, bytes)) or not hasattr(source, "__iter__"):
         raise DataError(
-            f"rows must come as a list, a data set or those by split, not as {type(dataset).__name__}; "
+            f"rows must come as a list, a data set or those by split, not as {type(source).__name__}; "
             "for a file write dataset = dict(type=load_dataset, path='data.json')"
         )
-    return Selection([dataset])
+    if not hasattr(source, "__len__"):
+        raise DataError(
+            f"{type(source).__name__} gives its rows only one after the other, so that no run could go on "
+            "after a stop: leave streaming=True out of load_dataset, and put it into process_hf_dataset"
+        )
 
 
 def take_some(rows: Selection, max_rows: int | None, seed: int) -> Selection:

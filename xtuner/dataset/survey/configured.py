@@ -23,7 +23,9 @@ from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.selection import Selection, take_some, take_split
+from xtuner.dataset.stream import StreamedDataset
 from xtuner.errors import ConfigError
+from xtuner.log import say_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Origin:
     rows: Selection | None = None
     settings: Settings | None = None
     max_length: int | None = None
+    streaming: bool = False
 
 
 class ConfiguredData:
@@ -53,12 +56,12 @@ class ConfiguredData:
         self.origins = [_origin(found, builder, where) for where, found in self._found.items()]
 
     def build(self) -> Any:
-        """All the data, as training reads it."""
-        return self._builder.build(self._cfg, self._path)
+        """All the data, as training reads it; of a stream the first buffer."""
+        return _without_streams(self._builder.build(self._cfg, self._path))
 
     def build_part(self, origin: Origin) -> PackedDataset:
         """One data set of it; ConfigError for a kind that has nothing to look at."""
-        made = self._builder.build(self._found[origin.path], origin.path)
+        made = _without_streams(self._builder.build(self._found[origin.path], origin.path))
         if not isinstance(made, PackedDataset):
             raise ConfigError(f"{origin.path} is {origin.kind}, which does not show its samples")
         return made
@@ -85,6 +88,13 @@ def open_configured(config: Config) -> ConfiguredData:
     if not data.origins:
         raise ConfigError(f"{path} is no dict(type=...): there is no data in it to look at")
     return data
+
+
+def _without_streams(made: Any) -> Any:
+    if not isinstance(made, StreamedDataset):
+        return made
+    say_once(f"the data is streamed: what follows is about its first {made.buffer_size:,} rows at most")
+    return made.first_buffer()
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -130,7 +140,7 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
         arguments["seed"],
     )
     settings = _settings(arguments) if arguments["do_dataset_tokenization"] else None
-    return Origin(path, kind, rows, settings, arguments["max_length"])
+    return Origin(path, kind, rows, settings, arguments["max_length"], bool(arguments["streaming"]))
 
 
 def _settings(arguments: Mapping[str, Any]) -> Settings:

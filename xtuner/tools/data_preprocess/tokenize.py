@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.errors import ConfigError
 from xtuner.tools.config_argument import add_config, add_options
 from xtuner.tools.survey_config import open_data
 
@@ -22,7 +23,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on the disk."""
     data = open_data(parse_args(argv))
-    from xtuner.dataset.huggingface import summary
+    from xtuner.dataset.summary import summary, warnings_of
+
+    for origin in data.origins:
+        if origin.streaming:
+            raise ConfigError(
+                f"{origin.path} has streaming = True, which tokenises nothing ahead: leave it out for this"
+            )
 
     data.build()
     for origin in data.origins:
@@ -32,5 +39,6 @@ def main(argv: list[str] | None = None) -> int:
         if folder is not None:
             size = sum(file.stat().st_size for file in folder.iterdir())
             print(f"  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
-        print(f"  {summary(dataset.stats, origin.max_length)}")
+        for line in [summary(dataset.stats, origin.max_length), *warnings_of(dataset.stats)]:
+            print(f"  {line}")
     return 0

@@ -1,0 +1,66 @@
+"""The counts of a data set in words.
+
+data: 52,002 rows; 28 dropped: 28 with no conversation in them (alpaca.json line 197, ...); 6.9 M tokens, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtuner.dataset.encode_rows import FAULTY
+
+
+def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None) -> dict[str, Any]:
+    """The counts of the rows with those of the items, the share trained and how full the items are."""
+    fill = stats["tokens"] / (num_items * max_length) if max_length else 1.0
+    return {**stats, "packs": num_items, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
+
+
+def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
+    """One line that tells what became of the rows."""
+    num_dropped = sum(stats.get("dropped", {}).values())
+    parts = [f"{stats['rows']:,} rows"]
+    if num_dropped:
+        parts.append(f"{num_dropped:,} dropped:{describe_dropped(stats)}")
+    if stats.get("cut"):
+        parts.append(
+            f"{stats['cut']:,} cut at {max_length:,} tokens ({stats['cut_tokens']:,} tokens left out)"
+        )
+    if stats.get("continued"):
+        parts.append(f"{stats['continued']:,} go on in further samples")
+    parts.append(f"{stats['tokens']:,} tokens, {stats['trained_share']:.1%} trained")
+    filled = f", {stats['fill']:.1%} full" if max_length else ""
+    parts.append(f"{stats['samples']:,} samples in {stats['packs']:,} items{filled}")
+    return "data: " + "; ".join(parts)
+
+
+def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
+    """What the counts tell that is hardly meant, a line each; `report` is the file that lists all faults."""
+    found = []
+    if faults := stats.get("faults"):
+        count = stats["dropped"][FAULTY]
+        more = f"; and {count - len(faults):,} more" if count > len(faults) else ""
+        where = f". All are listed in {report}; strict = True makes them an error" if report else ""
+        found.append(
+            f"data: {count:,} rows left out as they cannot be read: {'; '.join(faults)}{more}{where}"
+        )
+    if count := stats.get("empty_answers"):
+        named = stats["empty_answer_rows"]
+        more = ", ..." if count > len(named) else ""
+        found.append(
+            f"data: {count:,} rows have an empty answer, of which only the end is trained: the model learns "
+            f"to say nothing ({', '.join(named)}{more})"
+        )
+    return found
+
+
+def describe_dropped(stats: Mapping[str, Any]) -> str:
+    """` 2 with nothing to train on (data.json line 3, data.json line 9), 1 with ...`."""
+    parts = []
+    for reason, count in stats["dropped"].items():
+        named = stats["dropped_rows"][reason]
+        more = ", ..." if count > len(named) else ""
+        parts.append(f" {count:,} with {reason} ({', '.join(named)}{more})")
+    return ",".join(parts)
