@@ -42,11 +42,30 @@ def test_list_cfg_as_json(capsys):
             "context": 32768,
             "method": "qlora",
             "data": "alpaca",
+            "gpu_memory": expected_memory(catalogue.find(NAME)),
         }
     ]
     list_cfg.main(["--json"])
     kinds = {entry["kind"] for entry in json.loads(capsys.readouterr().out)}
     assert kinds == {"recipe", "deepspeed", "script"}
+
+
+def test_list_cfg_says_that_nothing_matches(capsys):
+    """Beside the banners, so that scripts read an empty list."""
+    assert list_cfg.main(["-p", "nonesuch", "qlora"]) == 0
+    printed, said = capsys.readouterr()
+    assert len(printed.splitlines()) == 4
+    assert said == "xtuner: warning: no name matches 'nonesuch' and 'qlora'\n"
+
+
+def test_copy_cfg_says_what_this_version_cannot_train(tmp_path, capsys):
+    """One line for each feature, beside the file that it writes."""
+    copy_cfg.main(["internlm2_chat_1_8b_dpo_full", str(tmp_path)])
+    copy_cfg.main([NAME, str(tmp_path)])
+    copy_cfg.main(["convert_to_official", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "training on preferences (DPO, ORPO, reward models) is not available in this version" in line
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_list_cfg_in_columns(capsys):

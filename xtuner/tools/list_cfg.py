@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from xtuner.estimate.memory import size_text
 from xtuner.recipes.catalogue import deepspeed_names, find, match
@@ -24,13 +25,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--long", action="store_true", help="also family, method, data and expected GPU memory, in columns"
     )
-    parser.add_argument("--json", action="store_true", help="names with model, method and data, as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="names with model, method, data and memory, as JSON"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     found = match(args.pattern or [])
+    if not found:
+        print(f"xtuner: warning: no name matches {' and '.join(map(repr, args.pattern))}", file=sys.stderr)
     if args.json:
         print(json.dumps([_facts(name) for name in found], ensure_ascii=False, indent=1))
         return 0
@@ -52,8 +57,8 @@ def _columns(found: list[str]) -> list[str]:
         if facts["kind"] != "recipe":
             rows.append((name, str(facts["kind"]), "", "", ""))
             continue
-        size = expected_memory(find(name))
-        memory = "?" if size is None else size_text(size)
+        size = facts["gpu_memory"]
+        memory = size_text(size) if isinstance(size, int) else "?"
         rows.append((name, str(facts["family"]), str(facts["method"]), str(facts["data"]), memory))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [
@@ -76,4 +81,5 @@ def _facts(name: str) -> dict[str, object]:
         "context": recipe.model.context,
         "method": recipe.method.name,
         "data": recipe.dataset.name,
+        "gpu_memory": expected_memory(recipe),  # bytes, None where not known
     }
