@@ -15,8 +15,8 @@ import signal
 import sys
 from typing import Any, NamedTuple
 
-from xtuner import __version__
-from xtuner.errors import ConfigError, XTunerError, did_you_mean
+from xtuner import __version__, dist
+from xtuner.errors import XTunerError, did_you_mean
 
 
 class Command(NamedTuple):
@@ -63,6 +63,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Training": {
         "train": Command("train", "CONFIG [--work-dir DIR] [--resume [CKPT]]", "fine-tune as a config says"),
+        "dist_train": Command("dist_train", "CONFIG N [ARGUMENTS OF train]", "the same with N processes"),
     },
     "Conversion": {
         "convert pth_to_hf": Command(
@@ -101,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(words)
     except KeyboardInterrupt:
-        print("xtuner: stopped", file=sys.stderr)
+        if dist.rank() == 0:
+            print("xtuner: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
@@ -110,8 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        who = f"rank {dist.rank()}: " if dist.rank() else ""
         for line in _lines(error):
-            print(f"xtuner: error: {line}", file=sys.stderr)
+            print(f"xtuner: error: {who}{line}", file=sys.stderr)
         return 1
 
 
@@ -139,7 +142,6 @@ def _run(words: list[str]) -> int:
     name, rest = _split(words)
     if name not in COMMANDS:
         return _unknown(name, rest)
-    _refuse_several_processes(name)
     return importlib.import_module(f"xtuner.tools.{COMMANDS[name].module}").main(rest)
 
 
@@ -168,16 +170,6 @@ def _unknown(name: str, rest: list[str]) -> int:
     return 2
 
 
-def _refuse_several_processes(name: str) -> None:
-    for variable in ("NPROC_PER_NODE", "NNODES"):
-        value = os.environ.get(variable) or "1"
-        if name == "train" and value != "1":
-            raise ConfigError(
-                f"{variable} is {value}, but training with several processes is not available in this "
-                f"version; unset {variable}"
-            )
-
-
 def entry() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _stop)
@@ -186,5 +178,6 @@ def entry() -> None:
 
 def _stop(number: int, _frame: Any) -> None:
     # An exception, so that logs are closed and half-written files removed on the way out.
-    os.write(2, f"xtuner: stopped by {signal.Signals(number).name}\n".encode())
+    if dist.rank() == 0:
+        os.write(2, f"xtuner: stopped by {signal.Signals(number).name}\n".encode())
     raise SystemExit(128 + number)

@@ -26,6 +26,7 @@ def test_the_commands_are_these():
         "preprocess refcoco",
         "preprocess tokenize",
         "train",
+        "dist_train",
         "convert pth_to_hf",
         "convert merge",
         "convert split",
@@ -75,12 +76,6 @@ def test_a_failure_is_one_line_and_a_code(words, code, message, capsys):
 def test_debug_shows_the_traceback():
     with pytest.raises(Exception, match="there is no config file"):
         main(["train", "none.py", "--debug"])
-
-
-def test_several_processes_are_refused_aloud(monkeypatch, capsys):
-    monkeypatch.setenv("NPROC_PER_NODE", "2")
-    assert main(["train", "x.py"]) == 1
-    assert "NPROC_PER_NODE is 2" in capsys.readouterr().err
 
 
 def test_a_real_process_ends_with_the_code():

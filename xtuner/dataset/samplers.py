@@ -1,9 +1,6 @@
-"""In which order each process reads the items.
+"""Orders that configs name beside the plain one: without end, of whole shares, by length.
 
-    6 items, 2 processes, shuffled    order [4 1 5 0 3 2]    process 0: 4 5 3    process 1: 1 0 2
-
-The order depends on seed, epoch and the number of processes alone, so a run that goes on after a stop skips
-what was read by taking the rest of `order()`.
+What they share, and how processes take turns, is in `xtuner.parallel.sampler`.
 """
 
 from __future__ import annotations
@@ -13,77 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from xtuner import dist
 from xtuner.errors import ConfigError
+from xtuner.parallel.sampler import DefaultSampler, Sampler
 
-
-class _Sampler:
-    """One process's share of an order of all items, in turns: process r reads items r, r + n, r + 2n, ..."""
-
-    def __init__(self, dataset: Any, seed: int | None, round_up: bool) -> None:
-        self.dataset = dataset
-        self.rank = dist.rank()
-        self.world_size = dist.world_size()
-        self.seed = 0 if seed is None else seed
-        self.epoch = 0
-        self.round_up = round_up
-
-    @property
-    def total_size(self) -> int:
-        """The number of items that all processes read together in an epoch."""
-        count = len(self.dataset)
-        return -(-count // self.world_size) * self.world_size if self.round_up else count
-
-    @property
-    def num_samples(self) -> int:
-        """The number of items that this process reads in an epoch."""
-        return max(0, -(-(self.total_size - self.rank) // self.world_size))
-
-    def __len__(self) -> int:
-        return self.num_samples
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
-
-    def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch from now on."""
-        self.epoch = epoch
-
-    def order(self) -> np.ndarray:
-        """The item numbers that this process reads in this epoch."""
-        whole = self._whole_order()
-        # The first items are read again where the number of processes does not divide the number of items.
-        return np.resize(whole, self.total_size)[self.rank :: self.world_size]
-
-    def _whole_order(self) -> np.ndarray:
-        raise AssertionError("each sampler has its own order")
-
-    def _random(self) -> np.random.Generator:
-        return np.random.default_rng(self.seed + self.epoch)
-
-
-class DefaultSampler(_Sampler):
-    """All items once per epoch, shuffled anew in each or in their order.
-
-    With `round_up` every process reads equally many, and the first items make up for what is missing.
-    """
-
-    def __init__(
-        self, dataset: Any, shuffle: bool = True, seed: int | None = None, round_up: bool = True
-    ) -> None:
-        super().__init__(dataset, seed, round_up)
-        self.shuffle = shuffle
-
-    def _whole_order(self) -> np.ndarray:
-        count = len(self.dataset)
-        return self._random().permutation(count) if self.shuffle else np.arange(count)
+__all__ = ["DefaultSampler", "InfiniteSampler", "InternRepoSampler", "LengthGroupedSampler"]
 
 
 class InfiniteSampler(DefaultSampler):
     """As DefaultSampler, with one epoch after the other and no end."""
 
-    def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = None) -> None:
-        super().__init__(dataset, shuffle, seed)
+    def __init__(
+        self,
+        dataset: Any,
+        shuffle: bool = True,
+        seed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        super().__init__(dataset, shuffle, seed, rank=rank, world_size=world_size)
 
     def __iter__(self) -> Iterator[int]:
         while True:
@@ -94,8 +38,15 @@ class InfiniteSampler(DefaultSampler):
 class InternRepoSampler(DefaultSampler):
     """As DefaultSampler, but the items that the number of processes leaves over are not read."""
 
-    def __init__(self, dataset: Any, shuffle: bool = True, seed: int | None = 1024) -> None:
-        super().__init__(dataset, shuffle, seed, round_up=False)
+    def __init__(
+        self,
+        dataset: Any,
+        shuffle: bool = True,
+        seed: int | None = 1024,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        super().__init__(dataset, shuffle, seed, False, rank, world_size)
 
     @property
     def total_size(self) -> int:
@@ -103,7 +54,7 @@ class InternRepoSampler(DefaultSampler):
         return len(self.dataset) // self.world_size * self.world_size
 
 
-class LengthGroupedSampler(_Sampler):
+class LengthGroupedSampler(Sampler):
     """Batches of items of about equal length, so that little of them is padding.
 
     Random items are taken `mega_batch_mult` batches at a time and sorted by length inside; the longest item
@@ -119,8 +70,10 @@ class LengthGroupedSampler(_Sampler):
         mega_batch_mult: int | None = None,
         seed: int | None = None,
         round_up: bool = True,
+        rank: int | None = None,
+        world_size: int | None = None,
     ) -> None:
-        super().__init__(dataset, seed, round_up)
+        super().__init__(dataset, seed, round_up, rank, world_size)
         if length_property not in ("length", "modality_length"):
             raise ConfigError(
                 f"length_property is {length_property!r}: it must be 'length' or 'modality_length'"

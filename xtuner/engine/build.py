@@ -8,6 +8,7 @@ Each top-level name of a config is read in one place.
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 import time
 from dataclasses import dataclass
@@ -18,21 +19,27 @@ import torch
 
 from xtuner import dist
 from xtuner.config import Builder, Config, check_names
+from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT
+from xtuner.dataset.stream import StreamedDataset
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
+from xtuner.engine.backend import make_backend
 from xtuner.engine.data import Batches
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.randomness import set_rng_state, set_seed
 from xtuner.engine.run import Position, Run
 from xtuner.engine.runner import TrainLoop
+from xtuner.engine.stream import StreamBatches, check_stream_config
+from xtuner.engine.surroundings import describe_weights
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
 from xtuner.model.loading import register_families
 from xtuner.model_folder import check_model_folder
+from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
 @dataclass(frozen=True)
@@ -42,27 +49,35 @@ class RunOptions:
     work_dir: str | None = None
     resume: str | bool = False  # True: from the newest checkpoint
     seed: int | None = None
+    fsdp: bool = False
 
 
-def build_run(cfg: Config, options: RunOptions) -> Run:
-    """The run that `cfg` and `options` describe, ready for `train()`; the cheap parts are built first."""
-    if dist.world_size() > 1:
-        raise ConfigError(
-            "training with several processes is not available in this version; start one process"
-        )
+def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
+    """The run that `cfg` and `options` describe, ready for `train()`; the cheap parts are built first.
+
+    `world`: the processes that share it, by default those that this one was started with.
+    """
     for name in BUILT:
         check_names(without_priority(cfg.get(name)), name)
     check_folders(cfg)
+    world = world or make_world()
+    world.split(cfg.get("sequence_parallel_size") or 1)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
-    source = find_resume(cfg, options, work_dir)
-    seed = choose_seed(cfg, options, source)
-    set_seed(seed, bool(cfg.get("randomness", {}).get("deterministic")))
-    run = Run(cfg, work_dir, free_timestamp(work_dir), seed, dist.device(), Builder())
+    # Only rank 0 is sure to see the work dir: it alone reads and writes there.
+    source = find_resume(cfg, options, work_dir) if world.is_first else None
+    seed, timestamp = world.share(lambda: [choose_seed(cfg, options, source), free_timestamp(work_dir)])
+    deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
+    set_seed(seed, deterministic)
+    backend = make_backend(world, options.fsdp or bool(cfg.get("fsdp")))
+    run = Run(cfg, work_dir, timestamp, seed, dist.device(), Builder(), world, backend)
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
     torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
     run.train_dataloader = build_batches(run)
+    connect(run)
     run.model = build_model(run)
     run.optim_wrapper = build_optim_wrapper(run)
+    if world.rank and cfg.get("randomness", {}).get("diff_rank_seed", True):
+        set_seed(seed + world.rank, deterministic)  # weights began alike; dropout must not be
     run.train_loop = build_loop(run)
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
@@ -124,15 +139,17 @@ def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None)
     return random.SystemRandom().randrange(2**31) if asked is None else asked
 
 
-def build_batches(run: Run) -> Batches:
+def build_batches(run: Run) -> Batches | StreamBatches:
     """The training data in batches, from `train_dataloader`."""
     cfg = dict(run.cfg.train_dataloader)
     path = "train_dataloader"
     # The tokenizers of our own model families are known to transformers from here on.
     register_families()
-    dataset = run.builder.build(cfg.pop("dataset"), f"{path}.dataset")
-    sampler_cfg = {"seed": run.seed, **cfg.pop("sampler")}
-    sampler = run.builder.build(sampler_cfg, f"{path}.sampler", dataset=dataset)
+    dataset_cfg = cfg.pop("dataset")
+    dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
+    if isinstance(dataset, StreamedDataset):
+        return build_stream_batches(run, cfg, dataset)
+    sampler = build_sampler(run, cfg.pop("sampler"), dataset)
     batch_size = cfg.pop("batch_size", 1)
     batch_cfg = cfg.pop("batch_sampler", None) or {
         "type": torch.utils.data.BatchSampler,
@@ -141,12 +158,56 @@ def build_batches(run: Run) -> Batches:
     batch_cfg = {"drop_last": cfg.pop("drop_last", False), **batch_cfg}
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
     collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
+    return Batches(dataset, batch_sampler, collate_fn, run.seed, **build_loader_kwargs(run, cfg))
+
+
+def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: StreamedDataset) -> StreamBatches:
+    """Batches of data without a known length, from the rest of `train_dataloader`."""
+    check_stream_config(run.cfg)
+    collate_fn = build_collate(run, cfg.pop("collate_fn"), "train_dataloader.collate_fn")
+    cfg = {k: v for k, v in cfg.items() if k not in ("sampler", "batch_sampler", "drop_last")}
+    batch_size, place = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
+    kwargs = build_loader_kwargs(run, cfg)
+    return StreamBatches(dataset, batch_size, collate_fn, run.seed, *place, **kwargs)
+
+
+def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the loader: what is left of `train_dataloader`."""
     if cfg.get("num_workers"):
         start = run.cfg.get("env_cfg", {}).get("mp_cfg", {}).get("mp_start_method")
         cfg = {"multiprocessing_context": start, **cfg}
     # Batches start anew each epoch, and so do their workers.
-    cfg.pop("persistent_workers", None)
-    return Batches(dataset, batch_sampler, collate_fn, run.seed, **run.builder.build(cfg, path))
+    kwargs = {k: v for k, v in cfg.items() if k != "persistent_workers"}
+    return run.builder.build(kwargs, "train_dataloader")
+
+
+def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
+    """Which items this process reads, and in which order."""
+    path, world = "train_dataloader.sampler", run.world
+    size = world.data_size
+    place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
+    taken = inspect.signature(callee_of(cfg, path)).parameters
+    late = {name: value for name, value in place.items() if name in taken}
+    made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
+    if world.data_size > 1 and not hasattr(made, "rank"):
+        raise ConfigError(
+            f"{path} is {type(made).__name__}, which gives every process all items: use DefaultSampler, or a "
+            "class that takes rank and world_size"
+        )
+    return made
+
+
+def connect(run: Run) -> None:
+    """Join the other processes, now that the data is ready on all machines."""
+    asked = run.cfg.get("env_cfg", {}).get("dist_cfg") or {}
+    run.world.connect(asked.get("backend"), asked.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
+    run.world.connect_sequences()
+    lengths = run.world.gather(len(run.train_dataloader))
+    if len(set(lengths)) > 1:
+        raise ConfigError(
+            f"train_dataloader.sampler gives the processes {lengths} batches an epoch; all must have as "
+            "many: set round_up=True in it"
+        )
 
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
@@ -158,8 +219,11 @@ def build_collate(run: Run, cfg: Any, path: str) -> Any:
 
 
 def build_model(run: Run) -> Any:
-    """The model, on the device of this process."""
-    return run.builder.build(run.cfg.model, "model").to(run.device)
+    """The model, on the device of this process, as the run's backend holds it."""
+    model = run.builder.build(run.cfg.model, "model").to(run.device)
+    run.weights_text = describe_weights(model)
+    run.backend.wrap(model)
+    return model
 
 
 def build_optim_wrapper(run: Run) -> OptimWrapper:
@@ -171,6 +235,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
             "model has no weight to train: add lora=dict(type=LoraConfig, ...) or train the llm itself"
         )
     optimizer = run.builder.build(cfg.pop("optimizer"), "optim_wrapper.optimizer", params=params)
+    run.backend.check_optimizer(optimizer)
     late: dict[str, Any] = {"optimizer": optimizer}
     named = as_ref(cfg.get("type"))
     kind = named.resolve() if named else cfg.get("type")
@@ -180,6 +245,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
         raise ConfigError(f"optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper")
+    run.backend.check_wrapper(wrapper)
     return wrapper
 
 
@@ -230,29 +296,63 @@ def without_priority(cfgs: Any) -> Any:
 
 
 def take_up(run: Run, source: dict[str, Any] | None) -> None:
-    """Put the run where its checkpoint left it, or give it the weights of `load_from`."""
+    """Put the run where its checkpoint left it, or give it the weights of `load_from`; rank 0 reads."""
     path = run.cfg.get("load_from")
-    if source is None:
+    run.position = Position(0, run.train_dataloader.position())
+    if not run.world.spread(source is not None):
         if path and not run.cfg.get("resume"):
-            run.model.load_state_dict(ckpt.load_checkpoint(path, check=True)["state_dict"])
+            first = run.world.is_first
+            run.backend.load_model(ckpt.load_checkpoint(path, check=True)["state_dict"] if first else None)
             logger.info("Loaded the weights of %s", path)
-        run.position = Position(0)
         return
+    small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
+    small = run.world.spread(small)
     key = getattr(run.train_dataloader.dataset, "key", None)
-    if source["data"]["key"] != key:
+    if small["data"]["key"] != key:
         raise CheckpointError(
-            f"{source['path']} was trained on other data or data settings than this config names, so "
+            f"{small['path']} was trained on other data or data settings than this config names, so "
             "its place in them means nothing: restore them, or start from its weights with load_from"
         )
-    run.call_hooks("after_load_checkpoint", checkpoint=source)
-    run.model.load_state_dict(source["state_dict"])
-    run.optim_wrapper.load_state_dict(source["optimizer"])
-    resume = source["resume"]
-    run.iter = resume["iter"]
+    _go_on_in_stream(run, small)
+    run.call_hooks("after_load_checkpoint", checkpoint=source or small)
+    run.backend.load_model(source["state_dict"] if source else None)
+    run.backend.load_optimizer(run.optim_wrapper, source["optimizer"] if source else None)
+    resume = small["resume"]
     run.num_skipped_updates = resume["num_skipped_updates"]
-    run.kept_checkpoints = [*resume["kept_checkpoints"], source["path"]]
-    set_rng_state(resume["rng"])
-    run.position = Position(run.iter)
-    logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, source["meta"]["iter"])
+    run.kept_checkpoints = [*resume["kept_checkpoints"], small["path"]]
+    run.iter = _resumed_iter(run, resume)
+    run.position = Position(run.iter, run.train_dataloader.position())
+    logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, small["meta"]["iter"])
     if run.iter >= run.max_iters:
         logger.warning("The run was finished: nothing is left to train. Raise train_cfg to train longer")
+
+
+def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
+    """Take up each process's place in streamed data."""
+    if not isinstance(run.train_dataloader, StreamBatches):
+        return
+    positions = saved["data"]["positions"]
+    if len(positions) != run.world.size:
+        raise CheckpointError(
+            f"{saved['path']} was saved by {len(positions)} process(es), each with its own place in the streamed "
+            f"data, and this run has {run.world.size}: start as many"
+        )
+    run.train_dataloader.go_on_from(positions[run.world.rank])
+
+
+def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
+    """The iteration to do next; its random state is set where as many processes train as before."""
+    states = resume.get("rng_of_ranks") or [resume["rng"]]
+    if len(states) == run.world.size:
+        set_rng_state(states[run.world.rank])
+    before, now = resume.get("data_size", 1), run.world.data_size
+    if before == now:
+        return resume["iter"]
+    # Together the processes read the same items in the same order, however many they are.
+    there = resume["iter"] * before // now
+    logger.warning(
+        "Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g times "
+        "the items, and dropout draws other numbers",
+        before, now, resume["iter"], there, now / before,
+    )  # fmt: skip
+    return there

@@ -16,6 +16,7 @@ import torch
 
 from xtuner.errors import ConfigError
 from xtuner.model.loading import compute_dtype
+from xtuner.parallel.tensors import whole
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class OptimWrapper:
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         # A negligible norm for no clipping: the norm itself is still wanted.
-        norm = torch.nn.utils.clip_grad_norm_(
-            params, self.max_norm or math.inf, norm_type=self.norm_type
+        norm = whole(
+            torch.nn.utils.clip_grad_norm_(params, self.max_norm or math.inf, norm_type=self.norm_type)
         ).item()
         finite = math.isfinite(norm)
         rescaled = False

@@ -9,22 +9,28 @@ from typing import Any
 
 import torch
 
-from xtuner import __version__, dist
+from xtuner import __version__
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
+from xtuner.engine.backend import Backend
 from xtuner.engine.checkpoint import find_last
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
-from xtuner.engine.surroundings import describe_environment, describe_weights, model_files
+from xtuner.engine.surroundings import describe_environment, model_files
+from xtuner.errors import TrainingError
 from xtuner.log import logger, start_file, stop_file
+from xtuner.parallel.world import World, lost_peer
 
 
 @dataclass
 class Position:
-    """Where a resumed run goes on: the iteration to do next and the random state in front of it."""
+    """Where a resumed run goes on: the iteration to do next, and in front of it the place in streamed data
+    and the random state.
+    """
 
     iter: int
+    data: Any = None
     rng: dict[str, Any] = field(default_factory=get_rng_state)
 
 
@@ -38,7 +44,10 @@ class Run:
     seed: int
     device: torch.device
     builder: Builder
+    world: World
+    backend: Backend
     model: Any = None
+    weights_text: str = ""
     train_dataloader: Any = None
     optim_wrapper: Any = None
     param_schedulers: list[schedule.Schedule] = field(default_factory=list)
@@ -79,11 +88,11 @@ class Run:
 
     @property
     def rank(self) -> int:
-        return dist.rank()
+        return self.world.rank
 
     @property
     def world_size(self) -> int:
-        return dist.world_size()
+        return self.world.size
 
     def learning_rates(self) -> list[float]:
         """The rate of each parameter group in this iteration."""
@@ -96,17 +105,23 @@ class Run:
 
     def train(self) -> None:
         """Train to the end; the log file and scalars are closed whatever happens."""
-        log_file = start_file(self.log_dir / f"{self.timestamp}.log")
+        log_file = None
         try:
-            self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
-            (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
+            if self.world.is_first:
+                log_file = start_file(self.log_dir / f"{self.timestamp}.log")
+                self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
+                (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
             logger.info("Checkpoints will be saved to %s.", self.work_dir)
             logger.info("%s", describe_environment(self.device))
-            logger.info("%s", describe_weights(self.model))
+            logger.info("%s", self.weights_text)
             self.call_hooks("before_run")
             self.model.train()
             self.train_loop.run()
             self.call_hooks("after_run")
+        except RuntimeError as error:
+            if self.world.size > 1 and lost_peer(error):
+                raise TrainingError(f"iter {self.iter + 1}: another process of this run is gone") from error
+            raise
         except (KeyboardInterrupt, SystemExit):
             last = find_last(self.work_dir)
             cure = f"--resume goes on from {last}" if last else "no checkpoint was written yet"
@@ -114,11 +129,12 @@ class Run:
             raise
         finally:
             self.visualizer.close()
-            stop_file(log_file)
+            if log_file is not None:
+                stop_file(log_file)
 
     def model_files(self) -> dict[str, Any]:
         """The small files of the model folder that the weights of a full run become."""
-        if self.model.uses_adapter:
+        if self.model.uses_adapter or not self.world.is_first:
             return {}
         tokenizer = self.cfg.get("tokenizer")
         if tokenizer is not None:
@@ -126,7 +142,10 @@ class Run:
         return model_files(self.model.llm, tokenizer)
 
     def state(self, with_optimizer: bool = True) -> dict[str, Any]:
-        """What a checkpoint holds: plain containers, numbers, text and tensors."""
+        """What a checkpoint holds: plain containers, numbers, text and tensors.
+
+        Every process must come here; the tensors are on rank 0 alone.
+        """
         state = {
             "meta": {
                 "iter": self.iter + 1,
@@ -139,17 +158,23 @@ class Run:
                 "xtuner_version": __version__,
                 "hf_files": self.model_files(),
             },
-            "state_dict": self.model.state_dict(),
+            "state_dict": self.backend.model_state(),
             "data": {"key": getattr(self.train_dataloader.dataset, "key", None)},
         }
+        if self.position.data is not None:
+            state["data"]["positions"] = self.world.gather(self.position.data)
         if with_optimizer:
             # Between two windows the state of this moment counts: hooks may have drawn numbers too.
             at_border = self.position.iter == self.iter + 1
-            state["optimizer"] = self.optim_wrapper.state_dict()
+            rng = get_rng_state() if at_border else self.position.rng
+            state["optimizer"] = self.backend.optimizer_state(self.optim_wrapper)
             state["resume"] = {
                 "iter": self.position.iter,
-                "rng": get_rng_state() if at_border else self.position.rng,
+                "rng": rng,
                 "num_skipped_updates": self.num_skipped_updates,
                 "kept_checkpoints": list(self.kept_checkpoints),
+                "data_size": self.world.data_size,
             }
+            if self.world.size > 1:
+                state["resume"]["rng_of_ranks"] = self.world.gather(rng)
         return state

@@ -3,8 +3,8 @@
     iter      0   1   2   3   4   5   6   7      one batch per process
     window   [0   1   2   3] [4   5   6   7]     accumulative_counts batches, one update of the weights
 
-The loss of a window is the mean over its trained tokens, however they are spread over batches. Weights
-change only at the end of a window; a checkpoint in the middle of one resumes at its start.
+The loss of a window is the mean over its trained tokens, however they are spread over batches and processes.
+Weights change only at the end of a window; a checkpoint in the middle of one resumes at its start.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import Any
 import torch
 
 from xtuner.engine.data import Batches
+from xtuner.engine.stream import StreamBatches
+from xtuner.engine.hooks import CheckpointHook
 from xtuner.engine.run import Position, Run
+from xtuner.engine.stop import noting_signals
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.log import logger
 
@@ -30,7 +33,7 @@ class TrainLoop:
     def __init__(
         self,
         runner: Run,
-        dataloader: Batches,
+        dataloader: Batches | StreamBatches,
         max_iters: int | None = None,
         max_epochs: float | None = None,
         val_interval: int | None = None,
@@ -54,8 +57,9 @@ class TrainLoop:
         run = self.runner
         run.call_hooks("before_train")
         windows = self._windows(run.iter)
-        while run.iter < self.max_iters:
-            self._train_window(next(windows))
+        with noting_signals() as self._stop:
+            while run.iter < self.max_iters:
+                self._train_window(next(windows))
         run.call_hooks("after_train")
 
     def _windows(self, start: int) -> Iterator[list[dict[str, Any]]]:
@@ -78,25 +82,36 @@ class TrainLoop:
 
     def _train_window(self, window: list[dict[str, Any]]) -> None:
         run = self.runner
-        run.position = Position(run.iter)
-        counts = [run.model.num_loss_items(batch["data"]) for batch in window]
-        for number, (batch, count) in enumerate(zip(window, counts, strict=True)):
+        run.position = Position(run.iter, run.position.data)
+        counts = _count_items(run, window)
+        for number, batch in enumerate(window):
             in_epoch = run.iter % self.epoch_length
             if in_epoch == 0:
                 run.call_hooks("before_train_epoch")
             run.call_hooks("before_train_iter", batch_idx=in_epoch, data_batch=batch)
-            outputs = train_step(run, batch, count, max(sum(counts), 1))
-            if number == len(window) - 1:
+            is_last = number == len(window) - 1
+            outputs = train_step(run, batch, counts[number], max(sum(counts), 1), is_last)
+            if is_last:
                 self._update(outputs)
                 # What follows resumes behind this window; before it, at its start.
-                run.position = Position(run.iter + 1)
+                run.position = Position(run.iter + 1, self.dataloader.position())
             run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=outputs)
             if in_epoch == self.epoch_length - 1:
                 run.call_hooks("after_train_epoch")
+            self._end_if_asked()
             run.iter += 1
 
+    def _end_if_asked(self) -> None:
+        run = self.runner
+        number = run.world.largest(self._stop.number)
+        if number:
+            for hook in run.hooks:
+                if isinstance(hook, CheckpointHook) and not hook.saves_at(run):
+                    hook.save_iter(run)
+            raise SystemExit(128 + number)
+
     def _update(self, outputs: dict[str, Any]) -> None:
-        update = self.runner.optim_wrapper.update()
+        update = self.runner.backend.update(self.runner.optim_wrapper)
         outputs["grad_norm"] = update.grad_norm
         if update.applied:
             self.nonfinite_in_a_row = 0
@@ -120,28 +135,35 @@ class TrainLoop:
 
     def _name_rows(self) -> str:
         dataset = self.dataloader.dataset
-        places = [f"item {i}" for batch in self._rows for i in batch]
+        indices = [i for rows in self.runner.world.gather(list(self._rows)) for batch in rows for i in batch]
+        places = [f"item {i}" for i in indices]
         if hasattr(dataset, "source_places"):
-            indices = [i for batch in self._rows for i in batch]
             places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
         named = ", ".join(places[:MAX_ROWS_NAMED])
         more = f" and {len(places) - MAX_ROWS_NAMED} more" if len(places) > MAX_ROWS_NAMED else ""
         return f"Rows in this update: {named}{more}"
 
 
-def train_step(run: Run, batch: dict[str, Any], count: int, window_count: int) -> dict[str, Any]:
+def _count_items(run: Run, window: list[dict[str, Any]]) -> list[int]:
+    """How many items with loss each batch of a window has, on all processes together."""
+    counts = torch.tensor([run.model.num_loss_items(batch["data"]) for batch in window])
+    # Those who share a row have each counted all of it.
+    return (run.world.sum(counts) // run.world.sequence_size).tolist()
+
+
+def train_step(
+    run: Run, batch: dict[str, Any], count: int, window_count: int, is_last: bool = True
+) -> dict[str, Any]:
     """Forward and backward of one batch; returns its own mean loss and what else the model reports.
 
-    `count` items of the batch carry loss, `window_count` in the whole update: their quotient turns the
-    share that is differentiated back into the batch's own mean.
+    `count` items of the batch carry loss, `window_count` in the whole update, on all processes: their
+    quotient turns the share that is differentiated back into the batch's own mean. `is_last`: the update
+    follows.
     """
     batch = to_device(batch, run.device)
-    with run.optim_wrapper.autocast():
-        outputs = run.model(**batch, mode="loss", num_items=window_count)
-    if count:
-        run.optim_wrapper.backward(outputs["loss"])
+    outputs = run.backend.forward_backward(run.optim_wrapper, batch, count, window_count, is_last)
     outputs = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
-    outputs["loss"] = outputs["loss"] * (window_count / max(count, 1))
+    outputs["loss"] = run.world.sum(outputs["loss"]) * (window_count / max(count, 1))
     return outputs
 
 

@@ -48,19 +48,28 @@ class CheckpointHook(Hook):
         else:
             name, number, unit = "iter", runner.iter + 1, "iterations"
         logger.info("Saving checkpoint at %d %s", number, unit)
-        folder = Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
-        folder.mkdir(parents=True, exist_ok=True)
-        self._save(runner, folder / f"{name}_{number}.pth")
+        self._save(runner, f"{name}_{number}.pth")
 
-    def _save(self, runner, path: Path) -> None:
+    def save_iter(self, runner) -> None:
+        """Save the iteration that is ending, whether or not its turn has come."""
+        logger.info("Saving checkpoint at %d iterations", runner.iter + 1)
+        self._save(runner, f"iter_{runner.iter + 1}.pth")
+
+    def _save(self, runner, name: str) -> None:
+        folder = Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
+        path = folder / name
         kept = [p for p in runner.kept_checkpoints if Path(p).resolve() != path.resolve()]
         runner.kept_checkpoints = [*kept, str(path)]
         state = runner.state(self.save_optimizer)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
-        save_checkpoint(state, path)
+        if runner.world.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(state, path)
         # The oldest goes only now that the newest is safe, and not while updates fail: then the newest may
         # hold weights that a too large step has spoilt.
         while not runner.train_loop.nonfinite_in_a_row and 0 < self.max_keep_ckpts < len(
             runner.kept_checkpoints
         ):
-            Path(runner.kept_checkpoints.pop(0)).unlink(missing_ok=True)
+            oldest = Path(runner.kept_checkpoints.pop(0))
+            if runner.world.is_first:
+                oldest.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
+from xtuner.dataset.stream import StreamedDataset
 from xtuner.engine.hooks.hook import Hook
 from xtuner.log import logger
 from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
@@ -19,8 +20,13 @@ class DatasetInfoHook(Hook):
 
     def before_train(self, runner) -> None:
         dataset = runner.train_dataloader.dataset
-        logger.info("Num train samples %d", len(dataset))
-        ids = [int(i) for i in dataset[0]["input_ids"]]
+        if isinstance(dataset, StreamedDataset):
+            logger.info("Num train samples: not known, the data is streamed")
+            first = dataset.first_buffer()[0]
+        else:
+            logger.info("Num train samples %d", len(dataset))
+            first = dataset[0]
+        ids = [int(i) for i in first["input_ids"]]
         if self.is_intern_repo_dataset:
             ids = [abs(i) for i in ids]  # a sign marks tokens without loss there
         logger.info("train example:\n%s", self._decode(ids))

@@ -64,7 +64,7 @@ class EvaluateChatHook(Hook):
             return
         logger.info("after_train_iter in EvaluateChatHook.")
         answers = self._sample(runner, self.max_new_tokens)
-        if saved:
+        if saved and runner.world.is_first:
             text = "".join(f"Eval output {i}:\n{answer}\n\n" for i, answer in enumerate(answers, 1))
             path = runner.log_dir / "vis_data" / f"eval_outputs_iter_{runner.iter}.txt"
             path.write_text(text, encoding="utf-8")
@@ -84,7 +84,8 @@ class EvaluateChatHook(Hook):
                 logger.debug("", exc_info=True)
                 continue
             logger.info("Sample output:\n%s\n", answer)
-            runner.visualizer.add_text(f"sample/{text}", answer, runner.iter)
+            if runner.world.is_first:
+                runner.visualizer.add_text(f"sample/{text}", answer, runner.iter)
             answers.append(answer)
         return answers
 
@@ -93,7 +94,7 @@ class EvaluateChatHook(Hook):
         session = make_session(self.tokenizer, self.template, self.system, bot_name)
         stop_words = list(dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words]))
         ids = session.ask(text, max_new_tokens)
-        with runner.optim_wrapper.autocast():
+        with runner.backend.sampling(), runner.optim_wrapper.autocast():
             answer = generate(
                 runner.model.llm,
                 self.tokenizer,

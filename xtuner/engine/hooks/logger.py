@@ -53,6 +53,8 @@ class LoggerHook(Hook):
 
     def _write(self, runner, batch_idx: int) -> None:
         history = runner.history
+        if not runner.world.is_first:
+            return
         values = {n: history.mean(n) if n in _SMOOTHED or "loss" in n else history.last(n) for n in history}
         memory = peak_memory_mb(runner.device)
         passed = time.perf_counter() - self._started

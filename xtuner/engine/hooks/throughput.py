@@ -54,6 +54,7 @@ class ThroughputHook(Hook):
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         lengths = sample_lengths(data_batch["data"])
+        passed *= runner.world.sequence_size
         runner.history.record("tokens_per_sec", sum(lengths) / passed)
         runner.history.record("tflops", sum(map(self._operations, lengths)) / passed / 1e12)
 

@@ -1,0 +1,106 @@
+"""Trains cases one after the other in the processes it is started in; rank 0 leaves what came of each.
+
+python train_in_world.py FOLDER     FOLDER/cases.json  ->  FOLDER/<case>.pt: losses, weights, or the error
+"""
+
+import json
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import torch
+
+from xtuner.config import parse_config
+from xtuner.engine.build import RunOptions, build_run
+from xtuner.errors import XTunerError
+from xtuner.parallel.world import World, make_world
+
+CONFIG = """
+    import torch
+    from datasets import load_dataset
+    from mmengine.hooks import CheckpointHook, LoggerHook
+    from mmengine.optim import AmpOptimWrapper
+    from peft import LoraConfig
+    from torch.optim import AdamW
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from xtuner.dataset import process_hf_dataset
+    from xtuner.dataset.collate_fns import default_collate_fn
+    from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
+    from xtuner.engine.runner import TrainLoop
+    from xtuner.model import SupervisedFinetune
+    from xtuner.parallel.sequence import SequenceParallelSampler
+    from xtuner.utils import PROMPT_TEMPLATE
+
+    folder = ''
+    data = ''
+    lora = None
+    quantization_config = None
+    accumulative_counts = 1
+    sequence_parallel_size = 1
+    max_iters = 20
+    interval = -1
+    optimizer = dict(type=AdamW, lr=1e-3, weight_decay=0, eps=1e-5)
+    load_from = None
+    fsdp = False
+    recompute = True
+    tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path=folder)
+    model = dict(
+        type=SupervisedFinetune, lora=lora, use_activation_checkpointing=recompute,
+        llm=dict(type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path=folder,
+                 torch_dtype=torch.float32, quantization_config=quantization_config))
+    train_dataloader = dict(
+        batch_size=1,
+        dataset=dict(
+            type=process_hf_dataset, dataset=dict(type=load_dataset, path=data), tokenizer=tokenizer,
+            max_length=64, dataset_map_fn=alpaca_map_fn, pack_to_max_length=True,
+            template_map_fn=dict(type=template_map_fn_factory, template=PROMPT_TEMPLATE.default)),
+        sampler=dict(type=SequenceParallelSampler, shuffle=True), collate_fn=dict(type=default_collate_fn))
+    optim_wrapper = dict(
+        type=AmpOptimWrapper, dtype='float32', optimizer=optimizer, clip_grad=dict(max_norm=1),
+        accumulative_counts=accumulative_counts)
+    train_cfg = dict(type=TrainLoop, max_iters=max_iters)
+    default_hooks = dict(
+        logger=dict(type=LoggerHook, interval=accumulative_counts),
+        checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=interval))
+    log_processor = dict(window_size=accumulative_counts)
+    randomness = dict(seed=0)
+"""
+
+
+def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
+    """Losses of each update and the weights at the end, or the error."""
+    options = dict(options)
+    resume = options.pop("resume", False)
+    config = parse_config(textwrap.dedent(CONFIG), "world.py", options)
+    try:
+        run = build_run(config, RunOptions(work_dir=str(work_dir), resume=resume), world)
+        run.train()
+        state = run.backend.model_state()
+    except XTunerError as error:
+        return {"error": str(error)}
+    if not run.world.is_first:
+        return {}
+    lines = (run.log_dir / "vis_data" / "scalars.json").read_text().splitlines()
+    weights = {n: w.clone() for n, w in state.items()}
+    return {
+        "losses": [json.loads(line)["loss"] for line in lines],
+        "weights": weights,
+        "backend": run.backend.name,
+    }
+
+
+def main(folder: Path) -> None:
+    """Train every case of `cases.json`."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+    world = make_world()
+    for name, options in json.loads((folder / "cases.json").read_text()).items():
+        found = train(options, folder / name, world)
+        if world.is_first:
+            torch.save(found, folder / f"{name}.pt")
+    world.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

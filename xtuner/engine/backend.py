@@ -1,0 +1,213 @@
+"""How the processes of a run train one model: the only importer of DDP and FSDP.
+
+    backend    weights, gradients, optimiser state of a process    gradients become a sum over processes
+    single     all                                                 there is one
+    ddp        all                                                 while backward runs
+    fsdp       its part of each; a layer is whole while it runs    while backward runs
+
+The loss of a process is its share of the whole update's mean, so gradients are summed, never averaged.
+Checkpoints hold the single form: whole tensors, written by rank 0, read by rank 0 and handed out, whatever
+the backend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from xtuner.engine.optim import OptimWrapper, Update
+from xtuner.errors import CheckpointError, ConfigError
+from xtuner.log import say_once
+from xtuner.parallel.tensors import consolidated, map_tensors, shapes, spread_tensor
+from xtuner.parallel.world import World
+
+
+class Backend:
+    """A process alone; what the others do differently is overridden."""
+
+    name = "single"
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.model: Any = None
+
+    def wrap(self, model: nn.Module) -> None:
+        """Take the model, before its optimiser is made."""
+        self.model = model
+
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """ConfigError where this optimiser cannot work on what this backend holds."""
+
+    def check_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+        """ConfigError where this precision cannot be had on what this backend holds."""
+
+    def forward_backward(
+        self, optim_wrapper: OptimWrapper, batch: dict[str, Any], count: int, num_items: int, is_last: bool
+    ) -> dict[str, Any]:
+        """What the model reports of `batch`, whose gradient is added.
+
+        `count` items of it carry loss, `num_items` of the whole update; `is_last`: it completes the update.
+        """
+        with optim_wrapper.autocast():
+            outputs = self.model(**batch, mode="loss", num_items=num_items)
+        if count:
+            optim_wrapper.backward(outputs["loss"])
+        return outputs
+
+    def sampling(self) -> contextlib.AbstractContextManager:
+        """Within it the language model can be called by itself, without gradients, on all processes alike."""
+        return contextlib.nullcontext()
+
+    def update(self, optim_wrapper: OptimWrapper) -> Update:
+        """Clip, step, clear."""
+        return optim_wrapper.update()
+
+    def model_state(self) -> dict[str, Any]:
+        """The trained weights, whole, on rank 0; every process must come here."""
+        return consolidated(dict(self.model.state_dict()), self.world)
+
+    def optimizer_state(self, optim_wrapper: OptimWrapper) -> dict[str, Any]:
+        """The optimiser's state, whole, on rank 0; every process must come here."""
+        return consolidated(optim_wrapper.state_dict(), self.world)
+
+    def load_model(self, state: Mapping[str, Any] | None) -> None:
+        """Take up the weights that rank 0 has; `state` counts there alone."""
+        if self.world.size == 1:
+            self.model.load_state_dict(state)
+            return
+        found = shapes(dict(state or {}), self.world)
+        own = self.model.state_dict()
+        if {n: s.shape for n, s in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
+            if self.world.is_first:
+                self.model.load_state_dict(state)  # says what does not fit
+            raise CheckpointError("The checkpoint does not fit the model")
+        given = state or {}
+        self.model.load_state_dict(
+            {n: spread_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
+        )
+
+    def load_optimizer(self, optim_wrapper: OptimWrapper, state: Mapping[str, Any] | None) -> None:
+        """Take up the optimiser's state that rank 0 has; `state` counts there alone."""
+        if self.world.size == 1:
+            assert state is not None
+            optim_wrapper.load_state_dict(dict(state))
+            return
+        found = shapes(state, self.world)
+        tensors: list[torch.Tensor] = []
+        map_tensors(state, tensors.append)
+        given = iter(tensors)
+        params = [p for group in optim_wrapper.param_groups for p in group["params"]]
+        for number, slots in found["optimizer"]["state"].items():
+            for name, shape in slots.items():
+                if hasattr(shape, "shape"):
+                    slots[name] = spread_tensor(next(given, None), shape, params[number], self.world)
+        assert next(given, None) is None, "a tensor of the optimiser stands outside its state"
+        optim_wrapper.load_state_dict(found)
+
+
+class _ManyBackend(Backend):
+    """Several processes: each takes part in every backward, with loss or without."""
+
+    def _module(self) -> Any:
+        return self.model
+
+    def _syncing(self, is_last: bool) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def forward_backward(
+        self, optim_wrapper: OptimWrapper, batch: dict[str, Any], count: int, num_items: int, is_last: bool
+    ) -> dict[str, Any]:
+        with self._syncing(is_last):
+            with optim_wrapper.autocast():
+                outputs = self._module()(**batch, mode="loss", num_items=num_items)
+            # Both engines divide the sum over processes by their number.
+            optim_wrapper.backward(outputs["loss"] * self.world.size)
+        return outputs
+
+
+class DDPBackend(_ManyBackend):
+    """Every process has the whole model; gradients are summed while the last batch's backward runs."""
+
+    name = "ddp"
+
+    def wrap(self, model: nn.Module) -> None:
+        super().wrap(model)
+        # Frozen weights come from the same files everywhere; sending them would only take time.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                torch.distributed.broadcast(parameter.data, src=0)
+        with warnings.catch_warnings():
+            # torch has renamed it, with another meaning.
+            warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated")
+            self._ddp = nn.parallel.DistributedDataParallel(
+                model, init_sync=False, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    def _module(self) -> Any:
+        return self._ddp
+
+    def _syncing(self, is_last: bool) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if is_last else self._ddp.no_sync()
+
+
+class FSDPBackend(_ManyBackend):
+    """Every process has a part of each weight; layers are gathered as they run (FSDP2)."""
+
+    name = "fsdp"
+
+    def wrap(self, model: nn.Module) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        super().wrap(model)
+        device = next(model.parameters()).device
+        mesh = init_device_mesh(device.type, (self.world.size,))
+        for layer in layers_of(getattr(model, "llm", model)):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+
+    @contextlib.contextmanager
+    def sampling(self) -> Iterator[None]:
+        # What lies outside the layers is gathered by the forward of the whole, which sampling does not call.
+        self.model.unshard()
+        try:
+            yield
+        finally:
+            self.model.reshard()
+
+    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        kind = type(optimizer)
+        if kind.__module__.startswith("bitsandbytes"):
+            raise ConfigError(
+                f"optim_wrapper.optimizer is {kind.__name__} of bitsandbytes, which cannot work on the parts "
+                "that fsdp makes of weights: use torch.optim.AdamW, whose state fsdp divides"
+            )
+
+    def check_wrapper(self, optim_wrapper: OptimWrapper) -> None:
+        if optim_wrapper.scaler:
+            raise ConfigError("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The layers of a transformer: what its family names so, else its longest list of modules."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    found = [m for m in base.modules() if type(m).__name__ in names]
+    if found:
+        return found
+    lists = [m for m in base.modules() if isinstance(m, nn.ModuleList)]
+    return list(max(lists, key=len)) if lists else []
+
+
+def make_backend(world: World, fsdp: bool) -> Backend:
+    """The backend for these processes."""
+    if world.size == 1:
+        if fsdp:
+            say_once("fsdp needs several processes: this one trains alone", 20)
+        return Backend(world)
+    return FSDPBackend(world) if fsdp else DDPBackend(world)

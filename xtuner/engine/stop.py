@@ -1,0 +1,54 @@
+"""A signal that ends a run after the iteration it is in, with a checkpoint.
+
+first signal     noted; the loop asks after each iteration whether any process has one
+a later one      ends the process at once
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from xtuner.log import logger
+
+# Launchers and terminals may both pass on the same key press.
+ONE_PRESS_SECONDS = 1.0
+SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+
+
+class StopSignal:
+    """The number of the signal that has come, 0 as long as none has."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._came = 0.0
+
+    def note(self, number: int, _frame: Any) -> None:
+        """Handle a signal."""
+        if self.number and time.monotonic() - self._came > ONE_PRESS_SECONDS:
+            raise SystemExit(128 + number)
+        if not self.number:
+            self.number, self._came = number, time.monotonic()
+            logger.warning(
+                "%s: stopping after this iteration; again to stop now", signal.Signals(number).name
+            )
+
+
+@contextlib.contextmanager
+def noting_signals() -> Iterator[StopSignal]:
+    """Within it signals are noted; only the main thread can ask for that."""
+    stop = StopSignal()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop.note) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,167 @@
+"""Starts the processes of this machine and ends as they end.
+
+    NPROC_PER_NODE=2 xtuner train CFG
+    ├── RANK=0 LOCAL_RANK=0 xtuner train CFG
+    └── RANK=1 LOCAL_RANK=1 xtuner train CFG
+
+A signal to the one above reaches all below, and its exit code is theirs. Where one of them fails, the others
+are stopped and the line on stderr names it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xtuner.dist import DEFAULT_PORT
+from xtuner.errors import ConfigError
+
+# Seconds that the others have to end by themselves after one has failed: a collective may hold them for ever.
+GRACE = 15.0
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How many processes to start here, of how many in all, and where they meet."""
+
+    here: int
+    nodes: int = 1
+    node: int = 0
+    address: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+
+    @property
+    def first_rank(self) -> int:
+        return self.node * self.here
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.here
+
+
+def asked_for() -> Processes | None:
+    """What NPROC_PER_NODE, NNODES, NODE_RANK, ADDR and PORT ask for; None for a single process."""
+    here, nodes, node = _number("NPROC_PER_NODE", 1), _number("NNODES", 1), _number("NODE_RANK", 0, least=0)
+    if here * nodes == 1:
+        return None
+    if node >= nodes:
+        raise ConfigError(f"NODE_RANK is {node}, but NNODES is {nodes}: it counts from 0 to {nodes - 1}")
+    address = os.environ.get("ADDR") or os.environ.get("MASTER_ADDR")
+    if nodes > 1 and not address:
+        raise ConfigError(
+            f"NNODES is {nodes}, but ADDR is not set: give the address of the machine with NODE_RANK=0"
+        )
+    port = _number("PORT", DEFAULT_PORT if nodes > 1 else _free_port())
+    return Processes(here, nodes, node, address or "127.0.0.1", port)
+
+
+def _number(name: str, default: int, least: int = 1) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal() or int(text) < least:
+        raise ConfigError(f"{name} is {text!r}; it must be a whole number of at least {least}")
+    return int(text)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(command: Sequence[str], processes: Processes) -> int:
+    """Run `command` in each process of this machine; returns the exit code of the run."""
+    children: list[subprocess.Popen] = []
+    signals: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        signals.append(number)
+        _send(children, number)
+
+    before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        for local in range(processes.here):
+            env = {**os.environ, **_place(processes, local)}
+            # Away from the terminal, so that Ctrl-C comes once and through here.
+            options = {"start_new_session": True, "preexec_fn": _dies_with_us()}
+            children.append(subprocess.Popen(command, env=env, **options))  # type: ignore[call-overload]
+        return _wait(children, processes.first_rank, signals)
+    finally:
+        _send(children, signal.SIGKILL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _place(processes: Processes, local: int) -> dict[str, str]:
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes.here))
+    return {
+        "RANK": str(processes.first_rank + local),
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(processes.world_size),
+        "LOCAL_WORLD_SIZE": str(processes.here),
+        "MASTER_ADDR": processes.address,
+        "MASTER_PORT": str(processes.port),
+        "OMP_NUM_THREADS": threads,
+    }
+
+
+def _dies_with_us() -> Callable[[], object] | None:
+    """What a child calls before it becomes the command, so that it gets SIGTERM when this process is gone."""
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _send(children: list[subprocess.Popen], number: int) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(number)
+
+
+def _wait(children: list[subprocess.Popen], first_rank: int, signals: list[int]) -> int:
+    while any(child.poll() is None for child in children):
+        failed = _first_failure(children, signals)
+        if failed is not None:
+            _end(children)
+            return _report(failed, children[failed], first_rank)
+        time.sleep(0.05)
+    failed = _first_failure(children, signals)
+    if failed is not None:
+        return _report(failed, children[failed], first_rank)
+    return 128 + signals[0] if signals and any(child.returncode for child in children) else 0
+
+
+def _first_failure(children: list[subprocess.Popen], signals: list[int]) -> int | None:
+    """The number of a child that failed; of several the one that was killed, which the others lost."""
+    fine = {0, None, *(128 + n for n in signals), *(-n for n in signals)}
+    failed = [(child.returncode > 0, n) for n, child in enumerate(children) if child.poll() not in fine]
+    return min(failed)[1] if failed else None
+
+
+def _end(children: list[subprocess.Popen]) -> None:
+    _send(children, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _send(children, signal.SIGKILL)
+
+
+def _report(number: int, child: subprocess.Popen, first_rank: int) -> int:
+    code = child.returncode
+    rank = f"rank {first_rank + number} (process {child.pid})"
+    if code < 0:
+        name = signal.Signals(-code).name
+        cause = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        what = f"{rank} was killed by {name}{cause}"
+    else:
+        what = f"{rank} failed with exit code {code}"
+    sys.stderr.write(f"xtuner: error: {what}; the other processes were stopped\n")
+    return code if code > 0 else 128 - code

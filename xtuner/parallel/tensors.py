@@ -1,0 +1,72 @@
+"""Tensors of which each process holds a part, as whole ones and back.
+
+DTensor [8, 4], this process has [4, 4]   --whole-->      Tensor [8, 4] on every process
+Tensor [8, 4] on rank 0                   --like(it)-->   DTensor [8, 4], each process its part
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as torch_dist
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from xtuner.parallel.world import World
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """`tensor` with all its parts; every process must come here."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
+    """Nested containers with `change` done to every tensor in them, in the order they stand in."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {k: map_tensors(v, change) for k, v in value.items()}
+    if isinstance(value, list):
+        return [map_tensors(v, change) for v in value]
+    if isinstance(value, tuple):
+        return tuple(map_tensors(v, change) for v in value)
+    return value
+
+
+def consolidated(value: Any, world: World) -> Any:
+    """`value` with whole tensors on the CPU of rank 0; the others take part and get None for each."""
+
+    def change(tensor: torch.Tensor) -> torch.Tensor | None:
+        full = whole(tensor.detach())
+        return full.cpu() if world.is_first else None
+
+    return value if world.size == 1 else map_tensors(value, change)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A tensor that rank 0 has."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def shapes(value: Any, world: World) -> Any:
+    """`value` of rank 0 on every process, with its tensors' shapes in the place of tensors."""
+    described = map_tensors(value, lambda t: _Shape(tuple(t.shape), t.dtype)) if world.is_first else None
+    return world.spread(described)
+
+
+def spread_tensor(tensor: torch.Tensor | None, shape: _Shape, like: torch.Tensor | None, world: World) -> Any:
+    """Rank 0's `tensor` on every process, in parts where `like` is in parts and has its shape."""
+    device = like.device if like is not None else torch.device("cpu")
+    full = torch.empty(shape.shape, dtype=shape.dtype, device=device)
+    if world.is_first:
+        assert tensor is not None
+        full.copy_(tensor)
+    if isinstance(like, DTensor) and like.shape == full.shape:
+        return distribute_tensor(full, like.device_mesh, like.placements)
+    torch_dist.broadcast(full, src=0)
+    return full

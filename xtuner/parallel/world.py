@@ -1,0 +1,210 @@
+"""The processes of a run, and what they tell each other.
+
+    make_world()                 each knows the others' store: small facts, no collective
+      share, first_on_node       seed, time stamp; data prepared by one process of a machine
+    world.connect()              process groups: sums, gathers
+      split(2)                   rank    0 1 | 2 3     two processes share a row of tokens,
+                                 data    0 0 | 1 1     and count as one reader of data
+
+A process alone answers all of it by itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as torch_dist
+
+from xtuner import dist
+from xtuner.errors import ConfigError, TrainingError
+from xtuner.log import logger
+
+T = TypeVar("T")
+POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 30.0
+DEFAULT_TIMEOUT_SECONDS = 1800
+
+
+class World:
+    """This process among all of a run."""
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Any = None) -> None:
+        assert store is not None or size == 1
+        self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.sequence_size = 1
+        self.sequence_group: Any = None
+        self._store = store
+        self._num_calls = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    @property
+    def data_rank(self) -> int:
+        """The number of this process among the readers of data."""
+        return self.rank // self.sequence_size
+
+    @property
+    def data_size(self) -> int:
+        """How many readers of data there are."""
+        return self.size // self.sequence_size
+
+    def share(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0 (plain JSON), on every process."""
+        if self.size == 1:
+            return make()
+        key = self._key("share")
+        if self.is_first:
+            made = make()
+            self._store.set(key, json.dumps(made))
+            return made
+        self._wait(lambda: self._store.check([key]), "rank 0")
+        return json.loads(self._ask(lambda: self._store.get(key)))
+
+    def first_on_node(self, make: Callable[[], T]) -> T:
+        """What `make` returns, called by one process of each machine before the others, and ready on all.
+
+        The others find on the disk what the first has left there.
+        """
+        if self.size == 1:
+            return make()
+        done, ready = f"{self._key('first')}/{socket.gethostname()}", self._key("ready")
+        if self.local_rank:
+            self._wait(lambda: self._store.check([done]), "the process that prepares the data")
+        made = make()
+        if not self.local_rank:
+            self._store.set(done, "")
+        self._ask(lambda: self._store.add(ready, 1))
+        self._wait(lambda: self._store.add(ready, 0) == self.size, "the data of the other processes")
+        return made
+
+    def _key(self, what: str) -> str:
+        self._num_calls += 1
+        return f"{what}/{self._num_calls}"
+
+    def _wait(self, is_done: Callable[[], bool], what: str) -> None:
+        start = said = time.monotonic()
+        while not self._ask(is_done):
+            time.sleep(POLL_SECONDS)
+            if time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                logger.log(logging.INFO, "Waiting for %s, %d s so far", what, said - start)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        try:
+            return question()
+        except RuntimeError as error:
+            raise TrainingError(f"rank 0 is gone: {_first_line(error)}") from error
+
+    def connect(self, backend: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
+        """Form the process groups; every process must come here. `backend` is what the config asks for."""
+        if self.size == 1 or torch_dist.is_initialized():
+            return
+        torch_dist.init_process_group(
+            _transport(backend),
+            store=torch_dist.PrefixStore("group", self._store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=datetime.timedelta(seconds=timeout),
+        )
+
+    def split(self, sequence_size: int) -> None:
+        """Let `sequence_size` neighbours share each row of tokens."""
+        if self.size % sequence_size:
+            raise ConfigError(
+                f"sequence_parallel_size is {sequence_size}, which does not divide the {self.size} "
+                f"process{'es' if self.size > 1 else ''} of this run: set NPROC_PER_NODE to a multiple of it"
+            )
+        self.sequence_size = sequence_size
+
+    def connect_sequences(self) -> None:
+        """Form the groups of those who share a row; after `connect`, on every process."""
+        self.sequence_group = None
+        if self.sequence_size > 1:
+            for start in range(0, self.size, self.sequence_size):
+                group = torch_dist.new_group(list(range(start, start + self.sequence_size)))
+                if start <= self.rank < start + self.sequence_size:
+                    self.sequence_group = group
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """`tensor`, by now the sum over all processes."""
+        if self.size > 1:
+            torch_dist.all_reduce(tensor)
+        return tensor
+
+    def largest(self, number: int) -> int:
+        """The largest `number` that any process has."""
+        if self.size == 1:
+            return number
+        tensor = torch.tensor(number)
+        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def gather(self, value: T) -> list[T]:
+        """The `value` of every process, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch_dist.all_gather_object(values, value)
+        return values
+
+    def spread(self, value: T) -> T:
+        """The `value` of rank 0, on every process."""
+        if self.size == 1:
+            return value
+        values = [value]
+        torch_dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def close(self) -> None:
+        """Leave the groups; waits for the others, since rank 0 holds the store of all."""
+        if self.size > 1 and torch_dist.is_initialized():
+            torch_dist.barrier()
+            torch_dist.destroy_process_group()
+
+
+def make_world() -> World:
+    """The processes that this one was started with."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(dist.device())
+    if dist.world_size() == 1:
+        return World()
+    logger.info("Waiting for %d processes", dist.world_size())
+    timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_SECONDS)
+    try:
+        store, rank, size = next(torch_dist.rendezvous("env://", timeout=timeout))
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"the processes of this run do not find each other: {_first_line(error)}"
+        ) from error
+    return World(rank, size, dist.local_rank(), store)
+
+
+def _transport(asked: str | None) -> str:
+    """What carries tensors: nccl between GPUs, gloo between CPUs, and always gloo for those in memory."""
+    if not torch.cuda.is_available():
+        if asked not in (None, "gloo"):
+            logger.info("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead", asked)
+        return "gloo"
+    return f"cpu:gloo,cuda:{asked or 'nccl'}"
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether `error` is what a collective says when another process is gone."""
+    if isinstance(error, torch_dist.DistError):
+        return True
+    signs = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/transport", "NCCL")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
