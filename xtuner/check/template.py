@@ -7,12 +7,12 @@ tokenizer   tokens of its own: <s> </s> <|eot_id|>    neither is a token: each i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from xtuner.check.files import called, walk
-from xtuner.config.ref import Ref
+from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.errors import ConfigError, ModelError
 from xtuner.model_folder import read_tokenizer
@@ -26,24 +26,30 @@ _PARTS = ("SYSTEM", "INSTRUCTION", "SUFFIX")
 def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]]:
     """Errors and warnings about the templates of the data and of the sampling hook."""
     errors: list[Fault] = []
-    warnings: list[Fault] = []
+    used = _found(_data_templates(config), errors)
+    asked = _found(_hook_templates(config), errors)
+    warnings = [
+        Fault(path, f"{path} is another template than the data has: the samples will not show what is learnt")
+        for path, asking in asked
+        if used and all(asking != template for _, template in used)
+    ]
     folder = _tokenizer_folder(config)
-    used = list(_templates(config, errors))
-    if folder is not None and used:
-        try:
-            tokenizer = read_tokenizer(folder)
-        except ModelError as error:
-            return [*errors, Fault("tokenizer", f"tokenizer: {error}")], []
-        for path, template in used:
-            if is_tokenizers_own(template) and not tokenizer.get("chat_template"):
-                message = (
-                    f"{path} is PROMPT_TEMPLATE.auto, the chat_template of the tokenizer, and {folder} has "
-                    "none: name a template, such as PROMPT_TEMPLATE.default"
-                )
-                errors.append(Fault(path, message))
-            elif message := _disagreement(template, tokenizer, folder):
-                warnings.append(Fault(path, f"{path}: {message}"))
-    return errors, warnings + _sampling(config, used)
+    if folder is None or not used:
+        return errors, warnings
+    try:
+        tokenizer = read_tokenizer(folder)
+    except ModelError as error:
+        return [*errors, Fault("tokenizer", f"tokenizer: {error}")], warnings
+    for path, template in used:
+        if is_tokenizers_own(template) and not tokenizer.get("chat_template"):
+            message = (
+                f"{path} is PROMPT_TEMPLATE.auto, the chat_template of the tokenizer, and {folder} has "
+                "none: name a template, such as PROMPT_TEMPLATE.default"
+            )
+            errors.append(Fault(path, message))
+        elif message := _disagreement(template, tokenizer, folder):
+            warnings.append(Fault(path, f"{path}: {message}"))
+    return errors, warnings
 
 
 def marks_of(template: Mapping[str, Any]) -> set[str]:
@@ -82,45 +88,43 @@ def _tokenizer_folder(config: Mapping[str, Any]) -> Path | None:
     return Path(path) if isinstance(path, str) and Path(path).is_dir() else None
 
 
-def _templates(config: Mapping[str, Any], errors: list[Fault]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The templates of the data with their places; names of none go to `errors`."""
-    seen: set[int] = set()
+def _data_templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Where the data names a template, and what stands there."""
     for path, value in walk(config.get("train_dataloader"), "train_dataloader"):
         if called(value) == "template_map_fn_factory":
-            named = value.get("template")
-            try:
-                if isinstance(named, str) and "." not in named:
-                    PROMPT_TEMPLATE[named]
-            except ConfigError as error:
-                errors.append(Fault(f"{path}.template", f"{path}.template: {error}"))
-            template = _resolved(named)
-            if template is not None and id(template) not in seen:
-                seen.add(id(template))
-                yield f"{path}.template", template
+            yield f"{path}.template", value.get("template")
+
+
+def _hook_templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The same of the hooks that sample answers."""
+    hooks = config.get("custom_hooks")
+    for number, hook in enumerate(hooks if isinstance(hooks, list) else []):
+        if isinstance(hook, Mapping):
+            yield f"custom_hooks.{number}.prompt_template", hook.get("prompt_template")
+
+
+def _found(named: Iterable[tuple[str, Any]], errors: list[Fault]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The templates meant, each once, with their places; texts that name none go to `errors`."""
+    found: dict[int, tuple[str, Mapping[str, Any]]] = {}
+    for path, value in named:
+        try:
+            template = _resolved(value)
+        except ConfigError as error:
+            errors.append(Fault(path, f"{path}: {error}"))
+            continue
+        if template is not None:
+            found.setdefault(id(template), (path, template))
+    return list(found.values())
 
 
 def _resolved(value: Any) -> Mapping[str, Any] | None:
-    """The template that a value stands for; None where that is told elsewhere as an error."""
-    try:
-        if isinstance(value, Ref):
-            value = value.resolve()
-        if isinstance(value, str):
-            value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
-    except ConfigError:
-        return None
+    """The template that a value stands for; None for a dotted name that is none: `names.py` tells that."""
+    ref = as_ref(value)
+    if ref is not None:
+        try:
+            value = ref.resolve()
+        except ConfigError:
+            return None
+    if isinstance(value, str):
+        return PROMPT_TEMPLATE[value]
     return value if isinstance(value, Mapping) else None
-
-
-def _sampling(config: Mapping[str, Any], used: list[tuple[str, Mapping[str, Any]]]) -> list[Fault]:
-    """The sampling hook asks in another form than the data has."""
-    hooks = config.get("custom_hooks")
-    found = []
-    for number, hook in enumerate(hooks if isinstance(hooks, list) else []):
-        asked = _resolved(hook.get("prompt_template")) if isinstance(hook, Mapping) else None
-        if asked is not None and used and all(asked != template for _, template in used):
-            path = f"custom_hooks.{number}.prompt_template"
-            message = (
-                f"{path} is another template than the data has: the samples will not show what is learnt"
-            )
-            found.append(Fault(path, message))
-    return found
