@@ -40,6 +40,9 @@ class Batches:
     def sampler(self) -> Any:
         return self.batch_sampler.sampler
 
+    def position(self) -> None:
+        """The iteration alone tells the place in these data."""
+
     def start_at(self, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Pairs of the data set indices of a batch and the batch, from `iteration` (counted from 0) on."""
         taken: deque[list[int]] = deque()

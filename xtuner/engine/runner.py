@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from xtuner.engine.data import Batches
-from xtuner.engine.stream import StreamBatches
 from xtuner.engine.hooks import CheckpointHook
 from xtuner.engine.run import Position, Run
 from xtuner.engine.stop import noting_signals
+from xtuner.engine.stream import StreamBatches
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.log import logger
 
@@ -66,14 +66,14 @@ class TrainLoop:
         batches = self.dataloader.start_at(start)
         while start < self.max_iters:
             size = min(self.runner.optim_wrapper.accumulative_counts, self.max_iters - start)
-            self._rows: deque[list[int]] = deque(maxlen=size)
+            self._rows: deque[list[Any]] = deque(maxlen=size)
             window = []
             for _ in range(size):
                 window.append(self._next(batches))
             yield window
             start += size
 
-    def _next(self, batches: Iterator[tuple[list[int], dict[str, Any]]]) -> dict[str, Any]:
+    def _next(self, batches: Iterator[tuple[list[Any], dict[str, Any]]]) -> dict[str, Any]:
         self.runner.call_hooks("before_fetch")
         indices, batch = next(batches)
         self._rows.append(indices)
