@@ -33,7 +33,8 @@ def test_what_the_table_lists_does_not_exist(name):
         (
             "internlm_7b_qlora_oasst1_e3_hf",
             "framework: training by the Trainer of transformers (framework = 'huggingface') is not available "
-            "in this version; the built-in config of the same name without _hf trains the same",
+            "in this version; take the built-in config of the same name without _hf: the same model, data "
+            "and method",
         ),
         (
             "internlm_7b_qlora_oasst1_mmlu_e3",

@@ -43,7 +43,7 @@ _VALIDATION = Feature(
 )
 _TRAINER = Feature(
     "training by the Trainer of transformers (framework = 'huggingface')",
-    "the built-in config of the same name without _hf trains the same",
+    "take the built-in config of the same name without _hf: the same model, data and method",
 )
 _EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
 _HUB_CHECKPOINTS = Feature(
