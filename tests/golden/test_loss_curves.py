@@ -32,7 +32,8 @@ CONFIG = """
 
     folder = ''
     data = ''
-    lora = dict(type=LoraConfig, r=8, lora_alpha=16, lora_dropout=0.1, bias='none', task_type='CAUSAL_LM')
+    lora_dropout = 0.0
+    lora = dict(type=LoraConfig, r=8, lora_alpha=16, lora_dropout=lora_dropout, bias='none', task_type='CAUSAL_LM')
     quantization_config = None
     lr = 1e-2
     tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path=folder)
@@ -61,6 +62,7 @@ CONFIG = """
 NF4 = {"type": "transformers.BitsAndBytesConfig", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 CASES = {
     "lora": {},
+    "dropout": {"lora_dropout": 0.1},
     "full": {"lora": None, "lr": 1e-3},
     "qlora": {"quantization_config": {**NF4, "bnb_4bit_compute_dtype": "torch.float32"}},
 }

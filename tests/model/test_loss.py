@@ -1,8 +1,9 @@
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from xtuner.model import loss
-from xtuner.model.loss import cross_entropy_sum, trained_positions
+from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
 
 
 def test_a_position_is_trained_on_the_next_token_of_its_own_sample():
@@ -20,9 +21,37 @@ def test_labels_of_minus_100_are_not_trained():
     assert targets.tolist() == [3]
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_the_head_loss_and_its_gradients_are_those_of_torch(monkeypatch, dtype, tolerance, bias):
+    """Blocks change neither the loss nor any gradient."""
+    monkeypatch.setattr(loss, "BLOCK_CPU", 0)  # 64 rows a block
+    monkeypatch.setattr(loss, "CACHED", 3 * 4 * 11)  # softmax of 3 rows
+    head = torch.nn.Linear(5, 11, bias=bias, dtype=dtype)
+    hidden = torch.randn(130, 5, dtype=dtype, requires_grad=True)
+    targets = torch.randint(0, 11, (130,))
+    inputs = [hidden, *head.parameters()]
+    ours = head_cross_entropy_sum(hidden, head, targets) / 50
+    naive = cross_entropy(head(hidden), targets, reduction="sum") / 50
+    assert abs(ours - naive) < tolerance * naive
+    for found, wanted in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(naive, inputs), strict=True
+    ):
+        assert (found - wanted).norm() < tolerance * wanted.norm()
+
+
+def test_a_target_that_is_certain_keeps_its_small_gradient():
+    """p - 1 is computed without cancellation, a loss of nearly nothing without log(0)."""
+    logits = torch.tensor([[30.0, 0.0], [0.0, 200.0]], requires_grad=True)
+    total = cross_entropy_sum(logits, torch.tensor([0, 0]))
+    total.backward()
+    torch.testing.assert_close(total.item(), 200.0)
+    torch.testing.assert_close(logits.grad[0, 0].item(), -9.357623e-14)
+
+
 def test_the_sum_and_its_gradient_are_those_of_torch(monkeypatch):
-    """Chunks change neither the loss nor the gradient."""
-    monkeypatch.setattr(loss, "CHUNK", 3)
+    """Parts of rows change neither the loss nor the gradient."""
+    monkeypatch.setattr(loss, "CACHED", 3 * 4 * 11)
     logits = torch.randn(8, 11, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 11, (8,))
     (cross_entropy_sum(logits, targets) / 5).backward()

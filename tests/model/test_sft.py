@@ -2,9 +2,11 @@ import copy
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from xtuner.errors import CheckpointError, ConfigError, ModelError
-from xtuner.model import SupervisedFinetune
+from xtuner.model import SupervisedFinetune, loading, sft
+from xtuner.model.loss import head_cross_entropy_sum
 from xtuner.model.sft import flatten
 
 
@@ -62,12 +64,29 @@ def test_a_batch_without_trained_tokens_has_loss_zero_and_gradients(llama, batch
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_the_head_runs_on_trained_positions_only(llama, batch):
-    """Ten trained tokens: ten rows of logits."""
+def test_the_head_runs_on_trained_positions_only(llama, batch, monkeypatch):
+    """Ten trained tokens: ten rows of hidden states reach the head."""
     model, seen = SupervisedFinetune(llama, use_activation_checkpointing=False), []
-    llama.lm_head.register_forward_hook(lambda _m, _i, output: seen.append(output.shape[1]))
+
+    def spy(hidden, *args):
+        seen.append(len(hidden))
+        return head_cross_entropy_sum(hidden, *args)
+
+    monkeypatch.setattr(sft, "head_cross_entropy_sum", spy)
     model(batch)
     assert seen == [10]
+
+
+@pytest.mark.parametrize("family", sorted(loading.PLAIN_HEADS))
+def test_a_plain_head_is_all_that_comes_after_the_decoder(family, sizes, batch, naive_loss):
+    """Decoder, head and loss apart give what the family's own forward gives."""
+    loading.register_families()
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **sizes)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="xtuner")
+    assert loading.decoder_and_head(model) is not None
+    ours = SupervisedFinetune(model, use_activation_checkpointing=False).train()(batch)["loss"]
+    torch.testing.assert_close(ours, naive_loss(model.eval(), batch), rtol=1e-6, atol=0)
 
 
 def test_predict_gives_logits_row_by_row_and_tensor_the_models_output(llama, batch):

@@ -27,6 +27,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.errors import ModelError
 from xtuner.log import logger
+from xtuner.model.fused.segments import packed_causal
+from xtuner.parallel.sequence import ulysses
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,9 +102,20 @@ def attention(
     softcap: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
+    sequence_group: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads."""
+    """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads.
+
+    `sequence_group`: the processes that have the other parts of the row.
+    """
+    if sequence_group is not None:
+        query, key, value = ulysses.to_heads(query, key, value, sequence_group)
+        output, _ = attention(
+            module, query, key, value, attention_mask, scaling, dropout, sliding_window, softcap,
+            cu_seq_lens_q, max_length_q, **kwargs,
+        )  # fmt: skip
+        return ulysses.to_tokens(output, sequence_group), None
     if kwargs.get("s_aux") is not None:
         raise ModelError("This model has attention sinks: set attn_implementation = 'eager' in model.llm")
     if cu_seq_lens_q is None:
@@ -125,6 +138,10 @@ def attention(
 
 
 def _by_segment(query, key, value, borders, scaling, dropout, window, softcap) -> Tensor:
+    plain = window is None and softcap is None and not dropout
+    if query.device.type == "cpu" and plain:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        return packed_causal(query, key, value, borders, scale)
     outputs = []
     for start, length, count in _equal_runs(borders):
         q, k, v = (_split_run(x, start, length, count) for x in (query, key, value))

@@ -25,9 +25,10 @@ from transformers.models.llama.modeling_llama import (
     LlamaModel,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
-    apply_rotary_pos_emb,
     eager_attention_forward,
 )
+
+from xtuner.model.fused.rotary import rotate
 
 
 class HubRopeConfig(LlamaConfig):
@@ -105,9 +106,8 @@ class InternLM2Attention(nn.Module):
         grouped = self.wqkv(hidden_states).view(
             *shape, self.num_key_value_heads, self.num_key_value_groups + 2, self.head_dim
         )
-        query = grouped[..., :-2, :].flatten(-3, -2).transpose(1, 2)
-        key, value = grouped[..., -2, :].transpose(1, 2), grouped[..., -1, :].transpose(1, 2)
-        query, key = apply_rotary_pos_emb(query, key, *position_embeddings)
+        query, key = rotate(grouped[..., :-2, :].flatten(-3, -2), grouped[..., -2, :], *position_embeddings)
+        query, key, value = (x.transpose(1, 2) for x in (query, key, grouped[..., -1, :]))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(

@@ -8,15 +8,18 @@ targets     b  c      e           the first token of a sample ("d") is nobody's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from xtuner.model.fused.linear import compute_dtype
 from xtuner.utils.constants import IGNORE_INDEX
 
-# Rows of logits that are in fp32 at one time; 512 rows of a 150k vocabulary are 300 MB.
-CHUNK = 512
+# Bytes of fp32 logits: of one block of rows, and of the part of it that softmax handles at one time.
+BLOCK_CPU, BLOCK_GPU = 64 * 2**20, 512 * 2**20
+CACHED = 4 * 2**20
 
 
 def trained_positions(labels: Tensor, borders: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
@@ -28,38 +31,83 @@ def trained_positions(labels: Tensor, borders: Sequence[int] | Tensor) -> tuple[
     return positions, targets[positions]
 
 
-class _CrossEntropySum(torch.autograd.Function):
-    """Keeps the logits as they are and one number a row; the rest is computed again in backward."""
+class _HeadCrossEntropy(torch.autograd.Function):
+    """Gradients are computed with the loss, block by block: no more logits than one block's ever exist."""
 
     @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        dtype = compute_dtype(hidden)
+        loss = torch.zeros((), dtype=_exact(dtype), device=hidden.device)
+        needs = ctx.needs_input_grad
+        w = weight.to(dtype)
+        b = None if bias is None else bias.to(dtype)
+        d_hidden = torch.empty_like(hidden) if needs[0] else None
+        d_weight = torch.zeros_like(weight) if needs[1] else None
+        d_bias = torch.zeros_like(bias) if needs[2] else None
+        for rows in _blocks(len(hidden), len(weight), hidden.device):
+            x = hidden[rows].to(dtype)
+            logits = linear(x, w, b)
+            grad = _loss_and_gradient(logits, targets[rows], loss)
+            if d_hidden is not None:
+                d_hidden[rows] = grad @ w
+            if d_weight is not None:
+                d_weight += grad.T @ x
+            if d_bias is not None:
+                d_bias += grad.sum(0)
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors), None
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
+    """The gradient of the sum of cross entropies, in the place of `logits`; that sum is added to `loss`."""
+    on_cpu = logits.device.type == "cpu"
+    step = max(1, CACHED // (4 * logits.shape[1])) if on_cpu else max(1, len(logits))
+    for start in range(0, len(logits), step):
+        rows = logits[start : start + step]
+        chunk, target = rows.to(loss.dtype), targets[start : start + step, None]
+        wanted = chunk.gather(1, target)
+        top = chunk.amax(1, keepdim=True)
+        p = torch.softmax(chunk, 1)
+        # The largest probability is never small, so its logarithm is exact.
+        log_p = wanted - top + p.amax(1, keepdim=True).log_()
+        loss -= log_p.sum()
+        p.scatter_(1, target, log_p.expm1_())
+        rows.copy_(p)
+    return logits
+
+
+def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Sum of the cross entropies of `head(hidden [M, h])` against `targets [M]`, in fp32, by blocks."""
+    return _HeadCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+
+
+def _blocks(rows: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
+    block = max(64, (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // (4 * vocabulary))
+    for start in range(0, rows, block):
+        yield slice(start, start + block)
+
+
+class _LogitsCrossEntropy(torch.autograd.Function):
+    @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
-        exact = _exact_dtype(logits)
-        log_norm = torch.empty(len(logits), dtype=exact, device=logits.device)
-        loss = torch.zeros((), dtype=exact, device=logits.device)
-        for start in range(0, len(logits), CHUNK):
-            rows = slice(start, start + CHUNK)
-            chunk = logits[rows].to(exact)
-            log_norm[rows] = chunk.logsumexp(-1)
-            loss += (log_norm[rows] - chunk.gather(1, targets[rows, None]).squeeze(1)).sum()
-        ctx.save_for_backward(logits, targets, log_norm)
+        loss = torch.zeros((), dtype=_exact(logits.dtype), device=logits.device)
+        ctx.save_for_backward(_loss_and_gradient(logits.clone(), targets, loss))
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor) -> tuple[Tensor, None]:
-        logits, targets, log_norm = ctx.saved_tensors
-        grad = torch.empty_like(logits)
-        for start in range(0, len(logits), CHUNK):
-            rows = slice(start, start + CHUNK)
-            chunk = (logits[rows].to(log_norm.dtype) - log_norm[rows, None]).exp_()
-            chunk.scatter_add_(1, targets[rows, None], chunk.new_full((len(chunk), 1), -1.0))
-            grad[rows] = chunk.mul_(grad_loss)
-        return grad, None
+        (grad,) = ctx.saved_tensors
+        return grad * grad_loss.to(grad.dtype), None
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross entropies of `logits [M, V]` against `targets [M]`, in fp32 by chunks of rows."""
-    return _CrossEntropySum.apply(logits, targets)
+    """The same of `logits [M, V]` that are there already: of families whose head is more than one layer."""
+    return _LogitsCrossEntropy.apply(logits, targets)
 
 
-def _exact_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32

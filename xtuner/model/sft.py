@@ -20,7 +20,9 @@ from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora
-from xtuner.model.loss import cross_entropy_sum, trained_positions
+from xtuner.model.fused import fuse
+from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
+from xtuner.parallel.sequence import ulysses
 from xtuner.utils.constants import IGNORE_INDEX
 
 
@@ -47,6 +49,7 @@ class SupervisedFinetune(nn.Module):
         self.uses_adapter = lora is not None or peft_model is not None
         self.use_activation_checkpointing = _set_recompute(self.llm, use_activation_checkpointing)
         self._isolation_checked = False
+        self._sequence_group: Any = None
 
     def forward(
         self,
@@ -61,6 +64,8 @@ class SupervisedFinetune(nn.Module):
         """
         flat = flatten(data, self.device)
         if mode == "loss":
+            if self._sequence_group is not None:
+                flat = ulysses.cut_row(flat, self._sequence_group)
             return {"loss": self._loss(flat, num_items)}
         output = self._run(flat)
         if mode == "predict":
@@ -73,28 +78,59 @@ class SupervisedFinetune(nn.Module):
         labels, borders = _flat_labels(data), _borders(data)
         return len(trained_positions(labels, borders)[0])
 
+    def share_rows(self, group: Any) -> None:
+        """Train on this process's part of each row from now on; the others of `group` have the rest."""
+        config = self.llm.config.get_text_config()
+        heads = config.num_attention_heads
+        ulysses.check_heads(heads, getattr(config, "num_key_value_heads", None) or heads, group.size())
+        base = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
+        loading.use_our_attention(base)
+        if base.config._attn_implementation != attention.NAME:
+            raise ConfigError(
+                f"sequence_parallel_size: models of the family '{config.model_type}' have an attention of "
+                "their own, which cannot share rows: set sequence_parallel_size = 1"
+            )
+        self._sequence_group = group
+
     def _loss(self, flat: dict[str, Any], num_items: int | Tensor | None) -> Tensor:
         positions, targets = trained_positions(flat["labels"], flat["borders"])
+        group = self._sequence_group
+        if group is not None:
+            positions, targets = ulysses.own_positions(positions, targets, len(flat["labels"]), group)
         if len(positions) == 0:
             # Nothing to train on: a zero that still has a graph, so that other ranks' collectives match.
-            return (
-                self._run(flat, torch.zeros(1, dtype=torch.long, device=self.device)).logits.float().sum() * 0
-            )
-        logits = self._run(flat, positions).logits[0]
+            first = torch.zeros(1, dtype=torch.long, device=self.device)
+            return self._run(flat, first, group=group).logits.float().sum() * 0
+        count = len(positions) if num_items is None else num_items
+        if (parts := loading.decoder_and_head(self.llm)) is not None:
+            decoder, head = parts
+            hidden = self._run(flat, model=decoder, group=group).last_hidden_state[0]
+            return head_cross_entropy_sum(hidden[positions], head, targets) / count
+        logits = self._run(flat, positions, group=group).logits[0]
         if len(logits) != len(positions):  # the family cannot be asked for single positions
             logits = logits[positions]
-        return cross_entropy_sum(logits, targets) / (len(positions) if num_items is None else num_items)
+        return cross_entropy_sum(logits, targets) / count
 
-    def _run(self, flat: dict[str, Any], positions: Tensor | None = None) -> Any:
+    def _run(
+        self, flat: dict[str, Any], positions: Tensor | None = None, model: Any = None, group: Any = None
+    ) -> Any:
+        """The output of `model`, or of the whole language model: its logits at `positions` or at all.
+
+        `group`: the processes that share the row.
+        """
         borders = flat["borders"]
         if len(borders) > 2 and not self._isolation_checked:
             attention.check_isolation(self.llm)
             self._isolation_checked = True
         kwargs = attention.packed_inputs(flat["input_ids"][None], borders)
+        if group is not None:
+            for name in ("input_ids", "position_ids"):
+                kwargs[name] = ulysses.own_part(kwargs[name], 1, group)
+            kwargs["sequence_group"] = group
         if positions is not None and loading.keeps_logits(self.llm):
             kwargs["logits_to_keep"] = positions
         with attention.packed_batch():
-            return self.llm(**kwargs)
+            return (model or self.llm)(**kwargs)
 
     @property
     def device(self) -> torch.device:
@@ -171,8 +207,12 @@ def build_llm(
         )
     if lora_cfg is not None:
         model = lora.apply_lora(model, lora_cfg)
-        return lora.continue_from(model, peft_model) if peft_model else model
-    return lora.attach_adapter(model, peft_model, trainable=True) if peft_model else model
+        if peft_model:
+            lora.continue_from(model, peft_model)
+    elif peft_model:
+        model = lora.attach_adapter(model, peft_model, trainable=True)
+    fuse(model)
+    return model
 
 
 def flatten(data: dict[str, Any], device: torch.device | None = None) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""Which modules of a loaded model run through the fused functions, and their forward passes.
+
+    family's module             while it trains                      else
+    LlamaAttention and its kin  q, k, v as one group, rotate          its own forward
+    gated MLPs                  one function                          its own forward
+    RMS norms                   one function                          its own forward
+    any other LoRA layer        one function                          its own forward
+
+Parameters, names and checkpoints stay as they are: only `forward` of single modules is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+from xtuner.model.fused.linear import adapted, lora_linears
+from xtuner.model.fused.mlp import gated_mlp
+from xtuner.model.fused.norm import rms_norm
+from xtuner.model.fused.rotary import rotate
+
+# Classes whose forward is, but for a norm of queries and keys and for a window, the Llama family's. Proven by
+# tests/model/fused/test_layers.py against their own code.
+ATTENTION = frozenset({"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"})
+NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
+# Class -> names of its gate, up and down layers.
+_GATED = ("gate_proj", "up_proj", "down_proj")
+MLPS = {
+    "LlamaMLP": _GATED,
+    "MistralMLP": _GATED,
+    "Qwen2MLP": _GATED,
+    "Qwen3MLP": _GATED,
+    "InternLM2MLP": ("w1", "w3", "w2"),
+}
+
+
+def fuse(llm: nn.Module) -> int:
+    """How many modules of `llm` train through a fused function from now on."""
+    from peft.tuners.lora import LoraLayer
+
+    count = 0
+    for module in llm.modules():
+        name = type(module).__name__
+        forward: Callable[..., Any] | None = None
+        if name in ATTENTION:
+            forward = _attention
+        elif name in MLPS and "SiLU" in type(module.act_fn).__name__:
+            forward = _mlp
+        elif name in NORMS:
+            forward = _norm
+        elif isinstance(module, LoraLayer):
+            forward = _linear
+        if forward is not None:
+            # A bound method, so that a deep copy of the model is bound to the copy.
+            module.forward = MethodType(forward, module)
+            count += 1
+    return count
+
+
+def unfuse(llm: nn.Module) -> None:
+    """Give all modules of `llm` their own forward back."""
+    for module in llm.modules():
+        module.__dict__.pop("forward", None)
+
+
+def _linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    layer = None if args or kwargs or not self.training else adapted(self)
+    return type(self).forward(self, x, *args, **kwargs) if layer is None else lora_linears(x, (self,))[0]
+
+
+def _norm(self: Any, hidden_states: Tensor) -> Tensor:
+    if not self.training:
+        return type(self).forward(self, hidden_states)
+    return rms_norm(hidden_states, self.weight, self.variance_epsilon)
+
+
+def _mlp(self: Any, x: Tensor) -> Tensor:
+    if not self.training:
+        return type(self).forward(self, x)
+    gate, up, down = (getattr(self, name) for name in MLPS[type(self).__name__])
+    return gated_mlp(x, gate, up, down)
+
+
+def _attention(
+    self: Any,
+    hidden_states: Tensor,
+    position_embeddings: Any = None,
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    implementation = self.config._attn_implementation
+    if not self.training or past_key_values is not None or implementation == "eager":
+        return type(self).forward(
+            self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+        )
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    shape = hidden_states.shape[:-1]
+    projected = lora_linears(hidden_states, (self.q_proj, self.k_proj, self.v_proj))
+    query, key, value = (x.view(*shape, -1, self.head_dim) for x in projected)
+    if hasattr(self, "q_norm"):
+        query, key = self.q_norm(query), self.k_norm(key)
+    query, key = rotate(query, key, *position_embeddings)
+    output, weights = ALL_ATTENTION_FUNCTIONS[implementation](
+        self,
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attention_mask,
+        dropout=self.attention_dropout,
+        scaling=self.scaling,
+        sliding_window=_window(self),
+        **kwargs,
+    )
+    return self.o_proj(output.reshape(*shape, -1)), weights
+
+
+def _window(attention: Any) -> int | None:
+    if type(attention).__name__ == "MistralAttention":
+        return attention.config.sliding_window
+    return getattr(attention, "sliding_window", None)

@@ -1,0 +1,196 @@
+"""Linear layers of one input, each frozen and with a LoRA adapter, as one step forward and one back.
+
+    x [N, k] ──┬─ W_q ─────────── + ── q        H   = drop(x) @ [A_q; A_k; A_v].T    [N, 3 r]
+               ├─ W_k ─────────── + ── k        q   = x @ W_q.T + H_q @ (s B_q).T
+               ├─ W_v ─────────── + ── v
+               └─ drop ─ A ─ B ───┘             one dropout mask for all layers that share x
+
+Kept for backward: x once, H, the seed of the dropout mask. The gradient of W is never formed, the mask is
+drawn again from its seed, a quantised W is dequantised again. After Hu et al. 2021 (arXiv 2106.09685) and
+Han et al.'s manual LoRA backward in Unsloth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One linear layer: its frozen base, its adapter, `scaling` as peft has it and the share dropped."""
+
+    base: nn.Module
+    a: Tensor
+    b: Tensor
+    scaling: float
+    dropout: float
+
+
+def adapted(module: nn.Module) -> Adapted | None:
+    """What peft's LoRA layer `module` computes just now; None where that is more than plain LoRA."""
+    from peft.tuners.lora import LoraLayer
+
+    if not isinstance(module, LoraLayer) or not _is_frozen_linear(module.base_layer):
+        return None
+    if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
+        return None
+    name = module.active_adapters[0]
+    if name not in module.lora_A or name in module.lora_variant or getattr(module, "fan_in_fan_out", False):
+        return None
+    dropout = module.lora_dropout[name]
+    share = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+    if not isinstance(dropout, (nn.Dropout, nn.Identity)) or share >= 1:
+        return None
+    a, b = module.lora_A[name], module.lora_B[name]
+    if type(a) is not nn.Linear or type(b) is not nn.Linear or a.bias is not None or b.bias is not None:
+        return None
+    return Adapted(module.base_layer, a.weight, b.weight, module.scaling[name], share)
+
+
+def _is_frozen_linear(base: nn.Module) -> bool:
+    if any(p.requires_grad for p in base.parameters()):
+        return False
+    return type(base) is nn.Linear or _quantised_bits(base) is not None
+
+
+def _quantised_bits(base: nn.Module) -> int | None:
+    """4 or 8 for a layer of bitsandbytes, by its class's name so that the package stays optional."""
+    kind = type(base)
+    if not kind.__module__.startswith("bitsandbytes"):
+        return None
+    return {"Linear4bit": 4, "Linear8bitLt": 8}.get(kind.__name__)
+
+
+def frozen_weight(base: Any, dtype: torch.dtype) -> Tensor:
+    """The weight `[out, in]` of a plain, 4-bit or 8-bit linear layer, in `dtype`."""
+    bits = _quantised_bits(base)
+    if bits is None:
+        return base.weight.to(dtype)
+    if bits == 4:
+        from bitsandbytes.functional import dequantize_4bit
+
+        # FSDP makes another parameter of the weight; the layer keeps what the codes mean.
+        state = getattr(base.weight, "quant_state", None) or base.quant_state
+        return dequantize_4bit(base.weight.data, state).to(dtype)
+    state = base.state
+    codes, scale = (base.weight.CB, base.weight.SCB) if state.CB is None else (state.CB, state.SCB)
+    return codes.to(dtype).mul_(scale.unsqueeze(1).mul(1 / 127).to(dtype))
+
+
+def _base_forward(base: Any, x: Tensor) -> Tensor:
+    if _quantised_bits(base) == 8:  # outliers in x are multiplied apart
+        return base(x)
+    bias = None if base.bias is None else base.bias.to(x.dtype)
+    return linear(x, frozen_weight(base, x.dtype), bias)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that a linear layer of torch would compute in, within autocast or not."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def new_seed() -> int:
+    """A seed from the process's own generator, so that a resumed run draws the same masks."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def kept(x: Tensor, share: float, seed: int) -> Tensor:
+    """1 where dropout of `share` keeps `x`, else 0, as integers of its width; 16 random bits an element."""
+    generator = torch.Generator(x.device).manual_seed(seed)
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()]
+    mask = torch.empty(x.shape, dtype=_BITS[x.itemsize], device=x.device)
+    return torch.ge(bits.view(x.shape), round(share * 65536) - 32768, out=mask)
+
+
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` where `mask` is 1, else 0."""
+    # Bits are multiplied: on a CPU, filling 16-bit floats is ten times slower.
+    return (x.view(mask.dtype) * mask).view(x.dtype)
+
+
+@dataclass
+class Saved:
+    """What a group's backward needs beside its input."""
+
+    hidden: Tensor  # drop(x) @ A.T, [N, sum of ranks]
+    a: Tensor  # [sum of ranks, k]
+    bs: list[Tensor]  # scaled, [out, rank] each
+
+
+class Group:
+    """Layers that share an input; `forward` and `backward` are plain functions of tensors."""
+
+    def __init__(self, layers: tuple[Adapted, ...]):
+        self.bases = tuple(layer.base for layer in layers)
+        self.share = layers[0].dropout
+        # What dropout keeps is scaled up once, here.
+        self.scales = tuple(layer.scaling / (1 - self.share) for layer in layers)
+        self.ranks = [len(layer.a) for layer in layers]
+        self.seed = new_seed() if self.share else 0
+
+    def forward(self, x: Tensor, adapters: tuple[Tensor, ...]) -> tuple[list[Tensor], Saved]:
+        """Outputs of all layers for `x [N, k]`; `adapters` are A and B of each in turn."""
+        a = torch.cat([w.to(x.dtype) for w in adapters[::2]])
+        bs = [(w * scale).to(x.dtype) for w, scale in zip(adapters[1::2], self.scales, strict=True)]
+        hidden = (masked(x, kept(x, self.share, self.seed)) if self.share else x) @ a.T
+        parts = hidden.split(self.ranks, dim=1)
+        ys = [_base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
+        return ys, Saved(hidden, a, bs)
+
+    def backward(
+        self, x: Tensor, saved: Saved, dys: list[Tensor], needs_dx: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients of `x` and of all adapters in turn."""
+        parts = saved.hidden.split(self.ranks, dim=1)
+        d_hidden = torch.cat([dy @ b for dy, b in zip(dys, saved.bs, strict=True)], dim=1)
+        mask = kept(x, self.share, self.seed) if self.share else None
+        d_a = d_hidden.T @ (x if mask is None else masked(x, mask))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        d_bs = [(dy.T @ h).to(wide).mul_(scale) for dy, h, scale in zip(dys, parts, self.scales, strict=True)]
+        grads = [g for pair in zip(d_a.split(self.ranks), d_bs, strict=True) for g in pair]
+        if not needs_dx:
+            return None, grads
+        dx = d_hidden @ saved.a
+        if mask is not None:
+            dx.view(mask.dtype).mul_(mask)
+        for dy, base in zip(dys, self.bases, strict=True):
+            dx.addmm_(dy, frozen_weight(base, dy.dtype))
+        return dx, grads
+
+
+class _LoraLinears(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, group: Group, *adapters: Tensor) -> tuple[Tensor, ...]:
+        flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
+        ys, saved = group.forward(flat, adapters)
+        ctx.group, ctx.x_like, ctx.dtypes = group, (x.shape, x.dtype), [w.dtype for w in adapters]
+        ctx.save_for_backward(flat, saved.hidden, saved.a, *saved.bs)
+        return tuple(y.view(*x.shape[:-1], -1) for y in ys)
+
+    @staticmethod
+    def backward(ctx, *dys: Tensor) -> tuple[Tensor | None, ...]:
+        x, hidden, a, *bs = ctx.saved_tensors
+        flat = [dy.reshape(len(x), -1).to(x.dtype) for dy in dys]
+        dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), flat, ctx.needs_input_grad[0])
+        shape, dtype = ctx.x_like
+        grads = [g.to(dtype_) for g, dtype_ in zip(grads, ctx.dtypes, strict=True)]
+        return None if dx is None else dx.view(shape).to(dtype), None, *grads
+
+
+def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
+    """What `modules`, peft's LoRA layers or others, return for `x`, together where that is possible."""
+    layers = tuple(layer for m in modules if (layer := adapted(m)) is not None)
+    if len(layers) < len(modules) or len({layer.dropout for layer in layers}) > 1:
+        return tuple(m(x) for m in modules)
+    adapters = [w for layer in layers for w in (layer.a, layer.b)]
+    return _LoraLinears.apply(x, Group(layers), *adapters)
