@@ -2,6 +2,7 @@
 # make test   the whole suite
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
+# make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,11 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 # The index of PyTorch's own CPU builds, for Linux machines without an NVIDIA GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test check fix constraints clean
+# Where the benchmarks install other programs; BENCH="--write" writes benchmarks/RESULTS.md.
+PEERS ?= benchmarks/.peers
+BENCH ?=
+
+.PHONY: demo test check fix bench bench-gpu constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -28,6 +33,15 @@ check: $(VENV)/.dev
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/.core
+	$(BIN)/python benchmarks/peers.py install trl llamafactory --place $(PEERS)
+	$(BIN)/python benchmarks/data_path.py --repeats 3 --peers $(PEERS) $(BENCH)
+	$(BIN)/python benchmarks/train_speed.py --quick --peers $(PEERS) $(BENCH)
+
+bench-gpu: $(VENV)/.core
+	$(BIN)/python benchmarks/peers.py install unsloth --place $(PEERS)
+	$(BIN)/python benchmarks/train_speed.py --gpu --peers $(PEERS) $(BENCH)
 
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \

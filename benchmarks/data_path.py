@@ -3,11 +3,14 @@
     python benchmarks/data_path.py                 the table below, in some minutes
     python benchmarks/data_path.py --rows 5000 --repeats 3
     python benchmarks/data_path.py --memory --rows 1000000      peak memory of one cold pass, several minutes
+    python benchmarks/data_path.py --write         also into RESULTS.md
 
 Each line is the median of several runs in processes of their own, taken in turns, on the same texts. Texts
 are distinct, so nothing is gained from texts that come again. `the tokenizer alone` is one call of
 `encode_batch_fast` on all the texts that the pass has to encode, nothing else. `work` is the time that the
-processors were busy for the process, which other programs on the machine disturb less than the clock.
+processors were busy for the process and its helpers, which other programs on the machine disturb less than
+the clock. TRL and LLaMA-Factory run under Pythons of their own (peers.py), with packing and two processes;
+where they are not installed their lines are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,17 +28,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from peers import DEFAULT_PLACE, python_of
+from results import machine, write_section
+
 MAX_LENGTH = 2048
 
 
 class Clock:
-    """Seconds gone by, and seconds that this process and its threads have worked, since it was made."""
+    """Seconds gone by, and seconds that this process and those it started have worked, since it was made."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter(), time.process_time()
+        self.start = time.perf_counter(), sum(os.times()[:4])
 
     def seconds(self) -> dict[str, float]:
-        return {"seconds": time.perf_counter() - self.start[0], "work": time.process_time() - self.start[1]}
+        return {"seconds": time.perf_counter() - self.start[0], "work": sum(os.times()[:4]) - self.start[1]}
 
 
 def peak_memory() -> float:
@@ -128,6 +133,70 @@ def row_by_row(folder: Path) -> dict:
     return {**clock.seconds(), "tokens": sum(lengths)}
 
 
+def trl(folder: Path) -> dict:
+    """TRL's own preparation, from rows whose prompts are already written out, packed best fit first."""
+    import datasets
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    # The trainer wants a model, which preparation does not use.
+    tiny = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = LlamaForCausalLM(tiny)
+    settings = SFTConfig(
+        output_dir=str(folder / "out"),
+        max_length=MAX_LENGTH,
+        packing=True,
+        dataset_num_proc=2,
+        completion_only_loss=True,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+    )
+    clock = Clock()
+    rows = datasets.load_dataset("json", data_files=str(folder / "prompts.jsonl"), split="train")
+    trainer = SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer)
+    return {**clock.seconds(), **packs_of(trainer.train_dataset, tokenizer.pad_token_id)}
+
+
+def llamafactory(folder: Path) -> dict:
+    """LLaMA-Factory's own preparation of the alpaca rows, packed."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    settings = {
+        "stage": "sft",
+        "do_train": True,
+        "model_name_or_path": str(folder / "tokenizer"),
+        "dataset": "alpaca",
+        "dataset_dir": str(folder),
+        "template": "default",
+        "cutoff_len": MAX_LENGTH,
+        "packing": True,
+        "preprocessing_num_workers": 2,
+        "output_dir": str(folder / "out"),
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    model_args, data_args, training_args, _, _ = get_train_args(settings)
+    loaded = load_tokenizer(model_args)
+    template = get_template_and_fix_tokenizer(loaded["tokenizer"], data_args)
+    clock = Clock()
+    found = get_dataset(template, model_args, data_args, training_args, stage="sft", **loaded)
+    return {**clock.seconds(), **packs_of(found["train_dataset"], loaded["tokenizer"].pad_token_id)}
+
+
+def packs_of(dataset, pad: int) -> dict:
+    """Tokens without padding in a data set of packs, and how full it is."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    ids = pc.list_flatten(dataset.data.column("input_ids")).to_numpy()
+    tokens = int(np.count_nonzero(ids != pad))
+    return {"tokens": tokens, "fill": tokens / (len(dataset) * MAX_LENGTH)}
+
+
 def chats(folder: Path) -> dict:
     """Chats of many turns under the tokenizer's own template."""
     from transformers import AutoTokenizer
@@ -195,32 +264,53 @@ def packing(folder: Path) -> dict:
     }
 
 
-CASES = {case.__name__: case for case in (bare, whole, row_by_row, chats, chats_by_beginnings, packing)}
+CASES = {
+    case.__name__: case
+    for case in (bare, whole, row_by_row, trl, llamafactory, chats, chats_by_beginnings, packing)
+}
+PEERS = ("trl", "llamafactory")
 
 
-def run(name: str, folder: Path, cache: Path) -> dict:
+def run(name: str, folder: Path, cache: Path, python: Path | str = sys.executable) -> dict:
     """The result of one case in a process of its own."""
     environment = {**os.environ, "XTUNER_CACHE": str(cache), "HF_DATASETS_CACHE": str(cache / "hf")}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
-    command = [sys.executable, __file__, "--case", name, "--folder", str(folder)]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    command = [python, __file__, "--case", name, "--folder", str(folder)]
+    # Peers say a lot; it is shown only where one fails.
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout}{done.stderr}\nThe case {name} failed")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(rows: int, num_chats: int, turns: int, repeats: int) -> dict[str, list[dict]]:
+def prompts(rows: list[dict]) -> list[dict]:
+    """The rows as TRL reads them: what `whole` makes of them, written out."""
+    from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
+
+    template = template_map_fn_factory("default")
+    turns = [turn for row in rows for turn in template(alpaca_map_fn(row))["conversation"]]
+    return [{"prompt": turn["input"], "completion": turn["output"]} for turn in turns]
+
+
+def measure(rows: int, num_chats: int, turns: int, repeats: int, peers: Path) -> dict[str, list[dict]]:
     """All results by case; `warm` is `whole` a second time in the same cache."""
     from texts import alpaca_rows, chat_rows, make_tokenizer, write_rows
 
+    pythons = {name: python_of(name, peers) if name in PEERS else sys.executable for name in CASES}
     results: dict[str, list[dict]] = {name: [] for name in [*CASES, "warm"]}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_tokenizer().save_pretrained(folder / "tokenizer")
         write_rows(alpaca_rows(rows), folder / "alpaca.jsonl")
+        write_rows(prompts(alpaca_rows(rows)), folder / "prompts.jsonl")
+        (folder / "dataset_info.json").write_text('{"alpaca": {"file_name": "alpaca.jsonl"}}', "utf-8")
         write_rows(chat_rows(num_chats, turns), folder / "chats.jsonl")
         for number in range(repeats):
-            for name in CASES:
+            for name, python in pythons.items():
+                if python is None:
+                    continue
                 cache = folder / f"cache-{name}-{number}"
-                results[name].append(run(name, folder, cache))
+                results[name].append(run(name, folder, cache, python))
                 if name == "whole":
                     results["warm"].append(run(name, folder, cache))
     return results
@@ -228,19 +318,18 @@ def measure(rows: int, num_chats: int, turns: int, repeats: int) -> dict[str, li
 
 def measure_memory(rows: int) -> str:
     """What one cold pass over so many rows took, in one line."""
-    from texts import alpaca_rows, make_tokenizer, write_rows
+    from texts import alpaca_rows, make_tokenizer
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_tokenizer().save_pretrained(folder / "tokenizer")
-        path = folder / "alpaca.jsonl"
-        # A part at a time, as this process is not to hold all rows either.
-        part = min(rows, 50_000)
-        write_rows(alpaca_rows(part), path)
-        texts = path.read_bytes()
-        with open(path, "ab") as file:
-            for number in range(1, -(-rows // part)):
-                file.write(texts.replace(b'": "', b'": "%d ' % number))
+        part = alpaca_rows(min(rows, 50_000))
+        with open(folder / "alpaca.jsonl", "w", encoding="utf-8") as file:
+            for number in range(rows):
+                row = part[number % len(part)]
+                # No text comes twice: numbers in front make those of each round their own.
+                own = {key: f"{number // len(part)} {words}" if words else "" for key, words in row.items()}
+                file.write(json.dumps(own, ensure_ascii=False) + "\n")
         cold = run("whole", folder, folder / "cache")
         warm = run("whole", folder, folder / "cache")
     return (
@@ -283,6 +372,11 @@ def table(results: dict[str, list[dict]], rows: int, num_chats: int, turns: int)
         line("whole pass, cold", "whole", share),
         line("whole pass, warm", "warm"),
         line("row by row with `datasets.map`", "row_by_row", compared("row_by_row", "whole")),
+        *(
+            line(f"{title}, packed, 2 processes", name, compared(name, "whole"))
+            for name, title in (("trl", "TRL"), ("llamafactory", "LLaMA-Factory"))
+            if results[name]
+        ),
         f"| **{num_chats:,} chats of {turns} turns, the tokenizer's own template** | | | | |",
         line("whole pass, cold", "chats"),
         line(
@@ -310,6 +404,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory", action="store_true", help="only the peak memory of one pass over --rows")
+    parser.add_argument("--peers", type=Path, default=DEFAULT_PLACE, help="where peers.py put them")
+    parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md")
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -319,15 +415,15 @@ def main() -> None:
     if args.memory:
         print(measure_memory(args.rows))
         return
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    results = measure(args.rows, args.chats, args.turns, args.repeats)
+    where = machine()
+    results = measure(args.rows, args.chats, args.turns, args.repeats, args.peers)
     same = {name: {r["trained"] for r in results[name]} for name in ("chats", "chats_by_beginnings")}
     assert same["chats"] == same["chats_by_beginnings"], f"the two ways trained different tokens: {same}"
-    print(table(results, args.rows, args.chats, args.turns))
-    print(
-        f"\n{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}; load before the "
-        f"run {load:.1f}; medians of {args.repeats} runs."
-    )
+    text = table(results, args.rows, args.chats, args.turns)
+    text += f"\n\n{where}. Medians of {args.repeats} runs."
+    print(text)
+    if args.write:
+        write_section("The data path", text)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,306 @@
+"""Training speed and memory, side by side with other programs on the same model and rows.
+
+    python benchmarks/train_speed.py                    five rounds of every case, about an hour and a half
+    python benchmarks/train_speed.py --quick            three rounds of fewer cases, 20 minutes
+    python benchmarks/train_speed.py --only xtuner trl --rounds 1 --updates 4
+    python benchmarks/train_speed.py --gpu              QLoRA of a model as large as Llama 3.1 8B
+    python benchmarks/train_speed.py --write            also into RESULTS.md
+
+Every training runs in a process of its own (train_cases.py), under its program's own Python (peers.py), in
+turns: all cases once, then all again. A rate is tokens without padding over the seconds between the last
+update of the warm-up and the last one. Ratios are medians over neighbours of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from peers import DEFAULT_PLACE, python_of
+from results import machine, write_section
+
+CURVE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A way to train: a function of train_cases.py, the program whose Python runs it, its settings."""
+
+    title: str
+    name: str
+    peer: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases that do the same work; the first one is ours."""
+
+    title: str
+    method: str
+    dtype: str
+    cases: list[Case]
+
+
+XTUNER = Case("**XTuner**", "xtuner")
+BARE = Case("bare PyTorch loop, samples of a pack not isolated", "bare")
+TRAINER = Case("transformers Trainer + peft, not isolated", "trainer")
+TRL = Case("TRL, packed", "trl", "trl")
+TRL_WRAPPED = Case("TRL, `wrapped`: cut anywhere, not isolated", "trl", "trl", {"packing": "wrapped"})
+TRL_DEFAULTS = Case("TRL at its defaults, bf16", "trl", "trl", {"defaults": True})
+FACTORY = Case("LLaMA-Factory, packed, not isolated", "llamafactory", "llamafactory")
+FACTORY_NEAT = Case("LLaMA-Factory, `neat_packing`", "llamafactory", "llamafactory", {"packing": "neat"})
+FACTORY_DEFAULTS = Case(
+    "LLaMA-Factory at its defaults, fp32", "llamafactory", "llamafactory", {"defaults": True}
+)
+UNSLOTH = Case("Unsloth, packed", "unsloth", "unsloth")
+
+PLAIN = [XTUNER, BARE, TRAINER, TRL, FACTORY]
+QUICK = [
+    Group("LoRA, bf16", "lora", "bf16", [*PLAIN, TRL_DEFAULTS, FACTORY_DEFAULTS]),
+    Group("All weights, bf16", "full", "bf16", PLAIN),
+]
+ALL = [
+    Group(
+        "LoRA, bf16",
+        "lora",
+        "bf16",
+        [*PLAIN, TRL_WRAPPED, FACTORY_NEAT, TRL_DEFAULTS, FACTORY_DEFAULTS],
+    ),
+    Group("LoRA, fp32", "lora", "fp32", PLAIN),
+    Group("All weights, bf16", "full", "bf16", PLAIN),
+    Group("All weights, fp32", "full", "fp32", PLAIN),
+]
+GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, TRAINER, UNSLOTH])]
+
+
+class Bench:
+    """Runs trainings and remembers what they reported."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.place = args.place.resolve() / ("gpu" if args.gpu else "cpu")
+        self.results: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
+        self.failures: dict[str, str] = {}
+
+    def run(self, case: Case, method: str, dtype: str, scratch: str, **more: Any) -> dict[str, Any] | None:
+        """What one training reported; None where its program is missing or failed."""
+        python = sys.executable if case.peer is None else python_of(case.peer, self.args.peers)
+        if python is None:
+            self.failures[case.title] = "not installed"
+            return None
+        args = self.args
+        job = {"case": case.name, "method": method, "dtype": dtype, "place": str(self.place)}
+        job |= {"scratch": scratch, "updates": args.updates, "warmup": args.warmup, "batch": args.batch}
+        job |= {"length": args.length, "device": "cuda" if args.gpu else "cpu"}
+        job |= {"dropout": 0.0 if args.gpu else 0.1, **case.settings, **more}
+        done = subprocess.run(
+            [python, HERE / "train_cases.py", json.dumps(job)],
+            env={**os.environ, **self.environment()},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            words = (done.stderr or done.stdout).strip().splitlines() or ["no words"]
+            self.failures[case.title] = f"failed: {words[-1]}"
+            log = self.place / f"failed_{case.name}_{method}_{dtype}.log"
+            log.write_text(done.stdout + done.stderr, "utf-8")
+            return None
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def environment(self) -> dict[str, str]:
+        """Variables of every process: all threads, nothing fetched, caches beside the assets."""
+        cache = self.place / "cache"
+        return {
+            "OMP_NUM_THREADS": str(self.args.threads),
+            "HF_HUB_OFFLINE": "1",
+            "XTUNER_CACHE": str(cache / "xtuner"),
+            "HF_DATASETS_CACHE": str(cache / "datasets"),
+            "TOKENIZERS_PARALLELISM": "true",
+            "PYTHONWARNINGS": "ignore",
+        }
+
+    def measure(self, groups: list[Group]) -> None:
+        """Run every case once a round."""
+        only = set(self.args.only)
+        for number in range(self.args.rounds):
+            for group in groups:
+                limit = Case("limit", "limit")
+                for case in [limit, *group.cases]:
+                    if only and case.name not in only | {"limit"}:
+                        continue
+                    begun = time.perf_counter()
+                    with tempfile.TemporaryDirectory() as scratch:
+                        result = self.run(case, group.method, group.dtype, scratch)
+                    self.results.setdefault((group.title, case.title), []).append(result)
+                    self.tell(number, group, case, result, time.perf_counter() - begun)
+
+    def tell(self, number: int, group: Group, case: Case, result: Any, seconds: float) -> None:
+        """Print how it went, on the way."""
+        if result is None:
+            what = self.failures[case.title]
+        elif "flops" in result:
+            what = f"{result['flops'] / 1e9:,.0f} GFLOP/s"
+        else:
+            what = f"{self.rate(result):,.0f} tokens/s, {result['memory_mb']:,.0f} MB"
+        title = case.title.strip("*")
+        place = f"[{number + 1}/{self.args.rounds}] {group.title}: {title}"
+        print(f"{place}: {what} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+
+    def rate(self, result: dict[str, Any]) -> float:
+        """Tokens a second after the warm-up."""
+        marks, warmup = result["marks"], self.args.warmup
+        tokens = sum(mark["tokens"] for mark in marks[warmup:])
+        return tokens / (marks[-1]["time"] - marks[warmup - 1]["time"])
+
+    def table(self, groups: list[Group]) -> str:
+        """All results as a table in Markdown."""
+        lines = [
+            "| | tokens a second | XTuner is faster | peak memory | XTuner's share of it |",
+            "|---|---|---|---|---|",
+        ]
+        remarks = []
+        for group in groups:
+            lines.append(f"| **{group.title}** | | | | |")
+            ours = self.results.get((group.title, XTUNER.title), [])
+            for case in group.cases:
+                if (group.title, case.title) in self.results:
+                    lines.append(self.line(group, case, ours))
+            remarks += self.remarks(group, ours)
+        return "\n".join([*lines, "", *remarks])
+
+    def line(self, group: Group, case: Case, ours: list[dict[str, Any] | None]) -> str:
+        theirs = self.results[group.title, case.title]
+        done = [result for result in theirs if result]
+        if not done:
+            return f"| {case.title} | {self.failures[case.title]} | | | |"
+        rate = statistics.median(map(self.rate, done))
+        memory = statistics.median(result["memory_mb"] for result in done)
+        pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if a and b]
+        faster = share = ""
+        if pairs and case is not XTUNER:
+            faster = f"{statistics.median(self.rate(a) / self.rate(b) for a, b in pairs):.2f} times"
+            share = f"{statistics.median(a['memory_mb'] / b['memory_mb'] for a, b in pairs):.0%}"
+        return f"| {case.title} | {rate:,.0f} | {faster} | {memory / 1024:.2f} GB | {share} |"
+
+    def remarks(self, group: Group, ours: list[dict[str, Any] | None]) -> list[str]:
+        """How near to the machine's limit our training came."""
+        limits = [result["flops"] for result in self.results[group.title, "limit"] if result]
+        done = [result for result in ours if result]
+        if not done or not limits:
+            return []
+        limit, rate = statistics.median(limits), statistics.median(map(self.rate, done))
+        own = statistics.median(result["own_rate"] for result in done)
+        share = statistics.median(trained_share(result) for result in done)
+        needed = operations(self.place / "model" / "config.json", group.method, share)
+        return [
+            f"* {group.title}: the machine multiplies matrices of this size at {limit / 1e9:,.0f} GFLOP/s, a "
+            f"token needs {needed / 1e6:,.0f} MFLOP (attention left out), so XTuner is at "
+            f"{rate * needed / limit:.0%} of the limit; its own log says {own:,.0f} tokens a second."
+        ]
+
+    def curves(self, updates: int) -> str:
+        """Our losses of `updates` updates against the reference loop's, in words."""
+        with tempfile.TemporaryDirectory() as scratch:
+            more = {"updates": updates, "dropout": 0.0}
+            plain = self.run(Case("reference", "reference"), "lora", "fp32", scratch, **more)
+            more["adapter"] = f"{scratch}/adapter"
+            ours = self.run(XTUNER, "lora", "fp32", scratch, **more)
+        if plain is None or ours is None:
+            return f"The loss curves could not be compared: {self.failures}"
+        theirs, losses = ([mark["loss"] for mark in result["marks"]] for result in (plain, ours))
+        apart = max(abs(a - b) for a, b in zip(theirs, losses, strict=True))
+        verdict = "within" if apart <= CURVE_TOLERANCE else "NOT within"
+        return (
+            f"Loss curves (LoRA, fp32, no dropout, {updates} updates, the same packs in the same order): "
+            f"from {losses[0]:.4f} to {losses[-1]:.4f}, at most {apart:.1e} from a loop of plain PyTorch, "
+            f"transformers and peft that runs every sample on its own, {verdict} {CURVE_TOLERANCE:g}."
+        )
+
+
+def trained_share(result: dict[str, Any]) -> float:
+    """Which part of the tokens carried loss."""
+    return sum(m["trained"] for m in result["marks"]) / sum(m["tokens"] for m in result["marks"])
+
+
+def operations(config: Path, method: str, trained: float) -> float:
+    """Floating-point operations of matrix products that one token costs, attention's own left out.
+
+    Two for each weight forward, two for the gradient of its input, two for its own where it is trained; the
+    head only for trained tokens; none are counted for what is computed again.
+    """
+    c = json.loads(config.read_text("utf-8"))
+    hidden, inner = c["hidden_size"], c["intermediate_size"]
+    narrow = hidden * c["num_key_value_heads"] // c["num_attention_heads"]
+    shapes = [(hidden, hidden), (hidden, narrow), (hidden, narrow), (hidden, hidden)]
+    shapes += [(hidden, inner), (hidden, inner), (inner, hidden)]
+    layers = c["num_hidden_layers"] * sum(a * b for a, b in shapes)
+    head = c["vocab_size"] * hidden * trained
+    if method == "full":
+        return 6 * (layers + head)
+    adapter = c["num_hidden_layers"] * sum(64 * (a + b) for a, b in shapes)
+    return 4 * (layers + head) + 6 * adapter
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="three rounds of fewer cases")
+    parser.add_argument("--gpu", action="store_true", help="the QLoRA case; needs an NVIDIA GPU")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these cases")
+    parser.add_argument("--rounds", type=int, help="5, quick 3")
+    parser.add_argument("--updates", type=int, help="updates of a training: 12, quick 8")
+    parser.add_argument("--warmup", type=int, default=2, help="of them not measured")
+    parser.add_argument("--curve", type=int, help="updates of the loss curves: 50, quick 20, 0 for none")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--peers", type=Path, default=DEFAULT_PLACE, help="where peers.py put them")
+    parser.add_argument("--place", type=Path, default=HERE / ".work", help="folder of model, rows, caches")
+    parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md")
+    args = parser.parse_args()
+    args.batch, args.length = (8, 2048) if args.gpu else (2, 512)
+    args.rounds = args.rounds or (3 if args.quick else 5)
+    args.updates = args.updates or (8 if args.quick else 12)
+    if args.curve is None:
+        args.curve = 0 if args.gpu else 20 if args.quick else 50
+    if not 0 < args.warmup < args.updates:
+        parser.error("--warmup must be at least 1 and less than --updates")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    from assets import LARGE, SMALL, make_assets
+
+    bench = Bench(args)
+    make_assets(bench.place, LARGE if args.gpu else SMALL, 20_000 if args.gpu else 2_000, args.length)
+    groups = GPU if args.gpu else QUICK if args.quick else ALL
+    where = machine()
+    bench.measure(groups)
+    said = [bench.table(groups)]
+    if args.curve:
+        said += ["", f"* {bench.curves(args.curve)}"]
+    said += [
+        "",
+        f"{where}; {args.threads} threads. Medians of {args.rounds} rounds of {args.updates} updates, "
+        f"{args.warmup} of them warm-up; batch {args.batch} x {args.length} tokens.",
+    ]
+    text = "\n".join(said)
+    print(text)
+    if args.write:
+        write_section("Training on a GPU" if args.gpu else "Training on a CPU", text)
+
+
+if __name__ == "__main__":
+    main()
