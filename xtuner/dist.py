@@ -55,11 +55,11 @@ def take_up(launcher: str) -> None:
             "NPROC_PER_NODE=N xtuner train ..., or torchrun --nproc-per-node N -m xtuner train ..."
         )
     place = read()
-    address = os.environ.get("ADDR") or os.environ.get("MASTER_ADDR") or place.pop("MASTER_ADDR", "")
+    address = os.environ.get("ADDR") or os.environ.get("MASTER_ADDR") or place.get("MASTER_ADDR")
     if not address:
         raise ConfigError(f"--launcher {launcher}: set ADDR to the name or address of the first machine")
-    port = os.environ.get("PORT") or os.environ.get("MASTER_PORT") or place.pop("MASTER_PORT", DEFAULT_PORT)
-    os.environ.update({**place, "MASTER_ADDR": address, "MASTER_PORT": str(port)})
+    port = os.environ.get("PORT") or os.environ.get("MASTER_PORT") or place.get("MASTER_PORT")
+    os.environ.update({**place, "MASTER_ADDR": address, "MASTER_PORT": port or str(DEFAULT_PORT)})
 
 
 def _read_slurm() -> dict[str, str]:

@@ -200,8 +200,8 @@ def layers_of(model: Any) -> list[nn.Module]:
     found = [m for m in base.modules() if type(m).__name__ in names]
     if found:
         return found
-    lists = [m for m in base.modules() if isinstance(m, nn.ModuleList)]
-    return list(max(lists, key=len)) if lists else []
+    lists = [list(m) for m in base.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len, default=[])
 
 
 def make_backend(world: World, fsdp: bool) -> Backend:

@@ -65,7 +65,8 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
     # Only rank 0 is sure to see the work dir: it alone reads and writes there.
     source = find_resume(cfg, options, work_dir) if world.is_first else None
-    seed, timestamp = world.share(lambda: [choose_seed(cfg, options, source), free_timestamp(work_dir)])
+    seed = world.share(lambda: choose_seed(cfg, options, source))
+    timestamp = world.share(lambda: free_timestamp(work_dir))
     deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
     set_seed(seed, deterministic)
     backend = make_backend(world, options.fsdp or bool(cfg.get("fsdp")))
@@ -221,6 +222,8 @@ def build_collate(run: Run, cfg: Any, path: str) -> Any:
 def build_model(run: Run) -> Any:
     """The model, on the device of this process, as the run's backend holds it."""
     model = run.builder.build(run.cfg.model, "model").to(run.device)
+    if run.world.sequence_group is not None:
+        model.share_rows(run.world.sequence_group)
     run.weights_text = describe_weights(model)
     run.backend.wrap(model)
     return model
@@ -334,8 +337,8 @@ def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
     positions = saved["data"]["positions"]
     if len(positions) != run.world.size:
         raise CheckpointError(
-            f"{saved['path']} was saved by {len(positions)} process(es), each with its own place in the streamed "
-            f"data, and this run has {run.world.size}: start as many"
+            f"{saved['path']} was saved by {len(positions)} process(es), each with its own place in the "
+            f"streamed data, and this run has {run.world.size}: start as many"
         )
     run.train_dataloader.go_on_from(positions[run.world.rank])
 

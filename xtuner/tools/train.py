@@ -37,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="what has started this process, where it is one of several",
     )
     parser.add_argument(
-        "--fsdp", action="store_true", help="divide weights, gradients and optimiser state among the processes"
+        "--fsdp", action="store_true", help="divide weights, gradients and optimiser state among processes"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

@@ -1,0 +1,122 @@
+"""Cases that a world of two gloo processes trains one after the other, and the same by one process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from xtuner.parallel.launch import asked_for, launch
+
+SCRIPT = Path(__file__).with_name("train_in_world.py")
+WORDS = ["red", "green", "blue", "small", "large", "quick", "slow", "warm", "cold", "bright"]
+LORA = {"type": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}
+NF4 = {
+    "type": "transformers.BitsAndBytesConfig",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_compute_dtype": "torch.float32",
+}
+QLORA = {"lora": LORA, "quantization_config": NF4}
+# One process reads in two iterations of an update what two processes read in one.
+TWICE = {"accumulative_counts": 2, "max_iters": 40}
+SHARED = {"sequence_parallel_size": 2, **TWICE}
+# What only several processes can do.
+ALONE = {"fsdp", "sequence_parallel_size"}
+PAGED = {"type": "bitsandbytes.optim.PagedAdamW32bit", "lr": 1e-3}
+
+
+def _train() -> Callable[..., dict]:
+    spec = importlib.util.spec_from_file_location("train_in_world", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.train
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory, llama_dir) -> dict[str, str]:
+    """Options of every case: a small Llama, forty short answers that packing puts in a third as many rows."""
+    rows = [
+        {"instruction": f"Say {a} and {b}.", "input": "", "output": f"{a} {b}"}
+        for a in WORDS
+        for b in WORDS[:4]
+    ]
+    path = tmp_path_factory.mktemp("data") / "rows.json"
+    path.write_text(json.dumps(rows))
+    return {"folder": str(llama_dir), "data": str(path)}
+
+
+@pytest.fixture(scope="session")
+def single_key_head(tmp_path_factory, tokenizer) -> str:
+    """A model whose four heads share one head of keys."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+    )
+    folder = tmp_path_factory.mktemp("single_key_head")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def one(tmp_path_factory, common) -> Callable[..., dict]:
+    """Function of options: what one process makes of them; the same options are trained once."""
+    train, known = _train(), {}
+
+    def train_once(**options) -> dict:
+        key = json.dumps(options, sort_keys=True)
+        if key not in known:
+            folder = tmp_path_factory.mktemp("one")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+                known[key] = {**train({**common, **options}, folder), "folder": folder}
+        return known[key]
+
+    return train_once
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory, common, one, single_key_head) -> dict[str, dict]:
+    """What two processes make of each case."""
+    folder = tmp_path_factory.mktemp("two")
+    saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
+    cases = {
+        "ddp": {"interval": 10},
+        "fsdp": {"fsdp": True, "interval": 10},
+        "fsdp_qlora": {"fsdp": True, **QLORA},
+        "shared": SHARED,
+        "shared_fsdp_lora": {**SHARED, "fsdp": True, "lora": LORA, "folder": single_key_head},
+        "ddp_after_one": {"resume": str(saved_by_one)},
+        "fsdp_after_ddp": {"fsdp": True, "resume": str(folder / "ddp" / "iter_10.pth")},
+        "ddp_after_fsdp": {"resume": str(folder / "fsdp" / "iter_10.pth")},
+        "lora_after_full": {"lora": LORA, "resume": str(folder / "ddp" / "iter_10.pth")},
+        "four_share": {"sequence_parallel_size": 4},
+        "fsdp_paged": {"fsdp": True, "lora": LORA, "optimizer": PAGED},
+    }
+    (folder / "cases.json").write_text(json.dumps({n: {**common, **o} for n, o in cases.items()}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("NPROC_PER_NODE", "2")
+        processes = asked_for()
+        assert processes is not None
+        assert launch([sys.executable, str(SCRIPT), str(folder)], processes) == 0
+    found = {name: torch.load(folder / f"{name}.pt") for name in cases}
+    alone = {name: {k: v for k, v in options.items() if k not in ALONE} for name, options in cases.items()}
+    return {n: {**case, "folder": folder / n, "options": alone[n]} for n, case in found.items()}

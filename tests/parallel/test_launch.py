@@ -1,0 +1,179 @@
+"""Starting processes: what the environment asks for, signals, failures, exit codes."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from xtuner import dist
+from xtuner.errors import ConfigError
+from xtuner.parallel.launch import Processes, asked_for, launch
+
+NAMES = "NPROC_PER_NODE NNODES NODE_RANK ADDR PORT RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT"
+
+
+@pytest.fixture
+def env(monkeypatch):
+    """Function: the environment without any launcher's names but those given."""
+    for name in [*NAMES.split(), *(n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "PMI_")))]:
+        monkeypatch.delenv(name, raising=False)
+
+    def change(**names):
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+
+    return change
+
+
+def test_one_process_needs_no_launch(env):
+    assert asked_for() is None
+
+
+def test_one_machine_meets_on_a_free_port(env):
+    env(NPROC_PER_NODE="2")
+    first, second = asked_for(), asked_for()
+    assert (first.here, first.world_size, first.address) == (2, 2, "127.0.0.1")
+    assert first.port != second.port
+
+
+def test_several_machines_meet_on_a_port_that_all_know(env):
+    env(NPROC_PER_NODE="8", NNODES="2", NODE_RANK="1", ADDR="10.0.0.1")
+    assert asked_for() == Processes(here=8, nodes=2, node=1, address="10.0.0.1", port=29500)
+    assert asked_for().first_rank == 8
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"NPROC_PER_NODE": "two"}, "NPROC_PER_NODE is 'two'; it must be a whole number of at least 1"),
+        ({"NNODES": "2"}, "NNODES is 2, but ADDR is not set"),
+        ({"NNODES": "2", "NODE_RANK": "2", "ADDR": "a"}, "NODE_RANK is 2, but NNODES is 2: it counts from 0"),
+    ],
+)
+def test_what_cannot_be_started(env, names, message):
+    env(**names)
+    with pytest.raises(ConfigError, match=message):
+        asked_for()
+
+
+SLURM = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4242"}
+MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "names", "place"),
+    [
+        ("slurm", {**SLURM, "SLURM_JOB_NODELIST": "gpu[07-09,12]"}, ("9", "16", "1", "gpu07", "29742")),
+        ("mpi", {**MPI, "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, ("1", "2", "1", "127.0.0.1", "29500")),
+        ("mpi", {**MPI, "ADDR": "node0", "PORT": "1234"}, ("1", "2", "1", "node0", "1234")),
+        ("none", SLURM, (None,) * 5),
+    ],
+)
+def test_a_scheduler_says_who_is_who(env, launcher, names, place):
+    env(RANK="", **names)
+    del os.environ["RANK"]
+    dist.take_up(launcher)
+    found = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    try:
+        assert tuple(os.environ.get(name) for name in found) == place
+    finally:
+        for name in found:
+            os.environ.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[07-09,12]", "gpu07"), ("a1,a2", "a1"), ("n[3]-ib,x", "n3-ib"), ("host", "host")],
+)
+def test_the_first_of_slurms_hosts(nodes, first):
+    assert dist.first_host(nodes) == first
+
+
+@pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
+def test_a_launcher_that_did_not_start_this_is_an_error(env, launcher):
+    with pytest.raises(ConfigError, match=f"--launcher {launcher}: "):
+        dist.take_up(launcher)
+
+
+def in_each(code):
+    return [sys.executable, "-c", f"import os, sys, signal, time\nrank = int(os.environ['RANK'])\n{code}"]
+
+
+def test_each_process_knows_its_place(tmp_path):
+    code = f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(' '.join(os.environ[n] for n in "
+    code += "('LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')))"
+    assert launch(in_each(code), Processes(2, nodes=2, node=1, address="a", port=7)) == 0
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"2": "0 4 a 7", "3": "1 4 a 7"}
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "message"),
+    [
+        ("sys.exit(3)", 3, "failed with exit code 3; the other processes were stopped"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            137,
+            "was killed by SIGKILL, as the system does where memory",
+        ),
+    ],
+)
+def test_one_that_fails_ends_all_and_is_named(end, code, message, capfd):
+    start = time.monotonic()
+    assert launch(in_each(f"{end} if rank == 1 else time.sleep(60)"), Processes(2)) == code
+    assert time.monotonic() - start < 10
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("xtuner: error: rank 1 (process ")
+    assert message in line
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_all_and_is_the_exit_code(number, code, tmp_path):
+    """The processes take their time to save; nobody hurries them."""
+    work = f"""
+def stop(n, _):
+    time.sleep(0.3)
+    open(r'{tmp_path}/saved' + str(rank), 'w')
+    sys.exit(128 + n)
+signal.signal({int(number)}, stop)
+open(r'{tmp_path}/ready' + str(rank), 'w')
+time.sleep(60)
+"""
+
+    def send():
+        while len(list(tmp_path.glob("ready*"))) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert launch(in_each(work), Processes(2)) == code
+    sender.join()
+    assert sorted(p.name for p in tmp_path.glob("saved*")) == ["saved0", "saved1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a service of Linux")
+def test_nothing_outlives_the_launcher(tmp_path):
+    """Its own kill -9 reaches the processes too."""
+    child = in_each(f"open(r'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(60)")
+    code = f"from xtuner.parallel.launch import *; launch({child!r}, Processes(2))"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    while len(pids := [int(p.name) for p in tmp_path.iterdir()]) < 2:
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 5
+    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(_runs(pid) for pid in pids)
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
