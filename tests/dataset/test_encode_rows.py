@@ -126,3 +126,38 @@ def test_empty_answers_are_counted_and_told(make, said, tmp_path, conversation, 
 def test_the_bar_tells_rows_tokens_and_the_time_left():
     assert describe_rates(500, 60_000, 2000, 10.0) == "500/2,000 rows  50 rows/s  6 k tokens/s  0:00:30 left"
     assert describe_rates(5000, 9_900_000, None, 2.0) == "5,000 rows  2,500 rows/s  5.0 M tokens/s"
+
+
+def test_a_list_and_a_table_go_on_behind_a_wrong_row(bos, tmp_path):
+    """Where the form of the file still tells rows apart; a list that is broken itself cannot be read on."""
+    good = json.dumps(GOOD)
+    (tmp_path / "d.json").write_text("[" + f"{good},\n" * 25 + "3,\n" + f"{good}]")
+    (tmp_path / "d.csv").write_text("text\n" + "a\n" * 25 + "a,b\n" + "a\n")
+    (tmp_path / "e.json").write_text("[" + f"{good},\n" * 25 + '{"a" "b"},\n' + f"{good}]")
+    arguments = {"tokenizer": bos, "max_length": 32}
+    listed = process_hf_dataset(load_dataset(tmp_path / "d.json"), **arguments)
+    table = process_hf_dataset(load_dataset(tmp_path / "d.csv"), dataset_map_fn="pretrain", **arguments)
+    assert listed.stats["faults"] == [
+        f"{tmp_path / 'd.json'} line 26: a row must be an object such as {{...}}, and this is 3"
+    ]
+    assert table.stats["faults"] == [f"{tmp_path / 'd.csv'} line 27: 2 cells, but 1 names in line 1"]
+    assert listed.stats["samples"] == table.stats["samples"] == 26
+    with pytest.raises(DataError, match=r"line 26 column \d+: broken JSON"):
+        process_hf_dataset(load_dataset(tmp_path / "e.json"), **arguments)
+
+
+def test_a_missing_value_of_a_table_is_no_text(bos):
+    """pandas writes NaN for it, which Python reads as a number; `nan` is not learnt."""
+    rows = [{"instruction": "q", "input": float("nan"), "output": "a"}] * 30
+    rows[3] = {"instruction": "q", "input": "", "output": float("nan")}
+    dataset = process_hf_dataset(rows, tokenizer=bos, max_length=32, dataset_map_fn="alpaca")
+    (fault,) = dataset.stats["faults"]
+    assert "the field 'output' is null" in fault
+    text = bos.decode(dataset[0]["input_ids"])
+    assert "nan" not in text
+
+
+def test_utf_16_is_recognised(bos, tmp_path):
+    (tmp_path / "d.jsonl").write_text(json.dumps(GOOD), encoding="utf-16")
+    with pytest.raises(DataError, match="from UTF-16: iconv -f utf-16"):
+        process_hf_dataset(load_dataset(tmp_path / "d.jsonl"), tokenizer=bos, max_length=32)

@@ -127,6 +127,39 @@ def test_tokenize_says_where_the_tokens_are(config, capsys, tmp_path):
     assert lines[3].startswith("  data: 1 rows;")
 
 
+@pytest.mark.parametrize("command", ["check-custom-dataset", "log-dataset", "preprocess tokenize"])
+def test_strict_makes_a_row_that_cannot_be_read_an_error(config, capsys, command):
+    """Without it the row is left out and named."""
+    path = config(*[ROW] * 30, "{broken", *[ROW] * 30)
+    assert main([*command.split(), path]) == 0
+    said = capsys.readouterr()
+    assert "d.jsonl line 31" in said.out
+    assert "d.jsonl line 31 column 2: broken JSON" in said.err
+    assert main([*command.split(), path, "--strict"]) == 1
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_empty_answers_are_told(config, capsys):
+    path = config(ROW, {"conversation": [{"input": "hi", "output": ""}]})
+    assert main(["check-custom-dataset", path, "--json"]) == 0
+    (data,) = json.loads(capsys.readouterr().out)["data"]
+    assert data["counts"]["empty_answers"] == 1
+    (found,) = [finding for finding in data["findings"] if finding["kind"] == "empty_answers"]
+    assert "1 rows have an empty answer" in found["message"]
+    assert "d.jsonl line 2" in found["message"]
+
+
+def test_a_stream_is_looked_at_by_its_first_buffer(config, capsys):
+    """And there is nothing to tokenise ahead."""
+    streaming = ["--cfg-options", "train_dataloader.dataset.streaming=True"]
+    assert main(["check-custom-dataset", config(ROW, ROW), *streaming]) == 0
+    said = capsys.readouterr()
+    assert TEXT in said.out
+    assert "the data is streamed: what follows is about its first 10,000 rows" in said.err
+    assert main(["preprocess", "tokenize", config(ROW), *streaming]) == 1
+    assert "has streaming = True, which tokenises nothing ahead" in capsys.readouterr().err
+
+
 def test_a_table_becomes_data_that_trains(config, capsys, tmp_path, monkeypatch):
     """Tutorial 000: a sheet of questions and answers, then train and test, then a look at them."""
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ from xtuner.dataset.progress import show_rates
 from xtuner.dataset.selection import Selection, take_some, take_split
 from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
 from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
-from xtuner.dataset.summary import describe_dropped, item_stats, summary, warnings_of
+from xtuner.dataset.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
 from xtuner.dataset.tokenized import write_tokenized
 from xtuner.errors import ConfigError, DataError, did_you_mean
 from xtuner.log import logger, say_once
@@ -98,8 +98,8 @@ def process_hf_dataset(
             "samples packed into one item do not attend to each other, use_varlen_attn or not", logging.INFO
         )
     stats = item_stats(store.about["stats"], len(plan), max_length)
-    if strict and stats.get("faults"):
-        raise DataError(stats["faults"][0])
+    if strict:
+        check_strict(stats)
     logger.info(summary(stats, max_length))
     for warning in warnings_of(stats, store.folder / FAULTS):
         logger.warning(warning)

@@ -217,11 +217,18 @@ class JsonFile(_File):
         return self._starts is not None
 
     def __iter__(self) -> Iterator[Row]:
+        for found in self.scan(Mark()):
+            yield found.read()
+
+    def scan(self, start: Mark) -> Iterator[Scanned]:
         words = self._text()
         starts = array("q")
-        for start, value in self._values(words):
-            starts.append(start)
-            yield self._checked(value, 0 if isinstance(value, dict) else words.count("\n", 0, start) + 1)
+        for number, (at, value) in enumerate(self._values(words)):
+            starts.append(at)
+            if number >= start.at:
+                line = 0 if isinstance(value, dict) else words.count("\n", 0, at) + 1
+                read = functools.partial(self._checked, value, line)
+                yield Scanned(read, Mark(number), Mark(number + 1))
         self._starts = starts
         # The offsets are enough from here on; the text is read again if a single row is asked for.
         self._words = None
@@ -249,7 +256,7 @@ class JsonFile(_File):
 
     def _index(self) -> array:
         if self._starts is None:
-            for _ in self:
+            for _ in self.scan(Mark()):
                 pass
         assert self._starts is not None
         return self._starts
@@ -292,39 +299,46 @@ class TableFile(_File):
     def __init__(self, path: Path, read_table: Callable[[Path], Iterator[tuple[int, list[Any]]]]) -> None:
         super().__init__(path)
         self._read_table = read_table
-        self._rows: list[Row] | None = None
+        self._rows: list[Row | DataError] | None = None
         self._lines: list[int] = []
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._load())
+        return map(self.read, range(len(self)))
+
+    def scan(self, start: Mark) -> Iterator[Scanned]:
+        for number in range(start.at, len(self)):
+            yield Scanned(functools.partial(self.read, number), Mark(number), Mark(number + 1))
 
     def __len__(self) -> int:
         return len(self._load())
 
     def read(self, row: int) -> Row:
-        return self._load()[row]
+        found = self._load()[row]
+        if isinstance(found, DataError):
+            raise found
+        return found
 
     def line(self, row: int) -> int:
         self._load()
         return self._lines[row]
 
-    def _load(self) -> list[Row]:
+    def _load(self) -> list[Row | DataError]:
         if self._rows is None:
             table = self._read_table(self.path)
             _, names = next(table, (1, []))
-            rows = []
+            rows: list[Row | DataError] = []
             for line, cells in table:
                 if all(cell in (None, "") for cell in cells):
                     continue
+                self._lines.append(line)
                 if len(cells) > len(names):
-                    raise DataError(
-                        f"{self.path} line {line}: {len(cells)} cells, but {len(names)} names in line 1"
-                    )
+                    counts = f"{len(cells)} cells, but {len(names)} names in line 1"
+                    rows.append(DataError(f"{self.path} line {line}: {counts}"))
+                    continue
                 cells = [*cells, *[None] * (len(names) - len(cells))]
                 rows.append(
                     {str(name): cell for name, cell in zip(names, cells, strict=True) if name is not None}
                 )
-                self._lines.append(line)
             self._rows = rows
         return self._rows
 
@@ -444,9 +458,12 @@ def _skip_space(words: str, at: int) -> int:
 
 def _not_utf8(path: Path, line: int, byte: int) -> DataError:
     where = f" byte {byte}" if byte else ""
+    with open(path, "rb") as file:
+        is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    kind, name = ("UTF-16", "utf-16") if is_utf16 else ("GBK", "gbk")
     return DataError(
-        f"{path} line {line}{where}: not valid UTF-8. Convert the file, for example from GBK: "
-        f"iconv -f gbk -t utf-8 {path.name} > utf8_{path.name}"
+        f"{path} line {line}{where}: not valid UTF-8. Convert the file, {'' if is_utf16 else 'for example '}"
+        f"from {kind}: iconv -f {name} -t utf-8 {path.name} > utf8_{path.name}"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.dataset.encode_rows import FAULTY
+from xtuner.errors import DataError
 
 
 def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None) -> dict[str, Any]:
@@ -54,6 +55,12 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
             f"to say nothing ({', '.join(named)}{more})"
         )
     return found
+
+
+def check_strict(stats: Mapping[str, Any]) -> None:
+    """DataError with the first row that was left out as it cannot be read, where there is one."""
+    if faults := stats.get("faults"):
+        raise DataError(faults[0])
 
 
 def describe_dropped(stats: Mapping[str, Any]) -> str:

@@ -25,10 +25,16 @@ def make_parser(command: str, about: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-cut", type=float, default=5.0, metavar="PERCENT", help="warn above this share of cut rows (5)"
     )
+    add_strict(parser)
     parser.add_argument("--html", metavar="FILE", help="also write a page for the browser")
     parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the labels")
     parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
     return parser
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """The argument that makes a row with a fault an error."""
+    parser.add_argument("--strict", action="store_true", help="end with 1 where a row cannot be read")
 
 
 def open_data(args: argparse.Namespace) -> ConfiguredData:
@@ -47,10 +53,13 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
 
 def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> tuple[list[Survey], Counts]:
     """A survey of each data set, and the counts of all; writes the page where one is asked for."""
+    from xtuner.dataset.summary import check_strict
     from xtuner.dataset.survey.survey import counts_of, make_survey
     from xtuner.report.page import to_page
 
     whole = data.build()
+    if args.strict:
+        check_strict(whole.stats)
     surveys = [
         make_survey(
             origin,

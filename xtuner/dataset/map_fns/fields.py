@@ -22,7 +22,7 @@ def missing_field(field: str, present: Iterable[str]) -> DataError:
 def text(row: Row, field: str) -> str:
     """The text in `field`, which must be there and not null; numbers are written out."""
     value = text_or_empty(row, field)
-    if row[field] is None:
+    if _is_missing(row[field]):
         raise DataError(f"the field {field!r} is null, and a text is needed there")
     return value
 
@@ -32,13 +32,18 @@ def text_or_empty(row: Row, field: str) -> str:
     if field not in row:
         raise missing_field(field, row)
     value = row[field]
-    if value is None:
+    if _is_missing(value):
         return ""
     if isinstance(value, str):
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"the field {field!r} is {_kind(value)}, and a text is needed there: {value!r:.80}")
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether there is no value: null, or NaN, which is how tables of pandas spell it."""
+    return value is None or value != value
 
 
 def turn_text(turn: Row, key: str) -> str:

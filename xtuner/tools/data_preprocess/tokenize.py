@@ -6,7 +6,7 @@ import argparse
 
 from xtuner.errors import ConfigError
 from xtuner.tools.config_argument import add_config, add_options
-from xtuner.tools.survey_config import open_data
+from xtuner.tools.survey_config import add_strict, open_data
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -17,13 +17,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_config(parser)
     add_options(parser)
+    add_strict(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on the disk."""
-    data = open_data(parse_args(argv))
-    from xtuner.dataset.summary import summary, warnings_of
+    args = parse_args(argv)
+    data = open_data(args)
+    from xtuner.dataset.summary import check_strict, summary
 
     for origin in data.origins:
         if origin.streaming:
@@ -31,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
                 f"{origin.path} has streaming = True, which tokenises nothing ahead: leave it out for this"
             )
 
-    data.build()
+    made = data.build()
+    if args.strict:
+        check_strict(made.stats)
     for origin in data.origins:
         dataset = data.build_part(origin)
         print(origin.path)
@@ -39,6 +43,5 @@ def main(argv: list[str] | None = None) -> int:
         if folder is not None:
             size = sum(file.stat().st_size for file in folder.iterdir())
             print(f"  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
-        for line in [summary(dataset.stats, origin.max_length), *warnings_of(dataset.stats)]:
-            print(f"  {line}")
+        print(f"  {summary(dataset.stats, origin.max_length)}")
     return 0
