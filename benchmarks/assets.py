@@ -67,6 +67,10 @@ def make_model(folder: Path, shape: dict[str, int], tokenizer) -> None:
     finally:
         torch.set_default_dtype(before)
     model.save_pretrained(folder)
+    if model.device.type == "cuda":
+        # The trainings that follow are other processes and want this memory.
+        del model
+        torch.cuda.empty_cache()
 
 
 def write_data(place: Path, tokenizer, rows: int, length: int) -> None:

@@ -407,7 +407,13 @@ def limit(job: SimpleNamespace) -> dict[str, Any]:
 CASES = {
     case.__name__: case for case in (xtuner, bare, reference, trainer, trl, llamafactory, unsloth, limit)
 }
-DEFAULTS = {"defaults": False, "packing": None, "adapter": None, "dropout": 0.1, "device": "cpu"}
+DEFAULTS = {
+    "defaults": False,
+    "packing": None,
+    "adapter": None,
+    "dropout": 0.1,
+    "device": "cpu",
+}
 
 
 def main() -> None:

@@ -145,6 +145,7 @@ class Bench:
                         result = self.run(case, group.method, group.dtype, scratch)
                     self.results.setdefault((group.title, case.title), []).append(result)
                     self.tell(number, group, case, result, time.perf_counter() - begun)
+            self.keep()
 
     def tell(self, number: int, group: Group, case: Case, result: Any, seconds: float) -> None:
         """Print how it went, on the way."""
@@ -157,6 +158,14 @@ class Bench:
         title = case.title.strip("*")
         place = f"[{number + 1}/{self.args.rounds}] {group.title}: {title}"
         print(f"{place}: {what} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+
+    def keep(self) -> None:
+        """Write everything that was reported so far, for a look at single runs."""
+        lines = [
+            json.dumps({"group": group, "case": case, "results": results})
+            for (group, case), results in self.results.items()
+        ]
+        (self.place / "results.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
 
     def rate(self, result: dict[str, Any]) -> float:
         """Tokens a second after the warm-up."""
