@@ -125,17 +125,23 @@ def test_items_hold_exactly_what_encoding_gave(bos, rows, max_length, shuffle, p
     max_length=st.integers(3, 9),
 )
 def test_documents_arrive_whole(bos, texts, max_length):
-    """Pre-training text goes on in further samples: joined in order they are the text, all of it trained."""
+    """Pre-training text goes on in further samples, each token but the first trained once, after its own."""
     rows = [{"text": f"x{text}x"} for text in texts]
     dataset = process_hf_dataset(
         rows, tokenizer=bos, max_length=max_length, dataset_map_fn=pretrain_map_fn, pack_to_max_length=False
     )
     joined = [[] for _ in rows]
+    targets = [[] for _ in rows]
     for index in range(len(dataset)):
         (row,) = dataset.source_rows(index)
-        joined[row] += dataset[index]["input_ids"].tolist()
+        ids, labels = dataset[index]["input_ids"].tolist(), dataset[index]["labels"].tolist()
+        goes_on = bool(joined[row])
+        assert joined[row][-1:] == ids[: int(goes_on)], "it begins with the last token of the one before"
+        joined[row] += ids[int(goes_on) :]
+        targets[row] += [label for label in labels[1:] if label != -100]
     whole = [[bos.bos_token_id, *ids_of(bos, row["text"])] for row in rows]
     assert joined == whole
+    assert targets == [ids[1:] for ids in whole]
     assert dataset.stats["trained"] == sum(len(ids) - 1 for ids in whole)
     assert dataset.stats["continued"] == sum(len(ids) > max_length for ids in whole)
     assert dataset.stats["cut"] == 0

@@ -8,7 +8,11 @@
 Input, output and sep are tokenised apart, so no token ever spans two of them; a text that comes again in a
 chunk of rows is tokenised once. A conversation in the form of messages is written by the tokenizer's own chat
 template and tokenised as a whole. What no longer fits into `max_length` tokens is cut off, except for a
-document to be learnt as a whole (no question, no end-of-sequence token): it goes on in the next sample.
+document to be learnt as a whole (no question, no end-of-sequence token): it goes on in the next sample. That
+begins with the last token of the one before, not trained, as the first token of a sample is nobody's target:
+
+    document  a b c d e f g        max_length 4        samples  a b c d | d e f g
+                                                       trained  . x x x | . x x x
 """
 
 from __future__ import annotations
@@ -292,14 +296,18 @@ def _cut(
     if max_length is None or not len(lengths) or lengths.max() <= max_length:
         return Encoded(ids, trained, offsets, rows, lengths, full_trained)
     kept = np.where(continued, lengths, np.minimum(lengths, max_length))
-    position = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
-    inside = position < np.repeat(kept, lengths)
-    windows = np.maximum(1, -(-kept // max_length))
+    # A window begins with the last token of the one before: what follows that token is to be predicted too.
+    step = max(1, max_length - 1)
+    windows = 1 + np.maximum(0, -(-(kept - max_length) // step))
     sample_rows = np.repeat(rows, windows)
     window = np.arange(len(sample_rows)) - np.repeat(np.cumsum(windows) - windows, windows)
-    sample_lengths = np.minimum(max_length, kept[sample_rows] - window * max_length)
+    sample_lengths = np.minimum(max_length, kept[sample_rows] - window * step)
     sample_offsets = np.concatenate([[0], np.cumsum(sample_lengths)])
-    return Encoded(ids[inside], trained[inside], sample_offsets, sample_rows, lengths, full_trained)
+    starts = offsets[sample_rows] + window * step
+    source = np.arange(sample_offsets[-1]) + np.repeat(starts - sample_offsets[:-1], sample_lengths)
+    ids, trained = ids[source], trained[source]
+    trained[sample_offsets[:-1][window > 0]] = False
+    return Encoded(ids, trained, sample_offsets, sample_rows, lengths, full_trained)
 
 
 def labels_of(ids: Ids, trained: np.ndarray, ignore_index: int) -> np.ndarray:

@@ -99,20 +99,25 @@ def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int 
         )
     store = WindowedStore(dataset_cfg.store, packed_length)
     plan = packing.plan_packs(store.lengths, packed_length, seed)
-    return PackedDataset(store, plan, _stats(dataset_cfg.stats, len(plan), packed_length), dataset_cfg.place)
+    stats = {**dataset_cfg.stats, "tokens": int(store.lengths.sum())}
+    return PackedDataset(store, plan, _stats(stats, len(plan), packed_length), dataset_cfg.place)
 
 
 class WindowedStore:
-    """The samples of a store, those longer than `size` tokens as several: the next begins where one ends."""
+    """The samples of a store, those longer than `size` tokens as several.
+
+    The next begins with the last token of the one before, not trained, as the first token of a sample is
+    nobody's target: so none of them is lost.
+    """
 
     def __init__(self, store: Samples, size: int) -> None:
         lengths = store.lengths
-        windows = np.maximum(1, -(-lengths // size))
         self._store = store
-        self._size = size
+        self._size, self._step = size, max(1, size - 1)
+        windows = 1 + np.maximum(0, -(-(lengths - size) // self._step))
         self._samples = np.repeat(np.arange(len(lengths)), windows)
         self._windows = np.arange(len(self._samples)) - np.repeat(np.cumsum(windows) - windows, windows)
-        self.lengths = np.minimum(size, lengths[self._samples] - self._windows * size)
+        self.lengths = np.minimum(size, lengths[self._samples] - self._windows * self._step)
         self.rows = store.rows[self._samples]
         self.content_hash = f"{store.content_hash} in windows of {size}"
 
@@ -121,9 +126,11 @@ class WindowedStore:
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and trained flags of one window."""
-        start = int(self._windows[index]) * self._size
-        ids, trained = self._store.sample(int(self._samples[index]))
-        return ids[start : start + self._size], trained[start : start + self._size]
+        start = int(self._windows[index]) * self._step
+        ids, trained = (part[start : start + self._size] for part in self._store.sample(self._samples[index]))
+        if start:
+            trained = np.concatenate([[False], trained[1:]])
+        return ids, trained
 
 
 class _MessagesFile(JsonLinesFile):
