@@ -1,0 +1,97 @@
+"""A row of tokens shared by a group of processes (DeepSpeed-Ulysses, Jacobs et al. 2023).
+
+    8 tokens, 4 heads, 2 processes          process 0             process 1
+    everywhere but in attention             tokens 0-3            tokens 4-7            all heads
+    in attention                            tokens 0-7, heads 0 1 tokens 0-7, heads 2 3
+
+Labels are found on the whole row before it is cut, so none is lost where one part ends. Borders of packed
+samples are those of the whole row, which attention sees again.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from xtuner.errors import ConfigError
+
+
+def padded_length(length: int, size: int) -> int:
+    """The next length that `size` processes share equally."""
+    return -(-length // size) * size
+
+
+def cut_row(flat: dict[str, Any], group: Any) -> dict[str, Any]:
+    """`flat` (see `xtuner.model.sft`) whose row can be shared: padding is one more sample, without labels."""
+    length = len(flat["input_ids"])
+    missing = padded_length(length, dist.get_world_size(group)) - length
+    if not missing:
+        return flat
+    return {
+        "input_ids": torch.cat([flat["input_ids"], flat["input_ids"].new_zeros(missing)]),
+        "labels": torch.cat([flat["labels"], flat["labels"].new_full((missing,), -100)]),
+        "borders": [*flat["borders"], length + missing],
+    }
+
+
+def own_part(tensor: Tensor, dim: int, group: Any) -> Tensor:
+    """The part of `tensor` along `dim` that this process keeps."""
+    return tensor.chunk(dist.get_world_size(group), dim)[dist.get_rank(group)]
+
+
+def own_positions(positions: Tensor, targets: Tensor, length: int, group: Any) -> tuple[Tensor, Tensor]:
+    """Of trained `positions` of the row of `length`, those in this process's part, counted from its start."""
+    part = length // dist.get_world_size(group)
+    start = part * dist.get_rank(group)
+    inside = (positions >= start) & (positions < start + part)
+    return positions[inside] - start, targets[inside]
+
+
+class _Exchange(torch.autograd.Function):
+    """Cuts along one dimension, sends each process its piece, joins what comes along another."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cut: int, join: int, group: Any) -> Tensor:
+        ctx.cut, ctx.join, ctx.group = cut, join, group
+        return _exchange(x, cut, join, group)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        return _exchange(grad, ctx.join, ctx.cut, ctx.group), None, None, None
+
+
+def _exchange(x: Tensor, cut: int, join: int, group: Any) -> Tensor:
+    sent = torch.stack(x.chunk(dist.get_world_size(group), cut))
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, group=group)
+    return torch.cat(received.unbind(), join)
+
+
+def to_heads(query: Tensor, key: Tensor, value: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """`[1, H, T / P, D]` to `[1, H / P, T, D]`; keys and values are repeated only as far as P asks for."""
+    size = dist.get_world_size(group)
+    times = size // math.gcd(size, key.shape[1])
+    if times > 1:
+        key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    q, k, v = (_Exchange.apply(x, 1, 2, group) for x in (query, key, value))
+    return q, k, v
+
+
+def to_tokens(output: Tensor, group: Any) -> Tensor:
+    """`[1, T, H / P, D]` to `[1, T / P, H, D]`."""
+    return _Exchange.apply(output, 1, 2, group)
+
+
+def check_heads(num_heads: int, num_kv_heads: int, size: int) -> None:
+    """ConfigError where `size` processes cannot share the heads of attention."""
+    kv = num_kv_heads * (size // math.gcd(size, num_kv_heads))
+    if num_heads % size or num_heads % kv:
+        possible = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
+        raise ConfigError(
+            f"sequence_parallel_size is {size}, but the model has {num_heads} heads of attention "
+            f"({num_kv_heads} for keys): it must be one of {', '.join(map(str, possible))}"
+        )
