@@ -23,6 +23,7 @@ import numpy as np
 
 from xtuner.dataset.packed_dataset import Item, checked_index
 from xtuner.dataset.packing import PackPlan, plan_packs, plan_single
+from xtuner.dataset.stream import Stream
 from xtuner.errors import ConfigError, DataError
 
 
@@ -46,6 +47,11 @@ class ConcatDataset:
         if not datasets:
             raise DataError("ConcatDataset needs at least one data set: datasets=[...]")
         self.datasets = list(datasets)
+        if any(isinstance(dataset, Stream) for dataset in self.datasets):
+            raise ConfigError(
+                "ConcatDataset cannot count the items of data sets with streaming = True: mix them with "
+                "dict(type=MixedStream, datasets=[...], weights=[...]) of xtuner.dataset"
+            )
         sizes = [len(dataset) for dataset in self.datasets]
         counts = _counts(sizes, weights, epochs, num_samples)
         random = np.random.default_rng(seed)

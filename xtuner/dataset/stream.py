@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -63,13 +64,42 @@ class Streamed(NamedTuple):
     """An item, the position behind it, where its rows stand, and what is to be logged, if anything."""
 
     item: Item
-    position: Position
-    rows: list[Cursor]
+    position: Any
+    rows: list[tuple[int, ...]]
     news: list[tuple[str, bool]]  # a line, and whether it is a warning
 
 
+class Stream(ABC):
+    """Endless items, to be read from any position on; a position has `numbers()` for a checkpoint."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """A hash of data and settings."""
+
+    @abstractmethod
+    def position(self, numbers: Sequence[int] = ()) -> Any:
+        """The position that `numbers` tell; without them, the beginning."""
+
+    @abstractmethod
+    def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
+        """The items of reader number `reader`, from `start` on and without end.
+
+        Each row is read by one reader, once in every epoch. Raises DataError where a whole epoch has nothing
+        to train on.
+        """
+
+    @abstractmethod
+    def first_buffer(self) -> Any:
+        """The items of the first rows, to look at."""
+
+    @abstractmethod
+    def source_places(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Where the rows of an item stand, for messages."""
+
+
 @dataclass(frozen=True)
-class StreamedDataset:
+class StreamedDataset(Stream):
     """Endless items of `sources`, a list of row sources; without a length, as the rows are not counted."""
 
     sources: Sequence[Any]
@@ -100,15 +130,15 @@ class StreamedDataset:
             ]
         )
 
-    def read(self, reader: int = 0, num_readers: int = 1, start: Position = Position()) -> Iterator[Streamed]:  # noqa: B008
-        """The items of reader number `reader`, from `start` on and without end.
+    def position(self, numbers: Sequence[int] = ()) -> Position:
+        """The position that `numbers` tell; without them, the beginning."""
+        return Position.of(numbers) if numbers else Position()
 
-        Each row is read by one reader, once in every epoch. Raises DataError where a whole epoch has nothing
-        to train on.
-        """
+    def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
+        """The items of reader number `reader`, from `start` on and without end."""
         told = _Told()
-        position = start
-        is_whole_epoch = start == Position(start.epoch)
+        position: Position = start or Position()
+        is_whole_epoch = position == Position(position.epoch)
         num_items = 0
         while True:
             buffer = self._fill(position.cursor, reader, num_readers)
@@ -116,7 +146,7 @@ class StreamedDataset:
             told.count(len(items), buffer.next is None, self.settings.max_length)
             for number in range(position.items_out, len(items)):
                 num_items += 1
-                rows = [buffer.cursors[row] for row in dict.fromkeys(items.source_rows(number))]
+                rows: list[Any] = [buffer.cursors[row] for row in dict.fromkeys(items.source_rows(number))]
                 yield Streamed(items[number], position._replace(items_out=number + 1), rows, told.take())
             if buffer.next is not None:
                 position = Position(position.epoch, position.buffer + 1, 0, buffer.next)
@@ -135,7 +165,7 @@ class StreamedDataset:
         items.stats = item_stats(tally.about()["stats"], len(items), self.settings.max_length)
         return items
 
-    def source_places(self, rows: Sequence[Cursor]) -> list[str]:
+    def source_places(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Where the rows of an item stand, for messages."""
         return [place_at(self.sources, Cursor(*row)) for row in rows]
 

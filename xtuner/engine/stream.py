@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from xtuner.dataset.stream import Position, StreamedDataset
+from xtuner.dataset.stream import Stream
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger, say_once
 
@@ -30,7 +30,7 @@ class StreamBatches:
 
     def __init__(
         self,
-        dataset: StreamedDataset,
+        dataset: Stream,
         batch_size: int,
         collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]],
         seed: int,
@@ -46,7 +46,7 @@ class StreamBatches:
         self._num_workers = max(1, loader_kwargs.get("num_workers") or 0)
         self._first_reader = rank * self._num_workers
         self._num_readers = world_size * self._num_workers
-        self._positions = [Position().numbers()] * self._num_workers
+        self._positions = [dataset.position().numbers()] * self._num_workers
         self._turn = 0
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class _Readers(IterableDataset):
 
     def __init__(
         self,
-        dataset: StreamedDataset,
+        dataset: Stream,
         batch_size: int,
         collate_fn: Callable[[list[dict[str, Any]]], dict[str, Any]],
         share: tuple[int, int],
@@ -119,7 +119,7 @@ class _Readers(IterableDataset):
         info = get_worker_info()
         # The loader asks its first worker first, so that one takes the part of whoever is next.
         reader = (self._turn + (info.id if info else 0)) % len(self._positions)
-        start = Position.of(self._positions[reader])
+        start = self._dataset.position(self._positions[reader])
         items, rows, news = [], [], []
         for streamed in self._dataset.read(self._first_reader + reader, self._num_readers, start):
             items.append(streamed.item)

@@ -23,7 +23,7 @@ from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.selection import Selection, take_some, take_split
-from xtuner.dataset.stream import StreamedDataset
+from xtuner.dataset.stream import Stream
 from xtuner.errors import ConfigError
 from xtuner.log import say_once
 
@@ -91,9 +91,9 @@ def open_configured(config: Config) -> ConfiguredData:
 
 
 def _without_streams(made: Any) -> Any:
-    if not isinstance(made, StreamedDataset):
+    if not isinstance(made, Stream):
         return made
-    say_once(f"the data is streamed: what follows is about its first {made.buffer_size:,} rows at most")
+    say_once("the data is streamed: what follows is about its first rows, as many as buffer_size says")
     return made.first_buffer()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from xtuner.dataset.stream import StreamedDataset
+from xtuner.dataset.stream import Stream
 from xtuner.engine.hooks.hook import Hook
 from xtuner.log import logger
 from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
@@ -20,7 +20,7 @@ class DatasetInfoHook(Hook):
 
     def before_train(self, runner) -> None:
         dataset = runner.train_dataloader.dataset
-        if isinstance(dataset, StreamedDataset):
+        if isinstance(dataset, Stream):
             logger.info("Num train samples: not known, the data is streamed")
             first = dataset.first_buffer()[0]
         else:
