@@ -22,7 +22,7 @@ from xtuner.config import Builder, Config, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT
-from xtuner.dataset.stream import StreamedDataset
+from xtuner.dataset.stream import Stream
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import make_backend
@@ -148,7 +148,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     register_families()
     dataset_cfg = cfg.pop("dataset")
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
-    if isinstance(dataset, StreamedDataset):
+    if isinstance(dataset, Stream):
         return build_stream_batches(run, cfg, dataset)
     sampler = build_sampler(run, cfg.pop("sampler"), dataset)
     batch_size = cfg.pop("batch_size", 1)
@@ -162,7 +162,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     return Batches(dataset, batch_sampler, collate_fn, run.seed, **build_loader_kwargs(run, cfg))
 
 
-def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: StreamedDataset) -> StreamBatches:
+def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> StreamBatches:
     """Batches of data without a known length, from the rest of `train_dataloader`."""
     check_stream_config(run.cfg)
     collate_fn = build_collate(run, cfg.pop("collate_fn"), "train_dataloader.collate_fn")
