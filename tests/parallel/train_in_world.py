@@ -72,9 +72,10 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
     """Losses of each update and the weights at the end, or the error."""
     options = dict(options)
     resume = options.pop("resume", False)
+    deepspeed = options.pop("deepspeed", None)
     config = parse_config(textwrap.dedent(CONFIG), "world.py", options)
     try:
-        run = build_run(config, RunOptions(work_dir=str(work_dir), resume=resume), world)
+        run = build_run(config, RunOptions(str(work_dir), resume, deepspeed=deepspeed), world)
         run.train()
         state = run.backend.model_state()
     except XTunerError as error:

@@ -1,4 +1,4 @@
-"""How the processes of a run train one model: the only importer of DDP and FSDP.
+"""How the processes of a run train one model: the only importer of DDP and FSDP; `zero` has DeepSpeed.
 
     backend    weights, gradients, optimiser state of a process    gradients become a sum over processes
     single     all                                                 there is one
@@ -31,6 +31,8 @@ class Backend:
     """A process alone; what the others do differently is overridden."""
 
     name = "single"
+    # Where the optimiser's state has a file of its own: its name.
+    optimizer_file: str | None = None
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -40,11 +42,8 @@ class Backend:
         """Take the model, before its optimiser is made."""
         self.model = model
 
-    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """ConfigError where this optimiser cannot work on what this backend holds."""
-
-    def check_wrapper(self, optim_wrapper: OptimWrapper) -> None:
-        """ConfigError where this precision cannot be had on what this backend holds."""
+    def start(self, optim_wrapper: OptimWrapper) -> None:
+        """Take the optimiser; ConfigError where it cannot work on what this backend holds."""
 
     def forward_backward(
         self, optim_wrapper: OptimWrapper, batch: dict[str, Any], count: int, num_items: int, is_last: bool
@@ -180,15 +179,13 @@ class FSDPBackend(_ManyBackend):
         finally:
             self.model.reshard()
 
-    def check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        kind = type(optimizer)
+    def start(self, optim_wrapper: OptimWrapper) -> None:
+        kind = type(optim_wrapper.optimizer)
         if kind.__module__.startswith("bitsandbytes"):
             raise ConfigError(
                 f"optim_wrapper.optimizer is {kind.__name__} of bitsandbytes, which cannot work on the parts "
                 "that fsdp makes of weights: use torch.optim.AdamW, whose state fsdp divides"
             )
-
-    def check_wrapper(self, optim_wrapper: OptimWrapper) -> None:
         if optim_wrapper.scaler:
             raise ConfigError("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
 
@@ -205,7 +202,7 @@ def layers_of(model: Any) -> list[nn.Module]:
 
 
 def make_backend(world: World, fsdp: bool) -> Backend:
-    """The backend for these processes."""
+    """The backend of torch for these processes."""
     if world.size == 1:
         if fsdp:
             say_once("fsdp needs several processes: this one trains alone", 20)

@@ -11,6 +11,7 @@ import functools
 import inspect
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from xtuner.config.schema import BUILT
 from xtuner.dataset.stream import Stream
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
-from xtuner.engine.backend import make_backend
+from xtuner.engine.backend import Backend, make_backend
 from xtuner.engine.data import Batches
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
@@ -50,6 +51,7 @@ class RunOptions:
     resume: str | bool = False  # True: from the newest checkpoint
     seed: int | None = None
     fsdp: bool = False
+    deepspeed: Mapping[str, Any] | None = None  # what its file says
 
 
 def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
@@ -69,7 +71,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     timestamp = world.share(lambda: free_timestamp(work_dir))
     deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
     set_seed(seed, deterministic)
-    backend = make_backend(world, options.fsdp or bool(cfg.get("fsdp")))
+    backend = build_backend(cfg, options, world)
     run = Run(cfg, work_dir, timestamp, seed, dist.device(), Builder(), world, backend)
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
     torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
@@ -219,6 +221,18 @@ def build_collate(run: Run, cfg: Any, path: str) -> Any:
     return functools.partial(run.builder.build(cfg["type"], path), **kwargs)
 
 
+def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
+    """How these processes train one model, from the options `fsdp` and `deepspeed`."""
+    fsdp = options.fsdp or bool(cfg.get("fsdp"))
+    if options.deepspeed is None:
+        return make_backend(world, fsdp)
+    if fsdp:
+        raise ConfigError("fsdp and deepspeed both divide the model among processes: ask for one of them")
+    from xtuner.engine.zero import ZeroBackend
+
+    return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
+
+
 def build_model(run: Run) -> Any:
     """The model, on the device of this process, as the run's backend holds it."""
     model = run.builder.build(run.cfg.model, "model").to(run.device)
@@ -238,7 +252,6 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
             "model has no weight to train: add lora=dict(type=LoraConfig, ...) or train the llm itself"
         )
     optimizer = run.builder.build(cfg.pop("optimizer"), "optim_wrapper.optimizer", params=params)
-    run.backend.check_optimizer(optimizer)
     late: dict[str, Any] = {"optimizer": optimizer}
     named = as_ref(cfg.get("type"))
     kind = named.resolve() if named else cfg.get("type")
@@ -248,7 +261,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
         raise ConfigError(f"optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper")
-    run.backend.check_wrapper(wrapper)
+    run.backend.start(wrapper)
     return wrapper
 
 

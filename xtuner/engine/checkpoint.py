@@ -6,12 +6,18 @@
 
 A file is a zip archive of tensors with a checksum each, so a cut or altered one is recognised. It holds plain
 containers only and loads without running anything from it.
+
+    iter_300.pth/     of a run with DeepSpeed: a folder, its files named as that names them
+        mp_rank_00_model_states.pt                          all but the optimiser's state
+        bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt      that, whole
+    zero_to_fp32.py   makes plain fp32 weights of such a folder
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,14 +29,38 @@ from xtuner.errors import CheckpointError, NotFoundError
 from xtuner.log import logger
 
 LAST = "last_checkpoint"
+MODEL_FILE = "mp_rank_00_model_states.pt"
+OPTIMIZER_FILES = tuple(f"{kind}zero_pp_rank_0_mp_rank_00_optim_states.pt" for kind in ("bf16_", ""))
+SCRIPT = "zero_to_fp32.py"
+_SCRIPT_TEXT = '''"""python zero_to_fp32.py CHECKPOINT_FOLDER OUT.bin: its weights in fp32, as one file."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+folder, out = sys.argv[1:]
+state = torch.load(Path(folder) / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
+weights = {n: w.float() if w.is_floating_point() else w for n, w in state["state_dict"].items()}
+torch.save(weights, out)
+print(f"{len(weights)} weights in {out}")
+'''
 
 
-def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write `state` to `path`; on any failure the file that was there stays as it was."""
+def save_checkpoint(state: dict[str, Any], path: Path, optimizer_file: str | None = None) -> None:
+    """Write `state` to `path`; on any failure what was there stays as it was.
+
+    `optimizer_file`: make a folder, with the optimiser's state in a file of this name.
+    """
     try:
-        with _written_beside(path) as part, open(part, "wb") as file:
-            torch.save(state, file)
-            _sync(file)
+        with _written_beside(path) as part:
+            if optimizer_file is None or "optimizer" not in state:
+                _save(state, part)
+            else:
+                part.mkdir()
+                _save({k: v for k, v in state.items() if k != "optimizer"}, part / MODEL_FILE)
+                _save({"optimizer": state["optimizer"]}, part / optimizer_file)
+                (path.parent / SCRIPT).write_text(_SCRIPT_TEXT, encoding="utf-8")
         with _written_beside(path.parent / LAST) as part, open(part, "w", encoding="utf-8") as file:
             file.write(str(path.resolve()))
             _sync(file)
@@ -46,6 +76,20 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"cannot write {path}: {cause}; {kept}") from error
 
 
+def _save(state: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
+        torch.save(state, file)
+        _sync(file)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
@@ -55,9 +99,18 @@ def _sync(file: Any) -> None:
 def _written_beside(path: Path) -> Iterator[Path]:
     """A path to write to, renamed to `path` at the end, removed on failure."""
     part = path.with_name(f".{path.name}.part")
+    if part.is_dir():  # of a run that was killed
+        shutil.rmtree(part)
     try:
         yield part
-        os.replace(part, path)
+        if path.is_dir():
+            # A folder cannot be replaced in one go: the old one is out of the way for a moment.
+            old = path.with_name(f".{path.name}.old")
+            os.replace(path, old)
+            os.replace(part, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(part, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -65,7 +118,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
             os.close(folder)
     except BaseException:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            remove_checkpoint(part)
         raise
 
 
@@ -77,31 +130,61 @@ def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
         raise NotFoundError(
             f"there is no checkpoint {str(path)!r}" + (f"; the newest there is {near}" if near else "")
         )
-    if path.is_dir():
-        inside = find_last(path)
-        cure = (
-            f"name a file in it, such as {inside}" if inside else "DeepSpeed's are not read by this version"
-        )
-        raise CheckpointError(f"{path} is a folder, not a checkpoint; {cure}")
+    if path.is_dir() and not (path / MODEL_FILE).is_file():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint; {_cure_of_folder(path)}")
     if fault := find_fault(path) if check else _find_open_fault(path):
         raise CheckpointError(f"{path} is damaged: {fault}")
+    first, *others = _files(path)
+    found = _read(first)
+    if "state_dict" in found:
+        for file in others:
+            found |= _read(file)
+    elif isinstance(found.get("module"), dict):
+        found = {"state_dict": found["module"]}  # of DeepSpeed itself, weights as the run computed with them
+    if found and all(isinstance(value, torch.Tensor) for value in found.values()):
+        found = {"state_dict": found}  # what a zero_to_fp32.py leaves
+    if "state_dict" not in found:
+        raise CheckpointError(f"{path} holds no checkpoint: it has no 'state_dict'")
+    return found
+
+
+def _cure_of_folder(path: Path) -> str:
+    if any(path.glob("zero_pp_rank_*_model_states.pt")):
+        return "ZeRO-3 left weights in parts there: make one file of them with the zero_to_fp32.py beside it"
+    inside = find_last(path)
+    return f"name one in it, such as {inside}" if inside else "it holds none"
+
+
+def _files(path: Path) -> list[Path]:
+    """The files that a checkpoint consists of, the weights first."""
+    if not path.is_dir():
+        return [path]
+    return [path / MODEL_FILE, *(path / name for name in OPTIMIZER_FILES if (path / name).is_file())]
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    if not (isinstance(found, dict) and "state_dict" in found):
+    if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no checkpoint: it has no 'state_dict'")
     return found
 
 
 def _find_open_fault(path: Path) -> str | None:
-    return None if zipfile.is_zipfile(path) else "it is cut off, or no checkpoint at all"
+    whole = all(zipfile.is_zipfile(file) for file in _files(path))
+    return None if whole else "it is cut off, or no checkpoint at all"
 
 
 def find_fault(path: Path) -> str | None:
-    """What is wrong with the file, or None when all of it reads and its checksums agree."""
+    """What is wrong with the checkpoint, or None when all of it reads and its checksums agree."""
     if fault := _find_open_fault(path):
         return fault
+    return next(filter(None, map(_find_wrong_sum, _files(path))), None)
+
+
+def _find_wrong_sum(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -133,7 +216,8 @@ def find_whole(work_dir: Path) -> Path:
 
 def _by_age(work_dir: Path) -> list[Path]:
     """Checkpoints of a work dir, newest first."""
-    files = [p for pattern in ("iter_*.pth", "epoch_*.pth") for p in work_dir.glob(pattern) if p.is_file()]
+    found = [p for pattern in ("iter_*.pth", "epoch_*.pth") for p in work_dir.glob(pattern)]
+    files = [p for p in found if p.is_file() or (p / MODEL_FILE).is_file()]
     files.sort(key=lambda p: p.stat().st_mtime_ns, reverse=True)
     with contextlib.suppress(OSError):
         named = work_dir / Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name

@@ -20,7 +20,7 @@ from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora
-from xtuner.model.fused import fuse
+from xtuner.model.fused import fuse, unfuse
 from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
 from xtuner.parallel.sequence import ulysses
 from xtuner.utils.constants import IGNORE_INDEX
@@ -50,6 +50,7 @@ class SupervisedFinetune(nn.Module):
         self.use_activation_checkpointing = _set_recompute(self.llm, use_activation_checkpointing)
         self._isolation_checked = False
         self._sequence_group: Any = None
+        self._head_apart = True
 
     def forward(
         self,
@@ -92,6 +93,11 @@ class SupervisedFinetune(nn.Module):
             )
         self._sequence_group = group
 
+    def run_as_written(self) -> None:
+        """Let every layer run its family's own forward, for engines that act on the calls of layers."""
+        unfuse(self.llm)
+        self._head_apart = False
+
     def _loss(self, flat: dict[str, Any], num_items: int | Tensor | None) -> Tensor:
         positions, targets = trained_positions(flat["labels"], flat["borders"])
         group = self._sequence_group
@@ -102,7 +108,8 @@ class SupervisedFinetune(nn.Module):
             first = torch.zeros(1, dtype=torch.long, device=self.device)
             return self._run(flat, first, group=group).logits.float().sum() * 0
         count = len(positions) if num_items is None else num_items
-        if (parts := loading.decoder_and_head(self.llm)) is not None:
+        parts = loading.decoder_and_head(self.llm) if self._head_apart else None
+        if parts is not None:
             decoder, head = parts
             hidden = self._run(flat, model=decoder, group=group).last_hidden_state[0]
             return head_cross_entropy_sum(hidden[positions], head, targets) / count

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 from xtuner import dist
 from xtuner.check.checks import check_config
-from xtuner.errors import ConfigError
+from xtuner.errors import ConfigError, NotFoundError
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import asked_for, launch
+from xtuner.recipes.catalogue import deepspeed_file
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
 
@@ -19,7 +24,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("xtuner train", description="Fine-tune a model as a config says.")
     add_config(parser)
     parser.add_argument("--work-dir", help="folder of checkpoints and logs (./work_dirs/<config name>)")
-    parser.add_argument("--deepspeed", help="a DeepSpeed config (not available in this version)")
+    parser.add_argument(
+        "--deepspeed",
+        metavar="NAME_OR_FILE",
+        help="train by ZeRO: deepspeed_zero1, zero2, zero3, zero2_offload, zero3_offload, or a JSON file",
+    )
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -49,16 +58,32 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def read_deepspeed(name: str) -> dict[str, Any]:
+    """The settings of a JSON file or of a built-in name, with or without `deepspeed_` before it."""
+    path = Path(name)
+    if path.suffix == ".json" and not path.is_file():
+        raise NotFoundError(f"--deepspeed {name}: there is no such file")
+    if not path.is_file():
+        path = deepspeed_file(name if name.startswith("deepspeed_") else f"deepspeed_{name}")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"--deepspeed {name}: {path} is no JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--deepspeed {name}: {path} holds no settings, but {type(settings).__name__}")
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: pip install 'xtuner[deepspeed]'")
+    return settings
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 when it came to its end."""
     args = parse_args(argv)
-    if args.deepspeed:
-        raise ConfigError(
-            "--deepspeed is not available in this version; leave it out to train with one process"
-        )
     config = read_config(args.config, args.cfg_options)
     found = check_config(config, known_sizes)
     found.raise_errors()
+    named = args.deepspeed or config.get("deepspeed")
+    deepspeed = read_deepspeed(named) if named else None
     processes = None if dist.is_launched() else asked_for()
     if processes is not None:
         words = sys.argv[1:] if argv is None else argv
@@ -70,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
         logger.warning("%s", warning.message)
     from xtuner.engine.build import RunOptions, build_run
 
-    run = build_run(config, RunOptions(args.work_dir, args.resume, args.seed, args.fsdp))
+    options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, deepspeed)
+    run = build_run(config, options)
     run.train()
     run.world.close()
     return 0

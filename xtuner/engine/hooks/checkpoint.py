@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from xtuner.engine.checkpoint import save_checkpoint
+from xtuner.engine.checkpoint import remove_checkpoint, save_checkpoint
 from xtuner.engine.hooks.hook import Hook
 from xtuner.log import logger
 
@@ -64,7 +64,7 @@ class CheckpointHook(Hook):
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         if runner.world.is_first:
             folder.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(state, path)
+            save_checkpoint(state, path, runner.backend.optimizer_file)
         # The oldest goes only now that the newest is safe, and not while updates fail: then the newest may
         # hold weights that a too large step has spoilt.
         while not runner.train_loop.nonfinite_in_a_row and 0 < self.max_keep_ckpts < len(
@@ -72,4 +72,4 @@ class CheckpointHook(Hook):
         ):
             oldest = Path(runner.kept_checkpoints.pop(0))
             if runner.world.is_first:
-                oldest.unlink(missing_ok=True)
+                remove_checkpoint(oldest)

@@ -8,6 +8,6 @@ segments.py   causal attention of packed samples on a CPU
 layers.py     which modules of a loaded model run through these: `fuse(llm)`
 """
 
-from xtuner.model.fused.layers import fuse
+from xtuner.model.fused.layers import fuse, unfuse
 
-__all__ = ["fuse"]
+__all__ = ["fuse", "unfuse"]
