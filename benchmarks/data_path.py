@@ -102,6 +102,39 @@ def whole(folder: Path) -> dict:
     }
 
 
+def streamed(folder: Path) -> dict:
+    """One epoch of the same items with streaming = True, nothing kept on the disk."""
+    from transformers import AutoTokenizer
+
+    from xtuner.dataset import process_hf_dataset
+    from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
+    from xtuner.dataset.sources import load_dataset
+
+    dataset = process_hf_dataset(
+        load_dataset(folder / "alpaca.jsonl"),
+        tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        max_length=MAX_LENGTH,
+        dataset_map_fn=alpaca_map_fn,
+        template_map_fn=template_map_fn_factory("default"),
+        streaming=True,
+    )
+    before = peak_memory()
+    clock = Clock()
+    tokens = items = 0
+    for found in dataset.read():
+        if found.position.epoch:
+            break
+        items += 1
+        tokens += len(found.item["input_ids"])
+    return {
+        **clock.seconds(),
+        "tokens": tokens,
+        "fill": tokens / (items * MAX_LENGTH),
+        "memory_mb": peak_memory(),
+        "more_memory_mb": peak_memory() - before,
+    }
+
+
 def row_by_row(folder: Path) -> dict:
     """The same rows through `datasets.map` with a call of the tokenizer per text, as is usual."""
     import datasets
@@ -268,6 +301,7 @@ CASES = {
     case.__name__: case
     for case in (bare, whole, row_by_row, trl, llamafactory, chats, chats_by_beginnings, packing)
 }
+MEMORY_CASES = {"streamed": streamed}
 PEERS = ("trl", "llamafactory")
 
 
@@ -332,12 +366,16 @@ def measure_memory(rows: int) -> str:
                 file.write(json.dumps(own, ensure_ascii=False) + "\n")
         cold = run("whole", folder, folder / "cache")
         warm = run("whole", folder, folder / "cache")
+        stream = run("streamed", folder, folder / "cache")
     return (
         f"{cold['rows']:,} rows, {cold['tokens']:,} tokens: {cold['memory_mb']:,.0f} MB at the peak, of "
         f"which {cold['more_memory_mb']:,.0f} beyond the loaded tokenizer; {cold['seconds']:,.0f} s, "
         f"{cold['rows'] / cold['seconds']:,.0f} rows and {cold['tokens'] / cold['seconds'] / 1000:,.0f} "
         f"thousand tokens a second; {cold['disk_bytes_per_token']:.2f} bytes a token on the disk.\n"
-        f"Again, with the tokens on the disk: {warm['memory_mb']:,.0f} MB, {warm['seconds']:.2f} s."
+        f"Again, with the tokens on the disk: {warm['memory_mb']:,.0f} MB, {warm['seconds']:.2f} s.\n"
+        f"Streamed: {stream['memory_mb']:,.0f} MB, of which {stream['more_memory_mb']:,.0f} beyond the "
+        f"loaded tokenizer; {stream['seconds']:,.0f} s, {stream['tokens'] / stream['seconds'] / 1000:,.0f} thousand "
+        f"tokens a second, items {stream['fill']:.1%} full."
     )
 
 
@@ -406,11 +444,11 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="only the peak memory of one pass over --rows")
     parser.add_argument("--peers", type=Path, default=DEFAULT_PLACE, help="where peers.py put them")
     parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md")
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--case", choices=[*CASES, *MEMORY_CASES], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
-        print(json.dumps(CASES[args.case](args.folder)))
+        print(json.dumps({**CASES, **MEMORY_CASES}[args.case](args.folder)))
         return
     if args.memory:
         print(measure_memory(args.rows))
