@@ -25,9 +25,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Show it; returns 0 when the tuned model answers with its new name."""
     args = parse_args(argv)
-    # By default OpenMP threads wait for each other at full speed; with another busy process on two cores
-    # that makes these small matrices 28 times slower. It reads this when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from xtuner import cli
     from xtuner.demo.run import DEFAULT_NAME, Demo, Options
 
