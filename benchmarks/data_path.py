@@ -375,7 +375,8 @@ def measure_memory(rows: int) -> str:
         f"Again, with the tokens on the disk: {warm['memory_mb']:,.0f} MB, {warm['seconds']:.2f} s.\n"
         f"Streamed: {stream['memory_mb']:,.0f} MB, of which {stream['more_memory_mb']:,.0f} beyond the "
         f"loaded tokenizer; {stream['seconds']:,.0f} s, "
-        f"{stream['tokens'] / stream['seconds'] / 1000:,.0f} thousand tokens a second, items {stream['fill']:.1%} full."
+        f"{stream['tokens'] / stream['seconds'] / 1000:,.0f} thousand tokens a second, "
+        f"items {stream['fill']:.1%} full."
     )
 
 
