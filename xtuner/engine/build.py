@@ -30,6 +30,7 @@ from xtuner.engine.backend import Backend, make_backend
 from xtuner.engine.data import Batches
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
+from xtuner.engine.params import parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_rng_state, set_seed
 from xtuner.engine.run import Position, Run
 from xtuner.engine.runner import TrainLoop
@@ -246,12 +247,18 @@ def build_model(run: Run) -> Any:
 def build_optim_wrapper(run: Run) -> OptimWrapper:
     """The optimiser over what is trained, in its wrapper."""
     cfg = dict(run.cfg.optim_wrapper)
-    params = [p for p in run.model.parameters() if p.requires_grad]
-    if not params:
+    trained = [p for p in run.model.parameters() if p.requires_grad]
+    if not trained:
         raise ConfigError(
             "model has no weight to train: add lora=dict(type=LoraConfig, ...) or train the llm itself"
         )
-    optimizer = run.builder.build(cfg.pop("optimizer"), "optim_wrapper.optimizer", params=params)
+    optimizer_cfg = dict(cfg.pop("optimizer"))
+    named = as_ref(optimizer_cfg.get("type"))
+    kind = named.resolve() if named else optimizer_cfg.get("type")
+    optimizer_cfg = with_fastest_kernel(optimizer_cfg, kind, trained)
+    lr, decay = optimizer_cfg.get("lr", 1e-3), optimizer_cfg.get("weight_decay", 1e-2)
+    params = parameter_groups(run.model, cfg.pop("paramwise_cfg", None), lr, decay)
+    optimizer = run.builder.build(optimizer_cfg, "optim_wrapper.optimizer", params=params)
     late: dict[str, Any] = {"optimizer": optimizer}
     named = as_ref(cfg.get("type"))
     kind = named.resolve() if named else cfg.get("type")

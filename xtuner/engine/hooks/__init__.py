@@ -5,6 +5,7 @@ from xtuner.engine.hooks.dataset_info import DatasetInfoHook
 from xtuner.engine.hooks.evaluate_chat import EvaluateChatHook
 from xtuner.engine.hooks.hook import Hook, call_hooks, sort_hooks
 from xtuner.engine.hooks.logger import LoggerHook
+from xtuner.engine.hooks.neftune import NEFTuneHook
 from xtuner.engine.hooks.runtime import (
     DistSamplerSeedHook,
     IterTimerHook,
@@ -35,6 +36,7 @@ __all__ = [
     "LoggerHook",
     "ParamSchedulerHook",
     "RuntimeInfoHook",
+    "NEFTuneHook",
     "ThroughputHook",
     "VarlenAttnArgsToMessageHubHook",
     "call_hooks",

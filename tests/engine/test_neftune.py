@@ -1,0 +1,25 @@
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from xtuner.engine.hooks import NEFTuneHook
+
+
+def test_noise_is_bounded_by_each_samples_own_length():
+    """Two packed samples of 4 and 12 tokens; none outside a training iteration and none in eval mode."""
+    embedding = nn.Embedding(8, 25)
+    model = SimpleNamespace(llm=SimpleNamespace(get_input_embeddings=lambda: embedding))
+    runner, ids = SimpleNamespace(model=model), torch.zeros(1, 16, dtype=torch.long)
+    hook, plain = NEFTuneHook(noise_alpha=5), embedding(ids).detach()
+    hook.before_train(runner)
+    assert torch.equal(embedding(ids), plain)
+    batch = {"data": {"cumulative_len": [torch.tensor([0, 4, 16], dtype=torch.int32)]}}
+    hook.before_train_iter(runner, 0, batch)
+    noise = (embedding(ids) - plain).abs().detach()
+    short, long = 5 / (4 * 25) ** 0.5, 5 / (12 * 25) ** 0.5
+    assert 0.8 * short < noise[0, :4].max() <= short
+    assert 0.8 * long < noise[0, 4:].max() <= long
+    assert torch.equal(embedding.eval()(ids), plain)
+    hook.after_train(runner)
+    assert torch.equal(embedding.train()(ids), plain)

@@ -1,0 +1,47 @@
+"""NEFTune (Jain et al. 2023, arXiv 2310.05914): uniform noise on the embeddings while training.
+
+each number of a sample's embeddings [L, d] gets noise from (-m, m), m = noise_alpha / sqrt(L * d)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xtuner.engine.hooks.hook import Hook
+from xtuner.errors import ConfigError
+
+
+class NEFTuneHook(Hook):
+    """Adds the noise by each sample's own length, also where samples are packed."""
+
+    def __init__(self, noise_alpha: float = 5.0):
+        if not noise_alpha > 0:
+            raise ConfigError(f"NEFTuneHook.noise_alpha is {noise_alpha!r}; it must be a number above 0")
+        self.noise_alpha = noise_alpha
+        self._lengths: Tensor | None = None
+
+    def before_train(self, runner) -> None:
+        embedding = runner.model.llm.get_input_embeddings()
+        self._handle = embedding.register_forward_hook(self._add_noise)
+
+    def after_train(self, runner) -> None:
+        self._handle.remove()
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+        lengths = torch.cat([borders.diff() for borders in data_batch["data"]["cumulative_len"]])
+        self._lengths = lengths.repeat_interleave(lengths)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self._lengths = None  # what is embedded between batches is no training data
+
+    def _add_noise(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        if self._lengths is None or not module.training:
+            return output
+        assert output.shape[:2] == (1, len(self._lengths)), "one row of packed samples"
+        lengths = self._lengths.to(output.device, torch.float32)
+        size = self.noise_alpha * (lengths * output.shape[-1]).rsqrt()
+        noise = torch.empty_like(output).uniform_(-1, 1)
+        return output + noise * size[:, None].to(output.dtype)

@@ -1,0 +1,78 @@
+"""Which trained parameters share a rate and a decay, and by which kernel torch updates them.
+
+paramwise_cfg = dict(custom_keys={'lora_B': dict(lr_mult=16)}, norm_decay_mult=0, bias_decay_mult=0)
+
+lora_A ...   group 0    lr, weight_decay as the optimiser's
+lora_B ...   group 1    16 x lr                            LoRA+, Hayou et al. 2024, arXiv 2402.12354
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from xtuner.errors import ConfigError, did_you_mean
+
+_OPTIONS = ("custom_keys", "norm_decay_mult", "bias_decay_mult")
+_FACTORS = ("lr_mult", "decay_mult")
+
+
+def parameter_groups(
+    model: nn.Module, paramwise_cfg: Mapping[str, Any] | None, lr: float, decay: float
+) -> Any:
+    """The trained parameters: a plain list, or one group for each rate and decay where these differ."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not paramwise_cfg:
+        return list(trained.values())
+    _check(paramwise_cfg, trained)
+    norms = {
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        groups.setdefault(_factors(name, name in norms, paramwise_cfg), []).append(parameter)
+    return [
+        {"params": params, "lr": lr * lr_mult, "weight_decay": decay * decay_mult}
+        for (lr_mult, decay_mult), params in groups.items()
+    ]
+
+
+def _factors(name: str, is_norm: bool, cfg: Mapping[str, Any]) -> tuple[float, float]:
+    """Factors of rate and decay: those of the longest key in `name`, else those of its kind."""
+    keys = [key for key in cfg.get("custom_keys", {}) if key in name]
+    if keys:
+        found = cfg["custom_keys"][max(keys, key=len)]
+        return found.get("lr_mult", 1.0), found.get("decay_mult", 1.0)
+    if is_norm:
+        return 1.0, cfg.get("norm_decay_mult", 1.0)
+    return 1.0, cfg.get("bias_decay_mult", 1.0) if name.endswith(".bias") else 1.0
+
+
+def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
+    where = "optim_wrapper.paramwise_cfg"
+    for key in cfg:
+        if key not in _OPTIONS:
+            raise ConfigError(f"{where} has no key {key!r}.{did_you_mean(key, _OPTIONS)}")
+    for key, factors in cfg.get("custom_keys", {}).items():
+        if not any(key in name for name in names):
+            raise ConfigError(f"{where}.custom_keys: no trained weight has {key!r} in its name")
+        for factor in factors:
+            if factor not in _FACTORS:
+                raise ConfigError(
+                    f"{where}.custom_keys[{key!r}] has no key {factor!r}.{did_you_mean(factor, _FACTORS)}"
+                )
+
+
+def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: list[torch.Tensor]) -> dict[str, Any]:
+    """`cfg` of an optimiser, with `fused=True` where torch has that kernel and `cfg` asks for none."""
+    fusible = kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+    chosen = {"fused", "foreach", "capturable", "differentiable", "maximize"} & cfg.keys()
+    if not fusible or chosen or not all(p.device.type in ("cpu", "cuda") for p in params):
+        return cfg
+    return {**cfg, "fused": True}
