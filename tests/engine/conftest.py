@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import textwrap
 import types
@@ -101,3 +102,9 @@ def toy_config(monkeypatch):
     module.Rows, module.Toy, module.collate = Rows, Toy, collate
     monkeypatch.setitem(sys.modules, "engine_toys", module)
     return lambda **options: parse_config(textwrap.dedent(TEXT), "toy.py", options)
+
+
+@pytest.fixture(autouse=True)
+def _propagate(caplog):
+    logging.getLogger("xtuner").propagate = True
+    caplog.set_level(logging.INFO, "xtuner")

@@ -1,7 +1,6 @@
 """The loop on a toy model: windows, resuming, faults, the files it leaves."""
 
 import json
-import logging
 import re
 
 import pytest
@@ -184,9 +183,3 @@ def test_a_read_only_work_dir_is_one_clear_error(toy_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to the work dir"):
         train(toy_config(), tmp_path / "file")
-
-
-@pytest.fixture(autouse=True)
-def _propagate(caplog):
-    logging.getLogger("xtuner").propagate = True
-    caplog.set_level(logging.INFO, "xtuner")

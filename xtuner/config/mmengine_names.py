@@ -26,9 +26,11 @@ SAME_JOB: dict[str, str] = {
     **_move("mmengine.dataset", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
     **_move("mmengine.dataset.sampler", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
     "mmengine.runner.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
-    "mmengine.runner.EpochBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
+    "mmengine.runner.EpochBasedTrainLoop": "xtuner.engine.runner.EpochBasedTrainLoop",
     "mmengine.runner.loops.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
-    "mmengine.runner.loops.EpochBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
+    "mmengine.runner.loops.EpochBasedTrainLoop": "xtuner.engine.runner.EpochBasedTrainLoop",
+    **{f"mmengine.runner.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
+    **{f"mmengine.runner.loops.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
     "datasets.load_dataset": "xtuner.dataset.sources.load_dataset",
 }
 

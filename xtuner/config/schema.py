@@ -36,6 +36,10 @@ RUN_KEYS: dict[str, str] = {
     "work_dir": "folder of the run",
     "train_dataloader": "data and its order",
     "train_cfg": "how long to train",
+    "val_dataloader": "data to validate on: held_out, a share of the training rows, or a dataset",
+    "val_cfg": "the loop of validation",
+    "test_dataloader": "data of xtuner test, in place of val_dataloader",
+    "test_cfg": "the loop of xtuner test",
     "optim_wrapper": "optimiser, precision, clipping, accumulation",
     "param_scheduler": "learning rate over time",
     "default_hooks": "timer, logger, param_scheduler, checkpoint, sampler_seed",
@@ -51,7 +55,8 @@ RUN_KEYS: dict[str, str] = {
     "log_level": "how much is logged",
     "visualizer": "where scalars go",
     "randomness": "seed and determinism",
-    "max_nonfinite_updates": "stop after so many updates in a row with a loss or gradient that is not finite",
+    "max_nonfinite_updates": "stop after so many skipped updates in a row: a loss or gradient that is not finite, "
+    "or a spike by train_cfg.spike_ratio",
 }
 
 _LOADER = (
@@ -60,14 +65,16 @@ _LOADER = (
 )
 _KEYS: dict[str, str] = {
     "train_dataloader": _LOADER,
+    "val_dataloader": f"held_out {_LOADER}",
+    "test_dataloader": _LOADER,
     "env_cfg": "cudnn_benchmark mp_cfg dist_cfg resource_limit",
     "env_cfg.mp_cfg": "mp_start_method opencv_num_threads omp_num_threads mkl_num_threads",
     "env_cfg.dist_cfg": "backend timeout",
     "randomness": "seed deterministic diff_rank_seed",
     "log_processor": "by_epoch window_size mean_pattern num_digits custom_cfg log_with_hierarchy",
     "optim_wrapper.clip_grad": "max_norm norm_type error_if_nonfinite",
-    "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin",
-    "default_hooks": "runtime_info timer logger param_scheduler checkpoint sampler_seed",
+    "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin spike_ratio",
+    "default_hooks": "runtime_info timer logger param_scheduler validation checkpoint sampler_seed",
 }
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -79,6 +86,10 @@ BUILT = (
     "optim_wrapper",
     "param_scheduler",
     "train_cfg",
+    "val_dataloader",
+    "val_cfg",
+    "test_dataloader",
+    "test_cfg",
     "visualizer",
     "default_hooks",
     "custom_hooks",
@@ -140,6 +151,9 @@ VALUES = (
     _whole("max_nonfinite_updates", 1),
     _whole("train_cfg.max_iters", 1),
     _above_zero("train_cfg.max_epochs"),
+    _whole("train_cfg.val_interval", 1),
+    Value("train_cfg.spike_ratio", "a number above 1", lambda v: _is_number(v) and v > 1),
+    Value("val_dataloader.held_out", "a number above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1),
     _between("optim_wrapper.optimizer.lr", 0, math.inf),
     _above_zero("optim_wrapper.clip_grad.max_norm"),
     _whole("model.lora.r", 1),
@@ -171,6 +185,14 @@ CLASHES = (
         ),
         "train_cfg needs either max_epochs or max_iters; it has max_epochs={train_cfg.max_epochs}, "
         "max_iters={train_cfg.max_iters}",
+    ),
+    Clash(
+        "val_dataloader",
+        lambda get: (
+            get("val_dataloader") is not None
+            and (get("val_dataloader.held_out") is None) == (get("val_dataloader.dataset") is None)
+        ),
+        "val_dataloader needs either held_out (a share of the training rows) or a dataset of its own",
     ),
     Clash(
         _QUANTIZATION,

@@ -13,6 +13,7 @@ another process of the same run, maps what the first one wrote.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pkgutil
 import uuid
@@ -24,7 +25,7 @@ from xtuner.dataset.encode_rows import PROMPT_FILLS, MapFn, Settings, Tally, enc
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.progress import show_rates
-from xtuner.dataset.selection import Selection, take_some, take_split
+from xtuner.dataset.selection import Part, Selection, take_some, take_split
 from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
 from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
 from xtuner.dataset.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
@@ -54,6 +55,8 @@ def process_hf_dataset(
     strict: bool = False,
     streaming: bool = False,
     buffer_size: int = BUFFER_ROWS,
+    held_out: float = 0.0,
+    take_held_out: bool = False,
 ) -> PackedDataset | StreamedDataset:
     """Items to train on, made of the rows of `dataset`: a list of rows, a data set, or those by split.
 
@@ -62,6 +65,9 @@ def process_hf_dataset(
     fields. A few rows with a fault are left out, counted and listed in a file; with `strict` the first one is
     an error, as more than a few always are. `map_num_proc` and `use_varlen_attn` are there for the configs
     that give them: the tokenizer's own threads do the work, and the samples of an item never see each other.
+
+    `held_out` is the share of the rows, by their content, that is left for validation; with `take_held_out`
+    these are the rows that are taken. `val_dataloader = dict(held_out=...)` sets both.
 
     `streaming` tokenises nothing ahead and keeps nothing on the disk: `buffer_size` rows at a time are read,
     packed and shuffled (by `shuffle_before_pack`) during training, in each process and worker.
@@ -79,12 +85,14 @@ def process_hf_dataset(
         strict,
     )
     if streaming:
-        _check_streaming(do_dataset_tokenization, max_dataset_length, buffer_size)
+        _check_streaming(do_dataset_tokenization, max_dataset_length, buffer_size, held_out)
         sources = take_split(dataset, split).sources
         return StreamedDataset(
             sources, settings, buffer_size, pack_to_max_length, shuffle_before_pack, keeps_columns, seed
         )
     rows = take_some(take_split(dataset, split), max_dataset_length, seed)
+    if held_out:
+        rows = dataclasses.replace(rows, part=Part(held_out, take_held_out))
     if do_dataset_tokenization:
         store = open_or_write(store_key(rows, settings), lambda writer: write_rows(rows, settings, writer))
     else:
@@ -115,7 +123,14 @@ def _check_settings(tokenizes: bool, tokenizer: Any, max_length: int | None, pac
         raise ConfigError(f"max_length is {max_length}: it must be at least 1")
 
 
-def _check_streaming(tokenizes: bool, max_dataset_length: int | None, buffer_size: int) -> None:
+def _check_streaming(
+    tokenizes: bool, max_dataset_length: int | None, buffer_size: int, held_out: float
+) -> None:
+    if held_out:
+        raise ConfigError(
+            "no share of the rows can be held out with streaming = True, which does not count them: give "
+            "val_dataloader a dataset of its own instead of held_out"
+        )
     if not tokenizes:
         raise ConfigError("rows that are tokens already are read as they are: leave out streaming = True")
     if max_dataset_length is not None:
@@ -167,7 +182,8 @@ def store_key(rows: Selection, settings: Settings) -> str:
 
 def _rows_key(rows: Selection) -> list[Any]:
     taken = None if rows.taken is None else rows.taken.tobytes()
-    return [taken, *map(fingerprint.fingerprint_rows, rows.sources)]
+    part = [] if rows.part is None else [[rows.part.share, rows.part.is_held_out]]
+    return [taken, *part, *map(fingerprint.fingerprint_rows, rows.sources)]
 
 
 # --- the store -------------------------------------------------------------------------------------------

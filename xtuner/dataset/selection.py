@@ -2,11 +2,14 @@
 
 {"train": A, "test": B}, split "train", at most 2    ->  rows 0 and 5 of A
 split None                                           ->  all rows of A, then all of B
+held out 0.05                                        ->  1 row of 20; rows that are equal stay together
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -40,11 +43,20 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Part:
+    """`share` of the rows, held out from training, or all others; equal rows are on the same side."""
+
+    share: float
+    is_held_out: bool
+
+
+@dataclass(frozen=True)
 class Selection:
     """The rows to use of some sources; row numbers count from 0 through all sources."""
 
     sources: Sequence[Any]
     taken: np.ndarray | None = None  # the numbers of the rows to use, in order; None for all
+    part: Part | None = None  # which of these; None for all
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         """Number and content of each row."""
@@ -53,17 +65,29 @@ class Selection:
 
     def unread(self) -> Iterator[tuple[int, Callable[[], Row]]]:
         """Number of each row and the function that reads it; that raises DataError for a broken one."""
+        if self.part is None:
+            yield from self._both_parts()
+            return
+        sides = _held_out(self._both_parts(), self.part.share)
+        for (number, read), is_held_out in zip(self._both_parts(), sides.tolist(), strict=True):
+            if is_held_out == self.part.is_held_out:
+                yield number, read
+
+    def _both_parts(self) -> Iterator[tuple[int, Callable[[], Row]]]:
         if self.taken is None:
             yield from ((found.cursor.row, found.read) for found in scan(self.sources))
         else:
             yield from ((number, functools.partial(self.row, number)) for number in self.taken.tolist())
 
     def __len__(self) -> int:
+        """The number of rows of both parts."""
         return sum(map(len, self.sources)) if self.taken is None else len(self.taken)
 
     def quick_len(self) -> int | None:
         """The number of rows, or None where a file would have to be parsed to know it."""
-        if any(isinstance(source, FileRows) and not source.is_counted for source in self.sources):
+        if self.part is not None or any(
+            isinstance(source, FileRows) and not source.is_counted for source in self.sources
+        ):
             return None
         return len(self)
 
@@ -121,6 +145,28 @@ def take_some(rows: Selection, max_rows: int | None, seed: int) -> Selection:
         return rows
     picked = np.random.default_rng(seed).choice(len(rows), max_rows, replace=False)
     return Selection(rows.sources, np.sort(picked))
+
+
+def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], share: float) -> np.ndarray:
+    """For each row whether it is held out: `share` of the distinct rows are, those with the smallest hashes."""
+    hashes = np.fromiter((_hash(read) for _, read in rows), np.uint64)
+    distinct = np.unique(hashes)
+    if len(distinct) < 2:
+        raise DataError(f"none of {len(hashes)} rows can be held out from training: they are all the same")
+    count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    return hashes <= distinct[count - 1]
+
+
+def _hash(read: Callable[[], Row]) -> int:
+    try:
+        text = json.dumps(read(), sort_keys=True, default=_as_plain)
+    except DataError:
+        return 2**64 - 1  # a broken row is told of where the others are trained on
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _as_plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else type(value).__name__
 
 
 def scan(sources: Sequence[Any], start: Cursor = Cursor()) -> Iterator[Found]:  # noqa: B008

@@ -31,6 +31,7 @@ class Backend:
     """A process alone; what the others do differently is overridden."""
 
     name = "single"
+    can_drop_gradients = True
     # Where the optimiser's state has a file of its own: its name.
     optimizer_file: str | None = None
 
@@ -65,6 +66,17 @@ class Backend:
     def update(self, optim_wrapper: OptimWrapper) -> Update:
         """Clip, step, clear."""
         return optim_wrapper.update()
+
+    def measure(
+        self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], num_items: int
+    ) -> dict[str, Any]:
+        """What the model reports of `batch`, for validation; on all processes alike."""
+        with optim_wrapper.autocast() if optim_wrapper else contextlib.nullcontext():
+            return self.model(**batch, mode="loss", num_items=num_items)
+
+    def drop_gradients(self, optim_wrapper: OptimWrapper) -> None:
+        """Leave this update out."""
+        optim_wrapper.optimizer.zero_grad(set_to_none=True)
 
     def model_state(self) -> dict[str, Any]:
         """The trained weights, whole, on rank 0; every process must come here."""

@@ -36,9 +36,10 @@ from xtuner.engine.run import Position, Run
 from xtuner.engine.runner import TrainLoop
 from xtuner.engine.stream import StreamBatches, check_stream_config
 from xtuner.engine.surroundings import describe_weights
+from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.log import logger
+from xtuner.log import logger, say_once
 from xtuner.model.loading import register_families
 from xtuner.model_folder import check_model_folder
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
@@ -77,6 +78,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
     torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
     run.train_dataloader = build_batches(run)
+    run.val_loop = build_val_loop(run, "val_dataloader", "val_cfg")
     connect(run)
     run.model = build_model(run)
     run.optim_wrapper = build_optim_wrapper(run)
@@ -149,7 +151,8 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     path = "train_dataloader"
     # The tokenizers of our own model families are known to transformers from here on.
     register_families()
-    dataset_cfg = cfg.pop("dataset")
+    del cfg["dataset"]
+    dataset_cfg = data_of_training(run.cfg)
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
     if isinstance(dataset, Stream):
         return build_stream_batches(run, cfg, dataset)
@@ -163,6 +166,30 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
     collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
     return Batches(dataset, batch_sampler, collate_fn, run.seed, **build_loader_kwargs(run, cfg))
+
+
+def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
+    """Validation as the names `data` and `loop` of the config say; None where it names no data."""
+    given = run.cfg.get(data)
+    if given is None:
+        return None
+    loaded = ("batch_size", "num_workers", "collate_fn", "pin_memory")
+    cfg = {k: v for k, v in run.cfg.train_dataloader.items() if k in loaded}
+    cfg |= {k: v for k, v in given.items() if k not in ("dataset", "held_out")}
+    if unused := cfg.keys() & {"sampler", "batch_sampler", "drop_last"}:
+        say_once(
+            f"{data} reads every item once and in order: its {', '.join(sorted(unused))} is not used", 20
+        )
+    dataset_cfg = data_of_validation(run.cfg, data)
+    dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
+    if isinstance(dataset, Stream):
+        raise ConfigError(f"{data}.dataset: the data of validation has an end; leave out streaming = True")
+    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{data}.collate_fn")
+    kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
+    place = (run.world.data_rank, run.world.data_size)
+    batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *place, **kwargs)
+    loop_cfg = {"type": ValLoop, **(run.cfg.get(loop) or {})}
+    return run.builder.build(loop_cfg, loop, runner=run, dataloader=batches)
 
 
 def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> StreamBatches:
@@ -274,10 +301,8 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
 
 def build_loop(run: Run) -> Any:
     """The training loop, from `train_cfg`."""
-    cfg = {k: v for k, v in run.cfg.train_cfg.items() if k != "by_epoch"}
-    return run.builder.build(
-        {"type": TrainLoop, **cfg}, "train_cfg", runner=run, dataloader=run.train_dataloader
-    )
+    cfg = {"type": TrainLoop, **run.cfg.train_cfg}
+    return run.builder.build(cfg, "train_cfg", runner=run, dataloader=run.train_dataloader)
 
 
 def build_schedules(run: Run) -> list[schedule.Schedule]:
@@ -342,7 +367,10 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     run.backend.load_optimizer(run.optim_wrapper, source["optimizer"] if source else None)
     resume = small["resume"]
     run.num_skipped_updates = resume["num_skipped_updates"]
-    run.kept_checkpoints = [*resume["kept_checkpoints"], small["path"]]
+    run.update_losses.extend(resume.get("update_losses", ()))
+    path = Path(small["path"]).resolve()
+    others = [p for p in resume["kept_checkpoints"] if Path(p).resolve() != path]
+    run.kept_checkpoints = [*others, small["path"]]
     run.iter = _resumed_iter(run, resume)
     run.position = Position(run.iter, run.train_dataloader.position())
     logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, small["meta"]["iter"])

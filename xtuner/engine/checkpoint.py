@@ -47,10 +47,13 @@ print(f"{len(weights)} weights in {out}")
 '''
 
 
-def save_checkpoint(state: dict[str, Any], path: Path, optimizer_file: str | None = None) -> None:
+def save_checkpoint(
+    state: dict[str, Any], path: Path, optimizer_file: str | None = None, is_newest: bool = True
+) -> None:
     """Write `state` to `path`; on any failure what was there stays as it was.
 
-    `optimizer_file`: make a folder, with the optimiser's state in a file of this name.
+    `optimizer_file`: make a folder, with the optimiser's state in a file of this name. `is_newest`: bare
+    `--resume` goes on from it.
     """
     try:
         with _written_beside(path) as part:
@@ -61,9 +64,10 @@ def save_checkpoint(state: dict[str, Any], path: Path, optimizer_file: str | Non
                 _save({k: v for k, v in state.items() if k != "optimizer"}, part / MODEL_FILE)
                 _save({"optimizer": state["optimizer"]}, part / optimizer_file)
                 (path.parent / SCRIPT).write_text(_SCRIPT_TEXT, encoding="utf-8")
-        with _written_beside(path.parent / LAST) as part, open(part, "w", encoding="utf-8") as file:
-            file.write(str(path.resolve()))
-            _sync(file)
+        if is_newest:
+            with _written_beside(path.parent / LAST) as part, open(part, "w", encoding="utf-8") as file:
+                file.write(str(path.resolve()))
+                _sync(file)
     # torch turns a failed write into a RuntimeError of its archive writer.
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__ or error
@@ -88,6 +92,13 @@ def remove_checkpoint(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a killed run has left half-written in `folder`."""
+    for part in folder.glob(".*.pth.part"):
+        logger.info("Removing %s, which an earlier run has not finished", part)
+        remove_checkpoint(part)
 
 
 def _sync(file: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,12 @@ class Run:
     visualizer: Any = None
     hooks: list[Any] = field(default_factory=list)
     train_loop: Any = None
+    val_loop: Any = None
     history: History = field(default_factory=History)
     iter: int = 0
     position: Position = field(default_factory=lambda: Position(0))
     num_skipped_updates: int = 0
+    update_losses: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     max_nonfinite_updates: int = 5
     kept_checkpoints: list[str] = field(default_factory=list)
 
@@ -172,6 +175,7 @@ class Run:
                 "iter": self.position.iter,
                 "rng": rng,
                 "num_skipped_updates": self.num_skipped_updates,
+                "update_losses": list(self.update_losses),
                 "kept_checkpoints": list(self.kept_checkpoints),
                 "data_size": self.world.data_size,
             }

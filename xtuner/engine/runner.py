@@ -4,27 +4,35 @@
     window   [0   1   2   3] [4   5   6   7]     accumulative_counts batches, one update of the weights
 
 The loss of a window is the mean over its trained tokens, however they are spread over batches and processes.
-Weights change only at the end of a window; a checkpoint in the middle of one resumes at its start.
+Weights change only at the end of a window; a checkpoint in the middle of one resumes at its start. An update
+is skipped where its loss or gradient is not finite, or its loss a spike: more than `spike_ratio` times the
+median of those before it.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from xtuner.engine.batch import to_device
 from xtuner.engine.data import Batches
 from xtuner.engine.hooks import CheckpointHook
 from xtuner.engine.run import Position, Run
-from xtuner.engine.stop import noting_signals
+from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.stream import StreamBatches
+from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.log import logger
 
 MAX_ROWS_NAMED = 20
+# A spike is told from the updates before it only once there are some.
+MIN_LOSSES = 10
+TestLoop = ValLoop
 
 
 class TrainLoop:
@@ -37,8 +45,11 @@ class TrainLoop:
         max_iters: int | None = None,
         max_epochs: float | None = None,
         val_interval: int | None = None,
-        val_begin: int | None = None,
+        val_begin: int = 1,
+        spike_ratio: float | None = None,
+        by_epoch: bool = False,
     ):
+        """`val_interval`, `val_begin`: in epochs if `by_epoch`, else in iterations; None is each epoch."""
         self.runner = runner
         self.dataloader = dataloader
         self.epoch_length = len(dataloader)
@@ -50,7 +61,16 @@ class TrainLoop:
             self.max_epochs, self.max_iters = math.ceil(max_iters / self.epoch_length), max_iters
         else:
             raise ConfigError(f"train_cfg needs either max_epochs or max_iters: {max_epochs=}, {max_iters=}")
-        self.nonfinite_in_a_row = 0
+        if spike_ratio is not None and not runner.backend.can_drop_gradients:
+            raise ConfigError(
+                "train_cfg.spike_ratio: DeepSpeed cannot leave out a finite update; remove spike_ratio, or "
+                "train without --deepspeed"
+            )
+        unit = self.epoch_length if by_epoch or val_interval is None else 1
+        self.val_interval, self.val_begin = (val_interval or 1) * unit, val_begin * unit
+        self.spike_ratio = spike_ratio
+        self.skipped_in_a_row = 0
+        self._stop = StopSignal()
 
     def run(self) -> None:
         """Train from the run's iteration to the end."""
@@ -61,6 +81,15 @@ class TrainLoop:
             while run.iter < self.max_iters:
                 self._train_window(next(windows))
         run.call_hooks("after_train")
+
+    def validates_at(self, iteration: int) -> bool:
+        """Whether validation is due after `iteration` (counted from 0); it always is after the last."""
+        done = iteration + 1
+        return (done >= self.val_begin and done % self.val_interval == 0) or done == self.max_iters
+
+    def stop_asked(self) -> int:
+        """The number of a signal that any process has got, 0 without one; every process must come here."""
+        return self.runner.world.largest(self._stop.number)
 
     def _windows(self, start: int) -> Iterator[list[dict[str, Any]]]:
         batches = self.dataloader.start_at(start)
@@ -84,6 +113,7 @@ class TrainLoop:
         run = self.runner
         run.position = Position(run.iter, run.position.data)
         counts = _count_items(run, window)
+        loss = 0.0
         for number, batch in enumerate(window):
             in_epoch = run.iter % self.epoch_length
             if in_epoch == 0:
@@ -91,8 +121,9 @@ class TrainLoop:
             run.call_hooks("before_train_iter", batch_idx=in_epoch, data_batch=batch)
             is_last = number == len(window) - 1
             outputs = train_step(run, batch, counts[number], max(sum(counts), 1), is_last)
+            loss = loss + outputs["loss"] * (counts[number] / max(sum(counts), 1))
             if is_last:
-                self._update(outputs)
+                self._update(outputs, loss)
                 # What follows resumes behind this window; before it, at its start.
                 run.position = Position(run.iter + 1, self.dataloader.position())
             run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=outputs)
@@ -103,33 +134,48 @@ class TrainLoop:
 
     def _end_if_asked(self) -> None:
         run = self.runner
-        number = run.world.largest(self._stop.number)
-        if number:
+        if number := self.stop_asked():
             for hook in run.hooks:
-                if isinstance(hook, CheckpointHook) and not hook.saves_at(run):
-                    hook.save_iter(run)
+                if isinstance(hook, CheckpointHook):
+                    if not hook.saves_at(run):
+                        hook.save_iter(run)
+                    hook.finish()
             raise SystemExit(128 + number)
 
-    def _update(self, outputs: dict[str, Any]) -> None:
+    def _update(self, outputs: dict[str, Any], loss: Any) -> None:
+        if self.spike_ratio is not None and self._is_spike(float(loss)):
+            return
         update = self.runner.backend.update(self.runner.optim_wrapper)
         outputs["grad_norm"] = update.grad_norm
         if update.applied:
-            self.nonfinite_in_a_row = 0
+            self.skipped_in_a_row = 0
         elif update.rescaled:
             logger.info("The 16-bit loss scale was too high and is lowered; this update is left out.")
         else:
-            self._count_nonfinite(update.grad_norm)
+            self._count_skipped(f"the gradient norm is {update.grad_norm}")
 
-    def _count_nonfinite(self, grad_norm: float) -> None:
+    def _is_spike(self, loss: float) -> bool:
+        """Whether the update is left out because its loss is far above those before it."""
+        before = self.runner.update_losses
+        usual = statistics.median(before) if len(before) >= MIN_LOSSES else math.inf
+        if self.spike_ratio is None or not loss > self.spike_ratio * usual:
+            if math.isfinite(loss):
+                before.append(loss)
+            return False
+        self.runner.backend.drop_gradients(self.runner.optim_wrapper)
+        self._count_skipped(f"the loss is {loss:.4g}, {loss / usual:.3g} times the usual {usual:.4g}")
+        return True
+
+    def _count_skipped(self, why: str) -> None:
         run = self.runner
         run.num_skipped_updates += 1
-        self.nonfinite_in_a_row += 1
+        self.skipped_in_a_row += 1
         rows = self._name_rows()
-        what = f"iter {run.iter + 1}: the gradient norm is {grad_norm}"
+        what = f"iter {run.iter + 1}: {why}"
         logger.warning("%s, the update is skipped (%d so far). %s", what, run.num_skipped_updates, rows)
-        if self.nonfinite_in_a_row >= run.max_nonfinite_updates:
+        if self.skipped_in_a_row >= run.max_nonfinite_updates:
             raise TrainingError(
-                f"{what}, as in {self.nonfinite_in_a_row} updates in a row; the run stops. {rows}. "
+                f"{what}, the last of {self.skipped_in_a_row} updates in a row; the run stops. {rows}. "
                 "Look at these rows, lower lr, or use bfloat16; checkpoints written before are whole"
             )
 
@@ -142,6 +188,15 @@ class TrainLoop:
         named = ", ".join(places[:MAX_ROWS_NAMED])
         more = f" and {len(places) - MAX_ROWS_NAMED} more" if len(places) > MAX_ROWS_NAMED else ""
         return f"Rows in this update: {named}{more}"
+
+
+class EpochBasedTrainLoop(TrainLoop):
+    """The same, with `val_interval` and `val_begin` in epochs."""
+
+    def __init__(
+        self, runner: Run, dataloader: Batches | StreamBatches, by_epoch: bool = True, **kwargs: Any
+    ):
+        super().__init__(runner, dataloader, by_epoch=by_epoch, **kwargs)
 
 
 def _count_items(run: Run, window: list[dict[str, Any]]) -> list[int]:
@@ -165,14 +220,3 @@ def train_step(
     outputs = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
     outputs["loss"] = run.world.sum(outputs["loss"]) * (window_count / max(count, 1))
     return outputs
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """`value` with every tensor on `device`."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {k: to_device(v, device) for k, v in value.items()}
-    if isinstance(value, list):
-        return [to_device(v, device) for v in value]
-    return value

@@ -36,6 +36,7 @@ class ZeroBackend(Backend):
 
     name = "deepspeed"
 
+    can_drop_gradients = False
     def __init__(self, world: World, settings: Mapping[str, Any], batch_size: int) -> None:
         super().__init__(world)
         self._settings, self._batch_size = settings, batch_size
@@ -77,6 +78,11 @@ class ZeroBackend(Backend):
 
     def update(self, optim_wrapper: OptimWrapper) -> Update:
         self._engine.step()
+    def measure(
+        self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], num_items: int
+    ) -> dict[str, Any]:
+        return self._engine(**batch, mode="loss", num_items=num_items)
+
         norm = self._engine.get_global_grad_norm()
         applied = self._engine.was_step_applied()
         value = float(norm) if norm is not None else math.nan

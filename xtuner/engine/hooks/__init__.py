@@ -14,6 +14,7 @@ from xtuner.engine.hooks.runtime import (
     VarlenAttnArgsToMessageHubHook,
 )
 from xtuner.engine.hooks.throughput import ThroughputHook
+from xtuner.engine.hooks.validation import ValidationHook
 
 # name in `default_hooks` -> what stands there unless the config says otherwise
 DEFAULT_HOOKS = {
@@ -22,6 +23,7 @@ DEFAULT_HOOKS = {
     "sampler_seed": DistSamplerSeedHook,
     "logger": LoggerHook,
     "param_scheduler": ParamSchedulerHook,
+    "validation": ValidationHook,
     "checkpoint": CheckpointHook,
 }
 
@@ -34,10 +36,11 @@ __all__ = [
     "Hook",
     "IterTimerHook",
     "LoggerHook",
+    "NEFTuneHook",
     "ParamSchedulerHook",
     "RuntimeInfoHook",
-    "NEFTuneHook",
     "ThroughputHook",
+    "ValidationHook",
     "VarlenAttnArgsToMessageHubHook",
     "call_hooks",
     "sort_hooks",

@@ -1,17 +1,32 @@
-"""Saves the run every so often, keeps the newest few."""
+"""Saves the run every so often, keeps the newest few and the best."""
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xtuner.engine.checkpoint import remove_checkpoint, save_checkpoint
+from xtuner.engine.checkpoint import clear_unfinished, remove_checkpoint, save_checkpoint
 from xtuner.engine.hooks.hook import Hook
+from xtuner.engine.saving import BackgroundWriter
+from xtuner.errors import ConfigError, did_you_mean
 from xtuner.log import logger
+
+RULES: dict[str, Callable[[float, float], bool]] = {
+    "less": lambda new, old: new < old,
+    "greater": lambda new, old: new > old,
+}
 
 
 class CheckpointHook(Hook):
-    """Writes `iter_N.pth` or `epoch_N.pth` every `interval` iterations or epochs, and one at the end."""
+    """Writes `iter_N.pth` or `epoch_N.pth` every `interval` iterations or epochs, and one at the end.
+
+    `save_best` names what validation measures ("auto": the first of it): the weights with the best value by
+    `rule` ("less" or "greater") are kept as `best_loss_iter_N.pth`. With `save_async` training goes on while
+    a file is written, which takes the memory of a second copy of weights and optimiser state.
+    """
 
     priority = "VERY_LOW"
 
@@ -23,13 +38,41 @@ class CheckpointHook(Hook):
         max_keep_ckpts: int = -1,
         save_last: bool = True,
         out_dir: str | None = None,
+        save_best: str | None = None,
+        rule: str | None = None,
+        save_async: bool = False,
     ):
+        if rule is not None and rule not in RULES:
+            raise ConfigError(f"CheckpointHook.rule is {rule!r}; use 'less' or 'greater'")
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
         self.max_keep_ckpts = max_keep_ckpts
         self.save_last = save_last
         self.out_dir = out_dir
+        self.save_best = save_best
+        self.is_better = RULES[rule or "less"]
+        self._best_value: float | None = None
+        self._writer = BackgroundWriter() if save_async else None
+
+    def before_run(self, runner) -> None:
+        if self.save_best is not None:
+            self._check_best(runner)
+        if runner.world.is_first:
+            clear_unfinished(self._folder(runner))
+
+    def _check_best(self, runner) -> None:
+        if runner.val_loop is None:
+            raise ConfigError(
+                "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
+                "val_dataloader = dict(held_out=0.05)"
+            )
+        names = runner.val_loop.metric_names
+        if self.save_best != "auto" and self.save_best not in names:
+            raise ConfigError(
+                f"default_hooks.checkpoint.save_best is {self.save_best!r}, which validation does not "
+                f"measure.{did_you_mean(str(self.save_best), names)} It measures {', '.join(names)}"
+            )
 
     def saves_at(self, runner) -> bool:
         """Whether the iteration that is ending will be saved."""
@@ -41,35 +84,100 @@ class CheckpointHook(Hook):
         return ends_epoch and self.every_n_epochs(runner, self.interval)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+        if self._writer is not None:
+            self._writer.raise_error()
         if not self.saves_at(runner):
             return
-        if self.by_epoch:
-            name, number, unit = "epoch", runner.epoch + 1, "epochs"
-        else:
-            name, number, unit = "iter", runner.iter + 1, "iterations"
-        logger.info("Saving checkpoint at %d %s", number, unit)
-        self._save(runner, f"{name}_{number}.pth")
+        logger.info("Saving checkpoint at %d %s", *self._count(runner))
+        self._save(runner, f"{self._place(runner)}.pth")
+
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        if self.save_best is None:
+            return
+        name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
+        value = metrics[name]
+        best = self._best_value
+        if math.isnan(value) or not (best is None or self.is_better(value, best)):
+            return
+        logger.info("Saving the best checkpoint: %s is %.4f, after %d %s", name, value, *self._count(runner))
+        self._best_value = value
+        self._save_best(runner, name)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint["best_value"] = self._best_value
+
+    def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+        self._best_value = checkpoint.get("best_value")
+
+    def after_run(self, runner) -> None:
+        self.finish()
 
     def save_iter(self, runner) -> None:
         """Save the iteration that is ending, whether or not its turn has come."""
         logger.info("Saving checkpoint at %d iterations", runner.iter + 1)
         self._save(runner, f"iter_{runner.iter + 1}.pth")
 
+    def finish(self) -> None:
+        """Return when all that was to be written is; raises what went wrong."""
+        if self._writer is not None:
+            self._writer.wait()
+
+    def _count(self, runner) -> tuple[int, str]:
+        return (runner.epoch + 1, "epochs") if self.by_epoch else (runner.iter + 1, "iterations")
+
+    def _place(self, runner) -> str:
+        number, unit = self._count(runner)
+        return f"{'epoch' if unit == 'epochs' else 'iter'}_{number}"
+
+    def _folder(self, runner) -> Path:
+        return Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
+
     def _save(self, runner, name: str) -> None:
-        folder = Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
-        path = folder / name
+        path = self._folder(runner) / name
         kept = [p for p in runner.kept_checkpoints if Path(p).resolve() != path.resolve()]
         runner.kept_checkpoints = [*kept, str(path)]
-        state = runner.state(self.save_optimizer)
-        runner.call_hooks("before_save_checkpoint", checkpoint=state)
-        if runner.world.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_checkpoint(state, path, runner.backend.optimizer_file)
-        # The oldest goes only now that the newest is safe, and not while updates fail: then the newest may
+        state = self._state(runner, self.save_optimizer)
+        # The oldest goes only when the newest is safe, and not while updates fail: then the newest may
         # hold weights that a too large step has spoilt.
-        while not runner.train_loop.nonfinite_in_a_row and 0 < self.max_keep_ckpts < len(
+        oldest: list[Path] = []
+        while not runner.train_loop.skipped_in_a_row and 0 < self.max_keep_ckpts < len(
             runner.kept_checkpoints
         ):
-            oldest = Path(runner.kept_checkpoints.pop(0))
-            if runner.world.is_first:
-                remove_checkpoint(oldest)
+            oldest.append(Path(runner.kept_checkpoints.pop(0)))
+        self._write(
+            runner, state, functools.partial(_write_next, path, oldest, runner.backend.optimizer_file)
+        )
+
+    def _save_best(self, runner, metric: str) -> None:
+        stem = f"best_{metric.replace('/', '_')}"
+        path = self._folder(runner) / f"{stem}_{self._place(runner)}.pth"
+        state = self._state(runner, with_optimizer=False)
+        self._write(runner, state, functools.partial(_write_best, path, stem))
+
+    def _state(self, runner, with_optimizer: bool) -> dict[str, Any]:
+        state = runner.state(with_optimizer)
+        runner.call_hooks("before_save_checkpoint", checkpoint=state)
+        return state
+
+    def _write(self, runner, state: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
+        if not runner.world.is_first:
+            return
+        if self._writer is None:
+            write(state)
+        else:
+            self._writer.write(state, write)
+
+
+def _write_next(path: Path, oldest: list[Path], optimizer_file: str | None, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(state, path, optimizer_file)
+    for old in oldest:
+        remove_checkpoint(old)
+
+
+def _write_best(path: Path, stem: str, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(state, path, is_newest=False)
+    for other in path.parent.glob(f"{stem}_*.pth"):
+        if other != path:
+            remove_checkpoint(other)

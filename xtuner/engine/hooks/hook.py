@@ -6,6 +6,7 @@
         before_train_epoch                                  every pass over the data
           before_train_iter, after_train_iter               every batch
         after_train_epoch
+        before_val_epoch, after_val_epoch                   around each validation, within after_train_iter
       after_train
     after_run          before_save_checkpoint, after_load_checkpoint
 
@@ -40,6 +41,8 @@ MOMENTS = [
     "after_train_epoch",
     "before_train_iter",
     "after_train_iter",
+    "before_val_epoch",
+    "after_val_epoch",
     "before_save_checkpoint",
     "after_load_checkpoint",
 ]
@@ -58,6 +61,8 @@ class Hook:
     def after_train_epoch(self, runner) -> None: ...
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None: ...
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None: ...
+    def before_val_epoch(self, runner) -> None: ...
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None: ...
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None: ...
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None: ...
 

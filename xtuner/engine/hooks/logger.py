@@ -2,6 +2,7 @@
 
 Iter(train) [ 10/720]  lr: 9.0001e-05  eta: 0:31:46  time: 2.6851  data_time: 0.0077  loss: 2.6900 ...
 Epoch(train)  [1][ 10/240]  ...
+Iter(val) [300/720]  loss: 2.5012  perplexity: 12.1971
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class LoggerHook(Hook):
     def __init__(self, interval: int = 10, ignore_last: bool = True, log_metric_by_epoch: bool = True):
         self.interval = interval
         self.ignore_last = ignore_last
-        # Validation has no metrics yet, so there is nothing this could order.
+        # Metrics of validation stand at their iteration, whatever is asked for here.
         self.log_metric_by_epoch = log_metric_by_epoch
 
     def before_run(self, runner) -> None:
@@ -50,6 +51,14 @@ class LoggerHook(Hook):
             self._write(runner, batch_idx)
         if (runner.iter + 1) % EXPERIMENT_NAME_INTERVAL == 0:
             logger.info("Exp name: %s", runner.experiment_name)
+
+    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+        if not runner.world.is_first:
+            return
+        done, end = runner.iter + 1, runner.max_iters
+        words = "  ".join(f"{name}: {value:.4f}" for name, value in metrics.items())
+        logger.info("Iter(val) [%s/%d]  %s", str(done).rjust(len(str(end))), end, words)
+        runner.visualizer.add_scalars({**{f"val/{n}": v for n, v in metrics.items()}, "iter": done}, done)
 
     def _write(self, runner, batch_idx: int) -> None:
         history = runner.history

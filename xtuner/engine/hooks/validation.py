@@ -1,0 +1,17 @@
+"""Validates during training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xtuner.engine.hooks.hook import Hook
+
+
+class ValidationHook(Hook):
+    """Validates every `train_cfg.val_interval`, before the checkpoint of that iteration is written."""
+
+    priority = 80
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+        if runner.val_loop is not None and runner.train_loop.validates_at(runner.iter):
+            runner.val_loop.run()
