@@ -37,6 +37,12 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
 
+def write_place() -> None:
+    """Tell libraries that read the environment what this module answers."""
+    place = {"RANK": rank(), "LOCAL_RANK": local_rank(), "WORLD_SIZE": world_size()}
+    os.environ.update({name: str(number) for name, number in place.items()})
+
+
 def device():
     """The torch device this process computes on: its own GPU, or the CPU where there is none."""
     import torch

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from xtuner.parallel.launch import asked_for, launch
+from xtuner.recipes.catalogue import deepspeed_file, deepspeed_names
 
 SCRIPT = Path(__file__).with_name("train_in_world.py")
 WORDS = ["red", "green", "blue", "small", "large", "quick", "slow", "warm", "cold", "bright"]
@@ -28,8 +29,28 @@ QLORA = {"lora": LORA, "quantization_config": NF4}
 TWICE = {"accumulative_counts": 2, "max_iters": 40}
 SHARED = {"sequence_parallel_size": 2, **TWICE}
 # What only several processes can do.
-ALONE = {"fsdp", "sequence_parallel_size"}
+ALONE = {"fsdp", "sequence_parallel_size", "deepspeed", "custom_hooks", "interval"}
+SAMPLING = {
+    "type": "xtuner.engine.hooks.EvaluateChatHook",
+    "tokenizer": {"type": "transformers.AutoTokenizer.from_pretrained", "pretrained_model_name_or_path": ""},
+    "evaluation_inputs": ["Say red."],
+    "every_n_iters": 10,
+    "max_new_tokens": 5,
+}
 PAGED = {"type": "bitsandbytes.optim.PagedAdamW32bit", "lr": 1e-3}
+
+
+@pytest.fixture(scope="session")
+def assert_same() -> Callable[..., None]:
+    """Losses of each update and weights at the end agree to 1e-6; losses are about 6 themselves."""
+
+    def check(found: dict, expected: dict, losses: slice = slice(None)) -> None:
+        assert found["losses"] == pytest.approx(expected["losses"][losses], abs=2e-6)
+        assert found["weights"].keys() == expected["weights"].keys()
+        worst = max((found["weights"][n] - w).abs().max().item() for n, w in expected["weights"].items())
+        assert worst < 1e-6
+
+    return check
 
 
 def _train() -> Callable[..., dict]:
@@ -100,7 +121,7 @@ def two(tmp_path_factory, common, one, single_key_head) -> dict[str, dict]:
     cases = {
         "ddp": {"interval": 10},
         "fsdp": {"fsdp": True, "interval": 10},
-        "fsdp_qlora": {"fsdp": True, **QLORA},
+        "fsdp_qlora": {"fsdp": True, **QLORA, "custom_hooks": [SAMPLING]},
         "shared": SHARED,
         "shared_fsdp_lora": {**SHARED, "fsdp": True, "lora": LORA, "folder": single_key_head},
         "ddp_after_one": {"resume": str(saved_by_one)},
@@ -110,7 +131,37 @@ def two(tmp_path_factory, common, one, single_key_head) -> dict[str, dict]:
         "four_share": {"sequence_parallel_size": 4},
         "fsdp_paged": {"fsdp": True, "lora": LORA, "optimizer": PAGED},
     }
-    (folder / "cases.json").write_text(json.dumps({n: {**common, **o} for n, o in cases.items()}))
+    return in_two_processes({n: {**common, **o} for n, o in cases.items()}, folder)
+
+
+@pytest.fixture(scope="session")
+def two_by_zero(tmp_path_factory, common, one) -> dict[str, dict]:
+    """What two processes with DeepSpeed make of each case; skipped where it is not installed."""
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("needs the package deepspeed")
+    folder = tmp_path_factory.mktemp("zero")
+    saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
+    zero = {
+        name.removeprefix("deepspeed_"): {"deepspeed": json.loads(deepspeed_file(name).read_text())}
+        for name in deepspeed_names()
+    }
+    cases = {
+        **{name: {**settings, "interval": 10} for name, settings in zero.items()},
+        "zero3_sampled": {**zero["zero3"], "lora": LORA, "custom_hooks": [SAMPLING]},
+        "zero2_qlora": {**zero["zero2"], **QLORA},
+        "zero3_qlora": {**zero["zero3"], **QLORA},
+        "zero2_shared": {**zero["zero2"], **SHARED},
+        "zero1_after_one": {**zero["zero1"], "resume": str(saved_by_one)},
+        "zero3_after_zero1": {**zero["zero3"], "resume": str(folder / "zero1" / "iter_10.pth")},
+        "zero2_after_zero3": {**zero["zero2"], "resume": str(folder / "zero3_offload" / "iter_10.pth")},
+        "ddp_after_zero3": {"resume": str(folder / "zero3" / "iter_10.pth")},
+    }
+    return in_two_processes({n: {**common, **o} for n, o in cases.items()}, folder)
+
+
+def in_two_processes(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
+    """What a world of two makes of each case."""
+    (folder / "cases.json").write_text(json.dumps(cases))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("NPROC_PER_NODE", "2")

@@ -73,7 +73,11 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
     options = dict(options)
     resume = options.pop("resume", False)
     deepspeed = options.pop("deepspeed", None)
+    hooks = options.pop("custom_hooks", [])
     config = parse_config(textwrap.dedent(CONFIG), "world.py", options)
+    for hook in hooks:
+        hook["tokenizer"]["pretrained_model_name_or_path"] = options["folder"]
+    config.custom_hooks = hooks
     try:
         run = build_run(config, RunOptions(str(work_dir), resume, deepspeed=deepspeed), world)
         run.train()
@@ -85,6 +89,7 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
     lines = (run.log_dir / "vis_data" / "scalars.json").read_text().splitlines()
     weights = {n: w.clone() for n, w in state.items()}
     return {
+        "samples": [p.read_text() for p in sorted(run.log_dir.glob("vis_data/eval_outputs*"))],
         "losses": [json.loads(line)["loss"] for line in lines],
         "weights": weights,
         "backend": run.backend.name,

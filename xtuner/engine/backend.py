@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +26,8 @@ from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
 from xtuner.parallel.tensors import consolidated, map_tensors, shapes, spread_tensor
 from xtuner.parallel.world import World
+
+T = TypeVar("T")
 
 
 class Backend:
@@ -59,9 +62,9 @@ class Backend:
             optim_wrapper.backward(outputs["loss"])
         return outputs
 
-    def sampling(self) -> contextlib.AbstractContextManager:
-        """Within it the language model can be called by itself, without gradients, on all processes alike."""
-        return contextlib.nullcontext()
+    def sample(self, make: Callable[[], T]) -> T:
+        """What `make` returns; it calls the language model by itself, on all processes alike."""
+        return make()
 
     def update(self, optim_wrapper: OptimWrapper) -> Update:
         """Clip, step, clear."""
@@ -173,7 +176,7 @@ class FSDPBackend(_ManyBackend):
 
     def wrap(self, model: nn.Module) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
         super().wrap(model)
         device = next(model.parameters()).device
@@ -182,14 +185,12 @@ class FSDPBackend(_ManyBackend):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
-    @contextlib.contextmanager
-    def sampling(self) -> Iterator[None]:
-        # What lies outside the layers is gathered by the forward of the whole, which sampling does not call.
-        self.model.unshard()
-        try:
-            yield
-        finally:
-            self.model.reshard()
+        # Sampling does not call the whole model, whose forward gathers what lies outside the layers.
+        model.call_inside = MethodType(lambda _model, make: make(), model)
+        register_fsdp_forward_method(model, "call_inside")
+
+    def sample(self, make: Callable[[], T]) -> T:
+        return self.model.call_inside(make)
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         kind = type(optim_wrapper.optimizer)

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as torch_dist
 from torch import nn
 
+from xtuner import dist
 from xtuner.engine.backend import Backend
 from xtuner.engine.checkpoint import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
@@ -35,8 +36,8 @@ class ZeroBackend(Backend):
     """DeepSpeed's engine around the model."""
 
     name = "deepspeed"
-
     can_drop_gradients = False
+
     def __init__(self, world: World, settings: Mapping[str, Any], batch_size: int) -> None:
         super().__init__(world)
         self._settings, self._batch_size = settings, batch_size
@@ -50,6 +51,7 @@ class ZeroBackend(Backend):
             model.run_as_written()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
+        dist.write_place()
         deepspeed = _import_deepspeed()
         if not torch_dist.is_initialized():
             transport = "nccl" if torch.cuda.is_available() else "gloo"
@@ -76,13 +78,13 @@ class ZeroBackend(Backend):
         self._engine.backward(outputs["loss"] * self.world.size, scale_wrt_gas=False)
         return outputs
 
-    def update(self, optim_wrapper: OptimWrapper) -> Update:
-        self._engine.step()
     def measure(
         self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], num_items: int
     ) -> dict[str, Any]:
         return self._engine(**batch, mode="loss", num_items=num_items)
 
+    def update(self, optim_wrapper: OptimWrapper) -> Update:
+        self._engine.step()
         norm = self._engine.get_global_grad_norm()
         applied = self._engine.was_step_applied()
         value = float(norm) if norm is not None else math.nan

@@ -109,6 +109,8 @@ def _place(processes: Processes, local: int) -> dict[str, str]:
         "MASTER_ADDR": processes.address,
         "MASTER_PORT": str(processes.port),
         "OMP_NUM_THREADS": threads,
+        # Stacks of torch's C++ about a lost connection say nothing that our own line does not.
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
 
 

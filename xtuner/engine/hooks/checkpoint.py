@@ -134,7 +134,9 @@ class CheckpointHook(Hook):
 
     def _save(self, runner, name: str) -> None:
         path = self._folder(runner) / name
-        kept = [p for p in runner.kept_checkpoints if Path(p).resolve() != path.resolve()]
+        # A run that began from a checkpoint of another folder leaves that one alone.
+        here = [p for p in runner.kept_checkpoints if Path(p).resolve().parent == path.resolve().parent]
+        kept = [p for p in here if Path(p).resolve() != path.resolve()]
         runner.kept_checkpoints = [*kept, str(path)]
         state = self._state(runner, self.save_optimizer)
         # The oldest goes only when the newest is safe, and not while updates fail: then the newest may

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,13 +95,15 @@ class EvaluateChatHook(Hook):
         session = make_session(self.tokenizer, self.template, self.system, bot_name)
         stop_words = list(dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words]))
         ids = session.ask(text, max_new_tokens)
-        with runner.backend.sampling(), runner.optim_wrapper.autocast():
-            answer = generate(
-                runner.model.llm,
-                self.tokenizer,
-                ids,
-                max_new_tokens=max_new_tokens,
-                stop_words=stop_words,
-                **{"seed": runner.seed, **self.generation_kwargs},
-            )
+        sample = functools.partial(
+            generate,
+            runner.model.llm,
+            self.tokenizer,
+            ids,
+            max_new_tokens=max_new_tokens,
+            stop_words=stop_words,
+            **{"seed": runner.seed, **self.generation_kwargs},
+        )
+        with runner.optim_wrapper.autocast():
+            answer = runner.backend.sample(sample)
         return self.tokenizer.decode(ids) + answer

@@ -1,0 +1,47 @@
+"""DeepSpeed's ZeRO trains as one process does and shares checkpoints with every backend."""
+
+import pytest
+import torch
+
+from xtuner.engine.checkpoint import load_checkpoint
+
+# peft asks for a property that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+STAGES = ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
+
+
+@pytest.mark.parametrize("case", [*STAGES, "zero2_qlora", "zero3_qlora", "zero3_sampled"])
+def test_two_processes_are_one_with_twice_the_batch(case, one, two_by_zero, assert_same):
+    expected = one(**two_by_zero[case]["options"], **{"train_dataloader.batch_size": 2})
+    assert two_by_zero[case]["backend"] == "deepspeed"
+    assert_same(two_by_zero[case], expected)
+
+
+def test_a_row_shared_by_two_processes_trains_as_whole(one, two_by_zero, assert_same):
+    assert_same(two_by_zero["zero2_shared"], one(**two_by_zero["zero2_shared"]["options"]))
+
+
+CASES = ["zero1_after_one", "zero3_after_zero1", "zero2_after_zero3", "ddp_after_zero3"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_checkpoint_goes_on_elsewhere(case, one, two_by_zero, assert_same):
+    assert_same(two_by_zero[case], one(**{"train_dataloader.batch_size": 2}), slice(10, None))
+
+
+def test_one_process_goes_on_from_zero(one, two_by_zero, assert_same):
+    saved = two_by_zero["zero2"]["folder"] / "iter_10.pth"
+    found = one(accumulative_counts=2, max_iters=40, resume=str(saved))
+    assert_same(found, one(accumulative_counts=2, max_iters=40, interval=20), slice(10, None))
+
+
+def test_the_files(two_by_zero):
+    """A folder for each checkpoint, and beside them the script that makes one file of one."""
+    folder = two_by_zero["zero2"]["folder"]
+    assert sorted(p.name for p in (folder / "iter_10.pth").iterdir()) == [
+        "mp_rank_00_model_states.pt",
+        "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    ]
+    assert (folder / "zero_to_fp32.py").is_file()
+    state = load_checkpoint(folder / "iter_10.pth", check=True)["state_dict"]
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
