@@ -95,3 +95,22 @@ def test_the_loss_curve(case, tmp_path, llama_dir):
         return
     assert found[-1] < found[0]
     assert found == pytest.approx(curves[case], abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model.lora.use_dora": True},
+        {"model.lora.use_rslora": True},
+        {"model.lora.init_lora_weights": "pissa"},
+        {"optim_wrapper.paramwise_cfg": {"custom_keys": {"lora_B": {"lr_mult": 4.0}}}},
+        {"custom_hooks": [{"type": "xtuner.engine.hooks.NEFTuneHook", "noise_alpha": 5}]},
+        {"optim_wrapper.optimizer.type": "bitsandbytes.optim.AdamW8bit"},
+        {"optim_wrapper.optimizer.foreach": True},
+    ],
+    ids=["dora", "rslora", "pissa", "lora_plus", "neftune", "8_bit", "foreach"],
+)
+def test_a_variant_learns(options, tmp_path, llama_dir):
+    """Each technique trains through the real engine and ends lower than it began."""
+    found = losses(tmp_path, llama_dir, options)
+    assert found[-1] < found[0] - 0.1

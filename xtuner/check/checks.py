@@ -13,7 +13,7 @@ from xtuner.check.files import file_faults, folders_nearby, hub_names
 from xtuner.check.forecast import Forecast, forecast, shortages
 from xtuner.check.template import template_faults
 from xtuner.config.names import Names, look_at
-from xtuner.config.schema import BUILT, Fault, find_faults
+from xtuner.config.schema import BUILT, Fault, find_faults, passed_on
 from xtuner.errors import ConfigError
 
 Sizes = Callable[[str], Mapping[str, Any] | None]
@@ -38,7 +38,7 @@ def check_config(config: Mapping[str, Any], known_sizes: Sizes | None = None) ->
     """Everything that can be told of `config` without loading, importing or downloading."""
     names = Names()
     for key in BUILT:
-        look_at(_without_priority(config.get(key)), key, names)
+        look_at(passed_on(config.get(key)), key, names)
     errors, warnings = template_faults(config)
     found = Findings(
         _distinct([*find_faults(config), *names.faults, *file_faults(config), *errors]),
@@ -57,12 +57,3 @@ def _distinct(faults: list[Fault]) -> list[Fault]:
     for fault in faults:
         first.setdefault(fault.message.removeprefix(f"{fault.path}: "), fault)
     return list(first.values())
-
-
-def _without_priority(value: Any) -> Any:
-    """Hooks without the `priority` that the run itself reads."""
-    if isinstance(value, list):
-        return [_without_priority(item) for item in value]
-    if isinstance(value, Mapping):
-        return {k: _without_priority(v) for k, v in value.items() if k != "priority"}
-    return value

@@ -73,6 +73,7 @@ _KEYS: dict[str, str] = {
     "randomness": "seed deterministic diff_rank_seed",
     "log_processor": "by_epoch window_size mean_pattern num_digits custom_cfg log_with_hierarchy",
     "optim_wrapper.clip_grad": "max_norm norm_type error_if_nonfinite",
+    "optim_wrapper.paramwise_cfg": "custom_keys norm_decay_mult bias_decay_mult",
     "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin spike_ratio",
     "default_hooks": "runtime_info timer logger param_scheduler validation checkpoint sampler_seed",
 }
@@ -94,8 +95,19 @@ BUILT = (
     "default_hooks",
     "custom_hooks",
 )
+# Keys within them that the run reads itself.
+_RUNS_OWN = ("priority", "paramwise_cfg")
 # How alike an unused name must be to one that the program reads for it to be a slip.
 _SLIP = 0.85
+
+
+def passed_on(value: Any) -> Any:
+    """What of a part of the config its types get as arguments: all but the keys that the run reads itself."""
+    if isinstance(value, list):
+        return [passed_on(item) for item in value]
+    if isinstance(value, Mapping):
+        return {k: passed_on(v) for k, v in value.items() if k not in _RUNS_OWN}
+    return value
 
 
 class Value(NamedTuple):

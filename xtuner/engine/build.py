@@ -22,7 +22,7 @@ from xtuner import dist
 from xtuner.config import Builder, Config, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
-from xtuner.config.schema import BUILT
+from xtuner.config.schema import BUILT, passed_on
 from xtuner.dataset.stream import Stream
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
@@ -62,7 +62,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     `world`: the processes that share it, by default those that this one was started with.
     """
     for name in BUILT:
-        check_names(without_priority(cfg.get(name)), name)
+        check_names(passed_on(cfg.get(name)), name)
     check_folders(cfg)
     world = world or make_world()
     world.split(cfg.get("sequence_parallel_size") or 1)
@@ -332,15 +332,6 @@ def build_hooks(run: Run) -> list[Any]:
             cfg = {k: v for k, v in cfg.items() if k != "priority"}
         hooks.append((run.builder.build(cfg, path), priority))
     return sort_hooks(hooks)
-
-
-def without_priority(cfgs: Any) -> Any:
-    """Hook configs without the `priority` that the run itself reads."""
-    if isinstance(cfgs, list):
-        return [without_priority(cfg) for cfg in cfgs]
-    if isinstance(cfgs, dict):
-        return {k: without_priority(v) for k, v in cfgs.items() if k != "priority"}
-    return cfgs
 
 
 def take_up(run: Run, source: dict[str, Any] | None) -> None:
