@@ -183,3 +183,12 @@ def test_a_read_only_work_dir_is_one_clear_error(toy_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write to the work dir"):
         train(toy_config(), tmp_path / "file")
+
+
+def test_a_checkpoint_of_another_folder_is_left_alone(toy_config, tmp_path):
+    """A run that goes on from it elsewhere keeps its own newest two and removes none of the other's."""
+    train(toy_config(max_epochs=1), tmp_path / "a")
+    before = sorted(p.name for p in (tmp_path / "a").glob("*.pth"))
+    train(toy_config(), tmp_path / "b", resume=str(tmp_path / "a" / "iter_9.pth"))
+    assert sorted(p.name for p in (tmp_path / "a").glob("*.pth")) == before == ["iter_10.pth", "iter_9.pth"]
+    assert sorted(p.name for p in (tmp_path / "b").glob("*.pth")) == ["iter_18.pth", "iter_20.pth"]
