@@ -42,24 +42,27 @@ class _HeadCrossEntropy(torch.autograd.Function):
         w = weight.to(dtype)
         b = None if bias is None else bias.to(dtype)
         d_hidden = torch.empty_like(hidden) if needs[0] else None
-        d_weight = torch.zeros_like(weight) if needs[1] else None
-        d_bias = torch.zeros_like(bias) if needs[2] else None
+        d_weight = d_bias = None
         for rows in _blocks(len(hidden), len(weight), hidden.device):
             x = hidden[rows].to(dtype)
             logits = linear(x, w, b)
             grad = _loss_and_gradient(logits, targets[rows], loss)
             if d_hidden is not None:
                 d_hidden[rows] = grad @ w
-            if d_weight is not None:
-                d_weight += grad.T @ x
-            if d_bias is not None:
-                d_bias += grad.sum(0)
+            if needs[1]:
+                d_weight = _add(d_weight, grad.T @ x, weight.dtype)
+            if needs[2]:
+                d_bias = _add(d_bias, grad.sum(0), weight.dtype)
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return loss
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if g is None else g * grad_loss.to(g.dtype) for g in ctx.saved_tensors), None
+        return *(None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.saved_tensors), None
+
+
+def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    return part.to(dtype) if total is None else total.add_(part)
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
@@ -101,7 +104,7 @@ class _LogitsCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
-        return grad * grad_loss.to(grad.dtype), None
+        return grad.mul_(grad_loss.to(grad.dtype)), None
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
