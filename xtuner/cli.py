@@ -64,6 +64,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Training": {
         "train": Command("train", "CONFIG [--work-dir DIR] [--resume [CKPT]]", "fine-tune as a config says"),
         "dist_train": Command("dist_train", "CONFIG N [ARGUMENTS OF train]", "the same with N processes"),
+        "test": Command("test", "CONFIG [--checkpoint PATH]", "loss and perplexity on data not trained on"),
     },
     "Conversion": {
         "convert pth_to_hf": Command(

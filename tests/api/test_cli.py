@@ -27,6 +27,7 @@ def test_the_commands_are_these():
         "preprocess tokenize",
         "train",
         "dist_train",
+        "test",
         "convert pth_to_hf",
         "convert merge",
         "convert split",

@@ -151,3 +151,13 @@ def test_missing_and_undecodable_files_are_named(tmp_path):
     (tmp_path / "c.py").write_bytes(b"a = '\xff'")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "c.py")
+
+
+def test_a_dotted_option_makes_the_dict_that_the_file_does_not_have():
+    """Of names that the program reads; the text gives the same again."""
+    options = {"val_dataloader.held_out": 0.1, "val_dataloader.batch_size": 2}
+    config = parse_config("a = 1\nval_dataloader = None\n", "c.py", options)
+    assert config.val_dataloader == {"held_out": 0.1, "batch_size": 2}
+    assert parse_config(config.text, "c.py").val_dataloader == config.val_dataloader
+    with pytest.raises(ConfigError, match="the config has no 'mine'"):
+        parse_config("a = 1\n", "c.py", {"mine.b": 1})

@@ -138,6 +138,14 @@ def test_weights_of_another_run_can_be_loaded(toy_config, tmp_path):
     assert torch.equal(weights(first), weights(second))
 
 
+def test_a_resumed_run_keeps_as_many_checkpoints(toy_config, tmp_path):
+    train(toy_config(max_epochs=1), tmp_path)
+    (tmp_path / ".iter_10.pth.part").write_text("half")
+    train(toy_config(max_epochs=1.2), tmp_path, resume=True)
+    assert sorted(p.name for p in tmp_path.glob(".*") if p.is_file()) == []
+    assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["iter_10.pth", "iter_12.pth"]
+
+
 class Recorder:
     """A user's hook: no base class, only methods."""
 

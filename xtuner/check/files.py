@@ -103,9 +103,10 @@ def called(value: Mapping[str, Any]) -> str:
 
 
 def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for path, value in walk(config.get("train_dataloader"), "train_dataloader"):
-        if called(value) == "load_dataset" and isinstance(value.get("path"), str):
-            yield path, value
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for path, value in walk(config.get(name), name):
+            if called(value) == "load_dataset" and isinstance(value.get("path"), str):
+                yield path, value
 
 
 def _is_hub_name(path: Any, data_files: Any) -> bool:

@@ -63,7 +63,7 @@ NAMES: dict[str, Feature] = {
     **_belonging(_PREFERENCES, "dataset.collate_fns.preference_collate_fn"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
-    **_belonging(_VALIDATION, "evaluation dataset.collate_fns.mmlu_collate_fn"),
+    **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
     **_belonging(_EXPERTS, "model.transformers_models"),
     **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
 }

@@ -225,6 +225,9 @@ def _patch(config: Config, key: str, value: Any) -> str:
             raise ConfigError(f"--cfg-options {key}: no such name.{did_you_mean(key, {*config, *RUN_KEYS})}")
         config[key] = value
         return f"{key} = {value!r}"
+    if len(parents) == 1 and parents[0] in RUN_KEYS and config.get(parents[0]) is None:
+        config[parents[0]] = Config({last: value})
+        return f"{parents[0]} = {dict(config[parents[0]])!r}"
     here: Any = config
     for i, part in enumerate(parents):
         here = _step(here, part, ".".join(parents[:i]), key)
