@@ -32,6 +32,16 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def local_world_size() -> int:
+    """How many processes of the run are on this machine, 0 where the launcher does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 0 if "WORLD_SIZE" in os.environ else 1))
+
+
+def master_address() -> str:
+    """Where rank 0 is."""
+    return os.environ["MASTER_ADDR"]
+
+
 def is_launched() -> bool:
     """Whether something else has started this process as one of several."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

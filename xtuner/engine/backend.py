@@ -186,7 +186,7 @@ class FSDPBackend(_ManyBackend):
         fully_shard(model, mesh=mesh)
 
         # Sampling does not call the whole model, whose forward gathers what lies outside the layers.
-        model.call_inside = MethodType(lambda _model, make: make(), model)
+        self.model.call_inside = MethodType(lambda _model, make: make(), model)
         register_fsdp_forward_method(model, "call_inside")
 
     def sample(self, make: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from xtuner import __version__
+from xtuner.check.forecast import Forecast, memory_lines
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
@@ -49,6 +50,7 @@ class Run:
     backend: Backend
     model: Any = None
     weights_text: str = ""
+    forecast: Forecast | None = None
     train_dataloader: Any = None
     optim_wrapper: Any = None
     param_schedulers: list[schedule.Schedule] = field(default_factory=list)
@@ -117,6 +119,8 @@ class Run:
             logger.info("Checkpoints will be saved to %s.", self.work_dir)
             logger.info("%s", describe_environment(self.device))
             logger.info("%s", self.weights_text)
+            if self.forecast is not None:
+                logger.info("%s", "\n".join(memory_lines(self.forecast)))
             self.call_hooks("before_run")
             self.model.train()
             self.train_loop.run()
@@ -126,6 +130,7 @@ class Run:
                 raise TrainingError(f"iter {self.iter + 1}: another process of this run is gone") from error
             raise
         except (KeyboardInterrupt, SystemExit):
+            self.world.leave()
             last = find_last(self.work_dir)
             cure = f"--resume goes on from {last}" if last else "no checkpoint was written yet"
             logger.warning("Stopped in iter %d; %s", self.iter + 1, cure)

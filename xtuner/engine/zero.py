@@ -48,7 +48,7 @@ class ZeroBackend(Backend):
         super().wrap(model)
         if self.stage == 3 and hasattr(model, "run_as_written"):
             # Weights are gathered where a layer's own forward begins, and only there.
-            model.run_as_written()
+            self.model.run_as_written()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         dist.write_place()
@@ -135,9 +135,9 @@ class ZeroBackend(Backend):
         if not hasattr(param, "ds_id"):
             yield
             return
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([param], modifier_rank=0):
+        with deepspeed.zero.GatheredParameters([param], modifier_rank=0):
             yield
 
     def optimizer_state(self, optim_wrapper: OptimWrapper) -> dict[str, Any]:

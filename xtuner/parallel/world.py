@@ -25,6 +25,7 @@ import torch.distributed as torch_dist
 from xtuner import dist
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.log import logger
+from xtuner.parallel.watch import Watch
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
@@ -42,6 +43,7 @@ class World:
         self.sequence_group: Any = None
         self._store = store
         self._num_calls = 0
+        self._watch = Watch(rank, size)
 
     @property
     def is_first(self) -> bool:
@@ -86,6 +88,18 @@ class World:
         self._ask(lambda: self._store.add(ready, 1))
         self._wait(lambda: self._store.add(ready, 0) == self.size, "the data of the other processes")
         return made
+
+    def watch(self) -> None:
+        """Notice from now on when another process is gone; on one machine its launcher does."""
+        if self.size == dist.local_world_size():
+            return
+        port = self.share(self._watch.listen)
+        if not self.is_first:
+            self._watch.join(dist.master_address(), port)
+
+    def leave(self) -> None:
+        """Say that this process ends as it should, so that the others do not take it for lost."""
+        self._watch.leave()
 
     def _key(self, what: str) -> str:
         self._num_calls += 1
@@ -170,6 +184,7 @@ class World:
         if self.size > 1 and torch_dist.is_initialized():
             torch_dist.barrier()
             torch_dist.destroy_process_group()
+        self.leave()
 
 
 def make_world() -> World:
@@ -186,7 +201,9 @@ def make_world() -> World:
         raise TrainingError(
             f"the processes of this run do not find each other: {_first_line(error)}"
         ) from error
-    return World(rank, size, dist.local_rank(), store)
+    world = World(rank, size, dist.local_rank(), store)
+    world.watch()
+    return world
 
 
 def _transport(asked: str | None) -> str:
