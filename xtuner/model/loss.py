@@ -4,6 +4,9 @@ samples     a  b  c | d  e        borders [0, 3, 5]
 labels     -   b  c | d  e        ("-" is -100: not trained)
 positions   0  1      3           a position predicts the token after it,
 targets     b  c      e           the first token of a sample ("d") is nobody's target
+
+The head runs on these positions only, block by block, and a block's logits become its gradient at once: the
+idea of Hsu et al. 2024 (Liger, arXiv 2410.10989) and Wijmans et al. 2024 (arXiv 2411.09009) in plain torch.
 """
 
 from __future__ import annotations

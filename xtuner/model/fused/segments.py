@@ -5,8 +5,9 @@
                        queries  256..300  see keys   0..300
     grouped heads      queries of the heads that share a key head are stacked: [key heads, each * 128, D]
 
-Scores and softmax are fp32, as in torch's fused kernel; backward computes them again. On samples of up to
-some hundred tokens it takes about half that kernel's time, on 2,048 as long.
+Scores and softmax are fp32, as in torch's fused kernel; backward computes them again, by blocks as in Dao et
+al. 2022 (arXiv 2205.14135). On samples of up to some hundred tokens it takes about half the time of torch's
+kernel, on 2,048 as long.
 """
 
 from __future__ import annotations
