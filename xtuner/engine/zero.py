@@ -54,7 +54,7 @@ class ZeroBackend(Backend):
         dist.write_place()
         deepspeed = _import_deepspeed()
         if not torch_dist.is_initialized():
-            transport = "nccl" if torch.cuda.is_available() else "gloo"
+            transport = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             torch_dist.init_process_group(transport, store=torch_dist.HashStore(), rank=0, world_size=1)
         settings = fill_in(self._settings, optim_wrapper, self._batch_size)
         self._uses_fp16 = settings["fp16"]["enabled"]

@@ -181,7 +181,7 @@ class World:
 
     def close(self) -> None:
         """Leave the groups; waits for the others, since rank 0 holds the store of all."""
-        if self.size > 1 and torch_dist.is_initialized():
+        if torch_dist.is_initialized():
             torch_dist.barrier()
             torch_dist.destroy_process_group()
         self.leave()
