@@ -13,11 +13,12 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from xtuner.chat.kept_cache import KeptCache
 from xtuner.chat.text_stream import TextStream
 from xtuner.errors import ConfigError, DataError, ModelError
 
@@ -31,28 +32,17 @@ class Completion:
 
     text: str
     ids: list[int]
-    finish: str  # "end": an end-of-sequence token, "stop": a stop word, "length": no room
+    finish: str  # "end": an end-of-sequence token, "stop": a stop word, "length": no room, "cancelled"
     seconds: float
+    first_seconds: float = 0.0  # until the first token was there
+    reused: int = 0  # tokens of the prompt whose keys and values were kept from before
 
     @property
     def tokens_per_second(self) -> float:
+        """How fast tokens came after the first; over the whole time where there was only one."""
+        if len(self.ids) > 1 and self.seconds > self.first_seconds > 0:
+            return (len(self.ids) - 1) / (self.seconds - self.first_seconds)
         return len(self.ids) / max(self.seconds, 1e-9)
-
-
-@dataclass
-class KeptCache:
-    """Keys and values of the tokens `ids`, kept from one answer to the next."""
-
-    ids: list[int] = field(default_factory=list)
-    values: Any = None
-
-    def take(self, prompt: list[int]) -> int:
-        """How many tokens at the start of `prompt` are already there; starts anew where it differs."""
-        count = len(self.ids)
-        if self.values is not None and 0 < count < len(prompt) and prompt[:count] == self.ids:
-            return count
-        self.ids, self.values = [], None
-        return 0
 
 
 def generate(
@@ -100,15 +90,17 @@ def complete(
     seed: int | None = None,
     on_text: Callable[[str], None] | None = None,
     cache: KeptCache | None = None,
+    cancelled: Callable[[], bool] | None = None,
 ) -> Completion:
     """The answer to `input_ids`, with its tokens and its end; `on_text` gets the text as it comes.
 
-    `cache` spares the forward of what it has seen before. Raises DataError where the prompt leaves
-    no room in the model's context, ModelError where the model answers with NaN.
+    `cache` spares the forward of what it has seen before; `cancelled` is asked after each token and
+    ends the answer. Raises DataError where the prompt leaves no room in the model's context,
+    ModelError where the model answers with NaN.
     """
     prompt = [int(i) for i in torch.as_tensor(input_ids).reshape(-1)]
     room = _room(model, prompt, max_new_tokens)
-    choose = _Chooser(prompt, room, _device_of(model), temperature, top_k, top_p, repetition_penalty, seed)
+    choose = Chooser(prompt, room, _device_of(model), temperature, top_k, top_p, repetition_penalty, seed)
     ends = end_ids(model, tokenizer)
     stream = TextStream(lambda ids: decode(tokenizer, ids), stop_words)
     pieces: list[str] = []
@@ -121,11 +113,15 @@ def complete(
 
     ids: list[int] = []
     finish = "length"
+    first_seconds = 0.0
     start = time.perf_counter()
+    cache = KeptCache() if cache is None else cache
+    reused = cache.take(prompt, same_until=_rotation_changes_at(model))
     with _eval_mode(model):
-        for logits in _next_logits(model, prompt, ids, cache if cache is not None else KeptCache()):
+        for logits in _next_logits(model, prompt, ids, cache):
             token = choose(logits)
             ids.append(token)
+            first_seconds = first_seconds or time.perf_counter() - start
             if token in ends:
                 finish = "end"
                 break
@@ -135,10 +131,13 @@ def complete(
                 break
             if len(ids) == room:
                 break
+            if cancelled is not None and cancelled():
+                finish = "cancelled"
+                break
     show(stream.finish())
     if stream.stopped:
         finish = "stop"
-    return Completion("".join(pieces), ids, finish, time.perf_counter() - start)
+    return Completion("".join(pieces), ids, finish, time.perf_counter() - start, first_seconds, reused)
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -155,6 +154,16 @@ def context_length(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config()
     length = getattr(config, "max_position_embeddings", None)
     return length if isinstance(length, int) and length > 0 else None
+
+
+def _rotation_changes_at(model: PreTrainedModel) -> int | None:
+    """The length at which rotary positions change for all tokens, kept keys included; None: never."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    if not isinstance(rope, dict) or rope.get("rope_type") not in ("longrope", "dynamic"):
+        return None
+    length = rope.get("original_max_position_embeddings")
+    return length or getattr(config, "original_max_position_embeddings", None) or context_length(model)
 
 
 def _room(model: PreTrainedModel, prompt: list[int], max_new_tokens: int) -> int:
@@ -202,19 +211,23 @@ def _next_logits(
         {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
     )
     device = _device_of(model)
-    done = cache.take(prompt)
+    row = list(prompt)
     while True:
-        row = prompt + ids
-        new = torch.tensor([row[done:]], dtype=torch.long, device=device)
-        out = model(input_ids=new, past_key_values=cache.values, use_cache=True, **only_last)
+        row += ids[len(row) - len(prompt) :]
+        new = torch.tensor([row[len(cache.ids) :]], dtype=torch.long, device=device)
+        read, values = cache.ids, cache.values
+        # A forward that is interrupted leaves keys of some layers only: nothing of it may be kept.
+        cache.forget()
+        out = model(input_ids=new, past_key_values=values, use_cache=True, **only_last)
         cache.values = getattr(out, "past_key_values", None)
+        if cache.values is not None:
+            read += row[len(read) :]
+            cache.ids = read
         # A model without keys and values to keep reads the whole row again.
-        done = len(row) if cache.values is not None else 0
-        cache.ids = row[:done]
         yield out.logits[:, -1].float()
 
 
-class _Chooser:
+class Chooser:
     """Picks the next token from logits [1, vocabulary]."""
 
     def __init__(
