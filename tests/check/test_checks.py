@@ -128,7 +128,7 @@ def test_too_little_memory_is_a_warning_with_cures(load):
         json.dump(big, file)
     (warning,) = messages(check_config(config).warnings)
     assert "are needed and" in warning
-    assert "load the model in 4 bits" in warning
+    assert "load_in_4bit=True (QLoRA) saves" in warning
 
 
 OTHERS = {*catalogue.deepspeed_names(), *SCRIPTS}

@@ -152,16 +152,6 @@ def test_a_checkpoint_that_lacks_or_exceeds_the_trained_part_is_refused(llama):
         model.load_state_dict({**state, "llm.lm_head.weight": torch.zeros(2, 2)})
 
 
-def test_recomputation_left_open_is_decided_by_free_memory(llama, monkeypatch):
-    """None: on only when memory is short."""
-    from xtuner.model import recompute
-
-    monkeypatch.setattr(recompute, "free_memory", lambda device: 10**12)
-    assert SupervisedFinetune(llama, use_activation_checkpointing=None).use_activation_checkpointing is False
-    monkeypatch.setattr(recompute, "free_memory", lambda device: 1000)
-    assert SupervisedFinetune(llama, use_activation_checkpointing=None).use_activation_checkpointing is True
-
-
 def test_a_ready_model_cannot_have_its_context_extended(llama):
     """Rope is scaled before loading."""
     with pytest.raises(ConfigError, match=r"max_position_embeddings needs model\.llm as a dict"):

@@ -11,6 +11,7 @@ from xtuner.check.files import data_bytes
 from xtuner.config.schema import Fault
 from xtuner.errors import ModelError
 from xtuner.estimate.configured import max_length, named_llm, read_training
+from xtuner.estimate.fixes import fixes
 from xtuner.estimate.machine import Machine, find_machine
 from xtuner.estimate.memory import Memory, Training, estimate, size_text
 from xtuner.estimate.shape import Shape, read_shape
@@ -76,7 +77,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
             Fault(
                 "memory",
                 f"memory: about {size_text(need)} are needed and {size_text(free)} are free on "
-                f"{found.machine.name}: {'; '.join(_cures(found))}",
+                f"{found.machine.name}: {'; '.join(cures(found))}",
             )
         )
     length, context = max_length(config, found.shape), found.shape.context
@@ -88,17 +89,34 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
     return warnings
 
 
-def _cures(found: Forecast) -> list[str]:
-    run = found.training
-    cures = []
-    if run.is_full:
-        cures.append("train an adapter instead (lora=dict(type=LoraConfig, r=64))")
-    elif run.bits == 16:
-        cures.append("load the model in 4 bits (quantization_config)")
-    if not run.recompute:
-        cures.append("set use_activation_checkpointing=True")
-    cures.append("lower batch_size or max_length")
-    return cures
+def cures(found: Forecast) -> list[str]:
+    """The cheapest changes of the config that save memory, each with what it saves."""
+    return [f"{fix.text} saves {size_text(fix.saves)}" for fix in fixes(found.shape, found.training)]
+
+
+_RECOMPUTED = {
+    "none": "",
+    "selective": ", every second layer is recomputed",
+    "full": ", layers are recomputed",
+    "offload": ", layers are recomputed from inputs on the host",
+}
+
+
+def memory_lines(found: Forecast) -> list[str]:
+    """The estimate as a block: the whole, then each part."""
+    about = "" if found.shape.is_exact else ", reckoned as if it were a Llama"
+    free = f"{size_text(found.machine.free_bytes)} free on {found.machine.name}"
+    return [
+        f"memory   about {size_text(found.memory.total)} ({free}); a batch has up to {found.training.tokens} "
+        f"tokens{_RECOMPUTED[found.training.recompute]}, the model "
+        f"{weights_text(found.shape.num_weights)} weights{about}",
+        *(f"         {name:<12} {size_text(size):>8}" for name, size in found.memory.parts().items()),
+    ]
+
+
+def weights_text(number: int) -> str:
+    """`8.03 billion` or `56.12 million`."""
+    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.2f} million"
 
 
 def _num_tokens(config: Mapping[str, Any], training: Training) -> float | None:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from xtuner import dist
-from xtuner.config import Builder, Config, check_names
+from xtuner.check.forecast import Forecast
+from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
@@ -39,8 +40,9 @@ from xtuner.engine.surroundings import describe_weights
 from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.estimate.configured import as_recompute
 from xtuner.log import logger, say_once
-from xtuner.model.loading import register_families
+from xtuner.model.loading import register_families, tell_of_tokenizer_code
 from xtuner.model_folder import check_model_folder
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
@@ -54,6 +56,7 @@ class RunOptions:
     seed: int | None = None
     fsdp: bool = False
     deepspeed: Mapping[str, Any] | None = None  # what its file says
+    forecast: Forecast | None = None  # what the run is expected to need
 
 
 def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
@@ -75,6 +78,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     set_seed(seed, deterministic)
     backend = build_backend(cfg, options, world)
     run = Run(cfg, work_dir, timestamp, seed, dist.device(), Builder(), world, backend)
+    run.forecast = options.forecast
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
     torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
     run.train_dataloader = build_batches(run)
@@ -97,12 +101,16 @@ def check_folders(cfg: Config) -> None:
     for name, tokenizer in (("train_dataloader", True), ("model", False)):
         for path in sorted(_named_folders(cfg.get(name))):
             check_model_folder(path, tokenizer=tokenizer)
+    for path in sorted(_named_folders([cfg.get("tokenizer"), cfg.get("train_dataloader")], trusted=True)):
+        tell_of_tokenizer_code(path)
 
 
-def _named_folders(value: Any) -> set[str]:
+def _named_folders(value: Any, trusted: bool = False) -> set[str]:
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    found = {path for item in inner for path in _named_folders(item)}
+    found = {path for item in inner for path in _named_folders(item, trusted)}
     named = value.get("pretrained_model_name_or_path") if isinstance(value, dict) else None
+    if trusted and not (isinstance(value, dict) and value.get("trust_remote_code")):
+        return found
     return found | {named} if isinstance(named, str) else found
 
 
@@ -261,9 +269,19 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
 
 
+def with_recompute(run: Run) -> Any:
+    """`model` of the config; what is recomputed in backward follows the estimate where it is left open."""
+    cfg = run.cfg.model
+    name = "use_activation_checkpointing"
+    if run.forecast is None or as_recompute(cfg.get(name)) is not None:
+        return cfg
+    takes = inspect.signature(build(cfg["type"])).parameters
+    return {**cfg, name: run.forecast.training.recompute} if name in takes else cfg
+
+
 def build_model(run: Run) -> Any:
     """The model, on the device of this process, as the run's backend holds it."""
-    model = run.builder.build(run.cfg.model, "model").to(run.device)
+    model = run.builder.build(with_recompute(run), "model").to(run.device)
     if run.world.sequence_group is not None:
         model.share_rows(run.world.sequence_group)
     run.weights_text = describe_weights(model)

@@ -1,18 +1,24 @@
 """What of a config decides memory and time.
 
 model.llm, model.lora, optim_wrapper, train_dataloader  ->  Training(tokens=2048, bits=4, rank=64, ...)
+
+Where the config leaves open what is recomputed in backward, it is the first of RECOMPUTE that fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from xtuner.config.ref import as_ref, path_of
+from xtuner.errors import ConfigError
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training
+from xtuner.estimate.memory import RECOMPUTE, Training, estimate
 from xtuner.estimate.shape import Shape
 
+# Of free memory; the rest is for what the estimate does not know.
+USABLE = 0.9
 _ADAPTERS = ("lora", "llm_lora")
 # Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
 _STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion": 1, "SGD": 1, "Adafactor": 0}
@@ -38,8 +44,10 @@ def read_training(config: Mapping[str, Any], shape: Shape, machine: Machine) -> 
     trained_bytes = weight_bytes if full else 4
     loader = _dict(config.get("train_dataloader"))
     targets = adapter.get("target_modules")
-    return Training(
-        tokens=_number(loader.get("batch_size"), 1) * max_length(config, shape),
+    batch = _number(loader.get("batch_size"), 1)
+    run = Training(
+        tokens=batch * max_length(config, shape),
+        batch=batch,
         weight_bytes=weight_bytes,
         compute_bytes=compute_bytes,
         bits=4 if quantization.get("load_in_4bit") else 8 if quantization.get("load_in_8bit") else 16,
@@ -48,9 +56,39 @@ def read_training(config: Mapping[str, Any], shape: Shape, machine: Machine) -> 
         targets=tuple(targets) if isinstance(targets, (list, tuple)) else None,
         dropout=bool(adapter.get("lora_dropout")),
         state_bytes=_state_bytes(_dict(wrapper.get("optimizer")), trained_bytes),
-        recompute=model.get("use_activation_checkpointing", True) is not False,
+        accumulate=_number(wrapper.get("accumulative_counts"), 1),
+        fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
         device=machine.device,
     )
+    asked = as_recompute(model.get("use_activation_checkpointing"))
+    return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes))
+
+
+def as_recompute(value: Any) -> str | None:
+    """The word of RECOMPUTE that `use_activation_checkpointing` means; None where it leaves it open."""
+    if isinstance(value, bool):
+        return "full" if value else "none"
+    if value is None or value == "auto":
+        return None
+    if value not in RECOMPUTE:
+        raise ConfigError(
+            f"model.use_activation_checkpointing is {value!r}; write True (all layers), False (none), "
+            "'selective' (every second layer), 'offload' (all layers, their inputs in the host's memory), or "
+            "None (what fits into memory)"
+        )
+    return value
+
+
+def choose_recompute(shape: Shape, run: Training, free_bytes: int) -> str:
+    """The first of RECOMPUTE with which `run` fits into that memory, else the one that needs least.
+
+    "full" where the memory is not known (0).
+    """
+    if not free_bytes:
+        return "full"
+    ways = RECOMPUTE if run.device == "cuda" else RECOMPUTE[:-1]
+    needs = {way: estimate(shape, replace(run, recompute=way)).total for way in ways}
+    return next((way for way in ways if needs[way] <= USABLE * free_bytes), ways[-1])
 
 
 def max_length(config: Mapping[str, Any], shape: Shape) -> int:

@@ -1,21 +1,25 @@
 """How many bytes a run needs at its peak, part by part.
 
-With W weights in the layers' matrices, E in embedding and head, T trained weights, N tokens in a batch, M of
-them trained on, and for one layer: h its width, q and k those of queries and keys, f that of the MLP (of all
-experts that a token passes). `s` is the bytes of a weight that is not quantised (and of the stream between
-layers), `c` those of a number in a matrix product.
+With W weights in the layers' matrices, E in embedding and head, T trained weights. `s` is the bytes of a
+weight that is not quantised (and of a number in the stream between layers), `c` of one in a matrix product.
 
-    weights      4 bits: W x 0.516, see `bytes_per_weight`; else W s; and E s for the rest
-    gradients    T x 4 (T s where all is trained)
-    optimizer    T x 8 for AdamW in fp32, 2 for its 8-bit form
-    activations  N x layers x (what a layer keeps, see `layer_bytes`), or N x layers x h s with recomputation
-    and the largest of what passes:
-      loss       logits, M x vocabulary x c, twice (their gradient), and 2 x 512 rows in fp32;
-                 the 16-bit copies that mixed precision makes of fp32 weights, W c
-      layer      gradients of one layer, with recomputation its activations; a matrix out of 4 bits; copies
-      step       what the optimiser's step computes beside its state: T s on a GPU
+    always       weights      4 bits: W x 0.516, see `bytes_per_weight`; else W s; and E s for the rest
+                 adapter      T x 4
+                 optimizer    T x 8 for AdamW in fp32, 2 for its 8-bit form
+                 process      the interpreter and its libraries, see BASE_BYTES
+    and the moment of the run that needs most:
+      loss       activations, and the logits of a block of rows with their gradient
+      layer      activations, and what the backward pass of a layer makes: with recomputation that layer's
+                 activations, gradients as wide as the MLP, a matrix out of 4 bits
+      last layer gradients of all, and the same of a layer
+      step       gradients of all, and what the optimiser's step makes beside its state
 
-The kept numbers are what autograd saves in the forward of transformers' Llama; a test counts them.
+What a layer keeps is in `layer_bytes`; the functions of xtuner/model/fused decide it for families in FUSED,
+autograd in transformers' own layers for others. A test counts it.
+
+On a CPU the whole is the resident set of the process, checked against runs by benchmarks/memory.py, and part
+of it is the allocator's: memory that was freed between what is still held. On a GPU it is what PyTorch
+allocates and its context: the same formulas, not measured there, and the allocator's part is assumed.
 """
 
 from __future__ import annotations
@@ -25,10 +29,18 @@ from dataclasses import dataclass
 from xtuner.estimate.shape import Linear, Shape
 
 GB = 1e9
-# Rows of logits that the loss has in fp32 at one time.
-LOSS_ROWS = 512
-# A process that has imported all it needs; on a GPU its context and libraries.
-BASE_BYTES = {"cuda": 600_000_000, "cpu": 700_000_000}
+# Families whose layers run through xtuner/model/fused.
+FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3", "internlm2"})
+# How much of what layers make forward is made again in backward.
+RECOMPUTE = ("none", "selective", "full", "offload")
+# Bytes of fp32 logits that the loss makes at one time, and that softmax handles; as in model/loss.py.
+LOSS_BLOCK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
+# A process that has imported all it needs and compiled its kernels; on a GPU its context and libraries.
+BASE_BYTES = {"cuda": 600_000_000, "cpu": 690_000_000}
+QUANTISED_BASE_BYTES = {"cuda": 0, "cpu": 40_000_000}
+# Of the memory that comes and goes in an iteration: what lies free between the rest.
+ALLOCATOR = {"cuda": 0.05, "cpu": 0.25}
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,7 @@ class Training:
     """What of a run decides its memory and its time."""
 
     tokens: int  # in a batch
+    batch: int = 1  # rows in it
     weight_bytes: int = 2  # of a weight that is not quantised
     compute_bytes: int = 2  # of a number in a matrix product
     bits: int = 16  # 4 or 8: the layers' matrices are quantised
@@ -44,7 +57,9 @@ class Training:
     targets: tuple[str, ...] | None = None  # last words of their names; None: all matrices of the layers
     dropout: bool = True
     state_bytes: int = 8  # of the optimiser, for a trained weight
-    recompute: bool = True
+    recompute: str = "full"  # of RECOMPUTE
+    accumulate: int = 1  # batches in an update
+    fused_step: bool = False  # the optimiser's step makes nothing beside its state
     trained_share: float = 1.0  # of the tokens
     device: str = "cuda"
 
@@ -55,27 +70,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each part; `passing` are never there at the same time."""
+    """Bytes of each part: what is always there, and what else at each moment of the run."""
 
-    weights: int
-    adapter: int
-    gradients: int
-    optimizer: int
-    activations: int
-    passing: dict[str, int]
-    base: int
+    kept: dict[str, int]
+    moments: dict[str, dict[str, int]]
 
     @property
     def total(self) -> int:
-        kept = self.weights + self.adapter + self.gradients + self.optimizer + self.activations
-        return kept + max(self.passing.values()) + self.base
+        return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """What the total is the sum of."""
-        largest = max(self.passing, key=lambda name: self.passing[name])
-        kept = ("weights", "adapter", "gradients", "optimizer", "activations")
-        found = {name: getattr(self, name) for name in kept}
-        return {**{k: v for k, v in found.items() if v}, largest: self.passing[largest], "process": self.base}
+        """What the total is the sum of: at the moment that needs most."""
+        most = max(self.moments.values(), key=lambda parts: sum(parts.values()))
+        return {name: size for name, size in {**self.kept, **most}.items() if size}
 
 
 def size_text(size: int) -> str:
@@ -86,24 +93,41 @@ def size_text(size: int) -> str:
 def estimate(shape: Shape, run: Training) -> Memory:
     """The memory that `run` needs with a model of that shape."""
     trained = adapter_weights(shape, run) or shape.num_weights
-    trained_bytes = 4 if not run.is_full else run.weight_bytes
-    one_layer = run.tokens * layer_bytes(shape, run)
+    gradients = trained * (run.weight_bytes if run.is_full else 4)
+    before = gradients if run.accumulate > 1 else 0
+    one_layer = run.tokens * layer_bytes(shape, run) + _copied_bytes(shape, run)
+    activations, again = _activation_bytes(shape, run, one_layer)
+    making = again + _backward_bytes(shape, run)
+    head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
+    moments = {
+        "loss": {"gradients": before, "activations": activations, "loss": loss_bytes(shape, run)},
+        "layer": {"gradients": max(before, head), "activations": activations, "layer": making},
+        "last layer": {"gradients": gradients, "activations": activations // shape.layers, "layer": making},
+        "step": {"gradients": gradients, "step": _step_bytes(shape, run)},
+    }
+    kept = {
+        "weights": weight_bytes(shape, run),
+        "adapter": 0 if run.is_full else trained * 4,
+        "optimizer": trained * run.state_bytes,
+    }
+    for moment in moments.values():
+        comes_and_goes = sum(size for name, size in moment.items() if name != "gradients" or not before)
+        moment["allocator"] = int(comes_and_goes * ALLOCATOR[run.device])
+    base = BASE_BYTES[run.device] + (QUANTISED_BASE_BYTES[run.device] if run.bits < 16 else 0)
+    return Memory({**kept, "process": base}, moments)
+
+
+def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int, int]:
+    """What all layers keep until backward, and what a layer makes again there."""
     stream = run.tokens * shape.hidden * run.weight_bytes
-    copies = _copied_bytes(shape, run)
-    return Memory(
-        weights=weight_bytes(shape, run),
-        adapter=0 if run.is_full else trained * 4,
-        gradients=trained * trained_bytes,
-        optimizer=trained * run.state_bytes,
-        activations=shape.layers * (stream if run.recompute else one_layer),
-        passing={
-            "loss": logits_bytes(shape, run) + copies,
-            "layer": (one_layer + copies // shape.layers if run.recompute else copies)
-            + _backward_bytes(shape, run),
-            "step": trained * trained_bytes if run.device == "cuda" else 0,
-        },
-        base=BASE_BYTES[run.device],
-    )
+    if run.recompute == "none":
+        return shape.layers * one_layer, 0
+    if run.recompute == "selective":  # every second layer
+        made_again = (shape.layers + 1) // 2
+        return made_again * stream + (shape.layers - made_again) * one_layer, one_layer
+    kept = shape.layers * stream
+    # Layer inputs that are kept on the host take none of a GPU's memory but the one that comes back.
+    return (stream if run.recompute == "offload" and run.device == "cuda" else kept), one_layer
 
 
 def bytes_per_weight(run: Training) -> float:
@@ -125,11 +149,12 @@ def weight_bytes(shape: Shape, run: Training) -> int:
 
 
 def _copied_bytes(shape: Shape, run: Training) -> int:
-    """Of the copies that mixed precision makes of trained weights, to multiply with."""
-    if not run.is_full or run.compute_bytes >= run.weight_bytes:
-        return 0
-    matrices = sum(linear.weights for linear in shape.linears)
-    return (matrices + (shape.head or shape.embedding)) * run.compute_bytes
+    """Of the copies that a layer makes of trained weights, to multiply with."""
+    if run.is_full:
+        casts = run.compute_bytes < run.weight_bytes
+        matrices = sum(linear.weights for linear in shape.linears)
+        return casts * matrices * run.compute_bytes // shape.layers
+    return adapter_weights(shape, run) * run.compute_bytes // shape.layers
 
 
 def adapter_weights(shape: Shape, run: Training) -> int:
@@ -146,32 +171,51 @@ def _targets(shape: Shape, run: Training) -> list[Linear]:
 def layer_bytes(shape: Shape, run: Training) -> int:
     """What a layer keeps of one token until backward.
 
-    norms       two, each in fp32; where their weights are trained, the normalised values too
-    attention   queries and result, keys and values, one number of fp32 for each head
-    MLP         gate, its activation, up
-    matrices    the inputs of those that are trained; each adapter has its own copy, and a dropout mask
+    norms       two, the stream before each and a number of fp32; of other families in fp32 and normalised too
+    attention   queries, keys, values; on a GPU the result and one number of fp32 for each head
+    MLP         gate, up; of other families the activation too
+    matrices    the inputs of those that are trained, once for those that share them; rank numbers of each
+                adapter; where layers are not fused each has its own copy, and a dropout mask
     """
-    c = run.compute_bytes
-    active = [(x, x.active / shape.layers) for x in shape.linears]
-    norms = 2 * shape.hidden * (4 + (run.weight_bytes if run.is_full else 0)) + 2 * 4
-    attention = 2 * c * (shape.query + shape.key) + 4 * shape.heads
-    mlp_width = sum(x.inputs * share for x, share in active if x.name in ("down_proj", "w2"))
-    return int(norms + attention + 3 * c * mlp_width + _inputs_bytes(shape, run))
+    c, h = run.compute_bytes, shape.hidden
+    fused = shape.family in FUSED
+    norms = 2 * h * run.weight_bytes + 8
+    if not fused:
+        norms = 2 * h * (4 + (run.weight_bytes if run.is_full else 0)) + 8
+    attention = c * (shape.query + 2 * shape.key)
+    if run.device == "cuda":
+        attention += c * shape.query + 4 * shape.heads
+    if shape.head_norms:
+        attention += c * (shape.query + shape.key)
+    if c < run.weight_bytes:
+        attention += c * shape.query // shape.heads  # angles, in the width of the queries
+    mlp = (2 if fused else 3) * c * _mlp_width(shape)
+    return int(norms + attention + mlp + _inputs_bytes(shape, run, fused))
 
 
-def _inputs_bytes(shape: Shape, run: Training) -> float:
+def _mlp_width(shape: Shape) -> float:
+    return sum(x.inputs * x.active / shape.layers for x in shape.linears if x.name in _DOWN)
+
+
+_DOWN = ("down_proj", "w2")
+
+
+def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
     """Of the inputs of trained matrices."""
-    c, casts = run.compute_bytes, run.compute_bytes < 4
+    c = run.compute_bytes
     targets = list(shape.linears) if run.is_full else _targets(shape, run)
-    if run.is_full:
-        casts = run.compute_bytes < run.weight_bytes
-    mask = (1 if run.device == "cuda" else 4) if run.dropout and not run.is_full else 0
+    mask = 1 if run.dropout and not run.is_full and not fused else 0
+    whole_mlp = not run.is_full and all(
+        any(x.name == name for x in targets) for name in _MLP_OF.get(shape.family, _MLP)
+    )
     seen: set[str] = set()
     total = 0.0
     for x in targets:
         share = x.active / shape.layers
         source = _SOURCE.get(x.name, x.name)
-        if casts or mask or source not in seen:
+        known = source in seen or (source == "o_proj" and run.device == "cuda")
+        known = known or (fused and whole_mlp and x.name in _DOWN)  # made again in backward
+        if not known or mask:
             total += share * x.inputs * (c + mask)
         seen.add(source)
         total += share * run.rank * c
@@ -182,18 +226,40 @@ def _inputs_bytes(shape: Shape, run: Training) -> float:
 _SOURCE = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "attention"),
     **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3"), "mlp"),
+    "wo": "o_proj",
 }
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_MLP_OF = {"internlm2": ("w1", "w3", "w2")}
 
 
-def logits_bytes(shape: Shape, run: Training) -> int:
-    """Of the logits at the trained positions, their gradient, and the rows that the loss has in fp32."""
-    rows = int(run.tokens * run.trained_share)
-    return shape.vocab * (2 * rows * run.compute_bytes + 2 * min(rows, LOSS_ROWS) * 4)
+def loss_bytes(shape: Shape, run: Training) -> int:
+    """Of a block of logits, of softmax in fp32, of the last layer's output, its chosen rows and gradients."""
+    c, rows = run.compute_bytes, int(run.tokens * run.trained_share)
+    block = min(rows, max(64, LOSS_BLOCK[run.device] // (4 * shape.vocab)))
+    part = min(block * shape.vocab * 4, SOFTMAX_PART[run.device])
+    stream = run.tokens * shape.hidden * (run.weight_bytes + c) + 2 * rows * shape.hidden * c
+    head = 0
+    if run.is_full:  # its gradient, and that of a block of rows
+        head = shape.vocab * shape.hidden * (run.weight_bytes + c)
+        head += shape.vocab * shape.hidden * c * (c < run.weight_bytes)
+    return int(block * shape.vocab * c + 2 * part + stream + head)
 
 
 def _backward_bytes(shape: Shape, run: Training) -> int:
-    """Of the gradients inside one layer, and of a matrix out of its 4 or 8 bits."""
-    widest = max(x.outputs * max(1, x.active // shape.layers) for x in shape.linears)
-    gradients = run.tokens * run.compute_bytes * (2 * widest + 2 * shape.hidden)
-    matrix = max(x.inputs * x.outputs for x in shape.linears) * run.compute_bytes if run.bits < 16 else 0
+    """Of the gradients inside one layer, and of matrices: out of 4 or 8 bits, or as a gradient."""
+    c = run.compute_bytes
+    widths = 4 * c * max(x.outputs * max(1, x.active // shape.layers) for x in shape.linears)
+    gradients = run.tokens * (widths + shape.hidden * (2 * c + 12))
+    largest = max(x.inputs * x.outputs for x in shape.linears)
+    matrix = largest * c if run.bits < 16 or run.is_full else 0
     return gradients + matrix
+
+
+def _step_bytes(shape: Shape, run: Training) -> int:
+    if run.fused_step:
+        return 0
+    trained_bytes = run.weight_bytes if run.is_full else 4
+    if run.device == "cuda":  # all weights at once
+        return (adapter_weights(shape, run) or shape.num_weights) * trained_bytes
+    largest = max(x.inputs * x.outputs for x in shape.linears)
+    return 2 * trained_bytes * (max(largest, shape.embedding) if run.is_full else largest // 8)

@@ -47,6 +47,7 @@ class Shape:
     context: int | None = None
     dtype: str = ""
     is_exact: bool = True
+    head_norms: bool = False  # queries and keys are normed
 
     @property
     def num_weights(self) -> int:
@@ -150,6 +151,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         cfg.get("max_position_embeddings"),
         str(cfg.get("torch_dtype") or cfg.get("dtype") or ""),
         family.is_exact and not sees and not (is_moe and name not in FAMILIES),
+        family.head_norms,
     )
 
 

@@ -2,7 +2,7 @@
 
     forward    2 x (weights a token passes) + attention to the tokens before it, 2 x layers x queries x length
     backward   as much again for the inputs, and where all weights are trained as much again for them
-    recompute  one more forward of the layers
+    recompute  one more forward of the layers, or of every second one
 
 A rough answer: cards reach `REACHED` of their rate, a CPU core `CORE_FLOPS`.
 """
@@ -43,18 +43,24 @@ _RATES = {
 def flops_per_token(shape: Shape, run: Training, length: int) -> float:
     """Operations that training takes for a token in a sample of that length."""
     layers = sum(2 * x.inputs * x.outputs * x.active for x in shape.linears)
-    layers += 2 * shape.layers * shape.query * length
+    layers += 2 * shape.layers * shape.query * length  # half of the square: causal
     head = 2 * shape.vocab * shape.hidden * run.trained_share
     passes = 3 if run.is_full else 2
-    return (passes + run.recompute) * layers + passes * head
+    again = {"none": 0.0, "selective": 0.5}.get(run.recompute, 1.0)
+    return (passes + again) * layers + passes * head
 
 
 def operations_per_second(machine: Machine) -> float | None:
     """What the machine is expected to reach; None for a card that is not in the table."""
     if machine.device == "cpu":
         return CORE_FLOPS * machine.num_cores
-    rate = next((r for name, r in _RATES.items() if name in machine.name.replace("GeForce ", "")), None)
-    return rate * 1e12 * REACHED if rate else None
+    rate = card_rate(machine.name)
+    return rate * REACHED if rate else None
+
+
+def card_rate(name: str) -> float | None:
+    """Operations a second of the card that nvidia-smi calls so, by its maker; None where it is not known."""
+    return next((r * 1e12 for card, r in _RATES.items() if card in name.replace("GeForce ", "")), None)
 
 
 def seconds(shape: Shape, run: Training, num_tokens: float, machine: Machine) -> float | None:

@@ -1,41 +1,80 @@
-"""Activation checkpointing: layers forget their activations in forward and recompute them in backward."""
+"""Activation checkpointing: layers forget their activations in forward and recompute them in backward.
+
+    none        every layer keeps what its backward needs
+    selective   every second layer keeps its input alone                        half of a forward pass more
+    full        every layer keeps its input alone (Chen et al. 2016, arXiv 1604.06174)    a forward pass more
+    offload     as full, and the inputs wait in the host's memory               and two copies of each
+
+Gradients are the same to the last bit. What fits is decided by the estimate of xtuner/estimate.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
+from xtuner.estimate.configured import choose_recompute
+from xtuner.estimate.memory import Training
+from xtuner.estimate.shape import read_shape
 from xtuner.log import logger
 
-# Tokens of the batch that the decision reckons with, and how often what it needs must fit.
+# Tokens of a batch that is not known.
 TOKENS = 8192
-MARGIN = 2
 
 
-def enable_recompute(llm: Any) -> None:
-    """Turn recomputation on in every layer of `llm` (not re-entrant, so frozen inputs are fine)."""
+def enable_recompute(llm: Any, way: str = "full") -> None:
+    """Let layers of `llm` recompute in that way (not re-entrant, so frozen inputs are fine)."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
     base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    if way == "none":
+        return
     enable = getattr(base, "activation_checkpointing_enable", None)
     if enable is not None:
         enable({"use_reentrant": False})
     else:  # transformers before 5.22
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for number, layer in enumerate(layers):
+        if way == "selective" and number % 2:
+            layer.gradient_checkpointing = False
+        if way == "offload":
+            layer._gradient_checkpointing_func = _offloaded
 
 
-def memory_is_short(llm: Any) -> bool:
-    """Whether activations of a usual batch might not fit beside what is already in memory."""
-    config = llm.config.get_text_config()
-    bytes_per_value = 4 if llm.dtype == torch.float32 else 2
-    # 17 values per hidden unit, layer and token: what a Llama layer keeps for backward.
-    needed = TOKENS * config.num_hidden_layers * config.hidden_size * 17 * bytes_per_value
-    free = free_memory(llm.device)
-    short = free < MARGIN * needed
-    logger.info(
-        f"Activations of {TOKENS} tokens take about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: "
-        f"{'they are recomputed in backward' if short else 'nothing is recomputed'}"
-    )
-    return short
+def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # Pinned memory exists beside a GPU only.
+    with torch.autograd.graph.save_on_cpu(pin_memory=args[0].device.type == "cuda"):
+        return checkpoint(function, *args, use_reentrant=False, **kwargs)
+
+
+def recomputes(llm: Any) -> float:
+    """The share of layers that are computed again in backward."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [m for m in llm.modules() if isinstance(m, GradientCheckpointingLayer)]
+    return sum(layer.gradient_checkpointing for layer in layers) / max(1, len(layers))
+
+
+def what_fits(llm: Any) -> str:
+    """The least recomputation with which a batch of TOKENS is expected to fit beside what is in memory."""
+    device = llm.device
+    shape = read_shape(llm.config.get_text_config().to_dict())
+    # Weights are there already, and the estimate holds them too.
+    free = free_memory(device) + sum(p.nbytes for p in llm.parameters())
+    if shape is None:
+        return "full"
+    size = 4 if llm.dtype == torch.float32 else 2
+    trained = sum(p.numel() for p in llm.parameters() if p.requires_grad)
+    rank = 0 if trained == sum(p.numel() for p in llm.parameters()) else 64
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, device=kind)
+    way = choose_recompute(shape, run, free)
+    logger.info(f"Recomputation: {way}, for {TOKENS} tokens in a batch and {free / 1e9:.1f} GB free")
+    return way
 
 
 def free_memory(device: torch.device) -> int:

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.estimate.configured import as_recompute
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
+from xtuner.model.recompute import enable_recompute, what_fits
 from xtuner.parallel.sequence import ulysses
 from xtuner.utils.constants import IGNORE_INDEX
 
@@ -37,7 +39,7 @@ class SupervisedFinetune(nn.Module):
         llm: Mapping[str, Any] | nn.Module,
         lora: Any = None,
         peft_model: str | None = None,
-        use_activation_checkpointing: bool | None = True,
+        use_activation_checkpointing: bool | str | None = None,
         use_varlen_attn: bool = False,
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
@@ -47,7 +49,8 @@ class SupervisedFinetune(nn.Module):
             say_once("use_varlen_attn: packed samples never attend to each other, with or without it", 20)
         self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
         self.uses_adapter = lora is not None or peft_model is not None
-        self.use_activation_checkpointing = _set_recompute(self.llm, use_activation_checkpointing)
+        self.recompute = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
+        enable_recompute(self.llm, self.recompute)
         self._isolation_checked = False
         self._sequence_group: Any = None
         self._head_apart = True
@@ -263,13 +266,3 @@ def _unflatten(logits: Tensor, data: dict[str, Any]) -> Tensor:
 
 def _some(word: str, names: list[str]) -> list[str]:
     return [f"{len(names)} weights are {word}, as {names[0]}"] if names else []
-
-
-def _set_recompute(llm: nn.Module, wanted: bool | None) -> bool:
-    """Whether layers now recompute their activations in backward (None: only if memory is short)."""
-    from xtuner.model.recompute import enable_recompute, memory_is_short
-
-    on = memory_is_short(llm) if wanted is None else wanted
-    if on:
-        enable_recompute(llm)
-    return on

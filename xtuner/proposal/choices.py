@@ -56,7 +56,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     how = _choose_method(model.shape, machine, length.value, method)
     run = _training(machine, length.value, how.value, model.shape)
     recompute = _choose_recompute(model.shape, machine, run)
-    run = replace(run, recompute=recompute.value)
+    run = replace(run, recompute="full" if recompute.value else "none")
     batch = _choose_batch(model.shape, machine, run)
     run = replace(run, tokens=run.tokens * batch.value)
     epochs = _EPOCHS[data.is_text]
@@ -129,7 +129,7 @@ def _choose_recompute(shape: Shape | None, machine: Machine, run: Training) -> C
     name = "use_activation_checkpointing"
     if shape is None:
         return Choice(name, True, "the model's size is not known, and this needs less memory")
-    need = estimate(shape, replace(run, recompute=False)).total
+    need = estimate(shape, replace(run, recompute="none")).total
     fits = need < USABLE * machine.free_bytes
     why = f"without it about {size_text(need)} are needed"
     return Choice(name, not fits, f"{why}, which fits, and it is faster" if fits else why)

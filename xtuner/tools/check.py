@@ -8,8 +8,7 @@ import sys
 from typing import Any
 
 from xtuner.check.checks import Findings, check_config
-from xtuner.check.forecast import Forecast
-from xtuner.estimate.memory import size_text
+from xtuner.check.forecast import Forecast, memory_lines
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
 
@@ -53,20 +52,10 @@ def _count(items: list[Any], noun: str) -> str:
 
 
 def _forecast_lines(found: Forecast) -> list[str]:
-    about = "" if found.shape.is_exact else ", reckoned as if it were a Llama"
-    free = f"{size_text(found.machine.free_bytes)} free on {found.machine.name}"
-    lines = [
-        f"memory   about {size_text(found.memory.total)} ({free}); a batch has up to {found.training.tokens} "
-        f"tokens, the model {_weights(found.shape.num_weights)} weights{about}"
-    ]
-    lines += [f"         {name:<12} {size_text(size):>8}" for name, size in found.memory.parts().items()]
+    lines = memory_lines(found)
     if found.seconds is None:
         return [*lines, "time     unknown: the size of the data or the speed of this machine is not known"]
     return [*lines, f"time     very roughly {_duration(found.seconds)} for {found.num_tokens:.2g} tokens"]
-
-
-def _weights(number: int) -> str:
-    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.2f} million"
 
 
 def _duration(seconds: float) -> str:

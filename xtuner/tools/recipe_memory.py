@@ -30,6 +30,7 @@ def expected_memory(recipe: Recipe) -> int | None:
             "type": "AmpOptimWrapper",
             "optimizer": {"type": plan.settings["schedule"]["optim_type"]},
             "dtype": plan.options["amp_dtype"],
+            "accumulative_counts": plan.settings["schedule"]["accumulative_counts"],
         },
         "train_dataloader": {
             "batch_size": plan.settings["schedule"]["batch_size"],

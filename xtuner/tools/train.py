@@ -94,9 +94,11 @@ def main(argv: list[str] | None = None) -> int:
     for warning in found.warnings:
         logger.warning("%s", warning.message)
     from xtuner.engine.build import RunOptions, build_run
+    from xtuner.engine.memory import explaining_out_of_memory
 
-    options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, deepspeed)
-    run = build_run(config, options)
-    run.train()
+    options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, deepspeed, found.forecast)
+    with explaining_out_of_memory(found.forecast):
+        run = build_run(config, options)
+        run.train()
     run.world.close()
     return 0

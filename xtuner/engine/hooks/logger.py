@@ -8,17 +8,15 @@ Iter(val) [300/720]  loss: 2.5012  perplexity: 12.1971
 from __future__ import annotations
 
 import datetime
-import sys
 import time
 from typing import Any
 
-import torch
-
 from xtuner.engine.hooks.hook import Hook
+from xtuner.engine.memory import peak_bytes
 from xtuner.log import logger
 
 # Shown as a mean over the last iterations; the rest as it is.
-_SMOOTHED = ("loss", "time", "data_time", "grad_norm")
+_SMOOTHED = ("loss", "time", "data_time", "grad_norm", "mfu", "hfu", "fill")
 _OWN_PLACE = ("lr", "time", "data_time", "loss", "grad_norm")
 EXPERIMENT_NAME_INTERVAL = 1000
 
@@ -65,7 +63,7 @@ class LoggerHook(Hook):
         if not runner.world.is_first:
             return
         values = {n: history.mean(n) if n in _SMOOTHED or "loss" in n else history.last(n) for n in history}
-        memory = peak_memory_mb(runner.device)
+        memory = peak_bytes(runner.device) // 2**20
         passed = time.perf_counter() - self._started
         left = passed / (runner.iter + 1 - self._first) * (runner.max_iters - runner.iter - 1)
         words = [
@@ -86,15 +84,3 @@ class LoggerHook(Hook):
             length = runner.train_loop.epoch_length
             return f"Epoch(train)  [{runner.epoch + 1}][{batch_idx + 1:>{len(str(length))}}/{length}]"
         return f"Iter(train) [{runner.iter + 1:>{len(str(runner.max_iters))}}/{runner.max_iters}]"
-
-
-def peak_memory_mb(device: torch.device) -> int:
-    """The most memory used so far, in MiB: the GPU's where there is one, else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20

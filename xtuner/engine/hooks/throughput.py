@@ -1,21 +1,40 @@
-"""Speed of training in tokens and floating-point operations."""
+"""Speed of training in tokens and floating-point operations.
+
+tokens_per_sec          tokens that were read, without padding
+trained_tokens_per_sec  those with loss
+fill                    the share of a full batch that they are
+tflops                  10^12 operations a second, as the dense transformer of the constructor counts them
+mfu                     operations that this training needs, as a share of the device's peak (model FLOPs
+                        utilisation, Chowdhery et al. 2022, arXiv 2204.02311, appendix B)
+hfu                     the same with those that recomputation repeats (hardware FLOPs utilisation)
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
+import torch
+
 from xtuner.engine.hooks.hook import Hook
+from xtuner.estimate.memory import Training
+from xtuner.estimate.shape import read_shape
+from xtuner.estimate.speed import card_rate, flops_per_token
+from xtuner.log import logger
+from xtuner.model.recompute import recomputes
+from xtuner.utils.constants import IGNORE_INDEX
 
 
 class ThroughputHook(Hook):
-    """Records `tokens_per_sec` and `tflops` of every iteration, per process.
+    """Records the speed of every iteration, per process.
 
-    Operations are counted as Narayanan et al. 2021 (Megatron-LM, appendix) count them for a dense
-    transformer: s tokens in a row, hidden size h, L layers, vocabulary V, MLP ratio m,
+    `tflops` counts as Narayanan et al. 2021 (Megatron-LM, appendix) do for a dense transformer whose weights
+    are all trained: s tokens in a row, hidden size h, L layers, vocabulary V, MLP ratio m,
 
         (3 + recompute) L (8 s h^2 + 4 s^2 h / (1 + causal) + 6 m s h^2) + 6 s h V
 
+    mfu and hfu count what this run needs: frozen weights have no gradient, the head sees trained tokens only.
     Attention within packed samples is shorter than a row, so packs are counted by their samples.
     """
 
@@ -31,7 +50,7 @@ class ThroughputHook(Hook):
         is_casual: bool | None = None,
     ):
         # None, 0: what the model itself says.
-        self.recompute = use_activation_checkpointing
+        self.recompute: float | None = use_activation_checkpointing
         self.hidden_size = hidden_size or 0
         self.num_layers = num_layers or 0
         self.vocab_size = vocab_size or 0
@@ -42,32 +61,70 @@ class ThroughputHook(Hook):
         llm = runner.model.llm
         config = llm.config.get_text_config()
         if self.recompute is None:
-            self.recompute = getattr(llm, "is_gradient_checkpointing", False)
+            self.recompute = recomputes(llm)
         self.hidden_size = self.hidden_size or config.hidden_size
         self.num_layers = self.num_layers or config.num_hidden_layers
         self.vocab_size = self.vocab_size or config.vocab_size
         inner = getattr(config, "intermediate_size", None) or 4 * self.hidden_size
         self.mlp_ratio = self.mlp_ratio or inner / self.hidden_size
+        self._shape = read_shape({**config.to_dict(), "model_type": config.model_type})
+        trained = any(p.requires_grad for n, p in llm.named_parameters() if "lora_" not in n)
+        way = "full" if self.recompute == 1 else "selective" if self.recompute else "none"
+        self._work = Training(tokens=0, rank=0 if trained else 1, recompute=way)
+        self._peak = peak_rate(runner.device, runner.optim_wrapper)
+        if self._peak and self._shape:
+            logger.info(
+                "mfu counts the operations that training needs, hfu also recomputed ones, as shares of %.3g "
+                "TFLOP/s%s", self._peak / 1e12, "" if runner.device.type == "cuda" else ", measured here",
+            )  # fmt: skip
         self._last = time.perf_counter()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         now = time.perf_counter()
         passed, self._last = now - self._last, now
-        lengths = sample_lengths(data_batch["data"])
+        data = data_batch["data"]
+        lengths = sample_lengths(data)
         passed *= runner.world.sequence_size
+        trained = int((data["labels"] != IGNORE_INDEX).sum()) if "labels" in data else 0
+        full = runner.forecast.training.tokens if runner.forecast else data["input_ids"].numel()
         runner.history.record("tokens_per_sec", sum(lengths) / passed)
+        runner.history.record("trained_tokens_per_sec", trained / passed)
+        runner.history.record("fill", sum(lengths) / full)
         runner.history.record("tflops", sum(map(self._operations, lengths)) / passed / 1e12)
+        if self._peak and self._shape:
+            share = trained / max(1, sum(lengths))
+            for name, way in (("mfu", "none"), ("hfu", self._work.recompute)):
+                work = replace(self._work, recompute=way, trained_share=share)
+                needed = sum(n * flops_per_token(self._shape, work, n) for n in lengths)
+                runner.history.record(name, needed / passed / self._peak)
 
     def _operations(self, s: int) -> float:
         h = self.hidden_size
         attention = 4 * s * s * h / (1 + self.is_causal)
         layer = 8 * s * h * h + attention + 6 * self.mlp_ratio * s * h * h
-        return (3 + bool(self.recompute)) * self.num_layers * layer + 6 * s * h * self.vocab_size
+        return (3 + (self.recompute or 0)) * self.num_layers * layer + 6 * s * h * self.vocab_size
+
+
+def peak_rate(device: torch.device, optim_wrapper: Any) -> float | None:
+    """Operations a second that the device can do: a card's by its maker, a CPU's by one matrix product."""
+    if device.type == "cuda":
+        return card_rate(torch.cuda.get_device_name(device))
+    with optim_wrapper.autocast():
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    a = torch.ones(768, 768, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * 768**3 / min(seconds)
 
 
 def sample_lengths(data: dict[str, Any]) -> list[int]:
-    """The length of every sample in a batch, those inside packs one by one, in tokens."""
-    if data.get("cumulative_len") is None:
-        rows, length = data["input_ids"].shape
-        return [length] * rows
-    return [int(n) for borders in data["cumulative_len"] for n in borders.diff()]
+    """The length of every sample in a batch, those inside packs one by one, in tokens without padding."""
+    if data.get("cumulative_len") is not None:
+        return [int(n) for borders in data["cumulative_len"] for n in borders.diff()]
+    if data.get("attention_mask") is not None:
+        return data["attention_mask"].sum(1).tolist()
+    rows, length = data["input_ids"].shape
+    return [length] * rows

@@ -1,0 +1,73 @@
+"""A run that cannot get memory ends with one message that says what to change."""
+
+import subprocess
+import sys
+
+import pytest
+
+from xtuner.engine.memory import explaining_out_of_memory
+from xtuner.errors import TrainingError
+
+LIMITED = """
+import resource, sys
+import torch
+from xtuner.cli import main
+import xtuner.engine.build
+
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, used + 300 * 2**20))
+sys.exit(main(["train", "c.py", "--work-dir", "w"]))
+"""
+CONFIG = """
+from torch.optim import AdamW
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from xtuner.dataset import process_hf_dataset
+from xtuner.dataset.collate_fns import default_collate_fn
+from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
+from xtuner.dataset.sources import load_dataset
+from xtuner.engine.runner import TrainLoop
+from xtuner.model import SupervisedFinetune
+
+tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path={model!r})
+model = dict(
+    type=SupervisedFinetune, use_activation_checkpointing=False,
+    llm=dict(type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path={model!r}))
+train_dataloader = dict(
+    batch_size=2048,
+    dataset=dict(
+        type=process_hf_dataset, dataset=dict(type=load_dataset, path='rows.jsonl'), tokenizer=tokenizer,
+        max_length=512, dataset_map_fn=alpaca_map_fn,
+        template_map_fn=dict(type=template_map_fn_factory, template='default'), pack_to_max_length=True),
+    sampler=dict(type='mmengine.dataset.DefaultSampler', shuffle=False),
+    collate_fn=dict(type=default_collate_fn))
+optim_wrapper = dict(type='mmengine.optim.OptimWrapper', optimizer=dict(type=AdamW, lr=1e-4))
+train_cfg = dict(type=TrainLoop, max_iters=2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
+def test_memory_that_is_refused_is_answered_with_changes(llama_dir, tmp_path):
+    """A process that may not have as much as a batch of 2048 rows needs."""
+    (tmp_path / "c.py").write_text(CONFIG.format(model=str(llama_dir)))
+    row = '{"instruction": "Who are you?", "input": "", "output": "%s"}\n'
+    (tmp_path / "rows.jsonl").write_text(row % ("a small model " * 25) * 3000)
+    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()[-1:]
+    assert done.returncode == 1
+    assert line.startswith("xtuner: error: out of memory: ")
+    assert "more were refused; the run was estimated to need " in line
+    helps = line.partition("cheapest first: ")[2].split("; ")
+    assert helps[0].startswith("train_dataloader.batch_size = 1024 and optim_wrapper.accumulative_counts = 2")
+    assert helps[1].startswith("model.use_activation_checkpointing = True saves ")
+    assert len(helps) == 3
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"), explaining_out_of_memory(None):
+        raise RuntimeError("shapes do not fit")
+
+
+def test_memory_is_named_where_nothing_was_estimated():
+    wanted = r"^out of memory: .* had been in use\. Lower train_data"
+    with pytest.raises(TrainingError, match=wanted), explaining_out_of_memory(None):
+        raise MemoryError

@@ -1,0 +1,66 @@
+"""Recomputation changes memory and nothing else."""
+
+import copy
+
+import pytest
+import torch
+
+from xtuner.errors import ConfigError
+from xtuner.estimate.memory import RECOMPUTE
+from xtuner.model import SupervisedFinetune
+from xtuner.model.recompute import recomputes
+
+
+def loss_and_gradients(llama, batch, way):
+    from peft import LoraConfig
+
+    torch.manual_seed(1)
+    lora = LoraConfig(r=4, lora_dropout=0.1, task_type="CAUSAL_LM", init_lora_weights=False)
+    model = SupervisedFinetune(copy.deepcopy(llama), lora=lora, use_activation_checkpointing=way).train()
+    torch.manual_seed(2)
+    loss = model(batch)["loss"]
+    loss.backward()
+    return model, loss.item(), [p.grad for p in model.parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(("way", "share"), [("selective", 0.5), ("full", 1.0), (True, 1.0), ("offload", 1.0)])
+def test_gradients_are_those_without_recomputation(llama, batch, way, share):
+    """To the last bit, dropout included."""
+    _, loss, gradients = loss_and_gradients(llama, batch, False)
+    model, again, others = loss_and_gradients(llama, batch, way)
+    assert loss == again
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+    assert recomputes(model.llm) == share
+
+
+def test_layer_inputs_are_all_that_is_kept(llama, batch):
+    """Offloaded, even those go through the hooks that take them to the host."""
+    sizes = {}
+    for way in RECOMPUTE:
+        seen = {}
+
+        def pack(value, seen=seen):
+            seen[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            return value
+
+        model = SupervisedFinetune(copy.deepcopy(llama), use_activation_checkpointing=way).train()
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            loss = model(batch)["loss"]
+            sizes[way] = sum(size for place, size in seen.items() if place not in own)
+        assert loss.requires_grad
+    assert sizes["none"] > sizes["selective"] > sizes["full"] > sizes["offload"]
+
+
+def test_what_is_left_open_is_what_fits(llama, monkeypatch):
+    from xtuner.model import recompute
+
+    monkeypatch.setattr(recompute, "free_memory", lambda device: 10**12)
+    assert SupervisedFinetune(llama).recompute == "none"
+    monkeypatch.setattr(recompute, "free_memory", lambda device: 1000)
+    assert SupervisedFinetune(llama, use_activation_checkpointing="auto").recompute == "full"
+
+
+def test_another_word_is_answered_with_the_choices(llama):
+    with pytest.raises(ConfigError, match=r"use_activation_checkpointing is 'half'; write True \(all"):
+        SupervisedFinetune(llama, use_activation_checkpointing="half")

@@ -1,0 +1,86 @@
+"""What a run says when its memory is used up: the estimate, what was measured, what to change.
+
+out of memory in ... -> TrainingError: about 3.2 GB were estimated (activations 2.1 GB, ...), 2.9 GB were
+                        in use when 134 MB more were refused; what helps, cheapest first: ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from xtuner.check.forecast import cures
+from xtuner.errors import TrainingError
+from xtuner.estimate.memory import size_text
+
+if TYPE_CHECKING:
+    from xtuner.check.forecast import Forecast
+
+# What libraries say where they do not raise MemoryError: torch's CPU allocator, oneDNN, the system.
+_SIGNS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "could not create a primitive",
+)
+
+
+@contextlib.contextmanager
+def explaining_out_of_memory(found: Forecast | None) -> Iterator[None]:
+    """Within it, memory that cannot be had ends as a TrainingError that says what to change."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError, ValueError) as error:
+        reason = _out_of_memory(error)
+        if reason is None:
+            raise
+        raise TrainingError(explanation(found, str(reason))) from error
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error itself, or the one it came from, that tells of memory that could not be had."""
+    while error is not None:
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            return error
+        if any(sign in str(error) for sign in _SIGNS):
+            return error
+        error = error.__cause__
+    return None
+
+
+def explanation(found: Forecast | None, reason: str) -> str:
+    """One line: the estimate, what was measured, the cheapest changes."""
+    asked = re.search(r"allocate (\d+) bytes", reason) or re.search(r"allocate ([\d.]+ [KMG]iB)", reason)
+    more = f" when {_asked_text(asked[1])} more were refused" if asked else ""
+    device = torch.device(found.machine.device if found else "cpu")
+    used = f"{size_text(peak_bytes(device))} had been in use{more}"
+    if found is None:
+        return f"out of memory: {used}. Lower train_dataloader.batch_size or max_length, or train with LoRA"
+    parts = sorted(found.memory.parts().items(), key=lambda part: -part[1])[:3]
+    largest = ", ".join(f"{name} {size_text(size)}" for name, size in parts)
+    helps = "; ".join(cures(found)) or "use a smaller model"
+    return (
+        f"out of memory: {used}; the run was estimated to need {size_text(found.memory.total)} (most of it: "
+        f"{largest}). What helps, cheapest first: {helps}"
+    )
+
+
+def _asked_text(amount: str) -> str:
+    return size_text(int(amount)) if amount.isdigit() else amount
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory used so far: the GPU's where there is one, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,59 @@
+"""What to change in a config so that its run needs less memory, cheapest first, each with what it saves.
+
+fixes(shape, run)  ->  [Fix("model.use_activation_checkpointing = True", 1.9e9), ...]
+
+Cheap is what changes neither result nor speed, then what costs speed, then what changes the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from xtuner.estimate.memory import RECOMPUTE, Training, estimate
+from xtuner.estimate.shape import Shape
+
+# Of the whole: what saves less is not worth a word.
+LEAST = 0.02
+_AS_WRITTEN = {"selective": "'selective'", "full": "True", "offload": "'offload'"}
+
+
+class Fix(NamedTuple):
+    """What to write, and the bytes that it saves."""
+
+    text: str
+    saves: int
+
+
+def fixes(shape: Shape, run: Training, count: int = 3) -> list[Fix]:
+    """The `count` cheapest changes that save something."""
+    need = estimate(shape, run).total
+    found = [Fix(text, need - estimate(shape, changed).total) for text, changed in _changes(run)]
+    return [fix for fix in found if fix.saves > LEAST * need][:count]
+
+
+def _changes(run: Training) -> Iterator[tuple[str, Training]]:
+    if run.batch > 1:
+        batch, more = run.batch // 2, run.accumulate * 2
+        yield (
+            f"train_dataloader.batch_size = {batch} and optim_wrapper.accumulative_counts = {more}",
+            replace(run, batch=batch, tokens=run.tokens * batch // run.batch, accumulate=more),
+        )
+    ways = RECOMPUTE if run.device == "cuda" else RECOMPUTE[:-1]
+    way = "full" if "full" in ways[ways.index(run.recompute) + 1 :] else ways[-1]
+    if way != run.recompute:
+        yield (
+            f"model.use_activation_checkpointing = {_AS_WRITTEN[way]}",
+            replace(run, recompute=way),
+        )
+    if not run.is_full and run.bits == 16:
+        yield "model.llm.quantization_config with load_in_4bit=True (QLoRA)", replace(run, bits=4)
+    if run.state_bytes > 2:
+        optimizer = "bitsandbytes.optim.AdamW8bit"
+        yield f"optim_wrapper.optimizer.type = {optimizer}", replace(run, state_bytes=2)
+    length = run.tokens // run.batch
+    yield f"max_length = {length // 2}", replace(run, tokens=run.tokens // 2)
+    if run.is_full:
+        adapter = replace(run, rank=64, weight_bytes=min(run.weight_bytes, run.compute_bytes), state_bytes=8)
+        yield "model.lora = dict(type=LoraConfig, r=64) instead of all weights", adapter
