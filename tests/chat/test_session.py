@@ -141,3 +141,37 @@ def test_auto_is_the_tokenizers_own_template_in_chat_as_in_training(tokenizer):
     ids, trained = encode_conversations([conversation], own).sample(0)
     assert ids[: trained.argmax()].tolist() == asked
     assert type(make_session(own, PROMPT_TEMPLATE.default)) is Session
+
+
+def test_undo_and_another_system_text(tokenizer):
+    """A turn undone was never there; a new system text stands where the first one stood."""
+    turns = [("one", "1"), ("two", "2")]
+    session = Session(tokenizer, PROMPT_TEMPLATE.chatglm2, system="Be kind.")
+    talk(session, turns, tokenizer)
+    assert session.undo()
+    session.set_system("Be brief.")
+    expected = Session(tokenizer, PROMPT_TEMPLATE.chatglm2, system="Be brief.")
+    assert session.history_ids() == talk(expected, turns[:1], tokenizer)
+    assert session.prompt_ids("x") == expected.prompt_ids("x")
+    assert session.undo()
+    assert not session.undo()
+    assert session.history_ids() == []
+
+
+def test_a_turn_may_have_a_system_text_of_its_own(tokenizer):
+    """What a tool answers stands where training puts the system text of a later turn."""
+    session = Session(tokenizer, PROMPT_TEMPLATE.default, system="Be kind.")
+    talk(session, [("one", "1")], tokenizer)
+    asked = tokenizer.decode(session.ask("", 10, system="Response:2\n"))
+    assert asked == (
+        "<s><|System|>:Be kind.\n<|User|>:one\n<|Bot|>:1</s>\n<s><|System|>:Response:2\n\n<|User|>:\n<|Bot|>:"
+    )
+
+
+def test_a_question_too_long_forgets_nothing(tokenizer):
+    """The dialogue goes on after a refused question as if it had not been asked."""
+    session = Session(tokenizer, PROMPT_TEMPLATE.default, context=120)
+    before = talk(session, [("one", "1")], tokenizer)
+    with pytest.raises(DataError, match="leaves room for"):
+        session.ask("word " * 40_000, 10)
+    assert session.history_ids() == before

@@ -11,7 +11,7 @@ and its keys and values can be kept. Where the context is full the oldest turns 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.generate import Completion, decode
@@ -31,13 +31,14 @@ RAW = {"SYSTEM": "{system}\n", "INSTRUCTION": "{input}"}
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer, closed as in training."""
+    """One question and its answer, closed as in training; `system` is the turn's own system text."""
 
     text: str
     number: int
     prompt: list[int]
     answer: list[int]
     answer_text: str
+    system: str = ""
 
 
 class Session:
@@ -64,21 +65,37 @@ class Session:
         self.turns = []
         self._number = 0
 
-    def ask(self, text: str, max_new_tokens: int) -> list[int]:
-        """The ids to put to the model for `text`; drops the oldest turns where the context is too small."""
+    def undo(self) -> bool:
+        """Forget the last turn; whether there was one."""
+        if not self.turns:
+            return False
+        self.turns = self.turns[:-1]
+        self._number -= 1
+        return True
+
+    def set_system(self, system: str) -> None:
+        """Put `system` in the place of the system text; the turns stay."""
+        self.system = system
+        if self.turns:
+            self._encode_first()
+
+    def ask(self, text: str, max_new_tokens: int, system: str = "") -> list[int]:
+        """The ids to put to the model for `text`; drops the oldest turns where the context is too small.
+
+        `system` is a system text of this turn alone, such as what a tool has answered.
+        """
         limit = _prompt_limit(self.context, max_new_tokens)
-        dropped = 0
-        while True:
-            ids = self.history_ids() + self.prompt_ids(text)
-            if limit is None or len(ids) <= limit:
-                break
+        ids = self.history_ids() + self.prompt_ids(text, system)
+        kept = self.turns
+        while limit is not None and len(ids) > limit:
             if not self.turns:
+                self.turns = kept
                 raise DataError(
                     f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
                 )
             self.drop_oldest()
-            dropped += 1
-        if dropped:
+            ids = self.history_ids() + self.prompt_ids(text, system)
+        if dropped := len(kept) - len(self.turns):
             logger.warning(
                 "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
                 dropped,
@@ -86,12 +103,12 @@ class Session:
             )
         return ids
 
-    def answered(self, text: str, completion: Completion, ends: set[int]) -> None:
+    def answered(self, text: str, completion: Completion, ends: set[int], system: str = "") -> None:
         """Add the turn that `completion` answers to the history; `ends` are the end-of-sequence ids."""
         answer = self.close(completion, ends)
-        prompt = self.prompt_ids(text)
+        prompt = self.prompt_ids(text, system)
         self._number += 1
-        self.turns.append(Turn(text, self._number, prompt, answer, completion.text))
+        self.turns.append(Turn(text, self._number, prompt, answer, completion.text, system))
 
     def history_ids(self) -> list[int]:
         """The ids of all turns so far."""
@@ -101,14 +118,18 @@ class Session:
         """Forget the oldest turn; the one that is then the first carries the system text."""
         self.turns = self.turns[1:]
         if self.turns and self.system:
-            first = self.turns[0]
-            prompt = self._encode_prompt(first.text, first.number, self.system, is_first=True)
-            self.turns[0] = Turn(first.text, first.number, prompt, first.answer, first.answer_text)
+            self._encode_first()
 
-    def prompt_ids(self, text: str) -> list[int]:
+    def _encode_first(self) -> None:
+        first = self.turns[0]
+        system = _both(self.system, first.system)
+        prompt = self._encode_prompt(first.text, first.number, system, is_first=True)
+        self.turns = [replace(first, prompt=prompt), *self.turns[1:]]
+
+    def prompt_ids(self, text: str, system: str = "") -> list[int]:
         """The ids of the next question alone."""
         is_first = not self.turns
-        system = self.system if is_first else ""
+        system = _both(self.system, system) if is_first else system
         return self._encode_prompt(text, self._number + 1, system, is_first)
 
     def _encode_prompt(self, text: str, number: int, system: str, is_first: bool) -> list[int]:
@@ -157,19 +178,30 @@ class ChatTemplateSession(Session):
     def history_ids(self) -> list[int]:
         return []
 
-    def prompt_ids(self, text: str) -> list[int]:
+    def prompt_ids(self, text: str, system: str = "") -> list[int]:
         messages = [{"role": "system", "content": self.system}] if self.system else []
         for turn in self.turns:
-            messages.append({"role": "user", "content": turn.text})
+            messages += _question(turn.text, turn.system)
             messages.append({"role": "assistant", "content": turn.answer_text})
-        messages.append({"role": "user", "content": text})
+        messages += _question(text, system)
         return self._encode(self._own.write(messages, prompt=True))
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         return []
 
-    def drop_oldest(self) -> None:
-        self.turns = self.turns[1:]
+    def _encode_first(self) -> None:
+        pass
+
+
+def _both(system: str, own: str) -> str:
+    """The system text of the dialogue and that of its first turn, one under the other."""
+    return f"{system.rstrip()}\n{own}" if system and own else system or own
+
+
+def _question(text: str, system: str) -> list[dict[str, str]]:
+    """A question as messages; what stands before it goes in as training puts it there."""
+    before = [{"role": "system", "content": system}] if system else []
+    return before + ([{"role": "user", "content": text}] if text or not system else [])
 
 
 def make_session(
