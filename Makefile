@@ -1,5 +1,6 @@
 # make demo   a small model learns who it is, from nothing, in minutes
 # make test   the whole suite
+# make soak   what takes longer: 200 kills, 2,000 iterations with saves and samples
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
 # make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
@@ -16,13 +17,18 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PEERS ?= benchmarks/.peers
 BENCH ?=
 
-.PHONY: demo test check fix bench bench-gpu constraints clean
+.PHONY: demo test soak check fix bench bench-gpu constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+soak: $(VENV)/.dev
+	$(BIN)/python tests/soak/kills.py --kills 200
+	$(BIN)/python tests/soak/soak.py --iters 2000
+	$(BIN)/python tests/soak/soak.py --iters 2000 --background
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -60,6 +60,21 @@ def _is_cached(name: str) -> bool:
         return False
 
 
+def remote_code(path: str | Path, file: str = "config.json") -> list[str]:
+    """The Python files that transformers would run for `file` of a model folder, by its `auto_map`."""
+    folder = Path(path)
+    if not (folder / file).is_file():
+        return []
+    named = read_json(folder / file).get("auto_map") or {}
+    values = list(named.values()) if isinstance(named, dict) else named
+    flat = [v for value in values for v in (value if isinstance(value, list) else [value]) if v]
+    found = []
+    for text in map(str, flat):
+        repository, _, name = text.rpartition("--")
+        found.append(f"{repository or folder}/{name.partition('.')[0]}.py")
+    return list(dict.fromkeys(found))
+
+
 def looks_local(path: str | Path) -> bool:
     """Whether `path` cannot be a name on a hub (`name` or `owner/name`)."""
     text = str(path)

@@ -10,12 +10,11 @@ a       b                            -                   a, with a warning
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.config import Config, build, load_config
-from xtuner.errors import XTunerError
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -38,40 +37,65 @@ def choose_template(asked: str | None, folders: list[str | Path]) -> Mapping[str
 
 
 def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
-    """The prompt template of the first `xtuner_config.py` in `folders`; None where nothing tells."""
+    """The prompt template of the first `xtuner_config.py` in `folders`; None where nothing tells.
+
+    The file comes with weights from anywhere, so its text is read and nothing in it is run.
+    """
     for folder in folders:
         path = Path(folder) / CONFIG_NAME
         if not path.is_file():
             continue
         try:
-            found = _find(load_config(path))
-            value = None if found is None else build(found)
-        except XTunerError as e:
-            logger.warning("%s does not tell the prompt template: %s", path, e)
+            value = _find(ast.parse(path.read_text(encoding="utf-8")))
+        except (SyntaxError, ValueError) as error:
+            logger.warning("%s does not tell the prompt template: %s", path, error)
             continue
         if isinstance(value, str):
-            value = PROMPT_TEMPLATE.get(value)
+            value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
         if isinstance(value, Mapping):
             return value
     return None
 
 
-def _find(config: Config) -> Any:
-    """What the config gives its map function as template, as a name or a dict."""
-    if config.get("prompt_template") is not None:
-        return config["prompt_template"]
-    loader = config.get("train_dataloader")
-    waiting = [loader["dataset"]] if isinstance(loader, dict) and "dataset" in loader else []
-    while waiting:
-        value = waiting.pop(0)
-        if isinstance(value, dict):
-            template_map_fn = value.get("template_map_fn")
-            if isinstance(template_map_fn, dict) and template_map_fn.get("template") is not None:
-                return template_map_fn["template"]
-            waiting += value.values()
-        elif isinstance(value, (list, tuple)):
-            waiting += value
+def _find(tree: ast.Module) -> Any:
+    """What the config gives its map function as template: a name or a dict; None where it does not say."""
+    assigned = {
+        target.id: statement.value
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    if "prompt_template" in assigned:
+        return _value(assigned["prompt_template"], assigned)
+    for node in ast.walk(tree):
+        given = _arguments(node)
+        if "template" in given and "template_map_fn_factory" in ast.dump(given.get("type", ast.Pass())):
+            return _value(given["template"], assigned)
     return None
+
+
+def _arguments(node: ast.AST) -> dict[str, ast.AST]:
+    """The items of `dict(a=1)` or `{"a": 1}`; {} for anything else."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        return {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return {key.value: value for key, value in pairs if isinstance(key, ast.Constant)}
+    return {}
+
+
+def _value(node: ast.AST, assigned: Mapping[str, ast.AST]) -> Any:
+    """A name, a dict of literals, or None."""
+    if isinstance(node, ast.Name) and node.id in assigned:
+        return _value(assigned[node.id], {k: v for k, v in assigned.items() if k != node.id})
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.Subscript):
+        return _value(node.slice, assigned)
+    if given := _arguments(node):
+        return {key: ast.literal_eval(value) for key, value in given.items()}
+    return node.value if isinstance(node, ast.Constant) else None
 
 
 def name_of(template: Mapping[str, Any]) -> str:

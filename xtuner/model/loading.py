@@ -25,7 +25,7 @@ from xtuner.log import logger, say_once
 from xtuner.model import attention
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
-from xtuner.model_folder import check_model_folder, read_json
+from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -216,8 +216,15 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     register_families()
     if (Path(path) / "config.json").is_file():
         family = read_json(Path(path) / "config.json").get("model_type")
-        if trust_remote_code and family in CONFIG_MAPPING:
-            trust_remote_code = False
+        trust_remote_code = trust_remote_code and family not in CONFIG_MAPPING
+        files = [] if family in CONFIG_MAPPING else remote_code(path)
+        if files and not trust_remote_code:
+            raise ModelError(
+                f"transformers does not know the family {family!r} of {path}, which brings code of its own: "
+                f"{', '.join(files)}. Read it, and if you trust it, set trust_remote_code=True in model.llm "
+                "(xtuner chat: --trust-remote-code)"
+            )
+        _tell_of_code(files)
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -304,25 +311,39 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
     return True
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; a folder's code runs only where none installed serves."""
+def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name; a folder's code runs only if it is to be trusted."""
     from transformers import AutoTokenizer
 
     register_families()
     check_model_folder(path, tokenizer=True)
+    if trust_remote_code:
+        tell_of_tokenizer_code(path)
     try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=not _folder_is_native(path))
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        cure = (
+            "; it may need --trust-remote-code, which runs its own Python files"
+            if not trust_remote_code
+            else ""
+        )
         raise ModelError(
-            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {error}"
+            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {error}{cure}"
         ) from error
 
 
-def _folder_is_native(path: str | Path) -> bool:
-    from transformers import CONFIG_MAPPING
-
+def tell_of_tokenizer_code(path: str | Path) -> None:
+    """Say which Python files a trusted tokenizer runs; those of our own families run none."""
     file = Path(path) / "config.json"
-    return file.is_file() and read_json(file).get("model_type") in CONFIG_MAPPING
+    is_ours = file.is_file() and read_json(file).get("model_type") in ("internlm", "internlm2")
+    # transformers looks at the model's config for its tokenizer too.
+    files = [*remote_code(path, "tokenizer_config.json"), *remote_code(path)]
+    _tell_of_code([] if is_ours else list(dict.fromkeys(files)))
+
+
+def _tell_of_code(files: list[str]) -> None:
+    if files:
+        say_once(f"trust_remote_code=True: running {', '.join(files)}")
 
 
 def load_for_chat(
@@ -332,6 +353,7 @@ def load_for_chat(
     dtype: Any = "fp16",
     bits: int | None = None,
     offload_folder: str | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4."""
     from transformers import AutoModelForCausalLM
@@ -340,8 +362,8 @@ def load_for_chat(
     check_model_folder(path)
     if adapter is not None:
         check_adapter_folder(adapter)
-    tokenizer = load_tokenizer(path)
-    config = load_config(path, trust_remote_code=True)
+    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    config = load_config(path, trust_remote_code=trust_remote_code)
     device = dist.device()
     precision = compute_dtype(as_dtype(dtype) or as_dtype(getattr(config, "dtype", None)), device)
     kwargs = {
@@ -352,7 +374,7 @@ def load_for_chat(
         # One process talks: on GPUs the model may spread over all of them.
         "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
         "offload_folder": offload_folder,
-        "trust_remote_code": not is_native(config),
+        "trust_remote_code": trust_remote_code and not is_native(config),
     }
     logger.info(f"Load LLM from {path}")
     model: Any = _call(AutoModelForCausalLM.from_pretrained, kwargs, str(path))

@@ -39,6 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--stop-words", nargs="+", default=[], help="texts that end an answer, besides the template's own")
     add("--command-stop-word", help="one more text that ends an answer: the end of a command")
     add("--answer-stop-word", help="one more text that ends an answer")
+    add("--trust-remote-code", action="store_true", help="run Python files that the model brings along")
     add("--offload-folder", help="where layers go that fit neither GPU nor memory")
     add("--max-new-tokens", type=int, default=2048, help="the longest answer, in tokens (2048)")
     add("--temperature", type=float, default=0.1, help="0: always the likeliest token (0.1)")
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
             torch_dtype=args.torch_dtype,
             bits=args.bits,
             offload_folder=args.offload_folder,
+            trust_remote_code=args.trust_remote_code,
             prompt_template=args.prompt_template,
             system=args.system,
             system_template=args.system_template,

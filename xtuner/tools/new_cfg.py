@@ -29,6 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
     parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")
     parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the comments")
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="run Python files that the tokenizer brings along"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite a file with other content")
     return parser.parse_args(argv)
 
@@ -49,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.proposal.config import write_config
     from xtuner.proposal.data import look_at_data
 
-    data = look_at_data(args.data, load_tokenizer(args.model), model.template)
+    tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
+    data = look_at_data(args.data, tokenizer, model.template)
     machine = find_machine()
     plan = choose(model, data, machine, args.method)
     text = write_config(out.stem, model, data, plan, args.lang)

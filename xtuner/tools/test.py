@@ -1,4 +1,4 @@
-"""`xtuner test CONFIG --checkpoint P`: loss and perplexity of a checkpoint on data that was not trained on."""
+"""`xtuner test CONFIG --checkpoint P`: loss and perplexity of a checkpoint on data not trained on."""
 
 from __future__ import annotations
 
