@@ -108,9 +108,14 @@ def _float_inputs(module: nn.Module, inputs: tuple) -> tuple:
     return tuple(x.float() if torch.is_tensor(x) and x.is_floating_point() else x for x in inputs)
 
 
-def attach_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = False) -> nn.Module:
-    """`model` with the adapter saved in `folder`; ModelError where it was made for another base."""
-    from peft import PeftConfig, get_peft_model
+def attach_adapter(
+    model: nn.Module, folder: str | Path, *, trainable: bool = False, name: str = "default"
+) -> nn.Module:
+    """`model` with the adapter saved in `folder`; ModelError where it was made for another base.
+
+    A model that has adapters gets one more; `set_adapter(name)` chooses between them.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model
 
     folder = Path(folder)
     weights = read_adapter(folder)
@@ -120,12 +125,16 @@ def attach_adapter(model: nn.Module, folder: str | Path, *, trainable: bool = Fa
     cfg.inference_mode = not trainable
     try:
         with _without_peft_warnings():
-            wrapped = get_peft_model(model, cfg)
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, cfg)
+                wrapped = model
+            else:
+                wrapped = get_peft_model(model, cfg, adapter_name=name)
     except ValueError as error:
         raise ModelError(
             f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
         ) from error
-    load_adapter_weights(wrapped, weights, str(folder))
+    load_adapter_weights(wrapped, weights, str(folder), name)
     if trainable:
         _trained_weights_to_fp32(wrapped)
     return wrapped
@@ -160,27 +169,29 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
 
 
-def load_adapter_weights(model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    """Copy an adapter file's `weights` into the adapter of `model`; all must be there and fit."""
+def load_adapter_weights(
+    model: nn.Module, weights: dict[str, torch.Tensor], source: str, name: str = "default"
+) -> None:
+    """Copy an adapter file's `weights` into the adapter `name` of `model`; all must be there and fit."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
-    for name, value in wanted.items():
-        if name not in weights:
+    wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    for key, value in wanted.items():
+        if key not in weights:
             raise ModelError(
-                f"The adapter {source} does not fit the base model {_name(model)}: it has no {name}"
+                f"The adapter {source} does not fit the base model {_name(model)}: it has no {key}"
             )
-        if weights[name].shape != value.shape:
+        if weights[key].shape != value.shape:
             raise ModelError(
-                f"The adapter {source} was made for another base model than {_name(model)}: {name} is "
-                f"{tuple(weights[name].shape)} there and {tuple(value.shape)} here"
+                f"The adapter {source} was made for another base model than {_name(model)}: {key} is "
+                f"{tuple(weights[key].shape)} there and {tuple(value.shape)} here"
             )
     if extra := [n for n in weights if n not in wanted and ".lora_" in n]:
         raise ModelError(
             f"The adapter {source} has {len(extra)} weights for which {_name(model)} has no layer, "
             f"as {extra[0]}"
         )
-    set_peft_model_state_dict(model, weights)
+    set_peft_model_state_dict(model, weights, adapter_name=name)
 
 
 def check_peft_model(path: str | Path) -> None:
