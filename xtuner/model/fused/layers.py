@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xtuner.model.fused.linear import adapted, lora_linears
+from xtuner.model.fused.linear import adapted, is_lora, lora_linears
 from xtuner.model.fused.mlp import gated_mlp
 from xtuner.model.fused.norm import rms_norm
 from xtuner.model.fused.rotary import rotate
@@ -39,8 +39,6 @@ MLPS = {
 
 def fuse(llm: nn.Module) -> int:
     """How many modules of `llm` train through a fused function from now on."""
-    from peft.tuners.lora import LoraLayer
-
     count = 0
     for module in llm.modules():
         name = type(module).__name__
@@ -51,7 +49,7 @@ def fuse(llm: nn.Module) -> int:
             forward = _mlp
         elif name in NORMS:
             forward = _norm
-        elif isinstance(module, LoraLayer):
+        elif is_lora(module):
             forward = _linear
         if forward is not None:
             # A bound method, so that a deep copy of the model is bound to the copy.

@@ -13,7 +13,7 @@ Han et al.'s manual LoRA backward in Unsloth.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,18 @@ class Adapted:
     dropout: float
 
 
-def adapted(module: nn.Module) -> Adapted | None:
-    """What peft's LoRA layer `module` computes just now; None where that is more than plain LoRA."""
+def is_lora(module: nn.Module) -> TypeGuard[Any]:
+    """Whether `module` is a LoRA layer of peft."""
+    if not hasattr(module, "lora_A"):
+        return False  # and peft, with all that it imports, may not even be loaded
     from peft.tuners.lora import LoraLayer
 
-    if not isinstance(module, LoraLayer) or not _is_frozen_linear(module.base_layer):
+    return isinstance(module, LoraLayer)
+
+
+def adapted(module: nn.Module) -> Adapted | None:
+    """What peft's LoRA layer `module` computes just now; None where that is more than plain LoRA."""
+    if not is_lora(module) or not _is_frozen_linear(module.base_layer):
         return None
     if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return None
