@@ -8,10 +8,12 @@ Ctrl-C ends an answer, not the dialogue; what came of it stays in the history.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
@@ -33,7 +35,7 @@ def chat(settings: Settings) -> None:
     """Load what `settings` name and talk until EXIT or the end of the input."""
     settings.check()
     # Names are looked up before minutes go into loading.
-    folders = [f for f in (settings.adapter, settings.model) if f is not None]
+    folders: list[str | Path] = [f for f in (settings.adapter, settings.model) if f is not None]
     template = choose_template(settings.prompt_template, folders)
     system = settings.system_text()
     from xtuner import dist
@@ -109,7 +111,7 @@ def _stats(completion: Completion) -> str:
 @contextmanager
 def _ctrl_c_cancels(answerer: Answerer) -> Iterator[None]:
     """The first Ctrl-C ends the answer after its token, a second one the program."""
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not sys.stdin.isatty():
         yield
         return
     pressed = threading.Event()

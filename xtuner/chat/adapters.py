@@ -1,0 +1,29 @@
+"""Another adapter on a loaded model, or none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xtuner.model.lora import attach_adapter
+
+
+def with_adapter(model: Any, folder: str | None) -> Any:
+    """The base of `model` with the adapter in `folder`, or bare for None."""
+    base = without_adapter(model)
+    return (base if folder is None else attach_adapter(base, folder)).eval()
+
+
+def without_adapter(model: Any) -> Any:
+    """The base of `model`, each layer that an adapter has wrapped in its place again."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for name, module in list(base.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            base.set_submodule(name, module.original_module)
+    if hasattr(base, "peft_config"):
+        del base.peft_config  # peft takes it for a second adapter
+    return base

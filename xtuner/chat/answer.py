@@ -1,0 +1,71 @@
+"""One dialogue and the model that answers in it.
+
+question -> session.ask -> ids -> complete (with the keys kept from before) -> session.answered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from xtuner.chat.generate import Completion, complete, end_ids
+from xtuner.chat.kept_cache import KeptCache
+from xtuner.chat.session import Session
+from xtuner.chat.settings import Settings
+
+Show = Callable[[str], None]
+
+
+class Answerer:
+    """Answers the questions of one session, keeping keys and values from turn to turn."""
+
+    def __init__(self, model: Any, tokenizer: Any, session: Session, settings: Settings) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.session = session
+        self.settings = settings
+        self.ends = end_ids(model, tokenizer)
+        self.cache = KeptCache()
+        self.count = 0
+        self.cancelled: Callable[[], bool] = lambda: False
+        template_words = session.template.get("STOP_WORDS") or []
+        self.stop_words = list(dict.fromkeys([*template_words, *settings.stop_words]))
+
+    def __call__(self, text: str, show: Show) -> Completion:
+        """The answer to `text`, shown as it comes, or at once where streaming is off."""
+        return self.turn(text, show)
+
+    def turn(self, text: str, show: Show, *, system: str = "", stop_words: Sequence[str] = ()) -> Completion:
+        """The answer to `text` as one more turn of the dialogue; `system` is this turn's own system text."""
+        ids = self.session.ask(text, self.settings.max_new_tokens, system)
+        completion = self.complete(ids, show, [*self.stop_words, *stop_words])
+        self.session.answered(text, completion, self.ends, system)
+        return completion
+
+    def complete(self, ids: list[int], show: Show, stop_words: Sequence[str]) -> Completion:
+        """What the model says after `ids`; the session is left as it is."""
+        s = self.settings
+        completion = complete(
+            self.model,
+            self.tokenizer,
+            ids,
+            max_new_tokens=s.max_new_tokens,
+            temperature=s.temperature,
+            top_k=s.top_k,
+            top_p=s.top_p,
+            repetition_penalty=s.repetition_penalty,
+            stop_words=stop_words,
+            seed=s.seed + self.count,
+            on_text=show if s.stream else None,
+            cache=self.cache,
+            cancelled=self.cancelled,
+        )
+        self.count += 1
+        if not s.stream:
+            show(completion.text)
+        return completion
+
+    def use(self, model: Any) -> None:
+        """Answer with `model` from now on."""
+        self.model = model
+        self.cache.forget()

@@ -1,0 +1,138 @@
+"""What can be typed in place of a question: EXIT, RESET and the commands with a slash.
+
+/undo          a command
+/unod          a mistake: the nearest command is named
+/tmp is full   a question
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xtuner.chat import saved
+from xtuner.chat.adapters import with_adapter
+from xtuner.chat.trained_with import name_of, trained_template
+from xtuner.errors import XTunerError, did_you_mean
+from xtuner.log import logger
+from xtuner.model.lora import check_adapter_folder
+
+if TYPE_CHECKING:
+    from xtuner.chat.terminal import Dialogue
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what follows its name, what it does, and the function that does it."""
+
+    argument: str
+    help: str
+    run: Callable[[Dialogue, str], None]
+
+
+def is_command(text: str) -> bool:
+    """Whether `text` is no question."""
+    name = text.split(maxsplit=1)[0] if text else ""
+    if text in ("EXIT", "RESET"):
+        return True
+    return "\n" not in text and name.startswith("/") and (name in COMMANDS or bool(_near(name)))
+
+
+def run_command(dialogue: Dialogue, text: str) -> None:
+    """Do what the command `text` says."""
+    name, _, argument = text.partition(" ")
+    command = COMMANDS.get("/reset" if text == "RESET" else "/exit" if text == "EXIT" else name)
+    if command is None:
+        dialogue.screen.say(f"There is no command {name}.{_near(name)} /help shows all of them.")
+        return
+    try:
+        command.run(dialogue, argument.strip())
+    except XTunerError as error:
+        dialogue.screen.say(f"Error: {error}")
+
+
+def _near(name: str) -> str:
+    return did_you_mean(name, COMMANDS)
+
+
+def _help(dialogue: Dialogue, argument: str) -> None:
+    rows = [(f"{name} {command.argument}".rstrip(), command.help) for name, command in COMMANDS.items()]
+    rows += [("EXIT, RESET", "the same as /exit and /reset")]
+    width = max(len(usage) for usage, _ in rows)
+    dialogue.screen.say("\n".join(f"{usage:{width}}  {help}" for usage, help in rows))
+
+
+def _save(dialogue: Dialogue, argument: str) -> None:
+    if not argument:
+        dialogue.screen.say("/save needs the name of a file")
+        return
+    path = Path(argument).expanduser()
+    saved.save(dialogue.session, path)
+    dialogue.screen.say(f"Log: {len(dialogue.session.turns)} turns saved to {path}")
+
+
+def _load(dialogue: Dialogue, argument: str) -> None:
+    if not argument:
+        dialogue.screen.say("/load needs the name of a file")
+        return
+    saved.load(dialogue.session, Path(argument).expanduser(), dialogue.answerer.ends)
+    dialogue.screen.say(f"Log: {len(dialogue.session.turns)} turns loaded")
+
+
+def _system(dialogue: Dialogue, argument: str) -> None:
+    if argument:
+        dialogue.session.set_system(argument)
+    text = dialogue.session.system
+    dialogue.screen.say(f"Log: the system text is: {text}" if text else "Log: there is no system text")
+
+
+def _undo(dialogue: Dialogue, argument: str) -> None:
+    undone = dialogue.undo()
+    dialogue.screen.say("Log: The last turn has been removed!" if undone else "Log: there is no turn to undo")
+
+
+def _reset(dialogue: Dialogue, argument: str) -> None:
+    dialogue.session.reset()
+    dialogue.screen.say("Log: History responses have been removed!")
+
+
+def _exit(dialogue: Dialogue, argument: str) -> None:
+    dialogue.screen.say("Log: Exit!")
+    dialogue.ended = True
+
+
+def _adapter(dialogue: Dialogue, argument: str) -> None:
+    answerer = dialogue.answerer
+    if argument:
+        folder = None if argument == "none" else argument
+        if folder is not None:
+            folder = str(Path(folder).expanduser())
+            check_adapter_folder(folder)
+        try:
+            answerer.use(with_adapter(answerer.model, folder))
+        except XTunerError:
+            answerer.use(with_adapter(answerer.model, dialogue.adapter))
+            raise
+        dialogue.adapter = folder
+        trained = trained_template([folder]) if folder is not None else None
+        if trained is not None and trained != dialogue.session.template:
+            logger.warning(
+                "this adapter was trained with the prompt template %s, and this dialogue has another: "
+                "its answers may be poor",
+                name_of(trained),
+            )
+    dialogue.screen.say(f"Log: the adapter is: {dialogue.adapter or 'none'}")
+
+
+COMMANDS = {
+    "/help": Command("", "show this", _help),
+    "/save": Command("FILE", "write the dialogue to FILE, in the form of training data", _save),
+    "/load": Command("FILE", "go on with the dialogue in FILE", _load),
+    "/system": Command("[TEXT]", "show the system text, or put TEXT in its place", _system),
+    "/undo": Command("", "forget the last question and its answer", _undo),
+    "/adapter": Command("[FOLDER|none]", "show the adapter, or switch to another or none", _adapter),
+    "/reset": Command("", "forget all questions and answers", _reset),
+    "/exit": Command("", "end", _exit),
+}

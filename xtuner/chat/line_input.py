@@ -1,0 +1,118 @@
+"""The inputs of a dialogue: edited on a terminal, read as they are from a script.
+
+    who are          a line
+    you?             another
+                     an empty line ends the input   ->   "who are\\nyou?"
+
+On a terminal a command (`RESET`, `/undo`) ends with its own line, and arrow keys bring earlier inputs back.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xtuner.log import logger
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
+PROMPT = "\ndouble enter to end input (EXIT: exit chat, RESET: reset history) >>> "
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def read_inputs(is_command: Callable[[str], bool], names: Sequence[str] = ()) -> Iterator[str]:
+    """The inputs, none of them empty, until there are no more; `names` are the commands to complete."""
+    on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if not on_terminal and hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")
+    texts = _edited(make_editor(is_command, names)) if on_terminal else _from_script()
+    for text in texts:
+        if cleaned := without_controls(text).strip():
+            yield cleaned
+
+
+def without_controls(text: str) -> str:
+    """`text` without control characters, which no template means; their number is logged."""
+    cleaned, count = _CONTROL.subn("", text.replace("\r\n", "\n").replace("\r", "\n"))
+    if count:
+        logger.warning("%d control characters were left out of the input", count)
+    return cleaned
+
+
+def _from_script() -> Iterator[str]:
+    while True:
+        lines: list[str] = []
+        while True:
+            if not lines:
+                sys.stdout.write(PROMPT)
+                sys.stdout.flush()
+            line = sys.stdin.readline()
+            if not line or (lines and not line.strip()):
+                break
+            if line.strip():
+                lines.append(line.rstrip("\r\n"))
+        if lines:
+            yield "\n".join(lines)
+        if not line:
+            return
+
+
+def _edited(editor: PromptSession[str]) -> Iterator[str]:
+    while True:
+        try:
+            yield editor.prompt(PROMPT)
+        except KeyboardInterrupt:
+            continue  # what was typed is thrown away, as in a shell
+        except EOFError:
+            return
+
+
+def make_editor(
+    is_command: Callable[[str], bool], names: Sequence[str] = (), history: Path | None = None, **streams: Any
+) -> PromptSession[str]:
+    """An editor of several lines with a history; `history` and `streams` are its own where not given."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _enter(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        before_cursor = buffer.document.text_before_cursor
+        if not before_cursor.rpartition("\n")[2].strip() or is_command(buffer.text.strip()):
+            buffer.validate_and_handle()
+        else:
+            buffer.insert_text("\n")
+
+    path = history or _history_file()
+    return PromptSession(
+        multiline=True,
+        key_bindings=keys,
+        history=FileHistory(path) if path else InMemoryHistory(),
+        completer=WordCompleter(list(names), sentence=True),
+        complete_while_typing=False,
+        prompt_continuation="",
+        **streams,
+    )
+
+
+def _history_file() -> Path | None:
+    """Where inputs are kept for the next dialogue, for the user's eyes only; None where nothing can be."""
+    home = os.environ.get("XDG_STATE_HOME")
+    path = (Path(home) if home else Path.home() / ".local" / "state") / "xtuner" / "chat_history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        with path.open("ab"):
+            return path
+    except OSError as error:
+        logger.info("Inputs are not kept for the next dialogue: %s", error)
+        return None

@@ -1,0 +1,63 @@
+"""A dialogue as a file, in the form that training reads.
+
+[{"conversation": [{"system": "Be kind.", "input": "hello", "output": "Hi!"}, {"input": ..., "output": ...}]}]
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from xtuner.chat.generate import Completion
+from xtuner.chat.session import Session
+from xtuner.errors import DataError, NotFoundError
+
+
+def save(session: Session, path: Path) -> None:
+    """Write the turns of `session` to `path`; a file that holds something else is left alone."""
+    if path.exists():
+        try:
+            _read(path)
+        except DataError:
+            raise DataError(f"{path} is there and is no dialogue: name another file") from None
+    conversation = []
+    for number, turn in enumerate(session.turns):
+        system = "\n".join(filter(None, [session.system if number == 0 else "", turn.system]))
+        told = {"system": system} if system else {}
+        conversation.append({**told, "input": turn.text, "output": turn.answer_text})
+    text = json.dumps([{"conversation": conversation}], ensure_ascii=False, indent=1)
+    try:
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def load(session: Session, path: Path, ends: set[int]) -> None:
+    """Put the turns in `path` in the place of those of `session`."""
+    turns = _read(path)
+    session.reset()
+    session.set_system(turns[0].get("system") or "" if turns else "")
+    for number, turn in enumerate(turns):
+        own = turn.get("system") or "" if number else ""
+        answer = turn["output"]
+        ids = session.tokenizer.encode(answer, add_special_tokens=False)
+        session.answered(turn["input"], Completion(answer, list(ids), "end", 0.0), ends, own)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The turns of the one dialogue in `path`."""
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        (row,) = rows if isinstance(rows, list) else [rows]
+        turns = row["conversation"]
+        words = [turn[key] for turn in turns for key in ("input", "output")]
+        words += [turn.get("system") or "" for turn in turns]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        words = turns = [None]
+    if not all(isinstance(word, str) for word in words):
+        raise DataError(
+            f'{path} is no dialogue: it needs [{{"conversation": [{{"input": "...", "output": "..."}}]}}]'
+        )
+    return turns

@@ -1,0 +1,61 @@
+"""What `xtuner chat` was asked for, checked before minutes go into loading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xtuner.errors import ConfigError
+from xtuner.utils import SYSTEM_TEMPLATE
+from xtuner.utils.templates import fill_placeholders
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The flags of `xtuner chat` by their names."""
+
+    model: str
+    adapter: str | None = None
+    torch_dtype: str = "fp16"
+    bits: int | None = None
+    offload_folder: str | None = None
+    trust_remote_code: bool = False
+    prompt_template: str | None = None
+    system: str | None = None
+    system_template: str | None = None
+    bot_name: str = "BOT"
+    plugins: tuple[str, ...] = ()
+    lagent: bool = False
+    tools: tuple[str, ...] = ()
+    mcp: tuple[str, ...] = ()
+    stop_words: list[str] = field(default_factory=list)
+    stream: bool = True
+    max_new_tokens: int = 2048
+    temperature: float = 0.1
+    top_k: int = 40
+    top_p: float = 0.75
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be meant."""
+        rules = [
+            ("max-new-tokens", self.max_new_tokens, self.max_new_tokens > 0, "1 or more"),
+            ("temperature", self.temperature, self.temperature >= 0, "0 (always the likeliest) or more"),
+            ("top-k", self.top_k, self.top_k >= 0, "0 (all) or more"),
+            ("top-p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("repetition-penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0"),
+        ]
+        for name, value, holds, cure in rules:
+            if not holds:
+                raise ConfigError(f"--{name} is {value}: write {cure}.")
+        if self.bits not in (None, 4, 8):
+            raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
+        for name, given in (("tools", self.tools), ("mcp", self.mcp)):
+            if given and not self.lagent:
+                raise ConfigError(f"--{name} {given[0]} is for agents: add --lagent.")
+
+    def system_text(self) -> str:
+        """The system text asked for, as text or by the name of a system template."""
+        if self.system_template is None:
+            return self.system or ""
+        return fill_placeholders(SYSTEM_TEMPLATE[self.system_template], round=1, bot_name=self.bot_name)
