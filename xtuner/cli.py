@@ -4,7 +4,7 @@
 1    failed, with one line on stderr for each reason (`--debug` adds the traceback)
 2    the command line itself is wrong
 130  stopped by Ctrl-C
-143  stopped by SIGTERM
+143  stopped by SIGTERM (138 by SIGUSR1)
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ def _unknown(name: str, rest: list[str]) -> int:
 
 def entry() -> None:
     """The console script."""
-    signal.signal(signal.SIGTERM, _stop)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     sys.exit(main())
 
 

@@ -76,7 +76,8 @@ def main() -> int:
     code = run.wait()
     warm = [s for s in seen if s[0] >= args.iters // 5]
     # The end of a run makes no more of anything, so the last looks count too.
-    first, last = warm[: max(1, len(warm) // 10)], warm[-max(1, len(warm) // 10) :]
+    tenth = max(1, len(warm) // 10)
+    first, last = warm[:tenth], warm[-2 * tenth :]
     resident = [sum(s[1] for s in part) / len(part) for part in (first, last)]
     result = {
         "exit": code,

@@ -36,7 +36,7 @@ from xtuner.engine.randomness import set_rng_state, set_seed
 from xtuner.engine.run import Position, Run
 from xtuner.engine.runner import TrainLoop
 from xtuner.engine.stream import StreamBatches, check_stream_config
-from xtuner.engine.surroundings import describe_weights
+from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
@@ -364,12 +364,9 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
         return
     small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
     small = run.world.spread(small)
-    key = getattr(run.train_dataloader.dataset, "key", None)
-    if small["data"]["key"] != key:
-        raise CheckpointError(
-            f"{small['path']} was trained on other data or data settings than this config names, so "
-            "its place in them means nothing: restore them, or start from its weights with load_from"
-        )
+    _check_same_data(run, small)
+    if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
+        logger.warning("The config is not the one that %s was saved with:\n%s", small["path"], changes)
     _go_on_in_stream(run, small)
     run.call_hooks("after_load_checkpoint", checkpoint=source or small)
     run.backend.load_model(source["state_dict"] if source else None)
@@ -385,6 +382,18 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, small["meta"]["iter"])
     if run.iter >= run.max_iters:
         logger.warning("The run was finished: nothing is left to train. Raise train_cfg to train longer")
+
+
+def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
+    if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
+        return
+    what = f"{saved['path']} was trained on other data or data settings than this config names"
+    if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
+        raise CheckpointError(
+            f"{what}, so its place in them means nothing: restore them, start from its weights with "
+            "load_from, or set resume_on_other_data = True to go on at the same iteration of these"
+        )
+    logger.warning("%s: the run goes on at the same iteration of these", what)
 
 
 def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:

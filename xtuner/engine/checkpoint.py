@@ -184,8 +184,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _find_open_fault(path: Path) -> str | None:
-    whole = all(zipfile.is_zipfile(file) for file in _files(path))
+    whole = all(map(_is_archive, _files(path)))
     return None if whole else "it is cut off, or no checkpoint at all"
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def find_fault(path: Path) -> str | None:
@@ -199,9 +206,16 @@ def _find_wrong_sum(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    # A flipped bit in a header looks like another name, an encrypted part, an unknown compression, ...
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
+        return str(error) or "a part of it lies beyond its end"
+    if bad:
+        return f"the checksum of {bad} is wrong"
+    try:
+        _read(path)  # maps the tensors, and so costs little
+    except CheckpointError as error:
         return str(error)
-    return f"the checksum of {bad} is wrong" if bad else None
+    return None
 
 
 def find_last(work_dir: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
 import tempfile
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 
 from xtuner import __version__
+
+CHANGES_SHOWN = 40
 
 
 def describe_environment(device: torch.device) -> str:
@@ -34,6 +37,14 @@ def describe_weights(model: torch.nn.Module) -> str:
         else:
             frozen += weight.numel() * (2 if type(weight).__name__ == "Params4bit" else 1)
     return f"Trained weights: {trained:,} of {trained + frozen:,} ({trained / (trained + frozen):.2%})"
+
+
+def describe_changes(before: str, now: str) -> str:
+    """The lines in which the text of a config differs, `""` where it does not."""
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0)
+    changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    more = [f"... and {len(changed) - CHANGES_SHOWN} more lines"] if len(changed) > CHANGES_SHOWN else []
+    return "\n".join(changed[:CHANGES_SHOWN] + more)
 
 
 def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:

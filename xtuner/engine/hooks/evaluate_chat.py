@@ -77,6 +77,9 @@ class EvaluateChatHook(Hook):
     def _sample(self, runner, max_new_tokens: int) -> list[str]:
         answers = []
         for text in self.inputs:
+            if runner.train_loop is not None and runner.train_loop.stop_asked():
+                logger.info("No more samples: the run is asked to stop")
+                break
             try:
                 answer = self._answer(runner, text, max_new_tokens)
             # Training is worth more than a look at it.

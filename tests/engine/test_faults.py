@@ -1,0 +1,250 @@
+"""What is done to a run from outside: it stops, goes on, or says why not; nothing is lost."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.checkpoint import find_fault, find_whole, load_checkpoint, save_checkpoint
+from xtuner.engine.saving import BackgroundWriter, Snapshots
+from xtuner.errors import CheckpointError, ConfigError, TrainingError
+
+SOAK = Path(__file__).parents[1] / "soak"
+
+
+def train(config, work_dir, **options):
+    run = build_run(config, RunOptions(work_dir=str(work_dir), **options))
+    run.train()
+    return run
+
+
+def weights(run):
+    return torch.cat([p.detach().flatten() for p in run.model.parameters()])
+
+
+def test_killed_runs_lose_nothing():
+    """Fifteen kills in real processes, every second run with saves in the background; 200 in `make soak`."""
+    words = [sys.executable, str(SOAK / "kills.py"), "--kills", "15"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["kills"] == 15
+    assert counts["other_weights"] == counts["newest_damaged"] == counts["nothing_loads"] == 0
+
+
+def test_every_flipped_byte_is_found_or_changes_nothing(tmp_path):
+    """Each byte of a small checkpoint, one after the other."""
+    path = tmp_path / "iter_1.pth"
+    state = {"state_dict": {"w": torch.arange(8.0)}, "meta": {"iter": 1}}
+    save_checkpoint(state, path)
+    whole = path.read_bytes()
+    missed = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        if find_fault(path) is None:
+            found = load_checkpoint(path, check=True)
+            assert torch.equal(found["state_dict"]["w"], state["state_dict"]["w"]), place
+            assert found["meta"] == state["meta"], place
+            missed += 1
+    assert missed < len(whole)  # what only fills up the space between the parts of the archive
+
+
+@pytest.mark.parametrize("length", [0, 1, 0.5, 0.99, -1])
+def test_every_cut_is_found(tmp_path, length):
+    path = tmp_path / "iter_1.pth"
+    save_checkpoint({"state_dict": {"w": torch.arange(8.0)}}, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(length * len(data)) if isinstance(length, float) else length])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_checkpoint(path, check=True)
+
+
+def test_a_changed_config_shows_its_differences(toy_config, tmp_path, caplog):
+    train(toy_config(max_epochs=1), tmp_path)
+    train(toy_config(max_epochs=1), tmp_path, resume=True)
+    assert "not the one" not in caplog.text
+    train(toy_config(max_epochs=2, lr=0.5), tmp_path, resume=True)
+    changes = "\n-max_epochs = 1\n-lr = 1e-2\n+max_epochs = 2\n+lr = 0.5"
+    assert f"iter_10.pth was saved with:{changes}" in caplog.text
+
+
+def test_changed_data_are_gone_on_with_only_if_told(toy_config, tmp_path, monkeypatch, caplog):
+    train(toy_config(max_epochs=1), tmp_path)
+    import engine_toys
+
+    monkeypatch.setattr(engine_toys.Rows, "key", "others")
+    with pytest.raises(CheckpointError, match="set resume_on_other_data = True to go on at the same iter"):
+        train(toy_config(), tmp_path, resume=True)
+    run = train(toy_config(resume_on_other_data=True), tmp_path, resume=True)
+    assert "the run goes on at the same iteration of these" in caplog.text
+    assert "Resumed at iter 10 of 20" in caplog.text
+    assert run.iter == 20
+
+
+class At:
+    """A user's hook that does something at one iteration."""
+
+    def __init__(self, iteration, action):
+        self.iteration, self.action = iteration, action
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            self.action(runner, data_batch)
+
+
+def with_hook(config, iteration, action):
+    config.custom_hooks = [{"type": lambda: At(iteration, action)}]
+    return config
+
+
+def spoil(value):
+    """Make the rows of a batch such that the loss is `value` times as large, or not finite."""
+    return lambda runner, batch: batch["data"]["x"].mul_(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_batch_that_is_not_finite_is_skipped(toy_config, tmp_path, caplog, value):
+    run = train(with_hook(toy_config(), 7, spoil(value)), tmp_path)
+    assert run.num_skipped_updates == 1
+    assert "iter 8: the gradient norm is" in caplog.text
+    assert torch.isfinite(weights(run)).all()
+
+
+def test_a_spike_is_skipped_and_its_rows_named(toy_config, tmp_path, caplog):
+    """The weights are those of a run without that update; without the option nothing is skipped."""
+    spiked = {"train_cfg.spike_ratio": 20.0, "param_scheduler": []}
+    run = train(with_hook(toy_config(**spiked), 15, spoil(100)), tmp_path / "a")
+    assert run.num_skipped_updates == 1
+    assert "times the usual" in caplog.text
+    assert "Rows in this update: toy.json line 10" in caplog.text
+    calm = train(with_hook(toy_config(param_scheduler=[]), 15, spoil(100)), tmp_path / "b")
+    assert calm.num_skipped_updates == 0
+    assert not torch.equal(weights(run), weights(calm))
+
+
+def test_spikes_in_a_row_stop_the_run(toy_config, tmp_path):
+    config = toy_config(**{"train_cfg.spike_ratio": 20.0, "max_nonfinite_updates": 3})
+    config.custom_hooks = [{"type": lambda n=n: At(n, spoil(100))} for n in (15, 16, 17)]
+    with pytest.raises(TrainingError, match=r"times the usual .*, the last of 3 updates in a row"):
+        train(config, tmp_path)
+
+
+def test_what_is_usual_is_known_after_resuming(toy_config, tmp_path):
+    """A spike right behind the checkpoint is told as in the undisturbed run."""
+    options = {"train_cfg.spike_ratio": 20.0, "dropout": 0.2, "keep": -1}
+    whole = train(with_hook(toy_config(**options), 15, spoil(100)), tmp_path / "a")
+    first = str(tmp_path / "a" / "iter_15.pth")
+    again = train(with_hook(toy_config(**options), 15, spoil(100)), tmp_path / "b", resume=first)
+    assert (whole.num_skipped_updates, again.num_skipped_updates) == (1, 1)
+    assert torch.equal(weights(whole), weights(again))
+
+
+def test_a_backend_that_cannot_leave_out_updates_says_so(toy_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("xtuner.engine.backend.Backend.can_drop_gradients", False)
+    with pytest.raises(ConfigError, match="DeepSpeed cannot leave out a finite update"):
+        train(toy_config(**{"train_cfg.spike_ratio": 3.0}), tmp_path)
+
+
+def test_a_signal_during_validation_breaks_it_off(toy_config, tmp_path, caplog):
+    """The checkpoint of the iteration is written, and validation is not."""
+
+    class Stop:
+        def before_val_epoch(self, runner):
+            os.kill(os.getpid(), 15)
+
+    config = toy_config(val_dataloader={"dataset": {"type": "engine_toys.Rows"}}, interval=-1)
+    config.custom_hooks = [{"type": Stop}]
+    with pytest.raises(SystemExit) as end:
+        train(config, tmp_path)
+    assert end.value.code == 143
+    assert "Validation is broken off" in caplog.text
+    assert [p.name for p in tmp_path.glob("*.pth")] == ["iter_10.pth"]
+
+
+@pytest.mark.parametrize("number", [2, 10, 15])
+def test_a_signal_while_a_file_is_written_in_the_background(toy_config, tmp_path, number):
+    """The file is whole when the run has ended, and the run goes on from it."""
+    options = {"default_hooks.checkpoint.save_async": True, "interval": 5, "dropout": 0.2}
+    whole = train(toy_config(**options), tmp_path / "a")
+    send = lambda runner, batch: os.kill(os.getpid(), number)  # noqa: E731
+    with pytest.raises(SystemExit) as end:
+        train(with_hook(toy_config(**options), 4, send), tmp_path / "b")
+    assert end.value.code == 128 + number
+    assert threading.active_count() == 1 or all(t.name != "checkpoint" for t in threading.enumerate())
+    assert find_whole(tmp_path / "b").name == "iter_5.pth"
+    assert torch.equal(weights(train(toy_config(**options), tmp_path / "b", resume=True)), weights(whole))
+
+
+def test_checkpoints_written_in_the_background_are_the_same(toy_config, tmp_path):
+    plain = train(toy_config(dropout=0.2, keep=2), tmp_path / "a")
+    options = {"default_hooks.checkpoint.save_async": True, "dropout": 0.2, "keep": 2}
+    run = train(toy_config(**options), tmp_path / "b")
+    assert torch.equal(weights(plain), weights(run))
+    files = [sorted(p.name for p in (tmp_path / n).glob("*.pth")) for n in "ab"]
+    assert files[0] == files[1] == ["iter_18.pth", "iter_20.pth"]
+    for name in files[0]:
+        one, other = (load_checkpoint(tmp_path / n / name, check=True) for n in "ab")
+        assert str(one["optimizer"]) == str(other["optimizer"])
+        assert all(torch.equal(one["state_dict"][n], t) for n, t in other["state_dict"].items())
+
+
+def test_a_failed_write_in_the_background_stops_the_run(toy_config, tmp_path, monkeypatch):
+    """At the next iteration; the checkpoint before it is whole."""
+    import xtuner.engine.hooks.checkpoint as hook
+
+    def fail_at_nine(state, path, *args, **kwargs):
+        if path.name == "iter_9.pth":
+            raise CheckpointError("the disk is full")
+        save_checkpoint(state, path, *args, **kwargs)
+
+    monkeypatch.setattr(hook, "save_checkpoint", fail_at_nine)
+    config = toy_config(**{"default_hooks.checkpoint.save_async": True})
+    slow = lambda runner, batch: time.sleep(0.2)  # noqa: E731
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        train(with_hook(config, 9, slow), tmp_path)
+    assert find_whole(tmp_path).name == "iter_6.pth"
+
+
+def test_never_two_writes_at_once_and_each_has_its_own_state():
+    writer, running, seen = BackgroundWriter(), [], []
+    tensor = torch.zeros(3)
+
+    def write(state):
+        running.append(1)
+        assert len(running) == 1
+        time.sleep(0.05)
+        seen.append(state["w"].tolist())
+        running.pop()
+
+    for number in range(4):
+        tensor.fill_(number)
+        writer.write({"w": tensor}, write)
+        tensor.fill_(-1)
+    writer.wait()
+    assert seen == [[float(n)] * 3 for n in range(4)]
+
+
+def test_tied_tensors_stay_tied_in_a_copy():
+    shared = torch.zeros(2, 3)
+    copied = Snapshots().take({"a": shared, "b": [shared, shared.t()], "c": "text"})
+    assert copied["a"].data_ptr() == copied["b"][0].data_ptr() != shared.data_ptr()
+    assert torch.equal(copied["b"][1], shared.t())
+    assert copied["c"] == "text"
+
+
+def test_resuming_in_a_stopped_state_is_told(toy_config, tmp_path, caplog):
+    """What a killed run has left half-written is removed and named."""
+    caplog.set_level(logging.INFO, "xtuner")
+    train(toy_config(max_epochs=1), tmp_path)
+    (tmp_path / ".iter_12.pth.part").write_bytes(b"half")
+    train(toy_config(), tmp_path, resume=True)
+    assert "iter_12.pth.part, which an earlier run has not finished" in caplog.text
+    assert not list(tmp_path.glob(".*.part"))
