@@ -15,7 +15,8 @@ from xtuner import cli, log
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
 ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(24)]
-OPTIONS = ["val_dataloader.held_out=0.25", "default_hooks.checkpoint.save_best=loss", "lr=0.01", "max_iters=8"]
+OPTIONS = ["val_dataloader.held_out=0.25", "default_hooks.checkpoint.save_best=loss", "lr=0.01"]
+OPTIONS += ["max_iters=8"]
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -147,9 +147,10 @@ class StoreWriter:
             os.fsync(described.fileno())
 
     def close(self) -> None:
-        """Close the files, finished or not."""
-        for file in self._files.values():
-            file.close()
+        """Close the files, finished or not; all of them, though closing one may fail on a full disk."""
+        with contextlib.ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
 
     def _write(self, name: str, array: np.ndarray) -> None:
         data = np.ascontiguousarray(array, _FILES[name]).tobytes()
