@@ -1,10 +1,15 @@
 """A run that cannot get memory ends with one message that says what to change."""
 
+import json
+import os
+import re
 import subprocess
 import sys
 
 import pytest
 
+from xtuner.check.forecast import forecast
+from xtuner.config import load_config
 from xtuner.engine.memory import explaining_out_of_memory
 from xtuner.errors import TrainingError
 
@@ -17,6 +22,14 @@ import xtuner.engine.build
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, used + 300 * 2**20))
 sys.exit(main(["train", "c.py", "--work-dir", "w"]))
+"""
+WATCHED = """
+import sys
+from xtuner.cli import main
+
+code = main(["train", "c.py", "--work-dir", "w"])
+print(open("/proc/self/status").read())
+sys.exit(code)
 """
 CONFIG = """
 from torch.optim import AdamW
@@ -33,7 +46,7 @@ model = dict(
     type=SupervisedFinetune, use_activation_checkpointing=False,
     llm=dict(type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path={model!r}))
 train_dataloader = dict(
-    batch_size=2048,
+    batch_size={batch},
     dataset=dict(
         type=process_hf_dataset, dataset=dict(type=load_dataset, path='rows.jsonl'), tokenizer=tokenizer,
         max_length=512, dataset_map_fn=alpaca_map_fn,
@@ -42,15 +55,41 @@ train_dataloader = dict(
     collate_fn=dict(type=default_collate_fn))
 optim_wrapper = dict(type='mmengine.optim.OptimWrapper', optimizer=dict(type=AdamW, lr=1e-4))
 train_cfg = dict(type=TrainLoop, max_iters=2)
+custom_hooks = [dict(type='xtuner.engine.hooks.ThroughputHook')]
+default_hooks = dict(logger=dict(type='mmengine.hooks.LoggerHook', interval=1))
 """
+
+
+def write_run(folder, model, batch):
+    (folder / "c.py").write_text(CONFIG.format(model=str(model), batch=batch))
+    row = '{"instruction": "Who are you?", "input": "", "output": "%s"}\n'
+    (folder / "rows.jsonl").write_text(row % ("a small model " * 25) * 3000)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the resident set as Linux counts it")
+def test_a_run_takes_what_was_estimated(llama_dir, tmp_path):
+    """Not more; of a model this small up to a third less, as libraries hold less. Speed is recorded."""
+    write_run(tmp_path, llama_dir, batch=4)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", WATCHED]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    need = forecast(load_config(tmp_path / "c.py")).memory.total
+    peak = int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1]) * 1024
+    assert 0.65 * need < peak < 1.1 * need
+    (log,) = tmp_path.glob("w/*/*.log")
+    assert log.read_text().count("memory   about ") == 1
+    (scalars,) = tmp_path.glob("w/*/vis_data/scalars.json")
+    found = json.loads(scalars.read_text().splitlines()[-1])
+    assert 0 < found["mfu"] == found["hfu"] < 1
+    assert 0 < found["trained_tokens_per_sec"] < found["tokens_per_sec"]
+    assert 0.85 < found["fill"] <= 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
 def test_memory_that_is_refused_is_answered_with_changes(llama_dir, tmp_path):
     """A process that may not have as much as a batch of 2048 rows needs."""
-    (tmp_path / "c.py").write_text(CONFIG.format(model=str(llama_dir)))
-    row = '{"instruction": "Who are you?", "input": "", "output": "%s"}\n'
-    (tmp_path / "rows.jsonl").write_text(row % ("a small model " * 25) * 3000)
+    write_run(tmp_path, llama_dir, batch=2048)
     done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True)
     (line,) = done.stderr.splitlines()[-1:]
     assert done.returncode == 1

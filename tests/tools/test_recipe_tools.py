@@ -75,8 +75,8 @@ def test_list_cfg_in_columns(capsys):
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith(("b", "l"))]
     assert [[cell.strip() for cell in row if cell.strip()] for row in rows] == [
         ["baichuan2_7b_base_qlora_alpaca_e3", "baichuan", "qlora", "alpaca", "?"],
-        ["llama3_8b_full_alpaca_e3", "llama", "full", "alpaca", "162.8 GB"],
-        ["llama3_8b_instruct_full_alpaca_e3", "llama", "full", "alpaca", "162.8 GB"],
+        ["llama3_8b_full_alpaca_e3", "llama", "full", "alpaca", "164.4 GB"],
+        ["llama3_8b_instruct_full_alpaca_e3", "llama", "full", "alpaca", "164.4 GB"],
         ["llama3_8b_instruct_qlora_alpaca_e3", "llama", "qlora", "alpaca", "11.0 GB"],
     ]
 

@@ -36,11 +36,16 @@ RECOMPUTE = ("none", "selective", "full", "offload")
 # Bytes of fp32 logits that the loss makes at one time, and that softmax handles; as in model/loss.py.
 LOSS_BLOCK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
 SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
-# A process that has imported all it needs and compiled its kernels; on a GPU its context and libraries.
-BASE_BYTES = {"cuda": 600_000_000, "cpu": 690_000_000}
+# A process that has imported all it needs; on a GPU its context and libraries. In 16 bits oneDNN compiles a
+# kernel for each shape and keeps it.
+BASE_BYTES = {"cuda": 600_000_000, "cpu": 540_000_000}
+# peft, and bitsandbytes that it imports.
+ADAPTER_BASE_BYTES = {"cuda": 0, "cpu": 65_000_000}
+KERNEL_BYTES = {"cuda": 0, "cpu": 75_000_000}
 QUANTISED_BASE_BYTES = {"cuda": 0, "cpu": 40_000_000}
-# Of the memory that comes and goes in an iteration: what lies free between the rest.
-ALLOCATOR = {"cuda": 0.05, "cpu": 0.25}
+# Of what layers make in an iteration: what lies free between the rest. In full training, of gradients too.
+ALLOCATOR = {"cuda": 0.05, "cpu": 0.4}
+ALLOCATOR_FULL = {"cuda": 0.05, "cpu": 0.15}
 
 
 @dataclass(frozen=True)
@@ -99,21 +104,35 @@ def estimate(shape: Shape, run: Training) -> Memory:
     activations, again = _activation_bytes(shape, run, one_layer)
     making = again + _backward_bytes(shape, run)
     head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
+    # A gradient is whole before it is added to the one of the batch before.
+    added = head if before else 0
+    # Within autocast the copies of all weights are kept until the forward pass is over.
+    copies = _copied_bytes(shape, run) * shape.layers if run.is_full and run.recompute != "none" else 0
     moments = {
-        "loss": {"gradients": before, "activations": activations, "loss": loss_bytes(shape, run)},
+        "loss": {
+            "gradients": before,
+            "activations": activations,
+            "loss": loss_bytes(shape, run) + copies,
+        },
         "layer": {"gradients": max(before, head), "activations": activations, "layer": making},
-        "last layer": {"gradients": gradients, "activations": activations // shape.layers, "layer": making},
+        "last layer": {"gradients": gradients, "layer": max(making, added)},
         "step": {"gradients": gradients, "step": _step_bytes(shape, run)},
     }
     kept = {
         "weights": weight_bytes(shape, run),
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
+        "mapped file": mapped_bytes(shape, run),
     }
     for moment in moments.values():
-        comes_and_goes = sum(size for name, size in moment.items() if name != "gradients" or not before)
-        moment["allocator"] = int(comes_and_goes * ALLOCATOR[run.device])
+        made = moment.get("activations", 0) + moment.get("layer", 0)
+        if run.is_full:
+            moment["allocator"] = int(ALLOCATOR_FULL[run.device] * sum(moment.values()))
+        else:
+            moment["allocator"] = int(ALLOCATOR[run.device] * made)
     base = BASE_BYTES[run.device] + (QUANTISED_BASE_BYTES[run.device] if run.bits < 16 else 0)
+    base += KERNEL_BYTES[run.device] if run.compute_bytes == 2 else 0
+    base += 0 if run.is_full else ADAPTER_BASE_BYTES[run.device]
     return Memory({**kept, "process": base}, moments)
 
 
@@ -146,6 +165,12 @@ def weight_bytes(shape: Shape, run: Training) -> int:
     matrices = sum(linear.weights for linear in shape.linears)
     others = shape.embedding + shape.head + shape.rest
     return int(matrices * bytes_per_weight(run) + others * run.weight_bytes)
+
+
+def mapped_bytes(shape: Shape, run: Training) -> int:
+    """Of 16-bit matrices whose file stays mapped after quantising; the system may take its pages back."""
+    matrices = sum(linear.weights for linear in shape.linears)
+    return 2 * matrices if run.bits < 16 and run.device == "cpu" else 0
 
 
 def _copied_bytes(shape: Shape, run: Training) -> int:

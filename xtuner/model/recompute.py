@@ -38,6 +38,7 @@ def enable_recompute(llm: Any, way: str = "full") -> None:
     else:  # transformers before 5.22
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layer: Any
     for number, layer in enumerate(layers):
         if way == "selective" and number % 2:
             layer.gradient_checkpointing = False
