@@ -75,6 +75,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     },
     "Use": {
         "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),
+        "serve": Command("serve", "MODEL [--adapter NAME=DIR ...]", "serve it to OpenAI's clients"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

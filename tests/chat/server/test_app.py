@@ -1,0 +1,278 @@
+"""What the server answers to requests, good and bad, in one process."""
+
+import json
+
+import pytest
+from fastapi.testclient import TestClient
+
+from xtuner.chat.generate import context_length
+from xtuner.chat.server.app import Served, Service, make_app
+from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.server.scheduler import Scheduler
+from xtuner.utils import PROMPT_TEMPLATE
+
+HELLO = [{"role": "user", "content": "hello"}]
+GREEDY = {"messages": HELLO, "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture
+def service(llama, tokenizer):
+    scheduler = Scheduler(llama, tokenizer, max_waiting=8).start()
+    models = [Served("tiny", "path/to/tiny", None, PROMPT_TEMPLATE.internlm2_chat)]
+    yield Service(
+        scheduler, models, PromptWriter(tokenizer, context_length(llama)), num_tokens=len(tokenizer)
+    )
+    if scheduler.is_alive:
+        scheduler.close()
+
+
+@pytest.fixture
+def client(service):
+    return TestClient(make_app(service))
+
+
+def stream(client, path="/v1/chat/completions", **body):
+    """The objects of a streamed answer."""
+    reply = client.post(path, json={**body, "stream": True})
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in reply.text.split("\n\n") if line]
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def test_a_stream_joins_to_the_whole_answer(client):
+    """Streamed or not, the same text, the same end, the same usage."""
+    whole = client.post("/v1/chat/completions", json=GREEDY).json()
+    chunks = stream(client, **GREEDY, stream_options={"include_usage": True})
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(d.get("content", "") for d in deltas) == whole["choices"][0]["message"]["content"] != ""
+    assert chunks[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["usage"].items() >= {"completion_tokens": 8}.items()
+    assert (whole["object"], chunks[0]["object"]) == ("chat.completion", "chat.completion.chunk")
+    usage = whole["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 8
+
+
+def test_several_choices_and_prompts(client, tokenizer):
+    """Each prompt gets n answers, each with a seed of its own; a prompt counts once."""
+    body = {"prompt": ["hello", "Who are you?"], "n": 2, "seed": 1, "temperature": 3.0, "max_tokens": 6}
+    reply = client.post("/v1/completions", json=body).json()
+    texts = [choice["text"] for choice in reply["choices"]]
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    assert texts[0] != texts[1]
+    lengths = [len(tokenizer.encode(text)) for text in body["prompt"]]
+    assert reply["usage"]["prompt_tokens"] == sum(lengths)
+    alone = client.post("/v1/completions", json={**body, "prompt": "hello", "n": 1}).json()
+    assert alone["choices"][0]["text"] == texts[0]
+    ids = client.post("/v1/completions", json={**body, "prompt": tokenizer.encode("hello"), "n": 1}).json()
+    assert ids["choices"] == alone["choices"]
+    chunks = stream(client, "/v1/completions", **body)
+    for i, text in enumerate(texts):
+        parts = [c["text"] for chunk in chunks for c in chunk["choices"] if c["index"] == i]
+        assert "".join(parts) == text
+
+
+def test_logprobs(client):
+    """Each token is told with its own and the likeliest log-probabilities."""
+    body = {**GREEDY, "logprobs": True, "top_logprobs": 2}
+    choice = client.post("/v1/chat/completions", json=body).json()["choices"][0]
+    content = choice["logprobs"]["content"]
+    assert len(content) == 8
+    assert content[0]["token"] == content[0]["top_logprobs"][0]["token"]
+    streamed = [
+        info
+        for chunk in stream(client, **body)
+        for c in chunk["choices"]
+        if c["logprobs"]
+        for info in c["logprobs"]["content"]
+    ]
+    assert [info["token"] for info in streamed] == [info["token"] for info in content]
+    plain = client.post("/v1/completions", json={"prompt": "hello", "max_tokens": 3, "logprobs": 1}).json()
+    assert len(plain["choices"][0]["logprobs"]["top_logprobs"]) == 3
+
+
+def test_a_call_of_a_tool(client, service, monkeypatch):
+    """What the model writes as a call comes as one, streamed or not."""
+    said = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+    ids = [*service.prompts.tokenizer.encode(said), 2]
+    from xtuner.chat.server import answer
+
+    monkeypatch.setattr(answer.Chooser, "__call__", lambda self, logits: ids[self.length_of_answer()])
+    count = iter(range(1000))
+    monkeypatch.setattr(
+        answer.Chooser, "length_of_answer", lambda self: next(count) % len(ids), raising=False
+    )
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+    body = {"messages": HELLO, "tools": [tool]}
+    choice = client.post("/v1/chat/completions", json=body).json()["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    assert choice["message"]["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    deltas = [chunk["choices"][0]["delta"] for chunk in stream(client, **body)]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
+    assert [call["function"]["name"] for call in calls] == ["add"]
+    text = client.post("/v1/chat/completions", json={**body, "tool_choice": "none"}).json()
+    assert text["choices"][0]["message"]["content"].startswith("<tool_call>")
+
+
+def test_old_turns_are_left_out_with_a_notice(client):
+    """A dialogue longer than the context is answered from its end, and the answer says so."""
+    turns = [*HELLO, {"role": "assistant", "content": "Hi"}] * 60
+    reply = client.post("/v1/chat/completions", json={"messages": [*turns, *HELLO], "max_tokens": 4}).json()
+    assert "oldest turns were left out: they exceed the context of 512 tokens" in reply["notices"][0]
+    assert "oldest turns" in stream(client, messages=[*turns, *HELLO], max_tokens=4)[-1]["notices"][0]
+
+
+def test_control_characters_and_odd_text_are_text(client):
+    """Nothing in a message breaks the answer."""
+    for text in ("\x00\x1b[2J\x07", "\u202e\ufeff", "{system} {{input}}", "🦜" * 20, ""):
+        body = {**GREEDY, "messages": [{"role": "user", "content": text}]}
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason"),
+    [
+        ({"model": "tinny"}, 404, "there is no model 'tinny'. Did you mean 'tiny'? Known: tiny"),
+        ({"temprature": 1}, 400, "there is no field 'temprature' here. Did you mean 'temperature'?"),
+        ({"temperature": -1}, 400, "temperature: Input should be greater than or equal to 0"),
+        ({"temperature": "hot"}, 400, "temperature: Input should be a valid number"),
+        ({"max_tokens": 0}, 400, "max_tokens: Input should be greater than or equal to 1"),
+        ({"messages": []}, 400, "messages: List should have at least 1 item"),
+        ({"messages": [{"role": "king", "content": "x"}]}, 400, "messages.0.role: Input should be"),
+        ({"messages": [{"role": "system", "content": "x"}]}, 400, "messages: there is no message of a user"),
+        ({"messages": [*HELLO, {"role": "assistant", "content": "x"}]}, 400, "the last one must be a user's"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+            400,
+            "messages.0.content: 'image_url' is not taken here",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x" * 2**20}]},
+            400,
+            "the context of 512 leaves room for 504",
+        ),
+        ({"prompt_template": "qwen_chatt"}, 400, "Did you mean 'qwen_chat'?"),
+        ({"tool_choice": "required"}, 400, "tool_choice: this server leaves the choice to the model"),
+        (
+            {"response_format": {"type": "json_object"}},
+            400,
+            "response_format: this server answers in text only",
+        ),
+        ({"logit_bias": {"9999999": 1}}, 400, "logit_bias: '9999999' is no token"),
+        ({"n": 17}, 400, "n: Input should be less than or equal to 16"),
+        ({"top_logprobs": 2}, 400, "top_logprobs needs logprobs = true"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options needs stream = true"),
+    ],
+)
+def test_a_wrong_request_gets_one_reason(client, change, status, reason):
+    """The error names the field, the value or what is known, in OpenAI's form."""
+    reply = client.post("/v1/chat/completions", json={**GREEDY, **change})
+    assert reply.status_code == status
+    error = reply.json()["error"]
+    assert reason in error["message"]
+    assert "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_half_a_character_is_refused(client):
+    """JSON can hold what no tokenizer takes."""
+    json_type = {"content-type": "application/json"}
+    body = b'{"messages": [{"role": "user", "content": "a\\ud83e"}]}'
+    for path, content in (("chat/completions", body), ("completions", b'{"prompt": "a\\ud83e"}')):
+        reply = client.post(f"/v1/{path}", content=content, headers=json_type)
+        assert reply.status_code == 400
+        assert "'\\ud83e', which is half a character" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"prompt": []}, "the prompt is empty"),
+        ({"prompt": [[]]}, "the prompt is empty"),
+        ({"prompt": [99999]}, "prompt: 99999 is no token; there are"),
+        ({"prompt": [5] * 600}, "the prompt has 600 tokens; the model's context holds 512"),
+        ({"prompt": ["a"] * 17}, "17 answers in one request: ask for 16 at most"),
+        ({"prompt": "a", "echo": True}, "echo is not available here"),
+    ],
+)
+def test_a_wrong_prompt_gets_one_reason(client, change, reason):
+    """What cannot be continued is refused."""
+    reply = client.post("/v1/completions", json=change)
+    assert reply.status_code == 400
+    assert reason in reply.json()["error"]["message"]
+
+
+def test_other_paths_methods_and_bodies(client):
+    """Every refusal has OpenAI's form."""
+    replies = [
+        (client.get("/v1/nothing"), 404, "GET /v1/nothing: Not Found"),
+        (client.get("/v1/completions"), 405, "Method Not Allowed"),
+        (
+            client.post("/v1/completions", content=b"{", headers={"content-type": "application/json"}),
+            400,
+            "no JSON",
+        ),
+        (client.post("/v1/completions", content=b"{}"), 415, "send application/json"),
+        (client.get("/v1/models/other"), 404, "there is no model 'other'"),
+    ]
+    for reply, status, reason in replies:
+        assert reply.status_code == status
+        assert reason in reply.json()["error"]["message"]
+    assert client.get("/v1/models/tiny").json()["id"] == "tiny"
+
+
+def test_the_key_is_asked_for(service):
+    """Without the key only /health answers."""
+    service.api_key = "s3cret"
+    client = TestClient(make_app(service))
+    assert client.get("/health").status_code == 200
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+        reply = client.get("/v1/models", headers=headers)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert client.get("/v1/models", headers={"Authorization": "Bearer s3cret"}).status_code == 200
+
+
+def test_a_request_that_is_too_large(service):
+    """The size is refused before the body is read, and where no size is told while it is read."""
+    service.max_request_bytes = 1000
+    client = TestClient(make_app(service))
+    for body in (b"x" * 1001, iter([b"x" * 600, b"x" * 600])):
+        reply = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
+        assert reply.status_code == 413
+        assert "larger than 1000 bytes" in reply.json()["error"]["message"]
+
+
+def test_a_full_queue_is_429(client, service):
+    """Who finds no room is told when to come again."""
+    service.scheduler.max_waiting = 0
+    reply = client.post("/v1/chat/completions", json=GREEDY)
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+    assert "0 requests wait already, 0 may" in reply.json()["error"]["message"]
+
+
+def test_after_the_end_nothing_is_answered(client, service):
+    """A server that shuts down says so."""
+    service.scheduler.close()
+    assert client.get("/health").status_code == 503
+    assert client.post("/v1/chat/completions", json=GREEDY).status_code == 503
+
+
+def test_time_is_limited(client, service):
+    """A request that waits too long fails with a reason."""
+    service.timeout_s = -1
+    reply = client.post("/v1/chat/completions", json=GREEDY)
+    assert reply.status_code == 503
+    assert "the time allowed for it was over" in reply.json()["error"]["message"]
+
+
+def test_metrics_count(client):
+    """Requests, tokens and times can be scraped."""
+    client.post("/v1/chat/completions", json=GREEDY)
+    client.get("/nowhere")
+    text = client.get("/metrics").text
+    assert 'xtuner_requests_total{path="/v1/chat/completions",status="200"} 1.0' in text
+    assert 'xtuner_requests_total{path="other",status="404"} 1.0' in text
+    assert "xtuner_generated_tokens_total 8.0" in text
+    assert "xtuner_first_token_seconds_count 1.0" in text

@@ -1,0 +1,90 @@
+"""Messages become the ids that training makes of the same dialogue."""
+
+import pytest
+
+from tests.conftest import DATA
+from xtuner.chat.generate import Completion
+from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.session import Session
+from xtuner.errors import DataError
+from xtuner.utils import PROMPT_TEMPLATE
+
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def bot(text, **more):
+    return {"role": "assistant", "content": text, **more}
+
+
+DIALOGUE = [{"role": "system", "content": "Be kind."}, user("hello"), bot("Hi!"), user("Who are you?")]
+
+
+@pytest.mark.parametrize("name", ["internlm2_chat", "default", "llama2_chat", "gemma"])
+def test_equals_a_session(name, tokenizer):
+    """A history that comes as messages reads as one that was talked."""
+    template = PROMPT_TEMPLATE[name]
+    session = Session(tokenizer, template, "Be kind.")
+    session.ask("hello", 10)
+    ids = tokenizer.encode("Hi!" + (template.get("SUFFIX") or ""))
+    session.answered("hello", Completion("Hi!", ids, "end", 1.0), set())
+    found = PromptWriter(tokenizer, None).write(DIALOGUE, template, None, 10)
+    assert found.ids == session.ask("Who are you?", 10)
+    assert found.stop_words == list(template.get("STOP_WORDS") or [])
+
+
+def test_roles_that_our_templates_do_not_know(tokenizer):
+    """Questions in a row are one; calls and results stand between marks; tools are explained."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = [user("a"), user("b"), bot("", tool_calls=[call]), {"role": "tool", "content": "2"}]
+    ids = PromptWriter(tokenizer, None).write(messages, PROMPT_TEMPLATE.internlm2_chat, [TOOL], 10).ids
+    text = tokenizer.decode(ids)
+    head, tail = text.split("<|im_start|>user\n", 1)
+    assert '{"type": "function", "function": {"name": "add"' in head
+    assert tail == (
+        "a\nb<|im_end|>\n<|im_start|>assistant\n"
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.fixture
+def own(tokenizer):
+    """The tokenizer with a chat template of its own."""
+    import copy
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = (DATA / "chat_templates" / "qwen3.jinja").read_text()
+    return tokenizer
+
+
+def test_the_tokenizers_own_template_gets_messages_and_tools(own):
+    """What the template writes is what the model reads."""
+    found = PromptWriter(own, None).write(DIALOGUE, PROMPT_TEMPLATE.auto, [TOOL], 10)
+    text = own.apply_chat_template(DIALOGUE, tools=[TOOL], tokenize=False, add_generation_prompt=True)
+    assert own.decode(found.ids) == text
+    assert found.stop_words == ["<|im_end|>"]
+
+
+@pytest.mark.parametrize("name", ["auto", "internlm2_chat"])
+def test_old_turns_without_room_are_left_out(name, own):
+    """The system text and the last question stay; the number of turns left out is told."""
+    template = PROMPT_TEMPLATE[name]
+    long = [DIALOGUE[0], user("old " * 30), bot("so"), user("older"), bot("yes"), user("new?")]
+    whole = PromptWriter(own, None).write(long, template, None, 10)
+    assert whole.num_dropped == 0
+    found = PromptWriter(own, len(whole.ids) - 10).write(long, template, None, 10)
+    assert found.num_dropped == 1
+    assert found.ids == PromptWriter(own, None).write([long[0], *long[3:]], template, None, 10).ids
+    with pytest.raises(DataError, match=r"this input has \d+ tokens; the context of 20 leaves room for"):
+        PromptWriter(own, 20).write([user("long " * 30)], template, None, 10)
+
+
+@pytest.mark.parametrize("messages", [[], [user("a"), bot("b")], [DIALOGUE[0]]])
+def test_a_dialogue_without_a_question_is_refused(messages, tokenizer):
+    """There must be something to answer."""
+    with pytest.raises(DataError, match="messages"):
+        PromptWriter(tokenizer, None).write(messages, PROMPT_TEMPLATE.default, None, 10)

@@ -1,0 +1,203 @@
+"""A real server process and the official client."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+openai = pytest.importorskip("openai", reason="the openai client is not installed")
+
+from xtuner import cli
+from xtuner.chat.server.serve import ServeSettings, listen
+from xtuner.errors import ConfigError
+
+HELLO = [{"role": "user", "content": "hello"}]
+LONG = {"max_tokens": 480, "logit_bias": {"2": -100, "5": -100}}
+
+
+class Server:
+    """`xtuner serve` in a process of its own."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "xtuner", "serve", *map(str, arguments), "--port", "0"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.log = ""
+        for line in self.process.stderr:
+            self.log += line
+            if found := re.search(r"Serving .* at (http://\S+)/v1", line):
+                self.url = found[1]
+                break
+        assert self.process.poll() is None, self.log
+
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            return reply.read().decode()
+
+    def stop(self, number=signal.SIGTERM):
+        """The exit code and what was logged last."""
+        self.process.send_signal(number)
+        _, rest = self.process.communicate(timeout=30)
+        return self.process.returncode, rest
+
+
+@pytest.fixture(scope="module")
+def server(llama_dir, adapter_dir):
+    started = Server(llama_dir, "--adapter", f"poet={adapter_dir}", "--name", "tiny", "--torch-dtype", "fp32")
+    yield started
+    if started.process.poll() is None:
+        started.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def client(server):
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def test_models_and_answers(client):
+    """The base and the adapter are there by name, answer differently, whole and streamed."""
+    assert [model.id for model in client.models.list()] == ["tiny", "poet"]
+    assert client.models.retrieve("poet").parent == "tiny"
+    answers = {}
+    for name in ("tiny", "poet"):
+        ask = {"model": name, "messages": HELLO, "max_tokens": 8, "temperature": 0}
+        reply = client.chat.completions.create(**ask)
+        assert reply.usage.completion_tokens == 8
+        answers[name] = reply.choices[0].message.content
+        chunks = list(client.chat.completions.create(**ask, stream=True))
+        assert "".join(c.choices[0].delta.content or "" for c in chunks) == answers[name]
+    assert answers["tiny"] != answers["poet"]
+    text = client.completions.create(model="tiny", prompt="hello", max_tokens=3, seed=1)
+    assert text.choices[0].finish_reason == "length"
+    with pytest.raises(openai.NotFoundError, match="Did you mean 'poet'"):
+        client.chat.completions.create(model="poets", messages=HELLO)
+
+
+def test_sixty_four_streams_lose_nothing(server):
+    """64 clients at a time each get their answer whole; the same question the same answer."""
+
+    async def one(client, i):
+        text, finish = "", None
+        question = [{"role": "user", "content": f"hello {i % 8}"}]
+        more = {"max_tokens": 16 + i % 8, "stream": True, "temperature": 0}
+        name = "poet" if i % 2 else "tiny"
+        stream = await client.chat.completions.create(model=name, messages=question, **more)
+        async for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+            finish = chunk.choices[0].finish_reason or finish
+        return text, finish
+
+    async def all_of_them():
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+            return await asyncio.gather(*(one(client, i) for i in range(64)))
+
+    answers = asyncio.run(all_of_them())
+    assert len(answers) == 64
+    assert all(text and finish in ("length", "stop") for text, finish in answers)
+    for i, answer in enumerate(answers):
+        assert answer == answers[i % 8]
+
+
+def test_who_hangs_up_is_not_answered_further(server, client):
+    """The generation ends when the client of a stream, or of a whole answer, goes away."""
+    stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True, extra_body=LONG)
+    next(iter(stream))
+    stream.close()
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps({"messages": HELLO, **LONG}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        time.sleep(0.1)
+    deadline = time.monotonic() + 20
+    while json.loads(server.get("/health"))["running"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    metrics = server.get("/metrics")
+    assert "xtuner_hung_up_total 2.0" in metrics
+    assert "xtuner_running 0.0" in metrics
+
+
+def test_two_servers_on_one_port_are_one_line(server, llama_dir, capsys):
+    """The second says so before it loads anything."""
+    port = server.url.rpartition(":")[2]
+    assert cli.main(["serve", str(llama_dir), "--port", port]) == 1
+    error = capsys.readouterr().err
+    assert f"error: port {port} of 127.0.0.1 is in use by another program" in error
+    assert error.count("\n") == 1
+
+
+def test_it_ends_when_told_to_and_completes_what_runs(server, client):
+    """SIGTERM lets the answer that is being written end; then the exit code is 143."""
+    stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True, extra_body=LONG)
+    chunks = iter(stream)
+    next(chunks)
+    server.process.send_signal(signal.SIGTERM)
+    *_, last = chunks
+    assert last.choices[0].finish_reason == "length"
+    code, rest = server.stop()
+    assert code == 143
+    assert rest == "xtuner: stopped by SIGTERM\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--port", "99999"], "--port is 99999: write 0"),
+        (["--max-running", "0"], "--max-running is 0: write 1 or more"),
+        (["--timeout", "0"], "--timeout is 0.0: write above 0"),
+        (["--host", "no.such.host.invalid"], "--host no.such.host.invalid: there is no such address"),
+        (["--prompt-template", "qwen_chatt"], "Did you mean 'qwen_chat'"),
+        (["--adapter", "a=./none"], "There is no adapter folder ./none"),
+        (["--adapter", "=x"], "--adapter '=x': write NAME=FOLDER"),
+        (["--adapter", "a=x", "--adapter", "a=y"], "the name 'a' is taken"),
+    ],
+)
+def test_wrong_settings_are_one_line(llama_dir, argv, message, capsys):
+    """What cannot be done is refused before the model is loaded."""
+    assert cli.main(["serve", str(llama_dir), "--port", "0", *argv]) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert message in error[-1]
+
+
+def test_a_model_without_tokenizer_and_an_adapter_of_another_base(llama_dir, adapter_dir, tmp_path, capsys):
+    """Each is named."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    bare = shutil.copytree(llama_dir, tmp_path / "bare")
+    for file in bare.glob("token*"):
+        file.unlink()
+    (bare / "special_tokens_map.json").unlink(missing_ok=True)
+    assert cli.main(["serve", str(bare), "--port", "0"]) == 1
+    assert "has no tokenizer" in capsys.readouterr().err
+    other = shutil.copytree(adapter_dir, tmp_path / "other")
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file({k: v[:, :3].contiguous() for k, v in weights.items()}, other / "adapter_model.safetensors")
+    assert cli.main(["serve", str(llama_dir), "--port", "0", "--adapter", str(other)]) == 1
+    assert "was made for another base model" in capsys.readouterr().err
+
+
+def test_the_port_is_free_again():
+    """A port can be taken as soon as its server has closed it."""
+    first = listen("127.0.0.1", 0)
+    port = first.getsockname()[1]
+    with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use"):
+        listen("127.0.0.1", port)
+    first.close()
+    listen("127.0.0.1", port).close()
+
+
+def test_names_of_adapters():
+    """An adapter is called as asked, or as its folder."""
+    settings = ServeSettings("models/base", ["a=x/y", "lora/poet"])
+    assert settings.base_name() == "base"
+    assert settings.named_adapters() == {"a": "x/y", "poet": "lora/poet"}

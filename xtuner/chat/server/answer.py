@@ -1,0 +1,167 @@
+"""What one answer is asked for, the events it is told in, and the answer while it is written.
+
+logits ──bias, penalties──> Chooser ──> token ──> TextStream ──> Piece, Piece, ..., End
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from xtuner.chat.generate import Chooser, decode
+from xtuner.chat.text_stream import TextStream
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen; greedy where `temperature` is 0."""
+
+    max_new_tokens: int = 2048
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop_words: Sequence[str] = ()
+    logprobs: int | None = None  # how many alternatives to tell for each token, 0: the token's own alone
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """A token of the answer, its log-probability, and the likeliest tokens in its place."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of an answer, and with logprobs the tokens that came since the last piece."""
+
+    text: str
+    tokens: list[TokenInfo]
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of an answer: "stop", "length" or "time"."""
+
+    finish: str
+    num_prompt_tokens: int
+    num_tokens: int
+    num_reused: int = 0
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An answer that could not be given; `status` as in HTTP."""
+
+    message: str
+    status: int = 500
+
+
+Event = Piece | End | Failed
+
+
+@dataclass(eq=False)
+class Answer:
+    """An answer that waits, is written, or has ended. `tell` is called in the scheduler's thread."""
+
+    prompt: list[int]
+    sampling: Sampling
+    tell: Callable[[Event], None]
+    adapter: str | None = None
+    client: str = ""
+    deadline: float = float("inf")  # in seconds of time.monotonic()
+    cancelled: bool = False
+    ids: list[int] = field(default_factory=list)
+    cache: Any = None
+    num_read: int = 0
+    num_reused: int = 0
+
+    def begin(self, tokenizer: Any, ends: set[int], device: torch.device) -> None:
+        """Get ready for the first logits."""
+        s = self.sampling
+        self._ends = ends
+        self._counts: Counter[int] = Counter()
+        self._untold: list[TokenInfo] = []
+        self._chooser = Chooser(
+            self.prompt,
+            s.max_new_tokens,
+            device,
+            s.temperature,
+            s.top_k,
+            s.top_p,
+            s.repetition_penalty,
+            s.seed,
+        )
+        self._stream = TextStream(lambda ids: decode(tokenizer, ids), s.stop_words)
+
+    def push(self, logits: torch.Tensor) -> bool:
+        """Choose the next token from logits [vocabulary] and tell its text; whether the answer has ended."""
+        s = self.sampling
+        adjusted = self._adjusted(logits)
+        token = self._chooser(adjusted[None])
+        self.ids.append(token)
+        if s.presence_penalty or s.frequency_penalty:
+            self._counts[token] += 1
+        if s.logprobs is not None:
+            self._untold.append(_token_info(adjusted, token, s.logprobs))
+        if token in self._ends:
+            return self._end("stop", self._stream.finish())
+        text = self._stream.push(token)
+        if self._stream.stopped:
+            return self._end("stop", text)
+        if len(self.ids) >= s.max_new_tokens:
+            return self._end("length", text + self._stream.finish())
+        if text:
+            self._tell_piece(text)
+        return False
+
+    def stop_for_time(self) -> None:
+        """End here, for the time is over."""
+        self._end("time", self._stream.finish())
+
+    def _end(self, finish: str, text: str) -> bool:
+        # What was held back at the end may turn out to be a stop word.
+        finish = "stop" if self._stream.stopped else finish
+        if text or self._untold:
+            self._tell_piece(text)
+        self.tell(End(finish, len(self.prompt), len(self.ids), self.num_reused))
+        return True
+
+    def _tell_piece(self, text: str) -> None:
+        tokens, self._untold = self._untold, []
+        self.tell(Piece(text, tokens))
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        s = self.sampling
+        if not s.logit_bias and not self._counts:
+            return logits
+        logits = logits.clone()
+        for token, bias in s.logit_bias.items():
+            logits[token] += bias
+        for token, count in self._counts.items():
+            logits[token] -= s.presence_penalty + s.frequency_penalty * count
+        return logits
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time for it is over."""
+        return time.monotonic() > self.deadline
+
+
+def _token_info(logits: torch.Tensor, token: int, count: int) -> TokenInfo:
+    logprobs = logits.log_softmax(-1)
+    values, tokens = logprobs.topk(min(count, len(logprobs)))
+    top = [(int(t), float(v)) for t, v in zip(tokens.tolist(), values.tolist(), strict=True)]
+    return TokenInfo(token, float(logprobs[token]), top)

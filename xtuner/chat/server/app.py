@@ -1,0 +1,172 @@
+"""The paths of the server.
+
+POST /v1/chat/completions   messages -> an answer          POST /v1/completions   text or ids -> an answer
+GET  /v1/models             the base and each adapter      GET  /health, /metrics
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from xtuner.chat.server import schema
+from xtuner.chat.server.limits import Limits, Metrics
+from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.server.requests import ApiError, Job, chat_jobs, completion_jobs
+from xtuner.chat.server.responses import respond
+from xtuner.chat.server.scheduler import Scheduler
+from xtuner.errors import XTunerError, did_you_mean
+
+_EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
+STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": schema.ErrorBody},
+    "5XX": {"model": schema.ErrorBody},
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A name that requests can ask for: the base (`adapter` None) or an adapter, and how it is talked to."""
+
+    name: str
+    path: str
+    adapter: str | None
+    template: Mapping[str, Any] | None
+
+
+@dataclass
+class Service:
+    """All that answers requests."""
+
+    scheduler: Scheduler
+    models: list[Served]
+    prompts: PromptWriter
+    num_tokens: int  # rows of the embedding
+    max_new_tokens: int = 2048
+    timeout_s: float = 600.0
+    api_key: str | None = None
+    max_request_bytes: int = 8 * 2**20
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def find(self, name: str | None) -> Served:
+        """The model of that name, the first one where none is asked for."""
+        found = [m for m in self.models if name in (None, m.name)]
+        if not found:
+            names = [m.name for m in self.models]
+            hint = did_you_mean(str(name), names)
+            raise ApiError(404, f"there is no model {name!r}.{hint} Known: {', '.join(names)}", "model")
+        return found[0]
+
+
+async def _json_only(request: Request) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"the content type is {kind or 'not given'}: send application/json")
+
+
+def make_app(service: Service) -> Any:
+    """The ASGI application of `service`."""
+    scheduler = service.scheduler
+    metrics = Metrics(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
+    api = FastAPI(title="XTuner", docs_url=None, redoc_url=None, strict_content_type=False)
+
+    @api.post(
+        "/v1/chat/completions",
+        response_model=schema.ChatResponse,
+        responses={200: STREAM, **ERRORS},
+        dependencies=[Depends(_json_only)],
+    )
+    async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
+        return await _answer(await chat_jobs(service, body), request)
+
+    @api.post(
+        "/v1/completions",
+        response_model=schema.CompletionResponse,
+        responses={200: STREAM, **ERRORS},
+        dependencies=[Depends(_json_only)],
+    )
+    async def completions(body: schema.CompletionRequest, request: Request) -> Any:
+        return await _answer(await completion_jobs(service, body), request)
+
+    async def _answer(job: Job, request: Request) -> Response:
+        client = request.client.host if request.client else ""
+        return await respond(job, request, scheduler, metrics, client, service.timeout_s)
+
+    @api.get("/v1/models", response_model=schema.ModelList, responses=ERRORS)
+    async def models() -> Any:
+        return {"data": [_info(m, service) for m in service.models]}
+
+    @api.get("/v1/models/{name:path}", response_model=schema.ModelInfo, responses=ERRORS)
+    async def model(name: str) -> Any:
+        return _info(service.find(name), service)
+
+    @api.get("/health", response_model=schema.Health, responses=ERRORS)
+    async def health() -> Any:
+        if not scheduler.is_alive:
+            raise ApiError(503, "the server is shutting down, or its model has failed")
+        return {"status": "ok", "running": scheduler.num_running, "waiting": scheduler.num_waiting}
+
+    @api.get("/metrics", response_class=Response, responses=ERRORS)
+    async def counters() -> Response:
+        from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    _explain_errors(api)
+    return Limits(api, api_key=service.api_key, max_request_bytes=service.max_request_bytes, metrics=metrics)
+
+
+def _info(model: Served, service: Service) -> dict[str, Any]:
+    parent = None if model.adapter is None else service.models[0].name
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "xtuner",
+        "root": model.path,
+        "parent": parent,
+    }
+
+
+def _explain_errors(api: FastAPI) -> None:
+    """Every error answers in OpenAI's form."""
+
+    @api.exception_handler(ApiError)
+    async def known(_request: Request, error: ApiError) -> Response:
+        return error.response()
+
+    @api.exception_handler(XTunerError)
+    async def ours(_request: Request, error: XTunerError) -> Response:
+        return ApiError(400, str(error)).response()
+
+    @api.exception_handler(HTTPException)
+    async def plain(request: Request, error: HTTPException) -> Response:
+        message = f"{request.method} {request.url.path}: {error.detail}"
+        return ApiError(error.status_code, message).response(error.headers)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        return _invalid(error)
+
+
+def _invalid(error: RequestValidationError) -> JSONResponse:
+    """The first thing that is wrong with a request, in one line."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part != "body"]
+    name = ".".join(where)
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the request is no JSON: {first.get('ctx', {}).get('error', '')}").response()
+    if first["type"] == "extra_forbidden":
+        known = {*schema.ChatRequest.model_fields, *schema.CompletionRequest.model_fields}
+        hint = did_you_mean(where[-1], known)
+        return ApiError(400, f"there is no field {name!r} here.{hint}", name).response()
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return ApiError(400, f"{name}: {message}" if name else message, name or None).response()

@@ -1,0 +1,146 @@
+"""Answers of different lengths read one token together; rows come and go between two tokens.
+
+    row 1   . . a b c | d          `.` is padding: keys that no query sees
+    row 2   p q r s t | u
+    row 3   . . . . x | y          after row 2 has left, two columns go as well
+
+Rows join after their prompt was read on its own. Caches that are more than keys and values side by side
+(sliding windows, states) cannot be padded, and rotary positions that stretch with the longest row would
+stretch for all: each of those rows is a batch of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+class Reader:
+    """Calls of one model's forward, with those arguments that its family takes."""
+
+    def __init__(self, model: Any, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        names = inspect.signature(base.forward).parameters
+        self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+        self._takes_positions = "position_ids" in names
+        rope = getattr(base.config.get_text_config(), "rope_parameters", None)
+        stretches = isinstance(rope, dict) and rope.get("rope_type") in ("dynamic", "longrope")
+        self._joins_rows = not stretches
+
+    def is_plain(self, cache: Any) -> bool:
+        """Whether all of `cache` is keys and values that grow, so that it can be cut, padded and joined."""
+        from transformers.cache_utils import DynamicLayer
+
+        layers = getattr(cache, "layers", None) or [None]
+        return self._joins_rows and all(type(layer) is DynamicLayer for layer in layers)
+
+    def __call__(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: Any,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Any]:
+        """The logits [rows, vocabulary] after the last token of each row, and the cache."""
+        more = {} if positions is None or not self._takes_positions else {"position_ids": positions}
+        ids = torch.tensor(rows, dtype=torch.long, device=self.device)
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **self._only_last,
+            **more,
+        )
+        return out.logits[:, -1].float(), getattr(out, "past_key_values", None)
+
+
+def cut(cache: Any, length: int) -> None:
+    """Keep the first `length` tokens of a plain cache."""
+    for layer in _filled(cache):
+        layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+
+
+class Batch:
+    """Rows of one adapter that are read together. `add`, `read` and `remove` keep their order."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._cache: Any = None
+        self._plain = False
+        self.lengths: list[int] = []  # tokens of each row that have been read
+
+    def takes(self, cache: Any) -> bool:
+        """Whether a row with this cache can join."""
+        return not self.lengths or (self._plain and self._reader.is_plain(cache))
+
+    def add(self, cache: Any, length: int) -> None:
+        """Let a row of `length` tokens join at the end."""
+        if not self.lengths:
+            self._cache, self._plain = cache, self._reader.is_plain(cache)
+        else:
+            width = max(*self.lengths, length)
+            for mine, new in zip(_filled(self._cache), _filled(cache), strict=True):
+                mine.keys = torch.cat([_padded(mine.keys, width), _padded(new.keys, width)])
+                mine.values = torch.cat([_padded(mine.values, width), _padded(new.values, width)])
+        self.lengths.append(length)
+
+    def read(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The logits [rows, vocabulary] after each row, of which all but the last token was read before."""
+        if self._cache is None:  # a family that keeps nothing reads the whole row again
+            logits, self._cache = self._reader(rows, None)
+            return logits
+        lengths = torch.tensor(self.lengths, device=self._reader.device)
+        width = max(self.lengths)
+        mask = None
+        if min(self.lengths) < width:
+            columns = torch.arange(width + 1, device=self._reader.device)
+            mask = (columns >= (width - lengths)[:, None]).long()
+        logits, self._cache = self._reader([row[-1:] for row in rows], self._cache, mask, lengths[:, None])
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits
+
+    def row_cache(self, index: int) -> Any:
+        """A copy of what is kept of one row, None where it cannot be told apart."""
+        if not self._plain:
+            return None
+        from transformers import DynamicCache
+
+        start = max(self.lengths) - self.lengths[index]
+        pairs = [
+            (
+                layer.keys[index : index + 1, :, start:].clone(),
+                layer.values[index : index + 1, :, start:].clone(),
+            )
+            for layer in _filled(self._cache)
+        ]
+        return DynamicCache(pairs) if len(pairs) == len(self._cache.layers) else None
+
+    def remove(self, indices: set[int]) -> None:
+        """Let rows leave, and the columns that are padding in all others."""
+        keep = [i for i in range(len(self.lengths)) if i not in indices]
+        width = max(self.lengths)
+        self.lengths = [self.lengths[i] for i in keep]
+        if not keep:
+            self._cache = None
+        elif self._plain:
+            start = width - max(self.lengths)
+            rows = torch.tensor(keep, device=self._reader.device)
+            for layer in _filled(self._cache):
+                layer.keys = layer.keys[rows.to(layer.keys.device), :, start:]
+                layer.values = layer.values[rows.to(layer.values.device), :, start:]
+
+
+def _filled(cache: Any) -> list[Any]:
+    # Layers that share the keys of another have none of their own.
+    return [layer for layer in cache.layers if layer.is_initialized]
+
+
+def _padded(states: torch.Tensor, width: int) -> torch.Tensor:
+    """`states` [rows, heads, tokens, size] with zeros before them up to `width` tokens."""
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))

@@ -1,0 +1,309 @@
+"""From the scheduler's events to the answer of a request: one JSON object, or a stream of them.
+
+    Piece("He"), Piece("llo"), End   ->   {"choices": [{"message": {"content": "Hello"}}], "usage": ...}
+                                     ->   data: {... "delta": {"content": "He"}}   data: ...   data: [DONE]
+
+Whoever hangs up is noticed, and nothing more is written for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from xtuner.chat.server.answer import Answer, End, Event, Failed, Piece, TokenInfo
+from xtuner.chat.server.limits import Metrics
+from xtuner.chat.server.requests import ApiError, Job
+from xtuner.chat.server.scheduler import QueueFullError, Scheduler
+from xtuner.chat.server.tool_calls import Call, CallFinder
+
+PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up
+
+
+async def respond(
+    job: Job, request: Request, scheduler: Scheduler, metrics: Metrics, client: str, timeout_s: float
+) -> Response:
+    """The answer to `job`; ApiError where there is no room, or nothing could be written."""
+    events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def tell(index: int, event: Event) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, (index, event))
+
+    deadline = time.monotonic() + timeout_s
+    answers = [
+        Answer(
+            prompt,
+            sampling,
+            functools.partial(tell, i),
+            adapter=job.model.adapter,
+            client=client,
+            deadline=deadline,
+        )
+        for i, (prompt, sampling) in enumerate(job.parts)
+    ]
+    try:
+        scheduler.submit(answers)
+    except QueueFullError as error:
+        raise ApiError(429 if scheduler.is_alive else 503, str(error), retry_after_s=1) from error
+    writer = _Writer(job, metrics)
+    source = _events(events, answers, scheduler, metrics)
+    if job.stream:
+        return StreamingResponse(
+            _stream(writer, source), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+        )
+    return await _whole(writer, source, request)
+
+
+async def _events(
+    events: asyncio.Queue[tuple[int, Event]], answers: list[Answer], scheduler: Scheduler, metrics: Metrics
+) -> AsyncIterator[tuple[int, Event] | None]:
+    """The events of all answers until each has ended; None where there is none for a while."""
+    left = set(range(len(answers)))
+    getting = asyncio.ensure_future(events.get())
+    try:
+        while left:
+            await asyncio.wait([getting], timeout=PING_S)
+            if not getting.done():
+                yield None
+                continue
+            index, event = getting.result()
+            getting = asyncio.ensure_future(events.get())
+            if isinstance(event, End | Failed):
+                left.discard(index)
+            yield index, event
+    finally:
+        getting.cancel()
+        if left:
+            metrics.hung_up.inc()
+            scheduler.cancel(answers)
+
+
+async def _stream(writer: _Writer, source: AsyncIterator[tuple[int, Event] | None]) -> AsyncIterator[str]:
+    try:
+        for chunk in writer.begin():
+            yield _line(chunk)
+        async for item in source:
+            if item is None:
+                yield ": waiting\n\n"
+                continue
+            if isinstance(item[1], Failed):
+                yield _line(ApiError(item[1].status, item[1].message).body())
+                return
+            for chunk in writer.chunks(*item):
+                yield _line(chunk)
+        for chunk in writer.end():
+            yield _line(chunk)
+        yield "data: [DONE]\n\n"
+    finally:
+        await source.aclose()  # type: ignore[attr-defined]
+
+
+def _line(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+async def _whole(
+    writer: _Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
+) -> Response:
+    async def collect() -> None:
+        try:
+            async for item in source:
+                if item is None:
+                    continue
+                if isinstance(item[1], Failed):
+                    raise ApiError(item[1].status, item[1].message)
+                for _ in writer.chunks(*item):
+                    pass
+        finally:
+            await source.aclose()  # type: ignore[attr-defined]
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.create_task(collect()), asyncio.create_task(gone())]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+            return JSONResponse(writer.whole())
+        return Response(status_code=499)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass
+class _Choice:
+    text: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[TokenInfo] = field(default_factory=list)
+    finder: CallFinder | None = None
+    end: End | None = None
+
+
+class _Writer:
+    """Puts events into OpenAI's words, and keeps what a whole answer needs."""
+
+    def __init__(self, job: Job, metrics: Metrics) -> None:
+        self.job = job
+        self.metrics = metrics
+        self.start = time.perf_counter()
+        self.begun = False
+        self.base = {
+            "id": f"{'chatcmpl' if job.is_chat else 'cmpl'}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": job.model.name,
+        }
+        self.notices = list(job.notices)
+        self.choices = [_Choice(finder=CallFinder() if job.finds_calls else None) for _ in job.parts]
+        self.with_logprobs = job.parts[0][1].logprobs is not None
+
+    def begin(self) -> list[dict[str, Any]]:
+        """What a stream begins with."""
+        if not self.job.is_chat:
+            return []
+        role = {"role": "assistant", "content": ""}
+        return [self._chunk({"index": i, "delta": role}) for i in range(len(self.choices))]
+
+    def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
+        """The chunks of a stream that tell `event`."""
+        choice = self.choices[index]
+        if isinstance(event, Piece):
+            if not self.begun:
+                self.begun = True
+                self.metrics.first.observe(time.perf_counter() - self.start)
+            choice.tokens += event.tokens
+            parts = self._parts(choice, event.text)
+            return self._told(index, parts, event.tokens)
+        assert isinstance(event, End)
+        found = [] if choice.finder is None else self._told(index, [*choice.finder.finish()], [])
+        choice.end = event
+        self._count(index, event)
+        if event.finish == "time":
+            self.notices.append(f"answer {index} was cut after {event.num_tokens} tokens: its time was over")
+        empty: dict[str, Any] = {"delta": {}} if self.job.is_chat else {"text": ""}
+        return [*found, self._chunk({"index": index, **empty, "finish_reason": self._finish(choice)})]
+
+    def end(self) -> list[dict[str, Any]]:
+        """The last chunk: the usage where it is asked for, and the notices."""
+        if not (self.job.stream_usage or self.notices):
+            return []
+        more = {"usage": self._usage()} if self.job.stream_usage else {}
+        return [{**self._chunk(), **more, **({"notices": self.notices} if self.notices else {})}]
+
+    def whole(self) -> dict[str, Any]:
+        """The answer as one object."""
+        kind = "chat.completion" if self.job.is_chat else "text_completion"
+        choices = [self._whole_choice(i, choice) for i, choice in enumerate(self.choices)]
+        more = {"usage": self._usage(), "notices": self.notices}
+        return {**self.base, "object": kind, "choices": choices, **more}
+
+    @staticmethod
+    def _parts(choice: _Choice, text: str) -> list[str | Call]:
+        return [text] if choice.finder is None else [*choice.finder.push(text)]
+
+    def _told(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
+        choice = self.choices[index]
+        found = []
+        logprobs = {"logprobs": self._logprobs(tokens)} if self.with_logprobs and tokens else {}
+        if not parts and logprobs:
+            parts = [""]
+        for part in parts:
+            if isinstance(part, Call):
+                call = {
+                    "id": f"call_{uuid.uuid4().hex[:24]}",
+                    "type": "function",
+                    "function": {"name": part.name, "arguments": part.arguments},
+                }
+                delta: dict[str, Any] = {"tool_calls": [{"index": len(choice.calls), **call}]}
+                choice.calls.append(call)
+            else:
+                choice.text.append(part)
+                delta = {"content": part}
+            value = {"delta": delta} if self.job.is_chat else {"text": part}
+            found.append(self._chunk({"index": index, **value, **logprobs}))
+            logprobs = {}
+        return found
+
+    def _whole_choice(self, index: int, choice: _Choice) -> dict[str, Any]:
+        text = "".join(choice.text)
+        logprobs = self._logprobs(choice.tokens) if self.with_logprobs else None
+        more = {"logprobs": logprobs, "finish_reason": self._finish(choice)}
+        if not self.job.is_chat:
+            return {"index": index, "text": text, **more}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if choice.calls:
+            message = {"role": "assistant", "content": text.strip() or None, "tool_calls": choice.calls}
+        return {"index": index, "message": message, **more}
+
+    def _chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        kind = "chat.completion.chunk" if self.job.is_chat else "text_completion"
+        whole = [{"logprobs": None, "finish_reason": None, **choice} for choice in choices]
+        return {**self.base, "object": kind, "choices": whole}
+
+    def _finish(self, choice: _Choice) -> str:
+        assert choice.end is not None
+        if choice.calls and choice.end.finish == "stop":
+            return "tool_calls"
+        return "length" if choice.end.finish == "time" else choice.end.finish
+
+    def _count(self, index: int, end: End) -> None:
+        self.metrics.tokens.inc(end.num_tokens)
+        self.metrics.prompt_tokens.inc(end.num_prompt_tokens)
+        self.metrics.reused_tokens.inc(end.num_reused)
+
+    def _usage(self) -> dict[str, Any]:
+        ends = [choice.end for choice in self.choices if choice.end is not None]
+        # A prompt counts once, however many answers it gets.
+        prompt = sum(end.num_prompt_tokens for end in ends[:: self.job.num_choices])
+        answer = sum(end.num_tokens for end in ends)
+        cached = {"cached_tokens": sum(end.num_reused for end in ends[:: self.job.num_choices])}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+            "prompt_tokens_details": cached,
+        }
+
+    def _logprobs(self, tokens: list[TokenInfo]) -> dict[str, Any]:
+        if self.job.is_chat:
+            told = [
+                {
+                    **self._token(info.token, info.logprob),
+                    "top_logprobs": [self._token(token, value) for token, value in info.top],
+                }
+                for info in tokens
+            ]
+            return {"content": told}
+        return {
+            "tokens": [self._text(info.token) for info in tokens],
+            "token_logprobs": [_finite(info.logprob) for info in tokens],
+            "top_logprobs": [{self._text(t): _finite(v) for t, v in info.top} for info in tokens],
+        }
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._text(token)
+        # The bytes of a token that is no whole character are not those of its text.
+        whole = "\N{REPLACEMENT CHARACTER}" not in text
+        return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
+
+    def _text(self, token: int) -> str:
+        return str(self.job.tokenizer.decode([token], skip_special_tokens=False))
+
+
+def _finite(value: float) -> float:
+    # JSON has no infinity.
+    return max(value, -9999.0)

@@ -1,0 +1,286 @@
+"""All answers of one model, written together by one thread.
+
+    submit ──> waiting, by client ──one of each client in turn──> reading its prompt ──> batch of its adapter
+                                                                                           │ a token a turn
+    kept caches <──────────────────────────────────────────────────────── ended, cancelled, late
+
+In a turn up to CHUNK tokens of new prompts are read, then every batch one token. So a long prompt does not
+hold up the answers that are being written, and a client with many requests not the one with a single one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from xtuner.chat.generate import end_ids
+from xtuner.chat.server.answer import Answer, Failed
+from xtuner.chat.server.batch import Batch, Reader, cut
+from xtuner.errors import XTunerError
+from xtuner.log import logger
+
+CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers
+KEPT = 4  # ended dialogues whose keys and values wait for their next turn
+
+
+class QueueFullError(XTunerError):
+    """No more requests can wait."""
+
+
+class _Queue:
+    """Waiting answers; `pop` takes one of each client in turn."""
+
+    def __init__(self) -> None:
+        self._by_client: OrderedDict[str, deque[Answer]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_client.values()))
+
+    def __iter__(self) -> Iterator[Answer]:
+        return (answer for answers in self._by_client.values() for answer in answers)
+
+    def add(self, answer: Answer) -> None:
+        self._by_client.setdefault(answer.client, deque()).append(answer)
+
+    def pop(self) -> Answer:
+        client, answers = self._by_client.popitem(last=False)
+        answer = answers.popleft()
+        if answers:
+            self._by_client[client] = answers
+        return answer
+
+    def take_out(self, gone: Callable[[Answer], bool]) -> list[Answer]:
+        found = [answer for answer in self if gone(answer)]
+        for answer in found:
+            self._by_client[answer.client].remove(answer)
+            if not self._by_client[answer.client]:
+                del self._by_client[answer.client]
+        return found
+
+
+class Scheduler:
+    """Writes answers with one model until it is closed. Adapters are named as peft knows them."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, max_running: int = 32, max_waiting: int = 256) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_running = max_running
+        self.max_waiting = max_waiting
+        # Weights that are offloaded stand on "meta" until their layer runs.
+        devices = [p.device for p in model.parameters() if p.device.type != "meta"]
+        self.device = devices[0] if devices else torch.device("cpu")
+        self._ends = end_ids(model, tokenizer)
+        self._reader = Reader(model, self.device)
+        self._queue = _Queue()
+        self._reading: Answer | None = None
+        self._batches: list[tuple[str | None, Batch, list[Answer]]] = []
+        self._kept: list[tuple[str | None, list[int], Any]] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
+
+    def start(self) -> Scheduler:
+        """Begin to work."""
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """End; answers that are not complete fail."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests will be answered."""
+        return self._thread.is_alive() and not self._closed
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that nothing has been done for."""
+        with self._changed:
+            return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        """Answers that are being read or written."""
+        return sum(len(answers) for _, _, answers in self._batches) + (self._reading is not None)
+
+    def submit(self, answers: Sequence[Answer]) -> None:
+        """Queue `answers`, all or none; QueueFullError where there is no room."""
+        with self._changed:
+            if self._closed:
+                raise QueueFullError("the server is shutting down")
+            if len(self._queue) + len(answers) > self.max_waiting:
+                raise QueueFullError(
+                    f"{len(self._queue)} requests wait already, {self.max_waiting} may: try again later"
+                )
+            for answer in answers:
+                self._queue.add(answer)
+            self._changed.notify_all()
+
+    def cancel(self, answers: Sequence[Answer]) -> None:
+        """Write no more of `answers`."""
+        with self._changed:
+            for answer in answers:
+                answer.cancelled = True
+            self._changed.notify_all()
+
+    # --- in the thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        with torch.no_grad():
+            while True:
+                with self._changed:
+                    while not (self._closed or self._queue or self.num_running):
+                        self._changed.wait()
+                    if self._closed:
+                        break
+                self._turn()
+        with self._changed:
+            left = [*self._queue, *([self._reading] if self._reading else [])]
+        left += [answer for _, _, answers in self._batches for answer in answers]
+        for answer in left:
+            answer.tell(Failed("the server was stopped before the answer was complete", 503))
+
+    def _turn(self) -> None:
+        with self._changed:
+            gone = self._queue.take_out(lambda a: a.cancelled or a.is_late)
+        for answer in gone:
+            if not answer.cancelled:
+                answer.tell(Failed("the time allowed for it was over before the answer began", 503))
+        self._read_prompts()
+        for entry in list(self._batches):
+            try:
+                self._read_token(*entry)
+            except Exception as error:
+                self._batches.remove(entry)
+                for answer in entry[2]:
+                    _fail(answer, error)
+        self._batches = [entry for entry in self._batches if entry[2]]
+
+    def _read_prompts(self) -> None:
+        budget = CHUNK
+        while budget > 0:
+            if self._reading is None:
+                with self._changed:
+                    if not self._queue or self.num_running >= self.max_running:
+                        return
+                    self._reading = self._queue.pop()
+                self._begin(self._reading)
+            answer = self._reading
+            if answer.cancelled or answer.is_late:
+                if not answer.cancelled:
+                    answer.tell(Failed("the time allowed for it was over before the answer began", 503))
+                self._reading = None
+                continue
+            try:
+                budget -= self._read_chunk(answer, budget)
+            except Exception as error:
+                self._reading = None
+                _fail(answer, error)
+
+    def _begin(self, answer: Answer) -> None:
+        answer.begin(self.tokenizer, self._ends, self.device)
+        common, best = 0, None
+        for entry in self._kept:
+            if entry[0] == answer.adapter and (length := _common_length(entry[1], answer.prompt)) > common:
+                common, best = length, entry
+        # The last token is always read: its logits are what is wanted.
+        common = min(common, len(answer.prompt) - 1)
+        # What is kept is used up: it must be an earlier turn of this dialogue, not one that begins alike.
+        if best is not None and 2 * common > len(best[1]):
+            self._kept.remove(best)
+            answer.cache = best[2]
+            cut(answer.cache, common)
+            answer.num_read = answer.num_reused = common
+
+    def _read_chunk(self, answer: Answer, budget: int) -> int:
+        """Read on in the prompt of `answer`; returns how many tokens. After the last one it joins a batch."""
+        end = min(len(answer.prompt), answer.num_read + budget)
+        chunk = answer.prompt[answer.num_read : end]
+        with self._using(answer.adapter):
+            logits, cache = self._reader([chunk], answer.cache)
+            if cache is None and answer.num_read:
+                logits, _ = self._reader([answer.prompt[:end]], None)
+        answer.cache, answer.num_read = cache, end
+        if end == len(answer.prompt):
+            self._reading = None
+            if not answer.push(logits[0]):
+                self._join(answer)
+        return len(chunk)
+
+    def _join(self, answer: Answer) -> None:
+        cache, answer.cache = answer.cache, None
+        for adapter, batch, answers in self._batches:
+            if adapter == answer.adapter and answers and batch.takes(cache):
+                break
+        else:
+            batch, answers = Batch(self._reader), []
+            self._batches.append((answer.adapter, batch, answers))
+        batch.add(cache, len(answer.prompt))
+        answers.append(answer)
+
+    def _read_token(self, adapter: str | None, batch: Batch, answers: list[Answer]) -> None:
+        late = {i for i, answer in enumerate(answers) if answer.cancelled or answer.is_late}
+        for i in late:
+            if not answers[i].cancelled:
+                answers[i].stop_for_time()
+        self._leave(adapter, batch, answers, late)
+        if not answers:
+            return
+        with self._using(adapter):
+            logits = batch.read([answer.prompt + answer.ids for answer in answers])
+        ended = set()
+        for i, answer in enumerate(answers):
+            try:
+                if answer.push(logits[i]):
+                    ended.add(i)
+            except Exception as error:
+                _fail(answer, error)
+                ended.add(i)
+        self._leave(adapter, batch, answers, ended)
+
+    def _leave(self, adapter: str | None, batch: Batch, answers: list[Answer], indices: set[int]) -> None:
+        if not indices:
+            return
+        for i in indices:
+            row = answers[i].prompt + answers[i].ids
+            if (cache := batch.row_cache(i)) is not None:
+                self._kept.append((adapter, row[: batch.lengths[i]], cache))
+        self._kept = self._kept[-KEPT:]
+        batch.remove(indices)
+        answers[:] = [answer for i, answer in enumerate(answers) if i not in indices]
+
+    @contextmanager
+    def _using(self, adapter: str | None) -> Iterator[None]:
+        if not hasattr(self.model, "disable_adapter"):
+            yield
+            return
+        if adapter is not None:
+            self.model.set_adapter(adapter)
+        with nullcontext() if adapter is not None else self.model.disable_adapter():
+            yield
+
+
+def _common_length(a: list[int], b: list[int]) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def _fail(answer: Answer, error: Exception) -> None:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        answer.tell(Failed("there is not enough memory for this request now: shorten it or try later", 503))
+        return
+    known = isinstance(error, XTunerError)
+    if not known:
+        logger.error("an answer failed: %s: %s", type(error).__name__, error, exc_info=error)
+    answer.tell(Failed(str(error) if known else f"the model failed: {type(error).__name__}: {error}"))

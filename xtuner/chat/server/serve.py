@@ -1,0 +1,206 @@
+"""`xtuner serve`: take the port, load the model and its adapters, answer until stopped.
+
+SIGTERM or Ctrl-C    no new requests; those that run have `shutdown_s` to end; then the port is free
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xtuner.chat.generate import context_length
+from xtuner.chat.trained_with import choose_template
+from xtuner.errors import ConfigError
+from xtuner.log import logger
+from xtuner.utils import PROMPT_TEMPLATE
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """What `xtuner serve` was asked for; `adapters` are NAME=PATH or PATH."""
+
+    model: str
+    adapters: Sequence[str] = ()
+    name: str | None = None
+    torch_dtype: str = "fp16"
+    bits: int | None = None
+    offload_folder: str | None = None
+    trust_remote_code: bool = False
+    prompt_template: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key: str | None = None
+    max_new_tokens: int = 2048
+    max_running: int = 32
+    max_waiting: int = 256
+    max_request_bytes: int = 8 * 2**20
+    timeout_s: float = 600.0
+    shutdown_s: float = 30.0
+
+    def check(self) -> None:
+        """Raise ConfigError for what cannot be meant."""
+        rules: list[tuple[str, float, bool, str]] = [
+            ("port", self.port, 0 <= self.port < 65536, "0 (any that is free) to 65535"),
+            ("max-new-tokens", self.max_new_tokens, self.max_new_tokens > 0, "1 or more"),
+            ("max-running", self.max_running, self.max_running > 0, "1 or more"),
+            ("max-waiting", self.max_waiting, self.max_waiting > 0, "1 or more"),
+            ("max-request-bytes", self.max_request_bytes, self.max_request_bytes > 0, "1 or more"),
+            ("timeout", self.timeout_s, self.timeout_s > 0, "above 0"),
+            ("shutdown-time", self.shutdown_s, self.shutdown_s >= 0, "0 or more"),
+        ]
+        for name, value, holds, cure in rules:
+            if not holds:
+                raise ConfigError(f"--{name} is {value}: write {cure}.")
+
+    def named_adapters(self) -> dict[str, str]:
+        """The folders of the adapters by the names that requests use."""
+        base = self.base_name()
+        found: dict[str, str] = {}
+        for text in self.adapters:
+            name, equals, path = text.partition("=")
+            if not equals:
+                name, path = Path(text).resolve().name, text
+            if not name or not path:
+                raise ConfigError(f"--adapter {text!r}: write NAME=FOLDER, or FOLDER.")
+            if name in found or name == base:
+                raise ConfigError(
+                    f"--adapter {text!r}: the name {name!r} is taken; give it another one: NAME={path}"
+                )
+            found[name] = path
+        return found
+
+    def base_name(self) -> str:
+        """The name of the base model in requests."""
+        return self.name or Path(self.model).resolve().name or self.model
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until stopped. Raises ConfigError where the port is taken or a package is missing."""
+    settings.check()
+    uvicorn = _need_packages()
+    adapters = settings.named_adapters()
+    base = settings.base_name()
+    # Names and the port are looked at before minutes go into loading.
+    template = choose_template(settings.prompt_template, [settings.model])
+    templates = {
+        name: choose_template(settings.prompt_template, [path, settings.model])
+        for name, path in adapters.items()
+    }
+    listener = listen(settings.host, settings.port)
+    try:
+        service = _load(settings, base, template, adapters, templates)
+        service.scheduler.start()
+        try:
+            _run(uvicorn, settings, service, listener)
+        finally:
+            service.scheduler.close()
+    finally:
+        listener.close()
+
+
+def _need_packages() -> Any:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(
+            f"xtuner serve needs the package {error.name}: pip install 'xtuner[serve]'"
+        ) from error
+    return uvicorn
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; ConfigError where it cannot."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"--host {host}: there is no such address: {error.strerror}") from error
+    listener = socket.socket(family, kind, proto)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        # Only a socket that listens keeps others from the port.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"port {port} of {host} is in use by another program: stop that one, or choose another --port"
+            ) from error
+        raise ConfigError(f"{host}:{port} cannot be listened at: {error.strerror}") from error
+    return listener
+
+
+def _load(
+    settings: ServeSettings, base: str, template: Any, adapters: dict[str, str], templates: dict[str, Any]
+) -> Any:
+    from xtuner.chat.server.app import Served, Service
+    from xtuner.chat.server.prompts import PromptWriter
+    from xtuner.chat.server.scheduler import Scheduler
+    from xtuner.model.loading import load_for_chat
+    from xtuner.model.lora import attach_adapter, check_adapter_folder
+
+    for path in adapters.values():
+        check_adapter_folder(path)
+    model: Any
+    model, tokenizer = load_for_chat(
+        settings.model,
+        dtype=settings.torch_dtype,
+        bits=settings.bits,
+        offload_folder=settings.offload_folder,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    context, num_tokens = context_length(model), model.get_input_embeddings().num_embeddings
+    own = PROMPT_TEMPLATE.auto if getattr(tokenizer, "chat_template", None) else None
+    models = [Served(base, settings.model, None, own if template is None else template)]
+    for i, (name, path) in enumerate(adapters.items()):
+        # peft allows no dots in its names, requests do.
+        model = attach_adapter(model, path, name=f"adapter_{i}")
+        chosen = own if templates[name] is None else templates[name]
+        models.append(Served(name, path, f"adapter_{i}", chosen))
+        logger.info("Load adapter %s from %s", name, path)
+    scheduler = Scheduler(
+        model.eval(), tokenizer, max_running=settings.max_running, max_waiting=settings.max_waiting
+    )
+    return Service(
+        scheduler,
+        models,
+        PromptWriter(tokenizer, context),
+        num_tokens=num_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        timeout_s=settings.timeout_s,
+        api_key=settings.api_key,
+        max_request_bytes=settings.max_request_bytes,
+    )
+
+
+def _run(uvicorn: Any, settings: ServeSettings, service: Any, listener: socket.socket) -> None:
+    from xtuner.chat.server.app import make_app
+
+    if not settings.api_key and not _is_loopback(settings.host):
+        logger.warning("whoever reaches %s can use this server: --api-key asks them for a key", settings.host)
+    config = uvicorn.Config(
+        make_app(service),
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
+    )
+    host, port = listener.getsockname()[:2]
+    names = ", ".join(model.name for model in service.models)
+    where = f"[{host}]" if ":" in host else host
+    logger.info("Serving %s at http://%s:%d/v1 (Ctrl-C ends it)", names, where, port)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
