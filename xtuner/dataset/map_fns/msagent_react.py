@@ -102,6 +102,11 @@ def _rules(words: str) -> str:
             tools[found["name"]] = found["description"] + _parameters(found)
     if not tools:
         return words
+    return react_rules(tools)
+
+
+def react_rules(tools: dict[str, str]) -> str:
+    """The system text with `tools` (name: description and parameters) and the rules to call them by."""
     return _RULES.replace("{tools}", str(tools), 1).replace("{names}", str(list(tools)), 1)
 
 
