@@ -7,7 +7,7 @@ import pytest
 
 from xtuner import cli
 from xtuner.chat.terminal import PROMPT
-from xtuner.errors import ConfigError
+from xtuner.errors import XTunerError
 from xtuner.tools.chat import main, parse_args
 
 # peft asks for a property that transformers has renamed.
@@ -100,8 +100,13 @@ def test_a_question_too_long_does_not_end_the_dialogue(llama_dir, chat, caplog):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--lagent"], "--lagent is not available in this version"),
-        (["--with-plugins", "solve"], "--with-plugins is not available"),
+        (["--with-plugins", "solve"], "--with-plugins needs a model tuned on MOSS's dialogues"),
+        (
+            ["--with-plugins", "search", "--prompt-template", "moss_sft"],
+            "set the environment variable SERPER",
+        ),
+        (["--tools", "a.py"], "--tools a.py is for agents: add --lagent"),
+        (["--lagent", "--tools", "no/a.py"], "--tools no/a.py: there is no such file"),
         (["--llava", "x"], "--llava is not available"),
         (["--image", "x"], "--image is not available"),
         (["--visual-select-layer", "-2"], "--visual-select-layer is not available"),
@@ -112,9 +117,10 @@ def test_a_question_too_long_does_not_end_the_dialogue(llama_dir, chat, caplog):
         (["--top-p", "2"], "--top-p is 2.0"),
     ],
 )
-def test_wrong_settings_are_one_line_and_exit_code_1(llama_dir, argv, message, capsys):
+def test_wrong_settings_are_one_line_and_exit_code_1(llama_dir, argv, message, capsys, monkeypatch):
     """What cannot be done is refused before the model is loaded."""
-    with pytest.raises(ConfigError, match=message):
+    monkeypatch.delenv("SERPER_API_KEY", raising=False)
+    with pytest.raises(XTunerError, match=message):
         main([str(llama_dir), *argv])
     assert cli.main(["chat", str(llama_dir), *argv]) == 1
     assert message in capsys.readouterr().err

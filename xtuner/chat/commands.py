@@ -83,13 +83,13 @@ def _load(dialogue: Dialogue, argument: str) -> None:
 
 def _system(dialogue: Dialogue, argument: str) -> None:
     if argument:
-        dialogue.session.set_system(argument)
+        dialogue.session.set_system(dialogue.make_system(argument))
     text = dialogue.session.system
     dialogue.screen.say(f"Log: the system text is: {text}" if text else "Log: there is no system text")
 
 
 def _undo(dialogue: Dialogue, argument: str) -> None:
-    undone = dialogue.undo()
+    undone = dialogue.session.undo()
     dialogue.screen.say("Log: The last turn has been removed!" if undone else "Log: there is no turn to undo")
 
 

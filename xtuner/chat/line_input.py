@@ -80,6 +80,7 @@ def make_editor(
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.shortcuts import CompleteStyle
 
     keys = KeyBindings()
 
@@ -99,6 +100,8 @@ def make_editor(
         history=FileHistory(path) if path else InMemoryHistory(),
         completer=WordCompleter(list(names), sentence=True),
         complete_while_typing=False,
+        complete_style=CompleteStyle.READLINE_LIKE,
+        reserve_space_for_menu=0,
         prompt_continuation="",
         **streams,
     )

@@ -66,12 +66,17 @@ class Session:
         self._number = 0
 
     def undo(self) -> bool:
-        """Forget the last turn; whether there was one."""
+        """Forget the last question with all that followed it; whether there was one."""
         if not self.turns:
             return False
-        self.turns = self.turns[:-1]
-        self._number -= 1
+        start = max(self._questions(), default=0)
+        self._number -= len(self.turns) - start
+        self.turns = self.turns[:start]
         return True
+
+    def _questions(self) -> list[int]:
+        """Where questions of the user's stand; other turns answer to tools."""
+        return [place for place, turn in enumerate(self.turns) if turn.text or not turn.system]
 
     def set_system(self, system: str) -> None:
         """Put `system` in the place of the system text; the turns stay."""
@@ -88,7 +93,8 @@ class Session:
         ids = self.history_ids() + self.prompt_ids(text, system)
         kept = self.turns
         while limit is not None and len(ids) > limit:
-            if not self.turns:
+            # What a tool has answered is of no use without its question.
+            if not self.turns or (system and len(self._questions()) <= 1):
                 self.turns = kept
                 raise DataError(
                     f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
@@ -115,8 +121,9 @@ class Session:
         return [i for turn in self.turns for i in (*turn.prompt, *turn.answer)]
 
     def drop_oldest(self) -> None:
-        """Forget the oldest turn; the one that is then the first carries the system text."""
-        self.turns = self.turns[1:]
+        """Forget the oldest question; the one that is then the first carries the system text."""
+        starts = [*self._questions(), len(self.turns)]
+        self.turns = self.turns[next(start for start in starts if start > 0) :]
         if self.turns and self.system:
             self._encode_first()
 

@@ -26,7 +26,6 @@ class Settings:
     plugins: tuple[str, ...] = ()
     lagent: bool = False
     tools: tuple[str, ...] = ()
-    mcp: tuple[str, ...] = ()
     stop_words: list[str] = field(default_factory=list)
     stream: bool = True
     max_new_tokens: int = 2048
@@ -50,9 +49,8 @@ class Settings:
                 raise ConfigError(f"--{name} is {value}: write {cure}.")
         if self.bits not in (None, 4, 8):
             raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
-        for name, given in (("tools", self.tools), ("mcp", self.mcp)):
-            if given and not self.lagent:
-                raise ConfigError(f"--{name} {given[0]} is for agents: add --lagent.")
+        if self.tools and not self.lagent:
+            raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
 
     def system_text(self) -> str:
         """The system text asked for, as text or by the name of a system template."""

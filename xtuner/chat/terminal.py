@@ -10,9 +10,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,16 @@ from xtuner.chat.answer import Answerer, Show
 from xtuner.chat.commands import COMMANDS, is_command, run_command
 from xtuner.chat.generate import Completion, context_length
 from xtuner.chat.line_input import PROMPT, read_inputs
+from xtuner.chat.plugins import moss
+from xtuner.chat.plugins.mcp_servers import McpServers
+from xtuner.chat.plugins.moss import MossAnswerer
+from xtuner.chat.plugins.tool import Tool, plugins, tools_from_file
+from xtuner.chat.react import Agent, rules
 from xtuner.chat.screen import Screen, open_screen
 from xtuner.chat.session import Session, make_session
 from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
-from xtuner.errors import DataError
+from xtuner.errors import ConfigError, DataError
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -38,6 +44,39 @@ def chat(settings: Settings) -> None:
     folders: list[str | Path] = [f for f in (settings.adapter, settings.model) if f is not None]
     template = choose_template(settings.prompt_template, folders)
     system = settings.system_text()
+    if settings.plugins and not settings.lagent:
+        moss.check_template(template)
+        template = moss.MOSS_TEMPLATE
+        asked = settings.system is not None or settings.system_template not in (None, "moss_sft")
+        system = system if asked else moss.system_text(settings.plugins, settings.bot_name)
+    with ExitStack() as stack:
+        tools = _tools(settings, stack)
+        _load_and_talk(settings, template, system, tools)
+
+
+def _tools(settings: Settings, stack: ExitStack) -> list[Tool]:
+    """What the model may call; servers among it end with `stack`."""
+    if not settings.lagent:
+        return plugins(settings.plugins) if settings.plugins else []
+    tools = [] if settings.tools and not settings.plugins else plugins(settings.plugins)
+    for name in settings.tools:
+        path = Path(name).expanduser()
+        if path.suffix == ".json":
+            servers = McpServers(path)
+            stack.callback(servers.close)
+            tools += servers.tools
+        else:
+            tools += tools_from_file(path)
+    names = [tool.name for tool in tools]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(f"--tools: there are two tools named {sorted(doubled)[0]!r}")
+    logger.info("Tools: %s", ", ".join(names))
+    return tools
+
+
+def _load_and_talk(
+    settings: Settings, template: Mapping[str, Any] | None, system: str, tools: list[Tool]
+) -> None:
     from xtuner import dist
     from xtuner.model.loading import load_for_chat
 
@@ -53,19 +92,29 @@ def chat(settings: Settings) -> None:
     )
     if template is None and getattr(tokenizer, "chat_template", None):
         template = PROMPT_TEMPLATE.auto
-    session = make_session(tokenizer, template, system, settings.bot_name, context_length(model))
+    make_system = partial(rules, tools) if settings.lagent else str
+    context = context_length(model)
+    session = make_session(tokenizer, template, make_system(system), settings.bot_name, context)
     answerer = Answerer(model, tokenizer, session, settings)
-    Dialogue(answerer, answerer, open_screen(), settings.adapter).run(read_inputs(is_command, list(COMMANDS)))
+    answer: Callable[[str, Show], Completion] = answerer
+    if tools:
+        answer = Agent(answerer, tools) if settings.lagent else MossAnswerer(answerer, tools)
+    dialogue = Dialogue(answerer, answer, open_screen(), settings.adapter, make_system)
+    dialogue.run(read_inputs(is_command, list(COMMANDS)))
 
 
 @dataclass
 class Dialogue:
-    """Questions and their answers: who answers, through `answer`, and where both appear."""
+    """Questions and their answers: who answers, through `answer`, and where both appear.
+
+    `make_system` puts what an agent must know to a system text.
+    """
 
     answerer: Answerer
     answer: Callable[[str, Show], Completion]
     screen: Screen
     adapter: str | None = None
+    make_system: Callable[[str], str] = str
     ended: bool = False
 
     @property
@@ -82,10 +131,6 @@ class Dialogue:
                 self._ask(text)
             if self.ended:
                 return
-
-    def undo(self) -> bool:
-        """Forget the last question; whether there was one."""
-        return self.session.undo()
 
     def _ask(self, text: str) -> None:
         try:

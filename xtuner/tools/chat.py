@@ -7,7 +7,7 @@ import argparse
 from xtuner.errors import ConfigError
 from xtuner.log import start_console
 
-LATER = ("llava", "visual_encoder", "visual_select_layer", "image", "with_plugins", "lagent")
+LATER = ("llava", "visual_encoder", "visual_select_layer", "image")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -31,11 +31,19 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--with-plugins",
         nargs="+",
+        default=[],
         choices=["calculate", "solve", "search"],
-        help="not available in this version",
+        help="what a model tuned on MOSS's dialogues, or the agent, may use; search needs SERPER_API_KEY",
     )
     add("--no-streamer", action="store_true", help="show answers at once, not word by word")
-    add("--lagent", action="store_true", default=None, help="not available in this version")
+    add("--lagent", action="store_true", help="answer as an agent that calls tools between its thoughts")
+    add(
+        "--tools",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="with --lagent: Python files with functions, JSON files that name MCP servers",
+    )
     add("--stop-words", nargs="+", default=[], help="texts that end an answer, besides the template's own")
     add("--command-stop-word", help="one more text that ends an answer: the end of a command")
     add("--answer-stop-word", help="one more text that ends an answer")
@@ -67,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"--{name.replace('_', '-')} is not available in this version; leave it out to talk in text"
             )
     start_console()
-    from xtuner.chat.terminal import Settings, chat
+    from xtuner.chat.settings import Settings
+    from xtuner.chat.terminal import chat
 
     chat(
         Settings(
@@ -81,6 +90,9 @@ def main(argv: list[str] | None = None) -> int:
             system=args.system,
             system_template=args.system_template,
             bot_name=args.bot_name,
+            plugins=tuple(args.with_plugins),
+            lagent=args.lagent,
+            tools=tuple(args.tools),
             stop_words=[*args.stop_words, *filter(None, [args.command_stop_word, args.answer_stop_word])],
             stream=not args.no_streamer,
             max_new_tokens=args.max_new_tokens,
