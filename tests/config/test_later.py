@@ -39,7 +39,8 @@ def test_what_the_table_lists_does_not_exist(name):
         (
             "internlm_7b_qlora_oasst1_mmlu_e3",
             "val_evaluator: measuring answers (val_evaluator, test_evaluator) is not available in this "
-            "version; remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity",
+            "version; remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and "
+            "perplexity",
         ),
     ],
 )

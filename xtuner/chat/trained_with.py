@@ -81,7 +81,7 @@ def _arguments(node: ast.AST) -> dict[str, ast.AST]:
         return {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
-        return {key.value: value for key, value in pairs if isinstance(key, ast.Constant)}
+        return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
     return {}
 
 

@@ -56,8 +56,8 @@ RUN_KEYS: dict[str, str] = {
     "log_level": "how much is logged",
     "visualizer": "where scalars go",
     "randomness": "seed and determinism",
-    "max_nonfinite_updates": "stop after so many skipped updates in a row: a loss or gradient that is not finite, "
-    "or a spike by train_cfg.spike_ratio",
+    "max_nonfinite_updates": "stop after so many skipped updates in a row: not finite, or a loss above "
+    "train_cfg.spike_ratio",
 }
 
 _LOADER = (

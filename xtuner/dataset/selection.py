@@ -148,7 +148,7 @@ def take_some(rows: Selection, max_rows: int | None, seed: int) -> Selection:
 
 
 def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], share: float) -> np.ndarray:
-    """For each row whether it is held out: `share` of the distinct rows are, those with the smallest hashes."""
+    """For each row whether it is held out: of the distinct rows `share`, those with the smallest hashes."""
     hashes = np.fromiter((_hash(read) for _, read in rows), np.uint64)
     distinct = np.unique(hashes)
     if len(distinct) < 2:

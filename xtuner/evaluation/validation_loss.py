@@ -1,9 +1,9 @@
 """Loss and perplexity of any checkpoint of a config, on its test_dataloader or val_dataloader.
 
-    iter_300.pth                a file, or a folder of DeepSpeed       weights into the config's model
-    adapter_config.json in it   an adapter folder                      on the config's base model
-    config.json in it           a model folder, such as a merged one   in the place of the config's model
-    None                        nothing trained yet
+iter_300.pth                a file, or a folder of DeepSpeed       weights into the config's model
+adapter_config.json in it   an adapter folder                      on the config's base model
+config.json in it           a model folder, such as a merged one   in the place of the config's model
+None                        nothing trained yet
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _replaced(cfg: Config, model: dict[str, Any]) -> Config:
 
 def build_measurement(cfg: Config, work_dir: str | None, world: World | None) -> Run:
     """The parts of a run that a validation needs."""
-    data, loop = ("test_dataloader", "test_cfg") if cfg.get("test_dataloader") else ("val_dataloader", "val_cfg")
+    kind = "test" if cfg.get("test_dataloader") else "val"
+    data, loop = f"{kind}_dataloader", f"{kind}_cfg"
     if cfg.get(data) is None:
         raise ConfigError(
             "the config names no data to test on: give val_dataloader = dict(held_out=0.05), a share of the "
