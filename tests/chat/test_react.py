@@ -1,6 +1,7 @@
 """The agent's loop: a scripted model thinks, searches, calculates and answers."""
 
 import io
+import json
 import sys
 import textwrap
 
@@ -257,20 +258,23 @@ def test_an_mcp_server(tmp_path):
     pytest.importorskip("mcp", reason="the package mcp is not installed")
     (tmp_path / "server.py").write_text(textwrap.dedent(SERVER))
     path = tmp_path / "servers.json"
-    path.write_text(
-        f'{{"mcpServers": {{"test": {{"command": "{sys.executable}", "args": ["{tmp_path}/server.py"]}}}}}}'
-    )
+    server = {"command": sys.executable, "args": [str(tmp_path / "server.py")]}
+    path.write_text(json.dumps({"mcpServers": {"test": server}}))
     servers = McpServers(path)
     try:
         (tool,) = servers.tools
         assert (tool.name, tool.description, tool.required) == ("shout", "Say it loud.", ("text",))
         assert tool.call({"text": "hi"}) == "HI"
-        with pytest.raises(ToolError, match="nothing to say"):
+        with pytest.raises(ToolError, match="Error executing tool shout"):
             tool.call({"text": ""})
     finally:
         servers.close()
     with pytest.raises(ToolError, match="has ended"):
         tool.call({"text": "hi"})
+    (tmp_path / "server.py").write_text("raise SystemExit('no licence')")
+    path.write_text(json.dumps({"mcpServers": {"test": server}}))
+    with pytest.raises(ConfigError, match="the MCP server 'test' did not start: no licence"):
+        McpServers(path)
     path.write_text('{"mcpServers": {"gone": {"command": "/no/such/program"}}}')
     with pytest.raises(ConfigError, match="the MCP server 'gone' did not start"):
         McpServers(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
@@ -72,13 +73,18 @@ class McpServers:
                     args=[str(word) for word in server.get("args", [])],
                     env={**os.environ, **server.get("env", {})},
                 )
+                # What a server writes besides its answers would stand in the middle of the dialogue.
+                file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+                told = stack.enter_context(file)
                 try:
-                    read, write = await stack.enter_async_context(stdio_client(parameters))
+                    read, write = await stack.enter_async_context(stdio_client(parameters, errlog=told))
                     session = await stack.enter_async_context(ClientSession(read, write))
                     await asyncio.wait_for(session.initialize(), SECONDS / 2)
                     listed = await session.list_tools()
                 except Exception as error:
-                    raise ConfigError(f"the MCP server {name!r} did not start: {_first(error)}") from error
+                    told.seek(0)
+                    last = told.read().strip().rpartition("\n")[2] or _first(error)
+                    raise ConfigError(f"the MCP server {name!r} did not start: {last}") from error
                 self.tools += [self._tool(session, tool) for tool in listed.tools]
             self._started.set()
             await self._ended.wait()

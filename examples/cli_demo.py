@@ -1,0 +1,22 @@
+"""Talk to a model in the terminal: python examples/cli_demo.py MODEL_FOLDER (an empty line ends)."""
+
+import sys
+
+from xtuner.chat.generate import complete, context_length, end_ids
+from xtuner.chat.kept_cache import KeptCache
+from xtuner.chat.session import make_session
+from xtuner.chat.trained_with import trained_template
+from xtuner.model.loading import load_for_chat
+
+folder = sys.argv[1]
+model, tokenizer = load_for_chat(folder)
+session = make_session(tokenizer, trained_template([folder]), context=context_length(model))
+stop_words, cache = session.template.get("STOP_WORDS") or [], KeptCache()
+
+while question := input("User >>> ").strip():
+    print("Model >>> ", end="")
+    ids = session.ask(question, max_new_tokens=512)
+    show = lambda piece: print(piece, end="", flush=True)  # noqa: E731
+    answer = complete(model, tokenizer, ids, stop_words=stop_words, cache=cache, on_text=show, seed=0)
+    session.answered(question, answer, end_ids(model, tokenizer))
+    print()
