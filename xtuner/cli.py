@@ -76,6 +76,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Use": {
         "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),
         "serve": Command("serve", "MODEL [--adapter NAME=DIR ...]", "serve it to OpenAI's clients"),
+        "web": Command("web", "[MODEL|URL] [--work-dir DIR]", "talk to it, watch a training, in a browser"),
     },
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}

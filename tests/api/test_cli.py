@@ -33,6 +33,7 @@ def test_the_commands_are_these():
         "convert split",
         "chat",
         "serve",
+        "web",
     ]
 
 

@@ -1,0 +1,156 @@
+"""The pages, run by Streamlit's own test harness, and what stands behind them."""
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from xtuner import cli
+from xtuner.chat.web.client import Client, ServerError
+from xtuner.chat.web.words import WORDS
+from xtuner.chat.web.work_dir import checkpoints, find_work_dirs, read_run, run_names
+
+
+def chat_script(url, language):
+    from xtuner.chat.web import chat_page
+
+    chat_page.show(url, None, language)
+
+
+def watch_script(work_dir, language):
+    from xtuner.chat.web import watch_page
+
+    watch_page.show(work_dir, language)
+
+
+def chat(url, language="en"):
+    return AppTest.from_function(chat_script, args=(url, language), default_timeout=20).run()
+
+
+def texts(page):
+    return [m.value for message in page.chat_message for m in message.markdown]
+
+
+def test_a_dialogue(server):
+    """What is typed is answered below the history; each setting reaches the server."""
+    page = chat(server.url)
+    assert page.selectbox(key="model").options == ["tiny", "poet"]
+    page.selectbox(key="model").set_value("tiny")
+    page.selectbox(key="template").set_value("qwen_chat")
+    page.slider(key="temperature").set_value(0.0)
+    page.slider(key="top_p").set_value(0.5)
+    page.text_area(key="system").set_value("Be kind.")
+    page.chat_input[0].set_value("hello").run()
+    page.chat_input[0].set_value("again").run()
+    assert not page.exception
+    assert texts(page) == ["hello", "You said **hello**", "again", "You said **again**"]
+    assert "tokens/s, first after" in page.chat_message[1].caption[0].value
+    first, second = server.asked
+    assert first == {
+        "messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "model": "tiny",
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "max_tokens": 1024,
+        "prompt_template": "qwen_chat",
+    }
+    assert [m["content"] for m in second["messages"]] == ["Be kind.", "hello", "You said **hello**", "again"]
+    page.button(key="redo").click().run()
+    assert len(server.asked) == 3
+    assert len(texts(page)) == 4
+    page.button(key="new").click().run()
+    assert texts(page) == []
+
+
+def test_refusals_and_notices_are_shown(server):
+    """Nothing fails in silence."""
+    page = chat(server.url)
+    page.chat_input[0].set_value("refuse").run()
+    assert page.error[0].value == "256 requests wait already"
+    page.chat_input[0].set_value("broken").run()
+    assert page.error[1].value == "the model failed"
+    page.chat_input[0].set_value("long").run()
+    assert "2 oldest turns were left out" in page.chat_message[-1].caption[0].value
+    assert "cannot be reached" in chat("http://127.0.0.1:9").error[0].value
+    assert "xtuner web MODEL" in chat(None).info[0].value
+
+
+def test_chinese(server, work_dir):
+    """Every word of both pages is there in Chinese."""
+    page = chat(server.url, "zh")
+    assert page.slider(key="temperature").label == "温度"
+    assert page.chat_input[0].placeholder == "请输入您的问题"
+    page = AppTest.from_function(watch_script, args=(str(work_dir), "zh")).run()
+    assert [m.label for m in page.metric] == ["损失", "学习率", "词元/秒", "内存 (MB)"]
+    assert all(english and chinese for english, chinese in WORDS.values())
+
+
+def test_watching(work_dir):
+    """The newest run is shown: numbers, samples by iteration, checkpoints; an older one can be chosen."""
+    page = AppTest.from_function(watch_script, args=(str(work_dir), "en"), default_timeout=20).run()
+    assert not page.exception
+    assert [m.value for m in page.metric] == ["0.25", "0.002", "920", "520"]
+    assert [e.label for e in page.expander] == ["iteration 19", "iteration 9"]
+    assert page.expander[0].text[0].value == "Who are you?\nI am XTuner."
+    table = page.dataframe[0].value
+    assert list(table["Name"]) == ["iter_20.pth", "iter_10.pth"] or set(table["Name"]) == {
+        "iter_10.pth",
+        "iter_20.pth",
+    }
+    page.selectbox(key="run").set_value("20261120_080000").run()
+    assert [m.value for m in page.metric] == ["–"] * 4
+    page.text_input(key="work_dir").set_value("no/such/place").run()
+    assert page.info[0].value == "There is no run in no/such/place"
+
+
+def test_a_work_dir_is_read_while_it_is_written(work_dir):
+    """Half a line is left for later; sizes of folders are those of their files."""
+    assert run_names(work_dir) == ["20261121_092003", "20261120_080000"]
+    assert find_work_dirs(work_dir.parent) == [work_dir]
+    run = read_run(work_dir, "20261121_092003")
+    assert run.curves["loss"] == [(i, 5.0 / i) for i in range(1, 21)]
+    assert set(run.curves) == {"lr", "loss", "memory", "tokens_per_sec"}
+    assert run.samples == [
+        (9, ["Who are you?\nI am nobody.", "你是谁\n我是 nobody。"]),
+        (19, ["Who are you?\nI am XTuner.", "你是谁\n我是 XTuner。"]),
+    ]
+    assert run.progress == (20, 96, "0:00:18")
+    found = {c.name: (c.num_bytes, c.is_last) for c in checkpoints(work_dir)}
+    assert found == {"iter_10.pth": (1_500_000, False), "iter_20.pth": (2_500_000, True)}
+
+
+def test_the_client(server):
+    """Pieces come as they are sent; closing the stream hangs up."""
+    client = Client(server.url)
+    assert client.models() == ["tiny", "poet"]
+    hello = [{"role": "user", "content": "hello"}]
+    assert list(client.stream(hello)) == ["You ", "said **", "hello", "**"]
+    assert client.num_tokens == 4
+    stream = client.stream([{"role": "user", "content": "endless"}])
+    assert next(stream) == "more "
+    stream.close()
+    assert server.hung_up.wait(10)
+    with pytest.raises(ServerError, match="256 requests wait"):
+        list(client.stream([{"role": "user", "content": "refuse"}]))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["no/such/model/here"], "There is no model folder no/such/model/here"),
+        (["http://127.0.0.1:9"], "the server http://127.0.0.1:9 cannot be reached"),
+        (["--work-dir", "no/such"], "--work-dir no/such: there is no such folder"),
+        (["--adapter", "x"], "--adapter is for a model that this command serves"),
+    ],
+)
+def test_wrong_settings_are_one_line(argv, message, capsys):
+    """What cannot be shown is refused before anything starts."""
+    assert cli.main(["web", *argv, "--port", "0"]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_port_in_use_is_one_line(server, capsys):
+    """The other program is left alone."""
+    port = server.url.rpartition(":")[2]
+    assert cli.main(["web", "--port", port]) == 1
+    assert f"port {port} of 127.0.0.1 is in use" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""A server with OpenAI's HTTP interface, as the chat page talks to it; needs nothing but Python.
+
+data: {"choices": [{"delta": {"content": "He"}}]}   ->   "He"
+data: [DONE]
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtuner.errors import XTunerError
+
+TIMEOUT_S = 600.0  # between two pieces of an answer
+START_TIMEOUT_S = 5.0
+
+
+class ServerError(XTunerError):
+    """The server cannot be reached, or refuses."""
+
+
+@dataclass
+class Client:
+    """The server at `url`, with or without `/v1` at its end."""
+
+    url: str
+    api_key: str | None = None
+    notices: list[str] = field(default_factory=list)
+    num_tokens: int | None = None
+
+    def models(self) -> list[str]:
+        """The names of the base model and its adapters."""
+        with closing(self._open("/models", None, START_TIMEOUT_S)) as reply:
+            return [str(model["id"]) for model in json.load(reply)["data"]]
+
+    def stream(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Iterator[str]:
+        """The pieces of the answer; closing the iterator hangs up. `notices` tells what was left out.
+
+        `num_tokens` is how many tokens the answer had, where the server says.
+        """
+        self.notices, self.num_tokens = [], None
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        body = {"messages": list(messages), **options, **settings}
+        with closing(self._open("/chat/completions", body, TIMEOUT_S)) as reply:
+            for line in reply:
+                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                    continue
+                value = json.loads(line[6:])
+                if "error" in value:
+                    raise ServerError(value["error"]["message"])
+                self.notices += value.get("notices", [])
+                if value.get("usage"):
+                    self.num_tokens = int(value["usage"]["completion_tokens"])
+                for choice in value["choices"]:
+                    if text := choice["delta"].get("content"):
+                        yield text
+
+    def _open(self, path: str, body: Any, timeout_s: float) -> Any:
+        url = self.url.rstrip("/")
+        url = url if url.endswith("/v1") else f"{url}/v1"
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url + path, data, headers)
+        try:
+            return urllib.request.urlopen(request, timeout=timeout_s)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ServerError(_reason(error)) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise ServerError(f"the server {self.url} cannot be reached: {reason}") from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"the server answers {error.code} {error.reason}"

@@ -1,0 +1,134 @@
+"""What stands in a work dir, as the watching page shows it. Read only, and while a run writes it.
+
+work_dir/20261121_092003/vis_data/scalars.json             ->  Run.curves  {"loss": [(10, 7.1), ...], ...}
+                        /vis_data/eval_outputs_iter_9.txt  ->  Run.samples [(9, ["answer 1", ...])]
+                        /20261121_092003.log               ->  Run.progress (10, 720, "0:02:11")
+work_dir/iter_95.pth, epoch_1.pth, last_checkpoint         ->  checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+_STAMP = re.compile(r"\d{8}_\d{6}")
+_CHECKPOINT = re.compile(r"(iter|epoch)_(\d+)\.pth|best_.*\.pth")
+_SAMPLES = re.compile(r"eval_outputs_iter_(\d+)\.txt")
+_SAMPLE_HEAD = re.compile(r"^Eval output \d+:\n", re.MULTILINE)
+_PROGRESS = re.compile(r"\[\s*(\d+)/(\d+)\].*?eta: ([\d:, days]+?)\s{2}")
+_TAIL = 65536  # bytes of a log that are looked at
+
+Curve = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of a training: what it has logged so far."""
+
+    name: str
+    curves: dict[str, Curve]
+    samples: list[tuple[int, list[str]]]
+    progress: tuple[int, int, str] | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved state."""
+
+    name: str
+    num_bytes: int
+    saved: datetime
+    is_last: bool
+
+
+def run_names(work_dir: Path) -> list[str]:
+    """The runs in `work_dir`, the newest first."""
+    if not work_dir.is_dir():
+        return []
+    return sorted(
+        (p.name for p in work_dir.iterdir() if p.is_dir() and _STAMP.fullmatch(p.name)), reverse=True
+    )
+
+
+def find_work_dirs(place: Path) -> list[Path]:
+    """Folders with runs in `place` and up to two levels below it, the newest run first."""
+    found: dict[Path, str] = {}
+    for pattern in ("*/vis_data", "*/*/vis_data", "*/*/*/vis_data"):
+        for path in place.glob(pattern):
+            if _STAMP.fullmatch(path.parent.name):
+                work_dir = path.parent.parent
+                found[work_dir] = max(found.get(work_dir, ""), path.parent.name)
+    return sorted(found, key=lambda path: found[path], reverse=True)
+
+
+def read_run(work_dir: Path, name: str) -> Run:
+    """What the run `name` has written until now."""
+    folder = work_dir / name
+    return Run(
+        name,
+        _curves(folder / "vis_data" / "scalars.json"),
+        _samples(folder / "vis_data"),
+        _progress(folder / f"{name}.log"),
+    )
+
+
+def checkpoints(work_dir: Path) -> list[Checkpoint]:
+    """The checkpoints in `work_dir`, the newest first."""
+    try:
+        last = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8").strip()).name
+    except OSError:
+        last = ""
+    found = []
+    for path in work_dir.glob("*.pth"):
+        if _CHECKPOINT.fullmatch(path.name):
+            files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+            size = sum(p.stat().st_size for p in files)
+            saved = datetime.fromtimestamp(path.stat().st_mtime)
+            found.append(Checkpoint(path.name, size, saved, path.name == last))
+    return sorted(found, key=lambda c: c.saved, reverse=True)
+
+
+def _curves(path: Path) -> dict[str, Curve]:
+    curves: dict[str, Curve] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the last line may be half written
+        step = row.get("step")
+        for key, value in row.items():
+            if (
+                key not in ("step", "iter", "epoch")
+                and isinstance(value, int | float)
+                and math.isfinite(value)
+            ):
+                curves.setdefault(key, []).append((int(step or 0), float(value)))
+    return curves
+
+
+def _samples(folder: Path) -> list[tuple[int, list[str]]]:
+    found = []
+    for path in folder.glob("eval_outputs_iter_*.txt"):
+        if match := _SAMPLES.fullmatch(path.name):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found.append((int(match[1]), [part.strip("\n") for part in _SAMPLE_HEAD.split(text)[1:]]))
+    return sorted(found)
+
+
+def _progress(path: Path) -> tuple[int, int, str] | None:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    matches = _PROGRESS.findall(text)
+    return (int(matches[-1][0]), int(matches[-1][1]), matches[-1][2].strip()) if matches else None

@@ -1,0 +1,55 @@
+"""`xtuner web MODEL|URL`: talk to a model and watch a training in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from xtuner.log import start_console
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner web`."""
+    parser = argparse.ArgumentParser(
+        "xtuner web", description="Talk to a model and watch a training in a browser."
+    )
+    add = parser.add_argument
+    add(
+        "model_or_url", nargs="?", help="a model (folder, hub name), or the URL of a server; none: only watch"
+    )
+    add("--adapter", action="append", default=[], metavar="[NAME=]FOLDER", help="a LoRA adapter; repeatable")
+    add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], help="precision (fp16)")
+    add("--bits", choices=["4", "8"], help="load the model quantised to so many bits")
+    add("--prompt-template", help="form of the prompt (the one that each model was trained with)")
+    add("--trust-remote-code", action="store_true", help="run the code that the model's folder brings")
+    add("--work-dir", help="the training to watch (the newest in ./work_dirs)")
+    add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine only)")
+    add("--port", type=int, default=8501, help="the port to listen at, 0: any that is free (8501)")
+    add("--api-key", help="the key of the server (XTUNER_API_KEY, where it is set)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Show the pages until stopped; returns the exit code of what ended first."""
+    args = parse_args(argv)
+    start_console()
+    from xtuner.chat.web.launch import WebSettings, web
+
+    given = [("--adapter", each) for each in args.adapter]
+    given += [
+        ("--torch-dtype", args.torch_dtype),
+        ("--bits", args.bits),
+        ("--prompt-template", args.prompt_template),
+    ]
+    arguments = [word for name, value in given if value is not None for word in (name, value)]
+    arguments += ["--trust-remote-code"] if args.trust_remote_code else []
+    return web(
+        WebSettings(
+            model_or_url=args.model_or_url,
+            work_dir=args.work_dir,
+            host=args.host,
+            port=args.port,
+            api_key=args.api_key or os.environ.get("XTUNER_API_KEY") or None,
+            serve_arguments=arguments,
+        )
+    )
