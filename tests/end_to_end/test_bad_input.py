@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_rank_does_not_fit(here, xtuner, checkpoint):
 def test_a_folder_is_no_checkpoint(here, xtuner, checkpoint):
     """The newest one inside is proposed."""
     code, lines = xtuner("train", "c.py", "--resume", str(checkpoint.parent))
-    assert (code, lines[-1].endswith(f"name a file in it, such as {checkpoint}")) == (1, True)
+    assert (code, lines[-1].endswith(f"name one in it, such as {checkpoint}")) == (1, True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

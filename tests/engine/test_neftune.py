@@ -7,10 +7,10 @@ from xtuner.engine.hooks import NEFTuneHook
 
 
 def test_noise_is_bounded_by_each_samples_own_length():
-    """Two packed samples of 4 and 12 tokens; none outside a training iteration and none in eval mode."""
+    """Two packed samples of 4 and 12 tokens, then padding; none outside a training iteration and none in eval mode."""
     embedding = nn.Embedding(8, 25)
     model = SimpleNamespace(llm=SimpleNamespace(get_input_embeddings=lambda: embedding))
-    runner, ids = SimpleNamespace(model=model), torch.zeros(1, 16, dtype=torch.long)
+    runner, ids = SimpleNamespace(model=model, cfg={}), torch.zeros(1, 20, dtype=torch.long)
     hook, plain = NEFTuneHook(noise_alpha=5), embedding(ids).detach()
     hook.before_train(runner)
     assert torch.equal(embedding(ids), plain)
@@ -19,7 +19,8 @@ def test_noise_is_bounded_by_each_samples_own_length():
     noise = (embedding(ids) - plain).abs().detach()
     short, long = 5 / (4 * 25) ** 0.5, 5 / (12 * 25) ** 0.5
     assert 0.8 * short < noise[0, :4].max() <= short
-    assert 0.8 * long < noise[0, 4:].max() <= long
+    assert 0.8 * long < noise[0, 4:16].max() <= long
+    assert noise[0, 16:].max() == 0
     assert torch.equal(embedding.eval()(ids), plain)
     hook.after_train(runner)
     assert torch.equal(embedding.train()(ids), plain)

@@ -265,14 +265,20 @@ def _torch_varlen(query, key, value, borders, longest, scaling, dropout, window,
     return out[None]
 
 
+def isolates(model: PreTrainedModel) -> bool:
+    """Whether packed samples of this model are known not to see each other."""
+    family = model.config.get_text_config().model_type
+    return family in ISOLATING_FAMILIES and model.config._attn_implementation == NAME
+
+
 def check_isolation(model: PreTrainedModel) -> None:
     """Raise ModelError where packed samples of this model would see each other.
 
     Families in `ISOLATING_FAMILIES` are proven; any other is tried once with two samples of four tokens.
     """
-    family = model.config.get_text_config().model_type
-    if family in ISOLATING_FAMILIES and model.config._attn_implementation == NAME:
+    if isolates(model):
         return
+    family = model.config.get_text_config().model_type
     if family in LEAKING_FAMILIES or _leaks(model):
         raise ModelError(
             f"Models of the family '{family}' mix the samples of a batch, so several cannot share one: "

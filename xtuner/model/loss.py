@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from xtuner.model.fused.linear import compute_dtype
+from xtuner.model.fused.shapes import padded_rows
 from xtuner.utils.constants import IGNORE_INDEX
 
 # Bytes of fp32 logits: of one block of rows, and of the part of it that softmax handles at one time.
@@ -47,11 +48,12 @@ class _HeadCrossEntropy(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if needs[0] else None
         d_weight = d_bias = None
         for rows in _blocks(len(hidden), len(weight), hidden.device):
-            x = hidden[rows].to(dtype)
-            logits = linear(x, w, b)
-            grad = _loss_and_gradient(logits, targets[rows], loss)
+            x = padded_rows(hidden[rows].to(dtype))
+            grad, count = linear(x, w, b), len(hidden[rows])
+            _loss_and_gradient(grad[:count], targets[rows], loss)
+            grad[count:] = 0
             if d_hidden is not None:
-                d_hidden[rows] = grad @ w
+                d_hidden[rows] = (grad @ w)[:count]
             if needs[1]:
                 d_weight = _add(d_weight, grad.T @ x, weight.dtype)
             if needs[2]:

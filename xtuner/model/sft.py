@@ -22,6 +22,7 @@ from xtuner.estimate.configured import as_recompute
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora
 from xtuner.model.fused import fuse, unfuse
+from xtuner.model.fused.shapes import rounded
 from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
 from xtuner.model.recompute import enable_recompute, what_fits
 from xtuner.parallel.sequence import ulysses
@@ -68,8 +69,10 @@ class SupervisedFinetune(nn.Module):
         """
         flat = flatten(data, self.device)
         if mode == "loss":
+            if attention.isolates(self.llm):
+                flat = padded(flat, rounded(len(flat["input_ids"])))
             if self._sequence_group is not None:
-                flat = ulysses.cut_row(flat, self._sequence_group)
+                flat = padded(flat, ulysses.padded_length(len(flat["input_ids"]), self._sequence_group))
             return {"loss": self._loss(flat, num_items)}
         output = self._run(flat)
         if mode == "predict":
@@ -229,6 +232,18 @@ def flatten(data: dict[str, Any], device: torch.device | None = None) -> dict[st
     """`input_ids [N]`, `labels [N]` and `borders` (ints from 0 to N) of a batch, without its padding."""
     ids = data["input_ids"][_real(data)].to(device)
     return {"input_ids": ids, "labels": _flat_labels(data).to(device), "borders": _borders(data)}
+
+
+def padded(flat: dict[str, Any], length: int) -> dict[str, Any]:
+    """`flat` up to `length` tokens: padding is one more sample, without labels."""
+    ids, labels, borders = flat["input_ids"], flat["labels"], flat["borders"]
+    if (missing := length - len(ids)) == 0:
+        return flat
+    return {
+        "input_ids": torch.cat([ids, ids.new_zeros(missing)]),
+        "labels": torch.cat([labels, labels.new_full((missing,), IGNORE_INDEX)]),
+        "borders": [*borders, length],
+    }
 
 
 def _real(data: dict[str, Any]) -> Tensor:

@@ -5,10 +5,11 @@ each number of a sample's embeddings [L, d] gets noise from (-m, m), m = noise_a
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
@@ -24,6 +25,11 @@ class NEFTuneHook(Hook):
         self._lengths: Tensor | None = None
 
     def before_train(self, runner) -> None:
+        if (runner.cfg.get("sequence_parallel_size") or 1) > 1:
+            raise ConfigError(
+                "NEFTuneHook: processes that share a row do not know its samples; remove the hook, or set "
+                "sequence_parallel_size = 1"
+            )
         embedding = runner.model.llm.get_input_embeddings()
         self._handle = embedding.register_forward_hook(self._add_noise)
 
@@ -37,11 +43,12 @@ class NEFTuneHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._lengths = None  # what is embedded between batches is no training data
 
-    def _add_noise(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def _add_noise(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if self._lengths is None or not module.training:
             return output
-        assert output.shape[:2] == (1, len(self._lengths)), "one row of packed samples"
         lengths = self._lengths.to(output.device, torch.float32)
+        # The row of samples may end with padding.
+        lengths = nn.functional.pad(lengths, (0, output.shape[1] - len(lengths)), value=math.inf)
         size = self.noise_alpha * (lengths * output.shape[-1]).rsqrt()
         noise = torch.empty_like(output).uniform_(-1, 1)
         return output + noise * size[:, None].to(output.dtype)

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from xtuner.model.fused.shapes import rounded
+
 BLOCK = 128
 
 
@@ -63,6 +65,20 @@ def _backward(
         dv[:, 0, :end] += torch.bmm(p.to(v.dtype).transpose(1, 2), outer)
 
 
+@functools.lru_cache(maxsize=2)
+def _places(borders: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
+    """The borders of samples of rounded length, and where in them each token stands."""
+    lengths = [end - start for start, end in itertools.pairwise(borders)]
+    spread = tuple(itertools.accumulate(map(rounded, lengths), initial=0))
+    moved = torch.tensor([new - old for new, old in zip(spread, borders, strict=True)][:-1])
+    return spread, torch.arange(borders[-1]) + moved.repeat_interleave(torch.tensor(lengths))
+
+
+def _spread(x: Tensor, length: int, places: Tensor) -> Tensor:
+    """`x [H, N, D]` as a contiguous `[H, length, D]`, zero between the samples."""
+    return x.new_zeros(len(x), length, x.shape[-1]).index_copy_(1, places, x)
+
+
 def _samples(borders: Sequence[int], key_heads: int, *rows: Tensor) -> Iterator[list[Tensor]]:
     """Of each sample its part of all `rows [H, N, D]`, as views `[key heads, heads each, T, D]`."""
     grouped = [x.unflatten(0, (key_heads, -1)) for x in rows]
@@ -72,25 +88,29 @@ def _samples(borders: Sequence[int], key_heads: int, *rows: Tensor) -> Iterator[
 
 
 class _PackedCausal(torch.autograd.Function):
+    """What stands between samples comes after them, so no query of theirs sees it, and has no gradient."""
+
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, borders: list[int], scale: float) -> Tensor:
-        # One contiguous copy each: the layers hand over views of [N, H * D].
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
-        for sample in _samples(borders, len(k), q.to(wide) * scale, k.to(wide), v, out):
-            _forward(*sample)
         ctx.save_for_backward(q, k, v)
-        ctx.borders, ctx.scale, ctx.wide = borders, scale, wide
-        return out
+        ctx.borders, ctx.scale = tuple(borders), scale
+        ctx.wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+        spread, places = _places(ctx.borders)
+        q, k, v = (_spread(x, spread[-1], places) for x in (q, k, v))
+        out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
+        for sample in _samples(spread, len(k), q.to(ctx.wide) * scale, k.to(ctx.wide), v, out):
+            _forward(*sample)
+        return out.index_select(1, places)
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        q, k, v = ctx.saved_tensors
+        spread, places = _places(ctx.borders)
+        q, k, v, d_out = (_spread(x, spread[-1], places) for x in (*ctx.saved_tensors, d_out))
         wide = q.to(ctx.wide) * ctx.scale, k.to(ctx.wide)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for sample in _samples(ctx.borders, len(k), q, k, v, *wide, d_out.contiguous(), dq, dk, dv):
+        for sample in _samples(spread, len(k), q, k, v, *wide, d_out, dq, dk, dv):
             _backward(*sample)
+        dq, dk, dv = (x.index_select(1, places) for x in (dq, dk, dv))
         return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None, None
 
 

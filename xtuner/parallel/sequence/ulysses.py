@@ -20,22 +20,10 @@ from torch import Tensor
 from xtuner.errors import ConfigError
 
 
-def padded_length(length: int, size: int) -> int:
-    """The next length that `size` processes share equally."""
+def padded_length(length: int, group: Any) -> int:
+    """The next length that the processes of `group` share equally."""
+    size = dist.get_world_size(group)
     return -(-length // size) * size
-
-
-def cut_row(flat: dict[str, Any], group: Any) -> dict[str, Any]:
-    """`flat` (see `xtuner.model.sft`) whose row can be shared: padding is one more sample, without labels."""
-    length = len(flat["input_ids"])
-    missing = padded_length(length, dist.get_world_size(group)) - length
-    if not missing:
-        return flat
-    return {
-        "input_ids": torch.cat([flat["input_ids"], flat["input_ids"].new_zeros(missing)]),
-        "labels": torch.cat([flat["labels"], flat["labels"].new_full((missing,), -100)]),
-        "borders": [*flat["borders"], length + missing],
-    }
 
 
 def own_part(tensor: Tensor, dim: int, group: Any) -> Tensor:
