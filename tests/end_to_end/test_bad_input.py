@@ -89,7 +89,7 @@ def test_a_slip_in_the_config_is_found_before_anything_is_loaded(here, xtuner, e
     ("option", "message"),
     [
         ("lrr=1", "--cfg-options lrr: no such name. Did you mean 'lr'?"),
-        ("lr=abc", "optim_wrapper.optimizer.lr is 'abc'; AdamW takes float here"),
+        ("lr=abc", "optim_wrapper.optimizer.lr is 'abc'; it must be a number of at least 0"),
         ("interval=abc", "default_hooks.checkpoint.interval is 'abc'; CheckpointHook takes int here"),
         ("max_length=abc", "max_length is 'abc'; process_hf_dataset takes int here"),
         ("max_iters=0", "train_cfg.max_iters is 0; it must be a whole number of at least 1"),

@@ -52,8 +52,10 @@ def check_config(config: Mapping[str, Any], known_sizes: Sizes | None = None) ->
 
 
 def _distinct(faults: list[Fault]) -> list[Fault]:
-    """One fault for each cause: a wrong name is often used in several places of a config."""
+    """One fault for each cause: a wrong name may be used in several places, a wrong value break two rules."""
     first: dict[str, Fault] = {}
     for fault in faults:
-        first.setdefault(fault.message.removeprefix(f"{fault.path}: "), fault)
+        of_value = fault.message.startswith(f"{fault.path} is ")
+        cause = fault.path if of_value else fault.message.removeprefix(f"{fault.path}: ")
+        first.setdefault(cause, fault)
     return list(first.values())
