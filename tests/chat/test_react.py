@@ -49,6 +49,7 @@ def agent(llama_dir, tokenizer):
 def test_search_and_calculation_end_to_end(llama_dir, tokenizer, monkeypatch, capsys, web):  # noqa: F811
     """`xtuner chat --lagent` searches a real server, calculates, and shows each step and the answer."""
     monkeypatch.setenv("SERPER_API_KEY", "k")
+    monkeypatch.setattr("xtuner.tools.chat.start_console", lambda: None)  # a test leaves the logger as it is
     monkeypatch.setenv("SERPER_BASE_URL", web)
     model = script(AutoModelForCausalLM.from_pretrained(llama_dir), tokenizer, [SEARCH, CALCULATE, ANSWER])
     monkeypatch.setattr("xtuner.model.loading.load_for_chat", lambda *_, **__: (model, tokenizer))

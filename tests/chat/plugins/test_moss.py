@@ -60,6 +60,7 @@ def test_the_system_text_names_what_is_enabled():
 def test_on_the_command_line(say, llama_dir, tokenizer, monkeypatch, capsys):
     """`xtuner chat --with-plugins` shows thoughts, results and answer."""
     model = say(THOUGHT, ANSWER)
+    monkeypatch.setattr("xtuner.tools.chat.start_console", lambda: None)  # a test leaves the logger as it is
     monkeypatch.setattr("xtuner.model.loading.load_for_chat", lambda *_, **__: (model, tokenizer))
     monkeypatch.setattr("sys.stdin", io.StringIO("3 * 4?\n\nEXIT\n"))
     flags = ["--with-plugins", "calculate", "--prompt-template", "moss_sft", "--temperature", "0"]
