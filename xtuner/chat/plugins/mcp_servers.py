@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Coroutine, Mapping
+from concurrent import futures
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class McpServers:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(SECONDS)
-        except TimeoutError:
+        except futures.TimeoutError:  # Python 3.10 has one of its own
             future.cancel()
             raise ToolError(f"the MCP server did not answer within {SECONDS:g} s") from None
 
