@@ -31,6 +31,8 @@ def test_the_commands_are_these():
         "convert pth_to_hf",
         "convert merge",
         "convert split",
+        "convert gguf",
+        "convert ollama",
         "chat",
         "serve",
         "web",
@@ -60,7 +62,7 @@ def test_every_command_explains_itself(command, capsys):
     ("words", "code", "message"),
     [
         (["trian"], 2, "there is no command 'trian'. Did you mean 'train'?"),
-        (["convert"], 2, "convert needs one of: pth_to_hf, merge, split"),
+        (["convert"], 2, "convert needs one of: pth_to_hf, merge, split, gguf, ollama"),
         (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'"),
         (["log-dataset", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
         (["convert", "mergee"], 2, "Did you mean 'convert merge'?"),

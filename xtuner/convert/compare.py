@@ -37,7 +37,7 @@ def compare_logits(
     beside = None if is_clip else _streamed_logits(base, read_adapter(adapter), device)
     alone = None if beside is None else _streamed_logits(merged, None, device)
     if beside is None or alone is None:
-        needed, free = 4 * _SPACE * _num_values(merged), _free_memory(device)
+        needed, free = 4 * _SPACE * _num_values(merged), free_memory(device)
         if needed > free:
             logger.warning(
                 "logits not compared: that needs %.1f GB, %.1f GB are free. The merge itself is complete.",
@@ -167,7 +167,7 @@ def _num_values(folder: Path) -> int:
     return sum(i.num_bytes // i.dtype.itemsize for i in Weights(folder).infos.values())
 
 
-def _free_memory(device: torch.device) -> float:
+def free_memory(device: torch.device) -> float:
     """Bytes that a model may take on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]

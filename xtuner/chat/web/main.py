@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--url")
     parser.add_argument("--work-dir")
     args = parser.parse_args()
-    st.set_page_config(page_title="XTuner", page_icon=":material/chat:", layout="centered")
+    st.set_page_config(page_title="XTuner", page_icon="💬", layout="centered")
     with st.sidebar:
         chosen = st.segmented_control(
             "Language / 语言",

@@ -1,0 +1,151 @@
+"""GGUF files hold the model: transformers' own reader answers as the folder does."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+gguf = pytest.importorskip("gguf", reason="xtuner[gguf] is not installed")
+
+from xtuner import cli
+from xtuner.convert.gguf import compare, to_gguf
+from xtuner.errors import ModelError
+from xtuner.model.internlm2 import InternLM2Config
+from xtuner.model.loading import register_families
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+
+
+@pytest.fixture
+def make_model(tmp_path, tokenizer):
+    """A folder with a small model of a family, every weight random, biases too."""
+
+    def make(config_class, **more):
+        register_families()
+        torch.manual_seed(0)
+        size = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+        ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3, "max_position_embeddings": 128}
+        config = config_class(vocab_size=416, num_key_value_heads=2, **size, **ends, **more)
+        model = AutoModelForCausalLM.from_config(config)
+        for parameter in model.parameters():
+            parameter.data.normal_(0, 0.2)
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return make
+
+
+def logits(folder, **more):
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **more).eval()
+        return model(torch.arange(5, 45)[None]).logits
+
+
+CASES = [
+    (LlamaConfig, {}),
+    (LlamaConfig, {"tie_word_embeddings": True, "head_dim": 32}),
+    (LlamaConfig, {"rope_parameters": LLAMA3}),
+    (LlamaConfig, {"rope_parameters": LINEAR}),
+    (MistralConfig, {"sliding_window": None}),
+    (Qwen2Config, {}),
+    (Qwen3Config, {"head_dim": 32}),
+    (InternLM2Config, {}),
+]
+
+
+@pytest.mark.parametrize(("config_class", "more"), CASES)
+def test_the_file_answers_as_the_folder(config_class, more, make_model, tmp_path):
+    """In f16 logits differ by rounding alone."""
+    folder = make_model(config_class, **more)
+    path = to_gguf(folder, tmp_path / "out.gguf", check=False)
+    assert compare(folder, path, "f16") < 2e-3 * logits(folder).abs().max()
+    if config_class in (LlamaConfig, Qwen2Config) and not {"rope_parameters", "head_dim"} & set(more):
+        torch.testing.assert_close(logits(tmp_path, gguf_file=path.name), logits(folder), atol=0.02, rtol=0)
+
+
+def test_q8_0_is_near_and_smaller(make_model, tmp_path, capsys, caplog):
+    """Eight bits in blocks of 32 change the logits a little; the check says by how much."""
+    folder = make_model(LlamaConfig)
+    half, small = tmp_path / "half.gguf", tmp_path / "small.gguf"
+    assert cli.main(["convert", "gguf", str(folder), str(half)]) == 0
+    assert cli.main(["convert", "gguf", str(folder), str(small), "--type", "q8_0"]) == 0
+    assert small.stat().st_size < 0.75 * half.stat().st_size
+    assert (
+        "largest difference of logits" in caplog.text
+        or "largest difference of logits" in capsys.readouterr().err
+    )
+    types = {t.name: t.tensor_type.name for t in gguf.GGUFReader(small).tensors}
+    assert types["blk.0.attn_q.weight"] == "Q8_0"
+    assert types["output_norm.weight"] == "F32"
+
+
+def test_what_the_file_says(make_model, tmp_path, tokenizer):
+    """Shape, rotation and tokenizer are written; tokens the tokenizer lacks are marked unused."""
+    folder = make_model(LlamaConfig, rope_parameters=LLAMA3)
+    reader = gguf.GGUFReader(to_gguf(folder, tmp_path, check=False))
+    value = {name: field.contents() for name, field in reader.fields.items()}
+    assert value["general.architecture"] == "llama"
+    assert value["llama.attention.head_count_kv"] == 2
+    assert value["llama.rope.freq_base"] == 5e5
+    assert value["tokenizer.ggml.model"] == "gpt2"
+    assert value["tokenizer.ggml.eos_token_id"] == 2
+    tokens = value["tokenizer.ggml.tokens"]
+    assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert (len(tokens), tokens[-1]) == (416, "[PAD415]")
+    assert value["tokenizer.ggml.token_type"][4] == gguf.TokenType.CONTROL
+    factors = next(t.data for t in reader.tensors if t.name == "rope_freqs.weight")
+    assert factors[0] == 1
+    assert factors[-1] == pytest.approx(8)
+
+
+def test_a_tokenizer_with_byte_fallback(make_model, tmp_path):
+    """Scores are the ranks of merges, bytes are marked."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = make_model(LlamaConfig)
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "a", "b", "ab", "▁ab"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    core = Tokenizer(
+        models.BPE(
+            vocabulary, [("a", "b"), ("▁", "ab")], unk_token="<unk>", byte_fallback=True, fuse_unk=True
+        )
+    )
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    reader = gguf.GGUFReader(to_gguf(folder, tmp_path / "x.gguf", check=False))
+    value = {name: field.contents() for name, field in reader.fields.items()}
+    assert value["tokenizer.ggml.model"] == "llama"
+    assert value["tokenizer.ggml.scores"][vocabulary["ab"]] == 0
+    assert value["tokenizer.ggml.scores"][vocabulary["▁ab"]] == -1
+    assert value["tokenizer.ggml.token_type"][5] == gguf.TokenType.BYTE
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_written(make_model, tmp_path, capsys):
+    """Another family, a wrong name, numbers too large: one line each, and no half file."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
+        tmp_path / "gpt2"
+    )
+    assert cli.main(["convert", "gguf", str(tmp_path / "gpt2"), str(tmp_path / "x.gguf")]) == 1
+    assert "is a model of the family 'gpt2'; GGUF files are written for llama" in capsys.readouterr().err
+    folder = make_model(LlamaConfig)
+    assert cli.main(["convert", "gguf", str(folder), str(tmp_path / "x.bin")]) == 1
+    assert "no name of a file that ends in .gguf" in capsys.readouterr().err
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.model.layers[0].mlp.up_proj.weight.data[0, 0] = 1e6
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"holds 1e\+06, more than f16 can: write --type q8_0"):
+        to_gguf(folder, tmp_path / "x.gguf")
+    assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*.partial"))

@@ -1,0 +1,303 @@
+"""A model folder as one GGUF file, for llama.cpp and what is built on it.
+
+    model.layers.0.self_attn.q_proj.weight  ->  blk.0.attn_q.weight     rows in llama.cpp's order of rotation
+    model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, or blocks of 32 as Q8_0
+    model.norm.weight                       ->  output_norm.weight      F32, as all vectors
+
+Tensors are read and written one by one. The file is read back by transformers' own reader of GGUF and its
+logits compared with those of the folder.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from xtuner.convert.compare import free_memory
+from xtuner.convert.folders import model_folder
+from xtuner.convert.gguf_tokenizer import add_tokenizer
+from xtuner.convert.weights import Weights
+from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.log import logger
+from xtuner.model.loading import load_config, load_tokenizer
+
+# Family -> GGUF's architecture. In "llama" rotation pairs neighbours, in the others halves.
+ARCHITECTURES = {
+    "llama": "llama",
+    "internlm": "llama",
+    "internlm2": "llama",
+    "internlm3": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+_INTERNLM2 = {
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "tok_embeddings": "embed_tokens",
+}
+_LARGEST = {"f16": 0.01, "q8_0": 0.1}  # differences of logits, of the largest logit, that rounding explains
+
+
+def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: bool = True) -> Path:
+    """Write the model in the folder `model` to the file `out` (a folder: a file in it); returns its path."""
+    source = model_folder(model, "the model")
+    config = load_config(source)
+    architecture = _architecture(config, source)
+    gguf = _need_gguf()
+    path = Path(out).expanduser()
+    path = path / f"{source.name}-{kind}.gguf" if path.is_dir() else path
+    if path.suffix != ".gguf":
+        raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
+    tokenizer = load_tokenizer(source)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
+    if check:
+        compare(source, path, kind)
+    return path
+
+
+def _need_gguf() -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise ConfigError("xtuner convert gguf needs the package gguf: pip install 'xtuner[gguf]'") from error
+    return gguf
+
+
+def _architecture(config: Any, source: Path) -> str:
+    family = config.model_type
+    if family not in ARCHITECTURES:
+        raise ModelError(
+            f"{source} is a model of the family {family!r}; GGUF files are written for "
+            f"{', '.join(ARCHITECTURES)}. llama.cpp's own convert_hf_to_gguf.py knows others"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    if kind not in ("default", "linear", "dynamic", "llama3"):
+        raise ModelError(f"{source}: its rope scaling {kind!r} is not written to GGUF files here")
+    if kind == "dynamic":
+        logger.warning(
+            "dynamic rope scaling is left out: up to %d tokens it does nothing",
+            config.max_position_embeddings,
+        )
+    if getattr(config, "sliding_window", None) and ARCHITECTURES[family] == "llama":
+        logger.warning("llama.cpp attends to all tokens, not to the last %d", config.sliding_window)
+    return ARCHITECTURES[family]
+
+
+def _write(
+    gguf: Any, path: Path, weights: Weights, config: Any, tokenizer: Any, architecture: str, kind: str
+) -> None:
+    writer = gguf.GGUFWriter(path, architecture)
+    try:
+        _add_shape(gguf, writer, config, kind)
+        rows = next(info.shape[0] for name, info in weights.infos.items() if _is_embedding(name))
+        add_tokenizer(gguf, writer, tokenizer, rows)
+        plan = _plan(gguf, weights, config, architecture, kind)
+        for name, (shape, dtype, _) in plan.items():
+            raw = (
+                shape
+                if dtype != gguf.GGMLQuantizationType.Q8_0
+                else gguf.quant_shape_to_byte_shape(shape, dtype)
+            )
+            numpy_type = {"F32": "float32", "F16": "float16", "Q8_0": "uint8"}[dtype.name]
+            num_bytes = _num_bytes(raw, numpy_type)
+            writer.add_tensor_info(name, raw, numpy.dtype(numpy_type), num_bytes, raw_dtype=dtype)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for name, (_, dtype, load) in plan.items():
+            writer.write_tensor_data(_stored(gguf, name, load(), dtype))
+    finally:
+        writer.close()
+
+
+def _num_bytes(shape: tuple[int, ...], numpy_type: str) -> int:
+    size = {"float32": 4, "float16": 2, "uint8": 1}[numpy_type]
+    for length in shape:
+        size *= length
+    return size
+
+
+def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
+    types = gguf.LlamaFileType
+    writer.add_file_type(types.MOSTLY_F16 if kind == "f16" else types.MOSTLY_Q8_0)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    head = _head_size(config)
+    writer.add_rope_dimension_count(head)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    if rope.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+
+
+def _head_size(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str) -> dict[str, Any]:
+    """Name in the file -> shape, type, and what loads the tensor."""
+    names = gguf.get_tensor_name_map(_arch_enum(gguf, architecture), config.num_hidden_layers)
+    types = gguf.GGMLQuantizationType
+    plan: dict[str, Any] = {}
+    for own, shape, load in _tensors(weights, config):
+        if own.endswith("rotary_emb.inv_freq"):
+            continue  # computed, not learnt
+        if own == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        name = names.get_name(own, try_suffixes=(".weight", ".bias"))
+        if name is None:
+            raise ModelError(f"{weights.folder}: GGUF's {architecture} has no place for {own}")
+        heads = _heads_of(own, config) if architecture == "llama" else 0
+        dtype = types.F32 if len(shape) == 1 else types.F16
+        if kind == "q8_0" and len(shape) == 2 and shape[-1] % 32 == 0:
+            dtype = types.Q8_0
+        plan[name] = (shape, dtype, functools.partial(_load_rotated, load, heads) if heads else load)
+    if config.rope_parameters.get("rope_type") == "llama3":
+        factors = _llama3_factors(config)
+        plan["rope_freqs.weight"] = (tuple(factors.shape), types.F32, lambda: factors)
+    return plan
+
+
+def _arch_enum(gguf: Any, architecture: str) -> Any:
+    return next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
+
+
+def _is_embedding(name: str) -> bool:
+    return name.endswith(("embed_tokens.weight", "tok_embeddings.weight"))
+
+
+def _heads_of(name: str, config: Any) -> int:
+    """How many heads' rows rotate in this tensor."""
+    if ".q_proj." in name:
+        return int(config.num_attention_heads)
+    return int(config.num_key_value_heads) if ".k_proj." in name else 0
+
+
+def _rotated(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of each head with halves interleaved: 0 1 2 3 -> 0 2 1 3."""
+    parts = tensor.view(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
+    return parts.transpose(1, 2).reshape(tensor.shape)
+
+
+def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
+    """Llama's names, shapes and loaders of all tensors."""
+    found: list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]] = []
+    for name, info in weights.infos.items():
+        if ".wqkv." in name:
+            found += _split_qkv(weights, name, info.shape, config)
+            continue
+        own = name
+        if config.model_type == "internlm2":
+            own = "lm_head.weight" if name == "output.weight" else name
+            for theirs, llamas in _INTERNLM2.items():
+                own = own.replace(f".{theirs}.", f".{llamas}.")
+        found.append((own, info.shape, functools.partial(weights.__getitem__, name)))
+    return found
+
+
+def _split_qkv(weights: Weights, name: str, shape: tuple[int, ...], config: Any) -> list[Any]:
+    """InternLM2 holds queries, keys and values in one matrix: for each group its queries, a key, a value."""
+    groups, size = config.num_key_value_heads, _head_size(config)
+    each = config.num_attention_heads // groups
+    found = []
+    for part, start, count in (("q", 0, each), ("k", each, 1), ("v", each + 1, 1)):
+
+        def load(start: int = start, count: int = count) -> torch.Tensor:
+            rows = weights[name].view(groups, each + 2, size, *shape[1:])
+            return rows[:, start : start + count].reshape(groups * count * size, *shape[1:])
+
+        own = name.replace("attention.wqkv", f"self_attn.{part}_proj")
+        found.append((own, (groups * count * size, *shape[1:]), load))
+    return found
+
+
+def _llama3_factors(config: Any) -> torch.Tensor:
+    """What each frequency is divided by, as llama.cpp wants it: plain over scaled."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    size = _head_size(config)
+    plain = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2).float() / size)
+    return plain / scaled
+
+
+def _stored(gguf: Any, name: str, tensor: torch.Tensor, dtype: Any) -> Any:
+    """The tensor as numpy data of the file's type."""
+    values = tensor.float()
+    if dtype == gguf.GGMLQuantizationType.Q8_0:
+        return gguf.quants.quantize(values.contiguous().numpy(), dtype)
+    if dtype == gguf.GGMLQuantizationType.F16:
+        largest = values.abs().max().item()
+        if not largest <= torch.finfo(torch.float16).max:
+            raise ModelError(f"{name} holds {largest:g}, more than f16 can: write --type q8_0")
+        values = values.half()
+    return values.contiguous().numpy()
+
+
+@torch.no_grad()
+def compare(folder: Path, path: Path, kind: str) -> float | None:
+    """The largest difference of logits between folder and file, logged; None where memory is too small."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
+    free = free_memory(torch.device("cpu"))
+    if needed > free:
+        logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
+        return None
+    config = load_config(folder)
+    ids = torch.arange(32)[None] * 7919 % config.vocab_size
+    read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    # The reader passes over what is no tensor: scaled rotation, sizes of heads, whether there are biases.
+    read.rope_parameters = config.rope_parameters
+    read.head_dim = _head_size(config)
+    if read.model_type == "llama":
+        read.attention_bias = any(name.endswith((".q_proj.bias", ".wqkv.bias")) for name in Weights(folder))
+    found = []
+    for name, more in ((folder, {}), (path.parent, {"gguf_file": path.name, "config": read})):
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **more).eval()
+        found.append(model(ids).logits)
+        del model
+        gc.collect()
+    difference, largest = (found[0] - found[1]).abs().max().item(), found[0].abs().max().item()
+    logger.info(
+        "%s against the folder: largest difference of logits %.3g (largest logit %.3g)",
+        path.name,
+        difference,
+        largest,
+    )
+    if not difference <= _LARGEST[kind] * largest:
+        raise ModelError(
+            f"{path} does not answer as {folder}: logits differ by {difference:.3g} of {largest:.3g}"
+        )
+    return difference

@@ -1,0 +1,34 @@
+"""`xtuner convert gguf MODEL OUT`: a model folder as one file for llama.cpp."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.log import start_console
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner convert gguf`."""
+    parser = argparse.ArgumentParser(
+        "xtuner convert gguf", description="Write a model of Llama's form as a GGUF file."
+    )
+    parser.add_argument(
+        "model_name_or_path", help="the model: a folder or a name on the hub; merge adapters first"
+    )
+    parser.add_argument("out", help="the file to write, NAME.gguf, or a folder for it")
+    parser.add_argument(
+        "--type", choices=["f16", "q8_0"], default="f16", help="what matrices are stored as (f16)"
+    )
+    parser.add_argument("--no-check", action="store_true", help="do not compare the logits of the file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert; returns 0 when the file is complete."""
+    args = parse_args(argv)
+    start_console()
+    from xtuner.convert.gguf import to_gguf
+
+    to_gguf(args.model_name_or_path, args.out, kind=args.type, check=not args.no_check)
+    print("All done!")
+    return 0

@@ -1,0 +1,39 @@
+"""`xtuner convert ollama MODEL OUT`: the Modelfile with which Ollama talks to a model."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.log import start_console
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner convert ollama`."""
+    parser = argparse.ArgumentParser(
+        "xtuner convert ollama", description="Write a Modelfile with the model's prompt template."
+    )
+    parser.add_argument("model_name_or_path", help="the model: a folder or a name on the hub")
+    parser.add_argument("out_dir", help="the folder to write the Modelfile to")
+    parser.add_argument("--gguf", help="the file of weights, by xtuner convert gguf (the model's folder)")
+    parser.add_argument(
+        "--prompt-template", help="form of the prompt (the one that the model was trained with)"
+    )
+    parser.add_argument("--system", help="the system text")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the Modelfile; returns 0."""
+    args = parse_args(argv)
+    start_console()
+    from xtuner.convert.ollama import write_modelfile
+
+    write_modelfile(
+        args.model_name_or_path,
+        args.out_dir,
+        weights=args.gguf,
+        prompt_template=args.prompt_template,
+        system=args.system,
+    )
+    print("All done!")
+    return 0
