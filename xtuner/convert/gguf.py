@@ -210,6 +210,10 @@ def _rotated(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return parts.transpose(1, 2).reshape(tensor.shape)
 
 
+def _load_rotated(load: Callable[[], torch.Tensor], heads: int) -> torch.Tensor:
+    return _rotated(load(), heads)
+
+
 def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
     """Llama's names, shapes and loaders of all tensors."""
     found: list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]] = []
