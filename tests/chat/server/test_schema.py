@@ -40,7 +40,7 @@ def test_every_answer_is_described(api, mode):
         generated = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))
 
         @given(case=generated)
-        @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         def check(case):
             # That the last message must be a user's, and the like, cannot be said in a schema.
             case.call_and_validate(excluded_checks=[schemathesis.checks.positive_data_acceptance])

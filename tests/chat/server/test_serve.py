@@ -136,7 +136,9 @@ def test_two_servers_on_one_port_are_one_line(server, llama_dir, capsys):
 
 def test_it_ends_when_told_to_and_completes_what_runs(server, client):
     """SIGTERM lets the answer that is being written end; then the exit code is 143."""
-    stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True, extra_body=LONG)
+    stream = client.chat.completions.create(
+        model="tiny", messages=HELLO, stream=True, extra_body={**LONG, "max_tokens": 150}
+    )
     chunks = iter(stream)
     next(chunks)
     server.process.send_signal(signal.SIGTERM)
