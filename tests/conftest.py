@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 
@@ -30,6 +31,15 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
 def _one_thread():
     # On tiny matrices a second thread costs more than it brings.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_first():
+    """What an earlier test has done to the log is undone."""
+    logger = logging.getLogger("xtuner")
+    logger.handlers.clear()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import InvalidRowError, encode_conversations
 from xtuner.dataset.map_fns import openai_map_fn, template_map_fn_factory
 from xtuner.errors import DataError, ModelError
-from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
 FOLDER = Path(__file__).parent.parent / "data" / "chat_templates"
@@ -231,7 +230,6 @@ def test_thinking_is_trained_where_the_template_keeps_it(own):
 
 def test_a_template_without_a_system_role_gets_it_in_the_question(own, caplog):
     """As models without one are used: said once, and nothing is lost."""
-    logger.propagate = True
     messages = [
         {"role": "system", "content": "S"},
         {"role": "user", "content": "q"},

@@ -10,7 +10,6 @@ from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.dataset.progress import describe_rates
 from xtuner.dataset.sources import load_dataset
 from xtuner.errors import DataError
-from xtuner.log import logger
 
 GOOD = {"conversation": [{"input": "q", "output": "a"}]}
 FAULTS = {
@@ -49,7 +48,6 @@ def make(bos, tmp_path):
 
 @pytest.fixture
 def said(caplog):
-    logger.propagate = True
     caplog.set_level("WARNING", logger="xtuner")
     return lambda: [record.getMessage() for record in caplog.records]
 

@@ -16,7 +16,6 @@ from xtuner.dataset.encode_rows import Settings as PipelineSettings
 from xtuner.dataset.map_fns import alpaca_map_fn, pretrain_map_fn, template_map_fn_factory
 from xtuner.dataset.sources import load_dataset
 from xtuner.errors import ConfigError, DataError
-from xtuner.log import logger
 
 TEXT = st.text("ab你 \n", max_size=15)
 ROW = st.fixed_dictionaries(
@@ -45,7 +44,6 @@ def file_of(folder, rows, name="data.jsonl"):
 @pytest.fixture
 def said(caplog):
     """What was logged, as one text."""
-    logger.propagate = True
     caplog.set_level("INFO", logger="xtuner")
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 

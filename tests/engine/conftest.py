@@ -105,6 +105,5 @@ def toy_config(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _propagate(caplog):
-    logging.getLogger("xtuner").propagate = True
+def _log_all(caplog):
     caplog.set_level(logging.INFO, "xtuner")

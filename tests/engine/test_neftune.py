@@ -7,7 +7,7 @@ from xtuner.engine.hooks import NEFTuneHook
 
 
 def test_noise_is_bounded_by_each_samples_own_length():
-    """Two packed samples of 4 and 12 tokens, then padding; none outside a training iteration and none in eval mode."""
+    """Samples of 4 and 12 tokens, then padding; none outside a training iteration and none in eval mode."""
     embedding = nn.Embedding(8, 25)
     model = SimpleNamespace(llm=SimpleNamespace(get_input_embeddings=lambda: embedding))
     runner, ids = SimpleNamespace(model=model, cfg={}), torch.zeros(1, 20, dtype=torch.long)

@@ -33,7 +33,8 @@ CONFIG = """
     folder = ''
     data = ''
     lora_dropout = 0.0
-    lora = dict(type=LoraConfig, r=8, lora_alpha=16, lora_dropout=lora_dropout, bias='none', task_type='CAUSAL_LM')
+    lora = dict(
+        type=LoraConfig, r=8, lora_alpha=16, lora_dropout=lora_dropout, bias='none', task_type='CAUSAL_LM')
     quantization_config = None
     lr = 1e-2
     tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path=folder)

@@ -38,7 +38,8 @@ PARTS = st.one_of(
         ]
     ),
 )
-# The library takes a control symbol in a text for plain characters; here, as in all of transformers, it is one.
+# The library takes a control symbol in a text for plain characters; here, as in all of transformers, it is
+# that symbol.
 CONTROLS = ("<unk>", "<s>", "</s>")
 TEXTS = st.lists(PARTS, max_size=8).map("".join).filter(lambda text: not any(c in text for c in CONTROLS))
 

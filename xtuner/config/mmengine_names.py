@@ -53,9 +53,13 @@ GONE: dict[str, str] = {
         f"xtuner.parallel.sequence.{name}": "rows are cut and joined by the model itself: set "
         "sequence_parallel_size; the functions it uses are in xtuner.parallel.sequence.ulysses"
         for name in (
-            "pad_for_sequence_parallel split_for_sequence_parallel gather_forward_split_backward "
-            "split_forward_gather_backward reduce_sequence_parallel_loss init_sequence_parallel"
-        ).split()
+            "pad_for_sequence_parallel",
+            "split_for_sequence_parallel",
+            "gather_forward_split_backward",
+            "split_forward_gather_backward",
+            "reduce_sequence_parallel_loss",
+            "init_sequence_parallel",
+        )
     },
     "mmengine.utils.mkdir_or_exist": "use pathlib.Path(folder).mkdir(parents=True, exist_ok=True)",
     "mmengine.registry.HOOKS": "name the class itself: custom_hooks = [dict(type=MyHook)]",

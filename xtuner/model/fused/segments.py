@@ -24,10 +24,11 @@ from xtuner.model.fused.shapes import rounded
 BLOCK = 128
 
 
-@functools.lru_cache(maxsize=4)
-def _future(size: int, dtype: torch.dtype) -> Tensor:
-    """`[size, size]`, minus infinity above the diagonal."""
-    return torch.full((size, size), -torch.inf, dtype=dtype).triu(1)
+@functools.lru_cache(maxsize=256)
+def _mask(each: int, queries: int, keys: int, dtype: torch.dtype) -> Tensor:
+    """`[each * queries, keys]`: minus infinity where a key comes after its query, of those the last ones."""
+    future = torch.full((queries, keys), -torch.inf, dtype=dtype).triu(keys - queries + 1)
+    return future.repeat(each, 1)
 
 
 def _blocks(length: int) -> Iterator[tuple[int, int]]:
@@ -35,29 +36,34 @@ def _blocks(length: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + BLOCK, length)
 
 
-def _probabilities(queries: Tensor, keys: Tensor, start: int) -> Tensor:
+def _probabilities(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
     """`[key heads, each * n, end]` of `queries [key heads, each, n, D]` and `keys [key heads, end, D]`."""
-    key_heads, _, size, _ = queries.shape
-    scores = torch.bmm(queries.flatten(1, 2), keys.transpose(1, 2))
-    scores.view(key_heads, -1, size, keys.shape[1])[..., start:] += _future(size, keys.dtype)
-    return torch.softmax(scores, -1)
+    mask = _mask(queries.shape[1], queries.shape[2], keys.shape[1], keys.dtype)
+    return torch.softmax(torch.baddbmm(mask, queries.flatten(1, 2), keys.transpose(1, 2), alpha=scale), -1)
 
 
-def _forward(wide_q: Tensor, wide_k: Tensor, v: Tensor, out: Tensor) -> None:
-    """Write one sample's output; `wide_q` is scaled, `wide_k` and `v` have one head in dimension 1."""
+def _forward(scale: float, wide_q: Tensor, wide_k: Tensor, v: Tensor, out: Tensor) -> None:
+    """Write one sample's output; `wide_k` and `v` have one head in dimension 1."""
     for start, end in _blocks(v.shape[2]):
-        p = _probabilities(wide_q[:, :, start:end], wide_k[:, 0, :end], start)
+        p = _probabilities(wide_q[:, :, start:end], wide_k[:, 0, :end], scale)
         out[:, :, start:end] = torch.bmm(p.to(v.dtype), v[:, 0, :end]).view_as(out[:, :, start:end])
 
 
 def _backward(
-    q: Tensor, k: Tensor, v: Tensor, wide_q: Tensor, wide_k: Tensor, d_out: Tensor, *grads: Tensor
+    scale: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    wide_q: Tensor,
+    wide_k: Tensor,
+    d_out: Tensor,
+    *grads: Tensor,
 ) -> None:
     """Write one sample's gradients; `dk` and `dv` begin as zeros, `dq` and `dk` still lack the scale."""
     dq, dk, dv = grads
     for start, end in _blocks(v.shape[2]):
         queries, outer = q[:, :, start:end], d_out[:, :, start:end].flatten(1, 2)
-        p = _probabilities(wide_q[:, :, start:end], wide_k[:, 0, :end], start)
+        p = _probabilities(wide_q[:, :, start:end], wide_k[:, 0, :end], scale)
         dp = torch.bmm(outer, v[:, 0, :end].transpose(1, 2)).to(p.dtype)
         ds = torch._softmax_backward_data(dp, p, -1, p.dtype).to(q.dtype)
         dq[:, :, start:end] = torch.bmm(ds, k[:, 0, :end]).view_as(queries)
@@ -98,18 +104,18 @@ class _PackedCausal(torch.autograd.Function):
         spread, places = _places(ctx.borders)
         q, k, v = (_spread(x, spread[-1], places) for x in (q, k, v))
         out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
-        for sample in _samples(spread, len(k), q.to(ctx.wide) * scale, k.to(ctx.wide), v, out):
-            _forward(*sample)
+        for sample in _samples(spread, len(k), q.to(ctx.wide), k.to(ctx.wide), v, out):
+            _forward(scale, *sample)
         return out.index_select(1, places)
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         spread, places = _places(ctx.borders)
         q, k, v, d_out = (_spread(x, spread[-1], places) for x in (*ctx.saved_tensors, d_out))
-        wide = q.to(ctx.wide) * ctx.scale, k.to(ctx.wide)
+        wide = q.to(ctx.wide), k.to(ctx.wide)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for sample in _samples(spread, len(k), q, k, v, *wide, d_out, dq, dk, dv):
-            _backward(*sample)
+            _backward(ctx.scale, *sample)
         dq, dk, dv = (x.index_select(1, places) for x in (dq, dk, dv))
         return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None, None
 
