@@ -107,7 +107,9 @@ class InternLM2Attention(nn.Module):
             *shape, self.num_key_value_heads, self.num_key_value_groups + 2, self.head_dim
         )
         query, key = rotate(grouped[..., :-2, :].flatten(-3, -2), grouped[..., -2, :], *position_embeddings)
-        query, key, value = (x.transpose(1, 2) for x in (query, key, grouped[..., -1, :]))
+        # A copy: what backward keeps of a view would be the whole of `grouped`.
+        value = grouped[..., -1, :].contiguous()
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
