@@ -177,7 +177,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{path} cannot be read: {first_line}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no checkpoint: it has no 'state_dict'")
     return found
