@@ -63,6 +63,13 @@ def test_the_sum_and_its_gradient_are_those_of_torch(monkeypatch):
     )
 
 
+def test_a_scale_beyond_16_bits_reaches_the_gradient():
+    """The factor of a loss scaler may exceed fp16's largest number where its product does not."""
+    logits = torch.tensor([[12.0, 0.0]], dtype=torch.float16, requires_grad=True)
+    (cross_entropy_sum(logits, torch.tensor([0])) * 2.0**20).backward()
+    torch.testing.assert_close(logits.grad[0, 1].item(), 6.442, rtol=5e-3, atol=0)
+
+
 def test_16_bit_logits_are_summed_in_fp32():
     """The loss of bf16 logits is the fp32 loss of the same numbers; the gradient comes back in bf16."""
     logits = torch.randn(600, 50, dtype=torch.bfloat16, requires_grad=True)

@@ -63,7 +63,14 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.saved_tensors), None
+        return *(None if g is None else _scaled(g, grad_loss) for g in ctx.saved_tensors), None
+
+
+def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
+    """`grad` times `factor`, which a loss scaler may have made larger than 16 bits hold."""
+    if grad.dtype == factor.dtype:
+        return grad.mul_(factor)
+    return (grad.to(factor.dtype) * factor).to(grad.dtype)
 
 
 def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,7 +116,7 @@ class _LogitsCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
-        return grad.mul_(grad_loss.to(grad.dtype)), None
+        return _scaled(grad, grad_loss), None
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
