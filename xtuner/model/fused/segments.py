@@ -6,8 +6,8 @@
     grouped heads      queries of the heads that share a key head are stacked: [key heads, each * 128, D]
 
 Scores and softmax are fp32, as in torch's fused kernel; backward computes them again, by blocks as in Dao et
-al. 2022 (arXiv 2205.14135). On samples of up to some hundred tokens it takes about half the time of torch's
-kernel, on 2,048 as long.
+al. 2022 (arXiv 2205.14135). In training steps on samples of 130 tokens on average it took two thirds of the
+time of torch's kernel; on a sample of 2,048 it takes nearly as long.
 """
 
 from __future__ import annotations
