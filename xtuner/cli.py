@@ -187,10 +187,16 @@ def _unknown(name: str, rest: list[str]) -> int:
 
 def entry() -> None:
     """The console script."""
-    for name in ("SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
-    sys.exit(main())
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    for number in numbers:
+        signal.signal(number, _stop)
+    try:
+        code = main()
+    finally:
+        # All is closed: from here a signal ends the process, it does not raise in some library's exit function.
+        for number in (signal.SIGINT, *numbers):
+            signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def _stop(number: int, _frame: Any) -> None:

@@ -86,3 +86,11 @@ def test_debug_shows_the_traceback():
 def test_a_real_process_ends_with_the_code():
     run = subprocess.run([sys.executable, "-m", "xtuner", "trian"], capture_output=True, env=os.environ)
     assert run.returncode == 2
+
+
+def test_a_signal_after_the_work_ends_the_process_without_a_word():
+    """A process that is on its way out has nothing left to close; raising there would print a traceback."""
+    late = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    code = f"{late}; from xtuner.cli import entry; entry()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (-15, "")
