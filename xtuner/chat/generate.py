@@ -216,6 +216,8 @@ def _next_logits(
         row += ids[len(row) - len(prompt) :]
         new = torch.tensor([row[len(cache.ids) :]], dtype=torch.long, device=device)
         read, values = cache.ids, cache.values
+    from xtuner.chat.growing_cache import let_grow
+
         # A forward that is interrupted leaves keys of some layers only: nothing of it may be kept.
         cache.forget()
         out = model(input_ids=new, past_key_values=values, use_cache=True, **only_last)
@@ -227,6 +229,7 @@ def _next_logits(
         yield out.logits[:, -1].float()
 
 
+        let_grow(cache.values)
 class Chooser:
     """Picks the next token from logits [1, vocabulary]."""
 

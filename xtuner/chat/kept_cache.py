@@ -49,9 +49,12 @@ def _crop(values: Any, surplus: int) -> bool:
         return True
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+    from xtuner.chat.growing_cache import GrowingLayer
+
+    plain = (DynamicLayer, GrowingLayer, DynamicSlidingWindowLayer)
     layers = getattr(values, "layers", None)
     # States that sum up all tokens before them cannot go back.
-    if not layers or any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+    if not layers or any(type(layer) not in plain for layer in layers):
         return False
     windows = [layer for layer in layers if type(layer) is DynamicSlidingWindowLayer]
     # A window that has moved on has lost the tokens that would come back into it.

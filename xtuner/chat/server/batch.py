@@ -36,8 +36,11 @@ class Reader:
         """Whether all of `cache` is keys and values that grow, so that it can be cut, padded and joined."""
         from transformers.cache_utils import DynamicLayer
 
+        from xtuner.chat.growing_cache import GrowingLayer
+
+        plain = (DynamicLayer, GrowingLayer)
         layers = getattr(cache, "layers", None) or [None]
-        return self._joins_rows and all(type(layer) is DynamicLayer for layer in layers)
+        return self._joins_rows and all(type(layer) in plain for layer in layers)
 
     def __call__(
         self,
@@ -47,6 +50,8 @@ class Reader:
         positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Any]:
         """The logits [rows, vocabulary] after the last token of each row, and the cache."""
+        from xtuner.chat.growing_cache import let_grow
+
         more = {} if positions is None or not self._takes_positions else {"position_ids": positions}
         ids = torch.tensor(rows, dtype=torch.long, device=self.device)
         out = self.model(
@@ -57,7 +62,9 @@ class Reader:
             **self._only_last,
             **more,
         )
-        return out.logits[:, -1].float(), getattr(out, "past_key_values", None)
+        cache = getattr(out, "past_key_values", None)
+        let_grow(cache)
+        return out.logits[:, -1].float(), cache
 
 
 def cut(cache: Any, length: int) -> None:
