@@ -58,7 +58,9 @@ def _train() -> Callable[..., dict]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))
+        spec.loader.exec_module(module)
     return module.train
 
 
@@ -122,6 +124,7 @@ def two(tmp_path_factory, common, one, single_key_head) -> dict[str, dict]:
         "ddp": {"interval": 10},
         "fsdp": {"fsdp": True, "interval": 10},
         "fsdp_qlora": {"fsdp": True, **QLORA, "custom_hooks": [SAMPLING]},
+        "fsdp_bf16": {"fsdp": True, "optim_wrapper.dtype": "bfloat16"},
         "shared": SHARED,
         "shared_fsdp_lora": {**SHARED, "fsdp": True, "lora": LORA, "folder": single_key_head},
         "ddp_after_one": {"resume": str(saved_by_one)},

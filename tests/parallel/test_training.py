@@ -14,6 +14,12 @@ def test_two_processes_are_one_with_twice_the_batch(case, one, two, assert_same)
     assert_same(two[case], expected)
 
 
+def test_layers_that_travel_in_16_bits_train_as_with_autocast(one, two):
+    """The gains of norms are rounded on their way; a process keeps no 16-bit copy of every layer."""
+    expected = one(**two["fsdp_bf16"]["options"], **{"train_dataloader.batch_size": 2})
+    assert two["fsdp_bf16"]["losses"] == pytest.approx(expected["losses"], rel=2e-3)
+
+
 def test_parts_of_a_quantised_base(one, two, assert_same):
     """FSDP2 divides the codes of nf4; adapters come out as from one process."""
     assert_same(two["fsdp_qlora"], one(**two["fsdp_qlora"]["options"], **{"train_dataloader.batch_size": 2}))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from counting import Counting
 from xtuner.config import parse_config
 from xtuner.engine.build import RunOptions, build_run
 from xtuner.errors import XTunerError
@@ -80,7 +81,11 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
     config.custom_hooks = hooks
     try:
         run = build_run(config, RunOptions(str(work_dir), resume, deepspeed=deepspeed), world)
-        run.train()
+        counting = Counting(run)
+        try:
+            run.train()
+        finally:
+            counting.stop()
         state = run.backend.model_state()
     except XTunerError as error:
         return {"error": str(error)}
@@ -93,6 +98,7 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
         "losses": [json.loads(line)["loss"] for line in lines],
         "weights": weights,
         "backend": run.backend.name,
+        "counted": counting.found,
     }
 
 

@@ -170,19 +170,30 @@ class DDPBackend(_ManyBackend):
 
 
 class FSDPBackend(_ManyBackend):
-    """Every process has a part of each weight; layers are gathered as they run (FSDP2)."""
+    """Every process has a part of each weight; layers are gathered as they run (FSDP2).
+
+    Layers that are trained in fp32 travel in `dtype`, which they multiply in, and their gradients in fp32.
+    Autocast would else keep 16-bit copies of all layers on each process until a forward pass is over.
+    """
 
     name = "fsdp"
 
+    def __init__(self, world: World, dtype: torch.dtype | None = None) -> None:
+        super().__init__(world)
+        self._dtype = dtype
+
     def wrap(self, model: nn.Module) -> None:
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         super().wrap(model)
         device = next(model.parameters()).device
         mesh = init_device_mesh(device.type, (self.world.size,))
         for layer in layers_of(getattr(model, "llm", model)):
-            fully_shard(layer, mesh=mesh)
+            wide = all(p.requires_grad and p.dtype == torch.float32 for p in layer.parameters())
+            # What comes into a layer stays as it is: the stream between layers is fp32.
+            cast = MixedPrecisionPolicy(self._dtype, torch.float32, cast_forward_inputs=False)
+            fully_shard(layer, mesh=mesh, mp_policy=cast if wide else MixedPrecisionPolicy())
         fully_shard(model, mesh=mesh)
 
         # Sampling does not call the whole model, whose forward gathers what lies outside the layers.
@@ -214,10 +225,10 @@ def layers_of(model: Any) -> list[nn.Module]:
     return max(lists, key=len, default=[])
 
 
-def make_backend(world: World, fsdp: bool) -> Backend:
-    """The backend of torch for these processes."""
+def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> Backend:
+    """The backend of torch for these processes; forward passes multiply in `dtype` where it is given."""
     if world.size == 1:
         if fsdp:
             say_once("fsdp needs several processes: this one trains alone", 20)
         return Backend(world)
-    return FSDPBackend(world) if fsdp else DDPBackend(world)
+    return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)

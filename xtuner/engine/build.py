@@ -42,7 +42,7 @@ from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
 from xtuner.log import logger, say_once
-from xtuner.model.loading import register_families, tell_of_tokenizer_code
+from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
 from xtuner.model_folder import check_model_folder
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
@@ -261,12 +261,21 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     """How these processes train one model, from the options `fsdp` and `deepspeed`."""
     fsdp = options.fsdp or bool(cfg.get("fsdp"))
     if options.deepspeed is None:
-        return make_backend(world, fsdp)
+        return make_backend(world, fsdp, autocast_dtype(cfg))
     if fsdp:
         raise ConfigError("fsdp and deepspeed both divide the model among processes: ask for one of them")
     from xtuner.engine.zero import ZeroBackend
 
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
+
+
+def autocast_dtype(cfg: Config) -> torch.dtype | None:
+    """What forward passes multiply in, None where it is what the weights have."""
+    wrapper = cfg.optim_wrapper
+    named = as_ref(wrapper.get("type"))
+    if (named.resolve() if named else wrapper.get("type")) is not AmpOptimWrapper:
+        return None
+    return compute_dtype(wrapper.get("dtype") or torch.float16, dist.device())
 
 
 def with_recompute(run: Run) -> Any:
