@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -83,3 +84,21 @@ def llama_dir(tmp_path_factory, tokenizer) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory, llama_dir, tokenizer):
+    """The folders of a tiny LLaVA in both layouts: `llm`, `clip`, `parts`, `whole`."""
+    from tests.llava import save_llava
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return save_llava(tmp_path_factory.mktemp("llava"), llama_dir, tokenizer)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A file with an image that is no square."""
+    from tests.llava import picture_file
+
+    return picture_file(tmp_path / "cat.png")

@@ -59,6 +59,7 @@ class Answerer:
             on_text=show if s.stream else None,
             cache=self.cache,
             cancelled=self.cancelled,
+            pictures=self.session.pictures,
         )
         self.count += 1
         if not s.stream:
@@ -69,3 +70,5 @@ class Answerer:
         """Answer with `model` from now on."""
         self.model = model
         self.cache.forget()
+        if self.session.pictures is not None:
+            self.session.pictures.forget_features()

@@ -69,7 +69,7 @@ def _save(dialogue: Dialogue, argument: str) -> None:
         dialogue.screen.say("/save needs the name of a file")
         return
     path = Path(argument).expanduser()
-    saved.save(dialogue.session, path)
+    saved.save(dialogue.session, path, dialogue.image)
     dialogue.screen.say(f"Log: {len(dialogue.session.turns)} turns saved to {path}")
 
 

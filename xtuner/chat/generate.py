@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xtuner.chat.kept_cache import KeptCache
+from xtuner.chat.pictures import Pictures, model_inputs
 from xtuner.chat.text_stream import TextStream
 from xtuner.errors import ConfigError, DataError, ModelError
 
@@ -91,12 +92,13 @@ def complete(
     on_text: Callable[[str], None] | None = None,
     cache: KeptCache | None = None,
     cancelled: Callable[[], bool] | None = None,
+    pictures: Pictures | None = None,
 ) -> Completion:
     """The answer to `input_ids`, with its tokens and its end; `on_text` gets the text as it comes.
 
     `cache` spares the forward of what it has seen before; `cancelled` is asked after each token and
-    ends the answer. Raises DataError where the prompt leaves no room in the model's context,
-    ModelError where the model answers with NaN.
+    ends the answer; `pictures` knows the ids below zero. Raises DataError where the prompt leaves no room
+    in the model's context, ModelError where the model answers with NaN.
     """
     prompt = [int(i) for i in torch.as_tensor(input_ids).reshape(-1)]
     room = _room(model, prompt, max_new_tokens)
@@ -118,7 +120,7 @@ def complete(
     cache = KeptCache() if cache is None else cache
     reused = cache.take(prompt, same_until=_rotation_changes_at(model))
     with _eval_mode(model):
-        for logits in _next_logits(model, prompt, ids, cache):
+        for logits in _next_logits(model, prompt, ids, cache, pictures):
             token = choose(logits)
             ids.append(token)
             first_seconds = first_seconds or time.perf_counter() - start
@@ -203,25 +205,31 @@ def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _next_logits(
-    model: PreTrainedModel, prompt: list[int], ids: list[int], cache: KeptCache
+    model: PreTrainedModel,
+    prompt: list[int],
+    ids: list[int],
+    cache: KeptCache,
+    pictures: Pictures | None,
 ) -> Iterator[torch.Tensor]:
     """The logits after `prompt`, then after each token that the caller has added to `ids`."""
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     only_last = (
         {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
     )
+    from xtuner.chat.growing_cache import let_grow
+
     device = _device_of(model)
     row = list(prompt)
     while True:
         row += ids[len(row) - len(prompt) :]
         new = torch.tensor([row[len(cache.ids) :]], dtype=torch.long, device=device)
         read, values = cache.ids, cache.values
-    from xtuner.chat.growing_cache import let_grow
-
         # A forward that is interrupted leaves keys of some layers only: nothing of it may be kept.
         cache.forget()
-        out = model(input_ids=new, past_key_values=values, use_cache=True, **only_last)
+        inputs = model_inputs(model, new, pictures)
+        out = model(**inputs, past_key_values=values, use_cache=True, **only_last)
         cache.values = getattr(out, "past_key_values", None)
+        let_grow(cache.values)
         if cache.values is not None:
             read += row[len(read) :]
             cache.ids = read
@@ -229,7 +237,6 @@ def _next_logits(
         yield out.logits[:, -1].float()
 
 
-        let_grow(cache.values)
 class Chooser:
     """Picks the next token from logits [1, vocabulary]."""
 
@@ -262,9 +269,10 @@ class Chooser:
             self.generator.seed()
         else:
             self.generator.manual_seed(seed)
-        self.row = torch.zeros(1, len(prompt) + room, dtype=torch.long, device=device)
-        self.row[0, : len(prompt)] = torch.tensor(prompt)
-        self.length = len(prompt)
+        words = [i for i in prompt if i >= 0]  # nothing of an image can be said twice
+        self.row = torch.zeros(1, len(words) + room, dtype=torch.long, device=device)
+        self.row[0, : len(words)] = torch.tensor(words)
+        self.length = len(words)
 
     def __call__(self, logits: torch.Tensor) -> int:
         logits = logits.to(self.row.device)

@@ -1,6 +1,7 @@
 """A dialogue as a file, in the form that training reads.
 
 [{"conversation": [{"system": "Be kind.", "input": "hello", "output": "Hi!"}, {"input": ..., "output": ...}]}]
+[{"image": "cat.png", "conversation": [{"input": "<image>\\nWhat is it?", "output": "A cat."}]}]
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from pathlib import Path
 from xtuner.chat.generate import Completion
 from xtuner.chat.session import Session
 from xtuner.errors import DataError, NotFoundError
+from xtuner.log import logger
+from xtuner.utils import DEFAULT_IMAGE_TOKEN
+
+_SHOWN = f"{DEFAULT_IMAGE_TOKEN}\n"
 
 
-def save(session: Session, path: Path) -> None:
-    """Write the turns of `session` to `path`; a file that holds something else is left alone."""
+def save(session: Session, path: Path, image: str | None = None) -> None:
+    """Write the turns of `session`, about `image`, to `path`; a file with something else is left alone."""
     if path.exists():
         try:
             _read(path)
@@ -24,8 +29,10 @@ def save(session: Session, path: Path) -> None:
     for number, turn in enumerate(session.turns):
         system = "\n".join(filter(None, [session.system if number == 0 else "", turn.system]))
         told = {"system": system} if system else {}
-        conversation.append({**told, "input": turn.text, "output": turn.answer_text})
-    text = json.dumps([{"conversation": conversation}], ensure_ascii=False, indent=1)
+        shown = _SHOWN if number == 0 and image is not None else ""
+        conversation.append({**told, "input": shown + turn.text, "output": turn.answer_text})
+    row = {**({"image": image} if image is not None else {}), "conversation": conversation}
+    text = json.dumps([row], ensure_ascii=False, indent=1)
     try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
@@ -41,7 +48,12 @@ def load(session: Session, path: Path, ends: set[int]) -> None:
         own = turn.get("system") or "" if number else ""
         answer = turn["output"]
         ids = session.tokenizer.encode(answer, add_special_tokens=False)
-        session.answered(turn["input"], Completion(answer, list(ids), "end", 0.0), ends, own)
+        question = turn["input"]
+        if not number and question.startswith(_SHOWN):
+            question = question.removeprefix(_SHOWN)
+            if session.picture is None:
+                logger.warning("%s is about an image, which is not there: see --image", path)
+        session.answered(question, Completion(answer, list(ids), "end", 0.0), ends, own)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@
 
 Earlier turns are kept as ids and never encoded again, so what the model has read stays what it was
 and its keys and values can be kept. Where the context is full the oldest turns go, the system text stays.
+So does an image: it stands before the words of whichever turn is the first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.generate import Completion, decode
+from xtuner.chat.pictures import Picture, Pictures
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids, end_ids
 from xtuner.errors import DataError
@@ -51,12 +53,16 @@ class Session:
         system: str = "",
         bot_name: str = "BOT",
         context: int | None = None,
+        pictures: Pictures | None = None,
+        picture: Picture | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = RAW if template is None else template
         self.system = system
         self.bot_name = bot_name
         self.context = context
+        self.pictures = pictures
+        self.picture = picture
         self.turns: list[Turn] = []
         self._number = 0
 
@@ -124,7 +130,7 @@ class Session:
         """Forget the oldest question; the one that is then the first carries the system text."""
         starts = [*self._questions(), len(self.turns)]
         self.turns = self.turns[next(start for start in starts if start > 0) :]
-        if self.turns and self.system:
+        if self.turns and (self.system or self.picture):
             self._encode_first()
 
     def _encode_first(self) -> None:
@@ -140,6 +146,7 @@ class Session:
         return self._encode_prompt(text, self._number + 1, system, is_first)
 
     def _encode_prompt(self, text: str, number: int, system: str, is_first: bool) -> list[int]:
+        text = self._with_picture(text) if is_first else text
         rendered = render_prompt(self.template, text, system=system, round=number, bot_name=self.bot_name)
         begin = begin_ids(self.tokenizer).tolist() if is_first or self._ends_with_eos else []
         return begin + self._encode(rendered)
@@ -148,7 +155,13 @@ class Session:
     def _ends_with_eos(self) -> bool:
         return not self.template.get("SUFFIX_AS_EOS", False)
 
+    def _with_picture(self, text: str) -> str:
+        """The first question as it is put: below the image, where there is one."""
+        return text if self.picture is None else f"{self.picture.mark}\n{text}"
+
     def _encode(self, text: str) -> list[int]:
+        if text and self.pictures is not None:
+            return self.pictures.encode(self.tokenizer, text)
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
@@ -176,22 +189,26 @@ class ChatTemplateSession(Session):
         system: str = "",
         bot_name: str = "BOT",
         context: int | None = None,
+        pictures: Pictures | None = None,
+        picture: Picture | None = None,
     ) -> None:
         self._own = ChatTemplate(tokenizer)
         end = self._own.end_of_turn()
         template = {**PROMPT_TEMPLATE.auto, "STOP_WORDS": [end] if end else []}
-        super().__init__(tokenizer, template, system, bot_name, context)
+        super().__init__(tokenizer, template, system, bot_name, context, pictures, picture)
 
     def history_ids(self) -> list[int]:
         return []
 
     def prompt_ids(self, text: str, system: str = "") -> list[int]:
         messages = [{"role": "system", "content": self.system}] if self.system else []
-        for turn in self.turns:
-            messages += _question(turn.text, turn.system)
-            messages.append({"role": "assistant", "content": turn.answer_text})
-        messages += _question(text, system)
-        return self._encode(self._own.write(messages, prompt=True))
+        questions = [(turn.text, turn.system) for turn in self.turns] + [(text, system)]
+        questions[0] = self._with_picture(questions[0][0]), questions[0][1]
+        for number, question in enumerate(questions):
+            messages += _question(*question)
+            if number < len(self.turns):
+                messages.append({"role": "assistant", "content": self.turns[number].answer_text})
+        return encode_rendered(self.tokenizer, self._own.write(messages, prompt=True), self.pictures)
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         return []
@@ -217,10 +234,21 @@ def make_session(
     system: str = "",
     bot_name: str = "BOT",
     context: int | None = None,
+    pictures: Pictures | None = None,
+    picture: Picture | None = None,
 ) -> Session:
     """A dialogue under `template`: one of ours, PROMPT_TEMPLATE.auto for the tokenizer's own, or none."""
     kind = ChatTemplateSession if is_tokenizers_own(template) else Session
-    return kind(tokenizer, template, system, bot_name, context)
+    return kind(tokenizer, template, system, bot_name, context, pictures, picture)
+
+
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str, pictures: Pictures | None) -> list[int]:
+    """The ids of what the tokenizer's own template has written."""
+    if pictures is None:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    # Templates of LLaVA leave the beginning of the sequence to the tokenizer.
+    begins = bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token))
+    return pictures.encode(tokenizer, text, special_tokens=not begins)
 
 
 def _prompt_limit(context: int | None, max_new_tokens: int) -> int | None:

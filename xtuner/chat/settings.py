@@ -15,6 +15,10 @@ class Settings:
 
     model: str
     adapter: str | None = None
+    llava: str | None = None
+    visual_encoder: str | None = None
+    visual_select_layer: int | None = None
+    image: str | None = None
     torch_dtype: str = "fp16"
     bits: int | None = None
     offload_folder: str | None = None
@@ -49,6 +53,10 @@ class Settings:
                 raise ConfigError(f"--{name} is {value}: write {cure}.")
         if self.bits not in (None, 4, 8):
             raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
+        parts = {"visual-encoder": self.visual_encoder, "visual-select-layer": self.visual_select_layer}
+        given = [f"--{flag} {part}" for flag, part in parts.items() if part is not None]
+        if given and self.llava is None:
+            raise ConfigError(f"{given[0]} is for the parts of a LLaVA model: add --llava FOLDER.")
         if self.tools and not self.lagent:
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
 

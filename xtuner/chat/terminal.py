@@ -15,12 +15,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.answer import Answerer, Show
 from xtuner.chat.commands import COMMANDS, is_command, run_command
 from xtuner.chat.generate import Completion, context_length
 from xtuner.chat.line_input import PROMPT, read_inputs
+from xtuner.chat.pictures import Pictures
 from xtuner.chat.plugins import moss
 from xtuner.chat.plugins.mcp_servers import McpServers
 from xtuner.chat.plugins.moss import MossAnswerer
@@ -30,9 +31,13 @@ from xtuner.chat.screen import Screen, open_screen
 from xtuner.chat.session import Session, make_session
 from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
+from xtuner.dataset.image import read_image
 from xtuner.errors import ConfigError, DataError
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
+
+if TYPE_CHECKING:
+    from xtuner.model.llava import LlavaParts
 
 __all__ = ["PROMPT", "Dialogue", "Settings", "chat"]
 
@@ -41,7 +46,8 @@ def chat(settings: Settings) -> None:
     """Load what `settings` name and talk until EXIT or the end of the input."""
     settings.check()
     # Names are looked up before minutes go into loading.
-    folders: list[str | Path] = [f for f in (settings.adapter, settings.model) if f is not None]
+    named = (settings.adapter, settings.llava, settings.model)
+    folders: list[str | Path] = [f for f in named if f is not None]
     template = choose_template(settings.prompt_template, folders)
     system = settings.system_text()
     if settings.plugins and not settings.lagent:
@@ -78,29 +84,59 @@ def _load_and_talk(
     settings: Settings, template: Mapping[str, Any] | None, system: str, tools: list[Tool]
 ) -> None:
     from xtuner import dist
+    from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
 
     if settings.offload_folder is not None and dist.device().type == "cpu":
         logger.warning("--offload-folder has no effect: on a CPU all layers stay in memory")
+    parts = _llava_parts(settings)
+    image = None if settings.image is None else read_image(settings.image)
+    adapter = settings.adapter if parts is None else parts.llm_adapter
     model, tokenizer = load_for_chat(
         settings.model,
-        adapter=settings.adapter,
+        adapter=adapter,
         dtype=settings.torch_dtype,
         bits=settings.bits,
         offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
     )
+    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
+    pictures = None if encoder is None else Pictures(encoder)
+    picture = None if image is None or pictures is None else pictures.add(image)
     if template is None and getattr(tokenizer, "chat_template", None):
         template = PROMPT_TEMPLATE.auto
     make_system = partial(rules, tools) if settings.lagent else str
     context = context_length(model)
-    session = make_session(tokenizer, template, make_system(system), settings.bot_name, context)
+    session = make_session(
+        tokenizer, template, make_system(system), settings.bot_name, context, pictures, picture
+    )
     answerer = Answerer(model, tokenizer, session, settings)
     answer: Callable[[str, Show], Completion] = answerer
     if tools:
         answer = Agent(answerer, tools) if settings.lagent else MossAnswerer(answerer, tools)
-    dialogue = Dialogue(answerer, answer, open_screen(), settings.adapter, make_system)
+    dialogue = Dialogue(answerer, answer, open_screen(), adapter, make_system, settings.image)
     dialogue.run(read_inputs(is_command, list(COMMANDS)))
+
+
+def _llava_parts(settings: Settings) -> LlavaParts | None:
+    """The parts that --llava names; an image for a model without eyes is refused."""
+    from xtuner.model.llava import find_llava_parts, is_whole_llava
+
+    if settings.llava is not None:
+        return find_llava_parts(
+            settings.model,
+            settings.llava,
+            settings.visual_encoder,
+            settings.visual_select_layer,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    trust = settings.trust_remote_code
+    if settings.image is not None and not is_whole_llava(settings.model, trust_remote_code=trust):
+        raise ConfigError(
+            f"--image {settings.image}: {settings.model} reads text only; name a LLaVA model, or add --llava "
+            "FOLDER with its projector and --visual-encoder CLIP"
+        )
+    return None
 
 
 @dataclass
@@ -115,6 +151,7 @@ class Dialogue:
     screen: Screen
     adapter: str | None = None
     make_system: Callable[[str], str] = str
+    image: str | None = None
     ended: bool = False
 
     @property

@@ -77,6 +77,7 @@ class ChatTemplate:
         longest_first = sorted((word for word in words if not _TAGS.fullmatch(word)), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._special_run = re.compile(f"(?:{self._special.pattern})+")
+        self._in_parts: bool | None = None
         self._starts: dict[str, int] = {}  # words before an answer -> how many of them come before its span
         self._ends: dict[Any, Any] = {}  # words after an answer -> how many of them belong to its span
 
@@ -116,9 +117,26 @@ class ChatTemplate:
         return self._tokenizer.get_chat_template(None, tools)
 
     def _apply(self, messages: Sequence[Message], tools: Tools, prompt: bool = False) -> str:
+        if self._wants_parts():
+            messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         return self._tokenizer.apply_chat_template(
             list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
         )
+
+    def _wants_parts(self) -> bool:
+        """Whether the template writes texts only where they are parts of a content, as some of LLaVA do."""
+        if self._in_parts is None:
+            shown = []
+            for content in ("Qzx0z", [{"type": "text", "text": "Qzx0z"}]):
+                try:
+                    text = self._tokenizer.apply_chat_template(
+                        [{"role": "user", "content": content}], tokenize=False
+                    )
+                except Exception:  # templates raise errors of their own
+                    text = ""
+                shown.append("Qzx0z" in text)
+            self._in_parts = shown == [False, True]
+        return self._in_parts
 
     def _write_accepted(
         self, messages: list[dict[str, Any]], tools: Tools, prompt: bool

@@ -355,8 +355,11 @@ def load_for_chat(
     offload_folder: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4."""
-    from transformers import AutoModelForCausalLM
+    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4.
+
+    The model may be a LLaVA: a language model with eyes (see xtuner/model/llava.py).
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     register_families()
     check_model_folder(path)
@@ -370,21 +373,26 @@ def load_for_chat(
         "pretrained_model_name_or_path": str(path),
         "config": config,
         "torch_dtype": precision,
-        "quantization_config": _quantization(bits, precision),
+        "quantization_config": _quantization(bits, precision, _EYES if config.model_type == "llava" else ()),
         # One process talks: on GPUs the model may spread over all of them.
         "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
     }
     logger.info(f"Load LLM from {path}")
-    model: Any = _call(AutoModelForCausalLM.from_pretrained, kwargs, str(path))
+    family = AutoModelForImageTextToText if config.model_type == "llava" else AutoModelForCausalLM
+    model: Any = _call(family.from_pretrained, kwargs, str(path))
     if adapter is not None:
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")
     return model.eval(), tokenizer
 
 
-def _quantization(bits: int | None, dtype: torch.dtype) -> Any:
+# Parts of a LLaVA that stay in full precision: small, and every image goes through them.
+_EYES = ("vision_tower", "multi_modal_projector", "lm_head")
+
+
+def _quantization(bits: int | None, dtype: torch.dtype, skip: tuple[str, ...] = ()) -> Any:
     if bits is None:
         return None
     if bits not in (4, 8):
@@ -392,9 +400,10 @@ def _quantization(bits: int | None, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(skip) or None)
     return BitsAndBytesConfig(
         load_in_4bit=True,
+        llm_int8_skip_modules=list(skip) or None,
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_quant_type="nf4",

@@ -109,16 +109,22 @@ def _float_inputs(module: nn.Module, inputs: tuple) -> tuple:
 
 
 def attach_adapter(
-    model: nn.Module, folder: str | Path, *, trainable: bool = False, name: str = "default"
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    trainable: bool = False,
+    name: str = "default",
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> nn.Module:
     """`model` with the adapter saved in `folder`; ModelError where it was made for another base.
 
-    A model that has adapters gets one more; `set_adapter(name)` chooses between them.
+    A model that has adapters gets one more; `set_adapter(name)` chooses between them. `weights` take the
+    place of those in the folder.
     """
     from peft import PeftConfig, PeftModel, get_peft_model
 
     folder = Path(folder)
-    weights = read_adapter(folder)
+    weights = read_adapter(folder) if weights is None else weights
     cfg = PeftConfig.from_pretrained(str(folder))
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
     cfg.base_model_name_or_path = None  # peft puts the name of the model it is on

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.errors import ConfigError
 from xtuner.log import start_console
-
-LATER = ("llava", "visual_encoder", "visual_select_layer", "image")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -17,10 +14,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("model_name_or_path", help="the model: a folder or a name on the hub")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--adapter", help="the LoRA adapter to put on the model")
-    which.add_argument("--llava", help="a LLaVA folder (not available in this version)")
-    add("--visual-encoder", help="with --llava (not available in this version)")
-    add("--visual-select-layer", type=int, help="with --llava (not available in this version)")
-    add("--image", help="with --llava (not available in this version)")
+    which.add_argument("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
+    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
+    add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
+    add("--image", metavar="FILE", help="the image to talk about, with --llava or a whole LLaVA model")
     add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="fp16", help="precision (fp16)")
     add("--prompt-template", help="form of the prompt (the one that the model was trained with)")
     system = parser.add_mutually_exclusive_group()
@@ -69,11 +66,6 @@ def _bits(text: str) -> int | None:
 def main(argv: list[str] | None = None) -> int:
     """Talk; returns 0 after EXIT or the end of the input."""
     args = parse_args(argv)
-    for name in LATER:
-        if getattr(args, name) is not None:
-            raise ConfigError(
-                f"--{name.replace('_', '-')} is not available in this version; leave it out to talk in text"
-            )
     start_console()
     from xtuner.chat.settings import Settings
     from xtuner.chat.terminal import chat
@@ -82,6 +74,10 @@ def main(argv: list[str] | None = None) -> int:
         Settings(
             model=args.model_name_or_path,
             adapter=args.adapter,
+            llava=args.llava,
+            visual_encoder=args.visual_encoder,
+            visual_select_layer=args.visual_select_layer,
+            image=args.image,
             torch_dtype=args.torch_dtype,
             bits=args.bits,
             offload_folder=args.offload_folder,
