@@ -34,8 +34,8 @@ FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3", "internlm2"})
 # How much of what layers make forward is made again in backward.
 RECOMPUTE = ("none", "selective", "full", "offload")
 # Bytes of fp32 logits that the loss makes at one time, and that softmax handles; as in model/loss.py.
-LOSS_BLOCK = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
-SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 512 * 2**20}
+LOSS_BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 # A process that has imported all it needs; on a GPU its context and libraries. In 16 bits oneDNN compiles a
 # kernel for each shape and keeps it.
 BASE_BYTES = {"cuda": 600_000_000, "cpu": 540_000_000}

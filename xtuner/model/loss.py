@@ -21,9 +21,11 @@ from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
 from xtuner.utils.constants import IGNORE_INDEX
 
-# Bytes of fp32 logits: of one block of rows, and of the part of it that softmax handles at one time.
-BLOCK_CPU, BLOCK_GPU = 64 * 2**20, 512 * 2**20
-CACHED = 4 * 2**20
+# Bytes of fp32 logits: of a block of rows, which is multiplied with the head at one time, and of the part of it
+# whose softmax is in fp32. On a CPU the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 523
+# rows, enough for the product to be bound by arithmetic, and a part takes longer than its kernels to start.
+BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
+PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 
 
 def trained_positions(labels: Tensor, borders: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +81,7 @@ def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
     """The gradient of the sum of cross entropies, in the place of `logits`; that sum is added to `loss`."""
-    on_cpu = logits.device.type == "cpu"
-    step = max(1, CACHED // (4 * logits.shape[1])) if on_cpu else max(1, len(logits))
+    step = max(1, _bytes(PART, logits.device) // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         rows = logits[start : start + step]
         chunk, target = rows.to(loss.dtype), targets[start : start + step, None]
@@ -101,9 +102,13 @@ def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> 
 
 
 def _blocks(rows: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
-    block = max(64, (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // (4 * vocabulary))
+    block = max(64, _bytes(BLOCK, device) // (4 * vocabulary))
     for start in range(0, rows, block):
         yield slice(start, start + block)
+
+
+def _bytes(sizes: dict[str, int], device: torch.device) -> int:
+    return sizes.get(device.type, sizes["cuda"])
 
 
 class _LogitsCrossEntropy(torch.autograd.Function):
