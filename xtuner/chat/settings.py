@@ -53,10 +53,7 @@ class Settings:
                 raise ConfigError(f"--{name} is {value}: write {cure}.")
         if self.bits not in (None, 4, 8):
             raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
-        parts = {"visual-encoder": self.visual_encoder, "visual-select-layer": self.visual_select_layer}
-        given = [f"--{flag} {part}" for flag, part in parts.items() if part is not None]
-        if given and self.llava is None:
-            raise ConfigError(f"{given[0]} is for the parts of a LLaVA model: add --llava FOLDER.")
+        check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
         if self.tools and not self.lagent:
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
 
@@ -65,3 +62,11 @@ class Settings:
         if self.system_template is None:
             return self.system or ""
         return fill_placeholders(SYSTEM_TEMPLATE[self.system_template], round=1, bot_name=self.bot_name)
+
+
+def check_llava_flags(llava: str | None, visual_encoder: str | None, select_layer: int | None) -> None:
+    """Raise ConfigError for a part of a LLaVA model without its folder."""
+    parts = {"visual-encoder": visual_encoder, "visual-select-layer": select_layer}
+    given = [f"--{flag} {part}" for flag, part in parts.items() if part is not None]
+    if given and llava is None:
+        raise ConfigError(f"{given[0]} is for the parts of a LLaVA model: add --llava FOLDER.")

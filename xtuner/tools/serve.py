@@ -16,6 +16,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("model_name_or_path", help="the model: a folder or a name on the hub")
     add("--adapter", action="append", default=[], metavar="[NAME=]FOLDER", help="a LoRA adapter; repeatable")
+    add("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
+    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
+    add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
     add("--name", help="what requests call the model (the name of its folder)")
     add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine only)")
     add("--port", type=int, default=8000, help="the port to listen at, 0: any that is free (8000)")
@@ -46,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         ServeSettings(
             model=args.model_name_or_path,
             adapters=args.adapter,
+            llava=args.llava,
+            visual_encoder=args.visual_encoder,
+            visual_select_layer=args.visual_select_layer,
             name=args.name,
             torch_dtype=args.torch_dtype,
             bits=args.bits,

@@ -18,6 +18,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "model_or_url", nargs="?", help="a model (folder, hub name), or the URL of a server; none: only watch"
     )
     add("--adapter", action="append", default=[], metavar="[NAME=]FOLDER", help="a LoRA adapter; repeatable")
+    add("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
+    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
+    add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
     add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], help="precision (fp16)")
     add("--bits", choices=["4", "8"], help="load the model quantised to so many bits")
     add("--prompt-template", help="form of the prompt (the one that each model was trained with)")
@@ -37,11 +40,14 @@ def main(argv: list[str] | None = None) -> int:
 
     given = [("--adapter", each) for each in args.adapter]
     given += [
+        ("--llava", args.llava),
+        ("--visual-encoder", args.visual_encoder),
+        ("--visual-select-layer", args.visual_select_layer),
         ("--torch-dtype", args.torch_dtype),
         ("--bits", args.bits),
         ("--prompt-template", args.prompt_template),
     ]
-    arguments = [word for name, value in given if value is not None for word in (name, value)]
+    arguments = [word for name, value in given if value is not None for word in (name, str(value))]
     arguments += ["--trust-remote-code"] if args.trust_remote_code else []
     return web(
         WebSettings(

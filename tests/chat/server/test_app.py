@@ -146,7 +146,12 @@ def test_control_characters_and_odd_text_are_text(client):
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
             400,
-            "messages.0.content: 'image_url' is not taken here",
+            "messages.0.content.0.image_url: the model 'tiny' reads text only",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "text": "x"}]}]},
+            400,
+            "messages.0.content: 'input_audio' is not taken here",
         ),
         (
             {"messages": [{"role": "user", "content": "x" * 2**20}]},

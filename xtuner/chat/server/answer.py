@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from xtuner.chat.generate import Chooser, decode
+from xtuner.chat.pictures import Picture
 from xtuner.chat.text_stream import TextStream
 
 
@@ -83,6 +84,7 @@ class Answer:
     client: str = ""
     deadline: float = float("inf")  # in seconds of time.monotonic()
     cancelled: bool = False
+    pictures: Sequence[Picture] = ()  # whose ids stand in the prompt
     ids: list[int] = field(default_factory=list)
     cache: Any = None
     num_read: int = 0

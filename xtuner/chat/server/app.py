@@ -133,6 +133,7 @@ def _info(model: Served, service: Service) -> dict[str, Any]:
         "owned_by": "xtuner",
         "root": model.path,
         "parent": parent,
+        "input_modalities": ["text", *(["image"] if service.prompts.pictures is not None else [])],
     }
 
 

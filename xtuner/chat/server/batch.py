@@ -17,13 +17,16 @@ from typing import Any
 
 import torch
 
+from xtuner.chat.pictures import Pictures, model_inputs
+
 
 class Reader:
     """Calls of one model's forward, with those arguments that its family takes."""
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device, pictures: Pictures | None = None) -> None:
         self.model = model
         self.device = device
+        self._pictures = pictures
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         names = inspect.signature(base.forward).parameters
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
@@ -55,7 +58,7 @@ class Reader:
         more = {} if positions is None or not self._takes_positions else {"position_ids": positions}
         ids = torch.tensor(rows, dtype=torch.long, device=self.device)
         out = self.model(
-            input_ids=ids,
+            **model_inputs(self.model, ids, self._pictures),
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.chat.generate import Completion
-from xtuner.chat.session import Session
+from xtuner.chat.pictures import Pictures
+from xtuner.chat.session import Session, encode_rendered
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.errors import DataError
 from xtuner.utils.templates import is_tokenizers_own
@@ -46,9 +47,10 @@ class Prompt:
 class PromptWriter:
     """Writes dialogues for one tokenizer; may be used from several threads."""
 
-    def __init__(self, tokenizer: Any, context: int | None) -> None:
+    def __init__(self, tokenizer: Any, context: int | None, pictures: Pictures | None = None) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.pictures = pictures
         self._lock = threading.Lock()  # a fast tokenizer cannot be used by two threads at once
         self._own: ChatTemplate | None = None
 
@@ -82,7 +84,7 @@ class PromptWriter:
         for num_dropped in range(len(turns)):
             kept = [*system, *(m for turn in turns[num_dropped:] for m in turn)]
             text = self._own.write(kept, tools, prompt=True)
-            ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+            ids = encode_rendered(self.tokenizer, text, self.pictures)
             if limit is None or len(ids) <= limit:
                 end = self._own.end_of_turn()
                 return Prompt(ids, [end] if end else [], num_dropped)
@@ -99,7 +101,9 @@ class PromptWriter:
         if tools:
             listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
             system.append(_TOOLS.format(tools=listed))
-        session = Session(self.tokenizer, template, "\n".join(system), context=self.context)
+        session = Session(
+            self.tokenizer, template, "\n".join(system), context=self.context, pictures=self.pictures
+        )
         *before, last = _questions_and_answers(messages)
         suffix = session.template.get("SUFFIX") or ""
         for question, answer in before:

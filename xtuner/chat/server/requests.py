@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import JSONResponse
 
+from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
 from xtuner.chat.server.answer import Sampling
+from xtuner.chat.server.images import MAX_IMAGES, picture_of
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -55,6 +57,7 @@ class Job:
     tokenizer: Any
     notices: list[str] = field(default_factory=list)
     num_choices: int = 1  # of each prompt
+    pictures: list[Picture] = field(default_factory=list)
 
 
 async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
@@ -68,7 +71,8 @@ async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", "top_logprobs")
     tools = _tools(body)
-    messages = [_message(m, i) for i, m in enumerate(body.messages)]
+    shown = await asyncio.to_thread(_pictures, service, model, body.messages)
+    messages = [_message(m, i, shown) for i, m in enumerate(body.messages)]
     max_new_tokens = body.max_completion_tokens or body.max_tokens or service.max_new_tokens
     prompt = await asyncio.to_thread(service.prompts.write, messages, template, tools, max_new_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -79,7 +83,8 @@ async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
             f"{service.prompts.context} tokens"
         )
-    return _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices)
+    job = _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices)
+    return replace(job, pictures=list(shown.values()))
 
 
 async def completion_jobs(service: Service, body: schema.CompletionRequest) -> Job:
@@ -208,9 +213,33 @@ def _tools(body: schema.ChatRequest) -> list[dict[str, Any]] | None:
     return [tool.model_dump(exclude_none=True) for tool in body.tools]
 
 
-def _message(message: schema.Message, index: int) -> dict[str, Any]:
+def _pictures(
+    service: Service, model: Served, messages: Sequence[schema.Message]
+) -> dict[tuple[int, int], Picture]:
+    """The images in `messages`, by the numbers of their message and part."""
+    found: dict[tuple[int, int], Picture] = {}
+    for index, message in enumerate(messages):
+        for number, part in enumerate(message.content if isinstance(message.content, list) else []):
+            if part.type != "image_url" or part.image_url is None:
+                continue
+            where = f"messages.{index}.content.{number}.image_url"
+            if message.role != "user":
+                raise ApiError(400, f"{where}: only a user's message may show an image", "messages")
+            if service.prompts.pictures is None:
+                raise ApiError(400, f"{where}: the model {model.name!r} reads text only", "messages")
+            if len(found) == MAX_IMAGES:
+                raise ApiError(400, f"{where}: a request may show {MAX_IMAGES} images", "messages")
+            found[index, number] = picture_of(
+                part.image_url.url, where, service.prompts.pictures, model.adapter
+            )
+    return found
+
+
+def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
-    found: dict[str, Any] = {"role": role, "content": _text(message.content, index)}
+    # Images stand above the words, as those of LLaVA's training do.
+    marks = "".join(f"{picture.mark}\n" for (at, _), picture in shown.items() if at == index)
+    found: dict[str, Any] = {"role": role, "content": marks + _text(message.content, index)}
     if message.tool_calls:
         found["tool_calls"] = [_tool_call(call, index) for call in message.tool_calls]
     for name in ("name", "tool_call_id"):
@@ -219,13 +248,17 @@ def _message(message: schema.Message, index: int) -> dict[str, Any]:
     return found
 
 
-def _text(content: str | Sequence[schema.TextPart] | None, index: int) -> str:
+def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    other = [part.type for part in content if part.type != "text" or part.text is None]
+    values = [{"text": part.text, "image_url": part.image_url}.get(part.type) for part in content]
+    other = [part.type for part, value in zip(content, values, strict=True) if value is None]
     if other:
         raise ApiError(
-            400, f"messages.{index}.content: {other[0]!r} is not taken here, only parts of text", "messages"
+            400,
+            f"messages.{index}.content: {other[0]!r} is not taken here, only {{'type': 'text', 'text': ...}} "
+            "and {'type': 'image_url', 'image_url': {'url': ...}}",
+            "messages",
         )
     return "".join(part.text or "" for part in content)
 

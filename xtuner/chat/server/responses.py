@@ -49,6 +49,7 @@ async def respond(
             adapter=job.model.adapter,
             client=client,
             deadline=deadline,
+            pictures=job.pictures,
         )
         for i, (prompt, sampling) in enumerate(job.parts)
     ]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from xtuner.chat.generate import end_ids
+from xtuner.chat.pictures import Pictures
 from xtuner.chat.server.answer import Answer, Failed
 from xtuner.chat.server.batch import Batch, Reader, cut
 from xtuner.errors import XTunerError
@@ -66,7 +67,15 @@ class _Queue:
 class Scheduler:
     """Writes answers with one model until it is closed. Adapters are named as peft knows them."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_running: int = 32, max_waiting: int = 256) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_running: int = 32,
+        max_waiting: int = 256,
+        pictures: Pictures | None = None,
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.max_running = max_running
@@ -75,7 +84,7 @@ class Scheduler:
         devices = [p.device for p in model.parameters() if p.device.type != "meta"]
         self.device = devices[0] if devices else torch.device("cpu")
         self._ends = end_ids(model, tokenizer)
-        self._reader = Reader(model, self.device)
+        self._reader = Reader(model, self.device, pictures)
         self._queue = _Queue()
         self._reading: Answer | None = None
         self._batches: list[tuple[str | None, Batch, list[Answer]]] = []

@@ -19,12 +19,17 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class TextPart(_Request):
-    """A part of a message; only text is taken."""
+class ImageUrl(_Request):
+    url: str = Field(description="data:image/png;base64,...; nothing is fetched")
+    detail: str | None = Field(None, description="taken and not used")
+
+
+class Part(_Request):
+    """A part of a message: text, or in a user's message an image."""
 
     type: str
     text: str | None = None
-    image_url: Any = None
+    image_url: ImageUrl | None = None
 
 
 class FunctionCall(_Request):
@@ -41,7 +46,7 @@ class ToolCall(_Request):
 
 class Message(_Request):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[Part] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -160,6 +165,7 @@ class ModelInfo(BaseModel):
     owned_by: str
     root: str
     parent: str | None = None
+    input_modalities: list[Literal["text", "image"]] = Field(["text"], description="not of OpenAI")
 
 
 class ModelList(BaseModel):

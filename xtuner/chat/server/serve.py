@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.chat.generate import context_length
+from xtuner.chat.settings import check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
 from xtuner.log import logger
@@ -26,6 +27,9 @@ class ServeSettings:
 
     model: str
     adapters: Sequence[str] = ()
+    llava: str | None = None
+    visual_encoder: str | None = None
+    visual_select_layer: int | None = None
     name: str | None = None
     torch_dtype: str = "fp16"
     bits: int | None = None
@@ -56,6 +60,9 @@ class ServeSettings:
         for name, value, holds, cure in rules:
             if not holds:
                 raise ConfigError(f"--{name} is {value}: write {cure}.")
+        check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
+        if self.adapters and self.llava is not None:
+            raise ConfigError(f"--adapter {self.adapters[0]} and --llava {self.llava}: name one of them.")
 
     def named_adapters(self) -> dict[str, str]:
         """The folders of the adapters by the names that requests use."""
@@ -86,7 +93,8 @@ def serve(settings: ServeSettings) -> None:
     adapters = settings.named_adapters()
     base = settings.base_name()
     # Names and the port are looked at before minutes go into loading.
-    template = choose_template(settings.prompt_template, [settings.model])
+    folders: list[str | Path] = [f for f in (settings.llava, settings.model) if f is not None]
+    template = choose_template(settings.prompt_template, folders)
     templates = {
         name: choose_template(settings.prompt_template, [path, settings.model])
         for name, path in adapters.items()
@@ -140,25 +148,41 @@ def listen(host: str, port: int) -> socket.socket:
 def _load(
     settings: ServeSettings, base: str, template: Any, adapters: dict[str, str], templates: dict[str, Any]
 ) -> Any:
+    from xtuner.chat.pictures import Pictures
     from xtuner.chat.server.app import Served, Service
     from xtuner.chat.server.prompts import PromptWriter
     from xtuner.chat.server.scheduler import Scheduler
+    from xtuner.model.llava import find_llava_parts, load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.model.lora import attach_adapter, check_adapter_folder
 
     for path in adapters.values():
         check_adapter_folder(path)
+    parts = None
+    if settings.llava is not None:
+        parts = find_llava_parts(
+            settings.model,
+            settings.llava,
+            settings.visual_encoder,
+            settings.visual_select_layer,
+            trust_remote_code=settings.trust_remote_code,
+        )
     model: Any
     model, tokenizer = load_for_chat(
         settings.model,
+        adapter=None if parts is None else parts.llm_adapter,
         dtype=settings.torch_dtype,
         bits=settings.bits,
         offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
     )
+    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
+    pictures = None if encoder is None else Pictures(encoder)
     context, num_tokens = context_length(model), model.get_input_embeddings().num_embeddings
     own = PROMPT_TEMPLATE.auto if getattr(tokenizer, "chat_template", None) else None
-    models = [Served(base, settings.model, None, own if template is None else template)]
+    # peft's name for the adapter that comes with the parts.
+    always = None if parts is None or parts.llm_adapter is None else "default"
+    models = [Served(base, settings.model, always, own if template is None else template)]
     for i, (name, path) in enumerate(adapters.items()):
         # peft allows no dots in its names, requests do.
         model = attach_adapter(model, path, name=f"adapter_{i}")
@@ -166,12 +190,16 @@ def _load(
         models.append(Served(name, path, f"adapter_{i}", chosen))
         logger.info("Load adapter %s from %s", name, path)
     scheduler = Scheduler(
-        model.eval(), tokenizer, max_running=settings.max_running, max_waiting=settings.max_waiting
+        model.eval(),
+        tokenizer,
+        max_running=settings.max_running,
+        max_waiting=settings.max_waiting,
+        pictures=pictures,
     )
     return Service(
         scheduler,
         models,
-        PromptWriter(tokenizer, context),
+        PromptWriter(tokenizer, context, pictures),
         num_tokens=num_tokens,
         max_new_tokens=settings.max_new_tokens,
         timeout_s=settings.timeout_s,
