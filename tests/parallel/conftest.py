@@ -99,6 +99,24 @@ def single_key_head(tmp_path_factory, tokenizer) -> str:
 
 
 @pytest.fixture(scope="session")
+def two_forms(tmp_path_factory, tokenizer) -> dict[str, str]:
+    """One model of bf16 weights as safetensors and as a pickle; some layers have an odd number of rows."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 65, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(tokenizer), tie_word_embeddings=True, **small)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    folders = {form: tmp_path_factory.mktemp(form) for form in ("safetensors", "pickle")}
+    for folder in folders.values():
+        config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    model.save_pretrained(folders["safetensors"])
+    torch.save(model.state_dict(), folders["pickle"] / "pytorch_model.bin")
+    return {form: str(folder) for form, folder in folders.items()}
+
+
+@pytest.fixture(scope="session")
 def one(tmp_path_factory, common) -> Callable[..., dict]:
     """Function of options: what one process makes of them; the same options are trained once."""
     train, known = _train(), {}
@@ -116,7 +134,7 @@ def one(tmp_path_factory, common) -> Callable[..., dict]:
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory, common, one, single_key_head) -> dict[str, dict]:
+def two(tmp_path_factory, common, one, single_key_head, two_forms) -> dict[str, dict]:
     """What two processes make of each case."""
     folder = tmp_path_factory.mktemp("two")
     saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
@@ -125,6 +143,9 @@ def two(tmp_path_factory, common, one, single_key_head) -> dict[str, dict]:
         "fsdp": {"fsdp": True, "interval": 10},
         "fsdp_qlora": {"fsdp": True, **QLORA, "custom_hooks": [SAMPLING]},
         "fsdp_bf16": {"fsdp": True, "optim_wrapper.dtype": "bfloat16"},
+        "fsdp_mapped": {"fsdp": True, "max_iters": 3, "folder": two_forms["safetensors"]},
+        "fsdp_whole": {"fsdp": True, "max_iters": 3, "folder": two_forms["pickle"]},
+        "fsdp_thin": {"fsdp": True, "max_iters": 3, "lora": {**LORA, "r": 1}},
         "shared": SHARED,
         "shared_fsdp_lora": {**SHARED, "fsdp": True, "lora": LORA, "folder": single_key_head},
         "ddp_after_one": {"resume": str(saved_by_one)},

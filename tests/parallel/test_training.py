@@ -1,6 +1,7 @@
 """Two processes train as one does, whatever divides the work, and read each other's checkpoints."""
 
 import pytest
+import torch
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -18,6 +19,18 @@ def test_layers_that_travel_in_16_bits_train_as_with_autocast(one, two):
     """The gains of norms are rounded on their way; a process keeps no 16-bit copy of every layer."""
     expected = one(**two["fsdp_bf16"]["options"], **{"train_dataloader.batch_size": 2})
     assert two["fsdp_bf16"]["losses"] == pytest.approx(expected["losses"], rel=2e-3)
+
+
+def test_parts_read_from_files_are_those_of_whole_weights(two):
+    """Each process reads its rows of safetensors, and a pickle whole: after three updates no bit differs."""
+    mapped, whole = two["fsdp_mapped"], two["fsdp_whole"]
+    assert mapped["losses"] == whole["losses"]
+    assert mapped["weights"].keys() == whole["weights"].keys()
+    assert all(torch.equal(mapped["weights"][n], w) for n, w in whole["weights"].items())
+
+
+def test_a_process_may_have_no_row_of_a_weight(one, two, assert_same):
+    assert_same(two["fsdp_thin"], one(**two["fsdp_thin"]["options"], **{"train_dataloader.batch_size": 2}))
 
 
 def test_parts_of_a_quantised_base(one, two, assert_same):

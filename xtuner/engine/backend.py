@@ -24,7 +24,8 @@ from torch import nn
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
-from xtuner.parallel.tensors import consolidated, map_tensors, shapes, spread_tensor
+from xtuner.model.mapped import wanted_dtype, weights_in_files
+from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
 from xtuner.parallel.world import World
 
 T = TypeVar("T")
@@ -42,9 +43,13 @@ class Backend:
         self.world = world
         self.model: Any = None
 
-    def wrap(self, model: nn.Module) -> None:
-        """Take the model, before its optimiser is made."""
-        self.model = model
+    def loading(self) -> contextlib.AbstractContextManager:
+        """Within it the model is made."""
+        return contextlib.nullcontext()
+
+    def wrap(self, model: nn.Module, device: torch.device) -> None:
+        """Take the model to `device`, before its optimiser is made."""
+        self.model = model.to(device)
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         """Take the optimiser; ConfigError where it cannot work on what this backend holds."""
@@ -149,8 +154,8 @@ class DDPBackend(_ManyBackend):
 
     name = "ddp"
 
-    def wrap(self, model: nn.Module) -> None:
-        super().wrap(model)
+    def wrap(self, model: nn.Module, device: torch.device) -> None:
+        super().wrap(model, device)
         # Frozen weights come from the same files everywhere; sending them would only take time.
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -182,12 +187,15 @@ class FSDPBackend(_ManyBackend):
         super().__init__(world)
         self._dtype = dtype
 
-    def wrap(self, model: nn.Module) -> None:
+    def loading(self) -> contextlib.AbstractContextManager:
+        return weights_in_files()
+
+    def wrap(self, model: nn.Module, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-        super().wrap(model)
-        device = next(model.parameters()).device
+        self.model = model
+        values = set_aside(model, wanted_dtype)
         mesh = init_device_mesh(device.type, (self.world.size,))
         for layer in layers_of(getattr(model, "llm", model)):
             wide = all(p.requires_grad and p.dtype == torch.float32 for p in layer.parameters())
@@ -195,6 +203,7 @@ class FSDPBackend(_ManyBackend):
             cast = MixedPrecisionPolicy(self._dtype, torch.float32, cast_forward_inputs=False)
             fully_shard(layer, mesh=mesh, mp_policy=cast if wide else MixedPrecisionPolicy())
         fully_shard(model, mesh=mesh)
+        take_parts(model, values, device)
 
         # Sampling does not call the whole model, whose forward gathers what lies outside the layers.
         self.model.call_inside = MethodType(lambda _model, make: make(), model)

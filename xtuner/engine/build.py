@@ -290,11 +290,12 @@ def with_recompute(run: Run) -> Any:
 
 def build_model(run: Run) -> Any:
     """The model, on the device of this process, as the run's backend holds it."""
-    model = run.builder.build(with_recompute(run), "model").to(run.device)
+    with run.backend.loading():
+        model = run.builder.build(with_recompute(run), "model")
     if run.world.sequence_group is not None:
         model.share_rows(run.world.sequence_group)
     run.weights_text = describe_weights(model)
-    run.backend.wrap(model)
+    run.backend.wrap(model, run.device)
     return model
 
 

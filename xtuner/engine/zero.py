@@ -44,8 +44,8 @@ class ZeroBackend(Backend):
         self.stage = settings.get("zero_optimization", {}).get("stage", 0)
         self._engine: Any = None
 
-    def wrap(self, model: nn.Module) -> None:
-        super().wrap(model)
+    def wrap(self, model: nn.Module, device: torch.device) -> None:
+        super().wrap(model, device)
         if self.stage == 3 and hasattr(model, "run_as_written"):
             # Weights are gathered where a layer's own forward begins, and only there.
             self.model.run_as_written()

@@ -22,7 +22,7 @@ from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.log import logger, say_once
-from xtuner.model import attention
+from xtuner.model import attention, mapped
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model_folder import check_model_folder, read_json, remote_code
@@ -107,7 +107,7 @@ def load_llm(
         if max_position_embeddings:
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full), "config": config}
-        llm = _call(factory, kwargs, path)
+        llm = mapped.load(lambda dtype: _call(factory, {**kwargs, "torch_dtype": dtype}, path), kwargs)
     prepare_for_training(llm, tokenizer, full=full)
     return llm
 
@@ -157,10 +157,11 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
         quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
     if "device_map" in kwargs and kwargs["device_map"] is not None:
         say_once(f"device_map={kwargs['device_map']!r}: each process trains on its own device, {device}", 20)
+    stays = mapped.stay_in_files()
     return {
         "torch_dtype": dtype,
         "quantization_config": quantization if _is_quantized(quantization) else None,
-        "device_map": {"": device} if device.type != "cpu" or quantized else None,
+        "device_map": {"": device} if quantized or not (stays or device.type == "cpu") else None,
         "attn_implementation": _attention_for(kwargs.get("attn_implementation"), config, device),
         "trust_remote_code": False if is_native(config) else kwargs.get("trust_remote_code", False),
         "low_cpu_mem_usage": None,
@@ -301,6 +302,8 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
     old = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) <= old:
         return False
+    for layer in filter(None, (llm.get_input_embeddings(), llm.get_output_embeddings())):
+        layer.to(mapped.wanted_dtype(layer.weight))  # the mean is taken in the precision that is trained
     llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     for layer in (llm.get_input_embeddings(), llm.get_output_embeddings()):
         for name in ("weight", "bias"):

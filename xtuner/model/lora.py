@@ -20,6 +20,7 @@ from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError, did_you_mean
 from xtuner.log import logger, say_once
+from xtuner.model.mapped import wanted_dtype
 from xtuner.model.state import PREFIX, adapter_key
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -94,7 +95,7 @@ def _trained_weights_to_fp32(model: nn.Module) -> None:
 
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
-            dtype = next(module.original_module.parameters()).dtype
+            dtype = wanted_dtype(next(module.original_module.parameters()))
             if dtype in (torch.float16, torch.bfloat16):
                 module.modules_to_save.float()
                 module.register_forward_pre_hook(_float_inputs)

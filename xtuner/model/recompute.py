@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from xtuner import dist
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.log import logger
+from xtuner.model.mapped import wanted_dtype
 
 # Tokens of a batch that is not known.
 TOKENS = 8192
@@ -62,13 +64,13 @@ def recomputes(llm: Any) -> float:
 
 def what_fits(llm: Any) -> str:
     """The least recomputation with which a batch of TOKENS is expected to fit beside what is in memory."""
-    device = llm.device
+    device = dist.device()
     shape = read_shape(llm.config.get_text_config().to_dict())
-    # Weights are there already, and the estimate holds them too.
-    free = free_memory(device) + sum(p.nbytes for p in llm.parameters())
+    # Weights may be there already, and the estimate holds them too.
+    free = free_memory(device) + sum(p.nbytes for p in llm.parameters() if p.device.type == device.type)
     if shape is None:
         return "full"
-    size = 4 if llm.dtype == torch.float32 else 2
+    size = 4 if wanted_dtype(next(llm.parameters())) == torch.float32 else 2
     trained = sum(p.numel() for p in llm.parameters() if p.requires_grad)
     rank = 0 if trained == sum(p.numel() for p in llm.parameters()) else 64
     kind = "cuda" if device.type == "cuda" else "cpu"

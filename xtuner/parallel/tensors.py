@@ -2,6 +2,7 @@
 
 DTensor [8, 4], this process has [4, 4]   --whole-->      Tensor [8, 4] on every process
 Tensor [8, 4] on rank 0                   --like(it)-->   DTensor [8, 4], each process its part
+Tensor [8, 4] in a file                   --set_aside, divide, take_parts-->   the same, and no more is read
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
+from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xtuner.parallel.world import World
@@ -70,3 +72,35 @@ def spread_tensor(tensor: torch.Tensor | None, shape: _Shape, like: torch.Tensor
         return distribute_tensor(full, like.device_mesh, like.placements)
     torch_dist.broadcast(full, src=0)
     return full
+
+
+def set_aside(model: nn.Module, dtype_of: Callable[[torch.Tensor], torch.dtype]) -> dict[str, torch.Tensor]:
+    """The weights of `model` by name, which has empty ones of their shape and of `dtype_of(weight)` then.
+
+    Quantised weights, which are more than their numbers, stay where they are.
+    """
+    values = {}
+    for name, weight in list(model.named_parameters()):
+        if type(weight) is nn.Parameter:
+            values[name] = weight.data
+            empty = torch.empty_like(weight, device="meta", dtype=dtype_of(weight))
+            # The object stays: weights that are tied stay so.
+            torch.utils.swap_tensors(weight, nn.Parameter(empty, weight.requires_grad))
+    return values
+
+
+def take_parts(model: nn.Module, values: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Give the divided weights of `model` this process's parts of `values`, which is empty then."""
+    weight: Any
+    for name, weight in list(model.named_parameters()):
+        if name in values:
+            mesh, (placement,) = weight.device_mesh, weight.placements
+            value = values.pop(name)
+            parts = value.chunk(mesh.size(), placement.dim)
+            rank = mesh.get_local_rank()
+            part = parts[rank] if rank < len(parts) else value[:0]
+            own = part.to(device, weight.dtype, copy=True)
+            divided = DTensor.from_local(
+                own, mesh, weight.placements, run_check=False, shape=weight.shape, stride=weight.stride()
+            )
+            torch.utils.swap_tensors(weight, nn.Parameter(divided, weight.requires_grad))
