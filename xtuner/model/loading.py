@@ -192,7 +192,7 @@ def _attention_for(asked: str | None, config: Any, device: torch.device) -> str 
 def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
     given = {k: v for k, v in kwargs.items() if v is not None}
     try:
-        return factory(**given)
+        llm = factory(**given)
     except (XTunerError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors and torch each have their own
@@ -201,6 +201,9 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
         raise ModelError(
             f"The model {path} cannot be loaded: {type(error).__name__}: {error}{cure}"
         ) from error
+    if "quantization_config" in given:
+        mapped.let_go_of_files(llm)
+    return llm
 
 
 def is_native(config: Any) -> bool:

@@ -45,6 +45,13 @@ def stay_in_files() -> bool:
     return _asked.get()
 
 
+def let_go_of_files(llm: PreTrainedModel) -> None:
+    """Copy the weights of a quantised model that are not: each is a part of a file that is mapped whole."""
+    for weight in llm.parameters():
+        if weight.is_floating_point() and weight.device.type == "cpu":
+            weight.data = weight.data.clone()
+
+
 def wanted_dtype(weight: torch.Tensor) -> torch.dtype:
     """The precision to hold `weight` in; that of its file may be narrower."""
     return getattr(weight, "wanted_dtype", weight.dtype)

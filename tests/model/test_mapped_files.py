@@ -1,0 +1,33 @@
+"""What a loaded model holds of its files."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from xtuner.model.loading import load_for_chat, load_llm
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is mapped, as Linux tells it")
+
+
+def mapped(folder):
+    """Names of the files of `folder` that this process has mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {Path(line.split()[-1]).name for line in lines if str(folder) in line}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_model_lets_go_of_its_files(llama_dir, bits):
+    """Embedding and norms, which are not quantised, would hold the whole file as parts of its map."""
+    quantization = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
+    folder = {"pretrained_model_name_or_path": str(llama_dir), "quantization_config": quantization}
+    llm = load_llm({"type": AutoModelForCausalLM.from_pretrained, **folder})
+    assert mapped(llama_dir) == set()
+    plain = AutoModelForCausalLM.from_pretrained(llama_dir, dtype=llm.dtype)
+    assert torch.equal(llm.get_input_embeddings().weight, plain.get_input_embeddings().weight)
+    del plain
+    chat, _ = load_for_chat(llama_dir, bits=bits)
+    assert chat.get_input_embeddings().weight.shape == llm.get_input_embeddings().weight.shape
+    assert mapped(llama_dir) == set()
