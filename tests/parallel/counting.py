@@ -1,4 +1,4 @@
-"""What a process holds and sends in an update: bytes of its tensors, of its connections, of its collectives."""
+"""What a process holds and sends in an update: bytes of tensors, connections, collectives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WHOLE = {
 
 
 def bytes_sent() -> int:
-    """What this process has ever sent over the TCP connections it has open; 0 where the system does not say."""
+    """What this process has ever sent over its open TCP connections; 0 where the system does not say."""
     total = 0
     if sys.platform != "linux":
         return total

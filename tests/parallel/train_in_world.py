@@ -10,8 +10,8 @@ import warnings
 from pathlib import Path
 
 import torch
-
 from counting import Counting
+
 from xtuner.config import parse_config
 from xtuner.engine.build import RunOptions, build_run
 from xtuner.errors import XTunerError

@@ -58,3 +58,16 @@ def test_a_typo_in_an_option_is_answered_with_the_nearest(here, capsys):
 def test_a_built_in_name_is_checked_too(capsys):
     assert cli.main(["check", "qwen3_8b_qlora_alpaca_e3"]) == 0
     assert "8.19 billion weights" in capsys.readouterr().out
+
+
+def test_a_plan_for_many_processes(capsys):
+    assert cli.main(["check", "llama3_8b_full_alpaca_e3", "--processes", "64", "--per-node", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert " for each of 64 processes, ddp, " in printed
+    assert "plan     64 processes, 4 on a machine, each with " in printed
+
+
+def test_processes_of_the_environment_count(monkeypatch, capsys):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    assert cli.main(["check", "qwen3_8b_qlora_alpaca_e3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["memory"]["processes"] == 2

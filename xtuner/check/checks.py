@@ -15,6 +15,7 @@ from xtuner.check.template import template_faults
 from xtuner.config.names import Names, look_at
 from xtuner.config.schema import BUILT, Fault, find_faults, passed_on
 from xtuner.errors import ConfigError
+from xtuner.estimate.plan import ALONE, Division
 
 Sizes = Callable[[str], Mapping[str, Any] | None]
 
@@ -34,8 +35,13 @@ class Findings:
             raise ConfigError(*[fault.message for fault in self.errors])
 
 
-def check_config(config: Mapping[str, Any], known_sizes: Sizes | None = None) -> Findings:
-    """Everything that can be told of `config` without loading, importing or downloading."""
+def check_config(
+    config: Mapping[str, Any], known_sizes: Sizes | None = None, division: Division = ALONE
+) -> Findings:
+    """Everything that can be told of `config` without loading, importing or downloading.
+
+    `division`: how many processes share the run.
+    """
     names = Names()
     for key in BUILT:
         look_at(passed_on(config.get(key)), key, names)
@@ -45,7 +51,7 @@ def check_config(config: Mapping[str, Any], known_sizes: Sizes | None = None) ->
         [*folders_nearby(config), *warnings],
     )
     found.unchecked = [*sorted(names.unknown), *hub_names(config)]
-    found.forecast = forecast(config, known_sizes)
+    found.forecast = forecast(config, known_sizes, division)
     if found.forecast is not None:
         found.warnings += shortages(config, found.forecast)
     return found

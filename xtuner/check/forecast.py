@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from xtuner.errors import ModelError
 from xtuner.estimate.configured import max_length, named_llm, read_training
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.machine import Machine, find_machine
-from xtuner.estimate.memory import Memory, Training, estimate, size_text
+from xtuner.estimate.memory import Memory, Training, size_text
+from xtuner.estimate.plan import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
 from xtuner.model_folder import read_json
@@ -24,7 +25,11 @@ BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class Forecast:
-    """The needs of a run on a machine; `seconds` is None where the data or the card is not known."""
+    """The needs of a run on a machine; `seconds` is None where the data or the card is not known.
+
+    Of several processes `machine` is the share of one, and `memory` that of the one that has most; `host` is
+    what it keeps in the memory of its host for DeepSpeed, `loading` what it holds while the model is read.
+    """
 
     shape: Shape
     training: Training
@@ -32,12 +37,17 @@ class Forecast:
     memory: Memory
     num_tokens: float | None
     seconds: float | None
+    division: Division = ALONE
+    host: int = 0
+    loading: int = 0
 
 
 def forecast(
-    config: Mapping[str, Any], known_sizes: Callable[[str], Mapping[str, Any] | None] | None = None
+    config: Mapping[str, Any],
+    known_sizes: Callable[[str], Mapping[str, Any] | None] | None = None,
+    division: Division = ALONE,
 ) -> Forecast | None:
-    """The needs of the run; None where nothing is known of the model.
+    """The needs of the run, of which `division` says how many processes share it; None for unknown models.
 
     `known_sizes` gives the config.json of a model by its name on the hub.
     """
@@ -45,11 +55,28 @@ def forecast(
     shape = read_shape(sizes) if sizes else None
     if shape is None:
         return None
-    machine = find_machine()
-    training = read_training(config, shape, machine)
-    num_tokens = _num_tokens(config, training)
-    time = seconds(shape, training, num_tokens, machine) if num_tokens else None
-    return Forecast(shape, training, machine, estimate(shape, training), num_tokens, time)
+    machine = _share(find_machine(), division)
+    training = read_training(config, shape, machine, division)
+    num_tokens = _num_tokens(config, training, division)
+    own = num_tokens / division.processes if num_tokens else None
+    time = seconds(shape, training, own, machine) if own else None
+    needs = process_memory(shape, training, division)
+    return Forecast(
+        shape, training, machine, needs.device, num_tokens, time, division, needs.host, needs.loading
+    )
+
+
+def _share(machine: Machine, division: Division) -> Machine:
+    """What a process has of `machine`: a GPU of its own, a part of the CPU."""
+    here = min(division.per_node, division.processes)
+    if machine.device == "cuda" or here == 1:
+        return machine
+    return replace(
+        machine,
+        total_bytes=machine.total_bytes // here,
+        free_bytes=machine.free_bytes // here,
+        num_cores=max(1, machine.num_cores // here),
+    )
 
 
 def model_config(
@@ -72,14 +99,21 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
     """Warnings where the run does not fit."""
     warnings = []
     need, free = found.memory.total, found.machine.free_bytes
+    each = "" if found.division.is_alone else " for each process"
     if need > free:
         warnings.append(
             Fault(
                 "memory",
-                f"memory: about {size_text(need)} are needed and {size_text(free)} are free on "
+                f"memory: about {size_text(need)} are needed{each} and {size_text(free)} are free on "
                 f"{found.machine.name}: {'; '.join(cures(found))}",
             )
         )
+    elif found.loading > free and not found.division.is_alone:
+        message = (
+            f"memory: each process holds all weights while they are read, {size_text(found.loading)}, and "
+            f"{size_text(free)} are free on {found.machine.name}: train with --fsdp, which reads parts"
+        )
+        warnings.append(Fault("memory", message))
     length, context = max_length(config, found.shape), found.shape.context
     model = config.get("model")
     extended = isinstance(model, Mapping) and model.get("max_position_embeddings")
@@ -91,7 +125,10 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
 
 def cures(found: Forecast) -> list[str]:
     """The cheapest changes of the config that save memory, each with what it saves."""
-    return [f"{fix.text} saves {size_text(fix.saves)}" for fix in fixes(found.shape, found.training)]
+    return [
+        f"{fix.text} saves {size_text(fix.saves)}"
+        for fix in fixes(found.shape, found.training, found.division)
+    ]
 
 
 _RECOMPUTED = {
@@ -106,11 +143,15 @@ def memory_lines(found: Forecast) -> list[str]:
     """The estimate as a block: the whole, then each part."""
     about = "" if found.shape.is_exact else ", reckoned as if it were a Llama"
     free = f"{size_text(found.machine.free_bytes)} free on {found.machine.name}"
+    shared = found.division
+    each = "" if shared.is_alone else f" for each of {shared.processes} processes, {shared.text},"
     return [
-        f"memory   about {size_text(found.memory.total)} ({free}); a batch has up to {found.training.tokens} "
+        f"memory   about {size_text(found.memory.total)}{each} ({free}); a batch has up to "
+        f"{found.training.tokens} "
         f"tokens{_RECOMPUTED[found.training.recompute]}, the model "
         f"{weights_text(found.shape.num_weights)} weights{about}",
         *(f"         {name:<12} {size_text(size):>8}" for name, size in found.memory.parts().items()),
+        *([f"         {'on the host':<12} {size_text(found.host):>8}"] if found.host else []),
     ]
 
 
@@ -119,12 +160,12 @@ def weights_text(number: int) -> str:
     return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.2f} million"
 
 
-def _num_tokens(config: Mapping[str, Any], training: Training) -> float | None:
+def _num_tokens(config: Mapping[str, Any], training: Training, division: Division) -> float | None:
     """Tokens of the whole run, by its iterations or by the size of the data files."""
     loop = config.get("train_cfg")
     loop = loop if isinstance(loop, Mapping) else {}
     iters, epochs = loop.get("max_iters"), loop.get("max_epochs")
     if isinstance(iters, int):
-        return iters * training.tokens
+        return iters * training.tokens * (division.processes // division.sequence)
     size = data_bytes(config)
     return epochs * size / BYTES_PER_TOKEN if size and isinstance(epochs, (int, float)) else None

@@ -2,7 +2,8 @@
 
 model.llm, model.lora, optim_wrapper, train_dataloader  ->  Training(tokens=2048, bits=4, rank=64, ...)
 
-Where the config leaves open what is recomputed in backward, it is the first of RECOMPUTE that fits.
+Where the config leaves open what is recomputed in backward, it is the first of RECOMPUTE that fits into
+the memory of a process.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from xtuner.config.ref import as_ref, path_of
 from xtuner.errors import ConfigError
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import RECOMPUTE, Training, estimate
+from xtuner.estimate.memory import RECOMPUTE, Training
+from xtuner.estimate.plan import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
 # Of free memory; the rest is for what the estimate does not know.
@@ -30,7 +32,31 @@ def named_llm(config: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def read_training(config: Mapping[str, Any], shape: Shape, machine: Machine) -> Training:
+def read_division(
+    config: Mapping[str, Any],
+    processes: int,
+    per_node: int,
+    fsdp: bool = False,
+    zero: Mapping[str, Any] | None = None,
+) -> Division:
+    """How `processes` share the run of `config`; `fsdp` and `zero` are what the command line says.
+
+    `zero` is what the file of DeepSpeed holds.
+    """
+    part = _dict(_dict(zero).get("zero_optimization"))
+    stage = _number(part.get("stage"), 0)
+    offloaded = (_dict(part.get(f"offload_{what}")).get("device") for what in ("optimizer", "param"))
+    backend = "fsdp" if fsdp or config.get("fsdp") else "ddp"
+    if stage:
+        backend = f"zero{stage}" + "_offload" * any(device in ("cpu", "nvme") for device in offloaded)
+    sequence = _number(config.get("sequence_parallel_size"), 1)
+    # What does not divide the processes is refused where the run begins.
+    return Division(backend, processes, per_node, sequence if processes % sequence == 0 else 1)
+
+
+def read_training(
+    config: Mapping[str, Any], shape: Shape, machine: Machine, division: Division = ALONE
+) -> Training:
     """The run that `config` describes, as it would be on `machine`."""
     model, wrapper = _dict(config.get("model")), _dict(config.get("optim_wrapper"))
     llm = _dict(model.get("llm"))
@@ -61,7 +87,7 @@ def read_training(config: Mapping[str, Any], shape: Shape, machine: Machine) -> 
         device=machine.device,
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
-    return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes))
+    return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
 
 
 def as_recompute(value: Any) -> str | None:
@@ -79,15 +105,15 @@ def as_recompute(value: Any) -> str | None:
     return value
 
 
-def choose_recompute(shape: Shape, run: Training, free_bytes: int) -> str:
-    """The first of RECOMPUTE with which `run` fits into that memory, else the one that needs least.
+def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Division = ALONE) -> str:
+    """The first of RECOMPUTE with which a process fits into that memory, else the one that needs least.
 
     "full" where the memory is not known (0).
     """
     if not free_bytes:
         return "full"
     ways = RECOMPUTE if run.device == "cuda" else RECOMPUTE[:-1]
-    needs = {way: estimate(shape, replace(run, recompute=way)).total for way in ways}
+    needs = {way: process_memory(shape, replace(run, recompute=way), division).device.total for way in ways}
     return next((way for way in ways if needs[way] <= USABLE * free_bytes), ways[-1])
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from xtuner.estimate.memory import RECOMPUTE, Training, estimate
+from xtuner.estimate.memory import RECOMPUTE, Training
+from xtuner.estimate.plan import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
 # Of the whole: what saves less is not worth a word.
@@ -26,10 +27,16 @@ class Fix(NamedTuple):
     saves: int
 
 
-def fixes(shape: Shape, run: Training, count: int = 3) -> list[Fix]:
-    """The `count` cheapest changes that save something."""
-    need = estimate(shape, run).total
-    found = [Fix(text, need - estimate(shape, changed).total) for text, changed in _changes(run)]
+def fixes(shape: Shape, run: Training, division: Division = ALONE, count: int = 3) -> list[Fix]:
+    """The `count` cheapest changes that save something, of the memory of a process."""
+
+    def total(changed: Training, shared: Division = division) -> int:
+        return process_memory(shape, changed, shared).device.total
+
+    need = total(run)
+    found = [Fix(text, need - total(changed)) for text, changed in _changes(run)]
+    if division.backend == "ddp" and not division.is_alone:
+        found.insert(0, Fix("--fsdp", need - total(run, replace(division, backend="fsdp"))))
     return [fix for fix in found if fix.saves > LEAST * need][:count]
 
 

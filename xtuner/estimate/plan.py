@@ -68,12 +68,21 @@ class Division:
     def is_alone(self) -> bool:
         return self.processes == 1
 
+    @property
+    def text(self) -> str:
+        """`fsdp`, or `fsdp with rows shared by 2`."""
+        return self.backend + (f" with rows shared by {self.sequence}" if self.sequence > 1 else "")
+
+
+ALONE = Division()
+
 
 @dataclass(frozen=True)
 class Cluster:
     """What a process has: rates a second, each way."""
 
-    name: str = "H200, NVLink, 8 x 400 Gb/s between machines"
+    card: str = "H200"
+    links: str = "NVLink, 8 x 400 Gb/s between machines"
     operations: float = 989e12  # in 16 bits, by its maker
     reached: float = REACHED  # of them
     inside: float = 360e9  # bytes between GPUs of a machine: 80 % of NVLink's 450
@@ -81,6 +90,10 @@ class Cluster:
     host: float = 50e9  # bytes between a GPU and its host: 80 % of PCIe 5.0 x16
     host_memory: float = 300e9  # bytes of a machine's memory, shared by its processes
     memory: int = 141_000_000_000
+
+    @property
+    def name(self) -> str:
+        return f"{self.card}, {self.links}"
 
 
 @dataclass(frozen=True)
@@ -121,7 +134,9 @@ class Scaling:
 
 def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMemory:
     """What one of the processes needs for `run`, a batch of which it takes alone or with those of its row."""
-    loading = weight_bytes(shape, run)
+    # FSDP's read their own parts alone, unless weights are quantised, which is done to whole ones.
+    reads_part = division.backend == "fsdp" and run.bits == 16
+    loading = 0 if reads_part else weight_bytes(shape, run)
     if division.is_alone:
         return ProcessMemory(estimate(shape, run), 0, loading)
     run = replace(run, tokens=-(-run.tokens // division.sequence))

@@ -9,8 +9,12 @@ from typing import Any
 
 from xtuner.check.checks import Findings, check_config
 from xtuner.check.forecast import Forecast, memory_lines
+from xtuner.check.plan_table import plan_lines
+from xtuner.estimate.configured import read_division
+from xtuner.parallel.launch import how_many
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
+from xtuner.tools.train import deepspeed_settings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -18,18 +22,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_config(parser)
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
+    parser.add_argument(
+        "--processes", type=_count_of, metavar="N", help="plan a run by N processes, one for each GPU"
+    )
+    parser.add_argument("--per-node", type=_count_of, metavar="M", help="of them on a machine (8)")
     return parser.parse_args(argv)
+
+
+def _count_of(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print what was found; 1 where a run would fail."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
-    found = check_config(config, known_sizes)
+    named = config.get("deepspeed")
+    zero = deepspeed_settings(named) if named else None
+    processes, per_node = (args.processes, 8) if args.processes else how_many()
+    division = read_division(config, processes, args.per_node or per_node, zero=zero)
+    found = check_config(config, known_sizes, division)
     if args.json:
         print(json.dumps(_as_json(found), ensure_ascii=False, indent=1))
     else:
         _print(args.config, found)
+        if args.processes and found.forecast is not None:
+            print("\n".join(plan_lines(config, found.forecast)))
     return 1 if found.errors else 0
 
 
@@ -78,6 +98,8 @@ def _as_json(found: Findings) -> dict[str, Any]:
             "free": needs.machine.free_bytes,
             "device": needs.machine.name,
             "exact": needs.shape.is_exact,
+            "processes": needs.division.processes,
+            "host": needs.host,
             "parts": needs.memory.parts(),
         },
         "seconds": None if needs is None else needs.seconds,

@@ -12,8 +12,9 @@ from typing import Any
 from xtuner import dist
 from xtuner.check.checks import check_config
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.estimate.configured import read_division
 from xtuner.log import logger, start_console
-from xtuner.parallel.launch import asked_for, launch
+from xtuner.parallel.launch import asked_for, how_many, launch
 from xtuner.recipes.catalogue import deepspeed_file
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
@@ -59,6 +60,14 @@ def _seed(text: str) -> int:
 
 
 def read_deepspeed(name: str) -> dict[str, Any]:
+    """The settings of a JSON file or of a built-in name, which the package deepspeed is here for."""
+    settings = deepspeed_settings(name)
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: pip install 'xtuner[deepspeed]'")
+    return settings
+
+
+def deepspeed_settings(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, with or without `deepspeed_` before it."""
     path = Path(name)
     if path.suffix == ".json" and not path.is_file():
@@ -71,8 +80,6 @@ def read_deepspeed(name: str) -> dict[str, Any]:
         raise ConfigError(f"--deepspeed {name}: {path} is no JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--deepspeed {name}: {path} holds no settings, but {type(settings).__name__}")
-    if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: pip install 'xtuner[deepspeed]'")
     return settings
 
 
@@ -80,16 +87,18 @@ def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 when it came to its end."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
-    found = check_config(config, known_sizes)
-    found.raise_errors()
     named = args.deepspeed or config.get("deepspeed")
-    deepspeed = read_deepspeed(named) if named else None
+    zero = deepspeed_settings(named) if named else None
     processes = None if dist.is_launched() else asked_for()
+    if processes is None:
+        dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+    found = check_config(config, known_sizes, read_division(config, *how_many(), args.fsdp, zero))
+    found.raise_errors()
+    deepspeed = read_deepspeed(named) if named else None
     if processes is not None:
         words = sys.argv[1:] if argv is None else argv
         debug = ["--debug"] * ("--debug" in sys.argv)
         return launch([sys.executable, "-m", "xtuner", "train", *words, *debug], processes)
-    dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
     start_console(config.get("log_level", "INFO"))
     for warning in found.warnings:
         logger.warning("%s", warning.message)

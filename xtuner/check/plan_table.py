@@ -1,0 +1,90 @@
+"""The plan of a run by many processes: a row for each way to divide the model.
+
+plan     64 processes, 8 on a machine, each with 141 GB (H200, ...); an update takes 524288 tokens
+         backend          memory   reading      host      sent   scaling
+         fsdp             9.7 GB         -         -   53.1 GB      72 %
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xtuner.check.forecast import Forecast
+from xtuner.estimate.configured import read_training
+from xtuner.estimate.machine import Machine
+from xtuner.estimate.memory import Training, size_text
+from xtuner.estimate.plan import (
+    BACKENDS,
+    Cluster,
+    Division,
+    ProcessMemory,
+    process_memory,
+    scaling,
+    traffic,
+)
+from xtuner.estimate.shape import Shape
+from xtuner.estimate.speed import card_rate
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one way to divide the model needs, sends in an update and process, and how it scales at best."""
+
+    division: Division
+    memory: ProcessMemory
+    sent: int
+    efficiency: float
+
+    def fits(self, cluster: Cluster) -> bool:
+        return self.memory.needs <= cluster.memory
+
+
+def plan_row(shape: Shape, run: Training, division: Division, cluster: Cluster) -> Row:
+    """The row of `division`."""
+    sent = sum(x.size for x in traffic(shape, run, division) if x.over != "host")
+    memory = process_memory(shape, run, division)
+    return Row(division, memory, sent, scaling(shape, run, division, cluster).efficiency)
+
+
+def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
+    """The table for the processes of `found`, with GPUs as here, or as in Cluster where there is none."""
+    cluster = cluster_of(found.machine)
+    machine = Machine("cuda", cluster.name, cluster.memory, cluster.memory)
+
+    def run_by(division: Division) -> Training:
+        return read_training(config, found.shape, machine, division)
+
+    return _lines(found.shape, run_by, found.division, cluster)
+
+
+def cluster_of(machine: Machine) -> Cluster:
+    """Machines like this one, joined by what Cluster assumes."""
+    usual = Cluster()
+    if machine.device != "cuda":
+        return usual
+    rate = card_rate(machine.name) or usual.operations
+    return replace(usual, card=machine.name, operations=rate, memory=machine.total_bytes)
+
+
+def _lines(
+    shape: Shape, run_by: Callable[[Division], Training], division: Division, cluster: Cluster
+) -> list[str]:
+    runs = {name: run_by(replace(division, backend=name)) for name in BACKENDS}
+    run = next(iter(runs.values()))
+    tokens = run.tokens * run.accumulate * (division.processes // division.sequence)
+    shared = f", rows shared by {division.sequence}" if division.sequence > 1 else ""
+    lines = [
+        f"plan     {division.processes} processes, {min(division.per_node, division.processes)} on a machine"
+        f"{shared}, each with {size_text(cluster.memory)} ({cluster.name}); an update takes {tokens} tokens",
+        f"         {'backend':<14}{'memory':>9}{'reading':>10}{'host':>10}{'sent':>10}{'scaling':>9}",
+    ]
+    for name, run in runs.items():
+        row = plan_row(shape, run, replace(division, backend=name), cluster)
+        sizes = (row.memory.device.total, row.memory.loading, row.memory.host, row.sent)
+        memory, *others = (size_text(size) if size else "-" for size in sizes)
+        cells = f"{memory:>9}" + "".join(f"{text:>10}" for text in others)
+        more = "" if row.fits(cluster) else "   does not fit"
+        lines.append(f"         {name:<14}{cells}{row.efficiency:>7.0%}{more}".replace("%", " %"))
+    return lines
