@@ -11,9 +11,11 @@ import pytest
 
 from xtuner import dist
 from xtuner.errors import ConfigError
-from xtuner.parallel.launch import Processes, asked_for, launch
+from xtuner.parallel.launch import Processes, asked_for, how_many, launch
 
-NAMES = "NPROC_PER_NODE NNODES NODE_RANK ADDR PORT RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT"
+NAMES = (
+    "NPROC_PER_NODE NNODES NODE_RANK ADDR PORT RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT PET_NNODES"
+)
 
 
 @pytest.fixture
@@ -44,6 +46,30 @@ def test_several_machines_meet_on_a_port_that_all_know(env):
     env(NPROC_PER_NODE="8", NNODES="2", NODE_RANK="1", ADDR="10.0.0.1")
     assert asked_for() == Processes(here=8, nodes=2, node=1, address="10.0.0.1", port=29500)
     assert asked_for().first_rank == 8
+
+
+POD = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"}
+
+
+@pytest.mark.parametrize(
+    ("names", "here", "nodes"),
+    [
+        ({}, 1, 4),
+        ({"NPROC_PER_NODE": "8"}, 8, 4),
+        ({"NPROC_PER_NODE": "2", "PET_NNODES": "2"}, 2, 2),  # the number is of processes
+        ({"NPROC_PER_NODE": "2", "PET_NNODES": "1:4"}, 2, 4),
+    ],
+)
+def test_pods_of_kubernetes_are_machines(env, names, here, nodes):
+    """The operator gives RANK to a pod, not to a process."""
+    env(**POD, **names)
+    assert asked_for() == Processes(here, nodes, node=1, address="job-master-0", port=23456)
+    assert how_many() == (here * nodes, here)
+
+
+def test_a_process_of_torchrun_is_no_pod(env):
+    env(**POD, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")
+    assert how_many() == (4, 2)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from xtuner import dist
 from xtuner.dist import DEFAULT_PORT
 from xtuner.errors import ConfigError
 
@@ -48,8 +49,13 @@ class Processes:
 
 
 def asked_for() -> Processes | None:
-    """What NPROC_PER_NODE, NNODES, NODE_RANK, ADDR and PORT ask for; None for a single process."""
-    here, nodes, node = _number("NPROC_PER_NODE", 1), _number("NNODES", 1), _number("NODE_RANK", 0, least=0)
+    """What NPROC_PER_NODE, NNODES, NODE_RANK, ADDR and PORT ask for; None for a single process.
+
+    Kubernetes' operator of training has its own names for all but the first.
+    """
+    pods, pod = _pods()
+    here, nodes = _number("NPROC_PER_NODE", 1), _number("NNODES", pods)
+    node = _number("NODE_RANK", pod, least=0)
     if here * nodes == 1:
         return None
     if node >= nodes:
@@ -59,8 +65,28 @@ def asked_for() -> Processes | None:
         raise ConfigError(
             f"NNODES is {nodes}, but ADDR is not set: give the address of the machine with NODE_RANK=0"
         )
-    port = _number("PORT", DEFAULT_PORT if nodes > 1 else _free_port())
+    known = _number("MASTER_PORT", DEFAULT_PORT) if nodes > 1 else _free_port()
+    port = _number("PORT", known)
     return Processes(here, nodes, node, address or "127.0.0.1", port)
+
+
+def _pods() -> tuple[int, int]:
+    """The pods that the operator has started, and the number of this one; 1 and 0 where it has not.
+
+    RANK is of a pod there. WORLD_SIZE counts pods, or processes where the job says how many a pod has.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_launched():
+        return 1, 0
+    counted = "PET_NNODES" if os.environ.get("PET_NNODES", "").isdecimal() else "WORLD_SIZE"
+    return _number(counted, 1), _number("RANK", 0, least=0)
+
+
+def how_many() -> tuple[int, int]:
+    """The processes of this run, and those of them on this machine, as the environment says."""
+    if dist.is_launched():
+        return dist.world_size(), dist.local_world_size() or dist.world_size()
+    processes = asked_for()
+    return (processes.world_size, processes.here) if processes else (1, 1)
 
 
 def _number(name: str, default: int, least: int = 1) -> int:
