@@ -11,11 +11,12 @@ from xtuner.model import SupervisedFinetune
 from xtuner.model.recompute import recomputes
 
 
-def loss_and_gradients(llama, batch, way):
+def loss_and_gradients(llama, batch, way, **lora_settings):
     from peft import LoraConfig
 
     torch.manual_seed(1)
-    lora = LoraConfig(r=4, lora_dropout=0.1, task_type="CAUSAL_LM", init_lora_weights=False)
+    settings = {"lora_dropout": 0.1, "target_modules": "all-linear", **lora_settings}
+    lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **settings)
     model = SupervisedFinetune(copy.deepcopy(llama), lora=lora, use_activation_checkpointing=way).train()
     torch.manual_seed(2)
     loss = model(batch)["loss"]
@@ -31,6 +32,21 @@ def test_gradients_are_those_without_recomputation(llama, batch, way, share):
     assert loss == again
     assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
     assert recomputes(model.llm) == share
+
+
+def test_tiles_change_nothing_but_rounding(llama, batch, monkeypatch):
+    """Offloaded, MLPs take few rows at a time; a batch of one tile is computed as ever."""
+    from xtuner.model import recompute
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(recompute, "TILE", 3)
+    lora = {"lora_dropout": 0.0}
+    _, loss, gradients = loss_and_gradients(llama, batch, "none", **lora)
+    model, again, others = loss_and_gradients(llama, batch, "offload", **lora)
+    assert {m.tile_rows for m in model.modules() if hasattr(m, "tile_rows")} == {3}
+    assert loss == pytest.approx(again, rel=1e-6)
+    for ours, theirs in zip(others, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_layer_inputs_are_all_that_is_kept(llama, batch):

@@ -21,9 +21,10 @@ from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
 from xtuner.utils.constants import IGNORE_INDEX
 
-# Bytes of fp32 logits: of a block of rows, which is multiplied with the head at one time, and of the part of it
-# whose softmax is in fp32. On a CPU the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 523
-# rows, enough for the product to be bound by arithmetic, and a part takes longer than its kernels to start.
+# Bytes of fp32 logits: of a block of rows, which is multiplied with the head at one time, and of the part of
+# it whose softmax is in fp32. On a CPU the part stays in the cache. On a GPU a block of Llama 3's vocabulary
+# has 523 rows, enough for the product to be bound by arithmetic, and a part's kernels run longer than they
+# take to start.
 BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 

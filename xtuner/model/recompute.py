@@ -3,9 +3,11 @@
     none        every layer keeps what its backward needs
     selective   every second layer keeps its input alone                        half of a forward pass more
     full        every layer keeps its input alone (Chen et al. 2016, arXiv 1604.06174)    a forward pass more
-    offload     as full, and the inputs wait in the host's memory               and two copies of each
+    offload     as full, the inputs wait in the host's memory, and MLPs with    two copies of each, and
+                adapters run by tiles of rows                                   these MLPs once more
 
-Gradients are the same to the last bit. What fits is decided by the estimate of xtuner/estimate.
+Gradients are the same to the last bit, of MLPs in tiles to rounding. What fits is decided by the estimate of
+xtuner/estimate.
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.log import logger
+from xtuner.model.fused import tile
 from xtuner.model.mapped import wanted_dtype
 
 # Tokens of a batch that is not known.
 TOKENS = 8192
+# Rows of a tile: enough for products of matrices to be as fast as whole ones.
+TILE = 1024
 
 
 def enable_recompute(llm: Any, way: str = "full") -> None:
@@ -46,6 +51,8 @@ def enable_recompute(llm: Any, way: str = "full") -> None:
             layer.gradient_checkpointing = False
         if way == "offload":
             layer._gradient_checkpointing_func = _offloaded
+    if way == "offload":
+        tile(base, TILE)
 
 
 def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

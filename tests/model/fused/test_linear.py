@@ -43,18 +43,32 @@ def test_three_layers_of_one_input_equal_peft():
         torch.testing.assert_close(found, wanted)
 
 
-def test_the_gated_block_equals_its_layers():
-    """One function for gate, up and down."""
+@pytest.mark.parametrize("tile", [None, 6, 4, 1])
+def test_the_gated_block_equals_its_layers(tile):
+    """One function for gate, up and down, for all rows or by tiles."""
     torch.manual_seed(0)
     gate, up, down = plain(8, 5), plain(8, 5), plain(5, 8)
     x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
-    ours = gated_mlp(x, gate, up, down)
+    ours = gated_mlp(x, gate, up, down, tile)
     theirs = down(nn.functional.silu(gate(x)) * up(x))
     torch.testing.assert_close(ours, theirs)
     for found, wanted in zip(
         gradients([ours], x, (gate, up, down)), gradients([theirs], x, (gate, up, down)), strict=True
     ):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("tile", [None, 2])
+def test_the_gated_block_drops_the_same_in_backward(tile):
+    """The gradient is that of the function with its masks: finite differences agree."""
+    torch.manual_seed(0)
+    modules = tuple(plain(*shape, dropout=0.3).train() for shape in ((8, 5), (8, 5), (5, 8)))
+
+    def block(x):
+        torch.manual_seed(3)
+        return gated_mlp(x, *modules, tile)
+
+    assert torch.autograd.gradcheck(block, torch.randn(4, 5, dtype=torch.float64, requires_grad=True))
 
 
 def test_dropout_acts_on_the_adapters_input_alone_and_is_scaled_up():

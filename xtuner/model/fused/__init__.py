@@ -8,6 +8,6 @@ segments.py   causal attention of packed samples on a CPU
 layers.py     which modules of a loaded model run through these: `fuse(llm)`
 """
 
-from xtuner.model.fused.layers import fuse, unfuse
+from xtuner.model.fused.layers import fuse, tile, unfuse
 
-__all__ = ["fuse", "unfuse"]
+__all__ = ["fuse", "tile", "unfuse"]

@@ -58,6 +58,14 @@ def fuse(llm: nn.Module) -> int:
     return count
 
 
+def tile(llm: nn.Module, rows: int) -> None:
+    """Let gated MLPs with adapters take `rows` rows at a time, and compute them again in backward."""
+    module: Any
+    for module in llm.modules():
+        if type(module).__name__ in MLPS:
+            module.tile_rows = rows
+
+
 def unfuse(llm: nn.Module) -> None:
     """Give all modules of `llm` their own forward back."""
     for module in llm.modules():
@@ -79,7 +87,7 @@ def _mlp(self: Any, x: Tensor) -> Tensor:
     if not self.training:
         return type(self).forward(self, x)
     gate, up, down = (getattr(self, name) for name in MLPS[type(self).__name__])
-    return gated_mlp(x, gate, up, down)
+    return gated_mlp(x, gate, up, down, getattr(self, "tile_rows", None))
 
 
 def _attention(

@@ -1,11 +1,13 @@
 """The gated feed-forward block: down(silu(gate(x)) * up(x)).
 
 Kept for backward: x, gate and up. The product is computed again (Chen et al. 2016's trade, arXiv 1604.06174,
-at its cheapest place), with LoRA on all three layers as one function.
+at its cheapest place), with LoRA on all three layers as one function. Where memory is shortest, that function
+runs by tiles of rows (Bekman et al. 2025, arXiv 2506.13996): gate and up are as wide as a layer gets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from xtuner.model.fused.linear import Group, Saved, adapted, compute_dtype, lora_linears
+
+# Of gate and up, and of down.
+Groups = tuple[Group, Group]
 
 
 def silu_backward(dy: Tensor, x: Tensor) -> Tensor:
@@ -34,39 +39,92 @@ class _SwiGLU(torch.autograd.Function):
 
 class _LoraMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, first: Group, second: Group, *adapters: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, groups: Groups, *adapters: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
-        (gate, up), kept = first.forward(flat, adapters[:4])
-        (y,), kept_down = second.forward(silu(gate).mul_(up), adapters[4:])
-        ctx.groups, ctx.x_like, ctx.dtypes = (first, second), (x.shape, x.dtype), [w.dtype for w in adapters]
-        ctx.save_for_backward(
-            flat, gate, up, kept.hidden, kept.a, *kept.bs, kept_down.hidden, kept_down.a, *kept_down.bs
-        )
+        y, kept = _forward(flat, groups, adapters)
+        ctx.groups, ctx.x_like, ctx.dtypes = groups, (x.shape, x.dtype), [w.dtype for w in adapters]
+        ctx.save_for_backward(flat, *kept)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate, up, hidden, a, b_gate, b_up, hidden_down, a_down, b_down = ctx.saved_tensors
-        first, second = ctx.groups
-        active = silu(gate)
+        x, *kept = ctx.saved_tensors
         dy = dy.reshape(len(x), -1).to(x.dtype)
-        dh, grads_down = second.backward(active * up, Saved(hidden_down, a_down, [b_down]), [dy], True)
-        assert dh is not None
-        d_up = active.mul_(dh)
-        d_gate = silu_backward(dh.mul_(up), gate)
-        dx, grads = first.backward(
-            x, Saved(hidden, a, [b_gate, b_up]), [d_gate, d_up], ctx.needs_input_grad[0]
-        )
+        dx, grads = _backward(dy, x, kept, ctx.groups, ctx.needs_input_grad[0])
         shape, dtype = ctx.x_like
-        all_grads = [g.to(t) for g, t in zip([*grads, *grads_down], ctx.dtypes, strict=True)]
-        return None if dx is None else dx.view(shape).to(dtype), None, None, *all_grads
+        grads = [g.to(t) for g, t in zip(grads, ctx.dtypes, strict=True)]
+        return None if dx is None else dx.view(shape).to(dtype), None, *grads
 
 
-def gated_mlp(x: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module) -> Tensor:
-    """`down(silu(gate(x)) * up(x))`, as one function where all three have plain LoRA adapters."""
+class _TiledLoraMlp(torch.autograd.Function):
+    """As _LoraMlp by tiles of rows: x alone is kept, and gate and up exist for one tile at a time."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, tiles: list[Groups], *adapters: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
+        parts = zip(flat.tensor_split(len(tiles)), tiles, strict=True)
+        y = torch.cat([_forward(part, groups, adapters)[0] for part, groups in parts])
+        ctx.tiles, ctx.x_like = tiles, (x.shape, x.dtype)
+        ctx.save_for_backward(flat, *adapters)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, *adapters = ctx.saved_tensors
+        count, needs_dx = len(ctx.tiles), ctx.needs_input_grad[0]
+        dy = dy.reshape(len(x), -1).to(x.dtype)
+        dx = torch.empty_like(x) if needs_dx else None
+        sums = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in adapters]
+        d_parts = [None] * count if dx is None else dx.tensor_split(count)
+        for part, d_y, d_x, groups in zip(
+            x.tensor_split(count), dy.tensor_split(count), d_parts, ctx.tiles, strict=True
+        ):
+            found, grads = _backward(d_y, part, _forward(part, groups, adapters)[1], groups, needs_dx)
+            if d_x is not None and found is not None:
+                d_x.copy_(found)
+            for total, grad in zip(sums, grads, strict=True):
+                total += grad
+        shape, dtype = ctx.x_like
+        grads = [g.to(w.dtype) for g, w in zip(sums, adapters, strict=True)]
+        return None if dx is None else dx.view(shape).to(dtype), None, *grads
+
+
+def _forward(x: Tensor, groups: Groups, adapters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The block's output for `x [N, k]`, and what backward needs beside it."""
+    first, second = groups
+    (gate, up), kept = first.forward(x, tuple(adapters[:4]))
+    (y,), kept_down = second.forward(silu(gate).mul_(up), tuple(adapters[4:]))
+    return y, [gate, up, kept.hidden, kept.a, *kept.bs, kept_down.hidden, kept_down.a, *kept_down.bs]
+
+
+def _backward(
+    dy: Tensor, x: Tensor, kept: Sequence[Tensor], groups: Groups, needs_dx: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Gradients of `x` and of all adapters in turn."""
+    gate, up, hidden, a, b_gate, b_up, hidden_down, a_down, b_down = kept
+    first, second = groups
+    active = silu(gate)
+    dh, grads_down = second.backward(active * up, Saved(hidden_down, a_down, [b_down]), [dy], True)
+    assert dh is not None
+    d_up = active.mul_(dh)
+    d_gate = silu_backward(dh.mul_(up), gate)
+    dx, grads = first.backward(x, Saved(hidden, a, [b_gate, b_up]), [d_gate, d_up], needs_dx)
+    return dx, [*grads, *grads_down]
+
+
+def gated_mlp(x: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module, tile: int | None = None) -> Tensor:
+    """`down(silu(gate(x)) * up(x))`, as one function where all three have plain LoRA adapters.
+
+    `tile`: that function takes so many rows at a time and computes them again in backward.
+    """
     layers: list[Any] = [adapted(m) for m in (gate, up, down)]
-    if None not in layers and layers[0].dropout == layers[1].dropout:
-        adapters = [w for layer in layers for w in (layer.a, layer.b)]
-        return _LoraMlp.apply(x, Group(tuple(layers[:2])), Group((layers[2],)), *adapters)
-    gated = _SwiGLU.apply(*lora_linears(x, (gate, up)))
-    return lora_linears(gated, (down,))[0]
+    if None in layers or layers[0].dropout != layers[1].dropout:
+        gated = _SwiGLU.apply(*lora_linears(x, (gate, up)))
+        return lora_linears(gated, (down,))[0]
+    adapters = [w for layer in layers for w in (layer.a, layer.b)]
+    rows = x.numel() // x.shape[-1]
+    tiles = 1 if tile is None else -(-rows // tile)
+    groups = [(Group(tuple(layers[:2])), Group((layers[2],))) for _ in range(tiles)]
+    if len(groups) > 1:
+        return _TiledLoraMlp.apply(x, groups, *adapters)
+    return _LoraMlp.apply(x, groups[0], *adapters)
