@@ -198,7 +198,7 @@ def entry() -> None:
         code = main()
     finally:
         gc.freeze()
-        # All is closed: from here a signal ends the process, it does not raise in some library's exit function.
+        # All is closed: from here a signal ends the process and raises nothing in a library's exit function.
         for number in (signal.SIGINT, *numbers):
             signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
