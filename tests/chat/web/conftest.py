@@ -18,12 +18,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self._send(200, {"data": [{"id": "tiny"}, {"id": "poet"}]})
+        poet = {"id": "poet", "input_modalities": ["text"]}
+        self._send(200, {"data": [{"id": "tiny", "input_modalities": ["text", "image"]}, poet]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body)
         text = body["messages"][-1]["content"]
+        text = text if isinstance(text, str) else text[-1]["text"]
         if text == "refuse":
             self._send(429, {"error": {"message": "256 requests wait already"}})
             return

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -27,18 +28,54 @@ def page():
         browser.close()
 
 
-@pytest.fixture
-def web(server, work_dir):
-    """`xtuner web` in front of the server; its URL."""
-    command = [sys.executable, "-m", "xtuner", "web", server.url, "--work-dir", str(work_dir), "--port", "0"]
+@contextmanager
+def running(*arguments):
+    """`xtuner web` in a process of its own; its URL."""
+    command = [sys.executable, "-m", "xtuner", "web", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ
     )
-    url = next(found[1] for line in process.stderr if (found := re.search(r"Open (http://\S+)", line)))
-    yield url
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    try:
+        yield next(found[1] for line in process.stderr if (found := re.search(r"Open (http://\S+)", line)))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
     assert process.returncode == 143
+
+
+@pytest.fixture
+def web(server, work_dir):
+    """`xtuner web` in front of the server; its URL."""
+    with running(server.url, "--work-dir", work_dir) as url:
+        yield url
+
+
+def _attach(page, file):
+    with page.expect_file_chooser() as chooser:
+        page.locator("[data-testid=stChatInputFileUploadButton] button").click()
+    chooser.value.set_files(file)
+    page.get_by_text(file.name).wait_for()
+
+
+def test_an_image(llava, picture, page, tmp_path):
+    """A LLaVA is served and asked about a file; a file that is no image is refused, and the talk goes on."""
+    notes = tmp_path / "notes.png"
+    notes.write_text("a cat")
+    with running(llava.whole, "--torch-dtype", "fp32", "--prompt-template", "default") as url:
+        page.goto(url)
+        box = page.locator(BOX)
+        _attach(page, picture)
+        box.fill("What is it?")
+        box.press("Enter")
+        page.get_by_text("tokens/s, first after").wait_for()
+        image = page.locator("[data-testid=stChatMessage] img[src*=media]")
+        assert image.evaluate("image => image.naturalWidth") == 80
+        _attach(page, notes)
+        box.fill("And this?")
+        box.press("Enter")
+        page.get_by_text("The image was not sent: notes.png is no image").wait_for()
+        page.get_by_text("中文").click()
+        page.get_by_placeholder("请输入您的问题，可附上图片").wait_for()
 
 
 def test_chat_stop_and_watch(web, page, server):

@@ -1,10 +1,13 @@
 """The pages, run by Streamlit's own test harness, and what stands behind them."""
 
+import base64
+
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from xtuner import cli
-from xtuner.chat.web.client import Client, ServerError
+from xtuner.chat.web.client import Client, Model, ServerError
+from xtuner.chat.web.uploads import make_upload
 from xtuner.chat.web.words import WORDS
 from xtuner.chat.web.work_dir import checkpoints, find_work_dirs, read_run, run_names
 
@@ -33,7 +36,7 @@ def test_a_dialogue(server):
     """What is typed is answered below the history; each setting reaches the server."""
     page = chat(server.url)
     assert page.selectbox(key="model").options == ["tiny", "poet"]
-    page.selectbox(key="model").set_value("tiny")
+    page.selectbox(key="model").set_value("tiny").run()
     page.selectbox(key="template").set_value("qwen_chat")
     page.slider(key="temperature").set_value(0.0)
     page.slider(key="top_p").set_value(0.5)
@@ -73,6 +76,52 @@ def test_refusals_and_notices_are_shown(server):
     assert "2 oldest turns were left out" in page.chat_message[-1].caption[0].value
     assert "cannot be reached" in chat("http://127.0.0.1:9").error[0].value
     assert "xtuner web MODEL" in chat(None).info[0].value
+
+
+def test_an_image(server, picture):
+    """A model that takes images gets them beside the words, in later turns again; the history shows them."""
+    page = chat(server.url)
+    page.selectbox(key="model").set_value("tiny").run()
+    page.chat_input[0].upload("cat.png", picture.read_bytes(), "image/png")
+    page.chat_input[0].set_value("hello").run()
+    page.chat_input[0].set_value("again").run()
+    assert not page.exception
+    assert texts(page) == ["hello", "You said **hello**", "again", "You said **again**"]
+    url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "hello"}]
+    assert server.asked[0]["messages"] == [{"role": "user", "content": shown}]
+    assert [m["content"] for m in server.asked[1]["messages"]] == [shown, "You said **hello**", "again"]
+    drawn = page.chat_message[0].children.values()
+    assert [type(element).__name__ for element in drawn] == ["Image", "Markdown"]
+    page.chat_input[0].upload("cat.png", b"a cat", "image/png")
+    page.chat_input[0].set_value("look").run()
+    assert page.error[0].value.startswith("The image was not sent: cat.png is no image: PNG")
+    assert len(server.asked) == 2
+    page.selectbox(key="model").set_value("poet").run()
+    assert not page.chat_input[0].proto.accept_file
+
+
+def test_a_refused_question_is_not_put_again(server):
+    """The next question goes without it; asked again, it goes alone."""
+    page = chat(server.url)
+    page.chat_input[0].set_value("refuse").run()
+    page.chat_input[0].set_value("hello").run()
+    assert [m["content"] for m in server.asked[1]["messages"]] == ["hello"]
+
+
+def test_large_images_are_made_smaller(tmp_path, monkeypatch):
+    """What is too large for a request is brought to a size that is not, and the page says so."""
+    from PIL import Image
+
+    monkeypatch.setattr("xtuner.chat.web.uploads.MAX_BYTES", 1000)
+    monkeypatch.setattr("xtuner.chat.web.uploads.MAX_SIDE", 50)
+    file = tmp_path / "big.png"
+    Image.effect_noise((100, 60), 90).save(file)
+    upload = make_upload(file.read_bytes(), "image/png", "big.png")
+    assert (upload.media_type, upload.size) == ("image/jpeg", (50, 30))
+    small = tmp_path / "small.png"
+    Image.new("RGB", (9, 9)).save(small)
+    assert make_upload(small.read_bytes(), "image/png", "small.png").size is None
 
 
 def test_chinese(server, work_dir):
@@ -119,7 +168,7 @@ def test_a_work_dir_is_read_while_it_is_written(work_dir):
 def test_the_client(server):
     """Pieces come as they are sent; closing the stream hangs up."""
     client = Client(server.url)
-    assert client.models() == ["tiny", "poet"]
+    assert client.models() == [Model("tiny", True), Model("poet", False)]
     hello = [{"role": "user", "content": "hello"}]
     assert list(client.stream(hello)) == ["You ", "said **", "hello", "**"]
     assert client.num_tokens == 4

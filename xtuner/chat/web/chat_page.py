@@ -1,4 +1,4 @@
-"""The chat page: history, settings, an answer that streams and can be stopped."""
+"""The chat page: history, settings, images, an answer that streams and can be stopped."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any
 
 import streamlit as st
 
-from xtuner.chat.web.client import Client, ServerError
+from xtuner.chat.web.client import Client, Model, ServerError
+from xtuner.chat.web.uploads import make_upload
 from xtuner.chat.web.words import say
+from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
 SHOW_EVERY_S = 0.05  # a browser need not draw more often
+IMAGE_FILES = ["png", "jpg", "jpeg", "webp", "gif", "bmp"]
 
 
 def show(url: str | None, api_key: str | None, language: str) -> None:
@@ -35,13 +38,14 @@ def show(url: str | None, api_key: str | None, language: str) -> None:
     for message in messages:
         with st.chat_message(message["role"]):
             _draw(message)
-    question = st.chat_input(say(language, "ask"))
+    chosen = next(model for model in models if model.name == settings["model"])
+    question = _question(chosen.takes_images is not False, language)
     again = bool(messages) and st.session_state.pop("again", False)
     if again:
         while messages and messages[-1]["role"] == "assistant":
             messages.pop()
     if question:
-        messages.append({"role": "user", "content": question})
+        messages.append(question)
         with st.chat_message("user"):
             _draw(messages[-1])
     if question or (again and messages):
@@ -49,7 +53,29 @@ def show(url: str | None, api_key: str | None, language: str) -> None:
         st.rerun()
 
 
-def _settings(models: list[str], language: str) -> dict[str, Any]:
+def _question(with_image: bool, language: str) -> dict[str, Any] | None:
+    """What was typed and attached, as a message; None where there is nothing, or an image that is none."""
+    if not with_image:
+        text = st.chat_input(say(language, "ask"))
+        return {"role": "user", "content": text} if text else None
+    given = st.chat_input(say(language, "ask_about"), accept_file=True, file_type=IMAGE_FILES)
+    if not given:
+        return None
+    question: dict[str, Any] = {"role": "user", "content": given.text}
+    for file in given.files:
+        try:
+            upload = make_upload(file.getvalue(), file.type, file.name)
+        except DataError as error:
+            st.error(say(language, "no_image", reason=error))
+            return None
+        question["image"] = upload
+        if upload.size is not None:
+            width, height = upload.size
+            question["note"] = say(language, "smaller", width=width, height=height)
+    return question
+
+
+def _settings(models: list[Model], language: str) -> dict[str, Any]:
     """What the sidebar says, as fields of a request; `system` is the system text."""
     with st.sidebar:
         left, right = st.columns(2)
@@ -57,7 +83,8 @@ def _settings(models: list[str], language: str) -> dict[str, Any]:
         right.button(say(language, "again"), key="redo", on_click=_ask_again, width="stretch")
         st.subheader(say(language, "settings"))
         # Whoever names an adapter wants to hear it.
-        model = st.selectbox(say(language, "model"), models, index=min(1, len(models) - 1), key="model")
+        names = [model.name for model in models]
+        model = st.selectbox(say(language, "model"), names, index=min(1, len(names) - 1), key="model")
         template = st.selectbox(
             say(language, "template"),
             ["", *sorted(PROMPT_TEMPLATE)],
@@ -102,7 +129,7 @@ def _ask_again() -> None:
 def _answer(client: Client, messages: list[dict[str, Any]], settings: dict[str, Any], language: str) -> None:
     """Write the answer to the last message into `messages`, piece by piece, so that a stop loses nothing."""
     request = {key: value for key, value in settings.items() if key != "system"}
-    asked = [{"role": m["role"], "content": m["content"]} for m in messages if m["content"]]
+    asked = _as_sent(messages)
     if settings["system"].strip():
         asked.insert(0, {"role": "system", "content": settings["system"]})
     answer: dict[str, Any] = {"role": "assistant", "content": "", "unfinished": True}
@@ -130,7 +157,24 @@ def _answer(client: Client, messages: list[dict[str, Any]], settings: dict[str, 
     del answer["unfinished"]
 
 
+def _as_sent(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of a request; a question that was refused is not put again with the next one."""
+    answers = [*messages[1:], {}]
+    found = []
+    for message, answer in zip(messages, answers, strict=True):
+        refused = message["role"] == "user" and "error" in answer and not answer["content"]
+        content: Any = message["content"]
+        if "image" in message:
+            text = [{"type": "text", "text": content}] if content else []
+            content = [message["image"].part(), *text]
+        if content and not refused:
+            found.append({"role": message["role"], "content": content})
+    return found
+
+
 def _draw(message: dict[str, Any]) -> None:
+    if "image" in message:
+        st.image(message["image"].data, width=320)
     if message["content"]:
         st.markdown(message["content"])
     for notice in message.get("notices", []):

@@ -24,6 +24,14 @@ class ServerError(XTunerError):
     """The server cannot be reached, or refuses."""
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model that can be asked for by its name; `takes_images` is None where the server does not say."""
+
+    name: str
+    takes_images: bool | None = None
+
+
 @dataclass
 class Client:
     """The server at `url`, with or without `/v1` at its end."""
@@ -33,12 +41,14 @@ class Client:
     notices: list[str] = field(default_factory=list)
     num_tokens: int | None = None
 
-    def models(self) -> list[str]:
-        """The names of the base model and its adapters."""
+    def models(self) -> list[Model]:
+        """The base model and its adapters."""
         with closing(self._open("/models", None, START_TIMEOUT_S)) as reply:
-            return [str(model["id"]) for model in json.load(reply)["data"]]
+            listed = json.load(reply)["data"]
+        told = [(str(model["id"]), model.get("input_modalities")) for model in listed]
+        return [Model(name, None if reads is None else "image" in reads) for name, reads in told]
 
-    def stream(self, messages: Sequence[Mapping[str, str]], **settings: Any) -> Iterator[str]:
+    def stream(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[str]:
         """The pieces of the answer; closing the iterator hangs up. `notices` tells what was left out.
 
         `num_tokens` is how many tokens the answer had, where the server says.

@@ -57,9 +57,12 @@ def web(settings: WebSettings) -> int:
             command = [sys.executable, "-m", "xtuner", "serve", target, "--port", str(served_at)]
             children.append(subprocess.Popen([*command, *settings.serve_arguments], env=environment))
             url = f"http://127.0.0.1:{served_at}"
-            if (code := _wait_for(url, children[0])) is not None:
+            if (code := _wait_for(f"{url}/health", children[0])) is not None:
                 return code
         children.append(subprocess.Popen(_streamlit(settings, url, port), env=environment))
+        page = f"http://{settings.host}:{port}/_stcore/health"
+        if (code := _wait_for(page, children[-1])) is not None:
+            return code
         logger.info("Open http://%s:%d in a browser (Ctrl-C ends it)", settings.host, port)
         while all(child.poll() is None for child in children):
             time.sleep(0.2)
@@ -95,10 +98,10 @@ def _streamlit(settings: WebSettings, url: str | None, port: int) -> list[str]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> int | None:
-    """None as soon as the server answers; its exit code where it has ended instead."""
+    """None as soon as the server answers at `url`; its exit code where it has ended instead."""
     while server.poll() is None:
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=1).close()
+            urllib.request.urlopen(url, timeout=1).close()
             return None
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)

@@ -1,0 +1,42 @@
+"""An image that was attached to a question, ready to be sent: whole, known, and not too large for a request.
+
+bytes of a file  ->  Upload: bytes, media type, and the size it was brought to where it was too large
+                 ->  {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from xtuner.dataset.image import decode_image
+
+MAX_BYTES = 4 * 2**20  # servers limit requests, and each turn sends the image again
+MAX_SIDE = 2048
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The file of an image; `size` is what it was brought to, None where it is as it was."""
+
+    data: bytes
+    media_type: str
+    size: tuple[int, int] | None = None
+
+    def part(self) -> dict[str, Any]:
+        """The part of a message that shows it."""
+        url = f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
+        return {"type": "image_url", "image_url": {"url": url}}
+
+
+def make_upload(data: bytes, media_type: str, name: str) -> Upload:
+    """The image in `data`; DataError where it holds none that can be read."""
+    image = decode_image(data, name)
+    if len(data) <= MAX_BYTES:
+        return Upload(data, media_type)
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return Upload(file.getvalue(), "image/jpeg", image.size)
