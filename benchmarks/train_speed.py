@@ -273,7 +273,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         default=[""],
         metavar="WORDS",
-        help="only groups with one of these in their title",
+        help="only groups with these in the title",
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only these cases")
     parser.add_argument("--rounds", type=int, help="5, quick 3")
