@@ -395,7 +395,7 @@ def load_for_chat(
 
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
-_EYES = ("vision_tower", "multi_modal_projector", "lm_head")
+_EYES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
 
 def _quantization(bits: int | None, dtype: torch.dtype, skip: tuple[str, ...] = ()) -> Any:
