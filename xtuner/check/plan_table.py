@@ -1,8 +1,8 @@
 """The plan of a run by many processes: a row for each way to divide the model.
 
 plan     64 processes, 8 on a machine, each with 141 GB (H200, ...); an update takes 524288 tokens
-         backend          memory   reading      host      sent   scaling
-         fsdp             9.7 GB         -         -   53.1 GB      72 %
+         backend          memory   reading      host      sent    scaling
+         fsdp            47.9 GB         -         -   53.1 GB   87-100 %
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from xtuner.estimate.plan import (
     Cluster,
     Division,
     ProcessMemory,
+    Scaling,
     process_memory,
     scaling,
     traffic,
@@ -30,12 +31,12 @@ from xtuner.estimate.speed import card_rate
 
 @dataclass(frozen=True)
 class Row:
-    """What one way to divide the model needs, sends in an update and process, and how it scales at best."""
+    """What one way to divide the model needs, sends in an update and process, and how it scales."""
 
     division: Division
     memory: ProcessMemory
     sent: int
-    efficiency: float
+    scaling: Scaling
 
     def fits(self, cluster: Cluster) -> bool:
         return self.memory.needs <= cluster.memory
@@ -45,7 +46,7 @@ def plan_row(shape: Shape, run: Training, division: Division, cluster: Cluster) 
     """The row of `division`."""
     sent = sum(x.size for x in traffic(shape, run, division) if x.over != "host")
     memory = process_memory(shape, run, division)
-    return Row(division, memory, sent, scaling(shape, run, division, cluster).efficiency)
+    return Row(division, memory, sent, scaling(shape, run, division, cluster))
 
 
 def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
@@ -78,7 +79,7 @@ def _lines(
     lines = [
         f"plan     {division.processes} processes, {min(division.per_node, division.processes)} on a machine"
         f"{shared}, each with {size_text(cluster.memory)} ({cluster.name}); an update takes {tokens} tokens",
-        f"         {'backend':<14}{'memory':>9}{'reading':>10}{'host':>10}{'sent':>10}{'scaling':>9}",
+        f"         {'backend':<14}{'memory':>9}{'reading':>10}{'host':>10}{'sent':>10}{'scaling':>11}",
     ]
     for name, run in runs.items():
         row = plan_row(shape, run, replace(division, backend=name), cluster)
@@ -86,5 +87,5 @@ def _lines(
         memory, *others = (size_text(size) if size else "-" for size in sizes)
         cells = f"{memory:>9}" + "".join(f"{text:>10}" for text in others)
         more = "" if row.fits(cluster) else "   does not fit"
-        lines.append(f"         {name:<14}{cells}{row.efficiency:>7.0%}{more}".replace("%", " %"))
+        lines.append(f"         {name:<14}{cells}{row.scaling.text:>11}{more}")
     return lines

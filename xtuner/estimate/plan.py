@@ -18,9 +18,9 @@ The memory follows ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054), what is sen
 parallel/sequence do it: tests count the bytes of two processes. A sum of B bytes over n processes sends
 2 (n - 1) / n B, a gather or a scattered sum half of it: what rings need, and nccl uses.
 
-Assumed, not measured: the rates of `Cluster`; what can overlap with arithmetic does so fully; the time a
-message takes beyond its bytes, and processes that are slower than others, cost nothing. Scaling is the best
-to be hoped for.
+Assumed, not measured: the rates of `Cluster`, and that the time a message takes beyond its bytes and
+processes that are slower than others cost nothing. Scaling lies between two ends: where nothing that is sent
+overlaps with arithmetic, and where all does that can.
 """
 
 from __future__ import annotations
@@ -122,14 +122,27 @@ class Sent:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Seconds of an update; `efficiency`: the share of them in which a process computes."""
+    """Seconds of an update in which a process computes, waits at least, and waits at most."""
 
     computing: float
     waiting: float
+    sending: float
 
     @property
-    def efficiency(self) -> float:
+    def best(self) -> float:
+        """The share of computing where all overlaps that can."""
         return self.computing / (self.computing + self.waiting)
+
+    @property
+    def worst(self) -> float:
+        """The same where nothing overlaps."""
+        return self.computing / (self.computing + self.sending)
+
+    @property
+    def text(self) -> str:
+        """`77-100 %`."""
+        worst, best = f"{100 * self.worst:.0f}", f"{100 * self.best:.0f}"
+        return f"{best} %" if worst == best else f"{worst}-{best} %"
 
 
 def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMemory:
@@ -349,15 +362,14 @@ def scaling(shape: Shape, run: Training, division: Division, cluster: Cluster) -
         "batches": computing,
         "": 0.0,
     }
-    waiting = 0.0
-    sent = traffic(shape, run, division)
-    for behind, free in hides.items():
-        time = sum(x.size / _rate(x.over, division, cluster) for x in sent if x.behind == behind)
-        waiting += max(0.0, time - free)
+    times = dict.fromkeys(hides, 0.0)
+    for sent in traffic(shape, run, division):
+        times[sent.behind] += sent.size / _rate(sent.over, division, cluster)
     if division.offloads:
         step = _trained(shape, run) / division.processes * HOST_STEP_BYTES
-        waiting += step * min(division.per_node, division.processes) / cluster.host_memory
-    return Scaling(computing, waiting)
+        times[""] += step * min(division.per_node, division.processes) / cluster.host_memory
+    waiting = sum(max(0.0, time - hides[behind]) for behind, time in times.items())
+    return Scaling(computing, waiting, sum(times.values()))
 
 
 def _rate(over: str, division: Division, cluster: Cluster) -> float:
