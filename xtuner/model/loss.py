@@ -61,6 +61,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 d_weight = _add(d_weight, grad.T @ x, weight.dtype)
             if needs[2]:
                 d_bias = _add(d_bias, grad.sum(0), weight.dtype)
+            del grad  # before those of the next block are made
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return loss
 
@@ -94,6 +95,7 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
         loss -= log_p.sum()
         p.scatter_(1, target, log_p.expm1_())
         rows.copy_(p)
+        del chunk, p
     return logits
 
 
