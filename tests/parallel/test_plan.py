@@ -95,3 +95,18 @@ def test_rows_of_adapters_that_no_process_can_share():
     }
     run = Training(tokens=64, rank=16, targets=("q_proj",))
     assert local_weights(read_shape(sizes), run, 64)["trained"] == 1 * 1024 + 1024 // 64 * 16
+
+
+@pytest.mark.parametrize("case", ["zero1", "zero2", "zero3"])
+def test_what_zero_holds_of_the_optimizer(case, two_by_zero, shape):
+    memory = process_memory(shape, FULL, Division(case, 2)).device
+    assert memory.kept["optimizer"] == pytest.approx(two_by_zero[case]["counted"]["optimizer"], abs=64)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts of the kernel")
+@pytest.mark.parametrize("case", ["zero1", "zero2"])
+def test_what_zero_sends(case, two_by_zero, shape):
+    """Whole gradients are summed, and each process sends the weights that it has made."""
+    sent = sum(x.size for x in traffic(shape, FULL, Division(case, 2)))
+    assert sent == 3 * shape.num_weights * 4 / 2
+    assert sent <= two_by_zero[case]["counted"]["sent"] < sent + 20_000
