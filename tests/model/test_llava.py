@@ -102,7 +102,7 @@ def test_the_square(size):
     assert counts.get((9, 9, 9), 0) == side**2 - size[0] * size[1]
 
 
-def test_files_as_they_were_once_written(llava, picture, tmp_path):
+def test_files_as_they_were_once_written(llava, picture, tmp_path, capfd):
     """A CLIP with its text half, a processor in older words, a projector of torch.save: the same rows."""
     from safetensors.torch import load_file
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel
@@ -124,7 +124,9 @@ def test_files_as_they_were_once_written(llava, picture, tmp_path):
     weights.unlink()
     model, tokenizer, pictures = load(llava, "parts")
     found = find_llava_parts(llava.llm, parts, tmp_path / "clip", -2)
+    capfd.readouterr()
     encoder = load_image_encoder(model, tokenizer, llava.llm, found)
+    assert "LOAD REPORT" not in capfd.readouterr().err
     expected = pictures.encoder.encode(pictures.read(picture).pixels)
     assert torch.equal(encoder.encode(Pictures(encoder).read(picture).pixels), expected)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from xtuner import hub
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.log import logger
 from xtuner.model.loading import load_config
@@ -107,10 +108,8 @@ def find_llava_parts(
     *,
     trust_remote_code: bool = False,
 ) -> LlavaParts:
-    """The parts in the folder `llava`, checked against each other and `llm` by their configs alone."""
-    folder = Path(llava).expanduser()
-    if not folder.is_dir():
-        raise NotFoundError(f"There is no LLaVA folder {llava}")
+    """The parts in the folder or hub name `llava`, checked by their configs against each other and `llm`."""
+    folder = _llava_folder(llava)
     projector = folder / "projector"
     if not (projector / "config.json").is_file():
         file = folder / "config.json"
@@ -143,6 +142,21 @@ def find_llava_parts(
     config = load_config(llm, trust_remote_code=trust_remote_code)
     _check_sizes(str(llm), config.get_text_config(), parts)
     return parts
+
+
+def _llava_folder(name: str | Path) -> Path:
+    """The folder `name`, or the copy of what has that name on the hub."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if looks_local(name):
+        raise NotFoundError(f"There is no LLaVA folder {name}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), local_files_only=not hub.is_reachable()))
+    except (OSError, ValueError) as error:  # the hub's own errors among them
+        raise NotFoundError(f"There is no LLaVA folder {name}, and the hub has none of that name") from error
 
 
 def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:

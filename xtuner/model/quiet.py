@@ -10,6 +10,8 @@ _HARMLESS = {
     "bitsandbytes.backends.cpu.ops": ("Failed to load CPU gemm_4bit_forward",),
     # Said for every call of every layer; the numbers are those of int8 all the same.
     "bitsandbytes.autograd._functions": ("MatMul8bitLt: inputs will be cast",),
+    # A CLIP's other half, which reads captions; that something is missing, llava.py says itself.
+    "transformers.modeling_utils": ("\x1b[1mCLIPVisionModel LOAD REPORT",),
 }
 
 
