@@ -33,6 +33,13 @@ def test_a_process_may_have_no_row_of_a_weight(one, two, assert_same):
     assert_same(two["fsdp_thin"], one(**two["fsdp_thin"]["options"], **{"train_dataloader.batch_size": 2}))
 
 
+def test_one_process_alone_has_a_packed_batch_of_an_unproven_family(one, two, assert_same):
+    """Whether samples stay apart is tried once, by all processes: each gathers what the others need."""
+    assert_same(
+        two["fsdp_probed"], one(**two["fsdp_probed"]["options"], **{"train_dataloader.batch_size": 2})
+    )
+
+
 def test_parts_of_a_quantised_base(one, two, assert_same):
     """FSDP2 divides the codes of nf4; adapters come out as from one process."""
     assert_same(two["fsdp_qlora"], one(**two["fsdp_qlora"]["options"], **{"train_dataloader.batch_size": 2}))

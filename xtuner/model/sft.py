@@ -26,6 +26,7 @@ from xtuner.model.fused.shapes import rounded
 from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
 from xtuner.model.recompute import enable_recompute, what_fits
 from xtuner.parallel.sequence import ulysses
+from xtuner.parallel.world import on_any
 from xtuner.utils.constants import IGNORE_INDEX
 
 
@@ -132,9 +133,8 @@ class SupervisedFinetune(nn.Module):
         `group`: the processes that share the row.
         """
         borders = flat["borders"]
-        if len(borders) > 2 and not self._isolation_checked:
-            attention.check_isolation(self.llm)
-            self._isolation_checked = True
+        if not self._isolation_checked:
+            self._check_isolation(len(borders) > 2)
         kwargs = attention.packed_inputs(flat["input_ids"][None], borders)
         if group is not None:
             for name in ("input_ids", "position_ids"):
@@ -144,6 +144,12 @@ class SupervisedFinetune(nn.Module):
             kwargs["logits_to_keep"] = positions
         with attention.packed_batch():
             return (model or self.llm)(**kwargs)
+
+    def _check_isolation(self, packed: bool) -> None:
+        """Try the model at the first packed batch of any process: each may have a part of it."""
+        if attention.isolates(self.llm) or on_any(packed):
+            attention.check_isolation(self.llm)
+            self._isolation_checked = True
 
     @property
     def device(self) -> torch.device:

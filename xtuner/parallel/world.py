@@ -206,6 +206,15 @@ def make_world() -> World:
     return world
 
 
+def on_any(flag: bool) -> bool:
+    """Whether any process has set `flag`; all must come here."""
+    if not torch_dist.is_initialized():
+        return flag
+    found = torch.tensor(int(flag))
+    torch_dist.all_reduce(found, op=torch_dist.ReduceOp.MAX)
+    return bool(found)
+
+
 def _transport(asked: str | None) -> str:
     """What carries tensors: nccl between GPUs, gloo between CPUs, and always gloo for those in memory."""
     if not torch.cuda.is_available():
