@@ -150,6 +150,26 @@ def test_what_is_usual_is_known_after_resuming(toy_config, tmp_path):
     assert torch.equal(weights(whole), weights(again))
 
 
+def test_an_overflow_in_16_bits_halves_the_scale_and_is_no_fault(toy_config, tmp_path, caplog, monkeypatch):
+    """More of them in a row than faults may be; the rest of the run trains."""
+    monkeypatch.setattr("xtuner.engine.optim.compute_dtype", lambda dtype, device: dtype)
+    scale = {"loss_scale": {"init_scale": 2.0**24, "growth_interval": 1000}, "dtype": "float16"}
+    amp = {f"optim_wrapper.{name}": value for name, value in scale.items()}
+    config = toy_config(**{"optim_wrapper.type": "xtuner.engine.optim.AmpOptimWrapper", **amp})
+    start = weights(train(toy_config(lr=0.0), tmp_path / "start"))
+    run = train(config, tmp_path / "run")
+    overflows = caplog.text.count("The 16-bit loss scale was too high and is lowered")
+    assert overflows > run.max_nonfinite_updates
+    assert run.optim_wrapper.scaler.get_scale() == 2.0 ** (24 - overflows)
+    steps = {int(slots["step"]) for slots in run.optim_wrapper.optimizer.state.values()}
+    assert steps == {run.max_iters - overflows}
+    assert (run.num_skipped_updates, run.train_loop.skipped_in_a_row) == (0, 0)
+    assert not torch.equal(weights(run), start)
+    saved = load_checkpoint(find_whole(tmp_path / "run"))
+    assert saved["resume"]["num_skipped_updates"] == 0
+    assert saved["optimizer"]["scaler"]["scale"] == 2.0 ** (24 - overflows)
+
+
 def test_a_backend_that_cannot_leave_out_updates_says_so(toy_config, tmp_path, monkeypatch):
     monkeypatch.setattr("xtuner.engine.backend.Backend.can_drop_gradients", False)
     with pytest.raises(ConfigError, match="DeepSpeed cannot leave out a finite update"):
