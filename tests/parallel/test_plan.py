@@ -1,12 +1,15 @@
 """The plan of many processes, against what two of them hold and send."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from xtuner.engine.build import with_recompute
 from xtuner.estimate.memory import Training
 from xtuner.estimate.plan import Division, local_weights, process_memory, traffic
 from xtuner.estimate.shape import read_shape
+from xtuner.model.sft import SupervisedFinetune
 from xtuner.model_folder import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -110,3 +113,11 @@ def test_what_zero_sends(case, two_by_zero, shape):
     sent = sum(x.size for x in traffic(shape, FULL, Division(case, 2)))
     assert sent == 3 * shape.num_weights * 4 / 2
     assert sent <= two_by_zero[case]["counted"]["sent"] < sent + 20_000
+
+
+def test_all_processes_recompute_the_same():
+    """Each sees its own free memory; with shared rows what is made again is sent again, by all or none."""
+    cfg = SimpleNamespace(model={"type": SupervisedFinetune})
+    forecast = SimpleNamespace(training=Training(tokens=64, recompute="none"))
+    run = SimpleNamespace(cfg=cfg, forecast=forecast, world=SimpleNamespace(share=lambda make: "full"))
+    assert with_recompute(run)["use_activation_checkpointing"] == "full"

@@ -285,7 +285,9 @@ def with_recompute(run: Run) -> Any:
     if run.forecast is None or as_recompute(cfg.get(name)) is not None:
         return cfg
     takes = inspect.signature(build(cfg["type"])).parameters
-    return {**cfg, name: run.forecast.training.recompute} if name in takes else cfg
+    # Free memory is not the same everywhere, and processes that share rows must do the same.
+    way = run.world.share(lambda: run.forecast.training.recompute)
+    return {**cfg, name: way} if name in takes else cfg
 
 
 def build_model(run: Run) -> Any:
