@@ -286,7 +286,8 @@ def with_recompute(run: Run) -> Any:
         return cfg
     takes = inspect.signature(build(cfg["type"])).parameters
     # Free memory is not the same everywhere, and processes that share rows must do the same.
-    way = run.world.share(lambda: run.forecast.training.recompute)
+    own = run.forecast.training.recompute
+    way = run.world.share(lambda: own)
     return {**cfg, name: way} if name in takes else cfg
 
 
