@@ -108,7 +108,7 @@ def test_a_question_too_long_does_not_end_the_dialogue(llama_dir, chat, caplog):
         (["--tools", "a.py"], "--tools a.py is for agents: add --lagent"),
         (["--lagent", "--tools", "no/a.py"], "--tools no/a.py: there is no such file"),
         (["--llava", "x"], "There is no LLaVA folder x"),
-        (["--image", "x"], "reads text only; name a LLaVA model"),
+        (["--image", "x"], "is no LLaVA model; name one, or add --llava"),
         (["--visual-encoder", "x"], "--visual-encoder x is for the parts of a LLaVA model"),
         (["--visual-select-layer", "-2"], "--visual-select-layer -2 is for the parts of a LLaVA model"),
         (["--prompt-template", "qwen_chatt"], "Did you mean 'qwen_chat'"),

@@ -96,9 +96,9 @@ def complete(
 ) -> Completion:
     """The answer to `input_ids`, with its tokens and its end; `on_text` gets the text as it comes.
 
-    `cache` spares the forward of what it has seen before; `cancelled` is asked after each token and
-    ends the answer; `pictures` knows the ids below zero. Raises DataError where the prompt leaves no room
-    in the model's context, ModelError where the model answers with NaN.
+    `cache` spares the forward of what it has seen, `cancelled` is asked after each token and ends the
+    answer, `pictures` knows the ids below zero. Raises DataError where the prompt fills the context,
+    ModelError where the model answers with NaN.
     """
     prompt = [int(i) for i in torch.as_tensor(input_ids).reshape(-1)]
     room = _room(model, prompt, max_new_tokens)
@@ -114,8 +114,7 @@ def complete(
                 on_text(piece)
 
     ids: list[int] = []
-    finish = "length"
-    first_seconds = 0.0
+    finish, first_seconds = "length", 0.0
     start = time.perf_counter()
     cache = KeptCache() if cache is None else cache
     reused = cache.take(prompt, same_until=_rotation_changes_at(model))
@@ -137,8 +136,7 @@ def complete(
                 finish = "cancelled"
                 break
     show(stream.finish())
-    if stream.stopped:
-        finish = "stop"
+    finish = "stop" if stream.stopped else finish
     return Completion("".join(pieces), ids, finish, time.perf_counter() - start, first_seconds, reused)
 
 

@@ -133,8 +133,8 @@ def _llava_parts(settings: Settings) -> LlavaParts | None:
     trust = settings.trust_remote_code
     if settings.image is not None and not is_whole_llava(settings.model, trust_remote_code=trust):
         raise ConfigError(
-            f"--image {settings.image}: {settings.model} reads text only; name a LLaVA model, or add --llava "
-            "FOLDER with its projector and --visual-encoder CLIP"
+            f"--image {settings.image}: {settings.model} is no LLaVA model; name one, or add --llava FOLDER "
+            "with its projector and --visual-encoder CLIP"
         )
     return None
 

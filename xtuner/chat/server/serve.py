@@ -148,40 +148,16 @@ def listen(host: str, port: int) -> socket.socket:
 def _load(
     settings: ServeSettings, base: str, template: Any, adapters: dict[str, str], templates: dict[str, Any]
 ) -> Any:
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.server.app import Served, Service
     from xtuner.chat.server.prompts import PromptWriter
     from xtuner.chat.server.scheduler import Scheduler
-    from xtuner.model.llava import find_llava_parts, load_image_encoder
-    from xtuner.model.loading import load_for_chat
     from xtuner.model.lora import attach_adapter, check_adapter_folder
 
     for path in adapters.values():
         check_adapter_folder(path)
-    parts = None
-    if settings.llava is not None:
-        parts = find_llava_parts(
-            settings.model,
-            settings.llava,
-            settings.visual_encoder,
-            settings.visual_select_layer,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    model: Any
-    model, tokenizer = load_for_chat(
-        settings.model,
-        adapter=None if parts is None else parts.llm_adapter,
-        dtype=settings.torch_dtype,
-        bits=settings.bits,
-        offload_folder=settings.offload_folder,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
-    pictures = None if encoder is None else Pictures(encoder)
+    model, tokenizer, pictures, always = _load_model(settings)
     context, num_tokens = context_length(model), model.get_input_embeddings().num_embeddings
     own = PROMPT_TEMPLATE.auto if getattr(tokenizer, "chat_template", None) else None
-    # peft's name for the adapter that comes with the parts.
-    always = None if parts is None or parts.llm_adapter is None else "default"
     models = [Served(base, settings.model, always, own if template is None else template)]
     for i, (name, path) in enumerate(adapters.items()):
         # peft allows no dots in its names, requests do.
@@ -206,6 +182,35 @@ def _load(
         api_key=settings.api_key,
         max_request_bytes=settings.max_request_bytes,
     )
+
+
+def _load_model(settings: ServeSettings) -> tuple[Any, Any, Any, str | None]:
+    """The model, its tokenizer, the images it may be shown, and the adapter that it has at all times."""
+    from xtuner.chat.pictures import Pictures
+    from xtuner.model.llava import find_llava_parts, load_image_encoder
+    from xtuner.model.loading import load_for_chat
+
+    parts = None
+    if settings.llava is not None:
+        parts = find_llava_parts(
+            settings.model,
+            settings.llava,
+            settings.visual_encoder,
+            settings.visual_select_layer,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    model, tokenizer = load_for_chat(
+        settings.model,
+        adapter=None if parts is None else parts.llm_adapter,
+        dtype=settings.torch_dtype,
+        bits=settings.bits,
+        offload_folder=settings.offload_folder,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
+    pictures = None if encoder is None else Pictures(encoder)
+    always = None if parts is None or parts.llm_adapter is None else "default"
+    return model, tokenizer, pictures, always
 
 
 def _run(uvicorn: Any, settings: ServeSettings, service: Any, listener: socket.socket) -> None:
