@@ -8,6 +8,7 @@ weight that is not quantised (and of a number in the stream between layers), `c`
                  optimizer    T x 8 for AdamW in fp32, 2 for its 8-bit form
                  process      the interpreter and its libraries, see BASE_BYTES
     and the moment of the run that needs most:
+      loading    on a CPU, files whose weights are changed into another form
       loss       activations, and the logits of a block of rows with their gradient
       layer      activations, and what the backward pass of a layer makes: with recomputation that layer's
                  activations, gradients as wide as the MLP, a matrix out of 4 bits
@@ -17,9 +18,9 @@ weight that is not quantised (and of a number in the stream between layers), `c`
 What a layer keeps is in `layer_bytes`; the functions of xtuner/model/fused decide it for families in FUSED,
 autograd in transformers' own layers for others. A test counts it.
 
-On a CPU the whole is the resident set of the process, checked against runs by benchmarks/memory.py, and part
-of it is the allocator's: memory that was freed between what is still held. On a GPU it is what PyTorch
-allocates and its context: the same formulas, not measured there, and the allocator's part is assumed.
+tests/estimate/test_live.py counts the moments tensor by tensor. On a CPU the whole is the resident set of the
+process, checked against runs by benchmarks/memory.py. On a GPU it is what PyTorch allocates and its context:
+the same formulas, not measured there, and the allocator's part is assumed.
 """
 
 from __future__ import annotations
@@ -36,16 +37,15 @@ RECOMPUTE = ("none", "selective", "full", "offload")
 # Bytes of fp32 logits that the loss makes at one time, and that softmax handles; as in model/loss.py.
 LOSS_BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
-# A process that has imported all it needs; on a GPU its context and libraries. In 16 bits oneDNN compiles a
-# kernel for each shape and keeps it.
-BASE_BYTES = {"cuda": 600_000_000, "cpu": 540_000_000}
+# A process before its model, measured: interpreter and imports; on a GPU its context and libraries.
+BASE_BYTES = {"cuda": 600_000_000, "cpu": 409_000_000}
 # peft, and bitsandbytes that it imports.
-ADAPTER_BASE_BYTES = {"cuda": 0, "cpu": 65_000_000}
-KERNEL_BYTES = {"cuda": 0, "cpu": 75_000_000}
-QUANTISED_BASE_BYTES = {"cuda": 0, "cpu": 40_000_000}
-# Of what layers make in an iteration: what lies free between the rest. In full training, of gradients too.
-ALLOCATOR = {"cuda": 0.05, "cpu": 0.4}
-ALLOCATOR_FULL = {"cuda": 0.05, "cpu": 0.15}
+ADAPTER_BASE_BYTES = {"cuda": 0, "cpu": 57_000_000}
+# What training adds on a CPU: code that runs for the first time, kernels that oneDNN compiles for each shape,
+# and what malloc has free. RESULTS.md's runs have 75 to 200 MB of it, whatever the size of their model.
+RUN_BYTES = {"cuda": 0, "cpu": 140_000_000}
+# Of all that a moment makes: what the caching allocator has free. Assumed.
+ALLOCATOR = {"cuda": 0.05, "cpu": 0.0}
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,17 @@ def estimate(shape: Shape, run: Training) -> Memory:
         "weights": weight_bytes(shape, run),
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
-        "mapped file": mapped_bytes(shape, run),
     }
+    base = BASE_BYTES[run.device] + (0 if run.is_full else ADAPTER_BASE_BYTES[run.device])
+    kept["process"] = base + RUN_BYTES[run.device]
+    # While the model is loaded there is no adapter yet, let alone its optimiser's state.
+    later = kept["adapter"] + kept["optimizer"] + RUN_BYTES[run.device]
+    if mapped := mapped_bytes(shape, run):
+        moments["loading"] = {"mapped file": max(0, mapped - later)}
     for moment in moments.values():
-        made = moment.get("activations", 0) + moment.get("layer", 0)
-        if run.is_full:
-            moment["allocator"] = int(ALLOCATOR_FULL[run.device] * sum(moment.values()))
-        else:
-            moment["allocator"] = int(ALLOCATOR[run.device] * made)
-    base = BASE_BYTES[run.device] + (QUANTISED_BASE_BYTES[run.device] if run.bits < 16 else 0)
-    base += KERNEL_BYTES[run.device] if run.compute_bytes == 2 else 0
-    base += 0 if run.is_full else ADAPTER_BASE_BYTES[run.device]
-    return Memory({**kept, "process": base}, moments)
+        made = sum(moment.values()) if run.is_full else moment.get("activations", 0) + moment.get("layer", 0)
+        moment["allocator"] = int(ALLOCATOR[run.device] * made)
+    return Memory(kept, moments)
 
 
 def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int, int]:
@@ -143,7 +142,9 @@ def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int,
         return shape.layers * one_layer, 0
     if run.recompute == "selective":  # every second layer
         made_again = (shape.layers + 1) // 2
-        return made_again * stream + (shape.layers - made_again) * one_layer, one_layer
+        # The last is made again beside all others; any before it in the place of one that is done.
+        again = one_layer if shape.layers % 2 else 0
+        return made_again * stream + (shape.layers - made_again) * one_layer, again
     kept = shape.layers * stream
     # Layer inputs that are kept on the host take none of a GPU's memory but the one that comes back.
     return (stream if run.recompute == "offload" and run.device == "cuda" else kept), one_layer
@@ -168,9 +169,14 @@ def weight_bytes(shape: Shape, run: Training) -> int:
 
 
 def mapped_bytes(shape: Shape, run: Training) -> int:
-    """Of 16-bit matrices whose file stays mapped after quantising; the system may take its pages back."""
-    matrices = sum(linear.weights for linear in shape.linears)
-    return 2 * matrices if run.bits < 16 and run.device == "cpu" else 0
+    """Of files that are mapped while another form of their weights is made, on a CPU.
+
+    Weights that stay as they are in the files take no memory of their own. The system may take pages of files
+    back.
+    """
+    stored = 4 if shape.dtype.endswith("float32") else 2
+    same = run.bits == 16 and stored == run.weight_bytes
+    return 0 if same or run.device != "cpu" else stored * shape.num_weights
 
 
 def _copied_bytes(shape: Shape, run: Training) -> int:
@@ -258,23 +264,36 @@ _MLP_OF = {"internlm2": ("w1", "w3", "w2")}
 
 
 def loss_bytes(shape: Shape, run: Training) -> int:
-    """Of a block of logits, of softmax in fp32, of the last layer's output, its chosen rows and gradients."""
+    """Of the last norm, the chosen rows and their gradient, and of what a block of logits needs at most.
+
+    softmax     a part of the block, in fp32 where logits are not, and its probabilities
+    rows        the block's gradient as rows of the stream
+    head        where it is trained: the block's gradient, once more in the head's precision
+    """
     c, rows = run.compute_bytes, int(run.tokens * run.trained_share)
     block = min(rows, max(64, LOSS_BLOCK[run.device] // (4 * shape.vocab)))
+    block = -(-block // 32) * 32  # as fused/shapes.py pads it
     part = min(block * shape.vocab * 4, SOFTMAX_PART[run.device])
+    casts = c < run.weight_bytes
     stream = run.tokens * shape.hidden * (run.weight_bytes + c) + 2 * rows * shape.hidden * c
-    head = 0
-    if run.is_full:  # its gradient, and that of a block of rows
-        head = shape.vocab * shape.hidden * (run.weight_bytes + c)
-        head += shape.vocab * shape.hidden * c * (c < run.weight_bytes)
-    return int(block * shape.vocab * c + 2 * part + stream + head)
+    head = shape.vocab * shape.hidden
+    largest = max((1 if c == 4 else 2) * part, block * shape.hidden * c)
+    if run.is_full and rows > block:  # the sum of the blocks before, and the next
+        stream += head * run.weight_bytes
+        largest = max(largest, head * c)
+    elif run.is_full:
+        largest = max(largest, head * (c + run.weight_bytes * casts))
+    return int(stream + block * shape.vocab * c + block * shape.hidden * c + head * c * casts + largest)
 
 
 def _backward_bytes(shape: Shape, run: Training) -> int:
-    """Of the gradients inside one layer, and of matrices: out of 4 or 8 bits, or as a gradient."""
+    """Of the gradients inside one layer, and of matrices: out of 4 or 8 bits, or as a gradient.
+
+    The most is either in the MLP, four as wide as it is, or in a norm, three of the stream in fp32.
+    """
     c = run.compute_bytes
-    widths = 4 * c * max(x.outputs * max(1, x.active // shape.layers) for x in shape.linears)
-    gradients = run.tokens * (widths + shape.hidden * (2 * c + 12))
+    widest = max(x.outputs * max(1, x.active // shape.layers) for x in shape.linears)
+    gradients = run.tokens * max(c * (shape.hidden + 4 * widest), shape.hidden * (c + 12))
     largest = max(x.inputs * x.outputs for x in shape.linears)
     matrix = largest * c if run.bits < 16 or run.is_full else 0
     return gradients + matrix

@@ -27,6 +27,8 @@ from xtuner.utils.constants import IGNORE_INDEX
 # take to start.
 BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+# Rows of the head's gradient that are added at one time.
+PIECE = 8192
 
 
 def trained_positions(labels: Tensor, borders: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
@@ -78,7 +80,12 @@ def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
 
 
 def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
-    return part.to(dtype) if total is None else total.add_(part)
+    if total is None:
+        return part.to(dtype)
+    # In pieces: to add 16 bits to 32, a CPU first makes a copy in 32 bits of all that it is to add.
+    for rows, more in zip(total.split(PIECE), part.split(PIECE), strict=True):
+        rows.add_(more)
+    return total
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
