@@ -125,6 +125,16 @@ def test_damaged_parts(llava, tmp_path, refused):
     assert "has no preprocessor_config.json" in told
 
 
+def test_a_folder_of_the_package_llava(llava, tmp_path, picture, refused):
+    """Its weights have other names: transformers would make them up."""
+    folder = shutil.copytree(llava.whole, tmp_path / "official")
+    config = json.loads((folder / "config.json").read_text())
+    mine = {name: value for name, value in config.items() if name not in ("vision_config", "text_config")}
+    (folder / "config.json").write_text(json.dumps({**mine, **config["text_config"], "model_type": "llava"}))
+    for about in ([], ["--image", picture]):
+        assert "in the form of the package llava" in refused(folder, *about)
+
+
 def test_an_adapter_of_another_base(llava, tmp_path, refused):
     """An adapter that was made for another LLM is refused."""
     from safetensors.torch import load_file, save_file
@@ -210,6 +220,35 @@ def test_the_image_is_encoded_once(llava, picture):
     answer.use(model)
     answer("again", lambda text: None)
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("template", ["default", "auto"])
+def test_the_image_outlives_the_first_question(llava, picture, template):
+    """Where the context is full the oldest turn goes; the image stands before the one that is then first."""
+    from transformers import AutoTokenizer
+
+    from xtuner.chat.generate import Completion
+    from xtuner.chat.pictures import Pictures
+    from xtuner.chat.session import make_session
+    from xtuner.model.llava import load_image_encoder
+    from xtuner.model.loading import load_for_chat
+    from xtuner.utils import PROMPT_TEMPLATE
+
+    model, _ = load_for_chat(llava.whole, dtype="fp32")
+    tokenizer = AutoTokenizer.from_pretrained(llava.whole, chat_template=LLAVA_TEMPLATE)
+    pictures = Pictures(load_image_encoder(model, tokenizer, llava.whole))
+    shown = pictures.read(picture)
+    chosen = PROMPT_TEMPLATE[template]
+    session = make_session(tokenizer, chosen, context=90, pictures=pictures, picture=shown)
+    for number in range(6):
+        ids = session.ask(f"question {number}", 4)
+        assert [i for i in ids if i < 0] == shown.ids
+        assert len(ids) <= 86
+        session.answered(f"question {number}", Completion("yes", tokenizer.encode("yes"), "end", 0.0), set())
+    assert 0 < len(session.turns) < 6
+    text = tokenizer.decode([i for i in ids if i >= 0])
+    assert "question 0" not in text
+    assert "question 5" in text
 
 
 LLAVA_TEMPLATE = (

@@ -87,17 +87,8 @@ class ImageEncoder:
 
 
 def is_whole_llava(path: str | Path, *, trust_remote_code: bool = False) -> bool:
-    """Whether `path` is a LLaVA model in the form of transformers; ModelError where it is in another form."""
-    config = load_config(path, trust_remote_code=trust_remote_code)
-    if config.model_type != "llava":
-        return False
-    file = Path(path) / "config.json"
-    if file.is_file() and "vision_config" not in read_json(file):
-        raise ModelError(
-            f"{path} is in the form of the package llava, which cannot be read here: name a folder of "
-            "transformers' LlavaForConditionalGeneration, or an LLM with --llava and --visual-encoder"
-        )
-    return True
+    """Whether `path` is a whole LLaVA model: a language model with eyes."""
+    return load_config(path, trust_remote_code=trust_remote_code).model_type == "llava"
 
 
 def find_llava_parts(

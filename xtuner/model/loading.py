@@ -385,13 +385,26 @@ def load_for_chat(
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
     }
+    family: Any = AutoModelForCausalLM
+    if config.model_type == "llava":
+        _check_llava_form(path)
+        family = AutoModelForImageTextToText
     logger.info(f"Load LLM from {path}")
-    family = AutoModelForImageTextToText if config.model_type == "llava" else AutoModelForCausalLM
     model: Any = _call(family.from_pretrained, kwargs, str(path))
     if adapter is not None:
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")
     return model.eval(), tokenizer
+
+
+def _check_llava_form(path: str | Path) -> None:
+    file = Path(path) / "config.json"
+    # transformers would take it, and make up the weights that have other names.
+    if file.is_file() and "vision_config" not in read_json(file):
+        raise ModelError(
+            f"{path} is in the form of the package llava, which cannot be read here: name a folder of "
+            "transformers' LlavaForConditionalGeneration, or an LLM with --llava and --visual-encoder"
+        )
 
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
