@@ -163,10 +163,10 @@ def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMe
 
 
 def _ddp_memory(shape: Shape, run: Training) -> Memory:
-    """DDP's buckets are the gradients, and stay."""
+    """DDP's buckets are the gradients, and stay from the moment the model is there."""
     found = estimate(shape, run)
     gradients = _trained(shape, run) * _trained_bytes(run)
-    return _with(found, {}, {name: {"gradients": gradients} for name in found.moments})
+    return _with(found, {}, {name: {"gradients": gradients} for name in found.moments if name != "loading"})
 
 
 def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
