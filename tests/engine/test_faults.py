@@ -219,6 +219,21 @@ def test_checkpoints_written_in_the_background_are_the_same(toy_config, tmp_path
         assert all(torch.equal(one["state_dict"][n], t) for n, t in other["state_dict"].items())
 
 
+def test_an_update_waits_until_the_weights_are_copied(toy_config, tmp_path, monkeypatch):
+    """However slow the copy is, it holds the weights of its iteration."""
+    import xtuner.engine.saving as saving
+
+    train(toy_config(dropout=0.2, keep=-1), tmp_path / "a")
+    take = saving.Snapshots.take
+    monkeypatch.setattr(saving.Snapshots, "take", lambda self, state: (time.sleep(0.1), take(self, state))[1])
+    options = {"default_hooks.checkpoint.save_async": True, "dropout": 0.2, "keep": -1}
+    train(toy_config(**options), tmp_path / "b")
+    for path in (tmp_path / "a").glob("*.pth"):
+        one, other = (load_checkpoint(tmp_path / n / path.name) for n in "ab")
+        assert str(one["optimizer"]) == str(other["optimizer"])
+        assert all(torch.equal(one["state_dict"][n], t) for n, t in other["state_dict"].items())
+
+
 def test_a_failed_write_in_the_background_stops_the_run(toy_config, tmp_path, monkeypatch):
     """At the next iteration; the checkpoint before it is whole."""
     import xtuner.engine.hooks.checkpoint as hook
@@ -250,6 +265,7 @@ def test_never_two_writes_at_once_and_each_has_its_own_state():
     for number in range(4):
         tensor.fill_(number)
         writer.write({"w": tensor}, write)
+        writer.wait_for_copy()
         tensor.fill_(-1)
     writer.wait()
     assert seen == [[float(n)] * 3 for n in range(4)]

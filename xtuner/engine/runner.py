@@ -145,6 +145,7 @@ class TrainLoop:
     def _update(self, outputs: dict[str, Any], loss: Any) -> None:
         if self.spike_ratio is not None and self._is_spike(float(loss)):
             return
+        self.runner.call_hooks("before_update")
         update = self.runner.backend.update(self.runner.optim_wrapper)
         outputs["grad_norm"] = update.grad_norm
         if update.applied:

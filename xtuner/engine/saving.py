@@ -1,10 +1,11 @@
 """Writing checkpoints while training goes on.
 
     state        weights, optimiser state           tensors that the next update changes
-    snapshot     copies of them in main memory      the loop waits for this much
-    write        file, sync, rename                 in a thread; a second one waits for the first
+    snapshot     copies of them in main memory      in a thread; the next update waits for them
+    write        file, sync, rename                 in the same; a second one waits for the first
 
-A write that fails is told of in the loop, at its next iteration or at the end.
+The forward and backward passes of the next update run beside the copying. A write that fails is told of in
+the loop, at its next iteration or at the end.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class Snapshots:
         """A copy of `state` in main memory; the one before it is overwritten."""
         seen: dict[tuple, torch.Tensor] = {}
         copied = self._copy(state, (), seen)
-        if any(tensor.is_cuda for tensor in _tensors(state)):
-            torch.cuda.synchronize()
+        for device in {tensor.device for tensor in _tensors(state) if tensor.is_cuda}:
+            torch.cuda.synchronize(device)
         return copied
 
     def _copy(self, value: Any, path: tuple, seen: dict[tuple, torch.Tensor]) -> Any:
@@ -68,16 +69,25 @@ class BackgroundWriter:
         self._snapshots = Snapshots()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._copied = threading.Event()
+        self._copied.set()
 
     def write(self, state: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
-        """Call `write` with a copy of `state`, in the background; waits for the write before it."""
+        """Call `write` with a copy of `state`, in the background; waits for the write before it.
+
+        The tensors of `state` may change after `wait_for_copy`.
+        """
         if self._thread is not None and self._thread.is_alive():
             logger.info("The checkpoint before is still being written: waiting for it")
         self.wait()
-        copied = self._snapshots.take(state)
+        self._copied.clear()
         # Not a daemon: whatever ends the program, a write that has begun is finished.
-        self._thread = threading.Thread(target=self._run, args=(write, copied), name="checkpoint")
+        self._thread = threading.Thread(target=self._run, args=(write, state), name="checkpoint")
         self._thread.start()
+
+    def wait_for_copy(self) -> None:
+        """Return when the state that was last given has been copied."""
+        self._copied.wait()
 
     def wait(self) -> None:
         """Return when nothing is being written; raises what the last write raised."""
@@ -94,6 +104,10 @@ class BackgroundWriter:
 
     def _run(self, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
         try:
+            try:
+                state = self._snapshots.take(state)
+            finally:
+                self._copied.set()
             write(state)
         except BaseException as error:
             # The loop raises it; a program that ends without coming there has said so at least.

@@ -91,6 +91,10 @@ class CheckpointHook(Hook):
         logger.info("Saving checkpoint at %d %s", *self._count(runner))
         self._save(runner, f"{self._place(runner)}.pth")
 
+    def before_update(self, runner) -> None:
+        if self._writer is not None:
+            self._writer.wait_for_copy()
+
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         if self.save_best is None:
             return

@@ -5,6 +5,7 @@
         before_fetch, after_fetch                           around each wait for a batch
         before_train_epoch                                  every pass over the data
           before_train_iter, after_train_iter               every batch
+          before_update                                     each time that weights are about to change
         after_train_epoch
         before_val_epoch, after_val_epoch                   around each validation, within after_train_iter
       after_train
@@ -41,6 +42,7 @@ MOMENTS = [
     "after_train_epoch",
     "before_train_iter",
     "after_train_iter",
+    "before_update",
     "before_val_epoch",
     "after_val_epoch",
     "before_save_checkpoint",
@@ -60,6 +62,7 @@ class Hook:
     def before_train_epoch(self, runner) -> None: ...
     def after_train_epoch(self, runner) -> None: ...
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None: ...
+    def before_update(self, runner) -> None: ...
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None: ...
     def before_val_epoch(self, runner) -> None: ...
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None: ...
