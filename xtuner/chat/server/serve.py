@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtuner.chat.generate import context_length
 from xtuner.chat.settings import check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
@@ -148,6 +147,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _load(
     settings: ServeSettings, base: str, template: Any, adapters: dict[str, str], templates: dict[str, Any]
 ) -> Any:
+    from xtuner.chat.generate import context_length
     from xtuner.chat.server.app import Served, Service
     from xtuner.chat.server.prompts import PromptWriter
     from xtuner.chat.server.scheduler import Scheduler
