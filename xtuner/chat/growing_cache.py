@@ -20,7 +20,10 @@ ROOM = 256
 class GrowingLayer(DynamicLayer):
     """A DynamicLayer that goes on from `layer`."""
 
-    def __init__(self, layer: DynamicLayer) -> None:
+    keys: Any
+    values: Any
+
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         super().lazy_initialization(layer.keys, layer.values)
         self.keys, self.values = layer.keys, layer.values
