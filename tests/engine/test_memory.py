@@ -68,7 +68,7 @@ def write_run(folder, model, batch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident set as Linux counts it")
 def test_a_run_takes_what_was_estimated(llama_dir, tmp_path):
-    """Not more; of a model this small up to a third less, as libraries hold less. Speed is recorded."""
+    """To a fifth, as a model this small needs little beside its libraries. Speed is recorded."""
     write_run(tmp_path, llama_dir, batch=4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WATCHED]
@@ -76,7 +76,7 @@ def test_a_run_takes_what_was_estimated(llama_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     need = forecast(load_config(tmp_path / "c.py")).memory.total
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", done.stdout)[1]) * 1024
-    assert 0.65 * need < peak < 1.1 * need
+    assert 0.8 * need < peak < 1.05 * need
     (log,) = tmp_path.glob("w/*/*.log")
     assert log.read_text().count("memory   about ") == 1
     (scalars,) = tmp_path.glob("w/*/vis_data/scalars.json")

@@ -42,7 +42,8 @@ BASE_BYTES = {"cuda": 600_000_000, "cpu": 409_000_000}
 # peft, and bitsandbytes that it imports.
 ADAPTER_BASE_BYTES = {"cuda": 0, "cpu": 57_000_000}
 # What training adds on a CPU: code that runs for the first time, kernels that oneDNN compiles for each shape,
-# and what malloc has free. RESULTS.md's runs have 75 to 200 MB of it, whatever the size of their model.
+# and what malloc has free. RESULTS.md's runs have 75 to 200 MB of it, whatever the size of their model; one
+# that makes next to nothing has next to nothing of it.
 RUN_BYTES = {"cuda": 0, "cpu": 140_000_000}
 # Of all that a moment makes: what the caching allocator has free. Assumed.
 ALLOCATOR = {"cuda": 0.05, "cpu": 0.0}
@@ -124,9 +125,10 @@ def estimate(shape: Shape, run: Training) -> Memory:
         "optimizer": trained * run.state_bytes,
     }
     base = BASE_BYTES[run.device] + (0 if run.is_full else ADAPTER_BASE_BYTES[run.device])
-    kept["process"] = base + RUN_BYTES[run.device]
+    run_bytes = min(RUN_BYTES[run.device], 2 * max(sum(moment.values()) for moment in moments.values()))
+    kept["process"] = base + run_bytes
     # While the model is loaded there is no adapter yet, let alone its optimiser's state.
-    later = kept["adapter"] + kept["optimizer"] + RUN_BYTES[run.device]
+    later = kept["adapter"] + kept["optimizer"] + run_bytes
     if mapped := mapped_bytes(shape, run):
         moments["loading"] = {"mapped file": max(0, mapped - later)}
     for moment in moments.values():
