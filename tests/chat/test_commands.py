@@ -8,10 +8,11 @@ import pytest
 
 from xtuner.chat.answer import Answerer
 from xtuner.chat.commands import is_command
+from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.screen import PlainScreen
 from xtuner.chat.session import make_session
 from xtuner.chat.settings import Settings
-from xtuner.chat.terminal import Dialogue
+from xtuner.chat.terminal import talk
 from xtuner.model.loading import load_for_chat
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -30,7 +31,7 @@ def dialogue(llama_dir):
 
     def said(*inputs):
         written.clear()
-        found.run(iter(inputs))
+        talk(found, iter(inputs))
         return "".join(written)
 
     found.said = said

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xtuner.chat import saved
 from xtuner.chat.adapters import with_adapter
+from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.errors import XTunerError, did_you_mean
 from xtuner.log import logger
 from xtuner.model.lora import check_adapter_folder
-
-if TYPE_CHECKING:
-    from xtuner.chat.terminal import Dialogue
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,19 @@
 """A dialogue in the terminal, or with a script on stdin.
 
 input lines, an empty one ends them  ->  EXIT | RESET | /command | a question  ->  the answer, word by word
-
-Ctrl-C ends an answer, not the dialogue; what came of it stays in the history.
 """
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.answer import Answerer, Show
 from xtuner.chat.commands import COMMANDS, is_command, run_command
+from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.generate import Completion, context_length
 from xtuner.chat.line_input import PROMPT, read_inputs
 from xtuner.chat.pictures import Pictures
@@ -27,19 +22,19 @@ from xtuner.chat.plugins.mcp_servers import McpServers
 from xtuner.chat.plugins.moss import MossAnswerer
 from xtuner.chat.plugins.tool import Tool, plugins, tools_from_file
 from xtuner.chat.react import Agent, rules
-from xtuner.chat.screen import Screen, open_screen
-from xtuner.chat.session import Session, make_session
+from xtuner.chat.screen import open_screen
+from xtuner.chat.session import make_session
 from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.image import read_image
-from xtuner.errors import ConfigError, DataError
+from xtuner.errors import ConfigError
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
 if TYPE_CHECKING:
     from xtuner.model.llava import LlavaParts
 
-__all__ = ["PROMPT", "Dialogue", "Settings", "chat"]
+__all__ = ["PROMPT", "Settings", "chat", "talk"]
 
 
 def chat(settings: Settings) -> None:
@@ -115,7 +110,18 @@ def _load_and_talk(
     if tools:
         answer = Agent(answerer, tools) if settings.lagent else MossAnswerer(answerer, tools)
     dialogue = Dialogue(answerer, answer, open_screen(), adapter, make_system, settings.image)
-    dialogue.run(read_inputs(is_command, list(COMMANDS)))
+    talk(dialogue, read_inputs(is_command, list(COMMANDS)))
+
+
+def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
+    """Go through `inputs` until EXIT or their end."""
+    for text in inputs:
+        if is_command(text):
+            run_command(dialogue, text)
+        else:
+            dialogue.ask(text)
+        if dialogue.ended:
+            return
 
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:
@@ -137,76 +143,3 @@ def _llava_parts(settings: Settings) -> LlavaParts | None:
             "with its projector and --visual-encoder CLIP"
         )
     return None
-
-
-@dataclass
-class Dialogue:
-    """Questions and their answers: who answers, through `answer`, and where both appear.
-
-    `make_system` puts what an agent must know to a system text.
-    """
-
-    answerer: Answerer
-    answer: Callable[[str, Show], Completion]
-    screen: Screen
-    adapter: str | None = None
-    make_system: Callable[[str], str] = str
-    image: str | None = None
-    ended: bool = False
-
-    @property
-    def session(self) -> Session:
-        """The history."""
-        return self.answerer.session
-
-    def run(self, inputs: Iterator[str]) -> None:
-        """Go through `inputs` until EXIT or their end."""
-        for text in inputs:
-            if is_command(text):
-                run_command(self, text)
-            else:
-                self._ask(text)
-            if self.ended:
-                return
-
-    def _ask(self, text: str) -> None:
-        try:
-            with _ctrl_c_cancels(self.answerer):
-                completion = self.answer(text, self.screen.show)
-        except DataError as e:
-            # One question that does not fit is no reason to end the dialogue.
-            logger.error("%s", e)
-            return
-        self.screen.end_answer(_stats(completion))
-        if completion.finish == "length":
-            logger.warning("The answer was cut after %d tokens: see --max-new-tokens", len(completion.ids))
-
-
-def _stats(completion: Completion) -> str:
-    text = (
-        f"{len(completion.ids)} tokens, {completion.tokens_per_second:.1f} tokens/s, "
-        f"the first after {completion.first_seconds:.2f} s"
-    )
-    return text + ", stopped" if completion.finish == "cancelled" else text
-
-
-@contextmanager
-def _ctrl_c_cancels(answerer: Answerer) -> Iterator[None]:
-    """The first Ctrl-C ends the answer after its token, a second one the program."""
-    if threading.current_thread() is not threading.main_thread() or not sys.stdin.isatty():
-        yield
-        return
-    pressed = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
-
-    def press(_number: int, _frame: Any) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, press)
-    answerer.cancelled = pressed.is_set
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        answerer.cancelled = lambda: False

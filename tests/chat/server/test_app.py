@@ -6,9 +6,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from xtuner.chat.generate import context_length
-from xtuner.chat.server.app import Served, Service, make_app
+from xtuner.chat.server.app import make_app
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
+from xtuner.chat.server.service import Served, Service
 from xtuner.utils import PROMPT_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]

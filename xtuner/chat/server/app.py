@@ -6,9 +6,6 @@ GET  /v1/models             the base and each adapter      GET  /health, /metric
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -18,10 +15,9 @@ from starlette.exceptions import HTTPException
 
 from xtuner.chat.server import schema
 from xtuner.chat.server.limits import Limits, Metrics
-from xtuner.chat.server.prompts import PromptWriter
-from xtuner.chat.server.requests import ApiError, Job, chat_jobs, completion_jobs
+from xtuner.chat.server.requests import Job, chat_jobs, completion_jobs
 from xtuner.chat.server.responses import respond
-from xtuner.chat.server.scheduler import Scheduler
+from xtuner.chat.server.service import ApiError, Served, Service
 from xtuner.errors import XTunerError, did_you_mean
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
@@ -30,40 +26,6 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.ErrorBody},
     "5XX": {"model": schema.ErrorBody},
 }
-
-
-@dataclass(frozen=True)
-class Served:
-    """A name that requests can ask for: the base (`adapter` None) or an adapter, and how it is talked to."""
-
-    name: str
-    path: str
-    adapter: str | None
-    template: Mapping[str, Any] | None
-
-
-@dataclass
-class Service:
-    """All that answers requests."""
-
-    scheduler: Scheduler
-    models: list[Served]
-    prompts: PromptWriter
-    num_tokens: int  # rows of the embedding
-    max_new_tokens: int = 2048
-    timeout_s: float = 600.0
-    api_key: str | None = None
-    max_request_bytes: int = 8 * 2**20
-    created: int = field(default_factory=lambda: int(time.time()))
-
-    def find(self, name: str | None) -> Served:
-        """The model of that name, the first one where none is asked for."""
-        found = [m for m in self.models if name in (None, m.name)]
-        if not found:
-            names = [m.name for m in self.models]
-            hint = did_you_mean(str(name), names)
-            raise ApiError(404, f"there is no model {name!r}.{hint} Known: {', '.join(names)}", "model")
-        return found[0]
 
 
 async def _json_only(request: Request) -> None:

@@ -10,38 +10,15 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-from fastapi.responses import JSONResponse
+from typing import Any
 
 from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
 from xtuner.chat.server.answer import Sampling
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
+from xtuner.chat.server.service import ApiError, Served, Service
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
-
-if TYPE_CHECKING:
-    from xtuner.chat.server.app import Served, Service
-
-
-class ApiError(Exception):
-    """A request that is refused: status, reason, and the field it is about."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, retry_after_s: int | None = None):
-        super().__init__(message)
-        self.status, self.param, self.retry_after_s = status, param, retry_after_s
-
-    def body(self) -> dict[str, Any]:
-        """The error in OpenAI's form."""
-        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
-        kind = "rate_limit_error" if self.status == 429 else kind
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": None}}
-
-    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """The answer to the client."""
-        more = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
-        return JSONResponse(self.body(), self.status, {**(headers or {}), **more})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""A dialogue on a screen: its state, and one question after the other.
+
+Ctrl-C ends an answer, not the dialogue; what came of it stays in the history.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from xtuner.chat.answer import Answerer, Show
+from xtuner.chat.generate import Completion
+from xtuner.chat.screen import Screen
+from xtuner.chat.session import Session
+from xtuner.errors import DataError
+from xtuner.log import logger
+
+
+@dataclass
+class Dialogue:
+    """Questions and their answers: who answers, through `answer`, and where both appear.
+
+    `make_system` puts what an agent must know to a system text.
+    """
+
+    answerer: Answerer
+    answer: Callable[[str, Show], Completion]
+    screen: Screen
+    adapter: str | None = None
+    make_system: Callable[[str], str] = str
+    image: str | None = None
+    ended: bool = False
+
+    @property
+    def session(self) -> Session:
+        """The history."""
+        return self.answerer.session
+
+    def ask(self, text: str) -> None:
+        """Answer the question `text` on the screen."""
+        try:
+            with _ctrl_c_cancels(self.answerer):
+                completion = self.answer(text, self.screen.show)
+        except DataError as e:
+            # One question that does not fit is no reason to end the dialogue.
+            logger.error("%s", e)
+            return
+        self.screen.end_answer(_stats(completion))
+        if completion.finish == "length":
+            logger.warning("The answer was cut after %d tokens: see --max-new-tokens", len(completion.ids))
+
+
+def _stats(completion: Completion) -> str:
+    text = (
+        f"{len(completion.ids)} tokens, {completion.tokens_per_second:.1f} tokens/s, "
+        f"the first after {completion.first_seconds:.2f} s"
+    )
+    return text + ", stopped" if completion.finish == "cancelled" else text
+
+
+@contextmanager
+def _ctrl_c_cancels(answerer: Answerer) -> Iterator[None]:
+    """The first Ctrl-C ends the answer after its token, a second one the program."""
+    if threading.current_thread() is not threading.main_thread() or not sys.stdin.isatty():
+        yield
+        return
+    pressed = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def press(_number: int, _frame: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, press)
+    answerer.cancelled = pressed.is_set
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        answerer.cancelled = lambda: False

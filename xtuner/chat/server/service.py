@@ -1,0 +1,67 @@
+"""What is served, and how a request is refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.server.scheduler import Scheduler
+from xtuner.errors import did_you_mean
+
+
+class ApiError(Exception):
+    """A request that is refused: status, reason, and the field it is about."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, retry_after_s: int | None = None):
+        super().__init__(message)
+        self.status, self.param, self.retry_after_s = status, param, retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's form."""
+        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": None}}
+
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        """The answer to the client."""
+        more = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
+        return JSONResponse(self.body(), self.status, {**(headers or {}), **more})
+
+
+@dataclass(frozen=True)
+class Served:
+    """A name that requests can ask for: the base (`adapter` None) or an adapter, and how it is talked to."""
+
+    name: str
+    path: str
+    adapter: str | None
+    template: Mapping[str, Any] | None
+
+
+@dataclass
+class Service:
+    """All that answers requests."""
+
+    scheduler: Scheduler
+    models: list[Served]
+    prompts: PromptWriter
+    num_tokens: int  # rows of the embedding
+    max_new_tokens: int = 2048
+    timeout_s: float = 600.0
+    api_key: str | None = None
+    max_request_bytes: int = 8 * 2**20
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def find(self, name: str | None) -> Served:
+        """The model of that name, the first one where none is asked for."""
+        found = [m for m in self.models if name in (None, m.name)]
+        if not found:
+            names = [m.name for m in self.models]
+            hint = did_you_mean(str(name), names)
+            raise ApiError(404, f"there is no model {name!r}.{hint} Known: {', '.join(names)}", "model")
+        return found[0]
