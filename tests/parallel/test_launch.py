@@ -181,6 +181,25 @@ time.sleep(60)
     assert sorted(p.name for p in tmp_path.glob("saved*")) == ["saved0", "saved1"]
 
 
+def test_a_second_signal_ends_processes_that_hang(tmp_path, monkeypatch):
+    """A collective may never return; who asks twice does not want to wait for it."""
+    monkeypatch.setattr("xtuner.parallel.launch.GRACE", 0.2)
+    monkeypatch.setattr("xtuner.parallel.launch.ONE_PRESS_SECONDS", 0.0)
+    hung = in_each(f"signal.signal(15, signal.SIG_IGN); open(r'{tmp_path}/there', 'w'); time.sleep(60)")
+
+    def stop_twice():
+        while not (tmp_path / "there").exists():
+            time.sleep(0.01)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    threading.Thread(target=stop_twice).start()
+    begun = time.monotonic()
+    assert launch(hung, Processes(1)) == 143
+    assert time.monotonic() - begun < 30
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a service of Linux")
 def test_nothing_outlives_the_launcher(tmp_path):
     """Its own kill -9 reaches the processes too."""

@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from xtuner.log import logger
+from xtuner.parallel.launch import ONE_PRESS_SECONDS
 
-# Launchers and terminals may both pass on the same key press.
-ONE_PRESS_SECONDS = 1.0
 SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 

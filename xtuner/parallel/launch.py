@@ -4,12 +4,14 @@
     ├── RANK=0 LOCAL_RANK=0 xtuner train CFG
     └── RANK=1 LOCAL_RANK=1 xtuner train CFG
 
-A signal to the one above reaches all below, and its exit code is theirs. Where one of them fails, the others
-are stopped and the line on stderr names it.
+A signal to the one above reaches all below, and its exit code is theirs; a second one ends them, should they
+wait for ever in a collective. Where one of them fails, the others are stopped and the line on stderr names
+it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -24,8 +26,10 @@ from xtuner import dist
 from xtuner.dist import DEFAULT_PORT
 from xtuner.errors import ConfigError
 
-# Seconds that the others have to end by themselves after one has failed: a collective may hold them for ever.
+# Seconds to end by oneself after another one has failed or a second signal: a collective may hold for ever.
 GRACE = 15.0
+# Launchers and terminals may both pass on the same key press.
+ONE_PRESS_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -106,9 +110,13 @@ def launch(command: Sequence[str], processes: Processes) -> int:
     """Run `command` in each process of this machine; returns the exit code of the run."""
     children: list[subprocess.Popen] = []
     signals: list[int] = []
+    began = 0.0
 
     def forward(number: int, _frame: object) -> None:
-        signals.append(number)
+        nonlocal began
+        if not signals or time.monotonic() - began > ONE_PRESS_SECONDS:
+            signals.append(number)
+            began = time.monotonic()
         _send(children, number)
 
     before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
@@ -160,6 +168,9 @@ def _wait(children: list[subprocess.Popen], first_rank: int, signals: list[int])
         if failed is not None:
             _end(children)
             return _report(failed, children[failed], first_rank)
+        if len(signals) > 1:
+            _end(children)
+            return 128 + signals[0]
         time.sleep(0.05)
     failed = _first_failure(children, signals)
     if failed is not None:
@@ -180,6 +191,9 @@ def _end(children: list[subprocess.Popen]) -> None:
     while any(child.poll() is None for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     _send(children, signal.SIGKILL)
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that a driver holds
+            child.wait(5)
 
 
 def _report(number: int, child: subprocess.Popen, first_rank: int) -> int:
