@@ -34,6 +34,8 @@ GB = 1e9
 FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3", "internlm2"})
 # How much of what layers make forward is made again in backward.
 RECOMPUTE = ("none", "selective", "full", "offload")
+# Rows that MLPs with adapters take at a time under "offload": enough for fast products.
+TILE = 1024
 # Bytes of fp32 logits that the loss makes at one time, and that softmax handles; as in model/loss.py.
 LOSS_BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
@@ -206,7 +208,7 @@ def layer_bytes(shape: Shape, run: Training) -> int:
 
     norms       two, the stream before each and a number of fp32; of other families in fp32 and normalised too
     attention   queries, keys, values; on a GPU the result and one number of fp32 for each head
-    MLP         gate, up; of other families the activation too
+    MLP         gate, up; of other families the activation too; nothing where it runs by tiles
     matrices    the inputs of those that are trained, once for those that share them; rank numbers of each
                 adapter; where layers are not fused each has its own copy, and a dropout mask
     """
@@ -222,7 +224,7 @@ def layer_bytes(shape: Shape, run: Training) -> int:
         attention += c * (shape.query + shape.key)
     if c < run.weight_bytes:
         attention += c * shape.query // shape.heads  # angles, in the width of the queries
-    mlp = (2 if fused else 3) * c * _mlp_width(shape)
+    mlp = 0 if _in_tiles(shape, run) else (2 if fused else 3) * c * _mlp_width(shape)
     return int(norms + attention + mlp + _inputs_bytes(shape, run, fused))
 
 
@@ -238,16 +240,13 @@ def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
     c = run.compute_bytes
     targets = list(shape.linears) if run.is_full else _targets(shape, run)
     mask = 1 if run.dropout and not run.is_full and not fused else 0
-    whole_mlp = not run.is_full and all(
-        any(x.name == name for x in targets) for name in _MLP_OF.get(shape.family, _MLP)
-    )
     seen: set[str] = set()
     total = 0.0
     for x in targets:
         share = x.active / shape.layers
         source = _SOURCE.get(x.name, x.name)
         known = source in seen or (source == "o_proj" and run.device == "cuda")
-        known = known or (fused and whole_mlp and x.name in _DOWN)  # made again in backward
+        known = known or (_is_one_mlp(shape, run) and x.name in _DOWN)  # made again in backward
         if not known or mask:
             total += share * x.inputs * (c + mask)
         seen.add(source)
@@ -263,6 +262,16 @@ _SOURCE = {
 }
 _MLP = ("gate_proj", "up_proj", "down_proj")
 _MLP_OF = {"internlm2": ("w1", "w3", "w2")}
+
+
+def _is_one_mlp(shape: Shape, run: Training) -> bool:
+    """Whether gate, up and down run as one function, with an adapter each."""
+    names = {x.name for x in _targets(shape, run)}
+    return shape.family in FUSED and names.issuperset(_MLP_OF.get(shape.family, _MLP))
+
+
+def _in_tiles(shape: Shape, run: Training) -> bool:
+    return run.recompute == "offload" and run.tokens > TILE and _is_one_mlp(shape, run)
 
 
 def loss_bytes(shape: Shape, run: Training) -> int:
@@ -291,11 +300,15 @@ def loss_bytes(shape: Shape, run: Training) -> int:
 def _backward_bytes(shape: Shape, run: Training) -> int:
     """Of the gradients inside one layer, and of matrices: out of 4 or 8 bits, or as a gradient.
 
-    The most is either in the MLP, four as wide as it is, or in a norm, three of the stream in fp32.
+    The most is either in the MLP, four as wide as it is (in tiles, with its gate and up), or in a norm, three
+    of the stream in fp32.
     """
     c = run.compute_bytes
     widest = max(x.outputs * max(1, x.active // shape.layers) for x in shape.linears)
-    gradients = run.tokens * max(c * (shape.hidden + 4 * widest), shape.hidden * (c + 12))
+    mlp = run.tokens * c * (shape.hidden + 4 * widest)
+    if _in_tiles(shape, run):
+        mlp = run.tokens * c * 2 * shape.hidden + TILE * c * 6 * widest
+    gradients = max(mlp, run.tokens * shape.hidden * (c + 12))
     largest = max(x.inputs * x.outputs for x in shape.linears)
     matrix = largest * c if run.bits < 16 or run.is_full else 0
     return gradients + matrix

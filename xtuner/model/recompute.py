@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import Training
+from xtuner.estimate.memory import TILE, Training
 from xtuner.estimate.shape import read_shape
 from xtuner.log import logger
 from xtuner.model.fused import tile
@@ -28,8 +28,6 @@ from xtuner.model.mapped import wanted_dtype
 
 # Tokens of a batch that is not known.
 TOKENS = 8192
-# Rows of a tile: enough for products of matrices to be as fast as whole ones.
-TILE = 1024
 
 
 def enable_recompute(llm: Any, way: str = "full") -> None:
