@@ -1,10 +1,12 @@
 """What becomes of rows that are not as they should be: left out and listed, or an error; never in silence."""
 
 import json
+import threading
 
 import pytest
 
 from xtuner.dataset import process_hf_dataset
+from xtuner.dataset.encode import encode_texts
 from xtuner.dataset.encode_rows import FAULTY
 from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.dataset.progress import describe_rates
@@ -159,3 +161,26 @@ def test_utf_16_is_recognised(bos, tmp_path):
     (tmp_path / "d.jsonl").write_text(json.dumps(GOOD), encoding="utf-16")
     with pytest.raises(DataError, match="from UTF-16: iconv -f utf-16"):
         process_hf_dataset(load_dataset(tmp_path / "d.jsonl"), tokenizer=bos, max_length=32)
+
+
+def test_rows_are_read_while_others_are_tokenised(make, monkeypatch):
+    """The tokenizer is still at work on the first rows when later ones are mapped; what comes out is the same."""
+    plain = [item["input_ids"].tolist() for item in make()]
+    later, waited = threading.Event(), []
+
+    def encode(tokenizer, texts):
+        waited.append(later.wait(timeout=20))
+        return encode_texts(tokenizer, texts)
+
+    def see(row):
+        seen.append(row)
+        if len(seen) == 2:
+            later.set()
+        return row
+
+    seen = []
+    monkeypatch.setattr("xtuner.dataset.encode.encode_texts", encode)
+    monkeypatch.setattr("xtuner.dataset.encode_rows.FIRST_CHUNK_ROWS", 1)
+    overlapped = make(dataset_map_fn=see)
+    assert waited[0]
+    assert [item["input_ids"].tolist() for item in overlapped] == plain

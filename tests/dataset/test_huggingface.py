@@ -281,9 +281,7 @@ def test_a_second_run_maps_what_the_first_one_wrote(bos, tmp_path, monkeypatch):
     first = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     other = process_hf_dataset(file_of(tmp_path, conversations(("q", "b"))), **arguments)
     assert first.key != other.key
-    monkeypatch.setattr(
-        "xtuner.dataset.encode_rows.encode_conversations", lambda *a, **k: pytest.fail("again")
-    )
+    monkeypatch.setattr("xtuner.dataset.encode_rows.plan_conversations", lambda *a, **k: pytest.fail("again"))
     again = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     assert again.key == first.key
     assert again.stats == first.stats

@@ -32,6 +32,10 @@ from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Turn = Mapping[str, Any]
 Ids = np.ndarray
+Plan = list[tuple["int | Ids", bool]]
+"""Pieces of a conversation: the number of a text or ids, and whether they are trained."""
+
+Tokens = tuple[list[Ids], list[Pieces]]
 
 GLM_MARKS = ("[gMASK]", "<sop>")
 """What opens a conversation of GLM-4, in this order."""
@@ -72,6 +76,54 @@ class InvalidRowError(DataError):
         self.row = row
 
 
+@dataclass(frozen=True)
+class Planned:
+    """Conversations to be tokenised: `plans` has the pieces of each, None for one of `chats`."""
+
+    conversations: Sequence[Sequence[Turn]]
+    tokenizer: Any
+    texts: list[str]
+    plans: list[Plan | None]
+    chats: list[Rendered]
+    split: re.Pattern[str] | None  # what stands for an image in a chat
+
+    def tokenise(self) -> Tokens:
+        """The ids of all texts, the pieces of all chats: where a tokenizer in Rust works on its own."""
+        try:
+            ids = encode_texts(self.tokenizer, self.texts)
+        except (TypeError, UnicodeEncodeError):
+            _find_half_characters(self.conversations)
+            raise
+        if not self.chats:
+            return ids, []
+        return ids, encode_spans(self.tokenizer, self.chats, encode_texts, self.split, IMAGE_IDS)
+
+    def samples(
+        self, tokens: Tokens, max_length: int | None = None, *, continue_documents: bool = False
+    ) -> Encoded:
+        """The conversations as samples of at most `max_length` tokens, in order, each at least one sample.
+
+        `continue_documents` lets a document to be learnt as a whole go on in further samples instead of being
+        cut.
+        """
+        texts, chats = tokens[0], iter(tokens[1])
+        plan: Plan = []
+        row_ends = [0]
+        for own in self.plans:
+            plan += next(chats) if own is None else own
+            row_ends.append(len(plan))
+        arrays = [texts[piece] if isinstance(piece, int) else piece for piece, _ in plan]
+        lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
+        ids = np.concatenate([*arrays, np.zeros(0, np.int32)])
+        flags = np.fromiter((trained for _, trained in plan), bool, len(plan))
+        trained = np.repeat(flags, lengths)
+        piece_offsets = np.concatenate([[0], np.cumsum(lengths)])
+        offsets = piece_offsets[np.array(row_ends)]
+        goes_on = (continue_documents and is_document(turns) for turns in self.conversations)
+        continued = np.fromiter(goes_on, bool, len(self.conversations))
+        return _cut(ids, trained, offsets, continued, max_length)
+
+
 def encode_conversations(
     conversations: Sequence[Sequence[Turn]],
     tokenizer: Any,
@@ -81,67 +133,52 @@ def encode_conversations(
     with_image_token: bool = False,
     continue_documents: bool = False,
 ) -> Encoded:
-    """The conversations as samples of at most `max_length` tokens, in order, each at least one sample.
+    """The samples of `conversations`, see `plan_conversations` and `Planned`."""
+    planned = plan_conversations(
+        conversations,
+        tokenizer,
+        input_ids_with_output=input_ids_with_output,
+        with_image_token=with_image_token,
+    )
+    return planned.samples(planned.tokenise(), max_length, continue_documents=continue_documents)
 
-    `continue_documents` lets a document to be learnt as a whole go on in further samples instead of being
-    cut. Without `input_ids_with_output` only the question of a one-turn conversation is encoded.
+
+def plan_conversations(
+    conversations: Sequence[Sequence[Turn]],
+    tokenizer: Any,
+    *,
+    input_ids_with_output: bool = True,
+    with_image_token: bool = False,
+) -> Planned:
+    """What is to be tokenised; InvalidRowError for a row that cannot be.
+
+    Without `input_ids_with_output` that is only the question of a one-turn conversation.
     """
     bos, eos = begin_ids(tokenizer), end_ids(tokenizer)
-    texts: dict[str, int] = {}
-    plan: list[tuple[int | Ids, bool]] = []  # (number of a text or ids, trained)
-    row_ends = []
-    chats = _encode_chats(conversations, tokenizer, input_ids_with_output, with_image_token)
-    for row, turns in enumerate(conversations):
-        if row in chats:
-            plan += chats[row]
-            row_ends.append(len(plan))
-            continue
-        try:
-            _plan_row(turns, plan, texts, bos, eos, input_ids_with_output, with_image_token)
-        except DataError as error:
-            raise InvalidRowError(row, str(error)) from None
-        row_ends.append(len(plan))
-    try:
-        pieces = encode_texts(tokenizer, list(texts))
-    except (TypeError, UnicodeEncodeError):
-        _find_half_characters(conversations)
-        raise
-    arrays = [pieces[piece] if isinstance(piece, int) else piece for piece, _ in plan]
-    lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
-    ids = np.concatenate([*arrays, np.zeros(0, np.int32)])
-    flags = np.fromiter((trained for _, trained in plan), bool, len(plan))
-    trained = np.repeat(flags, lengths)
-    piece_offsets = np.concatenate([[0], np.cumsum(lengths)])
-    offsets = piece_offsets[np.array([0, *row_ends])]
-    continued = np.fromiter(
-        (continue_documents and is_document(turns) for turns in conversations), bool, len(conversations)
-    )
-    return _cut(ids, trained, offsets, continued, max_length)
-
-
-def _encode_chats(
-    conversations: Sequence[Sequence[Turn]], tokenizer: Any, with_output: bool, with_image: bool
-) -> dict[int, Pieces]:
-    """The pieces of the rows in the form of messages, by number of the row."""
     template: ChatTemplate | None = None
-    rendered: dict[int, Rendered] = {}
+    texts: dict[str, int] = {}
+    plans: list[Plan | None] = []
+    chats: list[Rendered] = []
     for row, turns in enumerate(conversations):
-        if not (len(turns) == 1 and turns[0].get("messages")):
-            continue
-        template = template or ChatTemplate(tokenizer)
-        messages, tools = turns[0]["messages"], turns[0].get("tools")
         try:
-            rendered[row] = (
-                template.render(messages, tools) if with_output else _question(template, messages, tools)
-            )
-            _check_characters(rendered[row].text, "the text of the messages")
+            if len(turns) == 1 and turns[0].get("messages"):
+                template = template or ChatTemplate(tokenizer)
+                chats.append(_rendered(template, turns[0], input_ids_with_output))
+                plans.append(None)
+            else:
+                plans.append(_plan_row(turns, texts, bos, eos, input_ids_with_output, with_image_token))
         except DataError as error:
             raise InvalidRowError(row, str(error)) from None
-    if not rendered:
-        return {}
-    split = re.compile(re.escape(DEFAULT_IMAGE_TOKEN)) if with_image else None
-    pieces = encode_spans(tokenizer, list(rendered.values()), encode_texts, split, IMAGE_IDS)
-    return dict(zip(rendered, pieces, strict=True))
+    split = re.compile(re.escape(DEFAULT_IMAGE_TOKEN)) if with_image_token else None
+    return Planned(conversations, tokenizer, list(texts), plans, chats, split)
+
+
+def _rendered(template: ChatTemplate, turn: Turn, with_output: bool) -> Rendered:
+    """A conversation in the form of messages as the chat template writes it."""
+    messages, tools = turn["messages"], turn.get("tools")
+    found = template.render(messages, tools) if with_output else _question(template, messages, tools)
+    _check_characters(found.text, "the text of the messages")
+    return found
 
 
 def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> Rendered:
@@ -235,14 +272,14 @@ def _is_plain(tokenizer: Any, backend: Any) -> bool:
 
 def _plan_row(
     turns: Sequence[Turn],
-    plan: list[tuple[int | Ids, bool]],
     texts: dict[str, int],
     bos: Ids,
     eos: Ids,
     with_output: bool,
     with_image: bool,
-) -> None:
-    """Append the pieces of one conversation to `plan`, and texts not met before to `texts`."""
+) -> Plan:
+    """The pieces of one conversation; texts not met before are added to `texts`."""
+    plan: Plan = []
     if not with_output and len(turns) > 1:
         raise DataError(f"only a question is to be encoded, and the conversation has {len(turns)} turns")
     opens = True
@@ -252,7 +289,7 @@ def _plan_row(
         for piece in _input_pieces(turn_text(turn, "input"), with_image):
             plan.append((texts.setdefault(piece, len(texts)) if isinstance(piece, str) else piece, False))
         if not with_output:
-            return
+            return plan
         output = turn_text(turn, "output")
         trained = _flag(turn, "output_with_loss")
         if output:
@@ -268,6 +305,7 @@ def _plan_row(
         sep = turn_text(turn, "sep")
         if sep:
             plan.append((texts.setdefault(sep, len(texts)), False))
+    return plan
 
 
 def _input_pieces(words: str, with_image: bool) -> list[str | Ids]:

@@ -12,12 +12,20 @@ more than a few are: then the data as a whole is hardly what was meant, and that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from xtuner.dataset.encode import Encoded, InvalidRowError, encode_conversations, is_document
+from xtuner.dataset.encode import (
+    Encoded,
+    InvalidRowError,
+    Planned,
+    Tokens,
+    is_document,
+    plan_conversations,
+)
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
 from xtuner.dataset.map_fns.fields import items, missing_field, turn_text
 from xtuner.errors import ConfigError, DataError
@@ -29,6 +37,9 @@ MapFn = Callable[[Any], Any]
 
 CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
+FIRST_CHUNK_ROWS = 512
+"""The first chunks are small, so that tokenising begins soon; each has twice the rows of the one before."""
+
 NAMED_ROWS = 3
 """How many of the dropped rows a message names, for each reason."""
 
@@ -117,11 +128,30 @@ def encode_rows(
     `advance` is told the number of rows and of tokens done. Raises DataError for a row with a fault where
     `strict`, or where there are many.
     """
-    desk = _Desk(rows, settings, writer, tally)
-    for numbers, conversations in _chunks(desk.conversations()):
-        desk.write_chunk(numbers, conversations)
-        advance(tally.stats["rows"], tally.stats["tokens"])
+    # A tokenizer in Rust lets go of the interpreter: while it works on one chunk, the next one is read.
+    with ThreadPoolExecutor(1) as tokenising:
+        desk = _Desk(rows, settings, writer, tally, tokenising)
+        begun: _Chunk | None = None
+        for numbers, conversations in _chunks(desk.conversations()):
+            following = desk.begin(numbers, conversations)
+            if begun is not None:
+                desk.write(begun)
+                advance(tally.stats["rows"], tally.stats["tokens"])
+            begun = following
+        if begun is not None:
+            desk.write(begun)
+            advance(tally.stats["rows"], tally.stats["tokens"])
     desk.check_faults(0)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows that are being tokenised."""
+
+    numbers: list[int]
+    conversations: list[Conversation]
+    planned: Planned
+    tokens: Future[Tokens]
 
 
 @dataclass(frozen=True)
@@ -132,6 +162,7 @@ class _Desk:
     settings: Settings
     writer: Writer
     tally: Tally
+    tokenising: Executor
 
     def conversations(self) -> Iterator[tuple[int, Conversation]]:
         """Row number and conversation of each row that has one."""
@@ -156,26 +187,46 @@ class _Desk:
                 self.tally.count_empty(number, self.rows.place)
             yield number, conversation
 
-    def write_chunk(self, numbers: list[int], conversations: list[Conversation]) -> None:
-        """Encode one chunk and write what has something to train on."""
+    def begin(self, numbers: list[int], conversations: list[Conversation]) -> _Chunk:
+        """Let one chunk be tokenised, without the rows that cannot be."""
+        while True:
+            try:
+                planned = plan_conversations(
+                    conversations,
+                    self.settings.tokenizer,
+                    input_ids_with_output=self.settings.input_ids_with_output,
+                    with_image_token=self.settings.with_image_token,
+                )
+                return _Chunk(numbers, conversations, planned, self.tokenising.submit(planned.tokenise))
+            except InvalidRowError as error:
+                numbers, conversations = self.without(error, numbers, conversations)
+
+    def without(
+        self, error: InvalidRowError, numbers: list[int], conversations: list[Conversation]
+    ) -> tuple[list[int], list[Conversation]]:
+        """A chunk without the row of `error`, which is counted."""
+        row = error.row
+        self.leave_out(numbers[row], f"{self.rows.place(numbers[row])}: {error}")
+        return [*numbers[:row], *numbers[row + 1 :]], [*conversations[:row], *conversations[row + 1 :]]
+
+    def write(self, chunk: _Chunk) -> None:
+        """Write what has something to train on of one chunk."""
         settings, tally, place = self.settings, self.tally, self.rows.place
         while True:
             try:
-                encoded = _encode(conversations, settings)
+                tokens = chunk.tokens.result()
                 break
             except InvalidRowError as error:
-                row = error.row
-                self.leave_out(numbers[row], f"{place(numbers[row])}: {error}")
-                numbers = [*numbers[:row], *numbers[row + 1 :]]
-                conversations = [*conversations[:row], *conversations[row + 1 :]]
+                chunk = self.begin(*self.without(error, chunk.numbers, chunk.conversations))
+        encoded = chunk.planned.samples(tokens, settings.max_length, continue_documents=True)
         counts = encoded.trained_counts()
         # Without outputs nothing is trained by intent: such items are for asking a model.
         keep = counts > 0 if settings.input_ids_with_output else np.ones(len(counts), bool)
         for row in np.setdiff1d(encoded.rows, encoded.rows[keep]).tolist():
             reason = PROMPT_FILLS if encoded.full_trained[row] else NOTHING_TRAINED
-            tally.drop(reason, numbers[row], place)
-        self.writer.append(encoded, np.array(numbers, np.int64), keep)
-        _count(encoded, conversations, counts, keep, settings.max_length, tally)
+            tally.drop(reason, chunk.numbers[row], place)
+        self.writer.append(encoded, np.array(chunk.numbers, np.int64), keep)
+        _count(encoded, chunk.conversations, counts, keep, settings.max_length, tally)
 
     def leave_out(self, number: int, message: str) -> None:
         """Count a row with a fault; DataError where that is not to be borne."""
@@ -193,17 +244,6 @@ class _Desk:
         if count > max(at_least, rows * MAX_FAULTY_SHARE):
             more = f" ({count:,} of {rows:,} rows have a fault)" if count > 1 else ""
             raise DataError(f"{self.tally.faults[0]}{more}")
-
-
-def _encode(conversations: list[Conversation], settings: Settings) -> Encoded:
-    return encode_conversations(
-        conversations,
-        settings.tokenizer,
-        settings.max_length,
-        input_ids_with_output=settings.input_ids_with_output,
-        with_image_token=settings.with_image_token,
-        continue_documents=True,
-    )
 
 
 def _has_empty_answer(turn: Row) -> bool:
@@ -228,7 +268,7 @@ def _chunks(
     """Row numbers and conversations, as many at a time as one call of the tokenizer should take."""
     numbers: list[int] = []
     chunk: list[Conversation] = []
-    characters = 0
+    characters, most = 0, FIRST_CHUNK_ROWS
     for number, conversation in conversations:
         numbers.append(number)
         chunk.append(conversation)
@@ -239,9 +279,10 @@ def _chunks(
             for text in part.values()
             if isinstance(text, str)
         )
-        if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
+        if len(chunk) >= most or characters >= CHUNK_CHARACTERS:
             yield numbers, chunk
             numbers, chunk, characters = [], [], 0
+            most = min(2 * most, CHUNK_ROWS)
     if chunk:
         yield numbers, chunk
 
