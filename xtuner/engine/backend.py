@@ -24,6 +24,7 @@ from torch import nn
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
+from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
 from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
 from xtuner.parallel.world import World
@@ -221,17 +222,6 @@ class FSDPBackend(_ManyBackend):
             )
         if optim_wrapper.scaler:
             raise ConfigError("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
-
-
-def layers_of(model: Any) -> list[nn.Module]:
-    """The layers of a transformer: what its family names so, else its longest list of modules."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = set(getattr(base, "_no_split_modules", None) or ())
-    found = [m for m in base.modules() if type(m).__name__ in names]
-    if found:
-        return found
-    lists = [list(m) for m in base.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])
 
 
 def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> Backend:

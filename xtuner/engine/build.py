@@ -42,6 +42,7 @@ from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
 from xtuner.log import logger, say_once
+from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
 from xtuner.model_folder import check_model_folder
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
@@ -297,6 +298,8 @@ def build_model(run: Run) -> Any:
         model = run.builder.build(with_recompute(run), "model")
     if run.world.sequence_group is not None:
         model.share_rows(run.world.sequence_group)
+    if settings := run.cfg.get("compile"):
+        compile_layers(model.llm, {} if settings is True else settings)
     run.weights_text = describe_weights(model)
     run.backend.wrap(model, run.device)
     return model

@@ -286,6 +286,17 @@ def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
     return (base.get_decoder(), head) if plain else None
 
 
+def layers_of(model: Any) -> list[torch.nn.Module]:
+    """The layers of a transformer: what its family names so, else its longest list of modules."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    found = [m for m in base.modules() if type(m).__name__ in names]
+    if found:
+        return found
+    lists = [list(m) for m in base.modules() if isinstance(m, torch.nn.ModuleList)]
+    return max(lists, key=len, default=[])
+
+
 def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
     """Without this, gradients are wrong after any eval forward on CPUs with AVX512_BF16.
 

@@ -1,0 +1,44 @@
+"""Layers that torch compiles train as those that it does not."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from xtuner.model import SupervisedFinetune
+from xtuner.model.compiled import compile_layers
+from xtuner.model.fused import unfuse
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look
+@pytest.mark.parametrize(("way", "is_compiled"), [("none", True), ("selective", True), ("full", False)])
+def test_loss_and_gradients_are_those_without(llama, batch, gradients, way, is_compiled, caplog):
+    """With LoRA and packed samples; outside training nothing is compiled, nor are recomputed layers."""
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, target_modules="all-linear")
+    plain = SupervisedFinetune(llama, lora=lora, use_activation_checkpointing=way).train()
+    compiled = copy.deepcopy(plain)
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    compile_layers(compiled.llm, {"backend": backend})
+    if is_compiled:
+        unfuse(plain.llm)
+    ours, theirs = compiled(batch)["loss"], plain(batch)["loss"]
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close(ours, theirs)
+    found, wanted = gradients(compiled.llm), gradients(plain.llm)
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(found[name], wanted[name])
+    assert bool(calls) == is_compiled
+    assert ("which torch does not compile" in caplog.text) == (way != "none")
+    calls.clear()
+    ids = torch.arange(3, 9)[None]
+    torch.testing.assert_close(compiled.llm.eval()(ids).logits, plain.llm.eval()(ids).logits)
+    assert not calls

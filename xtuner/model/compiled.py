@@ -1,0 +1,55 @@
+"""`compile = True` in a config: torch compiles the model's layers for training.
+
+    layer in training    its family's own forward, compiled once for all layers (torch.compile)
+      attention          as without: where packed samples begin and end changes with every batch
+    layer else           its own forward, as it is; so are layers that are recomputed in backward
+
+It takes the place of the functions of xtuner/model/fused, which need no minutes to warm up.
+benchmarks/README.md tells what it brought on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from xtuner.log import logger
+from xtuner.model import attention
+from xtuner.model.fused import unfuse
+from xtuner.model.loading import layers_of
+
+
+def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Let the layers of `llm` train compiled; `settings` are those of torch.compile."""
+    from transformers import AttentionInterface
+
+    all_layers: list[Any] = layers_of(llm)
+    layers = [layer for layer in all_layers if not getattr(layer, "gradient_checkpointing", False)]
+    if recomputed := len(all_layers) - len(layers):
+        logger.warning(
+            "compile: %d of %d layers are recomputed in backward, which torch does not compile; "
+            "model.use_activation_checkpointing = False keeps all as they are",
+            recomputed,
+            len(all_layers),
+        )
+    if not layers:
+        return
+    unfuse(llm)
+    AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attention))
+    compiled: dict[type, Callable[..., Any]] = {}
+    for layer in layers:
+        kind = type(layer)
+        compiled.setdefault(kind, torch.compile(kind.forward, **settings))
+        layer.forward = MethodType(_in_training(compiled[kind]), layer)
+    logger.info("Compiling %d layers in the first iterations, which takes its time", len(layers))
+
+
+def _in_training(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return (compiled if self.training else type(self).forward)(self, *args, **kwargs)
+
+    return forward
