@@ -164,7 +164,7 @@ def test_utf_16_is_recognised(bos, tmp_path):
 
 
 def test_rows_are_read_while_others_are_tokenised(make, monkeypatch):
-    """The tokenizer is still at work on the first rows when later ones are mapped; what comes out is the same."""
+    """Later rows are mapped while the tokenizer is at work on the first; what comes out is the same."""
     plain = [item["input_ids"].tolist() for item in make()]
     later, waited = threading.Event(), []
 
