@@ -23,7 +23,7 @@ def test_a_good_config_ends_with_0_and_says_what_it_needs(here, capsys):
     assert cli.main(["check", "c.py"]) == 0
     printed, said = capsys.readouterr()
     assert said == ""
-    assert printed.startswith("c.py: no errors, no warnings\nmemory   about 0.6")
+    assert printed.startswith("c.py: no errors, no warnings\nmemory   about 0.5")
     assert "time     very roughly" in printed
 
 
