@@ -5,7 +5,7 @@
     layer else           its own forward, as it is; so are layers that are recomputed in backward
 
 It takes the place of the functions of xtuner/model/fused, which need no minutes to warm up.
-benchmarks/README.md tells what it brought on a CPU.
+docs/configs.md tells what it brought on a CPU.
 """
 
 from __future__ import annotations
