@@ -1,4 +1,4 @@
-"""What `xtuner chat` was asked for, checked before minutes go into loading."""
+"""What `xtuner chat` was asked for, checked before minutes go into loading; what `serve` shares with it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from xtuner.utils.templates import fill_placeholders
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The flags of `xtuner chat` by their names."""
+class ModelSettings:
+    """The flags that say which model is loaded, and how."""
 
     model: str
-    adapter: str | None = None
     llava: str | None = None
     visual_encoder: str | None = None
     visual_select_layer: int | None = None
-    image: str | None = None
     torch_dtype: str = "fp16"
     bits: int | None = None
     offload_folder: str | None = None
     trust_remote_code: bool = False
     prompt_template: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings(ModelSettings):
+    """The flags of `xtuner chat` by their names."""
+
+    adapter: str | None = None
+    image: str | None = None
     system: str | None = None
     system_template: str | None = None
     bot_name: str = "BOT"

@@ -16,7 +16,7 @@ from xtuner.chat.commands import COMMANDS, is_command, run_command
 from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.generate import Completion, context_length
 from xtuner.chat.line_input import PROMPT, read_inputs
-from xtuner.chat.pictures import Pictures
+from xtuner.chat.load_model import find_parts, load_model
 from xtuner.chat.plugins import moss
 from xtuner.chat.plugins.mcp_servers import McpServers
 from xtuner.chat.plugins.moss import MossAnswerer
@@ -79,24 +79,13 @@ def _load_and_talk(
     settings: Settings, template: Mapping[str, Any] | None, system: str, tools: list[Tool]
 ) -> None:
     from xtuner import dist
-    from xtuner.model.llava import load_image_encoder
-    from xtuner.model.loading import load_for_chat
 
     if settings.offload_folder is not None and dist.device().type == "cpu":
         logger.warning("--offload-folder has no effect: on a CPU all layers stay in memory")
     parts = _llava_parts(settings)
     image = None if settings.image is None else read_image(settings.image)
     adapter = settings.adapter if parts is None else parts.llm_adapter
-    model, tokenizer = load_for_chat(
-        settings.model,
-        adapter=adapter,
-        dtype=settings.torch_dtype,
-        bits=settings.bits,
-        offload_folder=settings.offload_folder,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
-    pictures = None if encoder is None else Pictures(encoder)
+    model, tokenizer, pictures = load_model(settings, parts, adapter)
     picture = None if image is None or pictures is None else pictures.add(image)
     if template is None and getattr(tokenizer, "chat_template", None):
         template = PROMPT_TEMPLATE.auto
@@ -126,16 +115,10 @@ def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:
     """The parts that --llava names; an image for a model without eyes is refused."""
-    from xtuner.model.llava import find_llava_parts, is_whole_llava
+    from xtuner.model.llava import is_whole_llava
 
     if settings.llava is not None:
-        return find_llava_parts(
-            settings.model,
-            settings.llava,
-            settings.visual_encoder,
-            settings.visual_select_layer,
-            trust_remote_code=settings.trust_remote_code,
-        )
+        return find_parts(settings)
     trust = settings.trust_remote_code
     if settings.image is not None and not is_whole_llava(settings.model, trust_remote_code=trust):
         raise ConfigError(

@@ -200,6 +200,6 @@ def test_the_port_is_free_again():
 
 def test_names_of_adapters():
     """An adapter is called as asked, or as its folder."""
-    settings = ServeSettings("models/base", ["a=x/y", "lora/poet"])
+    settings = ServeSettings("models/base", adapters=["a=x/y", "lora/poet"])
     assert settings.base_name() == "base"
     assert settings.named_adapters() == {"a": "x/y", "poet": "lora/poet"}

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xtuner.chat.settings import check_llava_flags
+from xtuner.chat.load_model import find_parts, load_model
+from xtuner.chat.settings import ModelSettings, check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
 from xtuner.log import logger
@@ -21,20 +22,11 @@ from xtuner.utils import PROMPT_TEMPLATE
 
 
 @dataclass(frozen=True)
-class ServeSettings:
+class ServeSettings(ModelSettings):
     """What `xtuner serve` was asked for; `adapters` are NAME=PATH or PATH."""
 
-    model: str
     adapters: Sequence[str] = ()
-    llava: str | None = None
-    visual_encoder: str | None = None
-    visual_select_layer: int | None = None
     name: str | None = None
-    torch_dtype: str = "fp16"
-    bits: int | None = None
-    offload_folder: str | None = None
-    trust_remote_code: bool = False
-    prompt_template: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     api_key: str | None = None
@@ -155,7 +147,10 @@ def _load(
 
     for path in adapters.values():
         check_adapter_folder(path)
-    model, tokenizer, pictures, always = _load_model(settings)
+    parts = find_parts(settings)
+    adapter = None if parts is None else parts.llm_adapter
+    model, tokenizer, pictures = load_model(settings, parts, adapter)
+    always = None if adapter is None else "default"
     context, num_tokens = context_length(model), model.get_input_embeddings().num_embeddings
     own = PROMPT_TEMPLATE.auto if getattr(tokenizer, "chat_template", None) else None
     models = [Served(base, settings.model, always, own if template is None else template)]
@@ -182,35 +177,6 @@ def _load(
         api_key=settings.api_key,
         max_request_bytes=settings.max_request_bytes,
     )
-
-
-def _load_model(settings: ServeSettings) -> tuple[Any, Any, Any, str | None]:
-    """The model, its tokenizer, the images it may be shown, and the adapter that it has at all times."""
-    from xtuner.chat.pictures import Pictures
-    from xtuner.model.llava import find_llava_parts, load_image_encoder
-    from xtuner.model.loading import load_for_chat
-
-    parts = None
-    if settings.llava is not None:
-        parts = find_llava_parts(
-            settings.model,
-            settings.llava,
-            settings.visual_encoder,
-            settings.visual_select_layer,
-            trust_remote_code=settings.trust_remote_code,
-        )
-    model, tokenizer = load_for_chat(
-        settings.model,
-        adapter=None if parts is None else parts.llm_adapter,
-        dtype=settings.torch_dtype,
-        bits=settings.bits,
-        offload_folder=settings.offload_folder,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
-    pictures = None if encoder is None else Pictures(encoder)
-    always = None if parts is None or parts.llm_adapter is None else "default"
-    return model, tokenizer, pictures, always
 
 
 def _run(uvicorn: Any, settings: ServeSettings, service: Any, listener: socket.socket) -> None:
