@@ -145,6 +145,57 @@ def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):
         torch.testing.assert_close(model(**packed_inputs(row, [0, 24])).logits, whole)
 
 
+def flash_attn_varlen_func(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None,
+    causal=False, window_size=(-1, -1), softcap=0.0,
+):  # fmt: skip
+    """What FlashAttention documents for this function, with all scores: rows `[N, H, D]`."""
+    assert (cu_seqlens_q is cu_seqlens_k, max_seqlen_q, dropout_p, causal) == (True, max_seqlen_k, 0.0, True)
+    left, right = (reach if reach >= 0 else len(q) for reach in window_size)
+    place = torch.arange(len(q))
+    sample = torch.bucketize(place, cu_seqlens_q[1:], right=True)
+    ahead = place[None] - place[:, None]
+    seen = (sample[:, None] == sample[None]) & (ahead <= 0) & (-ahead <= left) & (ahead <= right)
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    scale = q.shape[2] ** -0.5 if softmax_scale is None else softmax_scale
+    scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    return torch.einsum("hqk,khd->qhd", weights, v)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    ("window", "softcap", "scaling"), [(None, None, None), (3, None, 0.5), (None, 2.0, None)]
+)
+def test_flash_attention_is_asked_for_what_is_computed_without_it(version, window, softcap, scaling):
+    """Version 3 may return more than the result."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, 2, 2))
+    borders = [0, 2, 8, 9]
+
+    def flash(*args, **kwargs):
+        out = flash_attn_varlen_func(*args, **kwargs)
+        return out if version == 2 else (out, None)
+
+    ours = attention._flash_attn(
+        flash, query, key, value, torch.tensor(borders), 6, scaling, 0.0, window, softcap
+    )
+    wanted = attention._by_segment(query, key, value, borders, scaling, 0.0, window, softcap)
+    torch.testing.assert_close(ours, wanted)
+
+
+def test_a_package_without_the_function_is_no_flash_attention(tmp_path, monkeypatch, caplog):
+    """FlashAttention 4 leaves a folder of that name; one made for another torch is said not to load."""
+    (tmp_path / "flash_four" / "cute").mkdir(parents=True)
+    (tmp_path / "flash_broken.py").write_text("raise ImportError('undefined symbol')")
+    (tmp_path / "flash_there.py").write_text("def flash_attn_varlen_func(): ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {name: attention._flash_function(f"flash_{name}") for name in ("four", "broken", "there", "gone")}
+    assert [name for name, function in found.items() if function] == ["there"]
+    assert "flash_broken is installed and does not load, so it is not used: undefined symbol" in caplog.text
+
+
 def test_dropout_is_applied_in_training_only():
     """attention_dropout reaches the packed path."""
     model = make("llama", attention_dropout=0.5)

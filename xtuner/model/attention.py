@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.errors import ModelError
-from xtuner.log import logger
+from xtuner.log import logger, say_once
 from xtuner.model.fused.segments import packed_causal
 from xtuner.parallel.sequence import ulysses
 
@@ -221,14 +222,25 @@ def _varlen_kernel(query: Tensor, value: Tensor, dropout: float, softcap: float 
         return None
     if query.shape[-1] != value.shape[-1] or query.shape[-1] > 256:
         return None
-    if _has_flash_attn():
-        return _flash_attn
+    # Hopper's own, which knows no dropout; version 2 elsewhere.
+    hopper = torch.cuda.get_device_capability(query.device)[0] == 9
+    if hopper and not dropout and (flash := _flash_function("flash_attn_interface")):
+        return functools.partial(_flash_attn, flash)
+    if flash := _flash_function("flash_attn"):
+        return functools.partial(_flash_attn, flash)
     return _torch_varlen if _has_torch_varlen() and not dropout and softcap is None else None
 
 
 @functools.cache
-def _has_flash_attn() -> bool:
-    return importlib.util.find_spec("flash_attn") is not None
+def _flash_function(package: str) -> Callable[..., Any] | None:
+    """`flash_attn_varlen_func` of an installed package; None where it is not there or does not load."""
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return getattr(importlib.import_module(package), "flash_attn_varlen_func", None)
+    except (ImportError, OSError) as error:  # made for another torch
+        say_once(f"{package} is installed and does not load, so it is not used: {error}")
+        return None
 
 
 @functools.cache
@@ -243,15 +255,16 @@ def _has_torch_varlen() -> bool:
     return {"window_size", "scale", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
 
 
-def _flash_attn(query, key, value, borders, longest, scaling, dropout, window, softcap) -> Tensor:
-    from flash_attn import flash_attn_varlen_func
-
+def _flash_attn(flash, query, key, value, borders, longest, scaling, dropout, window, softcap) -> Tensor:
+    """By FlashAttention 2 or 3: Dao 2023 (arXiv 2307.08691), Shah et al. 2024 (arXiv 2407.08608)."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     reach = -1 if window is None else window - 1
-    return flash_attn_varlen_func(
-        q, k, v, borders, borders, longest, longest, dropout_p=dropout, softmax_scale=scaling, causal=True,
+    out = flash(
+        q, k, v, borders, borders, longest, longest, softmax_scale=scaling, causal=True,
         window_size=(reach, 0 if window is not None else -1), softcap=softcap or 0.0,
-    )[None]  # fmt: skip
+        **({"dropout_p": dropout} if dropout else {}),
+    )  # fmt: skip
+    return (out[0] if isinstance(out, tuple) else out)[None]  # with the sums of exponents, by some versions
 
 
 def _torch_varlen(query, key, value, borders, longest, scaling, dropout, window, softcap) -> Tensor:
