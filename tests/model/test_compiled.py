@@ -9,12 +9,13 @@ from peft import LoraConfig
 from xtuner.model import SupervisedFinetune
 from xtuner.model.compiled import compile_layers
 from xtuner.model.fused import unfuse
+from xtuner.model.loading import layers_of
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look
 @pytest.mark.parametrize(("way", "is_compiled"), [("none", True), ("selective", True), ("full", False)])
 def test_loss_and_gradients_are_those_without(llama, batch, gradients, way, is_compiled, caplog):
-    """With LoRA and packed samples; outside training nothing is compiled, nor are recomputed layers."""
+    """With LoRA and packed samples; outside training nothing is compiled. Recomputed layers stay fused."""
     torch.manual_seed(0)
     lora = LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, target_modules="all-linear")
     plain = SupervisedFinetune(llama, lora=lora, use_activation_checkpointing=way).train()
@@ -26,8 +27,11 @@ def test_loss_and_gradients_are_those_without(llama, batch, gradients, way, is_c
         return graph.forward
 
     compile_layers(compiled.llm, {"backend": backend})
-    if is_compiled:
-        unfuse(plain.llm)
+    fused = ["forward" in vars(layer.mlp) for layer in layers_of(compiled.llm)]
+    assert set(fused) == {"none": {False}, "selective": {False, True}, "full": {True}}[way]
+    for stays, layer in zip(fused, layers_of(plain.llm), strict=True):
+        if not stays:
+            unfuse(layer)
     ours, theirs = compiled(batch)["loss"], plain(batch)["loss"]
     ours.backward()
     theirs.backward()

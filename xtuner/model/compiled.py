@@ -2,9 +2,10 @@
 
     layer in training    its family's own forward, compiled once for all layers (torch.compile)
       attention          as without: where packed samples begin and end changes with every batch
-    layer else           its own forward, as it is; so are layers that are recomputed in backward
+    layer else           its own forward, as it is
 
-It takes the place of the functions of xtuner/model/fused, which need no minutes to warm up.
+It takes the place of the functions of xtuner/model/fused, which need no minutes to warm up. Layers that are
+recomputed in backward keep those.
 docs/configs.md tells what it brought on a CPU.
 """
 
@@ -38,10 +39,10 @@ def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
         )
     if not layers:
         return
-    unfuse(llm)
     AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attention))
     compiled: dict[type, Callable[..., Any]] = {}
     for layer in layers:
+        unfuse(layer)
         kind = type(layer)
         compiled.setdefault(kind, torch.compile(kind.forward, **settings))
         layer.forward = MethodType(_in_training(compiled[kind]), layer)
