@@ -12,6 +12,7 @@ from xtuner.estimate.memory import (
     Training,
     adapter_weights,
     estimate,
+    host_bytes,
     layer_bytes,
     loss_bytes,
     weight_bytes,
@@ -67,6 +68,28 @@ def test_a_qlora_of_8b_keeps_its_layer_inputs():
         layer_bytes(SHAPE, QLORA)
         == 2 * (2 * 4096 + 2 * 4096 + (4096 + 2 * 1024) + 4096 + 2 * 14336 + 7 * 16) + 8 + 4 * 32
     )
+
+
+def test_a_frozen_embedding_waits_on_the_host_with_the_layer_inputs():
+    """Rank 16: 2,048 tokens need 6.5 GB, 8,192 tokens 8. A table that is trained or is the head too stays."""
+    run = dataclasses.replace(QLORA, recompute="offload")
+    table = 128_256 * 4096 * 2
+    assert (host_bytes(SHAPE, run), host_bytes(SHAPE, QLORA)) == (table, 0)
+    assert estimate(SHAPE, QLORA).kept["weights"] - estimate(SHAPE, run).kept["weights"] == table
+    assert host_bytes(SHAPE, dataclasses.replace(run, rank=0)) == 0
+    assert host_bytes(dataclasses.replace(SHAPE, head=0), run) == 0
+    need = {n: estimate(SHAPE, dataclasses.replace(run, rank=16, tokens=n)).total for n in (2048, 8192)}
+    assert need[2048] < 6.5e9
+    assert need[8192] < 8e9
+
+
+def test_compiled_layers_keep_what_their_own_code_keeps():
+    """Those that are recomputed are not compiled."""
+    compiled = dataclasses.replace(QLORA, compiled=True, recompute="none")
+    plain = dataclasses.replace(SHAPE, family="")
+    assert layer_bytes(SHAPE, compiled) == layer_bytes(plain, dataclasses.replace(compiled, compiled=False))
+    full = dataclasses.replace(compiled, recompute="full")
+    assert estimate(SHAPE, full) == estimate(SHAPE, dataclasses.replace(full, compiled=False))
 
 
 def test_the_total_is_the_sum_of_its_parts():

@@ -28,7 +28,7 @@ class Forecast:
     """The needs of a run on a machine; `seconds` is None where the data or the card is not known.
 
     Of several processes `machine` is the share of one, and `memory` that of the one that has most; `host` is
-    what it keeps in the memory of its host for DeepSpeed, `loading` what it holds while the model is read.
+    what it keeps in the memory of its host, `loading` what it holds while the model is read.
     """
 
     shape: Shape

@@ -85,6 +85,7 @@ def read_training(
         accumulate=_number(wrapper.get("accumulative_counts"), 1),
         fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
         device=machine.device,
+        compiled=bool(config.get("compile")),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
@@ -99,7 +100,7 @@ def as_recompute(value: Any) -> str | None:
     if value not in RECOMPUTE:
         raise ConfigError(
             f"model.use_activation_checkpointing is {value!r}; write True (all layers), False (none), "
-            "'selective' (every second layer), 'offload' (all layers, their inputs in the host's memory), or "
+            "'selective' (every second layer), 'offload' (all layers, inputs and embedding on the host), or "
             "None (what fits into memory)"
         )
     return value

@@ -3,7 +3,8 @@
 With W weights in the layers' matrices, E in embedding and head, T trained weights. `s` is the bytes of a
 weight that is not quantised (and of a number in the stream between layers), `c` of one in a matrix product.
 
-    always       weights      4 bits: W x 0.516, see `bytes_per_weight`; else W s; and E s for the rest
+    always       weights      4 bits: W x 0.516, see `bytes_per_weight`; else W s; and E s for the rest,
+                              without the embedding where it waits on the host
                  adapter      T x 4
                  optimizer    T x 8 for AdamW in fp32, 2 for its 8-bit form
                  process      the interpreter and its libraries, see BASE_BYTES
@@ -69,6 +70,7 @@ class Training:
     accumulate: int = 1  # batches in an update
     fused_step: bool = False  # the optimiser's step makes nothing beside its state
     trained_share: float = 1.0  # of the tokens
+    compiled: bool = False  # torch compiles layers that are not recomputed
     device: str = "cuda"
 
     @property
@@ -122,7 +124,7 @@ def estimate(shape: Shape, run: Training) -> Memory:
         "step": {"gradients": gradients, "step": _step_bytes(shape, run)},
     }
     kept = {
-        "weights": weight_bytes(shape, run),
+        "weights": weight_bytes(shape, run) - host_bytes(shape, run),
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
     }
@@ -172,6 +174,12 @@ def weight_bytes(shape: Shape, run: Training) -> int:
     return int(matrices * bytes_per_weight(run) + others * run.weight_bytes)
 
 
+def host_bytes(shape: Shape, run: Training) -> int:
+    """Of weights that wait in the memory of a GPU's host: a frozen embedding that is not the head too."""
+    waits = run.recompute == "offload" and run.device == "cuda" and not run.is_full and shape.head
+    return shape.embedding * run.weight_bytes if waits else 0
+
+
 def mapped_bytes(shape: Shape, run: Training) -> int:
     """Of files that are mapped while another form of their weights is made, on a CPU.
 
@@ -213,7 +221,7 @@ def layer_bytes(shape: Shape, run: Training) -> int:
                 adapter; where layers are not fused each has its own copy, and a dropout mask
     """
     c, h = run.compute_bytes, shape.hidden
-    fused = shape.family in FUSED
+    fused = _is_fused(shape, run)
     norms = 2 * h * run.weight_bytes + 8
     if not fused:
         norms = 2 * h * (4 + (run.weight_bytes if run.is_full else 0)) + 8
@@ -226,6 +234,11 @@ def layer_bytes(shape: Shape, run: Training) -> int:
         attention += c * shape.query // shape.heads  # angles, in the width of the queries
     mlp = 0 if _in_tiles(shape, run) else (2 if fused else 3) * c * _mlp_width(shape)
     return int(norms + attention + mlp + _inputs_bytes(shape, run, fused))
+
+
+def _is_fused(shape: Shape, run: Training) -> bool:
+    """Whether layers that are not recomputed run through xtuner/model/fused; compiled they do not."""
+    return shape.family in FUSED and not (run.compiled and run.recompute in ("none", "selective"))
 
 
 def _mlp_width(shape: Shape) -> float:
@@ -267,7 +280,7 @@ _MLP_OF = {"internlm2": ("w1", "w3", "w2")}
 def _is_one_mlp(shape: Shape, run: Training) -> bool:
     """Whether gate, up and down run as one function, with an adapter each."""
     names = {x.name for x in _targets(shape, run)}
-    return shape.family in FUSED and names.issuperset(_MLP_OF.get(shape.family, _MLP))
+    return _is_fused(shape, run) and names.issuperset(_MLP_OF.get(shape.family, _MLP))
 
 
 def _in_tiles(shape: Shape, run: Training) -> bool:

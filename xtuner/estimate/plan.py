@@ -33,6 +33,7 @@ from xtuner.estimate.memory import (
     adapter_weights,
     bytes_per_weight,
     estimate,
+    host_bytes,
     weight_bytes,
 )
 from xtuner.estimate.shape import Shape
@@ -151,14 +152,16 @@ def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMe
     reads_part = division.backend == "fsdp" and run.bits == 16
     loading = 0 if reads_part else weight_bytes(shape, run)
     if division.is_alone:
-        return ProcessMemory(estimate(shape, run), 0, loading)
+        return ProcessMemory(estimate(shape, run), host_bytes(shape, run), loading)
     run = replace(run, tokens=-(-run.tokens // division.sequence))
+    host = host_bytes(shape, run)
     if division.stage:
-        found, host = _zero_memory(shape, run, division)
+        found, divided = _zero_memory(shape, run, division)
+        host += divided
     elif division.backend == "fsdp":
-        found, host = _fsdp_memory(shape, run, division.processes), 0
+        found = _fsdp_memory(shape, run, division.processes)
     else:
-        found, host = _ddp_memory(shape, run), 0
+        found = _ddp_memory(shape, run)
     return ProcessMemory(found, host, loading)
 
 
@@ -176,7 +179,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
     gradient = trained * _trained_bytes(run)
     before = gradient if run.accumulate > 1 else 0
     # Outside of layers all is whole until the backward pass is over, and so is its gradient.
-    outside = _outside(shape) * run.weight_bytes
+    outside = _outside_bytes(shape, run)
     layer = _travelling(shape, run) // shape.layers
     gathered = outside + 2 * layer
     head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
@@ -274,7 +277,8 @@ def local_weights(shape: Shape, run: Training, n: int) -> dict[str, int]:
     Tensors are cut along their rows; the first process has the rows that are left over, and all scales of
     quantised matrices.
     """
-    others = -(-shape.vocab // n) * shape.hidden * (2 if shape.head else 1) + -(-shape.rest // n)
+    tables = 2 if shape.head and not host_bytes(shape, run) else 1
+    others = -(-shape.vocab // n) * shape.hidden * tables + -(-shape.rest // n)
     matrices = sum(-(-x.outputs // n) * x.inputs * x.copies for x in shape.linears)
     if run.is_full:
         return {"trained": matrices + others, "frozen bytes": 0}
@@ -295,7 +299,7 @@ def traffic(shape: Shape, run: Training, division: Division) -> list[Sent]:
         size = 2 * ring * trained * _trained_bytes(run)
         found.append(Sent("sum of gradients", int(size), "all", "backward"))
     elif division.backend == "fsdp":
-        weights = _outside(shape) * run.weight_bytes + 2 * _travelling(shape, run)
+        weights = _outside_bytes(shape, run) + 2 * _travelling(shape, run)
         found.append(Sent("weights", int(times * ring * weights), "all", "batches"))
         found.append(Sent("sums of gradients", int(times * ring * trained * 4), "all", "batches"))
     else:
@@ -311,7 +315,8 @@ def _zero_traffic(shape: Shape, run: Training, division: Division) -> list[Sent]
     gradient = _trained(shape, run) * _zero_bytes(run)
     if stage == 3:
         narrow = replace(run, weight_bytes=min(run.weight_bytes, run.compute_bytes))
-        weights = weight_bytes(shape, narrow) - _scales(shape, narrow) + (0 if run.is_full else gradient)
+        frozen = weight_bytes(shape, narrow) - host_bytes(shape, narrow) - _scales(shape, narrow)
+        weights = frozen + (0 if run.is_full else gradient)
         found = [
             Sent("weights", int(times * 2 * ring * weights), "all", "batches"),
             Sent("sums of gradients", int(times * ring * gradient), "all", "batches"),
@@ -398,6 +403,10 @@ def _zero_bytes(run: Training) -> int:
 def _outside(shape: Shape) -> int:
     """Weights outside of layers: embedding, head, the last norm."""
     return shape.embedding + shape.head + shape.hidden
+
+
+def _outside_bytes(shape: Shape, run: Training) -> int:
+    return _outside(shape) * run.weight_bytes - host_bytes(shape, run)
 
 
 def _trained_in_layers(shape: Shape, run: Training) -> int:

@@ -3,8 +3,8 @@
     none        every layer keeps what its backward needs
     selective   every second layer keeps its input alone                        half of a forward pass more
     full        every layer keeps its input alone (Chen et al. 2016, arXiv 1604.06174)    a forward pass more
-    offload     as full, the inputs wait in the host's memory, and MLPs with    two copies of each, and
-                adapters run by tiles of rows                                   these MLPs once more
+    offload     as full, the inputs wait in the host's memory, and so does a    two copies of each, and
+                frozen embedding; MLPs with adapters run by tiles of rows       these MLPs once more
 
 Gradients are the same to the last bit, of MLPs in tiles to rounding. What fits is decided by the estimate of
 xtuner/estimate.
@@ -24,6 +24,7 @@ from xtuner.estimate.memory import TILE, Training
 from xtuner.estimate.shape import read_shape
 from xtuner.log import logger
 from xtuner.model.fused import tile
+from xtuner.model.host_embedding import keep_on_host
 from xtuner.model.mapped import wanted_dtype
 
 # Tokens of a batch that is not known.
@@ -51,6 +52,7 @@ def enable_recompute(llm: Any, way: str = "full") -> None:
             layer._gradient_checkpointing_func = _offloaded
     if way == "offload":
         tile(base, TILE)
+        keep_on_host(base)
 
 
 def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
