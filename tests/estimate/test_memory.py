@@ -14,6 +14,7 @@ from xtuner.estimate.memory import (
     estimate,
     host_bytes,
     layer_bytes,
+    loss_block,
     loss_bytes,
     weight_bytes,
 )
@@ -90,6 +91,20 @@ def test_compiled_layers_keep_what_their_own_code_keeps():
     assert layer_bytes(SHAPE, compiled) == layer_bytes(plain, dataclasses.replace(compiled, compiled=False))
     full = dataclasses.replace(compiled, recompute="full")
     assert estimate(SHAPE, full) == estimate(SHAPE, dataclasses.replace(full, compiled=False))
+
+
+@pytest.mark.parametrize(
+    ("rows", "vocab", "device", "block"),
+    [
+        (772, 32_000, "cpu", 416),  # 448 at most: two alike
+        (300, 32_000, "cpu", 320),
+        (1000, 152_000, "cpu", 256),  # no fewer than that at most
+        (16_384, 128_256, "cuda", 512),
+        (0, 32_000, "cpu", 32),
+    ],
+)
+def test_the_loss_takes_blocks_of_one_size(rows, vocab, device, block):
+    assert loss_block(rows, vocab, device) == block
 
 
 def test_the_total_is_the_sum_of_its_parts():

@@ -11,22 +11,17 @@ idea of Hsu et al. 2024 (Liger, arXiv 2410.10989) and Wijmans et al. 2024 (arXiv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from xtuner.estimate.memory import SOFTMAX_PART, loss_block
 from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
 from xtuner.utils.constants import IGNORE_INDEX
 
-# Bytes of fp32 logits: of a block of rows, which is multiplied with the head at one time, and of the part of
-# it whose softmax is in fp32. On a CPU the part stays in the cache. On a GPU a block of Llama 3's vocabulary
-# has 523 rows, enough for the product to be bound by arithmetic, and a part's kernels run longer than they
-# take to start.
-BLOCK = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
-PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 # Rows of the head's gradient that are added at one time.
 PIECE = 8192
 
@@ -52,7 +47,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
         b = None if bias is None else bias.to(dtype)
         d_hidden = torch.empty_like(hidden) if needs[0] else None
         d_weight = d_bias = None
-        for rows in _blocks(len(hidden), len(weight), hidden.device):
+        block = loss_block(len(hidden), len(weight), _kind(hidden.device))
+        for start in range(0, len(hidden), block):
+            rows = slice(start, start + block)
             x = padded_rows(hidden[rows].to(dtype))
             grad, count = linear(x, w, b), len(hidden[rows])
             _loss_and_gradient(grad[:count], targets[rows], loss)
@@ -90,19 +87,17 @@ def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
     """The gradient of the sum of cross entropies, in the place of `logits`; that sum is added to `loss`."""
-    step = max(1, _bytes(PART, logits.device) // (4 * logits.shape[1]))
+    step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
-        rows = logits[start : start + step]
-        chunk, target = rows.to(loss.dtype), targets[start : start + step, None]
-        wanted = chunk.gather(1, target)
-        top = chunk.amax(1, keepdim=True)
-        p = torch.softmax(chunk, 1)
+        rows, target = logits[start : start + step], targets[start : start + step, None]
+        top, wanted = rows.amax(1, keepdim=True), rows.gather(1, target)
+        p = torch.softmax(rows, 1, dtype=loss.dtype)  # reads 16 bits and writes 32 in one kernel of a GPU
         # The largest probability is never small, so its logarithm is exact.
-        log_p = wanted - top + p.amax(1, keepdim=True).log_()
+        log_p = wanted.to(loss.dtype) - top.to(loss.dtype) + p.amax(1, keepdim=True).log_()
         loss -= log_p.sum()
         p.scatter_(1, target, log_p.expm1_())
         rows.copy_(p)
-        del chunk, p
+        del p
     return logits
 
 
@@ -111,14 +106,8 @@ def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> 
     return _HeadCrossEntropy.apply(hidden, head.weight, head.bias, targets)
 
 
-def _blocks(rows: int, vocabulary: int, device: torch.device) -> Iterator[slice]:
-    block = max(64, _bytes(BLOCK, device) // (4 * vocabulary))
-    for start in range(0, rows, block):
-        yield slice(start, start + block)
-
-
-def _bytes(sizes: dict[str, int], device: torch.device) -> int:
-    return sizes.get(device.type, sizes["cuda"])
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "cuda"
 
 
 class _LogitsCrossEntropy(torch.autograd.Function):

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from xtuner.model.fused.dropout import kept, masked, new_seed
+
 
 @dataclass(frozen=True)
 class Adapted:
@@ -100,29 +102,6 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype that a linear layer of torch would compute in, within autocast or not."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def new_seed() -> int:
-    """A seed from the process's own generator, so that a resumed run draws the same masks."""
-    return int(torch.empty((), dtype=torch.int64).random_())
-
-
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def kept(x: Tensor, share: float, seed: int) -> Tensor:
-    """1 where dropout of `share` keeps `x`, else 0, as integers of its width; 16 random bits an element."""
-    generator = torch.Generator(x.device).manual_seed(seed)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
-    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()]
-    mask = torch.empty(x.shape, dtype=_BITS[x.itemsize], device=x.device)
-    return torch.ge(bits.view(x.shape), round(share * 65536) - 32768, out=mask)
-
-
-def masked(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` where `mask` is 1, else 0."""
-    # Bits are multiplied: on a CPU, filling 16-bit floats is ten times slower.
-    return (x.view(mask.dtype) * mask).view(x.dtype)
 
 
 @dataclass

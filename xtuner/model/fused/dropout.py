@@ -1,0 +1,65 @@
+"""Dropout masks that are drawn again from a seed, as integers that multiply the bits of a tensor.
+
+seed (64 bits)     one per mask, from the process's own generator
+bits [n]           16 random bits for each element, the same for the same seed
+mask [...]         1 where bits >= share x 65536, else 0
+
+On a CPU torch draws random numbers on one thread alone, so bits are hashes of their places there, which all
+threads compute: counters mixed by the last step of Appleby's MurmurHash3, the idea of Salmon et al. 2011
+(counter-based generators, doi 10.1145/2063384.2063405). On a GPU torch's generator is such a one already.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Integers as wide as the elements of a tensor, by their bytes.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Shifts and factors of MurmurHash3's last step.
+_ROUNDS = ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None))
+
+
+def new_seed() -> int:
+    """A seed from the process's own generator, so that a resumed run draws the same masks."""
+    return int(torch.empty((), dtype=torch.int64).random_())
+
+
+def kept(x: Tensor, share: float, seed: int) -> Tensor:
+    """1 where dropout of `share` keeps `x`, else 0, as integers of its width."""
+    mask = torch.empty(x.shape, dtype=_INTEGERS[x.itemsize], device=x.device)
+    bits = _random_bits(x.numel(), seed, x.device).view(x.shape)
+    return torch.ge(bits, round(share * 65536) - 32768, out=mask)
+
+
+def masked(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` where `mask` is 1, else 0."""
+    # Bits are multiplied: on a CPU, filling 16-bit floats is ten times slower.
+    return (x.view(mask.dtype) * mask).view(x.dtype)
+
+
+def _random_bits(count: int, seed: int, device: torch.device) -> Tensor:
+    """`[count]`, int16, each value as likely as any other."""
+    if device.type == "cpu":
+        return _hashes(-(-count // 2), seed).view(torch.int16)[:count]
+    generator = torch.Generator(device).manual_seed(seed)
+    words = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
+    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+
+
+def _hashes(count: int, seed: int) -> Tensor:
+    """`[count]`, int32: the numbers from 0, stretched and moved by the halves of `seed`, then mixed."""
+    x = torch.arange(count, dtype=torch.int32)
+    x.mul_(_signed(seed >> 32 | 1)).add_(_signed(seed))
+    moved = torch.empty_like(x)
+    for shift, factor in _ROUNDS:
+        torch.bitwise_right_shift(x, shift, out=moved)
+        x.bitwise_xor_(moved.bitwise_and_((1 << (32 - shift)) - 1))  # without copies of the sign
+        if factor is not None:
+            x.mul_(_signed(factor))
+    return x
+
+
+def _signed(value: int) -> int:
+    """The last 32 bits of `value` as an int32."""
+    return (value + 2**31) % 2**32 - 2**31
