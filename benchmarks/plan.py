@@ -1,7 +1,7 @@
-"""The plan of 7B to 70B over 8 to 512 GPUs, from the estimate: the tables of docs/multi_gpu.md.
+"""What the estimate says of well-known sizes: the tables of docs/memory.md and docs/multi_gpu.md.
 
 python benchmarks/plan.py            print them, in a second
-python benchmarks/plan.py --write    and put them into the page
+python benchmarks/plan.py --write    and put them into the pages
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from xtuner.check.plan_table import plan_row
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import Training, size_text
+from xtuner.estimate.memory import Training, estimate, size_text
 from xtuner.estimate.plan import BACKENDS, Cluster, Division
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.recipes.sizes import known_sizes
 
-PAGE = Path(__file__).parents[1] / "docs" / "multi_gpu.md"
+DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- benchmarks/plan.py -->\n", "<!-- end -->"
 MODELS = {
     "7B": "meta-llama/Llama-2-7b-hf",
@@ -32,6 +32,19 @@ FAST = Cluster()
 SLOW = replace(FAST, between=10e9, links="NVLink, 100 Gb/s between machines")
 FULL = Training(tokens=8192, batch=2, weight_bytes=4, compute_bytes=2)
 QLORA = Training(tokens=8192, batch=2, bits=4, rank=64, dropout=False)
+# What one GPU is asked for: model, name, the run.
+ALONE = (
+    ("meta-llama/Llama-3.1-8B", "8B, QLoRA, rank 16", Training(2048, bits=4, rank=16, fused_step=True)),
+    ("meta-llama/Llama-3.1-8B", "8B, QLoRA, rank 64", Training(2048, bits=4, rank=64, fused_step=True)),
+    ("meta-llama/Llama-2-7b-hf", "7B, QLoRA, rank 16", Training(2048, bits=4, rank=16, fused_step=True)),
+    ("meta-llama/Llama-2-7b-hf", "7B, LoRA, rank 16", Training(2048, rank=16, fused_step=True)),
+    (
+        "internlm/internlm2-chat-1_8b",
+        "1.8B, QLoRA, rank 16",
+        Training(2048, bits=4, rank=16, fused_step=True),
+    ),
+    ("internlm/internlm2-chat-1_8b", "1.8B, full", Training(2048, weight_bytes=4, fused_step=True)),
+)
 
 
 def _cells(shape: Shape, run: Training, division: Division) -> str:
@@ -69,8 +82,25 @@ def _shape(model: str) -> Shape:
     return shape
 
 
-def tables() -> str:
-    """All tables, as Markdown."""
+def on_one_gpu() -> str:
+    """The table of docs/memory.md: rows of 2,048 and 8,192 tokens, by what is recomputed."""
+    ways = ("none", "full", "offload")
+    lines = [
+        f"| | optimiser | {' | '.join(f'{n:,}: {way}' for n in (2048, 8192) for way in ways)} |",
+        "|---|---|" + "---:|" * 6,
+    ]
+    for model, name, run in ALONE:
+        for optimiser, state in (("AdamW", run.weight_bytes * 2 if run.is_full else 8), ("8 bits", 2)):
+            runs = (
+                replace(run, tokens=n, recompute=way, state_bytes=state) for n in (2048, 8192) for way in ways
+            )
+            sizes = (size_text(estimate(_shape(model), each).total) for each in runs)
+            lines.append(f"| {name} | {optimiser} | {' | '.join(sizes)} |")
+    return "\n".join(lines) + "\n"
+
+
+def by_processes() -> str:
+    """All tables of docs/multi_gpu.md."""
     parts = {
         "Full fine-tuning by FSDP2 (`--fsdp`):": _table("model", _by_size(FULL, "fsdp")),
         "QLoRA of rank 64 by DDP:": _table("model", _by_size(QLORA, "ddp")),
@@ -82,15 +112,20 @@ def tables() -> str:
     return "\n".join(f"{title}\n\n" + "\n".join(lines) + "\n" for title, lines in parts.items())
 
 
+PAGES = {"memory.md": on_one_gpu, "multi_gpu.md": by_processes}
+
+
 def main() -> None:
     """Print the tables, and write them where that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="also into docs/multi_gpu.md")
-    made = tables()
-    sys.stdout.write(made)
-    if parser.parse_args().write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    parser.add_argument("--write", action="store_true", help="also into the pages")
+    write = parser.parse_args().write
+    for name, tables in PAGES.items():
+        made, page = tables(), DOCS / name
+        sys.stdout.write(f"{made}\n")
+        if write:
+            before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+            page.write_text(f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The pages about several processes hold what the code says."""
+"""The pages about memory and several processes hold what the code says."""
 
 import importlib.util
 import os
@@ -19,13 +19,14 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_plan_is_what_the_code_prints():
+@pytest.mark.parametrize("name", ["memory.md", "multi_gpu.md"])
+def test_tables_are_what_the_code_prints(name):
     """python benchmarks/plan.py --write"""
     spec = importlib.util.spec_from_file_location("plan", ROOT / "benchmarks" / "plan.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    page = (DOCS / "multi_gpu.md").read_text(encoding="utf-8")
-    assert page.split(module.BEGIN)[1].split(module.END)[0].strip() == module.tables().strip()
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert page.split(module.BEGIN)[1].split(module.END)[0].strip() == module.PAGES[name]().strip()
 
 
 def test_pods_of_the_manifest_find_each_other(monkeypatch):
