@@ -39,8 +39,8 @@ RECOMPUTE = ("none", "selective", "full", "offload")
 TILE = 1024
 # Bytes of fp32 logits: of a block of rows that the loss multiplies with the head at one time, and of the part
 # of it whose softmax is in fp32. On a CPU malloc has a block of 16 bits again without asking the system, and
-# the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 512 rows, enough for the product to
-# be bound by arithmetic, and a part's kernels run longer than they take to start.
+# the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 512 rows, enough for the product
+# to be bound by arithmetic, and a part's kernels run longer than they take to start.
 LOSS_BLOCK = {"cpu": 56 * 2**20, "cuda": 256 * 2**20}
 SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
 # Rows of a block of many words' logits: each block reads the whole head.
