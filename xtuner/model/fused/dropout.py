@@ -16,6 +16,8 @@ from torch import Tensor
 
 # Integers as wide as the elements of a tensor, by their bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Hashes are computed as a table, so many rows at a time that they stay in the cache.
+WIDTH, ROWS = 4096, 64
 # Shifts and factors of MurmurHash3's last step.
 _ROUNDS = ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None))
 
@@ -49,15 +51,17 @@ def _random_bits(count: int, seed: int, device: torch.device) -> Tensor:
 
 def _hashes(count: int, seed: int) -> Tensor:
     """`[count]`, int32: the numbers from 0, stretched and moved by the halves of `seed`, then mixed."""
-    x = torch.arange(count, dtype=torch.int32)
-    x.mul_(_signed(seed >> 32 | 1)).add_(_signed(seed))
-    moved = torch.empty_like(x)
-    for shift, factor in _ROUNDS:
-        torch.bitwise_right_shift(x, shift, out=moved)
-        x.bitwise_xor_(moved.bitwise_and_((1 << (32 - shift)) - 1))  # without copies of the sign
-        if factor is not None:
-            x.mul_(_signed(factor))
-    return x
+    step, rows = seed >> 32 | 1, -(-count // WIDTH)
+    first = torch.arange(rows, dtype=torch.int32).mul_(_signed(WIDTH * step)).add_(_signed(seed))
+    x = torch.arange(WIDTH, dtype=torch.int32).mul_(_signed(step)) + first[:, None]
+    moved = torch.empty_like(x[:ROWS])
+    for part in x.split(ROWS):
+        for shift, factor in _ROUNDS:
+            high = torch.bitwise_right_shift(part, shift, out=moved[: len(part)])
+            part.bitwise_xor_(high.bitwise_and_((1 << (32 - shift)) - 1))  # without copies of the sign
+            if factor is not None:
+                part.mul_(_signed(factor))
+    return x.view(-1)[:count]
 
 
 def _signed(value: int) -> int:
