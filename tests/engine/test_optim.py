@@ -22,6 +22,26 @@ def test_clipping_and_the_norm_before_it():
     assert weight.grad is None
 
 
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+def test_a_clipped_step_is_that_of_torch(kind, fused):
+    """Of gradients that are too long and of short ones, whether the optimiser's kernel clips them or not."""
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.arange(6.0).view(2, 3))] for _ in range(2))
+    wrapper = OptimWrapper(kind(ours, lr=0.1, fused=fused), clip_grad={"max_norm": 1.0})
+    optimizer = kind(theirs, lr=0.1, fused=fused)
+    for length in (5.0, 0.5, 2.0):
+        slope = torch.randn(2, 3)
+        slope *= length / slope.norm()
+        wrapper.backward((ours[0] * slope).sum())
+        (theirs[0] * slope).sum().backward()
+        assert wrapper.update().grad_norm == pytest.approx(length)
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(ours[0], theirs[0])
+
+
 def test_without_clipping_the_gradient_is_used_as_it_is():
     weight, optimizer = weight_and_optimizer()
     wrapper = OptimWrapper(optimizer)

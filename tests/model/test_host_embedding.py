@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from xtuner.engine.surroundings import describe_weights
 from xtuner.model.host_embedding import HostEmbedding, keep_on_host
 
 
@@ -17,8 +18,9 @@ def test_the_model_moves_and_the_table_stays(llama):
     """A model tells its device by its first parameter, and an optimiser its weights by the parameters."""
     llm = frozen(llama)
     ids = torch.tensor([[5, 3, 5]])
-    before = llm.get_input_embeddings()(ids)
+    before, weights = llm.get_input_embeddings()(ids), describe_weights(llm)
     assert keep_on_host(llm)
+    assert describe_weights(llm) == weights
     embedding = llm.get_input_embeddings()
     assert torch.equal(embedding(ids), before)
     llm.to("meta")

@@ -18,6 +18,9 @@ from xtuner.errors import ConfigError
 from xtuner.model.loading import compute_dtype
 from xtuner.parallel.tensors import whole
 
+# As in torch's clip_grads_with_norm_.
+EPSILON = 1e-6
+
 
 @dataclass(frozen=True)
 class Update:
@@ -69,11 +72,10 @@ class OptimWrapper:
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
-        # A negligible norm for no clipping: the norm itself is still wanted.
-        norm = whole(
-            torch.nn.utils.clip_grad_norm_(params, self.max_norm or math.inf, norm_type=self.norm_type)
-        ).item()
+        total = torch.nn.utils.get_total_norm([p.grad for p in params], self.norm_type)
+        norm = whole(total).item()
         finite = math.isfinite(norm)
+        scale = self._clip(params, total, norm) if finite else None
         rescaled = False
         if self.scaler:
             before = self.scaler.get_scale()
@@ -81,9 +83,31 @@ class OptimWrapper:
             self.scaler.update()
             rescaled = not finite and before > 1.0
         elif finite:
-            self.optimizer.step()
+            self._step(scale)
         self.optimizer.zero_grad(set_to_none=True)
         return Update(norm, applied=finite, rescaled=rescaled)
+
+    def _clip(
+        self, params: list[torch.nn.Parameter], total: torch.Tensor, norm: float
+    ) -> torch.Tensor | None:
+        """What the optimiser has to divide gradients by; None where they are short enough, now or already."""
+        if self.max_norm is None or norm <= self.max_norm:
+            return None
+        # torch's fused kernels take a factor, made for loss scalers, and so spare a pass over all gradients.
+        takes_factor = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        if takes_factor and not self.scaler and type(total) is torch.Tensor:
+            return (total + EPSILON) / self.max_norm
+        torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, total)
+        return None
+
+    def _step(self, scale: torch.Tensor | None) -> None:
+        optimizer: Any = self.optimizer
+        if scale is None:
+            optimizer.step()
+            return
+        optimizer.grad_scale = scale
+        optimizer.step()
+        del optimizer.grad_scale
 
     def state_dict(self) -> dict[str, Any]:
         """Optimiser and loss-scale state."""

@@ -16,6 +16,7 @@ from xtuner.config import Builder, Config
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
 from xtuner.engine.checkpoint import find_last
+from xtuner.engine.heap import keep_freed_memory
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
@@ -111,6 +112,7 @@ class Run:
     def train(self) -> None:
         """Train to the end; the log file and scalars are closed whatever happens."""
         log_file = None
+        keep_freed_memory(self.device)
         try:
             if self.world.is_first:
                 log_file = start_file(self.log_dir / f"{self.timestamp}.log")

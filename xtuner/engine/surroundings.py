@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from xtuner import __version__
+from xtuner.model.host_embedding import tables_on_host
 
 CHANGES_SHOWN = 40
 
@@ -30,7 +31,7 @@ def describe_environment(device: torch.device) -> str:
 def describe_weights(model: torch.nn.Module) -> str:
     """How many numbers are trained, of how many."""
     # Four-bit weights are packed two to a byte and say how many they are.
-    trained = frozen = 0
+    trained, frozen = 0, sum(table.numel() for table in tables_on_host(model))
     for weight in model.parameters():
         if weight.requires_grad:
             trained += weight.numel()

@@ -8,6 +8,7 @@ The numbers are the same. What travels are the rows of a batch, once, where the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,13 @@ class HostEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the table for `input`, on the device of `input`."""
         return super().forward(input.to(self.weight.device)).to(input.device)
+
+
+def tables_on_host(model: nn.Module) -> Iterator[Tensor]:
+    """Tables of `model` that are none of its parameters any more."""
+    for module in model.modules():
+        if isinstance(module, HostEmbedding):
+            yield module.weight
 
 
 def keep_on_host(llm: Any) -> bool:
