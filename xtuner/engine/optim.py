@@ -96,7 +96,7 @@ class OptimWrapper:
         # torch's fused kernels take a factor, made for loss scalers, and so spare a pass over all gradients.
         takes_factor = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if takes_factor and not self.scaler and type(total) is torch.Tensor:
-            return (total + EPSILON) / self.max_norm
+            return (total.float() + EPSILON) / self.max_norm  # in fp32, whatever the weights are
         torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, total)
         return None
 
