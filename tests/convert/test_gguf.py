@@ -139,7 +139,7 @@ def test_what_cannot_be_written(make_model, tmp_path, capsys):
         tmp_path / "gpt2"
     )
     assert cli.main(["convert", "gguf", str(tmp_path / "gpt2"), str(tmp_path / "x.gguf")]) == 1
-    assert "is a model of the family 'gpt2'; GGUF files are written for llama" in capsys.readouterr().err
+    assert "is a model of the family 'gpt2'; GGUF files are written for internlm" in capsys.readouterr().err
     folder = make_model(LlamaConfig)
     assert cli.main(["convert", "gguf", str(folder), str(tmp_path / "x.bin")]) == 1
     assert "no name of a file that ends in .gguf" in capsys.readouterr().err

@@ -24,19 +24,10 @@ from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.families import FAMILIES, family_of
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
 
-# Family -> GGUF's architecture. In "llama" rotation pairs neighbours, in the others halves.
-ARCHITECTURES = {
-    "llama": "llama",
-    "internlm": "llama",
-    "internlm2": "llama",
-    "internlm3": "llama",
-    "mistral": "llama",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-}
 _INTERNLM2 = {
     "attention.wo": "self_attn.o_proj",
     "feed_forward.w1": "mlp.gate_proj",
@@ -84,11 +75,12 @@ def _need_gguf() -> Any:
 
 
 def _architecture(config: Any, source: Path) -> str:
-    family = config.model_type
-    if family not in ARCHITECTURES:
+    architecture = family_of(config).gguf
+    if architecture is None:
+        known = [name for name, family in FAMILIES.items() if family.gguf]
         raise ModelError(
-            f"{source} is a model of the family {family!r}; GGUF files are written for "
-            f"{', '.join(ARCHITECTURES)}. llama.cpp's own convert_hf_to_gguf.py knows others"
+            f"{source} is a model of the family {config.model_type!r}; GGUF files are written for "
+            f"{', '.join(known)}. llama.cpp's own convert_hf_to_gguf.py knows others"
         )
     rope = getattr(config, "rope_parameters", None) or {}
     kind = rope.get("rope_type", "default")
@@ -99,9 +91,9 @@ def _architecture(config: Any, source: Path) -> str:
             "dynamic rope scaling is left out: up to %d tokens it does nothing",
             config.max_position_embeddings,
         )
-    if getattr(config, "sliding_window", None) and ARCHITECTURES[family] == "llama":
+    if getattr(config, "sliding_window", None) and architecture == "llama":
         logger.warning("llama.cpp attends to all tokens, not to the last %d", config.sliding_window)
-    return ARCHITECTURES[family]
+    return architecture
 
 
 def _write(

@@ -16,8 +16,8 @@ weight that is not quantised (and of a number in the stream between layers), `c`
       last layer gradients of all, and the same of a layer
       step       gradients of all, and what the optimiser's step makes beside its state
 
-What a layer keeps is in `layer_bytes`; the functions of xtuner/model/fused decide it for families in FUSED,
-autograd in transformers' own layers for others. A test counts it.
+What a layer keeps is in `layer_bytes`; the functions of xtuner/model/fused decide it for families that have
+them, autograd in transformers' own layers for others. A test counts it.
 
 tests/estimate/test_live.py counts the moments tensor by tensor. On a CPU the whole is the resident set of the
 process, checked against runs by benchmarks/memory.py. On a GPU it is what PyTorch allocates and its context:
@@ -29,10 +29,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xtuner.estimate.shape import Linear, Shape
+from xtuner.families import Fused, family_of
 
 GB = 1e9
-# Families whose layers run through xtuner/model/fused.
-FUSED = frozenset({"llama", "mistral", "qwen2", "qwen3", "internlm2"})
 # How much of what layers make forward is made again in backward.
 RECOMPUTE = ("none", "selective", "full", "offload")
 # Rows that MLPs with adapters take at a time under "offload": enough for fast products.
@@ -243,7 +242,11 @@ def layer_bytes(shape: Shape, run: Training) -> int:
 
 def _is_fused(shape: Shape, run: Training) -> bool:
     """Whether layers that are not recomputed run through xtuner/model/fused; compiled they do not."""
-    return shape.family in FUSED and not (run.compiled and run.recompute in ("none", "selective"))
+    return _fused(shape) is not None and not (run.compiled and run.recompute in ("none", "selective"))
+
+
+def _fused(shape: Shape) -> Fused | None:
+    return family_of({"model_type": shape.family}).fused
 
 
 def _mlp_width(shape: Shape) -> float:
@@ -278,14 +281,12 @@ _SOURCE = {
     **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3"), "mlp"),
     "wo": "o_proj",
 }
-_MLP = ("gate_proj", "up_proj", "down_proj")
-_MLP_OF = {"internlm2": ("w1", "w3", "w2")}
 
 
 def _is_one_mlp(shape: Shape, run: Training) -> bool:
     """Whether gate, up and down run as one function, with an adapter each."""
-    names = {x.name for x in _targets(shape, run)}
-    return _is_fused(shape, run) and names.issuperset(_MLP_OF.get(shape.family, _MLP))
+    fused, names = _fused(shape), {x.name for x in _targets(shape, run)}
+    return fused is not None and _is_fused(shape, run) and names.issuperset(fused.gated)
 
 
 def _in_tiles(shape: Shape, run: Training) -> bool:

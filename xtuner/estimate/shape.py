@@ -3,15 +3,17 @@
 {"model_type": "llama", "hidden_size": 4096, ...}  ->  Shape(linears=[Linear("q_proj", 4096, 4096, 32), ...],
                                                             embedding=131072000, head=131072000, rest=266240)
 
-Families of FAMILIES are exact to the last weight, but for parts that see or hear; any other with the usual
-names in its config is reckoned as a Llama and says so by `is_exact`.
+Families whose `sizes` are known are exact to the last weight, but for parts that see or hear; any other with
+the usual names in its config is reckoned as a Llama and says so by `is_exact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from xtuner.families import Sizes, family_of
 
 
 @dataclass(frozen=True)
@@ -55,59 +57,7 @@ class Shape:
         return self.embedding + self.head + self.rest + sum(linear.weights for linear in self.linears)
 
 
-@dataclass(frozen=True)
-class Family:
-    """How a family differs from Llama."""
-
-    fused: tuple[tuple[str, ...], ...] = ()  # matrices that are one: ("q_proj", "k_proj", "v_proj")
-    names: Mapping[str, str] | None = None  # other names of the matrices
-    bias: Callable[[Mapping[str, Any]], set[str]] = lambda cfg: set()  # matrices with a bias
-    norms: int = 2  # of a layer, as wide as the model
-    head_norms: bool = False  # queries and keys have one each
-    tied: bool = False  # unless the config says
-    head_dim: int | None = None  # unless the config says
-    is_exact: bool = True
-
-
-_ATTENTION = {"q_proj", "k_proj", "v_proj"}
-
-
-def _llama_bias(cfg: Mapping[str, Any]) -> set[str]:
-    found = _ATTENTION | {"o_proj"} if cfg.get("attention_bias") else set()
-    return found | ({"gate_proj", "up_proj", "down_proj"} if cfg.get("mlp_bias") else set())
-
-
-def _asked_bias(*, output: bool, usual: bool = False) -> Callable[[Mapping[str, Any]], set[str]]:
-    def bias(cfg: Mapping[str, Any]) -> set[str]:
-        has = cfg.get("attention_bias", cfg.get("bias", usual))
-        return (_ATTENTION | ({"o_proj"} if output else set())) if has else set()
-
-    return bias
-
-
-_GATE_UP = ("gate_proj", "up_proj")
-_QKV = ("q_proj", "k_proj", "v_proj")
-_INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family(bias=_llama_bias),
-    "mistral": Family(),
-    "qwen2": Family(bias=lambda cfg: _ATTENTION),
-    "qwen3": Family(bias=_asked_bias(output=True), head_norms=True),
-    "gemma": Family(tied=True, head_dim=256, bias=_asked_bias(output=True)),
-    "gemma2": Family(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True)),
-    "gemma3_text": Family(tied=True, head_dim=256, norms=4, head_norms=True),
-    "glm": Family(fused=(_GATE_UP,), bias=_asked_bias(output=False)),
-    "glm4": Family(fused=(_GATE_UP,), norms=4, bias=_asked_bias(output=False)),
-    "phi3": Family(fused=(_QKV, _GATE_UP)),
-    "smollm3": Family(tied=True, bias=_llama_bias),
-    "internlm": Family(bias=_asked_bias(output=True, usual=True)),
-    "internlm2": Family(fused=(_QKV,), names=_INTERNLM2),
-    "mixtral": Family(),
-    "qwen2_moe": Family(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
-    "qwen3_moe": Family(bias=_asked_bias(output=True), head_norms=True),
-}
-_FUSED_NAMES = {_QKV: "qkv_proj", _GATE_UP: "gate_up_proj"}
+_JOINED_NAMES = {("q_proj", "k_proj", "v_proj"): "qkv_proj", ("gate_proj", "up_proj"): "gate_up_proj"}
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape | None:
@@ -120,9 +70,10 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
     wanted = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
     if not all(isinstance(cfg.get(key), int) and cfg[key] > 0 for key in wanted):
         return None
-    family = FAMILIES.get(name, Family(is_exact=False))
+    known = family_of(cfg).sizes
+    sizes = known or Sizes()
     hidden, layers, heads = cfg["hidden_size"], cfg["num_hidden_layers"], cfg["num_attention_heads"]
-    width = cfg.get("head_dim") or family.head_dim or hidden // heads
+    width = cfg.get("head_dim") or sizes.head_dim or hidden // heads
     query, key = heads * width, (cfg.get("num_key_value_heads") or heads) * width
     matrices = {
         "q_proj": (hidden, query),
@@ -130,12 +81,12 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         "v_proj": (hidden, key),
         "o_proj": (query, hidden),
     }
-    mlp, router, is_moe = _mlp(cfg, layers)
+    mlp, router = _mlp(cfg, layers)
     linears = [Linear(n, i, o, layers, layers) for n, (i, o) in matrices.items()] + mlp
-    biases = family.bias(cfg)
+    biases = sizes.bias(cfg)
     rest = sum(linear.outputs * linear.copies for linear in linears if linear.name in biases)
-    rest += router + layers * (family.norms * hidden + 2 * width * family.head_norms) + hidden
-    tied = cfg.get("tie_word_embeddings", config.get("tie_word_embeddings", family.tied))
+    rest += router + layers * (sizes.norms * hidden + 2 * width * sizes.head_norms) + hidden
+    tied = cfg.get("tie_word_embeddings", config.get("tie_word_embeddings", sizes.tied))
     return Shape(
         name,
         hidden,
@@ -144,23 +95,23 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         heads,
         query,
         key,
-        tuple(_renamed(_fuse(linears, family), family)),
+        tuple(_renamed(_join(linears, sizes), sizes)),
         cfg["vocab_size"] * hidden,
         0 if tied else cfg["vocab_size"] * hidden,
         rest,
         cfg.get("max_position_embeddings"),
         str(cfg.get("torch_dtype") or cfg.get("dtype") or ""),
-        family.is_exact and not sees and not (is_moe and name not in FAMILIES),
-        family.head_norms,
+        known is not None and not sees,
+        sizes.head_norms,
     )
 
 
-def _mlp(cfg: Mapping[str, Any], layers: int) -> tuple[list[Linear], int, bool]:
-    """The matrices behind attention, the weights of the routers, and whether there are experts."""
+def _mlp(cfg: Mapping[str, Any], layers: int) -> tuple[list[Linear], int]:
+    """The matrices behind attention, and the weights of the routers."""
     hidden = cfg["hidden_size"]
     experts = cfg.get("num_local_experts") or cfg.get("num_experts") or 0
     if not experts:
-        return _gated(hidden, cfg["intermediate_size"], layers, layers), 0, False
+        return _gated(hidden, cfg["intermediate_size"], layers, layers), 0
     width = cfg.get("moe_intermediate_size") or cfg["intermediate_size"]
     chosen = cfg.get("num_experts_per_tok") or 1
     linears = _gated(hidden, width, layers * experts, layers * chosen)
@@ -168,7 +119,7 @@ def _mlp(cfg: Mapping[str, Any], layers: int) -> tuple[list[Linear], int, bool]:
     if shared := cfg.get("shared_expert_intermediate_size"):
         linears += _gated(hidden, shared, layers, layers)
         router += hidden * layers  # the gate of the shared expert
-    return linears, router, True
+    return linears, router
 
 
 def _gated(hidden: int, width: int, copies: int, active: int) -> list[Linear]:
@@ -179,10 +130,10 @@ def _gated(hidden: int, width: int, copies: int, active: int) -> list[Linear]:
     ]
 
 
-def _fuse(linears: list[Linear], family: Family) -> list[Linear]:
-    for group in family.fused:
+def _join(linears: list[Linear], sizes: Sizes) -> list[Linear]:
+    for group in sizes.joined:
         parts = [linear for linear in linears if linear.name in group]
-        name = "wqkv" if family.names and group == _QKV else _FUSED_NAMES[group]
+        name = "wqkv" if sizes.names else _JOINED_NAMES[group]
         first = parts[0]
         one = Linear(name, first.inputs, sum(p.outputs for p in parts), first.copies, first.active)
         place = linears.index(first)
@@ -191,6 +142,6 @@ def _fuse(linears: list[Linear], family: Family) -> list[Linear]:
     return linears
 
 
-def _renamed(linears: list[Linear], family: Family) -> list[Linear]:
-    names = family.names or {}
+def _renamed(linears: list[Linear], sizes: Sizes) -> list[Linear]:
+    names = sizes.names or {}
     return [Linear(names.get(x.name, x.name), x.inputs, x.outputs, x.copies, x.active) for x in linears]

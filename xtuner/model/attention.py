@@ -27,6 +27,7 @@ from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.errors import ModelError
+from xtuner.families import family_of
 from xtuner.log import logger, say_once
 from xtuner.model.fused.segments import packed_causal
 from xtuner.parallel.sequence import ulysses
@@ -37,25 +38,6 @@ if TYPE_CHECKING:
 NAME = "xtuner"
 # Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
 QUERY_BLOCK = 1024
-
-# fmt: off
-# Proven by tests/model/test_attention.py: packed logits equal stock logits of each sample alone.
-ISOLATING_FAMILIES = frozenset({
-    "cohere", "cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma2",
-    "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2", "gpt_neox", "granite", "granitemoe",
-    "internlm", "internlm2", "internlm3", "llama", "ministral", "mistral", "mixtral", "olmo2",
-    "olmo3", "opt", "phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss",
-    "smollm3", "starcoder2",
-})
-# Known to mix packed samples: ALiBi, or a state carried along the row.
-LEAKING_FAMILIES = frozenset({
-    "bamba", "bloom", "falcon", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba",
-    "kimi_linear", "lfm2", "mamba", "mamba2", "minimax", "mpt", "nemotron_h", "qwen3_5",
-    "qwen3_5_moe", "qwen3_5_text", "qwen3_next", "recurrent_gemma", "rwkv", "zamba", "zamba2",
-})
-# Their attention has learned sinks, which neither sdpa nor the varlen kernels know.
-SINK_FAMILIES = frozenset({"deepseek_v4", "gpt_oss"})
-# fmt: on
 
 _packed: ContextVar[bool] = ContextVar("packed", default=False)
 
@@ -82,7 +64,7 @@ def register_attention() -> None:
 def supports_attention(model_class: type, config: Any) -> bool:
     """Whether the family asks transformers' attention interface for what ours can do."""
     asks = bool(getattr(model_class, "_supports_attention_backend", False))
-    return asks and config.get_text_config().model_type not in SINK_FAMILIES
+    return asks and not family_of(config).sinks
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
@@ -280,19 +262,18 @@ def _torch_varlen(query, key, value, borders, longest, scaling, dropout, window,
 
 def isolates(model: PreTrainedModel) -> bool:
     """Whether packed samples of this model are known not to see each other."""
-    family = model.config.get_text_config().model_type
-    return family in ISOLATING_FAMILIES and model.config._attn_implementation == NAME
+    return family_of(model.config).packs is True and model.config._attn_implementation == NAME
 
 
 def check_isolation(model: PreTrainedModel) -> None:
     """Raise ModelError where packed samples of this model would see each other.
 
-    Families in `ISOLATING_FAMILIES` are proven; any other is tried once with two samples of four tokens.
+    Some families are proven to keep them apart; any other is tried once with two samples of four tokens.
     """
     if isolates(model):
         return
-    family = model.config.get_text_config().model_type
-    if family in LEAKING_FAMILIES or _leaks(model):
+    if family_of(model.config).packs is False or _leaks(model):
+        family = model.config.get_text_config().model_type
         raise ModelError(
             f"Models of the family '{family}' mix the samples of a batch, so several cannot share one: "
             "set pack_to_max_length = False and batch_size = 1 (and raise accumulative_counts instead)"

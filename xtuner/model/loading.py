@@ -21,6 +21,7 @@ from xtuner import dist
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
+from xtuner.families import family_of
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
 from xtuner.model.lora import attach_adapter, check_adapter_folder
@@ -272,17 +273,13 @@ def keeps_logits(llm: Any) -> bool:
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
-# Families whose forward is the decoder and one linear layer, proven by tests/model/test_sft.py.
-PLAIN_HEADS = frozenset({"internlm", "internlm2", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3"})
-
-
 def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
     """The two parts of a model whose logits are `head(decoder(...))` and nothing more; None for any other."""
     if getattr(getattr(llm, "active_peft_config", None), "is_prompt_learning", False):
         return None
     base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
     head = base.get_output_embeddings()
-    plain = base.config.model_type in PLAIN_HEADS and type(head) is torch.nn.Linear
+    plain = family_of(base.config).plain_head and type(head) is torch.nn.Linear
     return (base.get_decoder(), head) if plain else None
 
 

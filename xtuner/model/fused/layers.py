@@ -17,24 +17,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from xtuner.families import FAMILIES
 from xtuner.model.fused.linear import adapted, is_lora, lora_linears
 from xtuner.model.fused.mlp import gated_mlp
 from xtuner.model.fused.norm import rms_norm
 from xtuner.model.fused.rotary import rotate
 
-# Classes whose forward is, but for a norm of queries and keys and for a window, the Llama family's. Proven by
-# tests/model/fused/test_layers.py against their own code.
-ATTENTION = frozenset({"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"})
-NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
+_FUSED = [family.fused for family in FAMILIES.values() if family.fused is not None]
+_ATTENTION = {fused.attention for fused in _FUSED}
+_NORMS = {fused.norm for fused in _FUSED}
 # Class -> names of its gate, up and down layers.
-_GATED = ("gate_proj", "up_proj", "down_proj")
-MLPS = {
-    "LlamaMLP": _GATED,
-    "MistralMLP": _GATED,
-    "Qwen2MLP": _GATED,
-    "Qwen3MLP": _GATED,
-    "InternLM2MLP": ("w1", "w3", "w2"),
-}
+_MLPS = {fused.mlp: fused.gated for fused in _FUSED}
 
 
 def fuse(llm: nn.Module) -> int:
@@ -43,11 +36,11 @@ def fuse(llm: nn.Module) -> int:
     for module in llm.modules():
         name = type(module).__name__
         forward: Callable[..., Any] | None = None
-        if name in ATTENTION:
+        if name in _ATTENTION:
             forward = _attention
-        elif name in MLPS and "SiLU" in type(module.act_fn).__name__:
+        elif name in _MLPS and "SiLU" in type(module.act_fn).__name__:
             forward = _mlp
-        elif name in NORMS:
+        elif name in _NORMS:
             forward = _norm
         elif is_lora(module):
             forward = _linear
@@ -62,7 +55,7 @@ def tile(llm: nn.Module, rows: int) -> None:
     """Let gated MLPs with adapters take `rows` rows at a time, and compute them again in backward."""
     module: Any
     for module in llm.modules():
-        if type(module).__name__ in MLPS:
+        if type(module).__name__ in _MLPS:
             module.tile_rows = rows
 
 
@@ -86,7 +79,7 @@ def _norm(self: Any, hidden_states: Tensor) -> Tensor:
 def _mlp(self: Any, x: Tensor) -> Tensor:
     if not self.training:
         return type(self).forward(self, x)
-    gate, up, down = (getattr(self, name) for name in MLPS[type(self).__name__])
+    gate, up, down = (getattr(self, name) for name in _MLPS[type(self).__name__])
     return gated_mlp(x, gate, up, down, getattr(self, "tile_rows", None))
 
 

@@ -1,0 +1,178 @@
+"""What is known of each model family beyond its config.json: one row a family, without torch.
+
+    "qwen3": Family(packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3", sizes=Sizes(...))
+
+A family is the `model_type` of the language part of a config. A family without a row trains too: what is not
+known is tried (packing) or left as its own code has it. Every entry is proven by the test named beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_ATTENTION = {"q_proj", "k_proj", "v_proj"}
+_GATE_UP = ("gate_proj", "up_proj")
+_QKV = ("q_proj", "k_proj", "v_proj")
+_GATED = ("gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How a family's matrices differ from Llama's (tests/estimate/test_shape.py)."""
+
+    joined: tuple[tuple[str, ...], ...] = ()  # matrices that are one: ("q_proj", "k_proj", "v_proj")
+    names: Mapping[str, str] | None = None  # other names of the matrices
+    bias: Callable[[Mapping[str, Any]], set[str]] = lambda cfg: set()  # matrices with a bias
+    norms: int = 2  # of a layer, as wide as the model
+    head_norms: bool = False  # queries and keys have one each
+    tied: bool = False  # unless the config says
+    head_dim: int | None = None  # unless the config says
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The classes whose forward passes xtuner/model/fused takes over (tests/model/fused/test_layers.py)."""
+
+    attention: str | None
+    norm: str | None
+    mlp: str
+    gated: tuple[str, str, str] = _GATED  # names of the MLP's gate, up and down layers
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family."""
+
+    # Whether packed samples stay apart: tests/model/test_attention.py. False: ALiBi, or a state carried along
+    # the row. None: tried at the first packed batch.
+    packs: bool | None = None
+    # Attention has learned sinks, which neither sdpa nor the varlen kernels know.
+    sinks: bool = False
+    # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
+    plain_head: bool = False
+    fused: Fused | None = None
+    # llama.cpp's architecture: tests/convert/test_gguf.py. In "llama" rotation pairs neighbours, else halves.
+    gguf: str | None = None
+    # None: estimated as a Llama.
+    sizes: Sizes | None = None
+
+
+def _llama_bias(cfg: Mapping[str, Any]) -> set[str]:
+    found = _ATTENTION | {"o_proj"} if cfg.get("attention_bias") else set()
+    return found | (set(_GATED) if cfg.get("mlp_bias") else set())
+
+
+def _asked_bias(*, output: bool, usual: bool = False) -> Callable[[Mapping[str, Any]], set[str]]:
+    def bias(cfg: Mapping[str, Any]) -> set[str]:
+        has = cfg.get("attention_bias", cfg.get("bias", usual))
+        return (_ATTENTION | ({"o_proj"} if output else set())) if has else set()
+
+    return bias
+
+
+def _like(name: str) -> Fused:
+    return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
+
+
+_INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
+# fmt: off
+FAMILIES: dict[str, Family] = {
+    "bamba": Family(packs=False),
+    "bloom": Family(packs=False),
+    "cohere": Family(packs=True),
+    "cohere2": Family(packs=True),
+    "deepseek_v2": Family(packs=True),
+    "deepseek_v3": Family(packs=True),
+    "deepseek_v4": Family(sinks=True),
+    "ernie4_5": Family(packs=True),
+    "exaone4": Family(packs=True),
+    "falcon": Family(packs=False),
+    "falcon_h1": Family(packs=False),
+    "falcon_mamba": Family(packs=False),
+    "gemma": Family(
+        packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
+    ),
+    "gemma2": Family(
+        packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True)),
+    ),
+    "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
+    "glm": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), bias=_asked_bias(output=False))),
+    "glm4": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), norms=4, bias=_asked_bias(output=False))),
+    "glm4_moe": Family(packs=True),
+    "gpt2": Family(packs=True),
+    "gpt_neox": Family(packs=True),
+    "gpt_oss": Family(sinks=True),
+    "granite": Family(packs=True),
+    "granitemoe": Family(packs=True),
+    "granitemoehybrid": Family(packs=False),
+    "internlm": Family(
+        packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
+        sizes=Sizes(bias=_asked_bias(output=True, usual=True)),
+    ),
+    "internlm2": Family(
+        packs=True, plain_head=True, fused=Fused(None, None, "InternLM2MLP", ("w1", "w3", "w2")),
+        gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
+    ),
+    "internlm3": Family(packs=True, gguf="llama"),
+    "jamba": Family(packs=False),
+    "kimi_linear": Family(packs=False),
+    "lfm2": Family(packs=False),
+    "llama": Family(
+        packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
+    ),
+    "mamba": Family(packs=False),
+    "mamba2": Family(packs=False),
+    "minimax": Family(packs=False),
+    "ministral": Family(packs=True),
+    "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
+    "mixtral": Family(packs=True, sizes=Sizes()),
+    "mpt": Family(packs=False),
+    "nemotron_h": Family(packs=False),
+    "olmo2": Family(packs=True),
+    "olmo3": Family(packs=True),
+    "opt": Family(packs=True),
+    "phi": Family(packs=True),
+    "phi3": Family(packs=True, plain_head=True, sizes=Sizes(joined=(_QKV, _GATE_UP))),
+    "phimoe": Family(packs=True),
+    "qwen2": Family(
+        packs=True, plain_head=True, fused=_like("Qwen2"), gguf="qwen2",
+        sizes=Sizes(bias=lambda cfg: _ATTENTION),
+    ),
+    "qwen2_moe": Family(
+        packs=True, sizes=Sizes(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
+    ),
+    "qwen3": Family(
+        packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
+        sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
+    ),
+    "qwen3_5": Family(packs=False),
+    "qwen3_5_moe": Family(packs=False),
+    "qwen3_5_text": Family(packs=False),
+    "qwen3_moe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True), head_norms=True)),
+    "qwen3_next": Family(packs=False),
+    "recurrent_gemma": Family(packs=False),
+    "rwkv": Family(packs=False),
+    "seed_oss": Family(packs=True),
+    "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
+    "starcoder2": Family(packs=True),
+    "zamba": Family(packs=False),
+    "zamba2": Family(packs=False),
+}
+# fmt: on
+
+UNKNOWN = Family()
+
+
+def family_of(config: Any) -> Family:
+    """The row of a model's config, a mapping or transformers' object; UNKNOWN for a family without one.
+
+    Of a model that sees or hears it is the row of its language part.
+    """
+    if not isinstance(config, Mapping):
+        return FAMILIES.get(config.get_text_config().model_type, UNKNOWN)
+    text = config.get("text_config")
+    part = text if isinstance(text, Mapping) else config
+    return FAMILIES.get(str(part.get("model_type", "")), UNKNOWN)
