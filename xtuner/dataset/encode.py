@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.chat_template import ChatTemplate, Rendered
-from xtuner.dataset.map_fns.fields import turn_text
+from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.dataset.spans import Pieces, encode_spans
 from xtuner.errors import DataError, ModelError
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
@@ -161,9 +161,9 @@ def plan_conversations(
     chats: list[Rendered] = []
     for row, turns in enumerate(conversations):
         try:
-            if len(turns) == 1 and turns[0].get("messages"):
+            if (dialogue := dialogue_of(turns)) is not None:
                 template = template or ChatTemplate(tokenizer)
-                chats.append(_rendered(template, turns[0], input_ids_with_output))
+                chats.append(_rendered(template, dialogue, input_ids_with_output))
                 plans.append(None)
             else:
                 plans.append(_plan_row(turns, texts, bos, eos, input_ids_with_output, with_image_token))
@@ -171,6 +171,18 @@ def plan_conversations(
             raise InvalidRowError(row, str(error)) from None
     split = re.compile(re.escape(DEFAULT_IMAGE_TOKEN)) if with_image_token else None
     return Planned(conversations, tokenizer, list(texts), plans, chats, split)
+
+
+def dialogue_of(turns: Sequence[Turn]) -> Turn | None:
+    """The one turn of a conversation that is written by the tokenizer's chat template; None for any other.
+
+    It has `messages` and no text of its own. Turns with both come from a row whose messages say more than its
+    texts; once a named template stands around the texts, they alone count.
+    """
+    if len(turns) != 1 or not turns[0].get("messages"):
+        return None
+    has_texts = any(turns[0].get(key) is not None for key in ("input", "output"))
+    return None if has_texts else turns[0]
 
 
 def _rendered(template: ChatTemplate, turn: Turn, with_output: bool) -> Rendered:
@@ -192,9 +204,7 @@ def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> R
 
 def is_document(turns: Sequence[Turn]) -> bool:
     """Whether a conversation is text to be learnt as a whole: nothing asked and no end put to it."""
-    return bool(turns) and all(
-        turn.get("need_eos_token") is False and not turn.get("input") for turn in turns
-    )
+    return bool(turns) and all(not flag(turn, "need_eos_token") and not turn.get("input") for turn in turns)
 
 
 def begin_ids(tokenizer: Any) -> Ids:
@@ -291,10 +301,10 @@ def _plan_row(
         if not with_output:
             return plan
         output = turn_text(turn, "output")
-        trained = _flag(turn, "output_with_loss")
+        trained = is_trained(turn)
         if output:
             plan.append((texts.setdefault(output, len(texts)), trained))
-        opens = _flag(turn, "need_eos_token")
+        opens = flag(turn, "need_eos_token")
         if opens:
             if not len(eos):
                 raise ModelError(
@@ -315,12 +325,6 @@ def _input_pieces(words: str, with_image: bool) -> list[str | Ids]:
     for number, part in enumerate(words.split(DEFAULT_IMAGE_TOKEN)):
         pieces += ([IMAGE_IDS] if number else []) + ([part] if part else [])
     return pieces
-
-
-def _flag(turn: Turn, key: str) -> bool:
-    """The flag under `key`; a missing or null one is true."""
-    value = turn.get(key)
-    return True if value is None else bool(value)
 
 
 def _cut(

@@ -27,7 +27,7 @@ from xtuner.dataset.encode import (
     plan_conversations,
 )
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
-from xtuner.dataset.map_fns.fields import items, missing_field, turn_text
+from xtuner.dataset.map_fns.fields import flag, is_trained, items, missing_field, turn_text
 from xtuner.errors import ConfigError, DataError
 from xtuner.log import say_once
 
@@ -251,15 +251,12 @@ def _has_empty_answer(turn: Row) -> bool:
     if turn.get("messages"):
         return any(
             message.get("role") == "assistant"
-            and message.get("loss") is not False
+            and is_trained(message)
             and not (message.get("tool_calls") or message.get("content") or message.get("reasoning_content"))
             for message in turn["messages"]
         )
-    is_trained_to_its_end = turn.get("output_with_loss") in (None, True) and turn.get("need_eos_token") in (
-        None,
-        True,
-    )
-    return is_trained_to_its_end and not turn_text(turn, "output").strip()
+    trained_to_its_end = is_trained(turn) and flag(turn, "need_eos_token")
+    return trained_to_its_end and not turn_text(turn, "output").strip()
 
 
 def _chunks(
