@@ -47,6 +47,9 @@ def find_faults(
     if counts.empty_answers:
         values = {"count": counts.empty_answers, "places": counts.empty_answer_rows}
         findings.append(Finding("empty_answers", values))
+    for kind, number in counts.left_out.items():
+        values = {"what": kind, "count": number, "places": counts.left_out_rows.get(kind, [])}
+        findings.append(Finding("left_out", values))
     share = counts.cut / counts.rows
     if share > max_cut_share:
         values = {"share": share, "count": counts.cut, "tokens": counts.cut_tokens}
