@@ -86,6 +86,10 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
+def is_of_call(word: str) -> bool:
+    return WORD.fullmatch(word).group(3) in ("call", "key", "value", "item")
+
+
 def _number(word: str) -> int:
     return int(WORD.match(word).group(2))
 
@@ -253,12 +257,11 @@ def dialogue(shape: str, tool_role: str, call_id: str, marks: Sequence[str]) -> 
     return made
 
 
-# --- what a template can be given ----------------------------------------------------------------------------
+# --- what a template can be given ---------------------------------------------------------------------------
 
 
-def forms(messages: Sequence[Message], in_parts: bool) -> Iterator[list[Message]]:
-    """The messages in each form that templates know: arguments as an object or as JSON text, ..."""
-    calls = any(message.get("tool_calls") for message in messages)
+def forms(messages: Sequence[Message], in_parts: bool, calls: bool) -> Iterator[list[Message]]:
+    """The messages, and where asked for the calls, in each form that templates know."""
     for as_text, empty in [(False, ""), (True, ""), (False, None), (True, None)] if calls else [(False, "")]:
         yield [_in_form(message, as_text, empty, in_parts) for message in messages]
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from tests.dataset.dialogues import NAMES, WORD, Block, Dialogue, blocks, dialogue, forms
+from tests.dataset.dialogues import NAMES, WORD, Block, Dialogue, blocks, dialogue, forms, is_of_call
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.errors import DataError
 
@@ -39,6 +40,7 @@ INDEX = json.loads((FOLDER / "index.json").read_text("utf-8"))
 EXCEPTIONS = json.loads((FOLDER / "exceptions.json").read_text("utf-8"))  # template -> what -> why
 # By template and shape of dialogue, the rules that our code breaks: to become empty.
 KNOWN_FAULTS: dict[str, dict[str, str]] = json.loads((FOLDER / "known_faults.json").read_text("utf-8"))
+TAKEN = ("system", "tools", "call", "second call", "result", "thinking")
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Found:
 
     faults: list[str] = field(default_factory=list)
     exceptions: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
 
 
 def _source(name: str) -> str:
@@ -72,12 +75,12 @@ def own_tokenizer(name: str):
     return tokenizer
 
 
-@functools.lru_cache
+@functools.cache
 def _plain_tokenizer():
     return AutoTokenizer.from_pretrained(DATA / "tokenizer_bos")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def examine(name: str, shape: str) -> Found:
     row, tokenizer = INDEX[name], own_tokenizer(name)
     asked = dialogue(shape, row["tool_role"], row.get("call_id", "{number}"), row["special"])
@@ -100,24 +103,25 @@ def examine(name: str, shape: str) -> Found:
 
 def _check_lost(found: Found, tokenizer, asked: Dialogue, text: str) -> str:
     """The text that shows most, of all forms of the messages; rule 6 where that is not `text`."""
-    shown = {other: {match.group() for match in WORD.finditer(other)} for other in [text]}
-    if asked.words() == shown[text]:
-        return text
-    for other in _texts(tokenizer, asked):
-        shown[other] = {match.group() for match in WORD.finditer(other)}
+    shown = {text: {match.group() for match in WORD.finditer(text)}}
+    lost = asked.words() - shown[text]
+    if lost:
+        for other in _texts(tokenizer, asked, calls=any(is_of_call(word) for word in lost)):
+            shown[other] = {match.group() for match in WORD.finditer(other)}
     seen = set().union(*shown.values())
+    found.shown = {asked.what(word) for word in seen}
     found.exceptions |= {f"hides {asked.what(word)}" for word in asked.words() - seen}
     if text:
         found.faults += [f"6 {word} is lost" for word in sorted(seen - shown[text])]
     return max(shown, key=lambda other: len(shown[other]))
 
 
-def _texts(tokenizer, asked: Dialogue) -> Iterator[str]:
-    """What the template writes, for each form of the messages that it takes."""
+def _texts(tokenizer, asked: Dialogue, calls: bool) -> Iterator[str]:
+    """What the template writes, for each form of the messages, and of their calls, that it takes."""
     source = tokenizer.get_chat_template(None, asked.tools)
     for in_parts in (False, True):
         shown = False
-        for messages in forms(asked.messages, in_parts):
+        for messages in forms(asked.messages, in_parts, calls):
             try:
                 # Not by the tokenizer, which leaves out a content of None that DeepSeek's look for.
                 (text,), _ = render_jinja_template(
@@ -163,7 +167,8 @@ def _check_words(found: Found, asked: Dialogue, text: str, spans: list[tuple[int
                 found.faults.append(f"2 {word} is not trained")
         elif overlaps:
             found.faults.append(f"{3 if word[0] == 'a' else 1} {word} is trained")
-    found.faults += [f"2 {word} is not trained" for word in sorted(shown - trained) if "call" in word]
+    names = [word for word in sorted(shown - trained) if "call" in word]
+    found.faults += [f"2 {word} is not trained" for word in names]
 
 
 def _check_spans(found: Found, row, asked: Dialogue, text: str, spans: list[tuple[int, int]]) -> None:
@@ -177,7 +182,7 @@ def _check_spans(found: Found, row, asked: Dialogue, text: str, spans: list[tupl
             wrong += _wrong_start(row, mark, text, held[0], start)
         wrong += [
             f"4 two answers in a span: {text[start:end]!r}"
-            for one, other in zip(held, held[1:], strict=False)
+            for one, other in itertools.pairwise(held)
             if mark.search(text, one.end, other.start)
         ]
         if wrong and row["marks_itself"]:
@@ -253,6 +258,9 @@ def test_what_a_template_leaves_out_is_listed(name):
     """All that a template hides or refuses is in exceptions.json, and nothing else is."""
     seen = set().union(*(examine(name, shape).exceptions for shape in NAMES))
     assert seen == {what for listed in EXCEPTIONS.get(name, {}) for what in _each(listed)}
+    # Thinking with tags around it is a part of any content.
+    shown = set().union(*(examine(name, shape).shown for shape in NAMES if shape != "think_tags"))
+    assert INDEX[name]["takes"] == [what for what in TAKEN if what in shown]
 
 
 def _each(listed: str) -> Iterator[str]:
