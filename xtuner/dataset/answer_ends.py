@@ -67,12 +67,13 @@ class AnswerEnds:
                 else:
                     start = max((match.end() for match in self._mark.finditer(lead)), default=0)
                 more = ""
+                calls = bool(messages[number].get("tool_calls")) and len(parts) == 1
                 if part is not parts[-1]:
                     stop = self._call_stop(tail, source, messages, number)
                 elif part.after < len(reading.text):
-                    stop = self._inner_stop(tail, source, messages, number)
+                    stop = self._inner_stop(tail, source, messages, number, calls)
                 else:
-                    stop, more = self._last_stop(tail, source, messages, number)
+                    stop, more = self._last_stop(tail, source, messages, number, calls)
                 text += more
                 spans.append((part.before + start, part.end + stop))
         return text, [span for span in spans if span[0] < span[1]]
@@ -130,9 +131,10 @@ class AnswerEnds:
 
     # --- ends ----------------------------------------------------------------------------------------------
 
-    def _inner_stop(self, tail: str, source: Source, messages: Sequence[Message], number: int) -> int:
-        """How much of `tail`, the words after an answer with others after it, is trained."""
-        calls = bool(messages[number].get("tool_calls"))
+    def _inner_stop(
+        self, tail: str, source: Source, messages: Sequence[Message], number: int, calls: bool
+    ) -> int:
+        """How much of `tail`, the words after an answer or its calls with others after it, is trained."""
         # The arguments of a call stand in the tail, so only its last words are the same every time.
         key: Any = ("call", messages[number + 1].get("role")) if calls else tail
         if (known := self._known(key, tail)) is not None:
@@ -143,12 +145,12 @@ class AnswerEnds:
         shared = self._whole(tail, len(tail) if closed is None else common(closed, tail))
         stop = self._stop_in(tail[:shared], source, calls)
         if not stop:
-            match = self._mark.search(tail, shared)
             if messages[number + 1]["role"] == "assistant":
                 # Of answers in a row those before the last end with what would stand before a question too.
                 shared = self._whole(tail, common(self._going_on(source, messages, number), tail))
-                stop = self._stop_in(tail[:shared], source, calls) or shared
-            elif match:
+                stop = self._stop_in(tail[:shared], source, calls)
+            # The end of a call may differ in all of its words, and its first mark is not far.
+            elif match := self._mark.search(tail, shared) if calls else self._mark_after(tail, shared):
                 stop = match.end()
             else:
                 _say_that_nothing_stops()
@@ -162,10 +164,9 @@ class AnswerEnds:
         return self._stop_in(tail[: self._whole(tail, common(closed, tail))], source, calls=True)
 
     def _last_stop(
-        self, tail: str, source: Source, messages: Sequence[Message], number: int
+        self, tail: str, source: Source, messages: Sequence[Message], number: int, calls: bool
     ) -> tuple[int, str]:
         """How much of `tail`, the words after the last answer, is trained, and what must be added to it."""
-        calls = bool(messages[number].get("tool_calls"))
         key: Any = ("last call",) if calls else ("last", tail)
         if (known := self._known(key, tail)) is not None:
             return known, ""
@@ -175,16 +176,16 @@ class AnswerEnds:
         going_on = self._going_on(source, messages, number)
         shared = self._whole(tail, common(going_on, tail))
         stop = self._stop_in(tail[:shared], source, calls)
-        match = self._mark.search(tail, shared)
-        if not stop and match and not self._opens(match, source):
+        if not stop and (match := self._mark_after(tail, shared)) and not self._opens(match, source):
             stop = match.end()
         if stop:
             self._learn(key, tail, stop)
             return stop, ""
-        match = self._mark.search(going_on, shared)
+        match = self._mark_after(going_on, shared)
         if match is None or not going_on.startswith(tail):
             _say_that_nothing_stops()
-            return (shared if going_on else len(tail)), ""
+            run = self._run.search(tail)
+            return min(shared if going_on else len(tail), run.start() if run else len(tail)), ""
         return match.end(), going_on[len(tail) : match.end()]
 
     def _going_on(self, source: Source, messages: Sequence[Message], number: int) -> str:
@@ -212,17 +213,22 @@ class AnswerEnds:
             return 0
         stop = 0
         for match in self._mark.finditer(shared, run.start(), len(shared) if calls else run.end()):
-            if stop and self._opens(match, source):
+            if (stop or calls) and self._opens(match, source):
                 break
             stop = match.end()
             if match.group() == self._eos:
                 break
         return stop
 
+    def _mark_after(self, words: str, place: int) -> re.Match[str] | None:
+        """The mark that stands there, after white space at most."""
+        match = self._mark.search(words, place)
+        return match if match and not words[place : match.start()].strip() else None
+
     def _opens(self, match: re.Match[str], source: Source) -> bool:
         """Whether it is the mark with which the template asks for an answer."""
         first = self._mark.match(self._ask(source).lstrip())
-        return first is not None and match.group() == first.group()
+        return first is not None and match.group() == first.group() != self._eos
 
     def _known(self, key: Any, tail: str) -> int | None:
         words, rest = self._stops.get(key, (None, 0))

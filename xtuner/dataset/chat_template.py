@@ -48,7 +48,7 @@ class ChatTemplate:
                 "none: name a template instead, such as prompt_template = PROMPT_TEMPLATE.default"
             )
         self._tokenizer = tokenizer
-        self._ends = AnswerEnds(tokenizer)
+        self._ends = {with_tools: AnswerEnds(tokenizer) for with_tools in (False, True)}
         self._in_parts: bool | None = None
         self._chosen: dict[Any, tuple[Form, ...]] = {}  # forms that a dialogue may have -> those it is given
 
@@ -77,7 +77,7 @@ class ChatTemplate:
         """The mark that ends an answer, empty where the template writes none."""
         words = "Qzx0z"
         rendered = self.render([{"role": "user", "content": "Q"}, {"role": "assistant", "content": words}])
-        return self._ends.first_mark(rendered.text[: rendered.spans[-1][1]].rpartition(words)[2])
+        return self._ends[False].first_mark(rendered.text[: rendered.spans[-1][1]].rpartition(words)[2])
 
     def _rendered(self, given: Messages, tools: Tools) -> Rendered:
         taken, text = self._taken(given, tools, False)
@@ -89,7 +89,7 @@ class ChatTemplate:
             source = kind(self._apply_to(tools), bare(taken), text)
             try:
                 reading = source.whole()
-                found = marked or self._ends.spans(reading, source, taken, wanted)
+                found = marked or self._ends[bool(tools)].spans(reading, source, taken, wanted)
             except NoFitError:
                 continue
             result = Rendered(*found, frozenset(_what(word, taken) for word in reading.missing))
@@ -116,7 +116,7 @@ class ChatTemplate:
         *spans, (start, end) = made.spans
         if start == at:
             # What the prompt opens is not the model's own to write.
-            start += common(self._ends.prompt_after(text[:at]), words)
+            start += common(self._ends[bool(tools)].prompt_after(text[:at]), words)
         return Rendered(text, [*spans, (start, end + len(words) - len(mark))], left_out)
 
     def _apply_to(self, tools: Tools) -> Callable[..., str]:
