@@ -299,9 +299,31 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
 
     bitsandbytes then repacks the weights for an inference kernel that has no backward.
     """
-    for module in llm.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - bitsandbytes' attribute
+    for module in _repacked(llm):
+        module.support_avx512bf16_for_cpu = False
+
+
+def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
+    """Leave 4-bit weights as they are where the inference kernel for such CPUs has no form for their sizes.
+
+    It takes rows of whole blocks, 32 at a time, and bitsandbytes fails where it repacks any other. Without it
+    they are dequantised at each forward, to the same numbers.
+    """
+    layers = [m for m in _repacked(llm) if m.weight.device.type == "cpu"]
+    odd = [m for m in layers if m.in_features % m.weight.blocksize or m.out_features % 32]
+    for module in odd:
+        module.support_avx512bf16_for_cpu = False
+    if odd:
+        say_once(
+            f"{len(odd)} of {len(layers)} layers in 4 bits have sizes that bitsandbytes' kernel for this CPU "
+            "lacks: they are dequantised at each forward, which is slower",
+            20,
+        )
+
+
+def _repacked(llm: torch.nn.Module) -> list[Any]:
+    """The layers that bitsandbytes repacks on this CPU."""
+    return [m for m in llm.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
 
 
 @torch.no_grad()
@@ -399,6 +421,7 @@ def load_for_chat(
         family = AutoModelForImageTextToText
     logger.info(f"Load LLM from {path}")
     model: Any = _call(family.from_pretrained, kwargs, str(path))
+    repack_whole_blocks_alone(model)
     if adapter is not None:
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")
