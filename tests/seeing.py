@@ -22,8 +22,8 @@ VISION: dict[str, Any] = {
 }  # fmt: skip
 AUDIO: dict[str, Any] = {
     "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 48,
-    "num_mel_bins": 16, "max_source_positions": 32, "output_dim": 32, "hidden_size": 32, "intermediate_size": 48,
-    "num_hidden_layers": 1, "num_attention_heads": 4, "n_window": 8,
+    "num_mel_bins": 16, "max_source_positions": 32, "output_dim": 32, "hidden_size": 32,
+    "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4, "n_window": 8,
 }  # fmt: skip
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}}
 PARTIAL = {

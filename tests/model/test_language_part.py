@@ -28,9 +28,9 @@ SEES = {
     "smolvlm": ["model.vision_model.", "model.connector."],
     "kimi_k25": ["model.vision_tower.", "model.mm_projector."],
     "qwen2_5_omni_thinker": ["model.visual.", "model.audio_tower."],
-    **dict.fromkeys(["glm4v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"], ["model.visual."]),
+    **dict.fromkeys(["glm4v", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"], ("model.visual.",)),
     **dict.fromkeys(
-        ["audioflamingo3", "qwen2_audio", "voxtral"], ["model.audio_tower.", "model.multi_modal_projector."]
+        ["audioflamingo3", "qwen2_audio", "voxtral"], ("model.audio_tower.", "model.multi_modal_projector.")
     ),
 }
 USUAL = ["model.vision_tower.", "model.multi_modal_projector.", "model.image_newline"]

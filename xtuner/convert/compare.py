@@ -22,7 +22,7 @@ import torch
 from xtuner.convert.lora import Adapter, read_adapter
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
-from xtuner.model.loading import load_config, register_families
+from xtuner.model.loading import auto_class_of, load_config, register_families
 
 _LENGTH = 32
 _SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
@@ -104,12 +104,13 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
     """The logits of a model whose layers are read as they run; None where its names do not allow it."""
     from accelerate import init_empty_weights
     from accelerate.hooks import attach_align_device_hook
-    from transformers import AutoModelForCausalLM
 
     if adapter is not None and _looks_into_weights(adapter):
         return None
+    config = load_config(folder)
+    family = auto_class_of(config, folder)
     with init_empty_weights(include_buffers=False):
-        model: Any = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32)
+        model: Any = family.from_config(config, dtype=torch.float32)
         if adapter is not None:
             model = _with_adapter(model, adapter.folder, low_cpu_mem_usage=True)
     tensors = _ByModule(folder, adapter)
@@ -127,9 +128,9 @@ def _looks_into_weights(adapter: Adapter) -> bool:
 
 @torch.no_grad()
 def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_clip: bool) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM, CLIPVisionModel
+    from transformers import CLIPVisionModel
 
-    family: Any = CLIPVisionModel if is_clip else AutoModelForCausalLM
+    family: Any = CLIPVisionModel if is_clip else auto_class_of(load_config(folder), folder)
     model = family.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if adapter is not None:
         model = _with_adapter(model, adapter)
