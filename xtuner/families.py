@@ -57,7 +57,7 @@ class Family:
     gguf: str | None = None
     # None: estimated as a Llama.
     sizes: Sizes | None = None
-    # Why the family cannot be trained on text, with what to do: tests/test_loadable.py.
+    # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
     no_text: str = ""
 
 
