@@ -58,6 +58,18 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
         raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer can be made of files in `folder`."""
+    vocabularies = [pattern for pattern in TOKENIZER_FILES if pattern != "tokenizer_config.json"]
+    return any(any(folder.glob(pattern)) for pattern in vocabularies)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of `folder` that make its tokenizer."""
+    more = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+    return sorted({file for pattern in (*TOKENIZER_FILES, *more) for file in folder.glob(pattern)})
+
+
 def _check_model_files(folder: Path) -> None:
     has_config = (folder / "config.json").is_file()
     if not (has_config and any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)):

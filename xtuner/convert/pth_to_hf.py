@@ -75,6 +75,7 @@ def pth_to_hf(
                 logger.info("Saving adapter to %s", save_dir)
                 suffix = "safetensors" if safe_serialization else "bin"
                 write_file(folder / f"adapter_model.{suffix}", tensors.infos, load)
+                _write_files(folder, checkpoint.get("meta", {}).get("hf_files") or {})
                 _write_adapter_config(folder, cfg, state)
             else:
                 logger.info("Saving LLM tokenizer to %s", save_dir)
@@ -231,12 +232,16 @@ def _card(base: str | None, loader: str) -> str:
     )
 
 
-def _write_model_files(folder: Path, meta: Mapping[str, Any], cfg: Config, tensors: _Cast) -> None:
-    files: Mapping[str, str | torch.Tensor] = meta.get("hf_files") or {}
+def _write_files(folder: Path, files: Mapping[str, str | torch.Tensor]) -> None:
     for name, content in files.items():
         assert Path(name).name == name, name
         data = content.encode("utf-8") if isinstance(content, str) else content.numpy().tobytes()
         (folder / name).write_bytes(data)
+
+
+def _write_model_files(folder: Path, meta: Mapping[str, Any], cfg: Config, tensors: _Cast) -> None:
+    files: Mapping[str, str | torch.Tensor] = meta.get("hf_files") or {}
+    _write_files(folder, files)
     if not files:
         base = Path(base_of(cfg) or "")
         if not (base / "config.json").is_file():

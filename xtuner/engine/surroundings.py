@@ -62,7 +62,18 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
         for name in _OF_IMAGES_AND_SOUND:
             if found := _file_of_base(llm.config, name):
                 shutil.copyfile(found, Path(folder) / name)
-        return {p.name: _file_content(p) for p in sorted(Path(folder).iterdir())}
+        return _contents(Path(folder))
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, Any]:
+    """The files of a tokenizer: text, or bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return _contents(Path(folder))
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    return {p.name: _file_content(p) for p in sorted(folder.iterdir())}
 
 
 def _file_of_base(config: Any, name: str) -> str | None:

@@ -27,7 +27,7 @@ from xtuner.model import attention, mapped
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
-from xtuner.model_folder import check_model_folder, read_json, remote_code
+from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -372,14 +372,16 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
     old = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) <= old:
         return False
-    for layer in filter(None, (llm.get_input_embeddings(), llm.get_output_embeddings())):
+    ends = [x for x in (llm.get_input_embeddings(), llm.get_output_embeddings()) if x is not None]
+    counts = [len(layer.weight) for layer in ends]  # Llama 3.2 Vision's differ
+    for layer in ends:
         layer.to(mapped.wanted_dtype(layer.weight))  # the mean is taken in the precision that is trained
     llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-    for layer in (llm.get_input_embeddings(), llm.get_output_embeddings()):
+    for layer, count in zip((llm.get_input_embeddings(), llm.get_output_embeddings()), counts, strict=False):
         for name in ("weight", "bias"):
             rows = getattr(layer, name, None)
             if rows is not None:
-                rows[old:] = rows[:old].float().mean(0).to(rows.dtype)
+                rows[count:] = rows[:count].float().mean(0).to(rows.dtype)
     logger.info(f"Resized token embeddings from {old} to {llm.get_input_embeddings().num_embeddings}.")
     return True
 
@@ -395,14 +397,18 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        cure = (
-            "; it may need --trust-remote-code, which runs its own Python files"
-            if not trust_remote_code
-            else ""
-        )
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {error}{cure}"
+            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {reason}"
+            f"{_tokenizer_cure(Path(path), trust_remote_code)}"
         ) from error
+
+
+def _tokenizer_cure(folder: Path, trusted: bool) -> str:
+    """What may help, as the end of a sentence."""
+    if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
+        return "; its tekken.json needs the package mistral-common: pip install mistral-common"
+    return "" if trusted else "; it may need --trust-remote-code, which runs its own Python files"
 
 
 def tell_of_tokenizer_code(path: str | Path) -> None:
@@ -436,7 +442,10 @@ def load_for_chat(
     loadable.check_language_model(path, trust_remote_code=trust_remote_code)
     if adapter is not None:
         check_adapter_folder(adapter)
-    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    # An adapter trained with more tokens than the base has brings the tokenizer that knows them.
+    brings = adapter is not None and has_tokenizer(Path(adapter))
+    named = str(adapter) if brings else path
+    tokenizer = load_tokenizer(named, trust_remote_code=trust_remote_code)
     config = load_config(path, trust_remote_code=trust_remote_code)
     device = dist.device()
     precision = compute_dtype(as_dtype(dtype) or as_dtype(getattr(config, "dtype", None)), device)
@@ -457,6 +466,8 @@ def load_for_chat(
     model: Any = _call(family.from_pretrained, kwargs, str(path))
     repack_whole_blocks_alone(model)
     if adapter is not None:
+        if brings:
+            resize_embeddings(model, tokenizer)
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")
     return model.eval(), tokenizer
