@@ -60,9 +60,7 @@ def train(here, run, method, saved=BOTH):
     text = before + "tokenizer = dict(" + after.replace(own, "pretrained_model_name_or_path='tok'", 1)
     text = text.replace("type=SupervisedFinetune,", "type=SupervisedFinetune, tokenizer=tokenizer,", 1)
     if method == "lora":
-        text = text.replace(
-            "type=LoraConfig,", "type=LoraConfig, modules_to_save=['embed_tokens', 'lm_head'],", 1
-        )
+        text = text.replace("type=LoraConfig,", f"type=LoraConfig, {saved},", 1)
     (here / "c.py").write_text(text)
     run("check", "c.py")
     run("train", "c.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
