@@ -208,6 +208,12 @@ def test_a_tokenizer_with_byte_fallback(make_model, tmp_path):
     assert value["tokenizer.ggml.token_type"][5] == gguf.TokenType.BYTE
 
 
+def test_a_model_that_sees_is_refused_by_its_own_family(llava, tmp_path):
+    """Though its language part is a Llama."""
+    with pytest.raises(ModelError, match="is a model of the family 'llava'; GGUF files are written for"):
+        to_gguf(llava["whole"], tmp_path / "x.gguf")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_what_cannot_be_written(make_model, tmp_path, capsys):
     """Another family, a wrong name, numbers too large: one line each, and no half file."""

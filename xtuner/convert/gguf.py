@@ -92,7 +92,8 @@ def _need_gguf() -> Any:
 
 
 def _architecture(config: Any, source: Path) -> str:
-    architecture = family_of(config).gguf
+    # Of a model that sees or hears, whose language part may have a row, no part is written.
+    architecture = None if config.get_text_config() is not config else family_of(config).gguf
     if architecture is None:
         known = [name for name, family in FAMILIES.items() if family.gguf]
         raise ModelError(
