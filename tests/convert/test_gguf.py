@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 gguf = pytest.importorskip("gguf", reason="xtuner[gguf] is not installed")
 
+from tests import seeing
 from xtuner import cli
 from xtuner.convert.gguf import compare, to_gguf
 from xtuner.errors import ModelError
@@ -208,10 +209,10 @@ def test_a_tokenizer_with_byte_fallback(make_model, tmp_path):
     assert value["tokenizer.ggml.token_type"][5] == gguf.TokenType.BYTE
 
 
-def test_a_model_that_sees_is_refused_by_its_own_family(llava, tmp_path):
+def test_a_model_that_sees_is_refused_by_its_own_family(tokenizer, tmp_path):
     """Though its language part is a Llama."""
     with pytest.raises(ModelError, match="is a model of the family 'llava'; GGUF files are written for"):
-        to_gguf(llava["whole"], tmp_path / "x.gguf")
+        to_gguf(seeing.save("llava", tmp_path / "llava", tokenizer), tmp_path / "x.gguf")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -3,8 +3,8 @@
 {"model_type": "llama", "hidden_size": 4096, ...}  ->  Shape(linears=[Linear("q_proj", 4096, 4096, 32), ...],
                                                             embedding=131072000, head=131072000, rest=266240)
 
-Families whose `sizes` are known are exact to the last weight; parts that see or hear are not counted. Any other with
-the usual names in its config is reckoned as a Llama and says so by `is_exact`.
+Families whose `sizes` are known are exact to the last weight; parts that see or hear are not counted. Any
+other with the usual names in its config is reckoned as a Llama and says so by `is_exact`.
 """
 
 from __future__ import annotations
