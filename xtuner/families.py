@@ -45,11 +45,9 @@ class Fused:
 class Family:
     """One family."""
 
-    # Whether packed samples stay apart: tests/model/test_attention.py. False: ALiBi, or a state carried along
-    # the row. None: tried at the first packed batch.
+    # Whether samples may share a row: tests/model/test_attention.py. False: ALiBi, or a state carried along the
+    # row, so each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
     packs: bool | None = None
-    # Attention has learned sinks, which neither sdpa nor the varlen kernels know.
-    sinks: bool = False
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False
     fused: Fused | None = None
@@ -80,18 +78,19 @@ _INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
+    "bailing_hybrid": Family(packs=False),
     "bamba": Family(packs=False),
     "bloom": Family(packs=False),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
     "deepseek_v2": Family(packs=True),
     "deepseek_v3": Family(packs=True),
-    "deepseek_v4": Family(sinks=True),
     "ernie4_5": Family(packs=True),
     "exaone4": Family(packs=True),
     "falcon": Family(packs=False),
     "falcon_h1": Family(packs=False),
     "falcon_mamba": Family(packs=False),
+    "flint": Family(packs=True),
     "gemma": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
     ),
@@ -104,9 +103,11 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family(packs=True),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
-    "gpt_oss": Family(sinks=True),
+    "gpt_oss": Family(packs=True),
     "granite": Family(packs=True),
+    "granite_swa": Family(packs=True),
     "granitemoe": Family(packs=True),
+    "granitemoe_swa": Family(packs=True),
     "granitemoehybrid": Family(packs=False),
     "internlm": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
@@ -120,11 +121,15 @@ FAMILIES: dict[str, Family] = {
     "jamba": Family(packs=False),
     "kimi_linear": Family(packs=False),
     "lfm2": Family(packs=False),
+    "lfm2_moe": Family(packs=False),
+    "lfm3": Family(packs=False),
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
+    "llama4_text": Family(packs=True),
     "mamba": Family(packs=False),
     "mamba2": Family(packs=False),
+    "mimo_v2_flash": Family(packs=True),
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
@@ -133,6 +138,7 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h": Family(packs=False),
     "olmo2": Family(packs=True),
     "olmo3": Family(packs=True),
+    "olmo_hybrid": Family(packs=False),
     "opt": Family(packs=True),
     "phi": Family(packs=True),
     "phi3": Family(packs=True, plain_head=True, sizes=Sizes(joined=(_QKV, _GATE_UP))),
@@ -150,14 +156,17 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_5": Family(packs=False),
     "qwen3_5_moe": Family(packs=False),
+    "qwen3_5_moe_text": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
     "qwen3_moe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True), head_norms=True)),
     "qwen3_next": Family(packs=False),
+    "qwen4_exp_text": Family(packs=False),
     "recurrent_gemma": Family(packs=False),
     "rwkv": Family(packs=False),
     "seed_oss": Family(packs=True),
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
     "starcoder2": Family(packs=True),
+    "xlstm": Family(packs=False),
     "zamba": Family(packs=False),
     "zamba2": Family(packs=False),
 }

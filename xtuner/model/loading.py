@@ -26,6 +26,7 @@ from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
+from xtuner.model.rope import scale_by_sample
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def load_llm(
     else:
         check_model_folder(path)
         config = load_config(path, trust_remote_code=bool(kwargs.get("trust_remote_code")))
+        kwargs = set_fields(config, kwargs)
         if max_position_embeddings:
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full), "config": config}
@@ -167,6 +169,18 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
         "trust_remote_code": False if is_native(config) else kwargs.get("trust_remote_code", False),
         "low_cpu_mem_usage": None,
     }
+
+
+# Arguments of `from_pretrained` that configs have fields for too.
+_ARGUMENTS = {"attn_implementation", "config", "dtype", "quantization_config", "torch_dtype", "trust_remote_code"}
+
+
+def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs` without those that name a field of `config`, which has their values then, as in transformers."""
+    fields = {k: v for k, v in kwargs.items() if k not in _ARGUMENTS and hasattr(config, k)}
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return {k: v for k, v in kwargs.items() if k not in fields}
 
 
 def _is_quantized(quantization: Any) -> bool:
@@ -399,6 +413,7 @@ def load_for_chat(
         family = AutoModelForImageTextToText
     logger.info(f"Load LLM from {path}")
     model: Any = _call(family.from_pretrained, kwargs, str(path))
+    scale_by_sample(model)
     if adapter is not None:
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")
