@@ -45,8 +45,8 @@ class Fused:
 class Family:
     """One family."""
 
-    # Whether samples may share a row: tests/model/test_attention.py. False: ALiBi, or a state carried along the
-    # row, so each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
+    # Whether samples may share a row: tests/model/test_attention.py. False: ALiBi, or a state carried along
+    # the row, so each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
     packs: bool | None = None
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False

@@ -103,7 +103,7 @@ def test_what_a_family_asks_for_is_done_or_refused(mask, asked, message):
 
 
 def test_the_advice_of_these_errors_trains(relative_error):
-    """A Llama that looks at later tokens too: with 'eager' each sample is run by itself, as stock code does."""
+    """A Llama that looks at later tokens too: with 'eager' each sample is run by itself, as by stock code."""
     model = make("llama", is_causal=False)
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
@@ -112,7 +112,7 @@ def test_the_advice_of_these_errors_trains(relative_error):
     row = ids()
     data = {"input_ids": row, "labels": row, "cumulative_len": [torch.tensor(BORDERS)]}
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).eval()
-    with pytest.raises(ModelError, match="set attn_implementation = 'eager' in model.llm"):
+    with pytest.raises(ModelError, match=r"set attn_implementation = 'eager' in model\.llm"):
         ours(data)
     model.set_attn_implementation("eager")
     with torch.no_grad():

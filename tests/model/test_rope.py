@@ -67,7 +67,8 @@ def test_a_part_of_a_row_is_scaled_by_whole_samples():
     """Of processes that share a row, each has parts of samples whose length it is told."""
     model = make("llama", **SHORT, rope_parameters=DYNAMIC)
     scale_by_sample(model)
-    x, positions = torch.zeros(1), packed_inputs(torch.zeros(1, 42, dtype=torch.long), [0, 30, 42])["position_ids"]
+    x, ids = torch.zeros(1), torch.zeros(1, 42, dtype=torch.long)
+    positions = packed_inputs(ids, [0, 30, 42])["position_ids"]
     whole = model.model.rotary_emb(x, positions)
     parts = []
     for part, pieces in ((positions[:, :21], [(21, 30)]), (positions[:, 21:], [(9, 30), (12, 12)])):

@@ -135,12 +135,12 @@ OWN: dict[str, dict[str, Any]] = {
     "zaya": {"num_experts_per_tok": 1},
 }
 LARGEST = 4_000_000
-# Encoders, parts of models with an encoder, and such as read images or sound beside words; bert stands for them.
+# Encoders, parts of models with an encoder, and such as read images or sound too; bert stands for them.
 OTHERS = re.compile(
-    r"bart|bert_|bert-|big_?bird|blenderbot|data2vec|electra|ernie$|marian|megatron|mvp|pegasus|prophetnet|remb|rob"
-    r"|roc_|roformer|trocr|xlm|xlnet|xmod|reformer|whisper|musicgen|git|cpmant|camembert|assistant|emu3|got_ocr2"
-    r"|moss_|phi4_multi|mllama|blt|^(gemma3|gemma3n|gemma4|gemma4_unified|llama4|qwen3_5|qwen3_5_moe|qwen4_exp)$"
-    r"|dots3_note$"
+    r"bart|bert_|bert-|big_?bird|blenderbot|data2vec|electra|ernie$|marian|megatron|mvp|pegasus|prophetnet"
+    r"|rembert|roberta|roc_|roformer|trocr|xlm|xlnet|xmod|reformer|whisper|musicgen|git|cpmant|camembert"
+    r"|assistant|emu3|got_ocr2|moss_|phi4_multi|mllama|blt"
+    r"|^(dots3_note|gemma3|gemma3n|gemma4|gemma4_unified|llama4|qwen3_5|qwen3_5_moe|qwen4_exp)$"
 )
 # transformers' own code of these does not run, or not with a config that says as little.
 BROKEN = {"cohere_compass_text", "dbrx"}

@@ -144,7 +144,7 @@ def others(tmp_path_factory, tokenizer) -> dict[str, str]:
     balanced = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     configs = {
-        "mixing": AutoConfig.for_model("bloom", vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=4),
+        "mixing": AutoConfig.for_model("bloom", **{**size, "n_layer": 2, "n_head": 4}),
         "balanced": AutoConfig.for_model("mixtral", **size, num_local_experts=4, **balanced),
         "dynamic": AutoConfig.for_model(
             "llama", **{**size, "max_position_embeddings": 16}, rope_parameters=dynamic
@@ -182,9 +182,7 @@ def one(tmp_path_factory, common) -> Callable[..., dict]:
 
 
 @pytest.fixture(scope="session")
-def two(
-    tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others
-) -> dict[str, dict]:
+def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others) -> dict[str, dict]:
     """What two processes make of each case."""
     folder = tmp_path_factory.mktemp("two")
     saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
@@ -217,7 +215,7 @@ def two(
 
 
 @pytest.fixture(scope="session")
-def two_by_zero(tmp_path_factory, common, one) -> dict[str, dict]:
+def two_by_zero(tmp_path_factory, common, one, others) -> dict[str, dict]:
     """What two processes with DeepSpeed make of each case; skipped where it is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
@@ -233,6 +231,8 @@ def two_by_zero(tmp_path_factory, common, one) -> dict[str, dict]:
         "zero2_qlora": {**zero["zero2"], **QLORA},
         "zero3_qlora": {**zero["zero3"], **QLORA},
         "zero2_shared": {**zero["zero2"], **SHARED},
+        "zero2_apart": {**zero["zero2"], **SHORT, "folder": others["mixing"]},
+        "zero3_apart": {**zero["zero3"], **SHORT, "folder": others["mixing"]},
         "zero1_after_one": {**zero["zero1"], "resume": str(saved_by_one)},
         "zero3_after_zero1": {**zero["zero3"], "resume": str(folder / "zero1" / "iter_10.pth")},
         "zero2_after_zero3": {**zero["zero2"], "resume": str(folder / "zero3_offload" / "iter_10.pth")},

@@ -59,17 +59,17 @@ def packed_batch(pieces: Pieces = ()) -> Iterator[None]:
         _packed.reset(token)
 
 
-def pieces() -> Pieces:
-    """What `packed_batch` was told."""
-    return _packed.get() or ()
+def pieces() -> Pieces | None:
+    """What `packed_batch` was told, None outside of it."""
+    return _packed.get()
 
 
 @dataclass(frozen=True)
 class PackedMask:
-    """In place of the mask of a packed row: each token sees those of its sample up to itself, within limits."""
+    """In place of a packed row's mask: each token sees those of its sample up to itself, within limits."""
 
-    window: int | None = None  # and of those only so many, itself among them
-    chunk: int | None = None  # and only those of its own chunk; chunks are counted from a sample's first token
+    window: int | None = None  # only so many, itself among them
+    chunk: int | None = None  # only those of its own chunk, counted from the sample's first token
 
 
 def register_attention() -> None:
@@ -82,7 +82,7 @@ def register_attention() -> None:
 
 
 def supports_attention(model_class: type, config: Any) -> bool:
-    """Whether ours takes the place of the family's attention, for good or until a trial shows that it cannot."""
+    """Whether ours takes the place of the family's attention, for good or until a trial says no."""
     asks = bool(getattr(model_class, "_supports_attention_backend", False))
     return asks and family_of(config).packs is not False
 
@@ -91,7 +91,7 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     from transformers.masking_utils import sdpa_mask
 
     # What looks in both directions, an encoder of images, is not the packed row.
-    if _packed.get() is None or kwargs.get("allow_is_bidirectional_skip"):
+    if pieces() is None or kwargs.get("allow_is_bidirectional_skip"):
         return sdpa_mask(*args, **kwargs)
     if kwargs.get("use_vmap"):
         raise ModelError(_cannot("a mask of its own"))
@@ -126,6 +126,7 @@ def attention(
     other parts of the row. Windows are read from the mask, as transformers' sdpa does.
     """
     if cu_seq_lens_q is None:
+        assert not isinstance(attention_mask, PackedMask), "the family drops cu_seq_lens_q"
         _check_asks(kwargs, allowed=("position_bias",))
         if softcap is not None or s_aux is not None:
             return _scored(query, key, value, attention_mask, scaling, dropout, softcap, s_aux), None

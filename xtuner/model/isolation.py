@@ -1,4 +1,4 @@
-"""Whether the samples of a batch may be one row of the model, and the trial of families of which that is unknown.
+"""Whether samples of a batch may be one row of the model, and the trial of families that are not known.
 
     known to pack        one row, always                     families.py, by the tests named there
     known not to         each sample by itself               ALiBi, a state carried along the row
@@ -54,8 +54,9 @@ class Isolation:
         self._try(model, length, [limit for limit in self._limits if limit <= FURTHEST])
         if untried := [limit for limit in self._limits if FURTHEST < limit < length and not self._mixes]:
             say_once(
-                f"Whether models of the family '{model.config.get_text_config().model_type}' keep packed samples "
-                f"apart was tried up to {FURTHEST} tokens; in longer rows, {untried[0]} of their config may act"
+                f"Whether models of the family '{model.config.get_text_config().model_type}' keep packed "
+                f"samples apart was tried up to {FURTHEST} tokens; in longer rows, {untried[0]} of their "
+                "config may act"
             )
         return not self._mixes
 

@@ -172,11 +172,11 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
 
 
 # Arguments of `from_pretrained` that configs have fields for too.
-_ARGUMENTS = {"attn_implementation", "config", "dtype", "quantization_config", "torch_dtype", "trust_remote_code"}
+_ARGUMENTS = {"attn_implementation", "dtype", "quantization_config", "torch_dtype", "trust_remote_code"}
 
 
 def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`kwargs` without those that name a field of `config`, which has their values then, as in transformers."""
+    """`kwargs` without those that name fields of `config`, which then has them, as in transformers."""
     fields = {k: v for k, v in kwargs.items() if k not in _ARGUMENTS and hasattr(config, k)}
     for name, value in fields.items():
         setattr(config, name, value)

@@ -27,7 +27,7 @@ PIECE = 8192
 
 
 def next_tokens(labels: Tensor, borders: Sequence[int] | Tensor) -> Tensor:
-    """The label of the token after each, -100 after a sample's last; `labels [N]`, samples end at `borders`."""
+    """Of each token the label of the next one, -100 of a sample's last; samples end at `borders`."""
     targets = torch.roll(labels, -1)
     last = torch.as_tensor(borders, device=labels.device, dtype=torch.long)[1:] - 1
     targets[last] = IGNORE_INDEX

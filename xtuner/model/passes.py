@@ -36,11 +36,21 @@ class Pass:
     targets: Tensor  # the tokens after those
     pieces: attention.Pieces | None = None  # of samples that are one row: see `attention.packed_batch`
 
-    def kept(self) -> tuple[Tensor, Tensor]:
-        """The columns of which any row is trained, and where among them `columns` are."""
+    def trained(self, output: Tensor) -> Tensor:
+        """Of an `output [B, T, n]` of the model what stands at the trained tokens, `[M, n]`."""
+        return output.flatten(0, 1)[self.rows * output.shape[1] + self.columns]
+
+    def columns_with_loss(self) -> Tensor:
+        """Of which tokens logits are asked for: a model gives the same ones for each row."""
+        return self.columns if len(self.index) == 1 else self.columns.unique()
+
+    def trained_of(self, logits: Tensor, columns: Tensor) -> Tensor:
+        """As `trained`, of logits at `columns` alone, or at all where the family cannot choose."""
+        if logits.shape[1] != len(columns):
+            return self.trained(logits)
         if len(self.index) == 1:
-            return self.columns, torch.arange(len(self.columns), device=self.columns.device)
-        return self.columns.unique(return_inverse=True)
+            return logits[0]
+        return logits.flatten(0, 1)[self.rows * len(columns) + torch.searchsorted(columns, self.columns)]
 
 
 def _pass(inputs: Mapping[str, Any], index: Tensor, targets: Tensor, pieces: Any = None) -> Pass:

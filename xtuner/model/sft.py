@@ -113,12 +113,13 @@ class SupervisedFinetune(nn.Module):
             losses = [self._loss_sum(p, weight) for p in trained]
         elif trained:
             decoder, head = parts
-            hidden = [self._run(p, model=decoder).last_hidden_state[p.rows, p.columns] for p in trained]
-            targets = torch.cat([p.targets for p in trained])
-            losses = [head_cross_entropy_sum(torch.cat(hidden), head, targets)]
+            hidden = [p.trained(self._run(p, model=decoder).last_hidden_state) for p in trained]
+            targets = _joined([p.targets for p in trained])
+            losses = [head_cross_entropy_sum(_joined(hidden), head, targets)]
         else:
             losses = []
-        total = sum([*losses, *(self._nothing(p) for p in todo if not len(p.targets))])
+        losses += [self._nothing(p) for p in todo if not len(p.targets)]
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         if not trained:
             return total
         return total / (sum(len(p.targets) for p in trained) if num_items is None else num_items)
@@ -138,8 +139,8 @@ class SupervisedFinetune(nn.Module):
             raise ConfigError(_cannot_share(family))
         if len(borders) > 2:
             say_once(
-                f"Models of the family '{family}' mix packed samples, so each sample is run by itself: slower "
-                "with many short samples"
+                f"Models of the family '{family}' mix packed samples, so each sample is run by itself: "
+                "slower with many short samples"
             )
         return passes.apart(flat)
 
@@ -152,24 +153,22 @@ class SupervisedFinetune(nn.Module):
 
     def _loss_sum(self, p: Pass, weight: float) -> Tensor:
         """The sum of the losses of a pass, by the model's own head."""
-        kept, places = p.kept()
-        output = self._run(p, positions=kept)
-        logits = output.logits
-        columns = places if logits.shape[1] == len(kept) else p.columns  # some families give all there are
-        loss = cross_entropy_sum(logits[p.rows, columns], p.targets)
+        columns = p.columns_with_loss()
+        output = self._run(p, columns=columns)
+        loss = cross_entropy_sum(p.trained_of(output.logits, columns), p.targets)
         balance = getattr(output, "aux_loss", None) if weight else None
         return loss if balance is None else loss + weight * len(p.targets) * balance
 
     def _nothing(self, p: Pass) -> Tensor:
         """A zero that still has a graph, so that other ranks' collectives match."""
         first = torch.zeros(1, dtype=torch.long, device=self.device)
-        return self._run(p, positions=first).logits.float().sum() * 0
+        return self._run(p, columns=first).logits.float().sum() * 0
 
-    def _run(self, p: Pass, model: Any = None, positions: Tensor | None = None) -> Any:
-        """The output of `model`, or of the whole language model: its logits at columns `positions` or at all."""
+    def _run(self, p: Pass, model: Any = None, columns: Tensor | None = None) -> Any:
+        """The output of `model`, or of the whole language model: its logits at `columns` or at all."""
         inputs = dict(p.inputs)
-        if positions is not None and loading.keeps_logits(self.llm):
-            inputs["logits_to_keep"] = positions
+        if columns is not None and loading.keeps_logits(self.llm):
+            inputs["logits_to_keep"] = columns
         context = contextlib.nullcontext() if p.pieces is None else attention.packed_batch(p.pieces)
         with context:
             return (model or self.llm)(**inputs)
@@ -297,10 +296,14 @@ def _unflatten(logits: Tensor, data: dict[str, Any]) -> Tensor:
     return rows
 
 
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
 def _cannot_share(family: str) -> str:
     return (
-        f"sequence_parallel_size: models of the family '{family}' have an attention of their own, which cannot "
-        "share rows: set sequence_parallel_size = 1"
+        f"sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
+        "cannot share rows: set sequence_parallel_size = 1"
     )
 
 
