@@ -80,8 +80,10 @@ def test_no_square_mask_is_made_for_a_packed_row():
         assert masks.create_sliding_window_causal_mask(**inputs) == PackedMask(window=5)
         assert masks.create_chunked_causal_mask(**inputs) == PackedMask(chunk=4)
         assert masks.create_bidirectional_mask(inputs["config"], inputs["inputs_embeds"], None) is None
-        with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation = 'eager'"):
-            masks.create_causal_mask(**inputs, or_mask_function=masks.bidirectional_mask_function)
+        blocks = {"block_sequence_ids": torch.zeros(1, 24, dtype=torch.long)}
+        for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
+            with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation"):
+                masks.create_causal_mask(**inputs, **more)
     assert masks.create_causal_mask(**inputs).shape == (1, 1, 24, 24)
 
 

@@ -10,6 +10,7 @@ import io
 import re
 from typing import Any
 
+import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -152,23 +153,35 @@ def known_families() -> list[str]:
     return sorted(name for name in names - BROKEN if not OTHERS.search(name))
 
 
+def fields_of(family: str) -> set[str]:
+    """Names of the fields of the family's config."""
+    kinds = CONFIG_MAPPING[family].__mro__
+    return {name for kind in kinds for name in getattr(kind, "__annotations__", {})}
+
+
 def config_of(family: str, **changes: Any) -> Any:
     """A config of `family` with the smallest sizes; what it says of itself on the way is dropped."""
-    kind = CONFIG_MAPPING[family]
+    kind, names = CONFIG_MAPPING[family], fields_of(family)
     with contextlib.redirect_stderr(io.StringIO()):
-        names = {name for c in kind.__mro__ for name in getattr(c, "__annotations__", {})}
         own = {name: value for name, value in FIELDS.items() if name in names}
         fields = {**TINY, **own, **OWN.get(family, {}), **changes}
         return kind(**{name: value for name, value in fields.items() if value is not None})
 
 
 def make(family: str, implementation: str | None = "xtuner", **changes: Any) -> Any:
-    """A random model of `family`; ValueError where it would not be tiny."""
-    config = config_of(family, **changes)
+    """A random model of `family`; a test is skipped where one without a row of ours wants another config.
+
+    Other versions of transformers have others.
+    """
+    try:
+        config = config_of(family, **changes)
+    except Exception as error:
+        if family in FAMILIES:
+            raise
+        pytest.skip(f"{family}: {error}")
     with torch.device("meta"):
         count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
-    if count > LARGEST:
-        raise ValueError(f"{family} has {count} parameters")
+    assert count < LARGEST, f"{family} has {count} parameters"
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     for name, parameter in model.named_parameters():

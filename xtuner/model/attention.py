@@ -93,7 +93,8 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     # What looks in both directions, an encoder of images, is not the packed row.
     if pieces() is None or kwargs.get("allow_is_bidirectional_skip"):
         return sdpa_mask(*args, **kwargs)
-    if kwargs.get("use_vmap"):
+    # A union is of causal with what images are: blocks that look both ways.
+    if kwargs.get("use_vmap") or getattr(kwargs.get("mask_function"), "__name__", "") == "or_mask":
         raise ModelError(_cannot("a mask of its own"))
     limit, config = kwargs.get("local_size"), kwargs["config"]
     if limit is None or limit != getattr(config, "attention_chunk_size", None):
