@@ -20,7 +20,7 @@ import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -70,11 +70,17 @@ class PackedMask:
 
     window: int | None = None  # only so many, itself among them
     chunk: int | None = None  # only those of its own chunk, counted from the sample's first token
+    length: int = field(default=0, compare=False)  # of the row
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """That of the mask in whose place it is: PaliGemma's decoder, given one, reads it for its own."""
+        return (1, 1, self.length, self.length)
 
     @property
     def ndim(self) -> int:
-        """As of a mask that is made: PaliGemma gives its decoder one, which makes its own from it."""
-        return 4
+        """4, as of every mask that is made already."""
+        return len(self.shape)
 
 
 def register_attention() -> None:
@@ -103,8 +109,8 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
         raise ModelError(_cannot("a mask of its own"))
     limit, config = kwargs.get("local_size"), kwargs["config"]
     if limit is None or limit != getattr(config, "attention_chunk_size", None):
-        return PackedMask(window=limit)
-    return PackedMask(chunk=limit)
+        return PackedMask(window=limit, length=kwargs["kv_length"])
+    return PackedMask(chunk=limit, length=kwargs["kv_length"])
 
 
 def _cannot(what: str) -> str:
@@ -143,8 +149,7 @@ def attention(
         )
     assert query.shape[0] == 1, "a packed batch is one row"
     _check_asks(kwargs)
-    is_causal = kwargs.get("is_causal")
-    if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+    if kwargs.get("is_causal") is False:  # a module's own `is_causal` says nothing: its mask does
         raise ModelError(_cannot("tokens that come later"))
     if not isinstance(attention_mask, PackedMask):
         raise ModelError(_cannot("a mask of its own"))
