@@ -129,7 +129,7 @@ def test_chinese(server, work_dir):
     page = chat(server.url, "zh")
     assert page.slider(key="temperature").label == "温度"
     assert page.chat_input[0].placeholder == "请输入您的问题"
-    page = AppTest.from_function(watch_script, args=(str(work_dir), "zh")).run()
+    page = AppTest.from_function(watch_script, args=(str(work_dir), "zh"), default_timeout=20).run()
     assert [m.label for m in page.metric] == ["损失", "学习率", "词元/秒", "内存 (MB)"]
     assert all(english and chinese for english, chinese in WORDS.values())
 
