@@ -60,13 +60,9 @@ def test_generation_with_padding_equals_stock_attention(family):
 
 
 def mask_inputs(model, row):
-    return {
-        "config": model.config,
-        "inputs_embeds": model.get_input_embeddings()(row),
-        "attention_mask": None,
-        "past_key_values": None,
-        "position_ids": packed_inputs(row, BORDERS)["position_ids"],
-    }
+    """Of transformers' masks; none for padding, and no cache, whose name is another one since 5.24."""
+    embeddings = model.get_input_embeddings()(row)
+    return model.config, embeddings, None, None, packed_inputs(row, BORDERS)["position_ids"]
 
 
 def test_no_square_mask_is_made_for_a_packed_row():
@@ -74,17 +70,17 @@ def test_no_square_mask_is_made_for_a_packed_row():
     from transformers import masking_utils as masks
 
     inputs = mask_inputs(make("llama4_text"), ids())
-    inputs["config"].sliding_window = 5
+    inputs[0].sliding_window = 5
     with packed_batch():
-        assert masks.create_causal_mask(**inputs) == PackedMask()
-        assert masks.create_sliding_window_causal_mask(**inputs) == PackedMask(window=5)
-        assert masks.create_chunked_causal_mask(**inputs) == PackedMask(chunk=4)
-        assert masks.create_bidirectional_mask(inputs["config"], inputs["inputs_embeds"], None) is None
+        assert masks.create_causal_mask(*inputs) == PackedMask()
+        assert masks.create_sliding_window_causal_mask(*inputs) == PackedMask(window=5)
+        assert masks.create_chunked_causal_mask(*inputs) == PackedMask(chunk=4)
+        assert masks.create_bidirectional_mask(*inputs[:3]) is None
         blocks = {"block_sequence_ids": torch.zeros(1, 24, dtype=torch.long)}
         for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
             with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation"):
-                masks.create_causal_mask(**inputs, **more)
-    assert masks.create_causal_mask(**inputs).shape == (1, 1, 24, 24)
+                masks.create_causal_mask(*inputs, **more)
+    assert masks.create_causal_mask(*inputs).shape == (1, 1, 24, 24)
 
 
 @pytest.mark.parametrize(
