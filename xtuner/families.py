@@ -16,6 +16,7 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj"}
 _GATE_UP = ("gate_proj", "up_proj")
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATED = ("gate_proj", "up_proj", "down_proj")
+_MAMBA = ("x_proj", "dt_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Family:
     packs: bool | None = None
     # Attention has learned sinks, which neither sdpa nor the varlen kernels know.
     sinks: bool = False
+    # Linear layers whose weight is handed to a kernel, so that an adapter on them is passed over:
+    # tests/model/test_targets.py.
+    weights_read: tuple[str, ...] = ()
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False
     fused: Fused | None = None
@@ -80,7 +84,7 @@ _INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
-    "bamba": Family(packs=False),
+    "bamba": Family(packs=False, weights_read=("out_proj",)),
     "bloom": Family(packs=False),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
@@ -90,8 +94,8 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": Family(packs=True),
     "exaone4": Family(packs=True),
     "falcon": Family(packs=False),
-    "falcon_h1": Family(packs=False),
-    "falcon_mamba": Family(packs=False),
+    "falcon_h1": Family(packs=False, weights_read=("out_proj",)),
+    "falcon_mamba": Family(packs=False, weights_read=_MAMBA),
     "gemma": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
     ),
@@ -107,7 +111,7 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": Family(sinks=True),
     "granite": Family(packs=True),
     "granitemoe": Family(packs=True),
-    "granitemoehybrid": Family(packs=False),
+    "granitemoehybrid": Family(packs=False, weights_read=("out_proj",)),
     "internlm": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
         sizes=Sizes(bias=_asked_bias(output=True, usual=True)),
@@ -117,20 +121,20 @@ FAMILIES: dict[str, Family] = {
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),
     "internlm3": Family(packs=True, gguf="llama"),
-    "jamba": Family(packs=False),
+    "jamba": Family(packs=False, weights_read=("dt_proj",)),
     "kimi_linear": Family(packs=False),
     "lfm2": Family(packs=False),
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
-    "mamba": Family(packs=False),
-    "mamba2": Family(packs=False),
+    "mamba": Family(packs=False, weights_read=_MAMBA),
+    "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
     "mixtral": Family(packs=True, sizes=Sizes()),
     "mpt": Family(packs=False),
-    "nemotron_h": Family(packs=False),
+    "nemotron_h": Family(packs=False, weights_read=("out_proj",)),
     "olmo2": Family(packs=True),
     "olmo3": Family(packs=True),
     "opt": Family(packs=True),
@@ -159,7 +163,7 @@ FAMILIES: dict[str, Family] = {
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
     "starcoder2": Family(packs=True),
     "zamba": Family(packs=False),
-    "zamba2": Family(packs=False),
+    "zamba2": Family(packs=False, weights_read=("out_proj",)),
 }
 # fmt: on
 

@@ -1,7 +1,7 @@
 """A checkpoint of a run as a folder that transformers or peft loads; no model is built, no base needed.
 
 llm.base_model.model.X.lora_A.default.weight  ->  adapter_model.safetensors: base_model.model.X.lora_A.weight
-the config's lora=dict(...)                   ->  adapter_config.json
+meta["hf_files"], or the config's lora=dict(...)  ->  adapter_config.json
 
 llm.model.norm.weight, ...                    ->  model-0000i-of-0000N.safetensors: model.norm.weight, ...
 meta["hf_files"]                              ->  config.json, generation_config.json, the tokenizer
@@ -68,7 +68,7 @@ def pth_to_hf(
                 logger.info("Saving adapter to %s", save_dir)
                 suffix = "safetensors" if safe_serialization else "bin"
                 write_file(folder / f"adapter_model.{suffix}", tensors.infos, load)
-                _write_adapter_config(folder, cfg, state)
+                _write_adapter_config(folder, cfg, state, checkpoint.get("meta", {}))
             else:
                 logger.info("Saving LLM tokenizer to %s", save_dir)
                 logger.info("Saving LLM to %s", save_dir)
@@ -87,7 +87,7 @@ def pth_to_hf(
 def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:
     if "llm" not in cfg.get("model", {}):
         raise ConfigError(f"{cfg.filename}: model.llm is not set; only language models can be converted.")
-    lora = bool(cfg.model.get("lora"))
+    lora = bool(cfg.model.get("lora") or cfg.model.get("peft_model"))
     if lora != in_adapter:
         says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
         raise CheckpointError(f"{cfg.filename} {says}, but {path} holds {has}: give the config of that run.")
@@ -160,25 +160,32 @@ class _Cast(Mapping[str, torch.Tensor]):
         return len(self.state)
 
 
-def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
+def _write_adapter_config(
+    folder: Path, cfg: Config, state: Mapping[str, torch.Tensor], meta: Mapping[str, Any]
+) -> None:
+    name = "adapter_config.json"
+    found = (meta.get("hf_files") or {}).get(name)
+    if found is None:  # of a version that did not keep it
+        found = _config_from_weights(folder, cfg, state)
+    config = _sorted_lists(json.loads(found)) | {"base_model_name_or_path": base_of(cfg), "inference_mode": True}
+    (folder / name).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "README.md").write_text(_card(config["base_model_name_or_path"]), "utf-8")
+
+
+def _config_from_weights(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> str:
     silence_known_warnings()
     lora = build(cfg.model.lora, "model.lora")
     trained = {name.split(".lora_")[0].rpartition(".")[2] for name in state if ".lora_" in name}
     if lora.target_modules is None:
         lora.target_modules = sorted(trained)
-    lora.base_model_name_or_path = base_of(cfg)
     lora.task_type = lora.task_type or "CAUSAL_LM"
     _check_rank(lora, state)
-    lora.inference_mode = True
     lora.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
-    # peft writes sets in an order that differs from run to run.
-    text = json.dumps(_sorted_lists(json.loads(path.read_text("utf-8"))), indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", "utf-8")
-    (folder / "README.md").write_text(_card(lora.base_model_name_or_path), "utf-8")
+    return (folder / "adapter_config.json").read_text("utf-8")
 
 
 def _sorted_lists(config: dict[str, Any]) -> dict[str, Any]:
+    # peft writes sets in an order that differs from run to run.
     for key in ("target_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])

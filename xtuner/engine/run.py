@@ -20,7 +20,7 @@ from xtuner.engine.heap import keep_freed_memory
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
-from xtuner.engine.surroundings import describe_environment, model_files
+from xtuner.engine.surroundings import adapter_files, describe_environment, model_files
 from xtuner.errors import TrainingError
 from xtuner.log import logger, start_file, stop_file
 from xtuner.parallel.world import World, lost_peer
@@ -143,9 +143,11 @@ class Run:
                 stop_file(log_file)
 
     def model_files(self) -> dict[str, Any]:
-        """The small files of the model folder that the weights of a full run become."""
-        if self.model.uses_adapter or not self.world.is_first:
+        """The small files of the model or adapter folder that the weights of the run become."""
+        if not self.world.is_first:
             return {}
+        if self.model.uses_adapter:
+            return adapter_files(self.model)
         tokenizer = self.cfg.get("tokenizer")
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import platform
 import tempfile
@@ -56,6 +57,18 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
             llm.generation_config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+        return {p.name: _file_content(p) for p in sorted(Path(folder).iterdir())}
+
+
+def adapter_files(model: Any) -> dict[str, Any]:
+    """The small file beside an adapter's weights: where in the model they are, as that was found when it was put on."""
+    configs = getattr(model, "peft_config", None)
+    if not configs:
+        return {}
+    cfg = copy.copy(configs["default"])
+    cfg.inference_mode = True
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.save_pretrained(folder)
         return {p.name: _file_content(p) for p in sorted(Path(folder).iterdir())}
 
 

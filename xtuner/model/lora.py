@@ -1,7 +1,7 @@
 """LoRA on a loaded model: which layers, in which precision, frozen base untouched.
 
 config    lora=dict(type=LoraConfig, r=64, target_modules=None)
-targets   every linear layer but the output head, by the last word of its name: q_proj, ..., down_proj
+targets   see targets.py: every linear layer of the language part but the output head, and packed experts
 weights   adapters (and copies in `modules_to_save`) fp32, the base as it was loaded
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,49 +17,82 @@ from typing import Any
 import torch
 from torch import nn
 
-from xtuner.errors import ConfigError, ModelError, NotFoundError, did_you_mean
+from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.log import logger, say_once
+from xtuner.model.fused.linear import is_lora
+from xtuner.model.lora_config import describe, lacks, parts, resolve
 from xtuner.model.mapped import wanted_dtype
 from xtuner.model.state import PREFIX, adapter_key
+from xtuner.model.targets import Targets, check_targets, find_targets, packed_experts
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_HEADS = {"lm_head", "output_layer"}
-
-
-def linear_layer_names(model: Any) -> list[str]:
-    """Last words of the names of all linear layers (quantised ones too) except the output head."""
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    names = {
-        name.rpartition(".")[2]
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
-    }
-    return sorted(names - _HEADS)
-
 
 def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
     """`llm` frozen, with trainable adapters as peft's `LoraConfig` says; that config is not changed."""
-    from peft import get_peft_model
-
     cfg = copy.deepcopy(lora)
-    if cfg.target_modules is None and not getattr(cfg, "target_parameters", None):
-        cfg.target_modules = linear_layer_names(llm)
-        if not cfg.target_modules:
-            raise ConfigError(
-                f"model.lora: {type(llm).__name__} has no linear layer; name target_modules yourself"
-            )
-    _check_targets(llm, cfg.target_modules)
+    check_targets(llm, cfg)
+    targets = find_targets(llm, cfg)
+    if not targets.layers and not targets.parameters:
+        raise ConfigError(
+            f"model.lora: {type(llm).__name__} has no linear layer; name target_modules yourself"
+        )
+    targets = _without_unfit_experts(llm, cfg, targets)
     if cfg.inference_mode:
         say_once("model.lora.inference_mode=True would freeze the adapter; it is trained all the same")
         cfg.inference_mode = False
     cfg.task_type = cfg.task_type or "CAUSAL_LM"
     cfg.base_model_name_or_path = None  # peft puts the model's own name
-    with _without_peft_warnings():
-        model = get_peft_model(llm, cfg)
+    found = resolve(cfg, llm, targets)
+    for line in describe(cfg, found, llm, targets):
+        say_once(line, 20)
+    model = _put_on(llm, cfg, found, targets)
     _trained_weights_to_fp32(model)
     return model
+
+
+def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Targets:
+    """`targets`, without packed experts where the config asks for what peft cannot do on them."""
+    packed = packed_experts(llm)
+    experts = [name for name in targets.parameters if name in packed]
+    reason = lacks(cfg) if experts else ""
+    if not reason:
+        return targets
+    if cfg.target_parameters or not targets.layers:
+        raise ConfigError(
+            f"model.lora.{reason}: peft has no such adapter for {experts[0]}, which holds a layer's experts: leave it out"
+        )
+    rest = [name for name in targets.parameters if name not in packed]
+    why = f"packed experts, for which peft has no {reason}"
+    return Targets(targets.layers, rest, {**targets.left_out, why: experts})
+
+
+def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "default") -> Any:
+    """`model` with a new adapter on `targets`, as the config `asked` says; `found` is that config resolved."""
+    from peft import PeftModel, get_peft_model, inject_adapter_in_model
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    # peft reads names of layers in another way where a family packs experts, and has no dropout on those.
+    apart = bool(packed_experts(base)) or bool(targets.parameters)
+    holder = nn.ModuleDict({"model": base})
+    first, second = parts(asked, found, targets, "model") if apart else (found, None)
+    with _without_peft_warnings():
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, first)
+        else:
+            model = get_peft_model(model, first, adapter_name=name)
+        if second is not None and targets.layers:
+            # A module without a config: nothing tells peft the family.
+            inject_adapter_in_model(second, holder, name)
+            _train_biases(model, second, name)
+    model.peft_config[name] = found
+    return model
+
+
+def _train_biases(model: nn.Module, cfg: Any, name: str) -> None:
+    """Biases of adapted layers, where `cfg` trains those alone: a second part of an adapter leaves them frozen."""
+    for module in model.modules() if cfg.bias == "lora_only" and not cfg.inference_mode else ():
+        if is_lora(module) and name in module.lora_A and getattr(module.get_base_layer(), "bias", None) is not None:
+            module.get_base_layer().bias.requires_grad_(True)
 
 
 @contextlib.contextmanager
@@ -70,23 +102,9 @@ def _without_peft_warnings() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
         )
+        # It looks for them among modules alone, and an adapter comes in two parts.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         yield
-
-
-def _check_targets(llm: nn.Module, targets: Any) -> None:
-    if targets is None or targets == "all-linear":
-        return
-    names = [name for name, _ in llm.named_modules() if name]
-    if isinstance(targets, str):
-        unknown = [] if any(re.fullmatch(targets, n) for n in names) else [targets]
-    else:
-        unknown = [t for t in sorted(targets) if not any(n == t or n.endswith(f".{t}") for n in names)]
-    if unknown:
-        layers = linear_layer_names(llm)
-        raise ConfigError(
-            f"model.lora.target_modules names {unknown[0]!r}, which this model does not have; "
-            f"its linear layers are {', '.join(layers)}.{did_you_mean(unknown[0], layers)}"
-        )
 
 
 def _trained_weights_to_fp32(model: nn.Module) -> None:
@@ -122,7 +140,7 @@ def attach_adapter(
     A model that has adapters gets one more; `set_adapter(name)` chooses between them. `weights` take the
     place of those in the folder.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model
+    from peft import PeftConfig, PeftModel
 
     folder = Path(folder)
     weights = read_adapter(folder) if weights is None else weights
@@ -130,13 +148,10 @@ def attach_adapter(
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
     cfg.base_model_name_or_path = None  # peft puts the name of the model it is on
     cfg.inference_mode = not trainable
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     try:
-        with _without_peft_warnings():
-            if isinstance(model, PeftModel):
-                model.add_adapter(name, cfg)
-                wrapped = model
-            else:
-                wrapped = get_peft_model(model, cfg, adapter_name=name)
+        # An adapter says itself which parameters it has.
+        wrapped = _put_on(model, cfg, cfg, find_targets(base, cfg, map_experts=False), name)
     except ValueError as error:
         raise ModelError(
             f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
