@@ -140,7 +140,7 @@ def attach_adapter(
     A model that has adapters gets one more; `set_adapter(name)` chooses between them. `weights` take the
     place of those in the folder.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
 
     folder = Path(folder)
     weights = read_adapter(folder) if weights is None else weights
@@ -148,10 +148,8 @@ def attach_adapter(
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
     cfg.base_model_name_or_path = None  # peft puts the name of the model it is on
     cfg.inference_mode = not trainable
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     try:
-        # An adapter says itself which parameters it has.
-        wrapped = _put_on(model, cfg, cfg, find_targets(base, cfg, map_experts=False), name)
+        wrapped = add_adapter(model, cfg, name)
     except ValueError as error:
         raise ModelError(
             f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
@@ -160,6 +158,12 @@ def attach_adapter(
     if trainable:
         _trained_weights_to_fp32(wrapped)
     return wrapped
+
+
+def add_adapter(model: Any, cfg: Any, name: str = "default") -> Any:
+    """`model` with an adapter as the config of a saved one says, which names all that it has."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return _put_on(model, cfg, cfg, find_targets(base, cfg, map_experts=False), name)
 
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
