@@ -59,6 +59,8 @@ class Family:
     fused: Fused | None = None
     # llama.cpp's architecture: tests/convert/test_gguf.py. In "llama" rotation pairs neighbours, else halves.
     gguf: str | None = None
+    # Whether llama.cpp makes the weights of the experts that a token passes sum to one: tests/convert/test_gguf.py.
+    gguf_norms_experts: bool | None = None
     # None: estimated as a Llama.
     sizes: Sizes | None = None
 
@@ -146,7 +148,8 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(bias=lambda cfg: _ATTENTION),
     ),
     "qwen2_moe": Family(
-        packs=True, sizes=Sizes(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
+        packs=True, gguf="qwen2moe", gguf_norms_experts=False,
+        sizes=Sizes(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
     ),
     "qwen3": Family(
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
@@ -155,7 +158,10 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5": Family(packs=False),
     "qwen3_5_moe": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
-    "qwen3_moe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True), head_norms=True)),
+    "qwen3_moe": Family(
+        packs=True, gguf="qwen3moe", gguf_norms_experts=True,
+        sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
+    ),
     "qwen3_next": Family(packs=False),
     "recurrent_gemma": Family(packs=False),
     "rwkv": Family(packs=False),
