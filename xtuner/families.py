@@ -30,6 +30,10 @@ class Sizes:
     head_norms: bool = False  # queries and keys have one each
     tied: bool = False  # unless the config says
     head_dim: int | None = None  # unless the config says
+    linear_attention: bool = False  # in most layers, as Qwen3-Next has it
+    gated_queries: bool = False  # a gate as wide as the queries beside them
+    shared_width: Callable[[Mapping[str, Any]], int] = lambda cfg: 0  # of the expert that all tokens pass
+    shared_gate: bool = False  # which has a gate of its own
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,18 @@ def _asked_bias(*, output: bool, usual: bool = False) -> Callable[[Mapping[str, 
     return bias
 
 
+def _shared_experts(cfg: Mapping[str, Any]) -> int:
+    return (cfg.get("n_shared_experts") or 0) * cfg["moe_intermediate_size"]
+
+
+def _one_shared(cfg: Mapping[str, Any]) -> int:
+    return cfg.get("shared_expert_intermediate_size") or 0
+
+
+def _latent_bias(cfg: Mapping[str, Any]) -> set[str]:
+    return {"q_a_proj", "kv_a_proj_with_mqa", "o_proj"} if cfg.get("attention_bias") else set()
+
+
 def _like(name: str) -> Fused:
     return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
 
@@ -90,8 +106,8 @@ FAMILIES: dict[str, Family] = {
     "bloom": Family(packs=False),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
-    "deepseek_v2": Family(packs=True),
-    "deepseek_v3": Family(packs=True),
+    "deepseek_v2": Family(packs=True, plain_head=True, sizes=Sizes(shared_width=_shared_experts, bias=_latent_bias)),
+    "deepseek_v3": Family(packs=True, plain_head=True, sizes=Sizes(shared_width=_shared_experts, bias=_latent_bias)),
     "deepseek_v4": Family(sinks=True),
     "ernie4_5": Family(packs=True),
     "exaone4": Family(packs=True),
@@ -107,12 +123,20 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
     "glm": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), bias=_asked_bias(output=False))),
     "glm4": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), norms=4, bias=_asked_bias(output=False))),
-    "glm4_moe": Family(packs=True),
+    "glm4_moe": Family(
+        packs=True, plain_head=True, sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
+    ),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
-    "gpt_oss": Family(sinks=True),
+    "gpt_oss": Family(
+        sinks=True,
+        sizes=Sizes(
+            bias=lambda cfg: _ATTENTION | {"gate_up_proj", "down_proj", "router"}
+            | ({"o_proj"} if cfg.get("attention_bias", True) else set()),
+        ),
+    ),
     "granite": Family(packs=True),
-    "granitemoe": Family(packs=True),
+    "granitemoe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True))),
     "granitemoehybrid": Family(packs=False, weights_read=("out_proj",)),
     "internlm": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
@@ -129,12 +153,15 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
+    "llama4_text": Family(
+        sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
+    ),
     "mamba": Family(packs=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
-    "mixtral": Family(packs=True, sizes=Sizes()),
+    "mixtral": Family(packs=True, plain_head=True, sizes=Sizes()),
     "mpt": Family(packs=False),
     "nemotron_h": Family(packs=False, weights_read=("out_proj",)),
     "olmo2": Family(packs=True),
@@ -148,8 +175,11 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(bias=lambda cfg: _ATTENTION),
     ),
     "qwen2_moe": Family(
-        packs=True, gguf="qwen2moe", gguf_norms_experts=False,
-        sizes=Sizes(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
+        packs=True, plain_head=True, gguf="qwen2moe", gguf_norms_experts=False,
+        sizes=Sizes(
+            bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set(),
+            shared_width=_one_shared, shared_gate=True,
+        ),
     ),
     "qwen3": Family(
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
@@ -159,10 +189,16 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
     "qwen3_moe": Family(
-        packs=True, gguf="qwen3moe", gguf_norms_experts=True,
+        packs=True, plain_head=True, gguf="qwen3moe", gguf_norms_experts=True,
         sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
     ),
-    "qwen3_next": Family(packs=False),
+    "qwen3_next": Family(
+        packs=False,
+        sizes=Sizes(
+            bias=_asked_bias(output=True), head_norms=True, linear_attention=True, gated_queries=True,
+            shared_width=_one_shared, shared_gate=True,
+        ),
+    ),
     "recurrent_gemma": Family(packs=False),
     "rwkv": Family(packs=False),
     "seed_oss": Family(packs=True),

@@ -23,6 +23,7 @@ from xtuner.convert.weights import Weights
 from xtuner.log import logger
 from xtuner.model.loading import layers_of, load_config, register_families
 from xtuner.model.lora import add_adapter, attach_adapter
+from xtuner.model.state import is_other_way_round
 
 _LENGTH = 32
 _SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
@@ -114,6 +115,8 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
     from accelerate import init_empty_weights
     from accelerate.hooks import attach_align_device_hook
 
+    if adapter is not None and _is_exchanged(adapter.config):
+        return None
     with init_empty_weights(include_buffers=False):
         model: Any = model_class(folder).from_config(load_config(folder), dtype=torch.float32)
         tensors = _ByModule(folder, model, adapter)
@@ -136,6 +139,12 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
         return _forward(model.eval(), vocabulary, device)
     except NotImplementedError:  # llama4 moves its input to where its embedding is, which is nowhere yet
         return None
+
+
+def _is_exchanged(config: dict) -> bool:
+    """Whether an adapter's tensors are those of an older peft, changed as they are loaded."""
+    version = config.get("peft_version")
+    return bool(config.get("target_parameters")) and any(is_other_way_round(version, x) for x in (True, False))
 
 
 @torch.no_grad()

@@ -107,7 +107,9 @@ def _check_experts(config: Any, source: Path) -> None:
     if norms is None:
         return
     if bool(config.norm_topk_prob) != norms:
-        raise ModelError(f"{source}: norm_topk_prob is {config.norm_topk_prob}; llama.cpp takes it for {norms}")
+        raise ModelError(
+            f"{source}: norm_topk_prob is {config.norm_topk_prob}; llama.cpp takes it for {norms}"
+        )
     if config.decoder_sparse_step != 1 or config.mlp_only_layers:
         raise ModelError(f"{source}: some layers have no experts, which llama.cpp expects in each")
 

@@ -33,6 +33,7 @@ import torch
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.model.state import is_other_way_round
 
 _PREFIX = "base_model.model."
 _PART = re.compile(
@@ -203,9 +204,7 @@ def _change_of_experts(
     shapes = adapter.weights.infos[a].shape, adapter.weights.infos[b].shape
     rank = rank_of(adapter.config, packed.parameter)
     count = info.shape[0]
-    # Before 0.20 peft took the two sides of packed weights the other way round.
-    old = _version(adapter.config.get("peft_version")) < (0, 20)
-    transposed = packed.transposed != old
+    transposed = packed.transposed != is_other_way_round(adapter.config.get("peft_version"), packed.transposed)
     inputs, outputs = info.shape[1:] if transposed else info.shape[:0:-1]
     if shapes != ((count * rank, inputs), (outputs, count * rank)):
         raise ModelError(
@@ -215,10 +214,6 @@ def _change_of_experts(
             f"({_named_base(adapter)})."
         )
     return Experts(a, b, scaling_of(adapter.config, packed.parameter), count, transposed)
-
-
-def _version(text: str | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", text or "")[:2])
 
 
 def _changes_of_module(

@@ -122,7 +122,11 @@ class _Merged:
         if name in self.ready:
             return self.ready.pop(name)
         names, converted = self.plan.names, self.plan.converted
-        if names is not None and name in names.of_file and converted.keys() & names.of_file[name].parameters.keys():
+        if (
+            names is not None
+            and name in names.of_file
+            and converted.keys() & names.of_file[name].parameters.keys()
+        ):
             self.ready = self._convert(names, name)
             return self.ready.pop(name)
         tensor = self.weights[self.plan.source.get(name, name)]

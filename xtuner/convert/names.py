@@ -23,6 +23,7 @@ import torch
 
 from xtuner.convert.lora import Adapter, Packed
 from xtuner.convert.safetensors_stream import TensorInfo
+from xtuner.errors import ModelError
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.loading import is_native, load_config
 from xtuner.model.lora import add_adapter
@@ -95,7 +96,12 @@ class Names:
 
     def _groups(self) -> list[Group]:
         from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+        from transformers.core_model_loading import (
+            WeightConverter,
+            WeightRenaming,
+            dot_natural_key,
+            rename_source_key,
+        )
 
         mapping = get_model_conversion_mapping(self.model)
         renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
@@ -159,14 +165,17 @@ class Names:
             (tensor,) = tensors.values()
             return {group.first: tensor}
         given = {
-            pattern: [tensors[name] for name in names if name in tensors] for pattern, names in group.files.items()
+            pattern: [tensors[name] for name in names if name in tensors]
+            for pattern, names in group.files.items()
         }
         made = self._run(group.operations, given, group.transform, group.first)
         full = group.first.replace("*.", "0.")
         prefix, _, suffix = next(full.partition(key) for key in made if key in full)
         return {prefix + key + suffix: tensor for key, tensor in made.items()}
 
-    def to_files(self, group: Group, tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    def to_files(
+        self, group: Group, tensors: Mapping[str, torch.Tensor], names: Iterable[str]
+    ) -> dict[str, torch.Tensor]:
         """The tensors of the files `names` that the parameters `tensors` are made of; the reverse of `to_model`."""
         if not group.operations:
             return dict(zip(names, tensors.values(), strict=True))
@@ -180,7 +189,9 @@ class Names:
                 found[file] = made[own.replace("*", str(i))]
         return found
 
-    def _run(self, operations: Iterable[Any], given: dict[str, Any], patterns: Any, name: str) -> dict[str, torch.Tensor]:
+    def _run(
+        self, operations: Iterable[Any], given: dict[str, Any], patterns: Any, name: str
+    ) -> dict[str, torch.Tensor]:
         tensors: dict[str, Any] = given
         for operation in operations:
             tensors = operation.convert(
@@ -207,8 +218,12 @@ def packed_targets(model: Any, adapter: Adapter) -> dict[str, Packed]:
     """Of `adapter` put on `model`: modules of its names -> the packed parameters they adapt."""
     if not adapter.config.get("target_parameters"):
         return {}
-    with torch.device("meta"):
-        wrapped = add_adapter(model, config_of(adapter))
+    try:
+        with torch.device("meta"):
+            wrapped = add_adapter(model, config_of(adapter))
+    except ValueError as error:
+        named = adapter.config.get("base_model_name_or_path")
+        raise ModelError(f"the adapter {adapter.folder} was trained on another base ({named}): {error}") from error
     found = {}
     for name, module in wrapped.named_modules():
         if is_on_parameter(module):

@@ -167,7 +167,10 @@ def _write_adapter_config(
     found = (meta.get("hf_files") or {}).get(name)
     if found is None:  # of a version that did not keep it
         found = _config_from_weights(folder, cfg, state)
-    config = _sorted_lists(json.loads(found)) | {"base_model_name_or_path": base_of(cfg), "inference_mode": True}
+    config = _sorted_lists(json.loads(found)) | {
+        "base_model_name_or_path": base_of(cfg),
+        "inference_mode": True,
+    }
     (folder / name).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / "README.md").write_text(_card(config["base_model_name_or_path"]), "utf-8")
 

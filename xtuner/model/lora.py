@@ -19,13 +19,15 @@ from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.log import logger, say_once
+from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.fused.linear import is_lora
 from xtuner.model.lora_config import describe, lacks, parts, resolve
 from xtuner.model.mapped import wanted_dtype
-from xtuner.model.state import PREFIX, adapter_key
+from xtuner.model.state import PREFIX, adapter_key, exchanged, is_other_way_round
 from xtuner.model.targets import Targets, check_targets, find_targets, packed_experts
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+
 
 def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
     """`llm` frozen, with trainable adapters as peft's `LoraConfig` says; that config is not changed."""
@@ -91,7 +93,11 @@ def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "d
 def _train_biases(model: nn.Module, cfg: Any, name: str) -> None:
     """Biases of adapted layers, where `cfg` trains those alone: a second part of an adapter leaves them frozen."""
     for module in model.modules() if cfg.bias == "lora_only" and not cfg.inference_mode else ():
-        if is_lora(module) and name in module.lora_A and getattr(module.get_base_layer(), "bias", None) is not None:
+        if (
+            is_lora(module)
+            and name in module.lora_A
+            and getattr(module.get_base_layer(), "bias", None) is not None
+        ):
             module.get_base_layer().bias.requires_grad_(True)
 
 
@@ -102,6 +108,8 @@ def _without_peft_warnings() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
         )
+        # What `describe` has said.
+        warnings.filterwarnings("ignore", message=".lora_bias=True. was passed but the targeted layer")
         # It looks for them among modules alone, and an adapter comes in two parts.
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         yield
@@ -154,10 +162,23 @@ def attach_adapter(
         raise ModelError(
             f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
         ) from error
-    load_adapter_weights(wrapped, weights, str(folder), name)
+    load_adapter_weights(wrapped, _as_here(wrapped, weights, cfg), str(folder), name)
     if trainable:
         _trained_weights_to_fp32(wrapped)
     return wrapped
+
+
+def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> dict[str, torch.Tensor]:
+    """`weights` with adapters of packed experts as this version of peft has them."""
+    found = dict(weights)
+    for name, module in model.named_modules():
+        if not is_on_parameter(module) or module.num_experts == 1:
+            continue
+        transposed = bool(getattr(module.get_base_layer(), "is_transposed", False))
+        a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        if is_other_way_round(cfg.peft_version, transposed) and a in found and b in found:
+            found[a], found[b] = exchanged(found[a], found[b], module.num_experts)
+    return found
 
 
 def add_adapter(model: Any, cfg: Any, name: str = "default") -> Any:

@@ -50,7 +50,9 @@ def resolve(cfg: Any, model: Any, targets: Targets) -> Any:
     wanted = [*targets.parameters, *(f"{name}.weight" for name in by_weight)]
     if not wanted:
         return found
-    every = [f"{name}.{own}" for name, m in named_modules(model) for own, _ in m.named_parameters(recurse=False)]
+    every = [
+        f"{name}.{own}" for name, m in named_modules(model) for own, _ in m.named_parameters(recurse=False)
+    ]
     found.target_parameters = shortest(wanted, every)
     found.lora_dropout = 0.0  # peft has none for parameters, and refuses the whole adapter
     for pattern in ("rank_pattern", "alpha_pattern"):
@@ -146,10 +148,16 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
     packed = packed_experts(model)
     experts = [name for name in targets.parameters if name in packed]
     if experts:
-        layers = f"{len(targets.layers)} linear layers ({_counted(targets.layers)}) and " if targets.layers else ""
-        lines.append(f"LoRA on {layers}the experts of each layer: {_counted(experts)}; {_ranks(found, cfg, model, experts)}")
+        layers = (
+            f"{len(targets.layers)} linear layers ({_counted(targets.layers)}) and " if targets.layers else ""
+        )
+        lines.append(
+            f"LoRA on {layers}the experts of each layer: {_counted(experts)}; {_ranks(found, cfg, model, experts)}"
+        )
         if cfg.lora_dropout:
-            lines.append(f"lora_dropout={cfg.lora_dropout} is that of linear layers: peft has none for packed experts")
+            lines.append(
+                f"lora_dropout={cfg.lora_dropout} is that of linear layers: peft has none for packed experts"
+            )
         if old := _renamed(cfg, experts):
             lines.append(old)
     for reason, names in targets.left_out.items():

@@ -93,7 +93,7 @@ def find_targets(model: Any, cfg: Any, *, map_experts: bool = True) -> Targets:
     """
     asked = cfg.target_modules
     if (asked is None and not cfg.target_parameters) or (isinstance(asked, str) and asked == "all-linear"):
-        found = _allowed(_all_targets(model), cfg)
+        found = _allowed(default_targets(model), cfg)
     elif asked is None:
         found = Targets()
     else:
@@ -105,10 +105,11 @@ def find_targets(model: Any, cfg: Any, *, map_experts: bool = True) -> Targets:
 
 def linear_layer_names(model: Any) -> list[str]:
     """Last words of the names of the layers that are adapted without `target_modules`."""
-    return sorted({name.rpartition(".")[2] for name in _all_targets(model).layers})
+    return sorted({name.rpartition(".")[2] for name in default_targets(model).layers})
 
 
-def _all_targets(model: Any) -> Targets:
+def default_targets(model: Any) -> Targets:
+    """Everything in the language part but what cannot or should not be adapted."""
     modules = dict(named_modules(model))
     packed = packed_experts(model)
     blocks = _expert_blocks(modules, packed)
@@ -237,7 +238,9 @@ def _is_plain_weight(module: nn.Module) -> bool:
     """Whether `module` is no layer that peft wraps but holds a matrix `weight`, as routers do."""
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     known = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.modules.conv._ConvNd)
-    return weight is not None and weight.dim() == 2 and not isinstance(module, known) and not is_linear(module)
+    return (
+        weight is not None and weight.dim() == 2 and not isinstance(module, known) and not is_linear(module)
+    )
 
 
 def _spellings(name: str, own: Mapping[str, set[str]]) -> list[str]:
@@ -267,7 +270,11 @@ def own_layers(model: Any) -> dict[str, set[str]]:
 def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Targets:
     """`found` and the parameters that `asked` names; the weight of a linear layer is adapted as that layer."""
     modules = dict(named_modules(model))
-    names = {f"{name}.{own}": module for name, module in modules.items() for own, _ in module.named_parameters(recurse=False)}
+    names = {
+        f"{name}.{own}": module
+        for name, module in modules.items()
+        for own, _ in module.named_parameters(recurse=False)
+    }
     layers, parameters = set(found.layers), set(found.parameters)
     for wanted in asked:
         hits = [name for name in names if name == wanted or name.endswith(f".{wanted}")]

@@ -90,7 +90,9 @@ def experts(base: Any, adapters: dict[str, LowRank], x: Tensor, chosen: Tensor, 
     return out[back].view(*chosen.shape, -1).sum(1).to(x_dtype)
 
 
-def _product(base: Any, name: str, adapters: dict[str, LowRank], x: Tensor, counts: Tensor, expert_of: Tensor) -> Tensor:
+def _product(
+    base: Any, name: str, adapters: dict[str, LowRank], x: Tensor, counts: Tensor, expert_of: Tensor
+) -> Tensor:
     """`x [rows, in]`, sorted by expert, times the experts' matrices `name`, with their biases."""
     weight = getattr(base, name).to(x.dtype)
     weight = weight if base.is_transposed else weight.transpose(1, 2)
@@ -111,7 +113,9 @@ def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Ten
         return y if a is None else y + grouped_mm(grouped_mm(x, a, offs=ends), b, offs=ends)
     found = []
     # Unbound, so that gradients are put together once and not for each expert.
-    pairs = zip(a.unbind(), b.unbind(), strict=True) if a is not None and b is not None else [None] * len(counts)
+    pairs = (
+        zip(a.unbind(), b.unbind(), strict=True) if a is not None and b is not None else [None] * len(counts)
+    )
     for part, weight, pair in zip(x.split(counts.tolist()), weights.unbind(), pairs, strict=True):
         if len(part):
             y = part @ weight
@@ -121,4 +125,9 @@ def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Ten
 
 def _has_kernel(x: Tensor) -> bool:
     """Whether torch multiplies groups of rows in one kernel."""
-    return grouped_mm is not None and x.is_cuda and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    return (
+        grouped_mm is not None
+        and x.is_cuda
+        and x.dtype == torch.bfloat16
+        and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    )

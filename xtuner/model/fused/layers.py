@@ -78,7 +78,11 @@ def _linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _experts(self: Any, *args: Any, **kwargs: Any) -> Any:
     found = adapted_experts(self) if self.training and len(args) == 3 and not kwargs else None
-    return type(self).forward(self, *args, **kwargs) if found is None else experts(self.get_base_layer(), found, *args)
+    return (
+        type(self).forward(self, *args, **kwargs)
+        if found is None
+        else experts(self.get_base_layer(), found, *args)
+    )
 
 
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:
