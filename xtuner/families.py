@@ -63,7 +63,7 @@ class Family:
     fused: Fused | None = None
     # llama.cpp's architecture: tests/convert/test_gguf.py. In "llama" rotation pairs neighbours, else halves.
     gguf: str | None = None
-    # Whether llama.cpp makes the weights of the experts that a token passes sum to one: tests/convert/test_gguf.py.
+    # Whether llama.cpp makes the weights of a token's experts sum to one: tests/convert/test_gguf.py.
     gguf_norms_experts: bool | None = None
     # None: estimated as a Llama.
     sizes: Sizes | None = None
@@ -98,6 +98,7 @@ def _like(name: str) -> Fused:
     return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
 
 
+_DEEPSEEK = Sizes(shared_width=_shared_experts, bias=_latent_bias)
 _INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 # fmt: off
@@ -106,8 +107,8 @@ FAMILIES: dict[str, Family] = {
     "bloom": Family(packs=False),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
-    "deepseek_v2": Family(packs=True, plain_head=True, sizes=Sizes(shared_width=_shared_experts, bias=_latent_bias)),
-    "deepseek_v3": Family(packs=True, plain_head=True, sizes=Sizes(shared_width=_shared_experts, bias=_latent_bias)),
+    "deepseek_v2": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
+    "deepseek_v3": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
     "deepseek_v4": Family(sinks=True),
     "ernie4_5": Family(packs=True),
     "exaone4": Family(packs=True),
@@ -124,7 +125,8 @@ FAMILIES: dict[str, Family] = {
     "glm": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), bias=_asked_bias(output=False))),
     "glm4": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), norms=4, bias=_asked_bias(output=False))),
     "glm4_moe": Family(
-        packs=True, plain_head=True, sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
+        packs=True, plain_head=True,
+        sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
     ),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),

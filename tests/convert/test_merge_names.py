@@ -1,4 +1,4 @@
-"""The whole way of an adapter where files have other names or parts than the model: Gemma 3, packed experts."""
+"""The whole way of an adapter where files and model differ in names or parts: Gemma 3, packed experts."""
 
 import json
 import warnings
@@ -6,11 +6,12 @@ import weakref
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests import moe
+from xtuner.chat.adapters import with_adapter, without_adapter
 from xtuner.convert.merge import merge
 from xtuner.convert.names import Names, empty_model
 from xtuner.convert.pth_to_hf import pth_to_hf
@@ -62,7 +63,9 @@ def trained(tmp_path, write_config, save_checkpoint, tokenizer):
         make(family).save_pretrained(base)
         tokenizer.save_pretrained(base)
         settings = {"r": 4, "lora_alpha": 6, "lora_dropout": 0.1, **settings}
-        model = SupervisedFinetune(saved(base), lora=LoraConfig(**settings), use_activation_checkpointing=False)
+        model = SupervisedFinetune(
+            saved(base), lora=LoraConfig(**settings), use_activation_checkpointing=False
+        )
         moe.randomise(model, 0.1)
         files = adapter_files(model)
         words = ", ".join(f"{name}={value!r}" for name, value in settings.items())
@@ -116,13 +119,15 @@ def test_kinds_of_adapters_of_experts(lora, trained, tmp_path):
 
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"bias": "all"}], ids=str)
 def test_several_parameters_of_one_tensor(lora, tmp_path):
-    """hrm_text's files join queries, keys and values; gate and up. One of them may be adapted, or replaced."""
+    """hrm_text's files join queries, keys and values; gate and up. One alone may be adapted, or replaced."""
     from transformers import HrmTextConfig
 
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(HrmTextConfig(**{**moe.TINY, "num_key_value_heads": 4}))
     moe.randomise(model, 0.3).save_pretrained(tmp_path / "base")
-    model = apply_lora(saved(tmp_path / "base"), LoraConfig(r=4, target_modules=["k_proj", "up_proj"], **lora))
+    model = apply_lora(
+        saved(tmp_path / "base"), LoraConfig(r=4, target_modules=["k_proj", "up_proj"], **lora)
+    )
     moe.randomise(model, 0.1).save_pretrained(tmp_path / "adapter")
     assert merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", device="cpu") < 1e-3
     near(moe.logits(saved(tmp_path / "merged")), moe.logits(model))
@@ -185,8 +190,14 @@ def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
     """Fewer experts, another family, no experts at all: one line each, and nothing is written."""
     _, adapter, _ = trained("qwen3_moe")
     others = {
-        "few": (moe.make("qwen3_moe", num_experts=3, num_local_experts=3), r"rank 2 for 3 experts of the base .*few is \[6, 32\]"),
-        "dense": (moe.make("falcon_h1"), "target_parameters names 'experts.down_proj', which this model does not"),
+        "few": (
+            moe.make("qwen3_moe", num_experts=3, num_local_experts=3),
+            r"rank 2 for 3 experts of the base .*few is \[6, 32\]",
+        ),
+        "dense": (
+            moe.make("falcon_h1"),
+            "target_parameters names 'experts.down_proj', which this model does not",
+        ),
     }
     for name, (model, message) in others.items():
         model.save_pretrained(tmp_path / name)
@@ -207,7 +218,9 @@ def test_a_bias_without_a_place_is_refused_as_that(llama_dir, tmp_path):
         merge(llama_dir, tmp_path / "adapter", tmp_path / "merged", device="cpu")
 
 
-@pytest.mark.parametrize(("family", "version"), [("qwen3_moe", "0.18.1"), ("qwen3_moe", "0.19.0"), ("gpt_oss", "0.19.0")])
+@pytest.mark.parametrize(
+    ("family", "version"), [("qwen3_moe", "0.18.1"), ("qwen3_moe", "0.19.0"), ("gpt_oss", "0.19.0")]
+)
 def test_adapters_of_experts_that_an_older_peft_wrote(family, version, trained, tmp_path):
     """Inputs and outputs were exchanged: merged and loaded they give the same answers."""
     base, adapter, wanted = trained(family, target_parameters=["experts.down_proj"], lora_dropout=0.0)
@@ -224,3 +237,59 @@ def test_adapters_of_experts_that_an_older_peft_wrote(family, version, trained, 
     assert merge(base, adapter, tmp_path / "merged", device="cpu") < 1e-3
     near(moe.logits(saved(tmp_path / "merged")), wanted)
     near(moe.logits(attach_adapter(saved(base), adapter)), wanted)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
+def test_adapters_of_a_time_when_each_expert_had_layers(family, tmp_path):
+    """As transformers 4 and its peft left them: chat and the merged folder are W + s B A of every file."""
+    make(family).save_pretrained(tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    adapter, words = {}, {"q_proj"}
+    for name in [n for n in weights if ".experts." in n or "q_proj" in n]:
+        out, width = weights[name].shape
+        a, b = torch.randn(2, width) * 0.1, torch.randn(out, 2) * 0.1
+        adapter |= {
+            f"base_model.model.{name.removesuffix('weight')}lora_{x}.weight": t
+            for x, t in (("A", a), ("B", b))
+        }
+        weights[name] += 3 * b @ a
+        words.add(name.split(".")[-2])
+    LoraConfig(r=2, lora_alpha=6, target_modules=sorted(words), task_type="CAUSAL_LM").save_pretrained(
+        tmp_path / "adapter"
+    )
+    save_file(adapter, tmp_path / "adapter" / "adapter_model.safetensors")
+    assert merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", device="cpu") < 1e-3
+    merged = Weights(tmp_path / "merged")
+    assert all(torch.allclose(merged[name], tensor, atol=1e-6) for name, tensor in weights.items())
+    near(
+        moe.logits(attach_adapter(saved(tmp_path / "base"), tmp_path / "adapter")),
+        moe.logits(saved(tmp_path / "merged")),
+    )
+
+
+def test_adapters_without_experts_of_earlier_versions(tmp_path):
+    """Words in `target_modules` that now mean experts too: the file tells what the adapter has."""
+    make("qwen2_moe").save_pretrained(tmp_path / "base")
+    words = ["q_proj", "gate_proj", "up_proj", "down_proj", "shared_expert_gate"]
+    model = get_peft_model(
+        saved(tmp_path / "base"), LoraConfig(r=2, target_modules=words, task_type="CAUSAL_LM")
+    )
+    moe.randomise(model, 0.1).save_pretrained(tmp_path / "adapter")
+    assert merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", device="cpu") < 1e-3
+    for found in (attach_adapter(saved(tmp_path / "base"), tmp_path / "adapter"), saved(tmp_path / "merged")):
+        near(moe.logits(found), moe.logits(model))
+
+
+def test_adapters_of_experts_come_and_go(trained):
+    """Chat takes one off, puts another on, and none is left of the first."""
+    base, adapter, wanted = trained("qwen2_moe")
+    model = saved(base)
+    alone = moe.logits(model)
+    for _ in range(2):
+        model = with_adapter(model, adapter)
+        near(moe.logits(model), wanted)
+    assert torch.equal(moe.logits(without_adapter(model)), alone)
+    both = attach_adapter(attach_adapter(saved(base), adapter), adapter, name="second")
+    for name in ("default", "second"):
+        both.set_adapter(name)
+        near(moe.logits(both), wanted)

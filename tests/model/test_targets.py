@@ -20,7 +20,6 @@ from xtuner.model.targets import (
     packed_experts,
 )
 
-
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 QKVO = "self_attn.k_proj self_attn.o_proj self_attn.q_proj self_attn.v_proj"
@@ -98,8 +97,8 @@ FOUND = {
     "mamba": ("mixer.in_proj", "", {READ: "mixer.dt_proj mixer.out_proj mixer.x_proj"}),
     "mamba2": ("mixer.in_proj", "", {READ: "mixer.out_proj"}),
     "zamba2": (
-        "feed_forward.down_proj feed_forward.gate_up_proj gate_up_proj_adapter_list layers.linear mamba.in_proj "
-        f"{QKVO}",
+        "feed_forward.down_proj feed_forward.gate_up_proj gate_up_proj_adapter_list layers.linear "
+        f"mamba.in_proj {QKVO}",
         "",
         {READ: "mamba.out_proj"},
     ),
@@ -141,7 +140,7 @@ def test_every_weight_of_an_adapter_has_a_gradient(family):
 
 
 def test_a_model_that_sees_is_adapted_where_it_reads(caplog):
-    """The tower and the projector are left out and named; words that they share with the language are excluded."""
+    """The tower is left out and named; words that it shares with the language part are excluded."""
     model = moe.make_gemma3()
     assert ends(default_targets(model).layers) == {*QKVO.split(), *MLP.split()}
     assert set(default_targets(model).left_out) == {SENSES}
@@ -299,7 +298,7 @@ def test_what_peft_lacks_for_experts_leaves_them_out(lora, caplog):
     with caplog.at_level("INFO", logger="xtuner"):
         assert adapted(LoraConfig(r=4, **lora), "granitemoe") == [f"self_attn.{x}_proj" for x in "koqv"]
     assert "LoRA leaves out packed experts, for which peft has no " in caplog.text
-    with pytest.raises(ConfigError, match="peft has no such adapter for .*experts.down_proj"):
+    with pytest.raises(ConfigError, match=r"peft has no such adapter for .*experts\.down_proj"):
         apply_lora(moe.make("mixtral"), LoraConfig(r=4, target_parameters=["experts.down_proj"], **lora))
 
 

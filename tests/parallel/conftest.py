@@ -116,7 +116,7 @@ def single_key_head(tmp_path_factory, tokenizer) -> str:
 
 @pytest.fixture(scope="session")
 def experts(tmp_path_factory, tokenizer) -> str:
-    """A model with three packed experts, which two processes cannot divide evenly, and one that all tokens pass."""
+    """A model with three packed experts, an odd number, and one that all tokens pass."""
     from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ from xtuner.convert.names import Group, Names, config_of, model_class
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
 from xtuner.model.loading import layers_of, load_config, register_families
-from xtuner.model.lora import add_adapter, attach_adapter
+from xtuner.model.lora import add_adapter, attach_adapter, has_single_experts
 from xtuner.model.state import is_other_way_round
 
 _LENGTH = 32
@@ -111,11 +111,11 @@ class _ByModule(Mapping[str, torch.Tensor]):
 
 @torch.no_grad()
 def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
-    """The logits of a model whose layers are read as they run; None where names, code or memory do not allow it."""
+    """The logits of a model whose layers are read as they run; None where that cannot be."""
     from accelerate import init_empty_weights
     from accelerate.hooks import attach_align_device_hook
 
-    if adapter is not None and _is_exchanged(adapter.config):
+    if adapter is not None and _is_changed_on_loading(adapter):
         return None
     with init_empty_weights(include_buffers=False):
         model: Any = model_class(folder).from_config(load_config(folder), dtype=torch.float32)
@@ -141,10 +141,11 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
         return None
 
 
-def _is_exchanged(config: dict) -> bool:
-    """Whether an adapter's tensors are those of an older peft, changed as they are loaded."""
-    version = config.get("peft_version")
-    return bool(config.get("target_parameters")) and any(is_other_way_round(version, x) for x in (True, False))
+def _is_changed_on_loading(adapter: Adapter) -> bool:
+    """Whether its tensors are not those of layers, but of an older peft or transformers."""
+    version, parameters = adapter.config.get("peft_version"), adapter.config.get("target_parameters")
+    exchanged = any(is_other_way_round(version, transposed) for transposed in (True, False))
+    return bool(parameters and exchanged) or has_single_experts(adapter.weights)
 
 
 @torch.no_grad()

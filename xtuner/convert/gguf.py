@@ -320,9 +320,9 @@ def compare(folder: Path, path: Path, kind: str) -> float | None:
     # The reader passes over what is no tensor: scaled rotation, sizes of heads, whether there are biases.
     read.rope_parameters = config.rope_parameters
     read.head_dim = _head_size(config)
-    for name in ("moe_intermediate_size", "shared_expert_intermediate_size"):
-        if hasattr(config, name):
-            setattr(read, name, getattr(config, name))
+    for size in ("moe_intermediate_size", "shared_expert_intermediate_size"):
+        if hasattr(config, size):
+            setattr(read, size, getattr(config, size))
     if read.model_type == "llama":
         read.attention_bias = any(name.endswith((".q_proj.bias", ".wqkv.bias")) for name in Weights(folder))
     found = []

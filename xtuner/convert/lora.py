@@ -12,8 +12,8 @@
     base_model.model.X.experts.lora_A.weight  [E r, in] \
     base_model.model.X.experts.lora_B.weight  [out, E r] } X.experts.P   W[e] + scaling * B[e] @ A[e]
 
-Which parameter P of an experts module an adapter is for is not in its names: it follows from the order in which
-peft wraps them (`packed`).
+Which parameter P of an experts module is meant is not in these names: it follows from the order in which peft
+wraps them (`Packed`).
 
 Formulas: LoRA https://arxiv.org/abs/2106.09685, rsLoRA https://arxiv.org/abs/2312.03732, DoRA
 https://arxiv.org/abs/2402.09353; file layout and per-module patterns as peft writes and reads them.
@@ -75,7 +75,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Experts:
-    """W[e] <- W[e] + scaling * B[e] @ A[e] for each of `count` experts, on W[e]'s transpose where `transposed`."""
+    """W[e] <- W[e] + scaling * B[e] @ A[e] for `count` experts, on W[e]'s transpose where `transposed`."""
 
     a: str
     b: str
@@ -204,7 +204,9 @@ def _change_of_experts(
     shapes = adapter.weights.infos[a].shape, adapter.weights.infos[b].shape
     rank = rank_of(adapter.config, packed.parameter)
     count = info.shape[0]
-    transposed = packed.transposed != is_other_way_round(adapter.config.get("peft_version"), packed.transposed)
+    transposed = packed.transposed != is_other_way_round(
+        adapter.config.get("peft_version"), packed.transposed
+    )
     inputs, outputs = info.shape[1:] if transposed else info.shape[:0:-1]
     if shapes != ((count * rank, inputs), (outputs, count * rank)):
         raise ModelError(
@@ -248,8 +250,8 @@ def _changes_of_module(
     if "lora_B.bias" in keys:
         if target.removesuffix("weight") + "bias" not in base:
             raise ModelError(
-                f"the adapter {adapter.folder} has a bias for {module} (lora_bias), and that layer of the base "
-                f"{base_name} has none: no merged model can hold it. Use the adapter beside its base."
+                f"the adapter {adapter.folder} has a bias for {module} (lora_bias), and that layer of the "
+                f"base {base_name} has none: no merged model can hold it. Use the adapter beside its base."
             )
         bias = _find(f"{module}.bias", base, adapter, base_name)
         changes[bias] = AddBias(keys["lora_B.bias"], scaling)
@@ -293,7 +295,7 @@ def _is_transposed(parts: dict, infos: dict, base: Mapping[str, TensorInfo], con
 
 
 class Changer:
-    """Applies changes in fp32 on `device`; weights come and go in their own dtype on the CPU, and are used up."""
+    """Applies changes in fp32 on `device`; weights come and go in their dtype on the CPU, and are used up."""
 
     def __init__(self, adapter: Weights, device: torch.device) -> None:
         self.adapter = adapter

@@ -3,8 +3,8 @@
     base shards ──read──> W ──+ scaling * B @ A (fp32)──> W', base's dtype ──write──> new shards, index
     config, generation_config, tokenizer, *.py ──copy──>
 
-Where the files have other names or other parts than the model (names.py), tensors are made parameters, changed,
-and made tensors of the files again: one expert at a time where each has its own.
+Where files and model differ in names or parts (names.py), tensors are made parameters, changed, and made
+tensors of the files again: one expert at a time where each has its own.
 
 An adapter that changes only one end of tied embeddings unties them: the output folder then holds
 both matrices, as base + adapter have them while they run side by side.
@@ -12,6 +12,7 @@ both matrices, as base + adapter have them while they run side by side.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,17 +174,27 @@ def _changes(
     lora: Adapter, infos: dict[str, TensorInfo], tied: dict[str, TensorInfo], base_dir: Path, is_clip: bool
 ) -> tuple[dict[str, Change], dict[str, Change], Names | None]:
     """What changes tensors of the files, what changes parameters made of several, and the names of those."""
-    if is_clip or not (lora.config.get("target_parameters") or has_mapping(base_dir)):
+
+    def by_file() -> tuple[dict[str, Change], dict[str, Change], None]:
+        return plan_changes(lora, infos | tied, str(base_dir)), {}, None
+
+    if is_clip:
+        return by_file()
+    if not (lora.config.get("target_parameters") or has_mapping(base_dir)):
         try:
-            return plan_changes(lora, infos | tied, str(base_dir)), {}, None
+            return by_file()
         except NotInBaseError:
-            if is_clip or not is_native(load_config(base_dir)):
+            if not is_native(load_config(base_dir)):
                 raise
     model = empty_model(base_dir)
     names = Names(model, infos)
-    parameters = names.parameters()
     packed = packed_targets(model, lora)
-    found = plan_changes(lora, parameters | tied, str(base_dir), packed)
+    try:
+        found = plan_changes(lora, names.parameters() | tied, str(base_dir), packed)
+    except NotInBaseError:
+        with contextlib.suppress(NotInBaseError):  # of a time when each expert had layers of its own
+            return by_file()
+        raise
     plain, converted = {}, {}
     for name, change in found.items():
         group = names.of_parameter.get(name)

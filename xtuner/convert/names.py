@@ -1,13 +1,13 @@
 """Which tensors of a model's files hold a parameter of the model, and how.
 
-    files                                              parameters of the model
-    language_model.model.norm.weight             ──    model.language_model.norm.weight            renamed
-    model.layers.0.mlp.experts.0.gate_proj.weight ┐
-    model.layers.0.mlp.experts.0.up_proj.weight   ├    model.layers.0.mlp.experts.gate_up_proj     [2, out, in]
-    model.layers.0.mlp.experts.1.gate_proj.weight │
-    model.layers.0.mlp.experts.1.up_proj.weight   ┘
+    files                                   parameters of the model
+    language_model.model.norm.weight   ──   model.language_model.norm.weight           renamed
+    ...mlp.experts.0.gate_proj.weight  ┐
+    ...mlp.experts.0.up_proj.weight    ├    ...mlp.experts.gate_up_proj [2, out, in]   stacked and joined
+    ...mlp.experts.1.gate_proj.weight  │
+    ...mlp.experts.1.up_proj.weight    ┘
 
-By transformers' own mappings of files to models (conversion_mapping.py), read forward and back. Experts that have
+By transformers' own mappings of files to models (conversion_mapping.py), forward and back. Experts that have
 files of their own are converted one by one.
 """
 
@@ -56,8 +56,8 @@ def has_mapping(folder: Path) -> bool:
 class Group:
     """Tensors of files and the parameters that are made of them.
 
-    `files`: pattern of transformers' mapping -> names, in order; `operations`: those of that mapping, none where a
-    file is a parameter as it is.
+    `files`: pattern of transformers' mapping -> names, in order; `operations`: those of that mapping, none
+    where a file is a parameter as it is.
     """
 
     first: str
@@ -115,7 +115,7 @@ class Names:
                 name, pattern = rename_source_key(file, [], [], prefix, self.state)
             if name not in self.state:
                 continue
-            group = groups.setdefault(name, Group(name, converter_of.get(pattern)))
+            group = groups.setdefault(name, Group(name, converter_of.get(pattern or "")))
             group.files.setdefault(pattern or file, []).append(file)
         for group in groups.values():
             self._complete(group)
@@ -152,7 +152,7 @@ class Names:
         }
 
     def beside(self, file: str) -> tuple[Group, list[str], int]:
-        """What `file` is converted with: its group, the files of the same expert, and which that is, or all and 0."""
+        """What `file` is converted with: its group, the files of its expert, and which that is; or all, 0."""
         group = self.of_file[file]
         if not group.is_by_expert():
             return group, group.names(), 0
@@ -176,7 +176,7 @@ class Names:
     def to_files(
         self, group: Group, tensors: Mapping[str, torch.Tensor], names: Iterable[str]
     ) -> dict[str, torch.Tensor]:
-        """The tensors of the files `names` that the parameters `tensors` are made of; the reverse of `to_model`."""
+        """The tensors of the files `names`, made of the parameters `tensors`: the reverse of `to_model`."""
         if not group.operations:
             return dict(zip(names, tensors.values(), strict=True))
         back = group.transform.reverse_transform()
@@ -223,7 +223,9 @@ def packed_targets(model: Any, adapter: Adapter) -> dict[str, Packed]:
             wrapped = add_adapter(model, config_of(adapter))
     except ValueError as error:
         named = adapter.config.get("base_model_name_or_path")
-        raise ModelError(f"the adapter {adapter.folder} was trained on another base ({named}): {error}") from error
+        raise ModelError(
+            f"the adapter {adapter.folder} was trained on another base ({named}): {error}"
+        ) from error
     found = {}
     for name, module in wrapped.named_modules():
         if is_on_parameter(module):

@@ -61,7 +61,7 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def adapter_files(model: Any) -> dict[str, Any]:
-    """The small file beside an adapter's weights: where in the model they are, as that was found when it was put on."""
+    """The small file beside an adapter's weights, which says where in the model they are."""
     configs = getattr(model, "peft_config", None)
     if not configs:
         return {}

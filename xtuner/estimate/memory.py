@@ -179,7 +179,7 @@ def weight_bytes(shape: Shape, run: Training) -> int:
 
 
 def matrix_bytes(shape: Shape, run: Training) -> int:
-    """Of the layers' matrices; experts in one parameter are not quantised, bitsandbytes takes layers alone."""
+    """Of the layers' matrices; experts in one parameter are not quantised: bitsandbytes takes layers."""
     packed = sum(linear.weights for linear in shape.linears if linear.experts)
     return int(quantised_weights(shape) * bytes_per_weight(run)) + packed * run.weight_bytes
 

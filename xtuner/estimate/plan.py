@@ -294,7 +294,7 @@ def local_weights(shape: Shape, run: Training, n: int) -> dict[str, int]:
 
 
 def _rows(linear: Linear, n: int) -> int:
-    """Of all copies of a matrix what the first of `n` processes has: of experts in one tensor, some experts."""
+    """Of all copies of a matrix what the first of `n` processes has: whole experts of those in a tensor."""
     if linear.experts:
         return -(-linear.experts // n) * linear.inputs * linear.outputs * linear.tensors
     return -(-linear.outputs // n) * linear.inputs * linear.copies

@@ -210,7 +210,7 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
 
 
 def _tell_of_experts(llm: Any) -> None:
-    """Say what bitsandbytes leaves as it is: it quantises layers, and some families pack experts into parameters."""
+    """Say what bitsandbytes leaves as it is: it quantises layers, and experts may be one parameter."""
     experts = list(packed_experts(llm).values())
     if experts:
         size = sum(parameter.nbytes for parameter in experts) / 1e9

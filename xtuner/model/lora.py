@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from xtuner.model.mapped import wanted_dtype
 from xtuner.model.state import PREFIX, adapter_key, exchanged, is_other_way_round
 from xtuner.model.targets import Targets, check_targets, find_targets, packed_experts
 
+_SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
@@ -61,7 +63,8 @@ def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Target
         return targets
     if cfg.target_parameters or not targets.layers:
         raise ConfigError(
-            f"model.lora.{reason}: peft has no such adapter for {experts[0]}, which holds a layer's experts: leave it out"
+            f"model.lora.{reason}: peft has no such adapter for {experts[0]}, which holds a layer's experts: "
+            "leave it out"
         )
     rest = [name for name in targets.parameters if name not in packed]
     why = f"packed experts, for which peft has no {reason}"
@@ -69,7 +72,7 @@ def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Target
 
 
 def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "default") -> Any:
-    """`model` with a new adapter on `targets`, as the config `asked` says; `found` is that config resolved."""
+    """`model` with a new adapter on `targets` as the config `asked` says; `found` is that, resolved."""
     from peft import PeftModel, get_peft_model, inject_adapter_in_model
 
     base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -79,7 +82,8 @@ def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "d
     first, second = parts(asked, found, targets, "model") if apart else (found, None)
     with _without_peft_warnings():
         if isinstance(model, PeftModel):
-            model.add_adapter(name, first)
+            with _parameters_by_whole_names(model):
+                model.add_adapter(name, first)
         else:
             model = get_peft_model(model, first, adapter_name=name)
         if second is not None and targets.layers:
@@ -90,8 +94,22 @@ def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "d
     return model
 
 
+@contextlib.contextmanager
+def _parameters_by_whole_names(model: Any) -> Iterator[None]:
+    """Within it, configs of adapters name parameters as `parts` does: peft compares those of all adapters."""
+    base = model.get_base_model()
+    before = {name: cfg.target_parameters for name, cfg in model.peft_config.items()}
+    for cfg in model.peft_config.values():
+        cfg.target_parameters = find_targets(base, cfg, map_experts=False).parameters or None
+    try:
+        yield
+    finally:
+        for name, parameters in before.items():
+            model.peft_config[name].target_parameters = parameters
+
+
 def _train_biases(model: nn.Module, cfg: Any, name: str) -> None:
-    """Biases of adapted layers, where `cfg` trains those alone: a second part of an adapter leaves them frozen."""
+    """Train biases of adapted layers where `cfg` says so: peft has left those of a second part frozen."""
     for module in model.modules() if cfg.bias == "lora_only" and not cfg.inference_mode else ():
         if (
             is_lora(module)
@@ -157,7 +175,10 @@ def attach_adapter(
     cfg.base_model_name_or_path = None  # peft puts the name of the model it is on
     cfg.inference_mode = not trainable
     try:
-        wrapped = add_adapter(model, cfg, name)
+        if has_single_experts(weights) and packed_experts(model):
+            wrapped, weights = _with_joined_experts(model, cfg, weights, name)
+        else:
+            wrapped = add_adapter(model, cfg, name)
     except ValueError as error:
         raise ModelError(
             f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
@@ -166,6 +187,28 @@ def attach_adapter(
     if trainable:
         _trained_weights_to_fp32(wrapped)
     return wrapped
+
+
+def has_single_experts(weights: Iterable[str]) -> bool:
+    """Whether names in an adapter's file are those of an expert's own layers."""
+    return any(_SINGLE_EXPERT.search(name) for name in weights)
+
+
+def _with_joined_experts(
+    model: Any, cfg: Any, weights: dict[str, torch.Tensor], name: str
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The adapter of a time when each expert had layers of its own, as peft joins it for packed experts."""
+    from peft import PeftModel, get_peft_model
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    with _without_peft_warnings():
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, cfg)
+        else:
+            model = get_peft_model(model, cfg, adapter_name=name)
+    return model, convert_peft_adapter_state_dict_for_transformers(
+        model, model.peft_config[name], weights, name
+    )
 
 
 def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> dict[str, torch.Tensor]:

@@ -35,7 +35,7 @@ def lacks(cfg: Any) -> str:
 
 
 def resolve(cfg: Any, model: Any, targets: Targets) -> Any:
-    """`cfg` that names `targets`, whole and alone; the names of a config that means just them stay as they are."""
+    """`cfg` naming all of `targets` and nothing else; names that mean just them stay as they are."""
     found = copy.deepcopy(cfg)
     packed = packed_experts(model)
     by_name = cfg.target_modules is not None and cfg.target_modules != "all-linear"
@@ -128,7 +128,7 @@ def _end(name: str) -> str:
 
 
 def parts(asked: Any, found: Any, targets: Targets, holder: str) -> tuple[Any, Any]:
-    """Of the config `asked`, resolved to `found`: what puts an adapter on parameters, and on layers in `holder`."""
+    """Of `asked`, resolved to `found`: what puts an adapter on parameters, and on layers in `holder`."""
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
     parameters, layers = copy.deepcopy(found), copy.deepcopy(asked)
@@ -152,7 +152,8 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
             f"{len(targets.layers)} linear layers ({_counted(targets.layers)}) and " if targets.layers else ""
         )
         lines.append(
-            f"LoRA on {layers}the experts of each layer: {_counted(experts)}; {_ranks(found, cfg, model, experts)}"
+            f"LoRA on {layers}the experts of each layer: {_counted(experts)}; "
+            f"{_ranks(found, cfg, model, experts)}"
         )
         if cfg.lora_dropout:
             lines.append(
@@ -167,8 +168,8 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
         without = [name for name in targets.layers if getattr(modules[name], "bias", None) is None]
         if without:
             lines.append(
-                f"model.lora.lora_bias: {_counted(without)} have no bias, so no merged model can hold that of the "
-                "adapter: it works beside its base alone"
+                f"model.lora.lora_bias: {_counted(without)} have no bias, so no merged model can hold that "
+                "of the adapter: it works beside its base alone"
             )
     return lines
 
@@ -192,7 +193,8 @@ def _renamed(cfg: Any, experts: list[str]) -> str:
     words = {_last(name) for name in experts}
     if not asked or asked == ["all-linear"] or words <= set(asked):
         return ""
-    return f"model.lora.target_modules: this family packs experts, so {', '.join(sorted(words))} are adapted for them"
+    found = ", ".join(sorted(words))
+    return f"model.lora.target_modules: this family packs experts, so {found} are adapted for them"
 
 
 def _counted(names: Iterable[str]) -> str:

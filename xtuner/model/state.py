@@ -45,7 +45,8 @@ def adapter_key(name: str) -> str:
 def is_other_way_round(peft_version: str | None, is_transposed: bool) -> bool:
     """Whether peft of that version adapted packed experts with their inputs and outputs exchanged.
 
-    `is_transposed`: an expert's matrix is [in, out]. Before 0.19 peft took all for that, 0.19.0 for the opposite.
+    `is_transposed`: an expert's matrix is [in, out]. Before 0.19 peft took all for that, 0.19.0 those
+    that are not.
     """
     version = tuple(int(part) for part in re.findall(r"\d+", peft_version or "")[:3])
     return not is_transposed if version < (0, 19) else version == (0, 19, 0)

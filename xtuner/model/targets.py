@@ -1,11 +1,10 @@
 """What an adapter is put on: linear layers of the language part, and experts packed into one parameter.
 
-    model.layers.3.self_attn.q_proj                a linear layer              adapted
-    model.layers.3.mlp.experts.gate_up_proj        [experts, out, in]          adapted, a matrix for each expert
-    model.layers.3.mlp.gate                        chooses experts             left out
-    model.vision_tower.encoder.layers.3.fc1        no part of the language     left out
-    model.layers.3.mixer.out_proj                  a kernel reads its weight   left out: an adapter would be
-                                                                               passed over
+    model.layers.3.self_attn.q_proj            a linear layer              adapted
+    model.layers.3.mlp.experts.gate_up_proj    [experts, out, in]          adapted, each expert's matrix
+    model.layers.3.mlp.gate                    chooses experts             left out
+    model.vision_tower.encoder.layers.3.fc1    no part of the language     left out
+    model.layers.3.mixer.out_proj              a kernel reads its weight   left out: no adapter would be seen
 
 Names are those of modules and parameters in a model without an adapter.
 """
@@ -50,7 +49,7 @@ class Targets:
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by the names that they have without an adapter; what an adapter has brought is not among them."""
+    """Modules by the names that they have without an adapter; what an adapter has brought is left out."""
     for name, module in model.named_modules():
         if not hasattr(module, "base_layer") and ".lora_" not in name:
             yield name.replace(".base_layer", ""), module
@@ -88,7 +87,7 @@ def experts_per_token(config: Any) -> int | None:
 def find_targets(model: Any, cfg: Any, *, map_experts: bool = True) -> Targets:
     """What peft's LoraConfig `cfg` puts an adapter on.
 
-    Without `target_modules`, and with "all-linear", it is everything but what cannot or should not be adapted.
+    Without `target_modules`, and with "all-linear", that is what `default_targets` finds.
     `map_experts`: names of an expert's own layers, from before a family packed them, mean the packed ones.
     """
     asked = cfg.target_modules
@@ -210,11 +209,12 @@ def matches(cfg: Any, name: str) -> bool:
 def _allowed(targets: Targets, cfg: Any) -> Targets:
     """Those of `targets` that `exclude_modules`, `layers_to_transform` and `modules_to_save` leave."""
     cfg = copy.copy(cfg)
-    kept = []
-    for names in (targets.layers, targets.parameters):
+
+    def kept(names: list[str]) -> list[str]:
         cfg.target_modules = {name.rpartition(".")[2] for name in names}
-        kept.append([name for name in names if matches(cfg, name)])
-    return Targets(*kept, targets.left_out)
+        return [name for name in names if matches(cfg, name)]
+
+    return Targets(kept(targets.layers), kept(targets.parameters), targets.left_out)
 
 
 def _named_targets(model: Any, cfg: Any, map_experts: bool) -> Targets:
@@ -268,7 +268,7 @@ def own_layers(model: Any) -> dict[str, set[str]]:
 
 
 def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Targets:
-    """`found` and the parameters that `asked` names; the weight of a linear layer is adapted as that layer."""
+    """`found` and the parameters that `asked` names; the weight of a linear layer means that layer."""
     modules = dict(named_modules(model))
     names = {
         f"{name}.{own}": module
@@ -295,7 +295,7 @@ def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Target
 
 
 def check_targets(model: Any, cfg: Any) -> None:
-    """Raise ConfigError where `target_modules` names what is not there, or what an adapter does nothing on."""
+    """Raise ConfigError where `target_modules` names what is not there, or where an adapter does nothing."""
     asked = cfg.target_modules
     if asked is None or asked == "all-linear":
         return

@@ -75,7 +75,7 @@ def run(forward, wrapper, arguments):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_output_and_gradients_are_those_of_the_sum_of_weights(family):
-    """In float64: of tokens, of the router's weights and of every adapter; an expert without tokens has zeros."""
+    """In float64, of tokens, router weights and every adapter; an expert without tokens has zeros."""
     wrapper = wrapper_of(with_adapter(family)).train()
     fuse(wrapper)
     arguments = inputs(32)
@@ -108,7 +108,9 @@ def test_one_kernel_for_all_groups_gives_the_same(monkeypatch):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "deepseek_v3", "llama4_text", "granitemoe", "jetmoe"])
+@pytest.mark.parametrize(
+    "family", ["qwen3_moe", "gpt_oss", "deepseek_v3", "llama4_text", "granitemoe", "jetmoe"]
+)
 def test_a_models_loss_and_gradients_are_those_of_peft(family, gradients, relative_error):
     """In float64, whole models; families with experts of another form run as peft has them."""
     reference = with_adapter(family).train()

@@ -1,12 +1,12 @@
 """Experts packed into one parameter, with adapters: low-rank products on the tokens of each expert alone.
 
     rows       tokens sorted by expert           a a a | b | c c          k rows for each token
-    product    x @ W[e] + (x @ A[e]) @ B[e]      of each expert's rows; W + B A is never formed, nor its gradient
+    product    x @ W[e] + (x @ A[e]) @ B[e]      of each expert's rows; W + B A and its gradient never exist
     gate_up -> the family's gating -> down -> rows back to tokens, times the router's weights
 
-peft forms W + B A of all experts in every forward pass, keeps it for backward and makes its whole gradient. For
-classes that follow transformers' interface of experts (transformers/integrations/moe.py), which says of each
-how its weights lie and how it gates.
+peft forms W + B A of all experts in every forward pass, keeps it for backward and makes its whole gradient.
+For classes with transformers' interface of experts (transformers/integrations/moe.py), which says of each how
+its weights lie and how it gates.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _low_rank(module: Any) -> LowRank | None:
 
 
 def experts(base: Any, adapters: dict[str, LowRank], x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """What `base` returns for tokens `x [N, h]`, their experts `chosen [N, k]` and the router's `weights [N, k]`."""
+    """What `base` returns for `x [N, h]`, the experts `chosen [N, k]` and the router's `weights [N, k]`."""
     x_dtype, kind = x.dtype, compute_dtype(x)
     order = chosen.flatten().argsort(stable=True)
     expert_of = chosen.flatten()[order]
@@ -107,7 +107,7 @@ def _product(
 
 def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
     """`x @ weights[e] + x @ a[e] @ b[e]` of rows in groups of `counts [E]`; `weights [E, in, out]`."""
-    if _has_kernel(x) and (a is None or a.shape[2] % 8 == 0):  # rows of 16 bytes
+    if grouped_mm is not None and _has_kernel(x) and (a is None or a.shape[2] % 8 == 0):  # rows of 16 bytes
         ends = counts.cumsum(0, dtype=torch.int32)
         y = grouped_mm(x, weights, offs=ends)
         return y if a is None else y + grouped_mm(grouped_mm(x, a, offs=ends), b, offs=ends)
@@ -124,10 +124,5 @@ def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Ten
 
 
 def _has_kernel(x: Tensor) -> bool:
-    """Whether torch multiplies groups of rows in one kernel."""
-    return (
-        grouped_mm is not None
-        and x.is_cuda
-        and x.dtype == torch.bfloat16
-        and torch.cuda.get_device_capability(x.device) >= (8, 0)
-    )
+    """Whether the device of `x` multiplies groups of rows in one kernel."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)

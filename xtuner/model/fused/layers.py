@@ -35,7 +35,7 @@ _MLPS = {fused.mlp: fused.gated for fused in _FUSED}
 def fuse(llm: nn.Module) -> int:
     """How many modules of `llm` train through a fused function from now on."""
     count = 0
-    inner: set[nn.Module] = set()
+    inner: set[Any] = set()
     for module in llm.modules():
         name = type(module).__name__
         forward: Callable[..., Any] | None = None
