@@ -29,6 +29,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from xtuner.errors import ModelError
 from xtuner.families import family_of
 from xtuner.log import logger, say_once
+from xtuner.model.fused.linear import in_one_dtype
 from xtuner.model.fused.segments import packed_causal
 from xtuner.parallel.sequence import ulysses
 
@@ -92,6 +93,8 @@ def attention(
 
     `sequence_group`: the processes that have the other parts of the row.
     """
+    # Under autocast rotary positions leave queries and keys in fp32 beside values in 16 bits.
+    query, key, value = in_one_dtype(query, key, value)
     if sequence_group is not None:
         query, key, value = ulysses.to_heads(query, key, value, sequence_group)
         output, _ = attention(
