@@ -9,6 +9,7 @@ A family is the `model_type` of config.json. Layers of each kind that a family h
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -436,6 +437,12 @@ VISION: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 FAMILIES = sorted([*OWN, *VISION])
 
 
+def in_slice() -> list[str]:
+    """The families of this run: all, or with FAMILIES_SLICE=2/6 the second of six parts."""
+    part, _, parts = os.environ.get("FAMILIES_SLICE", "1/1").partition("/")
+    return FAMILIES[int(part) - 1 :: int(parts)]
+
+
 def make_config(family: str, **changes: Any) -> Any:
     """The tiny config of `family` with `changes`; nothing in it is random while it trains."""
     from transformers import CONFIG_MAPPING
@@ -451,7 +458,7 @@ def make_config(family: str, **changes: Any) -> Any:
         config = CONFIG_MAPPING[family](**_settings({**TINY, **OWN[family], **changes}))
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         for name, value in part.to_dict().items():
-            if isinstance(value, float) and ("drop" in name or "jitter" in name):
+            if isinstance(value, float) and ("drop" in name or "jitter" in name) and name not in changes:
                 setattr(part, name, 0.0)
     return config
 

@@ -28,7 +28,11 @@ KNOWN: list[Known] = []
 def why_known(family: str, method: str, precision: str, step: str) -> str | None:
     """The reason why this step is known to fail; None where it is to pass."""
     for row in KNOWN:
-        if (family in row.families.split() and step == row.step and method in row.methods
-                and precision in row.precisions):
+        if (
+            family in row.families.split()
+            and step == row.step
+            and method in row.methods
+            and precision in row.precisions
+        ):
             return row.why
     return None

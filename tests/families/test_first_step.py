@@ -1,12 +1,15 @@
 """Full fine-tuning of every family: loss and gradients of one step against stock transformers in fp32."""
 
 import contextlib
+import itertools
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import CONFIG_MAPPING
 
-from tests.families.configs import FAMILIES, VISION, make_model
+from tests.families.configs import VISION, in_slice, make_model
+from tests.families.known import why_known
 from xtuner.errors import ModelError
 from xtuner.model import SupervisedFinetune
 
@@ -18,7 +21,7 @@ BOUNDS = {"bf16": (0.02, 0.25), "fp32": (1e-5, 1e-4)}
 
 def samples():
     ids = torch.randint(3, 64, (BORDERS[-1],), generator=torch.Generator().manual_seed(2))
-    return [ids[a:b] for a, b in zip(BORDERS, BORDERS[1:], strict=False)]
+    return [ids[a:b] for a, b in itertools.pairwise(BORDERS)]
 
 
 def stock_step(model):
@@ -39,7 +42,8 @@ def our_step(model, precision):
         try:
             loss = sft(batch(samples()), num_items=count)["loss"]
         except ModelError as error:
-            assert "mix the samples" in str(error)
+            if "mix the samples" not in str(error):
+                raise
             loss = sum(sft(batch([ids]), num_items=count)["loss"] for ids in samples())
     return step(model, loss)
 
@@ -58,10 +62,15 @@ def step(model, loss):
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp32", marks=pytest.mark.families)])
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in VISION])
+@pytest.mark.parametrize("family", [name for name in in_slice() if name not in VISION])
 @pytest.mark.filterwarnings("ignore")
-def test_a_packed_step_is_that_of_stock_code(family, precision):
+def test_a_packed_step_is_that_of_stock_code(family, precision, request):
     """Three samples in one row, or one by one; every weight that stock code trains has its gradient."""
+    known = [why_known(family, "full", precision, step) for step in ("train", "loss", "gradients")]
+    if any(known):
+        request.applymarker(pytest.mark.xfail(reason=next(filter(None, known)), strict=True))
+    if family not in CONFIG_MAPPING:
+        pytest.skip("not in this transformers")
     model = make_model(family, vocab_size=64)
     model.set_attn_implementation("eager")
     loss, grads = stock_step(model)

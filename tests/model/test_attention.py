@@ -3,73 +3,19 @@ import itertools
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING
 
+from tests.families.configs import make_model
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
 from xtuner.model import attention
 from xtuner.model.attention import packed_batch, packed_inputs
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-MLA = {
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "n_group": 2,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "n_shared_experts": 1,
-    "num_key_value_heads": 4,
-}
-WINDOW = {"sliding_window": 4}
-OWN = {
-    "cohere2": WINDOW,
-    "deepseek_v2": MLA,
-    "deepseek_v3": MLA,
-    "exaone4": WINDOW,
-    "gemma2": WINDOW,
-    "gemma3_text": WINDOW,
-    "glm4_moe": {**MLA, "num_key_value_heads": 2},
-    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64},
-    "ministral": WINDOW,
-    "mistral": WINDOW,
-    "mixtral": {**MOE, **WINDOW},
-    "olmo3": WINDOW,
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
-    "phi3": WINDOW,
-    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "qwen2_moe": {**MOE, "shared_expert_intermediate_size": 16},
-    "qwen3_moe": MOE,
-    "starcoder2": WINDOW,
-}
 BORDERS = [0, 10, 17, 24]
 
 
 def make(family, implementation="xtuner", **changes):
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[family](**{**TINY, **OWN.get(family, {}), **changes})
-    model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
+    model = make_model(family, std=0.3, **{"vocab_size": 64, "max_position_embeddings": 64, **changes})
     if implementation:
         model.set_attn_implementation(implementation)
     return model
@@ -111,7 +57,7 @@ def test_gradients_of_a_packed_row_are_the_sum_of_its_samples(family, relative_e
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3_text", "internlm2"])
 def test_generation_with_padding_equals_stock_attention(family):
     """Without packed samples ours is sdpa with its masks, soft cap included."""
-    model, row = make(family, max_position_embeddings=64), ids(20).view(2, 10)
+    model, row = make(family), ids(20).view(2, 10)
     mask = torch.ones_like(row)
     mask[0, :4] = 0
     wanted = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
@@ -216,12 +162,7 @@ def test_neighbours_of_one_length_are_one_call():
 @pytest.mark.parametrize("family", ["bloom", "mpt", "gpt_oss", "nemotron"])
 def test_families_that_mix_packed_samples_are_refused(family):
     """Known leaks by name, unknown ones by trial, with what to set instead."""
-    own = {
-        "bloom": {"n_layer": 2, "n_head": 4},
-        "gpt_oss": MOE,
-        "mpt": {"n_layers": 2, "n_heads": 4, "d_model": 32},
-    }
-    model = make(family, None, **own.get(family, {}))
+    model = make(family, None)
     if attention.supports_attention(type(model), model.config):
         model.set_attn_implementation("xtuner")
     with pytest.raises(ModelError, match=f"'{family}' mix the samples .* set pack_to_max_length = False"):
@@ -238,7 +179,7 @@ def test_an_unknown_family_that_isolates_is_accepted_and_left_as_it_was():
 
 def test_attention_sinks_are_never_ignored():
     """A model with sinks that was forced onto our attention says so instead of computing something else."""
-    model = make("gpt_oss", **MOE)
+    model = make("gpt_oss")
     with pytest.raises(ModelError, match="attention sinks: set attn_implementation = 'eager'"):
         model(ids())
     assert not attention.supports_attention(type(model), copy.copy(model.config))
