@@ -35,8 +35,9 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _log_as_at_first():
-    """What an earlier test has done to the log is undone."""
+def _log_as_at_first(monkeypatch):
+    """What an earlier test has done to the log is undone; nothing has been said yet."""
+    monkeypatch.setattr("xtuner.log._said", set())
     logger = logging.getLogger("xtuner")
     logger.handlers.clear()
     logger.propagate = True

@@ -57,6 +57,8 @@ class Family:
     gguf: str | None = None
     # None: estimated as a Llama.
     sizes: Sizes | None = None
+    # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
+    no_text: str = ""
 
 
 def _llama_bias(cfg: Mapping[str, Any]) -> set[str]:
@@ -76,22 +78,36 @@ def _like(name: str) -> Fused:
     return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
 
 
+_CURE = "name the folder of a language model"
+_NEEDS_IMAGE = f"needs an image with every text; {_CURE}"
+_NEEDS_SOUND = f"needs sound with every text; {_CURE}"
+_SOUND = f"makes sound, not text; {_CURE}"
+_TWO_PARTS = f"reads a whole image or text before it writes (encoder-decoder); {_CURE}"
+_THINKER = (
+    "is several models in one folder: save the one that writes text with {0}.from_pretrained(FOLDER)"
+    ".save_pretrained(OUT), copy the tokenizer's files to OUT, and name OUT"
+)
 _INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
     "bamba": Family(packs=False),
+    "blip": Family(no_text=_NEEDS_IMAGE),
+    "blip-2": Family(no_text=_NEEDS_IMAGE),
     "bloom": Family(packs=False),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
     "deepseek_v2": Family(packs=True),
     "deepseek_v3": Family(packs=True),
     "deepseek_v4": Family(sinks=True),
+    "diffusion_gemma": Family(no_text=f"fills in blocks of text by diffusion; {_CURE}"),
     "ernie4_5": Family(packs=True),
+    "evolla": Family(no_text=f"needs a protein with every text; {_CURE}"),
     "exaone4": Family(packs=True),
     "falcon": Family(packs=False),
     "falcon_h1": Family(packs=False),
     "falcon_mamba": Family(packs=False),
+    "florence2": Family(no_text=_TWO_PARTS),
     "gemma": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
     ),
@@ -108,6 +124,8 @@ FAMILIES: dict[str, Family] = {
     "granite": Family(packs=True),
     "granitemoe": Family(packs=True),
     "granitemoehybrid": Family(packs=False),
+    "instructblip": Family(no_text=_NEEDS_IMAGE),
+    "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
         sizes=Sizes(bias=_asked_bias(output=True, usual=True)),
@@ -119,6 +137,9 @@ FAMILIES: dict[str, Family] = {
     "internlm3": Family(packs=True, gguf="llama"),
     "jamba": Family(packs=False),
     "kimi_linear": Family(packs=False),
+    "kosmos-2": Family(no_text=_NEEDS_IMAGE),
+    "kosmos-2.5": Family(no_text=_NEEDS_IMAGE),
+    "kyutai_speech_to_text": Family(no_text=_NEEDS_SOUND),
     "lfm2": Family(packs=False),
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
@@ -129,7 +150,10 @@ FAMILIES: dict[str, Family] = {
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
     "mixtral": Family(packs=True, sizes=Sizes()),
+    "moshi": Family(no_text=_SOUND),
     "mpt": Family(packs=False),
+    "musicgen": Family(no_text=_SOUND),
+    "musicgen_melody": Family(no_text=_SOUND),
     "nemotron_h": Family(packs=False),
     "olmo2": Family(packs=True),
     "olmo3": Family(packs=True),
@@ -137,10 +161,14 @@ FAMILIES: dict[str, Family] = {
     "phi": Family(packs=True),
     "phi3": Family(packs=True, plain_head=True, sizes=Sizes(joined=(_QKV, _GATE_UP))),
     "phimoe": Family(packs=True),
+    "pi0": Family(no_text=f"steers robots; {_CURE}"),
+    "pix2struct": Family(no_text=_TWO_PARTS),
+    "pp_formulanet": Family(no_text=_TWO_PARTS),
     "qwen2": Family(
         packs=True, plain_head=True, fused=_like("Qwen2"), gguf="qwen2",
         sizes=Sizes(bias=lambda cfg: _ATTENTION),
     ),
+    "qwen2_5_omni": Family(no_text=_THINKER.format("Qwen2_5OmniThinkerForConditionalGeneration")),
     "qwen2_moe": Family(
         packs=True, sizes=Sizes(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
     ),
@@ -153,11 +181,17 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_text": Family(packs=False),
     "qwen3_moe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True), head_norms=True)),
     "qwen3_next": Family(packs=False),
+    "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "recurrent_gemma": Family(packs=False),
     "rwkv": Family(packs=False),
     "seed_oss": Family(packs=True),
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
     "starcoder2": Family(packs=True),
+    "t5gemma2": Family(no_text=_TWO_PARTS),
+    "udop": Family(no_text=_TWO_PARTS),
+    "vision-encoder-decoder": Family(no_text=_TWO_PARTS),
+    "voxtral_realtime": Family(no_text=_NEEDS_SOUND),
+    "xlnet": Family(no_text=f"reads a text from both sides; {_CURE}"),
     "zamba": Family(packs=False),
     "zamba2": Family(packs=False),
 }

@@ -16,8 +16,23 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
     "tokenizer_config.json",
+    "tekken.json",
     "*.tiktoken",
+    "*.model",
 )
+_MAKERS = (
+    "holds weights in their maker's own form: fetch them in the form of transformers, with a config.json"
+)
+# File of a folder that is no model of transformers -> what it is, and what to do.
+_OTHER_KINDS = {
+    "adapter_config.json": "is an adapter: name the folder of its base model, {base}and the adapter in "
+    "model.peft_model (xtuner chat: --adapter)",
+    "model_index.json": "is a pipeline of diffusers, which makes images: name the folder of a language model",
+    "params.json": _MAKERS,
+    "consolidated*": _MAKERS,
+    "*.gguf": "holds GGUF files, which are for llama.cpp: name the folder that they were made from",
+    "*.pth": "holds checkpoints of a run: make a model or an adapter of one with xtuner convert pth_to_hf",
+}
 
 
 def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bool = True) -> None:
@@ -38,14 +53,60 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
             )
         return
     if not tokenizer:
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"The folder {path} is no model: it has no config.json")
-        if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
-            raise ModelError(
-                f"The model folder {path} has no weights: no *.safetensors and no pytorch_model*.bin"
-            )
+        _check_model_files(folder)
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a tokenizer can be made of files in `folder`."""
+    vocabularies = [pattern for pattern in TOKENIZER_FILES if pattern != "tokenizer_config.json"]
+    return any(any(folder.glob(pattern)) for pattern in vocabularies)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of `folder` that make its tokenizer."""
+    more = ("merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+    return sorted({file for pattern in (*TOKENIZER_FILES, *more) for file in folder.glob(pattern)})
+
+
+def _check_model_files(folder: Path) -> None:
+    has_config = (folder / "config.json").is_file()
+    if not (has_config and any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)):
+        for pattern, kind in _OTHER_KINDS.items():
+            if any(folder.glob(pattern)):
+                raise ModelError(f"The folder {folder} {kind.format(base=_base_of_adapter(folder))}")
+    if not has_config:
+        raise ModelError(f"The folder {folder} is no model: it has no config.json")
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+        raise ModelError(
+            f"The model folder {folder} has no weights: no *.safetensors and no pytorch_model*.bin"
+        )
+    if missing := _missing_shards(folder):
+        raise ModelError(
+            f"The model folder {folder} is not complete: its index names {len(missing)} files that are not "
+            f"there, as {missing[0]}; fetch them"
+        )
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Files that the index transformers reads names and that are not there."""
+    for whole in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / whole).is_file():
+            return []
+        index = folder / f"{whole}.index.json"
+        if index.is_file():
+            named = read_json(index).get("weight_map")
+            files = sorted(set(named.values())) if isinstance(named, dict) else []
+            return [name for name in files if not (folder / name).is_file()]
+    return []
+
+
+def _base_of_adapter(folder: Path) -> str:
+    if not (folder / "adapter_config.json").is_file():
+        return ""
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    return f"{base}, " if base else ""
 
 
 def _is_cached(name: str) -> bool:

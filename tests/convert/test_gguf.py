@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 gguf = pytest.importorskip("gguf", reason="xtuner[gguf] is not installed")
 
+from tests import seeing
 from xtuner import cli
 from xtuner.convert.gguf import compare, to_gguf
 from xtuner.errors import ModelError
@@ -20,6 +21,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -54,6 +56,8 @@ CASES = [
     (LlamaConfig, {"tie_word_embeddings": True, "head_dim": 32}),
     (LlamaConfig, {"rope_parameters": LLAMA3}),
     (LlamaConfig, {"rope_parameters": LINEAR}),
+    (LlamaConfig, {"rope_parameters": YARN}),
+    (LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
     (MistralConfig, {"sliding_window": None}),
     (Qwen2Config, {}),
     (Qwen3Config, {"head_dim": 32}),
@@ -67,7 +71,9 @@ def test_the_file_answers_as_the_folder(config_class, more, make_model, tmp_path
     folder = make_model(config_class, **more)
     path = to_gguf(folder, tmp_path / "out.gguf", check=False)
     assert compare(folder, path, "f16") < 2e-3 * logits(folder).abs().max()
-    if config_class in (LlamaConfig, Qwen2Config) and not {"rope_parameters", "head_dim"} & set(more):
+    if config_class in (LlamaConfig, Qwen2Config) and not {"rope_parameters", "head_dim", "mlp_bias"} & set(
+        more
+    ):
         torch.testing.assert_close(logits(tmp_path, gguf_file=path.name), logits(folder), atol=0.02, rtol=0)
 
 
@@ -80,7 +86,9 @@ def test_q8_0_is_near_and_smaller(make_model, tmp_path):
     assert small.stat().st_size < 0.75 * half.stat().st_size
     difference = compare(folder, small, "q8_0")
     assert compare(folder, half, "f16") < difference < 0.1 * logits(folder).abs().max()
-    with pytest.raises(ModelError, match="does not answer as"):
+    with pytest.raises(
+        ModelError, match=r"does not answer as .*; rms_norm_eps is 1\.0 in its config\.json and"
+    ):
         compare(make_model(LlamaConfig, rms_norm_eps=1.0), half, "f16")
     types = {t.name: t.tensor_type.name for t in gguf.GGUFReader(small).tensors}
     assert types["blk.0.attn_q.weight"] == "Q8_0"
@@ -106,6 +114,77 @@ def test_what_the_file_says(make_model, tmp_path, tokenizer):
     assert factors[-1] == pytest.approx(8)
 
 
+@pytest.mark.parametrize(
+    ("config_class", "more"),
+    [
+        (MistralConfig, {}),
+        (Qwen2Config, {"use_sliding_window": True, "max_window_layers": 1}),
+        (Qwen3Config, {"use_sliding_window": True, "max_window_layers": 1}),
+    ],
+)
+def test_a_window_is_left_out_and_said(config_class, more, make_model, tmp_path, caplog):
+    """llama.cpp's architecture has none: the file answers as the folder up to as many tokens."""
+    folder = make_model(config_class, sliding_window=8, **more)
+    path = to_gguf(folder, tmp_path / "out.gguf")
+    assert path.is_file()
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and r.name == "xtuner"]
+    assert told == [
+        "llama.cpp attends to all tokens, not to the last 8: it answers as the folder up to 8 tokens"
+    ]
+
+
+def test_a_window_as_wide_as_the_context_is_none(make_model, tmp_path, caplog):
+    """Nor is one that no layer has."""
+    to_gguf(make_model(MistralConfig, sliding_window=128), tmp_path / "out.gguf")
+    unused = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+    to_gguf(make_model(Qwen2Config, **unused), tmp_path / "out.gguf")
+    assert "attends to all tokens" not in caplog.text
+
+
+def test_yarn_is_written(make_model, tmp_path):
+    """Factor and original positions; llama.cpp's own defaults are YaRN's, and other numbers are refused."""
+    reader = gguf.GGUFReader(to_gguf(make_model(LlamaConfig, rope_parameters=YARN), tmp_path, check=False))
+    value = {name: field.contents() for name, field in reader.fields.items()}
+    scaling = {name.rpartition("scaling.")[2]: value[name] for name in value if ".rope.scaling." in name}
+    assert scaling == {"type": "yarn", "factor": 4.0, "original_context_length": 32}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "more", "message"),
+    [
+        (LlamaConfig, {"hidden_act": "gelu"}, "hidden_act = 'gelu' .*: llama.cpp's llama has silu"),
+        (Qwen3Config, {"attention_bias": True}, "attention_bias = True .*: llama.cpp's qwen3 has no bias"),
+        (LlamaConfig, {"rope_parameters": {**YARN, "beta_fast": 16}}, "beta_fast = 16 of the yarn scaling"),
+        (LlamaConfig, {"rope_parameters": {**YARN, "truncate": False}}, "truncate = False of the yarn"),
+        (
+            LlamaConfig,
+            {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}},
+            "mscale of the yarn scaling",
+        ),
+    ],
+)
+def test_a_setting_without_a_place_in_the_file_is_named(config_class, more, message, make_model, tmp_path):
+    """Before anything is written."""
+    with pytest.raises(ModelError, match=message):
+        to_gguf(make_model(config_class, **more), tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_file_that_answers_otherwise_is_not_left_and_the_cause_is_named(make_model, tmp_path, monkeypatch):
+    """The settings that folder and file do not share, and an earlier file stays."""
+    folder = make_model(LlamaConfig)
+    path = to_gguf(folder, tmp_path / "out.gguf")
+    before = path.read_bytes()
+    # What a family with a new setting would do.
+    monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_rms_eps", lambda self, value: None)
+    with pytest.raises(
+        ModelError,
+        match=r"logits differ by .* of .*; rms_norm_eps is 1\.0 in its config\.json and 1e-06 in the file$",
+    ):
+        to_gguf(make_model(LlamaConfig, rms_norm_eps=1.0), path)
+    assert path.read_bytes() == before
+
+
 def test_a_tokenizer_with_byte_fallback(make_model, tmp_path):
     """Scores are the ranks of merges, bytes are marked."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -128,6 +207,12 @@ def test_a_tokenizer_with_byte_fallback(make_model, tmp_path):
     assert value["tokenizer.ggml.scores"][vocabulary["ab"]] == 0
     assert value["tokenizer.ggml.scores"][vocabulary["▁ab"]] == -1
     assert value["tokenizer.ggml.token_type"][5] == gguf.TokenType.BYTE
+
+
+def test_a_model_that_sees_is_refused_by_its_own_family(tokenizer, tmp_path):
+    """Though its language part is a Llama."""
+    with pytest.raises(ModelError, match="is a model of the family 'llava'; GGUF files are written for"):
+        to_gguf(seeing.save("llava", tmp_path / "llava", tokenizer), tmp_path / "x.gguf")
 
 
 @pytest.mark.filterwarnings("ignore")

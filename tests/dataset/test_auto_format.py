@@ -15,7 +15,6 @@ from xtuner.dataset.map_fns import (
 )
 from xtuner.dataset.map_fns.auto import find_format
 from xtuner.errors import DataError
-from xtuner.log import _said
 
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 PLAIN = {"system": "", "input": "q", "output": "a", "output_with_loss": True}
@@ -137,7 +136,6 @@ def test_a_format_that_is_not_known_is_answered_with_the_nearest():
 def test_a_data_set_says_once_what_it_was_found_to_be(bos, caplog, tmp_path):
     """One line for each format, with the reason; rows of different forms may be mixed."""
     caplog.set_level("INFO", logger="xtuner")
-    _said.clear()
     rows = [ROWS["alpaca"], ROWS["openai"], ROWS["alpaca"]]
     dataset = process_hf_dataset(
         json.loads(json.dumps(rows)),

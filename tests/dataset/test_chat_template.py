@@ -136,24 +136,22 @@ def test_ids_are_those_of_the_whole_text(own, name):
 
 def test_the_number_of_renderings_does_not_grow_with_the_turns(own, monkeypatch):
     """A dialogue of 200 turns is rendered a handful of times, not 400."""
+    turns = [
+        [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}] for i in range(200)
+    ]
+    messages = [message for turn in turns for message in turn]
     for name in ("chatml", "llama3", "qwen3", "phi3"):
-        template = ChatTemplate(own[name])
-        counts = []
-        monkeypatch.setattr(
-            template,
-            "_apply",
-            lambda *a, apply=template._apply, counts=counts, **k: counts.append(1) or apply(*a, **k),
-        )
-        turns = [
-            [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": f"a{i}"}]
-            for i in range(200)
-        ]
-        messages = [message for turn in turns for message in turn]
-        rendered = template.render(messages)
-        assert len(rendered.spans) == 200
-        assert len(counts) <= 8
+        template, counts = ChatTemplate(own[name]), []
+
+        def apply(*args, apply=own[name].apply_chat_template, counts=counts, **kwargs):
+            counts.append(1)
+            return apply(*args, **kwargs)
+
+        monkeypatch.setattr(own[name], "apply_chat_template", apply)
+        assert len(template.render(messages).spans) == 200
+        assert len(counts) <= 12
         template.render(messages)
-        assert len(counts) <= 10
+        assert len(counts) <= 14
 
 
 def test_calls_of_tools_are_trained_and_their_results_are_not(own):
@@ -239,8 +237,8 @@ def test_a_template_without_a_system_role_gets_it_in_the_question(own, caplog):
     assert rendered.text == (
         "<s><start_of_turn>user\nS\n\nq<end_of_turn>\n<start_of_turn>model\na<end_of_turn>\n"
     )
-    with pytest.raises(DataError, match=r"does not take this dialogue of the roles user, user: .*alternate"):
-        ChatTemplate(own["gemma"]).render([messages[1], messages[1]])
+    with pytest.raises(DataError, match="take this dialogue of the roles assistant, user: "):
+        ChatTemplate(own["gemma"]).render([messages[2], messages[1]])
 
 
 def test_a_system_text_that_moves_does_not_move_the_borders(own):
@@ -340,3 +338,91 @@ def test_pictures_stand_where_their_marks_are(own):
     assert own["chatml"].decode(encoded.ids[:place]).endswith("<|im_start|>user\n")
     assert own["chatml"].decode(encoded.ids[place + 1 :]).startswith("\nq<|im_end|>")
     assert own["chatml"].decode(encoded.ids[encoded.trained]) == "a<|im_end|>"
+
+
+def test_speakers_are_joined_where_the_template_takes_them_in_turn_only(own, caplog):
+    """Gemma's raises for two questions in a row, and takes them as one; answers of both kinds stay apart."""
+    user, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    rendered = ChatTemplate(own["gemma"]).render([user, user, answer, answer])
+    assert "user\nq\n\nq<end_of_turn>" in rendered.text
+    assert [rendered.text[a:b] for a, b in rendered.spans] == ["a\n\na<end_of_turn>"]
+    assert "messages of one in a row are joined" in caplog.text
+    with pytest.raises(DataError, match="user, assistant, assistant"):
+        ChatTemplate(own["gemma"]).render([user, answer, {**answer, "loss": False}])
+
+
+THOUGHT = {"role": "assistant", "content": "<think>\nR\n</think>\n\nx"}
+
+
+def test_thinking_that_the_template_cuts_is_counted_and_told(own, tmp_path, caplog):
+    """R1's template writes no thinking of an answer, Qwen3's that of the last one."""
+    row = {"messages": [{"role": "user", "content": "q"}, THOUGHT] * 2}
+    told = {}
+    for name in ("deepseek_r1", "qwen3"):
+        caplog.clear()
+        dataset = process_hf_dataset(
+            [row],
+            tokenizer=own[name],
+            max_length=256,
+            dataset_map_fn=openai_map_fn,
+            template_map_fn=template_map_fn_factory("auto"),
+        )
+        told[name] = dataset.stats["left_out"]
+        assert "leaves out thinking of earlier answers in 1 rows (row 0" in caplog.text
+        assert "one_sample_per_turn = True trains it" in caplog.text
+    assert told == {
+        "deepseek_r1": {"thinking": 1, "thinking of earlier answers": 1},
+        "qwen3": {"thinking of earlier answers": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("deepseek_r1", ["R\n</think>\n\nx<｜end▁of▁sentence｜>"] * 2),
+        ("qwen3", ["<think>\nR\n</think>\n\nx<|im_end|>"] * 2),
+        ("chatml", ["<think>\nR\n</think>\n\nx<|im_end|>"] * 2),
+    ],
+)
+def test_with_one_sample_per_turn_each_answer_is_trained_as_the_model_writes_it(own, name, answers):
+    """Every answer is the last of a sample, with its thinking; what the prompt opens is not trained."""
+    dialogue = [{"role": "user", "content": "q"}, THOUGHT, {"role": "user", "content": "q"}, THOUGHT]
+    encoded = encode_conversations([[{"messages": dialogue}]], own[name], one_sample_per_turn=True)
+    assert encoded.rows.tolist() == [0, 0]
+    samples = [encoded.sample(number) for number in (0, 1)]
+    assert [own[name].decode(ids[trained]) for ids, trained in samples] == answers
+    prompt = own[name].apply_chat_template(dialogue[:1], tokenize=False, add_generation_prompt=True)
+    assert own[name].decode(samples[0][0][~samples[0][1]]).rstrip("\n") == prompt.rstrip("\n")
+
+
+def test_one_sample_per_turn_leaves_out_what_is_not_trained(bos):
+    """With a named template too; an answer without loss begins no sample, and a document stays one."""
+    turns = [
+        {"input": "q1", "output": "one"},
+        {"input": "q2", "output": "two", "output_with_loss": False},
+        {"input": "q3", "output": "three"},
+    ]
+    text = {"input": "", "output": "a document", "need_eos_token": False}
+    encoded = encode_conversations([turns, [text]], bos, one_sample_per_turn=True)
+    assert encoded.rows.tolist() == [0, 0, 1]
+    trained = [bos.decode(ids[flags]) for ids, flags in map(encoded.sample, range(3))]
+    assert trained == ["one</s>", "three</s>", "a document"]
+
+
+def test_arguments_are_given_in_the_form_that_the_template_takes(bos):
+    """As an object, or as JSON text where it joins them to other text or would write them as Python does."""
+    arguments = {"city": "Paris", "days": 2}
+    call = {"type": "function", "function": {"name": "rain", "arguments": arguments}}
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    written = {}
+    for way in ("m.tool_calls[0].function.arguments | tojson", "m.tool_calls[0].function.arguments"):
+        for form in (f"{{{{ {way} }}}}", f"{{{{ 'call ' + ({way}) }}}}"):
+            tokenizer = copy.deepcopy(bos)
+            tokenizer.chat_template = (
+                "{% for m in messages %}{% if m.tool_calls %}{{ m.tool_calls[0].function.name }}"
+                f"{form}{{{{ eos_token }}}}{{% else %}}{{{{ m.content + '\n' }}}}{{% endif %}}{{% endfor %}}"
+            )
+            rendered = ChatTemplate(tokenizer).render(messages)
+            written[form] = [rendered.text[a:b] for a, b in rendered.spans]
+    text = json.dumps(arguments)
+    assert list(written.values()) == [[f"rain{before}{text}</s>"] for before in ("", "call ") * 2]

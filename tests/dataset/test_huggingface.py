@@ -1,5 +1,6 @@
 """From rows to items: every trained token arrives once, what does not is counted, and errors name the row."""
 
+import copy
 import json
 import pickle
 
@@ -13,7 +14,9 @@ from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.encode import encode_conversations
 from xtuner.dataset.encode_rows import NOTHING_TRAINED, PROMPT_FILLS, map_row
 from xtuner.dataset.encode_rows import Settings as PipelineSettings
-from xtuner.dataset.map_fns import alpaca_map_fn, pretrain_map_fn, template_map_fn_factory
+from xtuner.dataset.map_fns import alpaca_map_fn, openai_map_fn, pretrain_map_fn, template_map_fn_factory
+from xtuner.dataset.rows import FileRows, ParquetFile
+from xtuner.dataset.selection import take_split
 from xtuner.dataset.sources import load_dataset
 from xtuner.errors import ConfigError, DataError
 
@@ -413,3 +416,59 @@ def test_a_row_is_mapped_and_put_in_its_template(bos):
     settings_of_run = PipelineSettings(bos, 9, alpaca_map_fn, template_map_fn_factory("default"))
     (only,) = map_row({"instruction": "Add.", "input": "1", "output": "3"}, settings_of_run)
     assert only["input"] == "<|User|>:Add.\n1\n<|Bot|>:"
+
+
+def test_keys_that_arrow_filled_in_are_not_there(bos, tmp_path):
+    """Arguments and schemas of one row do not get the keys of another's; a null in JSON stays."""
+    import datasets
+
+    def row(**arguments):
+        call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+        return {
+            "tools": [{"name": "add", "parameters": {key: {"type": "string"} for key in arguments}}],
+            "messages": [
+                {"role": "user", "content": "q"},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+            ],
+        }
+
+    rows = [row(city="P"), row(unit="C", round=None)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    table = datasets.Dataset.from_list(json.loads(json.dumps(rows)))
+    table.to_parquet(tmp_path / "rows.parquet")
+    settings = PipelineSettings(bos, 64, openai_map_fn)
+    found = {}
+    for name, source in {
+        "jsonl": load_dataset(str(tmp_path / "rows.jsonl"), split="train"),
+        "parquet": load_dataset(str(tmp_path / "rows.parquet"), split="train"),
+        "parquet of ours": FileRows([ParquetFile(tmp_path / "rows.parquet")]),
+        "table": table,
+    }.items():
+        selection = take_split(source, None)
+        for read in (selection.row(1), list(selection)[1][1]):
+            (turn,) = map_row(read, settings)
+            found[name] = turn["tools"], json.loads(turn["output"])["arguments"]
+    schema, arguments = found.pop("jsonl")
+    assert (schema[0]["parameters"].keys(), arguments) == ({"unit", "round"}, {"unit": "C", "round": None})
+    # Of a table it cannot be told that the second row had a null of its own.
+    for schema, arguments in found.values():
+        assert (schema[0]["parameters"].keys(), arguments) == ({"unit", "round"}, {"unit": "C"})
+
+
+def test_a_row_has_one_template_whatever_its_messages_hold(tokenizers):
+    """A name beside a content is no reason for the tokenizer's own template where another is asked for."""
+    tokenizer = copy.deepcopy(tokenizers["qwen"])
+    tokenizer.chat_template = "{{ raise_exception('not this one') }}"
+
+    def ids(**more):
+        messages = [{"role": "user", "content": "q", **more}, {"role": "assistant", "content": "x"}]
+        (item,) = process_hf_dataset(
+            [{"messages": messages}],
+            tokenizer=tokenizer,
+            max_length=64,
+            dataset_map_fn="auto",
+            template_map_fn=template_map_fn_factory("qwen_chat"),
+        )
+        return item["input_ids"].tolist()
+
+    assert ids(name="bob") == ids(weight=1) == ids()

@@ -12,9 +12,11 @@ from xtuner.dataset.map_fns import (
     msagent_react_map_fn,
     oasst1_map_fn,
     openai_map_fn,
+    sharegpt_map_fn,
     template_map_fn_factory,
     wizardlm_map_fn,
 )
+from xtuner.dataset.map_fns.fields import is_trained
 from xtuner.errors import ConfigError, DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -165,3 +167,128 @@ def test_a_template_may_be_given_by_name_or_dotted_path():
         template_map_fn_factory("xtuner.utils.PROMPT_TEMPLATE.internlm2_chatt")
     with pytest.raises(ConfigError, match="a dict with INSTRUCTION"):
         template_map_fn_factory({"SYSTEM": "x"})
+
+
+@pytest.fixture
+def said(caplog):
+    """All that is logged, as text."""
+    caplog.set_level("INFO", logger="xtuner")
+    return lambda: caplog.text
+
+
+def ask(*messages, **row):
+    """The turns that openai_map_fn makes of (role, content) pairs or messages."""
+    given = [m if isinstance(m, dict) else {"role": m[0], "content": m[1]} for m in messages]
+    return openai_map_fn({"messages": given, **row})["conversation"]
+
+
+FLAGS = {
+    False: [False, 0, 0.0, "false", "False", " no ", "0"],
+    True: [None, True, 1, 1.0, "true", "yes", "1", float("nan")],
+}
+
+
+@pytest.mark.parametrize("name", ["loss", "weight", "train", "training", "output_with_loss", "loss_mask"])
+def test_an_answer_is_trained_unless_a_flag_of_any_spelling_says_no(name, said):
+    """OpenAI's weight, axolotl's train, ...: bools, numbers and texts; in messages and in conversations."""
+    for wanted, values in FLAGS.items():
+        for value in values:
+            (turn,) = ask(("user", "q"), {"role": "assistant", "content": "a", name: value})
+            assert turn["output_with_loss"] is wanted, value
+            assert is_trained({"input": "q", "output": "a", name: value}) is wanted
+    assert not is_trained({"masked": True})
+    assert is_trained({"weight": 0.5})
+    assert "every weight above 0 counts as 1" in said()
+    with pytest.raises(DataError, match=f"the field '{name}' is 'maybe': write true or false"):
+        is_trained({name: "maybe"})
+
+
+def test_parts_of_an_answer_cannot_be_marked():
+    """axolotl's train_detail is refused, not passed over."""
+    with pytest.raises(DataError, match="'train_detail' marks parts of an answer"):
+        ask(("user", "q"), {"role": "assistant", "content": "a", "train_detail": [{"begin_offset": 0}]})
+
+
+def test_all_system_texts_are_kept():
+    """Two messages, a field and a message, and the role developer."""
+    rows = [
+        ask(("system", "S"), ("developer", "T"), ("user", "q"), ("assistant", "a")),
+        ask(("system", "T"), ("user", "q"), ("assistant", "a"), system="S"),
+        sharegpt_map_fn(
+            {
+                "system": "S",
+                "conversations": [
+                    {"from": f, "value": v} for f, v in (("system", "T"), ("human", "q"), ("gpt", "a"))
+                ],
+            }
+        )["conversation"],
+    ]
+    for (turn,) in rows:
+        assert turn["system"] == "S\n\nT"
+        assert [m["role"] for m in turn["messages"]] == ["system", "system", "user", "assistant"]
+
+
+def test_messages_of_one_speaker_in_a_row_are_kept_apart():
+    """A named template gets one text of both; the tokenizer's own template gets them as they stand."""
+    (turn,) = ask(("user", "A"), ("user", "B"), ("assistant", "C"), ("assistant", "D"))
+    assert (turn["input"], turn["output"]) == ("A\n\nB", "C\n\nD")
+    named = template_map_fn_factory("qwen_chat")({"conversation": [turn]})["conversation"]
+    assert [(t["input"], t["output"]) for t in named] == [
+        ("<|im_start|>user\nA\n\nB<|im_end|>\n<|im_start|>assistant\n", "C\n\nD<|im_end|>")
+    ]
+    (own,) = template_map_fn_factory("auto")({"conversation": [turn]})["conversation"]
+    assert [m["content"] for m in own["messages"]] == ["A", "B", "C", "D"]
+    assert wizardlm_map_fn(
+        {"conversations": [{"from": f, "value": v} for f, v in (("human", "A"), ("gpt", "C"), ("gpt", "D"))]}
+    ) == {"conversation": [{"input": "A", "output": "C\n\nD"}]}
+
+
+def test_answers_in_a_row_of_which_some_are_trained_need_the_tokenizers_template():
+    """A named template writes them as one answer, so it cannot tell them apart."""
+    turns = ask(("user", "q"), {"role": "assistant", "content": "a", "loss": False}, ("assistant", "b"))
+    with pytest.raises(DataError, match="only some are to be trained: set prompt_template"):
+        template_map_fn_factory("qwen_chat")({"conversation": turns})
+    (own,) = template_map_fn_factory("auto")({"conversation": turns})["conversation"]
+    assert [m.get("loss") for m in own["messages"]] == [None, False, None]
+
+
+def test_no_question_is_made_up(said):
+    """Words of the assistant that open a dialogue go to the tokenizer's template only, and it is said."""
+    (turn,) = ask(("system", "S"), ("assistant", "Hi!"), ("user", "q"), ("assistant", "a"), ("user", "r"))
+    assert (turn["system"], turn["input"], turn["output"]) == ("S", "q", "a")
+    assert [m["content"] for m in turn["messages"]] == ["S", "Hi!", "q", "a"]
+    assert "dialogues open with words of the assistant" in said()
+    assert "dialogues end with a question that nobody answers" in said()
+
+
+def test_a_message_with_more_than_role_and_content_has_one_form_only():
+    """A name beside the content does not take the row away from the named template."""
+    turns = ask({"role": "user", "content": "q", "name": "bob"}, ("assistant", "x"))
+    (named,) = template_map_fn_factory("qwen_chat")({"conversation": turns})["conversation"]
+    assert "messages" not in named
+    (own,) = template_map_fn_factory("auto")({"conversation": turns})["conversation"]
+    assert own["messages"][0]["name"] == "bob"
+
+
+def test_thinking_reaches_a_named_template(said):
+    """In the tags that thinking models use; the tokenizer's own template gets the field."""
+    answer = {"role": "assistant", "content": "a", "reasoning_content": "r"}
+    (turn,) = ask(("user", "q"), answer)
+    assert turn["output"] == "<think>\nr\n</think>\n\na"
+    assert turn["messages"][1] == answer
+    assert "thinking is written as <think>" in said()
+
+
+def test_the_older_form_of_one_call_is_read():
+    """`function_call` and `functions`, from before tools."""
+    call = {"name": "add", "arguments": "{}"}
+    turns = ask(
+        ("user", "q"),
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "add", "content": "2"},
+        ("assistant", "a"),
+        functions=[{"name": "add"}],
+    )
+    assert turns[0]["tools"] == [{"type": "function", "function": {"name": "add"}}]
+    assert turns[0]["messages"][1]["tool_calls"] == [{"type": "function", "function": call}]
+    assert turns[1]["messages"][0] == {"role": "tool", "name": "add", "content": "2"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from xtuner import cli, log
+from xtuner import cli
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
 ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(6)]
@@ -31,7 +31,6 @@ def here(tmp_path, llama_dir, monkeypatch) -> Path:
     shutil.copytree(llama_dir, tmp_path / "model")
     (tmp_path / "d.json").write_text(json.dumps(ROWS, indent=1), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(log, "_said", set())
     return tmp_path
 
 

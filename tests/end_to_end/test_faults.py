@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtuner import cli, log
+from xtuner import cli
 from xtuner.engine.checkpoint import find_whole, load_checkpoint
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
@@ -33,7 +33,6 @@ def here(tmp_path, llama_dir, monkeypatch) -> Path:
     shutil.copytree(llama_dir, tmp_path / "model")
     (tmp_path / "d.json").write_text(json.dumps(ROWS), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(log, "_said", set())
     monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
     return tmp_path
 

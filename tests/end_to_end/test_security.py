@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtuner import cli, log
+from xtuner import cli
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
 ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(6)]
@@ -42,7 +42,6 @@ def here(tmp_path, llama_dir, monkeypatch) -> Path:
     shutil.copytree(llama_dir, tmp_path / "model")
     (tmp_path / "d.json").write_text(json.dumps(ROWS), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(log, "_said", set())
     monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
     # A module that was imported once is not run again: each test has its own copies.
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))

@@ -1,13 +1,14 @@
 import copy
+import logging
 
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from xtuner.errors import ConfigError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.loading import compute_dtype
+from xtuner.model.loading import compute_dtype, load_for_chat
 
 
 def config(folder, bits, dtype=torch.float32):
@@ -127,3 +128,78 @@ def test_both_bits_off_is_no_quantisation(llama_dir):
     """load_in_4bit=False and load_in_8bit=False load plain weights."""
     model = SupervisedFinetune(config(llama_dir, None), lora=LoraConfig(r=2))
     assert not getattr(model.llm.get_base_model(), "is_quantized", False)
+
+
+@pytest.fixture
+def make_llama(tmp_path, tokenizer):
+    """A folder with a random Llama of these widths."""
+
+    def make(**sizes):
+        config = LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=1, num_attention_heads=4, **sizes)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    return make
+
+
+@pytest.fixture
+def repacking_cpu(monkeypatch):
+    """A CPU for which bitsandbytes repacks 4-bit weights at the first forward in eval mode."""
+    from bitsandbytes.nn import modules
+
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: True)
+
+
+def logits_of_dequantised(model, ids):
+    """What plain layers with the numbers of the 4-bit ones answer, in float64."""
+    import bitsandbytes as bnb
+
+    reference = copy.deepcopy(model)
+    for name, module in list(reference.named_modules()):
+        if isinstance(module, bnb.nn.Linear4bit):
+            plain = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+            weight = bnb.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+            parent, _, last = name.rpartition(".")
+            setattr(reference.get_submodule(parent), last, plain)
+    return reference.double()(ids).logits
+
+
+@torch.no_grad()
+def test_chat_in_4_bits_takes_any_width(make_llama, repacking_cpu, relative_error, caplog):
+    """Widths of no whole blocks of 64, and heights that are no multiple of 32, as the weights say."""
+    folder = make_llama(hidden_size=96, intermediate_size=160, num_key_value_heads=1)
+    with caplog.at_level(logging.INFO):
+        model, _ = load_for_chat(folder, bits=4, dtype="fp32")
+    ids = torch.arange(5, 15)[None]
+    wanted = logits_of_dequantised(model, ids)
+    assert relative_error(model(ids).logits, wanted) < 1e-6
+    assert "7 of 7 layers in 4 bits have sizes that bitsandbytes' kernel for this CPU lacks" in caplog.text
+
+
+def test_layers_of_whole_blocks_keep_the_fast_kernel(make_llama, repacking_cpu, caplog):
+    """Only a layer of broken blocks, or whose number of rows is no multiple of 32, goes without."""
+    folder = make_llama(hidden_size=128, intermediate_size=160, num_key_value_heads=1)
+    model, _ = load_for_chat(folder, bits=4, dtype="fp32")
+    fast = {
+        name.rpartition(".")[2]: layer.support_avx512bf16_for_cpu
+        for name, layer in model.named_modules()
+        if hasattr(layer, "support_avx512bf16_for_cpu")
+    }
+    assert fast == {
+        "q_proj": True, "k_proj": True, "v_proj": True, "o_proj": True,
+        "gate_proj": True, "up_proj": True, "down_proj": False,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [4, 8])
+def test_any_width_trains(make_llama, repacking_cpu, batch, bits, gradients, relative_error):
+    """Gradients are those of the dequantised model, in training too."""
+    folder = make_llama(hidden_size=96, intermediate_size=160, num_key_value_heads=1)
+    with torch.enable_grad():
+        model = tuned(folder, bits)
+        reference = adapter_gradients(dequantised(model), batch, gradients)
+        ours = adapter_gradients(model, batch, gradients)
+    assert relative_error(ours, reference) < (1e-5 if bits == 4 else 0.05)

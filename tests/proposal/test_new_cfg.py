@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from xtuner import cli, log
+from xtuner import cli
 from xtuner.check.checks import check_config
 from xtuner.config import load_config
 
@@ -21,7 +21,6 @@ def here(tmp_path, llama_dir, monkeypatch):
     (tmp_path / "d.json").write_text(json.dumps(CHATS), encoding="utf-8")
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, TEXTS)), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(log, "_said", set())
     return tmp_path
 
 

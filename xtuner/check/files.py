@@ -11,13 +11,15 @@ import difflib
 import glob
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
-from xtuner.errors import ModelError, NotFoundError
+from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.loadable import check_language_model, check_training
 from xtuner.model_folder import check_model_folder, looks_local
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".xlsx", ".parquet", ".arrow", ".txt")
@@ -31,7 +33,7 @@ def file_faults(config: Mapping[str, Any]) -> list[Fault]:
 
 def hub_names(config: Mapping[str, Any]) -> list[str]:
     """The models and data sets that a config names and that are no paths."""
-    models = [name for _, name, _ in _models(config) if not (looks_local(name) or Path(name).exists())]
+    models = [f.name for f in named_folders(config) if not (looks_local(f.name) or Path(f.name).exists())]
     data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg.get("path"), cfg.get("data_files"))]
     return sorted({*models, *data})
 
@@ -39,7 +41,7 @@ def hub_names(config: Mapping[str, Any]) -> list[str]:
 def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
     """Warnings about names taken for ones on the hub where a folder here is called nearly the same."""
     found: dict[str, Fault] = {}
-    for path, name, _ in _models(config):
+    for path, name in ((folder.path, folder.name) for folder in named_folders(config)):
         parent = Path(name).parent
         if looks_local(name) or Path(name).exists() or not (parent.name and parent.is_dir()):
             continue
@@ -61,23 +63,56 @@ def data_bytes(config: Mapping[str, Any]) -> int | None:
     return sum(os.path.getsize(f) for f in files if os.path.isfile(f))
 
 
-def _models(config: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Path in the config, folder, and whether only the tokenizer is wanted."""
-    for name, is_tokenizer in (("tokenizer", True), ("train_dataloader", True), ("model", False)):
+@dataclass(frozen=True)
+class Folder:
+    """A folder or hub name in a config: where it stands, and what it is to hold."""
+
+    path: str
+    name: str
+    holds: str  # "tokenizer", "llm" or "model"
+    trusted: bool  # its own code may run
+
+
+def named_folders(config: Mapping[str, Any]) -> Iterator[Folder]:
+    """The models and tokenizers that `config` names."""
+    for name in ("tokenizer", "train_dataloader", "model"):
         for path, value in walk(config.get(name), name):
             folder = value.get("pretrained_model_name_or_path")
             if isinstance(folder, str):
-                yield f"{path}.pretrained_model_name_or_path", folder, is_tokenizer
+                at = f"{path}.pretrained_model_name_or_path"
+                yield Folder(at, folder, _held(path, value), bool(value.get("trust_remote_code")))
+
+
+def _held(path: str, value: Mapping[str, Any]) -> str:
+    kind = value.get("type")
+    ref = as_ref(kind)
+    name = "" if kind is None else name_of(ref if ref is not None else kind)
+    if not path.startswith("model") or path.rpartition(".")[2] == "tokenizer" or "Tokenizer" in name:
+        return "tokenizer"
+    # What a function of the user's own makes of a folder is not known here.
+    return "llm" if path == "model.llm" and name.startswith("transformers.") else "model"
+
+
+def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = True) -> None:
+    """NotFoundError, ModelError or ConfigError where `folder` does not hold what `config` wants of it."""
+    if folder.holds != "llm":
+        check_model_folder(folder.name, tokenizer=folder.holds == "tokenizer", ask_hub=ask_hub)
+        return
+    sizes = check_language_model(folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub)
+    model = config["model"]
+    if sizes is not None:
+        full = not model.get("lora") and not model.get("peft_model")
+        check_training(sizes, folder.name, full=full, asked=bool(model["llm"].get("quantization_config")))
 
 
 def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
     found: dict[str, Fault] = {}
-    for path, folder, is_tokenizer in _models(config):
+    for folder in named_folders(config):
         try:
-            check_model_folder(folder, tokenizer=is_tokenizer, ask_hub=False)
-        except (NotFoundError, ModelError) as error:
+            check_folder(folder, config, ask_hub=False)
+        except (NotFoundError, ModelError, ConfigError) as error:
             # One folder is named by the tokenizer and the model.
-            found.setdefault(str(error), Fault(path, f"{path}: {error}"))
+            found.setdefault(str(error), Fault(folder.path, f"{folder.path}: {error}"))
     return list(found.values())
 
 

@@ -17,6 +17,7 @@ from xtuner.estimate.memory import Memory, Training, size_text
 from xtuner.estimate.plan import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
+from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.model_folder import read_json
 
 # UTF-8 bytes of a JSON file to a token; Chinese and English are near one another in this.
@@ -141,7 +142,9 @@ _RECOMPUTED = {
 
 def memory_lines(found: Forecast) -> list[str]:
     """The estimate as a block: the whole, then each part."""
-    about = "" if found.shape.is_exact else ", reckoned as if it were a Llama"
+    known = FAMILIES.get(found.shape.family, UNKNOWN).sizes is not None
+    about = "" if known else ", reckoned as if it were a Llama"
+    about += ", without the parts that see or hear" if found.shape.sees else ""
     free = f"{size_text(found.machine.free_bytes)} free on {found.machine.name}"
     shared = found.division
     each = "" if shared.is_alone else f" for each of {shared.processes} processes, {shared.text},"

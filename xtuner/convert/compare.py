@@ -19,11 +19,12 @@ from typing import Any
 
 import torch
 
-from xtuner.convert.lora import Adapter, read_adapter
+from xtuner.convert.lora import EMBEDDINGS, HEADS, Adapter, read_adapter
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
-from xtuner.model.loading import load_config, register_families
+from xtuner.model.loading import auto_class_of, load_config, register_families
 
+_ENDS = tuple(f"{name}.weight" for name in (*EMBEDDINGS, *HEADS))
 _LENGTH = 32
 _SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
 _SUSPICIOUS = 0.05  # of the largest logit; rounding to 16 bit stays well under it
@@ -104,12 +105,13 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
     """The logits of a model whose layers are read as they run; None where its names do not allow it."""
     from accelerate import init_empty_weights
     from accelerate.hooks import attach_align_device_hook
-    from transformers import AutoModelForCausalLM
 
-    if adapter is not None and _looks_into_weights(adapter):
+    if adapter is not None and (_looks_into_weights(adapter) or _more_rows(adapter, folder)):
         return None
+    config = load_config(folder)
+    family = auto_class_of(config, folder)
     with init_empty_weights(include_buffers=False):
-        model: Any = AutoModelForCausalLM.from_config(load_config(folder), dtype=torch.float32)
+        model: Any = family.from_config(config, dtype=torch.float32)
         if adapter is not None:
             model = _with_adapter(model, adapter.folder, low_cpu_mem_usage=True)
     tensors = _ByModule(folder, adapter)
@@ -120,6 +122,15 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
     return _forward(model.eval(), vocabulary, device)
 
 
+def _more_rows(adapter: Adapter, base: Path) -> int | None:
+    """How many rows the adapter's own embedding has, where those are more than its base's."""
+    own, base_has = (
+        max((i.shape[0] for n, i in weights.infos.items() if n.endswith(_ENDS)), default=0)
+        for weights in (adapter.weights, Weights(base))
+    )
+    return own if own > base_has else None
+
+
 def _looks_into_weights(adapter: Adapter) -> bool:
     """Whether layers use weights of modules that do not run themselves, so that none are there to use."""
     return bool(adapter.config.get("use_dora")) or any("lora_embedding_" in name for name in adapter.weights)
@@ -127,11 +138,14 @@ def _looks_into_weights(adapter: Adapter) -> bool:
 
 @torch.no_grad()
 def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_clip: bool) -> torch.Tensor:
-    from transformers import AutoModelForCausalLM, CLIPVisionModel
+    from transformers import CLIPVisionModel
 
-    family: Any = CLIPVisionModel if is_clip else AutoModelForCausalLM
+    family: Any = CLIPVisionModel if is_clip else auto_class_of(load_config(folder), folder)
     model = family.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if adapter is not None:
+        if rows := _more_rows(read_adapter(adapter), folder):
+            # The adapter holds all rows: what the new ones begin with plays no part.
+            model.resize_token_embeddings(rows, mean_resizing=False)
         model = _with_adapter(model, adapter)
     model = model.to(device).eval()
     if is_clip:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ _INTERNLM2 = {
     "ffn_norm": "post_attention_layernorm",
     "tok_embeddings": "embed_tokens",
 }
+# Settings without which the logits stay the same.
+_NO_MATTER = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+    "model_type",
+    "transformers_version",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "initializer_range",
+}
+_LENGTH = 32  # tokens of the comparison
 _LARGEST = {"f16": 0.01, "q8_0": 0.1}  # differences of logits, of the largest logit, that rounding explains
 
 
@@ -55,14 +72,14 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     partial = path.with_name(f".{path.name}.partial")
     try:
         _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+        if check:
+            compare(source, partial, kind)
         partial.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
-    if check:
-        compare(source, path, kind)
     return path
 
 
@@ -75,25 +92,62 @@ def _need_gguf() -> Any:
 
 
 def _architecture(config: Any, source: Path) -> str:
-    architecture = family_of(config).gguf
+    # Of a model that sees or hears, whose language part may have a row, no part is written.
+    architecture = None if config.get_text_config() is not config else family_of(config).gguf
     if architecture is None:
         known = [name for name, family in FAMILIES.items() if family.gguf]
         raise ModelError(
             f"{source} is a model of the family {config.model_type!r}; GGUF files are written for "
             f"{', '.join(known)}. llama.cpp's own convert_hf_to_gguf.py knows others"
         )
-    rope = getattr(config, "rope_parameters", None) or {}
-    kind = rope.get("rope_type", "default")
-    if kind not in ("default", "linear", "dynamic", "llama3"):
-        raise ModelError(f"{source}: its rope scaling {kind!r} is not written to GGUF files here")
-    if kind == "dynamic":
+    for setting, reason in _unwritten(config, architecture):
+        raise ModelError(f"{source}: {setting} of its config.json cannot be written to GGUF: {reason}")
+    positions = config.max_position_embeddings
+    if _rope_kind(config) == "dynamic":
+        logger.warning("dynamic rope scaling is left out: up to %d tokens it does nothing", positions)
+    if (window := _window(config)) < positions:
         logger.warning(
-            "dynamic rope scaling is left out: up to %d tokens it does nothing",
-            config.max_position_embeddings,
+            "llama.cpp attends to all tokens, not to the last %d: it answers as the folder up to %d tokens",
+            window,
+            window,
         )
-    if getattr(config, "sliding_window", None) and architecture == "llama":
-        logger.warning("llama.cpp attends to all tokens, not to the last %d", config.sliding_window)
     return architecture
+
+
+def _unwritten(config: Any, architecture: str) -> Iterator[tuple[str, str]]:
+    """Settings that change what the model answers and that llama.cpp has no place for, and why."""
+    kind = _rope_kind(config)
+    if kind not in ("default", "linear", "dynamic", "llama3", "yarn"):
+        yield f"the rope scaling {kind!r}", "llama.cpp's own convert_hf_to_gguf.py may know it"
+    if kind == "yarn":
+        rope = config.rope_parameters
+        for name, usual in _yarn_defaults(rope).items():
+            if (value := rope.get(name)) is not None and not math.isclose(value, usual, rel_tol=1e-6):
+                yield f"{name} = {value} of the yarn scaling", f"llama.cpp computes it as {usual:g}"
+        if rope.get("mscale") and rope.get("mscale_all_dim"):
+            yield "mscale of the yarn scaling", "llama.cpp's Llama has none"
+    act = getattr(config, "hidden_act", "silu")
+    if act not in ("silu", "swish"):
+        yield f"hidden_act = {act!r}", f"llama.cpp's {architecture} has silu"
+    if architecture == "qwen3" and getattr(config, "attention_bias", False):
+        yield "attention_bias = True", "llama.cpp's qwen3 has no bias behind attention"
+
+
+def _rope_kind(config: Any) -> str:
+    return (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+
+
+def _yarn_defaults(rope: Mapping[str, Any]) -> dict[str, float]:
+    """What llama.cpp takes for the optional numbers of YaRN (Peng et al. 2023, arXiv 2309.00071)."""
+    attention = 0.1 * math.log(max(1.0, rope["factor"])) + 1.0
+    return {"beta_fast": 32, "beta_slow": 1, "attention_factor": attention, "truncate": 1}
+
+
+def _window(config: Any) -> float:
+    """How many tokens the layer that sees least attends to."""
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return window if window and "sliding_attention" in layers else math.inf
 
 
 def _write(
@@ -148,9 +202,14 @@ def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
     writer.add_value_length(head)
     rope = config.rope_parameters
     writer.add_rope_freq_base(float(rope["rope_theta"]))
-    if rope.get("rope_type") == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    scaling = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}.get(
+        _rope_kind(config)
+    )
+    if scaling is not None:
+        writer.add_rope_scaling_type(scaling)
         writer.add_rope_scaling_factor(float(rope["factor"]))
+        if "original_max_position_embeddings" in rope:
+            writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
 
 
 def _head_size(config: Any) -> int:
@@ -264,7 +323,7 @@ def _stored(gguf: Any, name: str, tensor: torch.Tensor, dtype: Any) -> Any:
 @torch.no_grad()
 def compare(folder: Path, path: Path, kind: str) -> float | None:
     """The largest difference of logits between folder and file, logged; None where memory is too small."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
     free = free_memory(torch.device("cpu"))
@@ -272,13 +331,10 @@ def compare(folder: Path, path: Path, kind: str) -> float | None:
         logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
         return None
     config = load_config(folder)
-    ids = torch.arange(32)[None] * 7919 % config.vocab_size
-    read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    # The reader passes over what is no tensor: scaled rotation, sizes of heads, whether there are biases.
-    read.rope_parameters = config.rope_parameters
-    read.head_dim = _head_size(config)
-    if read.model_type == "llama":
-        read.attention_bias = any(name.endswith((".q_proj.bias", ".wqkv.bias")) for name in Weights(folder))
+    # The file has no window: within one it must not matter.
+    length = int(min(_LENGTH, _window(config)))
+    ids = torch.arange(length)[None] * 7919 % config.vocab_size
+    read = _config_of_file(path, config, set(Weights(folder)))
     found = []
     for name, more in ((folder, {}), (path.parent, {"gguf_file": path.name, "config": read})):
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **more).eval()
@@ -287,13 +343,44 @@ def compare(folder: Path, path: Path, kind: str) -> float | None:
         gc.collect()
     difference, largest = (found[0] - found[1]).abs().max().item(), found[0].abs().max().item()
     logger.info(
-        "%s against the folder: largest difference of logits %.3g (largest logit %.3g)",
-        path.name,
+        "the file against the folder, over %d tokens: largest difference of logits %.3g (largest logit %.3g)",
+        length,
         difference,
         largest,
     )
     if not difference <= _LARGEST[kind] * largest:
         raise ModelError(
-            f"{path} does not answer as {folder}: logits differ by {difference:.3g} of {largest:.3g}"
+            f"the GGUF file does not answer as {folder}: logits differ by {difference:.3g} of {largest:.3g}"
+            f"{_likely_cause(config, read)}"
         )
     return difference
+
+
+def _config_of_file(path: Path, config: Any, names: set[str]) -> Any:
+    """The config that transformers reads from the file, with what only its tensors tell."""
+    from transformers import AutoConfig
+
+    read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    # The reader passes over what is no tensor: scaled rotation, sizes of heads, whether there are biases.
+    read.rope_parameters = config.rope_parameters
+    read.head_dim = _head_size(config)
+    if read.model_type == "llama":
+        read.attention_bias = any(name.endswith((".q_proj.bias", ".wqkv.bias")) for name in names)
+        read.mlp_bias = any(name.endswith(".up_proj.bias") for name in names)
+    return read
+
+
+def _likely_cause(config: Any, read: Any) -> str:
+    """The settings that folder and file do not share, as the end of a sentence; "" for none."""
+    theirs = read.to_dict()
+    apart = [
+        f"{name} is {value} in its config.json and {theirs[name]} in the file"
+        for name, value in config.to_dict().items()
+        if name in theirs and name not in _NO_MATTER and not _same(value, theirs[name])
+    ]
+    return f"; {', '.join(apart)}" if apart else ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    numbers = all(isinstance(x, int | float) for x in (one, other))
+    return math.isclose(one, other, rel_tol=1e-5) if numbers else one == other

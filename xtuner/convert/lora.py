@@ -33,6 +33,8 @@ _PART = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|base_layer\.weight)"
 )
+EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
+HEADS = ("lm_head", "output", "embed_out")
 _CHUNK = 8 * 1024 * 1024  # elements of W taken to fp32 at once: 32 MB
 # Settings under which base + adapter is not W + scaling * B @ A.
 _UNMERGEABLE = (
@@ -145,12 +147,19 @@ def plan_changes(adapter: Adapter, base: dict[str, TensorInfo], base_name: str) 
         if "lora_" in name:
             raise ModelError(f"{adapter.folder} holds {key}, which is no part of LoRA known here.")
         target = _find(name.replace(".base_layer.", "."), base, adapter, base_name)
-        _same_shape(target, infos[key].shape, base[target].shape, adapter, base_name)
+        if not has_more_tokens(target, infos[key].shape, base[target].shape):
+            _same_shape(target, infos[key].shape, base[target].shape, adapter, base_name)
         changes[target] = Replace(key)
     transposed = _is_transposed(parts, infos, base, adapter.config)
     for module, keys in parts.items():
         changes.update(_changes_of_module(module, keys, transposed, adapter, base, base_name))
     return changes
+
+
+def has_more_tokens(name: str, made_for: tuple, has: tuple) -> bool:
+    """Whether an embedding or head was trained with more tokens than the base's `name` has rows for."""
+    is_end = name.split(".")[-2:-1] and name.split(".")[-2] in (*EMBEDDINGS, *HEADS)
+    return bool(is_end) and made_for[1:] == has[1:] and made_for[0] > has[0]
 
 
 def _changes_of_module(

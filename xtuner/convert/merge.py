@@ -17,16 +17,25 @@ import torch
 
 from xtuner.convert.compare import compare_logits
 from xtuner.convert.folders import copy_other_files, model_folder
-from xtuner.convert.lora import Adapter, Change, apply_change, plan_changes, read_adapter
+from xtuner.convert.lora import (
+    EMBEDDINGS,
+    HEADS,
+    Adapter,
+    Change,
+    Replace,
+    apply_change,
+    has_more_tokens,
+    plan_changes,
+    read_adapter,
+)
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.errors import ConfigError, ModelError
 from xtuner.log import logger
+from xtuner.model_folder import has_tokenizer, tokenizer_files
 
-_EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
-_HEADS = ("lm_head", "output", "embed_out")
 _VISION = "vision_model."
 
 
@@ -70,7 +79,7 @@ def merge(
                 max_shard_size=max_shard_size,
                 safe_serialization=safe_serialization,
             )
-        _write_other_files(base_dir, adapter_dir, folder, untied=plan.untied, is_clip=is_clip)
+        _write_other_files(base_dir, adapter_dir, folder, plan, is_clip=is_clip)
         return compare_logits(base_dir, adapter_dir, folder, where, is_clip) if check else None
 
 
@@ -99,6 +108,7 @@ class _Plan:
     changes: dict[str, Change]
     source: dict[str, str]
     untied: bool
+    rows: int | None  # of the embedding, where the adapter has more tokens
 
 
 def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Plan:
@@ -106,8 +116,8 @@ def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Pl
     if is_clip:
         infos = {name: info for name, info in infos.items() if name.startswith(_VISION)} or infos
     source: dict[str, str] = {}
-    embedding = _end(infos, _EMBEDDINGS)
-    head = _end(infos, _HEADS)
+    embedding = _end(infos, EMBEDDINGS)
+    head = _end(infos, HEADS)
     if embedding and head is None and not is_clip:
         # A tied head has no tensor of its own; the adapter may know it by name all the same.
         name = "output.weight" if "tok_embeddings" in embedding else "lm_head.weight"
@@ -124,7 +134,28 @@ def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Pl
     else:
         for name in source:
             changes.pop(name, None)
-    return _Plan(infos, changes, source, untied)
+    both = [name for name in (embedding, head, *(source if untied else ())) if name]
+    rows = _grow(infos, changes, lora, both, base_dir)
+    return _Plan(infos, changes, source, untied, rows)
+
+
+def _grow(
+    infos: dict[str, TensorInfo], changes: dict[str, Change], lora: Adapter, ends: list[str], base_dir: Path
+) -> int | None:
+    """Give embedding and head in `infos` the adapter's rows, where those are more; how many they are."""
+    grown = {
+        name: lora.weights.infos[change.key].shape
+        for name, change in changes.items()
+        if isinstance(change, Replace)
+        and has_more_tokens(name, lora.weights.infos[change.key].shape, infos[name].shape)
+    }
+    infos |= {name: TensorInfo(infos[name].dtype, shape) for name, shape in grown.items()}
+    if left := [name for name in ends if grown and name not in grown]:
+        raise ModelError(
+            f"the adapter {lora.folder} was trained with more tokens than {base_dir} has, and holds no new "
+            f"rows of {left[0]}: train with both the embedding and the head in modules_to_save"
+        )
+    return next((shape[0] for shape in grown.values()), None)
 
 
 def _end(infos: dict[str, TensorInfo], modules: tuple[str, ...]) -> str | None:
@@ -145,15 +176,25 @@ def _read_config(folder: Path) -> dict:
 
 
 def _write_other_files(
-    base_dir: Path, adapter_dir: Path, folder: Path, *, untied: bool, is_clip: bool
+    base_dir: Path, adapter_dir: Path, folder: Path, plan: _Plan, *, is_clip: bool
 ) -> None:
     copy_other_files(base_dir, folder, leave=("README.md",))
     trained_with = adapter_dir / "xtuner_config.py"
     if trained_with.is_file():
         (folder / trained_with.name).write_bytes(trained_with.read_bytes())
     config = _read_config(base_dir)
-    if untied:
+    if plan.untied:
         config["tie_word_embeddings"] = False
+    if plan.rows is not None:
+        for file in tokenizer_files(adapter_dir):
+            (folder / file.name).write_bytes(file.read_bytes())
+        text = config.get("text_config")
+        (text if isinstance(text, dict) else config)["vocab_size"] = plan.rows
+    elif has_tokenizer(adapter_dir):
+        logger.warning(
+            "the adapter brings a tokenizer and no rows for tokens that the base lacks: the merged model has "
+            "the base's tokenizer"
+        )
     if is_clip and "vision_config" in config:
         config = {
             **config["vision_config"],

@@ -26,9 +26,16 @@ from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import parse_size, write_file, write_weights
 from xtuner.engine.checkpoint import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.loadable import CAUSAL, auto_class
 from xtuner.log import logger
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.state import PREFIX, adapter_state_dict, hf_state_dict, is_adapter
+from xtuner.model_folder import read_json
+
+_BASE = "base_model.model."
+# What transformers calls the language part of a model that sees or hears. Its other parts have layers of the
+# same names, so targets are written with their whole names.
+_LANGUAGE_PART = {"language_model", "text_model", "text_decoder"}
 
 
 def pth_to_hf(
@@ -68,6 +75,7 @@ def pth_to_hf(
                 logger.info("Saving adapter to %s", save_dir)
                 suffix = "safetensors" if safe_serialization else "bin"
                 write_file(folder / f"adapter_model.{suffix}", tensors.infos, load)
+                _write_files(folder, checkpoint.get("meta", {}).get("hf_files") or {})
                 _write_adapter_config(folder, cfg, state)
             else:
                 logger.info("Saving LLM tokenizer to %s", save_dir)
@@ -163,9 +171,11 @@ class _Cast(Mapping[str, torch.Tensor]):
 def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
     silence_known_warnings()
     lora = build(cfg.model.lora, "model.lora")
-    trained = {name.split(".lora_")[0].rpartition(".")[2] for name in state if ".lora_" in name}
-    if lora.target_modules is None:
+    trained = {name.split(".lora_")[0].removeprefix(_BASE) for name in state if ".lora_" in name}
+    if any(_LANGUAGE_PART & set(name.split(".")) for name in trained):
         lora.target_modules = sorted(trained)
+    elif lora.target_modules is None:
+        lora.target_modules = sorted({name.rpartition(".")[2] for name in trained})
     lora.base_model_name_or_path = base_of(cfg)
     lora.task_type = lora.task_type or "CAUSAL_LM"
     _check_rank(lora, state)
@@ -175,7 +185,7 @@ def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.T
     # peft writes sets in an order that differs from run to run.
     text = json.dumps(_sorted_lists(json.loads(path.read_text("utf-8"))), indent=2, ensure_ascii=False)
     path.write_text(text + "\n", "utf-8")
-    (folder / "README.md").write_text(_card(lora.base_model_name_or_path), "utf-8")
+    (folder / "README.md").write_text(_card(lora.base_model_name_or_path, _auto_class(cfg)), "utf-8")
 
 
 def _sorted_lists(config: dict[str, Any]) -> dict[str, Any]:
@@ -201,25 +211,37 @@ def base_of(cfg: Config) -> str | None:
     return None if name is None else str(name)
 
 
-def _card(base: str | None) -> str:
+def _auto_class(cfg: Config) -> str:
+    """The class that loads the base; a base that is not here is taken for a language model alone."""
+    file = Path(base_of(cfg) or "") / "config.json"
+    trusted = bool(cfg.model.llm.get("trust_remote_code"))
+    return auto_class(read_json(file), file.parent, trust_remote_code=trusted) if file.is_file() else CAUSAL
+
+
+def _card(base: str | None, loader: str) -> str:
     front = f"base_model: {base}\n" if base else ""
-    load = f'AutoModelForCausalLM.from_pretrained("{base or "BASE"}")'
+    load = f'{loader}.from_pretrained("{base or "BASE"}")'
     return (
         f"---\nlibrary_name: peft\n{front}pipeline_tag: text-generation\ntags:\n- lora\n- xtuner\n---\n\n"
         f"# LoRA adapter for {base or 'a language model'}\n\n"
         "Trained with XTuner; `xtuner_config.py` holds every setting of the run.\n\n"
-        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        "```python\nfrom peft import PeftModel\nfrom transformers import "
+        f"{loader}\n\n"
         f'model = PeftModel.from_pretrained({load}, "THIS_FOLDER")\n```\n\n'
         "```shell\nxtuner chat BASE --adapter THIS_FOLDER\nxtuner convert merge BASE THIS_FOLDER OUT\n```\n"
     )
 
 
-def _write_model_files(folder: Path, meta: Mapping[str, Any], cfg: Config, tensors: _Cast) -> None:
-    files: Mapping[str, str | torch.Tensor] = meta.get("hf_files") or {}
+def _write_files(folder: Path, files: Mapping[str, str | torch.Tensor]) -> None:
     for name, content in files.items():
         assert Path(name).name == name, name
         data = content.encode("utf-8") if isinstance(content, str) else content.numpy().tobytes()
         (folder / name).write_bytes(data)
+
+
+def _write_model_files(folder: Path, meta: Mapping[str, Any], cfg: Config, tensors: _Cast) -> None:
+    files: Mapping[str, str | torch.Tensor] = meta.get("hf_files") or {}
+    _write_files(folder, files)
     if not files:
         base = Path(base_of(cfg) or "")
         if not (base / "config.json").is_file():

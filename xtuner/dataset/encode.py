@@ -13,6 +13,12 @@ begins with the last token of the one before, not trained, as the first token of
 
     document  a b c d e f g        max_length 4        samples  a b c d | d e f g
                                                        trained  . x x x | . x x x
+
+With one sample per turn each answer is the last of a sample of its own, and trained in that one alone: as the
+model has to write it, where a template shows the thinking of the last answer only:
+
+    Q1 A1 Q2 A2                                        samples  Q1 A1 | Q1 A1 Q2 A2
+                                                       trained  .  x  | .  .  .  x
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.chat_template import ChatTemplate, Rendered
-from xtuner.dataset.map_fns.fields import turn_text
+from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.dataset.spans import Pieces, encode_spans
 from xtuner.errors import DataError, ModelError
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
@@ -47,7 +53,8 @@ IMAGE_IDS = np.array([IMAGE_TOKEN_INDEX], np.int32)
 class Encoded:
     """Samples one after the other: sample i is `ids[offsets[i]:offsets[i + 1]]` and came from row `rows[i]`.
 
-    `full_lengths` and `full_trained` tell, per row, its tokens and its trained tokens before any cut.
+    `full_lengths` and `full_trained` tell, per row, the tokens of its longest sample and its trained tokens
+    before any cut.
     """
 
     ids: Ids  # int32
@@ -78,14 +85,16 @@ class InvalidRowError(DataError):
 
 @dataclass(frozen=True)
 class Planned:
-    """Conversations to be tokenised: `plans` has the pieces of each, None for one of `chats`."""
+    """Conversations to be tokenised: `plans` has the pieces of each sample, None for one of `chats`."""
 
     conversations: Sequence[Sequence[Turn]]
     tokenizer: Any
     texts: list[str]
     plans: list[Plan | None]
+    rows: list[int]  # the conversation of each plan
     chats: list[Rendered]
     split: re.Pattern[str] | None  # what stands for an image in a chat
+    left_out: list[tuple[int, str]]  # number of a conversation, and what its chat template does not write
 
     def tokenise(self) -> Tokens:
         """The ids of all texts, the pieces of all chats: where a tokenizer in Rust works on its own."""
@@ -121,7 +130,7 @@ class Planned:
         offsets = piece_offsets[np.array(row_ends)]
         goes_on = (continue_documents and is_document(turns) for turns in self.conversations)
         continued = np.fromiter(goes_on, bool, len(self.conversations))
-        return _cut(ids, trained, offsets, continued, max_length)
+        return _cut(ids, trained, offsets, np.array(self.rows, np.int64), continued, max_length)
 
 
 def encode_conversations(
@@ -132,6 +141,7 @@ def encode_conversations(
     input_ids_with_output: bool = True,
     with_image_token: bool = False,
     continue_documents: bool = False,
+    one_sample_per_turn: bool = False,
 ) -> Encoded:
     """The samples of `conversations`, see `plan_conversations` and `Planned`."""
     planned = plan_conversations(
@@ -139,6 +149,7 @@ def encode_conversations(
         tokenizer,
         input_ids_with_output=input_ids_with_output,
         with_image_token=with_image_token,
+        one_sample_per_turn=one_sample_per_turn,
     )
     return planned.samples(planned.tokenise(), max_length, continue_documents=continue_documents)
 
@@ -149,6 +160,7 @@ def plan_conversations(
     *,
     input_ids_with_output: bool = True,
     with_image_token: bool = False,
+    one_sample_per_turn: bool = False,
 ) -> Planned:
     """What is to be tokenised; InvalidRowError for a row that cannot be.
 
@@ -158,25 +170,59 @@ def plan_conversations(
     template: ChatTemplate | None = None
     texts: dict[str, int] = {}
     plans: list[Plan | None] = []
+    rows: list[int] = []
     chats: list[Rendered] = []
-    for row, turns in enumerate(conversations):
-        try:
-            if len(turns) == 1 and turns[0].get("messages"):
-                template = template or ChatTemplate(tokenizer)
-                chats.append(_rendered(template, turns[0], input_ids_with_output))
-                plans.append(None)
-            else:
-                plans.append(_plan_row(turns, texts, bos, eos, input_ids_with_output, with_image_token))
-        except DataError as error:
-            raise InvalidRowError(row, str(error)) from None
+    left_out: set[tuple[int, str]] = set()
+    for row, conversation in enumerate(conversations):
+        samples = one_per_answer(conversation) if one_sample_per_turn else [conversation]
+        for turns in samples:
+            try:
+                if (dialogue := dialogue_of(turns)) is not None:
+                    template = template or ChatTemplate(tokenizer)
+                    chats.append(_rendered(template, dialogue, input_ids_with_output, one_sample_per_turn))
+                    left_out |= {(row, kind) for kind in chats[-1].left_out}
+                    plans.append(None)
+                else:
+                    plans.append(_plan_row(turns, texts, bos, eos, input_ids_with_output, with_image_token))
+            except DataError as error:
+                raise InvalidRowError(row, str(error)) from None
+            rows.append(row)
     split = re.compile(re.escape(DEFAULT_IMAGE_TOKEN)) if with_image_token else None
-    return Planned(conversations, tokenizer, list(texts), plans, chats, split)
+    return Planned(conversations, tokenizer, list(texts), plans, rows, chats, split, sorted(left_out))
 
 
-def _rendered(template: ChatTemplate, turn: Turn, with_output: bool) -> Rendered:
+def one_per_answer(conversation: Sequence[Turn]) -> list[Sequence[Turn]]:
+    """The conversation up to each answer that is trained, in which that answer alone is; at least one."""
+    dialogue = dialogue_of(conversation)
+    parts = conversation if dialogue is None else dialogue["messages"]
+    name = "output_with_loss" if dialogue is None else "loss"
+    found: list[Sequence[Turn]] = []
+    for number, part in enumerate(parts):
+        if is_trained(part) and (dialogue is None or part.get("role") == "assistant"):
+            until: Sequence[Turn] = [*({**before, name: False} for before in parts[:number]), part]
+            found.append(until if dialogue is None else [{**dialogue, "messages": until}])
+    return found or [conversation]
+
+
+def dialogue_of(turns: Sequence[Turn]) -> Turn | None:
+    """The one turn of a conversation that is written by the tokenizer's chat template; None for any other.
+
+    It has `messages` and no text of its own. Turns with both come from a row whose messages say more than its
+    texts; once a named template stands around the texts, they alone count.
+    """
+    if len(turns) != 1 or not turns[0].get("messages"):
+        return None
+    has_texts = any(turns[0].get(key) is not None for key in ("input", "output"))
+    return None if has_texts else turns[0]
+
+
+def _rendered(template: ChatTemplate, turn: Turn, with_output: bool, keep_thinking: bool) -> Rendered:
     """A conversation in the form of messages as the chat template writes it."""
     messages, tools = turn["messages"], turn.get("tools")
-    found = template.render(messages, tools) if with_output else _question(template, messages, tools)
+    if with_output:
+        found = template.render(messages, tools, keep_thinking=keep_thinking)
+    else:
+        found = _question(template, messages, tools)
     _check_characters(found.text, "the text of the messages")
     return found
 
@@ -192,9 +238,7 @@ def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> R
 
 def is_document(turns: Sequence[Turn]) -> bool:
     """Whether a conversation is text to be learnt as a whole: nothing asked and no end put to it."""
-    return bool(turns) and all(
-        turn.get("need_eos_token") is False and not turn.get("input") for turn in turns
-    )
+    return bool(turns) and all(not flag(turn, "need_eos_token") and not turn.get("input") for turn in turns)
 
 
 def begin_ids(tokenizer: Any) -> Ids:
@@ -291,10 +335,10 @@ def _plan_row(
         if not with_output:
             return plan
         output = turn_text(turn, "output")
-        trained = _flag(turn, "output_with_loss")
+        trained = is_trained(turn)
         if output:
             plan.append((texts.setdefault(output, len(texts)), trained))
-        opens = _flag(turn, "need_eos_token")
+        opens = flag(turn, "need_eos_token")
         if opens:
             if not len(eos):
                 raise ModelError(
@@ -317,35 +361,35 @@ def _input_pieces(words: str, with_image: bool) -> list[str | Ids]:
     return pieces
 
 
-def _flag(turn: Turn, key: str) -> bool:
-    """The flag under `key`; a missing or null one is true."""
-    value = turn.get(key)
-    return True if value is None else bool(value)
-
-
 def _cut(
-    ids: Ids, trained: np.ndarray, offsets: np.ndarray, continued: np.ndarray, max_length: int | None
+    ids: Ids,
+    trained: np.ndarray,
+    offsets: np.ndarray,
+    rows: np.ndarray,
+    continued: np.ndarray,
+    max_length: int | None,
 ) -> Encoded:
-    """Rows as samples of at most `max_length` tokens: cut off, or going on where `continued` says so."""
+    """Samples of at most `max_length` tokens: cut off, or going on where `continued` says so of their row."""
     lengths = np.diff(offsets)
-    rows = np.arange(len(lengths), dtype=np.int64)
     total = np.concatenate([[0], np.cumsum(trained, dtype=np.int64)])
-    full_trained = total[offsets[1:]] - total[offsets[:-1]]
+    full_lengths, full_trained = np.zeros((2, len(continued)), np.int64)
+    np.maximum.at(full_lengths, rows, lengths)
+    np.add.at(full_trained, rows, total[offsets[1:]] - total[offsets[:-1]])
     if max_length is None or not len(lengths) or lengths.max() <= max_length:
-        return Encoded(ids, trained, offsets, rows, lengths, full_trained)
-    kept = np.where(continued, lengths, np.minimum(lengths, max_length))
+        return Encoded(ids, trained, offsets, rows, full_lengths, full_trained)
+    kept = np.where(continued[rows], lengths, np.minimum(lengths, max_length))
     # A window begins with the last token of the one before: what follows that token is to be predicted too.
     step = max(1, max_length - 1)
     windows = 1 + np.maximum(0, -(-(kept - max_length) // step))
-    sample_rows = np.repeat(rows, windows)
-    window = np.arange(len(sample_rows)) - np.repeat(np.cumsum(windows) - windows, windows)
-    sample_lengths = np.minimum(max_length, kept[sample_rows] - window * step)
+    whole = np.repeat(np.arange(len(lengths)), windows)  # the sample that each window is of
+    window = np.arange(len(whole)) - np.repeat(np.cumsum(windows) - windows, windows)
+    sample_lengths = np.minimum(max_length, kept[whole] - window * step)
     sample_offsets = np.concatenate([[0], np.cumsum(sample_lengths)])
-    starts = offsets[sample_rows] + window * step
+    starts = offsets[whole] + window * step
     source = np.arange(sample_offsets[-1]) + np.repeat(starts - sample_offsets[:-1], sample_lengths)
     ids, trained = ids[source], trained[source]
     trained[sample_offsets[:-1][window > 0]] = False
-    return Encoded(ids, trained, sample_offsets, sample_rows, lengths, full_trained)
+    return Encoded(ids, trained, sample_offsets, rows[whole], full_lengths, full_trained)
 
 
 def labels_of(ids: Ids, trained: np.ndarray, ignore_index: int) -> np.ndarray:

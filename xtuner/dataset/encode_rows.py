@@ -27,7 +27,7 @@ from xtuner.dataset.encode import (
     plan_conversations,
 )
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
-from xtuner.dataset.map_fns.fields import items, missing_field, turn_text
+from xtuner.dataset.map_fns.fields import flag, is_trained, items, missing_field, turn_text
 from xtuner.errors import ConfigError, DataError
 from xtuner.log import say_once
 
@@ -67,6 +67,7 @@ class Settings:
     input_ids_with_output: bool = True
     with_image_token: bool = False
     strict: bool = False
+    one_sample_per_turn: bool = False
 
 
 class Rows(Protocol):
@@ -95,14 +96,17 @@ class Tally:
     dropped: dict[str, int] = field(default_factory=dict)
     named: dict[str, list[str]] = field(default_factory=dict)
     empty_answer_rows: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    left_out_rows: dict[str, list[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, row: int, place: Callable[[int], str]) -> None:
         """Count a row that is left out."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-        named = self.named.setdefault(reason, [])
-        if len(named) < NAMED_ROWS:
-            named.append(place(row))
+        _count_named(self.dropped, self.named, reason, row, place)
+
+    def count_left_out(self, kind: str, row: int, place: Callable[[int], str]) -> None:
+        """Count a row of which the chat template leaves out words of that kind."""
+        _count_named(self.left_out, self.left_out_rows, kind, row, place)
 
     def count_empty(self, row: int, place: Callable[[int], str]) -> None:
         """Count a row in which an answer to learn is empty."""
@@ -113,7 +117,17 @@ class Tally:
     def about(self) -> dict[str, Any]:
         """All the counts, as a store keeps them."""
         counts = {"dropped": self.dropped, "dropped_rows": self.named, "faults": self.faults}
+        counts |= {"left_out": self.left_out, "left_out_rows": self.left_out_rows}
         return {"stats": {**self.stats, **counts, "empty_answer_rows": self.empty_answer_rows}}
+
+
+def _count_named(
+    counts: dict[str, int], named: dict[str, list[str]], key: str, row: int, place: Callable[[int], str]
+) -> None:
+    counts[key] = counts.get(key, 0) + 1
+    places = named.setdefault(key, [])
+    if len(places) < NAMED_ROWS:
+        places.append(place(row))
 
 
 def encode_rows(
@@ -196,6 +210,7 @@ class _Desk:
                     self.settings.tokenizer,
                     input_ids_with_output=self.settings.input_ids_with_output,
                     with_image_token=self.settings.with_image_token,
+                    one_sample_per_turn=self.settings.one_sample_per_turn,
                 )
                 return _Chunk(numbers, conversations, planned, self.tokenising.submit(planned.tokenise))
             except InvalidRowError as error:
@@ -225,6 +240,8 @@ class _Desk:
         for row in np.setdiff1d(encoded.rows, encoded.rows[keep]).tolist():
             reason = PROMPT_FILLS if encoded.full_trained[row] else NOTHING_TRAINED
             tally.drop(reason, chunk.numbers[row], place)
+        for row, kind in chunk.planned.left_out:
+            tally.count_left_out(kind, chunk.numbers[row], place)
         self.writer.append(encoded, np.array(chunk.numbers, np.int64), keep)
         _count(encoded, chunk.conversations, counts, keep, settings.max_length, tally)
 
@@ -251,15 +268,12 @@ def _has_empty_answer(turn: Row) -> bool:
     if turn.get("messages"):
         return any(
             message.get("role") == "assistant"
-            and message.get("loss") is not False
+            and is_trained(message)
             and not (message.get("tool_calls") or message.get("content") or message.get("reasoning_content"))
             for message in turn["messages"]
         )
-    is_trained_to_its_end = turn.get("output_with_loss") in (None, True) and turn.get("need_eos_token") in (
-        None,
-        True,
-    )
-    return is_trained_to_its_end and not turn_text(turn, "output").strip()
+    trained_to_its_end = is_trained(turn) and flag(turn, "need_eos_token")
+    return trained_to_its_end and not turn_text(turn, "output").strip()
 
 
 def _chunks(

@@ -51,14 +51,14 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
 def fingerprint_encoder() -> str:
     """A hash of this package's own code between rows and tokens."""
     here = Path(__file__).parent
+    names = """
+        answer_ends chat_template encode encode_rows huggingface message_forms outline rows selection spans
+        store tokenized
+    """
     sources = [
-        here / "chat_template.py",
-        here / "encode.py",
-        here / "encode_rows.py",
-        here / "huggingface.py",
-        here / "spans.py",
-        here / "store.py",
+        *(here / f"{name}.py" for name in names.split()),
         *sorted((here / "map_fns").glob("*.py")),
+        here.parent / "utils" / "templates.py",
     ]
     return _hash(source.read_text("utf-8") for source in sources)
 

@@ -57,6 +57,7 @@ def process_hf_dataset(
     buffer_size: int = BUFFER_ROWS,
     held_out: float = 0.0,
     take_held_out: bool = False,
+    one_sample_per_turn: bool = False,
 ) -> PackedDataset | StreamedDataset:
     """Items to train on, made of the rows of `dataset`: a list of rows, a data set, or those by split.
 
@@ -68,6 +69,9 @@ def process_hf_dataset(
 
     `held_out` is the share of the rows, by their content, that is left for validation; with `take_held_out`
     these are the rows that are taken. `val_dataloader = dict(held_out=...)` sets both.
+
+    `one_sample_per_turn` makes a sample of each answer, in which it is the last one and trained alone: chat
+    templates of thinking models show the thinking of the last answer only. What came before is read again.
 
     `streaming` tokenises nothing ahead and keeps nothing on the disk: `buffer_size` rows at a time are read,
     packed and shuffled (by `shuffle_before_pack`) during training, in each process and worker.
@@ -83,6 +87,7 @@ def process_hf_dataset(
         input_ids_with_output,
         with_image_token,
         strict,
+        one_sample_per_turn,
     )
     if streaming:
         _check_streaming(do_dataset_tokenization, max_dataset_length, buffer_size, held_out)
@@ -174,7 +179,7 @@ def store_key(rows: Selection, settings: Settings) -> str:
             functions,
             settings.max_length,
             settings.rename_maps,
-            [settings.input_ids_with_output, settings.with_image_token],
+            [settings.input_ids_with_output, settings.with_image_token, settings.one_sample_per_turn],
             fingerprint.fingerprint_encoder(),
         ]
     )

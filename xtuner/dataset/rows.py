@@ -354,7 +354,7 @@ class ParquetFile(_File):
 
     def __iter__(self) -> Iterator[Row]:
         for batch in self._open().iter_batches(batch_size=1000):
-            yield from batch.to_pylist()
+            yield from map(without_filled, batch.to_pylist())
 
     def scan(self, start: Mark) -> Iterator[Scanned]:
         table, number = self._open(), 0
@@ -364,7 +364,8 @@ class ParquetFile(_File):
                 for batch in table.iter_batches(batch_size=1000, row_groups=[group]):
                     for row in batch.to_pylist():
                         if number >= start.at:
-                            yield Scanned(functools.partial(_same, row), Mark(number), Mark(number + 1))
+                            read = functools.partial(without_filled, row)
+                            yield Scanned(read, Mark(number), Mark(number + 1))
                         number += 1
             number = end
 
@@ -378,7 +379,7 @@ class ParquetFile(_File):
         number = bisect.bisect_right(ends, row)
         if self._group is None or self._group[0] != number:
             self._group = (number, table.read_row_group(number).to_pylist())
-        return self._group[1][row - ends[number] + sizes[number]]
+        return without_filled(self._group[1][row - ends[number] + sizes[number]])
 
     def line(self, row: int) -> int:
         return row + 1
@@ -395,6 +396,23 @@ class ParquetFile(_File):
 
 def _same(row: Row) -> Row:
     return row
+
+
+def without_filled(row: Row) -> Row:
+    """A row of an Arrow table without the keys that Arrow filled in.
+
+        {"call": {"city": "P", "unit": None}}  ->  {"call": {"city": "P"}}
+
+    All objects of a column have the same keys there, with null where only another row's object has a value.
+    Columns themselves stay.
+    """
+    return {name: _written(value) for name, value in row.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _written(inner) for key, inner in value.items() if inner is not None}
+    return [_written(inner) for inner in value] if isinstance(value, list) else value
 
 
 def read_csv(path: Path) -> Iterator[tuple[int, list[Any]]]:

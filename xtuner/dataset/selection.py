@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtuner.dataset.rows import FileRows, Mark
+from xtuner.dataset.rows import FileRows, Mark, without_filled
 from xtuner.errors import DataError, did_you_mean
 
 Row = Mapping[str, Any]
@@ -94,7 +94,7 @@ class Selection:
     def row(self, number: int) -> Row:
         """The content of one row."""
         source, inner = self._find(number)
-        return source[inner]
+        return without_filled(source[inner]) if _is_arrow(source) else source[inner]
 
     def place(self, number: int) -> str:
         """Where a row stands, for messages: `data.json line 12`, or its number where there is no file."""
@@ -207,12 +207,16 @@ def _same(row: Row) -> Row:
     return row
 
 
+def _is_arrow(source: Any) -> bool:
+    return hasattr(source, "column_names")
+
+
 def _iterate(source: Any, start: int) -> Iterator[Row]:
     """The rows of a source from `start` on; those of an Arrow table a slice at a time, ten times faster."""
-    if not hasattr(source, "column_names"):
+    if not _is_arrow(source):
         yield from (source[number] for number in range(start, len(source)))
         return
     for first in range(start, len(source), _SLICE):
         columns = source[first : first + _SLICE]
         for cells in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, cells, strict=True))
+            yield without_filled(dict(zip(columns, cells, strict=True)))

@@ -54,6 +54,14 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
             f"data: {count:,} rows have an empty answer, of which only the end is trained: the model learns "
             f"to say nothing ({', '.join(named)}{more})"
         )
+    for kind, count in stats.get("left_out", {}).items():
+        named = stats["left_out_rows"][kind]
+        more = ", ..." if count > len(named) else ""
+        cure = "; one_sample_per_turn = True trains it" if kind.startswith("thinking") else ""
+        found.append(
+            f"data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
+            f"({', '.join(named)}{more}){cure}"
+        )
     return found
 
 

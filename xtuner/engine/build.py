@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from xtuner import dist
+from xtuner.check.files import check_folder, named_folders
 from xtuner.check.forecast import Forecast
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
@@ -44,7 +45,6 @@ from xtuner.estimate.configured import as_recompute
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
-from xtuner.model_folder import check_model_folder
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
@@ -99,20 +99,11 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
 
 def check_folders(cfg: Config) -> None:
     """NotFoundError or ModelError for a model or tokenizer that is not where the config says."""
-    for name, tokenizer in (("train_dataloader", True), ("model", False)):
-        for path in sorted(_named_folders(cfg.get(name))):
-            check_model_folder(path, tokenizer=tokenizer)
-    for path in sorted(_named_folders([cfg.get("tokenizer"), cfg.get("train_dataloader")], trusted=True)):
+    folders = list(named_folders(cfg))
+    for folder in folders:
+        check_folder(folder, cfg)
+    for path in sorted({f.name for f in folders if f.holds == "tokenizer" and f.trusted}):
         tell_of_tokenizer_code(path)
-
-
-def _named_folders(value: Any, trusted: bool = False) -> set[str]:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    found = {path for item in inner for path in _named_folders(item, trusted)}
-    named = value.get("pretrained_model_name_or_path") if isinstance(value, dict) else None
-    if trusted and not (isinstance(value, dict) and value.get("trust_remote_code")):
-        return found
-    return found | {named} if isinstance(named, str) else found
 
 
 def free_timestamp(work_dir: Path) -> str:

@@ -20,7 +20,7 @@ from xtuner.engine.heap import keep_freed_memory
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
-from xtuner.engine.surroundings import describe_environment, model_files
+from xtuner.engine.surroundings import describe_environment, model_files, tokenizer_files
 from xtuner.errors import TrainingError
 from xtuner.log import logger, start_file, stop_file
 from xtuner.parallel.world import World, lost_peer
@@ -143,13 +143,17 @@ class Run:
                 stop_file(log_file)
 
     def model_files(self) -> dict[str, Any]:
-        """The small files of the model folder that the weights of a full run become."""
-        if self.model.uses_adapter or not self.world.is_first:
+        """The small files of the folder that the weights become: a model's, or the tokenizer of an adapter.
+
+        An adapter needs one where the run says what tokens the model is to know (`model.tokenizer`).
+        """
+        of_adapter = self.model.uses_adapter
+        if not self.world.is_first or (of_adapter and not self.cfg.model.get("tokenizer")):
             return {}
-        tokenizer = self.cfg.get("tokenizer")
+        tokenizer = self.cfg.model.get("tokenizer") or self.cfg.get("tokenizer")
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")
-        return model_files(self.model.llm, tokenizer)
+        return tokenizer_files(tokenizer) if of_adapter else model_files(self.model.llm, tokenizer)
 
     def state(self, with_optimizer: bool = True) -> dict[str, Any]:
         """What a checkpoint holds: plain containers, numbers, text and tensors.

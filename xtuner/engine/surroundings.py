@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import platform
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from xtuner import __version__
 from xtuner.model.host_embedding import tables_on_host
 
 CHANGES_SHOWN = 40
+# What models that see or hear need besides their weights.
+_OF_IMAGES_AND_SOUND = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def describe_environment(device: torch.device) -> str:
@@ -56,7 +59,31 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
             llm.generation_config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        return {p.name: _file_content(p) for p in sorted(Path(folder).iterdir())}
+        for name in _OF_IMAGES_AND_SOUND:
+            if found := _file_of_base(llm.config, name):
+                shutil.copyfile(found, Path(folder) / name)
+        return _contents(Path(folder))
+
+
+def tokenizer_files(tokenizer: Any) -> dict[str, Any]:
+    """The files of a tokenizer: text, or bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return _contents(Path(folder))
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    return {p.name: _file_content(p) for p in sorted(folder.iterdir())}
+
+
+def _file_of_base(config: Any, name: str) -> str | None:
+    """Where the file of that name is that came with the model; None where there is none."""
+    from transformers.utils import cached_file
+
+    base = getattr(config, "_name_or_path", "")
+    if not base:
+        return None
+    return cached_file(base, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
 
 
 def _file_content(path: Path) -> str | torch.Tensor:

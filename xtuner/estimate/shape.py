@@ -3,8 +3,8 @@
 {"model_type": "llama", "hidden_size": 4096, ...}  ->  Shape(linears=[Linear("q_proj", 4096, 4096, 32), ...],
                                                             embedding=131072000, head=131072000, rest=266240)
 
-Families whose `sizes` are known are exact to the last weight, but for parts that see or hear; any other with
-the usual names in its config is reckoned as a Llama and says so by `is_exact`.
+Families whose `sizes` are known are exact to the last weight; parts that see or hear are not counted. Any
+other with the usual names in its config is reckoned as a Llama and says so by `is_exact`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Shape:
     dtype: str = ""
     is_exact: bool = True
     head_norms: bool = False  # queries and keys are normed
+    sees: bool = False  # or hears: what does so is not counted
 
     @property
     def num_weights(self) -> int:
@@ -103,6 +104,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         str(cfg.get("torch_dtype") or cfg.get("dtype") or ""),
         known is not None and not sees,
         sizes.head_norms,
+        sees,
     )
 
 

@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtuner import dist
+from xtuner import dist, loadable
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.families import family_of
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
+from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
-from xtuner.model_folder import check_model_folder, read_json, remote_code
+from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -103,11 +104,15 @@ def load_llm(
         llm = factory(**kwargs)
         use_our_attention(llm)
     else:
-        check_model_folder(path)
-        config = load_config(path, trust_remote_code=bool(kwargs.get("trust_remote_code")))
+        trusted = bool(kwargs.get("trust_remote_code"))
+        loadable.check_language_model(path, trust_remote_code=trusted)
+        config = load_config(path, trust_remote_code=trusted)
+        asked = kwargs.get("quantization_config") is not None
+        loadable.check_training(config.to_dict(), path, full=full, asked=asked)
+        factory = _class_of(factory, config, path, trusted)
         if max_position_embeddings:
             extend_context(config, max_position_embeddings)
-        kwargs = {**kwargs, **_decide(kwargs, config, full), "config": config}
+        kwargs = {**kwargs, **_decide(kwargs, config, full, factory), "config": config}
         llm = mapped.load(lambda dtype: _call(factory, {**kwargs, "torch_dtype": dtype}, path), kwargs)
     prepare_for_training(llm, tokenizer, full=full)
     return llm
@@ -116,13 +121,31 @@ def load_llm(
 def prepare_for_training(
     llm: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, full: bool = True
 ) -> None:
-    """Safe 4-bit layers and an embedding that holds every token, on a model just loaded."""
+    """Safe 4-bit layers, frozen eyes and ears, and an embedding for every token, on a model just loaded."""
     keep_4bit_weights_unpacked(llm)
+    freeze_the_rest(llm)
     if tokenizer is not None and resize_embeddings(llm, tokenizer) and not full:
         say_once(
             "The new embedding rows are neither trained nor saved with the adapter unless model.lora has "
             "modules_to_save with the names of the embedding and the head"
         )
+
+
+def auto_class_of(config: Any, path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The auto class of transformers that loads a model to talk to or train on text, by its config."""
+    import transformers
+
+    name = loadable.auto_class(config.to_dict(), path, trust_remote_code=trust_remote_code)
+    return getattr(transformers, name)
+
+
+def _class_of(factory: Any, config: Any, path: str, trusted: bool) -> Any:
+    """`factory`, but for AutoModelForCausalLM the auto class that knows the model, which may see or hear."""
+    from transformers import AutoModelForCausalLM
+
+    if getattr(factory, "__self__", None) is not AutoModelForCausalLM:
+        return factory
+    return auto_class_of(config, path, trust_remote_code=trusted).from_pretrained
 
 
 def _factory_and_arguments(llm_cfg: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -135,13 +158,15 @@ def _factory_and_arguments(llm_cfg: dict[str, Any]) -> tuple[Any, dict[str, Any]
     return factory, kwargs
 
 
-def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
+def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> dict[str, Any]:
     """The arguments of `from_pretrained` that depend on this machine."""
     device = dist.device()
     asked = as_dtype(kwargs.get("torch_dtype"))
     quantization = kwargs.get("quantization_config")
+    if quantization is None:
+        quantization = _widening(config)
     quantized = _is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
-    if quantized and full:
+    if quantized and full and not getattr(quantization, "dequantize", False):
         raise ConfigError(
             "model.llm.quantization_config without model.lora: quantised weights cannot be trained; "
             "add lora=dict(type=LoraConfig, ...) or remove quantization_config"
@@ -163,10 +188,21 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool) -> dict[str, Any]:
         "torch_dtype": dtype,
         "quantization_config": quantization if _is_quantized(quantization) else None,
         "device_map": {"": device} if quantized or not (stays or device.type == "cpu") else None,
-        "attn_implementation": _attention_for(kwargs.get("attn_implementation"), config, device),
+        "attn_implementation": _attention_for(kwargs.get("attn_implementation"), config, device, factory),
         "trust_remote_code": False if is_native(config) else kwargs.get("trust_remote_code", False),
         "low_cpu_mem_usage": None,
     }
+
+
+def _widening(config: Any) -> Any:
+    """What makes transformers read 8-bit and 4-bit floats as 16-bit ones, whose kernels have no backward."""
+    method = loadable.quantised_by(config.to_dict())
+    if method not in loadable.WIDENED:
+        return None
+    from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
+
+    say_once(f"The weights are quantised with {method}; they are read and trained in 16 bits", 20)
+    return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
 
 def _is_quantized(quantization: Any) -> bool:
@@ -176,7 +212,7 @@ def _is_quantized(quantization: Any) -> bool:
     return any(bits) or bits == (None, None)
 
 
-def _attention_for(asked: str | None, config: Any, device: torch.device) -> str | None:
+def _attention_for(asked: str | None, config: Any, device: torch.device, factory: Any) -> str | None:
     if asked and asked.startswith("flash_attention") and device.type == "cuda":
         return asked
     if asked in ("eager", "sdpa"):
@@ -186,7 +222,11 @@ def _attention_for(asked: str | None, config: Any, device: torch.device) -> str 
         say_once(f"attn_implementation={asked!r} is not there on {device.type}: ours is used instead", 20)
     from transformers import AutoModelForCausalLM
 
-    model_class: Any = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    maker = getattr(factory, "__self__", None)
+    model_class: Any = maker
+    if not hasattr(maker, "_supports_attention_backend"):
+        mapping: Any = getattr(maker, "_model_mapping", AutoModelForCausalLM._model_mapping)
+        model_class = mapping.get(type(config), None)
     return attention.NAME if model_class and attention.supports_attention(model_class, config) else None
 
 
@@ -220,16 +260,13 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
 
     register_families()
     if (Path(path) / "config.json").is_file():
-        family = read_json(Path(path) / "config.json").get("model_type")
-        trust_remote_code = trust_remote_code and family not in CONFIG_MAPPING
-        files = [] if family in CONFIG_MAPPING else remote_code(path)
-        if files and not trust_remote_code:
-            raise ModelError(
-                f"transformers does not know the family {family!r} of {path}, which brings code of its own: "
-                f"{', '.join(files)}. Read it, and if you trust it, set trust_remote_code=True in model.llm "
-                "(xtuner chat: --trust-remote-code)"
-            )
-        _tell_of_code(files)
+        given = read_json(Path(path) / "config.json")
+        family = given.get("model_type")
+        known = family in CONFIG_MAPPING
+        if not known:
+            loadable.auto_class(given, path, trust_remote_code=trust_remote_code)
+        trust_remote_code = trust_remote_code and not known
+        _tell_of_code([] if known else remote_code(path))
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -299,9 +336,31 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
 
     bitsandbytes then repacks the weights for an inference kernel that has no backward.
     """
-    for module in llm.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - bitsandbytes' attribute
+    for module in _repacked(llm):
+        module.support_avx512bf16_for_cpu = False
+
+
+def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
+    """Leave 4-bit weights as they are where the inference kernel for such CPUs has no form for their sizes.
+
+    It takes rows of whole blocks, 32 at a time, and bitsandbytes fails where it repacks any other. Without it
+    they are dequantised at each forward, to the same numbers.
+    """
+    layers = [m for m in _repacked(llm) if m.weight.device.type == "cpu"]
+    odd = [m for m in layers if m.in_features % m.weight.blocksize or m.out_features % 32]
+    for module in odd:
+        module.support_avx512bf16_for_cpu = False
+    if odd:
+        say_once(
+            f"{len(odd)} of {len(layers)} layers in 4 bits have sizes that bitsandbytes' kernel for this CPU "
+            "lacks: they are dequantised at each forward, which is slower",
+            20,
+        )
+
+
+def _repacked(llm: torch.nn.Module) -> list[Any]:
+    """The layers that bitsandbytes repacks on this CPU."""
+    return [m for m in llm.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
 
 
 @torch.no_grad()
@@ -313,14 +372,16 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
     old = llm.get_input_embeddings().num_embeddings
     if len(tokenizer) <= old:
         return False
-    for layer in filter(None, (llm.get_input_embeddings(), llm.get_output_embeddings())):
+    ends = [x for x in (llm.get_input_embeddings(), llm.get_output_embeddings()) if x is not None]
+    counts = [len(layer.weight) for layer in ends]  # Llama 3.2 Vision's differ
+    for layer in ends:
         layer.to(mapped.wanted_dtype(layer.weight))  # the mean is taken in the precision that is trained
     llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
-    for layer in (llm.get_input_embeddings(), llm.get_output_embeddings()):
+    for layer, count in zip((llm.get_input_embeddings(), llm.get_output_embeddings()), counts, strict=False):
         for name in ("weight", "bias"):
             rows = getattr(layer, name, None)
             if rows is not None:
-                rows[old:] = rows[:old].float().mean(0).to(rows.dtype)
+                rows[count:] = rows[:count].float().mean(0).to(rows.dtype)
     logger.info(f"Resized token embeddings from {old} to {llm.get_input_embeddings().num_embeddings}.")
     return True
 
@@ -336,14 +397,18 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        cure = (
-            "; it may need --trust-remote-code, which runs its own Python files"
-            if not trust_remote_code
-            else ""
-        )
+        reason = " ".join(str(error).split())
         raise ModelError(
-            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {error}{cure}"
+            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {reason}"
+            f"{_tokenizer_cure(Path(path), trust_remote_code)}"
         ) from error
+
+
+def _tokenizer_cure(folder: Path, trusted: bool) -> str:
+    """What may help, as the end of a sentence."""
+    if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
+        return "; its tekken.json needs the package mistral-common: pip install mistral-common"
+    return "" if trusted else "; it may need --trust-remote-code, which runs its own Python files"
 
 
 def tell_of_tokenizer_code(path: str | Path) -> None:
@@ -371,15 +436,16 @@ def load_for_chat(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4.
 
-    The model may be a LLaVA: a language model with eyes (see xtuner/model/llava.py).
+    The model may be more than a language model; what of it sees is used of a LLaVA (xtuner/model/llava.py).
     """
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
     register_families()
-    check_model_folder(path)
+    loadable.check_language_model(path, trust_remote_code=trust_remote_code)
     if adapter is not None:
         check_adapter_folder(adapter)
-    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    # An adapter trained with more tokens than the base has brings the tokenizer that knows them.
+    brings = adapter is not None and has_tokenizer(Path(adapter))
+    named = str(adapter) if brings else path
+    tokenizer = load_tokenizer(named, trust_remote_code=trust_remote_code)
     config = load_config(path, trust_remote_code=trust_remote_code)
     device = dist.device()
     precision = compute_dtype(as_dtype(dtype) or as_dtype(getattr(config, "dtype", None)), device)
@@ -393,13 +459,15 @@ def load_for_chat(
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
     }
-    family: Any = AutoModelForCausalLM
     if config.model_type == "llava":
         _check_llava_form(path)
-        family = AutoModelForImageTextToText
+    family = auto_class_of(config, path, trust_remote_code=trust_remote_code)
     logger.info(f"Load LLM from {path}")
     model: Any = _call(family.from_pretrained, kwargs, str(path))
+    repack_whole_blocks_alone(model)
     if adapter is not None:
+        if brings:
+            resize_embeddings(model, tokenizer)
         model = attach_adapter(model, adapter)
         logger.info(f"Load adapter from {adapter}")
     return model.eval(), tokenizer

@@ -1,7 +1,8 @@
 """LoRA on a loaded model: which layers, in which precision, frozen base untouched.
 
 config    lora=dict(type=LoraConfig, r=64, target_modules=None)
-targets   every linear layer but the output head, by the last word of its name: q_proj, ..., down_proj
+targets   every linear layer but the output head, by the last word of its name: q_proj, ..., down_proj; of a
+          model that sees or hears those of its language part, by their whole names
 weights   adapters (and copies in `modules_to_save`) fp32, the base as it was loaded
 """
 
@@ -20,6 +21,7 @@ from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError, did_you_mean
 from xtuner.log import logger, say_once
+from xtuner.model.language_part import language_part
 from xtuner.model.mapped import wanted_dtype
 from xtuner.model.state import PREFIX, adapter_key
 
@@ -28,16 +30,24 @@ _HEADS = {"lm_head", "output_layer"}
 
 
 def linear_layer_names(model: Any) -> list[str]:
-    """Last words of the names of all linear layers (quantised ones too) except the output head."""
+    """Last words of the names of the linear layers that an adapter is put on where its config names none."""
+    return sorted({name.rpartition(".")[2] for name in _linear_layers(model)})
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Names of the linear layers (quantised ones too) of the language part except the output head."""
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    names = {
-        name.rpartition(".")[2]
+    belongs = language_part(model)
+    return [
+        name
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
-    }
-    return sorted(names - _HEADS)
+        if isinstance(module, (nn.Linear, Conv1D))
+        and module is not head
+        and name.rpartition(".")[2] not in _HEADS
+        and belongs(name)
+    ]
 
 
 def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
@@ -52,6 +62,7 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
                 f"model.lora: {type(llm).__name__} has no linear layer; name target_modules yourself"
             )
     _check_targets(llm, cfg.target_modules)
+    _keep_to_language(llm, cfg, asked=lora.target_modules is not None)
     if cfg.inference_mode:
         say_once("model.lora.inference_mode=True would freeze the adapter; it is trained all the same")
         cfg.inference_mode = False
@@ -77,16 +88,47 @@ def _check_targets(llm: nn.Module, targets: Any) -> None:
     if targets is None or targets == "all-linear":
         return
     names = [name for name, _ in llm.named_modules() if name]
-    if isinstance(targets, str):
-        unknown = [] if any(re.fullmatch(targets, n) for n in names) else [targets]
-    else:
-        unknown = [t for t in sorted(targets) if not any(n == t or n.endswith(f".{t}") for n in names)]
+    each = [targets] if isinstance(targets, str) else [[t] for t in sorted(targets)]
+    unknown = [t if isinstance(t, str) else t[0] for t in each if not any(_is_named(n, t) for n in names)]
     if unknown:
         layers = linear_layer_names(llm)
         raise ConfigError(
             f"model.lora.target_modules names {unknown[0]!r}, which this model does not have; "
             f"its linear layers are {', '.join(layers)}.{did_you_mean(unknown[0], layers)}"
         )
+
+
+def _keep_to_language(llm: nn.Module, cfg: Any, asked: bool) -> None:
+    """Whole names in `target_modules` where words would also name layers that see or hear.
+
+    `asked`: the user has named them.
+    """
+    belongs, named = language_part(llm), cfg.target_modules
+    names = [name for name, _ in llm.named_modules() if name]
+    if named is None or all(map(belongs, names)):
+        return
+    if named == "all-linear":
+        cfg.target_modules = _linear_layers(llm)
+        return
+    found = [n for n in names if _is_named(n, named)]
+    inside = [n for n in found if belongs(n)]
+    if not inside:
+        raise ConfigError(
+            "model.lora.target_modules names layers that see or hear alone, which text does not train; "
+            f"those of the language part are {', '.join(linear_layer_names(llm))}"
+        )
+    if asked and len(inside) < len(found):
+        say_once(
+            f"model.lora.target_modules also names {len(found) - len(inside)} layers of the parts that see "
+            "or hear: they are left out, since text does not train them"
+        )
+    cfg.target_modules = inside
+
+
+def _is_named(name: str, targets: Any) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == t or name.endswith(f".{t}") for t in targets)
 
 
 def _trained_weights_to_fp32(model: nn.Module) -> None:

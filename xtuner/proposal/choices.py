@@ -53,7 +53,10 @@ class Plan:
 def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | None = None) -> Plan:
     """The settings for that model, data and machine."""
     length = _choose_length(model, data)
-    how = _choose_method(model.shape, machine, length.value, method)
+    if method is None and model.quantised:
+        how = Choice("method", "lora", f"its weights are quantised already, with {model.quantised}")
+    else:
+        how = _choose_method(model.shape, machine, length.value, method)
     run = _training(machine, length.value, how.value, model.shape)
     recompute = _choose_recompute(model.shape, machine, run)
     run = replace(run, recompute="full" if recompute.value else "none")

@@ -10,6 +10,7 @@ from typing import Any
 from xtuner.dataset import map_fns
 from xtuner.dataset.map_fns.auto import Format, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
+from xtuner.dataset.selection import take_split
 from xtuner.dataset.sources import load_dataset
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
@@ -47,16 +48,16 @@ class DataFacts:
 
 def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
     """The facts of the file, its rows measured with `tokenizer` under the prompt template of that name."""
-    rows = load_dataset(path)["train"]
+    rows = take_split(load_dataset(path), "train")
     if len(rows) == 0:
         raise DataError(f"the data is empty: there are no rows in {path}")
-    found = find_format(dict(rows[0]))
+    found = find_format(rows.row(0))
     if found.name == "chosen_rejected":
         raise DataError(
             f"{path} holds pairs of chosen and rejected answers, and training on preferences is not "
             "available in this version; keep only the chosen answers to train on them"
         )
-    measured = [dict(row) for row in _some(rows)]
+    measured = [dict(rows.row(number)) for number in _some(len(rows))]
     conversations = [found.map_fn(row)["conversation"] for row in measured]
     lengths = sorted(_length(turns, tokenizer, template) for turns in conversations)
     is_text = found.map_fn is pretrain_map_fn
@@ -72,11 +73,9 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
     )
 
 
-def _some(rows: Sequence[Any]) -> list[Any]:
-    """All rows, or as many as are measured, from everywhere in the file."""
-    if len(rows) <= SAMPLE:
-        return list(rows)
-    return [rows[i] for i in sorted(random.Random(0).sample(range(len(rows)), SAMPLE))]
+def _some(count: int) -> Sequence[int]:
+    """The numbers of the rows that are measured: all, or as many as suffice from everywhere in the file."""
+    return range(count) if count <= SAMPLE else sorted(random.Random(0).sample(range(count), SAMPLE))
 
 
 def _name_to_write(found: Format, rows: list[dict[str, Any]], conversations: list[Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from xtuner.check.template import fitting_templates
 from xtuner.errors import ModelError
 from xtuner.estimate.shape import Shape, read_shape
-from xtuner.model_folder import check_model_folder, read_json, read_tokenizer
+from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
+from xtuner.model_folder import check_model_folder, read_tokenizer
 from xtuner.recipes.models import MODELS, Model
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -27,19 +29,21 @@ class ModelFacts:
     template: str
     why_template: str
     row: Model | None
+    quantised: str | None = None  # how its weights are
 
 
-def look_at_model(path: str, template: str | None = None) -> ModelFacts:
-    """The facts of the folder, with `template` in place of the one that fits it."""
-    check_model_folder(path)
+def look_at_model(path: str, template: str | None = None, method: str | None = None) -> ModelFacts:
+    """The facts of the folder, with `template` in place of the one that fits it; `method` is to train it."""
+    # The config that is written trusts the model's own code, where it has some.
+    config = check_language_model(path, trust_remote_code=True)
     check_model_folder(path, tokenizer=True)
     folder = Path(path)
-    if not folder.is_dir():
+    if config is None:
         raise ModelError(
             f"{path} is a name on the hub: new-cfg looks into the folder of the model, so fetch it first and "
             "give the folder; for a name, see xtuner list-cfg and xtuner copy-cfg"
         )
-    config = read_json(folder / "config.json")
+    check_training(config, path, full=method == "full", asked=method == "qlora")
     row = _known_row(folder, config)
     shape = read_shape(config)
     chosen, why = _template(folder, row, template)
@@ -51,10 +55,11 @@ def look_at_model(path: str, template: str | None = None) -> ModelFacts:
         template=chosen,
         why_template=why,
         row=row,
+        quantised=None if (method := quantised_by(config)) in WIDENED else method,
     )
 
 
-def _known_row(folder: Path, config: dict[str, Any]) -> Model | None:
+def _known_row(folder: Path, config: Mapping[str, Any]) -> Model | None:
     """The built-in model with the name of the folder: internlm2-chat-1_8b, or models--internlm--..."""
     names = {part.lower() for part in (folder.resolve().name, str(config.get("_name_or_path", "")))}
     for model in MODELS.values():

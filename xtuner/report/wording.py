@@ -82,6 +82,12 @@ SENTENCES = {
         "Rows dropped: {count} with {reason} ({places}).",
         "丢弃了 {count} 行：{reason}（{places}）。",
     ),
+    "left_out": (
+        "The tokenizer's chat template leaves out {what} in {count} rows ({places}). "
+        "one_sample_per_turn = True trains thinking all the same.",
+        "分词器的 chat_template 在 {count} 行中略去了{what}（{places}）。"
+        "one_sample_per_turn = True 可让思考内容参与训练。",
+    ),
     "empty_answers": (
         "{count} rows have an empty answer, of which only the end is trained: the model learns to say "
         "nothing ({places}).",
@@ -102,6 +108,17 @@ REASONS = {
     NOTHING_TRAINED: "没有可训练的 token",
 }
 
+LEFT_OUT = {
+    "thinking": "思考内容",
+    "thinking of earlier answers": "之前回答的思考内容",
+    "a system text": "系统提示",
+    "a question": "问题",
+    "the result of a tool": "工具返回的结果",
+    "a tool call": "工具调用",
+    "the text beside a tool call": "工具调用旁的文字",
+    "an answer": "回答",
+}
+
 
 def word(key: str, lang: str) -> str:
     """The label of that key."""
@@ -115,6 +132,8 @@ def sentence(finding: Finding, lang: str = "en") -> str:
         values["places"] += ", ..."
     if finding.kind == "dropped":
         values["reason"] = reason(finding.values["reason"], lang)
+    if finding.kind == "left_out":
+        values["what"] = LEFT_OUT[finding.values["what"]] if lang == "zh" else finding.values["what"]
     return SENTENCES[finding.kind][LANGUAGES.index(lang)].format(**values)
 
 

@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.proposal.model import look_at_model
 
     start_console("WARNING")
-    model = look_at_model(args.model, args.template)
+    model = look_at_model(args.model, args.template, args.method)
     from xtuner.model.loading import load_tokenizer
     from xtuner.proposal.choices import choose
     from xtuner.proposal.config import write_config

@@ -20,7 +20,7 @@ def chosen_rejected_map_fn(example: Row) -> dict:
     if isinstance(chosen, list) and any(
         message.get("role") == "user" for message in items(example, "chosen")
     ):
-        return openai_map_fn({"messages": chosen, "tools": example.get("tools")})
+        return openai_map_fn({**example, "messages": chosen})
     question = next((name for name in _QUESTIONS if example.get(name) is not None), None)
     if question is None:
         raise missing_field("prompt", example)

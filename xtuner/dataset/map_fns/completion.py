@@ -22,7 +22,7 @@ def continued(example: Row, prompt: str, completion: str) -> dict:
     before = _messages(example, prompt, "user") if asked else []
     after = _messages(example, completion, "assistant")
     untrained = [{**m, "loss": False} if m.get("role") == "assistant" else m for m in before]
-    return openai_map_fn({"messages": [*untrained, *after], "tools": example.get("tools")})
+    return openai_map_fn({**example, "messages": [*untrained, *after]})
 
 
 def _messages(example: Row, field: str, role: str) -> list[Any]:

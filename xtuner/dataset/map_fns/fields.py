@@ -1,4 +1,9 @@
-"""Read a field of a raw row as text, or say which one is missing and what is there instead."""
+"""Read a field of a raw row as text, or say which one is missing and what is there instead.
+
+Whether an answer is trained is told by many names; `is_trained` knows them all:
+
+    {"loss": false}  {"weight": 0}  {"train": "no"}  {"output_with_loss": 0}  {"masked": true}     not trained
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xtuner.errors import DataError, did_you_mean
+from xtuner.log import say_once
 
 Row = Mapping[str, Any]
+
+TRAINED_FLAGS = (
+    "output_with_loss", "loss", "weight", "train", "training", "trainable", "loss_weight", "loss_scale",
+    "loss_mask",
+)  # fmt: skip
+"""Fields of a turn or message that say whether its answer is trained: of XTuner, OpenAI, axolotl, ..."""
+MASKED_FLAGS = ("masked",)
+"""Fields that say the opposite: of torchtune."""
+ALL_FLAGS = frozenset((*TRAINED_FLAGS, *MASKED_FLAGS))
+BETWEEN = "\n\n"
+"""What stands between the texts of messages that become one."""
+
+_YES = ("true", "yes", "1", "1.0")
+_NO = ("false", "no", "0", "0.0")
 
 
 def missing_field(field: str, present: Iterable[str]) -> DataError:
@@ -76,6 +96,31 @@ def one_turn(question: str, answer: str, system: str | None = None) -> dict[str,
     """A conversation of one question and one answer."""
     turn = {"input": question, "output": answer}
     return {"conversation": [turn if system is None else {"system": system, **turn}]}
+
+
+def is_trained(part: Row) -> bool:
+    """Whether the answer of a turn or message is to be trained: yes unless one of its flags says no."""
+    if part.get("train_detail"):
+        raise DataError(
+            "the field 'train_detail' marks parts of an answer, and answers are trained whole: split the "
+            'answer, or mark all of it with "train": true or false'
+        )
+    trained = all(flag(part, name) for name in TRAINED_FLAGS if name in part)
+    return trained and not any(flag(part, name, default=False) for name in MASKED_FLAGS if name in part)
+
+
+def flag(part: Row, name: str, default: bool = True) -> bool:
+    """The field as yes or no: a bool, a number, or one of them as text; `default` where it is missing."""
+    value = part.get(name)
+    if _is_missing(value):
+        return default
+    word = str(value).strip().lower()
+    if word in _YES or word in _NO:
+        return word in _YES
+    if isinstance(value, (int, float)) and value > 0:
+        say_once(f"the field {name!r} weighs answers, such as by {value}: every weight above 0 counts as 1")
+        return True
+    raise DataError(f"the field {name!r} is {value!r:.40}: write true or false, or a weight of 0 or 1")
 
 
 def _kind(value: object) -> str:

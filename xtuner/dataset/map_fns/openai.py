@@ -1,110 +1,167 @@
 """OpenAI chat messages: `{"messages": [{"role", "content", "loss"?, "tool_calls"?}, ...]}`.
 
 system S, user A, user B, assistant C (loss false), tool T, assistant D
--> {system S, input AB, output C, output_with_loss False}, {input T, output D, output_with_loss True}
+-> {system S, input "A\\n\\nB", output C, output_with_loss False}, {input T, output D, output_with_loss True}
 
-A turn with tools or thinking also holds its `messages` as they are, and the first turn the `tools` that the
-row offers: the tokenizer's own chat template (prompt_template = 'auto') shows them as the model knows them.
+A turn whose messages say more than its texts (tools, thinking, several questions in a row) also holds its
+`messages`, and the first turn the `tools` that the row offers: the tokenizer's own chat template
+(prompt_template = 'auto') writes them as they stand.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import logging
+from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import Row, items, text
+from xtuner.dataset.map_fns.fields import ALL_FLAGS, BETWEEN, Row, is_trained, items, text
 from xtuner.errors import DataError
+from xtuner.log import say_once
 
-_ASKING = ("user", "tool", "function")
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "tool": "tool",
+    "function": "tool",
+    "assistant": "assistant",
+}
+"""The roles of messages, and what each of them is."""
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields of a message that hold what the model thought before it answered."""
 
 
 def openai_map_fn(example: Row) -> dict:
-    """One turn per assistant message; what came since the last one is its input.
+    """One turn for each answer, or for answers in a row; what came since the last one is its input.
 
     A system text goes with the next turn only. What a tool returned is input like a user's words, and the
-    calls an assistant makes follow its words as JSON. Assistant messages that open the list are left out.
+    calls an assistant makes follow its words as JSON. Answers that open the dialogue are nobody's: only the
+    tokenizer's own template has a place for them.
     """
-    conversation = []
-    system = asked = ""
-    whole: list[dict[str, Any]] = []
-    messages = items(example, "messages")
-    for message in itertools.dropwhile(lambda message: message.get("role") == "assistant", messages):
-        role = text(message, "role")
-        whole.append(_as_chat_message(message))
-        if role in ("system", "developer"):
-            system = _content(message)
-        elif role in _ASKING:
-            asked += _content(message)
-        elif role == "assistant":
-            turn = {"system": system, "input": asked, "output": _content(message)}
-            kept = {} if _is_plain(whole) else {"messages": whole}
-            conversation.append({**turn, "output_with_loss": _is_trained(message), **kept})
-            system = asked = ""
-            whole = []
-        else:
-            known = ", ".join(("system", "developer", *_ASKING, "assistant"))
-            raise DataError(f"a message has the role {role!r}; known roles are {known}")
+    messages = [_message(message) for message in items(example, "messages")]
+    if example.get("system"):
+        messages.insert(0, {"role": "system", "content": text(example, "system")})
+    conversation = [exchange.turn() for exchange in _exchanges(messages)]
     tools = _tools(example)
     if conversation and tools:
         conversation[0]["tools"] = tools
     return {"conversation": conversation}
 
 
-def _is_plain(messages: list[dict[str, Any]]) -> bool:
-    """Whether role and content say all."""
-    return all(
-        message.keys() <= {"role", "content"} and message["role"] in ("system", "user", "assistant")
-        for message in messages
+@dataclass
+class _Exchange:
+    """Messages that ask and those that answer them, and all of both in their order."""
+
+    asking: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    whole: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_asked(self) -> bool:
+        return any(message["role"] != "system" for message in self.asking)
+
+    def turn(self) -> dict[str, Any]:
+        """The turn of a conversation."""
+        system = [message["content"] for message in self.asking if message["role"] == "system"]
+        asked = [_with_calls(message) for message in self.asking if message["role"] != "system"]
+        turn = {
+            "system": BETWEEN.join(filter(None, system)),
+            "input": BETWEEN.join(filter(None, asked)),
+            "output": BETWEEN.join(filter(None, map(_with_calls, self.answers))),
+            "output_with_loss": any(message.get("loss", True) for message in self.answers),
+        }
+        roles = [message["role"] for message in self.whole]
+        is_plain = roles in (["user", "assistant"], ["system", "user", "assistant"])
+        if is_plain and all(message.keys() <= {"role", "content", "loss"} for message in self.whole):
+            return turn
+        return {**turn, "messages": self.whole}
+
+
+def _exchanges(messages: list[dict[str, Any]]) -> list[_Exchange]:
+    """The dialogue cut before each question that follows an answer; what nobody answers is left out."""
+    found = [_Exchange()]
+    for message in messages:
+        if message["role"] != "assistant" and found[-1].answers:
+            found.append(_Exchange())
+        place = found[-1].answers if message["role"] == "assistant" else found[-1].asking
+        place.append(message)
+        found[-1].whole.append(message)
+    if not found[-1].answers:
+        found.pop()
+        say_once("dialogues end with a question that nobody answers: it is left out", logging.INFO)
+    if not found or found[0].is_asked or (len(found) == 1 and found[0].asking):
+        return found
+    say_once(
+        "dialogues open with words of the assistant: only the tokenizer's own chat template "
+        "(prompt_template = 'auto') shows them",
+        logging.INFO,
     )
+    opening, *others = found
+    if others:
+        others[0].asking[:0] = opening.asking
+        others[0].whole[:0] = opening.whole
+    return others
 
 
-def _as_chat_message(message: Row) -> dict[str, Any]:
-    """The message for a chat template: content as text, fields without a value left out."""
-    kept = {name: value for name, value in message.items() if value is not None and name != "loss"}
-    if not kept.get("tool_calls"):
-        kept.pop("tool_calls", None)
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(_text_part(part) for part in content)
-    return {**kept, "content": "" if content is None else text({"content": content}, "content")}
-
-
-def _tools(example: Row) -> list[Any]:
-    """The tools that the row offers, as a list or as its JSON text."""
-    tools = example.get("tools")
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools) if tools.strip() else None
-        except ValueError as error:
-            raise DataError(f"the field 'tools' is text, but no JSON: {error}") from None
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise DataError(f"the field 'tools' must be a list of objects, and is {tools!r:.80}")
-    return tools or []
-
-
-def _is_trained(message: Row) -> bool:
-    """Whether the answer is trained: yes unless its `loss` says no, as a bool or as text."""
-    loss = message.get("loss")
-    return loss is None or str(loss).strip().lower() == "true"
+def _message(message: Row) -> dict[str, Any]:
+    """The message for a chat template: a known role, content as text, `loss` false where not trained."""
+    name = text(message, "role")
+    if name not in ROLES:
+        raise DataError(f"a message has the role {name!r}; known roles are {', '.join(ROLES)}")
+    role = ROLES[name]
+    found = {key: value for key, value in message.items() if value is not None and key not in ALL_FLAGS}
+    if call := found.pop("function_call", None):  # the older form of one call
+        found["tool_calls"] = [{"type": "function", "function": call}]
+    if not found.get("tool_calls"):
+        found.pop("tool_calls", None)
+    thought = any(found.get(key) for key in REASONING)
+    if found.get("content") is None and not found.get("tool_calls") and not thought:
+        text(message, "content")
+    found |= {"role": role, "content": _content(message)}
+    if role == "assistant" and not is_trained(message):
+        found["loss"] = False
+    return found
 
 
 def _content(message: Row) -> str:
     content = message.get("content")
-    calls = message.get("tool_calls") or []
-    if content is None and not calls:
-        return text(message, "content")
     if isinstance(content, list):
-        content = "".join(_text_part(part) for part in content)
-    words = "" if content is None else text({"content": content}, "content")
-    return "\n".join(filter(None, [words, *(json.dumps(_call(call), ensure_ascii=False) for call in calls)]))
+        return "".join(_text_part(part) for part in content)
+    return "" if content is None else text({"content": content}, "content")
 
 
 def _text_part(part: Any) -> str:
-    if isinstance(part, dict) and part.get("type") == "text":
+    if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
         return text(part, "text")
     raise DataError(f"a message's content has a part that is not text: {part!r:.80}")
+
+
+def _tools(example: Row) -> list[Any]:
+    """The tools that the row offers, as a list or as its JSON text."""
+    name = "tools" if example.get("tools") else "functions"
+    tools = example.get(name)
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools) if tools.strip() else None
+        except ValueError as error:
+            raise DataError(f"the field {name!r} is text, but no JSON: {error}") from None
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise DataError(f"the field {name!r} must be a list of objects, and is {tools!r:.80}")
+    if tools and name == "functions":
+        return [{"type": "function", "function": function} for function in tools]
+    return tools or []
+
+
+def _with_calls(message: Row) -> str:
+    """What a message says as plain text: its thinking in tags, its words, its calls as JSON."""
+    thought = next((str(message[key]) for key in REASONING if message.get(key)), "")
+    if thought:
+        say_once("thinking is written as <think>...</think> before an answer", logging.INFO)
+    calls = [json.dumps(_call(call), ensure_ascii=False) for call in message.get("tool_calls", ())]
+    words = "\n".join(filter(None, [message["content"], *calls]))
+    return f"<think>\n{thought}\n</think>\n\n{words}" if thought else words
 
 
 def _call(call: Any) -> dict[str, Any]:

@@ -33,9 +33,7 @@ _ROLES = {
 def sharegpt_map_fn(example: Row) -> dict:
     """One turn per answer, as for OpenAI messages; `role` and `content` may stand for the two keys."""
     messages = [_message(message) for message in items(example, "conversations")]
-    if example.get("system"):
-        messages.insert(0, {"role": "system", "content": text(example, "system")})
-    return openai_map_fn({"messages": messages, "tools": example.get("tools")})
+    return openai_map_fn({**example, "messages": messages})
 
 
 def _message(message: Row) -> dict[str, Any]:
@@ -50,10 +48,10 @@ def _message(message: Row) -> dict[str, Any]:
         )
     words = text_or_empty(message, words_key)
     role = _ROLES[speaker]
-    loss = {"loss": message["loss"]} if message.get("loss") is not None else {}
+    rest = {key: value for key, value in message.items() if key not in (speaker_key, words_key)}
     if role == "call":
-        return {"role": "assistant", "content": None, "tool_calls": _calls(words), **loss}
-    return {"role": role, "content": words, **loss}
+        return {**rest, "role": "assistant", "content": None, "tool_calls": _calls(words)}
+    return {**rest, "role": role, "content": words}
 
 
 def _calls(words: str) -> list[dict[str, Any]]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import functools
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import items, turn_text
-from xtuner.errors import ConfigError
+from xtuner.dataset.map_fns.fields import is_trained, items, turn_text
+from xtuner.errors import ConfigError, DataError
 from xtuner.utils import PROMPT_TEMPLATE, render_prompt
 from xtuner.utils.templates import is_tokenizers_own
 
@@ -28,9 +28,11 @@ def template_map_fn(example: Mapping[str, Any], template: Template) -> dict:
     """`example` with the template around every turn; everything else in it is kept."""
     conversation = []
     for number, turn in enumerate(items(example, "conversation"), start=1):
+        _check_flags(turn)
         conversation.append(
             {
-                **turn,
+                # The texts are written now, and messages would be a second form of them.
+                **{key: value for key, value in turn.items() if key != "messages"},
                 "input": render_prompt(
                     template, turn_text(turn, "input"), turn_text(turn, "system"), round=number
                 ),
@@ -46,18 +48,35 @@ def chat_messages_map_fn(example: Mapping[str, Any]) -> dict:
     """`example` with its whole conversation as one list of messages, for the tokenizer's chat template.
 
     A turn may hold its own `messages`, as rows with tools do, and the first one `tools`; other turns become
-    a system, a user and an assistant message. What is not to be trained has `loss` false.
+    a system, a user and an assistant message. Answers that are not to be trained have `loss` false.
     """
     messages: list[dict[str, Any]] = []
     tools = None
     for turn in items(example, "conversation"):
         tools = tools or turn.get("tools")
         own = items(turn, "messages") if turn.get("messages") else _plain_messages(turn)
-        skipped = {} if turn.get("output_with_loss") in (None, True) else {"loss": False}
-        messages += [{**message, **(skipped if message["role"] == "assistant" else {})} for message in own]
+        answers = _first_answer(own)
+        skipped = {} if is_trained(turn) else {"loss": False}
+        messages += [*own[:answers], *({**message, **skipped} for message in own[answers:])]
     if not messages:
         return {**example, "conversation": []}
     return {**example, "conversation": [{"messages": messages, **({"tools": tools} if tools else {})}]}
+
+
+def _check_flags(turn: Mapping[str, Any]) -> None:
+    """Raise DataError for answers in a row of which only some are to be trained: a template writes one."""
+    messages = turn.get("messages") or ()
+    if len({is_trained(message) for message in messages[_first_answer(messages) :]}) > 1:
+        raise DataError(
+            "answers in a row are one answer to a prompt template, and of these only some are to be trained: "
+            "set prompt_template = PROMPT_TEMPLATE.auto, which writes each of them"
+        )
+
+
+def _first_answer(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Where the answers begin that end `messages`."""
+    others = [number for number, message in enumerate(messages) if message.get("role") != "assistant"]
+    return others[-1] + 1 if others else 0
 
 
 def _plain_messages(turn: Mapping[str, Any]) -> list[dict[str, Any]]:

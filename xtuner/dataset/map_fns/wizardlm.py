@@ -2,24 +2,26 @@
 
 import itertools
 
-from xtuner.dataset.map_fns.fields import Row, items, text
+from xtuner.dataset.map_fns.fields import BETWEEN, Row, items, text
 from xtuner.errors import DataError
 
 
 def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
     """Turns of what the human said since the last answer, and the answer.
 
-    Answers before the first question and a question without an answer are left out.
+    Answers before the first question and a question without an answer are left out; answers in a row are one.
     """
-    turns = []
-    asked = ""
+    turns: list[dict[str, str]] = []
+    asked: list[str] = []
     for message in itertools.dropwhile(lambda message: message.get("from") == "gpt", messages):
         speaker = text(message, "from")
         if speaker == "human":
-            asked += text(message, "value")
+            asked.append(text(message, "value"))
+        elif speaker == "gpt" and asked:
+            turns.append({"input": BETWEEN.join(asked), "output": text(message, "value")})
+            asked = []
         elif speaker == "gpt":
-            turns.append({"input": asked, "output": text(message, "value")})
-            asked = ""
+            turns[-1]["output"] += BETWEEN + text(message, "value")
         else:
             raise DataError(f"a message is from {speaker!r}, and only 'human' and 'gpt' are known here")
     return turns

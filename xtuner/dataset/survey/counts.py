@@ -25,6 +25,8 @@ class Counts:
     continued: int = 0
     empty_answers: int = 0
     empty_answer_rows: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    left_out_rows: dict[str, list[str]] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     dropped_rows: dict[str, list[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)

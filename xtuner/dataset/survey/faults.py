@@ -11,7 +11,7 @@ import numpy as np
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids
 from xtuner.dataset.encode_rows import Settings
-from xtuner.dataset.map_fns.fields import turn_text
+from xtuner.dataset.map_fns.fields import flag, turn_text
 from xtuner.dataset.survey.configured import Origin
 from xtuner.dataset.survey.counts import Counts
 from xtuner.dataset.survey.views import Row, view_rows
@@ -47,6 +47,9 @@ def find_faults(
     if counts.empty_answers:
         values = {"count": counts.empty_answers, "places": counts.empty_answer_rows}
         findings.append(Finding("empty_answers", values))
+    for kind, number in counts.left_out.items():
+        values = {"what": kind, "count": number, "places": counts.left_out_rows.get(kind, [])}
+        findings.append(Finding("left_out", values))
     share = counts.cut / counts.rows
     if share > max_cut_share:
         values = {"share": share, "count": counts.cut, "tokens": counts.cut_tokens}
@@ -170,7 +173,7 @@ def _rendering(tokenizer: Any, turns: Sequence[Row]) -> str:
     bos = (tokenizer.bos_token or "") if len(begin_ids(tokenizer)) else ""
     for turn in turns:
         pieces += [bos if opens else "", turn_text(turn, "input"), turn_text(turn, "output")]
-        opens = turn.get("need_eos_token") is not False
+        opens = flag(turn, "need_eos_token")
         pieces += [tokenizer.eos_token or "" if opens else "", turn_text(turn, "sep")]
     return "".join(pieces)
 

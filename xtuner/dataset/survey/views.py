@@ -91,6 +91,7 @@ def view_row(origin: Origin, number: int) -> RowView:
             input_ids_with_output=settings.input_ids_with_output,
             with_image_token=settings.with_image_token,
             continue_documents=True,
+            one_sample_per_turn=settings.one_sample_per_turn,
         )
     except XTunerError as error:
         reached = view.mapped or (stages[0] if stages else None)

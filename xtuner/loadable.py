@@ -1,0 +1,262 @@
+"""Whether a folder holds a language model to train on text, and which auto class loads it; no torch.
+
+config.json   model_type "qwen3"                 ->  AutoModelForCausalLM
+              "qwen2_5_vl", with a text_config   ->  AutoModelForImageTextToText: its language part is trained
+              "qwen2_audio"                      ->  AutoModelForMultimodalLM
+              "t5", "bert", "clip", unknown      ->  ModelError: one line with the family and what to do
+
+What transformers maps to what is read in its source text, which importing it would take seconds for.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import ConfigError, ModelError
+from xtuner.families import FAMILIES
+from xtuner.model_folder import check_model_folder, read_json, remote_code
+
+CAUSAL = "AutoModelForCausalLM"
+OWN = ("internlm", "internlm2")
+_CURE = "name the folder of a language model"
+# An assignment of a file's top level, up to the bracket that closes it, and the pairs in it.
+_TABLE = re.compile(r"^(\w+_MAPPING_NAMES)(?: = |\.update\()(.*?)^\)", re.MULTILINE | re.DOTALL)
+_PAIR = re.compile(r'"([^"\n]+)"(?:,|:)\s*"([^"\n]+)"')
+# Of models that are a language model and more.
+_WHOLE = {
+    "IMAGE_TEXT_TO_TEXT": "AutoModelForImageTextToText",
+    "MULTIMODAL_LM": "AutoModelForMultimodalLM",
+}
+# Method of quantisation -> what transformers needs installed to load it: module, name on PyPI.
+_PACKAGES = {
+    "aqlm": {"aqlm": "aqlm"},
+    "auto-round": {"auto_round": "auto-round"},
+    "awq": {"gptqmodel": "gptqmodel"},
+    "bitsandbytes": {"bitsandbytes": "bitsandbytes"},
+    "compressed-tensors": {"compressed_tensors": "compressed-tensors"},
+    "eetq": {"kernels": "kernels"},
+    "fouroversix": {"fouroversix": "fouroversix"},
+    "fp_quant": {"fp_quant": "fp_quant"},
+    "gptq": {"optimum": "optimum", "gptqmodel": "gptqmodel"},
+    "higgs": {"flute": "flute-kernel", "fast_hadamard_transform": "fast_hadamard_transform"},
+    "hqq": {"hqq": "hqq"},
+    "metal": {"kernels": "kernels"},
+    "nvfp4": {"kernels": "kernels"},
+    "quanto": {"optimum": "optimum-quanto"},
+    "quark": {"quark": "amd-quark"},
+    "sinq": {"sinq": "sinq"},
+    "spqr": {"spqr_quant": "spqr_quant"},
+    "torchao": {"torchao": "torchao"},
+    "vptq": {"vptq": "vptq"},
+}
+# Weights that transformers widens while it reads them.
+WIDENED = ("fp8", "mxfp4", "mxfp8")
+
+
+def check_language_model(
+    path: str | Path, *, trust_remote_code: bool = False, ask_hub: bool = True
+) -> Mapping[str, Any] | None:
+    """The config.json of the folder, None for a hub name; NotFoundError or ModelError for no language model.
+
+    A name that may be one on the hub is looked for there unless `ask_hub` is false.
+    """
+    check_model_folder(path, ask_hub=ask_hub)
+    if not Path(path).is_dir():
+        return None
+    if (Path(path) / "modules.json").is_file():
+        raise ModelError(
+            f"The folder {path} is a model of sentence-transformers, which makes vectors of texts and writes "
+            f"none; {_CURE}"
+        )
+    config = read_json(Path(path) / "config.json")
+    auto_class(config, path, trust_remote_code=trust_remote_code)
+    method = quantised_by(config)
+    needed = _PACKAGES.get(method or "", {})
+    if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
+        raise ModelError(
+            f"The weights of {path} are quantised with {method}, which needs "
+            f"{' and '.join(missing)}: pip install {' '.join(missing)}, or name the folder of the model in "
+            "16 bits"
+        )
+    return config
+
+
+def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, asked: bool) -> None:
+    """Raise ConfigError where quantised weights would be trained themselves, or quantised again (`asked`)."""
+    method = quantised_by(config)
+    if method is None or method in WIDENED:
+        return
+    if full:
+        raise ConfigError(
+            f"The weights of {path} are quantised with {method}, so they cannot be trained themselves: set "
+            "model.lora = dict(type=LoraConfig, ...), or name the folder of the model in 16 bits"
+        )
+    if asked and method != "bitsandbytes":
+        raise ConfigError(
+            f"The weights of {path} are quantised with {method} already: remove "
+            "model.llm.quantization_config (new-cfg: --method lora)"
+        )
+
+
+def quantised_by(config: Mapping[str, Any]) -> str | None:
+    """How the weights of the folder with that config.json are quantised; None where they are not."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        found = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(found, Mapping):
+            return str(found.get("quant_method") or "bitsandbytes")
+    return None
+
+
+def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code: bool = False) -> str:
+    """The name of the auto class that loads the model in `path` by its config; ModelError where none does."""
+    family = config.get("model_type")
+    if not isinstance(family, str) or not family:
+        raise ModelError(f"{path}/config.json names no model_type, so no one knows what it is; {_CURE}")
+    if family in OWN or not known_families():
+        return CAUSAL
+    if family not in known_families():
+        return _of_remote_code(config, path, trust_remote_code)
+    if reason := FAMILIES[family].no_text if family in FAMILIES else "":
+        raise ModelError(f"{path} is a model of the family '{family}', which {reason}")
+    found = _of_family(config, family)
+    if found is None:
+        raise ModelError(
+            f"{path} is a model of the family '{family}', which {_why_not(config, family)}; {_CURE}"
+        )
+    return found
+
+
+def known_families() -> frozenset[str]:
+    """What the installed transformers knows; empty where its source text does not tell."""
+    return frozenset(_tables().get("CONFIG", {}))
+
+
+def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) -> str:
+    family, files = config["model_type"], remote_code(path)
+    if not files:
+        raise ModelError(
+            f"transformers {_installed()} does not know the family '{family}' of {path}, and the folder "
+            "brings no code of its own: a newer transformers may know it (pip install -U transformers)"
+        )
+    if not trusted:
+        raise ModelError(
+            f"transformers does not know the family {family!r} of {path}, which brings code of its own: "
+            f"{', '.join(files)}. Read it, and if you trust it, set trust_remote_code=True in model.llm "
+            "(xtuner chat: --trust-remote-code)"
+        )
+    if CAUSAL not in config["auto_map"]:
+        raise ModelError(
+            f"The code that {path} brings for its family '{family}' has no {CAUSAL} in auto_map of "
+            f"config.json, so it does not write text; {_CURE}"
+        )
+    return CAUSAL
+
+
+def _of_family(config: Mapping[str, Any], family: str) -> str | None:
+    """The auto class of a family that transformers knows, None where there is none for it as it is saved."""
+    causal = _tables()["CAUSAL_LM"].get(family)
+    saved = _saved_as(config)
+    for table, name in _WHOLE.items():
+        whole = _tables()[table].get(family)
+        if whole is not None and (causal in (None, whole) or saved != causal):
+            return None if config.get("is_encoder_decoder") else name
+    if causal is None:
+        sees = isinstance(config.get("text_config"), Mapping)  # or hears: a decoder all the same
+        is_decoder = family in _tables()["SEQ_TO_SEQ_CAUSAL_LM"] and sees
+        return "AutoModelForSeq2SeqLM" if is_decoder and not config.get("is_encoder_decoder") else None
+    is_own = saved == causal
+    if _reads_first(config, family) and not (is_own and config.get("is_encoder_decoder") is False):
+        return None
+    if family in _tables()["MASKED_LM"] and not config.get("is_decoder"):
+        return None
+    return CAUSAL if is_own or not _other_head(config, saved) else None
+
+
+def _why_not(config: Mapping[str, Any], family: str) -> str:
+    saved = _saved_as(config)
+    if _reads_first(config, family):
+        return "reads a whole text before it writes another (encoder-decoder)"
+    if family in _tables()["MASKED_LM"]:
+        return "reads a text from both sides and does not write on (encoder)"
+    if family in _tables()["CAUSAL_LM"]:
+        if saved == _base(family):
+            return f"was saved as {saved}, without the head that writes text"
+        return f"was saved as {saved}, whose head does not write text"
+    return "has no head that writes text"
+
+
+def _reads_first(config: Mapping[str, Any], family: str) -> bool:
+    if config.get("is_encoder_decoder"):
+        return True
+    is_whole = any(family in _tables()[table] for table in _WHOLE)
+    two_parts = ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ")
+    return not is_whole and any(family in _tables()[table] for table in two_parts)
+
+
+def _other_head(config: Mapping[str, Any], saved: str | None) -> bool:
+    """Whether the class that the folder was saved as has no head that writes, or another one."""
+    family = config["model_type"]
+    if saved is None or saved == _base(family):
+        # The embedding serves as the head where they are tied.
+        return saved is not None and not config.get("tie_word_embeddings")
+    writes = ("CAUSAL_LM", "PRETRAINING", *_WHOLE)
+    if any(saved in _tables()[table].values() for table in writes):
+        return False
+    return any(saved in names.values() for table, names in _tables().items() if table not in writes)
+
+
+def _saved_as(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else None
+
+
+def _base(family: str) -> str | None:
+    return _tables()["BASE"].get(family)
+
+
+def _installed() -> str:
+    try:
+        return version("transformers")
+    except PackageNotFoundError:
+        return ""
+
+
+@functools.cache
+def _tables() -> Mapping[str, Mapping[str, str]]:
+    """Task -> family -> class, of the installed transformers; CONFIG and BASE are those of all families."""
+    found = importlib.util.find_spec("transformers")
+    folder = Path(found.origin).parent / "models" / "auto" if found and found.origin else Path()
+    tables: dict[str, dict[str, str]] = {}
+    for name in ("auto_mappings.py", "configuration_auto.py", "modeling_auto.py"):
+        if (folder / name).is_file():
+            for task, pairs in _assigned((folder / name).read_text(encoding="utf-8")):
+                tables.setdefault(task, {}).update(pairs)
+    needed = {
+        "CONFIG",
+        "BASE",
+        "CAUSAL_LM",
+        "MASKED_LM",
+        "PRETRAINING",
+        "SPEECH_SEQ_2_SEQ",
+        "SEQ_TO_SEQ_CAUSAL_LM",
+    }
+    if not {*needed, *_WHOLE} <= tables.keys():
+        return {}
+    # A table may begin with all of another.
+    tables["MULTIMODAL_LM"] = {**tables["IMAGE_TEXT_TO_TEXT"], **tables["MULTIMODAL_LM"]}
+    return tables
+
+
+def _assigned(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """The pairs of texts in each `..._MAPPING_NAMES = ...` and `..._MAPPING_NAMES.update(...)` of a file."""
+    # Parsing the file would take three times as long as all else that a check of a folder does.
+    for name, inside in _TABLE.findall(text):
+        task = name.removesuffix("_MAPPING_NAMES").removeprefix("MODEL_FOR_")
+        yield {"MODEL": "BASE"}.get(task, task), dict(_PAIR.findall(inside))

@@ -1,0 +1,69 @@
+"""Which weights of a model read and write text, and which see or hear.
+
+model.visual.blocks.0.attn.qkv.weight            sees: frozen, no target of LoRA
+model.language_model.layers.0.mlp.up_proj.weight  the language part
+lm_head.weight                                    the language part
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from xtuner.log import say_once
+
+# In the names of configs within a config.
+_SENSES = re.compile("vision|image|vq|audio|speech|codec")
+
+
+def language_part(model: Any) -> Callable[[str], bool]:
+    """Whether the module or weight of that name in `model` belongs to its language part; all do in an LLM."""
+    inside, outside = _prefixes(model)
+
+    def belongs(name: str) -> bool:
+        here = f"{name}."
+        return any(map(here.startswith, inside)) and not any(map(here.startswith, outside))
+
+    return belongs
+
+
+def freeze_the_rest(model: Any) -> None:
+    """Freeze what sees or hears: text gives it no gradient."""
+    belongs = language_part(model)
+    rest = [weight for name, weight in model.named_parameters() if not belongs(name)]
+    for weight in rest:
+        weight.requires_grad_(False)
+    if rest:
+        size = sum(weight.numel() for weight in rest)
+        family = model.config.model_type
+        say_once(
+            f"'{family}' is more than a language model: its language part is trained on text, and the "
+            f"{size:,} weights of the parts that see or hear are frozen",
+            20,
+        )
+
+
+def _prefixes(model: Any) -> tuple[list[str], list[str]]:
+    """Names that begin the language part, and names within it that begin something else."""
+    config = getattr(model, "config", None)
+    if config is None or not hasattr(model, "get_decoder"):
+        return [""], []
+    text = config.get_text_config()
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if text is config or decoder is model:
+        return [""], _towers(model)
+    names = {name: m for name, m in model.named_modules() if m is decoder or m is head}
+    within = next(f"{name}." for name, module in names.items() if module is decoder)
+    # Layers that attend to images alone: Llama 3.2 Vision.
+    crossing = {f"layers.{number}" for number in getattr(text, "cross_attention_layers", None) or ()}
+    deep = [name for name, _ in decoder.named_modules() if ".".join(name.split(".")[-2:]) in crossing]
+    return [f"{name}." for name in names], [f"{within}{name}." for name in deep]
+
+
+def _towers(model: Any) -> list[str]:
+    """Models within `model` that see or hear, by their configs."""
+    kinds = tuple(
+        kind for name, kind in (type(model.config).sub_configs or {}).items() if _SENSES.search(name)
+    )
+    return [f"{name}." for name, m in model.named_modules() if isinstance(getattr(m, "config", None), kinds)]
