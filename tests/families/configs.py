@@ -5,6 +5,7 @@
     make_model(config)                      random weights, no norm at its neutral value
 
 A family is the `model_type` of config.json. Layers of each kind that a family has are among the two or four.
+Models that see or hear are those of tests/seeing.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import os
 from typing import Any
 
 import torch
+
+from tests import seeing
+from xtuner.model.loading import auto_class_of, register_families
 
 ABSENT = object()  # a setting of TINY that the family does not take
 TINY = {
@@ -373,68 +377,17 @@ OWN: dict[str, dict[str, Any]] = {
     "zaya": {**MOE, "num_experts_per_tok": 1, "router_hidden_size": 16},
 }
 
-_EYES = {
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-    "depth": 2,
-    "num_heads": 2,
-    "out_hidden_size": 64,
-}
-_QWEN_EYES = {**_EYES, "embed_dim": 32, "fullatt_block_indexes": [1], "deepstack_visual_indexes": [0]}
-_MARKS = {
-    "image_token_id": 440,
-    "video_token_id": 441,
-    "vision_start_token_id": 442,
-    "vision_end_token_id": 443,
-}
-_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
-# Folders of models that see: the settings of their language part and of their eyes, and their own.
-VISION: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    "gemma3": (OWN["gemma3_text"], _EYES, {"mm_tokens_per_image": 4, "image_token_index": 440}),
-    "gemma4": (OWN["gemma4_text"], _EYES, {"image_token_id": 440}),
-    "glm4v": ({**_MROPE}, _EYES, _MARKS),
-    "internvl": ({"model_type": "qwen3"}, {**_EYES, "image_size": [28, 28], "patch_size": [14, 14]}, _MARKS),
-    "kimi_k25": ({**OWN["deepseek_v3"], "model_type": "deepseek_v3"}, _EYES, _MARKS),
-    "llama4": (
-        OWN["llama4_text"],
-        {**_EYES, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32},
-        {"image_token_index": 440},
+SEEING: dict[str, Any] = {
+    **seeing.FAMILIES,
+    "gemma4": (
+        OWN["gemma4_text"],
+        {"num_heads": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
+        {"audio_config": None},
     ),
-    "llava": ({"model_type": "llama"}, _EYES, {"image_token_index": 440}),
-    "mistral3": ({"model_type": "mistral"}, {**_EYES, "head_dim": 16}, {"image_token_index": 440}),
-    "mllama": (
-        {
-            "cross_attention_layers": [1],
-            "num_hidden_layers": 3,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        },
-        {
-            **_EYES,
-            "attention_heads": 2,
-            "num_global_layers": 1,
-            "vision_output_dim": 64,
-            "intermediate_layers_indices": [0],
-        },
-        {"image_token_index": 440},
-    ),
-    "paligemma": (
-        {"model_type": "gemma"},
-        {**_EYES, "projection_dim": 64},
-        {"image_token_index": 440, "projection_dim": 64},
-    ),
-    "qwen2_5_vl": (_MROPE, _QWEN_EYES, _MARKS),
-    "qwen2_vl": (_MROPE, {**_QWEN_EYES, "hidden_size": 64}, _MARKS),
-    "qwen3_5": (OWN["qwen3_5_text"], _QWEN_EYES, _MARKS),
-    "qwen3_5_moe": (OWN["qwen3_5_moe_text"], _QWEN_EYES, _MARKS),
-    "qwen3_vl": (_MROPE, _QWEN_EYES, _MARKS),
-    "qwen3_vl_moe": ({**_MROPE, **MOE}, _QWEN_EYES, _MARKS),
-    "smolvlm": ({"model_type": "llama"}, _EYES, {"image_token_id": 440, "scale_factor": 2}),
+    "qwen3_5": (LINEAR, seeing.DEEPSTACK, {}),
+    "qwen3_5_moe": ({**MOE, **LINEAR}, seeing.DEEPSTACK, {}),
 }
-FAMILIES = sorted([*OWN, *VISION])
+FAMILIES = sorted([*OWN, *SEEING])
 
 
 def in_slice() -> list[str]:
@@ -447,15 +400,12 @@ def make_config(family: str, **changes: Any) -> Any:
     """The tiny config of `family` with `changes`; nothing in it is random while it trains."""
     from transformers import CONFIG_MAPPING
 
-    from xtuner.model.loading import register_families
-
     register_families()
-    if family in VISION:
-        text, eyes, own = VISION[family]
-        text = _settings({**TINY, **text, **changes})
-        config = CONFIG_MAPPING[family](text_config=text, vision_config=eyes, **own)
+    if family in SEEING:
+        config = seeing.config_of(family, SEEING[family])
     else:
-        config = CONFIG_MAPPING[family](**_settings({**TINY, **OWN[family], **changes}))
+        settings = {**TINY, **OWN[family], **changes}
+        config = CONFIG_MAPPING[family](**{k: v for k, v in settings.items() if v is not ABSENT})
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         for name, value in part.to_dict().items():
             if isinstance(value, float) and ("drop" in name or "jitter" in name) and name not in changes:
@@ -463,17 +413,11 @@ def make_config(family: str, **changes: Any) -> Any:
     return config
 
 
-def _settings(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not ABSENT}
-
-
 def make_model(family: str, std: float = 0.1, **changes: Any) -> Any:
     """A random model of `family` whose norms and biases are not at their neutral values."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
     torch.manual_seed(0)
-    kind: Any = AutoModelForImageTextToText if family in VISION else AutoModelForCausalLM
-    model = kind.from_config(make_config(family, **changes)).eval()
+    config = make_config(family, **changes)
+    model = auto_class_of(config, family).from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -127,7 +127,7 @@ def test_an_adapter_attaches_to_its_base(llama, adapter):
 @pytest.mark.parametrize("family", ["laguna", "inkling2_text"])
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_every_weight_of_an_adapter_is_loaded(family, tmp_path):
-    """Also those that peft renames on the way, as transformers does with a family's older files, and loses."""
+    """Also those that peft renames on the way, as those of a family's older files, and loses."""
     base = make_model(family)
     layers = [name for name, m in base.named_modules() if type(m) is torch.nn.Linear and "head" not in name]
     config = LoraConfig(r=2, target_modules=layers, init_lora_weights=False, task_type="CAUSAL_LM")
