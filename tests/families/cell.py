@@ -223,9 +223,9 @@ class Cell:
         prompt = make_session(tokenizer, PROMPT_TEMPLATE.auto).ask("who are you", 4)
         answer = complete(model, tokenizer, prompt, max_new_tokens=4, temperature=0).ids
         stock = with_adapter(self.base(), self.out) if adapter else self.converted()
-        wanted = stock.generate(
-            torch.tensor([prompt]), max_new_tokens=4, do_sample=False, use_cache=False, eos_token_id=2
-        )[0, len(prompt) :].tolist()
+        wanted = stock.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False, eos_token_id=2)[
+            0, len(prompt) :
+        ].tolist()
         if self.precision == "fp32":
             assert answer == wanted, f"{answer}, stock {wanted}"
         assert len(answer) == 4 or answer[-1] == 2
