@@ -125,7 +125,7 @@ class StreamedDataset(Stream):
                 [_fingerprint_edges(source) for source in self.sources],
                 fingerprint.fingerprint_tokenizer(settings.tokenizer),
                 [functions, settings.max_length, settings.rename_maps],
-                [settings.input_ids_with_output, settings.with_image_token],
+                [settings.input_ids_with_output, settings.with_image_token, settings.one_sample_per_turn],
                 [self.buffer_size, self.packs, self.shuffle, self.seed],
             ]
         )
