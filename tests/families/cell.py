@@ -1,7 +1,7 @@
 """One cell of the matrix: a tiny model of a family through every command, each step against stock code.
 
     new-cfg   a config for the folder and the rows, which `train` finds no error in
-    train     two updates, with packing, or without where the family refuses it
+    train     two updates over packed samples
     loss      of the first update, against stock transformers on each sample alone
     convert   pth_to_hf, loaded by stock transformers and peft: the logits of the trained model
     merge     an adapter into its base: the logits of base and adapter
@@ -30,7 +30,6 @@ from torch.nn.functional import cross_entropy
 
 from tests.families.configs import make_model
 from xtuner import cli, log
-from xtuner.errors import ModelError
 from xtuner.estimate import machine
 from xtuner.families import FAMILIES, UNKNOWN
 
@@ -46,7 +45,6 @@ OPTIONS = ["lr=0.01", "max_epochs=2", "train_cfg.spike_ratio=1e6"]
 OPTIONS += ["evaluation_inputs=['who are you']", "custom_hooks.1.max_new_tokens=2"]
 # In 16 bits layers are recomputed too, so that this is tried of every family.
 RECOMPUTE = {"fp32": [], "bf16": ["model.use_activation_checkpointing=True"]}
-ONE_BY_ONE = ["pack_to_max_length=False", f"accumulative_counts={len(ROWS)}"]
 # Relative errors that rounding explains: of the loss and the norm of its gradients, and of logits.
 LOSS = {"fp32": (1e-5, 1e-3), "bf16": (0.03, 0.2)}
 LOGITS = {"fp32": 1e-4, "bf16": 0.1}
@@ -155,22 +153,13 @@ class Cell:
         return self.work / "out"
 
     def train(self, patch: pytest.MonkeyPatch) -> Any:
-        """The run that `xtuner train` makes of the config; samples one by one where packing is refused."""
+        """The run that `xtuner train` makes of the config."""
         runs = runs_of(patch)
         with self.outcome.step("train"):
-            try:
-                self.train_with(OPTIONS)
-            except ModelError as error:
-                if "mix the samples" not in str(error):
-                    raise
-                self.outcome.packed = False
-                self.train_with([*OPTIONS, *ONE_BY_ONE])
-        self.outcome.packed &= not any("mix packed samples" in message for message in log._said)
+            words = [self.config, "--work-dir", self.work, "--seed", 0]
+            command("train", *words, "--cfg-options", *OPTIONS, *RECOMPUTE[self.precision])
+        self.outcome.packed = not any("mix packed samples" in message for message in log._said)
         return runs[-1] if runs else None
-
-    def train_with(self, options: list[str]) -> None:
-        words = [self.config, "--work-dir", self.work, "--seed", 0]
-        command("train", *words, "--cfg-options", *options, *RECOMPUTE[self.precision])
 
     def check_loss(self, run: Any) -> None:
         """Assert that the first update is stock transformers' step over all samples."""

@@ -4,7 +4,8 @@
     make_config("mistral", vocab_size=64)   with another vocabulary
     make_model(config)                      random weights, no norm at its neutral value
 
-A family is the `model_type` of config.json. Layers of each kind that a family has are among the two or four.
+A family is the `model_type` of config.json. Layers of each kind that a family has are among the two or four;
+windows, chunks and the like end after four tokens.
 Models that see or hear are those of tests/seeing.py.
 """
 
@@ -14,6 +15,7 @@ import os
 from typing import Any
 
 import torch
+from transformers import CONFIG_MAPPING
 
 from tests import seeing
 from xtuner.model.loading import auto_class_of, register_families
@@ -54,7 +56,7 @@ MLA = {
     "num_key_value_heads": 4,
 }
 # Attention that looks at the best few keys of an index.
-INDEXED = {**MLA, "index_topk": 512, "index_head_dim": 32, "index_n_heads": 2}
+INDEXED = {**MLA, "index_topk": 4, "index_head_dim": 32, "index_n_heads": 2}
 WINDOW = {"sliding_window": 4}
 BOTH = {**WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 MAMBA = {
@@ -62,7 +64,7 @@ MAMBA = {
     "mamba_d_head": 16,
     "mamba_d_state": 8,
     "mamba_d_ssm": 128,
-    "mamba_chunk_size": 8,
+    "mamba_chunk_size": 4,
     "mamba_dt_rank": 8,
 }
 LINEAR = {
@@ -126,6 +128,7 @@ OWN: dict[str, dict[str, Any]] = {
         "o_lora_rank": 32,
         "o_groups": 2,
         "layer_types": ["compressed_sparse_attention", "heavily_compressed_attention"],
+        "mlp_layer_types": ["hash_moe", "moe"],
         "hc_mult": 2,
     },
     "diffllama": {},
@@ -262,7 +265,7 @@ OWN: dict[str, dict[str, Any]] = {
         "layer_types": ["chunked_attention", "full_attention"],
         "no_rope_layers": [1, 0],
         "moe_layers": [1],
-        "attention_chunk_size": 8,
+        "attention_chunk_size": 4,
     },
     "longcat_flash": {
         **MLA,
@@ -273,7 +276,7 @@ OWN: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 64,
     },
     "mamba": {"state_size": 8, "time_step_rank": 4},
-    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 4},
     "mellum": {**MOE, **BOTH},
     "mimo_v2_flash": {**SHARED, **BOTH, "v_head_dim": 16},
     "minicpm3": {**MLA, "dim_model_base": 32},
@@ -303,7 +306,7 @@ OWN: dict[str, dict[str, Any]] = {
         "mamba_num_heads": 8,
         "mamba_head_dim": 16,
         "n_groups": 2,
-        "chunk_size": 8,
+        "chunk_size": 4,
         "moe_shared_expert_intermediate_size": 64,
     },
     "olmo": {},
@@ -335,7 +338,7 @@ OWN: dict[str, dict[str, Any]] = {
         "indexer_n_heads": 4,
         "indexer_kv_heads": 1,
         "indexer_head_dim": 16,
-        "indexer_budget": 64,
+        "indexer_budget": 4,
         "indexer_compress_ratio": 4,
     },
     "recurrent_gemma": {
@@ -351,7 +354,7 @@ OWN: dict[str, dict[str, Any]] = {
     "starcoder2": WINDOW,
     "vaultgemma": BOTH,
     "xglm": {"d_model": 64, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4},
-    "xlstm": {"head_dim": ABSENT, "num_heads": 4, "num_blocks": 2, "chunk_size": 8},
+    "xlstm": {"head_dim": ABSENT, "num_heads": 4, "num_blocks": 2, "chunk_size": 4},
     "youtu": {**MLA, "head_dim": ABSENT},
     "zamba": {
         **MAMBA,
@@ -367,7 +370,7 @@ OWN: dict[str, dict[str, Any]] = {
         "mamba_ngroups": 2,
         "n_mamba_heads": 8,
         "mamba_headdim": 16,
-        "chunk_size": 8,
+        "chunk_size": 4,
         "attention_head_dim": 32,
         "attention_hidden_size": 128,
         "num_mem_blocks": 1,
@@ -389,6 +392,10 @@ SEEING: dict[str, Any] = {
 }
 FAMILIES = sorted([*OWN, *SEEING])
 
+register_families()
+# Those of text alone that this version of transformers has, or we.
+OF_TEXT = sorted(OWN.keys() & CONFIG_MAPPING.keys())
+
 
 def in_slice() -> list[str]:
     """The families of this run: all, or with FAMILIES_SLICE=2/6 the second of six parts."""
@@ -398,9 +405,6 @@ def in_slice() -> list[str]:
 
 def make_config(family: str, **changes: Any) -> Any:
     """The tiny config of `family` with `changes`; nothing in it is random while it trains."""
-    from transformers import CONFIG_MAPPING
-
-    register_families()
     if family in SEEING:
         config = seeing.config_of(family, SEEING[family])
     else:
@@ -425,3 +429,17 @@ def make_model(family: str, std: float = 0.1, **changes: Any) -> Any:
             else:
                 parameter.add_(torch.randn_like(parameter), alpha=std)
     return model
+
+
+def make(family: str, implementation: str | None = "xtuner", **changes: Any) -> Any:
+    """A random model of `family` for rows of some twenty tokens, with our attention or that named."""
+    model = make_model(family, std=0.3, **{"vocab_size": 64, "max_position_embeddings": 64, **changes})
+    if implementation:
+        model.set_attn_implementation(implementation)
+    return model
+
+
+def fields_of(family: str) -> set[str]:
+    """Names of the fields of the family's config."""
+    kinds = CONFIG_MAPPING[family].__mro__
+    return {name for kind in kinds for name in getattr(kind, "__annotations__", {})}
