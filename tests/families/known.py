@@ -22,7 +22,15 @@ class Known:
 
 
 ADAPTERS = ("lora", "qlora")
-KNOWN: list[Known] = []
+KNOWN = [
+    Known(
+        "dbrx",
+        "train",
+        "transformers' own code adds what experts give in bf16 to fp32",
+        methods=("full",),
+        precisions=("bf16",),
+    ),
+]
 
 
 def why_known(family: str, method: str, precision: str, step: str) -> str | None:

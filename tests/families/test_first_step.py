@@ -1,4 +1,4 @@
-"""Full fine-tuning of every family in bf16: loss and gradients of one step against stock transformers in fp32.
+"""Full fine-tuning of every family in bf16: loss and gradients of one step against stock code in fp32.
 
 The same in fp32, to rounding: tests/model/test_passes.py.
 """
@@ -17,7 +17,7 @@ from xtuner.model import SupervisedFinetune
 BORDERS = [0, 9, 14, 16]
 # Relative errors of the loss and of all gradients together that rounding explains; a token that 16 bits
 # send to another expert weighs more.
-BOUNDS = (0.02, 0.25)
+BOUNDS = (0.03, 0.5)
 
 
 def samples():
