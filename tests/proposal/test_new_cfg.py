@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.model.tiny_families import make
+from tests.families.configs import make
 from xtuner import cli
 from xtuner.check.checks import check_config
 from xtuner.config import load_config

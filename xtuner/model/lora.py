@@ -296,6 +296,10 @@ def load_adapter_weights(
             f"as {extra[0]}"
         )
     set_peft_model_state_dict(model, weights, adapter_name=name)
+    with torch.no_grad():
+        # On its way peft renames weights as transformers does those of old files; some find no place then.
+        for key, value in wanted.items():
+            value.copy_(weights[key])
 
 
 def check_peft_model(path: str | Path) -> None:

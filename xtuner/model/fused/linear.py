@@ -12,6 +12,7 @@ Han et al.'s manual LoRA backward in Unsloth.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -98,10 +99,21 @@ def _base_forward(base: Any, x: Tensor) -> Tensor:
     return linear(x, frozen_weight(base, x.dtype), bias)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a linear layer of torch would compute in, within autocast or not."""
+def compute_dtype(*inputs: Tensor) -> torch.dtype:
+    """The dtype that torch computes a product of `inputs` in: autocast's, else one that holds all of them."""
+    return functools.reduce(torch.promote_types, map(_autocast_dtype, inputs))
+
+
+def in_one_dtype(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """`inputs` in the dtype that a product of them is computed in."""
+    dtype = compute_dtype(*inputs)
+    return tuple(x.to(dtype) for x in inputs)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
 @dataclass

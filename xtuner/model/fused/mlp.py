@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from xtuner.model.fused.linear import Group, Saved, adapted, compute_dtype, lora_linears
+from xtuner.model.fused.linear import Group, Saved, adapted, compute_dtype, in_one_dtype, lora_linears
 
 # Of gate and up, and of down.
 Groups = tuple[Group, Group]
@@ -116,7 +116,7 @@ def gated_mlp(x: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module, tile: 
     """
     layers: list[Any] = [adapted(m) for m in (gate, up, down)]
     if None in layers or layers[0].dropout != layers[1].dropout:
-        gated = _SwiGLU.apply(*lora_linears(x, (gate, up)))
+        gated = _SwiGLU.apply(*in_one_dtype(*lora_linears(x, (gate, up))))
         return lora_linears(gated, (down,))[0]
     adapters = [w for layer in layers for w in (layer.a, layer.b)]
     flat = x.reshape(-1, x.shape[-1])
