@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.rows import FileRows, JsonFile, JsonLinesFile
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.json_files import JsonFile, JsonLinesFile
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import DataError, NotFoundError
 
 ROWS = [{"q": "你好", "n": 1}, {"q": 'a "b"\n', "n": None}, {"q": "", "n": [1.5, {"x": []}]}]

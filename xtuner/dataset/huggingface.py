@@ -25,7 +25,7 @@ from xtuner.dataset.encode_rows import PROMPT_FILLS, MapFn, Settings, Tally, enc
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.progress import show_rates
-from xtuner.dataset.selection import Part, Selection, take_some, take_split
+from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
 from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
 from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
 from xtuner.dataset.summary import check_strict, describe_dropped, item_stats, summary, warnings_of

@@ -22,8 +22,9 @@ from xtuner.dataset.encode import Encoded
 from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.map_fns import openai_map_fn
 from xtuner.dataset.packed_dataset import PackedDataset, Samples
-from xtuner.dataset.rows import FileRows, JsonLinesFile
-from xtuner.dataset.selection import Selection
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.json_files import JsonLinesFile
+from xtuner.dataset.reading.selection import Selection
 from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import ConfigError, DataError, NotFoundError
 from xtuner.log import logger
@@ -136,8 +137,8 @@ class WindowedStore:
 class _MessagesFile(JsonLinesFile):
     """One list of messages per line, as a row `{"messages": [...]}`."""
 
-    def _checked(self, value: Any, line: int) -> dict[str, Any]:
-        return super()._checked({"messages": value} if isinstance(value, list) else value, line)
+    def _row(self, value: Any, place: str) -> dict[str, Any]:
+        return super()._row({"messages": value} if isinstance(value, list) else value, place)
 
 
 def _files(

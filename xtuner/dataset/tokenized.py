@@ -14,7 +14,7 @@ import numpy as np
 
 from xtuner.dataset.encode import Encoded
 from xtuner.dataset.map_fns.fields import missing_field
-from xtuner.dataset.selection import Selection
+from xtuner.dataset.reading.selection import Selection
 from xtuner.dataset.store import StoreWriter
 from xtuner.errors import DataError
 from xtuner.utils import IGNORE_INDEX

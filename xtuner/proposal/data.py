@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.dataset import map_fns
-from xtuner.dataset.map_fns.auto import Format, find_format
+from xtuner.dataset.map_fns.auto import Format, auto_map_fn, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
-from xtuner.dataset.selection import take_split
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
+from xtuner.dataset.reading.selection import take_split
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own, render_prompt
@@ -58,7 +58,8 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
             "available in this version; keep only the chosen answers to train on them"
         )
     measured = [dict(rows.row(number)) for number in _some(len(rows))]
-    conversations = [found.map_fn(row)["conversation"] for row in measured]
+    map_fn = auto_map_fn if found.renames else found.map_fn
+    conversations = [map_fn(row)["conversation"] for row in measured]
     lengths = sorted(_length(turns, tokenizer, template) for turns in conversations)
     is_text = found.map_fn is pretrain_map_fn
     return DataFacts(
@@ -82,7 +83,7 @@ def _name_to_write(found: Format, rows: list[dict[str, Any]], conversations: lis
     """The function that configs can import and that makes `conversations` of `rows`; "auto" for none."""
     if [row.get("conversation") for row in rows] == conversations:
         return None
-    name = f"{found.name}_map_fn"
+    name = "auto" if found.renames else f"{found.name}_map_fn"
     map_fn = getattr(map_fns, name, None)
     return name if map_fn is not None and _makes(map_fn, rows, conversations) else "auto"
 

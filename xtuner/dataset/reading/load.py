@@ -3,37 +3,42 @@
     load_dataset("../data/x.json")                                   {"train": rows of the file}
     load_dataset("json", data_files=dict(train="x.jsonl"))           {"train": rows of the file}
     load_dataset("../data/*.jsonl"), load_dataset("../data")         {"train": rows of all the files}
+    load_dataset("https://host/x.jsonl.gz")                          {"train": rows of the file}
     load_dataset("tatsu-lab/alpaca")                                 as `datasets` gives it
 
-JSON, JSON lines, CSV and workbooks are read by this package, so that an error can name file and line; all
-else goes to `datasets`.
+JSON, JSON lines, tables and workbooks are read by this package, packed or elsewhere too, so that an error can
+name file and line; all else goes to `datasets`.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xtuner import hub
-from xtuner.dataset.rows import FileRows, ParquetFile, TableFile, open_json, read_csv, read_xlsx
+from xtuner.dataset.reading.copies import PACKED, fetched, is_elsewhere, unpacked
+from xtuner.dataset.reading.files import FileRows, RowsFile
+from xtuner.dataset.reading.json_files import open_json
+from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
 
-_OPENERS = {
+_OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".json": open_json,
     ".jsonl": open_json,
-    ".csv": lambda path: TableFile(path, read_csv),
-    ".xlsx": lambda path: TableFile(path, read_xlsx),
+    ".csv": functools.partial(TableFile, read_csv),
+    ".tsv": functools.partial(TableFile, read_csv),
+    ".xlsx": functools.partial(TableFile, read_xlsx),
     ".parquet": ParquetFile,
 }
 _LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
-_BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv",), "xlsx": (".xlsx",)}
+_BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv", ".tsv"), "xlsx": (".xlsx",)}
 _SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
-_PACKED = (".gz", ".zst", ".xz", ".bz2")
 
 _NOT_HERE = (
     "there is no data set {!r} on this machine, and the hub cannot be reached: give the path of a file, such "
@@ -61,6 +66,8 @@ def load_dataset(
     folder or a hub name. Raises NotFoundError for files that do not exist and DataError for what is in them.
     """
     path = os.fspath(path)
+    if _is_saved(path):
+        return _load_saved(path, split)
     plain_split = split is None or split.isidentifier()
     files = _files_by_split(path, data_files)
     if files is not None and data_dir is None:
@@ -81,13 +88,15 @@ def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[s
         is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
         # No hub name looks like this.
         is_file |= path.startswith((".", "/", "~")) and not os.path.isdir(path)
-        return {"train": [path]} if is_file and "://" not in path else None
+        return {"train": [path]} if is_file and (not is_elsewhere(path) or _is_read(path)) else None
     by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     files = {
         split: [os.fspath(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
         for split, given in by_split.items()
     }
-    if any("://" in file for group in files.values() for file in group) or not _is_format(path):
+    if any(is_elsewhere(file) and not _is_read(file) for group in files.values() for file in group):
+        return None
+    if not _is_format(path):
         return None
     return {
         split: [match for file in group for match in (sorted(glob.glob(file, recursive=True)) or [file])]
@@ -100,7 +109,7 @@ def _in_folder_or_pattern(path: str) -> list[str]:
 
     A folder whose files or folders are named after splits is left to `datasets`, which knows them.
     """
-    if "://" in path:
+    if is_elsewhere(path):
         return []
     if not os.path.isdir(path):
         is_pattern = glob.has_magic(path) and not os.path.exists(path)
@@ -115,6 +124,31 @@ def _is_data(file: Path, folder: Path) -> bool:
     return not hidden and file.is_file() and _suffix(str(file)) in (*_OPENERS, ".parquet")
 
 
+def _is_read(name: str) -> bool:
+    """Whether the name is that of a file which this package reads."""
+    return _suffix(name) in _OPENERS
+
+
+def _is_saved(path: str) -> bool:
+    """Whether `path` is a folder that `save_to_disk` of `datasets` has written."""
+    is_split = all(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_info.json"))
+    return is_split or os.path.isfile(os.path.join(path, "dataset_dict.json"))
+
+
+def _load_saved(path: str, split: str | None) -> Any:
+    import datasets
+
+    found = datasets.load_from_disk(path)
+    by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
+    return by_split if split is None else _of_split(by_split, split)
+
+
+def _of_split(by_split: Mapping[str, Any], split: str) -> Any:
+    if split not in by_split:
+        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, by_split))}")
+    return by_split[split]
+
+
 def _is_format(path: str) -> bool:
     return path in _BUILDERS or path in _LEFT_TO_DATASETS.values()
 
@@ -122,7 +156,7 @@ def _is_format(path: str) -> bool:
 def _suffix(path: str) -> str:
     """The suffix that tells the format, without that of a packer."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in _PACKED:
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
@@ -130,7 +164,7 @@ def _suffix(path: str) -> str:
 def _check_exist(files: Mapping[str, list[str]]) -> None:
     for split, group in files.items():
         for file in group:
-            if os.path.isfile(file):
+            if os.path.isfile(file) or is_elsewhere(file):
                 continue
             if os.path.isdir(file):
                 raise NotFoundError(
@@ -146,23 +180,24 @@ def _check_exist(files: Mapping[str, list[str]]) -> None:
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
     """Whether this package reads all the files itself."""
-    suffixes = {Path(file).suffix.lower() for group in files.values() for file in group}
+    suffixes = {_suffix(file) for group in files.values() for file in group}
     if _is_format(path):
         return suffixes <= set(_BUILDERS.get(path, ()))
-    # Tables of one kind are left to `datasets`; only this package reads them beside others.
+    # Parquet files alone are left to `datasets`; only this package reads them beside others.
     return suffixes <= _OPENERS.keys() - ({".parquet"} if len(suffixes) == 1 else set())
 
 
 def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
-    rows = RowsBySplit(
-        (name, FileRows([_OPENERS[Path(file).suffix.lower()](Path(file)) for file in group]))
-        for name, group in files.items()
-    )
-    if split is None:
-        return rows
-    if split not in rows:
-        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, rows))}")
-    return rows[split]
+    rows = RowsBySplit((name, FileRows([_open(file) for file in group])) for name, group in files.items())
+    return rows if split is None else _of_split(rows, split)
+
+
+def _open(name: str) -> RowsFile:
+    """The reader of a file, of its copy where it is packed or elsewhere."""
+    path = fetched(name) if is_elsewhere(name) else Path(name)
+    if path.suffix.lower() in PACKED:
+        path = unpacked(path, name)
+    return _OPENERS[path.suffix.lower()](path, name)
 
 
 def _builder_of(files: Mapping[str, list[str]]) -> str:

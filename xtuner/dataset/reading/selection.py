@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtuner.dataset.rows import FileRows, Mark, without_filled
+from xtuner.dataset.reading.files import FileRows, Mark, without_filled
 from xtuner.errors import DataError, did_you_mean
 
 Row = Mapping[str, Any]
@@ -187,8 +187,7 @@ def place_at(sources: Sequence[Any], cursor: Cursor) -> str:
     source = sources[cursor.source]
     if not isinstance(source, FileRows):
         return f"row {cursor.at} (counted from 0)"
-    file = source.files[cursor.file]
-    return f"{file.path} {file.unit} {file.line_at(Mark(cursor.at, cursor.line))}"
+    return source.files[cursor.file].place_at(Mark(cursor.at, cursor.line))
 
 
 def _files(source: Any) -> list[Callable[[Mark], Iterator[Any]]]:

@@ -1,0 +1,215 @@
+"""Files as people have them: odd characters, packed, damaged, from elsewhere."""
+
+import bz2
+import gzip
+import http.server
+import json
+import lzma
+import threading
+
+import pytest
+
+from xtuner.dataset import process_hf_dataset
+from xtuner.dataset.map_fns import auto_map_fn
+from xtuner.dataset.reading.load import load_dataset
+from xtuner.dataset.store import cache_folder
+from xtuner.errors import DataError, NotFoundError
+
+BREAKS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level("INFO", logger="xtuner")
+    return lambda: caplog.text
+
+
+def rows_of(path, **more):
+    return list(load_dataset(str(path), split="train", **more))
+
+
+def test_only_line_breaks_end_a_row_of_a_table(tmp_path):
+    """Not the other characters that Python takes for breaks, nor a single carriage return in quotes."""
+    cell = f"Never do this.{BREAKS}Except on Sundays."
+    path = tmp_path / "x.csv"
+    path.write_text(f'q,a\r\n{cell},"a\rb\nc"\r\nq,a\r', encoding="utf-8", newline="")
+    assert rows_of(path) == [{"q": cell, "a": "a\rb\nc"}, {"q": "q", "a": "a"}]
+
+
+@pytest.mark.parametrize(("mark", "suffix"), [(";", ".csv"), ("\t", ".csv"), ("|", ".csv"), ("\t", ".tsv")])
+def test_the_separator_of_a_table_is_found(tmp_path, mark, suffix, said):
+    """Semicolons as a German spreadsheet writes them, tabs, bars; said where it is no comma."""
+    path = tmp_path / f"x{suffix}"
+    path.write_text(f'q{mark}a\n"1, 2{mark}"{mark}x, y\n', encoding="utf-8")
+    assert rows_of(path) == [{"q": f"1, 2{mark}", "a": "x, y"}]
+    assert f"cells of {path} are separated by {mark!r}" in said()
+
+
+def test_a_comma_stays_the_separator_where_cells_hold_others(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("q;r,a\n1;2,3\n4,5;6\n", encoding="utf-8")
+    assert rows_of(path) == [{"q;r": "1;2", "a": "3"}, {"q;r": "4", "a": "5;6"}]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+def test_a_packed_file_is_read_as_the_file_in_it(tmp_path, kind):
+    """The same rows, texts of digits too, and the same places; all packers of Python."""
+    rows = [{"q": "0012", "a": "x"}, {"q": "y", "a": "1"}]
+    lines = ["q,a", *(f"{row['q']},{row['a']}" for row in rows)] if kind == ".csv" else map(json.dumps, rows)
+    text = json.dumps(rows, indent=0) if kind == ".json" else "\n".join(lines)
+    for suffix, packer in ((".gz", gzip), (".bz2", bz2), (".xz", lzma)):
+        path = tmp_path / f"x{kind}{suffix}"
+        path.write_bytes(packer.compress(text.encode()))
+        found = load_dataset(str(path), split="train")
+        assert list(found) == rows
+        assert found.place(1).startswith(f"{path} line ")
+        assert load_dataset(str(path), split="train")[1] == rows[1]
+
+
+def test_wrongly_typed_rows_of_a_packed_file_change_no_others(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": "0012"}\n{"a": 12}\n'))
+    assert rows_of(path) == [{"a": "0012"}, {"a": 12}]
+
+
+DEEP = b"[" * 20_000
+HUGE = b'{"a": ' + b"1" * 5_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"a": 1}\n' + HUGE, r"x\.jsonl line 2: a number of more than 4,300 digits"),
+        ("x.json", b"[" + HUGE + b"]", r"x\.json line 1: a number of more than 4,300 digits"),
+        (
+            "x.jsonl",
+            b'{"a": ' + b"[" * 3_000 + b"]" * 3_000 + b"}\n",
+            r"x\.jsonl line 1: .*nested too deeply",
+        ),
+        ("x.json", DEEP, r"x\.json line 1.*(nested too deeply|broken JSON)"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' + DEEP), r"x\.jsonl\.gz line 2.*(too deeply|broken JSON)"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], r"x\.jsonl\.gz: damaged or cut off"),
+        ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: damaged or cut off"),
+        ("x.jsonl.xz", b"no xz", r"x\.jsonl\.xz: damaged or cut off"),
+        ("x.xlsx", b"PK no workbook", r"x\.xlsx: no workbook, or a damaged one"),
+        ("x.xls", b"\xd0\xcf\x11\xe0", r"x\.xls"),
+        ("x.parquet", b"PAR1 damaged PAR1", r"x\.parquet: not a Parquet file, or a damaged one"),
+    ],
+)
+def test_what_is_damaged_is_named(tmp_path, name, content, message):
+    """One line with the file, and the line where there are any."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        rows_of(tmp_path / name)
+
+
+def test_a_parquet_file_whose_pages_are_damaged_is_named(tmp_path):
+    """Its footer tells of rows that cannot be read."""
+    import pyarrow.parquet
+
+    path = tmp_path / "x.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["word"] * 5_000}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[4:200] = bytes(196)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.parquet: not a Parquet file, or a damaged one"):
+        rows_of(path)
+
+
+def test_one_broken_row_does_not_end_a_run(tmp_path, tokenizers):
+    """A number that is too long, brackets without end: left out and counted, as any broken row."""
+    good = b'{"instruction": "q", "output": "a"}\n'
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(good * 50 + HUGE + b"\n" + DEEP + b"\n")
+    data = process_hf_dataset(
+        load_dataset(str(path)), tokenizer=tokenizers["bos"], max_length=64, dataset_map_fn="auto"
+    )
+    assert data.stats["dropped"] == {"a fault in them": 2}
+
+
+def test_rows_of_one_line_are_told_apart(tmp_path):
+    """In a `.json` file without line breaks by their numbers."""
+    path = tmp_path / "x.json"
+    path.write_text('[{"a": 1}, {"a": 2}, 3]', encoding="utf-8")
+    rows = load_dataset(str(path), split="train")
+    with pytest.raises(DataError, match=r"x\.json line 1, row 3: a row must be an object"):
+        list(rows)
+    assert [rows.place(number) for number in (0, 1)] == [f"{path} line 1, row 1", f"{path} line 1, row 2"]
+
+
+@pytest.mark.parametrize("name", ["data", "train", "examples", "rows"])
+def test_a_list_under_a_name_is_the_rows(tmp_path, name, said):
+    """`{"version": 1, "data": [...]}`, said once; an object that is a row itself stays one."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"version": 1, name: [{"q": "1"}, {"q": "2"}]}, indent=1), encoding="utf-8")
+    found = load_dataset(str(path), split="train")
+    assert list(found) == [{"q": "1"}, {"q": "2"}]
+    assert found[1] == {"q": "2"}
+    assert f"the rows of {path} are those under {name!r}" in said()
+    row = {"messages": [{"role": "user", "content": "q"}]}
+    path.write_text(json.dumps(row), encoding="utf-8")
+    assert rows_of(path) == [row]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Question", "Answer"),
+        ("问题", "回答"),
+        ("INSTRUCTION", "Output"),
+        ("提问", "答案"),
+        ("prompt ", "Response"),
+    ],
+)
+def test_columns_are_known_by_other_spellings(names, said):
+    """Capitals, spaces and Chinese names; said once."""
+    row = dict(zip(names, ("q", "a"), strict=True))
+    assert auto_map_fn(row)["conversation"][0]["output"] == "a"
+    assert f"{names[0]!r}" in said()
+
+
+def test_a_folder_that_datasets_saved_is_read(tmp_path):
+    """By save_to_disk, of one split or of several."""
+    import datasets
+
+    table = datasets.Dataset.from_list([{"q": "1", "a": "2"}])
+    table.save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=table, test=table).save_to_disk(tmp_path / "two")
+    assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two") == [{"q": "1", "a": "2"}]
+    assert list(load_dataset(str(tmp_path / "two"))) == ["train", "test"]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server for the files of a folder."""
+    (tmp_path / "www").mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path / "www"))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_port}", tmp_path / "www"
+        found.shutdown()
+
+
+def test_a_file_elsewhere_is_fetched_once(server, said):
+    """By http; kept in the cache, named as the address, and asked for again only where it has changed."""
+    address, folder = server
+    (folder / "x.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n[2]\n'))
+    found = load_dataset(f"{address}/x.jsonl.gz", split="train")
+    assert found[0] == {"a": 1}
+    assert found.place(1) == f"{address}/x.jsonl.gz line 2"
+    assert said().count("fetching") == 1
+    rows_of_first = load_dataset(f"{address}/x.jsonl.gz", split="train")
+    assert rows_of_first[0] == {"a": 1}
+    assert said().count("fetching") == 1
+    assert any((cache_folder() / "fetched").iterdir())
+    with pytest.raises(NotFoundError, match=r"http://127.0.0.1:\d+/none.jsonl cannot be fetched: .*404"):
+        load_dataset(f"{address}/none.jsonl")
+    with pytest.raises(DataError, match="s3://bucket/x.jsonl needs the package s3fs"):
+        load_dataset("s3://bucket/x.jsonl")
