@@ -3,15 +3,19 @@
 import bz2
 import gzip
 import http.server
+import itertools
 import json
 import lzma
+import os
 import threading
 
 import pytest
 
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.map_fns import auto_map_fn
+from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.load import load_dataset
+from xtuner.dataset.reading.tables import ParquetFile
 from xtuner.dataset.store import cache_folder
 from xtuner.errors import DataError, NotFoundError
 
@@ -22,6 +26,18 @@ BREAKS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
 def said(caplog):
     caplog.set_level("INFO", logger="xtuner")
     return lambda: caplog.text
+
+
+def save_rows(path, rows):
+    """Write them to a file of the kind that its name tells."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    text = "".join(f"{line}\n" for line in (lines if path.suffix == ".csv" else map(json.dumps, rows)))
+    path.write_text(json.dumps(rows) if path.suffix == ".json" else text, encoding="utf-8")
 
 
 def rows_of(path, **more):
@@ -197,6 +213,55 @@ def server(tmp_path):
         found.shutdown()
 
 
+def streamed(path, tokenizer, **more):
+    """The items of a file, five rows at a time."""
+    rows = FileRows([ParquetFile(path)]) if path.suffix == ".parquet" else load_dataset(str(path))
+    options = {"streaming": True, "buffer_size": 5, "max_length": 64, "dataset_map_fn": "auto"}
+    return process_hf_dataset(rows, tokenizer=tokenizer, **options, **more)
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("size", [0, 0.5, 2])
+def test_a_streamed_file_that_changes_ends_the_run(tmp_path, tokenizers, kind, size):
+    """Cut at a row or within one, emptied or made longer: noticed at the next buffer, or the next epoch."""
+    path = tmp_path / f"x{kind}"
+    save_rows(path, [{"question": f"{n:06}", "answer": "a"} for n in range(40)])
+    items = streamed(path, tokenizers["bos"], pack_to_max_length=False).read()
+    for _ in range(4):
+        next(items)
+    content = path.read_bytes()
+    path.write_bytes((content * 2)[: int(len(content) * size)])
+    with pytest.raises(DataError, match=rf"x\{kind} has changed while it was in use, from [\d,]+ to [\d,]+ bytes"):
+        list(itertools.islice(items, 80))
+
+
+def test_a_streamed_file_that_is_replaced_by_itself_is_read_on(tmp_path, tokenizers, said):
+    path = tmp_path / "x.jsonl"
+    save_rows(path, [{"question": f"{n:06}", "answer": "a"} for n in range(40)])
+    items = streamed(path, tokenizers["bos"], pack_to_max_length=False).read()
+    next(items)
+    os.utime(path, (1, 1))
+    assert len(list(itertools.islice(items, 80))) == 80
+    assert said().count("was written to while it is in use") == 1
+
+
+def test_a_file_that_changes_while_it_is_tokenised_leaves_no_tokens(tmp_path, tokenizers):
+    """Or they would be found again under the name of what it was before."""
+    path = tmp_path / "x.jsonl"
+    save_rows(path, [{"question": "q", "answer": "a"}] * 40)
+    content = path.read_bytes()
+
+    def change(row):
+        path.write_bytes(content.replace(b'"a"}', b'"b"}'))
+        return auto_map_fn(row)
+
+    with pytest.raises(DataError, match=r"x\.jsonl has changed while it was read: begin anew"):
+        process_hf_dataset(
+            load_dataset(str(path)), tokenizer=tokenizers["bos"], max_length=64, dataset_map_fn=change
+        )
+    assert not list((cache_folder() / "tokens").glob("*/about.json"))
+
+
 def test_a_file_elsewhere_is_fetched_once(server, said):
     """By http; kept in the cache, named as the address, and asked for again only where it has changed."""
     address, folder = server
@@ -211,5 +276,5 @@ def test_a_file_elsewhere_is_fetched_once(server, said):
     assert any((cache_folder() / "fetched").iterdir())
     with pytest.raises(NotFoundError, match=r"http://127.0.0.1:\d+/none.jsonl cannot be fetched: .*404"):
         load_dataset(f"{address}/none.jsonl")
-    with pytest.raises(DataError, match="s3://bucket/x.jsonl needs the package s3fs"):
+    with pytest.raises(DataError, match=r"s3://bucket/x\.jsonl needs the package s3fs"):
         load_dataset("s3://bucket/x.jsonl")

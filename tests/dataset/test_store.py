@@ -159,7 +159,7 @@ def test_a_store_of_another_layout_is_made_again(cache):
     """What an earlier version left under the same key is not read as if it were of today."""
     open_or_write("k", write([[(1, True)]]))
     about = cache / "tokens" / "k" / "about.json"
-    about.write_text(about.read_text().replace('"layout": 2', '"layout": 1'))
+    about.write_text(about.read_text().replace('"layout": 3', '"layout": 2'))
     assert read(open_or_write("k", write([[(3, True)]]))) == [[(3, True)]]
 
 

@@ -5,7 +5,7 @@
         trained.bin   one bit per token: is it trained
         ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
         rows.bin      uint32, the row of the source that sample i came from
-        about.json    sizes, hashes, carries, a hash of the content, and the counts to report
+        about.json    hashes of the files, carries, and the counts to report
         faults.txt    rows that were left out, where there are any: place and reason of each
 
 `ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by
@@ -72,7 +72,9 @@ class TokenStore:
     @property
     def content_hash(self) -> str:
         """Equal for stores that hold the same samples, whatever they were made of."""
-        return self.about["content_hash"]
+        # Rows are left out: the same samples from other row numbers are the same content.
+        hashes = [bytes.fromhex(self.about["hashes"][name]) for name in ("ids", "trained", "ends")]
+        return hashlib.blake2b(b"".join(hashes), digest_size=16).hexdigest()
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and trained flags of one sample."""
@@ -138,12 +140,11 @@ class StoreWriter:
             file.flush()
             os.fsync(file.fileno())
         self.close()
-        sizes = {name: (self._folder / f"{name}.bin").stat().st_size for name in _FILES}
         hashes = {name: found.hexdigest() for name, found in self._hashes.items()}
-        about |= {"layout": _LAYOUT, "sizes": sizes, "hashes": hashes, "carries": self._carries}
-        about["content_hash"] = self._content_hash()
+        about |= {"layout": _LAYOUT, "hashes": hashes, "carries": self._carries}
+        words = json.dumps(about, ensure_ascii=False)
         with open(self._folder / "about.json", "w", encoding="utf-8") as described:
-            json.dump(about, described, ensure_ascii=False)
+            described.write(words)
             described.flush()
             os.fsync(described.fileno())
 
@@ -158,16 +159,11 @@ class StoreWriter:
         self._hashes[name].update(data)
         self._files[name].write(data)
 
-    def _content_hash(self) -> str:
-        # Rows are left out: the same samples from other row numbers are the same content.
-        digests = [self._hashes[name].digest() for name in ("ids", "trained", "ends")]
-        return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
-
 
 def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> TokenStore:
     """The store under `key`; where there is none, `write` fills it and returns what about.json is to say."""
     folder = cache_folder() / "tokens" / key
-    with _explained_disk_errors(folder):
+    with explained_disk_errors(folder, "the tokenised data"):
         store = _open(folder)
         if store is not None:
             return store
@@ -200,20 +196,18 @@ def cache_folder() -> Path:
 
 
 def _open(folder: Path) -> TokenStore | None:
-    """The store in `folder`, or None where there is none, a file is missing or cut, or the form another."""
+    """The store in `folder`, or None where there is none, its form is another or its content damaged."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         if about["layout"] != _LAYOUT:
             return None
-        if any((folder / f"{name}.bin").stat().st_size != about["sizes"][name] for name in _FILES):
-            return None
-        for name in _FILES:
-            if _digest(folder / f"{name}.bin") != about["hashes"][name]:
-                logger.warning(f"the tokens in {folder} are damaged ({name}.bin): they are made again")
-                return None
-        return TokenStore(folder)
+        damaged = [n for n in _FILES if _digest(folder / f"{n}.bin") != about["hashes"][n]]
+        if not damaged:
+            return TokenStore(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return None
+    logger.warning(f"the tokens in {folder} are damaged ({damaged[0]}.bin): they are made again")
+    return None
 
 
 def _digest(path: Path) -> str:
@@ -270,7 +264,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained_disk_errors(folder: Path) -> Iterator[None]:
+def explained_disk_errors(folder: Path, what: str) -> Iterator[None]:
+    """DataError where `what` cannot be written to `folder` as the disk is full or closed to us."""
     try:
         yield
     except OSError as error:
@@ -280,7 +275,7 @@ def _explained_disk_errors(folder: Path) -> Iterator[None]:
         if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise DataError(
-            f"the tokenised data cannot be written to {folder.parent}: {error.strerror or error}. "
+            f"{what} cannot be written to {folder.parent}: {error.strerror or error}. "
             "Free some space there, or set XTUNER_CACHE to another folder"
         ) from error
 

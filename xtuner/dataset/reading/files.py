@@ -11,16 +11,19 @@ row once random access or a place is asked for.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from xtuner.errors import DataError
+from xtuner.log import say_once
 
 Row = dict[str, Any]
 
@@ -78,6 +81,11 @@ class FileRows(Sequence):
         """A hash of the content of all files."""
         return hashlib.blake2b(b"".join(file.digest() for file in self.files), digest_size=16).hexdigest()
 
+    def check_content(self) -> None:
+        """DataError where a file no longer holds what `fingerprint` told of."""
+        for file in self.files:
+            file.check_content()
+
     def __repr__(self) -> str:
         return f"FileRows({self.name})"
 
@@ -98,13 +106,53 @@ class RowsFile(ABC):
     unit = "line"
     """What `line` counts."""
 
+    _digest: bytes | None = None
+
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
         self.name = name or str(path)
+        self._size, self._written = self._state()
+
+    def _state(self) -> tuple[int, int]:
+        state = os.stat(self.path)
+        return state.st_size, state.st_mtime_ns
+
+    def check(self) -> None:
+        """DataError where the file is no longer as long as when it was first looked at.
+
+        One that was written to and is as long as before is told of: it may be the same, copied again.
+        """
+        size, written = self._state()
+        if size != self._size:
+            raise DataError(
+                f"{self.name} has changed while it was in use, from {self._size:,} to {size:,} bytes: put it "
+                "back and go on with --resume, or begin anew"
+            )
+        if written != self._written:
+            say_once(f"{self.name} was written to while it is in use; it is as long as before")
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file to read, which is checked before and, where it was read to its end, after."""
+        self.check()
+        with open(self.path, "rb") as file:
+            yield file
+        self.check()
 
     def digest(self) -> bytes:
+        """A hash of the content as it was when this was first asked for."""
+        if self._digest is None:
+            self._digest = self._read_digest()
+        return self._digest
+
+    def check_content(self) -> None:
+        """DataError where the content is no longer that of `digest`."""
+        if self._read_digest() != self.digest():
+            raise DataError(f"{self.name} has changed while it was read: begin anew")
+
+    def _read_digest(self) -> bytes:
         content = hashlib.blake2b(self.path.suffix.encode(), digest_size=16)
-        with open(self.path, "rb") as file:
+        with self.opened() as file:
             while block := file.read(1 << 20):
                 content.update(block)
         return content.digest()

@@ -1,4 +1,4 @@
-"""Rows of JSON: one object a line, a list of objects, or objects one after the other over any number of lines.
+"""Rows of JSON: one object a line, a list of objects, or objects one after the other over several lines.
 
 {"a": 1}          [{"a": 1},          {"version": 1,
 {"a": 2}           {"a": 2}]           "data": [{"a": 1}, {"a": 2}]}
@@ -37,7 +37,7 @@ class JsonLinesFile(RowsFile):
 
     def scan(self, start: Mark) -> Iterator[Scanned]:
         at = start.at
-        with open(self.path, "rb") as file:
+        with self.opened() as file:
             file.seek(at)
             for number, line in enumerate(file, start.line):
                 end = at + len(line)
@@ -54,7 +54,7 @@ class JsonLinesFile(RowsFile):
         return len(self._index())
 
     def read(self, row: int) -> Row:
-        with open(self.path, "rb") as file:
+        with self.opened() as file:
             file.seek(self._index()[row])
             return self._parse(file.readline().removeprefix(codecs.BOM_UTF8), self._lines[row])
 
@@ -66,7 +66,7 @@ class JsonLinesFile(RowsFile):
         if self._starts is None:
             starts, lines = array("q"), array("q")
             position = 0
-            with open(self.path, "rb") as file:
+            with self.opened() as file:
                 for number, line in enumerate(file, start=1):
                     words = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
                     if words and not words.isspace():
@@ -141,7 +141,8 @@ class JsonFile(RowsFile):
 
     def _text(self) -> str:
         if self._words is None:
-            content = self.path.read_bytes()
+            with self.opened() as file:
+                content = file.read()
             try:
                 self._words = content.decode("utf-8-sig")
             except UnicodeDecodeError as error:

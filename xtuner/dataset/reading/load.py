@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner import hub
-from xtuner.dataset.reading.copies import PACKED, fetched, is_elsewhere, unpacked
+from xtuner.dataset.reading.copies import PACKED, fetched, file_name, is_elsewhere, unpacked
 from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
@@ -74,9 +74,14 @@ def load_dataset(
         _check_exist(files)
         if name is None and plain_split and not options and _ours(path, files):
             return _open_files(files, split)
-        if data_files is None:
-            path, data_files = _builder_of(files), files
-    return _load_with_datasets(path, name, data_dir, data_files, split, options)
+        path = path if _is_format(path) else _builder_of(files)
+        data_files = {split: [str(_plain(file)) for file in group] for split, group in files.items()}
+    try:
+        return _load_with_datasets(path, name, data_dir, data_files, split, options)
+    except DataError:
+        for file in sum(files.values(), []) if files else map(str, sorted(Path(path).rglob("*.parquet"))):
+            _check_parquet(file)
+        raise
 
 
 def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
@@ -125,8 +130,8 @@ def _is_data(file: Path, folder: Path) -> bool:
 
 
 def _is_read(name: str) -> bool:
-    """Whether the name is that of a file which this package reads."""
-    return _suffix(name) in _OPENERS
+    """Whether the name is that of a file whose format is known."""
+    return _suffix(name) in (*_OPENERS, *_LEFT_TO_DATASETS)
 
 
 def _is_saved(path: str) -> bool:
@@ -137,8 +142,12 @@ def _is_saved(path: str) -> bool:
 
 def _load_saved(path: str, split: str | None) -> Any:
     import datasets
+    import pyarrow
 
-    found = datasets.load_from_disk(path)
+    try:
+        found = datasets.load_from_disk(path)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: no folder of save_to_disk, or a damaged one: {error}") from None
     by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
     return by_split if split is None else _of_split(by_split, split)
 
@@ -155,7 +164,7 @@ def _is_format(path: str) -> bool:
 
 def _suffix(path: str) -> str:
     """The suffix that tells the format, without that of a packer."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    suffixes = [suffix.lower() for suffix in Path(file_name(path)).suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
@@ -193,11 +202,21 @@ def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
 
 
 def _open(name: str) -> RowsFile:
-    """The reader of a file, of its copy where it is packed or elsewhere."""
-    path = fetched(name) if is_elsewhere(name) else Path(name)
-    if path.suffix.lower() in PACKED:
-        path = unpacked(path, name)
+    path = _plain(name)
     return _OPENERS[path.suffix.lower()](path, name)
+
+
+def _plain(name: str) -> Path:
+    """The file of that name, or its copy where it is packed or elsewhere."""
+    path = fetched(name) if is_elsewhere(name) else Path(name)
+    return unpacked(path, name) if path.suffix.lower() in PACKED else path
+
+
+def _check_parquet(name: str) -> None:
+    """DataError with its name where a Parquet file cannot be read to its end, of which `datasets` names none."""
+    if _suffix(name) == ".parquet":
+        for _ in ParquetFile(_plain(name), name):
+            pass
 
 
 def _builder_of(files: Mapping[str, list[str]]) -> str:
@@ -225,6 +244,7 @@ def _load_with_datasets(
     options: Mapping[str, Any],
 ) -> Any:
     import datasets
+    import pyarrow
 
     cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if not (data_files or os.path.exists(path) or cached.is_dir() or hub.is_reachable()):
@@ -237,5 +257,7 @@ def _load_with_datasets(
         raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
     except ConnectionError as error:
         raise NotFoundError(f"{_NOT_HERE.format(path)} ({error})") from error
-    except datasets.exceptions.DatasetGenerationError as error:
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path!r} cannot be read: {error}") from error
+    except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error

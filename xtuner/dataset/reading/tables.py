@@ -119,6 +119,7 @@ class ParquetFile(RowsFile):
         import pyarrow
         import pyarrow.parquet
 
+        self.check()
         try:
             yield pyarrow.parquet.ParquetFile(self.path)
         except (pyarrow.ArrowException, OSError) as error:
@@ -126,8 +127,9 @@ class ParquetFile(RowsFile):
 
 
 def read_csv(file: RowsFile) -> Cells:
-    """Line number and cells of each line of a comma-separated file in UTF-8, by whatever separates its cells."""
-    content = file.path.read_bytes()
+    """Line number and cells of each line of a CSV file in UTF-8, by whatever separates its cells."""
+    with file.opened() as opened:
+        content = opened.read()
     try:
         words = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -150,7 +152,7 @@ def read_csv(file: RowsFile) -> Cells:
 
 
 def _separator(words: str, name: str) -> str:
-    """The first of SEPARATORS that gives all lines as many cells as the first one has, more than one; else a comma."""
+    """The first of SEPARATORS that gives all lines as many cells, and more than one; else a comma."""
     for mark in SEPARATORS:
         lines = csv.reader(io.StringIO(words, newline=""), delimiter=mark)
         counts = {len(cells) for cells in islice(lines, _LOOKED_AT) if cells}
@@ -169,6 +171,7 @@ def read_xlsx(file: RowsFile) -> Cells:
         raise DataError(
             f"{file.name}: reading .xlsx needs openpyxl: pip install openpyxl, or save the sheet as .csv"
         ) from None
+    file.check()
     try:
         book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
         try:
