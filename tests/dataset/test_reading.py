@@ -10,6 +10,7 @@ import os
 import threading
 
 import pytest
+import zstandard
 
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.map_fns import auto_map_fn
@@ -19,6 +20,12 @@ from xtuner.dataset.reading.tables import ParquetFile
 from xtuner.dataset.store import cache_folder
 from xtuner.errors import DataError, NotFoundError
 
+PACKERS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstandard.compress,
+}
 BREAKS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
 
 
@@ -69,17 +76,28 @@ def test_a_comma_stays_the_separator_where_cells_hold_others(tmp_path):
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
 def test_a_packed_file_is_read_as_the_file_in_it(tmp_path, kind):
-    """The same rows, texts of digits too, and the same places; all packers of Python."""
+    """The same rows, texts of digits too, and the same places."""
     rows = [{"q": "0012", "a": "x"}, {"q": "y", "a": "1"}]
     lines = ["q,a", *(f"{row['q']},{row['a']}" for row in rows)] if kind == ".csv" else map(json.dumps, rows)
     text = json.dumps(rows, indent=0) if kind == ".json" else "\n".join(lines)
-    for suffix, packer in ((".gz", gzip), (".bz2", bz2), (".xz", lzma)):
+    for suffix, pack in PACKERS.items():
         path = tmp_path / f"x{kind}{suffix}"
-        path.write_bytes(packer.compress(text.encode()))
+        path.write_bytes(pack(text[:9].encode()) + pack(text[9:].encode()))
         found = load_dataset(str(path), split="train")
         assert list(found) == rows
         assert found.place(1).startswith(f"{path} line ")
         assert load_dataset(str(path), split="train")[1] == rows[1]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path, suffix):
+    """None of its rows is taken for all of them, wherever it is cut."""
+    whole = PACKERS[suffix](b"".join(b'{"a": %d}\n' % n for n in range(5_000)))
+    path = tmp_path / f"x.jsonl{suffix}"
+    for size in (5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=rf"x\.jsonl{suffix}: damaged or cut off: "):
+            rows_of(path)
 
 
 def test_wrongly_typed_rows_of_a_packed_file_change_no_others(tmp_path):
@@ -107,6 +125,8 @@ HUGE = b'{"a": ' + b"1" * 5_000 + b"}"
         ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], r"x\.jsonl\.gz: damaged or cut off"),
         ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: damaged or cut off"),
         ("x.jsonl.xz", b"no xz", r"x\.jsonl\.xz: damaged or cut off"),
+        ("x.jsonl.zst", b"no zst", r"x\.jsonl\.zst: damaged or cut off"),
+        ("x.parquet.gz", gzip.compress(b"PAR1"), r"x\.parquet\.gz: not a Parquet file"),
         ("x.xlsx", b"PK no workbook", r"x\.xlsx: no workbook, or a damaged one"),
         ("x.xls", b"\xd0\xcf\x11\xe0", r"x\.xls"),
         ("x.parquet", b"PAR1 damaged PAR1", r"x\.parquet: not a Parquet file, or a damaged one"),

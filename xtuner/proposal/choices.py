@@ -96,9 +96,11 @@ def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
     if length > model.context:
         length, why = model.context, f"{why}; the model has no more positions"
     cut = sum(n > length for n in data.lengths)
-    return Choice(
-        "max_length", length, f"{why}; {cut} of {len(data.lengths)} measured are cut" if cut else why
-    )
+    if cut:
+        why = f"{why}; {cut} of {len(data.lengths)} measured are cut"
+    if untrained := sum(n >= length for n in data.prompts):
+        why = f"{why}, {untrained} of them before their first answer"
+    return Choice("max_length", length, why)
 
 
 def _training(machine: Machine, length: int, method: str, shape: Shape | None) -> Training:
