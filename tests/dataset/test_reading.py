@@ -59,13 +59,24 @@ def test_only_line_breaks_end_a_row_of_a_table(tmp_path):
     assert rows_of(path) == [{"q": cell, "a": "a\rb\nc"}, {"q": "q", "a": "a"}]
 
 
-@pytest.mark.parametrize(("mark", "suffix"), [(";", ".csv"), ("\t", ".csv"), ("|", ".csv"), ("\t", ".tsv")])
+@pytest.mark.parametrize(("mark", "suffix"), [(";", ".csv"), ("\t", ".csv"), ("|", ".csv"), ("|", ".tsv")])
 def test_the_separator_of_a_table_is_found(tmp_path, mark, suffix, said):
-    """Semicolons as a German spreadsheet writes them, tabs, bars; said where it is no comma."""
+    """Semicolons as a German spreadsheet writes them, tabs, bars; said where it is not the usual one."""
     path = tmp_path / f"x{suffix}"
     path.write_text(f'q{mark}a\n"1, 2{mark}"{mark}x, y\n', encoding="utf-8")
     assert rows_of(path) == [{"q": f"1, 2{mark}", "a": "x, y"}]
     assert f"cells of {path} are separated by {mark!r}" in said()
+
+
+@pytest.mark.parametrize(("mark", "suffix"), [(";", ".csv"), ("\t", ".tsv")])
+def test_a_line_with_more_cells_hides_no_separator(tmp_path, mark, suffix):
+    """That line alone is at fault."""
+    path = tmp_path / f"x{suffix}"
+    path.write_text(f"q{mark}a\n1,5{mark}2\n3,5{mark}4{mark}5\n", encoding="utf-8")
+    rows = load_dataset(str(path), split="train")
+    assert rows[0] == {"q": "1,5", "a": "2"}
+    with pytest.raises(DataError, match=rf"x\{suffix} line 3: 3 cells, but 2 names in line 1"):
+        rows[1]
 
 
 def test_a_comma_stays_the_separator_where_cells_hold_others(tmp_path):
@@ -251,7 +262,9 @@ def test_a_streamed_file_that_changes_ends_the_run(tmp_path, tokenizers, kind, s
         next(items)
     content = path.read_bytes()
     path.write_bytes((content * 2)[: int(len(content) * size)])
-    with pytest.raises(DataError, match=rf"x\{kind} has changed while it was in use, from [\d,]+ to [\d,]+ bytes"):
+    with pytest.raises(
+        DataError, match=rf"x\{kind} has changed while it was in use, from [\d,]+ to [\d,]+ bytes"
+    ):
         list(itertools.islice(items, 80))
 
 

@@ -143,7 +143,9 @@ def test_the_map_function_is_named_where_it_makes_the_same_of_every_row(tmp_path
     assert look_at_data(str(file), tokenizer, "default").map_fn == map_fn
 
 
-TOOLS = [{"type": "function", "function": {"name": f"tool_{n}", "description": "What it does."}} for n in range(9)]
+TOOLS = [
+    {"type": "function", "function": {"name": f"tool_{n}", "description": "What it does."}} for n in range(9)
+]
 WRITES_TOOLS = (
     "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -155,7 +155,7 @@ def _files(
     order = Path(data_order_path)
     if not order.is_file():
         raise NotFoundError(f"data_order_path is {order}, and there is no such file")
-    names = [line.strip() for line in order.read_text("utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in order.read_text("utf-8-sig").split("\n") if line.strip()]
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
         raise NotFoundError(f"{order} names {missing[0]}, which is not in {root}")

@@ -89,7 +89,7 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
 
 
 def _readable(rows: Selection, numbers: Sequence[int]) -> Iterator[Row]:
-    """The rows of these numbers without broken ones, of which training leaves out a few; DataError for none."""
+    """The rows of these numbers without broken ones, of which training leaves out a few."""
     broken = None
     count = 0
     for number in numbers:
@@ -117,7 +117,8 @@ class _Measured:
         self.prompts: list[int] = []
 
     def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
-        for number in range(len(encoded.rows)) if keep is None else np.flatnonzero(keep):
+        numbers = range(len(encoded.rows)) if keep is None else np.flatnonzero(keep).tolist()
+        for number in numbers:
             _, trained = encoded.sample(number)
             self.lengths.append(len(trained))
             self.prompts.append(int(trained.argmax()))

@@ -185,9 +185,7 @@ def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
         yield state, source
 
 
-def _copy(
-    kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False
-) -> Path:
+def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False) -> Path:
     """The file `name` that `write` makes, kept in the cache under `key`; made `anew` though it is there."""
     folder = cache_folder() / kind / key
     if (folder / name).is_file() and not anew:

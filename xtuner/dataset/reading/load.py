@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import functools
 import glob
+import itertools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +80,8 @@ def load_dataset(
     try:
         return _load_with_datasets(path, name, data_dir, data_files, split, options)
     except DataError:
-        for file in sum(files.values(), []) if files else map(str, sorted(Path(path).rglob("*.parquet"))):
+        found = itertools.chain(*files.values()) if files else map(str, sorted(Path(path).rglob("*.parquet")))
+        for file in found:
             _check_parquet(file)
         raise
 
@@ -213,7 +215,7 @@ def _plain(name: str) -> Path:
 
 
 def _check_parquet(name: str) -> None:
-    """DataError with its name where a Parquet file cannot be read to its end, of which `datasets` names none."""
+    """DataError where a Parquet file cannot be read to its end: `datasets` names none."""
     if _suffix(name) == ".parquet":
         for _ in ParquetFile(_plain(name), name):
             pass

@@ -139,7 +139,9 @@ def read_csv(file: RowsFile) -> Cells:
     reader = None
     try:
         # Not by str.splitlines, which also takes characters inside a cell for breaks.
-        reader = csv.reader(io.StringIO(words, newline=""), delimiter=_separator(words, file.name))
+        reader = csv.reader(
+            io.StringIO(words, newline=""), delimiter=separator(words, file.name, file.path.suffix)
+        )
         start = 1
         for cells in reader:
             yield start, list(cells)
@@ -151,16 +153,19 @@ def read_csv(file: RowsFile) -> Cells:
         csv.field_size_limit(limit)
 
 
-def _separator(words: str, name: str) -> str:
-    """The first of SEPARATORS that gives all lines as many cells, and more than one; else a comma."""
-    for mark in SEPARATORS:
+def separator(words: str, name: str, suffix: str) -> str:
+    """The mark that gives all lines as many cells, more than one; else one that divides the first line."""
+    usual = "\t" if suffix == ".tsv" else ","
+    dividing: list[tuple[bool, int, str]] = []
+    for mark in usual + SEPARATORS.replace(usual, ""):
         lines = csv.reader(io.StringIO(words, newline=""), delimiter=mark)
-        counts = {len(cells) for cells in islice(lines, _LOOKED_AT) if cells}
-        if len(counts) == 1 and counts != {1}:
-            if mark != ",":
-                say_once(f"cells of {name} are separated by {mark!r}")
-            return mark
-    return ","
+        counts = [len(cells) for cells in islice(lines, _LOOKED_AT) if cells]
+        if counts and counts[0] > 1:
+            dividing.append((len(set(counts)) > 1, len(dividing), mark))
+    found = min(dividing)[2] if dividing else usual
+    if found != usual:
+        say_once(f"cells of {name} are separated by {found!r}")
+    return found
 
 
 def read_xlsx(file: RowsFile) -> Cells:
@@ -172,12 +177,21 @@ def read_xlsx(file: RowsFile) -> Cells:
             f"{file.name}: reading .xlsx needs openpyxl: pip install openpyxl, or save the sheet as .csv"
         ) from None
     file.check()
-    try:
+    with damage_named(file.name):
         book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
         try:
             for number, cells in enumerate(book.worksheets[0].iter_rows(values_only=True), start=1):
                 yield number, list(cells)
         finally:
             book.close()
+
+
+@contextlib.contextmanager
+def damage_named(name: str) -> Iterator[None]:
+    """DataError with the name of a workbook for whatever reading it raises."""
+    try:
+        yield
+    except DataError:
+        raise
     except Exception as error:  # zip, XML and openpyxl itself each have their own
-        raise DataError(f"{file.name}: no workbook, or a damaged one: {error}") from None
+        raise DataError(f"{name}: no workbook, or a damaged one: {error}") from None
