@@ -136,6 +136,18 @@ HUGE = b'{"a": ' + b"1" * 5_000 + b"}"
         ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], r"x\.jsonl\.gz: damaged or cut off"),
         ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: damaged or cut off"),
         ("x.jsonl.xz", b"no xz", r"x\.jsonl\.xz: damaged or cut off"),
+        (
+            "x.jsonl",
+            '{"a": 1}\n'.encode("utf-16le"),
+            r"x\.jsonl line 1: not valid UTF-8.* from UTF-16LE: iconv",
+        ),
+        ("x.csv", "q,a\n1,2\n".encode("utf-16be"), r"x\.csv line 1: not valid UTF-8.* from UTF-16BE: iconv"),
+        ("x.json", "[1]".encode("utf-32"), r"x\.json line 1.*: not valid UTF-8.* from UTF-32: iconv"),
+        (
+            "x.json",
+            b"version https://git-lfs.github.com/spec/v1\noid ...",
+            r"x\.json is a pointer of git-lfs",
+        ),
         ("x.jsonl.zst", b"no zst", r"x\.jsonl\.zst: damaged or cut off"),
         ("x.parquet.gz", gzip.compress(b"PAR1"), r"x\.parquet\.gz: not a Parquet file"),
         ("x.xlsx", b"PK no workbook", r"x\.xlsx: no workbook, or a damaged one"),
@@ -193,9 +205,19 @@ def test_a_list_under_a_name_is_the_rows(tmp_path, name, said):
     assert list(found) == [{"q": "1"}, {"q": "2"}]
     assert found[1] == {"q": "2"}
     assert f"the rows of {path} are those under {name!r}" in said()
+    path.write_text(json.dumps({name: []}), encoding="utf-8")
+    assert rows_of(path) == []
+
+
+def test_a_row_that_holds_a_list_is_a_row(tmp_path):
+    """Where others follow, or the name of its list tells of something else."""
     row = {"messages": [{"role": "user", "content": "q"}]}
+    several = {"question": "q", "items": [{"price": 1}]}
+    path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(row), encoding="utf-8")
     assert rows_of(path) == [row]
+    path.write_text(json.dumps(several) + "\n" + json.dumps(several), encoding="utf-8")
+    assert rows_of(path) == [several, several]
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,7 @@ SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
             "sharegpt_map_fn",
         ),
         ({"question": "Hi", "answer": "Hello"}, "auto"),
+        ({"Question": "Hi", "Answer": "Hello"}, "auto"),
         ({"text": "Once."}, "pretrain_map_fn"),
     ],
 )

@@ -146,7 +146,9 @@ def _name_to_write(found: Format, rows: list[dict[str, Any]], conversations: lis
     """The function that configs can import and that makes `conversations` of `rows`; "auto" for none."""
     if [row.get("conversation") for row in rows] == conversations:
         return None
-    name = "auto" if found.renames else f"{found.name}_map_fn"
+    if found.renames:
+        return "auto"
+    name = f"{found.name}_map_fn"
     map_fn = getattr(map_fns, name, None)
     return name if map_fn is not None and _makes(map_fn, rows, conversations) else "auto"
 

@@ -141,7 +141,10 @@ def _conversation(example: Row) -> dict:
 
 
 def _pair(question: str, answer: str) -> Callable[[Row], dict]:
-    return lambda example: continued(example, question, answer)
+    def pair_map_fn(example: Row) -> dict:
+        return continued(example, question, answer)
+
+    return pair_map_fn
 
 
 SPELLINGS = {

@@ -82,6 +82,8 @@ class JsonLinesFile(RowsFile):
         except UnicodeDecodeError as error:
             raise not_utf8(self, number, error.start + 1) from None
         except (ValueError, RecursionError) as error:
+            if number == 1 and is_wide(line):
+                raise not_utf8(self, 1, 0) from None
             raise _broken_json(self.name, number, error) from None
         return self._row(value, f"{self.name} line {number}")
 
@@ -143,6 +145,8 @@ class JsonFile(RowsFile):
         if self._words is None:
             with self.opened() as file:
                 content = file.read()
+            if is_wide(content):
+                raise not_utf8(self, 1, 0)
             try:
                 self._words = content.decode("utf-8-sig")
             except UnicodeDecodeError as error:
@@ -195,12 +199,14 @@ class JsonFile(RowsFile):
 def open_json(path: Path, name: str = "") -> RowsFile:
     """The reader for a `.json` or `.jsonl` file, by its first line: either name is given to either form."""
     with open(path, "rb") as file:
-        first = next((line for line in file if line.strip(codecs.BOM_UTF8 + b" \t\r\n")), b"")
+        lines = (line for line in file if line.strip(codecs.BOM_UTF8 + b" \t\r\n"))
+        first, is_alone = next(lines, b""), next(lines, None) is None
     first = first.removeprefix(codecs.BOM_UTF8).strip()
     if first.startswith(b"["):
         return JsonFile(path, name)
     try:
-        one_per_line = _name_of_list(json.loads(first)) is None
+        value = json.loads(first)
+        one_per_line = not is_alone or _name_of_list(value) is None
     except (ValueError, RecursionError):
         # The first row is broken, or an object goes on over several lines.
         one_per_line = path.suffix == ".jsonl"
@@ -233,9 +239,10 @@ def _name_of_list(value: Any) -> str | None:
     names = [
         name
         for name, inner in value.items()
-        if isinstance(inner, list) and inner and all(isinstance(row, dict) for row in inner)
+        if isinstance(inner, list) and all(isinstance(row, dict) for row in inner)
     ]
-    return names[0] if len(names) == 1 and names[0].lower() in LISTS else None
+    known = [name for name in names if name.lower() in LISTS]
+    return known[0] if len(known) == 1 else None
 
 
 def _skip_space(words: str, at: int) -> int:
@@ -248,13 +255,29 @@ def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
     """The error for a byte that is no UTF-8, with the command that converts the file."""
     where = f" byte {byte}" if byte else ""
     with open(file.path, "rb") as content:
-        is_utf16 = content.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    kind, name = ("UTF-16", "utf-16") if is_utf16 else ("GBK", "gbk")
+        wide = _wide_encoding(content.read(4))
+    name = wide or "gbk"
     return DataError(
         f"{file.name} line {line}{where}: not valid UTF-8. Convert the file, "
-        f"{'' if is_utf16 else 'for example '}from {kind}: "
+        f"{'' if wide else 'for example '}from {name.upper()}: "
         f"iconv -f {name} -t utf-8 {file.path.name} > utf8_{file.path.name}"
     )
+
+
+def is_wide(content: bytes) -> bool:
+    """Whether what a file begins with is UTF-16 or UTF-32, which may pass for UTF-8 with zeros in it."""
+    return bool(_wide_encoding(content))
+
+
+def _wide_encoding(content: bytes) -> str:
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    for mark, name in marks.items():
+        if content.startswith(mark):
+            return name
+    letters = "".join("a" if byte else "0" for byte in content[:4])
+    plain = {"a0a0": "utf-16le", "0a0a": "utf-16be", "a000": "utf-32le", "000a": "utf-32be"}
+    return plain.get(letters, "")
 
 
 def _broken_json(name: str, line: int, error: Exception) -> DataError:

@@ -39,6 +39,7 @@ _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
 }
 _LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
 _BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv", ".tsv"), "xlsx": (".xlsx",)}
+_LFS = b"version https://git-lfs.github.com/"
 _SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
 
 _NOT_HERE = (
@@ -205,6 +206,9 @@ def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
 
 def _open(name: str) -> RowsFile:
     path = _plain(name)
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise DataError(f"{name} is a pointer of git-lfs and not the data: git lfs pull fetches it")
     return _OPENERS[path.suffix.lower()](path, name)
 
 

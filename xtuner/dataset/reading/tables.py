@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.dataset.reading.files import Mark, Row, RowsFile, Scanned, without_filled
-from xtuner.dataset.reading.json_files import not_utf8
+from xtuner.dataset.reading.json_files import is_wide, not_utf8
 from xtuner.errors import DataError
 from xtuner.log import say_once
 
@@ -130,6 +130,8 @@ def read_csv(file: RowsFile) -> Cells:
     """Line number and cells of each line of a CSV file in UTF-8, by whatever separates its cells."""
     with file.opened() as opened:
         content = opened.read()
+    if is_wide(content):
+        raise not_utf8(file, 1, 0)
     try:
         words = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
