@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import threading
+import urllib.error
 
 import pytest
 import zstandard
@@ -261,7 +262,7 @@ def server(tmp_path):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+        threading.Thread(target=lambda: found.serve_forever(0.01), daemon=True).start()
         yield f"http://127.0.0.1:{found.server_port}", tmp_path / "www"
         found.shutdown()
 
@@ -331,5 +332,77 @@ def test_a_file_elsewhere_is_fetched_once(server, said):
     assert any((cache_folder() / "fetched").iterdir())
     with pytest.raises(NotFoundError, match=r"http://127.0.0.1:\d+/none.jsonl cannot be fetched: .*404"):
         load_dataset(f"{address}/none.jsonl")
+    with pytest.raises(DataError, match=r"/rows does not end as a data file does \(\.json, \.jsonl, "):
+        load_dataset(f"{address}/rows")
     with pytest.raises(DataError, match=r"s3://bucket/x\.jsonl needs the package s3fs"):
         load_dataset("s3://bucket/x.jsonl")
+
+
+@pytest.fixture
+def odd_server():
+    """A web server whose answers are not what they should be."""
+    answers = {
+        "/cut.jsonl": ({"Content-Length": "1000"}, b'{"a": 1}\n'),
+        "/page.jsonl": ({"Content-Type": "text/html; charset=utf-8"}, b"<html>"),
+        "/packed.jsonl": ({"Content-Encoding": "gzip"}, gzip.compress(b'{"a": 1}\n')),
+    }
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            headers, content = answers[self.path]
+            self.send_response(200)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as found:
+        threading.Thread(target=lambda: found.serve_forever(0.01), daemon=True).start()
+        yield f"http://127.0.0.1:{found.server_port}", answers
+        found.shutdown()
+
+
+def test_what_is_cut_on_its_way_or_is_a_page_is_named(odd_server):
+    """No part of a file is taken for the whole; a file that is packed for its way is unpacked."""
+    address, answers = odd_server
+    with pytest.raises(
+        NotFoundError, match=r"cut\.jsonl cannot be fetched: the connection ended 991 bytes be"
+    ):
+        load_dataset(f"{address}/cut.jsonl")
+    with pytest.raises(DataError, match=r"page\.jsonl is a web page and no data file"):
+        load_dataset(f"{address}/page.jsonl")
+    assert rows_of(f"{address}/packed.jsonl") == [{"a": 1}]
+    # Nothing tells when it was changed.
+    answers["/packed.jsonl"] = ({}, b'{"a": 2}\n')
+    assert rows_of(f"{address}/packed.jsonl") == [{"a": 2}]
+
+
+def test_a_file_that_was_fetched_is_there_without_a_network(server, said, monkeypatch):
+    """The copy of an earlier run, which is said."""
+    address, folder = server
+    (folder / "x.jsonl").write_bytes(b'{"a": 1}\n')
+    assert rows_of(f"{address}/x.jsonl") == [{"a": 1}]
+
+    def no_network(*args, **more):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    assert rows_of(f"{address}/x.jsonl") == [{"a": 1}]
+    assert f"{address}/x.jsonl cannot be reached: the copy of an earlier run is used (no network)" in said()
+
+
+def test_a_file_by_a_protocol_of_fsspec(said):
+    """Fetched again where it has changed."""
+    import fsspec
+
+    system = fsspec.filesystem("memory")
+    for content in (b'{"a": 1}\n', b'{"a": 12}\n'):
+        system.pipe("/bucket/x.jsonl", content)
+        assert rows_of("memory://bucket/x.jsonl") == [json.loads(content)]
+    with pytest.raises(NotFoundError, match=r"memory://bucket/y\.jsonl cannot be fetched: "):
+        load_dataset("memory://bucket/y.jsonl")
+    with pytest.raises(DataError, match=r"foo://x\.jsonl: no protocol 'foo' is known"):
+        load_dataset("foo://x.jsonl")

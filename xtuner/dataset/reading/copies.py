@@ -18,6 +18,7 @@ import lzma
 import os
 import shutil
 import tempfile
+import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
@@ -213,4 +214,5 @@ def _hash(*parts: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = error.reason if type(error) is urllib.error.URLError else error
+    return (str(reason).strip().splitlines() or [type(error).__name__])[0]

@@ -42,6 +42,9 @@ _BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv", ".tsv"), "xlsx": (".xl
 _LFS = b"version https://git-lfs.github.com/"
 _SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
 
+_HUB_PAGE = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/([^/]+/[^/]+)/?$")
+"""An address of a data set as a whole, in which its name stands."""
+
 _NOT_HERE = (
     "there is no data set {!r} on this machine, and the hub cannot be reached: give the path of a file, such "
     "as load_dataset(path='data.json'), or fetch it where there is a network"
@@ -67,7 +70,7 @@ def load_dataset(
     `path` is a file, or what `datasets.load_dataset` takes: a format such as `json` with `data_files`, a
     folder or a hub name. Raises NotFoundError for files that do not exist and DataError for what is in them.
     """
-    path = os.fspath(path)
+    path = _HUB_PAGE.sub(r"\1", os.fspath(path))
     if _is_saved(path):
         return _load_saved(path, split)
     plain_split = split is None or split.isidentifier()
@@ -90,13 +93,18 @@ def load_dataset(
 def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
     """The local files of each split, with patterns filled in, or None where `path` is no file or format."""
     if data_files is None:
+        if is_elsewhere(path) and not _is_read(path):
+            raise DataError(
+                f"{path} does not end as a data file does ({', '.join((*_OPENERS, *_LEFT_TO_DATASETS)[:5])}, "
+                "...): give the address of the file itself, or fetch it and name its path"
+            )
         several = _in_folder_or_pattern(path)
         if several:
             return {"train": several}
         is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
         # No hub name looks like this.
         is_file |= path.startswith((".", "/", "~")) and not os.path.isdir(path)
-        return {"train": [path]} if is_file and (not is_elsewhere(path) or _is_read(path)) else None
+        return {"train": [path]} if is_file else None
     by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     files = {
         split: [os.fspath(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
