@@ -14,11 +14,11 @@ import pytest
 import zstandard
 
 from xtuner.dataset import process_hf_dataset
+from xtuner.dataset.cache import cache_folder
 from xtuner.dataset.map_fns import auto_map_fn
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.tables import ParquetFile
-from xtuner.dataset.store import cache_folder
 from xtuner.errors import DataError, NotFoundError
 
 PACKERS = {

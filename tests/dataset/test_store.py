@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from xtuner.dataset.cache import cache_folder
 from xtuner.dataset.encode import Encoded
-from xtuner.dataset.store import StoreWriter, TokenStore, cache_folder, open_or_write
+from xtuner.dataset.store import StoreWriter, TokenStore, open_or_write
 from xtuner.errors import DataError
 
 KEYS = itertools.count()

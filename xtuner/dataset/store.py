@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -33,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encode import Encoded
 from xtuner.errors import DataError
 from xtuner.log import logger, say_once
@@ -179,22 +179,6 @@ def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> T
     return store
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $XTUNER_CACHE, ~/.cache/xtuner, else the temporary folder."""
-    chosen = os.environ.get("XTUNER_CACHE")
-    folder = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "xtuner"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if writable or chosen:
-        return folder
-    other = Path(tempfile.gettempdir()) / f"xtuner-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    say_once(f"{folder} cannot be written to: using {other}; set XTUNER_CACHE to choose another folder")
-    return other
-
-
 def _open(folder: Path) -> TokenStore | None:
     """The store in `folder`, or None where there is none, its form is another or its content damaged."""
     try:
@@ -261,23 +245,6 @@ def _locked(path: Path) -> Iterator[None]:
             say_once("another process is preparing the same data: waiting for it", logging.INFO)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def explained_disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """DataError where `what` cannot be written to `folder` as the disk is full or closed to us."""
-    try:
-        yield
-    except OSError as error:
-        refused = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename or "").startswith(
-            str(folder.parent)
-        )
-        if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise DataError(
-            f"{what} cannot be written to {folder.parent}: {error.strerror or error}. "
-            "Free some space there, or set XTUNER_CACHE to another folder"
-        ) from error
 
 
 def _map(path: Path, kind: Any) -> np.ndarray:

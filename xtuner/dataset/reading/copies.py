@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import xtuner
-from xtuner.dataset.store import cache_folder, explained_disk_errors
+from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
 from xtuner.log import logger, say_once
 
@@ -170,9 +170,22 @@ class _Whole(io.RawIOBase):
 def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
     import fsspec
 
+    check_protocol(address)
+    system, path = fsspec.core.url_to_fs(address)
+    state = system.ukey(path)
+    with system.open(path, "rb") as source:
+        yield state, source
+
+
+def check_protocol(address: str) -> None:
+    """DataError where nothing on this machine reads such addresses."""
+    if address.lower().startswith(_WEB):
+        return
+    import fsspec
+
     protocol = address.partition("://")[0]
     try:
-        system, path = fsspec.core.url_to_fs(address)
+        fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         package = _PACKAGES.get(protocol)
         cure = f"the package {package}: pip install {package}" if package else _reason(error)
@@ -181,9 +194,6 @@ def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
         raise DataError(
             f"{address}: no protocol {protocol!r} is known; fetch the file and name its path"
         ) from None
-    state = system.ukey(path)
-    with system.open(path, "rb") as source:
-        yield state, source
 
 
 def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False) -> Path:

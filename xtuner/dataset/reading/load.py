@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner import hub
-from xtuner.dataset.reading.copies import PACKED, fetched, file_name, is_elsewhere, unpacked
+from xtuner.dataset.reading.copies import PACKED, check_protocol, fetched, file_name, is_elsewhere, unpacked
 from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
@@ -70,13 +70,14 @@ def load_dataset(
     `path` is a file, or what `datasets.load_dataset` takes: a format such as `json` with `data_files`, a
     folder or a hub name. Raises NotFoundError for files that do not exist and DataError for what is in them.
     """
-    path = _HUB_PAGE.sub(r"\1", os.fspath(path))
+    path = _HUB_PAGE.sub(r"\1", os.path.expanduser(path))
     if _is_saved(path):
         return _load_saved(path, split)
     plain_split = split is None or split.isidentifier()
     files = _files_by_split(path, data_files)
     if files is not None and data_dir is None:
-        _check_exist(files)
+        for file in itertools.chain(*files.values()):
+            check_there(file)
         if name is None and plain_split and not options and _ours(path, files):
             return _open_files(files, split)
         path = path if _is_format(path) else _builder_of(files)
@@ -90,8 +91,14 @@ def load_dataset(
         raise
 
 
+def named_files(path: str, data_files: DataFiles | None = None) -> list[str] | None:
+    """The files and addresses that such a call reads, patterns filled in; None for what `datasets` finds."""
+    files = _files_by_split(os.path.expanduser(path), data_files)
+    return None if files is None else list(itertools.chain(*files.values()))
+
+
 def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
-    """The local files of each split, with patterns filled in, or None where `path` is no file or format."""
+    """The files of each split, with patterns filled in, or None where `path` is no file or format."""
     if data_files is None:
         if is_elsewhere(path) and not _is_read(path):
             raise DataError(
@@ -103,11 +110,11 @@ def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[s
             return {"train": several}
         is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
         # No hub name looks like this.
-        is_file |= path.startswith((".", "/", "~")) and not os.path.isdir(path)
+        is_file |= (path.startswith((".", "/")) or path.count("/") > 1) and not os.path.isdir(path)
         return {"train": [path]} if is_file else None
     by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     files = {
-        split: [os.fspath(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
+        split: [os.path.expanduser(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
         for split, given in by_split.items()
     }
     if any(is_elsewhere(file) and not _is_read(file) for group in files.values() for file in group):
@@ -181,21 +188,20 @@ def _suffix(path: str) -> str:
     return suffixes[-1] if suffixes else ""
 
 
-def _check_exist(files: Mapping[str, list[str]]) -> None:
-    for split, group in files.items():
-        for file in group:
-            if os.path.isfile(file) or is_elsewhere(file):
-                continue
-            if os.path.isdir(file):
-                raise NotFoundError(
-                    f"the data file of split {split!r} is a folder: {file}; name a file in it"
-                )
-            folder = Path(file).resolve().parent
-            near = difflib.get_close_matches(
-                Path(file).name, os.listdir(folder) if folder.is_dir() else [], n=3, cutoff=0.6
-            )
-            hint = f" Near it: {', '.join(near)}." if near else ""
-            raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}).{hint}")
+def check_there(file: str) -> None:
+    """NotFoundError where a file is not here, DataError for an address that this machine cannot read."""
+    if is_elsewhere(file):
+        check_protocol(file)
+        return
+    if os.path.isfile(file):
+        return
+    if os.path.isdir(file):
+        raise NotFoundError(f"the data file {file} is a folder: name a file in it")
+    folder = Path(file).resolve().parent
+    names = os.listdir(folder) if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(file).name, names, n=3, cutoff=0.6)
+    hint = f"Near it: {', '.join(near)}." if near else "Name your own file here."
+    raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}). {hint}")
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
