@@ -6,8 +6,9 @@ from peft import LoraConfig, PeftModel, TaskType
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.lora import apply_lora, attach_adapter, linear_layer_names
+from xtuner.model.lora import apply_lora, attach_adapter
 from xtuner.model.state import adapter_state_dict
+from xtuner.model.targets import linear_layer_names
 
 LINEARS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 

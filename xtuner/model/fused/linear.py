@@ -157,20 +157,19 @@ class Group:
 class _LoraLinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, group: Group, *adapters: Tensor) -> tuple[Tensor, ...]:
-        flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
-        ys, saved = group.forward(flat, adapters)
-        ctx.group, ctx.x_like, ctx.dtypes = group, (x.shape, x.dtype), [w.dtype for w in adapters]
-        ctx.save_for_backward(flat, saved.hidden, saved.a, *saved.bs)
-        return tuple(y.view(*x.shape[:-1], -1) for y in ys)
+        cast = x.to(compute_dtype(x))
+        ys, saved = group.forward(cast, adapters)
+        ctx.group, ctx.dtype, ctx.dtypes = group, x.dtype, [w.dtype for w in adapters]
+        ctx.save_for_backward(cast, saved.hidden, saved.a, *saved.bs)
+        return tuple(ys)
 
     @staticmethod
     def backward(ctx, *dys: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, a, *bs = ctx.saved_tensors
-        flat = [dy.reshape(len(x), -1).to(x.dtype) for dy in dys]
-        dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), flat, ctx.needs_input_grad[0])
-        shape, dtype = ctx.x_like
-        grads = [g.to(dtype_) for g, dtype_ in zip(grads, ctx.dtypes, strict=True)]
-        return None if dx is None else dx.view(shape).to(dtype), None, *grads
+        dys_ = [dy.to(x.dtype) for dy in dys]
+        dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), dys_, ctx.needs_input_grad[0])
+        grads = [g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)]
+        return None if dx is None else dx.to(ctx.dtype), None, *grads
 
 
 def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
@@ -179,4 +178,6 @@ def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...
     if len(layers) < len(modules) or len({layer.dropout for layer in layers}) > 1:
         return tuple(m(x) for m in modules)
     adapters = [w for layer in layers for w in (layer.a, layer.b)]
-    return _LoraLinears.apply(x, Group(layers), *adapters)
+    # Outside of the function, as nobody may change its views in place, and llama4 adds to an expert's output.
+    ys = _LoraLinears.apply(x.reshape(-1, x.shape[-1]), Group(layers), *adapters)
+    return tuple(y.view(*x.shape[:-1], -1) for y in ys)
