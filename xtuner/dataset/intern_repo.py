@@ -181,6 +181,7 @@ def _write_tokens(rows: Selection, min_length: int, writer: StoreWriter) -> dict
         stats["samples"] += len(kept)
         stats["tokens"] += len(tokens)
         stats["trained"] += int(encoded.trained.sum())
+    rows.check_content()
     if not stats["trained"]:
         raise DataError(
             f"the tokenised data has {stats['rows']:,} rows and no trained token in those of min_length = "

@@ -103,6 +103,7 @@ def _write(
         stats["trained"] += int(encoded.trained.sum())
         whole = sum(len(dialogue) - 1 for dialogue in dialogues)
         stats["left_out_turns"] += whole - sum(turns for _, _, turns in samples)
+    rows.check_content()
     if not stats["samples"]:
         raise DataError(
             f"none of the {stats['rows']:,} dialogues of {rows.name} has a turn within {max_length} tokens"

@@ -35,7 +35,7 @@ import numpy as np
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encode import Encoded
 from xtuner.errors import DataError
-from xtuner.log import logger, say_once
+from xtuner.log import say_once
 
 _FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.uint32, "rows": np.uint32}
 FAULTS = "faults.txt"
@@ -190,7 +190,7 @@ def _open(folder: Path) -> TokenStore | None:
             return TokenStore(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return None
-    logger.warning(f"the tokens in {folder} are damaged ({damaged[0]}.bin): they are made again")
+    say_once(f"the tokens in {folder} are damaged ({damaged[0]}.bin): they are made again")
     return None
 
 

@@ -101,6 +101,12 @@ class Selection:
         source, inner = self._find(number)
         return source.place(inner) if isinstance(source, FileRows) else f"row {inner} (counted from 0)"
 
+    def check_content(self) -> None:
+        """DataError where a file no longer holds what its fingerprint told of."""
+        for source in self.sources:
+            if isinstance(source, FileRows):
+                source.check_content()
+
     def _find(self, number: int) -> tuple[Any, int]:
         inner = number
         for source in self.sources:
