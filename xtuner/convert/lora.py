@@ -311,15 +311,15 @@ class Changer:
         self.device = device
         self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def apply(self, weight: torch.Tensor, change: Change, first: int = 0) -> torch.Tensor:
-        """`weight` after the change; of packed experts it may be those from `first` on."""
+    def apply(self, weight: torch.Tensor, change: Change, first: int | None = None) -> torch.Tensor:
+        """`weight` after the change; where a number is given, it is the packed experts from `first` on."""
         if isinstance(change, Replace):
             whole = self.adapter[change.key].to(weight.dtype)
-            return whole[first : first + len(weight)] if whole.shape != weight.shape else whole
+            return whole if first is None else whole[first : first + len(weight)]
         if isinstance(change, AddBias):
             return (weight.float() + change.scaling * self.adapter[change.key].float()).to(weight.dtype)
         if isinstance(change, Experts):
-            return self._add_to_experts(weight, change, first)
+            return self._add_to_experts(weight, change, first or 0)
         return self._add(weight, change)
 
     def _read(self, key: str) -> torch.Tensor:

@@ -147,14 +147,15 @@ class Run:
 
         An adapter's hold a tokenizer where the run says what tokens the model is to know (`model.tokenizer`).
         """
-        if not self.world.is_first:
+        llm = getattr(self.model, "llm", None)
+        if not self.world.is_first or llm is None:
             return {}
         of_adapter, tokenizer = self.model.uses_adapter, self.cfg.model.get("tokenizer")
         if not of_adapter:
             tokenizer = tokenizer or self.cfg.get("tokenizer")
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")
-        return (adapter_files if of_adapter else model_files)(self.model.llm, tokenizer)
+        return (adapter_files if of_adapter else model_files)(llm, tokenizer)
 
     def state(self, with_optimizer: bool = True) -> dict[str, Any]:
         """What a checkpoint holds: plain containers, numbers, text and tensors.
