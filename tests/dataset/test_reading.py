@@ -206,6 +206,9 @@ def test_a_list_under_a_name_is_the_rows(tmp_path, name, said):
     assert list(found) == [{"q": "1"}, {"q": "2"}]
     assert found[1] == {"q": "2"}
     assert f"the rows of {path} are those under {name!r}" in said()
+    path.write_text(json.dumps({name: [{"q": "1"}], "test": [{"q": "2"}]}), encoding="utf-8")
+    assert rows_of(path) == [{"q": "1"}]
+    assert f"the rows of {path} are those under {name!r}; those under 'test' are left out" in said()
     path.write_text(json.dumps({name: []}), encoding="utf-8")
     assert rows_of(path) == []
 

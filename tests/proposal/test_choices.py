@@ -182,3 +182,8 @@ def test_rows_without_room_for_an_answer_are_told():
     long = DataFacts("d", 3, "openai", "why", "openai_map_fn", False, [10, 9000, 9001], [], [5, 80, 8192])
     (why,) = [c.why for c in choose(MODEL, long, card(80)).choices if c.name == "max_length"]
     assert why.endswith("2 of 3 measured are cut, 1 of them before their first answer")
+    none = DataFacts("d", 1, "openai", "why", "openai_map_fn", False, [9000], [], [8999])
+    with pytest.raises(
+        DataError, match="d: no row has room for an answer in the 8192 positions of the model"
+    ):
+        choose(MODEL, none, card(80))

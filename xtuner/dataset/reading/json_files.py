@@ -168,8 +168,10 @@ class JsonFile(RowsFile):
         at = _skip_space(words, 0)
         named = _list_by_name(words, at)
         if named is not None:
-            name, at = named
-            say_once(f"the rows of {self.name} are those under {name!r}", logging.INFO)
+            name, at, others = named
+            left_out = f"; those under {', '.join(map(repr, others))} are left out" if others else ""
+            level = logging.WARNING if others else logging.INFO
+            say_once(f"the rows of {self.name} are those under {name!r}{left_out}", level)
         in_list = words.startswith("[", at)
         if in_list:
             at = _skip_space(words, at + 1)
@@ -213,8 +215,8 @@ def open_json(path: Path, name: str = "") -> RowsFile:
     return JsonLinesFile(path, name) if one_per_line else JsonFile(path, name)
 
 
-def _list_by_name(words: str, at: int) -> tuple[str, int] | None:
-    """The name of the list of rows in the one object that `words` are, and where it begins; else None."""
+def _list_by_name(words: str, at: int) -> tuple[str, int, list[str]] | None:
+    """The name of the list of rows in the one object of `words`, where it begins, and names of others."""
     decode = json.JSONDecoder().raw_decode
     if not words.startswith("{", at):
         return None
@@ -229,20 +231,24 @@ def _list_by_name(words: str, at: int) -> tuple[str, int] | None:
         name, at = decode(words, _skip_space(words, at + 1))
         at = _skip_space(words, _skip_space(words, at) + 1)  # past the colon
         if name == wanted:
-            return name, at
+            return name, at, [other for other in _lists(value) if other != wanted and value[other]]
         at = _skip_space(words, decode(words, at)[1])  # at the comma
 
 
 def _name_of_list(value: Any) -> str | None:
+    known = [name for name in _lists(value) if name.lower() in LISTS]
+    return known[0] if len(known) == 1 else None
+
+
+def _lists(value: Any) -> list[str]:
+    """The names of what is a list of objects in `value`."""
     if not isinstance(value, Mapping):
-        return None
-    names = [
+        return []
+    return [
         name
         for name, inner in value.items()
         if isinstance(inner, list) and all(isinstance(row, dict) for row in inner)
     ]
-    known = [name for name in names if name.lower() in LISTS]
-    return known[0] if len(known) == 1 else None
 
 
 def _skip_space(words: str, at: int) -> int:
