@@ -1,6 +1,7 @@
 # make demo   a small model learns who it is, from nothing, in minutes
 # make test   the whole suite
 # make soak   what takes longer: 200 kills, 2,000 iterations with saves and samples
+# make newest the suite with the newest packages that pyproject.toml allows
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
 # make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
@@ -17,7 +18,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 PEERS ?= benchmarks/.peers
 BENCH ?=
 
-.PHONY: demo test soak check fix bench bench-gpu constraints clean
+.PHONY: demo test soak newest check fix bench bench-gpu constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -29,6 +30,13 @@ soak: $(VENV)/.dev
 	$(BIN)/python tests/soak/kills.py --kills 200
 	$(BIN)/python tests/soak/soak.py --iters 2000
 	$(BIN)/python tests/soak/soak.py --iters 2000 --background
+
+# Packages newer than those of constraints.txt, several GB with PyTorch's CUDA build: what breaks is mended before
+# they are pinned. PYTHON=python3.14 takes the newest Python too.
+newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
+	$(VENV)-newest/bin/python -m pytest
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -50,8 +58,8 @@ bench-gpu: $(VENV)/.core
 	$(BIN)/python benchmarks/train_speed.py --gpu --peers $(PEERS) $(BENCH)
 
 $(VENV)/.torch: constraints.txt
-	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 13); \
-	  sys.exit(0 if ok else f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 14); \
+	  sys.exit(0 if ok else f"Python 3.10 to 3.14 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing PyTorch $(TORCH)"
 	@if [ "$$(uname -s)" != Linux ] || nvidia-smi -L >/dev/null 2>&1; then \
@@ -70,7 +78,7 @@ $(VENV)/.dev: $(VENV)/.core
 	$(PIP) -c constraints.txt -e ".[dev]"
 	@touch $@
 
-# Resolve the newest versions for Python 3.10 to 3.13. PyTorch names its CUDA packages itself.
+# Resolve the newest versions for Python 3.10 to 3.14. PyTorch names its CUDA packages itself.
 constraints: $(VENV)/.dev
 	$(PIP) uv
 	{ sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(BIN)/uv pip compile pyproject.toml \
@@ -79,4 +87,4 @@ constraints: $(VENV)/.dev
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest build dist *.egg-info

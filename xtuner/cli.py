@@ -197,7 +197,9 @@ def entry() -> None:
     try:
         code = main()
     finally:
-        gc.freeze()
+        # What is frozen is never freed. Triton then lists on stderr what of its own was not.
+        if "triton" not in sys.modules:
+            gc.freeze()
         # All is closed: from here a signal ends the process and raises nothing in a library's exit function.
         for number in (signal.SIGINT, *numbers):
             signal.signal(number, signal.SIG_DFL)

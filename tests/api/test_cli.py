@@ -88,6 +88,13 @@ def test_a_real_process_ends_with_the_code():
     assert run.returncode == 2
 
 
+def test_a_process_that_loaded_models_code_ends_without_a_word():
+    """On its way out Python takes apart what libraries expect it to, triton's compiled module above all."""
+    code = "import transformers.masking_utils; from xtuner.cli import entry; entry()"
+    run = subprocess.run([sys.executable, "-c", code, "version"], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 def test_a_signal_after_the_work_ends_the_process_without_a_word():
     """A process that is on its way out has nothing left to close; raising there would print a traceback."""
     late = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM)"

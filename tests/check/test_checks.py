@@ -1,9 +1,9 @@
 """What is wrong with a config is told at once, with its place and its cure, and nothing is loaded."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -153,13 +153,14 @@ def test_built_in_configs_pass_but_for_what_their_user_names(tmp_path, monkeypat
 
 
 def test_check_answers_in_half_a_second_and_imports_nothing_heavy(here):
-    """The fastest of three real processes, against the same without the check."""
+    """The fastest of three real processes, by its processor time: others may be running beside it."""
     code = "import sys; from xtuner.tools.check import main; code = main(['c.py']); "
     code += "sys.exit(code or str({'torch', 'transformers', 'numpy'} & set(sys.modules) or '') or 0)"
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        times.append(time.perf_counter() - start)
+        end = os.times()
+        times.append(sum(end[2:4]) - sum(start[2:4]))  # user's and system's, of processes that ended
         assert (run.returncode, run.stderr) == (0, "")
     assert min(times) < 1.0  # half a second where nothing else runs

@@ -144,7 +144,7 @@ def test_a_stopped_run_says_how_to_go_on(here, number, code):
     # A suite started in the background of a shell has SIGINT ignored, and its children would inherit that.
     heed = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731
     run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (here / "w" / "iter_2.pth").exists() and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.02)
     run.send_signal(number)

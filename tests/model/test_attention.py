@@ -125,16 +125,12 @@ def test_no_square_mask_is_made_for_a_packed_row():
     from transformers.masking_utils import create_causal_mask
 
     model, row = make("llama"), ids()
-    inputs = {
-        "config": model.config,
-        "inputs_embeds": model.get_input_embeddings()(row),
-        "attention_mask": None,
-        "past_key_values": None,
-        "position_ids": packed_inputs(row, BORDERS)["position_ids"],
-    }
+    embeddings = model.get_input_embeddings()(row)
+    # Without a mask for padding and without a cache, whose name is another one since transformers 5.24.
+    inputs = (model.config, embeddings, None, None, packed_inputs(row, BORDERS)["position_ids"])
     with packed_batch():
-        assert create_causal_mask(**inputs) is None
-    assert create_causal_mask(**inputs).shape == (1, 1, 24, 24)
+        assert create_causal_mask(*inputs) is None
+    assert create_causal_mask(*inputs).shape == (1, 1, 24, 24)
 
 
 def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):

@@ -9,7 +9,6 @@ leaves every module in the mode it found it in, and builds no graph.
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -210,12 +209,9 @@ def _next_logits(
     pictures: Pictures | None,
 ) -> Iterator[torch.Tensor]:
     """The logits after `prompt`, then after each token that the caller has added to `ids`."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    only_last = (
-        {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(base.forward).parameters else {}
-    )
-    from xtuner.chat.growing_cache import let_grow
+    from xtuner.chat.cached_forward import CachedForward
 
+    forward = CachedForward(model)
     device = _device_of(model)
     row = list(prompt)
     while True:
@@ -224,15 +220,12 @@ def _next_logits(
         read, values = cache.ids, cache.values
         # A forward that is interrupted leaves keys of some layers only: nothing of it may be kept.
         cache.forget()
-        inputs = model_inputs(model, new, pictures)
-        out = model(**inputs, past_key_values=values, use_cache=True, **only_last)
-        cache.values = getattr(out, "past_key_values", None)
-        let_grow(cache.values)
+        logits, cache.values = forward(model_inputs(model, new, pictures), values)
         if cache.values is not None:
             read += row[len(read) :]
             cache.ids = read
         # A model without keys and values to keep reads the whole row again.
-        yield out.logits[:, -1].float()
+        yield logits
 
 
 class Chooser:

@@ -1,6 +1,7 @@
 """The pages, run by Streamlit's own test harness, and what stands behind them."""
 
 import base64
+import sys
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -10,6 +11,12 @@ from xtuner.chat.web.client import Client, Model, ServerError
 from xtuner.chat.web.uploads import make_upload
 from xtuner.chat.web.words import WORDS
 from xtuner.chat.web.work_dir import checkpoints, find_work_dirs, read_run, run_names
+
+
+@pytest.fixture(autouse=True)
+def _own_main(monkeypatch):
+    # Streamlit leaves the page's script there, which processes of later tests would import as theirs.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 def chat_script(url, language):
@@ -129,7 +136,7 @@ def test_chinese(server, work_dir):
     page = chat(server.url, "zh")
     assert page.slider(key="temperature").label == "温度"
     assert page.chat_input[0].placeholder == "请输入您的问题"
-    page = AppTest.from_function(watch_script, args=(str(work_dir), "zh")).run()
+    page = AppTest.from_function(watch_script, args=(str(work_dir), "zh"), default_timeout=20).run()
     assert [m.label for m in page.metric] == ["损失", "学习率", "词元/秒", "内存 (MB)"]
     assert all(english and chinese for english, chinese in WORDS.values())
 

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from xtuner.chat.cached_forward import CachedForward
 from xtuner.model import SupervisedFinetune, loading
 from xtuner.model.fused.layers import fuse, unfuse
 from xtuner.model.lora import apply_lora
@@ -93,6 +94,17 @@ def test_outside_training_every_layer_runs_its_own_code(sizes, monkeypatch):
     with llm.disable_adapter():
         assert torch.equal(llm(ids).logits, base)
         torch.testing.assert_close(llm.train()(ids).logits, base)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_is_used_while_the_model_trains(family, sizes):
+    """Rollouts and dialogues from a model in training mode read a row in two parts as in one."""
+    llm = tiny(family, sizes, torch.float32).train()
+    fuse(llm)
+    ids, forward = torch.arange(3, 9)[None], CachedForward(llm)
+    whole, _ = forward({"input_ids": ids}, None)
+    _, cache = forward({"input_ids": ids[:, :4]}, None)
+    torch.testing.assert_close(forward({"input_ids": ids[:, 4:]}, cache)[0], whole)
 
 
 def test_a_deep_copy_is_bound_to_itself_and_unfuse_gives_the_own_code_back(sizes):

@@ -11,12 +11,12 @@ stretch for all: each of those rows is a batch of its own.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from xtuner.chat.cached_forward import CachedForward
 from xtuner.chat.pictures import Pictures, model_inputs
 
 
@@ -27,10 +27,8 @@ class Reader:
         self.model = model
         self.device = device
         self._pictures = pictures
+        self._forward = CachedForward(model)
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        names = inspect.signature(base.forward).parameters
-        self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-        self._takes_positions = "position_ids" in names
         rope = getattr(base.config.get_text_config(), "rope_parameters", None)
         stretches = isinstance(rope, dict) and rope.get("rope_type") in ("dynamic", "longrope")
         self._joins_rows = not stretches
@@ -53,21 +51,11 @@ class Reader:
         positions: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, Any]:
         """The logits [rows, vocabulary] after the last token of each row, and the cache."""
-        from xtuner.chat.growing_cache import let_grow
-
-        more = {} if positions is None or not self._takes_positions else {"position_ids": positions}
+        takes = positions is not None and self._forward.takes_positions
+        more = {"position_ids": positions} if takes else {}
         ids = torch.tensor(rows, dtype=torch.long, device=self.device)
-        out = self.model(
-            **model_inputs(self.model, ids, self._pictures),
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **self._only_last,
-            **more,
-        )
-        cache = getattr(out, "past_key_values", None)
-        let_grow(cache)
-        return out.logits[:, -1].float(), cache
+        inputs = model_inputs(self.model, ids, self._pictures)
+        return self._forward(inputs, cache, attention_mask=mask, **more)
 
 
 def cut(cache: Any, length: int) -> None:

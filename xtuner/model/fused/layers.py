@@ -88,14 +88,13 @@ def _attention(
     hidden_states: Tensor,
     position_embeddings: Any = None,
     attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     implementation = self.config._attn_implementation
-    if not self.training or past_key_values is not None or implementation == "eager":
-        return type(self).forward(
-            self, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
-        )
+    # Named `cache` since transformers 5.24.
+    cached = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None
+    if not self.training or cached or implementation == "eager":
+        return type(self).forward(self, hidden_states, position_embeddings, attention_mask, **kwargs)
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     shape = hidden_states.shape[:-1]
