@@ -11,7 +11,8 @@ So does an image: it stands before the words of whichever turn is the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -97,22 +98,30 @@ class Session:
         """
         limit = _prompt_limit(self.context, max_new_tokens)
         ids = self.history_ids() + self.prompt_ids(text, system)
+        if limit is None or len(ids) <= limit:
+            return ids
         kept = self.turns
-        while limit is not None and len(ids) > limit:
-            # What a tool has answered is of no use without its question.
-            if not self.turns or (system and len(self._questions()) <= 1):
-                self.turns = kept
-                raise DataError(
-                    f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
-                )
-            self.drop_oldest()
+        starts = [start for start in self._questions() if start > 0]
+        # What a tool has answered is of no use without its question.
+        starts += [] if system else [len(kept)]
+
+        def fits(start: int) -> bool:
+            nonlocal ids
+            self._keep(kept[start:])
             ids = self.history_ids() + self.prompt_ids(text, system)
-        if dropped := len(kept) - len(self.turns):
-            logger.warning(
-                "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
-                dropped,
-                self.context,
+            return len(ids) <= limit
+
+        at = bisect_left(starts, True, key=fits)
+        if not starts or not fits(starts[min(at, len(starts) - 1)]):
+            self.turns = kept
+            raise DataError(
+                f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
             )
+        logger.warning(
+            "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
+            starts[at],
+            self.context,
+        )
         return ids
 
     def answered(self, text: str, completion: Completion, ends: set[int], system: str = "") -> None:
@@ -126,11 +135,35 @@ class Session:
         """The ids of all turns so far."""
         return [i for turn in self.turns for i in (*turn.prompt, *turn.answer)]
 
-    def drop_oldest(self) -> None:
-        """Forget the oldest question; the one that is then the first carries the system text."""
-        starts = [*self._questions(), len(self.turns)]
-        self.turns = self.turns[next(start for start in starts if start > 0) :]
-        if self.turns and (self.system or self.picture):
+    def recall(
+        self, pairs: Sequence[tuple[str, str]], max_new_tokens: int, may_fit: Callable[[str], bool]
+    ) -> None:
+        """Take up a dialogue of `pairs` (question, answer): as many of the newest as the context may hold.
+
+        Texts that `may_fit` denies are not encoded: no pair up to theirs is taken.
+        """
+        limit = _prompt_limit(self.context, max_new_tokens)
+        suffix = self.template.get("SUFFIX") or ""
+        turns: list[Turn] = []
+        length = 0
+        for number in range(len(pairs), 0, -1):
+            question, text = pairs[number - 1]
+            if not (may_fit(question) and may_fit(text)):
+                break
+            finish = "stop" if suffix else "length"
+            answer = self.close(Completion(text, self._encode(text + suffix), finish, 0.0), set())
+            prompt = self._encode_prompt(question, number, "", is_first=False)
+            turns.append(Turn(question, number, prompt, answer, text))
+            length += len(prompt) + len(answer)
+            if limit is not None and length > limit:
+                break
+        self._number = len(pairs)
+        self._keep(turns[::-1])
+
+    def _keep(self, turns: list[Turn]) -> None:
+        """Let `turns` be all there are; the first one carries the beginning and the system text."""
+        self.turns = turns
+        if turns:
             self._encode_first()
 
     def _encode_first(self) -> None:

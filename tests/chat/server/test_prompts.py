@@ -1,5 +1,8 @@
 """Messages become the ids that training makes of the same dialogue."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.conftest import DATA
@@ -81,6 +84,71 @@ def test_old_turns_without_room_are_left_out(name, own):
     assert found.ids == PromptWriter(own, None).write([long[0], *long[3:]], template, None, 10).ids
     with pytest.raises(DataError, match=r"this input has \d+ tokens; the context of 20 leaves room for"):
         PromptWriter(own, 20).write([user("long " * 30)], template, None, 10)
+
+
+@pytest.mark.parametrize("name", ["auto", "internlm2_chat"])
+def test_of_a_long_dialogue_little_more_is_encoded_than_fits(name, own, monkeypatch):
+    """The most turns that fit are found, and what has no room costs no time, however long it is."""
+    template, encoded = PROMPT_TEMPLATE[name], []
+    own.encode("x")
+    encode = own.encode
+    monkeypatch.setattr(own, "encode", lambda text, **more: encoded.append(len(text)) or encode(text, **more))
+    turns = [m for i in range(1000) for m in (user(f"question {i}"), bot(f"answer {i}"))]
+    writer = PromptWriter(own, 512)
+    for size in (10, 1000):
+        encoded.clear()
+        found = writer.write([*turns[-2 * size :], user("and?")], template, None, 10)
+        assert sum(encoded) < 30_000
+        kept = size - found.num_dropped
+        assert 8 <= kept <= 30
+    less = [*turns[-2 * kept :], user("and?")]
+    assert found.ids == PromptWriter(own, None).write(less, template, None, 10).ids
+    more = PromptWriter(own, None).write([*turns[-2 * kept - 2 :], user("and?")], template, None, 10)
+    assert len(found.ids) <= 502 < len(more.ids)
+    encoded.clear()
+    for messages in ([user("a b " * 2**20)], [user("old " * 2**20), bot("x"), *less]):
+        if len(messages) == 1:
+            with pytest.raises(DataError, match=r"has more than \d+ tokens; the context of 512 leaves room"):
+                writer.write(messages, template, None, 10)
+        else:
+            assert writer.write(messages, template, None, 10).num_dropped == 1
+    with pytest.raises(DataError, match="the prompt has more than 512 tokens"):
+        writer.encode("a b " * 2**20)
+    assert sum(encoded) < 300_000
+
+
+@pytest.mark.parametrize("name", ["auto", "internlm2_chat"])
+def test_whoever_writes_long_holds_up_nobody_and_can_be_ended(name, own):
+    """While one dialogue is at work another is written; what `check` raises ends the work."""
+    writer, template = PromptWriter(own, 512), PROMPT_TEMPLATE[name]
+    long = [m for i in range(100) for m in (user(f"question {i}"), bot(f"answer {i}"))]
+    other = []
+
+    def check():
+        if not other:
+            thread = threading.Thread(
+                target=lambda: other.append(writer.write(DIALOGUE, template, None, 10)), daemon=True
+            )
+            thread.start()
+            thread.join(20)
+        if len(other) == 2:
+            raise TimeoutError
+
+    writer.write([*long, user("x")], template, None, 10, check)
+    assert other[0] == writer.write(DIALOGUE, template, None, 10)
+    other.append(None)
+    with pytest.raises(TimeoutError):
+        writer.write([*long, user("x")], template, None, 10, check)
+
+
+def test_a_tokenizer_in_rust_is_read_by_many_threads(own):
+    """What each writes at the same time is what it writes alone."""
+    writer = PromptWriter(own, 512)
+    dialogues = [[user(f"hello {i} " * 50)] for i in range(16)]
+    alone = [writer.write(messages, PROMPT_TEMPLATE.auto, None, 10).ids for messages in dialogues]
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda m: writer.write(m, PROMPT_TEMPLATE.auto, None, 10).ids, dialogues * 4)
+    assert list(found) == alone * 4
 
 
 @pytest.mark.parametrize("messages", [[], [user("a"), bot("b")], [DIALOGUE[0]]])

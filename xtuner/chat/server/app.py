@@ -6,6 +6,7 @@ GET  /v1/models             the base and each adapter      GET  /health, /metric
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -16,8 +17,8 @@ from starlette.exceptions import HTTPException
 from xtuner.chat.server import schema
 from xtuner.chat.server.limits import Limits, Metrics
 from xtuner.chat.server.requests import Job, chat_jobs, completion_jobs
-from xtuner.chat.server.responses import respond
-from xtuner.chat.server.service import ApiError, Served, Service
+from xtuner.chat.server.responses import respond, unless_gone
+from xtuner.chat.server.service import ApiError, Patience, Served, Service
 from xtuner.errors import XTunerError, did_you_mean
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
@@ -47,7 +48,7 @@ def make_app(service: Service) -> Any:
         dependencies=[Depends(_json_only)],
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
-        return await _answer(await chat_jobs(service, body), request)
+        return await _answer(chat_jobs, body, request)
 
     @api.post(
         "/v1/completions",
@@ -56,11 +57,18 @@ def make_app(service: Service) -> Any:
         dependencies=[Depends(_json_only)],
     )
     async def completions(body: schema.CompletionRequest, request: Request) -> Any:
-        return await _answer(await completion_jobs(service, body), request)
+        return await _answer(completion_jobs, body, request)
 
-    async def _answer(job: Job, request: Request) -> Response:
+    async def _answer(prepare: Callable[..., Any], body: Any, request: Request) -> Response:
+        patience = Patience(service.timeout_s, scheduler)
+        try:
+            job: Job | None = await unless_gone(prepare(service, body, patience), request)
+        finally:
+            patience.is_over = True
+        if job is None:
+            return Response(status_code=499)
         client = request.client.host if request.client else ""
-        return await respond(job, request, scheduler, metrics, client, service.timeout_s)
+        return await respond(job, request, scheduler, metrics, client, patience.deadline)
 
     @api.get("/v1/models", response_model=schema.ModelList, responses=ERRORS)
     async def models() -> Any:

@@ -7,6 +7,7 @@ ChatRequest, CompletionRequest  ->  Job: prompts and samplings, one for each cho
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
 from xtuner.chat.server.answer import Sampling
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
-from xtuner.chat.server.service import ApiError, Served, Service
+from xtuner.chat.server.service import ApiError, Patience, Served, Service
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -37,7 +38,7 @@ class Job:
     pictures: list[Picture] = field(default_factory=list)
 
 
-async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
+async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patience) -> Job:
     """What a request for a chat asks for."""
     model = service.find(body.model)
     template = _template(model, body.prompt_template)
@@ -48,10 +49,12 @@ async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", "top_logprobs")
     tools = _tools(body)
-    shown = await asyncio.to_thread(_pictures, service, model, body.messages)
+    shown = await _pictures(service, model, body.messages, patience)
     messages = [_message(m, i, shown) for i, m in enumerate(body.messages)]
     max_new_tokens = body.max_completion_tokens or body.max_tokens or service.max_new_tokens
-    prompt = await asyncio.to_thread(service.prompts.write, messages, template, tools, max_new_tokens)
+    prompt = await asyncio.to_thread(
+        service.prompts.write, messages, template, tools, max_new_tokens, patience.check
+    )
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(service, body, max_new_tokens, prompt.stop_words, logprobs)
     notices = []
@@ -64,7 +67,7 @@ async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
     return replace(job, pictures=list(shown.values()))
 
 
-async def completion_jobs(service: Service, body: schema.CompletionRequest) -> Job:
+async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
     """What a request for the continuation of a text asks for."""
     model = service.find(body.model)
     for name in ("echo", "suffix"):
@@ -72,7 +75,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest) -> J
             raise ApiError(400, f"{name} is not available here; leave it out", name)
     if body.best_of not in (None, body.n or 1):
         raise ApiError(400, "best_of must be n; leave it out", "best_of")
-    prompts = await asyncio.to_thread(_prompt_ids, service, body.prompt)
+    prompts = await asyncio.to_thread(_prompt_ids, service, _prompts(body), patience)
     max_new_tokens = body.max_tokens or service.max_new_tokens
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
     return _job(service, body, model, prompts, sampling, False, False, [])
@@ -89,10 +92,6 @@ def _job(
     notices: list[str],
 ) -> Job:
     num = body.n or 1
-    if num * len(prompts) > schema.MAX_CHOICES:
-        raise ApiError(
-            400, f"{num * len(prompts)} answers in one request: ask for {schema.MAX_CHOICES} at most"
-        )
     parts = []
     for prompt in prompts:
         room = _room(service, prompt)
@@ -158,14 +157,25 @@ def _logit_bias(service: Service, asked: Mapping[str, float]) -> dict[int, float
     return found
 
 
-def _prompt_ids(service: Service, prompt: Any) -> list[list[int]]:
-    if not isinstance(prompt, list):
+def _prompts(body: schema.CompletionRequest) -> list[str | list[int]]:
+    """The prompts, each a text or ids."""
+    prompt: Any = body.prompt
+    if not isinstance(prompt, list) or (prompt and isinstance(prompt[0], int)):
         prompt = [prompt]
-    if prompt and isinstance(prompt[0], int):
-        prompt = [prompt]
-    found = [service.prompts.encode(p) if isinstance(p, str) else list(p) for p in prompt]
-    if not found:
+    if not prompt:
         raise ApiError(400, "the prompt is empty", "prompt")
+    if (count := (body.n or 1) * len(prompt)) > schema.MAX_CHOICES:
+        raise ApiError(400, f"{count} answers in one request: ask for {schema.MAX_CHOICES} at most")
+    return prompt
+
+
+def _prompt_ids(service: Service, prompts: list[str | list[int]], patience: Patience) -> list[list[int]]:
+    found = []
+    for prompt in prompts:
+        patience.check()
+        found.append(
+            service.prompts.encode(prompt, patience.check) if isinstance(prompt, str) else list(prompt)
+        )
     wrong = [i for ids in found for i in ids if i >= service.num_tokens]
     if wrong:
         raise ApiError(400, f"prompt: {wrong[0]} is no token; there are {service.num_tokens}", "prompt")
@@ -190,11 +200,28 @@ def _tools(body: schema.ChatRequest) -> list[dict[str, Any]] | None:
     return [tool.model_dump(exclude_none=True) for tool in body.tools]
 
 
-def _pictures(
-    service: Service, model: Served, messages: Sequence[schema.Message]
+async def _pictures(
+    service: Service, model: Served, messages: Sequence[schema.Message], patience: Patience
 ) -> dict[tuple[int, int], Picture]:
     """The images in `messages`, by the numbers of their message and part."""
+    urls = _image_urls(service, model, messages)
     found: dict[tuple[int, int], Picture] = {}
+    for place, url in urls.items():
+        where = "messages.{}.content.{}.image_url".format(*place)
+        read = functools.partial(_picture, url, where, service.prompts.pictures, model.adapter, patience)
+        found[place] = await asyncio.get_running_loop().run_in_executor(service.image_reader, read)
+    return found
+
+
+def _picture(url: str, where: str, pictures: Any, seen_by: str | None, patience: Patience) -> Picture:
+    patience.check()
+    return picture_of(url, where, pictures, seen_by)
+
+
+def _image_urls(
+    service: Service, model: Served, messages: Sequence[schema.Message]
+) -> dict[tuple[int, int], str]:
+    found: dict[tuple[int, int], str] = {}
     for index, message in enumerate(messages):
         for number, part in enumerate(message.content if isinstance(message.content, list) else []):
             if part.type != "image_url" or part.image_url is None:
@@ -206,9 +233,7 @@ def _pictures(
                 raise ApiError(400, f"{where}: the model {model.name!r} reads text only", "messages")
             if len(found) == MAX_IMAGES:
                 raise ApiError(400, f"{where}: a request may show {MAX_IMAGES} images", "messages")
-            found[index, number] = picture_of(
-                part.image_url.url, where, service.prompts.pictures, model.adapter
-            )
+            found[index, number] = part.image_url.url
     return found
 
 

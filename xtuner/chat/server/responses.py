@@ -13,9 +13,9 @@ import functools
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -27,11 +27,12 @@ from xtuner.chat.server.scheduler import QueueFullError, Scheduler
 from xtuner.chat.server.service import ApiError
 from xtuner.chat.server.tool_calls import Call, CallFinder
 
+T = TypeVar("T")
 PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up
 
 
 async def respond(
-    job: Job, request: Request, scheduler: Scheduler, metrics: Metrics, client: str, timeout_s: float
+    job: Job, request: Request, scheduler: Scheduler, metrics: Metrics, client: str, deadline: float
 ) -> Response:
     """The answer to `job`; ApiError where there is no room, or nothing could be written."""
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -41,7 +42,6 @@ async def respond(
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
-    deadline = time.monotonic() + timeout_s
     answers = [
         Answer(
             prompt,
@@ -118,7 +118,7 @@ def _line(value: dict[str, Any]) -> str:
 async def _whole(
     writer: _Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
 ) -> Response:
-    async def collect() -> None:
+    async def collect() -> bool:
         try:
             async for item in source:
                 if item is None:
@@ -127,20 +127,26 @@ async def _whole(
                     raise ApiError(item[1].status, item[1].message)
                 for _ in writer.chunks(*item):
                     pass
+            return True
         finally:
             await source.aclose()  # type: ignore[attr-defined]
+
+    if await unless_gone(collect(), request):
+        return JSONResponse(writer.whole())
+    return Response(status_code=499)
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T | None:
+    """What `work` gives; None, and it is cancelled, where the client hangs up before."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = [asyncio.create_task(collect()), asyncio.create_task(gone())]
+    tasks = [asyncio.create_task(work), asyncio.create_task(gone())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            tasks[0].result()
-            return JSONResponse(writer.whole())
-        return Response(status_code=499)
+        return tasks[0].result() if tasks[0].done() else None
     finally:
         for task in tasks:
             task.cancel()

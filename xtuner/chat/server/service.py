@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,24 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, {**(headers or {}), **more})
 
 
+class Patience:
+    """How long a request may be worked on: until its time is over, its client gone, or the server closed."""
+
+    def __init__(self, seconds: float, scheduler: Scheduler) -> None:
+        self.deadline = time.monotonic() + seconds
+        self.is_over = False
+        self._scheduler = scheduler
+
+    def check(self) -> None:
+        """Raise ApiError where it is of no use to go on; may be called in any thread."""
+        if self.is_over:
+            raise ApiError(499, "the client is gone")
+        if not self._scheduler.is_alive:
+            raise ApiError(503, "the server is shutting down")
+        if time.monotonic() > self.deadline:
+            raise ApiError(503, "the time allowed for it was over before the answer began")
+
+
 @dataclass(frozen=True)
 class Served:
     """A name that requests can ask for: the base (`adapter` None) or an adapter, and how it is talked to."""
@@ -55,6 +74,8 @@ class Service:
     timeout_s: float = 600.0
     api_key: str | None = None
     max_request_bytes: int = 8 * 2**20
+    # One at a time: an image of some kilobytes can need a gigabyte while it is read.
+    image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
     created: int = field(default_factory=lambda: int(time.time()))
 
     def find(self, name: str | None) -> Served:
