@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.generate import Completion, decode
 from xtuner.chat.pictures import Picture, Pictures
+from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids, end_ids
 from xtuner.errors import DataError
@@ -56,6 +57,7 @@ class Session:
         context: int | None = None,
         pictures: Pictures | None = None,
         picture: Picture | None = None,
+        control: ControlTokens | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = RAW if template is None else template
@@ -64,6 +66,7 @@ class Session:
         self.context = context
         self.pictures = pictures
         self.picture = picture
+        self.control = control
         self.turns: list[Turn] = []
         self._number = 0
 
@@ -193,6 +196,11 @@ class Session:
         return text if self.picture is None else f"{self.picture.mark}\n{text}"
 
     def _encode(self, text: str) -> list[int]:
+        return (
+            self._encode_part(text) if self.control is None else self.control.encode(text, self._encode_part)
+        )
+
+    def _encode_part(self, text: str) -> list[int]:
         if text and self.pictures is not None:
             return self.pictures.encode(self.tokenizer, text)
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
@@ -275,13 +283,24 @@ def make_session(
     return kind(tokenizer, template, system, bot_name, context, pictures, picture)
 
 
-def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str, pictures: Pictures | None) -> list[int]:
+def encode_rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    pictures: Pictures | None,
+    control: ControlTokens | None = None,
+) -> list[int]:
     """The ids of what the tokenizer's own template has written."""
-    if pictures is None:
-        return list(tokenizer.encode(text, add_special_tokens=False))
     # Templates of LLaVA leave the beginning of the sequence to the tokenizer.
-    begins = bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token))
-    return pictures.encode(tokenizer, text, special_tokens=not begins)
+    begins = pictures is None or (bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token)))
+
+    def encode(part: str) -> list[int]:
+        nonlocal begins
+        special, begins = not begins, True
+        if pictures is None:
+            return list(tokenizer.encode(part, add_special_tokens=False))
+        return pictures.encode(tokenizer, part, special_tokens=special)
+
+    return encode(text) if control is None else control.encode(text, encode)
 
 
 def _prompt_limit(context: int | None, max_new_tokens: int) -> int | None:

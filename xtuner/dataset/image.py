@@ -58,8 +58,8 @@ def decode_image(data: bytes, name: str) -> Image:
     except Exception as error:  # each format has errors of its own
         raise DataError(f"the image {name} is damaged or cut off: {error}") from error
     raise DataError(
-        f"{name} is too large: {width} x {height} pixels; {MAX_PIXELS:,} are allowed, {MAX_SIDE:,} a side, and one "
-        f"side {MAX_RATIO} times the other"
+        f"{name} is too large: {width} x {height} pixels; {MAX_PIXELS:,} are allowed, {MAX_SIDE:,} a side, "
+        f"and one side {MAX_RATIO} times the other"
     )
 
 

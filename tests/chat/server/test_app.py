@@ -218,7 +218,7 @@ def test_other_paths_methods_and_bodies(client):
         (
             client.post("/v1/completions", content=b"{", headers={"content-type": "application/json"}),
             400,
-            "no JSON",
+            "the request cannot be read as JSON",
         ),
         (client.post("/v1/completions", content=b"{}"), 415, "send application/json"),
         (client.get("/v1/models/other"), 404, "there is no model 'other'"),
@@ -282,3 +282,84 @@ def test_metrics_count(client):
     assert 'xtuner_requests_total{path="other",status="404"} 1.0' in text
     assert "xtuner_generated_tokens_total 8.0" in text
     assert "xtuner_first_token_seconds_count 1.0" in text
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        ('"a": ' + "[" * 100_000, "nested more than 100 deep"),
+        ('"tools": ' + '{"a": ' * 150 + "1" + "}" * 151, "nested more than 100 deep"),
+        ('"seed": ' + "1" * 5000 + "}", "a number has 5000 digits"),
+        ('"temperature": NaN}', "NaN is no number of JSON"),
+        ('"logit_bias": {"' + "1" * 5000 + '": 1}}', "is no token of this model"),
+        ('"model": "' + "m" * 10**6 + '"}', "mmm"),
+        ('"' + "m" * 10**6 + '": 1, "temperature": -1}', "m"),
+        ('"user": "\xff"}', "cannot be read as JSON"),
+    ],
+)
+def test_json_that_goes_too_far(client, rest, reason):
+    """Numbers of thousands of digits, deep nesting and long names are one short line, not a fault of ours."""
+    body = f'{{"messages": [{{"role": "user", "content": "a"}}], {rest}'.encode("latin-1")
+    kind = {"content-type": "application/json"}
+    reply = client.post("/v1/chat/completions", content=body, headers=kind)
+    assert reply.status_code in (400, 404)
+    assert reason in reply.json()["error"]["message"]
+    assert len(reply.json()["error"]["message"]) < 600
+
+
+def test_arguments_of_calls_are_read_within_bounds(client):
+    """What a client sends back as a call, and what a model writes as one, may nest as deep as it likes."""
+    deep = '{"a": ' * 5000 + "1" + "}" * 5000
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": deep}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    reply = client.post("/v1/chat/completions", json={"messages": [*HELLO, said, *HELLO]})
+    assert reply.status_code == 400
+    assert "arguments must be the text of a JSON object" in reply.json()["error"]["message"]
+    from xtuner.chat.server.tool_calls import CallFinder
+
+    finder = CallFinder()
+    assert "".join([*finder.push(deep), *finder.finish()]) == deep
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("chat.localhost", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("pages.example:3000", 200),
+    ],
+)
+def test_another_name_for_this_machine_is_refused(service, host, status):
+    """A page whose name was made to point here cannot use a server that is for this machine alone."""
+    service.host, service.allowed_origins = "127.0.0.1", ["http://pages.example:3000"]
+    reply = TestClient(make_app(service)).get("/v1/models", headers={"host": host})
+    assert reply.status_code == status
+    if status == 403:
+        assert f"not to '{host}': to allow the name start it with" in reply.json()["error"]["message"]
+        service.api_key = "s3cret"
+        keyed = TestClient(make_app(service)).get("/health", headers={"host": host})
+        assert keyed.status_code == 200
+
+
+def test_pages_that_may_use_the_server(service):
+    """Scripts of the pages named may, before they show their key too; others may not."""
+    service.api_key, service.allowed_origins = "s3cret", ["https://pages.example"]
+    client = TestClient(make_app(service))
+    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    for origin, status, told in (
+        ("https://pages.example", 200, "https://pages.example"),
+        ("https://a.b", 400, None),
+    ):
+        reply = client.options("/v1/chat/completions", headers={"origin": origin, **ask})
+        assert reply.status_code == status
+        assert reply.headers.get("access-control-allow-origin") == told
+        reply = client.get("/v1/models", headers={"origin": origin})
+        assert (reply.status_code, reply.headers.get("access-control-allow-origin")) == (401, told)
+    service.allowed_origins = ()
+    reply = TestClient(make_app(service)).get("/health", headers={"origin": "https://pages.example"})
+    assert "access-control-allow-origin" not in reply.headers

@@ -50,7 +50,7 @@ def service(llava, request):
 
 @pytest.fixture
 def client(service):
-    return TestClient(make_app(service))
+    return TestClient(make_app(service), base_url="http://localhost")
 
 
 def text_of(reply):

@@ -113,7 +113,7 @@ def test_who_hangs_up_is_not_answered_further(server, client):
     stream.close()
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"messages": HELLO, **LONG}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         time.sleep(0.1)
@@ -158,6 +158,11 @@ def test_it_ends_when_told_to_and_completes_what_runs(server, client):
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid: there is no such address"),
         (["--prompt-template", "qwen_chatt"], "Did you mean 'qwen_chat'"),
         (["--adapter", "a=./none"], "There is no adapter folder ./none"),
+        (
+            ["--allowed-origins", "pages.example"],
+            "--allowed-origins 'pages.example': write pages as browsers",
+        ),
+        (["--allowed-origins", "http://a, http://b/c"], "--allowed-origins 'http://b/c': write pages"),
         (["--adapter", "=x"], "--adapter '=x': write NAME=FOLDER"),
         (["--adapter", "a=x", "--adapter", "a=y"], "the name 'a' is taken"),
     ],

@@ -6,19 +6,23 @@ GET  /v1/models             the base and each adapter      GET  /health, /metric
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from xtuner.chat.server import schema
+from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.limits import Limits, Metrics
 from xtuner.chat.server.requests import Job, chat_jobs, completion_jobs
 from xtuner.chat.server.responses import respond, unless_gone
-from xtuner.chat.server.service import ApiError, Patience, Served, Service
+from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import XTunerError, did_you_mean
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
@@ -27,6 +31,28 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.ErrorBody},
     "5XX": {"model": schema.ErrorBody},
 }
+
+
+class _Request(Request):
+    """A request whose JSON is read within bounds."""
+
+    async def json(self) -> Any:
+        try:
+            return read_json(await self.body())
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:  # bytes that are no text among them
+            raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class _Route(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def within_bounds(request: Request) -> Response:
+            return await handle(_Request(request.scope, request.receive))
+
+        return within_bounds
 
 
 async def _json_only(request: Request) -> None:
@@ -40,6 +66,7 @@ def make_app(service: Service) -> Any:
     scheduler = service.scheduler
     metrics = Metrics(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
     api = FastAPI(title="XTuner", docs_url=None, redoc_url=None, strict_content_type=False)
+    api.router.route_class = _Route
 
     @api.post(
         "/v1/chat/completions",
@@ -91,7 +118,16 @@ def make_app(service: Service) -> Any:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     _explain_errors(api)
-    return Limits(api, api_key=service.api_key, max_request_bytes=service.max_request_bytes, metrics=metrics)
+    limited = Limits(api, service, metrics)
+    if not service.allowed_origins:
+        return limited
+    # Before the key: a browser asks whether it may, and does not send it then.
+    return CORSMiddleware(
+        limited,
+        allow_origins=list(service.allowed_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+    )
 
 
 def _info(model: Served, service: Service) -> dict[str, Any]:
@@ -131,10 +167,12 @@ def _explain_errors(api: FastAPI) -> None:
 def _invalid(error: RequestValidationError) -> JSONResponse:
     """The first thing that is wrong with a request, in one line."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part != "body"]
+    where = [clipped(str(part)) for part in first["loc"] if part != "body"]
     name = ".".join(where)
     if first["type"] == "json_invalid":
-        return ApiError(400, f"the request is no JSON: {first.get('ctx', {}).get('error', '')}").response()
+        return ApiError(
+            400, f"the request cannot be read as JSON: {first.get('ctx', {}).get('error', '')}"
+        ).response()
     if first["type"] == "extra_forbidden":
         known = {*schema.ChatRequest.model_fields, *schema.CompletionRequest.model_fields}
         hint = did_you_mean(where[-1], known)

@@ -18,6 +18,7 @@ from typing import Any
 
 from xtuner.chat.pictures import Pictures
 from xtuner.chat.session import Session, encode_rendered
+from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.errors import DataError
 from xtuner.utils.templates import is_tokenizers_own
@@ -61,8 +62,8 @@ class PromptWriter:
         self.tokenizer = tokenizer
         self.context = context
         self.pictures = pictures
-        # A tokenizer in Rust may be read by many threads at once, but not set up: the first text does that.
-        tokenizer.encode("x")
+        # A tokenizer in Rust may be read by many threads at once, but not set up, which is done here.
+        self._control = ControlTokens(tokenizer)
         self._alone: AbstractContextManager[Any] = nullcontext() if tokenizer.is_fast else threading.RLock()
         own = ChatTemplate(tokenizer) if getattr(tokenizer, "chat_template", None) else None
         self._own = own
@@ -90,6 +91,7 @@ class PromptWriter:
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError("messages: the last one must be a user's or a tool's: there is nothing to answer")
         _check_characters([messages, tools])
+        messages = [self._as_text(message) for message in messages]
         limit = _limit(self.context, max_new_tokens)
         if is_tokenizers_own(template):
             return self._write_with_own(messages, tools, limit, check)
@@ -112,7 +114,7 @@ class PromptWriter:
             if not self._may_fit(text, limit, check):
                 return None
             with self._alone:
-                ids = encode_rendered(self.tokenizer, text, self.pictures)
+                ids = encode_rendered(self.tokenizer, text, self.pictures, self._control)
             too_long.append(len(ids))
             return ids if limit is None or len(ids) <= limit else None
 
@@ -144,13 +146,25 @@ class PromptWriter:
         if not all(map(may_fit, (last[0], *system))):
             raise _too_long(None, self.context, limit)
         session = Session(
-            self.tokenizer, template, "\n".join(system), context=self.context, pictures=self.pictures
+            self.tokenizer,
+            template,
+            "\n".join(system),
+            context=self.context,
+            pictures=self.pictures,
+            control=self._control,
         )
         with self._alone:
             session.recall(before, max_new_tokens, may_fit)
             ids = session.ask(last[0], max_new_tokens)
         words = list(session.template.get("STOP_WORDS") or [])
         return Prompt(ids, words, len(before) - len(session.turns))
+
+    def _as_text(self, message: Message) -> Message:
+        """`message`, in which control tokens that a user or a tool has spelt are text."""
+        content = message.get("content")
+        if message["role"] not in ("user", "tool") or not content:
+            return message
+        return {**message, "content": self._control.hide(content)}
 
     def _may_fit(self, text: str, limit: int | None, check: Check) -> bool:
         """False where `text` has far more than `limit` tokens, which its first pieces tell."""

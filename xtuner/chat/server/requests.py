@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,9 +16,12 @@ from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
 from xtuner.chat.server.answer import Sampling
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
-from xtuner.chat.server.service import ApiError, Patience, Served, Service
+from xtuner.chat.server.json_text import read_json
+from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
+
+_MAX_DIGITS = 10  # of the number of a token
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,9 @@ def _sampling(
 def _logit_bias(service: Service, asked: Mapping[str, float]) -> dict[int, float]:
     found = {}
     for name, bias in asked.items():
-        if not (name.isascii() and name.isdigit() and int(name) < service.num_tokens):
-            raise ApiError(400, f"logit_bias: {name!r} is no token of this model", "logit_bias")
+        is_number = name.isascii() and name.isdigit() and len(name) <= _MAX_DIGITS
+        if not (is_number and int(name) < service.num_tokens):
+            raise ApiError(400, f"logit_bias: {clipped(name)!r} is no token of this model", "logit_bias")
         found[int(name)] = bias
     return found
 
@@ -267,7 +270,7 @@ def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
 
 def _tool_call(call: schema.ToolCall, index: int) -> dict[str, Any]:
     try:
-        arguments = json.loads(call.function.arguments)
+        arguments = read_json(call.function.arguments)
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):

@@ -99,11 +99,20 @@ class Scheduler:
         return self
 
     def close(self) -> None:
-        """End; answers that are not complete fail."""
+        """End; answers that are not complete fail, at once and not after the token that is at work."""
         with self._changed:
             self._closed = True
+            self._fail_unfinished()
             self._changed.notify_all()
         self._thread.join()
+
+    def _fail_unfinished(self) -> None:
+        left = [*self._queue, *([self._reading] if self._reading else [])]
+        left += [answer for _, _, answers in list(self._batches) for answer in answers]
+        for answer in left:
+            if not answer.cancelled:
+                answer.cancelled = True
+                answer.tell(Failed("the server was stopped before the answer was complete", 503))
 
     @property
     def is_alive(self) -> bool:
@@ -153,10 +162,7 @@ class Scheduler:
                         break
                 self._turn()
         with self._changed:
-            left = [*self._queue, *([self._reading] if self._reading else [])]
-        left += [answer for _, _, answers in self._batches for answer in answers]
-        for answer in left:
-            answer.tell(Failed("the server was stopped before the answer was complete", 503))
+            self._fail_unfinished()
 
     def _turn(self) -> None:
         with self._changed:

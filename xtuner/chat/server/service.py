@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,11 @@ class ApiError(Exception):
         """The answer to the client."""
         more = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         return JSONResponse(self.body(), self.status, {**(headers or {}), **more})
+
+
+def clipped(text: str) -> str:
+    """`text` as an error may repeat it."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class Patience:
@@ -74,6 +79,9 @@ class Service:
     timeout_s: float = 600.0
     api_key: str | None = None
     max_request_bytes: int = 8 * 2**20
+    read_s: float = 30.0  # a request's body may pause so long
+    host: str | None = None  # where it listens
+    allowed_origins: Sequence[str] = ()
     # One at a time: an image of some kilobytes can need a gigabyte while it is read.
     image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
     created: int = field(default_factory=lambda: int(time.time()))
@@ -83,6 +91,7 @@ class Service:
         found = [m for m in self.models if name in (None, m.name)]
         if not found:
             names = [m.name for m in self.models]
-            hint = did_you_mean(str(name), names)
-            raise ApiError(404, f"there is no model {name!r}.{hint} Known: {', '.join(names)}", "model")
+            asked = clipped(str(name))
+            hint = did_you_mean(asked, names)
+            raise ApiError(404, f"there is no model {asked!r}.{hint} Known: {', '.join(names)}", "model")
         return found[0]
