@@ -9,6 +9,8 @@ from tests.conftest import DATA
 from xtuner.chat.generate import Completion
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.session import Session
+from xtuner.dataset.encode import encode_conversations
+from xtuner.dataset.map_fns import openai_map_fn, template_map_fn_factory
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -48,7 +50,7 @@ def test_roles_that_our_templates_do_not_know(tokenizer):
     head, tail = text.split("<|im_start|>user\n", 1)
     assert '{"type": "function", "function": {"name": "add"' in head
     assert tail == (
-        "a\nb<|im_end|>\n<|im_start|>assistant\n"
+        "a\n\nb<|im_end|>\n<|im_start|>assistant\n"
         '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>\n'
         "<|im_start|>user\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
     )
@@ -175,3 +177,52 @@ def test_control_tokens_that_a_user_spells_are_text(name, role, own):
     fake = "\ufdd25\ufdd3 \ufdd299999\ufdd3"
     text = own.decode(writer.write([user(fake)], PROMPT_TEMPLATE[name], None, 10).ids)
     assert "<|im_end|> \ufdd299999\ufdd3" in text
+
+
+def test_what_a_request_tells_the_template(own):
+    """Variables reach the tokenizer's own template; arguments of the call that writes it are none."""
+    writer = PromptWriter(own, None)
+    for variables in ({}, {"enable_thinking": False}, {"enable_thinking": True}, {"unknown": [1]}):
+        found = writer.write(DIALOGUE, PROMPT_TEMPLATE.auto, None, 10, variables=variables)
+        asked = {"tokenize": False, "add_generation_prompt": True, **variables}
+        assert own.decode(found.ids) == own.apply_chat_template(DIALOGUE, **asked)
+    for name in ("chat_template", "tokenize", "add_generation_prompt", "messages", "bos_token"):
+        with pytest.raises(DataError, match=f"chat_template_kwargs: '{name}' cannot be given here"):
+            writer.write(DIALOGUE, PROMPT_TEMPLATE.auto, None, 10, variables={name: "x"})
+
+
+def test_thinking_in_the_history_is_as_in_training(own):
+    """Under a template of ours an answer holds its thinking; the tokenizer's own decides for itself."""
+    messages = [user("a"), bot("b", reasoning_content="Hm."), user("c")]
+    writer = PromptWriter(own, None)
+    ours = writer.write(messages, PROMPT_TEMPLATE.internlm2_chat, None, 10).ids
+    assert "assistant\n<think>\nHm.\n</think>\n\nb<|im_end|>" in own.decode(ours)
+    assert ours == trained_prompt([*messages, bot("d")], own)
+    auto = own.decode(writer.write(messages, PROMPT_TEMPLATE.auto, None, 10).ids)
+    assert auto == own.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def trained_prompt(messages, tokenizer):
+    """What training puts before the last answer."""
+    row = template_map_fn_factory("internlm2_chat")(openai_map_fn({"messages": messages}))
+    ids, trained = encode_conversations([row["conversation"]], tokenizer).sample(0)
+    ends = [i for i in range(1, len(ids)) if trained[i] and not trained[i - 1]]
+    return ids[: ends[-1]].tolist()
+
+
+@pytest.mark.parametrize("system", [[], ["S"], ["S", "T"]])
+def test_messages_in_a_row_are_joined_as_in_training(system, own):
+    """Questions, answers and system texts in a row are those that training makes of the same messages."""
+    messages = [*({"role": "system", "content": s} for s in system), user("a"), user("b"), bot("c"), bot("d")]
+    found = PromptWriter(own, None).write([*messages, user("e")], PROMPT_TEMPLATE.internlm2_chat, None, 10)
+    assert found.ids == trained_prompt([*messages, user("e"), bot("f")], own)
+
+
+def test_filling_in(own):
+    """What stands before and after goes between the tokens that a model of code knows; others refuse."""
+    with pytest.raises(DataError, match="suffix: this model has no tokens for filling in"):
+        PromptWriter(own, None).infill("a", "b")
+    marks = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+    own.add_special_tokens({"additional_special_tokens": marks})
+    text = own.decode(PromptWriter(own, None).infill("def add(", "return"))
+    assert text == "<s><|fim_prefix|>def add(<|fim_suffix|>return<|fim_middle|>"

@@ -9,17 +9,21 @@ are written between the marks that Hermes and Qwen models use.
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from xtuner.chat.pictures import Pictures
 from xtuner.chat.session import Session, encode_rendered
 from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
+from xtuner.dataset.encode import begin_ids
+from xtuner.dataset.map_fns.fields import BETWEEN
 from xtuner.errors import DataError
 from xtuner.utils.templates import is_tokenizers_own
 
@@ -28,6 +32,14 @@ Tools = Sequence[Mapping[str, Any]] | None
 Check = Callable[[], None]
 
 _PIECE = 20_000  # characters of a long text that are encoded at a time
+
+_INFILL = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
+"""Tokens before a text, before what follows it, and before what is to be filled in between."""
 
 _TOOLS = """You may call these functions:
 <tools>
@@ -65,11 +77,24 @@ class PromptWriter:
         # A tokenizer in Rust may be read by many threads at once, but not set up, which is done here.
         self._control = ControlTokens(tokenizer)
         self._alone: AbstractContextManager[Any] = nullcontext() if tokenizer.is_fast else threading.RLock()
-        own = ChatTemplate(tokenizer) if getattr(tokenizer, "chat_template", None) else None
-        self._own = own
-        self._own_end = own.end_of_turn() if own else ""
+        self._own = lru_cache(maxsize=8)(self._make_own)
+        self._own_end = self._own("{}").end_of_turn() if getattr(tokenizer, "chat_template", None) else ""
 
-    def encode(self, text: str, check: Check = _go_on) -> list[int]:
+    def _make_own(self, variables: str) -> ChatTemplate:
+        """The tokenizer's own template, with variables given as the text of a JSON object."""
+        return ChatTemplate(_WithVariables(self.tokenizer, json.loads(variables)))
+
+    def infill(self, prefix: str, suffix: str, check: Check = _go_on) -> list[int]:
+        """The ids that ask for what stands between two texts; DataError where the model knows no such."""
+        vocabulary = self.tokenizer.get_vocab()
+        known = [marks for marks in _INFILL if all(mark in vocabulary for mark in marks)]
+        if not known:
+            raise DataError("suffix: this model has no tokens for filling in: leave it out")
+        before, after = (self.encode(text, check, special_tokens=False) for text in (prefix, suffix))
+        begin, middle, end = (vocabulary[mark] for mark in known[0])
+        return [*begin_ids(self.tokenizer).tolist(), begin, *before, middle, *after, end]
+
+    def encode(self, text: str, check: Check = _go_on, *, special_tokens: bool = True) -> list[int]:
         """The ids of plain text, with what the tokenizer puts at its beginning."""
         _check_characters(text)
         if not self._may_fit(text, self.context, check):
@@ -77,7 +102,7 @@ class PromptWriter:
                 f"the prompt has more than {self.context} tokens, which is what the model's context holds"
             )
         with self._alone:
-            return list(self.tokenizer.encode(text))
+            return list(self.tokenizer.encode(text, add_special_tokens=special_tokens))
 
     def write(
         self,
@@ -86,21 +111,25 @@ class PromptWriter:
         tools: Tools,
         max_new_tokens: int,
         check: Check = _go_on,
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """The prompt for the next answer; DataError where it cannot be written or does not fit."""
+        """The prompt for the next answer; DataError where it cannot be written or does not fit.
+
+        `variables` are for the tokenizer's own template.
+        """
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError("messages: the last one must be a user's or a tool's: there is nothing to answer")
         _check_characters([messages, tools])
         messages = [self._as_text(message) for message in messages]
         limit = _limit(self.context, max_new_tokens)
         if is_tokenizers_own(template):
-            return self._write_with_own(messages, tools, limit, check)
+            own = self._own(json.dumps(_checked(variables or {}), sort_keys=True))
+            return self._write_with_own(own, messages, tools, limit, check)
         return self._write_with_ours(messages, template, tools, max_new_tokens, check)
 
     def _write_with_own(
-        self, messages: Sequence[Message], tools: Tools, limit: int | None, check: Check
+        self, own: ChatTemplate, messages: Sequence[Message], tools: Tools, limit: int | None, check: Check
     ) -> Prompt:
-        own = self._own or ChatTemplate(self.tokenizer)  # which says that there is none
         system = [m for m in messages if m["role"] == "system"]
         turns = _turns([m for m in messages if m["role"] != "system"])
 
@@ -148,7 +177,7 @@ class PromptWriter:
         session = Session(
             self.tokenizer,
             template,
-            "\n".join(system),
+            BETWEEN.join(system),
             context=self.context,
             pictures=self.pictures,
             control=self._control,
@@ -179,6 +208,30 @@ class PromptWriter:
             if count > 2 * limit + _PIECE:
                 return False
         return True
+
+
+class _WithVariables:
+    """A tokenizer whose chat template is given `variables` beside the messages."""
+
+    def __init__(self, tokenizer: Any, variables: Mapping[str, Any]) -> None:
+        self._tokenizer, self._variables = tokenizer, variables
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def apply_chat_template(self, *args: Any, **asked: Any) -> Any:
+        return self._tokenizer.apply_chat_template(*args, **asked, **self._variables)
+
+
+def _checked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`variables`; DataError for one that is no variable of a template but would change how it is written."""
+    from transformers import PreTrainedTokenizerBase
+
+    own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    for name in variables:
+        if name in own or name in ("messages", "bos_token", "eos_token"):
+            raise DataError(f"chat_template_kwargs: {name!r} cannot be given here: leave it out")
+    return variables
 
 
 def _most_that_fit(
@@ -249,7 +302,9 @@ def _questions_and_answers(messages: Sequence[Message]) -> list[tuple[str, str]]
             if not pairs:
                 pairs.append(([], []))
             calls = [_call_text(call) for call in message.get("tool_calls") or []]
-            pairs[-1][1].extend(text for text in (message.get("content"), *calls) if text)
+            words = "\n".join(text for text in (message.get("content"), *calls) if text)
+            thought = message.get("reasoning_content")
+            pairs[-1][1].append(f"<think>\n{thought}\n</think>\n\n{words}" if thought else words)
             continue
         if not pairs or pairs[-1][1]:
             pairs.append(([], []))
@@ -258,7 +313,8 @@ def _questions_and_answers(messages: Sequence[Message]) -> list[tuple[str, str]]
         pairs[-1][0].append(result if message["role"] == "tool" else text)
     if not pairs:
         raise DataError("messages: there is no message of a user")
-    return [("\n".join(asked), "\n".join(said)) for asked, said in pairs]
+    # Joined as training joins them.
+    return [(BETWEEN.join(filter(None, asked)), BETWEEN.join(filter(None, said))) for asked, said in pairs]
 
 
 def _call_text(call: Mapping[str, Any]) -> str:

@@ -44,22 +44,23 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     """What a request for a chat asks for."""
     model = service.find(body.model)
     template = _template(model, body.prompt_template)
+    notices = _notices(body)
     if body.response_format is not None and body.response_format.type != "text":
         raise ApiError(
             400, "response_format: this server answers in text only; leave it out", "response_format"
         )
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", "top_logprobs")
     tools = _tools(body)
     shown = await _pictures(service, model, body.messages, patience)
     messages = [_message(m, i, shown) for i, m in enumerate(body.messages)]
-    max_new_tokens = body.max_completion_tokens or body.max_tokens or service.max_new_tokens
-    prompt = await asyncio.to_thread(
-        service.prompts.write, messages, template, tools, max_new_tokens, patience.check
+    max_new_tokens = _length(service, body.max_completion_tokens, body.max_tokens)
+    write = functools.partial(
+        service.prompts.write, check=patience.check, variables=_template_variables(body)
     )
+    prompt = await asyncio.to_thread(write, messages, template, tools, max_new_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(service, body, max_new_tokens, prompt.stop_words, logprobs)
-    notices = []
     if prompt.num_dropped:
         notices.append(
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
@@ -72,15 +73,45 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
 async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
     """What a request for the continuation of a text asks for."""
     model = service.find(body.model)
-    for name in ("echo", "suffix"):
-        if getattr(body, name):
-            raise ApiError(400, f"{name} is not available here; leave it out", name)
-    if body.best_of not in (None, body.n or 1):
+    notices = _notices(body)
+    if body.best_of not in (None, 1, body.n or 1):
         raise ApiError(400, "best_of must be n; leave it out", "best_of")
-    prompts = await asyncio.to_thread(_prompt_ids, service, _prompts(body), patience)
-    max_new_tokens = body.max_tokens or service.max_new_tokens
+    texts = _prompts(body)
+    prompts = await asyncio.to_thread(_prompt_ids, service, body, texts, patience)
+    # An answer of no tokens is of use where the prompt is told with it.
+    no_answer = body.max_tokens == 0 and body.echo
+    max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
-    return _job(service, body, model, prompts, sampling, False, False, [])
+    sampling = replace(sampling, echo=bool(body.echo))
+    return _job(service, body, model, prompts, sampling, False, False, notices)
+
+
+def _notices(body: schema.ChatRequest | schema.CompletionRequest) -> list[str]:
+    """What is told of fields that are not known; ApiError for one that cannot be as it asks."""
+    given = body.model_extra or {}
+    for name, cure in schema.REFUSED.items():
+        if given.get(name):
+            raise ApiError(400, f"{name} is not available here: {cure}", name)
+    left = [name for name in body.unknown() if name not in schema.REFUSED]
+    return [f"fields that are not known here were not looked at: {', '.join(left)}"] if left else []
+
+
+def _length(service: Service, *asked: int | None) -> int:
+    """The longest answer: the first that is asked for, the server's own where none is."""
+    given = [length for length in asked if length is not None]
+    if 0 in given[:1]:
+        raise ApiError(400, "max_tokens: Input should be greater than or equal to 1", "max_tokens")
+    return given[0] if given and given[0] > 0 else schema.MAX_NEW_TOKENS if given else service.max_new_tokens
+
+
+def _template_variables(body: schema.ChatRequest) -> dict[str, Any]:
+    """What the request tells the tokenizer's own chat template beside the messages."""
+    variables: dict[str, Any] = {}
+    if body.reasoning_effort is not None:
+        variables["reasoning_effort"] = body.reasoning_effort
+    if body.reasoning_effort == "none":
+        variables["enable_thinking"] = False
+    return {**variables, **(body.chat_template_kwargs or {})}
 
 
 def _job(
@@ -102,8 +133,6 @@ def _job(
             length = sampling.max_new_tokens if room is None else min(room, sampling.max_new_tokens)
             parts.append((prompt, replace(sampling, seed=seed, max_new_tokens=length)))
     options = body.stream_options
-    if options is not None and not body.stream:
-        raise ApiError(400, "stream_options needs stream = true", "stream_options")
     usage = options is not None and options.include_usage
     tokenizer = service.prompts.tokenizer
     return Job(model, parts, is_chat, finds_calls, body.stream, usage, tokenizer, notices, num)
@@ -128,23 +157,26 @@ def _sampling(
     logprobs: int | None,
 ) -> Sampling:
     asked = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    given = {
+    given: dict[str, Any] = {
         name: value
         for name in (
             "temperature",
-            "top_p",
-            "top_k",
+            "min_p",
             "repetition_penalty",
             "presence_penalty",
             "frequency_penalty",
         )
         if (value := getattr(body, name)) is not None
     }
+    if body.top_p is not None:
+        given["top_p"] = max(body.top_p, 1e-9)  # nothing but the likeliest token
     return Sampling(
         max_new_tokens=max_new_tokens,
+        top_k=max(body.top_k or 0, 0),
         logit_bias=_logit_bias(service, body.logit_bias or {}),
         seed=None if body.seed is None else body.seed % 2**63,
-        stop_words=list(dict.fromkeys([*words, *asked])),
+        stop_words=list(dict.fromkeys(word for word in [*words, *asked] if word)),
+        stop_ids=frozenset(body.stop_token_ids or ()),
         logprobs=logprobs,
         **given,
     )
@@ -172,13 +204,19 @@ def _prompts(body: schema.CompletionRequest) -> list[str | list[int]]:
     return prompt
 
 
-def _prompt_ids(service: Service, prompts: list[str | list[int]], patience: Patience) -> list[list[int]]:
+def _prompt_ids(
+    service: Service, body: schema.CompletionRequest, prompts: list[str | list[int]], patience: Patience
+) -> list[list[int]]:
     found = []
     for prompt in prompts:
         patience.check()
-        found.append(
-            service.prompts.encode(prompt, patience.check) if isinstance(prompt, str) else list(prompt)
-        )
+        if not isinstance(prompt, str):
+            found.append(list(prompt))
+        elif body.suffix:
+            found.append(service.prompts.infill(prompt, body.suffix, patience.check))
+        else:
+            special = body.add_special_tokens is not False
+            found.append(service.prompts.encode(prompt, patience.check, special_tokens=special))
     wrong = [i for ids in found for i in ids if i >= service.num_tokens]
     if wrong:
         raise ApiError(400, f"prompt: {wrong[0]} is no token; there are {service.num_tokens}", "prompt")
@@ -241,13 +279,16 @@ def _image_urls(
 
 
 def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
     # Images stand above the words, as those of LLaVA's training do.
     marks = "".join(f"{picture.mark}\n" for (at, _), picture in shown.items() if at == index)
     found: dict[str, Any] = {"role": role, "content": marks + _text(message.content, index)}
-    if message.tool_calls:
-        found["tool_calls"] = [_tool_call(call, index) for call in message.tool_calls]
-    for name in ("name", "tool_call_id"):
+    calls = message.tool_calls or []
+    if message.function_call is not None and not calls:
+        calls = [schema.ToolCall(function=message.function_call)]
+    if calls:
+        found["tool_calls"] = [_tool_call(call, index) for call in calls]
+    for name in ("name", "tool_call_id", "reasoning_content"):
         if getattr(message, name) is not None:
             found[name] = getattr(message, name)
     return found
@@ -256,7 +297,11 @@ def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int]
 def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    values = [{"text": part.text, "image_url": part.image_url}.get(part.type) for part in content]
+    texts = ("text", "input_text", "output_text", "refusal")
+    values = [
+        part.text if part.type in texts else part.image_url if part.type == "image_url" else None
+        for part in content
+    ]
     other = [part.type for part, value in zip(content, values, strict=True) if value is None]
     if other:
         raise ApiError(
@@ -269,10 +314,12 @@ def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
 
 
 def _tool_call(call: schema.ToolCall, index: int) -> dict[str, Any]:
-    try:
-        arguments = read_json(call.function.arguments)
-    except ValueError:
-        arguments = None
+    arguments: Any = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = read_json(arguments) if arguments.strip() else {}
+        except ValueError:
+            arguments = None
     if not isinstance(arguments, dict):
         raise DataError(f"messages.{index}.tool_calls: arguments must be the text of a JSON object")
     return {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import time
 import uuid
@@ -158,6 +159,7 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[TokenInfo] = field(default_factory=list)
+    offset: int = 0  # characters of the tokens told in a stream
     finder: CallFinder | None = None
     end: End | None = None
 
@@ -203,14 +205,17 @@ class _Writer:
         if event.finish == "time":
             self.notices.append(f"answer {index} was cut after {event.num_tokens} tokens: its time was over")
         empty: dict[str, Any] = {"delta": {}} if self.job.is_chat else {"text": ""}
-        return [*found, self._chunk({"index": index, **empty, "finish_reason": self._finish(choice)})]
+        last = self._chunk({"index": index, **empty, "finish_reason": self._finish(choice)})
+        if self.notices and not self.job.stream_usage and all(c.end is not None for c in self.choices):
+            last["notices"] = self.notices
+        return [*found, last]
 
     def end(self) -> list[dict[str, Any]]:
-        """The last chunk: the usage where it is asked for, and the notices."""
-        if not (self.job.stream_usage or self.notices):
+        """The chunk of the usage, where that is asked for, with the notices."""
+        if not self.job.stream_usage:
             return []
-        more = {"usage": self._usage()} if self.job.stream_usage else {}
-        return [{**self._chunk(), **more, **({"notices": self.notices} if self.notices else {})}]
+        notices = {"notices": self.notices} if self.notices else {}
+        return [{**self._chunk(), "usage": self._usage(), **notices}]
 
     def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -226,7 +231,10 @@ class _Writer:
     def _told(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
         choice = self.choices[index]
         found = []
-        logprobs = {"logprobs": self._logprobs(tokens)} if self.with_logprobs and tokens else {}
+        logprobs = {}
+        if self.with_logprobs and tokens:
+            logprobs = {"logprobs": self._logprobs(tokens, choice.offset)}
+            choice.offset += sum(len(self._text(info.token)) for info in tokens)
         if not parts and logprobs:
             parts = [""]
         for part in parts:
@@ -248,7 +256,7 @@ class _Writer:
 
     def _whole_choice(self, index: int, choice: _Choice) -> dict[str, Any]:
         text = "".join(choice.text)
-        logprobs = self._logprobs(choice.tokens) if self.with_logprobs else None
+        logprobs = self._logprobs(choice.tokens, 0) if self.with_logprobs else None
         more = {"logprobs": logprobs, "finish_reason": self._finish(choice)}
         if not self.job.is_chat:
             return {"index": index, "text": text, **more}
@@ -286,7 +294,7 @@ class _Writer:
             "prompt_tokens_details": cached,
         }
 
-    def _logprobs(self, tokens: list[TokenInfo]) -> dict[str, Any]:
+    def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any]:
         if self.job.is_chat:
             told = [
                 {
@@ -296,13 +304,18 @@ class _Writer:
                 for info in tokens
             ]
             return {"content": told}
+        texts = [self._text(info.token) for info in tokens]
         return {
-            "tokens": [self._text(info.token) for info in tokens],
+            "tokens": texts,
             "token_logprobs": [_finite(info.logprob) for info in tokens],
-            "top_logprobs": [{self._text(t): _finite(v) for t, v in info.top} for info in tokens],
+            "top_logprobs": [
+                None if info.logprob is None else {self._text(t): _finite(v) for t, v in info.top}
+                for info in tokens
+            ],
+            "text_offset": [*itertools.accumulate(map(len, texts[:-1]), initial=offset)] if texts else [],
         }
 
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self._text(token)
         # The bytes of a token that is no whole character are not those of its text.
         whole = "\N{REPLACEMENT CHARACTER}" not in text
@@ -312,6 +325,6 @@ class _Writer:
         return str(self.job.tokenizer.decode([token], skip_special_tokens=False))
 
 
-def _finite(value: float) -> float:
+def _finite(value: float | None) -> float | None:
     # JSON has no infinity.
-    return max(value, -9999.0)
+    return None if value is None else max(value, -9999.0)

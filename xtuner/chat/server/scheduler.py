@@ -26,6 +26,7 @@ from xtuner.errors import XTunerError
 from xtuner.log import logger
 
 CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers
+CHUNK_WITH_LOGITS = 128  # where the logits after each of them are wanted, which are large
 KEPT = 4  # ended dialogues whose keys and values wait for their next turn
 
 
@@ -203,6 +204,8 @@ class Scheduler:
 
     def _begin(self, answer: Answer) -> None:
         answer.begin(self.tokenizer, self._ends, self.device)
+        if answer.wants_prompt_logits:
+            return
         common, best = 0, None
         for entry in self._kept:
             if entry[0] == answer.adapter and (length := _common_length(entry[1], answer.prompt)) > common:
@@ -218,18 +221,30 @@ class Scheduler:
 
     def _read_chunk(self, answer: Answer, budget: int) -> int:
         """Read on in the prompt of `answer`; returns how many tokens. After the last one it joins a batch."""
-        end = min(len(answer.prompt), answer.num_read + budget)
-        chunk = answer.prompt[answer.num_read : end]
+        budget = min(budget, CHUNK_WITH_LOGITS) if answer.wants_prompt_logits else budget
+        start, end = answer.num_read, min(len(answer.prompt), answer.num_read + budget)
         with self._using(answer.adapter):
-            logits, cache = self._reader([chunk], answer.cache)
-            if cache is None and answer.num_read:
-                logits, _ = self._reader([answer.prompt[:end]], None)
+            logits, cache = self._read(answer, answer.prompt[start:end], answer.cache, start)
+            if cache is None and end < len(answer.prompt):
+                # A family that keeps nothing reads its prompt as a whole.
+                start, end = 0, len(answer.prompt)
+                logits, _ = self._read(answer, answer.prompt, None, start)
         answer.cache, answer.num_read = cache, end
         if end == len(answer.prompt):
             self._reading = None
-            if not answer.push(logits[0]):
+            if not (answer.tell_prompt() or answer.push(logits)):
                 self._join(answer)
-        return len(chunk)
+        return end - start
+
+    def _read(self, answer: Answer, ids: list[int], cache: Any, start: int) -> tuple[torch.Tensor, Any]:
+        """The logits [vocabulary] after the last of `ids`, which stand at `start` in the prompt."""
+        if not answer.wants_prompt_logits:
+            logits, cache = self._reader([ids], cache)
+            return logits[0], cache
+        logits, cache = self._reader([ids], cache, all_logits=True)
+        if cache is not None or len(ids) == len(answer.prompt):
+            answer.push_prompt(logits[0], start)
+        return logits[0, -1], cache
 
     def _join(self, answer: Answer) -> None:
         cache, answer.cache = answer.cache, None
