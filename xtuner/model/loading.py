@@ -27,6 +27,8 @@ from xtuner.model import attention, mapped
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
+from xtuner.model.rope import scale_by_sample
+from xtuner.model.targets import packed_experts
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def load_llm(
         asked = kwargs.get("quantization_config") is not None
         loadable.check_training(config.to_dict(), path, full=full, asked=asked)
         factory = _class_of(factory, config, path, trusted)
+        kwargs = set_fields(config, kwargs)
         if max_position_embeddings:
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full, factory), "config": config}
@@ -205,6 +208,18 @@ def _widening(config: Any) -> Any:
     return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
 
+# Arguments of `from_pretrained` that configs have fields for too.
+_ARGUMENTS = {"attn_implementation", "dtype", "quantization_config", "torch_dtype", "trust_remote_code"}
+
+
+def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs` without those that name fields of `config`, which then has them, as in transformers."""
+    fields = {k: v for k, v in kwargs.items() if k not in _ARGUMENTS and hasattr(config, k)}
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return {k: v for k, v in kwargs.items() if k not in fields}
+
+
 def _is_quantized(quantization: Any) -> bool:
     if quantization is None:
         return False
@@ -244,7 +259,19 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
         ) from error
     if "quantization_config" in given:
         mapped.let_go_of_files(llm)
+        _tell_of_experts(llm)
     return llm
+
+
+def _tell_of_experts(llm: Any) -> None:
+    """Say what bitsandbytes leaves as it is: it quantises layers, and experts may be one parameter."""
+    experts = list(packed_experts(llm).values())
+    if experts:
+        size = sum(parameter.nbytes for parameter in experts) / 1e9
+        kept = _short(experts[0].dtype)
+        say_once(
+            f"Linear layers alone are quantised: experts are packed here and stay in {kept}, {size:.1f} GB"
+        )
 
 
 def is_native(config: Any) -> bool:
@@ -465,6 +492,7 @@ def load_for_chat(
     logger.info(f"Load LLM from {path}")
     model: Any = _call(family.from_pretrained, kwargs, str(path))
     repack_whole_blocks_alone(model)
+    scale_by_sample(model)
     if adapter is not None:
         if brings:
             resize_embeddings(model, tokenizer)
