@@ -15,6 +15,7 @@ import torch
 
 from xtuner.chat.generate import Chooser, decode
 from xtuner.chat.pictures import Picture
+from xtuner.chat.server.forms import Form
 from xtuner.chat.text_stream import TextStream
 
 
@@ -35,6 +36,7 @@ class Sampling:
     stop_words: Sequence[str] = ()
     stop_ids: frozenset[int] = frozenset()
     echo: bool = False  # tell the prompt first
+    form: Form | None = None  # that the answer must have
     logprobs: int | None = None  # how many alternatives to tell for each token, 0: the token's own alone
 
 
@@ -97,6 +99,7 @@ class Answer:
         """Get ready for the first logits."""
         s = self.sampling
         self._ends = ends | s.stop_ids
+        self._mask = None if s.form is None else s.form.start()
         self._counts: Counter[int] = Counter()
         self._untold: list[TokenInfo] = []
         self._chooser = Chooser(
@@ -136,6 +139,7 @@ class Answer:
         """Choose the next token from logits [vocabulary] and tell its text; whether the answer has ended."""
         s = self.sampling
         adjusted = self._adjusted(logits)
+        adjusted = adjusted if self._mask is None else self._mask.apply(adjusted)
         token = self._chooser(adjusted[None])
         self.ids.append(token)
         if s.presence_penalty or s.frequency_penalty:
@@ -149,6 +153,8 @@ class Answer:
             return self._end("stop", text)
         if len(self.ids) >= s.max_new_tokens:
             return self._end("length", text + self._stream.finish())
+        if self._mask is not None:
+            self._mask.push(token)
         if text:
             self._tell_piece(text)
         return False

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from xtuner.chat.server import schema
+from xtuner.chat.server.forms import UnavailableError
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.limits import Limits, Metrics
 from xtuner.chat.server.requests import Job, chat_jobs, completion_jobs
@@ -152,7 +153,7 @@ def _explain_errors(api: FastAPI) -> None:
 
     @api.exception_handler(XTunerError)
     async def ours(_request: Request, error: XTunerError) -> Response:
-        return ApiError(400, str(error)).response()
+        return ApiError(501 if isinstance(error, UnavailableError) else 400, str(error)).response()
 
     @api.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:

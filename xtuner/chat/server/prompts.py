@@ -84,6 +84,15 @@ class PromptWriter:
         """The tokenizer's own template, with variables given as the text of a JSON object."""
         return ChatTemplate(_WithVariables(self.tokenizer, json.loads(variables)))
 
+    def call_form(self, template: Mapping[str, Any] | None) -> tuple[bool, str]:
+        """Whether calls stand between the marks of Hermes, and under which name they have their arguments."""
+        if not is_tokenizers_own(template):
+            return True, "arguments"
+        text = str(self.tokenizer.chat_template)
+        if "<tool_call>" in text:
+            return True, "arguments"
+        return False, "parameters" if "<|python_tag|>" in text or "<|plugin|>" in text else "arguments"
+
     def infill(self, prefix: str, suffix: str, check: Check = _go_on) -> list[int]:
         """The ids that ask for what stands between two texts; DataError where the model knows no such."""
         vocabulary = self.tokenizer.get_vocab()

@@ -15,6 +15,7 @@ from typing import Any
 from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
 from xtuner.chat.server.answer import Sampling
+from xtuner.chat.server.forms import CallForm, Wanted
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
@@ -38,6 +39,7 @@ class Job:
     notices: list[str] = field(default_factory=list)
     num_choices: int = 1  # of each prompt
     pictures: list[Picture] = field(default_factory=list)
+    one_call: bool = False  # of each answer
 
 
 async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patience) -> Job:
@@ -45,10 +47,6 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     model = service.find(body.model)
     template = _template(model, body.prompt_template)
     notices = _notices(body)
-    if body.response_format is not None and body.response_format.type != "text":
-        raise ApiError(
-            400, "response_format: this server answers in text only; leave it out", "response_format"
-        )
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", "top_logprobs")
     tools = _tools(body)
@@ -61,13 +59,18 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     prompt = await asyncio.to_thread(write, messages, template, tools, max_new_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(service, body, max_new_tokens, prompt.stop_words, logprobs)
+    if (wanted := _wanted(service, body, template, tools)) is not None:
+        form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, sampling))
+        sampling = replace(sampling, form=form)
+        notices += [f"not kept of a schema: {told}" for told in form.told]
     if prompt.num_dropped:
         notices.append(
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
             f"{service.prompts.context} tokens"
         )
     job = _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices)
-    return replace(job, pictures=list(shown.values()))
+    one_call = body.parallel_tool_calls is False
+    return replace(job, pictures=list(shown.values()), one_call=one_call)
 
 
 async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
@@ -230,15 +233,53 @@ def _template(model: Served, asked: str | None) -> Any:
 
 
 def _tools(body: schema.ChatRequest) -> list[dict[str, Any]] | None:
-    if body.tool_choice not in (None, "none", "auto"):
+    names = [tool.function.name for tool in body.tools or ()]
+    asked = body.tool_choice.function.name if isinstance(body.tool_choice, schema.NamedTool) else None
+    if asked is not None and asked not in names:
+        known = ", ".join(map(clipped, names)) or "none"
         raise ApiError(
-            400,
-            "tool_choice: this server leaves the choice to the model; write 'auto' or 'none'",
-            "tool_choice",
+            400, f"tool_choice: there is no tool {clipped(asked)!r}; known: {known}", "tool_choice"
         )
+    if body.tool_choice == "required" and not names:
+        raise ApiError(400, "tool_choice: there are no tools", "tool_choice")
     if not body.tools or body.tool_choice == "none":
         return None
     return [tool.model_dump(exclude_none=True) for tool in body.tools]
+
+
+def _wanted(
+    service: Service, body: schema.ChatRequest, template: Any, tools: list[dict[str, Any]] | None
+) -> Wanted | None:
+    """The form that the answer must have; None where it may be any text."""
+    asked = body.response_format
+    answer, strict = None, True
+    if asked is not None and asked.type == "json_object":
+        answer = {"type": "object"}
+    elif asked is not None and asked.type == "json_schema":
+        if asked.json_schema is None or asked.json_schema.json_schema is None:
+            raise ApiError(400, "response_format: json_schema.schema is missing", "response_format")
+        answer, strict = asked.json_schema.json_schema, bool(asked.json_schema.strict)
+    must_call = bool(tools) and body.tool_choice not in (None, "auto")
+    calls = [
+        CallForm(tool.function.name, tool.function.parameters, bool(tool.function.strict))
+        for tool in (body.tools or () if tools else ())
+        if not isinstance(body.tool_choice, schema.NamedTool)
+        or tool.function.name == body.tool_choice.function.name
+    ]
+    marked, arguments = service.prompts.call_form(template)
+    in_text = marked and any(call.strict for call in calls)
+    if answer is None and not must_call and not in_text:
+        return None
+    several = body.parallel_tool_calls is not False and not isinstance(body.tool_choice, schema.NamedTool)
+    answer = None if must_call else answer
+    return Wanted(answer, strict, calls, must_call, several, marked, arguments)
+
+
+def _ends(service: Service, sampling: Sampling) -> list[int]:
+    """The tokens that end an answer, those that are a stop word among them."""
+    encode = functools.partial(service.prompts.encode, special_tokens=False)
+    words = [encode(word) for word in sampling.stop_words]
+    return [*service.scheduler.ends, *sampling.stop_ids, *(ids[0] for ids in words if len(ids) == 1)]
 
 
 async def _pictures(

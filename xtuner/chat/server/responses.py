@@ -224,6 +224,10 @@ class _Writer:
         more = {"usage": self._usage(), "notices": self.notices}
         return {**self.base, "object": kind, "choices": choices, **more}
 
+    def _notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+
     @staticmethod
     def _parts(choice: _Choice, text: str) -> list[str | Call]:
         return [text] if choice.finder is None else [*choice.finder.push(text)]
@@ -239,6 +243,9 @@ class _Writer:
             parts = [""]
         for part in parts:
             if isinstance(part, Call):
+                if self.job.one_call and choice.calls:
+                    self._notice("further calls were left out: parallel_tool_calls is false")
+                    continue
                 call = {
                     "id": f"call_{uuid.uuid4().hex[:24]}",
                     "type": "function",

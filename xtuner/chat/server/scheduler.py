@@ -84,7 +84,7 @@ class Scheduler:
         # Weights that are offloaded stand on "meta" until their layer runs.
         devices = [p.device for p in model.parameters() if p.device.type != "meta"]
         self.device = devices[0] if devices else torch.device("cpu")
-        self._ends = end_ids(model, tokenizer)
+        self.ends = end_ids(model, tokenizer)
         self._reader = Reader(model, self.device, pictures)
         self._queue = _Queue()
         self._reading: Answer | None = None
@@ -203,7 +203,7 @@ class Scheduler:
                 _fail(answer, error)
 
     def _begin(self, answer: Answer) -> None:
-        answer.begin(self.tokenizer, self._ends, self.device)
+        answer.begin(self.tokenizer, self.ends, self.device)
         if answer.wants_prompt_logits:
             return
         common, best = 0, None

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from xtuner.chat.server.forms import Forms
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.errors import did_you_mean
@@ -84,7 +85,11 @@ class Service:
     allowed_origins: Sequence[str] = ()
     # One at a time: an image of some kilobytes can need a gigabyte while it is read.
     image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
+    forms: Forms = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.forms = Forms(self.prompts.tokenizer, self.num_tokens)
 
     def find(self, name: str | None) -> Served:
         """The model of that name, the first one where none is asked for."""
