@@ -1,12 +1,17 @@
 """The paths of the server.
 
 POST /v1/chat/completions   messages -> an answer          POST /v1/completions   text or ids -> an answer
+POST /v1/responses          items -> items                 POST /v1/embeddings    texts -> vectors
+POST /tokenize              text, messages -> ids          POST /detokenize       ids -> text
 GET  /v1/models             the base and each adapter      GET  /health, /metrics
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -17,12 +22,16 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from xtuner.chat.generate import decode
 from xtuner.chat.server import schema
+from xtuner.chat.server.embeddings import embeddings
 from xtuner.chat.server.forms import UnavailableError
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.limits import Limits, Metrics
-from xtuner.chat.server.requests import Job, chat_jobs, completion_jobs
+from xtuner.chat.server.requests import chat_jobs, completion_jobs, tokenize
 from xtuner.chat.server.responses import respond, unless_gone
+from xtuner.chat.server.responses_api import ResponseWriter, as_chat
+from xtuner.chat.server.scheduler import QueueFullError
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import XTunerError, did_you_mean
 
@@ -87,16 +96,62 @@ def make_app(service: Service) -> Any:
     async def completions(body: schema.CompletionRequest, request: Request) -> Any:
         return await _answer(completion_jobs, body, request)
 
-    async def _answer(prepare: Callable[..., Any], body: Any, request: Request) -> Response:
+    @api.post(
+        "/v1/responses",
+        response_model=schema.Response,
+        responses={200: STREAM, **ERRORS},
+        dependencies=[Depends(_json_only)],
+    )
+    async def responses(body: schema.ResponsesRequest, request: Request) -> Any:
+        make_writer = functools.partial(ResponseWriter, body)
+        return await _answer(chat_jobs, as_chat(body), request, make_writer)
+
+    @api.post(
+        "/v1/embeddings",
+        response_model=schema.EmbeddingList,
+        responses=ERRORS,
+        dependencies=[Depends(_json_only)],
+    )
+    async def vectors(body: schema.EmbeddingRequest, request: Request) -> Any:
+        return await _prepared(embeddings, body, request)
+
+    @api.post("/tokenize", response_model=schema.Tokens, responses=ERRORS, dependencies=[Depends(_json_only)])
+    async def tokens(body: schema.TokenizeRequest, request: Request) -> Any:
+        ids = await _prepared(tokenize, body, request)
+        if isinstance(ids, Response):
+            return ids
+        # Images are no tokens that anybody knows.
+        ids = [max(i, -1) for i in ids]
+        return {"count": len(ids), "max_model_len": service.prompts.context, "tokens": ids}
+
+    @api.post("/detokenize", response_model=schema.Text, responses=ERRORS, dependencies=[Depends(_json_only)])
+    async def text(body: schema.DetokenizeRequest) -> Any:
+        wrong = [i for i in body.tokens if i >= service.num_tokens]
+        if wrong:
+            raise ApiError(400, f"tokens: {wrong[0]} is no token; there are {service.num_tokens}", "tokens")
+        return {"prompt": await asyncio.to_thread(decode, service.prompts.tokenizer, body.tokens)}
+
+    async def _prepared(prepare: Callable[..., Any], body: Any, request: Request) -> Any:
+        """What `prepare` gives, for as long as somebody waits for it."""
         patience = Patience(service.timeout_s, scheduler)
         try:
-            job: Job | None = await unless_gone(prepare(service, body, patience), request)
+            found = await unless_gone(prepare(service, body, patience), request)
+        except QueueFullError as error:
+            raise ApiError(429 if scheduler.is_alive else 503, str(error), retry_after_s=1) from error
         finally:
             patience.is_over = True
-        if job is None:
-            return Response(status_code=499)
+        return Response(status_code=499) if found is None else found
+
+    async def _answer(
+        prepare: Callable[..., Any], body: Any, request: Request, make_writer: Any = None
+    ) -> Response:
+        start = time.monotonic()
+        job = await _prepared(prepare, body, request)
+        if isinstance(job, Response):
+            return job
         client = request.client.host if request.client else ""
-        return await respond(job, request, scheduler, metrics, client, patience.deadline)
+        deadline = start + service.timeout_s
+        return await respond(job, request, scheduler, metrics, client, deadline, make_writer)
 
     @api.get("/v1/models", response_model=schema.ModelList, responses=ERRORS)
     async def models() -> Any:

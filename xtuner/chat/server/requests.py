@@ -46,7 +46,7 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     """What a request for a chat asks for."""
     model = service.find(body.model)
     template = _template(model, body.prompt_template)
-    notices = _notices(body)
+    notices = notices_of(body)
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", "top_logprobs")
     tools = _tools(body)
@@ -76,11 +76,12 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
 async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
     """What a request for the continuation of a text asks for."""
     model = service.find(body.model)
-    notices = _notices(body)
+    notices = notices_of(body)
     if body.best_of not in (None, 1, body.n or 1):
         raise ApiError(400, "best_of must be n; leave it out", "best_of")
-    texts = _prompts(body)
-    prompts = await asyncio.to_thread(_prompt_ids, service, body, texts, patience)
+    texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, body.n or 1)
+    special = body.add_special_tokens is not False
+    prompts = await asyncio.to_thread(prompt_ids, service, texts, patience, body.suffix, special)
     # An answer of no tokens is of use where the prompt is told with it.
     no_answer = body.max_tokens == 0 and body.echo
     max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
@@ -89,7 +90,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
     return _job(service, body, model, prompts, sampling, False, False, notices)
 
 
-def _notices(body: schema.ChatRequest | schema.CompletionRequest) -> list[str]:
+def notices_of(body: schema.Whole) -> list[str]:
     """What is told of fields that are not known; ApiError for one that cannot be as it asks."""
     given = body.model_extra or {}
     for name, cure in schema.REFUSED.items():
@@ -195,35 +196,57 @@ def _logit_bias(service: Service, asked: Mapping[str, float]) -> dict[int, float
     return found
 
 
-def _prompts(body: schema.CompletionRequest) -> list[str | list[int]]:
-    """The prompts, each a text or ids."""
-    prompt: Any = body.prompt
-    if not isinstance(prompt, list) or (prompt and isinstance(prompt[0], int)):
-        prompt = [prompt]
-    if not prompt:
-        raise ApiError(400, "the prompt is empty", "prompt")
-    if (count := (body.n or 1) * len(prompt)) > schema.MAX_CHOICES:
-        raise ApiError(400, f"{count} answers in one request: ask for {schema.MAX_CHOICES} at most")
-    return prompt
+def prompts_of(given: Any, name: str, most: int, num: int = 1) -> list[str | list[int]]:
+    """The prompts in the field `name`, each a text or ids; ApiError where `num` of each exceed `most`."""
+    if not isinstance(given, list) or (given and isinstance(given[0], int)):
+        given = [given]
+    if not given:
+        raise ApiError(400, f"the {name} is empty", name)
+    if (count := num * len(given)) > most:
+        raise ApiError(400, f"{count} answers in one request: ask for {most} at most", name)
+    return given
 
 
-def _prompt_ids(
-    service: Service, body: schema.CompletionRequest, prompts: list[str | list[int]], patience: Patience
+def prompt_ids(
+    service: Service,
+    prompts: Sequence[str | list[int]],
+    patience: Patience,
+    suffix: str | None = None,
+    special_tokens: bool = True,
 ) -> list[list[int]]:
+    """The ids of prompts; with `suffix` those that ask for what stands before it."""
     found = []
     for prompt in prompts:
         patience.check()
         if not isinstance(prompt, str):
             found.append(list(prompt))
-        elif body.suffix:
-            found.append(service.prompts.infill(prompt, body.suffix, patience.check))
+        elif suffix:
+            found.append(service.prompts.infill(prompt, suffix, patience.check))
         else:
-            special = body.add_special_tokens is not False
-            found.append(service.prompts.encode(prompt, patience.check, special_tokens=special))
+            found.append(service.prompts.encode(prompt, patience.check, special_tokens=special_tokens))
     wrong = [i for ids in found for i in ids if i >= service.num_tokens]
     if wrong:
         raise ApiError(400, f"prompt: {wrong[0]} is no token; there are {service.num_tokens}", "prompt")
     return found
+
+
+async def tokenize(service: Service, body: schema.TokenizeRequest, patience: Patience) -> list[int]:
+    """The ids of a text, or of messages with what opens an answer."""
+    model = service.find(body.model)
+    notices_of(body)
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(400, "give either prompt or messages", "prompt")
+    if body.prompt is not None:
+        special = body.add_special_tokens is not False
+        return (await asyncio.to_thread(prompt_ids, service, [body.prompt], patience, None, special))[0]
+    shown = await _pictures(service, model, body.messages or [], patience)
+    messages = [_message(m, i, shown) for i, m in enumerate(body.messages or [])]
+    write = functools.partial(
+        service.prompts.write, check=patience.check, variables=body.chat_template_kwargs or {}
+    )
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] or None
+    template = _template(model, body.prompt_template)
+    return (await asyncio.to_thread(write, messages, template, tools, 1)).ids
 
 
 def _template(model: Served, asked: str | None) -> Any:

@@ -14,9 +14,9 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -32,8 +32,27 @@ T = TypeVar("T")
 PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up
 
 
+class Writer(Protocol):
+    """Tells the events of a job's answers in the words of one interface."""
+
+    closing: str  # what ends a stream
+
+    def line(self, value: dict[str, Any]) -> str: ...
+    def failed(self, error: ApiError) -> dict[str, Any]: ...
+    def begin(self) -> list[dict[str, Any]]: ...
+    def chunks(self, index: int, event: Event) -> list[dict[str, Any]]: ...
+    def end(self) -> list[dict[str, Any]]: ...
+    def whole(self) -> dict[str, Any]: ...
+
+
 async def respond(
-    job: Job, request: Request, scheduler: Scheduler, metrics: Metrics, client: str, deadline: float
+    job: Job,
+    request: Request,
+    scheduler: Scheduler,
+    metrics: Metrics,
+    client: str,
+    deadline: float,
+    make_writer: Callable[[Job, Metrics], Writer] | None = None,
 ) -> Response:
     """The answer to `job`; ApiError where there is no room, or nothing could be written."""
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -59,7 +78,7 @@ async def respond(
         scheduler.submit(answers)
     except QueueFullError as error:
         raise ApiError(429 if scheduler.is_alive else 503, str(error), retry_after_s=1) from error
-    writer = _Writer(job, metrics)
+    writer = (make_writer or OpenAIWriter)(job, metrics)
     source = _events(events, answers, scheduler, metrics)
     if job.stream:
         return StreamingResponse(
@@ -92,32 +111,29 @@ async def _events(
             scheduler.cancel(answers)
 
 
-async def _stream(writer: _Writer, source: AsyncIterator[tuple[int, Event] | None]) -> AsyncIterator[str]:
+async def _stream(writer: Writer, source: AsyncIterator[tuple[int, Event] | None]) -> AsyncIterator[str]:
     try:
         for chunk in writer.begin():
-            yield _line(chunk)
+            yield writer.line(chunk)
         async for item in source:
             if item is None:
                 yield ": waiting\n\n"
                 continue
             if isinstance(item[1], Failed):
-                yield _line(ApiError(item[1].status, item[1].message).body())
+                yield writer.line(writer.failed(ApiError(item[1].status, item[1].message)))
                 return
             for chunk in writer.chunks(*item):
-                yield _line(chunk)
+                yield writer.line(chunk)
         for chunk in writer.end():
-            yield _line(chunk)
-        yield "data: [DONE]\n\n"
+            yield writer.line(chunk)
+        if writer.closing:
+            yield writer.closing
     finally:
         await source.aclose()  # type: ignore[attr-defined]
 
 
-def _line(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
 async def _whole(
-    writer: _Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
+    writer: Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
 ) -> Response:
     async def collect() -> bool:
         try:
@@ -164,8 +180,10 @@ class _Choice:
     end: End | None = None
 
 
-class _Writer:
-    """Puts events into OpenAI's words, and keeps what a whole answer needs."""
+class OpenAIWriter:
+    """Puts events into the words of chats and completions, and keeps what a whole answer needs."""
+
+    closing = "data: [DONE]\n\n"
 
     def __init__(self, job: Job, metrics: Metrics) -> None:
         self.job = job
@@ -180,6 +198,16 @@ class _Writer:
         self.notices = list(job.notices)
         self.choices = [_Choice(finder=CallFinder() if job.finds_calls else None) for _ in job.parts]
         self.with_logprobs = job.parts[0][1].logprobs is not None
+
+    @staticmethod
+    def line(value: dict[str, Any]) -> str:
+        """A chunk as it is sent."""
+        return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+    @staticmethod
+    def failed(error: ApiError) -> dict[str, Any]:
+        """The chunk of a fault."""
+        return error.body()
 
     def begin(self) -> list[dict[str, Any]]:
         """What a stream begins with."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +29,7 @@ from xtuner.log import logger
 CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers
 CHUNK_WITH_LOGITS = 128  # where the logits after each of them are wanted, which are large
 KEPT = 4  # ended dialogues whose keys and values wait for their next turn
+_STOPPED = "the server was stopped before the answer was complete"
 
 
 class QueueFullError(XTunerError):
@@ -87,6 +89,7 @@ class Scheduler:
         self.ends = end_ids(model, tokenizer)
         self._reader = Reader(model, self.device, pictures)
         self._queue = _Queue()
+        self._asides: deque[tuple[Callable[[], Any], str | None, Future[Any]]] = deque()
         self._reading: Answer | None = None
         self._batches: list[tuple[str | None, Batch, list[Answer]]] = []
         self._kept: list[tuple[str | None, list[int], Any]] = []
@@ -113,7 +116,11 @@ class Scheduler:
         for answer in left:
             if not answer.cancelled:
                 answer.cancelled = True
-                answer.tell(Failed("the server was stopped before the answer was complete", 503))
+                answer.tell(Failed(_STOPPED, 503))
+        while self._asides:
+            _, _, future = self._asides.popleft()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(QueueFullError(_STOPPED))
 
     @property
     def is_alive(self) -> bool:
@@ -144,6 +151,18 @@ class Scheduler:
                 self._queue.add(answer)
             self._changed.notify_all()
 
+    def aside(self, work: Callable[[], Any], adapter: str | None) -> Future[Any]:
+        """What `work` gives, called in the scheduler's thread between two tokens; fails as `submit` does."""
+        with self._changed:
+            if self._closed:
+                raise QueueFullError("the server is shutting down")
+            if len(self._asides) >= self.max_waiting:
+                raise QueueFullError(f"{len(self._asides)} requests wait already: try again later")
+            future: Future[Any] = Future()
+            self._asides.append((work, adapter, future))
+            self._changed.notify_all()
+        return future
+
     def cancel(self, answers: Sequence[Answer]) -> None:
         """Write no more of `answers`."""
         with self._changed:
@@ -157,7 +176,7 @@ class Scheduler:
         with torch.no_grad():
             while True:
                 with self._changed:
-                    while not (self._closed or self._queue or self.num_running):
+                    while not (self._closed or self._queue or self._asides or self.num_running):
                         self._changed.wait()
                     if self._closed:
                         break
@@ -171,6 +190,7 @@ class Scheduler:
         for answer in gone:
             if not answer.cancelled:
                 answer.tell(Failed("the time allowed for it was over before the answer began", 503))
+        self._work_aside()
         self._read_prompts()
         for entry in list(self._batches):
             try:
@@ -180,6 +200,18 @@ class Scheduler:
                 for answer in entry[2]:
                     _fail(answer, error)
         self._batches = [entry for entry in self._batches if entry[2]]
+
+    def _work_aside(self) -> None:
+        with self._changed:
+            if not self._asides:
+                return
+            work, adapter, future = self._asides.popleft()
+        if future.set_running_or_notify_cancel():
+            try:
+                with self._using(adapter):
+                    future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
 
     def _read_prompts(self) -> None:
         budget = CHUNK

@@ -22,7 +22,7 @@ TAKEN = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
     *("prompt_cache_retention", "prompt_cache_options", "prediction", "verbosity", "extra_headers"),
     *("skip_special_tokens", "spaces_between_special_tokens", "include_reasoning", "cache_salt", "priority"),
-    *("request_id", "encoding_format"),
+    *("request_id", "include", "truncation", "max_tool_calls"),
 )
 """Fields of requests to OpenAI and to other servers that change nothing in what is answered here."""
 
@@ -138,7 +138,7 @@ class ResponseFormat(_Request):
     json_schema: JsonSchema | None = None
 
 
-class _Whole(_Request):
+class Whole(_Request):
     """A request; `model_extra` holds the fields that are not known."""
 
     model_config = ConfigDict(extra="allow")
@@ -165,7 +165,7 @@ class _Whole(_Request):
         return [name[:100] for name in self.model_extra or {}][:20]
 
 
-class _Generation(_Whole):
+class _Generation(Whole):
     """What all kinds of requests for an answer have in common."""
 
     stream: bool = False
@@ -221,6 +221,44 @@ class CompletionRequest(_Generation):
     add_special_tokens: bool | None = Field(None, description="of texts, default true; not of OpenAI")
 
 
+class ResponsesRequest(Whole):
+    """A request to /v1/responses; its items are read by responses_api."""
+
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    stream: bool = False
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    prompt_template: Name | None = Field(None, description="one of XTuner's by name; not of OpenAI")
+
+
+class EmbeddingRequest(Whole):
+    input: str | list[str] | list[Id] | list[list[Id]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+class TokenizeRequest(Whole):
+    """A text, or messages as they are put to the model."""
+
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    prompt_template: Name | None = None
+
+
+class DetokenizeRequest(Whole):
+    tokens: list[Id]
+
+
 class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
@@ -258,6 +296,45 @@ class ChatResponse(_Response):
 class CompletionResponse(_Response):
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
+
+
+class Response(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    status: Literal["completed", "incomplete", "in_progress"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+    model_config = ConfigDict(extra="allow")
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+class Tokens(BaseModel):
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+
+
+class Text(BaseModel):
+    prompt: str
 
 
 class ModelInfo(BaseModel):
