@@ -99,10 +99,21 @@ class Session:
 
         `system` is a system text of this turn alone, such as what a tool has answered.
         """
+        ids, num_dropped = self.fit(text, max_new_tokens, system)
+        if num_dropped:
+            logger.warning(
+                "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
+                num_dropped,
+                self.context,
+            )
+        return ids
+
+    def fit(self, text: str, max_new_tokens: int, system: str = "") -> tuple[list[int], int]:
+        """The ids as `ask` gives them, and how many of the oldest turns were dropped for them."""
         limit = _prompt_limit(self.context, max_new_tokens)
         ids = self.history_ids() + self.prompt_ids(text, system)
         if limit is None or len(ids) <= limit:
-            return ids
+            return ids, 0
         kept = self.turns
         starts = [start for start in self._questions() if start > 0]
         # What a tool has answered is of no use without its question.
@@ -120,12 +131,7 @@ class Session:
             raise DataError(
                 f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
             )
-        logger.warning(
-            "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
-            starts[at],
-            self.context,
-        )
-        return ids
+        return ids, starts[at]
 
     def answered(self, text: str, completion: Completion, ends: set[int], system: str = "") -> None:
         """Add the turn that `completion` answers to the history; `ends` are the end-of-sequence ids."""

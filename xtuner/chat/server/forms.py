@@ -110,6 +110,11 @@ class Forms:
         matcher = LLMatcher(known, grammar, log_level=0)
         if matcher.is_error():
             raise DataError(f"this schema cannot be kept: {_reason(matcher.get_error())}")
+        # What is too wide to be followed fails here, where nobody else waits for it.
+        first = matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error():
+            raise DataError(f"this schema cannot be kept: {_reason(first.get_error())}")
         return Form(matcher, list(map(_reason, told)))
 
     def _with_ends(self, ends: frozenset[int]) -> Any:

@@ -11,9 +11,17 @@ MAX_DEPTH = 100
 def read_json(text: str | bytes) -> Any:
     """The value of `text`; ValueError with a reason where it is no JSON, or too much of it."""
     try:
-        value = json.loads(text, parse_int=_integer, parse_constant=_constant)
+        value = json.loads(text, parse_constant=_constant)
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:
+        # Python converts numbers up to some thousands of digits.
+        raise ValueError("a number has too many digits" if "digits" in str(error) else str(error)) from None
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, brackets)) <= MAX_DEPTH:  # type: ignore[arg-type]
+        return value
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [
@@ -26,12 +34,6 @@ def read_json(text: str | bytes) -> Any:
         if not level:
             return value
     raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 100:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
 
 
 def _constant(name: str) -> float:

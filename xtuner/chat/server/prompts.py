@@ -193,7 +193,7 @@ class PromptWriter:
         )
         with self._alone:
             session.recall(before, max_new_tokens, may_fit)
-            ids = session.ask(last[0], max_new_tokens)
+            ids, _ = session.fit(last[0], max_new_tokens)
         words = list(session.template.get("STOP_WORDS") or [])
         return Prompt(ids, words, len(before) - len(session.turns))
 

@@ -14,9 +14,19 @@ from xtuner.errors import did_you_mean
 
 MAX_NEW_TOKENS = 1_000_000
 MAX_CHOICES = 16
+MAX_MESSAGES, MAX_TOOLS = 10_000, 1_000
 Word = Annotated[str, StringConstraints(max_length=1000)]
 Name = Annotated[str, StringConstraints(max_length=200)]
 Id = Annotated[int, Field(ge=0)]
+
+
+def _few(most: int, least: int = 0) -> Any:
+    """For lists: so many items, of which the first wrong one is enough. Requests are read while others wait."""
+    return Field(min_length=least, max_length=most, fail_fast=True)
+
+
+Ids = Annotated[list[Id], _few(2_000_000)]
+Prompt = str | Annotated[list[str], _few(10_000)] | Ids | Annotated[list[Ids], _few(10_000)]
 
 TAKEN = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
@@ -83,9 +93,9 @@ class ToolCall(_Request):
 
 class Message(_Request):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], _few(10_000)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], _few(10_000)] | None = None
     tool_call_id: str | None = None
     function_call: FunctionCall | None = Field(None, description="the older form of one call")
     reasoning_content: str | None = Field(
@@ -185,18 +195,18 @@ class _Generation(Whole):
     )
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=10_000)] | None
+    ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Word | Annotated[list[Word], Field(max_length=64)] | None = None
-    stop_token_ids: Annotated[list[Id], Field(max_length=64)] | None = Field(
-        None, description="not of OpenAI"
-    )
+    stop: Word | Annotated[list[Word], _few(64)] | None = None
+    stop_token_ids: Annotated[list[Id], _few(64)] | None = Field(None, description="not of OpenAI")
 
 
 class ChatRequest(_Generation):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], _few(MAX_MESSAGES, 1)]
     max_completion_tokens: Annotated[int, Field(ge=-1, le=MAX_NEW_TOKENS)] | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], _few(MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
@@ -211,7 +221,7 @@ class ChatRequest(_Generation):
 
 
 class CompletionRequest(_Generation):
-    prompt: str | list[str] | list[Id] | list[list[Id]]
+    prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = Field(
         None, description="begin with the prompt, with logprobs with those of its tokens"
@@ -224,7 +234,7 @@ class CompletionRequest(_Generation):
 class ResponsesRequest(Whole):
     """A request to /v1/responses; its items are read by responses_api."""
 
-    input: str | list[dict[str, Any]]
+    input: str | Annotated[list[dict[str, Any]], _few(MAX_MESSAGES)]
     instructions: str | None = None
     stream: bool = False
     max_output_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
@@ -239,7 +249,7 @@ class ResponsesRequest(Whole):
 
 
 class EmbeddingRequest(Whole):
-    input: str | list[str] | list[Id] | list[list[Id]]
+    input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
 
@@ -248,15 +258,15 @@ class TokenizeRequest(Whole):
     """A text, or messages as they are put to the model."""
 
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[Tool] | None = None
+    messages: Annotated[list[Message], _few(MAX_MESSAGES, 1)] | None = None
+    tools: Annotated[list[Tool], _few(MAX_TOOLS)] | None = None
     add_special_tokens: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     prompt_template: Name | None = None
 
 
 class DetokenizeRequest(Whole):
-    tokens: list[Id]
+    tokens: Ids
 
 
 class Usage(BaseModel):
