@@ -21,7 +21,7 @@ Id = Annotated[int, Field(ge=0)]
 
 
 def _few(most: int, least: int = 0) -> Any:
-    """For lists: so many items, of which the first wrong one is enough. Requests are read while others wait."""
+    """For lists: so many items, of which the first wrong one is enough; others wait while it is read."""
     return Field(min_length=least, max_length=most, fail_fast=True)
 
 
