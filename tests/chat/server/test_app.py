@@ -297,7 +297,7 @@ def test_metrics_count(client):
         ('"seed": ' + "1" * 4000 + "}", "seed: "),
         ('"messages": [' + "[]," * 200_000 + "[]]}", "messages.0: "),
         ('"messages": [' + '{"role": "user", "content": "a"},' * 10_000 + "1]}", "messages: "),
-        ('"a": ' + "[]," * 600_000, "it has 600,002 lists and objects, 500,000 are allowed"),
+        ('"a": ' + "[]," * 600_000, "it has 600,003 lists and objects, 500,000 are allowed"),
         ('"stop_token_ids": [' + "1," * 200_000 + "1]}", "stop_token_ids: "),
         ('"logit_bias": {"0": 1' + "".join(f',"{i}": 1' for i in range(30_000)) + "}}", "logit_bias: "),
         ('"temperature": NaN}', "NaN is no number of JSON"),

@@ -56,20 +56,22 @@ class UnavailableError(XTunerError):
 class Form:
     """A form that answers can take; `start` begins one."""
 
-    def __init__(self, matcher: Any, told: Sequence[str] = ()) -> None:
+    def __init__(self, matcher: Any, ends: Sequence[int], told: Sequence[str] = ()) -> None:
         self._matcher = matcher
+        self._ends = ends
         self.told = list(told)  # what of a schema is not kept
 
     def start(self) -> Mask:
         """The mask of one more answer."""
-        return Mask(self._matcher.deep_copy())
+        return Mask(self._matcher.deep_copy(), self._ends)
 
 
 class Mask:
     """Leaves those tokens that the form of one answer allows."""
 
-    def __init__(self, matcher: Any) -> None:
+    def __init__(self, matcher: Any, ends: Sequence[int]) -> None:
         self._matcher = matcher
+        self._ends = ends
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """`logits` [vocabulary], of which what may not come next is minus infinity."""
@@ -78,6 +80,9 @@ class Mask:
         allowed = np.zeros(len(logits), bool)
         found = np.unpackbits(bits, bitorder="little")[: len(logits)]
         allowed[: len(found)] = found
+        # The matcher knows the first of the tokens that end an answer; where that may come, all may.
+        if allowed[self._ends[0]]:
+            allowed[list(self._ends)] = True
         return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), float("-inf"))
 
     def push(self, token: int) -> None:
@@ -96,11 +101,16 @@ class Forms:
     def __init__(self, tokenizer: Any, num_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._num_tokens = max(num_tokens, len(tokenizer))
-        self._known = lru_cache(maxsize=4)(self._with_ends)
+        self._known = lru_cache(maxsize=4)(self._with_end)
 
     def make(self, wanted: Wanted, ends: Sequence[int]) -> Form:
         """The form of answers that end with one of `ends`; DataError for a schema that cannot be kept."""
-        known = self._known(frozenset(ends))
+        if not ends:
+            raise UnavailableError(
+                "answers of a given form need a token that ends them, and the model has none"
+            )
+        ends = sorted(set(ends))
+        known = self._known(ends[0])
         from llguidance import LLMatcher
 
         grammar = self._grammar(wanted, frozenset(ends))
@@ -115,9 +125,9 @@ class Forms:
         first.compute_bitmask()
         if first.is_error():
             raise DataError(f"this schema cannot be kept: {_reason(first.get_error())}")
-        return Form(matcher, list(map(_reason, told)))
+        return Form(matcher, ends, list(map(_reason, told)))
 
-    def _with_ends(self, ends: frozenset[int]) -> Any:
+    def _with_end(self, end: int) -> Any:
         try:
             from llguidance.hf import from_tokenizer
         except ImportError as error:
@@ -126,7 +136,7 @@ class Forms:
             ) from error
         if not self._tokenizer.is_fast:
             raise UnavailableError("answers of a given form need a fast tokenizer, and the model's is slow")
-        return from_tokenizer(self._tokenizer, n_vocab=self._num_tokens, eos_token=sorted(ends))
+        return from_tokenizer(self._tokenizer, n_vocab=self._num_tokens, eos_token=end)
 
     def _grammar(self, wanted: Wanted, ends: frozenset[int]) -> str:
         rules: list[str] = []
