@@ -99,6 +99,15 @@ def test_json_of_a_schema(client, temperature):
     assert text == choice["message"]["content"]
 
 
+def test_words_that_stop_an_answer_are_no_ends_of_its_form(client):
+    """A stop word that is a token of JSON cuts the answer where it comes, and nowhere else."""
+    for stop in ("}", '"'):
+        choice = ask(client, response_format=person(), stop=stop)["choices"][0]
+        assert choice["finish_reason"] == "stop"
+        assert choice["message"]["content"].startswith("{")
+        assert stop not in choice["message"]["content"]
+
+
 def test_any_object(client, tokenizer):
     """json_object is an object; one cut by the length is told as cut."""
     body = {"response_format": {"type": "json_object"}, "logprobs": True, "top_logprobs": 2}
@@ -224,6 +233,7 @@ def test_end_tokens_and_words(tokenizer):
     """An answer that is complete ends with any of the tokens that end answers, and cannot go on."""
     form = Forms(tokenizer, len(tokenizer) + 5).make(Wanted({"enum": ["a"]}), [2, 5])
     mask = form.start()
+    assert not mask.apply(torch.zeros(len(tokenizer)))[[2, 5]].isfinite().any()
     for token in tokenizer.encode('"a"', add_special_tokens=False):
         mask.push(token)
     allowed = mask.apply(torch.zeros(len(tokenizer) + 64)).isfinite().nonzero().flatten().tolist()

@@ -1,5 +1,6 @@
 """What sockets see: requests that are not sent to their end, or are too large, and the end of the server."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -8,11 +9,13 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
+from fastapi import Request
 
 from xtuner.chat.generate import context_length
 from xtuner.chat.server import http
 from xtuner.chat.server.app import make_app
 from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.server.responses import unless_gone
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.serve import listen
 from xtuner.chat.server.service import Served, Service
@@ -105,6 +108,28 @@ def test_what_is_too_large_is_refused_before_it_is_sent(llama, tokenizer, chunke
         reply = httpx.post(url, content=content, headers={"content-type": "application/json"}, timeout=20)
         assert reply.status_code == 413
         assert "larger than 1000 bytes" in reply.json()["error"]["message"]
+
+
+def test_who_hangs_up_ends_the_work_before_the_answer_too():
+    """What is done for a request is given up when its client is gone."""
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.sleep(20)
+        finally:
+            ended.append(True)
+
+    async def gone():
+        await asyncio.sleep(0.05)
+        return {"type": "http.disconnect"}
+
+    async def done():
+        return 7
+
+    assert asyncio.run(unless_gone(work(), Request({"type": "http"}, gone))) is None
+    assert ended == [True]
+    assert asyncio.run(unless_gone(done(), Request({"type": "http"}, gone))) == 7
 
 
 def test_streams_that_are_open_at_the_end_are_told_so(llama, tokenizer):

@@ -109,7 +109,6 @@ class Forms:
             raise UnavailableError(
                 "answers of a given form need a token that ends them, and the model has none"
             )
-        ends = sorted(set(ends))
         known = self._known(ends[0])
         from llguidance import LLMatcher
 

@@ -60,7 +60,7 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(service, body, max_new_tokens, prompt.stop_words, logprobs)
     if (wanted := _wanted(service, body, template, tools)) is not None:
-        form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, sampling))
+        form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, prompt.stop_words))
         sampling = replace(sampling, form=form)
         notices += [f"not kept of a schema: {told}" for told in form.told]
     if prompt.num_dropped:
@@ -298,11 +298,10 @@ def _wanted(
     return Wanted(answer, strict, calls, must_call, several, marked, arguments)
 
 
-def _ends(service: Service, sampling: Sampling) -> list[int]:
-    """The tokens that end an answer, those that are a stop word among them."""
-    encode = functools.partial(service.prompts.encode, special_tokens=False)
-    words = [encode(word) for word in sampling.stop_words]
-    return [*service.scheduler.ends, *sampling.stop_ids, *(ids[0] for ids in words if len(ids) == 1)]
+def _ends(service: Service, stop_words: Sequence[str]) -> list[int]:
+    """The tokens that end an answer: the model's, then those that are a stop word of its template."""
+    words = [service.prompts.encode(word, special_tokens=False) for word in stop_words]
+    return [*service.scheduler.ends, *(ids[0] for ids in words if len(ids) == 1)]
 
 
 async def _pictures(
