@@ -92,6 +92,29 @@ def test_the_oldest_turns_go_and_the_system_text_stays(tokenizer, caplog):
     assert f"the {3 - len(kept)} oldest responses, since it exceeds the length limitation 120" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["default", "chatglm2", "internlm2_chat"])
+@pytest.mark.parametrize("system", ["", "Be kind."])
+def test_what_is_left_of_a_full_dialogue_begins_as_a_dialogue_does(name, system, tokenizer):
+    """The turns left are those that fit, and the first has what opens a sequence."""
+    turns = [(f"question {i}", f"answer {i}") for i in range(30)]
+    session = Session(tokenizer, PROMPT_TEMPLATE[name], system, context=200)
+    talk(session, turns[:-20], tokenizer)
+    recalled = Session(tokenizer, PROMPT_TEMPLATE[name], system, context=200)
+    recalled.recall(turns[:-20], 10, lambda text: True)
+    ids = session.ask("and now?", 10)
+    assert recalled.ask("and now?", 10) == ids
+    assert ids[0] == tokenizer.bos_token_id
+    assert len(ids) <= 190
+    whole = Session(tokenizer, PROMPT_TEMPLATE[name], system)
+    talk(whole, turns[:-20], tokenizer)
+    whole._keep(whole.turns[-len(session.turns) :])
+    assert whole.history_ids() + whole.prompt_ids("and now?") == ids
+    whole = Session(tokenizer, PROMPT_TEMPLATE[name], system)
+    talk(whole, turns[:-20], tokenizer)
+    whole._keep(whole.turns[-len(session.turns) - 1 :])
+    assert len(whole.history_ids() + whole.prompt_ids("and now?")) > 190
+
+
 def test_a_question_longer_than_the_context_is_an_error(tokenizer):
     """What does not fit alone is refused with its length."""
     session = Session(tokenizer, PROMPT_TEMPLATE.default, context=20)

@@ -41,16 +41,27 @@ def test_turned_as_the_camera_says():
     assert decode_image(data, "x").size == (4, 6)
 
 
-@pytest.mark.parametrize("side", [8_000, 12_000, 30_000])
-def test_a_bomb_is_not_unpacked(side):
-    """A small file with a huge image is refused by what its head says."""
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [
+        (8_000, 8_000),
+        (12_000, 12_000),
+        (30_000, 30_000),
+        (50_000, 1_000),
+        (1_000, 50_000),
+        (20_000, 500),
+        (7_000, 30),
+    ],
+)
+def test_a_bomb_is_not_unpacked(width, height):
+    """A small file with an image that is huge, would be as a square or enlarged is refused by its head."""
     import struct
     import zlib
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(DataError, match=rf"x is too large.* {MAX_PIXELS:,}"):
         decode_image(data, "x")

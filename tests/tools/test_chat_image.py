@@ -89,7 +89,7 @@ def test_files_that_are_no_image(llava, tmp_path, picture, refused, monkeypatch)
     cut.write_bytes(picture.read_bytes()[:-40])
     assert f"the image {cut} is damaged or cut off" in refused(llava.whole, "--image", cut)
     monkeypatch.setattr("xtuner.dataset.image.MAX_PIXELS", 1000)
-    assert f"{picture} is too large: 80 x 48 pixels, and 1,000" in refused(llava.whole, "--image", picture)
+    assert f"{picture} is too large: 80 x 48 pixels; 1,000" in refused(llava.whole, "--image", picture)
 
 
 def test_parts_that_do_not_fit(llava, tmp_path, picture, refused):

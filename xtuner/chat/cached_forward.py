@@ -27,11 +27,15 @@ class CachedForward:
         self.takes_positions = "position_ids" in names
 
     def __call__(
-        self, inputs: Mapping[str, torch.Tensor], cache: Any, **more: Any
+        self, inputs: Mapping[str, torch.Tensor], cache: Any, *, all_logits: bool = False, **more: Any
     ) -> tuple[torch.Tensor, Any]:
-        """The logits [rows, vocabulary] after the last token of each row, and the cache, which can grow."""
-        out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **self._only_last, **more)
+        """The logits [rows, vocabulary] after the last token of each row, and the cache, which can grow.
+
+        With `all_logits` they are those after each token, [rows, tokens, vocabulary].
+        """
+        kept = {} if all_logits else self._only_last
+        out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **kept, **more)
         # Asking an output of today for yesterday's name is answered with a warning.
         cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
         let_grow(cache)
-        return out.logits[:, -1].float(), cache
+        return (out.logits if all_logits else out.logits[:, -1]).float(), cache

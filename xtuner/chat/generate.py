@@ -241,6 +241,7 @@ class Chooser:
         top_p: float,
         repetition_penalty: float,
         seed: int | None,
+        min_p: float = 0.0,
     ) -> None:
         from transformers.generation import logits_process as lp
 
@@ -255,6 +256,8 @@ class Chooser:
                 self.steps.append(lp.TopKLogitsWarper(top_k))
             if top_p < 1.0:
                 self.steps.append(lp.TopPLogitsWarper(top_p))
+            if min_p > 0.0:
+                self.steps.append(lp.MinPLogitsWarper(min_p))
         self.generator = torch.Generator(device)
         if seed is None:
             self.generator.seed()

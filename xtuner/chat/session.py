@@ -11,12 +11,14 @@ So does an image: it stands before the words of whichever turn is the first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.generate import Completion, decode
 from xtuner.chat.pictures import Picture, Pictures
+from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids, end_ids
 from xtuner.errors import DataError
@@ -55,6 +57,7 @@ class Session:
         context: int | None = None,
         pictures: Pictures | None = None,
         picture: Picture | None = None,
+        control: ControlTokens | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = RAW if template is None else template
@@ -63,6 +66,7 @@ class Session:
         self.context = context
         self.pictures = pictures
         self.picture = picture
+        self.control = control
         self.turns: list[Turn] = []
         self._number = 0
 
@@ -95,25 +99,39 @@ class Session:
 
         `system` is a system text of this turn alone, such as what a tool has answered.
         """
-        limit = _prompt_limit(self.context, max_new_tokens)
-        ids = self.history_ids() + self.prompt_ids(text, system)
-        kept = self.turns
-        while limit is not None and len(ids) > limit:
-            # What a tool has answered is of no use without its question.
-            if not self.turns or (system and len(self._questions()) <= 1):
-                self.turns = kept
-                raise DataError(
-                    f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
-                )
-            self.drop_oldest()
-            ids = self.history_ids() + self.prompt_ids(text, system)
-        if dropped := len(kept) - len(self.turns):
+        ids, num_dropped = self.fit(text, max_new_tokens, system)
+        if num_dropped:
             logger.warning(
                 "Remove the memory of the %d oldest responses, since it exceeds the length limitation %d.",
-                dropped,
+                num_dropped,
                 self.context,
             )
         return ids
+
+    def fit(self, text: str, max_new_tokens: int, system: str = "") -> tuple[list[int], int]:
+        """The ids as `ask` gives them, and how many of the oldest turns were dropped for them."""
+        limit = _prompt_limit(self.context, max_new_tokens)
+        ids = self.history_ids() + self.prompt_ids(text, system)
+        if limit is None or len(ids) <= limit:
+            return ids, 0
+        kept = self.turns
+        starts = [start for start in self._questions() if start > 0]
+        # What a tool has answered is of no use without its question.
+        starts += [] if system else [len(kept)]
+
+        def fits(start: int) -> bool:
+            nonlocal ids
+            self._keep(kept[start:])
+            ids = self.history_ids() + self.prompt_ids(text, system)
+            return len(ids) <= limit
+
+        at = bisect_left(starts, True, key=fits)
+        if not starts or not fits(starts[min(at, len(starts) - 1)]):
+            self.turns = kept
+            raise DataError(
+                f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
+            )
+        return ids, starts[at]
 
     def answered(self, text: str, completion: Completion, ends: set[int], system: str = "") -> None:
         """Add the turn that `completion` answers to the history; `ends` are the end-of-sequence ids."""
@@ -126,11 +144,35 @@ class Session:
         """The ids of all turns so far."""
         return [i for turn in self.turns for i in (*turn.prompt, *turn.answer)]
 
-    def drop_oldest(self) -> None:
-        """Forget the oldest question; the one that is then the first carries the system text."""
-        starts = [*self._questions(), len(self.turns)]
-        self.turns = self.turns[next(start for start in starts if start > 0) :]
-        if self.turns and (self.system or self.picture):
+    def recall(
+        self, pairs: Sequence[tuple[str, str]], max_new_tokens: int, may_fit: Callable[[str], bool]
+    ) -> None:
+        """Take up a dialogue of `pairs` (question, answer): as many of the newest as the context may hold.
+
+        Texts that `may_fit` denies are not encoded: no pair up to theirs is taken.
+        """
+        limit = _prompt_limit(self.context, max_new_tokens)
+        suffix = self.template.get("SUFFIX") or ""
+        turns: list[Turn] = []
+        length = 0
+        for number in range(len(pairs), 0, -1):
+            question, text = pairs[number - 1]
+            if not (may_fit(question) and may_fit(text)):
+                break
+            finish = "stop" if suffix else "length"
+            answer = self.close(Completion(text, self._encode(text + suffix), finish, 0.0), set())
+            prompt = self._encode_prompt(question, number, "", is_first=False)
+            turns.append(Turn(question, number, prompt, answer, text))
+            length += len(prompt) + len(answer)
+            if limit is not None and length > limit:
+                break
+        self._number = len(pairs)
+        self._keep(turns[::-1])
+
+    def _keep(self, turns: list[Turn]) -> None:
+        """Let `turns` be all there are; the first one carries the beginning and the system text."""
+        self.turns = turns
+        if turns:
             self._encode_first()
 
     def _encode_first(self) -> None:
@@ -160,6 +202,11 @@ class Session:
         return text if self.picture is None else f"{self.picture.mark}\n{text}"
 
     def _encode(self, text: str) -> list[int]:
+        return (
+            self._encode_part(text) if self.control is None else self.control.encode(text, self._encode_part)
+        )
+
+    def _encode_part(self, text: str) -> list[int]:
         if text and self.pictures is not None:
             return self.pictures.encode(self.tokenizer, text)
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
@@ -242,13 +289,24 @@ def make_session(
     return kind(tokenizer, template, system, bot_name, context, pictures, picture)
 
 
-def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str, pictures: Pictures | None) -> list[int]:
+def encode_rendered(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    pictures: Pictures | None,
+    control: ControlTokens | None = None,
+) -> list[int]:
     """The ids of what the tokenizer's own template has written."""
-    if pictures is None:
-        return list(tokenizer.encode(text, add_special_tokens=False))
     # Templates of LLaVA leave the beginning of the sequence to the tokenizer.
-    begins = bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token))
-    return pictures.encode(tokenizer, text, special_tokens=not begins)
+    begins = pictures is None or (bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token)))
+
+    def encode(part: str) -> list[int]:
+        nonlocal begins
+        special, begins = not begins, True
+        if pictures is None:
+            return list(tokenizer.encode(part, add_special_tokens=False))
+        return pictures.encode(tokenizer, part, special_tokens=special)
+
+    return encode(text) if control is None else control.encode(text, encode)
 
 
 def _prompt_limit(context: int | None, max_new_tokens: int) -> int | None:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 50_000_000
 """More are refused before they are unpacked: a small file can hold an image that fills the memory."""
+MAX_SIDE = 10_000
+"""An image is made square before it is made smaller."""
+MAX_RATIO = 200
+"""Where the shorter side is brought to the size of an encoder, the longer one grows with it."""
 # Others are rare, and some of them run programs to be read.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
@@ -44,7 +48,8 @@ def decode_image(data: bytes, name: str) -> Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
-        if width * height <= MAX_PIXELS:
+        short, long = sorted(image.size)
+        if width * height <= MAX_PIXELS and long <= MAX_SIDE and long <= MAX_RATIO * short:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name} is too large: images may have {MAX_PIXELS:,} pixels") from error
@@ -52,7 +57,10 @@ def decode_image(data: bytes, name: str) -> Image:
         raise DataError(f"{name} is no image: {', '.join(FORMATS)} can be read") from error
     except Exception as error:  # each format has errors of its own
         raise DataError(f"the image {name} is damaged or cut off: {error}") from error
-    raise DataError(f"{name} is too large: {width} x {height} pixels, and {MAX_PIXELS:,} are allowed")
+    raise DataError(
+        f"{name} is too large: {width} x {height} pixels; {MAX_PIXELS:,} are allowed, {MAX_SIDE:,} a side, "
+        f"and one side {MAX_RATIO} times the other"
+    )
 
 
 def expand_to_square(image: Image, colour: tuple[int, ...]) -> Image:

@@ -28,6 +28,7 @@ def write_config(name: str, model: ModelFacts, data: DataFacts, plan: Plan, lang
         choice.name: choice.value for choice in plan.choices if choice.name not in _ELSEWHERE
     }
     changes["pack_to_max_length"] = True
+    changes["hooks"] = ["ThroughputHook"]
     changes["evaluation_freq"] = changes["save_steps"]
     changes["evaluation_inputs"] = data.questions or None
     changes["chat"] = {"max_new_tokens": SAMPLE_TOKENS}

@@ -34,6 +34,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-running", type=int, default=32, help="answers that are written at a time (32)")
     add("--max-waiting", type=int, default=256, help="requests that may wait; more are refused (256)")
     add("--max-request-bytes", type=int, default=8 * 2**20, help="the largest request (8388608)")
+    add(
+        "--allowed-origins",
+        default="",
+        help="web pages whose scripts may use the server: http://host:port, commas between, * for all (none)",
+    )
     add("--timeout", type=float, default=600.0, help="seconds for one request, its waiting included (600)")
     add("--shutdown-time", type=float, default=30.0, help="seconds that answers have to end at the end (30)")
     return parser.parse_args(argv)
@@ -67,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             max_request_bytes=args.max_request_bytes,
             timeout_s=args.timeout,
             shutdown_s=args.shutdown_time,
+            allowed_origins=[origin for text in args.allowed_origins.split(",") if (origin := text.strip())],
         )
     )
     return 0

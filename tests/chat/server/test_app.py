@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 
 from xtuner.chat.generate import context_length
@@ -160,16 +161,17 @@ def test_control_characters_and_odd_text_are_text(client):
             "the context of 512 leaves room for 504",
         ),
         ({"prompt_template": "qwen_chatt"}, 400, "Did you mean 'qwen_chat'?"),
-        ({"tool_choice": "required"}, 400, "tool_choice: this server leaves the choice to the model"),
+        ({"tool_choice": "required"}, 400, "tool_choice: there are no tools"),
         (
-            {"response_format": {"type": "json_object"}},
+            {"tool_choice": {"type": "function", "function": {"name": "f"}}},
             400,
-            "response_format: this server answers in text only",
+            "tool_choice: there is no tool 'f'; known: none",
         ),
+        ({"response_format": {"type": "json"}}, 400, "response_format.type: Input should be 'text'"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format: json_schema.schema is missing"),
         ({"logit_bias": {"9999999": 1}}, 400, "logit_bias: '9999999' is no token"),
         ({"n": 17}, 400, "n: Input should be less than or equal to 16"),
         ({"top_logprobs": 2}, 400, "top_logprobs needs logprobs = true"),
-        ({"stream_options": {"include_usage": True}}, 400, "stream_options needs stream = true"),
     ],
 )
 def test_a_wrong_request_gets_one_reason(client, change, status, reason):
@@ -200,7 +202,8 @@ def test_half_a_character_is_refused(client):
         ({"prompt": [99999]}, "prompt: 99999 is no token; there are"),
         ({"prompt": [5] * 600}, "the prompt has 600 tokens; the model's context holds 512"),
         ({"prompt": ["a"] * 17}, "17 answers in one request: ask for 16 at most"),
-        ({"prompt": "a", "echo": True}, "echo is not available here"),
+        ({"prompt": "a", "suffix": "b"}, "suffix: this model has no tokens for filling in"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens: Input should be greater than or equal to 1"),
     ],
 )
 def test_a_wrong_prompt_gets_one_reason(client, change, reason):
@@ -218,7 +221,7 @@ def test_other_paths_methods_and_bodies(client):
         (
             client.post("/v1/completions", content=b"{", headers={"content-type": "application/json"}),
             400,
-            "no JSON",
+            "the request cannot be read as JSON",
         ),
         (client.post("/v1/completions", content=b"{}"), 415, "send application/json"),
         (client.get("/v1/models/other"), 404, "there is no model 'other'"),
@@ -282,3 +285,211 @@ def test_metrics_count(client):
     assert 'xtuner_requests_total{path="other",status="404"} 1.0' in text
     assert "xtuner_generated_tokens_total 8.0" in text
     assert "xtuner_first_token_seconds_count 1.0" in text
+
+
+@pytest.mark.parametrize(
+    ("rest", "reason"),
+    [
+        ('"a": ' + "[" * 100_000, "nested more than 100 deep"),
+        ('"tools": ' + '{"a": ' * 150 + "1" + "}" * 151, "nested more than 100 deep"),
+        ('"seed": ' + "1" * 5000 + "}", "a number has too many digits"),
+        ('"temperature": ' + "1" * 4000 + "}", "temperature: Input should be"),
+        ('"seed": ' + "1" * 4000 + "}", "seed: "),
+        ('"messages": [' + "[]," * 200_000 + "[]]}", "messages.0: "),
+        ('"messages": [' + '{"role": "user", "content": "a"},' * 10_000 + "1]}", "messages: "),
+        ('"a": ' + "[]," * 600_000, "it has 600,003 lists and objects, 500,000 are allowed"),
+        ('"stop_token_ids": [' + "1," * 200_000 + "1]}", "stop_token_ids: "),
+        ('"logit_bias": {"0": 1' + "".join(f',"{i}": 1' for i in range(30_000)) + "}}", "logit_bias: "),
+        ('"temperature": NaN}', "NaN is no number of JSON"),
+        ('"logit_bias": {"' + "1" * 5000 + '": 1}}', "is no token of this model"),
+        ('"model": "' + "m" * 10**6 + '"}', "at most 200 characters"),
+        ('"' + "m" * 10**6 + '": 1, "temperature": -1}', "m"),
+        ('"user": "\xff"}', "cannot be read as JSON"),
+    ],
+)
+def test_json_that_goes_too_far(client, rest, reason):
+    """Numbers of thousands of digits, deep nesting and long names are one short line, not a fault of ours."""
+    body = f'{{"messages": [{{"role": "user", "content": "a"}}], {rest}'.encode("latin-1")
+    kind = {"content-type": "application/json"}
+    reply = client.post("/v1/chat/completions", content=body, headers=kind)
+    assert reply.status_code in (400, 404)
+    assert reason in reply.json()["error"]["message"]
+    assert len(reply.json()["error"]["message"]) < 600
+
+
+def test_arguments_of_calls_are_read_within_bounds(client):
+    """What a client sends back as a call, and what a model writes as one, may nest as deep as it likes."""
+    deep = '{"a": ' * 5000 + "1" + "}" * 5000
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": deep}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    reply = client.post("/v1/chat/completions", json={"messages": [*HELLO, said, *HELLO]})
+    assert reply.status_code == 400
+    assert "arguments must be the text of a JSON object" in reply.json()["error"]["message"]
+    from xtuner.chat.server.tool_calls import CallFinder
+
+    finder = CallFinder()
+    assert "".join([*finder.push(deep), *finder.finish()]) == deep
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("chat.localhost", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("pages.example:3000", 200),
+    ],
+)
+def test_another_name_for_this_machine_is_refused(service, host, status):
+    """A page whose name was made to point here cannot use a server that is for this machine alone."""
+    service.host, service.allowed_origins = "127.0.0.1", ["http://pages.example:3000"]
+    reply = TestClient(make_app(service)).get("/v1/models", headers={"host": host})
+    assert reply.status_code == status
+    if status == 403:
+        assert f"not to '{host}': to allow the name start it with" in reply.json()["error"]["message"]
+        service.api_key = "s3cret"
+        keyed = TestClient(make_app(service)).get("/health", headers={"host": host})
+        assert keyed.status_code == 200
+
+
+def test_pages_that_may_use_the_server(service):
+    """Scripts of the pages named may, before they show their key too; others may not."""
+    service.api_key, service.allowed_origins = "s3cret", ["https://pages.example"]
+    client = TestClient(make_app(service))
+    ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    for origin, status, told in (
+        ("https://pages.example", 200, "https://pages.example"),
+        ("https://a.b", 400, None),
+    ):
+        reply = client.options("/v1/chat/completions", headers={"origin": origin, **ask})
+        assert reply.status_code == status
+        assert reply.headers.get("access-control-allow-origin") == told
+        reply = client.get("/v1/models", headers={"origin": origin})
+        assert (reply.status_code, reply.headers.get("access-control-allow-origin")) == (401, told)
+    service.allowed_origins = ()
+    reply = TestClient(make_app(service)).get("/health", headers={"origin": "https://pages.example"})
+    assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        dict.fromkeys(["stream", "stream_options", "n", "top_p", "top_k", "seed", "stop", "user", "tools"]),
+        dict.fromkeys(["tool_choice", "logprobs", "response_format", "prediction", "something_new"]),
+        {"functions": None, "logit_bias": {}, "tools": [], "stop": "", "ignore_eos": False},
+        {"modalities": ["text"], "tool_choice": "auto"},
+        {"user": "u", "metadata": {"a": 1}, "store": True, "service_tier": "auto", "safety_identifier": "x"},
+        {"prompt_cache_key": "k", "prediction": {"type": "content", "content": "x"}, "verbosity": "low"},
+        {"top_k": -1, "min_p": 0, "n": 1, "parallel_tool_calls": True, "stop": ["", "Qz"]},
+        {"reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": False}},
+        {"stream_options": {"include_usage": True}, "response_format": {"type": "text"}},
+        {"top_logprobs": 0, "skip_special_tokens": True, "stop_token_ids": [], "top_p": 1},
+    ],
+)
+def test_what_cannot_change_an_answer_is_taken(client, more):
+    """Null, defaults written out, and what is for other servers: the answer is the one without them."""
+    plain = client.post("/v1/chat/completions", json=GREEDY).json()
+    reply = client.post("/v1/chat/completions", json={**GREEDY, **more})
+    assert reply.status_code == 200, reply.text
+    assert (reply.json()["choices"], reply.json()["notices"]) == (plain["choices"], [])
+
+
+def test_fields_that_nobody_knows_are_told(client):
+    """They are not looked at, and the answer says so; in a stream its last chunk does."""
+    notice = ["fields that are not known here were not looked at: brand_new, other"]
+    body = {**GREEDY, "brand_new": 1, "other": {"a": 2}}
+    assert client.post("/v1/chat/completions", json=body).json()["notices"] == notice
+    last = stream(client, **body)[-1]
+    assert (last["choices"][0]["finish_reason"], last["notices"]) == ("length", notice)
+    told = stream(client, **body, stream_options={"include_usage": True})
+    assert [chunk.get("notices") for chunk in told[-2:]] == [None, notice]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"functions": [{"name": "f"}]}, "functions is not available here: it is the older form of tools"),
+        ({"web_search_options": {"a": 1}}, "web_search_options is not available here: nothing is searched"),
+        ({"guided_json": {"type": "object"}}, "guided_json is not available here: write response_format"),
+        ({"ignore_eos": True}, "ignore_eos is not available here"),
+        ({"modalities": ["text", "audio"]}, "modalities.1: Input should be 'text'"),
+        ({f"f{i}": 1 for i in range(51)}, "51 fields are not known here"),
+        ({"messages": [{"role": "user", "contents": "x"}]}, "messages.0: content is missing"),
+    ],
+)
+def test_what_would_be_wrong_is_refused(client, more, reason):
+    """A field that would change the answer and cannot is an error that says what to write."""
+    reply = client.post("/v1/chat/completions", json={**GREEDY, **more})
+    assert reply.status_code == 400
+    assert reason in reply.json()["error"]["message"]
+
+
+def test_answers_can_be_sent_back_as_they_came(client):
+    """A history of the client's own objects, with all their empty fields, reads as one of plain messages."""
+    from openai.types.chat import ChatCompletionMessage
+
+    message = ChatCompletionMessage(
+        role="assistant", content="Hi", reasoning_content="Hm.", annotations=[], tool_calls=None
+    )
+    call = {"id": "1", "type": "function", "index": 0, "function": {"name": "now", "arguments": ""}}
+    calls = {"role": "assistant", "content": None, "tool_calls": [call], "audio": None}
+    part = {"type": "text", "text": "12", "cache_control": {}}
+    results = [
+        {"role": "tool", "tool_call_id": "1", "content": [part]},
+        {"role": "function", "name": "now", "content": None},
+    ]
+    older = {"role": "assistant", "content": None, "function_call": {"name": "now", "arguments": "{}"}}
+    found = {}
+    for name, said in (("dumped", message.model_dump()), ("plain", {"role": "assistant", "content": "Hi"})):
+        for kind, called in (("calls", calls), ("older", older)):
+            body = {**GREEDY, "messages": [*HELLO, said, *HELLO, called, *results]}
+            reply = client.post("/v1/chat/completions", json=body)
+            assert reply.status_code == 200, reply.text
+            found[name, kind] = reply.json()["usage"]["prompt_tokens"]
+    assert found["dumped", "calls"] == found["dumped", "older"] > found["plain", "calls"]
+
+
+def test_min_p_stop_tokens_and_lengths(client, llama, tokenizer):
+    """With min_p 1 only the likeliest token is left; a token of the answer ends it; -1 is no limit."""
+    greedy = client.post("/v1/chat/completions", json=GREEDY).json()["choices"][0]["message"]["content"]
+    for more in ({"min_p": 1.0}, {"top_p": 0}):
+        body = {**GREEDY, "temperature": 3.0, "seed": 1, **more}
+        reply = client.post("/v1/chat/completions", json=body).json()
+        assert reply["choices"][0]["message"]["content"] == greedy
+    body = {"prompt": "hello", "temperature": 0, "max_tokens": 8}
+    first = int(llama(torch.tensor([tokenizer.encode("hello")])).logits[0, -1].argmax())
+    reply = client.post("/v1/completions", json={**body, "stop_token_ids": [first]}).json()
+    assert (reply["choices"][0]["finish_reason"], reply["choices"][0]["text"]) == ("stop", "")
+    reply = client.post("/v1/completions", json={**body, "max_tokens": -1, "logit_bias": {"2": -100}}).json()
+    assert reply["usage"]["total_tokens"] == 512
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 2])
+def test_the_prompt_is_told_with_its_logprobs(client, llama, tokenizer, as_ids, max_tokens):
+    """What a multiple-choice evaluation reads: the log-probability of each token of the prompt."""
+    ids = tokenizer.encode("Who are you? I am")
+    logprobs = llama(torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
+    body = {"prompt": ids if as_ids else "Who are you? I am", "max_tokens": max_tokens, "temperature": 0}
+    for _ in range(2):  # what is kept of the first would leave no logits
+        reply = client.post("/v1/completions", json={**body, "echo": True, "logprobs": 1})
+        choice = reply.json()["choices"][0]
+        told = choice["logprobs"]
+        assert len(told["tokens"]) == len(ids) + max_tokens
+        assert "".join(told["tokens"]) == choice["text"]
+        assert told["token_logprobs"][0] is None
+        expected = [float(logprobs[i, token]) for i, token in enumerate(ids[1:])]
+        assert told["token_logprobs"][1 : len(ids)] == pytest.approx(expected, abs=1e-4)
+        best = [float(row.max()) for row in logprobs[:-1]]
+        found = [max(top.values()) for top in told["top_logprobs"][1 : len(ids)]]
+        assert found == pytest.approx(best, abs=1e-4)
+        assert [choice["text"][at:][:1] for at in told["text_offset"]] == [t[:1] for t in told["tokens"]]
+    chunks = [c["choices"][0] for c in stream(client, "/v1/completions", **body, echo=True, logprobs=1)]
+    assert "".join(c["text"] for c in chunks) == choice["text"]
+    assert [t for c in chunks if c["logprobs"] for t in c["logprobs"]["text_offset"]] == told["text_offset"]
+    plain = client.post("/v1/completions", json={**body, "echo": True}).json()["choices"][0]
+    assert (plain["text"], plain["logprobs"]) == (choice["text"], None)

@@ -1,6 +1,7 @@
 """Images in requests to a server with a tiny LLaVA."""
 
 import base64
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,11 +10,14 @@ from fastapi.testclient import TestClient
 from tests.llava import LENGTH, picture_file
 from xtuner import cli
 from xtuner.chat.generate import complete
-from xtuner.chat.server import serve
+from xtuner.chat.server import requests, serve
 from xtuner.chat.server.app import make_app
 from xtuner.utils import PROMPT_TEMPLATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+HELLO = {"role": "user", "content": "hello"}
 
 
 def data_url(path):
@@ -46,7 +50,7 @@ def service(llava, request):
 
 @pytest.fixture
 def client(service):
-    return TestClient(make_app(service))
+    return TestClient(make_app(service), base_url="http://localhost")
 
 
 def text_of(reply):
@@ -119,3 +123,41 @@ def test_flags_that_do_not_fit(llava, capsys):
     assert "name one of them" in capsys.readouterr().err
     assert cli.main([*argv, "--llava", str(llava.parts)]) == 1
     assert "name its CLIP with --visual-encoder" in capsys.readouterr().err
+
+
+def test_images_are_read_one_at_a_time_and_hold_up_no_text(service, client, picture, monkeypatch):
+    """While one image is at work the next one waits, and a question without an image is answered."""
+    at_work, most, texts = [], [], []
+    read = requests.picture_of
+
+    def slow(*arguments):
+        at_work.append(1)
+        most.append(len(at_work))
+        if not texts:
+            texts.append(text_of(client.post("/v1/chat/completions", json=ask(HELLO))))
+        found = read(*arguments)
+        at_work.pop()
+        return found
+
+    monkeypatch.setattr(requests, "picture_of", slow)
+    with ThreadPoolExecutor(8) as pool:
+        bodies = [ask(show(data_url(picture)))] * 8
+        replies = list(pool.map(lambda body: client.post("/v1/chat/completions", json=body), bodies))
+    assert len({text_of(reply) for reply in replies}) == 1
+    assert (max(most), len(most), len(texts)) == (1, 8, 1)
+
+
+def test_images_of_a_request_that_has_ended_are_not_read(service, client, picture, monkeypatch):
+    """What waits behind an image is left out when its time is over."""
+    read, asked = requests.picture_of, []
+
+    def slow(*arguments):
+        asked.append(1)
+        time.sleep(0.3)
+        return read(*arguments)
+
+    monkeypatch.setattr(requests, "picture_of", slow)
+    service.timeout_s = 0.1
+    reply = client.post("/v1/chat/completions", json=ask(show(data_url(picture)), show(data_url(picture))))
+    assert (reply.status_code, len(asked)) == (503, 1)
+    assert "the time allowed for it was over" in reply.json()["error"]["message"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, OPTConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, OpenAIGPTConfig, OPTConfig
 
 from xtuner.chat.generate import complete
 from xtuner.chat.server import scheduler as module
@@ -244,3 +244,24 @@ def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
     assert read(events)[1].status == 503
     with pytest.raises(QueueFullError, match="shutting down"):
         server.submit([waiting])
+
+
+@pytest.mark.parametrize("family", ["llama", "sliding", "opt", "gpt"])
+def test_logprobs_of_a_prompt_in_chunks(family, tokenizer, prompts, start, monkeypatch):
+    """However a prompt is read, each of its tokens is as likely as the model alone has it."""
+    monkeypatch.setattr(module, "CHUNK_WITH_LOGITS", 4)
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    config = families(tokenizer)[family] if family != "gpt" else OpenAIGPTConfig(**size)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    sampling = Sampling(max_new_tokens=0, temperature=0, echo=True, logprobs=0)
+    scheduler = start(model, tokenizer)
+    for prompt in prompts[:3]:
+        answer, events = ask(prompt, sampling)
+        scheduler.submit([answer])
+        told = events.get(timeout=30)
+        assert events.get(timeout=30).num_tokens == 0
+        expected = model(torch.tensor([prompt])).logits[0].detach().log_softmax(-1)
+        found = [info.logprob for info in told.tokens]
+        assert found[0] is None
+        assert found[1:] == pytest.approx([float(expected[i, t]) for i, t in enumerate(prompt[1:])], abs=1e-4)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -50,8 +51,12 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(llama_dir, adapter_dir):
-    started = Server(llama_dir, "--adapter", f"poet={adapter_dir}", "--name", "tiny", "--torch-dtype", "fp32")
+def server(llama_dir, adapter_dir, tmp_path_factory):
+    # Room for tools and their results.
+    folder = shutil.copytree(llama_dir, tmp_path_factory.mktemp("served") / "tiny")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    started = Server(folder, "--adapter", f"poet={adapter_dir}", "--name", "tiny", "--torch-dtype", "fp32")
     yield started
     if started.process.poll() is None:
         started.stop(signal.SIGKILL)
@@ -79,6 +84,40 @@ def test_models_and_answers(client):
     assert text.choices[0].finish_reason == "length"
     with pytest.raises(openai.NotFoundError, match="Did you mean 'poet'"):
         client.chat.completions.create(model="poets", messages=HELLO)
+
+
+def test_forms_tools_and_responses_of_the_official_client(server):
+    """What openai parses into a class, calls, streams and sends back works against the process."""
+    pytest.importorskip("llguidance", reason="xtuner[structured] is not installed")
+    from pydantic import BaseModel
+
+    class Person(BaseModel):
+        kind: bool
+
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    tool = openai.pydantic_function_tool(Person)
+    ask = {"model": "tiny", "messages": HELLO}
+    one_call = {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    parsed = client.chat.completions.parse(**ask, response_format=Person)
+    assert isinstance(parsed.choices[0].message.parsed, Person)
+    called = client.chat.completions.parse(**ask, **one_call).choices[0].message
+    assert isinstance(called.tool_calls[0].function.parsed_arguments, Person)
+    result = {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "ok"}
+    for sent in (called, called.model_dump()):
+        history = [*HELLO, sent, result]
+        client.chat.completions.create(model="tiny", messages=history, max_tokens=2)
+    with client.chat.completions.stream(**ask, response_format=Person) as stream:
+        assert isinstance(stream.get_final_completion().choices[0].message.parsed, Person)
+    with client.responses.stream(model="tiny", input="hello", text_format=Person) as stream:
+        assert [event.type for event in stream][-1] == "response.completed"
+        assert isinstance(stream.get_final_response().output_parsed, Person)
+    flat = {"type": "function", **tool["function"]}
+    response = client.responses.create(model="tiny", input="hello", **{**one_call, "tools": [flat]})
+    call = response.output[0]
+    told = {"type": "function_call_output", "call_id": call.call_id, "output": "ok"}
+    client.responses.create(model="tiny", input=[*HELLO, call, told], max_output_tokens=2)
+    vectors = client.embeddings.create(model="poet", input=["hello", "you"]).data
+    assert [len(each.embedding) for each in vectors] == [64, 64]
 
 
 def test_sixty_four_streams_lose_nothing(server):
@@ -113,7 +152,7 @@ def test_who_hangs_up_is_not_answered_further(server, client):
     stream.close()
     host, port = server.url.removeprefix("http://").split(":")
     body = json.dumps({"messages": HELLO, **LONG}).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         time.sleep(0.1)
@@ -158,6 +197,11 @@ def test_it_ends_when_told_to_and_completes_what_runs(server, client):
         (["--host", "no.such.host.invalid"], "--host no.such.host.invalid: there is no such address"),
         (["--prompt-template", "qwen_chatt"], "Did you mean 'qwen_chat'"),
         (["--adapter", "a=./none"], "There is no adapter folder ./none"),
+        (
+            ["--allowed-origins", "pages.example"],
+            "--allowed-origins 'pages.example': write pages as browsers",
+        ),
+        (["--allowed-origins", "http://a, http://b/c"], "--allowed-origins 'http://b/c': write pages"),
         (["--adapter", "=x"], "--adapter '=x': write NAME=FOLDER"),
         (["--adapter", "a=x", "--adapter", "a=y"], "the name 'a' is taken"),
     ],
@@ -171,8 +215,6 @@ def test_wrong_settings_are_one_line(llama_dir, argv, message, capsys):
 
 def test_a_model_without_tokenizer_and_an_adapter_of_another_base(llama_dir, adapter_dir, tmp_path, capsys):
     """Each is named."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     bare = shutil.copytree(llama_dir, tmp_path / "bare")

@@ -81,6 +81,8 @@ def test_an_image(llava, picture, page, tmp_path):
 def test_chat_stop_and_watch(web, page, server):
     """A question is answered, an endless answer stopped, the language changed, a training watched."""
     page.goto(web)
+    page.wait_for_url("**/chat")
+    page.goto(f"{web}/chat")
     box = page.locator(BOX)
     box.fill("hello")
     box.press("Enter")
@@ -93,6 +95,7 @@ def test_chat_stop_and_watch(web, page, server):
     page.get_by_text("stopped", exact=True).wait_for()
     assert server.hung_up.wait(10)
     assert page.get_by_text("more more more").is_visible()
+    assert page.get_by_text("Page not found").count() == 0
     page.get_by_text("中文").click()
     page.get_by_text("对话模板").wait_for()
     page.get_by_role("link", name="训练").click()

@@ -1,6 +1,7 @@
 """The pages, run by Streamlit's own test harness, and what stands behind them."""
 
 import base64
+import json
 import sys
 
 import pytest
@@ -154,6 +155,25 @@ def test_watching(work_dir):
     assert [m.value for m in page.metric] == ["–"] * 4
     page.text_input(key="work_dir").set_value("no/such/place").run()
     assert page.info[0].value == "There is no run in no/such/place"
+
+
+def test_what_a_run_tells_is_shown(work_dir):
+    """The end is told, without tokens/s the time of an iteration, and axes begin near the curve."""
+    run = work_dir / "20261121_092003"
+    run.with_suffix(".log").unlink(missing_ok=True)
+    (run / "20261121_092003.log").write_text("Iter(train) [96/96]  lr: 9.2e-04  eta: 0:00:00  time: 0.2\n")
+    rows = [{"loss": 5.0 + 1 / i, "time": 0.25, "step": i} for i in range(1, 4)]
+    lines = [*map(json.dumps, rows), "3", "\udcff"]
+    scalars = "\n".join(lines).encode(errors="surrogateescape")
+    (run / "vis_data" / "scalars.json").write_bytes(scalars)
+    (work_dir / "last_checkpoint").write_bytes(b"\xff\xfe")
+    page = AppTest.from_function(watch_script, args=(str(work_dir), "en"), default_timeout=20).run()
+    assert not page.exception
+    assert page.get("progress")[0].proto.text == "Iteration 96 / 96 · finished"
+    assert [(m.label, m.value) for m in page.metric][2] == ("Seconds/iteration", "0.25")
+    charts = [json.loads(chart.proto.spec) for chart in page.get("vega_lite_chart")]
+    assert len(charts) == 2
+    assert all(chart["encoding"]["y"]["scale"] == {"zero": False} for chart in charts)
 
 
 def test_a_work_dir_is_read_while_it_is_written(work_dir):

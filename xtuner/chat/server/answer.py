@@ -15,6 +15,7 @@ import torch
 
 from xtuner.chat.generate import Chooser, decode
 from xtuner.chat.pictures import Picture
+from xtuner.chat.server.forms import Form
 from xtuner.chat.text_stream import TextStream
 
 
@@ -26,21 +27,25 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
     stop_words: Sequence[str] = ()
+    stop_ids: frozenset[int] = frozenset()
+    echo: bool = False  # tell the prompt first
+    form: Form | None = None  # that the answer must have
     logprobs: int | None = None  # how many alternatives to tell for each token, 0: the token's own alone
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """A token of the answer, its log-probability, and the likeliest tokens in its place."""
+    """A token, its log-probability, and the likeliest tokens in its place; None for a prompt's first."""
 
     token: int
-    logprob: float
+    logprob: float | None
     top: list[tuple[int, float]]
 
 
@@ -93,7 +98,8 @@ class Answer:
     def begin(self, tokenizer: Any, ends: set[int], device: torch.device) -> None:
         """Get ready for the first logits."""
         s = self.sampling
-        self._ends = ends
+        self._ends = ends | s.stop_ids
+        self._mask = None if s.form is None else s.form.start()
         self._counts: Counter[int] = Counter()
         self._untold: list[TokenInfo] = []
         self._chooser = Chooser(
@@ -105,13 +111,35 @@ class Answer:
             s.top_p,
             s.repetition_penalty,
             s.seed,
+            s.min_p,
         )
         self._stream = TextStream(lambda ids: decode(tokenizer, ids), s.stop_words)
+        if s.echo:
+            self._untold += [] if s.logprobs is None else [TokenInfo(self.prompt[0], None, [])]
+            self._echo = decode(tokenizer, [i for i in self.prompt if i >= 0])
+
+    @property
+    def wants_prompt_logits(self) -> bool:
+        """Whether the logits after each token of the prompt are needed."""
+        return self.sampling.echo and self.sampling.logprobs is not None
+
+    def push_prompt(self, logits: torch.Tensor, start: int) -> None:
+        """Note what `logits` [tokens, vocabulary], the first after token `start`, say of the next tokens."""
+        count = self.sampling.logprobs or 0
+        following = self.prompt[start + 1 : start + 1 + len(logits)]
+        self._untold += [_token_info(row, t, count) for row, t in zip(logits, following, strict=False)]
+
+    def tell_prompt(self) -> bool:
+        """Tell the prompt, which has been read, where that is asked for; whether nothing more is."""
+        if self.sampling.echo:
+            self._tell_piece(self._echo)
+        return self.sampling.max_new_tokens == 0 and self._end("length", "")
 
     def push(self, logits: torch.Tensor) -> bool:
         """Choose the next token from logits [vocabulary] and tell its text; whether the answer has ended."""
         s = self.sampling
         adjusted = self._adjusted(logits)
+        adjusted = adjusted if self._mask is None else self._mask.apply(adjusted)
         token = self._chooser(adjusted[None])
         self.ids.append(token)
         if s.presence_penalty or s.frequency_penalty:
@@ -125,6 +153,8 @@ class Answer:
             return self._end("stop", text)
         if len(self.ids) >= s.max_new_tokens:
             return self._end("length", text + self._stream.finish())
+        if self._mask is not None:
+            self._mask.push(token)
         if text:
             self._tell_piece(text)
         return False

@@ -1,23 +1,38 @@
 """The paths of the server.
 
 POST /v1/chat/completions   messages -> an answer          POST /v1/completions   text or ids -> an answer
+POST /v1/responses          items -> items                 POST /v1/embeddings    texts -> vectors
+POST /tokenize              text, messages -> ids          POST /detokenize       ids -> text
 GET  /v1/models             the base and each adapter      GET  /health, /metrics
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import json
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
+from xtuner.chat.generate import decode
 from xtuner.chat.server import schema
+from xtuner.chat.server.embeddings import embeddings
+from xtuner.chat.server.forms import UnavailableError
+from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.limits import Limits, Metrics
-from xtuner.chat.server.requests import Job, chat_jobs, completion_jobs
-from xtuner.chat.server.responses import respond
-from xtuner.chat.server.service import ApiError, Served, Service
+from xtuner.chat.server.requests import chat_jobs, completion_jobs, tokenize
+from xtuner.chat.server.responses import respond, unless_gone
+from xtuner.chat.server.responses_api import ResponseWriter, as_chat
+from xtuner.chat.server.scheduler import QueueFullError
+from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import XTunerError, did_you_mean
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
@@ -26,6 +41,28 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.ErrorBody},
     "5XX": {"model": schema.ErrorBody},
 }
+
+
+class _Request(Request):
+    """A request whose JSON is read within bounds."""
+
+    async def json(self) -> Any:
+        try:
+            return read_json(await self.body())
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:  # bytes that are no text among them
+            raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class _Route(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def within_bounds(request: Request) -> Response:
+            return await handle(_Request(request.scope, request.receive))
+
+        return within_bounds
 
 
 async def _json_only(request: Request) -> None:
@@ -39,6 +76,7 @@ def make_app(service: Service) -> Any:
     scheduler = service.scheduler
     metrics = Metrics(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
     api = FastAPI(title="XTuner", docs_url=None, redoc_url=None, strict_content_type=False)
+    api.router.route_class = _Route
 
     @api.post(
         "/v1/chat/completions",
@@ -47,7 +85,7 @@ def make_app(service: Service) -> Any:
         dependencies=[Depends(_json_only)],
     )
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
-        return await _answer(await chat_jobs(service, body), request)
+        return await _answer(chat_jobs, body, request)
 
     @api.post(
         "/v1/completions",
@@ -56,11 +94,64 @@ def make_app(service: Service) -> Any:
         dependencies=[Depends(_json_only)],
     )
     async def completions(body: schema.CompletionRequest, request: Request) -> Any:
-        return await _answer(await completion_jobs(service, body), request)
+        return await _answer(completion_jobs, body, request)
 
-    async def _answer(job: Job, request: Request) -> Response:
+    @api.post(
+        "/v1/responses",
+        response_model=schema.Response,
+        responses={200: STREAM, **ERRORS},
+        dependencies=[Depends(_json_only)],
+    )
+    async def responses(body: schema.ResponsesRequest, request: Request) -> Any:
+        make_writer = functools.partial(ResponseWriter, body)
+        return await _answer(chat_jobs, as_chat(body), request, make_writer)
+
+    @api.post(
+        "/v1/embeddings",
+        response_model=schema.EmbeddingList,
+        responses=ERRORS,
+        dependencies=[Depends(_json_only)],
+    )
+    async def vectors(body: schema.EmbeddingRequest, request: Request) -> Any:
+        return await _prepared(embeddings, body, request)
+
+    @api.post("/tokenize", response_model=schema.Tokens, responses=ERRORS, dependencies=[Depends(_json_only)])
+    async def tokens(body: schema.TokenizeRequest, request: Request) -> Any:
+        ids = await _prepared(tokenize, body, request)
+        if isinstance(ids, Response):
+            return ids
+        # Images are no tokens that anybody knows.
+        ids = [max(i, -1) for i in ids]
+        return {"count": len(ids), "max_model_len": service.prompts.context, "tokens": ids}
+
+    @api.post("/detokenize", response_model=schema.Text, responses=ERRORS, dependencies=[Depends(_json_only)])
+    async def text(body: schema.DetokenizeRequest) -> Any:
+        wrong = [i for i in body.tokens if i >= service.num_tokens]
+        if wrong:
+            raise ApiError(400, f"tokens: {wrong[0]} is no token; there are {service.num_tokens}", "tokens")
+        return {"prompt": await asyncio.to_thread(decode, service.prompts.tokenizer, body.tokens)}
+
+    async def _prepared(prepare: Callable[..., Any], body: Any, request: Request) -> Any:
+        """What `prepare` gives, for as long as somebody waits for it."""
+        patience = Patience(service.timeout_s, scheduler)
+        try:
+            found = await unless_gone(prepare(service, body, patience), request)
+        except QueueFullError as error:
+            raise ApiError(429 if scheduler.is_alive else 503, str(error), retry_after_s=1) from error
+        finally:
+            patience.is_over = True
+        return Response(status_code=499) if found is None else found
+
+    async def _answer(
+        prepare: Callable[..., Any], body: Any, request: Request, make_writer: Any = None
+    ) -> Response:
+        start = time.monotonic()
+        job = await _prepared(prepare, body, request)
+        if isinstance(job, Response):
+            return job
         client = request.client.host if request.client else ""
-        return await respond(job, request, scheduler, metrics, client, service.timeout_s)
+        deadline = start + service.timeout_s
+        return await respond(job, request, scheduler, metrics, client, deadline, make_writer)
 
     @api.get("/v1/models", response_model=schema.ModelList, responses=ERRORS)
     async def models() -> Any:
@@ -83,7 +174,16 @@ def make_app(service: Service) -> Any:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     _explain_errors(api)
-    return Limits(api, api_key=service.api_key, max_request_bytes=service.max_request_bytes, metrics=metrics)
+    limited = Limits(api, service, metrics)
+    if not service.allowed_origins:
+        return limited
+    # Before the key: a browser asks whether it may, and does not send it then.
+    return CORSMiddleware(
+        limited,
+        allow_origins=list(service.allowed_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+    )
 
 
 def _info(model: Served, service: Service) -> dict[str, Any]:
@@ -108,7 +208,7 @@ def _explain_errors(api: FastAPI) -> None:
 
     @api.exception_handler(XTunerError)
     async def ours(_request: Request, error: XTunerError) -> Response:
-        return ApiError(400, str(error)).response()
+        return ApiError(501 if isinstance(error, UnavailableError) else 400, str(error)).response()
 
     @api.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
@@ -123,10 +223,12 @@ def _explain_errors(api: FastAPI) -> None:
 def _invalid(error: RequestValidationError) -> JSONResponse:
     """The first thing that is wrong with a request, in one line."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"] if part != "body"]
+    where = [clipped(str(part)) for part in first["loc"] if part != "body"]
     name = ".".join(where)
     if first["type"] == "json_invalid":
-        return ApiError(400, f"the request is no JSON: {first.get('ctx', {}).get('error', '')}").response()
+        return ApiError(
+            400, f"the request cannot be read as JSON: {first.get('ctx', {}).get('error', '')}"
+        ).response()
     if first["type"] == "extra_forbidden":
         known = {*schema.ChatRequest.model_fields, *schema.CompletionRequest.model_fields}
         hint = did_you_mean(where[-1], known)

@@ -49,13 +49,15 @@ class Reader:
         cache: Any,
         mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
+        *,
+        all_logits: bool = False,
     ) -> tuple[torch.Tensor, Any]:
-        """The logits [rows, vocabulary] after the last token of each row, and the cache."""
+        """The logits [rows, vocabulary] after the last token of each row (or each token), and the cache."""
         takes = positions is not None and self._forward.takes_positions
         more = {"position_ids": positions} if takes else {}
         ids = torch.tensor(rows, dtype=torch.long, device=self.device)
         inputs = model_inputs(self.model, ids, self._pictures)
-        return self._forward(inputs, cache, attention_mask=mask, **more)
+        return self._forward(inputs, cache, all_logits=all_logits, attention_mask=mask, **more)
 
 
 def cut(cache: Any, length: int) -> None:

@@ -1,10 +1,11 @@
-"""What a request must pass before it is read: the key, the size; and the counting of all of them.
+"""What a request must pass before it is read: host, key, size, time; and the counting of all of them.
 
 Plain ASGI, so that a client that hangs up is seen by the answer at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
@@ -13,11 +14,15 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from xtuner.chat.hosts import is_loopback
+from xtuner.chat.server.service import Service
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN_PATHS = ("/health",)
+_THROW_AWAY_S, _THROW_AWAY_BYTES = 5.0, 2**28  # of a request that is refused
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
@@ -46,13 +51,15 @@ class Metrics:
 
 
 class Limits:
-    """The ASGI application `app` behind a key and a largest size of requests."""
+    """The ASGI application `app` behind what `service` asks of requests: host, key, size and time."""
 
-    def __init__(self, app: Any, *, api_key: str | None, max_request_bytes: int, metrics: Metrics) -> None:
+    def __init__(self, app: Any, service: Service, metrics: Metrics) -> None:
         self.app = app
-        self.api_key = api_key
-        self.max_request_bytes = max_request_bytes
+        self.service = service
         self.metrics = metrics
+        # Where nobody else can reach it, only a page that has given its own name this address could.
+        self._checks_host = service.host is not None and is_loopback(service.host) and not service.api_key
+        self._hosts = {origin.partition("://")[2].lower() for origin in service.allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -77,26 +84,29 @@ class Limits:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if self.api_key and scope["path"] not in OPEN_PATHS and not self._has_key(headers):
+        if (host := self._foreign_host(headers)) is not None:
+            message = (
+                f"this server answers to localhost, not to {host!r}: to allow the name start it with "
+                f"--allowed-origins http://{host}, or with --api-key"
+            )
+            await refuse(send, receive, 403, message, "host_not_allowed")
+            return
+        if self.service.api_key and scope["path"] not in OPEN_PATHS and not self._has_key(headers):
             message = "this server needs its API key: send the header 'Authorization: Bearer KEY'"
-            await refuse(send, 401, message, "invalid_api_key")
+            await refuse(send, receive, 401, message, "invalid_api_key")
             return
-        too_large = f"the request is larger than {self.max_request_bytes} bytes"
-        length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self.max_request_bytes:
-            await refuse(send, 413, too_large, "request_too_large")
+        try:
+            body = await self._body(headers, receive)
+        except _TooLargeError as error:
+            message = f"the request is larger than {self.service.max_request_bytes} bytes"
+            await refuse(send, receive, 413, message, "request_too_large", more=error.more)
             return
-        body = bytearray()
-        more = (length.isdigit() and int(length) > 0) or b"transfer-encoding" in headers
-        while more:
-            message_in = await receive()
-            if message_in["type"] == "http.disconnect":
-                return
-            body += message_in.get("body", b"")
-            if len(body) > self.max_request_bytes:
-                await refuse(send, 413, too_large, "request_too_large")
-                return
-            more = message_in.get("more_body", False)
+        except asyncio.TimeoutError:
+            message = "the request was not sent to its end in time"
+            await refuse(send, receive, 408, message, "request_timeout", more=False)
+            return
+        if body is None:
+            return
         told = False
 
         async def whole() -> MutableMapping[str, Any]:
@@ -104,25 +114,78 @@ class Limits:
             if told:
                 return await receive()
             told = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, whole, send)
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
+        """The body of a request; None where its client hangs up."""
+        most = self.service.max_request_bytes
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and (len(length) > 20 or int(length) > most):
+            raise _TooLargeError(more=True)
+        body = bytearray()
+        more = length.strip(b"0") != b"" or b"transfer-encoding" in headers
+        deadline = time.monotonic() + max(self.service.timeout_s, self.service.read_s)
+        while more:
+            left = min(self.service.read_s, deadline - time.monotonic())
+            message = await asyncio.wait_for(receive(), left)
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > most:
+                raise _TooLargeError(more)
+        return bytes(body)
+
+    def _foreign_host(self, headers: dict[bytes, bytes]) -> str | None:
+        """The name by which the request calls this machine, where it is not one of its own."""
+        host = headers.get(b"host", b"").decode("latin-1").strip().lower()
+        if not self._checks_host or not host or host in self._hosts:
+            return None
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        return None if is_loopback(name) else host
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         given = headers.get(b"authorization", b"").decode("latin-1")
         scheme, _, key = given.partition(" ")
-        wanted = (self.api_key or "").encode()
+        wanted = (self.service.api_key or "").encode()
         return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), wanted)
 
 
-async def refuse(send: Send, status: int, message: str, code: str) -> None:
-    """Answer with an error in OpenAI's form."""
+class _TooLargeError(Exception):
+    """A body that is too large, and whether there is `more` of it to come."""
+
+    def __init__(self, more: bool) -> None:
+        super().__init__()
+        self.more = more
+
+
+async def refuse(
+    send: Send, receive: Receive, status: int, message: str, code: str, *, more: bool = True
+) -> None:
+    """Answer with an error in OpenAI's form, before the request has come to its end where there is `more`."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers.append((b"connection", b"close"))
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status == 413:
-        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if more:
+        await _throw_away(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _throw_away(receive: Receive) -> None:
+    """Read what is still being sent: most clients look for an answer only when they have sent all."""
+    size, deadline = 0, time.monotonic() + _THROW_AWAY_S
+    more = True
+    while more and size < _THROW_AWAY_BYTES:
+        try:
+            message = await asyncio.wait_for(receive(), deadline - time.monotonic())
+        except asyncio.TimeoutError:
+            return
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)

@@ -9,21 +9,37 @@ are written between the marks that Hermes and Qwen models use.
 
 from __future__ import annotations
 
+import inspect
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from xtuner.chat.generate import Completion
 from xtuner.chat.pictures import Pictures
 from xtuner.chat.session import Session, encode_rendered
+from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
+from xtuner.dataset.encode import begin_ids
+from xtuner.dataset.map_fns.fields import BETWEEN
 from xtuner.errors import DataError
 from xtuner.utils.templates import is_tokenizers_own
 
 Message = Mapping[str, Any]
 Tools = Sequence[Mapping[str, Any]] | None
+Check = Callable[[], None]
+
+_PIECE = 20_000  # characters of a long text that are encoded at a time
+
+_INFILL = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
+"""Tokens before a text, before what follows it, and before what is to be filled in between."""
 
 _TOOLS = """You may call these functions:
 <tools>
@@ -33,6 +49,10 @@ To call one, write its name and arguments as JSON between two marks:
 <tool_call>
 {{"name": "...", "arguments": {{...}}}}
 </tool_call>"""
+
+
+def _go_on() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -45,20 +65,53 @@ class Prompt:
 
 
 class PromptWriter:
-    """Writes dialogues for one tokenizer; may be used from several threads."""
+    """Writes dialogues for one tokenizer; may be used from several threads.
+
+    `check`, where a method takes it, is called between two pieces of work and may raise to end them.
+    """
 
     def __init__(self, tokenizer: Any, context: int | None, pictures: Pictures | None = None) -> None:
         self.tokenizer = tokenizer
         self.context = context
         self.pictures = pictures
-        self._lock = threading.Lock()  # a fast tokenizer cannot be used by two threads at once
-        self._own: ChatTemplate | None = None
+        # A tokenizer in Rust may be read by many threads at once, but not set up, which is done here.
+        self._control = ControlTokens(tokenizer)
+        self._alone: AbstractContextManager[Any] = nullcontext() if tokenizer.is_fast else threading.RLock()
+        self._own = lru_cache(maxsize=8)(self._make_own)
+        self._own_end = self._own("{}").end_of_turn() if getattr(tokenizer, "chat_template", None) else ""
 
-    def encode(self, text: str) -> list[int]:
+    def _make_own(self, variables: str) -> ChatTemplate:
+        """The tokenizer's own template, with variables given as the text of a JSON object."""
+        return ChatTemplate(_WithVariables(self.tokenizer, json.loads(variables)))
+
+    def call_form(self, template: Mapping[str, Any] | None) -> tuple[bool, str]:
+        """Whether calls stand between the marks of Hermes, and under which name they have their arguments."""
+        if not is_tokenizers_own(template):
+            return True, "arguments"
+        text = str(self.tokenizer.chat_template)
+        if "<tool_call>" in text:
+            return True, "arguments"
+        return False, "parameters" if "<|python_tag|>" in text or "<|plugin|>" in text else "arguments"
+
+    def infill(self, prefix: str, suffix: str, check: Check = _go_on) -> list[int]:
+        """The ids that ask for what stands between two texts; DataError where the model knows no such."""
+        vocabulary = self.tokenizer.get_vocab()
+        known = [marks for marks in _INFILL if all(mark in vocabulary for mark in marks)]
+        if not known:
+            raise DataError("suffix: this model has no tokens for filling in: leave it out")
+        before, after = (self.encode(text, check, special_tokens=False) for text in (prefix, suffix))
+        begin, middle, end = (vocabulary[mark] for mark in known[0])
+        return [*begin_ids(self.tokenizer).tolist(), begin, *before, middle, *after, end]
+
+    def encode(self, text: str, check: Check = _go_on, *, special_tokens: bool = True) -> list[int]:
         """The ids of plain text, with what the tokenizer puts at its beginning."""
         _check_characters(text)
-        with self._lock:
-            return list(self.tokenizer.encode(text))
+        if not self._may_fit(text, self.context, check):
+            raise DataError(
+                f"the prompt has more than {self.context} tokens, which is what the model's context holds"
+            )
+        with self._alone:
+            return list(self.tokenizer.encode(text, add_special_tokens=special_tokens))
 
     def write(
         self,
@@ -66,29 +119,48 @@ class PromptWriter:
         template: Mapping[str, Any] | None,
         tools: Tools,
         max_new_tokens: int,
+        check: Check = _go_on,
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """The prompt for the next answer; DataError where it cannot be written or does not fit."""
+        """The prompt for the next answer; DataError where it cannot be written or does not fit.
+
+        `variables` are for the tokenizer's own template.
+        """
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError("messages: the last one must be a user's or a tool's: there is nothing to answer")
         _check_characters([messages, tools])
-        with self._lock:
-            if is_tokenizers_own(template):
-                return self._write_with_own(messages, tools, max_new_tokens)
-            return self._write_with_ours(messages, template, tools, max_new_tokens)
+        messages = [self._as_text(message) for message in messages]
+        limit = _limit(self.context, max_new_tokens)
+        if is_tokenizers_own(template):
+            own = self._own(json.dumps(_checked(variables or {}), sort_keys=True))
+            return self._write_with_own(own, messages, tools, limit, check)
+        return self._write_with_ours(messages, template, tools, max_new_tokens, check)
 
-    def _write_with_own(self, messages: Sequence[Message], tools: Tools, max_new_tokens: int) -> Prompt:
-        self._own = self._own or ChatTemplate(self.tokenizer)
+    def _write_with_own(
+        self, own: ChatTemplate, messages: Sequence[Message], tools: Tools, limit: int | None, check: Check
+    ) -> Prompt:
         system = [m for m in messages if m["role"] == "system"]
         turns = _turns([m for m in messages if m["role"] != "system"])
-        limit = _limit(self.context, max_new_tokens)
-        for num_dropped in range(len(turns)):
-            kept = [*system, *(m for turn in turns[num_dropped:] for m in turn)]
-            text = self._own.write(kept, tools, prompt=True)
-            ids = encode_rendered(self.tokenizer, text, self.pictures)
-            if limit is None or len(ids) <= limit:
-                end = self._own.end_of_turn()
-                return Prompt(ids, [end] if end else [], num_dropped)
-        raise _too_long(len(ids), self.context, limit)
+
+        def write(count: int) -> list[int] | None:
+            check()
+            kept = [*system, *(m for turn in turns[len(turns) - count :] for m in turn)]
+            # Each message is a token at least.
+            if limit is not None and len(kept) > limit:
+                return None
+            text = own.write(kept, tools, prompt=True)
+            if not self._may_fit(text, limit, check):
+                return None
+            with self._alone:
+                ids = encode_rendered(self.tokenizer, text, self.pictures, self._control)
+            too_long.append(len(ids))
+            return ids if limit is None or len(ids) <= limit else None
+
+        too_long: list[int] = []
+        count, ids = _most_that_fit(len(turns), write, _is_short(messages, limit))
+        if ids is None:
+            raise _too_long(min(too_long, default=None), self.context, limit)
+        return Prompt(ids, [self._own_end] if self._own_end else [], len(turns) - count)
 
     def _write_with_ours(
         self,
@@ -96,24 +168,109 @@ class PromptWriter:
         template: Mapping[str, Any] | None,
         tools: Tools,
         max_new_tokens: int,
+        check: Check,
     ) -> Prompt:
         system = [m["content"] for m in messages if m["role"] == "system"]
         if tools:
             listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
             system.append(_TOOLS.format(tools=listed))
-        session = Session(
-            self.tokenizer, template, "\n".join(system), context=self.context, pictures=self.pictures
-        )
+        limit = _limit(self.context, max_new_tokens)
+
+        def may_fit(text: str) -> bool:
+            check()
+            return self._may_fit(text, limit, check)
+
         *before, last = _questions_and_answers(messages)
-        suffix = session.template.get("SUFFIX") or ""
-        for question, answer in before:
-            ids = self.tokenizer.encode(answer + suffix, add_special_tokens=False) if answer + suffix else []
-            session.answered(
-                question, Completion(answer, list(ids), "stop" if suffix else "length", 0.0), set()
-            )
-        ids = session.ask(last[0], max_new_tokens)
+        if not all(map(may_fit, (last[0], *system))):
+            raise _too_long(None, self.context, limit)
+        session = Session(
+            self.tokenizer,
+            template,
+            BETWEEN.join(system),
+            context=self.context,
+            pictures=self.pictures,
+            control=self._control,
+        )
+        with self._alone:
+            session.recall(before, max_new_tokens, may_fit)
+            ids, _ = session.fit(last[0], max_new_tokens)
         words = list(session.template.get("STOP_WORDS") or [])
         return Prompt(ids, words, len(before) - len(session.turns))
+
+    def _as_text(self, message: Message) -> Message:
+        """`message`, in which control tokens that a user or a tool has spelt are text."""
+        content = message.get("content")
+        if message["role"] not in ("user", "tool") or not content:
+            return message
+        return {**message, "content": self._control.hide(content)}
+
+    def _may_fit(self, text: str, limit: int | None, check: Check) -> bool:
+        """False where `text` has far more than `limit` tokens, which its first pieces tell."""
+        if limit is None or len(text) <= _PIECE:
+            return True
+        count = 0
+        for start in range(0, len(text), _PIECE):
+            check()
+            with self._alone:
+                count += len(self.tokenizer.encode(text[start : start + _PIECE], add_special_tokens=False))
+            # A cut makes a few tokens more of one word.
+            if count > 2 * limit + _PIECE:
+                return False
+        return True
+
+
+class _WithVariables:
+    """A tokenizer whose chat template is given `variables` beside the messages."""
+
+    def __init__(self, tokenizer: Any, variables: Mapping[str, Any]) -> None:
+        self._tokenizer, self._variables = tokenizer, variables
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def apply_chat_template(self, *args: Any, **asked: Any) -> Any:
+        return self._tokenizer.apply_chat_template(*args, **asked, **self._variables)
+
+
+def _checked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`variables`; DataError for one that is no variable of a template but would change how it is written."""
+    from transformers import PreTrainedTokenizerBase
+
+    own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    for name in variables:
+        if name in own or name in ("messages", "bos_token", "eos_token"):
+            raise DataError(f"chat_template_kwargs: {name!r} cannot be given here: leave it out")
+    return variables
+
+
+def _most_that_fit(
+    total: int, write: Callable[[int], list[int] | None], is_short: bool
+) -> tuple[int, list[int] | None]:
+    """The largest number of turns up to `total` that `write` does not answer with None, and its answer.
+
+    What is tried is never much longer than what fits, however long the whole is.
+    """
+    if is_short and (ids := write(total)) is not None:
+        return total, ids
+    fitting, best, count = 0, None, 1
+    while (ids := write(count)) is not None:
+        fitting, best = count, ids
+        if count == total:
+            return fitting, best
+        count = min(2 * count, total)
+    while count - fitting > 1:
+        middle = (fitting + count) // 2
+        if (ids := write(middle)) is None:
+            count = middle
+        else:
+            fitting, best = middle, ids
+    return fitting, best
+
+
+def _is_short(messages: Sequence[Message], limit: int | None) -> bool:
+    """Whether trying the whole dialogue costs little beside what fits."""
+    size = sum(len(m.get("content") or "") for m in messages)
+    return limit is None or (size <= 16 * limit and len(messages) <= limit)
 
 
 def _check_characters(value: Any) -> None:
@@ -129,8 +286,9 @@ def _limit(context: int | None, max_new_tokens: int) -> int | None:
     return None if context is None else context - max(1, min(max_new_tokens, context // 4))
 
 
-def _too_long(length: int, context: int | None, limit: int | None) -> DataError:
-    return DataError(f"this input has {length} tokens; the context of {context} leaves room for {limit}")
+def _too_long(length: int | None, context: int | None, limit: int | None) -> DataError:
+    size = f"more than {limit}" if length is None else length
+    return DataError(f"this input has {size} tokens; the context of {context} leaves room for {limit}")
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
@@ -153,7 +311,9 @@ def _questions_and_answers(messages: Sequence[Message]) -> list[tuple[str, str]]
             if not pairs:
                 pairs.append(([], []))
             calls = [_call_text(call) for call in message.get("tool_calls") or []]
-            pairs[-1][1].extend(text for text in (message.get("content"), *calls) if text)
+            words = "\n".join(text for text in (message.get("content"), *calls) if text)
+            thought = message.get("reasoning_content")
+            pairs[-1][1].append(f"<think>\n{thought}\n</think>\n\n{words}" if thought else words)
             continue
         if not pairs or pairs[-1][1]:
             pairs.append(([], []))
@@ -162,7 +322,8 @@ def _questions_and_answers(messages: Sequence[Message]) -> list[tuple[str, str]]
         pairs[-1][0].append(result if message["role"] == "tool" else text)
     if not pairs:
         raise DataError("messages: there is no message of a user")
-    return [("\n".join(asked), "\n".join(said)) for asked, said in pairs]
+    # Joined as training joins them.
+    return [(BETWEEN.join(filter(None, asked)), BETWEEN.join(filter(None, said))) for asked, said in pairs]
 
 
 def _call_text(call: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ ChatRequest, CompletionRequest  ->  Job: prompts and samplings, one for each cho
 from __future__ import annotations
 
 import asyncio
-import json
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,10 +15,14 @@ from typing import Any
 from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
 from xtuner.chat.server.answer import Sampling
+from xtuner.chat.server.forms import CallForm, Wanted
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
-from xtuner.chat.server.service import ApiError, Served, Service
+from xtuner.chat.server.json_text import read_json
+from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
+
+_MAX_DIGITS = 10  # of the number of a token
 
 
 @dataclass(frozen=True)
@@ -35,47 +39,83 @@ class Job:
     notices: list[str] = field(default_factory=list)
     num_choices: int = 1  # of each prompt
     pictures: list[Picture] = field(default_factory=list)
+    one_call: bool = False  # of each answer
 
 
-async def chat_jobs(service: Service, body: schema.ChatRequest) -> Job:
+async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patience) -> Job:
     """What a request for a chat asks for."""
     model = service.find(body.model)
     template = _template(model, body.prompt_template)
-    if body.response_format is not None and body.response_format.type != "text":
-        raise ApiError(
-            400, "response_format: this server answers in text only; leave it out", "response_format"
-        )
-    if body.top_logprobs is not None and not body.logprobs:
+    notices = notices_of(body)
+    if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs = true", "top_logprobs")
     tools = _tools(body)
-    shown = await asyncio.to_thread(_pictures, service, model, body.messages)
+    shown = await _pictures(service, model, body.messages, patience)
     messages = [_message(m, i, shown) for i, m in enumerate(body.messages)]
-    max_new_tokens = body.max_completion_tokens or body.max_tokens or service.max_new_tokens
-    prompt = await asyncio.to_thread(service.prompts.write, messages, template, tools, max_new_tokens)
+    max_new_tokens = _length(service, body.max_completion_tokens, body.max_tokens)
+    write = functools.partial(
+        service.prompts.write, check=patience.check, variables=_template_variables(body)
+    )
+    prompt = await asyncio.to_thread(write, messages, template, tools, max_new_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(service, body, max_new_tokens, prompt.stop_words, logprobs)
-    notices = []
+    if (wanted := _wanted(service, body, template, tools)) is not None:
+        form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, prompt.stop_words))
+        sampling = replace(sampling, form=form)
+        notices += [f"not kept of a schema: {told}" for told in form.told]
     if prompt.num_dropped:
         notices.append(
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
             f"{service.prompts.context} tokens"
         )
     job = _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices)
-    return replace(job, pictures=list(shown.values()))
+    one_call = body.parallel_tool_calls is False
+    return replace(job, pictures=list(shown.values()), one_call=one_call)
 
 
-async def completion_jobs(service: Service, body: schema.CompletionRequest) -> Job:
+async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
     """What a request for the continuation of a text asks for."""
     model = service.find(body.model)
-    for name in ("echo", "suffix"):
-        if getattr(body, name):
-            raise ApiError(400, f"{name} is not available here; leave it out", name)
-    if body.best_of not in (None, body.n or 1):
+    notices = notices_of(body)
+    if body.best_of not in (None, 1, body.n or 1):
         raise ApiError(400, "best_of must be n; leave it out", "best_of")
-    prompts = await asyncio.to_thread(_prompt_ids, service, body.prompt)
-    max_new_tokens = body.max_tokens or service.max_new_tokens
+    texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, body.n or 1)
+    special = body.add_special_tokens is not False
+    prompts = await asyncio.to_thread(prompt_ids, service, texts, patience, body.suffix, special)
+    # An answer of no tokens is of use where the prompt is told with it.
+    no_answer = body.max_tokens == 0 and body.echo
+    max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
-    return _job(service, body, model, prompts, sampling, False, False, [])
+    sampling = replace(sampling, echo=bool(body.echo))
+    return _job(service, body, model, prompts, sampling, False, False, notices)
+
+
+def notices_of(body: schema.Whole) -> list[str]:
+    """What is told of fields that are not known; ApiError for one that cannot be as it asks."""
+    given = body.model_extra or {}
+    for name, cure in schema.REFUSED.items():
+        if given.get(name):
+            raise ApiError(400, f"{name} is not available here: {cure}", name)
+    left = [name for name in body.unknown() if name not in schema.REFUSED]
+    return [f"fields that are not known here were not looked at: {', '.join(left)}"] if left else []
+
+
+def _length(service: Service, *asked: int | None) -> int:
+    """The longest answer: the first that is asked for, the server's own where none is."""
+    given = [length for length in asked if length is not None]
+    if 0 in given[:1]:
+        raise ApiError(400, "max_tokens: Input should be greater than or equal to 1", "max_tokens")
+    return given[0] if given and given[0] > 0 else schema.MAX_NEW_TOKENS if given else service.max_new_tokens
+
+
+def _template_variables(body: schema.ChatRequest) -> dict[str, Any]:
+    """What the request tells the tokenizer's own chat template beside the messages."""
+    variables: dict[str, Any] = {}
+    if body.reasoning_effort is not None:
+        variables["reasoning_effort"] = body.reasoning_effort
+    if body.reasoning_effort == "none":
+        variables["enable_thinking"] = False
+    return {**variables, **(body.chat_template_kwargs or {})}
 
 
 def _job(
@@ -89,10 +129,6 @@ def _job(
     notices: list[str],
 ) -> Job:
     num = body.n or 1
-    if num * len(prompts) > schema.MAX_CHOICES:
-        raise ApiError(
-            400, f"{num * len(prompts)} answers in one request: ask for {schema.MAX_CHOICES} at most"
-        )
     parts = []
     for prompt in prompts:
         room = _room(service, prompt)
@@ -101,8 +137,6 @@ def _job(
             length = sampling.max_new_tokens if room is None else min(room, sampling.max_new_tokens)
             parts.append((prompt, replace(sampling, seed=seed, max_new_tokens=length)))
     options = body.stream_options
-    if options is not None and not body.stream:
-        raise ApiError(400, "stream_options needs stream = true", "stream_options")
     usage = options is not None and options.include_usage
     tokenizer = service.prompts.tokenizer
     return Job(model, parts, is_chat, finds_calls, body.stream, usage, tokenizer, notices, num)
@@ -127,23 +161,26 @@ def _sampling(
     logprobs: int | None,
 ) -> Sampling:
     asked = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    given = {
+    given: dict[str, Any] = {
         name: value
         for name in (
             "temperature",
-            "top_p",
-            "top_k",
+            "min_p",
             "repetition_penalty",
             "presence_penalty",
             "frequency_penalty",
         )
         if (value := getattr(body, name)) is not None
     }
+    if body.top_p is not None:
+        given["top_p"] = max(body.top_p, 1e-9)  # nothing but the likeliest token
     return Sampling(
         max_new_tokens=max_new_tokens,
+        top_k=max(body.top_k or 0, 0),
         logit_bias=_logit_bias(service, body.logit_bias or {}),
         seed=None if body.seed is None else body.seed % 2**63,
-        stop_words=list(dict.fromkeys([*words, *asked])),
+        stop_words=list(dict.fromkeys(word for word in [*words, *asked] if word)),
+        stop_ids=frozenset(body.stop_token_ids or ()),
         logprobs=logprobs,
         **given,
     )
@@ -152,24 +189,64 @@ def _sampling(
 def _logit_bias(service: Service, asked: Mapping[str, float]) -> dict[int, float]:
     found = {}
     for name, bias in asked.items():
-        if not (name.isascii() and name.isdigit() and int(name) < service.num_tokens):
-            raise ApiError(400, f"logit_bias: {name!r} is no token of this model", "logit_bias")
+        is_number = name.isascii() and name.isdigit() and len(name) <= _MAX_DIGITS
+        if not (is_number and int(name) < service.num_tokens):
+            raise ApiError(400, f"logit_bias: {clipped(name)!r} is no token of this model", "logit_bias")
         found[int(name)] = bias
     return found
 
 
-def _prompt_ids(service: Service, prompt: Any) -> list[list[int]]:
-    if not isinstance(prompt, list):
-        prompt = [prompt]
-    if prompt and isinstance(prompt[0], int):
-        prompt = [prompt]
-    found = [service.prompts.encode(p) if isinstance(p, str) else list(p) for p in prompt]
-    if not found:
-        raise ApiError(400, "the prompt is empty", "prompt")
+def prompts_of(given: Any, name: str, most: int, num: int = 1) -> list[str | list[int]]:
+    """The prompts in the field `name`, each a text or ids; ApiError where `num` of each exceed `most`."""
+    if not isinstance(given, list) or (given and isinstance(given[0], int)):
+        given = [given]
+    if not given:
+        raise ApiError(400, f"the {name} is empty", name)
+    if (count := num * len(given)) > most:
+        raise ApiError(400, f"{count} answers in one request: ask for {most} at most", name)
+    return given
+
+
+def prompt_ids(
+    service: Service,
+    prompts: Sequence[str | list[int]],
+    patience: Patience,
+    suffix: str | None = None,
+    special_tokens: bool = True,
+) -> list[list[int]]:
+    """The ids of prompts; with `suffix` those that ask for what stands before it."""
+    found = []
+    for prompt in prompts:
+        patience.check()
+        if not isinstance(prompt, str):
+            found.append(list(prompt))
+        elif suffix:
+            found.append(service.prompts.infill(prompt, suffix, patience.check))
+        else:
+            found.append(service.prompts.encode(prompt, patience.check, special_tokens=special_tokens))
     wrong = [i for ids in found for i in ids if i >= service.num_tokens]
     if wrong:
         raise ApiError(400, f"prompt: {wrong[0]} is no token; there are {service.num_tokens}", "prompt")
     return found
+
+
+async def tokenize(service: Service, body: schema.TokenizeRequest, patience: Patience) -> list[int]:
+    """The ids of a text, or of messages with what opens an answer."""
+    model = service.find(body.model)
+    notices_of(body)
+    if (body.prompt is None) == (body.messages is None):
+        raise ApiError(400, "give either prompt or messages", "prompt")
+    if body.prompt is not None:
+        special = body.add_special_tokens is not False
+        return (await asyncio.to_thread(prompt_ids, service, [body.prompt], patience, None, special))[0]
+    shown = await _pictures(service, model, body.messages or [], patience)
+    messages = [_message(m, i, shown) for i, m in enumerate(body.messages or [])]
+    write = functools.partial(
+        service.prompts.write, check=patience.check, variables=body.chat_template_kwargs or {}
+    )
+    tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] or None
+    template = _template(model, body.prompt_template)
+    return (await asyncio.to_thread(write, messages, template, tools, 1)).ids
 
 
 def _template(model: Served, asked: str | None) -> Any:
@@ -179,22 +256,76 @@ def _template(model: Served, asked: str | None) -> Any:
 
 
 def _tools(body: schema.ChatRequest) -> list[dict[str, Any]] | None:
-    if body.tool_choice not in (None, "none", "auto"):
+    names = [tool.function.name for tool in body.tools or ()]
+    asked = body.tool_choice.function.name if isinstance(body.tool_choice, schema.NamedTool) else None
+    if asked is not None and asked not in names:
+        known = ", ".join(map(clipped, names)) or "none"
         raise ApiError(
-            400,
-            "tool_choice: this server leaves the choice to the model; write 'auto' or 'none'",
-            "tool_choice",
+            400, f"tool_choice: there is no tool {clipped(asked)!r}; known: {known}", "tool_choice"
         )
+    if body.tool_choice == "required" and not names:
+        raise ApiError(400, "tool_choice: there are no tools", "tool_choice")
     if not body.tools or body.tool_choice == "none":
         return None
     return [tool.model_dump(exclude_none=True) for tool in body.tools]
 
 
-def _pictures(
-    service: Service, model: Served, messages: Sequence[schema.Message]
+def _wanted(
+    service: Service, body: schema.ChatRequest, template: Any, tools: list[dict[str, Any]] | None
+) -> Wanted | None:
+    """The form that the answer must have; None where it may be any text."""
+    asked = body.response_format
+    answer, strict = None, True
+    if asked is not None and asked.type == "json_object":
+        answer = {"type": "object"}
+    elif asked is not None and asked.type == "json_schema":
+        if asked.json_schema is None or asked.json_schema.json_schema is None:
+            raise ApiError(400, "response_format: json_schema.schema is missing", "response_format")
+        answer, strict = asked.json_schema.json_schema, bool(asked.json_schema.strict)
+    must_call = bool(tools) and body.tool_choice not in (None, "auto")
+    calls = [
+        CallForm(tool.function.name, tool.function.parameters, bool(tool.function.strict))
+        for tool in (body.tools or () if tools else ())
+        if not isinstance(body.tool_choice, schema.NamedTool)
+        or tool.function.name == body.tool_choice.function.name
+    ]
+    marked, arguments = service.prompts.call_form(template)
+    in_text = marked and any(call.strict for call in calls)
+    if answer is None and not must_call and not in_text:
+        return None
+    several = body.parallel_tool_calls is not False and not isinstance(body.tool_choice, schema.NamedTool)
+    answer = None if must_call else answer
+    return Wanted(answer, strict, calls, must_call, several, marked, arguments)
+
+
+def _ends(service: Service, stop_words: Sequence[str]) -> list[int]:
+    """The tokens that end an answer: the model's, then those that are a stop word of its template."""
+    words = [service.prompts.encode(word, special_tokens=False) for word in stop_words]
+    return [*service.scheduler.ends, *(ids[0] for ids in words if len(ids) == 1)]
+
+
+async def _pictures(
+    service: Service, model: Served, messages: Sequence[schema.Message], patience: Patience
 ) -> dict[tuple[int, int], Picture]:
     """The images in `messages`, by the numbers of their message and part."""
+    urls = _image_urls(service, model, messages)
     found: dict[tuple[int, int], Picture] = {}
+    for place, url in urls.items():
+        where = "messages.{}.content.{}.image_url".format(*place)
+        read = functools.partial(_picture, url, where, service.prompts.pictures, model.adapter, patience)
+        found[place] = await asyncio.get_running_loop().run_in_executor(service.image_reader, read)
+    return found
+
+
+def _picture(url: str, where: str, pictures: Any, seen_by: str | None, patience: Patience) -> Picture:
+    patience.check()
+    return picture_of(url, where, pictures, seen_by)
+
+
+def _image_urls(
+    service: Service, model: Served, messages: Sequence[schema.Message]
+) -> dict[tuple[int, int], str]:
+    found: dict[tuple[int, int], str] = {}
     for index, message in enumerate(messages):
         for number, part in enumerate(message.content if isinstance(message.content, list) else []):
             if part.type != "image_url" or part.image_url is None:
@@ -206,20 +337,21 @@ def _pictures(
                 raise ApiError(400, f"{where}: the model {model.name!r} reads text only", "messages")
             if len(found) == MAX_IMAGES:
                 raise ApiError(400, f"{where}: a request may show {MAX_IMAGES} images", "messages")
-            found[index, number] = picture_of(
-                part.image_url.url, where, service.prompts.pictures, model.adapter
-            )
+            found[index, number] = part.image_url.url
     return found
 
 
 def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
+    role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
     # Images stand above the words, as those of LLaVA's training do.
     marks = "".join(f"{picture.mark}\n" for (at, _), picture in shown.items() if at == index)
     found: dict[str, Any] = {"role": role, "content": marks + _text(message.content, index)}
-    if message.tool_calls:
-        found["tool_calls"] = [_tool_call(call, index) for call in message.tool_calls]
-    for name in ("name", "tool_call_id"):
+    calls = message.tool_calls or []
+    if message.function_call is not None and not calls:
+        calls = [schema.ToolCall(function=message.function_call)]
+    if calls:
+        found["tool_calls"] = [_tool_call(call, index) for call in calls]
+    for name in ("name", "tool_call_id", "reasoning_content"):
         if getattr(message, name) is not None:
             found[name] = getattr(message, name)
     return found
@@ -228,7 +360,11 @@ def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int]
 def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    values = [{"text": part.text, "image_url": part.image_url}.get(part.type) for part in content]
+    texts = ("text", "input_text", "output_text", "refusal")
+    values = [
+        part.text if part.type in texts else part.image_url if part.type == "image_url" else None
+        for part in content
+    ]
     other = [part.type for part, value in zip(content, values, strict=True) if value is None]
     if other:
         raise ApiError(
@@ -241,10 +377,12 @@ def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
 
 
 def _tool_call(call: schema.ToolCall, index: int) -> dict[str, Any]:
-    try:
-        arguments = json.loads(call.function.arguments)
-    except ValueError:
-        arguments = None
+    arguments: Any = call.function.arguments
+    if isinstance(arguments, str):
+        try:
+            arguments = read_json(arguments) if arguments.strip() else {}
+        except ValueError:
+            arguments = None
     if not isinstance(arguments, dict):
         raise DataError(f"messages.{index}.tool_calls: arguments must be the text of a JSON object")
     return {

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -27,11 +28,31 @@ from xtuner.chat.server.scheduler import QueueFullError, Scheduler
 from xtuner.chat.server.service import ApiError
 from xtuner.chat.server.tool_calls import Call, CallFinder
 
+T = TypeVar("T")
 PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up
 
 
+class Writer(Protocol):
+    """Tells the events of a job's answers in the words of one interface."""
+
+    closing: str  # what ends a stream
+
+    def line(self, value: dict[str, Any]) -> str: ...
+    def failed(self, error: ApiError) -> dict[str, Any]: ...
+    def begin(self) -> list[dict[str, Any]]: ...
+    def chunks(self, index: int, event: Event) -> list[dict[str, Any]]: ...
+    def end(self) -> list[dict[str, Any]]: ...
+    def whole(self) -> dict[str, Any]: ...
+
+
 async def respond(
-    job: Job, request: Request, scheduler: Scheduler, metrics: Metrics, client: str, timeout_s: float
+    job: Job,
+    request: Request,
+    scheduler: Scheduler,
+    metrics: Metrics,
+    client: str,
+    deadline: float,
+    make_writer: Callable[[Job, Metrics], Writer] | None = None,
 ) -> Response:
     """The answer to `job`; ApiError where there is no room, or nothing could be written."""
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -41,7 +62,6 @@ async def respond(
         if not loop.is_closed():
             loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
-    deadline = time.monotonic() + timeout_s
     answers = [
         Answer(
             prompt,
@@ -58,7 +78,7 @@ async def respond(
         scheduler.submit(answers)
     except QueueFullError as error:
         raise ApiError(429 if scheduler.is_alive else 503, str(error), retry_after_s=1) from error
-    writer = _Writer(job, metrics)
+    writer = (make_writer or OpenAIWriter)(job, metrics)
     source = _events(events, answers, scheduler, metrics)
     if job.stream:
         return StreamingResponse(
@@ -91,34 +111,31 @@ async def _events(
             scheduler.cancel(answers)
 
 
-async def _stream(writer: _Writer, source: AsyncIterator[tuple[int, Event] | None]) -> AsyncIterator[str]:
+async def _stream(writer: Writer, source: AsyncIterator[tuple[int, Event] | None]) -> AsyncIterator[str]:
     try:
         for chunk in writer.begin():
-            yield _line(chunk)
+            yield writer.line(chunk)
         async for item in source:
             if item is None:
                 yield ": waiting\n\n"
                 continue
             if isinstance(item[1], Failed):
-                yield _line(ApiError(item[1].status, item[1].message).body())
+                yield writer.line(writer.failed(ApiError(item[1].status, item[1].message)))
                 return
             for chunk in writer.chunks(*item):
-                yield _line(chunk)
+                yield writer.line(chunk)
         for chunk in writer.end():
-            yield _line(chunk)
-        yield "data: [DONE]\n\n"
+            yield writer.line(chunk)
+        if writer.closing:
+            yield writer.closing
     finally:
         await source.aclose()  # type: ignore[attr-defined]
 
 
-def _line(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
-
-
 async def _whole(
-    writer: _Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
+    writer: Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
 ) -> Response:
-    async def collect() -> None:
+    async def collect() -> bool:
         try:
             async for item in source:
                 if item is None:
@@ -127,20 +144,26 @@ async def _whole(
                     raise ApiError(item[1].status, item[1].message)
                 for _ in writer.chunks(*item):
                     pass
+            return True
         finally:
             await source.aclose()  # type: ignore[attr-defined]
+
+    if await unless_gone(collect(), request):
+        return JSONResponse(writer.whole())
+    return Response(status_code=499)
+
+
+async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T | None:
+    """What `work` gives; None, and it is cancelled, where the client hangs up before."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = [asyncio.create_task(collect()), asyncio.create_task(gone())]
+    tasks = [asyncio.create_task(work), asyncio.create_task(gone())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            tasks[0].result()
-            return JSONResponse(writer.whole())
-        return Response(status_code=499)
+        return tasks[0].result() if tasks[0].done() else None
     finally:
         for task in tasks:
             task.cancel()
@@ -152,12 +175,15 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[TokenInfo] = field(default_factory=list)
+    offset: int = 0  # characters of the tokens told in a stream
     finder: CallFinder | None = None
     end: End | None = None
 
 
-class _Writer:
-    """Puts events into OpenAI's words, and keeps what a whole answer needs."""
+class OpenAIWriter:
+    """Puts events into the words of chats and completions, and keeps what a whole answer needs."""
+
+    closing = "data: [DONE]\n\n"
 
     def __init__(self, job: Job, metrics: Metrics) -> None:
         self.job = job
@@ -172,6 +198,16 @@ class _Writer:
         self.notices = list(job.notices)
         self.choices = [_Choice(finder=CallFinder() if job.finds_calls else None) for _ in job.parts]
         self.with_logprobs = job.parts[0][1].logprobs is not None
+
+    @staticmethod
+    def line(value: dict[str, Any]) -> str:
+        """A chunk as it is sent."""
+        return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+    @staticmethod
+    def failed(error: ApiError) -> dict[str, Any]:
+        """The chunk of a fault."""
+        return error.body()
 
     def begin(self) -> list[dict[str, Any]]:
         """What a stream begins with."""
@@ -197,14 +233,17 @@ class _Writer:
         if event.finish == "time":
             self.notices.append(f"answer {index} was cut after {event.num_tokens} tokens: its time was over")
         empty: dict[str, Any] = {"delta": {}} if self.job.is_chat else {"text": ""}
-        return [*found, self._chunk({"index": index, **empty, "finish_reason": self._finish(choice)})]
+        last = self._chunk({"index": index, **empty, "finish_reason": self._finish(choice)})
+        if self.notices and not self.job.stream_usage and all(c.end is not None for c in self.choices):
+            last["notices"] = self.notices
+        return [*found, last]
 
     def end(self) -> list[dict[str, Any]]:
-        """The last chunk: the usage where it is asked for, and the notices."""
-        if not (self.job.stream_usage or self.notices):
+        """The chunk of the usage, where that is asked for, with the notices."""
+        if not self.job.stream_usage:
             return []
-        more = {"usage": self._usage()} if self.job.stream_usage else {}
-        return [{**self._chunk(), **more, **({"notices": self.notices} if self.notices else {})}]
+        notices = {"notices": self.notices} if self.notices else {}
+        return [{**self._chunk(), "usage": self._usage(), **notices}]
 
     def whole(self) -> dict[str, Any]:
         """The answer as one object."""
@@ -213,6 +252,10 @@ class _Writer:
         more = {"usage": self._usage(), "notices": self.notices}
         return {**self.base, "object": kind, "choices": choices, **more}
 
+    def _notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices.append(text)
+
     @staticmethod
     def _parts(choice: _Choice, text: str) -> list[str | Call]:
         return [text] if choice.finder is None else [*choice.finder.push(text)]
@@ -220,11 +263,17 @@ class _Writer:
     def _told(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
         choice = self.choices[index]
         found = []
-        logprobs = {"logprobs": self._logprobs(tokens)} if self.with_logprobs and tokens else {}
+        logprobs = {}
+        if self.with_logprobs and tokens:
+            logprobs = {"logprobs": self._logprobs(tokens, choice.offset)}
+            choice.offset += sum(len(self._text(info.token)) for info in tokens)
         if not parts and logprobs:
             parts = [""]
         for part in parts:
             if isinstance(part, Call):
+                if self.job.one_call and choice.calls:
+                    self._notice("further calls were left out: parallel_tool_calls is false")
+                    continue
                 call = {
                     "id": f"call_{uuid.uuid4().hex[:24]}",
                     "type": "function",
@@ -242,7 +291,7 @@ class _Writer:
 
     def _whole_choice(self, index: int, choice: _Choice) -> dict[str, Any]:
         text = "".join(choice.text)
-        logprobs = self._logprobs(choice.tokens) if self.with_logprobs else None
+        logprobs = self._logprobs(choice.tokens, 0) if self.with_logprobs else None
         more = {"logprobs": logprobs, "finish_reason": self._finish(choice)}
         if not self.job.is_chat:
             return {"index": index, "text": text, **more}
@@ -280,7 +329,7 @@ class _Writer:
             "prompt_tokens_details": cached,
         }
 
-    def _logprobs(self, tokens: list[TokenInfo]) -> dict[str, Any]:
+    def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any]:
         if self.job.is_chat:
             told = [
                 {
@@ -290,13 +339,18 @@ class _Writer:
                 for info in tokens
             ]
             return {"content": told}
+        texts = [self._text(info.token) for info in tokens]
         return {
-            "tokens": [self._text(info.token) for info in tokens],
+            "tokens": texts,
             "token_logprobs": [_finite(info.logprob) for info in tokens],
-            "top_logprobs": [{self._text(t): _finite(v) for t, v in info.top} for info in tokens],
+            "top_logprobs": [
+                None if info.logprob is None else {self._text(t): _finite(v) for t, v in info.top}
+                for info in tokens
+            ],
+            "text_offset": [*itertools.accumulate(map(len, texts[:-1]), initial=offset)] if texts else [],
         }
 
-    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self._text(token)
         # The bytes of a token that is no whole character are not those of its text.
         whole = "\N{REPLACEMENT CHARACTER}" not in text
@@ -306,6 +360,6 @@ class _Writer:
         return str(self.job.tokenizer.decode([token], skip_special_tokens=False))
 
 
-def _finite(value: float) -> float:
+def _finite(value: float | None) -> float | None:
     # JSON has no infinity.
-    return max(value, -9999.0)
+    return None if value is None else max(value, -9999.0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -26,7 +27,9 @@ from xtuner.errors import XTunerError
 from xtuner.log import logger
 
 CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers
+CHUNK_WITH_LOGITS = 128  # where the logits after each of them are wanted, which are large
 KEPT = 4  # ended dialogues whose keys and values wait for their next turn
+_STOPPED = "the server was stopped before the answer was complete"
 
 
 class QueueFullError(XTunerError):
@@ -83,9 +86,10 @@ class Scheduler:
         # Weights that are offloaded stand on "meta" until their layer runs.
         devices = [p.device for p in model.parameters() if p.device.type != "meta"]
         self.device = devices[0] if devices else torch.device("cpu")
-        self._ends = end_ids(model, tokenizer)
+        self.ends = end_ids(model, tokenizer)
         self._reader = Reader(model, self.device, pictures)
         self._queue = _Queue()
+        self._asides: deque[tuple[Callable[[], Any], str | None, Future[Any]]] = deque()
         self._reading: Answer | None = None
         self._batches: list[tuple[str | None, Batch, list[Answer]]] = []
         self._kept: list[tuple[str | None, list[int], Any]] = []
@@ -99,11 +103,24 @@ class Scheduler:
         return self
 
     def close(self) -> None:
-        """End; answers that are not complete fail."""
+        """End; answers that are not complete fail, at once and not after the token that is at work."""
         with self._changed:
             self._closed = True
+            self._fail_unfinished()
             self._changed.notify_all()
         self._thread.join()
+
+    def _fail_unfinished(self) -> None:
+        left = [*self._queue, *([self._reading] if self._reading else [])]
+        left += [answer for _, _, answers in list(self._batches) for answer in answers]
+        for answer in left:
+            if not answer.cancelled:
+                answer.cancelled = True
+                answer.tell(Failed(_STOPPED, 503))
+        while self._asides:
+            _, _, future = self._asides.popleft()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(QueueFullError(_STOPPED))
 
     @property
     def is_alive(self) -> bool:
@@ -134,6 +151,18 @@ class Scheduler:
                 self._queue.add(answer)
             self._changed.notify_all()
 
+    def aside(self, work: Callable[[], Any], adapter: str | None) -> Future[Any]:
+        """What `work` gives, called in the scheduler's thread between two tokens; fails as `submit` does."""
+        with self._changed:
+            if self._closed:
+                raise QueueFullError("the server is shutting down")
+            if len(self._asides) >= self.max_waiting:
+                raise QueueFullError(f"{len(self._asides)} requests wait already: try again later")
+            future: Future[Any] = Future()
+            self._asides.append((work, adapter, future))
+            self._changed.notify_all()
+        return future
+
     def cancel(self, answers: Sequence[Answer]) -> None:
         """Write no more of `answers`."""
         with self._changed:
@@ -147,16 +176,13 @@ class Scheduler:
         with torch.no_grad():
             while True:
                 with self._changed:
-                    while not (self._closed or self._queue or self.num_running):
+                    while not (self._closed or self._queue or self._asides or self.num_running):
                         self._changed.wait()
                     if self._closed:
                         break
                 self._turn()
         with self._changed:
-            left = [*self._queue, *([self._reading] if self._reading else [])]
-        left += [answer for _, _, answers in self._batches for answer in answers]
-        for answer in left:
-            answer.tell(Failed("the server was stopped before the answer was complete", 503))
+            self._fail_unfinished()
 
     def _turn(self) -> None:
         with self._changed:
@@ -164,6 +190,7 @@ class Scheduler:
         for answer in gone:
             if not answer.cancelled:
                 answer.tell(Failed("the time allowed for it was over before the answer began", 503))
+        self._work_aside()
         self._read_prompts()
         for entry in list(self._batches):
             try:
@@ -173,6 +200,18 @@ class Scheduler:
                 for answer in entry[2]:
                     _fail(answer, error)
         self._batches = [entry for entry in self._batches if entry[2]]
+
+    def _work_aside(self) -> None:
+        with self._changed:
+            if not self._asides:
+                return
+            work, adapter, future = self._asides.popleft()
+        if future.set_running_or_notify_cancel():
+            try:
+                with self._using(adapter):
+                    future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
 
     def _read_prompts(self) -> None:
         budget = CHUNK
@@ -196,7 +235,9 @@ class Scheduler:
                 _fail(answer, error)
 
     def _begin(self, answer: Answer) -> None:
-        answer.begin(self.tokenizer, self._ends, self.device)
+        answer.begin(self.tokenizer, self.ends, self.device)
+        if answer.wants_prompt_logits:
+            return
         common, best = 0, None
         for entry in self._kept:
             if entry[0] == answer.adapter and (length := _common_length(entry[1], answer.prompt)) > common:
@@ -212,18 +253,30 @@ class Scheduler:
 
     def _read_chunk(self, answer: Answer, budget: int) -> int:
         """Read on in the prompt of `answer`; returns how many tokens. After the last one it joins a batch."""
-        end = min(len(answer.prompt), answer.num_read + budget)
-        chunk = answer.prompt[answer.num_read : end]
+        budget = min(budget, CHUNK_WITH_LOGITS) if answer.wants_prompt_logits else budget
+        start, end = answer.num_read, min(len(answer.prompt), answer.num_read + budget)
         with self._using(answer.adapter):
-            logits, cache = self._reader([chunk], answer.cache)
-            if cache is None and answer.num_read:
-                logits, _ = self._reader([answer.prompt[:end]], None)
+            logits, cache = self._read(answer, answer.prompt[start:end], answer.cache, start)
+            if cache is None and end < len(answer.prompt):
+                # A family that keeps nothing reads its prompt as a whole.
+                start, end = 0, len(answer.prompt)
+                logits, _ = self._read(answer, answer.prompt, None, start)
         answer.cache, answer.num_read = cache, end
         if end == len(answer.prompt):
             self._reading = None
-            if not answer.push(logits[0]):
+            if not (answer.tell_prompt() or answer.push(logits)):
                 self._join(answer)
-        return len(chunk)
+        return end - start
+
+    def _read(self, answer: Answer, ids: list[int], cache: Any, start: int) -> tuple[torch.Tensor, Any]:
+        """The logits [vocabulary] after the last of `ids`, which stand at `start` in the prompt."""
+        if not answer.wants_prompt_logits:
+            logits, cache = self._reader([ids], cache)
+            return logits[0], cache
+        logits, cache = self._reader([ids], cache, all_logits=True)
+        if cache is not None or len(ids) == len(answer.prompt):
+            answer.push_prompt(logits[0], start)
+        return logits[0, -1], cache
 
     def _join(self, answer: Answer) -> None:
         cache, answer.cache = answer.cache, None

@@ -1,22 +1,70 @@
 """The JSON of requests and answers, as OpenAI's clients send and read it.
 
-Every field that has an effect is here, and no other is taken: a misspelt one is an error, not ignored.
+A field that has an effect is here. One that is null is not given. One that cannot change an answer is taken
+(TAKEN), one that nobody knows is told in the answer's notices, one that looks misspelt is an error.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from xtuner.errors import did_you_mean
 
 MAX_NEW_TOKENS = 1_000_000
 MAX_CHOICES = 16
-Word = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+MAX_MESSAGES, MAX_TOOLS = 10_000, 1_000
+Word = Annotated[str, StringConstraints(max_length=1000)]
+Name = Annotated[str, StringConstraints(max_length=200)]
 Id = Annotated[int, Field(ge=0)]
 
 
+def _few(most: int, least: int = 0) -> Any:
+    """For lists: so many items, of which the first wrong one is enough; others wait while it is read."""
+    return Field(min_length=least, max_length=most, fail_fast=True)
+
+
+Ids = Annotated[list[Id], _few(2_000_000)]
+Prompt = str | Annotated[list[str], _few(10_000)] | Ids | Annotated[list[Ids], _few(10_000)]
+
+TAKEN = (
+    *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+    *("prompt_cache_retention", "prompt_cache_options", "prediction", "verbosity", "extra_headers"),
+    *("skip_special_tokens", "spaces_between_special_tokens", "include_reasoning", "cache_salt", "priority"),
+    *("request_id", "include", "truncation", "max_tool_calls"),
+)
+"""Fields of requests to OpenAI and to other servers that change nothing in what is answered here."""
+
+_FORMAT = "write response_format"
+REFUSED = {
+    "functions": "it is the older form of tools: write tools",
+    "function_call": "it is the older form of tool_choice: write tool_choice",
+    "web_search_options": "nothing is searched here",
+    "audio": "answers are text",
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar"), _FORMAT),
+    "structured_outputs": _FORMAT,
+    "truncate_prompt_tokens": "leave it out",
+    "continue_final_message": "use /v1/completions to continue a text",
+    **dict.fromkeys(("ignore_eos", "min_tokens", "use_beam_search"), "leave it out"),
+}
+"""Fields that would change the answer and cannot here, and what to do."""
+
+_MAX_UNKNOWN = 50
+
+
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """Part of a request; fields that are not known are not looked at, unless they are near to one that is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        """Null is what is not given."""
+        if not isinstance(value, dict):
+            return value
+        return {name: each for name, each in value.items() if each is not None}
 
 
 class ImageUrl(_Request):
@@ -28,29 +76,40 @@ class Part(_Request):
     """A part of a message: text, or in a user's message an image."""
 
     type: str
-    text: str | None = None
+    text: str | None = Field(None, validation_alias=AliasChoices("text", "refusal"))
     image_url: ImageUrl | None = None
 
 
 class FunctionCall(_Request):
     name: str
-    arguments: str = "{}"
+    arguments: str | dict[str, Any] = "{}"
 
 
 class ToolCall(_Request):
     id: str = ""
     type: Literal["function"] = "function"
     function: FunctionCall
-    index: int | None = None
 
 
 class Message(_Request):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[Part], _few(10_000)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], _few(10_000)] | None = None
     tool_call_id: str | None = None
-    refusal: str | None = None
+    function_call: FunctionCall | None = Field(None, description="the older form of one call")
+    reasoning_content: str | None = Field(
+        None,
+        description="what was thought before an answer; not of OpenAI",
+        validation_alias=AliasChoices("reasoning_content", "reasoning", "thinking"),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_content(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("role") in ("user", "system") and "content" not in value:
+            raise ValueError("content is missing")
+        return value
 
 
 class Function(_Request):
@@ -65,58 +124,149 @@ class Tool(_Request):
     function: Function
 
 
+class NamedFunction(_Request):
+    name: str
+
+
+class NamedTool(_Request):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
 class StreamOptions(_Request):
     include_usage: bool = False
 
 
+class JsonSchema(_Request):
+    name: str | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
 class ResponseFormat(_Request):
-    type: str
-    json_schema: Any = None
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
 
 
-class _Generation(_Request):
-    """What both kinds of requests have in common."""
+class Whole(_Request):
+    """A request; `model_extra` holds the fields that are not known."""
 
-    model: str | None = Field(None, description="the base or an adapter, see /v1/models; default: the first")
+    model_config = ConfigDict(extra="allow")
+
+    model: Name | None = Field(None, description="the base or an adapter, see /v1/models; default: the first")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelt(cls, value: Any) -> Any:
+        """Take out what is taken, refuse what is misspelt: what was meant would be left out."""
+        if not isinstance(value, dict):
+            return value
+        unknown = value.keys() - cls.model_fields.keys() - set(TAKEN)
+        if len(unknown) > _MAX_UNKNOWN:
+            raise ValueError(f"{len(unknown)} fields are not known here: leave them out")
+        for name in unknown:
+            hint = did_you_mean(name[:100], cls.model_fields)
+            if value[name] is not None and hint:
+                raise ValueError(f"there is no field {name[:100]!r} here.{hint}")
+        return {name: each for name, each in value.items() if name not in TAKEN}
+
+    def unknown(self) -> list[str]:
+        """The fields that were not looked at."""
+        return [name[:100] for name in self.model_extra or {}][:20]
+
+
+class _Generation(Whole):
+    """What all kinds of requests for an answer have in common."""
+
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1, le=MAX_NEW_TOKENS)] | None = Field(
+        None, description="-1: as many as there is room for"
+    )
     temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = Field(None, description="0: all tokens; not of OpenAI")
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = Field(None, description="0 or -1: all tokens; not of OpenAI")
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="only tokens of at least so much of the likeliest one's probability; not of OpenAI"
+    )
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = Field(
         None, description="above 1: say less twice; not of OpenAI"
     )
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: (
+        Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=10_000)] | None
+    ) = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Word | list[Word] | None = None
-    user: str | None = Field(None, description="taken and not used, as are metadata, store, service_tier")
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
+    stop: Word | Annotated[list[Word], _few(64)] | None = None
+    stop_token_ids: Annotated[list[Id], _few(64)] | None = Field(None, description="not of OpenAI")
 
 
 class ChatRequest(_Generation):
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
-    tools: list[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    messages: Annotated[list[Message], _few(MAX_MESSAGES, 1)]
+    max_completion_tokens: Annotated[int, Field(ge=-1, le=MAX_NEW_TOKENS)] | None = None
+    tools: Annotated[list[Tool], _few(MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    prompt_template: str | None = Field(None, description="one of XTuner's by name; not of OpenAI")
+    reasoning_effort: Name | None = Field(None, description="for chat templates that know it")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="what the tokenizer's chat template takes, such as enable_thinking; not of OpenAI"
+    )
+    modalities: list[Literal["text"]] | None = None
+    prompt_template: Name | None = Field(None, description="one of XTuner's by name; not of OpenAI")
 
 
 class CompletionRequest(_Generation):
-    prompt: str | list[str] | list[Id] | list[list[Id]]
+    prompt: Prompt
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: bool | None = None
-    suffix: str | None = None
+    echo: bool | None = Field(
+        None, description="begin with the prompt, with logprobs with those of its tokens"
+    )
+    suffix: str | None = Field(None, description="for models with tokens for filling in")
     best_of: Annotated[int, Field(ge=1)] | None = None
+    add_special_tokens: bool | None = Field(None, description="of texts, default true; not of OpenAI")
+
+
+class ResponsesRequest(Whole):
+    """A request to /v1/responses; its items are read by responses_api."""
+
+    input: str | Annotated[list[dict[str, Any]], _few(MAX_MESSAGES)]
+    instructions: str | None = None
+    stream: bool = False
+    max_output_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    prompt_template: Name | None = Field(None, description="one of XTuner's by name; not of OpenAI")
+
+
+class EmbeddingRequest(Whole):
+    input: Prompt
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+class TokenizeRequest(Whole):
+    """A text, or messages as they are put to the model."""
+
+    prompt: str | None = None
+    messages: Annotated[list[Message], _few(MAX_MESSAGES, 1)] | None = None
+    tools: Annotated[list[Tool], _few(MAX_TOOLS)] | None = None
+    add_special_tokens: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    prompt_template: Name | None = None
+
+
+class DetokenizeRequest(Whole):
+    tokens: Ids
 
 
 class Usage(BaseModel):
@@ -156,6 +306,45 @@ class ChatResponse(_Response):
 class CompletionResponse(_Response):
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
+
+
+class Response(BaseModel):
+    id: str
+    object: Literal["response"] = "response"
+    status: Literal["completed", "incomplete", "in_progress"]
+    model: str
+    output: list[dict[str, Any]]
+    usage: dict[str, Any] | None
+
+    model_config = ConfigDict(extra="allow")
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingList(BaseModel):
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+class Tokens(BaseModel):
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+
+
+class Text(BaseModel):
+    prompt: str
 
 
 class ModelInfo(BaseModel):

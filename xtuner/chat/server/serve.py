@@ -6,19 +6,22 @@ SIGTERM or Ctrl-C    no new requests; those that run have `shutdown_s` to end; t
 from __future__ import annotations
 
 import errno
-import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtuner.chat.hosts import is_loopback
 from xtuner.chat.load_model import find_parts, load_model
 from xtuner.chat.settings import ModelSettings, check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class ServeSettings(ModelSettings):
     max_request_bytes: int = 8 * 2**20
     timeout_s: float = 600.0
     shutdown_s: float = 30.0
+    allowed_origins: Sequence[str] = ()
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be meant."""
@@ -51,6 +55,12 @@ class ServeSettings(ModelSettings):
         for name, value, holds, cure in rules:
             if not holds:
                 raise ConfigError(f"--{name} is {value}: write {cure}.")
+        for origin in self.allowed_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"--allowed-origins {origin!r}: write pages as browsers name them, http://host:port "
+                    "without a path, with commas between, or * for all"
+                )
         check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
         if self.adapters and self.llava is not None:
             raise ConfigError(f"--adapter {self.adapters[0]} and --llava {self.llava}: name one of them.")
@@ -80,7 +90,7 @@ class ServeSettings(ModelSettings):
 def serve(settings: ServeSettings) -> None:
     """Serve until stopped. Raises ConfigError where the port is taken or a package is missing."""
     settings.check()
-    uvicorn = _need_packages()
+    _need_packages()
     adapters = settings.named_adapters()
     base = settings.base_name()
     # Names and the port are looked at before minutes go into loading.
@@ -95,23 +105,22 @@ def serve(settings: ServeSettings) -> None:
         service = _load(settings, base, template, adapters, templates)
         service.scheduler.start()
         try:
-            _run(uvicorn, settings, service, listener)
+            _run(settings, service, listener)
         finally:
             service.scheduler.close()
     finally:
         listener.close()
 
 
-def _need_packages() -> Any:
+def _need_packages() -> None:
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             f"xtuner serve needs the package {error.name}: pip install 'xtuner[serve]'"
         ) from error
-    return uvicorn
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -176,30 +185,20 @@ def _load(
         timeout_s=settings.timeout_s,
         api_key=settings.api_key,
         max_request_bytes=settings.max_request_bytes,
+        host=settings.host,
+        allowed_origins=settings.allowed_origins,
     )
 
 
-def _run(uvicorn: Any, settings: ServeSettings, service: Any, listener: socket.socket) -> None:
+def _run(settings: ServeSettings, service: Any, listener: socket.socket) -> None:
     from xtuner.chat.server.app import make_app
+    from xtuner.chat.server.http import Server
 
-    if not settings.api_key and not _is_loopback(settings.host):
+    if not settings.api_key and not is_loopback(settings.host):
         logger.warning("whoever reaches %s can use this server: --api-key asks them for a key", settings.host)
-    config = uvicorn.Config(
-        make_app(service),
-        log_level="warning",
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_s)),
-    )
+    server = Server(make_app(service), service.scheduler, settings.shutdown_s)
     host, port = listener.getsockname()[:2]
     names = ", ".join(model.name for model in service.models)
     where = f"[{host}]" if ":" in host else host
     logger.info("Serving %s at http://%s:%d/v1 (Ctrl-C ends it)", names, where, port)
-    uvicorn.Server(config).run(sockets=[listener])
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    server.run(sockets=[listener])

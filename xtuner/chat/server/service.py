@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from xtuner.chat.server.forms import Forms
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.errors import did_you_mean
@@ -33,6 +35,29 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, {**(headers or {}), **more})
 
 
+def clipped(text: str) -> str:
+    """`text` as an error may repeat it."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+class Patience:
+    """How long a request may be worked on: until its time is over, its client gone, or the server closed."""
+
+    def __init__(self, seconds: float, scheduler: Scheduler) -> None:
+        self.deadline = time.monotonic() + seconds
+        self.is_over = False
+        self._scheduler = scheduler
+
+    def check(self) -> None:
+        """Raise ApiError where it is of no use to go on; may be called in any thread."""
+        if self.is_over:
+            raise ApiError(499, "the client is gone")
+        if not self._scheduler.is_alive:
+            raise ApiError(503, "the server is shutting down")
+        if time.monotonic() > self.deadline:
+            raise ApiError(503, "the time allowed for it was over before the answer began")
+
+
 @dataclass(frozen=True)
 class Served:
     """A name that requests can ask for: the base (`adapter` None) or an adapter, and how it is talked to."""
@@ -55,13 +80,23 @@ class Service:
     timeout_s: float = 600.0
     api_key: str | None = None
     max_request_bytes: int = 8 * 2**20
+    read_s: float = 30.0  # a request's body may pause so long
+    host: str | None = None  # where it listens
+    allowed_origins: Sequence[str] = ()
+    # One at a time: an image of some kilobytes can need a gigabyte while it is read.
+    image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
+    forms: Forms = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.forms = Forms(self.prompts.tokenizer, self.num_tokens)
 
     def find(self, name: str | None) -> Served:
         """The model of that name, the first one where none is asked for."""
         found = [m for m in self.models if name in (None, m.name)]
         if not found:
             names = [m.name for m in self.models]
-            hint = did_you_mean(str(name), names)
-            raise ApiError(404, f"there is no model {name!r}.{hint} Known: {', '.join(names)}", "model")
+            asked = clipped(str(name))
+            hint = did_you_mean(asked, names)
+            raise ApiError(404, f"there is no model {asked!r}.{hint} Known: {', '.join(names)}", "model")
         return found[0]

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from xtuner.chat.server.json_text import read_json
+
 MARKS = {
     "<tool_call>": "</tool_call>",  # Hermes, Qwen
     "<|action_start|><|plugin|>": "<|action_end|>",  # InternLM2
@@ -77,7 +79,7 @@ class CallFinder:
 
 def _calls_or_text(inner: str, whole: str) -> list[str | Call]:
     try:
-        value = json.loads(inner)
+        value = read_json(inner)
     except ValueError:
         return [whole]
     calls = [_call(item) for item in (value if isinstance(value, list) else [value])]
@@ -91,7 +93,7 @@ def _call(value: Any) -> Call | None:
     arguments = value.get("arguments", value.get("parameters"))
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
+            arguments = read_json(arguments)
         except ValueError:
             return None
     if not isinstance(arguments, dict):

@@ -35,18 +35,16 @@ def main() -> None:
         watch_page.show(args.work_dir, language)
 
     pages = [
-        st.Page(
-            chat, title=say(language, "chat"), icon=":material/chat:", url_path="chat", default=bool(args.url)
-        ),
-        st.Page(
-            watch,
-            title=say(language, "watch"),
-            icon=":material/monitoring:",
-            url_path="training",
-            default=not args.url,
-        ),
+        st.Page(chat, title=say(language, "chat"), icon=":material/chat:", url_path="chat"),
+        st.Page(watch, title=say(language, "watch"), icon=":material/monitoring:", url_path="training"),
     ]
-    st.navigation(pages).run()
+    first = pages[0] if args.url else pages[1]
+    # A page that is the default has no address of its own.
+    home = st.Page(lambda: st.switch_page(first), title="XTuner", url_path="home", default=True)
+    with st.sidebar:
+        for page in pages:
+            st.page_link(page)
+    st.navigation([home, *pages], position="hidden").run()
 
 
 def _first_language() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import altair as alt
 import streamlit as st
 
 from xtuner.chat.web.words import say
@@ -11,8 +12,16 @@ from xtuner.chat.web.work_dir import Checkpoint, Curve, Run, checkpoints, find_w
 
 EVERY_S = 3
 MAX_POINTS = 1000  # of a curve that are drawn
-CURVES = ("loss", "lr", "tokens_per_sec", "memory", "val/loss", "grad_norm")
-COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#7f7f7f")
+# Curves in the order in which they are drawn: colour, how Python writes a value, how d3 does.
+CURVES = {
+    "loss": ("#d62728", "{:.4g}", ".4~g"),
+    "lr": ("#1f77b4", "{:.3g}", ".2~e"),
+    "tokens_per_sec": ("#2ca02c", "{:,.0f}", ",.0f"),
+    "time": ("#8c564b", "{:.3g}", ".3~g"),
+    "memory": ("#9467bd", "{:,.0f}", ",.0f"),
+    "val/loss": ("#ff7f0e", "{:.4g}", ".4~g"),
+    "grad_norm": ("#7f7f7f", "{:.3g}", ".3~g"),
+}
 
 
 def show(work_dir: str | None, language: str) -> None:
@@ -42,35 +51,46 @@ def _watched(path: Path, language: str) -> None:
 def _draw_head(run: Run, language: str) -> None:
     if run.progress is not None:
         done, total, eta = run.progress
+        rest = say(language, "finished") if done >= total else say(language, "left", eta=eta)
         text = f"{say(language, 'iter')} {done} / {total}"
-        st.progress(
-            min(1.0, done / max(total, 1)), f"{text} · {say(language, 'left', eta=eta)}" if eta else text
-        )
-    columns = st.columns(4)
-    for column, key, form in zip(
-        columns, CURVES[:4], ("{:.4g}", "{:.3g}", "{:,.0f}", "{:,.0f}"), strict=True
-    ):
+        st.progress(min(1.0, done / max(total, 1)), f"{text} · {rest}")
+    shown = ["loss", "lr", _speed(run), "memory"]
+    for column, key in zip(st.columns(len(shown)), shown, strict=True):
         curve = run.curves.get(key)
-        column.metric(say(language, key), form.format(curve[-1][1]) if curve else "–")
+        column.metric(say(language, key), CURVES[key][1].format(curve[-1][1]) if curve else "–")
+
+
+def _speed(run: Run) -> str:
+    """What `run` tells of its speed: tokens a second, or how long an iteration takes."""
+    return "tokens_per_sec" if "tokens_per_sec" in run.curves else "time"
 
 
 def _draw_curves(run: Run, language: str) -> None:
-    drawn = [key for key in CURVES if len(run.curves.get(key, [])) > 1]
+    others = {"tokens_per_sec", "time"} - {_speed(run)}
+    drawn = [key for key in CURVES if len(run.curves.get(key, [])) > 1 and key not in others]
     columns = st.columns(2)
     for i, key in enumerate(drawn):
         with columns[i % 2]:
             st.caption(say(language, key))
-            points = _thinned(run.curves[key])
-            data = {say(language, "iter"): [p[0] for p in points], say(language, key): [p[1] for p in points]}
-            st.line_chart(
-                data,
-                x=say(language, "iter"),
-                y=say(language, key),
-                x_label="",
-                y_label="",
-                height=180,
-                color=COLOURS[CURVES.index(key)],
-            )
+            st.altair_chart(_chart(run.curves[key], key, language))
+
+
+def _chart(curve: Curve, key: str, language: str) -> alt.Chart:
+    """The curve on axes that begin where it does: most of a loss is far from 0."""
+    rows = [{"x": step, "y": value} for step, value in _thinned(curve)]
+    colour, _, form = CURVES[key]
+    axis = alt.Axis(format=form, tickMinStep=1 if form == ",.0f" else alt.Undefined)
+    told = [alt.Tooltip("x:Q", title=say(language, "iter"))]
+    told += [alt.Tooltip("y:Q", title=say(language, key), format=",.4~g")]
+    return (
+        alt.Chart(alt.Data(values=rows), height=180)
+        .mark_line(color=colour)
+        .encode(
+            x=alt.X("x:Q", title=None, axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False, zero=False)),
+            y=alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(zero=False)),
+            tooltip=told,
+        )
+    )
 
 
 def _draw_samples(run: Run, language: str) -> None:

@@ -52,6 +52,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "memory": ("Memory (MB)", "内存 (MB)"),
     "grad_norm": ("Gradient norm", "梯度范数"),
     "val/loss": ("Validation loss", "验证损失"),
+    "time": ("Seconds/iteration", "每次迭代秒数"),
+    "finished": ("finished", "已完成"),
     "left": ("{eta} left", "剩余 {eta}"),
     "samples": ("Sampled answers", "采样回答"),
     "sample": ("Question", "问题"),

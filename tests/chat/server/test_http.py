@@ -1,0 +1,152 @@
+"""What sockets see: requests that are not sent to their end, or are too large, and the end of the server."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import pytest
+from fastapi import Request
+
+from xtuner.chat.generate import context_length
+from xtuner.chat.server import http
+from xtuner.chat.server.app import make_app
+from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.server.responses import unless_gone
+from xtuner.chat.server.scheduler import Scheduler
+from xtuner.chat.server.serve import listen
+from xtuner.chat.server.service import Served, Service
+from xtuner.utils import PROMPT_TEMPLATE
+
+HELLO = [{"role": "user", "content": "hello"}]
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+
+
+@contextmanager
+def running(model, tokenizer, shutdown_s=5.0, **more):
+    """The address of a server in a thread of this process, and the server."""
+    scheduler = Scheduler(model, tokenizer).start()
+    models = [Served("tiny", "path/to/tiny", None, PROMPT_TEMPLATE.internlm2_chat)]
+    prompts = PromptWriter(tokenizer, context_length(model))
+    service = Service(scheduler, models, prompts, num_tokens=len(tokenizer), **more)
+    listener = listen("127.0.0.1", 0)
+    server = http.Server(make_app(service), scheduler, shutdown_s)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname(), server
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+        scheduler.close()
+
+
+def exchange(address, *pieces):
+    """All that comes back until the server hangs up."""
+    found = b""
+    with socket.create_connection(address, timeout=20) as raw:
+        for piece in pieces:
+            raw.sendall(piece)
+        while data := raw.recv(65536):
+            found += data
+    return found.decode()
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", POST, POST + b"X: " + b"y" * 1000])
+def test_half_a_head_is_not_waited_for(llama, tokenizer, monkeypatch, sent):
+    """Whoever begins a request and sends no more is hung up on, and others are answered meanwhile."""
+    monkeypatch.setattr(http, "HEAD_S", 0.3)
+    with running(llama, tokenizer) as (address, _), socket.create_connection(address) as raw:
+        raw.sendall(sent)
+        assert httpx.get("http://{}:{}/health".format(*address)).status_code == 200
+        raw.settimeout(10)
+        assert raw.recv(1000).startswith(b"HTTP/1.1 408")
+        assert raw.recv(1000) == b""
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\n"])
+def test_half_a_body_is_not_waited_for(llama, tokenizer, head):
+    """So is whoever stops in the middle of a body, with a reason."""
+    with running(llama, tokenizer, read_s=0.2) as (address, _):
+        told = exchange(address, POST + head + b'{"mes')
+    assert told.startswith("HTTP/1.1 408")
+    assert "was not sent to its end in time" in told
+
+
+def test_a_request_slower_than_a_head_may_be_is_answered(llama, tokenizer, monkeypatch):
+    """The time of a head is not that of a body or an answer, nor does a connection that is kept end by it."""
+    monkeypatch.setattr(http, "HEAD_S", 0.2)
+    body = json.dumps({"messages": HELLO, "max_tokens": 2}).encode()
+    head = POST + f"Content-Length: {len(body)}\r\n\r\n".encode()
+    with running(llama, tokenizer) as (address, _), socket.create_connection(address, timeout=10) as raw:
+        for _ in range(2):
+            raw.sendall(head)
+            time.sleep(0.4)
+            raw.sendall(body)
+            found = b""
+            while b'"notices"' not in found:
+                found += raw.recv(10_000)
+            assert found.startswith(b"HTTP/1.1 200")
+            time.sleep(0.4)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_is_too_large_is_refused_before_it_is_sent(llama, tokenizer, chunked):
+    """The answer is there while the body is not; and a client that sends all of it first sees it too."""
+    size = 50 * 2**20
+    with running(llama, tokenizer, max_request_bytes=1000) as (address, _):
+        if not chunked:
+            with socket.create_connection(address, timeout=10) as raw:
+                raw.sendall(POST + f"Content-Length: {size}\r\n\r\n".encode())
+                assert raw.recv(10_000).startswith(b"HTTP/1.1 413")
+        content = (b"x" * 2**20 for _ in range(50)) if chunked else b"x" * size
+        url = "http://{}:{}/v1/chat/completions".format(*address)
+        reply = httpx.post(url, content=content, headers={"content-type": "application/json"}, timeout=20)
+        assert reply.status_code == 413
+        assert "larger than 1000 bytes" in reply.json()["error"]["message"]
+
+
+def test_who_hangs_up_ends_the_work_before_the_answer_too():
+    """What is done for a request is given up when its client is gone."""
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.sleep(20)
+        finally:
+            ended.append(True)
+
+    async def gone():
+        await asyncio.sleep(0.05)
+        return {"type": "http.disconnect"}
+
+    async def done():
+        return 7
+
+    assert asyncio.run(unless_gone(work(), Request({"type": "http"}, gone))) is None
+    assert ended == [True]
+    assert asyncio.run(unless_gone(done(), Request({"type": "http"}, gone))) == 7
+
+
+def test_streams_that_are_open_at_the_end_are_told_so(llama, tokenizer):
+    """What has not ended when the time to end is over says why, whole answers and those that wait too."""
+    llama.config.max_position_embeddings = 100_000
+    body = {"messages": HELLO, "max_tokens": 90_000, "logit_bias": {"2": -100, "5": -100}}
+    with running(llama, tokenizer, shutdown_s=0.3) as (address, server):
+        url = "http://{}:{}/v1/chat/completions".format(*address)
+        whole = []
+        thread = threading.Thread(target=lambda: whole.append(httpx.post(url, json=body, timeout=20)))
+        thread.start()
+        with httpx.stream("POST", url, json={**body, "stream": True}, timeout=20) as reply:
+            lines = reply.iter_lines()
+            assert next(lines).startswith("data: ")
+            server.should_exit = True
+            last = [line for line in lines if line][-1]
+        thread.join(20)
+    told = "the server was stopped before the answer was complete"
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == told
+    assert (whole[0].status_code, whole[0].json()["error"]["message"]) == (503, told)
