@@ -19,6 +19,7 @@ from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids, encode_conversations, end_ids
 from xtuner.dataset.map_fns.template import template_map_fn
+from xtuner.errors import ModelError
 from xtuner.log import logger
 from xtuner.model.loading import load_tokenizer
 from xtuner.model_folder import has_tokenizer
@@ -35,7 +36,11 @@ def serve_as_trained(folder: Path) -> None:
     template = trained_template([folder])
     if template is None or not has_tokenizer(folder):
         return
-    tokenizer = load_tokenizer(folder)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except ModelError as error:  # it needs code of its own, which conversion does not run
+        logger.warning("the folder keeps the base's prompts and ends: %s", error)
+        return
     if not is_tokenizers_own(template):
         _write_chat_template(folder, tokenizer, template)
     _write_ends(folder, tokenizer, template)
