@@ -141,7 +141,7 @@ def test_output_is_a_complete_model_folder(llama_dir, make_adapter, tmp_path, sa
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     weights = [n for n in names if n.startswith(("model-", "pytorch_model-"))]
     index = "model.safetensors.index.json" if safe else "pytorch_model.bin.index.json"
-    others = ["config.json", "generation_config.json", "modeling_own.py", "tokenizer.json"]
+    others = ["README.md", "config.json", "generation_config.json", "modeling_own.py", "tokenizer.json"]
     assert names == sorted([*weights, *others, "tokenizer_config.json", "xtuner_config.py", index])
     assert len(weights) > 2
     assert all((tmp_path / "out" / n).stat().st_size < 210_000 for n in weights)

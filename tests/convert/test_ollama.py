@@ -12,7 +12,7 @@ from xtuner.utils import PROMPT_TEMPLATE
 
 def test_the_whole_file():
     """Weights, template, stop words, system text."""
-    assert modelfile("/m/x.gguf", PROMPT_TEMPLATE.internlm2_chat, "</s>", 'Be "kind".') == (
+    assert modelfile("/m/x.gguf", PROMPT_TEMPLATE.internlm2_chat, "</s>", 'Be "kind".\n') == (
         "FROM /m/x.gguf\n"
         'TEMPLATE """{{- range $i, $_ := .Messages }}'
         '{{- if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n'
@@ -21,7 +21,7 @@ def test_the_whole_file():
         '{{ end }}{{- end }}"""\n'
         'PARAMETER stop "<|im_end|>"\n'
         'PARAMETER stop "</s>"\n'
-        'SYSTEM "Be \\"kind\\"."\n'
+        'SYSTEM """Be "kind".\n"""\n'
     )
 
 

@@ -25,6 +25,7 @@ import torch
 from xtuner.convert.compare import free_memory
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
+from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
 from xtuner.families import FAMILIES, family_of
@@ -175,7 +176,7 @@ def _write(
     try:
         _add_shape(gguf, writer, config, kind)
         rows = next(info.shape[0] for name, info in weights.infos.items() if _is_embedding(name))
-        add_tokenizer(gguf, writer, tokenizer, rows)
+        add_tokenizer(gguf, writer, tokenizer, rows, ends_of(weights.folder))
         plan = _plan(gguf, weights, config, architecture, kind)
         for name, (shape, dtype, _) in plan.items():
             raw = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from xtuner.errors import ModelError
@@ -16,8 +17,8 @@ from xtuner.log import logger
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int) -> None:
-    """Write `tokenizer`, padded to the `num_rows` of the embedding."""
+def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int, ends: Sequence[int] = ()) -> None:
+    """Write `tokenizer`, padded to the `num_rows` of the embedding; `ends`: the tokens that end an answer."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError("the tokenizer has no fast form (tokenizer.json): GGUF files need one")
@@ -49,6 +50,12 @@ def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int) -> None
                 "unk": writer.add_unk_token_id,
                 "pad": writer.add_pad_token_id,
             }[name](token)
+    turns = [token for token in ends if token != tokenizer.eos_token_id]
+    if turns:
+        writer.add_eot_token_id(turns[0])
+    if len(turns) > 1:
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(turns[1:])))
+        logger.warning("a GGUF file names one end of a turn: tell llama.cpp to stop at %s too", names)
     begins = bool(tokenizer.encode("a")[:1] == [tokenizer.bos_token_id])
     writer.add_add_bos_token(begins)
     if getattr(tokenizer, "chat_template", None):

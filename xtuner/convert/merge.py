@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from xtuner.chat.trained_with import CONFIG_NAME
+from xtuner.convert.card import write_card
 from xtuner.convert.compare import compare_logits
 from xtuner.convert.folders import copy_other_files, model_folder
 from xtuner.convert.lora import (
@@ -37,6 +39,7 @@ from xtuner.convert.names import Names, empty_model, has_mapping, packed_targets
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
+from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.errors import ConfigError, ModelError
 from xtuner.log import logger
@@ -85,6 +88,9 @@ def merge(
                 safe_serialization=safe_serialization,
             )
         _write_other_files(base_dir, adapter_dir, folder, plan, is_clip=is_clip)
+        if not is_clip:
+            write_card(folder, str(base), "merged model")
+            serve_as_trained(folder)
         return compare_logits(base_dir, adapter_dir, folder, where, is_clip) if check else None
 
 
@@ -263,9 +269,9 @@ def _write_other_files(
     base_dir: Path, adapter_dir: Path, folder: Path, plan: _Plan, *, is_clip: bool
 ) -> None:
     copy_other_files(base_dir, folder, leave=("README.md",))
-    trained_with = adapter_dir / "xtuner_config.py"
+    trained_with = adapter_dir / CONFIG_NAME
     if trained_with.is_file():
-        (folder / trained_with.name).write_bytes(trained_with.read_bytes())
+        (folder / CONFIG_NAME).write_bytes(trained_with.read_bytes())
     config = _read_config(base_dir)
     if plan.untied:
         config["tie_word_embeddings"] = False

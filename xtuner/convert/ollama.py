@@ -100,7 +100,11 @@ def _literal(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    """`text` as a value of the Modelfile, whose reader knows no escapes: `\"""` ends at the end of a line."""
+    *before, _ = text.split("\n")
+    if any(line.rstrip().endswith('"""') for line in before):
+        raise ConfigError('Ollama takes a line that ends with """ for the end of the text: leave these out')
+    return f'"""{text}"""' if '"' in text or before else f'"{text}"'
 
 
 def _takes_system(template: Mapping[str, Any]) -> bool:

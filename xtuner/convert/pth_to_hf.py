@@ -18,20 +18,21 @@ from typing import Any
 
 import torch
 
+from xtuner.chat.trained_with import CONFIG_NAME
 from xtuner.config import Config, build, load_config
+from xtuner.convert.card import without_local_paths, write_card
 from xtuner.convert.folders import copy_other_files
 from xtuner.convert.names import AsFiles, empty_model, has_mapping
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
+from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import parse_size, write_file, write_weights
 from xtuner.engine.checkpoint import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.loadable import CAUSAL, auto_class
 from xtuner.log import logger
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.state import PREFIX, adapter_state_dict, hf_state_dict, is_adapter
-from xtuner.model_folder import read_json
 
 _BASE = "base_model.model."
 # What transformers calls the language part of a model that sees or hears. Its other parts have layers of the
@@ -91,7 +92,10 @@ def pth_to_hf(
                     max_shard_size=max_shard_size,
                     safe_serialization=safe_serialization,
                 )
-        (folder / "xtuner_config.py").write_text(cfg.text, "utf-8")
+        (folder / CONFIG_NAME).write_text(without_local_paths(cfg.text), "utf-8")
+        write_card(folder, base_of(cfg), "adapter" if in_adapter else "model")
+        if not in_adapter:
+            serve_as_trained(folder)
     return "adapter" if in_adapter else "model"
 
 
@@ -181,7 +185,6 @@ def _write_adapter_files(
     config = _sorted_lists(json.loads((folder / name).read_text("utf-8")))
     config |= {"base_model_name_or_path": base, "inference_mode": True}
     (folder / name).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (folder / "README.md").write_text(_card(base, _auto_class(cfg)), "utf-8")
 
 
 def _config_from_weights(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
@@ -220,27 +223,6 @@ def base_of(cfg: Config) -> str | None:
     """The base model as the config names it."""
     name = cfg.model.llm.get("pretrained_model_name_or_path")
     return None if name is None else str(name)
-
-
-def _auto_class(cfg: Config) -> str:
-    """The class that loads the base; a base that is not here is taken for a language model alone."""
-    file = Path(base_of(cfg) or "") / "config.json"
-    trusted = bool(cfg.model.llm.get("trust_remote_code"))
-    return auto_class(read_json(file), file.parent, trust_remote_code=trusted) if file.is_file() else CAUSAL
-
-
-def _card(base: str | None, loader: str) -> str:
-    front = f"base_model: {base}\n" if base else ""
-    load = f'{loader}.from_pretrained("{base or "BASE"}")'
-    return (
-        f"---\nlibrary_name: peft\n{front}pipeline_tag: text-generation\ntags:\n- lora\n- xtuner\n---\n\n"
-        f"# LoRA adapter for {base or 'a language model'}\n\n"
-        "Trained with XTuner; `xtuner_config.py` holds every setting of the run.\n\n"
-        "```python\nfrom peft import PeftModel\nfrom transformers import "
-        f"{loader}\n\n"
-        f'model = PeftModel.from_pretrained({load}, "THIS_FOLDER")\n```\n\n'
-        "```shell\nxtuner chat BASE --adapter THIS_FOLDER\nxtuner convert merge BASE THIS_FOLDER OUT\n```\n"
-    )
 
 
 def _write_files(folder: Path, files: Mapping[str, str | torch.Tensor]) -> None:

@@ -1,0 +1,162 @@
+"""The page of a converted folder (README.md), ready for a hub, and the config of its run without local paths.
+
+---
+library_name: peft                    the base, its license and data sets by their names on the hub;
+base_model: Qwen/Qwen3-8B             of folders and files of this machine their last names alone
+license: apache-2.0
+tags: [lora, xtuner]
+---
+# LoRA adapter for Qwen3-8B           ... settings of the run, and how to use it
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from xtuner.chat.trained_with import CONFIG_NAME
+from xtuner.loadable import CAUSAL, auto_class
+from xtuner.model_folder import read_json
+
+_SETTINGS = (
+    "data_path",
+    "data_files",
+    "prompt_template",
+    "max_length",
+    "pack_to_max_length",
+    "batch_size",
+    "accumulative_counts",
+    "max_epochs",
+    "lr",
+    "SYSTEM",
+)
+"""Names that configs give what a run was asked for, in the order in which they are shown."""
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_LICENSE = re.compile(r"^license:[ \t]*(\S.*)$", re.MULTILINE)
+_LOCAL = re.compile(r"~|/[^/\s]|[A-Za-z]:[\\/]|\\\\")
+
+
+def write_card(folder: Path, base: str | None, kind: str) -> None:
+    """Write README.md of the `kind` "adapter", "model" or "merged model", made from `base` as it is named."""
+    settings = _settings(folder / CONFIG_NAME)
+    name = hub_name(base) or (_last(base) if base else "a language model")
+    title = {"adapter": f"LoRA adapter for {name}", "model": f"{name}, fine-tuned"}.get(kind)
+    front = _front_matter(folder, base, kind, settings)
+    parts = [f"---\n{front}---\n", f"# {title or f'{name} with a LoRA adapter merged into it'}\n"]
+    parts.append(f"Trained with XTuner; `{CONFIG_NAME}` holds every setting of the run.\n")
+    if settings:
+        rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in settings.items())
+        parts.append(f"| setting | value |\n|---|---|\n{rows}")
+    parts.append(_use(kind, hub_name(base) or "BASE", _loader(folder if kind != "adapter" else base)))
+    (folder / "README.md").write_text("\n".join(parts), "utf-8")
+
+
+def hub_name(name: str | None) -> str | None:
+    """`name` where it is that of a repository on a hub and of no folder here."""
+    return name if name and _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+
+
+def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str, Any]) -> str:
+    adapter = kind == "adapter"
+    found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    if hub_name(base):
+        found["base_model"] = base
+        found["base_model_relation"] = "adapter" if adapter else "finetune"
+    if license_of_base := _license(base):
+        found["license"] = license_of_base
+    data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
+    if data:
+        found["datasets"] = data
+    found["pipeline_tag"] = "text-generation"
+    found["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
+    return "".join(
+        f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)
+        for key, value in found.items()
+    )
+
+
+def _license(base: str | None) -> str:
+    """The license that the page of a base on this machine names; `""` for none."""
+    page = Path(base or "") / "README.md"
+    if not base or not page.is_file():
+        return ""
+    front = page.read_text("utf-8", errors="replace").removeprefix("---\n").partition("\n---")[0]
+    found = _LICENSE.search(front)
+    return found[1].strip() if found else ""
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a config's text gives the names of `_SETTINGS`; nothing in it is run."""
+    if not path.is_file():
+        return {}
+    found = {}
+    for statement in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name = statement.targets[0].id
+            if name in _SETTINGS:
+                found[name] = _value(statement.value)
+    return {name: found[name] for name in _SETTINGS if found.get(name) not in (None, "")}
+
+
+def _value(node: ast.AST) -> Any:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return ast.unparse(node).removeprefix("PROMPT_TEMPLATE.").removeprefix("SYSTEM_TEMPLATE.")
+    return value
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _loader(source: str | Path | None) -> str:
+    """The class that loads a model; one that is not here is taken for a language model alone."""
+    file = Path(source or "") / "config.json"
+    return auto_class(read_json(file), file.parent, trust_remote_code=True) if file.is_file() else CAUSAL
+
+
+def _use(kind: str, base: str, loader: str) -> str:
+    if kind != "adapter":
+        return (
+            f"```python\nfrom transformers import AutoTokenizer, {loader}\n\n"
+            f'model = {loader}.from_pretrained("THIS_FOLDER")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")\n```\n\n'
+            "```shell\nxtuner chat THIS_FOLDER\nxtuner serve THIS_FOLDER\n```\n"
+        )
+    return (
+        f"```python\nfrom peft import PeftModel\nfrom transformers import {loader}\n\n"
+        f'model = PeftModel.from_pretrained({loader}.from_pretrained("{base}"), "THIS_FOLDER")\n```\n\n'
+        f"```shell\nxtuner chat {base} --adapter THIS_FOLDER\n"
+        f"xtuner convert merge {base} THIS_FOLDER OUT\n```\n"
+    )
+
+
+def without_local_paths(text: str) -> str:
+    """The text of a config, of paths that tell where things are on this machine the last name alone."""
+    lines = [line.encode() for line in text.split("\n")]
+    found = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and _LOCAL.match(node.value)
+        and node.lineno == node.end_lineno
+    ]
+    for node in sorted(found, key=lambda node: node.col_offset, reverse=True):
+        line, value = node.lineno - 1, repr(_last(str(node.value))).encode()
+        lines[line] = lines[line][: node.col_offset] + value + lines[line][node.end_col_offset :]
+    return b"\n".join(lines).decode()
+
+
+def _last(path: str) -> str:
+    return PureWindowsPath(path).name or PurePosixPath(path).name or path

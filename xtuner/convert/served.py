@@ -1,0 +1,212 @@
+"""What makes other programs prompt a model as it was trained: its chat template, and what ends an answer.
+
+    PROMPT_TEMPLATE.internlm2_chat   ->   chat_template.jinja      {{- "<|im_start|>user\\n" + content + ...
+    SUFFIX "<|im_end|>", eos "</s>"  ->   generation_config.json   "eos_token_id": [2, 92542]
+
+Both are proven: dialogues are put to the folder's tokenizer as `transformers`, vLLM and others would, and
+must come out as the ids that training makes of them. A chat template of the tokenizer that does so already
+stays: it may know more, such as tools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xtuner.chat.trained_with import name_of, trained_template
+from xtuner.dataset.chat_template import ChatTemplate
+from xtuner.dataset.encode import begin_ids, encode_conversations, end_ids
+from xtuner.dataset.map_fns.template import template_map_fn
+from xtuner.errors import ModelError
+from xtuner.log import logger
+from xtuner.model.loading import load_tokenizer
+from xtuner.model_folder import has_tokenizer
+from xtuner.utils.templates import fill_placeholders, is_tokenizers_own
+
+Messages = list[dict[str, str]]
+_WORDS = ("What is 2 + 2?", "It is 4.", "And in words:\n  1. in French?", "Quatre!", "你好 {input}", "再见。")
+_FILE = "chat_template.jinja"
+_GENERATION = "generation_config.json"
+
+
+def serve_as_trained(folder: Path) -> None:
+    """Give a model folder the prompts of the template that its `xtuner_config.py` names; say what holds."""
+    template = trained_template([folder])
+    if template is None or not has_tokenizer(folder):
+        return
+    try:
+        tokenizer = load_tokenizer(folder)
+    except ModelError as error:  # it needs code of its own, which conversion does not run
+        logger.warning("the folder keeps the base's prompts and ends: %s", error)
+        return
+    if not is_tokenizers_own(template):
+        _write_chat_template(folder, tokenizer, template)
+    _write_ends(folder, tokenizer, template)
+
+
+def _write_chat_template(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> None:
+    own = getattr(tokenizer, "chat_template", None)
+    if own and _proven(tokenizer, template) == len(dialogues(template)):
+        logger.info("The tokenizer's own chat template writes the prompts of training: it stays")
+        return
+    tokenizer.chat_template = jinja(template, tokenizer)
+    (folder / _FILE).write_text(tokenizer.chat_template, "utf-8")
+    _forget_template(folder / "tokenizer_config.json")
+    proven, total = _proven(tokenizer, template), len(dialogues(template))
+    logger.info(
+        "%s: %s, in place of %s; %d of %d dialogues give the token ids of training",
+        _FILE,
+        f"the prompt template {name_of(template)}",
+        "the base's" if own else "none",
+        proven,
+        total,
+    )
+    if proven < total:
+        logger.warning(
+            "the tokenizer joins words across the ends of the prompt template, so programs that encode a "
+            "dialogue as one text give the model other tokens than training did; xtuner chat and serve do not"
+        )
+
+
+def _forget_template(path: Path) -> None:
+    """Take the template out of a tokenizer's config: older programs read it before the file of its own."""
+    if path.is_file():
+        config = json.loads(path.read_text("utf-8"))
+        if config.pop("chat_template", None) is not None:
+            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def dialogues(template: Mapping[str, Any]) -> list[Messages]:
+    """Dialogues whose last question is to be answered: with and without a system text, short and long."""
+    turns = [{"role": ("user", "assistant")[i % 2], "content": words} for i, words in enumerate(_WORDS[:5])]
+    system = {"role": "system", "content": "Be brief.\nAnswer in one line."}
+    return [turns[:1], turns, [system, *turns[:1]], [system, *turns]]
+
+
+def _proven(tokenizer: Any, template: Mapping[str, Any]) -> int:
+    """Of how many dialogues the tokenizer's chat template makes the ids that training makes."""
+    return sum(
+        _served_ids(tokenizer, messages) == trained_ids(tokenizer, template, messages)
+        for messages in dialogues(template)
+    )
+
+
+def _served_ids(tokenizer: Any, messages: Messages) -> list[int]:
+    text = ChatTemplate(tokenizer).write(messages, prompt=True)
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def trained_ids(tokenizer: Any, template: Mapping[str, Any], messages: Messages) -> list[int]:
+    """The ids before the last answer, as training makes them of the dialogue and an answer to it."""
+    rest, turns = list(messages), []
+    while rest:
+        system = rest.pop(0)["content"] if rest[0]["role"] == "system" else ""
+        question, answer = rest.pop(0)["content"], rest.pop(0)["content"] if rest else _WORDS[-1]
+        turns.append({"system": system, "input": question, "output": answer})
+    conversation = template_map_fn({"conversation": turns}, template=template)["conversation"]
+    sample = encode_conversations([conversation], tokenizer)
+    trained = sample.trained.tolist()
+    start = len(trained) - trained[::-1].index(True)
+    while start and trained[start - 1]:
+        start -= 1
+    return sample.ids[:start].tolist()
+
+
+def jinja(template: Mapping[str, Any], tokenizer: Any) -> str:
+    """`template` as a chat template: what training puts around the texts of a dialogue."""
+    ends_with_eos = not template.get("SUFFIX_AS_EOS", False)
+    begin, end = (
+        "".join(tokenizer.convert_ids_to_tokens(ids.tolist()))
+        for ids in (begin_ids(tokenizer), end_ids(tokenizer))
+    )
+    after = (template.get("SUFFIX") or "") + (end if ends_with_eos else "") + (template.get("SEP") or "")
+    question = _text(template["INSTRUCTION"], input="content")
+    both = template.get("INSTRUCTION_WITH_SYSTEM")
+    if both is not None:
+        with_system = _text(both, system="state.system", input="content")
+    else:
+        layout = template.get("SYSTEM")
+        head = _text(layout, system="state.system") if layout else "state.system | trim('\\n') + \"\\n\""
+        with_system = f"{head} + {question}"
+    opening = f"{{{{- {_quoted(begin)} }}}}" if begin else ""
+    if begin and not ends_with_eos:
+        opening = f"{{%- if state.round == 1 -%}}{opening}{{%- endif -%}}"
+    return _JINJA.format(opening=opening, question=question, with_system=with_system, after=_quoted(after))
+
+
+_JINJA = """\
+{{%- set state = namespace(system="", round=0) -%}}
+{{%- for message in messages -%}}
+{{%- set content = message["content"] -%}}
+{{%- if message["role"] == "system" -%}}
+{{%- set state.system = state.system + "\\n\\n" + content if state.system else content -%}}
+{{%- elif message["role"] == "user" -%}}
+{{%- set state.round = state.round + 1 -%}}
+{opening}
+{{%- if state.system -%}}
+{{{{- {with_system} -}}}}
+{{%- else -%}}
+{{{{- {question} -}}}}
+{{%- endif -%}}
+{{%- set state.system = "" -%}}
+{{%- elif message["role"] == "assistant" -%}}
+{{{{- content + {after} -}}}}
+{{%- else -%}}
+{{{{- raise_exception("this model was trained with roles system, user and assistant") -}}}}
+{{%- endif -%}}
+{{%- endfor -%}}
+"""
+
+
+def _text(layout: str, **names: str) -> str:
+    """A text with placeholders as an expression of Jinja: `"<user> " + content`."""
+    marks = {name: f"\x00{name}\x00" for name in ("system", "input", "round")}
+    parts = fill_placeholders(layout, **marks, bot_name="BOT").split("\x00")
+    expressions = {"round": "(state.round | string)", **names}
+    return " + ".join(
+        expressions[part] if number % 2 else _quoted(part)
+        for number, part in enumerate(parts)
+        if part or number % 2
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def ends_of(folder: Path) -> list[int]:
+    """The tokens that end an answer, as `generation_config.json` has them."""
+    path = folder / _GENERATION
+    known = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    return [] if known is None else known if isinstance(known, list) else [known]
+
+
+def _write_ends(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> None:
+    """Put every token that ends an answer into `generation_config.json`."""
+    path, known = folder / _GENERATION, ends_of(folder)
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    ends, in_pieces = end_tokens(tokenizer, template)
+    found = list(dict.fromkeys([*known, *ends]))
+    if found != known:
+        path.write_text(json.dumps({**config, "eos_token_id": found}, indent=2) + "\n", "utf-8")
+    names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(found)))
+    logger.info("An answer ends with %s: %s", names, _GENERATION)
+    for word in in_pieces:
+        logger.warning("%r ends an answer and is no single token: tell servers to stop at this text", word)
+
+
+def end_tokens(tokenizer: Any, template: Mapping[str, Any]) -> tuple[list[int], list[str]]:
+    """The tokens that end an answer, and texts that do and are several tokens."""
+    words: Sequence[str] = [*(template.get("STOP_WORDS") or ()), (template.get("SUFFIX") or "").strip()]
+    if is_tokenizers_own(template):
+        words = [ChatTemplate(tokenizer).end_of_turn()]
+    found, in_pieces = end_ids(tokenizer).tolist(), []
+    for word in dict.fromkeys(filter(None, words)):
+        ids = list(tokenizer.encode(word, add_special_tokens=False))
+        if len(ids) == 1:
+            found.append(ids[0])
+        else:
+            in_pieces.append(word)
+    return list(dict.fromkeys(found)), in_pieces
