@@ -287,3 +287,25 @@ def test_resuming_in_a_stopped_state_is_told(toy_config, tmp_path, caplog):
     train(toy_config(), tmp_path, resume=True)
     assert "iter_12.pth.part, which an earlier run has not finished" in caplog.text
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_two_runs_do_not_write_in_one_work_dir(toy_config, tmp_path):
+    """The second ends before it writes; what the first leaves in the end is its own."""
+    first = build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=rf"the work dir .* is in use by process {os.getpid()} on "):
+        build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
+    assert sorted(tmp_path.iterdir()) == before
+    first.train()
+    assert train(toy_config(), tmp_path, resume=True).iter == 20
+
+
+def test_two_runs_do_not_write_their_checkpoints_in_one_folder(toy_config, tmp_path):
+    """Work dirs of one name share a folder of `out_dir`."""
+    options = {"default_hooks.checkpoint.out_dir": str(tmp_path / "out")}
+    runs = [build_run(toy_config(**options), RunOptions(work_dir=str(tmp_path / n / "w"))) for n in "ab"]
+    with runs[0].held:
+        runs[0].call_hooks("before_run")
+        with pytest.raises(ConfigError, match=r"CheckpointHook.out_dir .*out/w is in use by process"):
+            runs[1].train()
+    assert train(toy_config(**options), tmp_path / "b" / "w").iter == 20

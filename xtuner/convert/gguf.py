@@ -26,6 +26,7 @@ from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
 from xtuner.families import FAMILIES, family_of
+from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
 
@@ -68,17 +69,17 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     if path.suffix != ".gguf":
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
-        if check:
-            compare(source, partial, kind)
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path, "the output"):
+        try:
+            _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+            if check:
+                compare(source, partial, kind)
+            partial.replace(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
     return path
 

@@ -7,6 +7,7 @@ Each top-level name of a config is read in one place.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import random
@@ -42,6 +43,7 @@ from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
+from xtuner.locks import writing
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
@@ -71,7 +73,17 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     world = world or make_world()
     world.split(cfg.get("sequence_parallel_size") or 1)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
-    # Only rank 0 is sure to see the work dir: it alone reads and writes there.
+    with contextlib.ExitStack() as held:
+        # Only rank 0 is sure to see the work dir: it alone reads and writes there.
+        if world.is_first:
+            held.enter_context(writing(work_dir, "the work dir", folder=True))
+        run = build_parts(cfg, options, world, work_dir)
+        run.held = held.pop_all()
+    return run
+
+
+def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
+    """The same in a work dir that nobody else writes in."""
     source = find_resume(cfg, options, work_dir) if world.is_first else None
     seed = world.share(lambda: choose_seed(cfg, options, source))
     timestamp = world.share(lambda: free_timestamp(work_dir))

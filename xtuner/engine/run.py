@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Run:
     update_losses: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     max_nonfinite_updates: int = 5
     kept_checkpoints: list[str] = field(default_factory=list)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def logger(self):
@@ -110,7 +112,7 @@ class Run:
         call_hooks(self.hooks, moment, self, **kwargs)
 
     def train(self) -> None:
-        """Train to the end; the log file and scalars are closed whatever happens."""
+        """Train to the end; the log file, scalars and the work dir's lock are closed whatever happens."""
         log_file = None
         keep_freed_memory(self.device)
         try:
@@ -141,6 +143,7 @@ class Run:
             self.visualizer.close()
             if log_file is not None:
                 stop_file(log_file)
+            self.held.close()
 
     def model_files(self) -> dict[str, Any]:
         """The small files of the folder that the weights become: a model's, or the tokenizer of an adapter.
