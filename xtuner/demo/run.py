@@ -73,7 +73,8 @@ class Demo:
 
     options: Options
     call: Callable[[list[str]], int]
-    console: Console = field(default_factory=Console)
+    # Its file is named, since a console without one writes to where commands' output is redirected.
+    console: Console = field(default_factory=lambda: Console(file=sys.stdout))
     step: int = 0
 
     def __post_init__(self) -> None:
