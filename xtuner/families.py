@@ -45,11 +45,9 @@ class Fused:
 class Family:
     """One family."""
 
-    # Whether packed samples stay apart: tests/model/test_attention.py. False: ALiBi, or a state carried along
-    # the row. None: tried at the first packed batch.
+    # Whether samples may share a row: tests/model/test_attention.py. False: ALiBi, or a state carried along
+    # the row, so each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
     packs: bool | None = None
-    # Attention has learned sinks, which neither sdpa nor the varlen kernels know.
-    sinks: bool = False
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False
     fused: Fused | None = None
@@ -91,6 +89,7 @@ _INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
+    "bailing_hybrid": Family(packs=False),
     "bamba": Family(packs=False),
     "blip": Family(no_text=_NEEDS_IMAGE),
     "blip-2": Family(no_text=_NEEDS_IMAGE),
@@ -99,7 +98,6 @@ FAMILIES: dict[str, Family] = {
     "cohere2": Family(packs=True),
     "deepseek_v2": Family(packs=True),
     "deepseek_v3": Family(packs=True),
-    "deepseek_v4": Family(sinks=True),
     "diffusion_gemma": Family(no_text=f"fills in blocks of text by diffusion; {_CURE}"),
     "ernie4_5": Family(packs=True),
     "evolla": Family(no_text=f"needs a protein with every text; {_CURE}"),
@@ -108,6 +106,7 @@ FAMILIES: dict[str, Family] = {
     "falcon_h1": Family(packs=False),
     "falcon_mamba": Family(packs=False),
     "florence2": Family(no_text=_TWO_PARTS),
+    "flint": Family(packs=True),
     "gemma": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
     ),
@@ -120,9 +119,11 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family(packs=True),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
-    "gpt_oss": Family(sinks=True),
+    "gpt_oss": Family(packs=True),
     "granite": Family(packs=True),
+    "granite_swa": Family(packs=True),
     "granitemoe": Family(packs=True),
+    "granitemoe_swa": Family(packs=True),
     "granitemoehybrid": Family(packs=False),
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
@@ -141,11 +142,15 @@ FAMILIES: dict[str, Family] = {
     "kosmos-2.5": Family(no_text=_NEEDS_IMAGE),
     "kyutai_speech_to_text": Family(no_text=_NEEDS_SOUND),
     "lfm2": Family(packs=False),
+    "lfm2_moe": Family(packs=False),
+    "lfm3": Family(packs=False),
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
+    "llama4_text": Family(packs=True),
     "mamba": Family(packs=False),
     "mamba2": Family(packs=False),
+    "mimo_v2_flash": Family(packs=True),
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
@@ -157,6 +162,7 @@ FAMILIES: dict[str, Family] = {
     "nemotron_h": Family(packs=False),
     "olmo2": Family(packs=True),
     "olmo3": Family(packs=True),
+    "olmo_hybrid": Family(packs=False),
     "opt": Family(packs=True),
     "phi": Family(packs=True),
     "phi3": Family(packs=True, plain_head=True, sizes=Sizes(joined=(_QKV, _GATE_UP))),
@@ -178,10 +184,12 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_5": Family(packs=False),
     "qwen3_5_moe": Family(packs=False),
+    "qwen3_5_moe_text": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
     "qwen3_moe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True), head_norms=True)),
     "qwen3_next": Family(packs=False),
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
+    "qwen4_exp_text": Family(packs=False),
     "recurrent_gemma": Family(packs=False),
     "rwkv": Family(packs=False),
     "seed_oss": Family(packs=True),
@@ -192,6 +200,7 @@ FAMILIES: dict[str, Family] = {
     "vision-encoder-decoder": Family(no_text=_TWO_PARTS),
     "voxtral_realtime": Family(no_text=_NEEDS_SOUND),
     "xlnet": Family(no_text=f"reads a text from both sides; {_CURE}"),
+    "xlstm": Family(packs=False),
     "zamba": Family(packs=False),
     "zamba2": Family(packs=False),
 }

@@ -3,76 +3,15 @@ import itertools
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING
 
+from tests.model.tiny_families import make
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
-from xtuner.model import attention
-from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model import SupervisedFinetune, attention
+from xtuner.model.attention import PackedMask, packed_batch, packed_inputs
 
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-MLA = {
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "n_group": 2,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "n_shared_experts": 1,
-    "num_key_value_heads": 4,
-}
-WINDOW = {"sliding_window": 4}
-OWN = {
-    "cohere2": WINDOW,
-    "deepseek_v2": MLA,
-    "deepseek_v3": MLA,
-    "exaone4": WINDOW,
-    "gemma2": WINDOW,
-    "gemma3_text": WINDOW,
-    "glm4_moe": {**MLA, "num_key_value_heads": 2},
-    "gpt2": {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64},
-    "ministral": WINDOW,
-    "mistral": WINDOW,
-    "mixtral": {**MOE, **WINDOW},
-    "olmo3": WINDOW,
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
-    "phi3": WINDOW,
-    "qwen2": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "qwen2_moe": {**MOE, "shared_expert_intermediate_size": 16},
-    "qwen3_moe": MOE,
-    "starcoder2": WINDOW,
-}
 BORDERS = [0, 10, 17, 24]
-
-
-def make(family, implementation="xtuner", **changes):
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[family](**{**TINY, **OWN.get(family, {}), **changes})
-    model = AutoModelForCausalLM.from_config(config).eval()
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    if implementation:
-        model.set_attn_implementation(implementation)
-    return model
 
 
 def ids(length=24):
@@ -108,10 +47,10 @@ def test_gradients_of_a_packed_row_are_the_sum_of_its_samples(family, relative_e
         assert relative_error(p.grad, q.grad) < 2e-6, name  # stock softmax is fp32
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3_text", "internlm2"])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gemma3_text", "gpt_oss", "internlm2"])
 def test_generation_with_padding_equals_stock_attention(family):
-    """Without packed samples ours is sdpa with its masks, soft cap included."""
-    model, row = make(family, max_position_embeddings=64), ids(20).view(2, 10)
+    """Without packed samples ours is sdpa with its masks, soft cap and sinks included."""
+    model, row = make(family), ids(20).view(2, 10)
     mask = torch.ones_like(row)
     mask[0, :4] = 0
     wanted = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
@@ -120,17 +59,86 @@ def test_generation_with_padding_equals_stock_attention(family):
     assert ours.tolist() == model.generate(row, **wanted).tolist()
 
 
-def test_no_square_mask_is_made_for_a_packed_row():
-    """transformers' mask step returns nothing within `packed_batch`, and a mask outside of it."""
-    from transformers.masking_utils import create_causal_mask
-
-    model, row = make("llama"), ids()
+def mask_inputs(model, row):
+    """Of transformers' masks; none for padding, and no cache, whose name is another one since 5.24."""
     embeddings = model.get_input_embeddings()(row)
-    # Without a mask for padding and without a cache, whose name is another one since transformers 5.24.
-    inputs = (model.config, embeddings, None, None, packed_inputs(row, BORDERS)["position_ids"])
+    return model.config, embeddings, None, None, packed_inputs(row, BORDERS)["position_ids"]
+
+
+def test_no_square_mask_is_made_for_a_packed_row():
+    """Within `packed_batch` transformers' masks say what they ask for, outside of it they are tensors."""
+    from transformers import masking_utils as masks
+
+    inputs = mask_inputs(make("llama4_text"), ids())
+    inputs[0].sliding_window = 5
     with packed_batch():
-        assert create_causal_mask(*inputs) is None
-    assert create_causal_mask(*inputs).shape == (1, 1, 24, 24)
+        assert masks.create_causal_mask(*inputs) == PackedMask()
+        assert masks.create_sliding_window_causal_mask(*inputs) == PackedMask(window=5)
+        assert masks.create_chunked_causal_mask(*inputs) == PackedMask(chunk=4)
+        assert masks.create_bidirectional_mask(*inputs[:3]) is None
+        blocks = {"block_sequence_ids": torch.zeros(1, 24, dtype=torch.long)}
+        for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
+            with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation"):
+                masks.create_causal_mask(*inputs, **more)
+    assert masks.create_causal_mask(*inputs).shape == (1, 1, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("mask", "asked", "message"),
+    [
+        (PackedMask(), {"indices": torch.zeros(1)}, "'indices'"),
+        (PackedMask(), {"position_bias": torch.zeros(1)}, "'position_bias'"),
+        (PackedMask(), {"is_causal": False}, "tokens that come later"),
+        (torch.zeros(1, 1, 5, 5), {}, "a mask of its own"),
+        (None, {}, "a mask of its own"),
+    ],
+)
+def test_what_a_family_asks_for_is_done_or_refused(mask, asked, message):
+    """A packed row knows windows, chunks, caps and sinks; anything else is no silent difference."""
+    x, borders = torch.randn(1, 2, 5, 4), torch.tensor([0, 2, 5], dtype=torch.int32)
+    with pytest.raises(ModelError, match=f"asks for {message}: set attn_implementation = 'eager'"):
+        attention.attention(torch.nn.Module(), x, x, x, mask, cu_seq_lens_q=borders, max_length_q=3, **asked)
+
+
+def test_the_advice_of_these_errors_trains(relative_error):
+    """A Llama that looks at later tokens too: with 'eager' each sample is run by itself, as by stock code."""
+    model = make("llama", is_causal=False)
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    reference = copy.deepcopy(model)
+    reference.set_attn_implementation("eager")
+    row = ids()
+    data = {"input_ids": row, "labels": row, "cumulative_len": [torch.tensor(BORDERS)]}
+    ours = SupervisedFinetune(model, use_activation_checkpointing=False).eval()
+    with pytest.raises(ModelError, match=r"set attn_implementation = 'eager' in model\.llm"):
+        ours(data)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        logits = ours(data, mode="predict")[0]["logits"]
+        alone = [reference(row[:, a:b]).logits[0] for a, b in itertools.pairwise(BORDERS)]
+    assert relative_error(logits, torch.cat(alone)) < 3e-6
+
+
+def test_chunks_are_counted_from_the_first_token_of_a_sample():
+    """A chunk that a sample does not fill ends with it."""
+    assert attention._cut([0, 10, 12, 16], 4) == [0, 4, 8, 10, 12, 16]
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "granite_swa"])
+def test_sinks_are_exact(family, relative_error):
+    """Logits and gradients, those of the sinks among them, in float64 against stock code sample by sample."""
+    ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
+    for model in (ours, stock):
+        model.set_experts_implementation("eager")
+    with packed_batch():
+        packed = ours(**packed_inputs(row, BORDERS)).logits[0]
+    alone = torch.cat([stock(row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BORDERS)])
+    packed.square().sum().backward()
+    alone.square().sum().backward()
+    exact = 1e-12 if family == "gpt_oss" else 1e-6  # the other's own code scales in fp32
+    assert relative_error(packed, alone) < exact
+    for (name, p), q in zip(ours.named_parameters(), stock.named_parameters(), strict=True):
+        assert relative_error(p.grad, q[1].grad) < 10 * exact, name
 
 
 def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):
@@ -207,34 +215,3 @@ def test_dropout_is_applied_in_training_only():
 def test_neighbours_of_one_length_are_one_call():
     """Runs are (start, length, count); empty samples vanish."""
     assert list(attention._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]
-
-
-@pytest.mark.parametrize("family", ["bloom", "mpt", "gpt_oss", "nemotron"])
-def test_families_that_mix_packed_samples_are_refused(family):
-    """Known leaks by name, unknown ones by trial, with what to set instead."""
-    own = {
-        "bloom": {"n_layer": 2, "n_head": 4},
-        "gpt_oss": MOE,
-        "mpt": {"n_layers": 2, "n_heads": 4, "d_model": 32},
-    }
-    model = make(family, None, **own.get(family, {}))
-    if attention.supports_attention(type(model), model.config):
-        model.set_attn_implementation("xtuner")
-    with pytest.raises(ModelError, match=f"'{family}' mix the samples .* set pack_to_max_length = False"):
-        attention.check_isolation(model)
-
-
-def test_an_unknown_family_that_isolates_is_accepted_and_left_as_it_was():
-    """The trial restores mode and attention."""
-    model = make("arcee").train()
-    attention.check_isolation(model)
-    assert model.training
-    assert model.config._attn_implementation == "xtuner"
-
-
-def test_attention_sinks_are_never_ignored():
-    """A model with sinks that was forced onto our attention says so instead of computing something else."""
-    model = make("gpt_oss", **MOE)
-    with pytest.raises(ModelError, match="attention sinks: set attn_implementation = 'eager'"):
-        model(ids())
-    assert not attention.supports_attention(type(model), copy.copy(model.config))

@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from xtuner.model.attention import packed_batch, packed_inputs
 from xtuner.model.internlm import InternLMConfig, InternLMForCausalLM
 from xtuner.model.internlm2 import InternLM2Config, InternLM2ForCausalLM
 from xtuner.model.recompute import enable_recompute
@@ -78,19 +77,6 @@ def test_it_equals_the_llama_with_the_same_weights(sizes, kv_heads, bias, rope):
             torch.testing.assert_close(
                 model(ids[:, :length]).logits, twin(ids[:, :length]).logits, rtol=1e-4, atol=1e-4
             )
-
-
-def test_a_dynamic_base_forgets_longer_inputs_and_knows_packed_samples(sizes):
-    """The logits of a sample do not depend on what ran before it or stands beside it."""
-    model, ids = internlm2(sizes, rope_scaling=ROPES["dynamic"]), torch.arange(200)[None] % 120 + 3
-    model.set_attn_implementation("xtuner")
-    with torch.no_grad():
-        fresh = model(ids[:, :80]).logits
-        model(ids)
-        torch.testing.assert_close(model(ids[:, :80]).logits, fresh)
-        with packed_batch():
-            packed = model(**packed_inputs(torch.cat([ids[:, :120], ids[:, :80]], 1), [0, 120, 200])).logits
-    torch.testing.assert_close(packed[:, 120:], fresh, rtol=1e-4, atol=1e-4)
 
 
 def test_generation_with_a_cache_equals_generation_without(sizes):

@@ -10,10 +10,10 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
 from tests import seeing
-from xtuner import log
 from xtuner.errors import ConfigError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.attention import check_isolation, packed_batch, packed_inputs
+from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model.isolation import Isolation
 from xtuner.model.language_part import freeze_the_rest, language_part
 from xtuner.model.loading import load_llm
 from xtuner.model.lora import apply_lora
@@ -38,11 +38,6 @@ USUAL = ["model.vision_tower.", "model.multi_modal_projector.", "model.image_new
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
-@pytest.fixture(autouse=True)
-def _said_nothing(monkeypatch):
-    monkeypatch.setattr(log, "_said", set())
-
-
 def ids(length=24):
     return torch.randint(5, 400, (1, length), generator=torch.Generator().manual_seed(2))
 
@@ -56,7 +51,7 @@ def test_packed_text_gives_the_logits_of_each_sample_alone(family, relative_erro
     """Ours on a packed row, positions restarting, as stock attention gives sample by sample."""
     model, row = seeing.make(family), ids()
     model.set_attn_implementation("xtuner")
-    check_isolation(model)
+    assert Isolation().holds(model, 24)
     with torch.no_grad(), packed_batch():
         packed = model(**packed_inputs(row, BORDERS)).logits[0]
     model.set_attn_implementation("eager")

@@ -180,6 +180,33 @@ def test_chat_gets_model_tokenizer_and_adapter_in_eval_mode(llama_dir, tmp_path,
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 13)
 
 
+@pytest.mark.parametrize("purpose", ["training", "chat"])
+def test_a_dynamic_scale_of_rope_forgets_what_was_longer(llama_dir, tmp_path, purpose):
+    """A text of 40 tokens after one of 60, both beyond the model's 16 positions: as if it were the first."""
+    config = LlamaConfig.from_pretrained(llama_dir, max_position_embeddings=16)
+    config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    load_tokenizer(llama_dir).save_pretrained(tmp_path)
+
+    def fresh():
+        if purpose == "chat":
+            return load_for_chat(tmp_path, dtype="fp32")[0]
+        return SupervisedFinetune(llm_cfg(tmp_path), use_activation_checkpointing=False).llm.eval()
+
+    ids, model = torch.arange(60)[None] + 3, fresh()
+    with torch.no_grad():
+        model(ids)
+        assert torch.equal(model(ids[:, :40]).logits, fresh()(ids[:, :40]).logits)
+
+
+def test_fields_of_the_config_may_be_given_beside_it(llama_dir):
+    """As to `from_pretrained`; what is neither a field nor an argument is still an error."""
+    llm = load_llm(llm_cfg(llama_dir, attention_dropout=0.25, torch_dtype=torch.float32))
+    assert (llm.config.attention_dropout, llm.model.layers[0].self_attn.attention_dropout) == (0.25, 0.25)
+    with pytest.raises(ModelError, match="unexpected keyword argument 'attention_dropping'"):
+        load_llm(llm_cfg(llama_dir, attention_dropping=0.25))
+
+
 def test_other_numbers_of_bits_are_refused(llama_dir):
     """4, 8 or None."""
     with pytest.raises(ConfigError, match="bits is 3"):

@@ -3,22 +3,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from xtuner.estimate import memory
-from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
+from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, next_tokens
 
 
 def test_a_position_is_trained_on_the_next_token_of_its_own_sample():
-    """The first token of a sample is nobody's target, however its label reads."""
-    labels = torch.tensor([10, 11, 12, 20, 21])
-    positions, targets = trained_positions(labels, [0, 3, 5])
-    assert positions.tolist() == [0, 1, 3]
-    assert targets.tolist() == [11, 12, 21]
-
-
-def test_labels_of_minus_100_are_not_trained():
-    """-100 anywhere leaves that token out."""
-    positions, targets = trained_positions(torch.tensor([1, -100, 3, -100]), torch.tensor([0, 4]))
-    assert positions.tolist() == [1]
-    assert targets.tolist() == [3]
+    """The first token of a sample is nobody's target, however its label reads; -100 anywhere stays."""
+    assert next_tokens(torch.tensor([10, 11, -100, 20, 21]), [0, 3, 5]).tolist() == [11, -100, -100, 21, -100]
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -27,6 +27,8 @@ NF4 = {
 QLORA = {"lora": LORA, "quantization_config": NF4}
 # One process reads in two iterations of an update what two processes read in one.
 TWICE = {"accumulative_counts": 2, "max_iters": 40}
+SHORT = {"max_iters": 6}
+SHORT_TWICE = {**TWICE, "max_iters": 12}
 SHARED = {"sequence_parallel_size": 2, **TWICE}
 # With this attention no family is known to keep packed samples apart: the model is asked.
 UNPROVEN = {
@@ -133,6 +135,36 @@ def two_forms(tmp_path_factory, tokenizer) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def others(tmp_path_factory, tokenizer) -> dict[str, str]:
+    """Models that mix packed samples, balance experts, scale rope by length, or have sinks and windows."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 512, "head_dim": 8}
+    balanced = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    configs = {
+        "mixing": AutoConfig.for_model("bloom", **{**size, "n_layer": 2, "n_head": 4}),
+        "balanced": AutoConfig.for_model("mixtral", **size, num_local_experts=4, **balanced),
+        "dynamic": AutoConfig.for_model(
+            "llama", **{**size, "max_position_embeddings": 16}, rope_parameters=dynamic
+        ),
+        "sinks": AutoConfig.for_model("gpt_oss", **size, num_local_experts=4, sliding_window=8),
+    }
+    folders = {}
+    for name, config in configs.items():
+        torch.manual_seed(0)
+        model, folder = AutoModelForCausalLM.from_config(config), tmp_path_factory.mktemp(name)
+        for parameter_name, parameter in model.named_parameters():
+            if "sinks" in parameter_name:
+                torch.nn.init.normal_(parameter)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        folders[name] = str(folder)
+    return folders
+
+
+@pytest.fixture(scope="session")
 def one(tmp_path_factory, common) -> Callable[..., dict]:
     """Function of options: what one process makes of them; the same options are trained once."""
     train, known = _train(), {}
@@ -150,7 +182,7 @@ def one(tmp_path_factory, common) -> Callable[..., dict]:
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_short) -> dict[str, dict]:
+def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others) -> dict[str, dict]:
     """What two processes make of each case."""
     folder = tmp_path_factory.mktemp("two")
     saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
@@ -163,7 +195,14 @@ def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_shor
         "fsdp_whole": {"fsdp": True, "max_iters": 3, "folder": two_forms["pickle"]},
         "fsdp_thin": {"fsdp": True, "max_iters": 3, "lora": {**LORA, "r": 1}},
         "fsdp_probed": {**UNPROVEN, "fsdp": True, "data": long_and_short},
+        "ddp_apart": {"folder": others["mixing"], **SHORT},
+        "fsdp_apart": {"folder": others["mixing"], "fsdp": True, **SHORT},
+        "ddp_balanced": {"folder": others["balanced"], **SHORT},
+        "fsdp_balanced": {"folder": others["balanced"], "fsdp": True, **SHORT},
         "shared": SHARED,
+        "shared_dynamic": {**SHARED, **SHORT_TWICE, "folder": others["dynamic"]},
+        "shared_sinks": {**SHARED, **SHORT_TWICE, "folder": others["sinks"]},
+        "shared_mixing": {**SHARED, "folder": others["mixing"]},
         "shared_fsdp_lora": {**SHARED, "fsdp": True, "lora": LORA, "folder": single_key_head},
         "ddp_after_one": {"resume": str(saved_by_one)},
         "fsdp_after_ddp": {"fsdp": True, "resume": str(folder / "ddp" / "iter_10.pth")},
@@ -176,7 +215,7 @@ def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_shor
 
 
 @pytest.fixture(scope="session")
-def two_by_zero(tmp_path_factory, common, one) -> dict[str, dict]:
+def two_by_zero(tmp_path_factory, common, one, others) -> dict[str, dict]:
     """What two processes with DeepSpeed make of each case; skipped where it is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
@@ -192,6 +231,8 @@ def two_by_zero(tmp_path_factory, common, one) -> dict[str, dict]:
         "zero2_qlora": {**zero["zero2"], **QLORA},
         "zero3_qlora": {**zero["zero3"], **QLORA},
         "zero2_shared": {**zero["zero2"], **SHARED},
+        "zero2_apart": {**zero["zero2"], **SHORT, "folder": others["mixing"]},
+        "zero3_apart": {**zero["zero3"], **SHORT, "folder": others["mixing"]},
         "zero1_after_one": {**zero["zero1"], "resume": str(saved_by_one)},
         "zero3_after_zero1": {**zero["zero3"], "resume": str(folder / "zero1" / "iter_10.pth")},
         "zero2_after_zero3": {**zero["zero2"], "resume": str(folder / "zero3_offload" / "iter_10.pth")},

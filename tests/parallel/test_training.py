@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from tests.parallel.conftest import SHORT_TWICE
+
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -40,6 +42,19 @@ def test_one_process_alone_has_a_packed_batch_of_an_unproven_family(one, two, as
     )
 
 
+@pytest.mark.parametrize("case", ["ddp_apart", "fsdp_apart"])
+def test_processes_with_other_numbers_of_samples_wait_for_each_other(case, one, two, assert_same):
+    """Of a family that mixes packed samples each runs its own one by one, and calls the model as often."""
+    assert_same(two[case], one(**two[case]["options"], **{"train_dataloader.batch_size": 2}))
+
+
+@pytest.mark.parametrize("case", ["ddp_balanced", "fsdp_balanced"])
+def test_experts_are_balanced_on_each_process(case, one, two, assert_same):
+    """As in as many batches of one process, which logs other means: a balance is of one forward pass."""
+    expected = one(**{**two[case]["options"], **SHORT_TWICE})
+    assert_same({**two[case], "losses": expected["losses"]}, expected)
+
+
 def test_parts_of_a_quantised_base(one, two, assert_same):
     """FSDP2 divides the codes of nf4; adapters come out as from one process."""
     assert_same(two["fsdp_qlora"], one(**two["fsdp_qlora"]["options"], **{"train_dataloader.batch_size": 2}))
@@ -51,9 +66,12 @@ def test_sampling_from_parts(two):
     assert sample.startswith("Eval output 1:\n")
 
 
-@pytest.mark.parametrize("case", ["shared", "shared_fsdp_lora"])
+@pytest.mark.parametrize("case", ["shared", "shared_fsdp_lora", "shared_dynamic", "shared_sinks"])
 def test_a_row_shared_by_two_processes_trains_as_whole(case, one, two, assert_same):
-    """No label is lost at the cut, packed samples stay apart; a single head of keys is repeated."""
+    """No label is lost at the cut, packed samples stay apart; a single head of keys is repeated.
+
+    Rope is scaled by the whole sample, of which each has a part; sinks follow their heads.
+    """
     assert_same(two[case], one(**two[case]["options"]))
 
 
@@ -75,6 +93,10 @@ def test_one_process_goes_on_from_two(one, two, assert_same):
     ("case", "message"),
     [
         ("lora_after_full", "The checkpoint does not fit the model"),
+        (
+            "shared_mixing",
+            "sequence_parallel_size: models of the family 'bloom' have an attention of their own, which",
+        ),
         ("four_share", "sequence_parallel_size is 4, which does not divide the 2 processes of this run"),
         (
             "fsdp_paged",

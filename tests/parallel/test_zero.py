@@ -8,9 +8,11 @@ from xtuner.engine.checkpoint import load_checkpoint
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 STAGES = ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
+# Of a family whose samples each run by themselves: processes call the model equally often.
+APART = ["zero2_apart", "zero3_apart"]
 
 
-@pytest.mark.parametrize("case", [*STAGES, "zero2_qlora", "zero3_qlora", "zero3_sampled"])
+@pytest.mark.parametrize("case", [*STAGES, "zero2_qlora", "zero3_qlora", "zero3_sampled", *APART])
 def test_two_processes_are_one_with_twice_the_batch(case, one, two_by_zero, assert_same):
     expected = one(**two_by_zero[case]["options"], **{"train_dataloader.batch_size": 2})
     assert two_by_zero[case]["backend"] == "deepspeed"

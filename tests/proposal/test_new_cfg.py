@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from tests.model.tiny_families import make
 from xtuner import cli
 from xtuner.check.checks import check_config
 from xtuner.config import load_config
@@ -37,6 +38,39 @@ def test_two_commands(here, capsys):
         assert line in printed
     assert cli.main(["train", "my.py", "--work-dir", "w"]) == 0
     assert list((here / "w").glob("iter_*.pth"))
+
+
+MIXED = ["linear_attention", "full_attention"]
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "changes"),
+    [
+        ("qwen3_next", "full", {"layer_types": MIXED}),
+        ("qwen3_5_text", "lora", {"layer_types": MIXED}),
+        ("olmo_hybrid", "lora", {"layer_types": MIXED}),
+        ("mamba", "full", {}),
+        ("bloom", "lora", {}),
+        ("gpt_oss", "lora", {}),
+    ],
+)
+def test_two_commands_for_a_family_whose_samples_cannot_or_could_not_share_a_row(
+    family, method, changes, here, tokenizer, capsys
+):
+    """State carried along the row, ALiBi, sinks: the usual config, packing and all, trains."""
+    shutil.rmtree(here / "model")
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, **special}
+    model = make(family, None, **sizes, **changes)
+    model.save_pretrained(here / "model")
+    tokenizer.save_pretrained(here / "model")
+    words = ["--model", "model", "--data", "d.json", "--method", method, "--out", "my.py"]
+    assert cli.main(["new-cfg", *words]) == 0
+    assert load_config("my.py").train_dataloader.dataset.pack_to_max_length
+    options = ["max_epochs=2", "custom_hooks.1.max_new_tokens=4"]
+    assert cli.main(["train", "my.py", "--work-dir", "w", "--cfg-options", *options]) == 0
+    assert (here / "w" / "iter_2.pth").is_file()
+    assert "No sample for" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])

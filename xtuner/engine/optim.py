@@ -138,8 +138,9 @@ class AmpOptimWrapper(OptimWrapper):
         super().__init__(optimizer, clip_grad, accumulative_counts)
         self.device = device or torch.device("cpu")
         self.dtype = compute_dtype(_dtype(dtype), self.device)
+        scale = _scale(loss_scale)
         if self.dtype == torch.float16:
-            self.scaler = torch.amp.GradScaler(self.device.type, **_scale(loss_scale))
+            self.scaler = torch.amp.GradScaler(self.device.type, **scale)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
@@ -148,10 +149,8 @@ class AmpOptimWrapper(OptimWrapper):
 
 
 def _dtype(name: str | torch.dtype | None) -> torch.dtype:
-    if isinstance(name, torch.dtype):
-        return name
-    found = getattr(torch, name or "float16", None)
-    if not isinstance(found, torch.dtype):
+    found = name if isinstance(name, torch.dtype) else getattr(torch, name or "float16", None)
+    if found not in (torch.float16, torch.bfloat16, torch.float32):
         raise ConfigError(f"optim_wrapper.dtype is {name!r}; use 'float16', 'bfloat16' or 'float32'")
     return found
 

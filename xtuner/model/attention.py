@@ -6,8 +6,9 @@
                  else one causal call per run of equally long samples. No [T, T] mask exists.
 
 Without `cu_seq_lens` (generation, padded batches) it is transformers' own sdpa with its masks.
-transformers makes the mask before any layer runs and cannot see `cu_seq_lens` there, so
-`packed_batch()` tells the mask function that none is needed.
+transformers makes masks before any layer runs and hands each layer the one of its kind. Within
+`packed_batch()` they are no tensors but a `PackedMask`, which says the same: the window or the chunk.
+What a family asks for and this function does not do is refused, never left out.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import functools
 import importlib
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,28 +30,57 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.errors import ModelError
 from xtuner.families import family_of
-from xtuner.log import logger, say_once
+from xtuner.log import say_once
 from xtuner.model.fused.segments import packed_causal
 from xtuner.parallel.sequence import ulysses
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 NAME = "xtuner"
 # Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
 QUERY_BLOCK = 1024
 
-_packed: ContextVar[bool] = ContextVar("packed", default=False)
+# Tensors that layers hand on and that change no score.
+_HARMLESS = frozenset({"position_ids", "cache_position", "cu_seq_lens_k"})
+
+Pieces = Sequence[tuple[int, int]]
+_packed: ContextVar[Pieces | None] = ContextVar("packed", default=None)
 
 
 @contextlib.contextmanager
-def packed_batch() -> Iterator[None]:
-    """Within it, forward passes carry `cu_seq_lens` and need no mask."""
-    token = _packed.set(True)
+def packed_batch(pieces: Pieces = ()) -> Iterator[None]:
+    """Within it, forward passes carry `cu_seq_lens` and need no mask.
+
+    `pieces`: of each sample in this process's part of the row how many tokens are here, and its length; left
+    out where the whole row is here.
+    """
+    token = _packed.set(pieces)
     try:
         yield
     finally:
         _packed.reset(token)
+
+
+def pieces() -> Pieces | None:
+    """What `packed_batch` was told, None outside of it."""
+    return _packed.get()
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """In place of a packed row's mask: each token sees those of its sample up to itself, within limits."""
+
+    window: int | None = None  # only so many, itself among them
+    chunk: int | None = None  # only those of its own chunk, counted from the sample's first token
+    length: int = field(default=0, compare=False)  # of the row
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """That of the mask in whose place it is: PaliGemma's decoder, given one, reads it for its own."""
+        return (1, 1, self.length, self.length)
+
+    @property
+    def ndim(self) -> int:
+        """4, as of every mask that is made already."""
+        return len(self.shape)
 
 
 def register_attention() -> None:
@@ -62,15 +93,28 @@ def register_attention() -> None:
 
 
 def supports_attention(model_class: type, config: Any) -> bool:
-    """Whether the family asks transformers' attention interface for what ours can do."""
+    """Whether ours takes the place of the family's attention, for good or until a trial says no."""
     asks = bool(getattr(model_class, "_supports_attention_backend", False))
-    return asks and not family_of(config).sinks
+    return asks and family_of(config).packs is not False
 
 
-def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     from transformers.masking_utils import sdpa_mask
 
-    return None if _packed.get() else sdpa_mask(*args, **kwargs)
+    # What looks in both directions, an encoder of images, is not the packed row.
+    if pieces() is None or kwargs.get("allow_is_bidirectional_skip"):
+        return sdpa_mask(*args, **kwargs)
+    # A union is of causal with what images are: blocks that look both ways.
+    if kwargs.get("use_vmap") or getattr(kwargs.get("mask_function"), "__name__", "") == "or_mask":
+        raise ModelError(_cannot("a mask of its own"))
+    limit, config = kwargs.get("local_size"), kwargs["config"]
+    if limit is None or limit != getattr(config, "attention_chunk_size", None):
+        return PackedMask(window=limit, length=kwargs["kv_length"])
+    return PackedMask(chunk=limit, length=kwargs["kv_length"])
+
+
+def _cannot(what: str) -> str:
+    return f"This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm"
 
 
 def attention(
@@ -78,11 +122,11 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | PackedMask | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
     sequence_group: Any = None,
@@ -90,38 +134,82 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads.
 
-    `sequence_group`: the processes that have the other parts of the row.
+    `s_aux`: of each head a score that no token has, its sink. `sequence_group`: the processes that have the
+    other parts of the row. Windows are read from the mask, as transformers' sdpa does.
     """
-    if sequence_group is not None:
-        query, key, value = ulysses.to_heads(query, key, value, sequence_group)
-        output, _ = attention(
-            module, query, key, value, attention_mask, scaling, dropout, sliding_window, softcap,
-            cu_seq_lens_q, max_length_q, **kwargs,
-        )  # fmt: skip
-        return ulysses.to_tokens(output, sequence_group), None
-    if kwargs.get("s_aux") is not None:
-        raise ModelError("This model has attention sinks: set attn_implementation = 'eager' in model.llm")
     if cu_seq_lens_q is None:
-        if softcap is not None:
-            return _soft_capped(query, key, value, attention_mask, scaling, dropout, softcap), None
+        assert not isinstance(attention_mask, PackedMask), "the family drops cu_seq_lens_q"
+        _check_asks(kwargs, allowed=("position_bias",))
+        if softcap is not None or s_aux is not None:
+            return _scored(query, key, value, attention_mask, scaling, dropout, softcap, s_aux), None
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     assert query.shape[0] == 1, "a packed batch is one row"
-    assert kwargs.get("position_bias") is None, "a position bias has no packed form here"
-    kernel = _varlen_kernel(query, value, dropout, softcap)
+    _check_asks(kwargs)
+    if kwargs.get("is_causal") is False:  # a module's own `is_causal` says nothing: its mask does
+        raise ModelError(_cannot("tokens that come later"))
+    if not isinstance(attention_mask, PackedMask):
+        raise ModelError(_cannot("a mask of its own"))
+    length = query.shape[2]
+    if sequence_group is not None:
+        query, key, value = ulysses.to_heads(query, key, value, sequence_group)
+        s_aux = None if s_aux is None else ulysses.own_part(s_aux, 0, sequence_group)
+    query = _temperature_by_sample(module, query, cu_seq_lens_q, length)
+    out = _packed_attention(
+        query, key, value, attention_mask, cu_seq_lens_q, max_length_q, scaling, dropout, softcap, s_aux
+    )
+    return out if sequence_group is None else ulysses.to_tokens(out, sequence_group), None
+
+
+def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
+    """ModelError for a tensor that changes scores in a way that is not known here."""
+    for name, value in kwargs.items():
+        if isinstance(value, Tensor) and name not in _HARMLESS and name not in allowed:
+            raise ModelError(_cannot(f"'{name}'"))
+
+
+def _temperature_by_sample(module: Any, query: Tensor, cu_seq_lens: Tensor, length: int) -> Tensor:
+    """`query [1, H, T, D]` of Llama 4's layers without rope, scaled by its index in the sample.
+
+    The layer has scaled it by its index in the row, of which `length` tokens are on one process.
+    """
+    row = query.shape[2]
+    if not getattr(module, "attn_temperature_tuning", False) or module.use_rope or row < module.floor_scale:
+        return query
+    index = torch.arange(row, device=query.device)
+    starts = cu_seq_lens[torch.bucketize(index, cu_seq_lens, right=True) - 1]
+    wanted, found = (
+        torch.log1p(torch.floor((i.float() + 1.0) / module.floor_scale)) * module.attn_scale + 1.0
+        for i in (index - starts, index % length)
+    )
+    return (query * (wanted / found)[None, None, :, None]).to(query.dtype)
+
+
+def _packed_attention(
+    query, key, value, mask: PackedMask, cu_seq_lens, longest, scaling, dropout, softcap, sinks
+) -> Tensor:
+    borders = None
+    if mask.chunk is not None and mask.chunk < longest:
+        borders, longest = _cut(cu_seq_lens.tolist(), mask.chunk), mask.chunk
+        cu_seq_lens = torch.tensor(borders, dtype=torch.int32, device=query.device)
+    kernel = None if sinks is not None else _varlen_kernel(query, value, dropout, softcap)
     if kernel is not None:
-        return kernel(
-            query, key, value, cu_seq_lens_q, max_length_q, scaling, dropout, sliding_window, softcap
-        ), None
-    borders = cu_seq_lens_q.tolist()
-    return _by_segment(query, key, value, borders, scaling, dropout, sliding_window, softcap), None
+        return kernel(query, key, value, cu_seq_lens, longest, scaling, dropout, mask.window, softcap)
+    borders = borders or cu_seq_lens.tolist()
+    return _by_segment(query, key, value, borders, scaling, dropout, mask.window, softcap, sinks)
 
 
-def _by_segment(query, key, value, borders, scaling, dropout, window, softcap) -> Tensor:
-    plain = window is None and softcap is None and not dropout
+def _cut(borders: list[int], chunk: int) -> list[int]:
+    """`borders` with more of them inside each sample, `chunk` tokens apart."""
+    starts = [i for a, b in itertools.pairwise(borders) for i in range(a, b, chunk)]
+    return [*starts, borders[-1]]
+
+
+def _by_segment(query, key, value, borders, scaling, dropout, window, softcap, sinks=None) -> Tensor:
+    plain = window is None and softcap is None and sinks is None and not dropout
     if query.device.type == "cpu" and plain:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return packed_causal(query, key, value, borders, scale)
@@ -129,8 +217,8 @@ def _by_segment(query, key, value, borders, scaling, dropout, window, softcap) -
     for start, length, count in _equal_runs(borders):
         q, k, v = (_split_run(x, start, length, count) for x in (query, key, value))
         window_acts = window is not None and window < length
-        if window_acts or softcap is not None:
-            out = _by_query_block(q, k, v, scaling, dropout, window if window_acts else None, softcap)
+        if window_acts or softcap is not None or sinks is not None:
+            out = _by_query_block(q, k, v, scaling, dropout, window if window_acts else None, softcap, sinks)
         else:
             out = scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
@@ -158,7 +246,7 @@ def _split_run(x: Tensor, start: int, length: int, count: int) -> Tensor:
     return x[0, :, start : start + length * count].unflatten(1, (count, length)).transpose(0, 1)
 
 
-def _by_query_block(q, k, v, scaling, dropout, window, softcap) -> Tensor:
+def _by_query_block(q, k, v, scaling, dropout, window, softcap, sinks) -> Tensor:
     """Causal attention within a window, without ever holding a square mask."""
     length, outputs = q.shape[2], []
     for begin in range(0, length, QUERY_BLOCK):
@@ -170,22 +258,27 @@ def _by_query_block(q, k, v, scaling, dropout, window, softcap) -> Tensor:
         if window is not None:
             mask &= columns > rows - window
         block = q[:, :, begin:end], k[:, :, first:end], v[:, :, first:end]
-        if softcap is None:
+        if softcap is None and sinks is None:
             out = scaled_dot_product_attention(
                 *block, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         else:
-            out = _soft_capped(*block, mask, scaling, dropout, softcap).transpose(1, 2)
+            out = _scored(*block, mask, scaling, dropout, softcap, sinks).transpose(1, 2)
         outputs.append(out)
     return torch.cat(outputs, dim=2)
 
 
-def _soft_capped(q, k, v, mask, scaling, dropout, softcap) -> Tensor:
-    """`[B, T, H, D]`; scores are squeezed into (-softcap, softcap) before the softmax, as Gemma 2 does."""
+def _scored(q, k, v, mask, scaling, dropout, softcap, sinks) -> Tensor:
+    """`[B, T, H, D]` with all scores at hand, for what no fused kernel does.
+
+    `softcap`: scores are squeezed into (-softcap, softcap), as Gemma 2 does. `sinks [H]`: one more score of
+    each query, which takes its part of the softmax and brings nothing, as in gpt-oss.
+    """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = softcap * torch.tanh(scores / softcap)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if mask is None and q.shape[2] > 1:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(
             k.shape[2] - q.shape[2]
@@ -193,8 +286,11 @@ def _soft_capped(q, k, v, mask, scaling, dropout, softcap) -> Tensor:
     if mask is not None:
         lowest = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    weights = scores.softmax(-1, dtype=wide).to(q.dtype)
+    weights = scores.softmax(-1, dtype=wide)[..., : k.shape[2]].to(q.dtype)
     return (apply_dropout(weights, dropout) @ v).transpose(1, 2).contiguous()
 
 
@@ -258,55 +354,6 @@ def _torch_varlen(query, key, value, borders, longest, scaling, dropout, window,
         window_size=(-1 if window is None else window - 1, 0), enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
     return out[None]
-
-
-def isolates(model: PreTrainedModel) -> bool:
-    """Whether packed samples of this model are known not to see each other."""
-    return family_of(model.config).packs is True and model.config._attn_implementation == NAME
-
-
-def check_isolation(model: PreTrainedModel) -> None:
-    """Raise ModelError where packed samples of this model would see each other.
-
-    Some families are proven to keep them apart; any other is tried once with two samples of four tokens.
-    """
-    if isolates(model):
-        return
-    if family_of(model.config).packs is False or _leaks(model):
-        family = model.config.get_text_config().model_type
-        raise ModelError(
-            f"Models of the family '{family}' mix the samples of a batch, so several cannot share one: "
-            "set pack_to_max_length = False and batch_size = 1 (and raise accumulative_counts instead)"
-        )
-
-
-@torch.no_grad()
-def _leaks(model: PreTrainedModel) -> bool:
-    """Whether the second of two packed samples differs from the same sample alone, by stock attention."""
-    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    was_training, implementation = model.training, model.config._attn_implementation
-    model.eval()
-    try:
-        with packed_batch():
-            together = model(**packed_inputs(ids, [0, 4, 8])).logits[0, 4:]
-        if implementation == NAME:
-            _base(model).set_attn_implementation("eager")
-        alone = model(input_ids=ids[:, 4:], use_cache=False).logits[0]
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, TypeError, RuntimeError, AssertionError) as error:
-        logger.warning(f"A packed batch failed: {type(error).__name__}: {error}")
-        return True
-    finally:
-        if model.config._attn_implementation != implementation:
-            _base(model).set_attn_implementation(implementation)
-        model.train(was_training)
-    difference = (together - alone).float().norm() / alone.float().norm()
-    return not difference < (1e-3 if together.dtype in (torch.float32, torch.float64) else 5e-2)
-
-
-def _base(model: Any) -> PreTrainedModel:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def packed_inputs(input_ids: Tensor, borders: list[int]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from xtuner.model.internlm2 import DynamicRotaryEmbedding, HubRopeConfig
+from xtuner.model.internlm2 import HubRopeConfig
 
 
 class InternLMConfig(HubRopeConfig):
@@ -28,24 +28,8 @@ class InternLMConfig(HubRopeConfig):
         super().__post_init__(**kwargs)
 
 
-class InternLMModel(LlamaModel):
-    """Llama's model; a dynamic rope base follows the length at hand."""
-
-    config_class = InternLMConfig
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
-
-    def __init__(self, config: InternLMConfig):
-        super().__init__(config)
-        self.rotary_emb = DynamicRotaryEmbedding(config=config)
-
-
 class InternLMForCausalLM(LlamaForCausalLM):
-    """Llama's causal language model over InternLM's."""
+    """Llama's causal language model; checkpoints of the hub hold frequencies of rope, which are computed."""
 
     config_class = InternLMConfig
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
-
-    def __init__(self, config: InternLMConfig):
-        super().__init__(config)
-        self.model = InternLMModel(config)
-        self.post_init()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
@@ -55,28 +54,6 @@ class InternLM2Config(HubRopeConfig):
     tokenizer_class = "InternLM2Tokenizer"
     vocab_size: int = 103168
     bias: bool = True
-
-
-class DynamicRotaryEmbedding(LlamaRotaryEmbedding):
-    """Llama's rotary embedding; a dynamic base follows the sample's own length.
-
-    Llama's follows the longest length seen so far: packed samples would depend on each other, and a
-    resumed run could not repeat the interrupted one.
-    """
-
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        if self.rope_type != "dynamic":
-            return super().forward(x, position_ids)
-        starts = (position_ids[0, 1:] == 0).nonzero().flatten() + 1
-        # A batch of several rows is not packed: zeros there are padding.
-        samples = position_ids.tensor_split(starts.tolist() if len(position_ids) == 1 else 1, dim=1)
-        parts = [self._forward_sample(x, sample) for sample in samples]
-        return torch.cat([cos for cos, _ in parts], dim=1), torch.cat([sin for _, sin in parts], dim=1)
-
-    def _forward_sample(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        self.max_seq_len_cached = self.original_max_seq_len
-        self.inv_freq = self.original_inv_freq.to(x.device)  # type: ignore[assignment]
-        return super().forward(x, position_ids)
 
 
 class InternLM2Attention(nn.Module):
@@ -178,7 +155,7 @@ class InternLM2Model(InternLM2PreTrainedModel, LlamaModel):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList(InternLM2DecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = DynamicRotaryEmbedding(config=config)
+        self.rotary_emb = LlamaRotaryEmbedding(config=config)
         self.gradient_checkpointing = False
         self.post_init()
 

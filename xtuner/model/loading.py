@@ -27,6 +27,7 @@ from xtuner.model import attention, mapped
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
+from xtuner.model.rope import scale_by_sample
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def load_llm(
         asked = kwargs.get("quantization_config") is not None
         loadable.check_training(config.to_dict(), path, full=full, asked=asked)
         factory = _class_of(factory, config, path, trusted)
+        kwargs = set_fields(config, kwargs)
         if max_position_embeddings:
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full, factory), "config": config}
@@ -203,6 +205,18 @@ def _widening(config: Any) -> Any:
 
     say_once(f"The weights are quantised with {method}; they are read and trained in 16 bits", 20)
     return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
+
+
+# Arguments of `from_pretrained` that configs have fields for too.
+_ARGUMENTS = {"attn_implementation", "dtype", "quantization_config", "torch_dtype", "trust_remote_code"}
+
+
+def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """`kwargs` without those that name fields of `config`, which then has them, as in transformers."""
+    fields = {k: v for k, v in kwargs.items() if k not in _ARGUMENTS and hasattr(config, k)}
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return {k: v for k, v in kwargs.items() if k not in fields}
 
 
 def _is_quantized(quantization: Any) -> bool:
@@ -465,6 +479,7 @@ def load_for_chat(
     logger.info(f"Load LLM from {path}")
     model: Any = _call(family.from_pretrained, kwargs, str(path))
     repack_whole_blocks_alone(model)
+    scale_by_sample(model)
     if adapter is not None:
         if brings:
             resize_embeddings(model, tokenizer)

@@ -26,13 +26,12 @@ from xtuner.utils.constants import IGNORE_INDEX
 PIECE = 8192
 
 
-def trained_positions(labels: Tensor, borders: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-    """Positions whose next token is trained, and those tokens; `labels [N]`, samples end at `borders`."""
+def next_tokens(labels: Tensor, borders: Sequence[int] | Tensor) -> Tensor:
+    """Of each token the label of the next one, -100 of a sample's last; samples end at `borders`."""
     targets = torch.roll(labels, -1)
     last = torch.as_tensor(borders, device=labels.device, dtype=torch.long)[1:] - 1
     targets[last] = IGNORE_INDEX
-    positions = (targets != IGNORE_INDEX).nonzero().flatten()
-    return positions, targets[positions]
+    return targets
 
 
 class _HeadCrossEntropy(torch.autograd.Function):

@@ -2,14 +2,16 @@
 
 rows         a a b b b _ _        padding dropped, all rows in one: every sample is a segment
              c c d _ _ _ _
-flat         a a b b b c c d      [1, 8]
-borders      0   2     5   7 8    position ids restart there, attention stays between them
+flat         a a b b b c c d      [8]
+borders      0   2     5   7 8    where samples begin and end
+passes       one row, attention stays between borders; or apart, for families that would mix samples
 head         only at positions whose next token is trained
 loss         sum of cross entropies / trained tokens of the whole update
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,13 +22,17 @@ from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
 from xtuner.log import say_once
-from xtuner.model import attention, loading, lora
+from xtuner.model import attention, loading, lora, passes
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
-from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, trained_positions
+from xtuner.model.isolation import Isolation, isolates
+from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, next_tokens
+from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute, what_fits
+from xtuner.model.rope import scale_by_sample
+from xtuner.model.router import balance_weight
 from xtuner.parallel.sequence import ulysses
-from xtuner.parallel.world import on_any
+from xtuner.parallel.world import largest
 from xtuner.utils.constants import IGNORE_INDEX
 
 
@@ -53,7 +59,7 @@ class SupervisedFinetune(nn.Module):
         self.uses_adapter = lora is not None or peft_model is not None
         self.recompute = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
         enable_recompute(self.llm, self.recompute)
-        self._isolation_checked = False
+        self._isolation = Isolation()
         self._sequence_group: Any = None
         self._head_apart = True
 
@@ -70,21 +76,17 @@ class SupervisedFinetune(nn.Module):
         """
         flat = flatten(data, self.device)
         if mode == "loss":
-            if attention.isolates(self.llm):
-                flat = padded(flat, rounded(len(flat["input_ids"])))
-            if self._sequence_group is not None:
-                flat = padded(flat, ulysses.padded_length(len(flat["input_ids"]), self._sequence_group))
             return {"loss": self._loss(flat, num_items)}
-        output = self._run(flat)
+        found = self._passes(flat)
+        outputs = [self._run(p) for p in found]
         if mode == "predict":
-            return [{"logits": row} for row in _unflatten(output.logits[0], data)]
+            return [{"logits": row} for row in _unflatten(passes.in_order(found, outputs), data)]
         assert mode == "tensor", mode
-        return output
+        return outputs[0] if len(outputs) == 1 else passes.joined(found, outputs)
 
     def num_loss_items(self, data: dict[str, Any]) -> int:
         """How many labels of `data` are trained: the first token of a sample never is."""
-        labels, borders = _flat_labels(data), _borders(data)
-        return len(trained_positions(labels, borders)[0])
+        return int((next_tokens(_flat_labels(data), _borders(data)) != IGNORE_INDEX).sum())
 
     def share_rows(self, group: Any) -> None:
         """Train on this process's part of each row from now on; the others of `group` have the rest."""
@@ -94,10 +96,7 @@ class SupervisedFinetune(nn.Module):
         base = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
         loading.use_our_attention(base)
         if base.config._attn_implementation != attention.NAME:
-            raise ConfigError(
-                f"sequence_parallel_size: models of the family '{config.model_type}' have an attention of "
-                "their own, which cannot share rows: set sequence_parallel_size = 1"
-            )
+            raise ConfigError(_cannot_share(config.model_type))
         self._sequence_group = group
 
     def run_as_written(self) -> None:
@@ -106,50 +105,73 @@ class SupervisedFinetune(nn.Module):
         self._head_apart = False
 
     def _loss(self, flat: dict[str, Any], num_items: int | Tensor | None) -> Tensor:
-        positions, targets = trained_positions(flat["labels"], flat["borders"])
-        group = self._sequence_group
-        if group is not None:
-            positions, targets = ulysses.own_positions(positions, targets, len(flat["labels"]), group)
-        if len(positions) == 0:
-            # Nothing to train on: a zero that still has a graph, so that other ranks' collectives match.
-            first = torch.zeros(1, dtype=torch.long, device=self.device)
-            return self._run(flat, first, group=group).logits.float().sum() * 0
-        count = len(positions) if num_items is None else num_items
-        parts = loading.decoder_and_head(self.llm) if self._head_apart else None
-        if parts is not None:
+        weight = balance_weight(self.llm) if self.training else 0.0  # validation asks how good the model is
+        todo = self._equally_many(self._passes(flat, filled=True))
+        trained = [p for p in todo if len(p.targets)]
+        parts = loading.decoder_and_head(self.llm) if self._head_apart and not weight else None
+        if parts is None:
+            losses = [self._loss_sum(p, weight) for p in trained]
+        elif trained:
             decoder, head = parts
-            hidden = self._run(flat, model=decoder, group=group).last_hidden_state[0]
-            return head_cross_entropy_sum(hidden[positions], head, targets) / count
-        logits = self._run(flat, positions, group=group).logits[0]
-        if len(logits) != len(positions):  # the family cannot be asked for single positions
-            logits = logits[positions]
-        return cross_entropy_sum(logits, targets) / count
+            hidden = [p.trained(self._run(p, model=decoder).last_hidden_state) for p in trained]
+            targets = _joined([p.targets for p in trained])
+            losses = [head_cross_entropy_sum(_joined(hidden), head, targets)]
+        else:
+            losses = []
+        losses += [self._nothing(p) for p in todo if not len(p.targets)]
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        if not trained:
+            return total
+        return total / (sum(len(p.targets) for p in trained) if num_items is None else num_items)
 
-    def _run(
-        self, flat: dict[str, Any], positions: Tensor | None = None, model: Any = None, group: Any = None
-    ) -> Any:
-        """The output of `model`, or of the whole language model: its logits at `positions` or at all.
-
-        `group`: the processes that share the row.
-        """
-        borders = flat["borders"]
-        if not self._isolation_checked:
-            self._check_isolation(len(borders) > 2)
-        kwargs = attention.packed_inputs(flat["input_ids"][None], borders)
+    def _passes(self, flat: dict[str, Any], filled: bool = False) -> list[Pass]:
+        """The forward passes of a batch: a row, `filled` to a length that is quick, or samples apart."""
+        borders, group = flat["borders"], self._sequence_group
+        length = len(flat["input_ids"])
+        if self._isolation.holds(self.llm, length):
+            if filled and isolates(self.llm):
+                length = rounded(length)
+            if filled and group is not None:
+                length = ulysses.padded_length(length, group)
+            return [passes.one_row(flat, length, group, masked=balance_weight(self.llm) > 0)]
+        family = self.llm.config.get_text_config().model_type
         if group is not None:
-            for name in ("input_ids", "position_ids"):
-                kwargs[name] = ulysses.own_part(kwargs[name], 1, group)
-            kwargs["sequence_group"] = group
-        if positions is not None and loading.keeps_logits(self.llm):
-            kwargs["logits_to_keep"] = positions
-        with attention.packed_batch():
-            return (model or self.llm)(**kwargs)
+            raise ConfigError(_cannot_share(family))
+        if len(borders) > 2:
+            say_once(
+                f"Models of the family '{family}' mix packed samples, so each sample is run by itself: "
+                "slower with many short samples"
+            )
+        return passes.apart(flat)
 
-    def _check_isolation(self, packed: bool) -> None:
-        """Try the model at the first packed batch of any process: each may have a part of it."""
-        if attention.isolates(self.llm) or on_any(packed):
-            attention.check_isolation(self.llm)
-            self._isolation_checked = True
+    def _equally_many(self, found: list[Pass]) -> list[Pass]:
+        """Those passes that have a loss, as many on all processes: each call gathers what others need."""
+        if found[0].pieces is not None:
+            return found
+        found = [p for p in found if len(p.targets)] or found[:1]
+        return found + [passes.filler(self.device)] * (largest(len(found)) - len(found))
+
+    def _loss_sum(self, p: Pass, weight: float) -> Tensor:
+        """The sum of the losses of a pass, by the model's own head."""
+        columns = p.columns_with_loss()
+        output = self._run(p, columns=columns)
+        loss = cross_entropy_sum(p.trained_of(output.logits, columns), p.targets)
+        balance = getattr(output, "aux_loss", None) if weight else None
+        return loss if balance is None else loss + weight * len(p.targets) * balance
+
+    def _nothing(self, p: Pass) -> Tensor:
+        """A zero that still has a graph, so that other ranks' collectives match."""
+        first = torch.zeros(1, dtype=torch.long, device=self.device)
+        return self._run(p, columns=first).logits.float().sum() * 0
+
+    def _run(self, p: Pass, model: Any = None, columns: Tensor | None = None) -> Any:
+        """The output of `model`, or of the whole language model: its logits at `columns` or at all."""
+        inputs = dict(p.inputs)
+        if columns is not None and loading.keeps_logits(self.llm):
+            inputs["logits_to_keep"] = columns
+        context = contextlib.nullcontext() if p.pieces is None else attention.packed_batch(p.pieces)
+        with context:
+            return (model or self.llm)(**inputs)
 
     @property
     def device(self) -> torch.device:
@@ -231,6 +253,7 @@ def build_llm(
     elif peft_model:
         model = lora.attach_adapter(model, peft_model, trainable=True)
     fuse(model)
+    scale_by_sample(model)
     return model
 
 
@@ -238,18 +261,6 @@ def flatten(data: dict[str, Any], device: torch.device | None = None) -> dict[st
     """`input_ids [N]`, `labels [N]` and `borders` (ints from 0 to N) of a batch, without its padding."""
     ids = data["input_ids"][_real(data)].to(device)
     return {"input_ids": ids, "labels": _flat_labels(data).to(device), "borders": _borders(data)}
-
-
-def padded(flat: dict[str, Any], length: int) -> dict[str, Any]:
-    """`flat` up to `length` tokens: padding is one more sample, without labels."""
-    ids, labels, borders = flat["input_ids"], flat["labels"], flat["borders"]
-    if (missing := length - len(ids)) == 0:
-        return flat
-    return {
-        "input_ids": torch.cat([ids, ids.new_zeros(missing)]),
-        "labels": torch.cat([labels, labels.new_full((missing,), IGNORE_INDEX)]),
-        "borders": [*borders, length],
-    }
 
 
 def _real(data: dict[str, Any]) -> Tensor:
@@ -283,6 +294,17 @@ def _unflatten(logits: Tensor, data: dict[str, Any]) -> Tensor:
     rows = logits.new_zeros(*real.shape, logits.shape[-1])
     rows[real] = logits
     return rows
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _cannot_share(family: str) -> str:
+    return (
+        f"sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
+        "cannot share rows: set sequence_parallel_size = 1"
+    )
 
 
 def _some(word: str, names: list[str]) -> list[str]:

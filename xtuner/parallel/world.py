@@ -157,11 +157,7 @@ class World:
 
     def largest(self, number: int) -> int:
         """The largest `number` that any process has."""
-        if self.size == 1:
-            return number
-        tensor = torch.tensor(number)
-        torch_dist.all_reduce(tensor, op=torch_dist.ReduceOp.MAX)
-        return int(tensor)
+        return largest(number)
 
     def gather(self, value: T) -> list[T]:
         """The `value` of every process, by rank."""
@@ -206,13 +202,13 @@ def make_world() -> World:
     return world
 
 
-def on_any(flag: bool) -> bool:
-    """Whether any process has set `flag`; all must come here."""
+def largest(number: int) -> int:
+    """The largest `number` that any process has; all must come here."""
     if not torch_dist.is_initialized():
-        return flag
-    found = torch.tensor(int(flag))
+        return number
+    found = torch.tensor(int(number))
     torch_dist.all_reduce(found, op=torch_dist.ReduceOp.MAX)
-    return bool(found)
+    return int(found)
 
 
 def _transport(asked: str | None) -> str:

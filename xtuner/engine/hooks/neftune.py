@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
+from xtuner.model import attention
 
 
 class NEFTuneHook(Hook):
-    """Adds the noise by each sample's own length, also where samples are packed."""
+    """Adds the noise by each sample's own length, in a packed row or side by side."""
 
     def __init__(self, noise_alpha: float = 5.0):
         if not noise_alpha > 0:
@@ -46,9 +47,13 @@ class NEFTuneHook(Hook):
     def _add_noise(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if self._lengths is None or not module.training:
             return output
-        lengths = self._lengths.to(output.device, torch.float32)
-        # The row of samples may end with padding.
-        lengths = nn.functional.pad(lengths, (0, output.shape[1] - len(lengths)), value=math.inf)
+        length = output.shape[1]
+        if attention.pieces() is None:  # each row is a sample
+            lengths = torch.full((length,), float(length), device=output.device)
+        else:
+            lengths = self._lengths.to(output.device, torch.float32)
+            # The row of samples may end with padding.
+            lengths = nn.functional.pad(lengths, (0, length - len(lengths)), value=math.inf)
         size = self.noise_alpha * (lengths * output.shape[-1]).rsqrt()
         noise = torch.empty_like(output).uniform_(-1, 1)
         return output + noise * size[:, None].to(output.dtype)

@@ -60,9 +60,11 @@ def tile(llm: nn.Module, rows: int) -> None:
 
 
 def unfuse(llm: nn.Module) -> None:
-    """Give all modules of `llm` their own forward back."""
+    """Give the modules of `llm` that `fuse` changed their own forward back."""
     for module in llm.modules():
-        module.__dict__.pop("forward", None)
+        forward = module.__dict__.get("forward")
+        if getattr(forward, "__func__", None) in (_attention, _mlp, _norm, _linear):
+            del module.__dict__["forward"]
 
 
 def _linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -10,7 +10,9 @@ samples are those of the whole row, which attention sees again.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,12 +33,12 @@ def own_part(tensor: Tensor, dim: int, group: Any) -> Tensor:
     return tensor.chunk(dist.get_world_size(group), dim)[dist.get_rank(group)]
 
 
-def own_positions(positions: Tensor, targets: Tensor, length: int, group: Any) -> tuple[Tensor, Tensor]:
-    """Of trained `positions` of the row of `length`, those in this process's part, counted from its start."""
-    part = length // dist.get_world_size(group)
+def own_pieces(borders: Sequence[int], group: Any) -> list[tuple[int, int]]:
+    """Of each sample in this process's part of a row: how many of its tokens are here, and its length."""
+    part = borders[-1] // dist.get_world_size(group)
     start = part * dist.get_rank(group)
-    inside = (positions >= start) & (positions < start + part)
-    return positions[inside] - start, targets[inside]
+    here = [(min(b, start + part) - max(a, start), b - a) for a, b in itertools.pairwise(borders)]
+    return [(count, length) for count, length in here if count > 0]
 
 
 class _Exchange(torch.autograd.Function):

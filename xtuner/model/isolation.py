@@ -1,0 +1,123 @@
+"""Whether samples of a batch may be one row of the model, and the trial of families that are not known.
+
+    known to pack        one row, always                     families.py, by the tests named there
+    known not to         each sample by itself               ALiBi, a state carried along the row
+    not known            tried, with two samples in a row:   a a a a | b b b b b b b b b b b b
+                         the second one must come out as     b b b b b b b b b b b b       by stock attention
+
+The second sample of a trial reaches beyond every window and chunk that rows of the data reach beyond. A model
+that fails gets its own attention back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from xtuner.families import family_of
+from xtuner.log import logger, say_once
+from xtuner.model import attention
+from xtuner.model.loading import keeps_logits
+from xtuner.parallel.world import largest
+
+# Tokens by which a trial's second sample reaches beyond a limit; these are compared.
+BEYOND = 8
+# Limits further out are not tried: a family's own attention may hold the scores of all pairs of tokens.
+FURTHEST = 8192
+_LIMITS = re.compile(r"window|chunk|local_attention|topk|floor|compress|block_size|max_distance|extent")
+
+
+def isolates(model: Any) -> bool:
+    """Whether packed samples of this model are known not to see each other."""
+    return family_of(model.config).packs is True and model.config._attn_implementation == attention.NAME
+
+
+class Isolation:
+    """What is known so far of one model."""
+
+    def __init__(self) -> None:
+        self._limits: list[int] | None = None
+        self._tried = 0
+        self._mixes = False
+
+    def holds(self, model: Any, length: int) -> bool:
+        """Whether samples may be one row of `length` tokens; every process must come here."""
+        if isolates(model):
+            return True
+        if self._mixes or family_of(model.config).packs is False:
+            return False
+        if self._limits is None:
+            self._limits = limits(model.config.get_text_config())
+        self._try(model, length, [limit for limit in self._limits if limit <= FURTHEST])
+        if untried := [limit for limit in self._limits if FURTHEST < limit < length and not self._mixes]:
+            say_once(
+                f"Whether models of the family '{model.config.get_text_config().model_type}' keep packed "
+                f"samples apart was tried up to {FURTHEST} tokens; in longer rows, {untried[0]} of their "
+                "config may act"
+            )
+        return not self._mixes
+
+    def _try(self, model: Any, length: int, bounds: list[int]) -> None:
+        if self._tried > max(bounds, default=0):
+            return
+        reach = largest(max((bound for bound in bounds if bound < length), default=0)) + BEYOND
+        if reach > self._tried:
+            self._tried = reach
+            self._mixes = bool(largest(_differs(model, reach)))
+            if self._mixes:
+                use_stock_attention(model)
+
+
+def limits(config: Any) -> list[int]:
+    """Lengths from which on attention of this config may be another: windows, chunks, numbers of keys."""
+    return sorted({value for name, value in _fields(config.to_dict()) if _LIMITS.search(name)})
+
+
+def _fields(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _fields(inner, str(key))
+    elif isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        yield name, value
+
+
+@torch.no_grad()
+def _differs(model: Any, length: int) -> bool:
+    """Whether the second of two packed samples differs from the same sample alone, by stock attention."""
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = torch.arange(4 + length, device=model.device)[None] % vocabulary
+    few = {"logits_to_keep": BEYOND} if keeps_logits(model) else {}
+    was_training, implementation = model.training, model.config._attn_implementation
+    model.eval()
+    try:
+        with attention.packed_batch():
+            packed = model(**attention.packed_inputs(ids, [0, 4, 4 + length]), **few).logits[0, -BEYOND:]
+        if implementation == attention.NAME:
+            use_stock_attention(model)
+        alone = model(input_ids=ids[:, 4:], use_cache=False, **few).logits[0, -BEYOND:]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever the family's code says of a row that it does not know
+        logger.info("A trial of packed samples failed: %s: %s", type(error).__name__, error)
+        return True
+    finally:
+        if model.config._attn_implementation != implementation:
+            _base(model).set_attn_implementation(implementation)
+        model.train(was_training)
+    # Of single tokens a router may choose another expert for rounding alone.
+    difference = ((packed - alone).float().norm(dim=-1) / alone.float().norm(dim=-1)).median()
+    return not difference < (1e-3 if packed.dtype in (torch.float32, torch.float64) else 5e-2)
+
+
+def use_stock_attention(model: Any) -> None:
+    """Give the model the attention that transformers chooses for it."""
+    base = _base(model)
+    if base.config._attn_implementation == attention.NAME:
+        base.set_attn_implementation("sdpa" if getattr(base, "_supports_sdpa", False) else "eager")
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

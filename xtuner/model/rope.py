@@ -1,0 +1,81 @@
+"""Rotary positions whose scale follows the length of a sample, for samples that share a row.
+
+    position ids       0 1 2 3 4 5 | 0 1 | 0 1 2        dynamic and longrope: the largest decides for all
+    here, one call     0 1 2 3 4 5
+    a sample                         0 1
+                                           0 1 2        angles are put side by side again
+
+Nothing stays from call to call: stock code keeps a dynamic scale until a sample is shorter than the model's
+own length, so that what came before would decide.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xtuner.model import attention
+
+
+def scale_by_sample(model: nn.Module) -> int:
+    """How many modules of `model` scale rotary positions for each sample by itself from now on."""
+    found = [m for m in model.modules() if any(map(_follows_length, _kinds(m).values()))]
+    for module in found:
+        # A bound method, so that a deep copy of the model is bound to the copy.
+        module.forward = MethodType(_forward, module)
+    return len(found)
+
+
+def _kinds(module: Any) -> dict[str, str]:
+    """How a module scales, by the prefix of what it keeps: that of a kind of layer, or none."""
+    kind = getattr(module, "rope_type", None)
+    if isinstance(kind, dict):
+        return {f"{layers}_": one for layers, one in kind.items()}
+    return {"": kind} if isinstance(kind, str) else {}
+
+
+def _follows_length(kind: str) -> bool:
+    return "dynamic" in kind or kind == "longrope"
+
+
+def _forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def angles(positions: Tensor) -> Any:
+        _forget(self)
+        return type(self).forward(self, x, positions, *args, **kwargs)
+
+    # Rows of a batch are no pack: zeros there are padding.
+    if position_ids.dim() != 2 or len(position_ids) != 1:
+        return angles(position_ids)
+    parts = [angles(positions) for positions in _samples(position_ids)]
+    if pieces := attention.pieces():
+        # The last position of each sample, which may be on another process, went along.
+        parts = [_first(part, count) for part, (count, _) in zip(parts, pieces, strict=True)]
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts, dim=1)
+    return tuple(torch.cat(one, dim=1) for one in zip(*parts, strict=True))
+
+
+def _samples(position_ids: Tensor) -> list[Tensor]:
+    """The positions of each sample of a row; of one that is cut, those that are here and its last."""
+    if pieces := attention.pieces():
+        parts = position_ids.split([count for count, _ in pieces], dim=1)
+        lasts = [position_ids.new_full((1, 1), length - 1) for _, length in pieces]
+        return [torch.cat(both, dim=1) for both in zip(parts, lasts, strict=True)]
+    starts = (position_ids[0, 1:] == 0).nonzero().flatten() + 1
+    return list(position_ids.tensor_split(starts.tolist(), dim=1))
+
+
+def _first(part: Any, count: int) -> Any:
+    return part[:, :count] if isinstance(part, Tensor) else tuple(t[:, :count] for t in part)
+
+
+def _forget(module: Any) -> None:
+    """Undo what the last call left behind."""
+    for prefix, kind in _kinds(module).items():
+        if "dynamic" in kind:
+            original = getattr(module, f"{prefix}original_inv_freq")
+            setattr(module, f"{prefix}inv_freq", original.clone())
+            setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
