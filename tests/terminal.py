@@ -27,7 +27,7 @@ class Terminal:
     def __enter__(self) -> Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *self._size, 0, 0))
-        self._file = open(slave, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._file = open(slave, "w", encoding="utf-8", buffering=1)
         self._before = sys.stdout
         sys.stdout = self._file
         self._thread = threading.Thread(target=self._read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
         _check_model_files(folder)
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+    else:
+        check_no_pointers(folder, TOKENIZER_FILES)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -87,6 +90,24 @@ def _check_model_files(folder: Path) -> None:
             f"The model folder {folder} is not complete: its index names {len(missing)} files that are not "
             f"there, as {missing[0]}; fetch them"
         )
+    check_no_pointers(folder, (*WEIGHT_FILES, *TOKENIZER_FILES))
+
+
+def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
+    """Raise ModelError where git has left pointers in the place of the files of `folder`."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    if found := [file.name for file in files if is_lfs_pointer(file)]:
+        raise ModelError(
+            f"The folder {folder} holds pointers of git-lfs in the place of files, as {found[0]}: run "
+            "git lfs install and git lfs pull in it"
+        )
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether `file` only says where git-lfs keeps the real one."""
+    if not file.is_file() or file.stat().st_size > 1024:
+        return False
+    return file.read_bytes().startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def _missing_shards(folder: Path) -> list[str]:

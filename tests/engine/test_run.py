@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -200,3 +201,16 @@ def test_a_checkpoint_of_another_folder_is_left_alone(toy_config, tmp_path):
     train(toy_config(), tmp_path / "b", resume=str(tmp_path / "a" / "iter_9.pth"))
     assert sorted(p.name for p in (tmp_path / "a").glob("*.pth")) == before == ["iter_10.pth", "iter_9.pth"]
     assert sorted(p.name for p in (tmp_path / "b").glob("*.pth")) == ["iter_18.pth", "iter_20.pth"]
+
+
+def test_a_visualizer_that_shows_nothing_is_named(toy_config, tmp_path, monkeypatch):
+    """Its error is the one that is told, and not that of closing it."""
+    monkeypatch.setattr(sys.modules["engine_toys"], "Mute", type("Mute", (), {}), raising=False)
+    config = toy_config(**{"visualizer.type": "engine_toys.Mute"})
+    with pytest.raises(ConfigError, match=r"visualizer is a Mute, which has no open\(\): use Visualizer"):
+        train(config, tmp_path)
+
+
+def test_a_visualizer_without_a_type_is_the_usual_one(toy_config, tmp_path):
+    run = train(toy_config(**{"visualizer.name": "mine"}), tmp_path)
+    assert len(scalars(run)) == 20

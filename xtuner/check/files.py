@@ -57,7 +57,7 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
 def data_bytes(config: Mapping[str, Any]) -> int | None:
     """Size of all data files; None where there are none here, or others besides."""
     loads = list(_loads(config))
-    files = [file for _, cfg in loads for file in _data_files(cfg)]
+    files = [file for _, cfg in loads for file in data_files(cfg)]
     if not files or any(_is_hub_name(cfg.get("path"), cfg.get("data_files")) for _, cfg in loads):
         return None
     return sum(os.path.getsize(f) for f in files if os.path.isfile(f))
@@ -154,7 +154,7 @@ def _looks_like_file(path: str) -> bool:
     return path.startswith((".", "/", "~")) or path.endswith(_SUFFIXES) or path.count("/") > 1
 
 
-def _data_files(cfg: Mapping[str, Any]) -> list[str]:
+def data_files(cfg: Mapping[str, Any]) -> list[str]:
     """The files that a call of load_dataset names, patterns filled in; [] for a name on the hub."""
     path, given = cfg["path"], cfg.get("data_files")
     if given is None:
@@ -170,7 +170,7 @@ def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
     return [
         Fault(path, f"{path}: there is no data file {file} (looked for {Path(file).resolve()}).{_near(file)}")
         for path, cfg in _loads(config)
-        for file in _data_files(cfg)
+        for file in data_files(cfg)
         if not os.path.exists(file)
     ]
 

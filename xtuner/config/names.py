@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.later import feature_of
 from xtuner.config.load import name_of
-from xtuner.config.ref import Ref, as_ref, path_of
+from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
 from xtuner.config.schema import Fault
 from xtuner.config.source import UNKNOWN, NameMissingError, look_up
 from xtuner.errors import ConfigError, did_you_mean
@@ -80,6 +80,61 @@ def look_at(value: Any, path: str, names: Names) -> None:
         look_at(dict(value.keywords), path, names)
 
 
+# What the run makes objects of, and what stands for a type that is left out there.
+_MADE: dict[str, str | None] = {
+    "model": None,
+    "tokenizer": None,
+    "train_dataloader.dataset": None,
+    "train_dataloader.sampler": None,
+    "train_dataloader.collate_fn": None,
+    "val_dataloader.dataset": None,
+    "optim_wrapper": "OptimWrapper",
+    "optim_wrapper.optimizer": None,
+    "param_scheduler": None,
+    "train_cfg": "TrainLoop",
+    "val_cfg": "ValLoop",
+    "visualizer": "Visualizer",
+    "default_hooks.*": None,
+    "custom_hooks": None,
+}
+
+
+def unmade(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of the parts that must become objects and whose `type` is missing or names nothing."""
+    found = []
+    for place, default in _MADE.items():
+        for path, value in _parts(config, place):
+            kind = value.get("type")
+            if kind is None and default is None:
+                found.append(Fault(path, f"{path} has no type: add type=..., the class that it is made of"))
+            elif isinstance(kind, str) and as_ref(kind) is None and not _is_dotted(kind):
+                message = f"{path}.type is {kind!r}, which names nothing{HOW_TO_NAME}"
+                found.append(Fault(f"{path}.type", message))
+    return found
+
+
+def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The dicts at `place`, those of a list one by one; `*` is any key."""
+    values: list[tuple[str, Any]] = [("", config)]
+    for part in place.split("."):
+        inside = [(path, value) for path, value in values if isinstance(value, Mapping)]
+        values = [
+            (f"{path}.{key}" if path else key, value[key])
+            for path, value in inside
+            for key in (value if part == "*" else [part])
+            if key in value
+        ]
+    for path, value in values:
+        items = enumerate(value) if isinstance(value, list) else [("", value)]
+        for number, item in items:
+            if isinstance(item, Mapping):
+                yield (f"{path}.{number}" if isinstance(value, list) else path), item
+
+
+def _is_dotted(text: str) -> bool:
+    return "." in text and text.replace(".", "_").isidentifier()
+
+
 def _key(message: str, path: str) -> str:
     """The argument that a message begins with."""
     rest = message[len(path) + 1 :]
@@ -99,8 +154,7 @@ def _callee(kind: Any, path: str, names: Names) -> Any:
         return None
     ref = as_ref(kind)
     if ref is None and isinstance(kind, str):
-        is_dotted = "." in kind and kind.replace(".", "_").isidentifier()
-        ref = Ref(kind) if is_dotted else None
+        ref = Ref(kind) if _is_dotted(kind) else None
     if ref is not None:
         return _find(ref, path, names)
     return signature_of(kind) or UNKNOWN if callable(kind) else None

@@ -17,6 +17,7 @@ from xtuner.errors import ConfigError, did_you_mean
 
 # Packages whose dotted names count as references when a dumped config holds them as text.
 _PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
+HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
 
 
 class Ref:

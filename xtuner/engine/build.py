@@ -353,7 +353,13 @@ def build_schedules(run: Run) -> list[schedule.Schedule]:
 
 def build_visualizer(run: Run) -> Visualizer:
     """Where scalars go."""
-    return run.builder.build(run.cfg.get("visualizer") or {"type": Visualizer}, "visualizer")
+    visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
+    if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
+        raise ConfigError(
+            f"visualizer is a {type(visualizer).__name__}, which has no {missing[0]}(): use Visualizer, and "
+            "put your own backend in its vis_backends"
+        )
+    return visualizer
 
 
 def build_hooks(run: Run) -> list[Any]:

@@ -24,6 +24,7 @@ from xtuner.log import logger, say_once
 from xtuner.model.language_part import language_part
 from xtuner.model.mapped import wanted_dtype
 from xtuner.model.state import PREFIX, adapter_key
+from xtuner.model_folder import check_no_pointers
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _HEADS = {"lm_head", "output_layer"}
@@ -204,6 +205,7 @@ def check_adapter_folder(folder: str | Path) -> None:
         raise NotFoundError(f"There is no adapter folder {folder}")
     if not (Path(folder) / "adapter_config.json").is_file():
         raise ModelError(f"{folder} is no adapter: it has no adapter_config.json")
+    check_no_pointers(Path(folder), ["adapter_model.*"])
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

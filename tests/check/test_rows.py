@@ -1,0 +1,62 @@
+"""`xtuner check` reads and maps the first rows as training will."""
+
+import json
+
+import pytest
+
+from xtuner import cli
+
+GOOD = {"instruction": "a", "input": "", "output": "b"}
+
+
+@pytest.fixture
+def check(here, capsys):
+    """Function of rows and options: what check says of them on stderr, and its last line on stdout."""
+
+    def run(rows, *options, name="d.json"):
+        (here / name).write_text(rows if isinstance(rows, str) else json.dumps(rows))
+        code = cli.main(["check", "c.py", "--cfg-options", f"data_path={name}", *options])
+        said = capsys.readouterr()
+        assert code == bool(said.err)
+        return said.err, said.out.splitlines()[-1]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([GOOD] * 3, ""),
+        (
+            [{"question": "a", "answer": "b"}] * 3,
+            "train_dataloader.dataset: d.json line 1: alpaca_map_fn: the row has no field 'output'; its "
+            "fields are 'question', 'answer'. (3 of the first 3 rows have a fault)",
+        ),
+        ([GOOD] * 199 + [{}], ""),
+        ("[]", "the data is empty: there are no rows in"),
+        ('{"data": []}', "d.json line 1: "),
+        ("[{]", "d.json line 1 column 3: broken JSON"),
+    ],
+)
+def test_rows_that_training_refuses_are_an_error(check, rows, message):
+    """A few that it leaves out are none."""
+    error, _ = check(rows)
+    assert message in error
+    assert bool(error) == bool(message)
+
+
+def test_a_large_file_is_left_to_training(check):
+    """Its first row may stand in a list that has to be read whole."""
+    error, last = check("[" + " " * 21 * 2**20 + "]")
+    assert error == ""
+    assert last.endswith("the rows of d.json")
+
+
+def test_what_a_users_own_function_does_is_not_tried(check, here, monkeypatch):
+    """Importing it may take as long as training."""
+    monkeypatch.syspath_prepend(here)
+    text = (here / "c.py").read_text()
+    own = text.replace("dataset_map_fn=alpaca_map_fn", "dataset_map_fn=mine.map_fn")
+    (here / "c.py").write_text("import mine\n" + own)
+    (here / "mine.py").write_text("raise SystemExit(7)")
+    assert check([{"question": "a"}])[0] == ""
