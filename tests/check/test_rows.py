@@ -58,5 +58,5 @@ def test_what_a_users_own_function_does_is_not_tried(check, here, monkeypatch):
     text = (here / "c.py").read_text()
     own = text.replace("dataset_map_fn=alpaca_map_fn", "dataset_map_fn=mine.map_fn")
     (here / "c.py").write_text("import mine\n" + own)
-    (here / "mine.py").write_text("raise SystemExit(7)")
+    (here / "mine.py").write_text("raise SystemExit(7)\ndef map_fn(row): ...\n")
     assert check([{"question": "a"}])[0] == ""
