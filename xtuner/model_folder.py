@@ -166,9 +166,14 @@ def looks_local(path: str | Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ModelError where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        if is_lfs_pointer(path):
+            check_no_pointers(path.parent, [path.name])
         raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no JSON object, but a {type(found).__name__}")
+    return found
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def test_all_errors_come_at_once(load):
             ("PROMPT_TEMPLATE.default", "PROMPT_TEMPLATE.auto"),
             "the chat_template of the tokenizer, and model has none",
         ),
+        (('"d.json"', '""'), "train_dataloader.dataset.dataset.path is empty: name a file or folder"),
         (("torch.float32", "torch.flaot32"), "torch has no 'flaot32'. Did you mean 'float32'"),
     ],
 )

@@ -28,7 +28,7 @@ _FORMATS = ("json", "csv", "xlsx", "parquet", "arrow", "text")
 
 def file_faults(config: Mapping[str, Any]) -> list[Fault]:
     """What is not where the config says."""
-    return [*_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
+    return [*_empty_paths(config), *_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
 
 
 def hub_names(config: Mapping[str, Any]) -> list[str]:
@@ -105,9 +105,18 @@ def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = T
         check_training(sizes, folder.name, full=full, asked=bool(model["llm"].get("quantization_config")))
 
 
+def _empty_paths(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of paths that are empty texts: one for each setting, however often it is used."""
+    at = [f"{path}.path" for path, cfg in _loads(config) if not cfg["path"]]
+    at += [folder.path for folder in named_folders(config) if not folder.name]
+    return [Fault(path, f"{path} is empty: name a file or folder") for path in at]
+
+
 def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
     found: dict[str, Fault] = {}
     for folder in named_folders(config):
+        if not folder.name:
+            continue
         try:
             check_folder(folder, config, ask_hub=False)
         except (NotFoundError, ModelError, ConfigError) as error:

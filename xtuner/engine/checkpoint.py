@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from xtuner.errors import CheckpointError, NotFoundError
-from xtuner.log import logger
+from xtuner.log import logger, say_once
 
 LAST = "last_checkpoint"
 MODEL_FILE = "mp_rank_00_model_states.pt"
@@ -245,9 +245,19 @@ def _by_age(work_dir: Path) -> list[Path]:
     found = [p for pattern in ("iter_*.pth", "epoch_*.pth") for p in work_dir.glob(pattern)]
     files = [p for p in found if p.is_file() or (p / MODEL_FILE).is_file()]
     files.sort(key=lambda p: p.stat().st_mtime_ns, reverse=True)
-    with contextlib.suppress(OSError):
-        named = work_dir / Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
-        if named in files:
-            # A copied folder loses its times; what the file names is the newest.
-            files = [named, *(p for p in files if p != named)]
+    named = work_dir / _last_name(work_dir)
+    if named in files:
+        # A copied folder loses its times; what the file names is the newest.
+        files = [named, *(p for p in files if p != named)]
     return files
+
+
+def _last_name(work_dir: Path) -> str:
+    """The name of the checkpoint that `last_checkpoint` tells, `""` where it tells none."""
+    try:
+        return Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
+    except UnicodeDecodeError:
+        say_once(f"{work_dir / LAST} is damaged: the newest checkpoint is taken by its time")
+    except OSError:
+        pass  # of a work dir without one
+    return ""

@@ -79,7 +79,7 @@ def read_run(work_dir: Path, name: str) -> Run:
 def checkpoints(work_dir: Path) -> list[Checkpoint]:
     """The checkpoints in `work_dir`, the newest first."""
     try:
-        last = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8").strip()).name
+        last = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8", errors="replace").strip()).name
     except OSError:
         last = ""
     found = []
@@ -95,7 +95,7 @@ def checkpoints(work_dir: Path) -> list[Checkpoint]:
 def _curves(path: Path) -> dict[str, Curve]:
     curves: dict[str, Curve] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return {}
     for line in lines:
