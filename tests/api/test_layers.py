@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2] / "xtuner"
 LAYERS = {
     **dict.fromkeys(
-        ["errors", "log", "locks", "dist", "hub", "model_folder", "loadable", "families", "utils"], 0
+        ["errors", "log", "locks", "extras", "dist", "hub", "model_folder", "loadable", "families", "utils"],
+        0,
     ),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),

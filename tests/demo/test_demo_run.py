@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.terminal import Terminal
 from xtuner.chat.terminal import PROMPT
-from xtuner.demo.run import Demo, Options, watch_log
+from xtuner.demo.run import Demo, Options, find_activation, watch_log
 from xtuner.demo.wording import WORDS
 from xtuner.errors import TrainingError
 from xtuner.log import logger
@@ -78,6 +78,25 @@ def test_bars_move_on_the_terminal_and_stay_out_of_the_log(tmp_path, tiny, monke
     assert [
         n for n in terminal.lines() if cell_len(n) > 80 and not n.startswith(commands_are_for_copying)
     ] == []
+
+
+def test_a_shell_that_does_not_find_xtuner_is_told_how_to(tmp_path, monkeypatch):
+    """By the script of this Python's own environment, named from where the shell is."""
+    bin_ = tmp_path / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    for name in ("activate", "python", "xtuner"):
+        (bin_ / name).touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_activation() == ".venv/bin/activate"
+    (tmp_path / "xtuner").touch(0o755)  # another one
+    assert find_activation() == ".venv/bin/activate"
+    monkeypatch.setenv("PATH", str(bin_))
+    assert find_activation() is None
+    (bin_ / "activate").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_activation() is None
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

@@ -22,6 +22,7 @@ from pathlib import Path
 from xtuner.config.arguments import Signature
 from xtuner.config.mmengine_names import GONE, SAME_JOB
 from xtuner.errors import did_you_mean
+from xtuner.extras import EXTRAS, install_extra
 
 # Their names come into being when they are asked for, or in C.
 _OPAQUE = {"transformers", "datasets", "modelscope"}
@@ -71,8 +72,9 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
     parts = path.split(".")
     found = _find_file(parts)
     if found is None:
+        cure = "Install it" if parts[0] not in EXTRAS else f"Install it ({install_extra(parts[0])})"
         raise NameMissingError(
-            f"{path} cannot be imported: there is no module {parts[0]!r}. Install it, or correct the name"
+            f"{path} cannot be imported: there is no module {parts[0]!r}. {cure}, or correct the name"
         )
     file, depth = found
     if file is None or parts[0] in _OPAQUE or depth == len(parts) or steps > _MAX_STEPS:

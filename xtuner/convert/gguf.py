@@ -25,6 +25,7 @@ from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
 from xtuner.locks import writing
 from xtuner.log import logger
@@ -88,7 +89,7 @@ def _need_gguf() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise ConfigError("xtuner convert gguf needs the package gguf: pip install 'xtuner[gguf]'") from error
+        raise ConfigError(f"xtuner convert gguf needs the package gguf: {install_extra('gguf')}") from error
     return gguf
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xtuner.errors import DataError
+from xtuner.extras import install_extra
 
 Row = dict[str, Any]
 
@@ -442,7 +443,7 @@ def read_xlsx(path: Path) -> Iterator[tuple[int, list[Any]]]:
         import openpyxl
     except ImportError:
         raise DataError(
-            f"{path}: reading .xlsx needs openpyxl: pip install openpyxl, or save the sheet as .csv"
+            f"{path}: reading .xlsx needs openpyxl: {install_extra('excel')}, or save the sheet as .csv"
         ) from None
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:

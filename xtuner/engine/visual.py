@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xtuner.errors import ConfigError
+from xtuner.extras import pip_install
 from xtuner.log import logger
 
 
@@ -113,7 +114,7 @@ def _need(module: str, user: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{user} needs the package {package}: pip install {package}") from error
+        raise ConfigError(f"{user} needs the package {package}: {pip_install(package)}") from error
 
 
 class Visualizer:

@@ -1,4 +1,4 @@
-"""`xtuner demo`: a small model learns its name, from nothing, in about two minutes."""
+"""`xtuner demo`: a small model learns its name, from nothing, in minutes."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 from xtuner import dist
 from xtuner.check.checks import check_config
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.extras import install_extra
 from xtuner.estimate.configured import read_division
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import asked_for, how_many, launch
@@ -63,7 +64,7 @@ def read_deepspeed(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, which the package deepspeed is here for."""
     settings = deepspeed_settings(name)
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: pip install 'xtuner[deepspeed]'")
+        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: {install_extra('deepspeed')}")
     return settings
 
 
