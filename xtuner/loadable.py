@@ -144,7 +144,8 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
     if not files:
         raise ModelError(
             f"transformers {_installed()} does not know the family '{family}' of {path}, and the folder "
-            f"brings no code of its own: a newer transformers may know it ({pip_install('-U', 'transformers')})"
+            "brings no code of its own: a newer transformers may know it "
+            f"({pip_install('-U', 'transformers')})"
         )
     if not trusted:
         raise ModelError(

@@ -33,7 +33,8 @@ def load_ms_dataset(name: str, **options: Any) -> Any:
     except ImportError as error:
         raise DataError(
             f"loading {name!r} from ModelScope needs the package modelscope ({error}): "
-            f"{install_extra('modelscope')}, or give the rows as a file with dataset = dict(type=load_dataset, path='data.json')"
+            f"{install_extra('modelscope')}, or give the rows as a file with "
+            "dataset = dict(type=load_dataset, path='data.json')"
         ) from None
     return MsDataset.load(name, **options)
 

@@ -20,8 +20,8 @@ import torch
 from xtuner import dist, loadable
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
-from xtuner.extras import pip_install
 from xtuner.estimate.machine import cpu_computes_in_bf16
+from xtuner.extras import pip_install
 from xtuner.families import family_of
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped

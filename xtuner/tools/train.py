@@ -12,8 +12,8 @@ from typing import Any
 from xtuner import dist
 from xtuner.check.checks import check_config
 from xtuner.errors import ConfigError, NotFoundError
-from xtuner.extras import install_extra
 from xtuner.estimate.configured import read_division
+from xtuner.extras import install_extra
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import asked_for, how_many, launch
 from xtuner.recipes.catalogue import deepspeed_file
