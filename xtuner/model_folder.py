@@ -9,6 +9,7 @@ from typing import Any
 
 from xtuner import hub
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.paths import near_it
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = (
@@ -41,17 +42,9 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
 
     A name that may be one on the hub is looked for there unless `ask_hub` is false.
     """
+    check_model_path(path, ask_hub=ask_hub)
     folder = Path(path)
     if not folder.is_dir():
-        if folder.exists():
-            raise ModelError(f"The model {path} is a file; name its folder")
-        if looks_local(path):
-            raise NotFoundError(f"There is no model folder {path}")
-        if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
-            raise NotFoundError(
-                f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
-                "its folder, or fetch it where there is a network"
-            )
         return
     if not tokenizer:
         _check_model_files(folder)
@@ -59,6 +52,23 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
         raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
     else:
         check_no_pointers(folder, TOKENIZER_FILES)
+
+
+def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
+    """Raise NotFoundError or ModelError where `path` is neither a folder nor a name on the hub."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise ModelError(f"The model {path} is a file; name its folder")
+    near = near_it(path, folders=True)
+    if looks_local(path):
+        raise NotFoundError(f"There is no model folder {path}{near}")
+    if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
+        raise NotFoundError(
+            f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
+            f"its folder, or fetch it where there is a network{near}"
+        )
 
 
 def has_tokenizer(folder: Path) -> bool:

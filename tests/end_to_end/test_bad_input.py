@@ -171,3 +171,57 @@ def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
     assert lines[-1] == (
         f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which is not there"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("chat ./modle", "There is no model folder ./modle; near it: model"),
+        ("chat ./model --adapter ./nope", "There is no adapter folder ./nope"),
+        (
+            "chat ./model --prompt-template defualt",
+            "there is no prompt template named 'defualt'. Did you mean",
+        ),
+        ("serve ./modle", "There is no model folder ./modle; near it: model"),
+        ("train c.py --resume nope.pth", "there is no checkpoint 'nope.pth'"),
+        ("test c.py --checkpoint nope.pth", "there is no checkpoint 'nope.pth'"),
+        ("convert pth_to_hf c.py nope.pth out", "there is no checkpoint 'nope.pth'"),
+        ("convert merge ./modle ./adapter out", "There is no model folder ./modle; near it: model"),
+        ("convert merge ./model ./adapter out", "There is no adapter folder ./adapter"),
+        ("convert split ./modle out", "There is no model folder ./modle; near it: model"),
+        ("convert gguf ./modle out", "There is no model folder ./modle; near it: model"),
+        ("convert ollama ./modle out", "There is no model folder ./modle; near it: model"),
+        ("new-cfg --model ./model --data ./d.jsn", "; near it: d.json"),
+    ],
+)
+def test_a_wrong_path_is_told_before_torch_is_imported(here, xtuner, monkeypatch, words, message):
+    """Importing it takes seconds: here it may not be imported at all."""
+    for name in [n for n in sys.modules if n.partition(".")[0] in ("torch", "transformers")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, lines = xtuner(*words.split())
+    assert (code, len(lines), message in lines[-1]) == (1, 1, True), lines
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_checkpoint_that_ends_an_epoch_is_found_by_both_names(here, xtuner):
+    """By every command that takes one, and said; a name of another epoch is not."""
+    options = ["--cfg-options", "max_iters=6", "interval=6"]
+    assert xtuner("train", "c.py", "--work-dir", "w", *options)[0] == 0
+    assert {p.name for p in (here / "w").glob("*.pth")} == {"iter_6.pth"}
+    code, lines = xtuner("convert", "pth_to_hf", "c.py", "w/epoch_1.pth", "adapter")
+    assert code == 0
+    assert any(line.endswith("w/epoch_1.pth is there as iter_6.pth") for line in lines)
+    assert (here / "adapter" / "adapter_config.json").is_file()
+    code, lines = xtuner("convert", "pth_to_hf", "c.py", "w/epoch_2.pth", "adapter2")
+    assert code == 1
+    assert lines[-1].endswith("there is no checkpoint 'w/epoch_2.pth'; the newest there is w/iter_6.pth")
+    (here / "w" / "iter_6.pth").rename(here / "w" / "epoch_1.pth")
+    for words in (
+        ["test", "c.py", "--checkpoint", "w/iter_6.pth", "--cfg-options", "val_dataloader.held_out=0.4"],
+        ["train", "c.py", "--work-dir", "v", "--cfg-options", "load_from=w/iter_6.pth", "max_iters=1"],
+        ["train", "c.py", "--work-dir", "v", "--resume", "w/iter_6.pth", "--cfg-options", "max_iters=7"],
+    ):
+        code, lines = xtuner(*words)
+        assert code == 0, lines
+        assert any(line.endswith("w/iter_6.pth is there as epoch_1.pth") for line in lines)

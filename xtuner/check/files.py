@@ -7,7 +7,6 @@ load_from, peft_model    a checkpoint, an adapter
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 from collections.abc import Iterator, Mapping
@@ -15,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtuner.checkpoint_paths import check_exists
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.loadable import check_language_model, check_training
 from xtuner.model_folder import check_model_folder, looks_local
+from xtuner.paths import beside, near_it
 
 _SUFFIXES = (".json", ".jsonl", ".csv", ".xlsx", ".parquet", ".arrow", ".txt")
 _FORMATS = ("json", "csv", "xlsx", "parquet", "arrow", "text")
@@ -42,14 +43,10 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
     """Warnings about names taken for ones on the hub where a folder here is called nearly the same."""
     found: dict[str, Fault] = {}
     for path, name in ((folder.path, folder.name) for folder in named_folders(config)):
-        parent = Path(name).parent
-        if looks_local(name) or Path(name).exists() or not (parent.name and parent.is_dir()):
+        if not name or looks_local(name) or Path(name).exists():
             continue
-        folders = [child.name for child in parent.iterdir() if child.is_dir()]
-        if near := difflib.get_close_matches(Path(name).name, folders, n=1, cutoff=0.6):
-            message = (
-                f"{name} is not here, so it is taken for a name on the hub. Did you mean {parent / near[0]}?"
-            )
+        if hint := beside(name, getattr(config, "filename", None)) or near_it(name, folders=True):
+            message = f"{name} is not here, so it is taken for a name on the hub{hint}"
             found.setdefault(name, Fault(path, f"{path}: {message}"))
     return list(found.values())
 
@@ -120,8 +117,10 @@ def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
         try:
             check_folder(folder, config, ask_hub=False)
         except (NotFoundError, ModelError, ConfigError) as error:
+            hint = beside(folder.name, getattr(config, "filename", None))
+            message = f"{folder.path}: {error}{hint}"
             # One folder is named by the tokenizer and the model.
-            found.setdefault(str(error), Fault(folder.path, f"{folder.path}: {error}"))
+            found.setdefault(str(error), Fault(folder.path, message))
     return list(found.values())
 
 
@@ -175,33 +174,41 @@ def data_files(cfg: Mapping[str, Any]) -> list[str]:
     return [match for f in files if "://" not in f for match in (sorted(glob.glob(f, recursive=True)) or [f])]
 
 
+def check_data_path(path: str) -> None:
+    """NotFoundError where `path` is certainly a file and not there."""
+    for file in data_files({"path": path}):
+        if not os.path.exists(file):
+            raise NotFoundError(
+                f"there is no data file {file} (looked for {Path(file).resolve()}){near_it(file)}"
+            )
+
+
 def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
-    return [
-        Fault(path, f"{path}: there is no data file {file} (looked for {Path(file).resolve()}).{_near(file)}")
-        for path, cfg in _loads(config)
-        for file in data_files(cfg)
-        if not os.path.exists(file)
-    ]
-
-
-def _near(file: str) -> str:
-    folder = Path(file).resolve().parent
-    names = os.listdir(folder) if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(file).name, names, n=3, cutoff=0.6)
-    return f" Near it: {', '.join(near)}." if near else " Name your own file here."
+    file_of_config = getattr(config, "filename", None)
+    found = []
+    for path, cfg in _loads(config):
+        for file in data_files(cfg):
+            if not os.path.exists(file):
+                hint = beside(file, file_of_config) or near_it(file) or ". Name your own file here"
+                looked = f"(looked for {Path(file).resolve()})"
+                found.append(Fault(path, f"{path}: there is no data file {file} {looked}{hint}"))
+    return found
 
 
 def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
     found = []
-    load_from = config.get("load_from")
-    if isinstance(load_from, str) and not os.path.exists(load_from):
-        message = (
-            f"load_from: there is no checkpoint {load_from!r}; correct the path, or set load_from = None"
-        )
-        found.append(Fault("load_from", message))
+    load_from, file_of_config = config.get("load_from"), getattr(config, "filename", None)
+    if isinstance(load_from, str):
+        try:
+            check_exists(load_from)
+        except NotFoundError as error:
+            hint = beside(load_from, file_of_config)
+            message = f"load_from: {error}; correct the path, or set load_from = None{hint}"
+            found.append(Fault("load_from", message))
     model = config.get("model")
     adapter = model.get("peft_model") if isinstance(model, Mapping) else None
     if isinstance(adapter, str) and not os.path.exists(adapter):
-        message = f"model.peft_model = {adapter!r}: there is no such file or folder"
+        hint = beside(adapter, file_of_config) or near_it(adapter)
+        message = f"model.peft_model = {adapter!r}: there is no such file or folder{hint}"
         found.append(Fault("model.peft_model", message))
     return found

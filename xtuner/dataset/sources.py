@@ -11,7 +11,6 @@ else goes to `datasets`.
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 import re
@@ -22,6 +21,7 @@ from typing import Any
 from xtuner import hub
 from xtuner.dataset.rows import FileRows, ParquetFile, TableFile, open_json, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
+from xtuner.paths import near_it
 
 _OPENERS = {
     ".json": open_json,
@@ -136,12 +136,8 @@ def _check_exist(files: Mapping[str, list[str]]) -> None:
                 raise NotFoundError(
                     f"the data file of split {split!r} is a folder: {file}; name a file in it"
                 )
-            folder = Path(file).resolve().parent
-            near = difflib.get_close_matches(
-                Path(file).name, os.listdir(folder) if folder.is_dir() else [], n=3, cutoff=0.6
-            )
-            hint = f" Near it: {', '.join(near)}." if near else ""
-            raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}).{hint}")
+            looked = f"(looked for {Path(file).resolve()})"
+            raise NotFoundError(f"there is no data file {file} {looked}{near_it(file)}")
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:

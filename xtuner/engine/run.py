@@ -13,10 +13,10 @@ import torch
 
 from xtuner import __version__
 from xtuner.check.forecast import Forecast, memory_lines
+from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
-from xtuner.engine.checkpoint import find_last
 from xtuner.engine.heap import keep_freed_memory
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
@@ -167,6 +167,7 @@ class Run:
             "meta": {
                 "iter": self.iter + 1,
                 "epoch": (self.iter + 1) // self.train_loop.epoch_length,
+                "epoch_length": self.train_loop.epoch_length,
                 "cfg": self.cfg.text,
                 "config_name": Path(self.cfg.filename).name,
                 "experiment_name": self.experiment_name,

@@ -25,6 +25,7 @@ from xtuner.model.language_part import language_part
 from xtuner.model.mapped import wanted_dtype
 from xtuner.model.state import PREFIX, adapter_key
 from xtuner.model_folder import check_no_pointers
+from xtuner.paths import check_adapter_path
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _HEADS = {"lm_head", "output_layer"}
@@ -201,10 +202,7 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 def check_adapter_folder(folder: str | Path) -> None:
     """Raise NotFoundError or ModelError where `folder` holds no adapter."""
-    if not Path(folder).is_dir():
-        raise NotFoundError(f"There is no adapter folder {folder}")
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} is no adapter: it has no adapter_config.json")
+    check_adapter_path(folder)
     check_no_pointers(Path(folder), ["adapter_model.*"])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from xtuner import dist
 from xtuner.check.checks import check_config
+from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.estimate.configured import read_division
 from xtuner.extras import install_extra
@@ -93,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     processes = None if dist.is_launched() else asked_for()
     if processes is None:
         dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+    if isinstance(args.resume, str):
+        check_exists(args.resume)
     found = check_config(config, known_sizes, read_division(config, *how_many(), args.fsdp, zero))
     found.raise_errors()
     deepspeed = read_deepspeed(named) if named else None
