@@ -77,8 +77,9 @@ def test_a_package_imports_lower_layers_only():
 
 
 LIGHT = """
-    cli errors locks extras checkpoint_paths families config config.names estimate.configured check.checks model_folder loadable
-    recipes.catalogue utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
+    cli errors locks extras checkpoint_paths families config config.names
+    estimate.configured check.checks model_folder loadable recipes.catalogue
+    utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """
 
 

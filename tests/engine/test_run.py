@@ -214,3 +214,13 @@ def test_a_visualizer_that_shows_nothing_is_named(toy_config, tmp_path, monkeypa
 def test_a_visualizer_without_a_type_is_the_usual_one(toy_config, tmp_path):
     run = train(toy_config(**{"visualizer.name": "mine"}), tmp_path)
     assert len(scalars(run)) == 20
+
+
+def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
+    """Three of its four batches were read when the checkpoint was saved."""
+    options = {"accumulative_counts": 4, "keep": -1}
+    train(toy_config(**options), tmp_path)
+    train(toy_config(**options), tmp_path / "again", resume=str(tmp_path / "iter_3.pth"))
+    assert "Resumed at iter 0 of 20, saved at iter 3, within an update, which begins again" in caplog.text
+    train(toy_config(**options), tmp_path / "again2", resume=str(tmp_path / "iter_12.pth"))
+    assert "Resumed at iter 12 of 20, saved at iter 12\n" in caplog.text

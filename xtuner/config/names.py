@@ -160,6 +160,16 @@ def _callee(kind: Any, path: str, names: Names) -> Any:
     return signature_of(kind) or UNKNOWN if callable(kind) else None
 
 
+def _missing_import(ref: Ref) -> str | None:
+    """The name that was imported, where that is what does not exist; None where it is what is taken of it."""
+    name, _ = ref._imported
+    try:
+        look_up(name)
+    except NameMissingError:
+        return name
+    return None
+
+
 def _find(ref: Ref, path: str, names: Names) -> Any:
     name = path_of(ref)
     if feature := feature_of(name):
@@ -174,7 +184,7 @@ def _find(ref: Ref, path: str, names: Names) -> Any:
     try:
         found = look_up(name)
     except NameMissingError as error:
-        names.faults.append(Fault(path, f"{path}: {ref._at()}{error}"))
+        names.faults.append(Fault(path, f"{path}: {ref._at(_missing_import(ref))}{error}"))
         return UNKNOWN
     if found is UNKNOWN:
         names.unknown.add(name)

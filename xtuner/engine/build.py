@@ -404,7 +404,9 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     run.kept_checkpoints = [*others, small["path"]]
     run.iter = _resumed_iter(run, resume)
     run.position = Position(run.iter, run.train_dataloader.position())
-    logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, small["meta"]["iter"])
+    saved_at = small["meta"]["iter"]
+    again = ", within an update, which begins again" if run.iter < saved_at else ""
+    logger.info("Resumed at iter %d of %d, saved at iter %d%s", run.iter, run.max_iters, saved_at, again)
     if run.iter >= run.max_iters:
         logger.warning("The run was finished: nothing is left to train. Raise train_cfg to train longer")
 
