@@ -1,6 +1,8 @@
 # make demo   a small model learns who it is, from nothing, in minutes
 # make test   the whole suite
 # make soak   what takes longer: 200 kills, 2,000 iterations with saves and samples
+# make families   every family of models through every command, half an hour; SLICE=2/6: a part of it
+#                 WRITE=1 writes what came of it to docs/models.md
 # make newest the suite with the newest packages that pyproject.toml allows
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
@@ -17,8 +19,11 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 # Where the benchmarks install other programs; BENCH="--write" writes benchmarks/RESULTS.md.
 PEERS ?= benchmarks/.peers
 BENCH ?=
+# Of the families: the part that is tried, and whether docs/models.md is written.
+SLICE ?= 1/1
+WRITE ?=
 
-.PHONY: demo test soak newest check fix bench bench-gpu constraints clean
+.PHONY: demo test soak families newest check fix bench bench-gpu constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -30,6 +35,9 @@ soak: $(VENV)/.dev
 	$(BIN)/python tests/soak/kills.py --kills 200
 	$(BIN)/python tests/soak/soak.py --iters 2000
 	$(BIN)/python tests/soak/soak.py --iters 2000 --background
+
+families: $(VENV)/.dev
+	FAMILIES_SLICE=$(SLICE) FAMILIES_PAGE=$(if $(WRITE),write) $(BIN)/python -m pytest -m families tests/families
 
 # Packages newer than those of constraints.txt, several GB with PyTorch's CUDA build: what breaks is mended before
 # they are pinned. PYTHON=python3.14 takes the newest Python too.

@@ -84,16 +84,16 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def config_of(family: str) -> Any:
-    """The config of a tiny model of the family."""
+def config_of(family: str, settings: Any = None) -> Any:
+    """The config of a tiny model of the family, with `settings` in place of those of FAMILIES."""
     kind = CONFIG_MAPPING[family]
-    text, vision, whole = FAMILIES[family]
+    text, vision, whole = settings or FAMILIES[family]
     parts: dict[str, Any] = {"text_config": {**TEXT, **text}}
     if "vision_config" in kind.sub_configs:
         parts["vision_config"] = {**VISION, **vision}
     if "audio_config" in kind.sub_configs:
         parts["audio_config"] = dict(AUDIO)
-    return kind(**parts, **whole)
+    return kind(**{**parts, **whole})
 
 
 def make(family: str) -> Any:

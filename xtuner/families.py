@@ -16,6 +16,7 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj"}
 _GATE_UP = ("gate_proj", "up_proj")
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATED = ("gate_proj", "up_proj", "down_proj")
+_MAMBA = ("x_proj", "dt_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Sizes:
     head_norms: bool = False  # queries and keys have one each
     tied: bool = False  # unless the config says
     head_dim: int | None = None  # unless the config says
+    linear_attention: bool = False  # in most layers, as Qwen3-Next has it
+    gated_queries: bool = False  # a gate as wide as the queries beside them
+    shared_width: Callable[[Mapping[str, Any]], int] = lambda cfg: 0  # of the expert that all tokens pass
+    shared_gate: bool = False  # which has a gate of its own
+    sinks: bool = False  # a learned score for each head
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,16 @@ class Family:
     # Whether samples may share a row: tests/model/test_attention.py. False: ALiBi, or a state carried along
     # the row, so each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
     packs: bool | None = None
+    # Linear layers whose weight is handed to a kernel, so that an adapter on them is passed over:
+    # tests/model/test_targets.py.
+    weights_read: tuple[str, ...] = ()
     # The forward pass is the decoder and one linear layer: tests/model/test_sft.py.
     plain_head: bool = False
     fused: Fused | None = None
     # llama.cpp's architecture: tests/convert/test_gguf.py. In "llama" rotation pairs neighbours, else halves.
     gguf: str | None = None
+    # Whether llama.cpp makes the weights of a token's experts sum to one: tests/convert/test_gguf.py.
+    gguf_norms_experts: bool | None = None
     # None: estimated as a Llama.
     sizes: Sizes | None = None
     # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
@@ -72,6 +83,18 @@ def _asked_bias(*, output: bool, usual: bool = False) -> Callable[[Mapping[str, 
     return bias
 
 
+def _shared_experts(cfg: Mapping[str, Any]) -> int:
+    return (cfg.get("n_shared_experts") or 0) * cfg["moe_intermediate_size"]
+
+
+def _one_shared(cfg: Mapping[str, Any]) -> int:
+    return cfg.get("shared_expert_intermediate_size") or 0
+
+
+def _latent_bias(cfg: Mapping[str, Any]) -> set[str]:
+    return {"q_a_proj", "kv_a_proj_with_mqa", "o_proj"} if cfg.get("attention_bias") else set()
+
+
 def _like(name: str) -> Fused:
     return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
 
@@ -85,28 +108,29 @@ _THINKER = (
     "is several models in one folder: save the one that writes text with {0}.from_pretrained(FOLDER)"
     ".save_pretrained(OUT), copy the tokenizer's files to OUT, and name OUT"
 )
+_DEEPSEEK = Sizes(shared_width=_shared_experts, bias=_latent_bias)
 _INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
     "bailing_hybrid": Family(packs=False),
-    "bamba": Family(packs=False),
+    "bamba": Family(packs=False, weights_read=("out_proj",)),
     "blip": Family(no_text=_NEEDS_IMAGE),
     "blip-2": Family(no_text=_NEEDS_IMAGE),
     "bloom": Family(packs=False),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
-    "deepseek_v2": Family(packs=True),
-    "deepseek_v3": Family(packs=True),
+    "deepseek_v2": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
+    "deepseek_v3": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
     "diffusion_gemma": Family(no_text=f"fills in blocks of text by diffusion; {_CURE}"),
     "ernie4_5": Family(packs=True),
     "evolla": Family(no_text=f"needs a protein with every text; {_CURE}"),
     "exaone4": Family(packs=True),
     "falcon": Family(packs=False),
-    "falcon_h1": Family(packs=False),
-    "falcon_mamba": Family(packs=False),
-    "florence2": Family(no_text=_TWO_PARTS),
+    "falcon_h1": Family(packs=False, weights_read=("out_proj",)),
+    "falcon_mamba": Family(packs=False, weights_read=_MAMBA),
     "flint": Family(packs=True),
+    "florence2": Family(no_text=_TWO_PARTS),
     "gemma": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, bias=_asked_bias(output=True)),
     ),
@@ -116,15 +140,25 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
     "glm": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), bias=_asked_bias(output=False))),
     "glm4": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), norms=4, bias=_asked_bias(output=False))),
-    "glm4_moe": Family(packs=True),
+    "glm4_moe": Family(
+        packs=True, plain_head=True,
+        sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
+    ),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
-    "gpt_oss": Family(packs=True),
+    "gpt_oss": Family(
+        packs=True,
+        sizes=Sizes(
+            bias=lambda cfg: _ATTENTION | {"gate_up_proj", "down_proj", "router"}
+            | ({"o_proj"} if cfg.get("attention_bias", True) else set()),
+            sinks=True,
+        ),
+    ),
     "granite": Family(packs=True),
     "granite_swa": Family(packs=True),
-    "granitemoe": Family(packs=True),
+    "granitemoe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True))),
     "granitemoe_swa": Family(packs=True),
-    "granitemoehybrid": Family(packs=False),
+    "granitemoehybrid": Family(packs=False, weights_read=("out_proj",)),
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
@@ -136,7 +170,7 @@ FAMILIES: dict[str, Family] = {
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),
     "internlm3": Family(packs=True, gguf="llama"),
-    "jamba": Family(packs=False),
+    "jamba": Family(packs=False, weights_read=("dt_proj",)),
     "kimi_linear": Family(packs=False),
     "kosmos-2": Family(no_text=_NEEDS_IMAGE),
     "kosmos-2.5": Family(no_text=_NEEDS_IMAGE),
@@ -147,19 +181,22 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
-    "llama4_text": Family(packs=True),
-    "mamba": Family(packs=False),
-    "mamba2": Family(packs=False),
+    "llama4_text": Family(
+        packs=True,
+        sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
+    ),
+    "mamba": Family(packs=False, weights_read=_MAMBA),
+    "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "mimo_v2_flash": Family(packs=True),
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
-    "mixtral": Family(packs=True, sizes=Sizes()),
+    "mixtral": Family(packs=True, plain_head=True, sizes=Sizes()),
     "moshi": Family(no_text=_SOUND),
     "mpt": Family(packs=False),
     "musicgen": Family(no_text=_SOUND),
     "musicgen_melody": Family(no_text=_SOUND),
-    "nemotron_h": Family(packs=False),
+    "nemotron_h": Family(packs=False, weights_read=("out_proj",)),
     "olmo2": Family(packs=True),
     "olmo3": Family(packs=True),
     "olmo_hybrid": Family(packs=False),
@@ -176,7 +213,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_omni": Family(no_text=_THINKER.format("Qwen2_5OmniThinkerForConditionalGeneration")),
     "qwen2_moe": Family(
-        packs=True, sizes=Sizes(bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set()),
+        packs=True, plain_head=True, gguf="qwen2moe", gguf_norms_experts=False,
+        sizes=Sizes(
+            bias=lambda cfg: _ATTENTION if cfg.get("qkv_bias", True) else set(),
+            shared_width=_one_shared, shared_gate=True,
+        ),
     ),
     "qwen3": Family(
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
@@ -186,8 +227,17 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe": Family(packs=False),
     "qwen3_5_moe_text": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
-    "qwen3_moe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True), head_norms=True)),
-    "qwen3_next": Family(packs=False),
+    "qwen3_moe": Family(
+        packs=True, plain_head=True, gguf="qwen3moe", gguf_norms_experts=True,
+        sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
+    ),
+    "qwen3_next": Family(
+        packs=False,
+        sizes=Sizes(
+            bias=_asked_bias(output=True), head_norms=True, linear_attention=True, gated_queries=True,
+            shared_width=_one_shared, shared_gate=True,
+        ),
+    ),
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "qwen4_exp_text": Family(packs=False),
     "recurrent_gemma": Family(packs=False),
@@ -202,7 +252,7 @@ FAMILIES: dict[str, Family] = {
     "xlnet": Family(no_text=f"reads a text from both sides; {_CURE}"),
     "xlstm": Family(packs=False),
     "zamba": Family(packs=False),
-    "zamba2": Family(packs=False),
+    "zamba2": Family(packs=False, weights_read=("out_proj",)),
 }
 # fmt: on
 

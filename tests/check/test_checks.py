@@ -124,7 +124,7 @@ def test_rows_beyond_the_models_positions_are_a_warning(load):
 def test_too_little_memory_is_a_warning_with_cures(load):
     """A model that this machine cannot hold: its folder has only a config."""
     config = load()
-    big = {**known_sizes("Qwen/Qwen3-235B-A22B")}
+    big = {**known_sizes("meta-llama/Llama-2-70b-hf")}
     with open("model/config.json", "w") as file:
         json.dump(big, file)
     (warning,) = messages(check_config(config).warnings)

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen2MoeConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 gguf = pytest.importorskip("gguf", reason="xtuner[gguf] is not installed")
 
@@ -22,6 +30,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 
 
@@ -62,6 +71,8 @@ CASES = [
     (Qwen2Config, {}),
     (Qwen3Config, {"head_dim": 32}),
     (InternLM2Config, {}),
+    (Qwen2MoeConfig, {**EXPERTS, "shared_expert_intermediate_size": 32}),
+    (Qwen3MoeConfig, {**EXPERTS, "head_dim": 32, "norm_topk_prob": True}),
 ]
 
 

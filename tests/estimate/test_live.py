@@ -23,6 +23,7 @@ SIZES = {
     "head_dim": 32,
     "pad_token_id": 0,
 }
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
 
 
 class Live(TorchDispatchMode):
@@ -119,6 +120,8 @@ LORA, FULL = {"weight_bytes": 2, "rank": 16}, {"weight_bytes": 4}
         ("llama", {**FULL, "recompute": "none"}),
         ("qwen2", {**FULL, "recompute": "full", "accumulate": 2}),
         ("mistral", {**FULL, "compute_bytes": 4, "recompute": "none"}),
+        ("qwen3_moe", {**LORA, "recompute": "none"}),
+        ("qwen3_moe", {**LORA, "recompute": "full", "dropout": False}),
     ],
 )
 def test_the_peak_is_what_tensors_take(family, of_run, monkeypatch):
@@ -126,8 +129,9 @@ def test_the_peak_is_what_tensors_take(family, of_run, monkeypatch):
     for module in (memory, recompute):
         monkeypatch.setattr(module, "TILE", 128)
     run = Training(512, batch=8, fused_step=True, device="cpu", **of_run)
-    found = train_step(family, run, SIZES)
-    shape = read_shape({**SIZES, "model_type": family, "tie_word_embeddings": False})
+    sizes = {**SIZES, **(EXPERTS if family == "qwen3_moe" else {})}
+    found = train_step(family, run, sizes)
+    shape = read_shape({**sizes, "model_type": family, "tie_word_embeddings": False})
     wanted = {}
     for name, parts in estimate(shape, run).moments.items():
         phase = {"loss": "forward", "layer": "backward", "last layer": "backward", "step": "step"}.get(name)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from xtuner.estimate.shape import read_shape
+from xtuner.model.targets import default_targets
 
 SIZES = {
     "vocab_size": 96,
@@ -15,6 +16,21 @@ SIZES = {
     "pad_token_id": 0,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 6,
+    "v_head_dim": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "num_key_value_heads": 4,
+}
 CASES = {
     "llama": {"attention_bias": True, "mlp_bias": True},
     "mistral": {"head_dim": 12},
@@ -31,7 +47,29 @@ CASES = {
     "internlm2": {"bias": False},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 24},
-    "qwen3_moe": EXPERTS,
+    "qwen3_moe": {**EXPERTS, "mlp_only_layers": [1]},
+    "deepseek_v2": {**LATENT, "q_lora_rank": None},
+    "deepseek_v3": {**LATENT, "attention_bias": True},
+    "glm4_moe": {**LATENT, "kv_lora_rank": None, "head_dim": 8, "attention_bias": True},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False},
+    "llama4_text": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 2,
+        "intermediate_size_mlp": 40,
+        "head_dim": 8,
+    },
+    "qwen3_next": {
+        **EXPERTS,
+        "shared_expert_intermediate_size": 24,
+        "num_hidden_layers": 4,
+        "head_dim": 8,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 6,
+    },
 }
 
 
@@ -47,9 +85,10 @@ def test_every_weight_of_a_family_is_counted(family):
         model = AutoModelForCausalLM.from_config(config)
     shape = read_shape({**config.to_diff_dict(), "model_type": family, **SIZES, **CASES[family]})
     assert shape.num_weights == sum(p.numel() for p in model.parameters())
-    names = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    if "experts" not in str(CASES[family]):
-        assert {linear.name for linear in shape.linears} == names - {"lm_head", "output"}
+    assert shape.is_exact
+    targets = default_targets(model)
+    names = {name.rpartition(".")[2] for name in [*targets.layers, *targets.parameters]}
+    assert {linear.name for linear in shape.linears} == names
 
 
 LLAMA_3_1_8B = {

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING
 
-from tests.model.tiny_families import make
+from tests.families.configs import make
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, attention

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from tests import moe
 from xtuner.model import SupervisedFinetune
 from xtuner.model.compiled import compile_layers
 from xtuner.model.fused import unfuse
@@ -46,3 +47,30 @@ def test_loss_and_gradients_are_those_without(llama, batch, gradients, way, is_c
     ids = torch.arange(3, 9)[None]
     torch.testing.assert_close(compiled.llm.eval()(ids).logits, plain.llm.eval()(ids).logits)
     assert not calls
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look
+def test_adapted_experts_stay_out_of_compiled_layers(gradients):
+    """Which tokens are an expert's changes with every batch: no layer is compiled again for a second."""
+    plain = SupervisedFinetune(
+        moe.make("qwen3_moe"), lora=LoraConfig(r=4), use_activation_checkpointing=False
+    ).train()
+    moe.randomise(plain, 0.1)
+    compiled, calls = copy.deepcopy(plain), []
+
+    def backend(graph, inputs):
+        calls.append(graph)
+        return graph.forward
+
+    compile_layers(compiled.llm, {"backend": backend})
+    counts = []
+    for ids in (moe.ids(), moe.ids().flip(1)):
+        for model in (compiled, plain):
+            model.zero_grad()
+            model({"input_ids": ids, "labels": ids})["loss"].backward()
+        found, wanted = gradients(compiled.llm), gradients(plain.llm)
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            torch.testing.assert_close(found[name], wanted[name])
+        counts.append(len(calls))
+    assert 0 < counts[0] == counts[1]

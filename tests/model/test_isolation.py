@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tests.model.tiny_families import make
+from tests.families.configs import make
 from xtuner import log
 from xtuner.model import isolation
 from xtuner.model.isolation import Isolation

@@ -105,14 +105,15 @@ def test_a_text_model_is_its_own_language_part(llama):
 
 def test_targets_that_also_name_layers_that_see_mean_the_language_part(caplog):
     """It is said; targets that name nothing else are an error."""
-    model = apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules=["gate_proj", "q_proj"]))
+    with caplog.at_level(logging.INFO):
+        model = apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules=["gate_proj", "q_proj"]))
     adapted = {n.partition(".lora_")[0] for n, w in model.named_parameters() if w.requires_grad}
     assert adapted == {
         f"base_model.model.model.language_model.layers.{i}.{n}"
         for i in range(2)
         for n in ("mlp.gate_proj", "self_attn.q_proj")
     }
-    assert "also names 2 layers of the parts that see or hear: they are left out" in caplog.text
+    assert "LoRA leaves out the parts that see or hear: mlp.gate_proj (2)" in caplog.text
     with pytest.raises(ConfigError, match=r"names layers that see or hear alone, .* down_proj, gate_proj"):
         apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules=["qkv"]))
     everywhere = apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules="all-linear"))

@@ -2,12 +2,14 @@ import copy
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, TaskType
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 
+from tests.families.configs import make_model
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.lora import apply_lora, attach_adapter, linear_layer_names
+from xtuner.model.lora import apply_lora, attach_adapter
 from xtuner.model.state import adapter_state_dict
+from xtuner.model.targets import linear_layer_names
 
 LINEARS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 
@@ -121,6 +123,19 @@ def test_an_adapter_attaches_to_its_base(llama, adapter):
     model = SupervisedFinetune(llama, peft_model=str(folder))
     torch.testing.assert_close(model.eval().llm(torch.arange(9)[None]).logits, logits)
     assert len(model.state_dict()) == 4
+
+
+@pytest.mark.parametrize("family", ["laguna", "inkling2_text"])
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_every_weight_of_an_adapter_is_loaded(family, tmp_path):
+    """Also those that peft renames on the way, as those of a family's older files, and loses."""
+    base = make_model(family)
+    layers = [name for name, m in base.named_modules() if type(m) is torch.nn.Linear and "head" not in name]
+    config = LoraConfig(r=2, target_modules=layers, init_lora_weights=False, task_type="CAUSAL_LM")
+    saved = get_peft_model(copy.deepcopy(base), config)
+    saved.save_pretrained(tmp_path)
+    loaded = dict(attach_adapter(base, tmp_path).named_parameters())
+    assert all(torch.equal(weight, loaded[name]) for name, weight in saved.named_parameters())
 
 
 def test_lora_continues_from_a_folder_or_a_checkpoint(llama, adapter, tmp_path):

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 
+from tests.families.configs import make_model
+from xtuner import log
 from xtuner.errors import ConfigError
 from xtuner.estimate.memory import RECOMPUTE
 from xtuner.model import SupervisedFinetune
@@ -32,6 +34,15 @@ def test_gradients_are_those_without_recomputation(llama, batch, way, share):
     assert loss == again
     assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
     assert recomputes(model.llm) == share
+
+
+@pytest.mark.parametrize("way", ["selective", "full", "offload"])
+def test_layers_that_cannot_recompute_keep_all_and_that_is_said(way, caplog, monkeypatch):
+    """A family without recomputation trains, whatever the config or the estimate asks for."""
+    monkeypatch.setattr(log, "_said", set())
+    model = SupervisedFinetune(make_model("jetmoe"), use_activation_checkpointing=way)
+    assert (model.recompute, recomputes(model.llm)) == ("none", 0)
+    assert f"use_activation_checkpointing={way!r}: models of the family 'jetmoe' cannot" in caplog.text
 
 
 def test_tiles_change_nothing_but_rounding(llama, batch, monkeypatch):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from tests.model.tiny_families import make
+from tests.families.configs import make
 from xtuner.model.attention import packed_batch, packed_inputs
 from xtuner.model.fused import unfuse
 from xtuner.model.rope import scale_by_sample
@@ -14,8 +14,8 @@ DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
 LONG = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
-    "short_factor": [1.0, 1.5, 1.0, 2.0],
-    "long_factor": [2.0, 3.0, 4.0, 9.0],
+    "short_factor": [1.0, 1.5, 1.0, 2.0] * 2,
+    "long_factor": [2.0, 3.0, 4.0, 9.0] * 2,
     "original_max_position_embeddings": 16,
 }
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
+from tests.families.configs import OF_TEXT, fields_of, make
 from tests.model.test_passes import gradient, rows, samples, stock_loss
-from tests.model.tiny_families import fields_of, known_families, make
 from xtuner.model import SupervisedFinetune
 from xtuner.model.router import balance_weight
 
@@ -41,7 +41,7 @@ def train(model, data, **settings):
     return ours, ours(data)["loss"]
 
 
-@pytest.mark.parametrize("family", [family for family in known_families() if asks(family)])
+@pytest.mark.parametrize("family", [family for family in OF_TEXT if asks(family)])
 def test_the_loss_of_one_sample_is_that_of_transformers(family, relative_error):
     """Loss and gradients of the family's own forward with labels; no padding is balanced."""
     model, reference = prepared(family)

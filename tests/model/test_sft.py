@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tests import moe
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, loading, sft
@@ -83,8 +84,10 @@ def test_a_plain_head_is_all_that_comes_after_the_decoder(family, sizes, batch, 
     """Decoder, head and loss apart give what the family's own forward gives."""
     loading.register_families()
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **sizes)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="xtuner")
+    config = AutoConfig.for_model(family, **{**sizes, **moe.OWN.get(family, {})})
+    # torch's product of groups knows no float64.
+    ways = {"attn_implementation": "xtuner", "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, **ways)
     assert loading.decoder_and_head(model) is not None
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).train()(batch)["loss"]
     torch.testing.assert_close(ours, naive_loss(model.eval(), batch), rtol=1e-6, atol=0)

@@ -117,6 +117,30 @@ def single_key_head(tmp_path_factory, tokenizer) -> str:
 
 
 @pytest.fixture(scope="session")
+def experts(tmp_path_factory, tokenizer) -> str:
+    """A model with three packed experts, an odd number, and one that all tokens pass."""
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=24,
+        num_experts=3,
+        num_experts_per_tok=2,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+    )
+    folder = tmp_path_factory.mktemp("experts")
+    Qwen2MoeForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def two_forms(tmp_path_factory, tokenizer) -> dict[str, str]:
     """One model of bf16 weights as safetensors and as a pickle; some layers have an odd number of rows."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -182,7 +206,9 @@ def one(tmp_path_factory, common) -> Callable[..., dict]:
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others) -> dict[str, dict]:
+def two(
+    tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others, experts
+) -> dict[str, dict]:
     """What two processes make of each case."""
     folder = tmp_path_factory.mktemp("two")
     saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
@@ -209,6 +235,9 @@ def two(tmp_path_factory, common, one, single_key_head, two_forms, long_and_shor
         "ddp_after_fsdp": {"resume": str(folder / "fsdp" / "iter_10.pth")},
         "lora_after_full": {"lora": LORA, "resume": str(folder / "ddp" / "iter_10.pth")},
         "four_share": {"sequence_parallel_size": 4},
+        "ddp_experts": {"lora": LORA, "folder": experts, "max_iters": 6},
+        "fsdp_experts": {"fsdp": True, "lora": LORA, "folder": experts, "max_iters": 6},
+        "fsdp_qlora_experts": {"fsdp": True, **QLORA, "folder": experts, "max_iters": 6},
         "fsdp_paged": {"fsdp": True, "lora": LORA, "optimizer": PAGED},
     }
     return in_two_processes({n: {**common, **o} for n, o in cases.items()}, folder)

@@ -60,6 +60,14 @@ def test_parts_of_a_quantised_base(one, two, assert_same):
     assert_same(two["fsdp_qlora"], one(**two["fsdp_qlora"]["options"], **{"train_dataloader.batch_size": 2}))
 
 
+@pytest.mark.parametrize("case", ["ddp_experts", "fsdp_experts", "fsdp_qlora_experts"])
+def test_adapters_of_packed_experts(case, one, two, assert_same):
+    """Every expert's, whether this process has tokens for it or not; beside 4 bits too."""
+    expected = one(**two[case]["options"], **{"train_dataloader.batch_size": 2})
+    assert any("experts.base_layer.lora_B" in name for name in expected["weights"])
+    assert_same(two[case], expected)
+
+
 def test_sampling_from_parts(two):
     """All processes answer together, rank 0 writes it down."""
     (sample,) = two["fsdp_qlora"]["samples"]

@@ -20,6 +20,8 @@ def without_adapter(model: Any) -> Any:
 
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     for name, module in list(base.named_modules()):
+        if ".base_layer" in name:  # inside of one that is replaced: adapters of parameters are nested
+            continue
         if isinstance(module, BaseTunerLayer):
             base.set_submodule(name, module.get_base_layer())
         elif isinstance(module, ModulesToSaveWrapper):

@@ -4,15 +4,13 @@
     merged           layer 1: read, run, dropped   layer 2: ...   logits ─┴─ largest difference
 
 Each layer's weights are read from the folder when it runs, in fp32, so the difference shows the merge
-alone and memory holds one layer. Families whose modules are named otherwise than their files
-are loaded as a whole, where memory allows.
+alone and memory holds one layer. What has no streamed form is loaded as a whole, where memory allows.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,17 @@ from typing import Any
 import torch
 
 from xtuner.convert.lora import EMBEDDINGS, HEADS, Adapter, read_adapter
+from xtuner.convert.names import Group, Names, config_of
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
-from xtuner.model.loading import auto_class_of, load_config, register_families
+from xtuner.model.loading import auto_class_of, layers_of, load_config, register_families
+from xtuner.model.lora import add_adapter, attach_adapter, has_single_experts
+from xtuner.model.state import is_other_way_round
 
 _ENDS = tuple(f"{name}.weight" for name in (*EMBEDDINGS, *HEADS))
 _LENGTH = 32
 _SPACE = 1.2  # a loaded model needs this times the bytes of its weights, as measured with transformers
+_WRAPPERS = (".base_layer.", ".original_module.", ".modules_to_save.default.")
 _SUSPICIOUS = 0.05  # of the largest logit; rounding to 16 bit stays well under it
 
 
@@ -63,35 +65,43 @@ def compare_logits(
 class _ByModule(Mapping[str, torch.Tensor]):
     """Tensors under the names that a model's modules ask for, read from its folder and its adapter's."""
 
-    def __init__(self, folder: Path, adapter: Adapter | None) -> None:
+    def __init__(self, folder: Path, model: Any, adapter: Adapter | None) -> None:
         self.weights = Weights(folder)
+        self.names = Names(model, self.weights.infos)
         self.adapter = None if adapter is None else adapter.weights
-        names = ("embed_tokens", "tok_embeddings", "wte", "embed_in")
-        self.embedding = next(
-            (n for n in self.weights if n.split(".")[-2:-1] and n.split(".")[-2] in names), ""
-        )
+        embedding = model.get_input_embeddings()
+        self.embedding = next((f"{n}.weight" for n, m in model.named_modules() if m is embedding), "")
+        head = model.get_output_embeddings()
+        self.head = next((f"{n}.weight" for n, m in model.named_modules() if m is head), "")
 
-    def _find(self, name: str) -> tuple[Weights, str] | None:
+    def _own(self, name: str) -> str | None:
+        """The name in the adapter's file; None where it holds no such tensor."""
         own = name.replace(".default", "").replace(".modules_to_save", "")
         own = own.removesuffix(".weight") if own.endswith(".lora_magnitude_vector.weight") else own
-        if self.adapter is not None and own in self.adapter and ".original_module." not in name:
-            return self.adapter, own
+        held = self.adapter is not None and own in self.adapter and ".original_module." not in name
+        return own if held else None
+
+    def _group(self, name: str) -> tuple[str, Group | None]:
+        """The parameter of the bare model, and what holds it; a tied head is the embedding."""
         plain = name.removeprefix("base_model.model.")
-        for part in (".base_layer.", ".original_module.", ".modules_to_save.default."):
-            plain = plain.replace(part, ".")
-        if plain in self.weights:
-            return self.weights, plain
-        is_head = plain in ("lm_head.weight", "output.weight", "embed_out.weight")
-        return (self.weights, self.embedding) if is_head and self.embedding else None
+        while any(part in plain for part in _WRAPPERS):
+            for part in _WRAPPERS:
+                plain = plain.replace(part, ".")
+        if plain == self.head and plain not in self.names.of_parameter:
+            plain = self.embedding
+        return plain, self.names.of_parameter.get(plain)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        found = self._find(name)
-        if found is None:
+        own = self._own(name)
+        if own is not None and self.adapter is not None:
+            return self.adapter[own]
+        plain, group = self._group(name)
+        if group is None:
             raise KeyError(name)
-        return found[0][found[1]]
+        return self.names.to_model(group, {file: self.weights[file] for file in group.names()})[plain]
 
     def __contains__(self, name: object) -> bool:
-        return self._find(str(name)) is not None
+        return self._own(str(name)) is not None or self._group(str(name))[1] is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weights)
@@ -102,24 +112,36 @@ class _ByModule(Mapping[str, torch.Tensor]):
 
 @torch.no_grad()
 def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
-    """The logits of a model whose layers are read as they run; None where its names do not allow it."""
+    """The logits of a model whose layers are read as they run; None where that cannot be."""
     from accelerate import init_empty_weights
     from accelerate.hooks import attach_align_device_hook
 
-    if adapter is not None and (_looks_into_weights(adapter) or _more_rows(adapter, folder)):
+    if adapter is not None and (_is_changed_on_loading(adapter) or _more_rows(adapter, folder)):
         return None
     config = load_config(folder)
     family = auto_class_of(config, folder)
     with init_empty_weights(include_buffers=False):
         model: Any = family.from_config(config, dtype=torch.float32)
+        tensors = _ByModule(folder, model, adapter)
         if adapter is not None:
-            model = _with_adapter(model, adapter.folder, low_cpu_mem_usage=True)
-    tensors = _ByModule(folder, adapter)
-    if not all(name in tensors for name, _ in model.named_parameters()):
+            model = add_adapter(model, config_of(adapter))
+    layers = layers_of(model)
+    held = _SPACE * 4 * max(sum(p.numel() for p in layer.parameters()) for layer in layers)
+    if held > free_memory(device) or not all(name in tensors for name, _ in model.named_parameters()):
         return None
-    attach_align_device_hook(model, execution_device=device, offload=True, weights_map=tensors)
+    # A layer whole: some look into the weights of modules that they do not call, and so do adapters.
+    whole = [*{type(layer).__name__ for layer in layers}, "Embedding"]
+    attach_align_device_hook(
+        model, execution_device=device, offload=True, weights_map=tensors, preload_module_classes=whole
+    )
+    for name, buffer in model.named_buffers():
+        if name in tensors:  # learnt beside the weights: corrections of routers
+            buffer.copy_(tensors[name])
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    return _forward(model.eval(), vocabulary, device)
+    try:
+        return _forward(model.eval(), vocabulary, device)
+    except NotImplementedError:  # llama4 moves its input to where its embedding is, which is nowhere yet
+        return None
 
 
 def _more_rows(adapter: Adapter, base: Path) -> int | None:
@@ -131,9 +153,11 @@ def _more_rows(adapter: Adapter, base: Path) -> int | None:
     return own if own > base_has else None
 
 
-def _looks_into_weights(adapter: Adapter) -> bool:
-    """Whether layers use weights of modules that do not run themselves, so that none are there to use."""
-    return bool(adapter.config.get("use_dora")) or any("lora_embedding_" in name for name in adapter.weights)
+def _is_changed_on_loading(adapter: Adapter) -> bool:
+    """Whether its tensors are not those of layers, but of an older peft or transformers."""
+    version, parameters = adapter.config.get("peft_version"), adapter.config.get("target_parameters")
+    exchanged = any(is_other_way_round(version, transposed) for transposed in (True, False))
+    return bool(parameters and exchanged) or has_single_experts(adapter.weights)
 
 
 @torch.no_grad()
@@ -146,7 +170,7 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
         if rows := _more_rows(read_adapter(adapter), folder):
             # The adapter holds all rows: what the new ones begin with plays no part.
             model.resize_token_embeddings(rows, mean_resizing=False)
-        model = _with_adapter(model, adapter)
+        model = attach_adapter(model, adapter)
     model = model.to(device).eval()
     if is_clip:
         size = model.config.image_size
@@ -159,17 +183,6 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return out
-
-
-def _with_adapter(model: Any, folder: Path, **kwargs: Any) -> Any:
-    from peft import LoraConfig, PeftModel
-
-    with warnings.catch_warnings():
-        # peft asks for a property that transformers has renamed, and speaks of ties that are kept here.
-        warnings.simplefilter("ignore")
-        if kwargs:
-            return PeftModel(model, LoraConfig.from_pretrained(str(folder)), **kwargs)
-        return PeftModel.from_pretrained(model, str(folder))
 
 
 def _forward(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:

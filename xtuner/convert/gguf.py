@@ -3,6 +3,7 @@
     model.layers.0.self_attn.q_proj.weight  ->  blk.0.attn_q.weight     rows in llama.cpp's order of rotation
     model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, or blocks of 32 as Q8_0
     model.norm.weight                       ->  output_norm.weight      F32, as all vectors
+    ...mlp.experts.0.gate_proj.weight, 1, ... ->  blk.0.ffn_gate_exps.weight   [experts, out, in]
 
 Tensors are read and written one by one. The file is read back by transformers' own reader of GGUF and its
 logits compared with those of the folder.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import functools
 import gc
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,8 @@ _NO_MATTER = {
     "initializer_range",
 }
 _LENGTH = 32  # tokens of the comparison
+_EXPERT = re.compile(r"(?P<before>.+\.mlp\.experts)\.(?P<number>\d+)\.(?P<after>.+)")
+_ROUTER = ".mlp.gate.weight"
 _LARGEST = {"f16": 0.01, "q8_0": 0.1}  # differences of logits, of the largest logit, that rounding explains
 
 
@@ -102,6 +106,7 @@ def _architecture(config: Any, source: Path) -> str:
             f"{source} is a model of the family {config.model_type!r}; GGUF files are written for "
             f"{', '.join(known)}. llama.cpp's own convert_hf_to_gguf.py knows others"
         )
+    _check_experts(config, source)
     for setting, reason in _unwritten(config, architecture):
         raise ModelError(f"{source}: {setting} of its config.json cannot be written to GGUF: {reason}")
     positions = config.max_position_embeddings
@@ -150,6 +155,19 @@ def _window(config: Any) -> float:
     window = getattr(config, "sliding_window", None)
     layers = getattr(config, "layer_types", None) or ["sliding_attention"]
     return window if window and "sliding_attention" in layers else math.inf
+
+
+def _check_experts(config: Any, source: Path) -> None:
+    """Raise ModelError where llama.cpp would compute something else than the config says."""
+    norms = family_of(config).gguf_norms_experts
+    if norms is None:
+        return
+    if bool(config.norm_topk_prob) != norms:
+        raise ModelError(
+            f"{source}: norm_topk_prob is {config.norm_topk_prob}; llama.cpp takes it for {norms}"
+        )
+    if config.decoder_sparse_step != 1 or config.mlp_only_layers:
+        raise ModelError(f"{source}: some layers have no experts, which llama.cpp expects in each")
 
 
 def _write(
@@ -202,6 +220,12 @@ def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
     writer.add_rope_dimension_count(head)
     writer.add_key_length(head)
     writer.add_value_length(head)
+    if family_of(config).gguf_norms_experts is not None:
+        writer.add_expert_count(config.num_experts)
+        writer.add_expert_used_count(config.num_experts_per_tok)
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+        if shared := getattr(config, "shared_expert_intermediate_size", None):
+            writer.add_expert_shared_feed_forward_length(shared)
     rope = config.rope_parameters
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     scaling = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}.get(
@@ -232,8 +256,8 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
         if name is None:
             raise ModelError(f"{weights.folder}: GGUF's {architecture} has no place for {own}")
         heads = _heads_of(own, config) if architecture == "llama" else 0
-        dtype = types.F32 if len(shape) == 1 else types.F16
-        if kind == "q8_0" and len(shape) == 2 and shape[-1] % 32 == 0:
+        dtype = types.F32 if len(shape) == 1 or own.endswith(_ROUTER) else types.F16
+        if kind == "q8_0" and dtype == types.F16 and shape[-1] % 32 == 0:
             dtype = types.Q8_0
         plan[name] = (shape, dtype, functools.partial(_load_rotated, load, heads) if heads else load)
     if config.rope_parameters.get("rope_type") == "llama3":
@@ -270,9 +294,16 @@ def _load_rotated(load: Callable[[], torch.Tensor], heads: int) -> torch.Tensor:
 def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
     """Llama's names, shapes and loaders of all tensors."""
     found: list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]] = []
+    experts: dict[str, list[str]] = {}
     for name, info in weights.infos.items():
         if ".wqkv." in name:
             found += _split_qkv(weights, name, info.shape, config)
+            continue
+        if match := _EXPERT.fullmatch(name):
+            experts.setdefault(f"{match['before']}.{match['after']}", []).append(name)
+            continue
+        if name.endswith("mlp.shared_expert_gate.weight"):  # [1, width]
+            found.append((name, info.shape[1:], functools.partial(_first_row, weights, name)))
             continue
         own = name
         if config.model_type == "internlm2":
@@ -280,7 +311,19 @@ def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], 
             for theirs, llamas in _INTERNLM2.items():
                 own = own.replace(f".{theirs}.", f".{llamas}.")
         found.append((own, info.shape, functools.partial(weights.__getitem__, name)))
+    for own, names in experts.items():
+        names.sort(key=lambda name: int(_EXPERT.fullmatch(name)["number"]))  # type: ignore[index]
+        shape = (len(names), *weights.infos[names[0]].shape)
+        found.append((own, shape, functools.partial(_stacked, weights, names)))
     return found
+
+
+def _stacked(weights: Weights, names: list[str]) -> torch.Tensor:
+    return torch.stack([weights[name] for name in names])
+
+
+def _first_row(weights: Weights, name: str) -> torch.Tensor:
+    return weights[name][0]
 
 
 def _split_qkv(weights: Weights, name: str, shape: tuple[int, ...], config: Any) -> list[Any]:
@@ -366,6 +409,9 @@ def _config_of_file(path: Path, config: Any, names: set[str]) -> Any:
     # The reader passes over what is no tensor: scaled rotation, sizes of heads, whether there are biases.
     read.rope_parameters = config.rope_parameters
     read.head_dim = _head_size(config)
+    for size in ("moe_intermediate_size", "shared_expert_intermediate_size"):
+        if hasattr(config, size):
+            setattr(read, size, getattr(config, size))
     if read.model_type == "llama":
         read.attention_bias = any(name.endswith((".q_proj.bias", ".wqkv.bias")) for name in names)
         read.mlp_bias = any(name.endswith(".up_proj.bias") for name in names)

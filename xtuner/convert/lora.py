@@ -1,4 +1,4 @@
-"""Which tensors of a base an adapter changes, and how; the arithmetic, a few rows at a time.
+"""Which weights of a base an adapter changes, and how; the arithmetic, a few rows at a time.
 
     adapter tensor                                     changes           by
     base_model.model.X.lora_A.weight  [r, in]      \\
@@ -9,6 +9,11 @@
     base_model.model.X.base_layer.bias                 X.bias            replaced
     base_model.model.X.base_layer.weight               X.weight          replaced, then B @ A added
     base_model.model.X.weight (modules_to_save)        X.weight          replaced
+    base_model.model.X.experts.lora_A.weight  [E r, in] \
+    base_model.model.X.experts.lora_B.weight  [out, E r] } X.experts.P   W[e] + scaling * B[e] @ A[e]
+
+Which parameter P of an experts module is meant is not in these names: it follows from the order in which peft
+wraps them (`Packed`).
 
 Formulas: LoRA https://arxiv.org/abs/2106.09685, rsLoRA https://arxiv.org/abs/2312.03732, DoRA
 https://arxiv.org/abs/2402.09353; file layout and per-module patterns as peft writes and reads them.
@@ -19,6 +24,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +33,7 @@ import torch
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.model.state import is_other_way_round
 
 _PREFIX = "base_model.model."
 _PART = re.compile(
@@ -38,7 +45,6 @@ HEADS = ("lm_head", "output", "embed_out")
 _CHUNK = 8 * 1024 * 1024  # elements of W taken to fp32 at once: 32 MB
 # Settings under which base + adapter is not W + scaling * B @ A.
 _UNMERGEABLE = (
-    "target_parameters",
     "trainable_token_indices",
     "layer_replication",
     "alora_invocation_tokens",
@@ -70,6 +76,25 @@ class LowRank:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """W[e] <- W[e] + scaling * B[e] @ A[e] for `count` experts, on W[e]'s transpose where `transposed`."""
+
+    a: str
+    b: str
+    scaling: float
+    count: int
+    transposed: bool
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A parameter that holds all experts of a layer: its name, and whether W[e] is [in, out]."""
+
+    parameter: str
+    transposed: bool
+
+
+@dataclass(frozen=True)
 class Replace:
     """W <- the adapter's tensor."""
 
@@ -84,7 +109,7 @@ class AddBias:
     scaling: float
 
 
-Change = LowRank | Replace | AddBias
+Change = LowRank | Experts | Replace | AddBias
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -128,13 +153,26 @@ def rank_of(config: dict, module: str) -> int:
 
 def _by_pattern(patterns: dict | None, module: str, default):
     for pattern, value in (patterns or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        # peft may name a layer by its weight.
+        if any(re.match(rf"(.*\.)?({pattern})$", name) for name in (module, f"{module}.weight")):
             return value
     return default
 
 
-def plan_changes(adapter: Adapter, base: dict[str, TensorInfo], base_name: str) -> dict[str, Change]:
-    """What happens to which tensor of the base; ModelError where the adapter was made for another one."""
+class NotInBaseError(ModelError):
+    """The adapter changes what the base does not have under that name."""
+
+
+def plan_changes(
+    adapter: Adapter,
+    base: Mapping[str, TensorInfo],
+    base_name: str,
+    packed: Mapping[str, Packed] | None = None,
+) -> dict[str, Change]:
+    """What happens to which weight of `base`; NotInBaseError where the adapter was made for another one.
+
+    `packed`: modules of the adapter's names that are adapters of packed experts.
+    """
     infos = adapter.weights.infos
     parts: dict[str, dict[str, str]] = {}
     changes: dict[str, Change] = {}
@@ -152,7 +190,11 @@ def plan_changes(adapter: Adapter, base: dict[str, TensorInfo], base_name: str) 
         changes[target] = Replace(key)
     transposed = _is_transposed(parts, infos, base, adapter.config)
     for module, keys in parts.items():
-        changes.update(_changes_of_module(module, keys, transposed, adapter, base, base_name))
+        if packed and module in packed:
+            parameter = packed[module].parameter
+            changes[parameter] = _change_of_experts(packed[module], keys, adapter, base[parameter], base_name)
+        else:
+            changes.update(_changes_of_module(module, keys, transposed, adapter, base, base_name))
     return changes
 
 
@@ -162,12 +204,35 @@ def has_more_tokens(name: str, made_for: tuple, has: tuple) -> bool:
     return bool(is_end) and made_for[1:] == has[1:] and made_for[0] > has[0]
 
 
+def _change_of_experts(
+    packed: Packed, keys: dict[str, str], adapter: Adapter, info: TensorInfo, base_name: str
+) -> Change:
+    a, b = keys["lora_A"], keys["lora_B"]
+    if len(info.shape) == 2:  # a router's, say
+        return LowRank(a, b, scaling_of(adapter.config, packed.parameter))
+    shapes = adapter.weights.infos[a].shape, adapter.weights.infos[b].shape
+    rank = rank_of(adapter.config, packed.parameter)
+    count = info.shape[0]
+    transposed = packed.transposed != is_other_way_round(
+        adapter.config.get("peft_version"), packed.transposed
+    )
+    inputs, outputs = info.shape[1:] if transposed else info.shape[:0:-1]
+    if shapes != ((count * rank, inputs), (outputs, count * rank)):
+        raise ModelError(
+            f"the adapter {adapter.folder} has lora_A {list(shapes[0])} and lora_B {list(shapes[1])} for "
+            f"{packed.parameter}; rank {rank} for {count} experts of the base {base_name} is "
+            f"[{count * rank}, {inputs}] and [{outputs}, {count * rank}]: it was trained on another base "
+            f"({_named_base(adapter)})."
+        )
+    return Experts(a, b, scaling_of(adapter.config, packed.parameter), count, transposed)
+
+
 def _changes_of_module(
     module: str,
     keys: dict[str, str],
     transposed: bool,
     adapter: Adapter,
-    base: dict[str, TensorInfo],
+    base: Mapping[str, TensorInfo],
     base_name: str,
 ) -> dict[str, Change]:
     infos, config = adapter.weights.infos, adapter.config
@@ -192,17 +257,22 @@ def _changes_of_module(
         target: LowRank(a, b, scaling, transposed, keys.get("lora_magnitude_vector"), keys.get("base_layer"))
     }
     if "lora_B.bias" in keys:
+        if target.removesuffix("weight") + "bias" not in base:
+            raise ModelError(
+                f"the adapter {adapter.folder} has a bias for {module} (lora_bias), and that layer of the "
+                f"base {base_name} has none: no merged model can hold it. Use the adapter beside its base."
+            )
         bias = _find(f"{module}.bias", base, adapter, base_name)
         changes[bias] = AddBias(keys["lora_B.bias"], scaling)
     return changes
 
 
-def _find(name: str, base: dict[str, TensorInfo], adapter: Adapter, base_name: str) -> str:
+def _find(name: str, base: Mapping[str, TensorInfo], adapter: Adapter, base_name: str) -> str:
     """`name` as the base's files spell it: without its first part (no head was saved) or with CLIP's own."""
     for spelled in (name, name.partition(".")[2], f"vision_model.{name}"):
         if spelled in base:
             return spelled
-    raise ModelError(
+    raise NotInBaseError(
         f"the adapter {adapter.folder} changes {name}, which the base {base_name} does not have: it was "
         f"trained on another base ({_named_base(adapter)})."
     )
@@ -220,7 +290,7 @@ def _named_base(adapter: Adapter) -> str:
     return f"its adapter_config.json names {adapter.config.get('base_model_name_or_path')}"
 
 
-def _is_transposed(parts: dict, infos: dict, base: dict[str, TensorInfo], config: dict) -> bool:
+def _is_transposed(parts: dict, infos: dict, base: Mapping[str, TensorInfo], config: dict) -> bool:
     """Whether the base keeps [in, out] matrices (GPT-2); a layer that is not square tells for all."""
     for module, keys in parts.items():
         a, b = keys.get("lora_A"), keys.get("lora_B")
@@ -233,25 +303,56 @@ def _is_transposed(parts: dict, infos: dict, base: dict[str, TensorInfo], config
     return bool(config.get("fan_in_fan_out"))
 
 
-def apply_change(
-    weight: torch.Tensor, change: Change, adapter: Weights, device: torch.device
-) -> torch.Tensor:
-    """`weight` after the change, which is made in fp32; same dtype, on the CPU. `weight` is used up."""
-    if isinstance(change, Replace):
-        return adapter[change.key].to(weight.dtype)
-    if isinstance(change, AddBias):
-        return (weight.float() + change.scaling * adapter[change.key].float()).to(weight.dtype)
-    a = adapter[change.a].to(device, torch.float32)
-    b = adapter[change.b].to(device, torch.float32) * change.scaling
-    if change.over:
-        weight = adapter[change.over].to(weight.dtype)
-    magnitude = adapter[change.magnitude].to(device, torch.float32) if change.magnitude else None
-    rows_of = weight.T if change.transposed else weight
-    num_rows = max(1, _CHUNK // max(1, rows_of.shape[1]))
-    for start in range(0, len(rows_of), num_rows):
-        rows = slice(start, start + num_rows)
-        merged = rows_of[rows].to(device, torch.float32).addmm(b[rows], a)
-        if magnitude is not None:
-            merged *= (magnitude[rows] / merged.norm(dim=1)).unsqueeze(1)
-        rows_of[rows] = merged.to(weight.dtype).cpu()
-    return weight
+class Changer:
+    """Applies changes in fp32 on `device`; weights come and go in their dtype on the CPU, and are used up."""
+
+    def __init__(self, adapter: Weights, device: torch.device) -> None:
+        self.adapter = adapter
+        self.device = device
+        self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def apply(self, weight: torch.Tensor, change: Change, first: int | None = None) -> torch.Tensor:
+        """`weight` after the change; where a number is given, it is the packed experts from `first` on."""
+        if isinstance(change, Replace):
+            whole = self.adapter[change.key].to(weight.dtype)
+            return whole if first is None else whole[first : first + len(weight)]
+        if isinstance(change, AddBias):
+            return (weight.float() + change.scaling * self.adapter[change.key].float()).to(weight.dtype)
+        if isinstance(change, Experts):
+            return self._add_to_experts(weight, change, first or 0)
+        return self._add(weight, change)
+
+    def _read(self, key: str) -> torch.Tensor:
+        return self.adapter[key].to(self.device, torch.float32)
+
+    def _add_to_experts(self, weight: torch.Tensor, change: Experts, first: int) -> torch.Tensor:
+        a, b = self._factors_of(change)
+        for i, own in enumerate(weight, start=first):
+            matrix = own.T if change.transposed else own
+            merged = torch.addmm(matrix.to(self.device, torch.float32), b[:, :, i], a[i])
+            matrix.copy_(merged)
+        return weight
+
+    def _factors_of(self, change: Experts) -> tuple[torch.Tensor, torch.Tensor]:
+        """A `[E, r, in]` and B `[out, r, E]`; kept, as files of single experts ask for them in turn."""
+        if change.a not in self._factors:
+            while len(self._factors) > 1:
+                del self._factors[next(iter(self._factors))]
+            a, b = self._read(change.a), self._read(change.b) * change.scaling
+            self._factors[change.a] = a.view(change.count, -1, a.shape[1]), b.view(len(b), -1, change.count)
+        return self._factors[change.a]
+
+    def _add(self, weight: torch.Tensor, change: LowRank) -> torch.Tensor:
+        a, b = self._read(change.a), self._read(change.b) * change.scaling
+        if change.over:
+            weight = self.adapter[change.over].to(weight.dtype)
+        magnitude = self._read(change.magnitude) if change.magnitude else None
+        rows_of = weight.T if change.transposed else weight
+        num_rows = max(1, _CHUNK // max(1, rows_of.shape[1]))
+        for start in range(0, len(rows_of), num_rows):
+            rows = slice(start, start + num_rows)
+            merged = rows_of[rows].to(self.device, torch.float32).addmm(b[rows], a)
+            if magnitude is not None:
+                merged *= (magnitude[rows] / merged.norm(dim=1)).unsqueeze(1)
+            rows_of[rows] = merged.to(weight.dtype).cpu()
+        return weight

@@ -3,12 +3,16 @@
     base shards ──read──> W ──+ scaling * B @ A (fp32)──> W', base's dtype ──write──> new shards, index
     config, generation_config, tokenizer, *.py ──copy──>
 
+Where files and model differ in names or parts (names.py), tensors are made parameters, changed, and made
+tensors of the files again: one expert at a time where each has its own.
+
 An adapter that changes only one end of tied embeddings unties them: the output folder then holds
 both matrices, as base + adapter have them while they run side by side.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +26,21 @@ from xtuner.convert.lora import (
     HEADS,
     Adapter,
     Change,
+    Changer,
+    NotInBaseError,
     Replace,
-    apply_change,
     has_more_tokens,
     plan_changes,
     read_adapter,
 )
+from xtuner.convert.names import Names, empty_model, has_mapping, packed_targets
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.errors import ConfigError, ModelError
 from xtuner.log import logger
+from xtuner.model.loading import is_native, load_config
 from xtuner.model_folder import has_tokenizer, tokenizer_files
 
 _VISION = "vision_model."
@@ -62,15 +69,13 @@ def merge(
     plan = _plan(weights, lora, base_dir, is_clip)
     total = sum(info.num_bytes for info in plan.infos.values())
     logger.info("Saving to %s...", save_dir)
+    merged = _Merged(weights, plan, Changer(lora.weights, where))
     with new_folder(save_dir, sources=(base_dir, adapter_dir), num_bytes=total) as folder:
         with byte_bar("Merging", total) as advance:
 
             def load(name: str) -> torch.Tensor:
-                tensor = weights[plan.source.get(name, name)]
-                if name in plan.changes:
-                    tensor = apply_change(tensor, plan.changes[name], lora.weights, where)
                 advance(plan.infos[name].num_bytes)
-                return tensor
+                return merged.load(name)
 
             write_weights(
                 folder,
@@ -102,13 +107,51 @@ def _refuse_quantised(folder: Path, weights: Weights) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is written: tensors in order, what changes them, and which are read under another name."""
+    """What is written: tensors in order, what changes them, and which are read under another name.
+
+    `converted`: what changes parameters that tensors of the files are parts of.
+    """
 
     infos: dict[str, TensorInfo]
     changes: dict[str, Change]
     source: dict[str, str]
     untied: bool
+    converted: dict[str, Change]
+    names: Names | None
     rows: int | None  # of the embedding, where the adapter has more tokens
+
+
+class _Merged:
+    """The tensors of the merged files, read and changed one by one."""
+
+    def __init__(self, weights: Weights, plan: _Plan, changer: Changer) -> None:
+        self.weights, self.plan, self.changer = weights, plan, changer
+        # Made beside the tensor that was last asked for: the up matrix of an expert beside its gate.
+        self.ready: dict[str, torch.Tensor] = {}
+
+    def load(self, name: str) -> torch.Tensor:
+        """The merged tensor `name`."""
+        if name in self.ready:
+            return self.ready.pop(name)
+        names, converted = self.plan.names, self.plan.converted
+        if (
+            names is not None
+            and name in names.of_file
+            and converted.keys() & names.of_file[name].parameters.keys()
+        ):
+            self.ready = self._convert(names, name)
+            return self.ready.pop(name)
+        tensor = self.weights[self.plan.source.get(name, name)]
+        change = self.plan.changes.get(name)
+        return tensor if change is None else self.changer.apply(tensor, change)
+
+    def _convert(self, names: Names, name: str) -> dict[str, torch.Tensor]:
+        group, files, first = names.beside(name)
+        parameters = names.to_model(group, {file: self.weights[file] for file in files})
+        for parameter in parameters.keys() & self.plan.converted.keys():
+            change = self.plan.converted[parameter]
+            parameters[parameter] = self.changer.apply(parameters[parameter], change, first)
+        return names.to_files(group, parameters, files)
 
 
 def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Plan:
@@ -122,12 +165,13 @@ def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Pl
         # A tied head has no tensor of its own; the adapter may know it by name all the same.
         name = "output.weight" if "tok_embeddings" in embedding else "lm_head.weight"
         source[name] = embedding
-    changes = plan_changes(lora, infos | {name: infos[e] for name, e in source.items()}, str(base_dir))
+    tied_infos = {name: infos[e] for name, e in source.items()}
+    changes, converted, names = _changes(lora, infos, tied_infos, base_dir, is_clip)
     ends = [name for name in (embedding, head, *source) if name in changes]
     tied = _read_config(base_dir).get("tie_word_embeddings", head is None)
     untied = bool(ends) and bool(tied) and not lora.config.get("ensure_weight_tying")
     if untied:
-        infos |= {name: infos[e] for name, e in source.items()}
+        infos |= tied_infos
         logger.warning(
             "the adapter changes %s of tied embeddings: the merged model holds both matrices", ends
         )
@@ -136,7 +180,7 @@ def _plan(weights: Weights, lora: Adapter, base_dir: Path, is_clip: bool) -> _Pl
             changes.pop(name, None)
     both = [name for name in (embedding, head, *(source if untied else ())) if name]
     rows = _grow(infos, changes, lora, both, base_dir)
-    return _Plan(infos, changes, source, untied, rows)
+    return _Plan(infos, changes, source, untied, converted, names, rows)
 
 
 def _grow(
@@ -156,6 +200,41 @@ def _grow(
             f"rows of {left[0]}: train with both the embedding and the head in modules_to_save"
         )
     return next((shape[0] for shape in grown.values()), None)
+
+
+def _changes(
+    lora: Adapter, infos: dict[str, TensorInfo], tied: dict[str, TensorInfo], base_dir: Path, is_clip: bool
+) -> tuple[dict[str, Change], dict[str, Change], Names | None]:
+    """What changes tensors of the files, what changes parameters made of several, and the names of those."""
+
+    def by_file() -> tuple[dict[str, Change], dict[str, Change], None]:
+        return plan_changes(lora, infos | tied, str(base_dir)), {}, None
+
+    if is_clip:
+        return by_file()
+    if not (lora.config.get("target_parameters") or has_mapping(base_dir)):
+        try:
+            return by_file()
+        except NotInBaseError:
+            if not is_native(load_config(base_dir)):
+                raise
+    model = empty_model(base_dir)
+    names = Names(model, infos)
+    packed = packed_targets(model, lora)
+    try:
+        found = plan_changes(lora, names.parameters() | tied, str(base_dir), packed)
+    except NotInBaseError:
+        with contextlib.suppress(NotInBaseError):  # of a time when each expert had layers of its own
+            return by_file()
+        raise
+    plain, converted = {}, {}
+    for name, change in found.items():
+        group = names.of_parameter.get(name)
+        if group is not None and group.operations:
+            converted[name] = change
+        else:
+            plain[name if group is None else group.names()[0]] = change
+    return plain, converted, names
 
 
 def _end(infos: dict[str, TensorInfo], modules: tuple[str, ...]) -> str | None:

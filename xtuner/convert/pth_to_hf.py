@@ -1,7 +1,7 @@
 """A checkpoint of a run as a folder that transformers or peft loads; no model is built, no base needed.
 
 llm.base_model.model.X.lora_A.default.weight  ->  adapter_model.safetensors: base_model.model.X.lora_A.weight
-the config's lora=dict(...)                   ->  adapter_config.json
+meta["hf_files"], or the config's lora=dict(...)  ->  adapter_config.json
 
 llm.model.norm.weight, ...                    ->  model-0000i-of-0000N.safetensors: model.norm.weight, ...
 meta["hf_files"]                              ->  config.json, generation_config.json, the tokenizer
@@ -75,8 +75,7 @@ def pth_to_hf(
                 logger.info("Saving adapter to %s", save_dir)
                 suffix = "safetensors" if safe_serialization else "bin"
                 write_file(folder / f"adapter_model.{suffix}", tensors.infos, load)
-                _write_files(folder, checkpoint.get("meta", {}).get("hf_files") or {})
-                _write_adapter_config(folder, cfg, state)
+                _write_adapter_files(folder, cfg, state, checkpoint.get("meta", {}))
             else:
                 logger.info("Saving LLM tokenizer to %s", save_dir)
                 logger.info("Saving LLM to %s", save_dir)
@@ -95,7 +94,7 @@ def pth_to_hf(
 def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:
     if "llm" not in cfg.get("model", {}):
         raise ConfigError(f"{cfg.filename}: model.llm is not set; only language models can be converted.")
-    lora = bool(cfg.model.get("lora"))
+    lora = bool(cfg.model.get("lora") or cfg.model.get("peft_model"))
     if lora != in_adapter:
         says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
         raise CheckpointError(f"{cfg.filename} {says}, but {path} holds {has}: give the config of that run.")
@@ -168,7 +167,21 @@ class _Cast(Mapping[str, torch.Tensor]):
         return len(self.state)
 
 
-def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
+def _write_adapter_files(
+    folder: Path, cfg: Config, state: Mapping[str, torch.Tensor], meta: Mapping[str, Any]
+) -> None:
+    files, name, base = meta.get("hf_files") or {}, "adapter_config.json", base_of(cfg)
+    _write_files(folder, files)
+    if name not in files:  # of a version that did not keep it
+        _config_from_weights(folder, cfg, state)
+    config = _sorted_lists(json.loads((folder / name).read_text("utf-8")))
+    config |= {"base_model_name_or_path": base, "inference_mode": True}
+    (folder / name).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "README.md").write_text(_card(base, _auto_class(cfg)), "utf-8")
+
+
+def _config_from_weights(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
+    """Write the adapter's config as the run's config and the names of the weights tell it."""
     silence_known_warnings()
     lora = build(cfg.model.lora, "model.lora")
     trained = {name.split(".lora_")[0].removeprefix(_BASE) for name in state if ".lora_" in name}
@@ -176,19 +189,13 @@ def _write_adapter_config(folder: Path, cfg: Config, state: Mapping[str, torch.T
         lora.target_modules = sorted(trained)
     elif lora.target_modules is None:
         lora.target_modules = sorted({name.rpartition(".")[2] for name in trained})
-    lora.base_model_name_or_path = base_of(cfg)
     lora.task_type = lora.task_type or "CAUSAL_LM"
     _check_rank(lora, state)
-    lora.inference_mode = True
     lora.save_pretrained(str(folder))
-    path = folder / "adapter_config.json"
-    # peft writes sets in an order that differs from run to run.
-    text = json.dumps(_sorted_lists(json.loads(path.read_text("utf-8"))), indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", "utf-8")
-    (folder / "README.md").write_text(_card(lora.base_model_name_or_path, _auto_class(cfg)), "utf-8")
 
 
 def _sorted_lists(config: dict[str, Any]) -> dict[str, Any]:
+    # peft writes sets in an order that differs from run to run.
     for key in ("target_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])

@@ -21,7 +21,7 @@ from xtuner.engine.heap import keep_freed_memory
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
-from xtuner.engine.surroundings import describe_environment, model_files, tokenizer_files
+from xtuner.engine.surroundings import adapter_files, describe_environment, model_files
 from xtuner.errors import TrainingError
 from xtuner.log import logger, start_file, stop_file
 from xtuner.parallel.world import World, lost_peer
@@ -146,17 +146,19 @@ class Run:
             self.held.close()
 
     def model_files(self) -> dict[str, Any]:
-        """The small files of the folder that the weights become: a model's, or the tokenizer of an adapter.
+        """The small files of the model or adapter folder that the weights of the run become.
 
-        An adapter needs one where the run says what tokens the model is to know (`model.tokenizer`).
+        An adapter's hold a tokenizer where the run says what tokens the model is to know (`model.tokenizer`).
         """
-        of_adapter = self.model.uses_adapter
-        if not self.world.is_first or (of_adapter and not self.cfg.model.get("tokenizer")):
+        llm = getattr(self.model, "llm", None)
+        if not self.world.is_first or llm is None:
             return {}
-        tokenizer = self.cfg.model.get("tokenizer") or self.cfg.get("tokenizer")
+        of_adapter, tokenizer = self.model.uses_adapter, self.cfg.model.get("tokenizer")
+        if not of_adapter:
+            tokenizer = tokenizer or self.cfg.get("tokenizer")
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")
-        return tokenizer_files(tokenizer) if of_adapter else model_files(self.model.llm, tokenizer)
+        return (adapter_files if of_adapter else model_files)(llm, tokenizer)
 
     def state(self, with_optimizer: bool = True) -> dict[str, Any]:
         """What a checkpoint holds: plain containers, numbers, text and tensors.

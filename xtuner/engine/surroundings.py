@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import platform
 import shutil
@@ -65,10 +66,14 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
         return _contents(Path(folder))
 
 
-def tokenizer_files(tokenizer: Any) -> dict[str, Any]:
-    """The files of a tokenizer: text, or bytes."""
+def adapter_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
+    """The small files beside an adapter's weights: where in the model they are, and a tokenizer."""
+    cfg = copy.copy(llm.peft_config["default"])
+    cfg.inference_mode = True
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        cfg.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
         return _contents(Path(folder))
 
 

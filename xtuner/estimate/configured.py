@@ -8,7 +8,7 @@ the memory of a process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +69,7 @@ def read_training(
     compute_bytes = 2 if mixed and half else weight_bytes
     trained_bytes = weight_bytes if full else 4
     loader = _dict(config.get("train_dataloader"))
-    targets = adapter.get("target_modules")
+    parameters = adapter.get("target_parameters") or ()
     batch = _number(loader.get("batch_size"), 1)
     run = Training(
         tokens=batch * max_length(config, shape),
@@ -79,7 +79,8 @@ def read_training(
         bits=4 if quantization.get("load_in_4bit") else 8 if quantization.get("load_in_8bit") else 16,
         double_quant=bool(quantization.get("bnb_4bit_use_double_quant")),
         rank=0 if full else _number(adapter.get("r"), 8),
-        targets=tuple(targets) if isinstance(targets, (list, tuple)) else None,
+        targets=_targets(adapter.get("target_modules"), parameters),
+        whole_rank=bool(parameters),
         dropout=bool(adapter.get("lora_dropout")),
         state_bytes=_state_bytes(_dict(wrapper.get("optimizer")), trained_bytes),
         accumulate=_number(wrapper.get("accumulative_counts"), 1),
@@ -89,6 +90,14 @@ def read_training(
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
+
+
+def _targets(modules: Any, parameters: Iterable[str]) -> tuple[str, ...] | None:
+    """Last words of what an adapter names; None where it names nothing, or not by words."""
+    words = [name.removesuffix(".weight").rpartition(".")[2] for name in parameters]
+    if isinstance(modules, (list, tuple)):
+        return (*modules, *words)
+    return tuple(words) if words and modules is None else None
 
 
 def as_recompute(value: Any) -> str | None:

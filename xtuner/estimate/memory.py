@@ -68,6 +68,7 @@ class Training:
     double_quant: bool = True
     rank: int = 0  # of LoRA; 0: all weights are trained
     targets: tuple[str, ...] | None = None  # last words of their names; None: all matrices of the layers
+    whole_rank: bool = False  # each expert has the rank, not all together that a token passes
     dropout: bool = True
     state_bytes: int = 8  # of the optimiser, for a trained weight
     recompute: str = "full"  # of RECOMPUTE
@@ -173,9 +174,19 @@ def bytes_per_weight(run: Training) -> float:
 
 def weight_bytes(shape: Shape, run: Training) -> int:
     """Of the model as it is loaded."""
-    matrices = sum(linear.weights for linear in shape.linears)
     others = shape.embedding + shape.head + shape.rest
-    return int(matrices * bytes_per_weight(run) + others * run.weight_bytes)
+    return matrix_bytes(shape, run) + others * run.weight_bytes
+
+
+def matrix_bytes(shape: Shape, run: Training) -> int:
+    """Of the layers' matrices; experts in one parameter are not quantised: bitsandbytes takes layers."""
+    packed = sum(linear.weights for linear in shape.linears if linear.experts)
+    return int(quantised_weights(shape) * bytes_per_weight(run)) + packed * run.weight_bytes
+
+
+def quantised_weights(shape: Shape) -> int:
+    """The weights of matrices that are layers of their own."""
+    return sum(linear.weights for linear in shape.linears if not linear.experts)
 
 
 def host_bytes(shape: Shape, run: Training) -> int:
@@ -206,13 +217,28 @@ def _copied_bytes(shape: Shape, run: Training) -> int:
 
 def adapter_weights(shape: Shape, run: Training) -> int:
     """The weights that LoRA adds: rank x (inputs + outputs) for each matrix."""
-    return sum(run.rank * (x.inputs + x.outputs) * x.copies for x in _targets(shape, run))
+    return sum(rank_of(x, run) * (x.inputs + x.outputs) * x.copies for x in targets(shape, run))
 
 
-def _targets(shape: Shape, run: Training) -> list[Linear]:
+def rank_of(linear: Linear, run: Training) -> int:
+    """The rank of each copy's adapter."""
+    return run.rank if run.whole_rank else linear.rank(run.rank)
+
+
+# What a config may call a matrix of experts that a family packs.
+_OWN_NAMES = {"gate_up_proj": {"gate_proj", "up_proj", "w1", "w3"}, "down_proj": {"w2"}}
+
+
+def targets(shape: Shape, run: Training) -> list[Linear]:
+    """The matrices that have an adapter."""
     if run.is_full:
         return []
-    return [linear for linear in shape.linears if run.targets is None or linear.name in run.targets]
+    named = None if run.targets is None else set(run.targets)
+    return [
+        x
+        for x in shape.linears
+        if named is None or x.name in named or (x.experts and named & _OWN_NAMES[x.name])
+    ]
 
 
 def layer_bytes(shape: Shape, run: Training) -> int:
@@ -221,6 +247,7 @@ def layer_bytes(shape: Shape, run: Training) -> int:
     norms       two, the stream before each and a number of fp32; of other families in fp32 and normalised too
     attention   queries, keys, values; on a GPU the result and one number of fp32 for each head
     MLP         gate, up; of other families the activation too; nothing where it runs by tiles
+    experts     what comes out of each, before the router's weights
     matrices    the inputs of those that are trained, once for those that share them; rank numbers of each
                 adapter; where layers are not fused each has its own copy, and a dropout mask
     """
@@ -237,6 +264,9 @@ def layer_bytes(shape: Shape, run: Training) -> int:
     if c < run.weight_bytes:
         attention += c * shape.query // shape.heads  # angles, in the width of the queries
     mlp = 0 if _in_tiles(shape, run) else (2 if fused else 3) * c * _mlp_width(shape)
+    mlp += sum(
+        c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.name in _DOWN
+    )
     return int(norms + attention + mlp + _inputs_bytes(shape, run, fused))
 
 
@@ -259,33 +289,34 @@ _DOWN = ("down_proj", "w2")
 def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
     """Of the inputs of trained matrices."""
     c = run.compute_bytes
-    targets = list(shape.linears) if run.is_full else _targets(shape, run)
+    trained = list(shape.linears) if run.is_full else targets(shape, run)
     mask = 1 if run.dropout and not run.is_full and not fused else 0
     seen: set[str] = set()
     total = 0.0
-    for x in targets:
+    for x in trained:
         share = x.active / shape.layers
-        source = _SOURCE.get(x.name, x.name)
+        source = x.block + _SOURCE.get(x.name, x.name)
         known = source in seen or (source == "o_proj" and run.device == "cuda")
         known = known or (_is_one_mlp(shape, run) and x.name in _DOWN)  # made again in backward
-        if not known or mask:
-            total += share * x.inputs * (c + mask)
+        dropped = mask if not x.experts else 0
+        if not known or dropped:
+            total += share * x.inputs * (c + dropped)
         seen.add(source)
-        total += share * run.rank * c
+        total += share * rank_of(x, run) * c
     return total
 
 
 # Matrices that read the same numbers.
 _SOURCE = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "attention"),
-    **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3"), "mlp"),
+    **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3", "gate_up_proj"), "mlp"),
     "wo": "o_proj",
 }
 
 
 def _is_one_mlp(shape: Shape, run: Training) -> bool:
     """Whether gate, up and down run as one function, with an adapter each."""
-    fused, names = _fused(shape), {x.name for x in _targets(shape, run)}
+    fused, names = _fused(shape), {x.name for x in targets(shape, run)}
     return fused is not None and _is_fused(shape, run) and names.issuperset(fused.gated)
 
 
@@ -330,14 +361,18 @@ def _backward_bytes(shape: Shape, run: Training) -> int:
     of the stream in fp32.
     """
     c = run.compute_bytes
-    widest = max(x.outputs * max(1, x.active // shape.layers) for x in shape.linears)
+    widest = max(_width(x) * max(1, x.active // shape.layers) for x in shape.linears)
     mlp = run.tokens * c * (shape.hidden + 4 * widest)
     if _in_tiles(shape, run):
         mlp = run.tokens * c * 2 * shape.hidden + TILE * c * 6 * widest
     gradients = max(mlp, run.tokens * shape.hidden * (c + 12))
-    largest = max(x.inputs * x.outputs for x in shape.linears)
-    matrix = largest * c if run.bits < 16 or run.is_full else 0
-    return gradients + matrix
+    whole = [x.tensor_weights for x in shape.linears if run.is_full or (run.bits < 16 and not x.experts)]
+    return gradients + max(whole, default=0) * c
+
+
+def _width(linear: Linear) -> int:
+    """Of what a matrix makes; gate and up of experts, which are one, count as they do apart."""
+    return linear.outputs // 2 if linear.experts and linear.name not in _DOWN else linear.outputs
 
 
 def _step_bytes(shape: Shape, run: Training) -> int:
@@ -346,5 +381,5 @@ def _step_bytes(shape: Shape, run: Training) -> int:
     trained_bytes = run.weight_bytes if run.is_full else 4
     if run.device == "cuda":  # all weights at once
         return (adapter_weights(shape, run) or shape.num_weights) * trained_bytes
-    largest = max(x.inputs * x.outputs for x in shape.linears)
+    largest = max(x.tensor_weights for x in shape.linears)
     return 2 * trained_bytes * (max(largest, shape.embedding) if run.is_full else largest // 8)

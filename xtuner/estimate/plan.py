@@ -34,9 +34,13 @@ from xtuner.estimate.memory import (
     bytes_per_weight,
     estimate,
     host_bytes,
+    matrix_bytes,
+    quantised_weights,
+    rank_of,
+    targets,
     weight_bytes,
 )
-from xtuner.estimate.shape import Shape
+from xtuner.estimate.shape import Linear, Shape
 from xtuner.estimate.speed import REACHED, flops_per_token
 
 BACKENDS = ("ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -279,14 +283,27 @@ def local_weights(shape: Shape, run: Training, n: int) -> dict[str, int]:
     """
     tables = 2 if shape.head and not host_bytes(shape, run) else 1
     others = -(-shape.vocab // n) * shape.hidden * tables + -(-shape.rest // n)
-    matrices = sum(-(-x.outputs // n) * x.inputs * x.copies for x in shape.linears)
+    matrices = sum(_rows(x, n) for x in shape.linears if not x.experts)
+    packed = sum(_rows(x, n) for x in shape.linears if x.experts)
     if run.is_full:
-        return {"trained": matrices + others, "frozen bytes": 0}
-    codes = sum(x.weights for x in shape.linears) * run.bits // 8 if run.bits < 16 else 0
+        return {"trained": matrices + packed + others, "frozen bytes": 0}
+    codes = quantised_weights(shape) * run.bits // 8 if run.bits < 16 else 0
     frozen = _scales(shape, run) + -(-codes // n) if codes else matrices * run.weight_bytes
-    targets = [x for x in shape.linears if run.targets is None or x.name in run.targets]
-    trained = sum((-(-run.rank // n) * x.inputs + -(-x.outputs // n) * run.rank) * x.copies for x in targets)
-    return {"trained": trained, "frozen bytes": frozen + others * run.weight_bytes}
+    trained = sum(_adapter_rows(x, rank_of(x, run), n) for x in targets(shape, run))
+    return {"trained": trained, "frozen bytes": frozen + (packed + others) * run.weight_bytes}
+
+
+def _rows(linear: Linear, n: int) -> int:
+    """Of all copies of a matrix what the first of `n` processes has: whole experts of those in a tensor."""
+    if linear.experts:
+        return -(-linear.experts // n) * linear.inputs * linear.outputs * linear.tensors
+    return -(-linear.outputs // n) * linear.inputs * linear.copies
+
+
+def _adapter_rows(linear: Linear, rank: int, n: int) -> int:
+    """The same of its adapters: of experts A `[experts x rank, in]` and B `[out, experts x rank]`."""
+    rank *= max(1, linear.experts)
+    return (-(-rank // n) * linear.inputs + -(-linear.outputs // n) * rank) * linear.tensors
 
 
 def traffic(shape: Shape, run: Training, division: Division) -> list[Sent]:
@@ -417,9 +434,8 @@ def _travelling(shape: Shape, run: Training) -> int:
     """Bytes of all layers as FSDP gathers them."""
     if run.is_full:
         return _trained_in_layers(shape, run) * min(run.weight_bytes, run.compute_bytes)
-    matrices = sum(x.weights for x in shape.linears)
     norms = (shape.rest - shape.hidden) * run.weight_bytes
-    codes = int(matrices * bytes_per_weight(run)) - _scales(shape, run)
+    codes = matrix_bytes(shape, run) - _scales(shape, run)
     return codes + norms + _trained(shape, run) * 4
 
 
@@ -427,4 +443,4 @@ def _scales(shape: Shape, run: Training) -> int:
     """Bytes beside the codes of quantised matrices, which every process has."""
     if run.bits == 16:
         return 0
-    return int(sum(x.weights for x in shape.linears) * (bytes_per_weight(run) - run.bits / 8))
+    return int(quantised_weights(shape) * (bytes_per_weight(run) - run.bits / 8))

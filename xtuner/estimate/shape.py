@@ -10,25 +10,45 @@ other with the usual names in its config is reckoned as a Llama and says so by `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from xtuner.families import Sizes, family_of
 
 
 @dataclass(frozen=True)
 class Linear:
-    """A matrix that occurs `copies` times in all layers; a token passes `active` of them."""
+    """A matrix that occurs `copies` times in all layers; a token passes `active` of them.
+
+    `experts`: so many of a layer are one parameter; 0 where each is a layer of its own.
+    """
 
     name: str
     inputs: int
     outputs: int
     copies: int
     active: int
+    experts: int = 0
+    block: str = ""  # of the MLPs beside one another: "shared", "experts"
 
     @property
     def weights(self) -> int:
+        """Of all copies."""
         return self.inputs * self.outputs * self.copies
+
+    @property
+    def tensors(self) -> int:
+        """How many parameters the copies are."""
+        return self.copies // max(1, self.experts)
+
+    @property
+    def tensor_weights(self) -> int:
+        """Of one parameter."""
+        return self.inputs * self.outputs * max(1, self.experts)
+
+    def rank(self, rank: int) -> int:
+        """The rank of a copy's adapter: the experts that a token passes have `rank` together."""
+        return max(1, rank * self.tensors // self.active) if self.experts else rank
 
 
 @dataclass(frozen=True)
@@ -75,18 +95,13 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
     sizes = known or Sizes()
     hidden, layers, heads = cfg["hidden_size"], cfg["num_hidden_layers"], cfg["num_attention_heads"]
     width = cfg.get("head_dim") or sizes.head_dim or hidden // heads
-    query, key = heads * width, (cfg.get("num_key_value_heads") or heads) * width
-    matrices = {
-        "q_proj": (hidden, query),
-        "k_proj": (hidden, key),
-        "v_proj": (hidden, key),
-        "o_proj": (query, hidden),
-    }
-    mlp, router = _mlp(cfg, layers)
-    linears = [Linear(n, i, o, layers, layers) for n, (i, o) in matrices.items()] + mlp
+    attention = _attention(cfg, sizes, layers, width)
+    mlp, router = _mlp(cfg, sizes, layers)
+    linears = [*attention.linears, *mlp]
     biases = sizes.bias(cfg)
     rest = sum(linear.outputs * linear.copies for linear in linears if linear.name in biases)
-    rest += router + layers * (sizes.norms * hidden + 2 * width * sizes.head_norms) + hidden
+    rest += router + attention.rest + layers * sizes.norms * hidden + hidden
+    rest += layers * heads if sizes.sinks else 0
     tied = cfg.get("tie_word_embeddings", config.get("tie_word_embeddings", sizes.tied))
     return Shape(
         name,
@@ -94,8 +109,8 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
         layers,
         cfg["vocab_size"],
         heads,
-        query,
-        key,
+        attention.query,
+        attention.key,
         tuple(_renamed(_join(linears, sizes), sizes)),
         cfg["vocab_size"] * hidden,
         0 if tied else cfg["vocab_size"] * hidden,
@@ -108,27 +123,110 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
     )
 
 
-def _mlp(cfg: Mapping[str, Any], layers: int) -> tuple[list[Linear], int]:
+class _Attention(NamedTuple):
+    """Matrices of all layers, weights that are none, and the widths of queries and keys."""
+
+    linears: list[Linear]
+    rest: int
+    query: int
+    key: int
+
+
+def _attention(cfg: Mapping[str, Any], sizes: Sizes, layers: int, width: int) -> _Attention:
+    hidden, heads = cfg["hidden_size"], cfg["num_attention_heads"]
+    if cfg.get("kv_lora_rank"):
+        return _latent_attention(cfg, layers)
+    query, key = heads * width, (cfg.get("num_key_value_heads") or heads) * width
+    full = layers
+    linears: list[Linear] = []
+    rest = 0
+    if sizes.linear_attention:
+        full = _full_layers(cfg, layers)
+        linears, rest = _linear_attention(cfg, layers - full)
+    gate = 2 if sizes.gated_queries else 1
+    matrices = {
+        "q_proj": (hidden, gate * query),
+        "k_proj": (hidden, key),
+        "v_proj": (hidden, key),
+        "o_proj": (query, hidden),
+    }
+    linears += [Linear(name, i, o, full, full) for name, (i, o) in matrices.items()]
+    return _Attention(linears, rest + full * 2 * width * sizes.head_norms, query, key)
+
+
+def _latent_attention(cfg: Mapping[str, Any], layers: int) -> _Attention:
+    """DeepSeek's: queries, and keys with values, through a narrow layer each."""
+    hidden, heads, narrow = cfg["hidden_size"], cfg["num_attention_heads"], cfg["kv_lora_rank"]
+    plain, turned, value = cfg["qk_nope_head_dim"], cfg["qk_rope_head_dim"], cfg["v_head_dim"]
+    query = heads * (plain + turned)
+    matrices = {"q_proj": (hidden, query)}
+    if rank := cfg.get("q_lora_rank"):
+        matrices = {"q_a_proj": (hidden, rank), "q_b_proj": (rank, query)}
+    matrices |= {
+        "kv_a_proj_with_mqa": (hidden, narrow + turned),
+        "kv_b_proj": (narrow, heads * (plain + value)),
+        "o_proj": (heads * value, hidden),
+    }
+    linears = [Linear(name, i, o, layers, layers) for name, (i, o) in matrices.items()]
+    return _Attention(linears, layers * (narrow + (rank or 0)), query, query)
+
+
+def _full_layers(cfg: Mapping[str, Any], layers: int) -> int:
+    """How many layers of a family with linear attention have full attention."""
+    kinds = cfg.get("layer_types")
+    return kinds.count("full_attention") if kinds else layers // (cfg.get("full_attention_interval") or 4)
+
+
+def _linear_attention(cfg: Mapping[str, Any], layers: int) -> tuple[list[Linear], int]:
+    """Qwen3-Next's gated delta net."""
+    hidden, values = cfg["hidden_size"], cfg["linear_num_value_heads"]
+    keys_width = cfg["linear_num_key_heads"] * cfg["linear_key_head_dim"]
+    values_width = values * cfg["linear_value_head_dim"]
+    linears = [
+        Linear("in_proj_qkvz", hidden, 2 * (keys_width + values_width), layers, layers),
+        Linear("in_proj_ba", hidden, 2 * values, layers, layers),
+        Linear("out_proj", values_width, hidden, layers, layers),
+    ]
+    convolution = (2 * keys_width + values_width) * cfg.get("linear_conv_kernel_dim", 4)
+    return linears, layers * (convolution + 2 * values + cfg["linear_value_head_dim"])
+
+
+def _mlp(cfg: Mapping[str, Any], sizes: Sizes, layers: int) -> tuple[list[Linear], int]:
     """The matrices behind attention, and the weights of the routers."""
-    hidden = cfg["hidden_size"]
-    experts = cfg.get("num_local_experts") or cfg.get("num_experts") or 0
+    hidden, wide = cfg["hidden_size"], cfg["intermediate_size"]
+    experts = cfg.get("num_local_experts") or cfg.get("num_experts") or cfg.get("n_routed_experts") or 0
     if not experts:
-        return _gated(hidden, cfg["intermediate_size"], layers, layers), 0
-    width = cfg.get("moe_intermediate_size") or cfg["intermediate_size"]
-    chosen = cfg.get("num_experts_per_tok") or 1
-    linears = _gated(hidden, width, layers * experts, layers * chosen)
-    router = hidden * experts * layers
-    if shared := cfg.get("shared_expert_intermediate_size"):
-        linears += _gated(hidden, shared, layers, layers)
-        router += hidden * layers  # the gate of the shared expert
+        return _gated(hidden, wide, layers), 0
+    width = cfg.get("moe_intermediate_size") or wide
+    dense = _dense_layers(cfg, layers)
+    mixed = layers - dense
+    copies, active = mixed * experts, mixed * (cfg.get("num_experts_per_tok") or 1)
+    linears = _gated(hidden, cfg.get("intermediate_size_mlp") or wide, dense) if dense else []
+    linears += [
+        Linear("gate_up_proj", hidden, 2 * width, copies, active, experts, "experts"),
+        Linear("down_proj", width, hidden, copies, active, experts, "experts"),
+    ]
+    router = (hidden + ("router" in sizes.bias(cfg))) * experts * mixed
+    if shared := sizes.shared_width(cfg):
+        linears += _gated(hidden, shared, mixed, "shared")
+        router += hidden * mixed * sizes.shared_gate
     return linears, router
 
 
-def _gated(hidden: int, width: int, copies: int, active: int) -> list[Linear]:
+def _dense_layers(cfg: Mapping[str, Any], layers: int) -> int:
+    """How many layers have no experts."""
+    if "first_k_dense_replace" in cfg:
+        return min(cfg["first_k_dense_replace"], layers)
+    step = cfg.get("interleave_moe_layer_step") or cfg.get("decoder_sparse_step") or 1
+    without = set(cfg.get("mlp_only_layers") or ())
+    return sum(i in without or (i + 1) % step != 0 for i in range(layers))
+
+
+def _gated(hidden: int, width: int, copies: int, block: str = "") -> list[Linear]:
     return [
-        Linear("gate_proj", hidden, width, copies, active),
-        Linear("up_proj", hidden, width, copies, active),
-        Linear("down_proj", width, hidden, copies, active),
+        Linear("gate_proj", hidden, width, copies, copies, block=block),
+        Linear("up_proj", hidden, width, copies, copies, block=block),
+        Linear("down_proj", width, hidden, copies, copies, block=block),
     ]
 
 
@@ -146,4 +244,4 @@ def _join(linears: list[Linear], sizes: Sizes) -> list[Linear]:
 
 def _renamed(linears: list[Linear], sizes: Sizes) -> list[Linear]:
     names = sizes.names or {}
-    return [Linear(names.get(x.name, x.name), x.inputs, x.outputs, x.copies, x.active) for x in linears]
+    return [replace(x, name=names.get(x.name, x.name)) for x in linears]

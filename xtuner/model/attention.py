@@ -31,6 +31,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from xtuner.errors import ModelError
 from xtuner.families import family_of
 from xtuner.log import say_once
+from xtuner.model.fused.linear import in_one_dtype
 from xtuner.model.fused.segments import packed_causal
 from xtuner.parallel.sequence import ulysses
 
@@ -137,6 +138,8 @@ def attention(
     `s_aux`: of each head a score that no token has, its sink. `sequence_group`: the processes that have the
     other parts of the row. Windows are read from the mask, as transformers' sdpa does.
     """
+    # Under autocast rotary positions leave queries and keys in fp32 beside values in 16 bits.
+    query, key, value = in_one_dtype(query, key, value)
     if cu_seq_lens_q is None:
         assert not isinstance(attention_mask, PackedMask), "the family drops cu_seq_lens_q"
         _check_asks(kwargs, allowed=("position_bias",))

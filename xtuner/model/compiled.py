@@ -2,6 +2,7 @@
 
     layer in training    its family's own forward, compiled once for all layers (torch.compile)
       attention          as without: where packed samples begin and end changes with every batch
+      adapted experts    as without: so do the tokens of each
     layer else           its own forward, as it is
 
 It takes the place of the functions of xtuner/model/fused, which need no minutes to warm up. Layers that are
@@ -21,6 +22,7 @@ from torch import nn
 from xtuner.log import logger
 from xtuner.model import attention
 from xtuner.model.fused import unfuse
+from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.loading import layers_of
 
 
@@ -42,7 +44,11 @@ def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
     AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attention))
     compiled: dict[type, Callable[..., Any]] = {}
     for layer in layers:
+        # Rows of an expert are other ones in every batch.
+        experts = {m: m.forward for m in layer.modules() if is_on_parameter(m) and "forward" in vars(m)}
         unfuse(layer)
+        for module, forward in experts.items():
+            module.forward = torch.compiler.disable(forward)
         kind = type(layer)
         compiled.setdefault(kind, torch.compile(kind.forward, **settings))
         layer.forward = MethodType(_in_training(compiled[kind]), layer)

@@ -29,6 +29,7 @@ from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.rope import scale_by_sample
+from xtuner.model.targets import packed_experts
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
@@ -259,7 +260,19 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
         ) from error
     if "quantization_config" in given:
         mapped.let_go_of_files(llm)
+        _tell_of_experts(llm)
     return llm
+
+
+def _tell_of_experts(llm: Any) -> None:
+    """Say what bitsandbytes leaves as it is: it quantises layers, and experts may be one parameter."""
+    experts = list(packed_experts(llm).values())
+    if experts:
+        size = sum(parameter.nbytes for parameter in experts) / 1e9
+        kept = _short(experts[0].dtype)
+        say_once(
+            f"Linear layers alone are quantised: experts are packed here and stay in {kept}, {size:.1f} GB"
+        )
 
 
 def is_native(config: Any) -> bool:

@@ -1,8 +1,7 @@
 """LoRA on a loaded model: which layers, in which precision, frozen base untouched.
 
 config    lora=dict(type=LoraConfig, r=64, target_modules=None)
-targets   every linear layer but the output head, by the last word of its name: q_proj, ..., down_proj; of a
-          model that sees or hears those of its language part, by their whole names
+targets   see targets.py: every linear layer of the language part but the output head, and packed experts
 weights   adapters (and copies in `modules_to_save`) fp32, the base as it was loaded
 """
 
@@ -12,68 +11,128 @@ import contextlib
 import copy
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from xtuner.errors import ConfigError, ModelError, NotFoundError, did_you_mean
+from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.log import logger, say_once
-from xtuner.model.language_part import language_part
+from xtuner.model.fused.experts import is_on_parameter
+from xtuner.model.fused.linear import is_lora
+from xtuner.model.lora_config import describe, lacks, parts, resolve
 from xtuner.model.mapped import wanted_dtype
-from xtuner.model.state import PREFIX, adapter_key
+from xtuner.model.state import PREFIX, adapter_key, exchanged, is_other_way_round
+from xtuner.model.targets import (
+    SENSES,
+    Targets,
+    check_targets,
+    find_targets,
+    linear_layer_names,
+    packed_experts,
+)
 from xtuner.model_folder import check_no_pointers
 from xtuner.paths import check_adapter_path
 
+_SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_HEADS = {"lm_head", "output_layer"}
-
-
-def linear_layer_names(model: Any) -> list[str]:
-    """Last words of the names of the linear layers that an adapter is put on where its config names none."""
-    return sorted({name.rpartition(".")[2] for name in _linear_layers(model)})
-
-
-def _linear_layers(model: Any) -> list[str]:
-    """Names of the linear layers (quantised ones too) of the language part except the output head."""
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    belongs = language_part(model)
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D))
-        and module is not head
-        and name.rpartition(".")[2] not in _HEADS
-        and belongs(name)
-    ]
 
 
 def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
     """`llm` frozen, with trainable adapters as peft's `LoraConfig` says; that config is not changed."""
-    from peft import get_peft_model
-
     cfg = copy.deepcopy(lora)
-    if cfg.target_modules is None and not getattr(cfg, "target_parameters", None):
-        cfg.target_modules = linear_layer_names(llm)
-        if not cfg.target_modules:
-            raise ConfigError(
-                f"model.lora: {type(llm).__name__} has no linear layer; name target_modules yourself"
-            )
-    _check_targets(llm, cfg.target_modules)
-    _keep_to_language(llm, cfg, asked=lora.target_modules is not None)
+    check_targets(llm, cfg)
+    targets = find_targets(llm, cfg)
+    if not targets.layers and not targets.parameters:
+        raise ConfigError(_no_targets(llm, targets))
+    targets = _without_unfit_experts(llm, cfg, targets)
     if cfg.inference_mode:
         say_once("model.lora.inference_mode=True would freeze the adapter; it is trained all the same")
         cfg.inference_mode = False
     cfg.task_type = cfg.task_type or "CAUSAL_LM"
     cfg.base_model_name_or_path = None  # peft puts the model's own name
-    with _without_peft_warnings():
-        model = get_peft_model(llm, cfg)
+    found = resolve(cfg, llm, targets)
+    for line in describe(cfg, found, llm, targets):
+        say_once(line, 20)
+    model = _put_on(llm, cfg, found, targets)
     _trained_weights_to_fp32(model)
     return model
+
+
+def _no_targets(llm: nn.Module, targets: Targets) -> str:
+    if SENSES not in targets.left_out or not (names := linear_layer_names(llm)):
+        return f"model.lora: {type(llm).__name__} has no linear layer; name target_modules yourself"
+    return (
+        "model.lora.target_modules names layers that see or hear alone, which text does not train; those of "
+        f"the language part are {', '.join(names)}"
+    )
+
+
+def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Targets:
+    """`targets`, without packed experts where the config asks for what peft cannot do on them."""
+    packed = packed_experts(llm)
+    experts = [name for name in targets.parameters if name in packed]
+    reason = lacks(cfg) if experts else ""
+    if not reason:
+        return targets
+    if cfg.target_parameters or not targets.layers:
+        raise ConfigError(
+            f"model.lora.{reason}: peft has no such adapter for {experts[0]}, which holds a layer's experts: "
+            "leave it out"
+        )
+    rest = [name for name in targets.parameters if name not in packed]
+    why = f"packed experts, for which peft has no {reason}"
+    return Targets(targets.layers, rest, {**targets.left_out, why: experts})
+
+
+def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "default") -> Any:
+    """`model` with a new adapter on `targets` as the config `asked` says; `found` is that, resolved."""
+    from peft import PeftModel, get_peft_model, inject_adapter_in_model
+
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    # peft reads names of layers in another way where a family packs experts, and has no dropout on those.
+    apart = bool(packed_experts(base)) or bool(targets.parameters)
+    holder = nn.ModuleDict({"model": base})
+    first, second = parts(asked, found, targets, "model") if apart else (found, None)
+    with _without_peft_warnings():
+        if isinstance(model, PeftModel):
+            with _parameters_by_whole_names(model):
+                model.add_adapter(name, first)
+        else:
+            model = get_peft_model(model, first, adapter_name=name)
+        if second is not None and targets.layers:
+            # A module without a config: nothing tells peft the family.
+            inject_adapter_in_model(second, holder, name)
+            _train_biases(model, second, name)
+    model.peft_config[name] = found
+    return model
+
+
+@contextlib.contextmanager
+def _parameters_by_whole_names(model: Any) -> Iterator[None]:
+    """Within it, configs of adapters name parameters as `parts` does: peft compares those of all adapters."""
+    base = model.get_base_model()
+    before = {name: cfg.target_parameters for name, cfg in model.peft_config.items()}
+    for cfg in model.peft_config.values():
+        cfg.target_parameters = find_targets(base, cfg, exact=True).parameters or None
+    try:
+        yield
+    finally:
+        for name, parameters in before.items():
+            model.peft_config[name].target_parameters = parameters
+
+
+def _train_biases(model: nn.Module, cfg: Any, name: str) -> None:
+    """Train biases of adapted layers where `cfg` says so: peft has left those of a second part frozen."""
+    for module in model.modules() if cfg.bias == "lora_only" and not cfg.inference_mode else ():
+        if (
+            is_lora(module)
+            and name in module.lora_A
+            and getattr(module.get_base_layer(), "bias", None) is not None
+        ):
+            module.get_base_layer().bias.requires_grad_(True)
 
 
 @contextlib.contextmanager
@@ -83,54 +142,11 @@ def _without_peft_warnings() -> Iterator[None]:
         warnings.filterwarnings(
             "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
         )
+        # What `describe` has said.
+        warnings.filterwarnings("ignore", message=".lora_bias=True. was passed but the targeted layer")
+        # It looks for them among modules alone, and an adapter comes in two parts.
+        warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         yield
-
-
-def _check_targets(llm: nn.Module, targets: Any) -> None:
-    if targets is None or targets == "all-linear":
-        return
-    names = [name for name, _ in llm.named_modules() if name]
-    each = [targets] if isinstance(targets, str) else [[t] for t in sorted(targets)]
-    unknown = [t if isinstance(t, str) else t[0] for t in each if not any(_is_named(n, t) for n in names)]
-    if unknown:
-        layers = linear_layer_names(llm)
-        raise ConfigError(
-            f"model.lora.target_modules names {unknown[0]!r}, which this model does not have; "
-            f"its linear layers are {', '.join(layers)}.{did_you_mean(unknown[0], layers)}"
-        )
-
-
-def _keep_to_language(llm: nn.Module, cfg: Any, asked: bool) -> None:
-    """Whole names in `target_modules` where words would also name layers that see or hear.
-
-    `asked`: the user has named them.
-    """
-    belongs, named = language_part(llm), cfg.target_modules
-    names = [name for name, _ in llm.named_modules() if name]
-    if named is None or all(map(belongs, names)):
-        return
-    if named == "all-linear":
-        cfg.target_modules = _linear_layers(llm)
-        return
-    found = [n for n in names if _is_named(n, named)]
-    inside = [n for n in found if belongs(n)]
-    if not inside:
-        raise ConfigError(
-            "model.lora.target_modules names layers that see or hear alone, which text does not train; "
-            f"those of the language part are {', '.join(linear_layer_names(llm))}"
-        )
-    if asked and len(inside) < len(found):
-        say_once(
-            f"model.lora.target_modules also names {len(found) - len(inside)} layers of the parts that see "
-            "or hear: they are left out, since text does not train them"
-        )
-    cfg.target_modules = inside
-
-
-def _is_named(name: str, targets: Any) -> bool:
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == t or name.endswith(f".{t}") for t in targets)
 
 
 def _trained_weights_to_fp32(model: nn.Module) -> None:
@@ -166,7 +182,7 @@ def attach_adapter(
     A model that has adapters gets one more; `set_adapter(name)` chooses between them. `weights` take the
     place of those in the folder.
     """
-    from peft import PeftConfig, PeftModel, get_peft_model
+    from peft import PeftConfig
 
     folder = Path(folder)
     weights = read_adapter(folder) if weights is None else weights
@@ -175,20 +191,59 @@ def attach_adapter(
     cfg.base_model_name_or_path = None  # peft puts the name of the model it is on
     cfg.inference_mode = not trainable
     try:
-        with _without_peft_warnings():
-            if isinstance(model, PeftModel):
-                model.add_adapter(name, cfg)
-                wrapped = model
-            else:
-                wrapped = get_peft_model(model, cfg, adapter_name=name)
+        if has_single_experts(weights) and packed_experts(model):
+            wrapped, weights = _with_joined_experts(model, cfg, weights, name)
+        else:
+            wrapped = add_adapter(model, cfg, name)
     except ValueError as error:
         raise ModelError(
             f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
         ) from error
-    load_adapter_weights(wrapped, weights, str(folder), name)
+    load_adapter_weights(wrapped, _as_here(wrapped, weights, cfg), str(folder), name)
     if trainable:
         _trained_weights_to_fp32(wrapped)
     return wrapped
+
+
+def has_single_experts(weights: Iterable[str]) -> bool:
+    """Whether names in an adapter's file are those of an expert's own layers."""
+    return any(_SINGLE_EXPERT.search(name) for name in weights)
+
+
+def _with_joined_experts(
+    model: Any, cfg: Any, weights: dict[str, torch.Tensor], name: str
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The adapter of a time when each expert had layers of its own, as peft joins it for packed experts."""
+    from peft import PeftModel, get_peft_model
+    from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+
+    with _without_peft_warnings():
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, cfg)
+        else:
+            model = get_peft_model(model, cfg, adapter_name=name)
+    return model, convert_peft_adapter_state_dict_for_transformers(
+        model, model.peft_config[name], weights, name
+    )
+
+
+def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> dict[str, torch.Tensor]:
+    """`weights` with adapters of packed experts as this version of peft has them."""
+    found = dict(weights)
+    for name, module in model.named_modules():
+        if not is_on_parameter(module) or module.num_experts == 1:
+            continue
+        transposed = bool(getattr(module.get_base_layer(), "is_transposed", False))
+        a, b = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
+        if is_other_way_round(cfg.peft_version, transposed) and a in found and b in found:
+            found[a], found[b] = exchanged(found[a], found[b], module.num_experts)
+    return found
+
+
+def add_adapter(model: Any, cfg: Any, name: str = "default") -> Any:
+    """`model` with an adapter as the config of a saved one says, which names all that it has."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return _put_on(model, cfg, cfg, find_targets(base, cfg, exact=True), name)
 
 
 def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
@@ -241,6 +296,10 @@ def load_adapter_weights(
             f"as {extra[0]}"
         )
     set_peft_model_state_dict(model, weights, adapter_name=name)
+    with torch.no_grad():
+        # On its way peft renames weights as transformers does those of old files; some find no place then.
+        for key, value in wanted.items():
+            value.copy_(weights[key])
 
 
 def check_peft_model(path: str | Path) -> None:

@@ -22,7 +22,7 @@ from xtuner import dist
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import TILE, Training
 from xtuner.estimate.shape import read_shape
-from xtuner.log import logger
+from xtuner.log import logger, say_once
 from xtuner.model.fused import tile
 from xtuner.model.host_embedding import keep_on_host
 from xtuner.model.mapped import wanted_dtype
@@ -31,13 +31,19 @@ from xtuner.model.mapped import wanted_dtype
 TOKENS = 8192
 
 
-def enable_recompute(llm: Any, way: str = "full") -> None:
-    """Let layers of `llm` recompute in that way (not re-entrant, so frozen inputs are fine)."""
+def enable_recompute(llm: Any, way: str = "full") -> str:
+    """The way in which layers of `llm` recompute from now on (not re-entrant, so frozen inputs are fine)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
     if way == "none":
-        return
+        return way
+    if not base.supports_gradient_checkpointing:
+        say_once(
+            f"use_activation_checkpointing={way!r}: models of the family '{base.config.model_type}' cannot "
+            "recompute, so their layers keep all activations: more memory is needed"
+        )
+        return "none"
     enable = getattr(base, "activation_checkpointing_enable", None)
     if enable is not None:
         enable({"use_reentrant": False})
@@ -53,6 +59,7 @@ def enable_recompute(llm: Any, way: str = "full") -> None:
     if way == "offload":
         tile(base, TILE)
         keep_on_host(base)
+    return way
 
 
 def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -57,8 +57,8 @@ class SupervisedFinetune(nn.Module):
             say_once("use_varlen_attn: packed samples never attend to each other, with or without it", 20)
         self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
         self.uses_adapter = lora is not None or peft_model is not None
-        self.recompute = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
-        enable_recompute(self.llm, self.recompute)
+        way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
+        self.recompute = enable_recompute(self.llm, way)
         self._isolation = Isolation()
         self._sequence_group: Any = None
         self._head_apart = True

@@ -7,16 +7,19 @@
     run, full    llm.model.layers.0.mlp.up_proj.weight
     folder           model.layers.0.mlp.up_proj.weight
 
-Pure functions of the names; tensors are passed on untouched.
+Pure functions of the names; tensors are passed on untouched, but for experts' adapters of an older peft.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from xtuner.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 PREFIX = "llm."
@@ -37,6 +40,23 @@ def adapter_key(name: str) -> str:
     name = name.removeprefix(PREFIX)
     name = name.replace(_MAGNITUDE, ".lora_magnitude_vector")
     return _PER_ADAPTER.sub(r".\1", name).replace(_SAVED_MODULE, ".")
+
+
+def is_other_way_round(peft_version: str | None, is_transposed: bool) -> bool:
+    """Whether peft of that version adapted packed experts with their inputs and outputs exchanged.
+
+    `is_transposed`: an expert's matrix is [in, out]. Before 0.19 peft took all for that, 0.19.0 those
+    that are not.
+    """
+    version = tuple(int(part) for part in re.findall(r"\d+", peft_version or "")[:3])
+    return not is_transposed if version < (0, 19) else version == (0, 19, 0)
+
+
+def exchanged(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`lora_A [E r, in]` and `lora_B [out, r E]` of `count` experts, with inputs and outputs exchanged."""
+    per_a, per_b = a.view(count, -1, a.shape[1]), b.view(len(b), -1, count)
+    new_a = per_b.permute(2, 1, 0).reshape(-1, len(b))
+    return new_a, per_a.permute(2, 1, 0).reshape(a.shape[1], -1)
 
 
 def run_key(name: str, run_names: Mapping[str, object] | set[str]) -> str | None:

@@ -1,6 +1,7 @@
 """The layers of Llama-like families with less work and less memory than their own code, to the same result.
 
 linear.py     LoRA layers that share an input, forward and backward by hand
+experts.py    packed experts with adapters
 mlp.py        the gated feed-forward block
 norm.py       root mean square norm
 rotary.py     rotary positions

@@ -4,6 +4,7 @@
     LlamaAttention and its kin  q, k, v as one group, rotate          its own forward
     gated MLPs                  one function                          its own forward
     RMS norms                   one function                          its own forward
+    experts with adapters       low-rank products on routed tokens    its own forward
     any other LoRA layer        one function                          its own forward
 
 Parameters, names and checkpoints stay as they are: only `forward` of single modules is replaced.
@@ -18,6 +19,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xtuner.families import FAMILIES
+from xtuner.model.fused.experts import adapted_experts, experts, is_on_parameter
 from xtuner.model.fused.linear import adapted, is_lora, lora_linears
 from xtuner.model.fused.mlp import gated_mlp
 from xtuner.model.fused.norm import rms_norm
@@ -33,6 +35,7 @@ _MLPS = {fused.mlp: fused.gated for fused in _FUSED}
 def fuse(llm: nn.Module) -> int:
     """How many modules of `llm` train through a fused function from now on."""
     count = 0
+    inner: set[Any] = set()
     for module in llm.modules():
         name = type(module).__name__
         forward: Callable[..., Any] | None = None
@@ -42,6 +45,9 @@ def fuse(llm: nn.Module) -> int:
             forward = _mlp
         elif name in _NORMS:
             forward = _norm
+        elif is_on_parameter(module):
+            forward = None if module in inner else _experts
+            inner.add(module.base_layer)
         elif is_lora(module):
             forward = _linear
         if forward is not None:
@@ -70,6 +76,15 @@ def unfuse(llm: nn.Module) -> None:
 def _linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     layer = None if args or kwargs or not self.training else adapted(self)
     return type(self).forward(self, x, *args, **kwargs) if layer is None else lora_linears(x, (self,))[0]
+
+
+def _experts(self: Any, *args: Any, **kwargs: Any) -> Any:
+    found = adapted_experts(self) if self.training and len(args) == 3 and not kwargs else None
+    return (
+        type(self).forward(self, *args, **kwargs)
+        if found is None
+        else experts(self.get_base_layer(), found, *args)
+    )
 
 
 def _norm(self: Any, hidden_states: Tensor) -> Tensor:

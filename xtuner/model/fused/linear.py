@@ -12,6 +12,7 @@ Han et al.'s manual LoRA backward in Unsloth.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -98,10 +99,21 @@ def _base_forward(base: Any, x: Tensor) -> Tensor:
     return linear(x, frozen_weight(base, x.dtype), bias)
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a linear layer of torch would compute in, within autocast or not."""
+def compute_dtype(*inputs: Tensor) -> torch.dtype:
+    """The dtype that torch computes a product of `inputs` in: autocast's, else one that holds all of them."""
+    return functools.reduce(torch.promote_types, map(_autocast_dtype, inputs))
+
+
+def in_one_dtype(*inputs: Tensor) -> tuple[Tensor, ...]:
+    """`inputs` in the dtype that a product of them is computed in."""
+    dtype = compute_dtype(*inputs)
+    return tuple(x.to(dtype) for x in inputs)
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
 @dataclass
@@ -157,20 +169,19 @@ class Group:
 class _LoraLinears(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, group: Group, *adapters: Tensor) -> tuple[Tensor, ...]:
-        flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
-        ys, saved = group.forward(flat, adapters)
-        ctx.group, ctx.x_like, ctx.dtypes = group, (x.shape, x.dtype), [w.dtype for w in adapters]
-        ctx.save_for_backward(flat, saved.hidden, saved.a, *saved.bs)
-        return tuple(y.view(*x.shape[:-1], -1) for y in ys)
+        cast = x.to(compute_dtype(x))
+        ys, saved = group.forward(cast, adapters)
+        ctx.group, ctx.dtype, ctx.dtypes = group, x.dtype, [w.dtype for w in adapters]
+        ctx.save_for_backward(cast, saved.hidden, saved.a, *saved.bs)
+        return tuple(ys)
 
     @staticmethod
     def backward(ctx, *dys: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, a, *bs = ctx.saved_tensors
-        flat = [dy.reshape(len(x), -1).to(x.dtype) for dy in dys]
-        dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), flat, ctx.needs_input_grad[0])
-        shape, dtype = ctx.x_like
-        grads = [g.to(dtype_) for g, dtype_ in zip(grads, ctx.dtypes, strict=True)]
-        return None if dx is None else dx.view(shape).to(dtype), None, *grads
+        dys_ = [dy.to(x.dtype) for dy in dys]
+        dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), dys_, ctx.needs_input_grad[0])
+        grads = [g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)]
+        return None if dx is None else dx.to(ctx.dtype), None, *grads
 
 
 def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
@@ -179,4 +190,6 @@ def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...
     if len(layers) < len(modules) or len({layer.dropout for layer in layers}) > 1:
         return tuple(m(x) for m in modules)
     adapters = [w for layer in layers for w in (layer.a, layer.b)]
-    return _LoraLinears.apply(x, Group(layers), *adapters)
+    # Outside of the function, as nobody may change its views in place, and llama4 adds to an expert's output.
+    ys = _LoraLinears.apply(x.reshape(-1, x.shape[-1]), Group(layers), *adapters)
+    return tuple(y.view(*x.shape[:-1], -1) for y in ys)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from xtuner.model.fused.linear import Group, Saved, adapted, compute_dtype, lora_linears
+from xtuner.model.fused.linear import Group, Saved, adapted, compute_dtype, in_one_dtype, lora_linears
 
 # Of gate and up, and of down.
 Groups = tuple[Group, Group]
@@ -40,20 +40,18 @@ class _SwiGLU(torch.autograd.Function):
 class _LoraMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, groups: Groups, *adapters: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
-        y, kept = _forward(flat, groups, adapters)
-        ctx.groups, ctx.x_like, ctx.dtypes = groups, (x.shape, x.dtype), [w.dtype for w in adapters]
-        ctx.save_for_backward(flat, *kept)
-        return y.view(*x.shape[:-1], -1)
+        cast = x.to(compute_dtype(x))
+        y, kept = _forward(cast, groups, adapters)
+        ctx.groups, ctx.dtype, ctx.dtypes = groups, x.dtype, [w.dtype for w in adapters]
+        ctx.save_for_backward(cast, *kept)
+        return y
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *kept = ctx.saved_tensors
-        dy = dy.reshape(len(x), -1).to(x.dtype)
-        dx, grads = _backward(dy, x, kept, ctx.groups, ctx.needs_input_grad[0])
-        shape, dtype = ctx.x_like
+        dx, grads = _backward(dy.to(x.dtype), x, kept, ctx.groups, ctx.needs_input_grad[0])
         grads = [g.to(t) for g, t in zip(grads, ctx.dtypes, strict=True)]
-        return None if dx is None else dx.view(shape).to(dtype), None, *grads
+        return None if dx is None else dx.to(ctx.dtype), None, *grads
 
 
 class _TiledLoraMlp(torch.autograd.Function):
@@ -61,18 +59,18 @@ class _TiledLoraMlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, tiles: list[Groups], *adapters: Tensor) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1]).to(compute_dtype(x))
-        parts = zip(flat.tensor_split(len(tiles)), tiles, strict=True)
+        cast = x.to(compute_dtype(x))
+        parts = zip(cast.tensor_split(len(tiles)), tiles, strict=True)
         y = torch.cat([_forward(part, groups, adapters)[0] for part, groups in parts])
-        ctx.tiles, ctx.x_like = tiles, (x.shape, x.dtype)
-        ctx.save_for_backward(flat, *adapters)
-        return y.view(*x.shape[:-1], -1)
+        ctx.tiles, ctx.dtype = tiles, x.dtype
+        ctx.save_for_backward(cast, *adapters)
+        return y
 
     @staticmethod
     def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *adapters = ctx.saved_tensors
         count, needs_dx = len(ctx.tiles), ctx.needs_input_grad[0]
-        dy = dy.reshape(len(x), -1).to(x.dtype)
+        dy = dy.to(x.dtype)
         dx = torch.empty_like(x) if needs_dx else None
         sums = [torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32)) for w in adapters]
         d_parts = [None] * count if dx is None else dx.tensor_split(count)
@@ -84,9 +82,8 @@ class _TiledLoraMlp(torch.autograd.Function):
                 d_x.copy_(found)
             for total, grad in zip(sums, grads, strict=True):
                 total += grad
-        shape, dtype = ctx.x_like
         grads = [g.to(w.dtype) for g, w in zip(sums, adapters, strict=True)]
-        return None if dx is None else dx.view(shape).to(dtype), None, *grads
+        return None if dx is None else dx.to(ctx.dtype), None, *grads
 
 
 def _forward(x: Tensor, groups: Groups, adapters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -119,12 +116,14 @@ def gated_mlp(x: Tensor, gate: nn.Module, up: nn.Module, down: nn.Module, tile: 
     """
     layers: list[Any] = [adapted(m) for m in (gate, up, down)]
     if None in layers or layers[0].dropout != layers[1].dropout:
-        gated = _SwiGLU.apply(*lora_linears(x, (gate, up)))
+        gated = _SwiGLU.apply(*in_one_dtype(*lora_linears(x, (gate, up))))
         return lora_linears(gated, (down,))[0]
     adapters = [w for layer in layers for w in (layer.a, layer.b)]
-    rows = x.numel() // x.shape[-1]
-    tiles = 1 if tile is None else -(-rows // tile)
+    flat = x.reshape(-1, x.shape[-1])
+    tiles = 1 if tile is None else -(-len(flat) // tile)
     groups = [(Group(tuple(layers[:2])), Group((layers[2],))) for _ in range(tiles)]
     if len(groups) > 1:
-        return _TiledLoraMlp.apply(x, groups, *adapters)
-    return _LoraMlp.apply(x, groups[0], *adapters)
+        y = _TiledLoraMlp.apply(flat, groups, *adapters)
+    else:
+        y = _LoraMlp.apply(flat, groups[0], *adapters)
+    return y.view(*x.shape[:-1], -1)

@@ -27,7 +27,7 @@ class _RmsNorm(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             d_weight = (dy * normed).flatten(0, -2).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
-            grad = dy.to(scale.dtype) * weight
+            grad = dy.to(scale.dtype) * weight.to(scale.dtype)
             along = torch.linalg.vecdot(grad, normed).div_(x.shape[-1]).unsqueeze(-1)
             dx = grad.sub_(normed.mul_(along)).mul_(scale).to(x.dtype)
         return dx, d_weight, None

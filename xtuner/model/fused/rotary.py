@@ -12,6 +12,7 @@ from torch import Tensor
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x [B, T, H, D]` turned by angles `[B, T, 1, D / 2]`."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     left, right = y.chunk(2, dim=-1)
@@ -35,5 +36,5 @@ class _Rotate(torch.autograd.Function):
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """`query` and `key`, `[B, T, H, D]`, turned; `cos` and `sin` are `[B, T, D]` with equal halves."""
     half = cos.shape[-1] // 2
-    angles = (x[..., :half].unsqueeze(2).to(query.dtype) for x in (cos, sin))
+    angles = (x[..., :half].unsqueeze(2) for x in (cos, sin))
     return _Rotate.apply(query, key, *angles)

@@ -1,0 +1,203 @@
+"""The LoraConfig with which any peft puts an adapter on the same layers and experts.
+
+    found      layers ...self_attn.q_proj, ...shared_experts.up_proj; parameters ...experts.gate_up_proj
+    written    target_modules     ["q_proj"]
+               target_parameters  ["experts.gate_up_proj", "shared_experts.up_proj.weight"]
+               rank_pattern       {"experts.gate_up_proj": 8}       r = 64, and a token passes 8 experts
+
+Of a family that packs its experts peft reads `gate_proj`, `up_proj`, ... in `target_modules` as the packed
+parameters and leaves other layers of that name without an adapter; so those are named by their weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from xtuner.model.targets import Targets, experts_per_token, matches, named_modules, packed_experts
+
+_READ_AS_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
+# Kinds of start that look at the weight of a layer.
+_PLAIN_STARTS = (True, False, "gaussian")
+
+
+def lacks(cfg: Any) -> str:
+    """What `cfg` asks for that peft cannot do on packed experts; `""` where it can."""
+    if cfg.use_dora:
+        return "use_dora"
+    if getattr(cfg, "lora_bias", False):
+        return "lora_bias"
+    return "" if cfg.init_lora_weights in _PLAIN_STARTS else f"init_lora_weights={cfg.init_lora_weights!r}"
+
+
+def resolve(cfg: Any, model: Any, targets: Targets) -> Any:
+    """`cfg` naming all of `targets` and nothing else; names that mean just them stay as they are."""
+    found = copy.deepcopy(cfg)
+    packed = packed_experts(model)
+    by_name = cfg.target_modules is not None and cfg.target_modules != "all-linear"
+    if by_name and not (packed or targets.parameters or targets.left_out):
+        return found
+    by_weight = [name for name in targets.layers if packed and _last(name) in _READ_AS_EXPERTS]
+    plain = set(targets.layers) - set(by_weight)
+    found.target_modules = {_end(name) for name in plain}
+    others = [name for name, _ in named_modules(model) if name and name not in plain and matches(found, name)]
+    if others:
+        found.exclude_modules = _either(cfg.exclude_modules, _pattern(others, plain))
+    wanted = [*targets.parameters, *(f"{name}.weight" for name in by_weight)]
+    if not wanted:
+        return found
+    every = [
+        f"{name}.{own}" for name, m in named_modules(model) for own, _ in m.named_parameters(recurse=False)
+    ]
+    found.target_parameters = shortest(wanted, every)
+    found.lora_dropout = 0.0  # peft has none for parameters, and refuses the whole adapter
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        set_for = getattr(found, pattern)
+        for name, value in list(set_for.items()):
+            if any(_is_meant(name, layer) for layer in by_weight):
+                set_for[rf"{name}\.weight"] = value
+    _rank_experts(found, cfg, model, shortest([n for n in targets.parameters if n in packed], every))
+    return found
+
+
+def _rank_experts(found: Any, cfg: Any, model: Any, names: Iterable[str]) -> None:
+    """Experts that a token passes have the rank `r` together, unless the config says what each has.
+
+    After Schulman et al. 2025, LoRA Without Regret (thinkingmachines.ai/blog/lora).
+    """
+    rank = max(1, cfg.r // (experts_per_token(model.config) or 1))
+    share = rank / cfg.r
+    alpha = cfg.lora_alpha * (math.sqrt(share) if cfg.use_rslora else share)
+    for name in names:
+        if any(name.endswith(asked) for asked in cfg.target_parameters or ()) or rank == cfg.r:
+            continue
+        if not any(_is_meant(pattern, name) for pattern in cfg.rank_pattern):
+            found.rank_pattern[name] = rank
+            if not any(_is_meant(pattern, name) for pattern in cfg.alpha_pattern):
+                found.alpha_pattern[name] = int(alpha) if alpha == int(alpha) else alpha
+
+
+def _is_meant(pattern: str, name: str) -> bool:
+    """Whether peft applies a rank or alpha `pattern` to the target `name`."""
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def shortest(names: Iterable[str], others: Iterable[str], parts: int = 2) -> list[str]:
+    """The shortest ends of `names`, of two words at least, that none of `others` beside them has."""
+    chosen = set(names)
+    rest = [name.split(".") for name in others if name not in chosen]
+    found = set()
+    for name in chosen:
+        words = name.split(".")
+        length = min(parts, len(words))
+        while length < len(words) and any(other[-length:] == words[-length:] for other in rest):
+            length += 1
+        found.add(".".join(words[-length:]))
+    return sorted(found)
+
+
+def _pattern(names: Iterable[str], kept: Iterable[str]) -> str:
+    """A pattern of `names` and none of `kept`: any number for a layer's own, where that is the same."""
+    exact = sorted({re.escape(name) for name in names})
+    loose = "|".join(sorted({re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", name) for name in exact}))
+    return "|".join(exact) if any(re.fullmatch(loose, name) for name in kept) else loose
+
+
+def _either(asked: Any, more: str) -> str:
+    """The pattern of what `asked`, a pattern or ends of names, excludes, and of `more`."""
+    if not asked:
+        return more
+    if not isinstance(asked, str):
+        asked = rf"(?:.*\.)?(?:{'|'.join(sorted(map(re.escape, asked)))})"
+    return f"{asked}|{more}"
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _end(name: str) -> str:
+    """The last word of `name`, and those before it as long as they are numbers."""
+    found = re.search(r"[^.]+(\.\d+)*$", name)
+    assert found, name
+    return found[0]
+
+
+def parts(asked: Any, found: Any, targets: Targets, holder: str) -> tuple[Any, Any]:
+    """Of `asked`, resolved to `found`: what puts an adapter on parameters, and on layers in `holder`."""
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
+    parameters, layers = copy.deepcopy(found), copy.deepcopy(asked)
+    parameters.target_modules = DUMMY_TARGET_MODULES
+    parameters.target_parameters = targets.parameters or None
+    parameters.lora_dropout = 0.0
+    layers.target_modules = {f"{holder}.{name}" for name in targets.layers}
+    layers.target_parameters = layers.modules_to_save = layers.trainable_token_indices = None
+    for cfg in (parameters, layers):
+        cfg.exclude_modules = cfg.layers_to_transform = None
+    return parameters, layers
+
+
+def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
+    """What is said of an adapter: experts, what was left out, what no merged model can hold."""
+    lines = []
+    packed = packed_experts(model)
+    experts = [name for name in targets.parameters if name in packed]
+    if experts:
+        layers = (
+            f"{len(targets.layers)} linear layers ({_counted(targets.layers)}) and " if targets.layers else ""
+        )
+        lines.append(
+            f"LoRA on {layers}the experts of each layer: {_counted(experts)}; "
+            f"{_ranks(found, cfg, model, experts)}"
+        )
+        if cfg.lora_dropout:
+            lines.append(
+                f"lora_dropout={cfg.lora_dropout} is that of linear layers: peft has none for packed experts"
+            )
+        if old := _renamed(cfg, experts):
+            lines.append(old)
+    for reason, names in targets.left_out.items():
+        lines.append(f"LoRA leaves out {reason}: {_counted(names)}")
+    if getattr(cfg, "lora_bias", False):
+        modules = dict(named_modules(model))
+        without = [name for name in targets.layers if getattr(modules[name], "bias", None) is None]
+        if without:
+            lines.append(
+                f"model.lora.lora_bias: {_counted(without)} have no bias, so no merged model can hold that "
+                "of the adapter: it works beside its base alone"
+            )
+    return lines
+
+
+def _ranks(found: Any, cfg: Any, model: Any, experts: list[str]) -> str:
+    ranks = sorted({rank_of(found, name) for name in experts})
+    each = f"rank {' or '.join(map(str, ranks))} for each expert"
+    active = experts_per_token(model.config)
+    return f"{each}, as a token passes {active}" if active and ranks != [cfg.r] else each
+
+
+def rank_of(cfg: Any, name: str) -> int:
+    """The rank that peft gives the target `name`."""
+    return next((rank for pattern, rank in cfg.rank_pattern.items() if _is_meant(pattern, name)), cfg.r)
+
+
+def _renamed(cfg: Any, experts: list[str]) -> str:
+    """That names of an expert's own layers were read as the packed parameters."""
+    asked = cfg.target_modules
+    asked = [asked] if isinstance(asked, str) else sorted(asked or ())
+    words = {_last(name) for name in experts}
+    if not asked or asked == ["all-linear"] or words <= set(asked):
+        return ""
+    found = ", ".join(sorted(words))
+    return f"model.lora.target_modules: this family packs experts, so {found} are adapted for them"
+
+
+def _counted(names: Iterable[str]) -> str:
+    """`self_attn.q_proj (32), ...` of names that differ in their layers' numbers."""
+    ends = [".".join([word for word in name.split(".") if not word.isdigit()][-2:]) for name in names]
+    return ", ".join(f"{end} ({count})" for end, count in sorted(Counter(ends).items()))
