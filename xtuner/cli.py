@@ -82,6 +82,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         "web": Command("web", "[MODEL|URL] [--work-dir DIR]", "talk to it, watch a training, in a browser"),
     },
 }
+# Commands of XTuner 0.1.x that are not here -> what there is.
+LATER = {
+    "mmbench": "measuring a LLaVA model on MMBench; xtuner chat --image talks to it about an image",
+    "eval_refcoco": "measuring a LLaVA model on RefCOCO; xtuner preprocess refcoco prepares its data",
+}
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
@@ -179,6 +184,12 @@ def _unknown(name: str, rest: list[str]) -> int:
     if members:
         print(
             f"xtuner: error: {name} needs one of: {', '.join(m.split()[1] for m in members)}", file=sys.stderr
+        )
+    elif later := LATER.get(name.replace("-", "_")):
+        what, instead = later.split("; ")
+        print(
+            f"xtuner: error: {name} is not available in this version: {what} is not here yet; {instead}",
+            file=sys.stderr,
         )
     else:
         hint = did_you_mean(name, COMMANDS)
