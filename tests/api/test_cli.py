@@ -1,5 +1,6 @@
 """The command line: its commands, its exit codes."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -43,6 +44,16 @@ def test_the_commands_are_these():
 def test_help_is_the_usage(words, capsys):
     assert main(words) == 0
     assert capsys.readouterr().out == usage() + "\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["convert", "--help"], *([*c.split(), "--help"] for c in COMMANDS)]
+)
+def test_help_fits_a_terminal_of_80_columns(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        main(words)
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
 def test_version(capsys):

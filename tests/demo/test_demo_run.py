@@ -66,12 +66,13 @@ def test_bars_move_on_the_terminal_and_stay_out_of_the_log(tmp_path, tiny, monke
     """On a pseudo-terminal of 80 columns, while what the commands print goes to demo.log."""
     monkeypatch.chdir(tmp_path)
     terminal = Terminal(monkeypatch, columns=80)
-    fake = FakeCommands(Path("demo"), "小芯")
+    fake = FakeCommands(Path("demo"), "小芯，由一个很长很长的名字的工具微调出来的小助手小芯。")
     with terminal:
         assert Demo(Options(work_dir=Path("demo"), base=tiny), fake).run()
     assert re.search(r"pre-training, loss \d", terminal.text)
     assert re.search(r"fine-tuning, loss 4\.00 .*50%", terminal.text)
     assert re.search(r"fine-tuning, loss 2\.00 .*100%", terminal.text)
+    assert "…" not in terminal.text
     shown = Path("demo", "demo.log").read_text("utf-8")
     assert not re.search(r"━|working|pre-training", shown)
     commands_are_for_copying = "  $ xtuner"

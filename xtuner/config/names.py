@@ -44,6 +44,16 @@ _FROM_PRETRAINED = {
     "use_flash_attention_2",
     "model_max_length",
 }
+# Of transformers' names, which its source text does not tell, those that every config has.
+_CERTAIN = {
+    f"transformers.{name}"
+    for name in (
+        "AutoModelForCausalLM.from_pretrained",
+        "AutoModelForImageTextToText.from_pretrained",
+        "AutoTokenizer.from_pretrained",
+        "BitsAndBytesConfig",
+    )
+}
 # Types may be text; these are light enough to be looked up for real.
 _LIGHT = "xtuner.utils."
 
@@ -186,6 +196,6 @@ def _find(ref: Ref, path: str, names: Names) -> Any:
     except NameMissingError as error:
         names.faults.append(Fault(path, f"{path}: {ref._at(_missing_import(ref))}{error}"))
         return UNKNOWN
-    if found is UNKNOWN:
+    if found is UNKNOWN and name not in _CERTAIN:
         names.unknown.add(name)
     return found

@@ -196,7 +196,9 @@ class Demo:
     ) -> None:
         """The table of answers, the files, and the last word."""
         w = self.words
-        table = Table(w["question"], w["answer_before"], w["answer_after"], show_lines=True)
+        table = Table(show_lines=True)
+        for word in ("question", "answer_before", "answer_after"):
+            table.add_column(w[word], overflow="fold")  # Chinese has no spaces to break lines at
         for row in zip(questions, before, after, strict=True):
             table.add_row(*map(escape, row))
         self.console.print("", table)

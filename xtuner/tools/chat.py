@@ -32,7 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         choices=["calculate", "solve", "search"],
-        help="what a model tuned on MOSS's dialogues, or the agent, may use; search needs SERPER_API_KEY",
+        metavar="PLUGIN",
+        help="what a model tuned on MOSS's dialogues, or the agent, may use: calculate, solve, search (which "
+        "needs SERPER_API_KEY)",
     )
     add("--no-streamer", action="store_true", help="show answers at once, not word by word")
     add("--lagent", action="store_true", help="answer as an agent that calls tools between its thoughts")

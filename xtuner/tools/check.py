@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -72,6 +73,8 @@ def _print(name: str, found: Findings) -> None:
         print("memory   unknown: there is no model folder here to read the sizes from")
     if found.unchecked:
         print(f"not checked here, but by train: {', '.join(found.unchecked)}")
+    if not found.errors:
+        print(f"Next: xtuner train {shlex.quote(name)}")
 
 
 def _count(items: list[Any], noun: str) -> str:
@@ -89,7 +92,7 @@ def _duration(seconds: float) -> str:
     for size, noun in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {noun}"
-    return f"{max(1, seconds):.0f} seconds"
+    return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"
 
 
 def _as_json(found: Findings) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from xtuner.log import start_console
+from xtuner.log import logger, start_console
 from xtuner.model_folder import check_model_path, looks_local
 from xtuner.paths import check_adapter_path
 
@@ -56,4 +57,6 @@ def main(argv: list[str] | None = None) -> int:
         check=not args.no_check,
     )
     print("All done!")
+    if not args.is_clip:
+        logger.info("Next: xtuner chat %s", shlex.quote(args.save_dir))
     return 0
