@@ -73,6 +73,11 @@ def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
         ({"train_cfg": {"max_epochs": "3"}}, "train_cfg.max_epochs is '3'; it must be a number above 0"),
         ({"randomness": {"seed": "abc"}}, "randomness.seed is 'abc'; it must be a whole number"),
         ({"model": 3}, "model is 3; it must be a dict"),
+        ({"work_dir": ""}, "work_dir is ''; it must be a path as text"),
+        (
+            {"optim_wrapper": {"dtype": "float17"}},
+            "dtype is 'float17'; use one of float16, bfloat16, float32",
+        ),
         ({"work_dir": 3}, "work_dir is 3; it must be a path as text"),
         (
             {"optim_wrapper": {"optimizer": {"lr": -1}}},

@@ -130,6 +130,14 @@ MADE = {
         ({"default_hooks": {"logger": {"interval": 1}}}, "default_hooks.logger has no type: add type=..., "),
         ({"custom_hooks": [{"type": "MyHook"}]}, "custom_hooks.0.type is 'MyHook', which names nothing"),
         ({"model": {}}, "model has no type"),
+        ({"model": {**MADE["model"], "llm": 5}}, "model.llm is 5; it must be a dict(type=...)"),
+        ({"visualizer": 5}, "visualizer is 5; it must be a dict(type=...)"),
+        ({"default_hooks": {"logger": 5}}, "default_hooks.logger is 5; it must be a dict(type=...)"),
+        ({"default_hooks": {"logger": None}}, None),
+        (
+            {"optim_wrapper": {"optimizer": None}},
+            "optim_wrapper has no optimizer: add optimizer=dict(type=...)",
+        ),
     ],
 )
 def test_what_must_become_an_object_has_a_type_that_names_something(change, message):

@@ -224,3 +224,9 @@ def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
     assert "Resumed at iter 0 of 20, saved at iter 3, within an update, which begins again" in caplog.text
     train(toy_config(**options), tmp_path / "again2", resume=str(tmp_path / "iter_12.pth"))
     assert "Resumed at iter 12 of 20, saved at iter 12\n" in caplog.text
+
+
+def test_data_without_a_sampler_is_named(toy_config, tmp_path):
+    """Only a stream needs none."""
+    with pytest.raises(ConfigError, match="train_dataloader has no sampler: add sampler=dict"):
+        train(toy_config(**{"train_dataloader.sampler": None}), tmp_path)

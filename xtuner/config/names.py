@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.later import feature_of
@@ -90,32 +90,47 @@ def look_at(value: Any, path: str, names: Names) -> None:
         look_at(dict(value.keywords), path, names)
 
 
-# What the run makes objects of, and what stands for a type that is left out there.
-_MADE: dict[str, str | None] = {
-    "model": None,
-    "tokenizer": None,
-    "train_dataloader.dataset": None,
-    "train_dataloader.sampler": None,
-    "train_dataloader.collate_fn": None,
-    "val_dataloader.dataset": None,
-    "optim_wrapper": "OptimWrapper",
-    "optim_wrapper.optimizer": None,
-    "param_scheduler": None,
-    "train_cfg": "TrainLoop",
-    "val_cfg": "ValLoop",
-    "visualizer": "Visualizer",
-    "default_hooks.*": None,
-    "custom_hooks": None,
+class Made(NamedTuple):
+    """What the run makes an object of: whether its type may be left out, and whether it may itself."""
+
+    has_usual_type: bool = False
+    may_be_absent: bool = True
+
+
+_MADE: dict[str, Made] = {
+    "model": Made(),
+    "model.llm": Made(),
+    "tokenizer": Made(),
+    "train_dataloader.dataset": Made(may_be_absent=False),
+    "train_dataloader.sampler": Made(),
+    "train_dataloader.collate_fn": Made(may_be_absent=False),
+    "val_dataloader.dataset": Made(),
+    "optim_wrapper": Made(has_usual_type=True),
+    "optim_wrapper.optimizer": Made(may_be_absent=False),
+    "param_scheduler": Made(),
+    "train_cfg": Made(has_usual_type=True),
+    "val_cfg": Made(has_usual_type=True),
+    "visualizer": Made(has_usual_type=True),
+    "default_hooks.*": Made(),
+    "custom_hooks": Made(),
 }
 
 
 def unmade(config: Mapping[str, Any]) -> list[Fault]:
-    """Faults of the parts that must become objects and whose `type` is missing or names nothing."""
+    """Faults of the parts that must become objects: absent, no dict, or with a `type` that names nothing."""
     found = []
-    for place, default in _MADE.items():
+    for place, made in _MADE.items():
+        parent, _, key = place.rpartition(".")
+        above = config.get(parent) if parent else config
+        if not made.may_be_absent and isinstance(above, Mapping) and above.get(key) is None:
+            found.append(Fault(place, f"{parent} has no {key}: add {key}=dict(type=...)"))
         for path, value in _parts(config, place):
-            kind = value.get("type")
-            if kind is None and default is None:
+            if value is None:
+                continue
+            kind = value.get("type") if isinstance(value, Mapping) else None
+            if not isinstance(value, Mapping):
+                found.append(Fault(path, f"{path} is {value!r}; it must be a dict(type=...)"))
+            elif kind is None and not made.has_usual_type:
                 found.append(Fault(path, f"{path} has no type: add type=..., the class that it is made of"))
             elif isinstance(kind, str) and as_ref(kind) is None and not _is_dotted(kind):
                 message = f"{path}.type is {kind!r}, which names nothing{HOW_TO_NAME}"
@@ -123,8 +138,8 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
     return found
 
 
-def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The dicts at `place`, those of a list one by one; `*` is any key."""
+def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """What stands at `place`, of a list one by one; `*` is any key."""
     values: list[tuple[str, Any]] = [("", config)]
     for part in place.split("."):
         inside = [(path, value) for path, value in values if isinstance(value, Mapping)]
@@ -135,10 +150,10 @@ def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping
             if key in value
         ]
     for path, value in values:
-        items = enumerate(value) if isinstance(value, list) else [("", value)]
-        for number, item in items:
-            if isinstance(item, Mapping):
-                yield (f"{path}.{number}" if isinstance(value, list) else path), item
+        if isinstance(value, list):
+            yield from ((f"{path}.{number}", item) for number, item in enumerate(value))
+        else:
+            yield path, value
 
 
 def _is_dotted(text: str) -> bool:

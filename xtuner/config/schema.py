@@ -79,6 +79,7 @@ _KEYS: dict[str, str] = {
     "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin spike_ratio",
     "default_hooks": "runtime_info timer logger param_scheduler validation checkpoint sampler_seed",
 }
+_DTYPES = ("float16", "bfloat16", "float32")
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
@@ -155,7 +156,7 @@ def _between(path: str, least: float, most: float) -> Value:
 
 
 def _text(path: str) -> Value:
-    return Value(path, "a path as text", lambda v: isinstance(v, str))
+    return Value(path, "a path as text", lambda v: isinstance(v, str) and v != "")
 
 
 VALUES = (
@@ -185,6 +186,11 @@ VALUES = (
     Value("launcher", f"one of {', '.join(_LAUNCHERS)}", lambda v: v in _LAUNCHERS),
     _text("work_dir"),
     _text("load_from"),
+    Value(
+        "optim_wrapper.dtype",
+        f"one of {', '.join(_DTYPES)}",
+        lambda v: str(v).removeprefix("torch.") in _DTYPES,
+    ),
     Value("custom_hooks", "a list of dicts", lambda v: isinstance(v, list)),
     Value("log_level", f"one of {', '.join(_LOG_LEVELS)}", lambda v: v in _LOG_LEVELS),
 )

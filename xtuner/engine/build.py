@@ -168,7 +168,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
     if isinstance(dataset, Stream):
         return build_stream_batches(run, cfg, dataset)
-    sampler = build_sampler(run, cfg.pop("sampler"), dataset)
+    sampler = build_sampler(run, cfg.pop("sampler", None), dataset)
     batch_size = cfg.pop("batch_size", 1)
     batch_cfg = cfg.pop("batch_sampler", None) or {
         "type": torch.utils.data.BatchSampler,
@@ -227,6 +227,10 @@ def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
 def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     """Which items this process reads, and in which order."""
     path, world = "train_dataloader.sampler", run.world
+    if cfg is None:
+        raise ConfigError(
+            "train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)"
+        )
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
