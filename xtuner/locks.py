@@ -75,14 +75,17 @@ def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
     _held.add(descriptor)
     try:
         since = time.strftime("%m/%d %H:%M")
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
+        # On a full disk, or in another user's file, it is a lock all the same.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
         yield
     finally:
         # A forked child has closed it, and must not remove its parent's.
         if descriptor in _held:
             _held.discard(descriptor)
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
             os.close(descriptor)
 
 
@@ -94,7 +97,7 @@ def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
         return None
     told = False
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,6 +120,14 @@ def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
         except BaseException:
             os.close(descriptor)
             raise
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # What a killed run of another user has left can be locked without being written.
+        return os.open(path, os.O_RDONLY)
 
 
 def _is_there(path: Path, descriptor: int) -> bool:

@@ -116,3 +116,20 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     with caplog.at_level(logging.WARNING, "xtuner"), writing(tmp_path / "a", "the work dir", folder=True):
         assert list((tmp_path / "a").iterdir()) == []
     assert "has no file locks: that nothing else writes there is not checked" in caplog.text
+
+
+def test_what_another_users_killed_run_left_is_locked_without_being_written(tmp_path, monkeypatch):
+    """It may not be opened for writing; the lock is the same."""
+    (tmp_path / ".lock").write_text("process 1 on elsewhere")
+    real = os.open
+
+    def refuse(path, flags, *mode, **kwargs):
+        if flags & os.O_RDWR:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, flags, *mode, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with writing(tmp_path, "the work dir", folder=True):
+        assert (tmp_path / ".lock").read_text() == "process 1 on elsewhere"
+        with pytest.raises(ConfigError, match="is in use by"), writing(tmp_path, "the work dir", folder=True):
+            pass
