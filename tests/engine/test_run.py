@@ -230,3 +230,22 @@ def test_data_without_a_sampler_is_named(toy_config, tmp_path):
     """Only a stream needs none."""
     with pytest.raises(ConfigError, match="train_dataloader has no sampler: add sampler=dict"):
         train(toy_config(**{"train_dataloader.sampler": None}), tmp_path)
+
+
+def test_a_visualizer_that_cannot_be_closed_hides_no_error(toy_config, tmp_path, monkeypatch, caplog):
+    """The work dir is free again all the same."""
+    from xtuner.engine.visual import Visualizer
+
+    class Broken(Visualizer):
+        def add_scalars(self, scalars, step):
+            raise TrainingError("no room for scalars")
+
+        def close(self):
+            super().close()
+            raise OSError("no room to close")
+
+    monkeypatch.setattr(sys.modules["engine_toys"], "Broken", Broken, raising=False)
+    with pytest.raises(TrainingError, match="no room for scalars"):
+        train(toy_config(**{"visualizer.type": "engine_toys.Broken"}), tmp_path)
+    assert "The visualizer could not be closed: OSError: no room to close" in caplog.text
+    assert train(toy_config(), tmp_path).iter == 20

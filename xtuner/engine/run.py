@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -140,10 +141,17 @@ class Run:
             logger.warning("Stopped in iter %d; %s", self.iter + 1, cure)
             raise
         finally:
+            with self.held:
+                self._close(log_file)
+
+    def _close(self, log_file: logging.Handler | None) -> None:
+        try:
             self.visualizer.close()
-            if log_file is not None:
-                stop_file(log_file)
-            self.held.close()
+        except Exception as error:
+            # What ended the run, if anything did, is what its user has to hear of.
+            logger.warning("The visualizer could not be closed: %s: %s", type(error).__name__, error)
+        if log_file is not None:
+            stop_file(log_file)
 
     def model_files(self) -> dict[str, Any]:
         """The small files of the model or adapter folder that the weights of the run become.
