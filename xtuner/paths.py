@@ -36,4 +36,6 @@ def check_adapter_path(path: str | Path) -> None:
     if not folder.is_dir():
         raise NotFoundError(f"There is no adapter folder {path}{near_it(path, folders=True)}")
     if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{path} is no adapter: it has no adapter_config.json")
+        of_run = any(folder.glob("*.pth"))
+        cure = ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf" if of_run else ""
+        raise ModelError(f"{path} is no adapter: it has no adapter_config.json{cure}")

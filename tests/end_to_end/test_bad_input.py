@@ -182,6 +182,11 @@ def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
             "chat ./model --prompt-template defualt",
             "there is no prompt template named 'defualt'. Did you mean",
         ),
+        (
+            "chat ./model --adapter ./run",
+            "it has no adapter_config.json, but checkpoints of a run: make one of",
+        ),
+        ("train cc.py", "there is no config file 'cc.py'; near it: c.py"),
         ("serve ./modle", "There is no model folder ./modle; near it: model"),
         ("train c.py --resume nope.pth", "there is no checkpoint 'nope.pth'"),
         ("test c.py --checkpoint nope.pth", "there is no checkpoint 'nope.pth'"),
@@ -199,6 +204,8 @@ def test_a_wrong_path_is_told_before_torch_is_imported(here, xtuner, monkeypatch
     for name in [n for n in sys.modules if n.partition(".")[0] in ("torch", "transformers")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
+    (here / "run").mkdir()
+    (here / "run" / "iter_2.pth").touch()
     code, lines = xtuner(*words.split())
     assert (code, len(lines), message in lines[-1]) == (1, 1, True), lines
 

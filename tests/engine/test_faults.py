@@ -334,3 +334,13 @@ def test_a_full_disk_ends_the_log_and_not_the_run(toy_config, tmp_path, caplog, 
     ]
     assert "Traceback" not in capsys.readouterr().err
     assert find_fault(tmp_path / "iter_20.pth") is None
+
+
+def test_a_new_run_in_the_work_dir_of_an_earlier_one_is_told(toy_config, tmp_path, caplog):
+    """It may have been meant to go on."""
+    train(toy_config(), tmp_path)
+    assert "earlier run" not in caplog.text
+    train(toy_config(), tmp_path, resume=True)
+    assert "earlier run" not in caplog.text
+    train(toy_config(), tmp_path)
+    assert "iter_20.pth is of an earlier run, and this one begins anew in the same work dir" in caplog.text

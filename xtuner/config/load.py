@@ -21,6 +21,7 @@ from typing import Any
 from xtuner.config.ref import Ref, path_of
 from xtuner.config.schema import RUN_KEYS
 from xtuner.errors import ConfigError, NotFoundError, did_you_mean
+from xtuner.paths import near_it
 
 
 class Config(dict):
@@ -46,7 +47,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     """The config in the file `path` with `options` applied (names or dotted paths to values)."""
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"there is no config file {str(path)!r}")
+        raise NotFoundError(f"there is no config file {str(path)!r}{near_it(path)}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ import torch
 from xtuner import dist
 from xtuner.check.files import check_folder, named_folders
 from xtuner.check.forecast import Forecast
+from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
@@ -137,6 +138,12 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
     if not asked:
         if cfg.get("load_from"):
             ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
+        if last := find_last(work_dir):
+            logger.warning(
+                "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of the "
+                "same name are overwritten (--resume goes on from it)",
+                last,
+            )
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
     logger.info("Resuming from %s", path)
