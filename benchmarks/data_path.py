@@ -55,7 +55,7 @@ def bare(folder: Path) -> dict:
     from transformers import AutoTokenizer
 
     from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
-    from xtuner.dataset.sources import load_dataset
+    from xtuner.dataset.reading.load import load_dataset
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     template = template_map_fn_factory("default")
@@ -75,7 +75,7 @@ def whole(folder: Path) -> dict:
 
     from xtuner.dataset import process_hf_dataset
     from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
-    from xtuner.dataset.sources import load_dataset
+    from xtuner.dataset.reading.load import load_dataset
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     before = peak_memory()
@@ -108,7 +108,7 @@ def streamed(folder: Path) -> dict:
 
     from xtuner.dataset import process_hf_dataset
     from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
-    from xtuner.dataset.sources import load_dataset
+    from xtuner.dataset.reading.load import load_dataset
 
     dataset = process_hf_dataset(
         load_dataset(folder / "alpaca.jsonl"),
@@ -236,7 +236,7 @@ def chats(folder: Path) -> dict:
 
     from xtuner.dataset import process_hf_dataset
     from xtuner.dataset.map_fns import template_map_fn_factory
-    from xtuner.dataset.sources import load_dataset
+    from xtuner.dataset.reading.load import load_dataset
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     clock = Clock()

@@ -131,7 +131,7 @@ def packs(job: SimpleNamespace) -> Any:
 
     from xtuner.dataset import process_hf_dataset
     from xtuner.dataset.map_fns import template_map_fn_factory
-    from xtuner.dataset.sources import load_dataset
+    from xtuner.dataset.reading.load import load_dataset
 
     return process_hf_dataset(
         load_dataset(Path(job.place) / "messages.jsonl"),

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.model import SupervisedFinetune
 from xtuner.model.loading import load_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE

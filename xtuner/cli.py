@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -157,8 +158,15 @@ def _set_up_torch() -> None:
 def _lines(error: Exception) -> list[str]:
     """One line for each message of an error."""
     if isinstance(error, XTunerError):
-        return [" ".join(str(message).split()) for message in error.args]
+        return [" ".join(_own_words(str(message)).split()) for message in error.args]
     return [_one_line(error)]
+
+
+def _own_words(message: str) -> str:
+    """A message without the traceback that torch puts before it where a worker of a DataLoader raised it."""
+    if not message.startswith("Caught "):
+        return message
+    return re.split(r"\nxtuner\.errors\.\w+: ", message)[-1]
 
 
 def _one_line(error: Exception) -> str:

@@ -19,6 +19,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serve": ("fastapi>=0.120", "uvicorn>=0.30", "prometheus-client>=0.20"),
     "web": ("fastapi>=0.120", "uvicorn>=0.30", "prometheus-client>=0.20", "streamlit>=1.50"),
     "gguf": ("gguf>=0.17",),
+    "zstd": ("zstandard>=0.22",),
     "modelscope": ("modelscope[datasets]>=1.40",),
 }
 

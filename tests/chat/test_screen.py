@@ -72,6 +72,8 @@ def test_control_characters_are_shown_not_obeyed():
         ("```\na\n```\n", ""),
         ("````\n```\n\nx\n````\nend", "end"),
         ("~~~\n```\n\nx", "~~~\n```\n\nx"),
+        ("a\u2028\u2028b", "a\u2028\u2028b"),
+        ("a\x85```\n\nb", "b"),
     ],
 )
 def test_where_a_block_ends(text, rest):

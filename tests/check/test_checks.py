@@ -55,6 +55,28 @@ def test_all_errors_come_at_once(load):
 
 
 @pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("./*.json", ""),
+        ("~/mine.json", ""),
+        (".", ""),
+        ("http://127.0.0.1:9/rows.jsonl.gz", ""),
+        ("rows.jsonl.gz", "there is no data file rows.jsonl.gz (looked for "),
+        ("./*.jsonl", "there is no data file ./*.jsonl (looked for "),
+        ("s3://bucket/rows.jsonl", "s3://bucket/rows.jsonl needs the package s3fs"),
+        ("http://127.0.0.1:9/rows", "http://127.0.0.1:9/rows does not end as a data file does"),
+    ],
+)
+def test_data_is_looked_for_as_training_reads_it(load, tmp_path, monkeypatch, path, message):
+    """Patterns, folders, packed files and addresses; these are not asked for."""
+    (tmp_path / "mine.json").write_text("[]")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = messages(check_config(load(data_path=path)).errors)
+    assert len(found) == bool(message), found
+    assert not message or message in found[0]
+
+
+@pytest.mark.parametrize(
     ("edit", "message"),
     [
         (

@@ -125,6 +125,21 @@ def test_read_base_takes_names_of_another_file_and_the_text_stands_alone(tmp_pat
     assert parse_config(config.text, "elsewhere.py").double == 2
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+def test_only_line_breaks_end_a_line_of_a_config(tmp_path, mark):
+    """Texts keep the other characters that Python's splitlines takes for breaks, and lines their numbers."""
+    (tmp_path / "base.py").write_text(f"system = 'a{mark}b'\nlr = 1\n", encoding="utf-8-sig")
+    (tmp_path / "c.py").write_text(
+        f"text_ = 'c{mark}d'\nfrom mmengine.config import read_base\n"
+        f"with read_base():\n    from .base import *\nlast = 'e{mark}f'\n",
+        encoding="utf-8-sig",
+    )
+    config = load_config(tmp_path / "c.py", {"last": f"g{mark}h"})
+    again = parse_config(config.text, "elsewhere.py")
+    for one in (config, again):
+        assert (one.text_, one.system, one.lr, one.last) == (f"c{mark}d", f"a{mark}b", 1, f"g{mark}h")
+
+
 def test_an_error_in_the_file_names_its_line():
     with pytest.raises(ConfigError, match=r"c\.py:2: ZeroDivisionError"):
         parse_config("a = 1\nb = a / 0\n", "c.py")

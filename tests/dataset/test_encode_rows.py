@@ -10,7 +10,7 @@ from xtuner.dataset.encode import encode_texts
 from xtuner.dataset.encode_rows import FAULTY
 from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.dataset.progress import describe_rates
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import DataError
 
 GOOD = {"conversation": [{"input": "q", "output": "a"}]}

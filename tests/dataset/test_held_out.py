@@ -5,7 +5,7 @@ import json
 import pytest
 
 from xtuner.dataset import process_hf_dataset
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import ConfigError, DataError
 
 

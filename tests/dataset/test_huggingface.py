@@ -15,9 +15,10 @@ from xtuner.dataset.encode import encode_conversations
 from xtuner.dataset.encode_rows import NOTHING_TRAINED, PROMPT_FILLS, map_row
 from xtuner.dataset.encode_rows import Settings as PipelineSettings
 from xtuner.dataset.map_fns import alpaca_map_fn, openai_map_fn, pretrain_map_fn, template_map_fn_factory
-from xtuner.dataset.rows import FileRows, ParquetFile
-from xtuner.dataset.selection import take_split
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.load import load_dataset
+from xtuner.dataset.reading.selection import take_split
+from xtuner.dataset.reading.tables import ParquetFile
 from xtuner.errors import ConfigError, DataError
 
 TEXT = st.text("ab你 \n", max_size=15)

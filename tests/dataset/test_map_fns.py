@@ -292,3 +292,9 @@ def test_the_older_form_of_one_call_is_read():
     assert turns[0]["tools"] == [{"type": "function", "function": {"name": "add"}}]
     assert turns[0]["messages"][1]["tool_calls"] == [{"type": "function", "function": call}]
     assert turns[1]["messages"][0] == {"role": "tool", "name": "add", "content": "2"}
+
+
+def test_a_number_that_is_infinite_is_no_text():
+    """As JSON's 1e999 is read: its digits are lost."""
+    with pytest.raises(DataError, match="the field 'output' is a number that is too large"):
+        alpaca_map_fn({"instruction": "q", "input": "", "output": json.loads("1e999")})

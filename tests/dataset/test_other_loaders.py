@@ -41,7 +41,7 @@ def test_a_modelscope_data_set_gives_the_items_of_its_rows(bos, monkeypatch):
     monkeypatch.setitem(sys.modules, "modelscope", None)
     monkeypatch.setitem(sys.modules, "modelscope.msdatasets", None)
     with pytest.raises(
-        DataError, match=r"needs the package modelscope .*: pip install 'modelscope\[datasets\]>=1.40'"
+        DataError, match=r"needs the package modelscope .*: .+ -m pip install 'modelscope\[datasets\]>=1.40'"
     ):
         process_ms_dataset("damo/MSAgent-Bench", tokenizer=bos, max_length=16)
 

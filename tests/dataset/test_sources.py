@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.rows import FileRows, JsonFile, JsonLinesFile
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.json_files import JsonFile, JsonLinesFile
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import DataError, NotFoundError
 
 ROWS = [{"q": "你好", "n": 1}, {"q": 'a "b"\n', "n": None}, {"q": "", "n": [1.5, {"x": []}]}]
@@ -68,7 +69,7 @@ def test_every_row_is_read_and_knows_its_line(tmp_path, rows, indent):
 def test_lines_of_a_list_are_those_where_its_rows_begin(tmp_path):
     """Rows over several lines are named by their first."""
     rows = load_dataset(save(tmp_path / "x.json", '[\n {"a":\n 1},\n\n {"a": 2}, {"a": 3}\n]'))["train"]
-    assert [rows.place(i).rsplit(" ", 1)[1] for i in range(3)] == ["2", "5", "5"]
+    assert [rows.place(i).partition(" line ")[2] for i in range(3)] == ["2", "5, row 2", "5, row 3"]
 
 
 def test_splits_lists_of_files_and_patterns(tmp_path):

@@ -13,7 +13,7 @@ from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.encode_rows import EMPTY, FAULTY
 from xtuner.dataset.map_fns import pretrain_map_fn
 from xtuner.dataset.packing import plan_packs
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.stream import Position
 from xtuner.errors import ConfigError, DataError
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from xtuner import cli
+from xtuner.errors import DataError
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
 ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(6)]
@@ -232,3 +233,18 @@ def test_a_checkpoint_that_ends_an_epoch_is_found_by_both_names(here, xtuner):
         code, lines = xtuner(*words)
         assert code == 0, lines
         assert any(line.endswith("w/iter_6.pth is there as epoch_1.pth") for line in lines)
+
+
+def test_an_error_of_a_worker_is_as_short_as_any(capsys, monkeypatch):
+    """The traceback that torch puts before it is left out."""
+    from torch._utils import ExceptionWrapper
+
+    def fail(argv):
+        try:
+            raise DataError("x.jsonl has changed")
+        except DataError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+    monkeypatch.setattr("xtuner.tools.check.main", fail)
+    assert cli.main(["check", "c.py"]) == 1
+    assert capsys.readouterr().err == "xtuner: error: x.jsonl has changed\n"

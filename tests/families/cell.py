@@ -110,7 +110,6 @@ class Cell:
     model: Path
     work: Path
     outcome: Outcome = field(default_factory=Outcome)
-    trained: Any = None
 
     def run(self, patch: pytest.MonkeyPatch) -> None:
         """All steps in order."""
@@ -125,9 +124,8 @@ class Cell:
             return
         with outcome.step("loss"):
             self.check_loss(run)
-        self.trained = logits(run.model.llm)
         with outcome.step("convert"):
-            self.check_convert()
+            self.check_convert(run.model.llm)
         if self.method != "full" and outcome.passed("convert"):
             with outcome.step("merge"):
                 self.check_merge()
@@ -177,16 +175,17 @@ class Cell:
         """The model that was trained, as it was before, by stock code in fp32."""
         return stock_model(self.model, bits=4 if self.method == "qlora" else None)
 
-    def check_convert(self) -> None:
-        """Assert that the converted folder answers like the trained model, and not like the base."""
+    def check_convert(self, model: Any) -> None:
+        """Assert that the converted folder answers like the trained `model`, and not like the base."""
+        trained = logits(model)
         checkpoint = max(self.work.glob("iter_*.pth"), key=lambda path: path.stat().st_mtime)
         exact = ["--fp32"] * (self.precision == "fp32")
         command("convert", "pth_to_hf", self.config, checkpoint, self.out, *exact)
         base = self.base()
         before = logits(base)
         loaded = logits(with_adapter(base, self.out) if self.method != "full" else self.converted())
-        assert_near(loaded, self.trained, LOGITS[self.precision], "the converted model's logits")
-        assert relative(self.trained, before) > 1e-3, "training changed nothing"
+        assert_near(loaded, trained, LOGITS[self.precision], "the converted model's logits")
+        assert relative(trained, before) > 1e-3, "training changed nothing"
 
     def converted(self) -> Any:
         return stock_model(self.out)

@@ -24,6 +24,27 @@ class Known:
 ADAPTERS = ("lora", "qlora")
 KNOWN = [
     Known(
+        "zamba zamba2",
+        "merge",
+        "layers that share their weights have an adapter each, which no merged model can hold",
+        methods=ADAPTERS,
+    ),
+    Known(
+        "youtu",
+        "convert",
+        "transformers' own code empties the padding token's row of the embedding when it loads a model",
+        methods=("full",),
+        precisions=("fp32",),
+    ),
+    Known(
+        "xlstm",
+        "convert",
+        "transformers' own code multiplies fp32 and bf16",
+        methods=ADAPTERS,
+        precisions=("bf16",),
+    ),
+    Known("xlstm", "chat", "transformers' own cache has other sizes than its layers"),
+    Known(
         "dbrx",
         "train",
         "transformers' own code adds what experts give in bf16 to fp32",

@@ -96,6 +96,16 @@ def test_a_table_that_cannot_be_read_leaves_nothing(tmp_path, text, options, err
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
+def test_a_damaged_workbook_and_a_table_with_semicolons(tmp_path):
+    """As in training: the first named in one line, the other read."""
+    workbook = tmp_path / "t.xlsx"
+    workbook.write_bytes(b"PK no workbook")
+    with pytest.raises(DataError, match=r"t\.xlsx: no workbook, or a damaged one"):
+        convert_table(workbook, tmp_path / "d.jsonl", "q", "a")
+    convert_table(csv_of(tmp_path, "q;a\n1,5;2\n"), tmp_path / "d.jsonl", "q", "a")
+    assert rows_of(tmp_path / "d.jsonl") == [one("1,5", "2")]
+
+
 def test_gbk_is_read_when_named(tmp_path):
     source = csv_of(tmp_path, "问,答\n你好,您好\n", "gbk")
     with pytest.raises(DataError, match="--encoding gbk"):

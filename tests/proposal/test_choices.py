@@ -1,9 +1,13 @@
 """The choices of new-cfg: from facts to settings, each with a reason."""
 
+import copy
 import json
 
 import pytest
 
+from xtuner.dataset import process_hf_dataset
+from xtuner.dataset.map_fns import template_map_fn_factory
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import DataError, ModelError
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.shape import read_shape
@@ -22,7 +26,7 @@ def card(gb):
 
 def data(lengths, num_rows=None, *, is_text=False):
     rows = len(lengths) if num_rows is None else num_rows
-    return DataFacts("d", rows, "alpaca", "why", "alpaca_map_fn", is_text, sorted(lengths), [])
+    return DataFacts("d", rows, "alpaca", "why", "alpaca_map_fn", is_text, sorted(lengths), [], [])
 
 
 @pytest.mark.parametrize(
@@ -135,6 +139,7 @@ SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
             "sharegpt_map_fn",
         ),
         ({"question": "Hi", "answer": "Hello"}, "auto"),
+        ({"Question": "Hi", "Answer": "Hello"}, "auto"),
         ({"text": "Once."}, "pretrain_map_fn"),
     ],
 )
@@ -143,3 +148,48 @@ def test_the_map_function_is_named_where_it_makes_the_same_of_every_row(tmp_path
     file = tmp_path / "d.json"
     file.write_text(json.dumps([row, row]))
     assert look_at_data(str(file), tokenizer, "default").map_fn == map_fn
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": f"tool_{n}", "description": "What it does."}} for n in range(9)
+]
+WRITES_TOOLS = (
+    "{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", ["auto", "qwen_chat"])
+def test_rows_are_as_long_as_training_makes_them(tmp_path, tokenizer, template):
+    """With the text of their tools, where the template writes it; broken rows are left out."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = WRITES_TOOLS
+    asked, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+    rows = [{"messages": [asked, answer] * n, "tools": TOOLS[: 9 * (n % 2)]} for n in range(1, 30)]
+    file = tmp_path / "d.jsonl"
+    file.write_text("\n".join([*map(json.dumps, rows), '{"messages": [']))
+    found = look_at_data(str(file), tokenizer, template)
+    trained = process_hf_dataset(
+        load_dataset(str(file)),
+        tokenizer=tokenizer,
+        max_length=None,
+        dataset_map_fn="auto",
+        template_map_fn=template_map_fn_factory(template),
+        pack_to_max_length=False,
+    )
+    assert found.lengths == sorted(map(len, (item["input_ids"] for item in trained)))
+    assert found.prompts == sorted(
+        next(n for n, label in enumerate(item["labels"]) if label != -100) for item in trained
+    )
+
+
+def test_rows_without_room_for_an_answer_are_told():
+    """Where the model has no positions for more than their prompt."""
+    long = DataFacts("d", 3, "openai", "why", "openai_map_fn", False, [10, 9000, 9001], [], [5, 80, 8192])
+    (why,) = [c.why for c in choose(MODEL, long, card(80)).choices if c.name == "max_length"]
+    assert why.endswith("2 of 3 measured are cut, 1 of them before their first answer")
+    none = DataFacts("d", 1, "openai", "why", "openai_map_fn", False, [9000], [], [8999])
+    with pytest.raises(
+        DataError, match="d: no row has room for an answer in the 8192 positions of the model"
+    ):
+        choose(MODEL, none, card(80))

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.map_fns import template_map_fn_factory
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
 data_path = {path!r}

@@ -123,7 +123,7 @@ class _Block:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         room = max(1, console.height - 3)
         text = self._text
-        lines = text.splitlines()
+        lines = text.removesuffix("\n").split("\n")
         if self._growing and len(lines) > room + 1 and _FENCE.match(lines[0]):
             # Only what can be seen of a long listing is coloured.
             text = "\n".join([lines[0], *lines[-room:]])
@@ -162,7 +162,7 @@ def last_boundary(text: str) -> int:
     boundary = at = 0
     fence = ""
     after_blank = False
-    for line in text.splitlines(keepends=True):
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):  # as the parser of Markdown breaks lines
         mark = _FENCE.match(line.rstrip("\n"))
         if fence:
             closes = mark and mark[1].startswith(fence) and not mark[2].strip()

@@ -1,13 +1,12 @@
 """Whether the files that a config names are there.
 
 model.llm, tokenizers    a model folder with all it needs, or a name on the hub (not looked for)
-load_dataset             files, patterns and folders
+load_dataset             files, patterns and folders; an address is not asked for
 load_from, peft_model    a checkpoint, an adapter
 """
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,13 +17,11 @@ from xtuner.checkpoint_paths import check_exists
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
-from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.dataset.reading.load import check_there, named_files
+from xtuner.errors import ConfigError, DataError, ModelError, NotFoundError
 from xtuner.loadable import check_language_model, check_training
 from xtuner.model_folder import check_model_folder, looks_local
 from xtuner.paths import beside, near_it
-
-_SUFFIXES = (".json", ".jsonl", ".csv", ".xlsx", ".parquet", ".arrow", ".txt")
-_FORMATS = ("json", "csv", "xlsx", "parquet", "arrow", "text")
 
 
 def file_faults(config: Mapping[str, Any]) -> list[Fault]:
@@ -35,7 +32,7 @@ def file_faults(config: Mapping[str, Any]) -> list[Fault]:
 def hub_names(config: Mapping[str, Any]) -> list[str]:
     """The models and data sets that a config names and that are no paths."""
     models = [f.name for f in named_folders(config) if not (looks_local(f.name) or Path(f.name).exists())]
-    data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg.get("path"), cfg.get("data_files"))]
+    data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg)]
     return sorted({*models, *data})
 
 
@@ -54,10 +51,11 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
 def data_bytes(config: Mapping[str, Any]) -> int | None:
     """Size of all data files; None where there are none here, or others besides."""
     loads = list(_loads(config))
-    files = [file for _, cfg in loads for file in data_files(cfg)]
-    if not files or any(_is_hub_name(cfg.get("path"), cfg.get("data_files")) for _, cfg in loads):
+    named = [data_files(cfg) for _, cfg in loads]
+    files = [file for one in named for file in one or ()]
+    if not files or None in named or not all(map(os.path.isfile, files)):
         return None
-    return sum(os.path.getsize(f) for f in files if os.path.isfile(f))
+    return sum(map(os.path.getsize, files))
 
 
 @dataclass(frozen=True)
@@ -152,46 +150,37 @@ def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
                 yield path, value
 
 
-def _is_hub_name(path: Any, data_files: Any) -> bool:
-    if not isinstance(path, str) or data_files is not None or path in _FORMATS:
-        return False
-    return not os.path.exists(path) and not _looks_like_file(path)
+def _is_hub_name(cfg: Mapping[str, Any]) -> bool:
+    is_hub = cfg.get("data_files") is None and not os.path.exists(cfg["path"])
+    return is_hub and data_files(cfg) is None
 
 
-def _looks_like_file(path: str) -> bool:
-    return path.startswith((".", "/", "~")) or path.endswith(_SUFFIXES) or path.count("/") > 1
-
-
-def data_files(cfg: Mapping[str, Any]) -> list[str]:
-    """The files that a call of load_dataset names, patterns filled in; [] for a name on the hub."""
-    path, given = cfg["path"], cfg.get("data_files")
-    if given is None:
-        return [path] if _looks_like_file(path) or os.path.isfile(path) else []
-    if path not in _FORMATS:
+def data_files(cfg: Mapping[str, Any]) -> list[str] | None:
+    """The files that a call of load_dataset names; None for a name on the hub, and where that is a fault."""
+    try:
+        return named_files(cfg["path"], cfg.get("data_files"))
+    except DataError:
         return []
-    groups = list(given.values()) if isinstance(given, Mapping) else [given]
-    files = [f for g in groups for f in (g if isinstance(g, (list, tuple)) else [g]) if isinstance(f, str)]
-    return [match for f in files if "://" not in f for match in (sorted(glob.glob(f, recursive=True)) or [f])]
 
 
 def check_data_path(path: str) -> None:
     """NotFoundError where `path` is certainly a file and not there."""
-    for file in data_files({"path": path}):
-        if not os.path.exists(file):
-            raise NotFoundError(
-                f"there is no data file {file} (looked for {Path(file).resolve()}){near_it(file)}"
-            )
+    for file in named_files(path, None) or ():
+        check_there(file)
 
 
 def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
-    file_of_config = getattr(config, "filename", None)
     found = []
     for path, cfg in _loads(config):
-        for file in data_files(cfg):
-            if not os.path.exists(file):
-                hint = beside(file, file_of_config) or near_it(file) or ". Name your own file here"
-                looked = f"(looked for {Path(file).resolve()})"
-                found.append(Fault(path, f"{path}: there is no data file {file} {looked}{hint}"))
+        try:
+            for file in named_files(cfg["path"], cfg.get("data_files")) or ():
+                check_there(file)
+        except NotFoundError as error:
+            hint = beside(file, getattr(config, "filename", None))
+            cure = hint or ("" if near_it(file) else ". Name your own file here")
+            found.append(Fault(path, f"{path}: {error}{cure}"))
+        except DataError as error:
+            found.append(Fault(path, f"{path}: {error}"))
     return found
 
 

@@ -48,11 +48,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"there is no config file {str(path)!r}{near_it(path)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error}") from error
-    return parse_config(text, str(path), options)
+    return parse_config(_read(path), str(path), options)
 
 
 def parse_config(text: str, filename: str, options: dict[str, Any] | None = None) -> Config:
@@ -78,6 +74,13 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     config.text = _flatten(text, filename)
     config.filename = filename
     return config
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}") from error
 
 
 def _parse(text: str, filename: str) -> ast.Module:
@@ -207,7 +210,7 @@ def _run_relative(name, level, fromlist, filename, namespace, origin) -> types.M
     path = _relative_file(name, level, filename)
     if not path.is_file():
         raise NotFoundError(f"{origin}: there is no file {str(path)!r}")
-    found = _run(path.read_text(encoding="utf-8"), str(path))
+    found = _run(_read(path), str(path))
     module = types.ModuleType(path.stem)
     own = {k: v for k, v in found.items() if not k.startswith("__")}
     module.__dict__.update(own)
@@ -281,7 +284,8 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
 def _flatten(text: str, filename: str) -> str:
     """`text` with relative imports replaced by what they import, so that it loads from anywhere."""
     tree = ast.parse(text)
-    lines = text.splitlines()
+    # Not by splitlines, which also takes characters inside a text for breaks: Python does not.
+    lines = text.removesuffix("\n").split("\n")
     for statement in reversed(tree.body):
         inner = statement.body if isinstance(statement, ast.With) else [statement]
         imports = [s for s in inner if isinstance(s, ast.ImportFrom) and s.level]
@@ -290,8 +294,8 @@ def _flatten(text: str, filename: str) -> str:
         pieces = []
         for s in imports:
             path = _relative_file(s.module or "", s.level, filename)
-            pieces.append(_flatten(path.read_text(encoding="utf-8"), str(path)))
-        lines[statement.lineno - 1 : statement.end_lineno] = "\n".join(pieces).splitlines()
+            pieces.append(_flatten(_read(path), str(path)))
+        lines[statement.lineno - 1 : statement.end_lineno] = "\n".join(pieces).removesuffix("\n").split("\n")
     return "\n".join(lines) + "\n"
 
 

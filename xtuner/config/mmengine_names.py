@@ -31,7 +31,9 @@ SAME_JOB: dict[str, str] = {
     "mmengine.runner.loops.EpochBasedTrainLoop": "xtuner.engine.runner.EpochBasedTrainLoop",
     **{f"mmengine.runner.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
     **{f"mmengine.runner.loops.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
-    "datasets.load_dataset": "xtuner.dataset.sources.load_dataset",
+    "datasets.load_dataset": "xtuner.dataset.reading.load.load_dataset",
+    # Where it was before, as configs written back by earlier runs name it.
+    "xtuner.dataset.sources.load_dataset": "xtuner.dataset.reading.load.load_dataset",
 }
 
 BY_SHORT_NAME: dict[str, str] = {

@@ -153,7 +153,8 @@ def _read(file: Path, name: str) -> _Module:
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.names[statement.name] = statement
             module.origins.pop(statement.name, None)
-            module.is_open |= statement.name == "__getattr__"
+            # Those of this package give nothing but what they list.
+            module.is_open |= statement.name == "__getattr__" and not name.startswith("xtuner.")
         elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             for target in targets:

@@ -160,7 +160,11 @@ def _by_pattern(patterns: dict | None, module: str, default):
 
 
 class NotInBaseError(ModelError):
-    """The adapter changes what the base does not have under that name."""
+    """The adapter changes what the base does not have under that `name`."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 def plan_changes(
@@ -274,7 +278,8 @@ def _find(name: str, base: Mapping[str, TensorInfo], adapter: Adapter, base_name
             return spelled
     raise NotInBaseError(
         f"the adapter {adapter.folder} changes {name}, which the base {base_name} does not have: it was "
-        f"trained on another base ({_named_base(adapter)})."
+        f"trained on another base ({_named_base(adapter)}).",
+        name,
     )
 
 

@@ -223,9 +223,14 @@ def _changes(
     packed = packed_targets(model, lora)
     try:
         found = plan_changes(lora, names.parameters() | tied, str(base_dir), packed)
-    except NotInBaseError:
+    except NotInBaseError as error:
         with contextlib.suppress(NotInBaseError):  # of a time when each expert had layers of its own
             return by_file()
+        if own := names.shared_with(error.name):
+            raise ModelError(
+                f"{error.name} is one with {own} in the base {base_dir}, and the adapter {lora.folder} has "
+                "another change for each: no merged model can hold both. Use the adapter beside its base."
+            ) from None
         raise
     plain, converted = {}, {}
     for name, change in found.items():

@@ -136,6 +136,12 @@ class Names:
         settled.check_dims = False
         return settled
 
+    def shared_with(self, name: str) -> str:
+        """The parameter of the files that is also the one of that `name`; `""` for none."""
+        every = dict(self.model.named_parameters(remove_duplicate=False))
+        same = (own for own, p in every.items() if p is every.get(name) and own in self.of_parameter)
+        return next(same, "")
+
     def parameters(self) -> dict[str, TensorInfo]:
         """The parameters that the files hold."""
         return {

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.dataset.rows import FileRows
+from xtuner.dataset.reading.files import FileRows
 
 # By identity, the number of each object met and the object itself, which must live on to keep its identity.
 Seen = dict[int, tuple[int, Any]]
@@ -52,12 +52,12 @@ def fingerprint_encoder() -> str:
     """A hash of this package's own code between rows and tokens."""
     here = Path(__file__).parent
     names = """
-        answer_ends chat_template encode encode_rows huggingface message_forms outline rows selection spans
-        store tokenized
+        answer_ends chat_template encode encode_rows huggingface message_forms outline spans store tokenized
     """
     sources = [
         *(here / f"{name}.py" for name in names.split()),
         *sorted((here / "map_fns").glob("*.py")),
+        *sorted((here / "reading").glob("*.py")),
         here.parent / "utils" / "templates.py",
     ]
     return _hash(source.read_text("utf-8") for source in sources)

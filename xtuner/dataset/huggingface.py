@@ -25,7 +25,7 @@ from xtuner.dataset.encode_rows import PROMPT_FILLS, MapFn, Settings, Tally, enc
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.progress import show_rates
-from xtuner.dataset.selection import Part, Selection, take_some, take_split
+from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
 from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
 from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
 from xtuner.dataset.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
@@ -203,6 +203,7 @@ def write_rows(rows: Selection, settings: Settings, writer: StoreWriter) -> dict
     tally = Tally()
     with show_rates("tokenising", rows.quick_len()) as advance:
         encode_rows(rows, settings, writer, tally, advance)
+    rows.check_content()
     if not tally.stats["rows"]:
         raise DataError(f"the data is empty: there are no rows in {_name(rows)}")
     if not tally.stats["samples"]:

@@ -22,8 +22,9 @@ from xtuner.dataset.encode import Encoded
 from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.map_fns import openai_map_fn
 from xtuner.dataset.packed_dataset import PackedDataset, Samples
-from xtuner.dataset.rows import FileRows, JsonLinesFile
-from xtuner.dataset.selection import Selection
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.json_files import JsonLinesFile
+from xtuner.dataset.reading.selection import Selection
 from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import ConfigError, DataError, NotFoundError
 from xtuner.log import logger
@@ -136,8 +137,8 @@ class WindowedStore:
 class _MessagesFile(JsonLinesFile):
     """One list of messages per line, as a row `{"messages": [...]}`."""
 
-    def _checked(self, value: Any, line: int) -> dict[str, Any]:
-        return super()._checked({"messages": value} if isinstance(value, list) else value, line)
+    def _row(self, value: Any, place: str) -> dict[str, Any]:
+        return super()._row({"messages": value} if isinstance(value, list) else value, place)
 
 
 def _files(
@@ -154,7 +155,7 @@ def _files(
     order = Path(data_order_path)
     if not order.is_file():
         raise NotFoundError(f"data_order_path is {order}, and there is no such file")
-    names = [line.strip() for line in order.read_text("utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in order.read_text("utf-8-sig").split("\n") if line.strip()]
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
         raise NotFoundError(f"{order} names {missing[0]}, which is not in {root}")
@@ -180,6 +181,7 @@ def _write_tokens(rows: Selection, min_length: int, writer: StoreWriter) -> dict
         stats["samples"] += len(kept)
         stats["tokens"] += len(tokens)
         stats["trained"] += int(encoded.trained.sum())
+    rows.check_content()
     if not stats["trained"]:
         raise DataError(
             f"the tokenised data has {stats['rows']:,} rows and no trained token in those of min_length = "

@@ -27,7 +27,8 @@ from xtuner.dataset import fingerprint, packing
 from xtuner.dataset.encode import Encoded, begin_ids, encode_conversations
 from xtuner.dataset.map_fns.fields import missing_field, text
 from xtuner.dataset.packed_dataset import PackedDataset
-from xtuner.dataset.rows import FileRows, open_json
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import DataError, NotFoundError
 from xtuner.log import logger
@@ -102,6 +103,7 @@ def _write(
         stats["trained"] += int(encoded.trained.sum())
         whole = sum(len(dialogue) - 1 for dialogue in dialogues)
         stats["left_out_turns"] += whole - sum(turns for _, _, turns in samples)
+    rows.check_content()
     if not stats["samples"]:
         raise DataError(
             f"none of the {stats['rows']:,} dialogues of {rows.name} has a turn within {max_length} tokens"

@@ -5,7 +5,7 @@
         trained.bin   one bit per token: is it trained
         ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
         rows.bin      uint32, the row of the source that sample i came from
-        about.json    sizes, carries, a hash of the content, and the counts to report
+        about.json    hashes of the files, carries, and the counts to report
         faults.txt    rows that were left out, where there are any: place and reason of each
 
 `ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by
@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encode import Encoded
 from xtuner.errors import DataError
 from xtuner.locks import locked
@@ -40,7 +40,7 @@ from xtuner.log import say_once
 
 _FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.uint32, "rows": np.uint32}
 FAULTS = "faults.txt"
-_LAYOUT = 2
+_LAYOUT = 3
 """Raised with every change of the files, so that no other form is ever read as this one."""
 
 _LIMIT = 1 << 32
@@ -73,7 +73,9 @@ class TokenStore:
     @property
     def content_hash(self) -> str:
         """Equal for stores that hold the same samples, whatever they were made of."""
-        return self.about["content_hash"]
+        # Rows are left out: the same samples from other row numbers are the same content.
+        hashes = [bytes.fromhex(self.about["hashes"][name]) for name in ("ids", "trained", "ends")]
+        return hashlib.blake2b(b"".join(hashes), digest_size=16).hexdigest()
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Token ids and trained flags of one sample."""
@@ -139,11 +141,11 @@ class StoreWriter:
             file.flush()
             os.fsync(file.fileno())
         self.close()
-        sizes = {name: (self._folder / f"{name}.bin").stat().st_size for name in _FILES}
-        about |= {"layout": _LAYOUT, "sizes": sizes, "carries": self._carries}
-        about["content_hash"] = self._content_hash()
+        hashes = {name: found.hexdigest() for name, found in self._hashes.items()}
+        about |= {"layout": _LAYOUT, "hashes": hashes, "carries": self._carries}
+        words = json.dumps(about, ensure_ascii=False)
         with open(self._folder / "about.json", "w", encoding="utf-8") as described:
-            json.dump(about, described, ensure_ascii=False)
+            described.write(words)
             described.flush()
             os.fsync(described.fileno())
 
@@ -158,16 +160,11 @@ class StoreWriter:
         self._hashes[name].update(data)
         self._files[name].write(data)
 
-    def _content_hash(self) -> str:
-        # Rows are left out: the same samples from other row numbers are the same content.
-        digests = [self._hashes[name].digest() for name in ("ids", "trained", "ends")]
-        return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
-
 
 def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> TokenStore:
     """The store under `key`; where there is none, `write` fills it and returns what about.json is to say."""
     folder = cache_folder() / "tokens" / key
-    with _explained_disk_errors(folder):
+    with explained_disk_errors(folder, "the tokenised data"):
         store = _open(folder)
         if store is not None:
             return store
@@ -187,33 +184,28 @@ def _say_waiting(holder: str) -> None:
     say_once(f"{holder or 'another process'} is preparing the same data: waiting for it", logging.INFO)
 
 
-def cache_folder() -> Path:
-    """Where what can be made again is kept: $XTUNER_CACHE, ~/.cache/xtuner, else the temporary folder."""
-    chosen = os.environ.get("XTUNER_CACHE")
-    folder = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "xtuner"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
-    if writable or chosen:
-        return folder
-    other = Path(tempfile.gettempdir()) / f"xtuner-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    say_once(f"{folder} cannot be written to: using {other}; set XTUNER_CACHE to choose another folder")
-    return other
-
-
 def _open(folder: Path) -> TokenStore | None:
-    """The store in `folder`, or None where there is none, a file is missing or cut, or the form another."""
+    """The store in `folder`, or None where there is none, its form is another or its content damaged."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         if about["layout"] != _LAYOUT:
             return None
-        if any((folder / f"{name}.bin").stat().st_size != about["sizes"][name] for name in _FILES):
-            return None
-        return TokenStore(folder)
+        damaged = [n for n in _FILES if _digest(folder / f"{n}.bin") != about["hashes"][n]]
+        if not damaged:
+            return TokenStore(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return None
+    say_once(f"the tokens in {folder} are damaged ({damaged[0]}.bin): they are made again")
+    return None
+
+
+def _digest(path: Path) -> str:
+    """The hash of a file's content; about a second for a gigabyte, 240 million tokens."""
+    found = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def _write_beside(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None:
@@ -240,22 +232,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _explained_disk_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        refused = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename or "").startswith(
-            str(folder.parent)
-        )
-        if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        raise DataError(
-            f"the tokenised data cannot be written to {folder.parent}: {error.strerror or error}. "
-            "Free some space there, or set XTUNER_CACHE to another folder"
-        ) from error
 
 
 def _map(path: Path, kind: Any) -> np.ndarray:

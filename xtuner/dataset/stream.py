@@ -26,8 +26,8 @@ from xtuner.dataset import fingerprint, packing
 from xtuner.dataset.encode import Encoded
 from xtuner.dataset.encode_rows import Settings, Tally, encode_rows
 from xtuner.dataset.packed_dataset import Item, PackedDataset
-from xtuner.dataset.rows import FileRows
-from xtuner.dataset.selection import Cursor, place_at, scan
+from xtuner.dataset.reading.files import FileRows
+from xtuner.dataset.reading.selection import Cursor, place_at, scan
 from xtuner.dataset.summary import item_stats, summary, warnings_of
 from xtuner.errors import DataError
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from xtuner.dataset.encode import Encoded
 from xtuner.dataset.map_fns.fields import missing_field
-from xtuner.dataset.selection import Selection
+from xtuner.dataset.reading.selection import Selection
 from xtuner.dataset.store import StoreWriter
 from xtuner.errors import DataError
 from xtuner.utils import IGNORE_INDEX
@@ -33,6 +33,7 @@ def write_tokenized(rows: Selection, writer: StoreWriter) -> dict[str, Any]:
         num_samples += len(encoded.rows)
         num_tokens += len(encoded.ids)
         num_trained += int(encoded.trained.sum())
+    rows.check_content()
     if not num_trained:
         raise DataError(f"the tokenised data has {num_rows} rows and no trained token: nothing to learn from")
     return {"stats": {"rows": num_rows, "samples": num_samples, "tokens": num_tokens, "trained": num_trained}}

@@ -46,7 +46,7 @@ def describe_weights(model: torch.nn.Module) -> str:
 
 def describe_changes(before: str, now: str) -> str:
     """The lines in which the text of a config differs, `""` where it does not."""
-    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), lineterm="", n=0)
+    lines = difflib.unified_diff(before.split("\n"), now.split("\n"), lineterm="", n=0)
     changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
     more = [f"... and {len(changed) - CHANGES_SHOWN} more lines"] if len(changed) > CHANGES_SHOWN else []
     return "\n".join(changed[:CHANGES_SHOWN] + more)

@@ -15,7 +15,7 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from xtuner.model.targets import Targets, experts_per_token, matches, named_modules, packed_experts
@@ -163,8 +163,13 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
             lines.append(old)
     for reason, names in targets.left_out.items():
         lines.append(f"LoRA leaves out {reason}: {_counted(names)}")
+    modules = dict(named_modules(model))
+    if shared := _shared(targets.layers, modules):
+        lines.append(
+            f"LoRA: {_counted(shared)} have weights of other layers and an adapter of their own, so no "
+            "merged model can hold it: it works beside its base alone"
+        )
     if getattr(cfg, "lora_bias", False):
-        modules = dict(named_modules(model))
         without = [name for name in targets.layers if getattr(modules[name], "bias", None) is None]
         if without:
             lines.append(
@@ -172,6 +177,18 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
                 "of the adapter: it works beside its base alone"
             )
     return lines
+
+
+def _shared(layers: Iterable[str], modules: Mapping[str, Any]) -> list[str]:
+    """Those of `layers` whose weight is that of one before."""
+    seen: set[int] = set()
+    found = []
+    for name in layers:
+        weight = id(modules[name].weight)
+        if weight in seen:
+            found.append(name)
+        seen.add(weight)
+    return found
 
 
 def _ranks(found: Any, cfg: Any, model: Any, experts: list[str]) -> str:

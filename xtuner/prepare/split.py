@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xtuner.dataset.rows import JsonLinesFile, open_json
+from xtuner.dataset.reading.json_files import JsonLinesFile, open_json
 from xtuner.errors import ConfigError, DataError
 from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
 

@@ -7,20 +7,25 @@ What is aspirin? | A pain reliever.  ->       "input": "What is aspirin?",
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtuner.dataset.reading.tables import damage_named, separator
 from xtuner.errors import DataError, did_you_mean
 from xtuner.extras import install_extra
 from xtuner.log import logger
 from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
+TEXTS = (".csv", ".tsv")
 _EVERY = 500
 _LONGEST_CELL = 1 << 30
+_LOOKED_AT = 50
+"""Lines by which the separator is found."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def convert_table(
     if system is not None and at_system is None:
         logger.info("no column is named %r: it is the system text of every row", system)
     left_out = LeftOut()
-    is_text = source.suffix.lower() in DELIMITERS
+    is_text = source.suffix.lower() in TEXTS
     with (
         progress_bar(source.name, source.stat().st_size if is_text else None) as advance,
         new_rows(target) as [rows],
@@ -84,14 +89,14 @@ def convert_table(
 def read_lines(source: Path, sheet: str | None, encoding: str) -> Iterator[Line]:
     """The lines of a table, one at a time."""
     suffix = source.suffix.lower()
-    if suffix in DELIMITERS:
-        return _read_text(source, DELIMITERS[suffix], encoding)
+    if suffix in TEXTS:
+        return _read_text(source, encoding)
     if suffix in (".xlsx", ".xlsm"):
         return _read_workbook(source, sheet)
     raise DataError(f"{source}: a table is an .xlsx, .csv or .tsv file; save it as one of these")
 
 
-def _read_text(source: Path, delimiter: str, encoding: str) -> Iterator[Line]:
+def _read_text(source: Path, encoding: str) -> Iterator[Line]:
     done = 0
 
     def decoded() -> Iterator[str]:
@@ -111,9 +116,12 @@ def _read_text(source: Path, delimiter: str, encoding: str) -> Iterator[Line]:
                 yield text.removeprefix("\ufeff") if number == 1 else text
 
     limit = csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(decoded(), delimiter=delimiter, strict=True)
     start = 1
     try:
+        lines = decoded()
+        first = list(itertools.islice(lines, _LOOKED_AT))
+        mark = separator("".join(first), str(source), source.suffix.lower())
+        reader = csv.reader(itertools.chain(first, lines), delimiter=mark, strict=True)
         for cells in reader:
             yield Line(start, cells, done)
             start = reader.line_num + 1
@@ -130,13 +138,9 @@ def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
         raise DataError(
             f"{source}: reading .xlsx needs openpyxl: {install_extra('excel')}, or save the sheet as .csv"
         ) from None
-    from zipfile import BadZipFile
-
-    try:
+    with damage_named(str(source)), contextlib.ExitStack() as stack:
         book = openpyxl.load_workbook(source, read_only=True, data_only=True)
-    except (BadZipFile, KeyError, openpyxl.utils.exceptions.InvalidFileException) as error:
-        raise DataError(f"{source} is no workbook: {error}") from error
-    try:
+        stack.callback(book.close)
         if sheet is not None and sheet not in book.sheetnames:
             raise DataError(
                 f"{source} has no sheet {sheet!r}; it has {', '.join(map(repr, book.sheetnames))}."
@@ -150,8 +154,6 @@ def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
         cells = book[sheet or book.sheetnames[0]].iter_rows(values_only=True)
         for number, line in enumerate(cells, start=1):
             yield Line(number, line, 0)
-    finally:
-        book.close()
 
 
 def _column(names: list[str], wanted: str | None, source: Path, line: int) -> int:

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xtuner.errors import DataError
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, estimate, size_text
 from xtuner.estimate.shape import Shape
@@ -96,9 +97,17 @@ def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
     if length > model.context:
         length, why = model.context, f"{why}; the model has no more positions"
     cut = sum(n > length for n in data.lengths)
-    return Choice(
-        "max_length", length, f"{why}; {cut} of {len(data.lengths)} measured are cut" if cut else why
-    )
+    if cut:
+        why = f"{why}; {cut} of {len(data.lengths)} measured are cut"
+    untrained = sum(n >= length for n in data.prompts)
+    if untrained and untrained == len(data.prompts):
+        raise DataError(
+            f"{data.path}: no row has room for an answer in the {length} positions of the model, as the "
+            f"shortest prompt has {data.prompts[0]} tokens: shorten tools and texts, or take another model"
+        )
+    if untrained:
+        why = f"{why}, {untrained} of them before their first answer"
+    return Choice("max_length", length, why)
 
 
 def _training(machine: Machine, length: int, method: str, shape: Shape | None) -> Training:

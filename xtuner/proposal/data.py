@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from xtuner.dataset import map_fns
-from xtuner.dataset.map_fns.auto import Format, find_format
+from xtuner.dataset.encode import Encoded
+from xtuner.dataset.encode_rows import Settings, Tally, encode_rows
+from xtuner.dataset.map_fns.auto import Format, auto_map_fn, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
-from xtuner.dataset.selection import take_split
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.map_fns.template import template_map_fn_factory
+from xtuner.dataset.reading.load import load_dataset
+from xtuner.dataset.reading.selection import Selection, take_split
+from xtuner.dataset.summary import describe_dropped
 from xtuner.errors import DataError
-from xtuner.utils import PROMPT_TEMPLATE
-from xtuner.utils.templates import is_tokenizers_own, render_prompt
+
+Row = dict[str, Any]
 
 # Rows that are measured; more change the result by less than a step of max_length.
 SAMPLE = 2000
-# What a template puts around a turn that is the tokenizer's own.
-_AROUND_TURN = 12
 _MAX_QUESTION = 200
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A data file; `lengths` are those of the rows that were measured, sorted."""
+    """A data file; `lengths` are those of the rows that were measured, sorted.
+
+    `prompts` are the lengths of what comes before the first answer in each, sorted.
+    """
 
     path: str
     num_rows: int
@@ -35,6 +42,7 @@ class DataFacts:
     is_text: bool
     lengths: list[int]
     questions: list[str]
+    prompts: list[int]
 
     @property
     def num_tokens(self) -> float:
@@ -51,26 +59,82 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
     rows = take_split(load_dataset(path), "train")
     if len(rows) == 0:
         raise DataError(f"the data is empty: there are no rows in {path}")
-    found = find_format(rows.row(0))
+    numbers = _some(len(rows))
+    read = list(_readable(rows, numbers))
+    found = find_format(read[0])
     if found.name == "chosen_rejected":
         raise DataError(
             f"{path} holds pairs of chosen and rejected answers, and training on preferences is not "
             "available in this version; keep only the chosen answers to train on them"
         )
-    measured = [dict(rows.row(number)) for number in _some(len(rows))]
-    conversations = [found.map_fn(row)["conversation"] for row in measured]
-    lengths = sorted(_length(turns, tokenizer, template) for turns in conversations)
+    map_fn = auto_map_fn if found.renames else found.map_fn
     is_text = found.map_fn is pretrain_map_fn
+    measured = _measure(
+        Selection(rows.sources, np.array(numbers)),
+        Settings(tokenizer, None, map_fn, None if is_text else template_map_fn_factory(template)),
+    )
+    converted = [(row, turns) for row in read if (turns := _conversation(row, map_fn)) is not None]
+    conversations = [turns for _, turns in converted]
     return DataFacts(
         path=path,
         num_rows=len(rows),
         format_name=found.name,
         why_format=found.why,
-        map_fn=_name_to_write(found, measured, conversations),
+        map_fn=_name_to_write(found, [row for row, _ in converted], conversations),
         is_text=is_text,
-        lengths=lengths,
+        lengths=sorted(measured.lengths),
         questions=_questions(conversations, is_text),
+        prompts=sorted(measured.prompts),
     )
+
+
+def _readable(rows: Selection, numbers: Sequence[int]) -> Iterator[Row]:
+    """The rows of these numbers without broken ones, of which training leaves out a few."""
+    broken = None
+    count = 0
+    for number in numbers:
+        try:
+            yield dict(rows.row(number))
+            count += 1
+        except DataError as error:
+            broken = broken or error
+    if not count and broken:
+        raise broken
+
+
+def _conversation(row: Row, map_fn: Any) -> list[dict[str, Any]] | None:
+    try:
+        return map_fn(row)["conversation"]
+    except DataError:  # told with its place where the rows are measured, if they are many
+        return None
+
+
+class _Measured:
+    """Takes samples as a store does, and keeps the length of each and of what comes before its answer."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.prompts: list[int] = []
+
+    def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
+        numbers = range(len(encoded.rows)) if keep is None else np.flatnonzero(keep).tolist()
+        for number in numbers:
+            _, trained = encoded.sample(number)
+            self.lengths.append(len(trained))
+            self.prompts.append(int(trained.argmax()))
+
+    def note_fault(self, message: str) -> None:
+        """They are told when training begins."""
+
+
+def _measure(rows: Selection, settings: Settings) -> _Measured:
+    """What the rows are as training encodes them, before any cut."""
+    measured, tally = _Measured(), Tally()
+    encode_rows(rows, settings, measured, tally)
+    if not measured.lengths:
+        dropped = describe_dropped(tally.about()["stats"])
+        raise DataError(f"none of the {len(rows):,} rows looked at has anything to train on:{dropped}")
+    return measured
 
 
 def _some(count: int) -> Sequence[int]:
@@ -82,6 +146,8 @@ def _name_to_write(found: Format, rows: list[dict[str, Any]], conversations: lis
     """The function that configs can import and that makes `conversations` of `rows`; "auto" for none."""
     if [row.get("conversation") for row in rows] == conversations:
         return None
+    if found.renames:
+        return "auto"
     name = f"{found.name}_map_fn"
     map_fn = getattr(map_fns, name, None)
     return name if map_fn is not None and _makes(map_fn, rows, conversations) else "auto"
@@ -94,22 +160,6 @@ def _makes(map_fn: Any, rows: list[dict[str, Any]], conversations: list[Any]) ->
         )
     except DataError:  # the format allows for more than this function, such as rows without "input"
         return False
-
-
-def _length(turns: list[dict[str, Any]], tokenizer: Any, template: str) -> int:
-    """Tokens of a conversation, as training will see it or a little more."""
-    form = PROMPT_TEMPLATE[template]
-    texts, around = [], 1
-    for number, turn in enumerate(turns, 1):
-        asked, system = str(turn.get("input", "")), str(turn.get("system") or "")
-        if is_tokenizers_own(form):
-            texts += [system, asked]
-            around += _AROUND_TURN
-        else:
-            texts.append(render_prompt(form, asked, system, number))
-            around += 1
-        texts.append(str(turn.get("output", "")) + str(form.get("SUFFIX", "")))
-    return around + sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"])) if texts else 0
 
 
 def _questions(conversations: list[list[dict[str, Any]]], is_text: bool) -> list[str]:

@@ -14,7 +14,7 @@ CONFIG = """
 from transformers import AutoTokenizer
 from xtuner.dataset import ConcatDataset, process_hf_dataset
 from xtuner.dataset.map_fns import alpaca_map_fn, pretrain_map_fn, template_map_fn_factory
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.utils import PROMPT_TEMPLATE
 
 prompt_template = {template!r}

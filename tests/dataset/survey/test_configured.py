@@ -6,7 +6,7 @@ import pytest
 
 from xtuner.config import Config, parse_config
 from xtuner.dataset import ConcatDataset, process_hf_dataset
-from xtuner.dataset.sources import load_dataset
+from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.survey.configured import open_configured
 from xtuner.dataset.survey.survey import make_survey
 from xtuner.errors import ConfigError

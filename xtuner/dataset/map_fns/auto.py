@@ -3,6 +3,7 @@
     {"instruction", "input", "output"}                  alpaca
     {"messages": [{"role", "content"}, ...]}            openai
     {"conversations": [{"from", "value"}, ...]}         sharegpt
+    {"Question", "Answer"}, {"问题", "回答"}             question and answer, by other spellings
     {"question", "reply"}                               none: an error that names the nearest
 
 The first entry of FORMATS that fits is taken; a field that is null counts as missing, as tables fill those of
@@ -11,6 +12,7 @@ other rows with null. Which format was found, and why, is said once.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +42,7 @@ def auto_map_fn(example: Row) -> dict:
     """The conversation of a row, by the map function of the format that its fields tell."""
     found = find_format(example)
     say_once(f"dataset_map_fn = 'auto': rows are in the format {found.name}, as {found.why}", logging.INFO)
-    return found.map_fn(example)
+    return found.map_fn(in_known_names(example) if found.renames else example)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Format:
     map_fn: Callable[[Row], dict]
     also: str = ""
     holds: Callable[[Row], bool] = lambda row: True
+    renames: bool = False  # the row has other spellings of the fields
 
     def fits(self, row: Row) -> bool:
         return all(row.get(name) is not None for name in self.fields) and self.holds(row)
@@ -67,6 +70,12 @@ def find_format(row: Row) -> Format:
     for candidate in FORMATS:
         if candidate.fits(row):
             return candidate
+    known = in_known_names(row)
+    for candidate in FORMATS if known != row else ():
+        if candidate.fits(known):
+            spelt = [f"{name!r} is {new!r}" for name, new in zip(row, known, strict=True) if name != new]
+            say_once(f"dataset_map_fn = 'auto': {', '.join(spelt)}", logging.INFO)
+            return dataclasses.replace(candidate, renames=True)
     present = [name for name in row if row[name] is not None]
     near = sorted(
         (candidate for candidate in FORMATS if set(candidate.fields) & set(present)),
@@ -79,6 +88,15 @@ def find_format(row: Row) -> Format:
         f"{' Nearest: ' + nearest + '.' if nearest else ''} Rename the fields with rename_maps, or give a "
         "dataset_map_fn that makes {'conversation': [...]} of a row"
     )
+
+
+def in_known_names(row: Row) -> Row:
+    """The row with its fields named as formats name them, where capitals, spaces or language are others."""
+    plain = [str(name).strip().lower().replace(" ", "_") for name in row]
+    names = [SPELLINGS.get(name, name) for name in plain]
+    if len(set(names)) < len(names):  # two fields would be one
+        return row
+    return dict(zip(names, row.values(), strict=True))
 
 
 def _lack(candidate: Format, present: list[str]) -> str:
@@ -123,8 +141,24 @@ def _conversation(example: Row) -> dict:
 
 
 def _pair(question: str, answer: str) -> Callable[[Row], dict]:
-    return lambda example: continued(example, question, answer)
+    def pair_map_fn(example: Row) -> dict:
+        return continued(example, question, answer)
 
+    return pair_map_fn
+
+
+SPELLINGS = {
+    **dict.fromkeys(("问题", "提问", "问", "用户"), "question"),
+    **dict.fromkeys(("回答", "答案", "答", "回复", "助手"), "answer"),
+    **dict.fromkeys(("指令", "任务"), "instruction"),
+    "输入": "input",
+    "输出": "output",
+    "系统": "system",
+    "文本": "text",
+    "q": "question",
+    "a": "answer",
+}
+"""Other names of fields, in small letters."""
 
 FORMATS = [
     Format("conversation", ("conversation",), _conversation),

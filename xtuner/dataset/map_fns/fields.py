@@ -7,6 +7,7 @@ Whether an answer is trained is told by many names; `is_trained` knows them all:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,6 +57,8 @@ def text_or_empty(row: Row, field: str) -> str:
         return ""
     if isinstance(value, str):
         return value
+    if value in (math.inf, -math.inf):
+        raise DataError(f"the field {field!r} is a number that is too large: write it as a text")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     raise DataError(f"the field {field!r} is {_kind(value)}, and a text is needed there: {value!r:.80}")

@@ -22,7 +22,7 @@ from xtuner.dataset.encode_rows import Settings
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.packed_dataset import PackedDataset
-from xtuner.dataset.selection import Selection, take_some, take_split
+from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.dataset.stream import Stream
 from xtuner.errors import ConfigError
 from xtuner.log import say_once

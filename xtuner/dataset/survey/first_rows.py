@@ -10,7 +10,7 @@ from xtuner.config import Builder
 from xtuner.dataset.encode_rows import MAX_FAULTY_SHARE, Settings, converse
 from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
-from xtuner.dataset.selection import take_split
+from xtuner.dataset.reading.selection import take_split
 from xtuner.errors import DataError, XTunerError
 
 LOOKED_AT = 200

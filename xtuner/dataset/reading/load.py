@@ -3,37 +3,47 @@
     load_dataset("../data/x.json")                                   {"train": rows of the file}
     load_dataset("json", data_files=dict(train="x.jsonl"))           {"train": rows of the file}
     load_dataset("../data/*.jsonl"), load_dataset("../data")         {"train": rows of all the files}
+    load_dataset("https://host/x.jsonl.gz")                          {"train": rows of the file}
     load_dataset("tatsu-lab/alpaca")                                 as `datasets` gives it
 
-JSON, JSON lines, CSV and workbooks are read by this package, so that an error can name file and line; all
-else goes to `datasets`.
+JSON, JSON lines, tables and workbooks are read by this package, packed or elsewhere too, so that an error can
+name file and line; all else goes to `datasets`.
 """
 
 from __future__ import annotations
 
+import functools
 import glob
+import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xtuner import hub
-from xtuner.dataset.rows import FileRows, ParquetFile, TableFile, open_json, read_csv, read_xlsx
+from xtuner.dataset.reading.copies import PACKED, check_protocol, fetched, file_name, is_elsewhere, unpacked
+from xtuner.dataset.reading.files import FileRows, RowsFile
+from xtuner.dataset.reading.json_files import open_json
+from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
 from xtuner.paths import near_it
 
-_OPENERS = {
+_OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".json": open_json,
     ".jsonl": open_json,
-    ".csv": lambda path: TableFile(path, read_csv),
-    ".xlsx": lambda path: TableFile(path, read_xlsx),
+    ".csv": functools.partial(TableFile, read_csv),
+    ".tsv": functools.partial(TableFile, read_csv),
+    ".xlsx": functools.partial(TableFile, read_xlsx),
     ".parquet": ParquetFile,
 }
 _LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
-_BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv",), "xlsx": (".xlsx",)}
+_BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv", ".tsv"), "xlsx": (".xlsx",)}
+_LFS = b"version https://git-lfs.github.com/"
 _SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
-_PACKED = (".gz", ".zst", ".xz", ".bz2")
+
+_HUB_PAGE = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/([^/]+/[^/]+)/?$")
+"""An address of a data set as a whole, in which its name stands."""
 
 _NOT_HERE = (
     "there is no data set {!r} on this machine, and the hub cannot be reached: give the path of a file, such "
@@ -60,34 +70,56 @@ def load_dataset(
     `path` is a file, or what `datasets.load_dataset` takes: a format such as `json` with `data_files`, a
     folder or a hub name. Raises NotFoundError for files that do not exist and DataError for what is in them.
     """
-    path = os.fspath(path)
+    path = _HUB_PAGE.sub(r"\1", os.path.expanduser(path))
+    if _is_saved(path):
+        return _load_saved(path, split)
     plain_split = split is None or split.isidentifier()
     files = _files_by_split(path, data_files)
     if files is not None and data_dir is None:
-        _check_exist(files)
+        for file in itertools.chain(*files.values()):
+            check_there(file)
         if name is None and plain_split and not options and _ours(path, files):
             return _open_files(files, split)
-        if data_files is None:
-            path, data_files = _builder_of(files), files
-    return _load_with_datasets(path, name, data_dir, data_files, split, options)
+        path = path if _is_format(path) else _builder_of(files)
+        data_files = {split: [str(_plain(file)) for file in group] for split, group in files.items()}
+    try:
+        return _load_with_datasets(path, name, data_dir, data_files, split, options)
+    except DataError:
+        found = itertools.chain(*files.values()) if files else map(str, sorted(Path(path).rglob("*.parquet")))
+        for file in found:
+            _check_parquet(file)
+        raise
+
+
+def named_files(path: str, data_files: DataFiles | None = None) -> list[str] | None:
+    """The files and addresses that such a call reads, patterns filled in; None for what `datasets` finds."""
+    files = _files_by_split(os.path.expanduser(path), data_files)
+    return None if files is None else list(itertools.chain(*files.values()))
 
 
 def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
-    """The local files of each split, with patterns filled in, or None where `path` is no file or format."""
+    """The files of each split, with patterns filled in, or None where `path` is no file or format."""
     if data_files is None:
+        if is_elsewhere(path) and not _is_read(path):
+            raise DataError(
+                f"{path} does not end as a data file does ({', '.join((*_OPENERS, *_LEFT_TO_DATASETS)[:5])}, "
+                "...): give the address of the file itself, or fetch it and name its path"
+            )
         several = _in_folder_or_pattern(path)
         if several:
             return {"train": several}
         is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
         # No hub name looks like this.
-        is_file |= path.startswith((".", "/", "~")) and not os.path.isdir(path)
-        return {"train": [path]} if is_file and "://" not in path else None
+        is_file |= (path.startswith((".", "/")) or path.count("/") > 1) and not os.path.isdir(path)
+        return {"train": [path]} if is_file else None
     by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     files = {
-        split: [os.fspath(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
+        split: [os.path.expanduser(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
         for split, given in by_split.items()
     }
-    if any("://" in file for group in files.values() for file in group) or not _is_format(path):
+    if any(is_elsewhere(file) and not _is_read(file) for group in files.values() for file in group):
+        return None
+    if not _is_format(path):
         return None
     return {
         split: [match for file in group for match in (sorted(glob.glob(file, recursive=True)) or [file])]
@@ -100,7 +132,7 @@ def _in_folder_or_pattern(path: str) -> list[str]:
 
     A folder whose files or folders are named after splits is left to `datasets`, which knows them.
     """
-    if "://" in path:
+    if is_elsewhere(path):
         return []
     if not os.path.isdir(path):
         is_pattern = glob.has_magic(path) and not os.path.exists(path)
@@ -115,50 +147,92 @@ def _is_data(file: Path, folder: Path) -> bool:
     return not hidden and file.is_file() and _suffix(str(file)) in (*_OPENERS, ".parquet")
 
 
+def _is_read(name: str) -> bool:
+    """Whether the name is that of a file whose format is known."""
+    return _suffix(name) in (*_OPENERS, *_LEFT_TO_DATASETS)
+
+
+def _is_saved(path: str) -> bool:
+    """Whether `path` is a folder that `save_to_disk` of `datasets` has written."""
+    is_split = all(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_info.json"))
+    return is_split or os.path.isfile(os.path.join(path, "dataset_dict.json"))
+
+
+def _load_saved(path: str, split: str | None) -> Any:
+    import datasets
+    import pyarrow
+
+    try:
+        found = datasets.load_from_disk(path)
+    except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: no folder of save_to_disk, or a damaged one: {error}") from None
+    by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
+    return by_split if split is None else _of_split(by_split, split)
+
+
+def _of_split(by_split: Mapping[str, Any], split: str) -> Any:
+    if split not in by_split:
+        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, by_split))}")
+    return by_split[split]
+
+
 def _is_format(path: str) -> bool:
     return path in _BUILDERS or path in _LEFT_TO_DATASETS.values()
 
 
 def _suffix(path: str) -> str:
     """The suffix that tells the format, without that of a packer."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in _PACKED:
+    suffixes = [suffix.lower() for suffix in Path(file_name(path)).suffixes]
+    if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
 
 
-def _check_exist(files: Mapping[str, list[str]]) -> None:
-    for split, group in files.items():
-        for file in group:
-            if os.path.isfile(file):
-                continue
-            if os.path.isdir(file):
-                raise NotFoundError(
-                    f"the data file of split {split!r} is a folder: {file}; name a file in it"
-                )
-            looked = f"(looked for {Path(file).resolve()})"
-            raise NotFoundError(f"there is no data file {file} {looked}{near_it(file)}")
+def check_there(file: str) -> None:
+    """NotFoundError where a file is not here, DataError for an address that this machine cannot read."""
+    if is_elsewhere(file):
+        check_protocol(file)
+        return
+    if os.path.isfile(file):
+        return
+    if os.path.isdir(file):
+        raise NotFoundError(f"the data file {file} is a folder: name a file in it")
+    raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}){near_it(file)}")
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
     """Whether this package reads all the files itself."""
-    suffixes = {Path(file).suffix.lower() for group in files.values() for file in group}
+    suffixes = {_suffix(file) for group in files.values() for file in group}
     if _is_format(path):
         return suffixes <= set(_BUILDERS.get(path, ()))
-    # Tables of one kind are left to `datasets`; only this package reads them beside others.
+    # Parquet files alone are left to `datasets`; only this package reads them beside others.
     return suffixes <= _OPENERS.keys() - ({".parquet"} if len(suffixes) == 1 else set())
 
 
 def _open_files(files: Mapping[str, list[str]], split: str | None) -> Any:
-    rows = RowsBySplit(
-        (name, FileRows([_OPENERS[Path(file).suffix.lower()](Path(file)) for file in group]))
-        for name, group in files.items()
-    )
-    if split is None:
-        return rows
-    if split not in rows:
-        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, rows))}")
-    return rows[split]
+    rows = RowsBySplit((name, FileRows([_open(file) for file in group])) for name, group in files.items())
+    return rows if split is None else _of_split(rows, split)
+
+
+def _open(name: str) -> RowsFile:
+    path = _plain(name)
+    with open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise DataError(f"{name} is a pointer of git-lfs and not the data: git lfs pull fetches it")
+    return _OPENERS[path.suffix.lower()](path, name)
+
+
+def _plain(name: str) -> Path:
+    """The file of that name, or its copy where it is packed or elsewhere."""
+    path = fetched(name) if is_elsewhere(name) else Path(name)
+    return unpacked(path, name) if path.suffix.lower() in PACKED else path
+
+
+def _check_parquet(name: str) -> None:
+    """DataError where a Parquet file cannot be read to its end: `datasets` names none."""
+    if _suffix(name) == ".parquet":
+        for _ in ParquetFile(_plain(name), name):
+            pass
 
 
 def _builder_of(files: Mapping[str, list[str]]) -> str:
@@ -186,6 +260,7 @@ def _load_with_datasets(
     options: Mapping[str, Any],
 ) -> Any:
     import datasets
+    import pyarrow
 
     cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if not (data_files or os.path.exists(path) or cached.is_dir() or hub.is_reachable()):
@@ -198,5 +273,7 @@ def _load_with_datasets(
         raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
     except ConnectionError as error:
         raise NotFoundError(f"{_NOT_HERE.format(path)} ({error})") from error
-    except datasets.exceptions.DatasetGenerationError as error:
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path!r} cannot be read: {error}") from error
+    except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtuner.dataset.rows import FileRows, Mark, without_filled
+from xtuner.dataset.reading.files import FileRows, Mark, without_filled
 from xtuner.errors import DataError, did_you_mean
 
 Row = Mapping[str, Any]
@@ -100,6 +100,12 @@ class Selection:
         """Where a row stands, for messages: `data.json line 12`, or its number where there is no file."""
         source, inner = self._find(number)
         return source.place(inner) if isinstance(source, FileRows) else f"row {inner} (counted from 0)"
+
+    def check_content(self) -> None:
+        """DataError where a file no longer holds what its fingerprint told of."""
+        for source in self.sources:
+            if isinstance(source, FileRows):
+                source.check_content()
 
     def _find(self, number: int) -> tuple[Any, int]:
         inner = number
@@ -187,8 +193,7 @@ def place_at(sources: Sequence[Any], cursor: Cursor) -> str:
     source = sources[cursor.source]
     if not isinstance(source, FileRows):
         return f"row {cursor.at} (counted from 0)"
-    file = source.files[cursor.file]
-    return f"{file.path} {file.unit} {file.line_at(Mark(cursor.at, cursor.line))}"
+    return source.files[cursor.file].place_at(Mark(cursor.at, cursor.line))
 
 
 def _files(source: Any) -> list[Callable[[Mark], Iterator[Any]]]:

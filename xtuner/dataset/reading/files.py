@@ -1,0 +1,217 @@
+"""Rows of files, read when they are asked for, each with its file and line.
+
+    data.jsonl   {"a": 1}            rows[0] -> {"a": 1}, rows.place(0) -> "data.jsonl line 1"
+                                     (an empty line counts as a line and is no row)
+                 {"a": 2}            rows[1] -> {"a": 2}, rows.place(1) -> "data.jsonl line 3"
+
+A file is not kept in memory as Python objects: iterating parses row by row, and what stays is one offset per
+row once random access or a place is asked for.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import functools
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from xtuner.errors import DataError
+from xtuner.log import say_once
+
+Row = dict[str, Any]
+
+
+class Mark(NamedTuple):
+    """A place between two rows of a file: a byte and the lines before it, or the number of rows before it."""
+
+    at: int = 0
+    line: int = 0
+
+
+class Scanned(NamedTuple):
+    """A row still to be read (`read` raises DataError if it is broken), its place, and that of the next."""
+
+    read: Callable[[], Row]
+    mark: Mark
+    next: Mark
+
+
+class FileRows(Sequence):
+    """The rows of one or more files, one after the other."""
+
+    def __init__(self, files: Sequence[RowsFile]) -> None:
+        self.files = list(files)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.files))
+
+    def __iter__(self) -> Iterator[Row]:
+        for file in self.files:
+            yield from file
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        file, row = self._find(index)
+        return file.read(row)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of rows is known without parsing a whole file."""
+        return all(file.is_counted for file in self.files)
+
+    def place(self, index: int) -> str:
+        """Where row `index` stands, for messages: `data.json line 12`."""
+        file, row = self._find(index)
+        return file.place(row)
+
+    @property
+    def name(self) -> str:
+        """The names of the files, for messages."""
+        return ", ".join(file.name for file in self.files)
+
+    def fingerprint(self) -> str:
+        """A hash of the content of all files."""
+        return hashlib.blake2b(b"".join(file.digest() for file in self.files), digest_size=16).hexdigest()
+
+    def check_content(self) -> None:
+        """DataError where a file no longer holds what `fingerprint` told of."""
+        for file in self.files:
+            file.check_content()
+
+    def __repr__(self) -> str:
+        return f"FileRows({self.name})"
+
+    def _find(self, index: int) -> tuple[RowsFile, int]:
+        ends = list(accumulate(map(len, self.files)))
+        total = ends[-1] if ends else 0
+        if not -total <= index < total:
+            raise IndexError(f"row {index} of {total}")
+        index %= total
+        number = bisect.bisect_right(ends, index)
+        return self.files[number], index - (ends[number - 1] if number else 0)
+
+
+class RowsFile(ABC):
+    """One file of rows; `name` is what the user knows it by, where `path` is a copy."""
+
+    is_counted = True
+    unit = "line"
+    """What `line` counts."""
+
+    _digest: bytes | None = None
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path = path
+        self.name = name or str(path)
+        self._size, self._written = self._state()
+
+    def _state(self) -> tuple[int, int]:
+        state = os.stat(self.path)
+        return state.st_size, state.st_mtime_ns
+
+    def check(self) -> None:
+        """DataError where the file is no longer as long as when it was first looked at.
+
+        One that was written to and is as long as before is told of: it may be the same, copied again.
+        """
+        size, written = self._state()
+        if size != self._size:
+            raise DataError(
+                f"{self.name} has changed while it was in use, from {self._size:,} to {size:,} bytes: put it "
+                "back and go on with --resume, or begin anew"
+            )
+        if written != self._written:
+            say_once(f"{self.name} was written to while it is in use; it is as long as before")
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The file to read, which is checked before and, where it was read to its end, after."""
+        self.check()
+        with open(self.path, "rb") as file:
+            yield file
+        self.check()
+
+    def digest(self) -> bytes:
+        """A hash of the content as it was when this was first asked for."""
+        if self._digest is None:
+            self._digest = self._read_digest()
+        return self._digest
+
+    def check_content(self) -> None:
+        """DataError where the content is no longer that of `digest`."""
+        if self._read_digest() != self.digest():
+            raise DataError(f"{self.name} has changed while it was read: begin anew")
+
+    def _read_digest(self) -> bytes:
+        content = hashlib.blake2b(self.path.suffix.encode(), digest_size=16)
+        with self.opened() as file:
+            while block := file.read(1 << 20):
+                content.update(block)
+        return content.digest()
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Row]: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, row: int) -> Row:
+        """Row number `row`, counting from 0."""
+
+    @abstractmethod
+    def line(self, row: int) -> int:
+        """The line in which that row begins, counting from 1."""
+
+    def scan(self, start: Mark) -> Iterator[Scanned]:
+        """The rows from `start` on, each read when it is asked for, where the form of the file allows."""
+        for number, row in enumerate(islice(self, start.at, None), start.at):
+            yield Scanned(functools.partial(same, row), Mark(number), Mark(number + 1))
+
+    def place(self, row: int) -> str:
+        """Where that row stands, for messages: `data.json line 12`."""
+        return f"{self.name} {self.unit} {self.line(row)}"
+
+    def place_at(self, mark: Mark) -> str:
+        """Where the row at `mark` stands, for messages."""
+        return self.place(mark.at)
+
+
+def checked(value: Any, place: str) -> Row:
+    """The value as a row; DataError where it is no object."""
+    if isinstance(value, dict):
+        return value
+    raise DataError(
+        f"{place}: a row must be an object such as {{...}}, and this is "
+        f"{json.dumps(value, ensure_ascii=False):.60}"
+    )
+
+
+def same(row: Row) -> Row:
+    """The row, for a `read` that has nothing left to do."""
+    return row
+
+
+def without_filled(row: Row) -> Row:
+    """A row of an Arrow table without the keys that Arrow filled in.
+
+        {"call": {"city": "P", "unit": None}}  ->  {"call": {"city": "P"}}
+
+    All objects of a column have the same keys there, with null where only another row's object has a value.
+    Columns themselves stay.
+    """
+    return {name: _written(value) for name, value in row.items()}
+
+
+def _written(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _written(inner) for key, inner in value.items() if inner is not None}
+    return [_written(inner) for inner in value] if isinstance(value, list) else value
