@@ -30,8 +30,8 @@ def check(here, capsys):
         ([GOOD] * 3, ""),
         (
             [{"question": "a", "answer": "b"}] * 3,
-            "train_dataloader.dataset: d.json line 1, row 1: alpaca_map_fn: the row has no field 'output'; its "
-            "fields are 'question', 'answer'. (3 of the first 3 rows have a fault)",
+            "train_dataloader.dataset: d.json line 1, row 1: alpaca_map_fn: the row has no field 'output'; "
+            "its fields are 'question', 'answer'. (3 of the first 3 rows have a fault)",
         ),
         ([GOOD] * 199 + [{}], ""),
         ("[]", "the data is empty: there are no rows in"),
