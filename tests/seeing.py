@@ -73,7 +73,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
     "mllama": (MLLAMA, MLLAMA_VISION, {}),
     "paligemma": ({"model_type": "gemma"}, {"model_type": "siglip_vision_model"}, {"projection_dim": 32}),
-    "qwen2_5_omni_thinker": (MROPE, {"fullatt_block_indexes": [1]}, {}),
+    "qwen2_5_omni_thinker": (MROPE, {"fullatt_block_indexes": [1]}, {"vision_start_token_id": 3}),
     "qwen2_5_vl": (MROPE, {"fullatt_block_indexes": [1]}, {}),
     "qwen2_audio": ({"model_type": "qwen2"}, {}, {}),
     "qwen2_vl": (MROPE, {}, {}),

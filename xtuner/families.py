@@ -138,6 +138,8 @@ FAMILIES: dict[str, Family] = {
         packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True)),
     ),
     "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
+    # Their weights are clamped in place.
+    "gemma3n_text": Family(weights_read=("correction_coefs", "prediction_coefs")),
     "glm": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), bias=_asked_bias(output=False))),
     "glm4": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), norms=4, bias=_asked_bias(output=False))),
     "glm4_moe": Family(
@@ -185,6 +187,7 @@ FAMILIES: dict[str, Family] = {
         packs=True,
         sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
     ),
+    "longcat_flash": Family(weights_read=("classifier",)),
     "mamba": Family(packs=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "mimo_v2_flash": Family(packs=True),

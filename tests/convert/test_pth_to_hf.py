@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from tests.families.configs import make_model
 from xtuner.convert.pth_to_hf import pth_to_hf
+from xtuner.engine.surroundings import model_files
 from xtuner.errors import CheckpointError, ConfigError, NotFoundError
 
 # peft asks for a property that transformers has renamed.
@@ -225,3 +227,18 @@ def test_values_beyond_float16_are_not_squeezed(write_config, llama_dir, save_ch
     ):
         pth_to_hf(write_config(), checkpoint, tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "mixtral", "gpt_oss", "gemma3"])
+def test_a_full_run_has_the_names_of_files_that_the_family_has(
+    family, run_state, write_config, save_checkpoint, tmp_path
+):
+    """Those that `save_pretrained` gives them, experts one by one, which other programs read."""
+    model = make_model(family)
+    model.save_pretrained(tmp_path / "stock")
+    files = model_files(model, None)
+    checkpoint = save_checkpoint(run_state(model), files)
+    assert pth_to_hf(write_config(), checkpoint, tmp_path / "hf", fp32=True) == "model"
+    stock, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("stock", "hf"))
+    assert stock.keys() == ours.keys()
+    assert all(torch.equal(stock[name], ours[name]) for name in stock)

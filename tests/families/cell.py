@@ -173,7 +173,8 @@ class Cell:
 
     def base(self) -> Any:
         """The model that was trained, as it was before, by stock code in fp32."""
-        return stock_model(self.model, bits=4 if self.method == "qlora" else None)
+        whole = FAMILIES.get(self.family, UNKNOWN).weights_read
+        return stock_model(self.model, bits=4 if self.method == "qlora" else None, whole=whole)
 
     def check_convert(self, model: Any) -> None:
         """Assert that the converted folder answers like the trained `model`, and not like the base."""
@@ -238,8 +239,11 @@ def runs_of(patch: pytest.MonkeyPatch) -> list[Any]:
     return runs
 
 
-def stock_model(folder: Path, bits: int | None = None) -> Any:
-    """The model of `folder` by transformers alone, in fp32; all its weights are in the files."""
+def stock_model(folder: Path, bits: int | None = None, whole: tuple[str, ...] = ()) -> Any:
+    """The model of `folder` by transformers alone, in fp32; all its weights are in the files.
+
+    `whole`: layers that are not quantised.
+    """
     import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -250,6 +254,7 @@ def stock_model(folder: Path, bits: int | None = None) -> Any:
         bnb_4bit_compute_dtype=torch.float32,
         bnb_4bit_use_double_quant=True,
         bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=["lm_head", *whole] if whole else None,
     )
     model, info = kind.from_pretrained(
         folder,

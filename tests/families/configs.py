@@ -325,7 +325,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "qwen3_5_moe_text": {**MOE, **LINEAR},
     "qwen3_5_text": LINEAR,
-    "qwen3_moe": MOE,
+    "qwen3_moe": {**MOE, "norm_topk_prob": True},
     "qwen3_next": {**MOE, **LINEAR},
     "qwen4_exp_text": {
         **MOE,

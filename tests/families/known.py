@@ -43,6 +43,14 @@ KNOWN = [
         methods=ADAPTERS,
         precisions=("bf16",),
     ),
+    Known(
+        "laguna inkling2_text",
+        "convert",
+        "peft alone loses weights whose names it takes for those of older files; xtuner loads all",
+        methods=ADAPTERS,
+        precisions=("fp32",),
+    ),
+    Known("rwkv", "train", "transformers' own code cannot rescale weights of 4 bits", methods=("qlora",)),
     Known("xlstm", "chat", "transformers' own cache has other sizes than its layers"),
     Known(
         "dbrx",

@@ -14,7 +14,7 @@ files of their own are converted one by one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from xtuner.convert.lora import Adapter, Packed
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.errors import ModelError
 from xtuner.model.fused.experts import is_on_parameter
-from xtuner.model.loading import auto_class_of, is_native, load_config
+from xtuner.model.loading import auto_class_of, load_config, register_families
 from xtuner.model.lora import add_adapter
+from xtuner.model_folder import read_json
 
 
 def empty_model(folder: Path) -> Any:
@@ -38,11 +39,15 @@ def empty_model(folder: Path) -> Any:
 
 def has_mapping(folder: Path) -> bool:
     """Whether transformers changes names or tensors of that family's files."""
+    from transformers import CONFIG_MAPPING
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    config = load_config(folder)
-    kinds = {config.model_type, config.get_text_config().model_type, *(config.architectures or ())}
-    return is_native(config) and any(get_checkpoint_conversion_mapping(kind) for kind in kinds)
+    register_families()
+    config = read_json(folder / "config.json")
+    text = config.get("text_config") or {}
+    kinds = {config.get("model_type"), text.get("model_type"), *(config.get("architectures") or ())}
+    known = config.get("model_type") in CONFIG_MAPPING
+    return known and any(get_checkpoint_conversion_mapping(kind) for kind in kinds if kind)
 
 
 @dataclass
@@ -203,6 +208,47 @@ class Names:
                 missing_keys=None,
             )
         return {key: value[0] if isinstance(value, list) else value for key, value in tensors.items()}
+
+
+class AsFiles(Mapping[str, torch.Tensor]):
+    """The parameters `state` of a model under the names, and in the parts, that its files have.
+
+    As transformers' `save_pretrained` writes them; those of one parameter are made when one is asked for.
+    """
+
+    def __init__(
+        self, model: Any, state: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo]
+    ) -> None:
+        self._model, self._state = model, state
+        empty = {n: torch.empty(i.shape, dtype=i.dtype, device="meta") for n, i in infos.items()}
+        self._origin: dict[str, list[str]] = {}
+        made = {}
+        for name, tensor in empty.items():
+            for file, part in self._reverted({name: tensor}).items():
+                self._origin[file] = [name]
+                made[file] = part
+        whole = self._reverted(empty)
+        if {n: t.shape for n, t in made.items()} != {n: t.shape for n, t in whole.items()}:
+            # Some file holds several parameters.
+            self._origin, made = {name: [*infos] for name in whole}, whole
+        self.infos = {name: TensorInfo(part.dtype, tuple(part.shape)) for name, part in made.items()}
+        self._ready: dict[str, torch.Tensor] = {}
+
+    def _reverted(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return revert_weight_conversion(self._model, tensors)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self._ready:
+            self._ready = self._reverted({own: self._state[own] for own in self._origin[name]})
+        return self._ready.pop(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
 
 
 def config_of(adapter: Adapter) -> Any:

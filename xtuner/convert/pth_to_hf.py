@@ -20,6 +20,7 @@ import torch
 
 from xtuner.config import Config, build, load_config
 from xtuner.convert.folders import copy_other_files
+from xtuner.convert.names import AsFiles, empty_model, has_mapping
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
@@ -63,13 +64,14 @@ def pth_to_hf(
     tensors = _Cast(state, torch.float32 if fp32 else half_dtype(cfg, state), path)
     if tensors.half is not None:
         logger.info("Convert LLM to %s", str(tensors.half).removeprefix("torch."))
+    source: _Cast | AsFiles = tensors
     sources = (path.resolve().parent,)
     with new_folder(save_dir, sources=sources, num_bytes=tensors.num_bytes) as folder:
         with byte_bar("Saving", tensors.num_bytes) as advance:
 
             def load(name: str) -> torch.Tensor:
-                advance(tensors.infos[name].num_bytes)
-                return tensors[name]
+                advance(source.infos[name].num_bytes)
+                return source[name]
 
             if in_adapter:
                 logger.info("Saving adapter to %s", save_dir)
@@ -79,14 +81,16 @@ def pth_to_hf(
             else:
                 logger.info("Saving LLM tokenizer to %s", save_dir)
                 logger.info("Saving LLM to %s", save_dir)
+                _write_model_files(folder, checkpoint.get("meta", {}), cfg, tensors)
+                if has_mapping(folder):
+                    source = AsFiles(empty_model(folder), tensors, tensors.infos)
                 write_weights(
                     folder,
-                    tensors.infos,
+                    source.infos,
                     load,
                     max_shard_size=max_shard_size,
                     safe_serialization=safe_serialization,
                 )
-                _write_model_files(folder, checkpoint.get("meta", {}), cfg, tensors)
         (folder / "xtuner_config.py").write_text(cfg.text, "utf-8")
     return "adapter" if in_adapter else "model"
 

@@ -104,6 +104,9 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
 
     # What looks in both directions, an encoder of images, is not the packed row.
     if pieces() is None or kwargs.get("allow_is_bidirectional_skip"):
+        if getattr(kwargs["config"], "use_bidirectional_attention", False):
+            # The layers of such a family take no mask for leave to look ahead, whatever the mask was to be.
+            kwargs["allow_is_causal_skip"] = False
         return sdpa_mask(*args, **kwargs)
     # A union is of causal with what images are: blocks that look both ways.
     if kwargs.get("use_vmap") or getattr(kwargs.get("mask_function"), "__name__", "") == "or_mask":

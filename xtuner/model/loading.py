@@ -185,6 +185,8 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
         dtype = compute_dtype(asked or as_dtype(getattr(config, "dtype", None)), device)
     if quantization is not None and hasattr(quantization, "bnb_4bit_compute_dtype"):
         quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
+    if _is_quantized(quantization) and hasattr(quantization, "llm_int8_skip_modules"):
+        _keep_weights_that_are_read(quantization, config)
     if "device_map" in kwargs and kwargs["device_map"] is not None:
         say_once(f"device_map={kwargs['device_map']!r}: each process trains on its own device, {device}", 20)
     stays = mapped.stay_in_files()
@@ -196,6 +198,14 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
         "trust_remote_code": False if is_native(config) else kwargs.get("trust_remote_code", False),
         "low_cpu_mem_usage": None,
     }
+
+
+def _keep_weights_that_are_read(quantization: Any, config: Any) -> None:
+    """Leave layers unquantised whose weight a kernel of the family reads: it would read packed bytes."""
+    if names := family_of(config).weights_read:
+        asked = quantization.llm_int8_skip_modules or ["lm_head"]
+        quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
+        say_once(f"Not quantised, since the family's own code reads their weights: {', '.join(names)}", 20)
 
 
 def _widening(config: Any) -> Any:
@@ -481,7 +491,7 @@ def load_for_chat(
         "pretrained_model_name_or_path": str(path),
         "config": config,
         "torch_dtype": precision,
-        "quantization_config": _quantization(bits, precision, _EYES if config.model_type == "llava" else ()),
+        "quantization_config": _quantization(bits, precision, config),
         # One process talks: on GPUs the model may spread over all of them.
         "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
         "offload_folder": offload_folder,
@@ -516,7 +526,7 @@ def _check_llava_form(path: str | Path) -> None:
 _EYES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
 
-def _quantization(bits: int | None, dtype: torch.dtype, skip: tuple[str, ...] = ()) -> Any:
+def _quantization(bits: int | None, dtype: torch.dtype, config: Any) -> Any:
     if bits is None:
         return None
     if bits not in (4, 8):
@@ -524,14 +534,17 @@ def _quantization(bits: int | None, dtype: torch.dtype, skip: tuple[str, ...] = 
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(skip) or None)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        llm_int8_skip_modules=list(skip) or None,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_quant_type="nf4",
-    )
+        found = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        found = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_quant_type="nf4",
+        )
+    found.llm_int8_skip_modules = list(_EYES) if config.model_type == "llava" else None
+    _keep_weights_that_are_read(found, config)
+    return found
 
 
 def _short(dtype: torch.dtype) -> str:
