@@ -1,4 +1,4 @@
-"""Talk to a model in the terminal: python examples/cli_demo.py MODEL_FOLDER (an empty line ends)."""
+"""Talk to a model in the terminal: python cli_demo.py, or python cli_demo.py FOLDER (an empty line ends)."""
 
 import sys
 
@@ -8,7 +8,9 @@ from xtuner.chat.session import make_session
 from xtuner.chat.trained_with import trained_template
 from xtuner.model.loading import load_for_chat
 
-folder = sys.argv[1]
+model_name_or_path = "./merged"  # the folder of your model, or its name on the hub
+
+folder = sys.argv[1] if len(sys.argv) > 1 else model_name_or_path
 model, tokenizer = load_for_chat(folder)
 session = make_session(tokenizer, trained_template([folder]), context=context_length(model))
 stop_words, cache = session.template.get("STOP_WORDS") or [], KeptCache()

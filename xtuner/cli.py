@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 from typing import Any, NamedTuple
 
 from xtuner import __version__, dist
@@ -83,22 +84,41 @@ GROUPS: dict[str, dict[str, Command]] = {
         "web": Command("web", "[MODEL|URL] [--work-dir DIR]", "talk to it, watch a training, in a browser"),
     },
 }
+# Commands of XTuner 0.1.x that are not here -> what there is.
+LATER = {
+    "mmbench": "measuring a LLaVA model on MMBench; xtuner chat --image talks to it about an image",
+    "eval_refcoco": "measuring a LLaVA model on RefCOCO; xtuner preprocess refcoco prepares its data",
+}
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
+# What a terminal shows in a line, and where the second column of the help begins.
+_WIDTH, _COLUMN = 80, 38
+
+
 def usage() -> str:
-    """The text of `xtuner --help`."""
+    """The text of `xtuner --help`; each command with what it needs, not with all it takes."""
     lines = ["usage: xtuner COMMAND [ARGUMENTS] [--debug]", ""]
     for title, group in GROUPS.items():
         lines.append(f"{title}:")
         for name, command in group.items():
-            lines.append(f"  {f'{name} {command.usage}'.strip():<56} {command.about}")
+            lines += _described(f"{name} {command.usage.partition('[')[0]}".strip(), command.about)
         lines.append("")
     lines += [
         "xtuner COMMAND --help explains a command; xtuner version prints the version.",
         "--debug shows the traceback of an error.",
     ]
     return "\n".join(lines)
+
+
+def _described(words: str, about: str) -> list[str]:
+    """Two columns: the words of a command, and what it does."""
+    first, *more = textwrap.wrap(about, _WIDTH - _COLUMN)
+    indent = " " * _COLUMN
+    # Two spaces at least stand between the columns.
+    if len(words) > _COLUMN - 4:
+        return [f"  {words}", *(indent + line for line in (first, *more))]
+    return [f"  {words:<{_COLUMN - 2}}{first}", *(indent + line for line in more)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,11 +202,17 @@ def _unknown(name: str, rest: list[str]) -> int:
     members = [c for c in COMMANDS if c.startswith(f"{name} ")]
     if members and rest and rest[0] in ("-h", "--help"):
         for member in members:
-            print(f"  {f'xtuner {member} {COMMANDS[member].usage}':<60} {COMMANDS[member].about}")
+            print("\n".join(_described(f"{member} {COMMANDS[member].usage}", COMMANDS[member].about)))
         return 0
     if members:
         print(
             f"xtuner: error: {name} needs one of: {', '.join(m.split()[1] for m in members)}", file=sys.stderr
+        )
+    elif later := LATER.get(name.replace("-", "_")):
+        what, instead = later.split("; ")
+        print(
+            f"xtuner: error: {name} is not available in this version: {what} is not here yet; {instead}",
+            file=sys.stderr,
         )
     else:
         hint = did_you_mean(name, COMMANDS)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ConfigError, ModelError
+from xtuner.extras import pip_install
 from xtuner.families import FAMILIES
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
@@ -81,7 +82,7 @@ def check_language_model(
     if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
         raise ModelError(
             f"The weights of {path} are quantised with {method}, which needs "
-            f"{' and '.join(missing)}: pip install {' '.join(missing)}, or name the folder of the model in "
+            f"{' and '.join(missing)}: {pip_install(*missing)}, or name the folder of the model in "
             "16 bits"
         )
     return config
@@ -143,7 +144,8 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
     if not files:
         raise ModelError(
             f"transformers {_installed()} does not know the family '{family}' of {path}, and the folder "
-            "brings no code of its own: a newer transformers may know it (pip install -U transformers)"
+            "brings no code of its own: a newer transformers may know it "
+            f"({pip_install('-U', 'transformers')})"
         )
     if not trusted:
         raise ModelError(

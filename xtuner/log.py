@@ -8,6 +8,7 @@ The word `mmengine` is part of the format that users' log readers expect.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -28,6 +29,25 @@ class _StderrHandler(logging.StreamHandler):
         super().emit(record)
 
 
+class _RunsFile(logging.FileHandler):
+    """Writes to the file of a run; where that fails, the run goes on without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logger.removeHandler(self)
+        logger.warning(
+            "%s cannot be written: %s; the run goes on without it", self.baseFilename, error.strerror
+        )
+
+    def close(self) -> None:
+        # What is still in the buffer of a full disk is lost, and was told of.
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def start_console(level: int | str = "INFO") -> None:
     """Show log lines on stderr; ranks other than 0 only errors. Calling it again changes the level."""
     if not any(isinstance(h, _StderrHandler) for h in logger.handlers):
@@ -41,7 +61,7 @@ def start_console(level: int | str = "INFO") -> None:
 def start_file(path: Path) -> logging.Handler:
     """Also write log lines to `path`; returns the handler for `stop_file`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _RunsFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT, "%Y/%m/%d %H:%M:%S"))
     logger.addHandler(handler)
     return handler

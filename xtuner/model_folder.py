@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from xtuner import hub
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.paths import near_it
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
 TOKENIZER_FILES = (
@@ -40,22 +42,33 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
 
     A name that may be one on the hub is looked for there unless `ask_hub` is false.
     """
+    check_model_path(path, ask_hub=ask_hub)
     folder = Path(path)
     if not folder.is_dir():
-        if folder.exists():
-            raise ModelError(f"The model {path} is a file; name its folder")
-        if looks_local(path):
-            raise NotFoundError(f"There is no model folder {path}")
-        if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
-            raise NotFoundError(
-                f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
-                "its folder, or fetch it where there is a network"
-            )
         return
     if not tokenizer:
         _check_model_files(folder)
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+    else:
+        check_no_pointers(folder, TOKENIZER_FILES)
+
+
+def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
+    """Raise NotFoundError or ModelError where `path` is neither a folder nor a name on the hub."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise ModelError(f"The model {path} is a file; name its folder")
+    near = near_it(path, folders=True)
+    if looks_local(path):
+        raise NotFoundError(f"There is no model folder {path}{near}")
+    if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
+        raise NotFoundError(
+            f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
+            f"its folder, or fetch it where there is a network{near}"
+        )
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -87,6 +100,24 @@ def _check_model_files(folder: Path) -> None:
             f"The model folder {folder} is not complete: its index names {len(missing)} files that are not "
             f"there, as {missing[0]}; fetch them"
         )
+    check_no_pointers(folder, (*WEIGHT_FILES, *TOKENIZER_FILES))
+
+
+def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
+    """Raise ModelError where git has left pointers in the place of the files of `folder`."""
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
+    if found := [file.name for file in files if is_lfs_pointer(file)]:
+        raise ModelError(
+            f"The folder {folder} holds pointers of git-lfs in the place of files, as {found[0]}: run "
+            "git lfs install and git lfs pull in it"
+        )
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether `file` only says where git-lfs keeps the real one."""
+    if not file.is_file() or file.stat().st_size > 1024:
+        return False
+    return file.read_bytes().startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def _missing_shards(folder: Path) -> list[str]:
@@ -145,9 +176,14 @@ def looks_local(path: str | Path) -> bool:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ModelError where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        if is_lfs_pointer(path):
+            check_no_pointers(path.parent, [path.name])
         raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no JSON object, but a {type(found).__name__}")
+    return found
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The command line: its commands, its exit codes."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,6 +46,16 @@ def test_help_is_the_usage(words, capsys):
     assert capsys.readouterr().out == usage() + "\n"
 
 
+@pytest.mark.parametrize(
+    "words", [["--help"], ["convert", "--help"], *([*c.split(), "--help"] for c in COMMANDS)]
+)
+def test_help_fits_a_terminal_of_80_columns(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        main(words)
+    assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
+
+
 def test_version(capsys):
     assert main(["version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
@@ -62,6 +73,8 @@ def test_every_command_explains_itself(command, capsys):
     ("words", "code", "message"),
     [
         (["trian"], 2, "there is no command 'trian'. Did you mean 'train'?"),
+        (["mmbench", "x"], 2, "mmbench is not available in this version: measuring a LLaVA model on MMBench"),
+        (["eval_refcoco"], 2, "eval_refcoco is not available in this version: measuring a LLaVA model on R"),
         (["convert"], 2, "convert needs one of: pth_to_hf, merge, split, gguf, ollama"),
         (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'"),
         (["log-dataset", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),

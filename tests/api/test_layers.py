@@ -9,7 +9,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "xtuner"
 LAYERS = {
-    **dict.fromkeys(["errors", "log", "dist", "hub", "model_folder", "loadable", "families", "utils"], 0),
+    **dict.fromkeys(
+        [
+            "errors",
+            "log",
+            "locks",
+            "extras",
+            "paths",
+            "checkpoint_paths",
+            "dist",
+            "hub",
+            "model_folder",
+            "loadable",
+            "families",
+            "utils",
+        ],
+        0,
+    ),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
     **dict.fromkeys(["dataset", "model"], 3),
@@ -61,8 +77,9 @@ def test_a_package_imports_lower_layers_only():
 
 
 LIGHT = """
-    cli errors families config config.names estimate.configured check.checks model_folder loadable
-    recipes.catalogue utils tools.train tools.check tools.list_cfg tools.new_cfg
+    cli errors locks extras checkpoint_paths families config config.names
+    estimate.configured check.checks model_folder loadable recipes.catalogue
+    utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """
 
 

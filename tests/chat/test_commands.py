@@ -53,9 +53,9 @@ def adapter(llama_dir, folder, seed, target="q_proj"):
 
 def test_what_is_a_command():
     """A known name is a command, a near one a mistake; a path or a longer text is a question."""
-    for text in ("EXIT", "RESET", "/undo", "/save a b", "/unod", "/hepl"):
+    for text in ("EXIT", "RESET", "exit", "Reset", "/undo", "/save a b", "/unod", "/hepl"):
         assert is_command(text)
-    for text in ("EXIT now", "exit", "/tmp is full", "/etc/passwd", "/undo\nthis", "", "a /undo"):
+    for text in ("EXIT now", "exit?", "/tmp is full", "/etc/passwd", "/undo\nthis", "", "a /undo"):
         assert not is_command(text)
 
 
@@ -70,7 +70,7 @@ def test_undo_and_reset(dialogue):
 
 def test_exit_ends_and_help_names_all(dialogue):
     """What comes after EXIT is not read; /help shows the commands; a near name is suggested."""
-    assert dialogue.said("EXIT", "hello") == "Log: Exit!\n"
+    assert dialogue.said("exit", "hello") == "Log: Exit!\n"
     dialogue.ended = False
     assert "/adapter [FOLDER|none]  show the adapter" in dialogue.said("/help")
     assert dialogue.said("/unod") == (

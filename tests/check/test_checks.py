@@ -99,6 +99,7 @@ def test_data_is_looked_for_as_training_reads_it(load, tmp_path, monkeypatch, pa
             ("PROMPT_TEMPLATE.default", "PROMPT_TEMPLATE.auto"),
             "the chat_template of the tokenizer, and model has none",
         ),
+        (('"d.json"', '""'), "train_dataloader.dataset.dataset.path is empty: name a file or folder"),
         (("torch.float32", "torch.flaot32"), "torch has no 'flaot32'. Did you mean 'float32'"),
     ],
 )
@@ -129,7 +130,7 @@ def test_a_folder_with_nearly_the_name_of_a_model_is_a_warning(load, here):
     """OWNER/NAME may be on the hub, so it is no error."""
     (here / "m" / "llama-7b").mkdir(parents=True)
     (warning,) = check_config(load(model_path="m/llama7b")).warnings
-    assert warning.message.endswith("is taken for a name on the hub. Did you mean m/llama-7b?")
+    assert warning.message.endswith("is taken for a name on the hub; near it: llama-7b")
 
 
 def test_the_name_of_no_template_is_an_error(load):
@@ -177,7 +178,7 @@ def test_built_in_configs_pass_but_for_what_their_user_names(tmp_path, monkeypat
 def test_check_answers_in_half_a_second_and_imports_nothing_heavy(here):
     """The fastest of three real processes, by its processor time: others may be running beside it."""
     code = "import sys; from xtuner.tools.check import main; code = main(['c.py']); "
-    code += "sys.exit(code or str({'torch', 'transformers', 'numpy'} & set(sys.modules) or '') or 0)"
+    code += "sys.exit(code or str({'torch', 'transformers', 'datasets'} & set(sys.modules) or '') or 0)"
     times = []
     for _ in range(3):
         start = os.times()
@@ -186,3 +187,33 @@ def test_check_answers_in_half_a_second_and_imports_nothing_heavy(here):
         times.append(sum(end[2:4]) - sum(start[2:4]))  # user's and system's, of processes that ended
         assert (run.returncode, run.stderr) == (0, "")
     assert min(times) < 1.0  # half a second where nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_path": "./modle"}, "There is no model folder ./modle; near it: model"),
+        ({"model_path": "./sub/model"}, "There is no model folder ./sub/model"),
+        (
+            {"model_path": "./beside"},
+            "; w/beside is there, but paths count from where the command runs: write",
+        ),
+        ({"data_path": "./rows.json"}, "; w/rows.json is there, but paths count from where the command runs"),
+        ({"load_from": "iter_2.pth"}, "; w/iter_2.pth is there, but paths count from where the command runs"),
+    ],
+)
+def test_a_wrong_path_comes_with_what_may_be_meant(load, here, options, message):
+    """What is near it, or where it leads from the config's folder."""
+    (here / "w" / "beside").mkdir(parents=True)
+    for name in ("rows.json", "iter_2.pth"):
+        (here / "w" / name).write_text("[]")
+    config = load()
+    config = parse_config(config.text, "w/c.py", options)
+    (said,) = messages(check_config(config).errors)
+    assert message in said
+
+
+def test_a_name_that_is_a_folder_beside_the_config_is_a_warning(load, here):
+    (here / "w" / "beside").mkdir(parents=True)
+    (warning,) = check_config(parse_config(load().text, "w/c.py", {"model_path": "beside"})).warnings
+    assert "is taken for a name on the hub; w/beside is there, but paths count from" in warning.message

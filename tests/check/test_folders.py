@@ -56,6 +56,7 @@ def holding(*files, without=("config.json", "model.safetensors"), text="{}"):
 
 
 INDEX = '{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 REFUSED = {
     "unknown": (given(model_type="llama9"), "not know the family 'llama9' .*pip install -U transformers"),
     "nameless": (given(hidden_size=8), f"names no model_type, .*; {LM}"),
@@ -98,6 +99,10 @@ REFUSED = {
         holding("model.safetensors.index.json", "model-00001-of-00002.safetensors",
                 without=["model.safetensors"], text=INDEX),
         "not complete: its index names 1 files that are not there, as model-00002-of-00002.safetensors",
+    ),
+    "pointers": (
+        holding("model.safetensors", without=["model.safetensors"], text=POINTER),
+        "holds pointers of git-lfs in the place of files, as model.safetensors: run git lfs install and git",
     ),
     **{
         f"{method} without its package": (

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from xtuner.config import Ref, load_config, parse_config, parse_option
+from xtuner.config.names import Names, look_at
 from xtuner.errors import ConfigError, NotFoundError
 
 SMALL = """\
@@ -176,3 +177,34 @@ def test_a_dotted_option_makes_the_dict_that_the_file_does_not_have():
     assert parse_config(config.text, "c.py").val_dataloader == config.val_dataloader
     with pytest.raises(ConfigError, match="the config has no 'mine'"):
         parse_config("a = 1\n", "c.py", {"mine.b": 1})
+
+
+def test_an_option_replaces_a_name_of_a_base_before_what_follows_from_it(tmp_path):
+    """As if all stood in one file."""
+    (tmp_path / "base.py").write_text("lr = 1e-4\nrates = [lr, 2 * lr]\n")
+    own = (
+        "from mmengine.config import read_base\nwith read_base():\n    from .base import *\nmine = rates[1]\n"
+    )
+    (tmp_path / "c.py").write_text(own)
+    config = load_config(tmp_path / "c.py", {"lr": 1.0})
+    assert (config.lr, config.rates, config.mine) == (1.0, [1.0, 2.0], 2.0)
+    assert parse_config(config.text, "elsewhere.py") == config
+
+
+def test_the_older_form_of_a_base_is_told_and_not_ignored():
+    with pytest.raises(ConfigError, match=r"c.py:2: _base_ is not read; import the names of the other file"):
+        parse_config("a = 1\n_base_ = ['./other.py']\n", "c.py")
+
+
+def test_a_typo_is_told_where_it_is():
+    """In the import, where what is imported does not exist; in the line of use, where that goes wrong."""
+    text = "from xtuner.utils import (\n    {},\n)\n\na = dict(template={}.{})\nb = [torch.optim.AdamWW]\n"
+    text = "import torch\n" + text
+
+    def places(*names):
+        names_found = Names()
+        look_at(dict(parse_config(text.format(names[0], *names), "c.py")), "x", names_found)
+        return sorted(fault.message.partition("c.py:")[2].partition(":")[0] for fault in names_found.faults)
+
+    assert places("PROMPT_TEMPLTE", "default") == ["2", "7"]
+    assert places("PROMPT_TEMPLATE", "defualt") == ["6", "7"]

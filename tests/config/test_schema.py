@@ -62,12 +62,22 @@ def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
         ({"model": None}, "the config has no model"),
         ({"train_dataloader": None, "train_dataloder": {}}, "Did you mean 'train_dataloder'?"),
         ({"train_dataloader": {"batch_sise": 1}}, "has no key 'batch_sise'. Did you mean 'batch_size'?"),
+        (
+            {"train_dataloader": {"batch_size": None}},
+            "train_dataloader.batch_size is None; it must be a whole",
+        ),
+        ({"default_hooks": {"logger": {"interval": 0}}}, "default_hooks.logger.interval is 0; it must be a"),
         ({"train_dataloader": {"batch_size": 0}}, "train_dataloader.batch_size is 0"),
         ({"train_dataloader": {"num_workers": "abc"}}, "num_workers is 'abc'; it must be a whole number of"),
         ({"train_cfg": {"max_iters": 0}}, "train_cfg.max_iters is 0; it must be a whole number"),
         ({"train_cfg": {"max_epochs": "3"}}, "train_cfg.max_epochs is '3'; it must be a number above 0"),
         ({"randomness": {"seed": "abc"}}, "randomness.seed is 'abc'; it must be a whole number"),
         ({"model": 3}, "model is 3; it must be a dict"),
+        ({"work_dir": ""}, "work_dir is ''; it must be a path as text"),
+        (
+            {"optim_wrapper": {"dtype": "float17"}},
+            "dtype is 'float17'; use one of float16, bfloat16, float32",
+        ),
         ({"work_dir": 3}, "work_dir is 3; it must be a path as text"),
         (
             {"optim_wrapper": {"optimizer": {"lr": -1}}},

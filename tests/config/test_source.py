@@ -8,7 +8,7 @@ import pytest
 
 from xtuner.config import Ref
 from xtuner.config.arguments import Signature
-from xtuner.config.names import Names, look_at
+from xtuner.config.names import Names, look_at, unmade
 from xtuner.config.source import UNKNOWN, NameMissingError, look_up
 
 KNOWN = """
@@ -72,6 +72,12 @@ def faults_of(value):
         ),
         ({"type": Ref("torch.optim.AdamW"), "lr": "x"}, "a.lr", "a.lr is 'x'; AdamW takes float here"),
         ({"type": "AdamW", "b": {"type": "torch.optim.SGDD"}}, "a.b", "torch.optim has no 'SGDD'"),
+        ({"type": Ref("torch.optim.AdamW"), "lr": None}, "a.lr", "a.lr is None; AdamW takes float here"),
+        (
+            {"type": Ref("xtuner.dataset.process_hf_dataset"), "max_length": 1.5},
+            "a.max_length",
+            "a.max_length is 1.5; process_hf_dataset takes int here",
+        ),
         (
             {"type": Ref("torch.optim.AdamW"), "lr": (1e-4, 2)},
             "a.lr",
@@ -93,6 +99,52 @@ def faults_of(value):
 def test_a_fault_has_its_place_and_its_cure(value, path, message):
     faults = faults_of(value)
     assert any(where.startswith(path) and message in said for where, said in faults), faults
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"type": Ref("xtuner.dataset.process_hf_dataset"), "max_length": None, "held_out": 0},
+        {"type": Ref("peft.LoraConfig"), "layers_pattern": None, "target_modules": None, "lora_dropout": 0},
+        {"type": Ref("torch.optim.AdamW"), "foreach": None, "lr": 1},
+    ],
+)
+def test_none_is_fine_where_it_is_a_type_or_the_default(value):
+    """And a whole number is where any number may be."""
+    assert faults_of(value) == []
+
+
+MADE = {
+    "model": {"type": Ref("xtuner.model.SupervisedFinetune")},
+    "visualizer": {"vis_backends": []},
+    "param_scheduler": [{"type": "CosineAnnealingLR"}],
+    "default_hooks": {"logger": {"type": "LoggerHook"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, None),
+        ({"visualizer": {"type": "Wandb"}}, "visualizer.type is 'Wandb', which names nothing; import it in"),
+        ({"default_hooks": {"logger": {"interval": 1}}}, "default_hooks.logger has no type: add type=..., "),
+        ({"custom_hooks": [{"type": "MyHook"}]}, "custom_hooks.0.type is 'MyHook', which names nothing"),
+        ({"model": {}}, "model has no type"),
+        ({"model": {**MADE["model"], "llm": 5}}, "model.llm is 5; it must be a dict(type=...)"),
+        ({"visualizer": 5}, "visualizer is 5; it must be a dict(type=...)"),
+        ({"default_hooks": {"logger": 5}}, "default_hooks.logger is 5; it must be a dict(type=...)"),
+        ({"default_hooks": {"logger": None}}, None),
+        (
+            {"optim_wrapper": {"optimizer": None}},
+            "optim_wrapper has no optimizer: add optimizer=dict(type=...)",
+        ),
+    ],
+)
+def test_what_must_become_an_object_has_a_type_that_names_something(change, message):
+    """Elsewhere a dict may have a `type` that is only a word, such as rope_scaling."""
+    assert [fault.message[: len(message)] for fault in unmade({**MADE, **change})] == (
+        [message] if message else []
+    )
 
 
 def test_all_faults_come_at_once():

@@ -49,6 +49,19 @@ def test_an_earlier_conversion_is_replaced_and_named(tmp_path, caplog):
     assert "adapter_config.json, adapter_model.bin replaced" in caplog.text
 
 
+def test_two_conversions_do_not_write_one_folder(tmp_path):
+    """The second is refused, and the first ends as if it had been alone."""
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("first")
+        with (
+            pytest.raises(ConfigError, match=r"the output .*out is in use by process"),
+            new_folder(tmp_path / "out"),
+        ):
+            pass
+    assert (tmp_path / "out" / "config.json").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+
+
 @pytest.mark.parametrize("files", [["notes.txt"], ["config.json", "thesis.docx"], ["config.json", "data/"]])
 def test_a_foreign_folder_is_refused(tmp_path, files):
     """What no conversion wrote is never overwritten."""
@@ -92,7 +105,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     """A file stands where a folder is needed."""
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(CheckpointError, match=r"file/out cannot be written: "),
+        pytest.raises(ConfigError, match=r"cannot write to the output .*file/out: .*file is no folder"),
         new_folder(tmp_path / "file" / "out"),
     ):
         pass

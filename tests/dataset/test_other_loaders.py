@@ -40,7 +40,9 @@ def test_a_modelscope_data_set_gives_the_items_of_its_rows(bos, monkeypatch):
         assert process_ms_dataset(dataset, tokenizer=bos, max_length=16).key == plain.key
     monkeypatch.setitem(sys.modules, "modelscope", None)
     monkeypatch.setitem(sys.modules, "modelscope.msdatasets", None)
-    with pytest.raises(DataError, match=r"needs the package modelscope .*: pip install modelscope"):
+    with pytest.raises(
+        DataError, match=r"needs the package modelscope .*: .+ -m pip install 'modelscope\[datasets\]>=1.40'"
+    ):
         process_ms_dataset("damo/MSAgent-Bench", tokenizer=bos, max_length=16)
 
 

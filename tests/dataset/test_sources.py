@@ -110,11 +110,11 @@ def test_a_workbook_is_read(tmp_path):
 def test_a_missing_file_is_named_with_the_nearest(tmp_path):
     """The message says where it was looked for and what is there."""
     save(tmp_path / "data.json", "[]")
-    with pytest.raises(NotFoundError, match=r"no data file .*date\.json.*Near it: data\.json"):
+    with pytest.raises(NotFoundError, match=r"no data file .*date\.json.*near it: data\.json"):
         load_dataset(str(tmp_path / "date.json"))
     with pytest.raises(NotFoundError, match=r"no data file .*none\.json"):
         load_dataset("json", data_files={"train": str(tmp_path / "none.json")})
-    with pytest.raises(NotFoundError, match=r"no data file .*data\.jsn.*Near it: data\.json"):
+    with pytest.raises(NotFoundError, match=r"no data file .*data\.jsn.*near it: data\.json"):
         load_dataset(str(tmp_path / "data.jsn"))
     with pytest.raises(NotFoundError, match="is a folder"):
         load_dataset("json", data_files=str(tmp_path))

@@ -4,13 +4,16 @@ import io
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from tests.terminal import Terminal
 from xtuner.chat.terminal import PROMPT
-from xtuner.demo.run import Demo, Options, watch_log
+from xtuner.demo.run import Demo, Options, find_activation, watch_log
 from xtuner.demo.wording import WORDS
 from xtuner.errors import TrainingError
 from xtuner.log import logger
@@ -35,7 +38,10 @@ class FakeCommands:
                 "".join(json.dumps({"iter": i, "loss": 4.0 / i, "lr": 0.1}) + "\n" for i in (1, 2))
             )
             (self.folder / "train" / "last_checkpoint").write_text("train/iter_2.pth")
+            logger.setLevel("INFO")
             logger.info("Iter(train) [ 1/2]  lr: 1e-3  loss: 4.0000  grad_norm: 1.0")
+            time.sleep(0.25)  # bars are drawn ten times a second
+            logger.info("Iter(train) [ 2/2]  lr: 1e-3  loss: 2.0000  grad_norm: 1.0")
         if argv[0] == "chat":
             name = self.name if argv[1].endswith("merged") else "nobody"
             for line in sys.stdin:
@@ -54,6 +60,44 @@ def make_demo(tmp_path, tiny):
         return demo, fake, console.file
 
     return make
+
+
+def test_bars_move_on_the_terminal_and_stay_out_of_the_log(tmp_path, tiny, monkeypatch):
+    """On a pseudo-terminal of 80 columns, while what the commands print goes to demo.log."""
+    monkeypatch.chdir(tmp_path)
+    terminal = Terminal(monkeypatch, columns=80)
+    fake = FakeCommands(Path("demo"), "小芯，由一个很长很长的名字的工具微调出来的小助手小芯。")
+    with terminal:
+        assert Demo(Options(work_dir=Path("demo"), base=tiny), fake).run()
+    assert re.search(r"pre-training, loss \d", terminal.text)
+    assert re.search(r"fine-tuning, loss 4\.00 .*50%", terminal.text)
+    assert re.search(r"fine-tuning, loss 2\.00 .*100%", terminal.text)
+    assert "…" not in terminal.text
+    shown = Path("demo", "demo.log").read_text("utf-8")
+    assert not re.search(r"━|working|pre-training", shown)
+    commands_are_for_copying = "  $ xtuner"
+    assert [
+        n for n in terminal.lines() if cell_len(n) > 80 and not n.startswith(commands_are_for_copying)
+    ] == []
+
+
+def test_a_shell_that_does_not_find_xtuner_is_told_how_to(tmp_path, monkeypatch):
+    """By the script of this Python's own environment, named from where the shell is."""
+    bin_ = tmp_path / ".venv" / "bin"
+    bin_.mkdir(parents=True)
+    for name in ("activate", "python", "xtuner"):
+        (bin_ / name).touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(bin_ / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_activation() == ".venv/bin/activate"
+    (tmp_path / "xtuner").touch(0o755)  # another one
+    assert find_activation() == ".venv/bin/activate"
+    monkeypatch.setenv("PATH", str(bin_))
+    assert find_activation() is None
+    (bin_ / "activate").unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_activation() is None
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])

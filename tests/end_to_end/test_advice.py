@@ -418,7 +418,7 @@ CHECKS = [
         "set max_length = 512",
         [{"train_dataloader.dataset.max_length": 512}],
     ),
-    Case("file", {"data": "ROW_FILE"}, "Near it: rows.json", [{"data": "FILE"}]),
+    Case("file", {"data": "ROW_FILE"}, "near it: rows.json", [{"data": "FILE"}]),
 ]
 
 

@@ -165,6 +165,77 @@ def test_updates_that_fail_do_not_push_out_good_checkpoints(here, xtuner):
     assert (here / "w" / "iter_1.pth").exists()
 
 
+def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
+    (here / "w").symlink_to(here / "gone")
+    code, lines = xtuner("train", "c.py", "--work-dir", "w")
+    assert code == 1
+    assert lines[-1] == (
+        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which is not there"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("chat ./modle", "There is no model folder ./modle; near it: model"),
+        ("chat ./model --adapter ./nope", "There is no adapter folder ./nope"),
+        (
+            "chat ./model --prompt-template defualt",
+            "there is no prompt template named 'defualt'. Did you mean",
+        ),
+        (
+            "chat ./model --adapter ./run",
+            "it has no adapter_config.json, but checkpoints of a run: make one of",
+        ),
+        ("train cc.py", "there is no config file 'cc.py'; near it: c.py"),
+        ("serve ./modle", "There is no model folder ./modle; near it: model"),
+        ("train c.py --resume nope.pth", "there is no checkpoint 'nope.pth'"),
+        ("test c.py --checkpoint nope.pth", "there is no checkpoint 'nope.pth'"),
+        ("convert pth_to_hf c.py nope.pth out", "there is no checkpoint 'nope.pth'"),
+        ("convert merge ./modle ./adapter out", "There is no model folder ./modle; near it: model"),
+        ("convert merge ./model ./adapter out", "There is no adapter folder ./adapter"),
+        ("convert split ./modle out", "There is no model folder ./modle; near it: model"),
+        ("convert gguf ./modle out", "There is no model folder ./modle; near it: model"),
+        ("convert ollama ./modle out", "There is no model folder ./modle; near it: model"),
+        ("new-cfg --model ./model --data ./d.jsn", "; near it: d.json"),
+    ],
+)
+def test_a_wrong_path_is_told_before_torch_is_imported(here, words, message):
+    """Importing it takes seconds: in this process it cannot be imported at all."""
+    (here / "run").mkdir()
+    (here / "run" / "iter_2.pth").touch()
+    code = (
+        "import sys; sys.modules['torch'] = None; from xtuner.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, len(lines), message in lines[-1]) == (1, 1, True), lines
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_checkpoint_that_ends_an_epoch_is_found_by_both_names(here, xtuner):
+    """By every command that takes one, and said; a name of another epoch is not."""
+    options = ["--cfg-options", "max_iters=6", "interval=6"]
+    assert xtuner("train", "c.py", "--work-dir", "w", *options)[0] == 0
+    assert {p.name for p in (here / "w").glob("*.pth")} == {"iter_6.pth"}
+    code, lines = xtuner("convert", "pth_to_hf", "c.py", "w/epoch_1.pth", "adapter")
+    assert code == 0
+    assert any(line.endswith("w/epoch_1.pth is there as iter_6.pth") for line in lines)
+    assert (here / "adapter" / "adapter_config.json").is_file()
+    code, lines = xtuner("convert", "pth_to_hf", "c.py", "w/epoch_2.pth", "adapter2")
+    assert code == 1
+    assert lines[-1].endswith("there is no checkpoint 'w/epoch_2.pth'; the newest there is w/iter_6.pth")
+    (here / "w" / "iter_6.pth").rename(here / "w" / "epoch_1.pth")
+    for words in (
+        ["test", "c.py", "--checkpoint", "w/iter_6.pth", "--cfg-options", "val_dataloader.held_out=0.4"],
+        ["train", "c.py", "--work-dir", "v", "--cfg-options", "load_from=w/iter_6.pth", "max_iters=1"],
+        ["train", "c.py", "--work-dir", "v", "--resume", "w/iter_6.pth", "--cfg-options", "max_iters=7"],
+    ):
+        code, lines = xtuner(*words)
+        assert code == 0, lines
+        assert any(line.endswith("w/iter_6.pth is there as epoch_1.pth") for line in lines)
+
+
 def test_an_error_of_a_worker_is_as_short_as_any(capsys, monkeypatch):
     """The traceback that torch puts before it is left out."""
     from torch._utils import ExceptionWrapper

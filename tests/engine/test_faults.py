@@ -287,3 +287,60 @@ def test_resuming_in_a_stopped_state_is_told(toy_config, tmp_path, caplog):
     train(toy_config(), tmp_path, resume=True)
     assert "iter_12.pth.part, which an earlier run has not finished" in caplog.text
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_two_runs_do_not_write_in_one_work_dir(toy_config, tmp_path):
+    """The second ends before it writes; what the first leaves in the end is its own."""
+    first = build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=rf"the work dir .* is in use by process {os.getpid()} on "):
+        build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
+    assert sorted(tmp_path.iterdir()) == before
+    first.train()
+    assert train(toy_config(), tmp_path, resume=True).iter == 20
+
+
+def test_two_runs_do_not_write_their_checkpoints_in_one_folder(toy_config, tmp_path):
+    """Work dirs of one name share a folder of `out_dir`."""
+    options = {"default_hooks.checkpoint.out_dir": str(tmp_path / "out")}
+    runs = [build_run(toy_config(**options), RunOptions(work_dir=str(tmp_path / n / "w"))) for n in "ab"]
+    with runs[0].held:
+        runs[0].call_hooks("before_run")
+        with pytest.raises(ConfigError, match=r"CheckpointHook.out_dir .*out/w is in use by process"):
+            runs[1].train()
+    assert train(toy_config(**options), tmp_path / "b" / "w").iter == 20
+
+
+def test_a_damaged_last_checkpoint_is_told_and_passed_over(toy_config, tmp_path, caplog):
+    """What it names is the newest by its time all the same."""
+    train(toy_config(), tmp_path)
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe\x00")
+    assert train(toy_config(max_epochs=3), tmp_path, resume=True).iter == 30
+    assert "last_checkpoint is damaged: the newest checkpoint is taken by its time" in caplog.text
+    assert "Resumed at iter 20 of 30" in caplog.text
+
+
+def test_a_full_disk_ends_the_log_and_not_the_run(toy_config, tmp_path, caplog, capsys):
+    """One line each of the log and the scalars, and no traceback."""
+    run = build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
+    (run.log_dir / "vis_data").mkdir()
+    for name in (f"{run.timestamp}.log", "vis_data/scalars.json"):
+        (run.log_dir / name).symlink_to("/dev/full")
+    run.train()
+    said = [m for m in caplog.messages if "cannot be written" in m]
+    assert [m.partition(str(run.log_dir))[2] for m in said] == [
+        f"/{name} cannot be written: No space left on device; the run goes on without it"
+        for name in (f"{run.timestamp}.log", "vis_data/scalars.json")
+    ]
+    assert "Traceback" not in capsys.readouterr().err
+    assert find_fault(tmp_path / "iter_20.pth") is None
+
+
+def test_a_new_run_in_the_work_dir_of_an_earlier_one_is_told(toy_config, tmp_path, caplog):
+    """It may have been meant to go on."""
+    train(toy_config(), tmp_path)
+    assert "earlier run" not in caplog.text
+    train(toy_config(), tmp_path, resume=True)
+    assert "earlier run" not in caplog.text
+    train(toy_config(), tmp_path)
+    assert "iter_20.pth is of an earlier run, and this one begins anew in the same work dir" in caplog.text

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -200,3 +201,51 @@ def test_a_checkpoint_of_another_folder_is_left_alone(toy_config, tmp_path):
     train(toy_config(), tmp_path / "b", resume=str(tmp_path / "a" / "iter_9.pth"))
     assert sorted(p.name for p in (tmp_path / "a").glob("*.pth")) == before == ["iter_10.pth", "iter_9.pth"]
     assert sorted(p.name for p in (tmp_path / "b").glob("*.pth")) == ["iter_18.pth", "iter_20.pth"]
+
+
+def test_a_visualizer_that_shows_nothing_is_named(toy_config, tmp_path, monkeypatch):
+    """Its error is the one that is told, and not that of closing it."""
+    monkeypatch.setattr(sys.modules["engine_toys"], "Mute", type("Mute", (), {}), raising=False)
+    config = toy_config(**{"visualizer.type": "engine_toys.Mute"})
+    with pytest.raises(ConfigError, match=r"visualizer is a Mute, which has no open\(\): use Visualizer"):
+        train(config, tmp_path)
+
+
+def test_a_visualizer_without_a_type_is_the_usual_one(toy_config, tmp_path):
+    run = train(toy_config(**{"visualizer.name": "mine"}), tmp_path)
+    assert len(scalars(run)) == 20
+
+
+def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
+    """Three of its four batches were read when the checkpoint was saved."""
+    options = {"accumulative_counts": 4, "keep": -1}
+    train(toy_config(**options), tmp_path)
+    train(toy_config(**options), tmp_path / "again", resume=str(tmp_path / "iter_3.pth"))
+    assert "Resumed at iter 0 of 20, saved at iter 3, within an update, which begins again" in caplog.text
+    train(toy_config(**options), tmp_path / "again2", resume=str(tmp_path / "iter_12.pth"))
+    assert "Resumed at iter 12 of 20, saved at iter 12\n" in caplog.text
+
+
+def test_data_without_a_sampler_is_named(toy_config, tmp_path):
+    """Only a stream needs none."""
+    with pytest.raises(ConfigError, match="train_dataloader has no sampler: add sampler=dict"):
+        train(toy_config(**{"train_dataloader.sampler": None}), tmp_path)
+
+
+def test_a_visualizer_that_cannot_be_closed_hides_no_error(toy_config, tmp_path, monkeypatch, caplog):
+    """The work dir is free again all the same."""
+    from xtuner.engine.visual import Visualizer
+
+    class Broken(Visualizer):
+        def add_scalars(self, scalars, step):
+            raise TrainingError("no room for scalars")
+
+        def close(self):
+            super().close()
+            raise OSError("no room to close")
+
+    monkeypatch.setattr(sys.modules["engine_toys"], "Broken", Broken, raising=False)
+    with pytest.raises(TrainingError, match="no room for scalars"):
+        train(toy_config(**{"visualizer.type": "engine_toys.Broken"}), tmp_path)
+    assert "The visualizer could not be closed: OSError: no room to close" in caplog.text
+    assert train(toy_config(), tmp_path).iter == 20

@@ -52,5 +52,5 @@ def test_wandb_offline_leaves_a_run(tmp_path, monkeypatch):
 
 
 def test_a_missing_library_says_what_to_install():
-    with pytest.raises(ConfigError, match=r"XBackend needs the package nothing: pip install nothing"):
+    with pytest.raises(ConfigError, match=r"XBackend needs the package nothing: .+ -m pip install nothing"):
         visual._need("nothing_of_the_kind", "XBackend", "nothing")

@@ -26,3 +26,12 @@ def test_it_has_about_twenty_lines():
     """Small enough to be read at a glance."""
     lines = [line for line in SCRIPT.read_text().splitlines() if line.strip()]
     assert len(lines) <= 22
+
+
+def test_without_an_argument_it_takes_the_path_at_its_top(llama_dir, tmp_path, monkeypatch):
+    """As in the tutorial: python cli_demo.py."""
+    shutil.copytree(llama_dir, tmp_path / "merged")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["cli_demo.py"])
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert runpy.run_path(str(SCRIPT), run_name="__main__")["session"].turns == []

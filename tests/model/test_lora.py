@@ -193,6 +193,13 @@ def test_broken_adapter_folders_are_named(tmp_path, llama):
     """Missing folder, missing config, missing or unreadable weights."""
     with pytest.raises(NotFoundError, match="no adapter folder"):
         attach_adapter(llama, tmp_path / "none")
+    (tmp_path / "lfs").mkdir()
+    (tmp_path / "lfs" / "adapter_config.json").write_text("{}")
+    (tmp_path / "lfs" / "adapter_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(
+        ModelError, match=r"holds pointers of git-lfs in the place of files, as adapter_model"
+    ):
+        attach_adapter(llama, tmp_path / "lfs")
     with pytest.raises(ModelError, match=r"has no adapter_config\.json"):
         attach_adapter(llama, tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")

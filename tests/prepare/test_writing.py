@@ -62,3 +62,14 @@ def test_of_many_left_out_three_are_named():
     for number in range(1, 6):
         left_out.add("empty", f"line {number}")
     assert str(left_out) == "left out 5: empty (line 1, line 2, line 3, ...)"
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    with new_rows(tmp_path / "a.jsonl") as (writer,):
+        writer.write({"n": 1})
+        with (
+            pytest.raises(ConfigError, match=r"the output .*a.jsonl is in use by process"),
+            new_rows(tmp_path / "b.jsonl", tmp_path / "a.jsonl"),
+        ):
+            pass
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.jsonl": '{"n": 1}\n'}

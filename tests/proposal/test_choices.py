@@ -75,6 +75,12 @@ def test_small_data_has_small_updates():
     assert many.value("accumulative_counts") * many.value("batch_size") * 2048 == 32768
 
 
+def test_one_update_is_no_updates():
+    choices = choose(MODEL, data([10] * 5), card(80)).choices
+    (choice,) = [c for c in choices if c.name == "accumulative_counts"]
+    assert choice.why.startswith("about 1 update of ")
+
+
 def test_text_is_read_once():
     assert choose(MODEL, data([100], is_text=True), card(80)).value("max_epochs") == 1
 

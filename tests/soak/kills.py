@@ -25,9 +25,10 @@ from pathlib import Path
 import torch
 from toys import WIDTH
 
+from xtuner.checkpoint_paths import by_age
 from xtuner.config import parse_config
 from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.checkpoint import _by_age, find_fault, load_checkpoint
+from xtuner.engine.checkpoint import find_fault, load_checkpoint
 
 ITERS = 24
 TEXT = f"""
@@ -101,7 +102,7 @@ def wait(child: int, seconds: float) -> int | None:
 
 def look(folder: Path, counts: dict[str, int]) -> None:
     """Count what a kill has left."""
-    found = _by_age(folder)
+    found = by_age(folder)
     if any(folder.glob(".*.part")):
         counts["during_a_save"] += 1
     if not found:

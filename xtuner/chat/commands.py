@@ -29,10 +29,14 @@ class Command:
     run: Callable[[Dialogue, str], None]
 
 
+# Whole questions that are commands, in capital letters or not.
+WORDS = {"EXIT": "/exit", "RESET": "/reset"}
+
+
 def is_command(text: str) -> bool:
     """Whether `text` is no question."""
     name = text.split(maxsplit=1)[0] if text else ""
-    if text in ("EXIT", "RESET"):
+    if text.upper() in WORDS:
         return True
     return "\n" not in text and name.startswith("/") and (name in COMMANDS or bool(_near(name)))
 
@@ -40,7 +44,7 @@ def is_command(text: str) -> bool:
 def run_command(dialogue: Dialogue, text: str) -> None:
     """Do what the command `text` says."""
     name, _, argument = text.partition(" ")
-    command = COMMANDS.get("/reset" if text == "RESET" else "/exit" if text == "EXIT" else name)
+    command = COMMANDS.get(WORDS.get(text.upper(), name))
     if command is None:
         dialogue.screen.say(f"There is no command {name}.{_near(name)} /help shows all of them.")
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from xtuner.errors import ConfigError
-from xtuner.utils import SYSTEM_TEMPLATE
+from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 
 
@@ -59,6 +59,8 @@ class Settings(ModelSettings):
                 raise ConfigError(f"--{name} is {value}: write {cure}.")
         if self.bits not in (None, 4, 8):
             raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
+        if self.prompt_template is not None:
+            PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
         check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
         if self.tools and not self.lagent:
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")

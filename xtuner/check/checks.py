@@ -11,8 +11,9 @@ from typing import Any
 
 from xtuner.check.files import file_faults, folders_nearby, hub_names
 from xtuner.check.forecast import Forecast, forecast, shortages
+from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
-from xtuner.config.names import Names, look_at
+from xtuner.config.names import Names, look_at, unmade
 from xtuner.config.schema import BUILT, Fault, find_faults, passed_on
 from xtuner.errors import ConfigError
 from xtuner.estimate.plan import ALONE, Division
@@ -36,21 +37,28 @@ class Findings:
 
 
 def check_config(
-    config: Mapping[str, Any], known_sizes: Sizes | None = None, division: Division = ALONE
+    config: Mapping[str, Any],
+    known_sizes: Sizes | None = None,
+    division: Division = ALONE,
+    try_rows: TryRows | None = None,
 ) -> Findings:
     """Everything that can be told of `config` without loading, importing or downloading.
 
-    `division`: how many processes share the run.
+    `division`: how many processes share the run. `try_rows` reads first rows, which takes a moment.
     """
     names = Names()
     for key in BUILT:
         look_at(passed_on(config.get(key)), key, names)
     errors, warnings = template_faults(config)
     found = Findings(
-        _distinct([*find_faults(config), *names.faults, *file_faults(config), *errors]),
+        _distinct([*find_faults(config), *unmade(config), *names.faults, *file_faults(config), *errors]),
         [*folders_nearby(config), *warnings],
     )
     found.unchecked = [*sorted(names.unknown), *hub_names(config)]
+    if try_rows is not None:
+        faults, unread = row_faults(config, try_rows)
+        found.errors += faults
+        found.unchecked += unread
     found.forecast = forecast(config, known_sizes, division)
     if found.forecast is not None:
         found.warnings += shortages(config, found.forecast)

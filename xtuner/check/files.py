@@ -7,13 +7,13 @@ load_from, peft_model    a checkpoint, an adapter
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xtuner.checkpoint_paths import check_exists
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
@@ -21,11 +21,12 @@ from xtuner.dataset.reading.load import check_there, named_files
 from xtuner.errors import ConfigError, DataError, ModelError, NotFoundError
 from xtuner.loadable import check_language_model, check_training
 from xtuner.model_folder import check_model_folder, looks_local
+from xtuner.paths import beside, near_it
 
 
 def file_faults(config: Mapping[str, Any]) -> list[Fault]:
     """What is not where the config says."""
-    return [*_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
+    return [*_empty_paths(config), *_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
 
 
 def hub_names(config: Mapping[str, Any]) -> list[str]:
@@ -39,14 +40,10 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
     """Warnings about names taken for ones on the hub where a folder here is called nearly the same."""
     found: dict[str, Fault] = {}
     for path, name in ((folder.path, folder.name) for folder in named_folders(config)):
-        parent = Path(name).parent
-        if looks_local(name) or Path(name).exists() or not (parent.name and parent.is_dir()):
+        if not name or looks_local(name) or Path(name).exists():
             continue
-        folders = [child.name for child in parent.iterdir() if child.is_dir()]
-        if near := difflib.get_close_matches(Path(name).name, folders, n=1, cutoff=0.6):
-            message = (
-                f"{name} is not here, so it is taken for a name on the hub. Did you mean {parent / near[0]}?"
-            )
+        if hint := beside(name, getattr(config, "filename", None)) or near_it(name, folders=True):
+            message = f"{name} is not here, so it is taken for a name on the hub{hint}"
             found.setdefault(name, Fault(path, f"{path}: {message}"))
     return list(found.values())
 
@@ -54,7 +51,7 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
 def data_bytes(config: Mapping[str, Any]) -> int | None:
     """Size of all data files; None where there are none here, or others besides."""
     loads = list(_loads(config))
-    named = [_data_files(cfg) for _, cfg in loads]
+    named = [data_files(cfg) for _, cfg in loads]
     files = [file for one in named for file in one or ()]
     if not files or None in named or not all(map(os.path.isfile, files)):
         return None
@@ -103,14 +100,25 @@ def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = T
         check_training(sizes, folder.name, full=full, asked=bool(model["llm"].get("quantization_config")))
 
 
+def _empty_paths(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of paths that are empty texts: one for each setting, however often it is used."""
+    at = [f"{path}.path" for path, cfg in _loads(config) if not cfg["path"]]
+    at += [folder.path for folder in named_folders(config) if not folder.name]
+    return [Fault(path, f"{path} is empty: name a file or folder") for path in at]
+
+
 def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
     found: dict[str, Fault] = {}
     for folder in named_folders(config):
+        if not folder.name:
+            continue
         try:
             check_folder(folder, config, ask_hub=False)
         except (NotFoundError, ModelError, ConfigError) as error:
+            hint = beside(folder.name, getattr(config, "filename", None))
+            message = f"{folder.path}: {error}{hint}"
             # One folder is named by the tokenizer and the model.
-            found.setdefault(str(error), Fault(folder.path, f"{folder.path}: {error}"))
+            found.setdefault(str(error), Fault(folder.path, message))
     return list(found.values())
 
 
@@ -144,15 +152,21 @@ def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 def _is_hub_name(cfg: Mapping[str, Any]) -> bool:
     is_hub = cfg.get("data_files") is None and not os.path.exists(cfg["path"])
-    return is_hub and _data_files(cfg) is None
+    return is_hub and data_files(cfg) is None
 
 
-def _data_files(cfg: Mapping[str, Any]) -> list[str] | None:
+def data_files(cfg: Mapping[str, Any]) -> list[str] | None:
     """The files that a call of load_dataset names; None for a name on the hub, and where that is a fault."""
     try:
         return named_files(cfg["path"], cfg.get("data_files"))
     except DataError:
         return []
+
+
+def check_data_path(path: str) -> None:
+    """NotFoundError where `path` is certainly a file and not there."""
+    for file in named_files(path, None) or ():
+        check_there(file)
 
 
 def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
@@ -161,22 +175,29 @@ def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
         try:
             for file in named_files(cfg["path"], cfg.get("data_files")) or ():
                 check_there(file)
-        except (NotFoundError, DataError) as error:
+        except NotFoundError as error:
+            hint = beside(file, getattr(config, "filename", None))
+            cure = hint or ("" if near_it(file) else ". Name your own file here")
+            found.append(Fault(path, f"{path}: {error}{cure}"))
+        except DataError as error:
             found.append(Fault(path, f"{path}: {error}"))
     return found
 
 
 def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
     found = []
-    load_from = config.get("load_from")
-    if isinstance(load_from, str) and not os.path.exists(load_from):
-        message = (
-            f"load_from: there is no checkpoint {load_from!r}; correct the path, or set load_from = None"
-        )
-        found.append(Fault("load_from", message))
+    load_from, file_of_config = config.get("load_from"), getattr(config, "filename", None)
+    if isinstance(load_from, str):
+        try:
+            check_exists(load_from)
+        except NotFoundError as error:
+            hint = beside(load_from, file_of_config)
+            message = f"load_from: {error}; correct the path, or set load_from = None{hint}"
+            found.append(Fault("load_from", message))
     model = config.get("model")
     adapter = model.get("peft_model") if isinstance(model, Mapping) else None
     if isinstance(adapter, str) and not os.path.exists(adapter):
-        message = f"model.peft_model = {adapter!r}: there is no such file or folder"
+        hint = beside(adapter, file_of_config) or near_it(adapter)
+        message = f"model.peft_model = {adapter!r}: there is no such file or folder{hint}"
         found.append(Fault("model.peft_model", message))
     return found

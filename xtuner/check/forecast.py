@@ -149,10 +149,9 @@ def memory_lines(found: Forecast) -> list[str]:
     shared = found.division
     each = "" if shared.is_alone else f" for each of {shared.processes} processes, {shared.text},"
     return [
-        f"memory   about {size_text(found.memory.total)}{each} ({free}); a batch has up to "
-        f"{found.training.tokens} "
-        f"tokens{_RECOMPUTED[found.training.recompute]}, the model "
-        f"{weights_text(found.shape.num_weights)} weights{about}",
+        f"memory   about {size_text(found.memory.total)}{each} ({free})",
+        f"         a batch has up to {found.training.tokens} tokens{_RECOMPUTED[found.training.recompute]}",
+        f"         the model has {weights_text(found.shape.num_weights)} weights{about}",
         *(f"         {name:<12} {size_text(size):>8}" for name, size in found.memory.parts().items()),
         *([f"         {'on the host':<12} {size_text(found.host):>8}"] if found.host else []),
     ]

@@ -20,7 +20,9 @@ from xtuner.errors import did_you_mean
 
 # Types of arguments that no text and no list stands for, and those that only text does.
 _NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
+_WHOLE = {"int", "bool", "NoneType"}
 _TEXTS = {"str", "NoneType"}
+_PLAIN = _NUMBERS | _TEXTS
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,12 @@ def signature_of(target: Any) -> Signature | None:
     except (TypeError, ValueError):
         return None
     names = tuple(p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
-    return Signature(names, any(p.kind is p.VAR_KEYWORD for p in parameters), _types_of(target))
+    kinds = _types_of(target)
+    # An argument that is None by default may be None, whatever its annotation says.
+    nones = {
+        p.name: kinds[p.name] | {"NoneType"} for p in parameters if p.default is None and p.name in kinds
+    }
+    return Signature(names, any(p.kind is p.VAR_KEYWORD for p in parameters), {**kinds, **nones})
 
 
 def _types_of(target: Any) -> dict[str, frozenset[str]]:
@@ -75,7 +82,11 @@ def _cannot_be(value: Any, kinds: frozenset[str]) -> bool:
     """Whether `value` is certainly of none of `kinds`."""
     if not kinds or as_ref(value) is not None:
         return False
+    if value is None:
+        return kinds <= _PLAIN and "NoneType" not in kinds
     is_list = isinstance(value, (list, tuple))
-    return (kinds <= _NUMBERS and (is_list or isinstance(value, str))) or (
-        kinds <= _TEXTS and (is_list or isinstance(value, (int, float)))
+    return (
+        (kinds <= _NUMBERS and (is_list or isinstance(value, str)))
+        or (kinds <= _WHOLE and isinstance(value, float))
+        or (kinds <= _TEXTS and (is_list or isinstance(value, (int, float))))
     )

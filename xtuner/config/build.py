@@ -16,10 +16,8 @@ from typing import Any
 
 from xtuner.config.arguments import signature_of, wrong_arguments
 from xtuner.config.load import Config, name_of
-from xtuner.config.ref import Ref, as_ref
+from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref
 from xtuner.errors import ConfigError, XTunerError
-
-_HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
 
 
 class Builder:
@@ -36,7 +34,7 @@ class Builder:
                 return self._call(target, value, path, late)
             if late:
                 # Only a call can take late arguments, so this type was meant as a name.
-                raise ConfigError(f"{path}.type is {value.get('type')!r}, which names nothing{_HOW_TO_NAME}")
+                raise ConfigError(f"{path}.type is {value.get('type')!r}, which names nothing{HOW_TO_NAME}")
             return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})
         if isinstance(value, list):
             return [self.build(v, f"{path}.{i}") for i, v in enumerate(value)]

@@ -21,6 +21,7 @@ from typing import Any
 from xtuner.config.ref import Ref, path_of
 from xtuner.config.schema import RUN_KEYS
 from xtuner.errors import ConfigError, NotFoundError, did_you_mean
+from xtuner.paths import near_it
 
 
 class Config(dict):
@@ -46,7 +47,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     """The config in the file `path` with `options` applied (names or dotted paths to values)."""
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"there is no config file {str(path)!r}")
+        raise NotFoundError(f"there is no config file {str(path)!r}{near_it(path)}")
     return parse_config(_read(path), str(path), options)
 
 
@@ -54,7 +55,13 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     """The config in `text`; `filename` serves messages and relative imports."""
     options = dict(options or {})
     tree = _parse(text, filename)
+    _refuse_text_base(tree, filename)
     assigned = _assigned_names(tree.body)
+    if any("." not in key and key not in assigned for key in options) and _has_base(tree):
+        # What a base file assigns is replaced before anything follows from it.
+        text = _flatten(text, filename)
+        tree = _parse(text, filename)
+        assigned = _assigned_names(tree.body)
     before = {k: v for k, v in options.items() if k in assigned}
     after = {k: v for k, v in options.items() if k not in before}
     text = _write_values(text, tree, before)
@@ -81,6 +88,21 @@ def _parse(text: str, filename: str) -> ast.Module:
         return ast.parse(text, filename)
     except SyntaxError as error:
         raise ConfigError(f"{filename}:{error.lineno}: {error.msg}") from error
+
+
+def _refuse_text_base(tree: ast.Module, filename: str) -> None:
+    """ConfigError for mmengine's older form of a base, which is a name like any other to Python."""
+    for statement in tree.body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == "_base_" for target in targets):
+            raise ConfigError(
+                f"{filename}:{statement.lineno}: _base_ is not read; import the names of the other file: "
+                "from mmengine.config import read_base, then with read_base(): from .other import *"
+            )
+
+
+def _has_base(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:

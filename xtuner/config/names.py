@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.later import feature_of
 from xtuner.config.load import name_of
-from xtuner.config.ref import Ref, as_ref, path_of
+from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
 from xtuner.config.schema import Fault
 from xtuner.config.source import UNKNOWN, NameMissingError, look_up
 from xtuner.errors import ConfigError, did_you_mean
@@ -43,6 +43,16 @@ _FROM_PRETRAINED = {
     "ignore_mismatched_sizes",
     "use_flash_attention_2",
     "model_max_length",
+}
+# Of transformers' names, which its source text does not tell, those that every config has.
+_CERTAIN = {
+    f"transformers.{name}"
+    for name in (
+        "AutoModelForCausalLM.from_pretrained",
+        "AutoModelForImageTextToText.from_pretrained",
+        "AutoTokenizer.from_pretrained",
+        "BitsAndBytesConfig",
+    )
 }
 # Types may be text; these are light enough to be looked up for real.
 _LIGHT = "xtuner.utils."
@@ -80,6 +90,76 @@ def look_at(value: Any, path: str, names: Names) -> None:
         look_at(dict(value.keywords), path, names)
 
 
+class Made(NamedTuple):
+    """What the run makes an object of: whether its type may be left out, and whether it may itself."""
+
+    has_usual_type: bool = False
+    may_be_absent: bool = True
+
+
+_MADE: dict[str, Made] = {
+    "model": Made(),
+    "model.llm": Made(),
+    "tokenizer": Made(),
+    "train_dataloader.dataset": Made(may_be_absent=False),
+    "train_dataloader.sampler": Made(),
+    "train_dataloader.collate_fn": Made(may_be_absent=False),
+    "val_dataloader.dataset": Made(),
+    "optim_wrapper": Made(has_usual_type=True),
+    "optim_wrapper.optimizer": Made(may_be_absent=False),
+    "param_scheduler": Made(),
+    "train_cfg": Made(has_usual_type=True),
+    "val_cfg": Made(has_usual_type=True),
+    "visualizer": Made(has_usual_type=True),
+    "default_hooks.*": Made(),
+    "custom_hooks": Made(),
+}
+
+
+def unmade(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of the parts that must become objects: absent, no dict, or with a `type` that names nothing."""
+    found = []
+    for place, made in _MADE.items():
+        parent, _, key = place.rpartition(".")
+        above = config.get(parent) if parent else config
+        if not made.may_be_absent and isinstance(above, Mapping) and above.get(key) is None:
+            found.append(Fault(place, f"{parent} has no {key}: add {key}=dict(type=...)"))
+        for path, value in _parts(config, place):
+            if value is None:
+                continue
+            kind = value.get("type") if isinstance(value, Mapping) else None
+            if not isinstance(value, Mapping):
+                found.append(Fault(path, f"{path} is {value!r}; it must be a dict(type=...)"))
+            elif kind is None and not made.has_usual_type:
+                found.append(Fault(path, f"{path} has no type: add type=..., the class that it is made of"))
+            elif isinstance(kind, str) and as_ref(kind) is None and not _is_dotted(kind):
+                message = f"{path}.type is {kind!r}, which names nothing{HOW_TO_NAME}"
+                found.append(Fault(f"{path}.type", message))
+    return found
+
+
+def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
+    """What stands at `place`, of a list one by one; `*` is any key."""
+    values: list[tuple[str, Any]] = [("", config)]
+    for part in place.split("."):
+        inside = [(path, value) for path, value in values if isinstance(value, Mapping)]
+        values = [
+            (f"{path}.{key}" if path else key, value[key])
+            for path, value in inside
+            for key in (value if part == "*" else [part])
+            if key in value
+        ]
+    for path, value in values:
+        if isinstance(value, list):
+            yield from ((f"{path}.{number}", item) for number, item in enumerate(value))
+        else:
+            yield path, value
+
+
+def _is_dotted(text: str) -> bool:
+    return "." in text and text.replace(".", "_").isidentifier()
+
+
 def _key(message: str, path: str) -> str:
     """The argument that a message begins with."""
     rest = message[len(path) + 1 :]
@@ -99,11 +179,20 @@ def _callee(kind: Any, path: str, names: Names) -> Any:
         return None
     ref = as_ref(kind)
     if ref is None and isinstance(kind, str):
-        is_dotted = "." in kind and kind.replace(".", "_").isidentifier()
-        ref = Ref(kind) if is_dotted else None
+        ref = Ref(kind) if _is_dotted(kind) else None
     if ref is not None:
         return _find(ref, path, names)
     return signature_of(kind) or UNKNOWN if callable(kind) else None
+
+
+def _missing_import(ref: Ref) -> str | None:
+    """The name that was imported, where that is what does not exist; None where it is what is taken of it."""
+    name, _ = ref._imported
+    try:
+        look_up(name)
+    except NameMissingError:
+        return name
+    return None
 
 
 def _find(ref: Ref, path: str, names: Names) -> Any:
@@ -120,8 +209,8 @@ def _find(ref: Ref, path: str, names: Names) -> Any:
     try:
         found = look_up(name)
     except NameMissingError as error:
-        names.faults.append(Fault(path, f"{path}: {ref._at()}{error}"))
+        names.faults.append(Fault(path, f"{path}: {ref._at(_missing_import(ref))}{error}"))
         return UNKNOWN
-    if found is UNKNOWN:
+    if found is UNKNOWN and name not in _CERTAIN:
         names.unknown.add(name)
     return found

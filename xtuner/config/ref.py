@@ -17,16 +17,19 @@ from xtuner.errors import ConfigError, did_you_mean
 
 # Packages whose dotted names count as references when a dumped config holds them as text.
 _PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
+HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
 
 
 class Ref:
     """A dotted name with the place that imported it; attribute access makes a longer name."""
 
-    __slots__ = ("_origin", "_path")
+    __slots__ = ("_imported", "_origin", "_path")
 
-    def __init__(self, path: str, origin: str = ""):
+    def __init__(self, path: str, origin: str = "", imported: tuple[str, str] | None = None):
         self._path = path
         self._origin = origin
+        # The name that the import statement has, and where that stands.
+        self._imported = imported or (path, origin)
 
     def __getattr__(self, name: str) -> Ref:
         if name.startswith("__"):
@@ -35,7 +38,11 @@ class Ref:
         file = used.f_code.co_filename
         # A longer name stands where the config's file writes it, not where its beginning was imported.
         here = self._origin and self._origin.rpartition(":")[0] == file
-        return Ref(f"{self._path}.{name}", f"{file}:{used.f_lineno}" if here else self._origin)
+        origin = f"{file}:{used.f_lineno}" if here else self._origin
+        path = f"{self._path}.{name}"
+        # `from a import b` takes b of a in its own line.
+        is_import = origin == self._imported[1] and self._imported[0] == self._path
+        return Ref(path, origin, (path, origin) if is_import else self._imported)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._path.rpartition(".")[2]
@@ -65,8 +72,11 @@ class Ref:
     def __radd__(self, other: Any) -> Any:
         return other + self._text()
 
-    def _at(self) -> str:
-        return f"{self._origin}: " if self._origin else ""
+    def _at(self, part: str | None = None) -> str:
+        """Where the name stands; its import, where `part` of it is wrong and was imported."""
+        name, place = self._imported
+        origin = place if part is not None and f"{name}.".startswith(f"{part}.") else self._origin
+        return f"{origin}: " if origin else ""
 
     def _text(self) -> str:
         """The text this names, for configs that extend a system template; only our own are light enough."""
@@ -94,14 +104,14 @@ class Ref:
                 continue
             except Exception as error:
                 raise ConfigError(f"{self._at()}{path} cannot be imported: {error}") from error
-            return self._follow(found, path, parts[i:])
+            return self._follow(found, path, parts[:i], parts[i:])
         raise ConfigError(
-            f"{self._at()}{path} cannot be imported: there is no module {parts[0]!r}. "
+            f"{self._at(parts[0])}{path} cannot be imported: there is no module {parts[0]!r}. "
             "Install it, or correct the name"
         )
 
-    def _follow(self, found: Any, path: str, attributes: list[str]) -> Any:
-        for attribute in attributes:
+    def _follow(self, found: Any, path: str, module: list[str], attributes: list[str]) -> Any:
+        for number, attribute in enumerate(attributes, 1):
             try:
                 found = getattr(found, attribute)
             except ConfigError as error:
@@ -110,7 +120,8 @@ class Ref:
             except AttributeError as error:
                 hint = did_you_mean(attribute, dir(found))
                 owner = getattr(found, "__name__", type(found).__name__)
-                raise ConfigError(f"{self._at()}{path}: {owner} has no {attribute!r}.{hint}") from error
+                place = self._at(".".join([*module, *attributes[:number]]))
+                raise ConfigError(f"{place}{path}: {owner} has no {attribute!r}.{hint}") from error
         return found
 
 

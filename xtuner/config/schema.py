@@ -79,6 +79,7 @@ _KEYS: dict[str, str] = {
     "train_cfg": "by_epoch max_epochs max_iters val_interval val_begin spike_ratio",
     "default_hooks": "runtime_info timer logger param_scheduler validation checkpoint sampler_seed",
 }
+_DTYPES = ("float16", "bfloat16", "float32")
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
@@ -113,11 +114,12 @@ def passed_on(value: Any) -> Any:
 
 
 class Value(NamedTuple):
-    """What the value at `path` must be, in words and as a rule; absent and None are always fine."""
+    """What the value at `path` must be, in words and as a rule; absent is always fine, None if it may be."""
 
     path: str
     must_be: str
     holds: Callable[[Any], bool]
+    may_be_none: bool = True
 
 
 class Clash(NamedTuple):
@@ -132,11 +134,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _whole(path: str, least: int) -> Value:
+def _whole(path: str, least: int, *, may_be_none: bool = True) -> Value:
     return Value(
         path,
         f"a whole number of at least {least}",
         lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= least,
+        may_be_none,
     )
 
 
@@ -153,14 +156,17 @@ def _between(path: str, least: float, most: float) -> Value:
 
 
 def _text(path: str) -> Value:
-    return Value(path, "a path as text", lambda v: isinstance(v, str))
+    return Value(path, "a path as text", lambda v: isinstance(v, str) and v != "")
 
 
 VALUES = (
     *(Value(key, "a dict", lambda v: isinstance(v, Mapping)) for key in REQUIRED),
-    _whole("train_dataloader.batch_size", 1),
-    _whole("train_dataloader.num_workers", 0),
-    _whole("optim_wrapper.accumulative_counts", 1),
+    _whole("train_dataloader.batch_size", 1, may_be_none=False),
+    _whole("train_dataloader.num_workers", 0, may_be_none=False),
+    _whole("val_dataloader.batch_size", 1, may_be_none=False),
+    _whole("optim_wrapper.accumulative_counts", 1, may_be_none=False),
+    _whole("default_hooks.logger.interval", 1, may_be_none=False),
+    _whole("log_processor.window_size", 1),
     _whole("randomness.seed", 0),
     _whole("max_nonfinite_updates", 1),
     _whole("train_cfg.max_iters", 1),
@@ -180,10 +186,16 @@ VALUES = (
     Value("launcher", f"one of {', '.join(_LAUNCHERS)}", lambda v: v in _LAUNCHERS),
     _text("work_dir"),
     _text("load_from"),
+    Value(
+        "optim_wrapper.dtype",
+        f"one of {', '.join(_DTYPES)}",
+        lambda v: str(v).removeprefix("torch.") in _DTYPES,
+    ),
     Value("custom_hooks", "a list of dicts", lambda v: isinstance(v, list)),
     Value("log_level", f"one of {', '.join(_LOG_LEVELS)}", lambda v: v in _LOG_LEVELS),
 )
 
+_ABSENT = object()
 _BITS = ("load_in_4bit", "load_in_8bit")
 _QUANTIZATION = "model.llm.quantization_config"
 
@@ -243,9 +255,9 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
             faults.append(Fault(path, f"{path}: {feature.sentence}", is_later=True))
     for path, allowed in _KEYS.items():
         faults += _wrong_keys(config, path, allowed.split())
-    for path, must_be, holds in VALUES:
-        value = _at(config, path)
-        if value is not None and not holds(value):
+    for path, must_be, holds, may_be_none in VALUES:
+        value = _at(config, path, _ABSENT)
+        if value is not _ABSENT and not (holds(value) or (value is None and may_be_none)):
             verb = "use" if must_be.startswith("one of") else "it must be"
             faults.append(Fault(path, f"{path} is {value!r}; {verb} {must_be}"))
     faults += _clashes(config, {fault.path for fault in faults})
@@ -282,11 +294,13 @@ def _filled(message: str, config: Mapping[str, Any]) -> str:
     return text
 
 
-def _at(config: Mapping[str, Any], path: str) -> Any:
-    """The value at the dotted `path`, None where there is none."""
+def _at(config: Mapping[str, Any], path: str, absent: Any = None) -> Any:
+    """The value at the dotted `path`, `absent` where there is none."""
     value: Any = config
     for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or part not in value:
+            return absent
+        value = value[part]
     return value
 
 

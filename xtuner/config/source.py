@@ -22,6 +22,7 @@ from pathlib import Path
 from xtuner.config.arguments import Signature
 from xtuner.config.mmengine_names import GONE, SAME_JOB
 from xtuner.errors import did_you_mean
+from xtuner.extras import EXTRAS, install_extra
 
 # Their names come into being when they are asked for, or in C.
 _OPAQUE = {"transformers", "datasets", "modelscope"}
@@ -71,8 +72,9 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
     parts = path.split(".")
     found = _find_file(parts)
     if found is None:
+        cure = "Install it" if parts[0] not in EXTRAS else f"Install it ({install_extra(parts[0])})"
         raise NameMissingError(
-            f"{path} cannot be imported: there is no module {parts[0]!r}. Install it, or correct the name"
+            f"{path} cannot be imported: there is no module {parts[0]!r}. {cure}, or correct the name"
         )
     file, depth = found
     if file is None or parts[0] in _OPAQUE or depth == len(parts) or steps > _MAX_STEPS:
@@ -236,7 +238,7 @@ def _class_signature(module: _Module, statement: ast.ClassDef, steps: int) -> Si
             and "ClassVar" not in ast.unparse(s.annotation)
             and "init=False" not in ast.unparse(s)
         ]
-        own = {s.target.id: _types(s.annotation) for s in fields if isinstance(s.target, ast.Name)}
+        own = {s.target.id: _field_types(s) for s in fields if isinstance(s.target, ast.Name)}
         names = [name for found in known for name in found.names]
         types = {key: value for found in known for key, value in found.types.items()}
         return Signature((*names, *own), any(f.is_open for f in known), {**types, **own})
@@ -250,7 +252,21 @@ def _function_signature(function: ast.FunctionDef, *, bound: bool) -> Signature:
     plain = given.args[1:] if bound and not _is_static(function) else given.args
     arguments = [*plain, *given.kwonlyargs]
     types = {a.arg: _types(a.annotation) for a in arguments if a.annotation is not None}
+    for name in _none_by_default(given):
+        if types.get(name):
+            types[name] |= {"NoneType"}  # whatever the annotation says
     return Signature(tuple(a.arg for a in arguments), given.kwarg is not None, types)
+
+
+def _none_by_default(given: ast.arguments) -> Iterator[str]:
+    """The arguments that are None unless they are given."""
+    last = given.args[len(given.args) - len(given.defaults) :]
+    for argument, default in [
+        *zip(last, given.defaults, strict=True),
+        *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+    ]:
+        if isinstance(default, ast.Constant) and default.value is None:
+            yield argument.arg
 
 
 def _is_static(function: ast.FunctionDef) -> bool:
@@ -260,6 +276,16 @@ def _is_static(function: ast.FunctionDef) -> bool:
 def _is_unclear(decorator: ast.expr) -> bool:
     """Whether a decorator may change the arguments."""
     return ast.unparse(decorator) not in ("staticmethod", "classmethod", "functools.cache", "torch.no_grad()")
+
+
+def _field_types(field: ast.AnnAssign) -> frozenset[str]:
+    """The types of a field of a dataclass, with None where that is its default."""
+    default = field.value
+    if isinstance(default, ast.Call):  # field(default=None, ...)
+        default = next((k.value for k in default.keywords if k.arg == "default"), None)
+    is_none = isinstance(default, ast.Constant) and default.value is None
+    kinds = _types(field.annotation)
+    return kinds | {"NoneType"} if is_none and kinds else kinds
 
 
 def _types(annotation: ast.expr | None) -> frozenset[str]:

@@ -28,7 +28,9 @@ from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
+from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
 
@@ -73,17 +75,17 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     if path.suffix != ".gguf":
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
-        if check:
-            compare(source, partial, kind)
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path, "the output"):
+        try:
+            _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+            if check:
+                compare(source, partial, kind)
+            partial.replace(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
     return path
 
@@ -92,7 +94,7 @@ def _need_gguf() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise ConfigError("xtuner convert gguf needs the package gguf: pip install 'xtuner[gguf]'") from error
+        raise ConfigError(f"xtuner convert gguf needs the package gguf: {install_extra('gguf')}") from error
     return gguf
 
 

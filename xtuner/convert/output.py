@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.locks import writing
 from xtuner.log import logger
 
 # Names a model or adapter folder is made of; a folder with other things in it is somebody else's.
@@ -29,10 +30,14 @@ def new_folder(target: str | Path, *, sources: tuple[Path, ...] = (), num_bytes:
     ConfigError where `target` holds anything but an earlier model, CheckpointError on a full disk.
     """
     path = Path(os.path.abspath(os.path.expanduser(target)))
+    with writing(path, "the output"):
+        yield from _new_folder(path, sources, num_bytes)
+
+
+def _new_folder(path: Path, sources: tuple[Path, ...], num_bytes: int) -> Iterator[Path]:
     old = _replaceable(path, sources)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         free = shutil.disk_usage(partial).free

@@ -10,6 +10,7 @@ from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.stream import StreamedDataset
 from xtuner.errors import DataError
+from xtuner.extras import install_extra
 
 
 def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset | StreamedDataset:
@@ -31,8 +32,9 @@ def load_ms_dataset(name: str, **options: Any) -> Any:
         from modelscope.msdatasets import MsDataset
     except ImportError as error:
         raise DataError(
-            f"loading {name!r} from ModelScope needs the package modelscope ({error}): pip install "
-            "modelscope, or give the rows as a file with dataset = dict(type=load_dataset, path='data.json')"
+            f"loading {name!r} from ModelScope needs the package modelscope ({error}): "
+            f"{install_extra('modelscope')}, or give the rows as a file with "
+            "dataset = dict(type=load_dataset, path='data.json')"
         ) from None
     return MsDataset.load(name, **options)
 

@@ -26,7 +26,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ import numpy as np
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encode import Encoded
 from xtuner.errors import DataError
+from xtuner.locks import locked
 from xtuner.log import say_once
 
 _FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.uint32, "rows": np.uint32}
@@ -168,7 +169,7 @@ def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> T
         if store is not None:
             return store
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(key + ".lock")):
+        with locked(folder.with_name(key + ".lock"), _say_waiting):
             store = _open(folder)
             if store is None:
                 for left_over in folder.parent.glob(f"{key}.*.part"):
@@ -177,6 +178,10 @@ def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> T
                 store = _open(folder)
     assert store is not None, "a store that was just written cannot be opened"
     return store
+
+
+def _say_waiting(holder: str) -> None:
+    say_once(f"{holder or 'another process'} is preparing the same data: waiting for it", logging.INFO)
 
 
 def _open(folder: Path) -> TokenStore | None:
@@ -227,24 +232,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file; the system lets go of it when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:
-        # Without file locks two processes may do the same work; the rename still lets only one result stand.
-        yield
-        return
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            say_once("another process is preparing the same data: waiting for it", logging.INFO)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _map(path: Path, kind: Any) -> np.ndarray:

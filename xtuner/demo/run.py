@@ -17,6 +17,7 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -73,7 +74,8 @@ class Demo:
 
     options: Options
     call: Callable[[list[str]], int]
-    console: Console = field(default_factory=Console)
+    # Its file is named, since a console without one writes to where commands' output is redirected.
+    console: Console = field(default_factory=lambda: Console(file=sys.stdout))
     step: int = 0
 
     def __post_init__(self) -> None:
@@ -194,7 +196,9 @@ class Demo:
     ) -> None:
         """The table of answers, the files, and the last word."""
         w = self.words
-        table = Table(w["question"], w["answer_before"], w["answer_after"], show_lines=True)
+        table = Table(show_lines=True)
+        for word in ("question", "answer_before", "answer_after"):
+            table.add_column(w[word], overflow="fold")  # Chinese has no spaces to break lines at
         for row in zip(questions, before, after, strict=True):
             table.add_row(*map(escape, row))
         self.console.print("", table)
@@ -212,7 +216,12 @@ class Demo:
         name = escape(self.options.name)
         if good:
             self.console.print(f"\n[bold green]{w['success'].format(name=name, seconds=seconds)}[/]")
-            self.console.print(f"{w['talk']}  [bold]xtuner chat {shlex.quote(str(self.merged))}[/]")
+            if activate := find_activation():
+                self.console.print(
+                    f"{w['activate']}  [bold]. {escape(shlex.quote(activate))}[/]", soft_wrap=True
+                )
+            command = f"xtuner chat {shlex.quote(str(self.merged))}"
+            self.console.print(f"{w['talk']}  [bold]{escape(command)}[/]", soft_wrap=True)
         else:
             self.console.print(f"\n[bold red]{w['failure'].format(name=name, path=self.log)}[/]")
 
@@ -296,6 +305,15 @@ class Demo:
         with progress:
             progress.add_task(self.words["working"], total=None)
             yield
+
+
+def find_activation() -> str | None:
+    """The script that puts the `xtuner` of this Python on the shell's PATH, None where it is there."""
+    folder = Path(sys.executable).parent
+    found, script = shutil.which("xtuner"), folder / "activate"
+    if not script.is_file() or (found is not None and Path(found).resolve().parent == folder.resolve()):
+        return None
+    return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
 
 
 class _Watcher(logging.Handler):

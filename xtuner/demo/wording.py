@@ -6,7 +6,7 @@ WORDS = {
     "en": {
         "title": "XTuner demo: a model learns its name",
         "intro": (
-            "From nothing to a fine-tuned model on this machine, without network, in about two minutes: "
+            "From nothing to a fine-tuned model on this machine, without network, in minutes: "
             "make a small base model, ask it who it is, fine-tune it with QLoRA on 80 rows, "
             "convert and merge the result, and ask again."
         ),
@@ -14,7 +14,7 @@ WORDS = {
         "base": "Make a base model",
         "base_why": (
             "A stand-in for a model from a hub: a tokenizer and a Llama of four layers, trained on a "
-            "small Chinese and English text that comes with XTuner. About a minute; kept for next time."
+            "small Chinese and English text that comes with XTuner. One to six minutes; kept for next time."
         ),
         "base_bar": "pre-training, loss {loss:.2f}",
         "base_done": "{params:.1f} million parameters, {tokens:,} tokens read, loss {loss:.2f}",
@@ -54,6 +54,7 @@ WORDS = {
         "file_loss": "the loss curve",
         "success": "The model answers as {name}. {seconds:.0f} s in all.",
         "failure": "The model does not answer as {name}. Try another --seed; the log is {path}",
+        "activate": "Let this shell find xtuner:",
         "talk": "Talk to it:",
         "plot_title": "Fine-tuning on 80 rows",
         "plot_x": "iteration",
@@ -62,14 +63,14 @@ WORDS = {
     "zh": {
         "title": "XTuner 演示：让模型记住自己的名字",
         "intro": (
-            "在这台机器上从零开始得到一个微调好的模型，不需要网络，大约两分钟：造一个小的基座模型，问它是谁，"
+            "在这台机器上从零开始得到一个微调好的模型，不需要网络，只要几分钟：造一个小的基座模型，问它是谁，"
             "用 80 条数据做 QLoRA 微调，转换并合并，然后再问一次。"
         ),
         "log": "每条命令的输出都写在 {path}",
         "base": "造一个基座模型",
         "base_why": (
             "它代替从模型库下载的模型：一个分词器和一个四层的 Llama，用 XTuner 自带的一小段中英文文本训练。"
-            "大约一分钟，下次运行会直接使用。"
+            "需要一到六分钟，下次运行会直接使用。"
         ),
         "base_bar": "预训练，损失 {loss:.2f}",
         "base_done": "{params:.1f} 百万个参数，读了 {tokens:,} 个词元，损失 {loss:.2f}",
@@ -102,6 +103,7 @@ WORDS = {
         "file_loss": "损失曲线",
         "success": "模型以 {name} 的身份回答。共用 {seconds:.0f} 秒。",
         "failure": "模型没有以 {name} 的身份回答。可以换一个 --seed 再试；日志在 {path}",
+        "activate": "让这个终端找到 xtuner：",
         "talk": "和它聊聊：",
         "plot_title": "Fine-tuning on 80 rows",
         "plot_x": "iteration",

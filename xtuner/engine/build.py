@@ -7,6 +7,7 @@ Each top-level name of a config is read in one place.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import random
@@ -21,6 +22,7 @@ import torch
 from xtuner import dist
 from xtuner.check.files import check_folder, named_folders
 from xtuner.check.forecast import Forecast
+from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
@@ -42,6 +44,7 @@ from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
+from xtuner.locks import writing
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
@@ -71,7 +74,17 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     world = world or make_world()
     world.split(cfg.get("sequence_parallel_size") or 1)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
-    # Only rank 0 is sure to see the work dir: it alone reads and writes there.
+    with contextlib.ExitStack() as held:
+        # Only rank 0 is sure to see the work dir: it alone reads and writes there.
+        if world.is_first:
+            held.enter_context(writing(work_dir, "the work dir", folder=True))
+        run = build_parts(cfg, options, world, work_dir)
+        run.held = held.pop_all()
+    return run
+
+
+def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
+    """The same in a work dir that nobody else writes in."""
     source = find_resume(cfg, options, work_dir) if world.is_first else None
     seed = world.share(lambda: choose_seed(cfg, options, source))
     timestamp = world.share(lambda: free_timestamp(work_dir))
@@ -125,6 +138,12 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
     if not asked:
         if cfg.get("load_from"):
             ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
+        if last := find_last(work_dir):
+            logger.warning(
+                "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of the "
+                "same name are overwritten (--resume goes on from it)",
+                last,
+            )
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
     logger.info("Resuming from %s", path)
@@ -156,7 +175,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
     if isinstance(dataset, Stream):
         return build_stream_batches(run, cfg, dataset)
-    sampler = build_sampler(run, cfg.pop("sampler"), dataset)
+    sampler = build_sampler(run, cfg.pop("sampler", None), dataset)
     batch_size = cfg.pop("batch_size", 1)
     batch_cfg = cfg.pop("batch_sampler", None) or {
         "type": torch.utils.data.BatchSampler,
@@ -215,6 +234,10 @@ def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
 def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     """Which items this process reads, and in which order."""
     path, world = "train_dataloader.sampler", run.world
+    if cfg is None:
+        raise ConfigError(
+            "train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)"
+        )
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
@@ -341,7 +364,13 @@ def build_schedules(run: Run) -> list[schedule.Schedule]:
 
 def build_visualizer(run: Run) -> Visualizer:
     """Where scalars go."""
-    return run.builder.build(run.cfg.get("visualizer") or {"type": Visualizer}, "visualizer")
+    visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
+    if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
+        raise ConfigError(
+            f"visualizer is a {type(visualizer).__name__}, which has no {missing[0]}(): use Visualizer, and "
+            "put your own backend in its vis_backends"
+        )
+    return visualizer
 
 
 def build_hooks(run: Run) -> list[Any]:
@@ -386,7 +415,9 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     run.kept_checkpoints = [*others, small["path"]]
     run.iter = _resumed_iter(run, resume)
     run.position = Position(run.iter, run.train_dataloader.position())
-    logger.info("Resumed at iter %d of %d, saved at iter %d", run.iter, run.max_iters, small["meta"]["iter"])
+    saved_at = small["meta"]["iter"]
+    again = ", within an update, which begins again" if run.iter < saved_at else ""
+    logger.info("Resumed at iter %d of %d, saved at iter %d%s", run.iter, run.max_iters, saved_at, again)
     if run.iter >= run.max_iters:
         logger.warning("The run was finished: nothing is left to train. Raise train_cfg to train longer")
 

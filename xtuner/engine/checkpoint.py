@@ -25,11 +25,18 @@ from typing import Any
 
 import torch
 
+from xtuner.checkpoint_paths import (
+    LAST,
+    MODEL_FILE,
+    by_age,
+    check_exists,
+    counted,
+    counted_otherwise,
+    find_last,
+)
 from xtuner.errors import CheckpointError, NotFoundError
 from xtuner.log import logger
 
-LAST = "last_checkpoint"
-MODEL_FILE = "mp_rank_00_model_states.pt"
 OPTIMIZER_FILES = tuple(f"{kind}zero_pp_rank_0_mp_rank_00_optim_states.pt" for kind in ("bf16_", ""))
 SCRIPT = "zero_to_fp32.py"
 _SCRIPT_TEXT = '''"""python zero_to_fp32.py CHECKPOINT_FOLDER OUT.bin: its weights in fp32, as one file."""
@@ -135,12 +142,7 @@ def _written_beside(path: Path) -> Iterator[Path]:
 
 def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
     """The content of a checkpoint, its tensors mapped from the file; `check` compares all checksums first."""
-    path = Path(path)
-    if not path.exists():
-        near = find_last(path.parent) if path.parent.is_dir() else None
-        raise NotFoundError(
-            f"there is no checkpoint {str(path)!r}" + (f"; the newest there is {near}" if near else "")
-        )
+    path = find_checkpoint(path)
     if path.is_dir() and not (path / MODEL_FILE).is_file():
         raise CheckpointError(f"{path} is a folder, not a checkpoint; {_cure_of_folder(path)}")
     if fault := find_fault(path) if check else _find_open_fault(path):
@@ -157,6 +159,24 @@ def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
     if "state_dict" not in found:
         raise CheckpointError(f"{path} holds no checkpoint: it has no 'state_dict'")
     return found
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """`path`, or where it is not there, the same checkpoint under its name by iterations or epochs."""
+    path = Path(path)
+    if path.exists():
+        return path
+    check_exists(path)
+    asked = counted(path)
+    for other in counted_otherwise(path):
+        meta = _read(_files(other)[0]).get("meta", {}) if _find_open_fault(other) is None else {}
+        length = meta.get("epoch_length")
+        ended = {"iter": meta.get("iter"), "epoch": meta["iter"] / length if length else None}
+        if asked is not None and ended[asked[0]] == asked[1]:
+            logger.info("%s is there as %s", path, other.name)
+            return other
+    newest = find_last(path.parent)
+    raise NotFoundError(f"there is no checkpoint {str(path)!r}; the newest there is {newest}")
 
 
 def _cure_of_folder(path: Path) -> str:
@@ -219,15 +239,9 @@ def _find_wrong_sum(path: Path) -> str | None:
     return None
 
 
-def find_last(work_dir: Path) -> Path | None:
-    """The newest checkpoint of a work dir by its `last_checkpoint`, else by time, or None."""
-    found = _by_age(work_dir)
-    return found[0] if found else None
-
-
 def find_whole(work_dir: Path) -> Path:
     """The newest checkpoint that reads whole; damaged ones are named and passed over."""
-    candidates = _by_age(work_dir)
+    candidates = by_age(work_dir)
     if not candidates:
         raise NotFoundError(
             f"there is no checkpoint in {str(work_dir)!r} to resume from; train without --resume"
@@ -238,16 +252,3 @@ def find_whole(work_dir: Path) -> Path:
             return path
         logger.warning("%s is damaged: %s; trying the one before it", path, fault)
     raise CheckpointError(f"none of the {len(candidates)} checkpoints in {work_dir} reads whole")
-
-
-def _by_age(work_dir: Path) -> list[Path]:
-    """Checkpoints of a work dir, newest first."""
-    found = [p for pattern in ("iter_*.pth", "epoch_*.pth") for p in work_dir.glob(pattern)]
-    files = [p for p in found if p.is_file() or (p / MODEL_FILE).is_file()]
-    files.sort(key=lambda p: p.stat().st_mtime_ns, reverse=True)
-    with contextlib.suppress(OSError):
-        named = work_dir / Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
-        if named in files:
-            # A copied folder loses its times; what the file names is the newest.
-            files = [named, *(p for p in files if p != named)]
-    return files

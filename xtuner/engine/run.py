@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -12,10 +14,10 @@ import torch
 
 from xtuner import __version__
 from xtuner.check.forecast import Forecast, memory_lines
+from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
-from xtuner.engine.checkpoint import find_last
 from xtuner.engine.heap import keep_freed_memory
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
@@ -66,6 +68,7 @@ class Run:
     update_losses: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     max_nonfinite_updates: int = 5
     kept_checkpoints: list[str] = field(default_factory=list)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def logger(self):
@@ -110,7 +113,7 @@ class Run:
         call_hooks(self.hooks, moment, self, **kwargs)
 
     def train(self) -> None:
-        """Train to the end; the log file and scalars are closed whatever happens."""
+        """Train to the end; the log file, scalars and the work dir's lock are closed whatever happens."""
         log_file = None
         keep_freed_memory(self.device)
         try:
@@ -138,9 +141,17 @@ class Run:
             logger.warning("Stopped in iter %d; %s", self.iter + 1, cure)
             raise
         finally:
+            with self.held:
+                self._close(log_file)
+
+    def _close(self, log_file: logging.Handler | None) -> None:
+        try:
             self.visualizer.close()
-            if log_file is not None:
-                stop_file(log_file)
+        except Exception as error:
+            # What ended the run, if anything did, is what its user has to hear of.
+            logger.warning("The visualizer could not be closed: %s: %s", type(error).__name__, error)
+        if log_file is not None:
+            stop_file(log_file)
 
     def model_files(self) -> dict[str, Any]:
         """The small files of the model or adapter folder that the weights of the run become.
@@ -166,6 +177,7 @@ class Run:
             "meta": {
                 "iter": self.iter + 1,
                 "epoch": (self.iter + 1) // self.train_loop.epoch_length,
+                "epoch_length": self.train_loop.epoch_length,
                 "cfg": self.cfg.text,
                 "config_name": Path(self.cfg.filename).name,
                 "experiment_name": self.experiment_name,

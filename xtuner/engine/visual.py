@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from xtuner.errors import ConfigError
+from xtuner.extras import pip_install
+from xtuner.log import logger
 
 
 class Backend(Protocol):
@@ -38,16 +41,22 @@ class LocalVisBackend:
 
     def add_scalars(self, scalars: dict[str, float], step: int) -> None:
         line = json.dumps({**scalars, "step": step}) + "\n"
-        for file in self._files:
-            file.write(line)
-            file.flush()
+        try:
+            for file in self._files:
+                file.write(line)
+                file.flush()
+        except OSError as error:
+            logger.warning("%s cannot be written: %s; the run goes on without it", file.name, error.strerror)
+            self.close()
 
     def add_text(self, name: str, text: str, step: int) -> None:
         """Samples have files of their own; see EvaluateChatHook."""
 
     def close(self) -> None:
         for file in self._files:
-            file.close()
+            # What is still in the buffer of a full disk is lost, and was told of.
+            with contextlib.suppress(OSError):
+                file.close()
         self._files = []
 
 
@@ -105,7 +114,7 @@ def _need(module: str, user: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{user} needs the package {package}: pip install {package}") from error
+        raise ConfigError(f"{user} needs the package {package}: {pip_install(package)}") from error
 
 
 class Visualizer:

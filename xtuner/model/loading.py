@@ -21,6 +21,7 @@ from xtuner import dist, loadable
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
+from xtuner.extras import pip_install
 from xtuner.families import family_of
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
@@ -444,7 +445,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
 def _tokenizer_cure(folder: Path, trusted: bool) -> str:
     """What may help, as the end of a sentence."""
     if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
-        return "; its tekken.json needs the package mistral-common: pip install mistral-common"
+        return f"; its tekken.json needs the package mistral-common: {pip_install('mistral-common')}"
     return "" if trusted else "; it may need --trust-remote-code, which runs its own Python files"
 
 

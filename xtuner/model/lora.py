@@ -33,6 +33,8 @@ from xtuner.model.targets import (
     linear_layer_names,
     packed_experts,
 )
+from xtuner.model_folder import check_no_pointers
+from xtuner.paths import check_adapter_path
 
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -255,10 +257,8 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 def check_adapter_folder(folder: str | Path) -> None:
     """Raise NotFoundError or ModelError where `folder` holds no adapter."""
-    if not Path(folder).is_dir():
-        raise NotFoundError(f"There is no adapter folder {folder}")
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} is no adapter: it has no adapter_config.json")
+    check_adapter_path(folder)
+    check_no_pointers(Path(folder), ["adapter_model.*"])
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

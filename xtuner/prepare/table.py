@@ -17,6 +17,7 @@ from typing import Any
 
 from xtuner.dataset.reading.tables import damage_named, separator
 from xtuner.errors import DataError, did_you_mean
+from xtuner.extras import install_extra
 from xtuner.log import logger
 from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows, progress_bar
 
@@ -135,7 +136,7 @@ def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
         import openpyxl
     except ImportError:
         raise DataError(
-            f"{source}: reading .xlsx needs openpyxl: pip install openpyxl, or save the sheet as .csv"
+            f"{source}: reading .xlsx needs openpyxl: {install_extra('excel')}, or save the sheet as .csv"
         ) from None
     with damage_named(str(source)), contextlib.ExitStack() as stack:
         book = openpyxl.load_workbook(source, read_only=True, data_only=True)

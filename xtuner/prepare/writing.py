@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.locks import writing
 
 NAMED = 3
 """How many of the rows left out a message names, for each reason."""
@@ -86,12 +87,18 @@ def check_target(target: Path, sources: tuple[Path, ...], force: bool) -> None:
 @contextmanager
 def new_rows(*targets: Path) -> Iterator[list[RowWriter]]:
     """A writer for each target; the files appear together when the block ends without an error."""
+    with ExitStack() as held:
+        for target in targets:
+            held.enter_context(writing(target, "the output"))
+        yield from _new_rows(targets)
+
+
+def _new_rows(targets: tuple[Path, ...]) -> Iterator[list[RowWriter]]:
     parts = [target.with_name(target.name + ".part") for target in targets]
     try:
         with ExitStack() as files:
             writers = []
             for target, part in zip(targets, parts, strict=True):
-                target.parent.mkdir(parents=True, exist_ok=True)
                 file = files.enter_context(open(part, "wb"))
                 writers.append(RowWriter(file, target.suffix.lower() == ".json"))
             yield writers

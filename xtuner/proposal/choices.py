@@ -164,4 +164,8 @@ def _choose_accumulation(data: DataFacts, tokens: int, epochs: int) -> Choice:
     wanted = min(MAX_TOKENS_IN_UPDATE, total / WANTED_UPDATES)
     count = max(1, round(wanted / tokens))
     updates = max(1, math.ceil(total / (tokens * count)))
-    return Choice("accumulative_counts", count, f"about {updates} updates of {tokens * count} tokens")
+    return Choice(
+        "accumulative_counts",
+        count,
+        f"about {updates} update{'s' if updates > 1 else ''} of {tokens * count} tokens",
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
+from xtuner.model_folder import check_model_path
+from xtuner.paths import check_adapter_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +32,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         choices=["calculate", "solve", "search"],
-        help="what a model tuned on MOSS's dialogues, or the agent, may use; search needs SERPER_API_KEY",
+        metavar="PLUGIN",
+        help="what a model tuned on MOSS's dialogues, or the agent, may use: calculate, solve, search (which "
+        "needs SERPER_API_KEY)",
     )
     add("--no-streamer", action="store_true", help="show answers at once, not word by word")
     add("--lagent", action="store_true", help="answer as an agent that calls tools between its thoughts")
@@ -68,35 +72,40 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     start_console()
     from xtuner.chat.settings import Settings
+
+    settings = Settings(
+        model=args.model_name_or_path,
+        adapter=args.adapter,
+        llava=args.llava,
+        visual_encoder=args.visual_encoder,
+        visual_select_layer=args.visual_select_layer,
+        image=args.image,
+        torch_dtype=args.torch_dtype,
+        bits=args.bits,
+        offload_folder=args.offload_folder,
+        trust_remote_code=args.trust_remote_code,
+        prompt_template=args.prompt_template,
+        system=args.system,
+        system_template=args.system_template,
+        bot_name=args.bot_name,
+        plugins=tuple(args.with_plugins),
+        lagent=args.lagent,
+        tools=tuple(args.tools),
+        stop_words=[*args.stop_words, *filter(None, [args.command_stop_word, args.answer_stop_word])],
+        stream=not args.no_streamer,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+    )
+    # Paths and words are looked at before torch is imported.
+    settings.check()
+    check_model_path(settings.model)
+    if settings.adapter is not None:
+        check_adapter_path(settings.adapter)
     from xtuner.chat.terminal import chat
 
-    chat(
-        Settings(
-            model=args.model_name_or_path,
-            adapter=args.adapter,
-            llava=args.llava,
-            visual_encoder=args.visual_encoder,
-            visual_select_layer=args.visual_select_layer,
-            image=args.image,
-            torch_dtype=args.torch_dtype,
-            bits=args.bits,
-            offload_folder=args.offload_folder,
-            trust_remote_code=args.trust_remote_code,
-            prompt_template=args.prompt_template,
-            system=args.system,
-            system_template=args.system_template,
-            bot_name=args.bot_name,
-            plugins=tuple(args.with_plugins),
-            lagent=args.lagent,
-            tools=tuple(args.tools),
-            stop_words=[*args.stop_words, *filter(None, [args.command_stop_word, args.answer_stop_word])],
-            stream=not args.no_streamer,
-            max_new_tokens=args.max_new_tokens,
-            temperature=args.temperature,
-            top_k=args.top_k,
-            top_p=args.top_p,
-            repetition_penalty=args.repetition_penalty,
-            seed=args.seed,
-        )
-    )
+    chat(settings)
     return 0

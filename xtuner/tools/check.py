@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from xtuner.check.checks import Findings, check_config
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     zero = deepspeed_settings(named) if named else None
     processes, per_node = (args.processes, 8) if args.processes else how_many()
     division = read_division(config, processes, args.per_node or per_node, zero=zero)
-    found = check_config(config, known_sizes, division)
+    found = check_config(config, known_sizes, division, _try_rows)
     if args.json:
         print(json.dumps(_as_json(found), ensure_ascii=False, indent=1))
     else:
@@ -51,6 +53,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.processes and found.forecast is not None:
             print("\n".join(plan_lines(config, found.forecast)))
     return 1 if found.errors else 0
+
+
+def _try_rows(cfg: Mapping[str, Any]) -> str | None:
+    from xtuner.dataset.survey.first_rows import try_first_rows
+
+    return try_first_rows(cfg)
 
 
 def _print(name: str, found: Findings) -> None:
@@ -65,6 +73,8 @@ def _print(name: str, found: Findings) -> None:
         print("memory   unknown: there is no model folder here to read the sizes from")
     if found.unchecked:
         print(f"not checked here, but by train: {', '.join(found.unchecked)}")
+    if not found.errors:
+        print(f"Next: xtuner train {shlex.quote(name)}")
 
 
 def _count(items: list[Any], noun: str) -> str:
@@ -82,7 +92,7 @@ def _duration(seconds: float) -> str:
     for size, noun in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {noun}"
-    return f"{max(1, seconds):.0f} seconds"
+    return "a second" if seconds < 1.5 else f"{seconds:.0f} seconds"
 
 
 def _as_json(found: Findings) -> dict[str, Any]:

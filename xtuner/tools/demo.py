@@ -1,10 +1,12 @@
-"""`xtuner demo`: a small model learns its name, from nothing, in about two minutes."""
+"""`xtuner demo`: a small model learns its name, from nothing, in minutes."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
+
+from xtuner.locks import writing
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
         lang=args.lang or terminal_language(),
     )
-    return 0 if Demo(options, cli.main).run() else 1
+    with writing(options.work_dir, "--work-dir", folder=True):
+        return 0 if Demo(options, cli.main).run() else 1
 
 
 def terminal_language() -> str:

@@ -43,10 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     if out.suffix != ".py":
         raise ConfigError(f"--out is {args.out!r}; a config is a Python file: name it {out.stem}.py")
     # Looking at the folder is quick; the tokenizer comes with torch, so it is loaded after that.
+    from xtuner.check.files import check_data_path
     from xtuner.proposal.model import look_at_model
 
     start_console("WARNING")
     model = look_at_model(args.model, args.template, args.method)
+    check_data_path(args.data)
     from xtuner.model.loading import load_tokenizer
     from xtuner.proposal.choices import choose
     from xtuner.proposal.config import write_config

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from xtuner.log import start_console
+from xtuner.model_folder import check_model_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     """Serve; returns 0 when it was stopped."""
     args = parse_args(argv)
     start_console()
+    # Paths are looked at before torch is imported.
+    check_model_path(args.model_name_or_path)
     from xtuner.chat.server.serve import ServeSettings, serve
 
     serve(

@@ -7,6 +7,7 @@ import sys
 
 from xtuner import dist
 from xtuner.check.checks import check_config
+from xtuner.checkpoint_paths import check_exists
 from xtuner.log import start_console
 from xtuner.parallel.launch import asked_for, launch
 from xtuner.recipes.sizes import known_sizes
@@ -41,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     """Measure; returns 0 when it came to its end."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
+    if args.checkpoint is not None:
+        check_exists(args.checkpoint)
     check_config(config, known_sizes).raise_errors()
     processes = None if dist.is_launched() else asked_for()
     if processes is not None:

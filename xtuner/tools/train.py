@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner import dist
 from xtuner.check.checks import check_config
+from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError, NotFoundError
-from xtuner.estimate.configured import read_division
+from xtuner.estimate.configured import named_llm, read_division
+from xtuner.extras import install_extra
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import asked_for, how_many, launch
 from xtuner.recipes.catalogue import deepspeed_file
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
+
+if TYPE_CHECKING:
+    from xtuner.config.load import Config
+    from xtuner.engine.run import Run
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -63,7 +70,7 @@ def read_deepspeed(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, which the package deepspeed is here for."""
     settings = deepspeed_settings(name)
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: pip install 'xtuner[deepspeed]'")
+        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: {install_extra('deepspeed')}")
     return settings
 
 
@@ -83,6 +90,16 @@ def deepspeed_settings(name: str) -> dict[str, Any]:
     return settings
 
 
+def next_steps(config: Config, run: Run) -> str:
+    """The commands that make of the newest checkpoint something to talk to."""
+    written, out = run.work_dir / Path(config.filename).name, run.work_dir / "hf"
+    convert = ["xtuner", "convert", "pth_to_hf", str(written), run.kept_checkpoints[-1], str(out)]
+    base = named_llm(config)
+    adapted = getattr(run.model, "uses_adapter", False) and base is not None
+    chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]
+    return f"Done. Next:\n  {shlex.join(convert)}\n  {shlex.join(map(str, chat))}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 when it came to its end."""
     args = parse_args(argv)
@@ -92,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
     processes = None if dist.is_launched() else asked_for()
     if processes is None:
         dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+    if isinstance(args.resume, str):
+        check_exists(args.resume)
     found = check_config(config, known_sizes, read_division(config, *how_many(), args.fsdp, zero))
     found.raise_errors()
     deepspeed = read_deepspeed(named) if named else None
@@ -109,5 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     with explaining_out_of_memory(found.forecast):
         run = build_run(config, options)
         run.train()
+    if run.world.is_first and run.kept_checkpoints:
+        logger.info("%s", next_steps(config, run))
     run.world.close()
     return 0

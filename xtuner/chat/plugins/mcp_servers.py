@@ -18,6 +18,7 @@ from typing import Any
 
 from xtuner.chat.plugins.tool import SECONDS, Tool, ToolError
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.extras import install_extra
 from xtuner.log import logger
 
 
@@ -31,7 +32,7 @@ class McpServers:
             import mcp  # noqa: F401
         except ImportError:
             raise ConfigError(
-                f"--tools {path}: MCP servers need the package mcp: pip install 'xtuner[agents]'"
+                f"--tools {path}: MCP servers need the package mcp: {install_extra('agents')}"
             ) from None
         self.tools: list[Tool] = []
         self._loop = asyncio.new_event_loop()

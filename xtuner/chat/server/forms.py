@@ -131,7 +131,7 @@ class Forms:
             from llguidance.hf import from_tokenizer
         except ImportError as error:
             raise UnavailableError(
-                "answers of a given form need the package llguidance on the server: pip install llguidance"
+                "answers of a given form need the package llguidance on the server, the extra 'structured'"
             ) from error
         if not self._tokenizer.is_fast:
             raise UnavailableError("answers of a given form need a fast tokenizer, and the model's is slow")

@@ -18,6 +18,7 @@ from xtuner.chat.load_model import find_parts, load_model
 from xtuner.chat.settings import ModelSettings, check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.errors import ConfigError
+from xtuner.extras import install_extra
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -118,9 +119,7 @@ def _need_packages() -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            f"xtuner serve needs the package {error.name}: pip install 'xtuner[serve]'"
-        ) from error
+        raise ConfigError(f"xtuner serve needs the package {error.name}: {install_extra('serve')}") from error
 
 
 def listen(host: str, port: int) -> socket.socket:

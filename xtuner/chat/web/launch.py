@@ -16,6 +16,7 @@ from pathlib import Path
 from xtuner.chat.server.serve import listen
 from xtuner.chat.web import client
 from xtuner.errors import ConfigError
+from xtuner.extras import install_extra
 from xtuner.log import logger
 from xtuner.model_folder import check_model_folder
 
@@ -35,7 +36,7 @@ class WebSettings:
 def web(settings: WebSettings) -> int:
     """Show the pages until stopped; returns the exit code of what ended first."""
     if importlib.util.find_spec("streamlit") is None:
-        raise ConfigError("xtuner web needs the package streamlit: pip install 'xtuner[web]'")
+        raise ConfigError(f"xtuner web needs the package streamlit: {install_extra('web')}")
     target = settings.model_or_url
     is_url = target is not None and target.startswith(("http://", "https://"))
     if settings.serve_arguments and (target is None or is_url):

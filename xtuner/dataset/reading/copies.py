@@ -29,6 +29,7 @@ from typing import IO, Any
 import xtuner
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
+from xtuner.extras import install_extra, pip_install
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -76,7 +77,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise DataError(f"{name}: .zst needs the package zstandard: pip install zstandard") from None
+        raise DataError(f"{name}: .zst needs the package zstandard: {install_extra('zstd')}") from None
     # Its own reader of files takes a file that was cut off for a whole one.
     frame = None
     while block := file.read(_BLOCK):
@@ -188,7 +189,7 @@ def check_protocol(address: str) -> None:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         package = _PACKAGES.get(protocol)
-        cure = f"the package {package}: pip install {package}" if package else _reason(error)
+        cure = f"the package {package}: {pip_install(package)}" if package else _reason(error)
         raise DataError(f"{address} needs {cure}") from None
     except ValueError:
         raise DataError(

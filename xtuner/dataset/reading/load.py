@@ -12,7 +12,6 @@ name file and line; all else goes to `datasets`.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import glob
 import itertools
@@ -28,6 +27,7 @@ from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
+from xtuner.paths import near_it
 
 _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".json": open_json,
@@ -197,11 +197,7 @@ def check_there(file: str) -> None:
         return
     if os.path.isdir(file):
         raise NotFoundError(f"the data file {file} is a folder: name a file in it")
-    folder = Path(file).resolve().parent
-    names = os.listdir(folder) if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(file).name, names, n=3, cutoff=0.6)
-    hint = f"Near it: {', '.join(near)}." if near else "Name your own file here."
-    raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}). {hint}")
+    raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}){near_it(file)}")
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:

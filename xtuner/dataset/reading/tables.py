@@ -15,6 +15,7 @@ from typing import Any
 from xtuner.dataset.reading.files import Mark, Row, RowsFile, Scanned, without_filled
 from xtuner.dataset.reading.json_files import is_wide, not_utf8
 from xtuner.errors import DataError
+from xtuner.extras import install_extra
 from xtuner.log import say_once
 
 SEPARATORS = ",;\t|"
@@ -176,7 +177,7 @@ def read_xlsx(file: RowsFile) -> Cells:
         import openpyxl
     except ImportError:
         raise DataError(
-            f"{file.name}: reading .xlsx needs openpyxl: pip install openpyxl, or save the sheet as .csv"
+            f"{file.name}: reading .xlsx needs openpyxl: {install_extra('excel')}, or save the sheet as .csv"
         ) from None
     file.check()
     with damage_named(file.name):

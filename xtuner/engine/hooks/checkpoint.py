@@ -12,6 +12,7 @@ from xtuner.engine.checkpoint import clear_unfinished, remove_checkpoint, save_c
 from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.saving import BackgroundWriter
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.locks import writing
 from xtuner.log import logger
 
 RULES: dict[str, Callable[[float, float], bool]] = {
@@ -59,7 +60,10 @@ class CheckpointHook(Hook):
         if self.save_best is not None:
             self._check_best(runner)
         if runner.world.is_first:
-            clear_unfinished(self._folder(runner))
+            folder = self._folder(runner)
+            if self.out_dir:
+                runner.held.enter_context(writing(folder, "CheckpointHook.out_dir", folder=True))
+            clear_unfinished(folder)
 
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:

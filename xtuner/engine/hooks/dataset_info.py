@@ -10,9 +10,20 @@ from xtuner.engine.hooks.hook import Hook
 from xtuner.log import logger
 from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
+MAX_LINES, MAX_CHARACTERS = 20, 1_500
+
+
+def beginning(text: str, num_tokens: int) -> str:
+    """`text` as far as it can be read at a glance, and where the rest can be seen."""
+    lines = text.split("\n")
+    head = "\n".join(lines[:MAX_LINES])[:MAX_CHARACTERS]
+    if head == text:
+        return text
+    return f"{head}\n... (of {num_tokens} tokens in {len(lines)} lines; xtuner log-dataset CONFIG shows all)"
+
 
 class DatasetInfoHook(Hook):
-    """Logs the number of samples and the first one as text, before training."""
+    """Logs the number of samples and how the first one begins as text, before training."""
 
     def __init__(self, tokenizer: Any, is_intern_repo_dataset: bool = False):
         self.tokenizer = tokenizer
@@ -29,7 +40,7 @@ class DatasetInfoHook(Hook):
         ids = [int(i) for i in first["input_ids"]]
         if self.is_intern_repo_dataset:
             ids = [abs(i) for i in ids]  # a sign marks tokens without loss there
-        logger.info("train example:\n%s", self._decode(ids))
+        logger.info("train example:\n%s", beginning(self._decode(ids), len(ids)))
 
     def _decode(self, ids: list[int]) -> str:
         pieces = []

@@ -54,6 +54,7 @@ class EvaluateChatHook(Hook):
         given = [*stop_words, *([stop_word] if stop_word else [])]
         self.stop_words = given
         self.generation_kwargs = dict(generation_kwargs or {})
+        self._sampled_after: int | None = None
 
     def before_train(self, runner) -> None:
         logger.info("before_train in EvaluateChatHook.")
@@ -65,12 +66,15 @@ class EvaluateChatHook(Hook):
             return
         logger.info("after_train_iter in EvaluateChatHook.")
         answers = self._sample(runner, self.max_new_tokens)
+        self._sampled_after = runner.iter + 1
         if saved and runner.world.is_first:
             text = "".join(f"Eval output {i}:\n{answer}\n\n" for i, answer in enumerate(answers, 1))
             path = runner.log_dir / "vis_data" / f"eval_outputs_iter_{runner.iter}.txt"
             path.write_text(text, encoding="utf-8")
 
     def after_train(self, runner) -> None:
+        if self._sampled_after == runner.iter:
+            return  # with these very weights
         logger.info("after_train in EvaluateChatHook.")
         self._sample(runner, self.max_new_tokens)
 

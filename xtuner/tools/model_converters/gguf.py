@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
+from xtuner.model_folder import check_model_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     """Convert; returns 0 when the file is complete."""
     args = parse_args(argv)
     start_console()
+    check_model_path(args.model_name_or_path)  # before torch is imported
     from xtuner.convert.gguf import to_gguf
 
     to_gguf(args.model_name_or_path, args.out, kind=args.type, check=not args.no_check)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
-from xtuner.log import start_console
+from xtuner.log import logger, start_console
+from xtuner.model_folder import check_model_path, looks_local
+from xtuner.paths import check_adapter_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,6 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     """Merge; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
+    # Paths are looked at before torch is imported.
+    check_model_path(args.model_name_or_path)
+    if looks_local(args.adapter_name_or_path):
+        check_adapter_path(args.adapter_name_or_path)
     from xtuner.convert.merge import merge
 
     merge(
@@ -50,4 +57,6 @@ def main(argv: list[str] | None = None) -> int:
         check=not args.no_check,
     )
     print("All done!")
+    if not args.is_clip:
+        logger.info("Next: xtuner chat %s", shlex.quote(args.save_dir))
     return 0

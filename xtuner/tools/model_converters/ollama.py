@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
+from xtuner.model_folder import check_model_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     """Write the Modelfile; returns 0."""
     args = parse_args(argv)
     start_console()
+    check_model_path(args.model_name_or_path)  # before torch is imported
     from xtuner.convert.ollama import write_modelfile
 
     write_modelfile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError
 from xtuner.log import start_console
 from xtuner.tools.config_argument import add_options, read_config
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--save-format {args.save_format} is not available in this version; leave it out")
     start_console()
     config = read_config(args.config, args.cfg_options)
+    check_exists(args.pth_model)  # before torch is imported
     from xtuner.convert.pth_to_hf import pth_to_hf
 
     pth_to_hf(

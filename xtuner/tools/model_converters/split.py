@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
+from xtuner.model_folder import check_model_path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Split; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
+    check_model_path(args.src_dir)  # before torch is imported
     from xtuner.convert.split import split
 
     count = split(args.src_dir, args.dst_dir)

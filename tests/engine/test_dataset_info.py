@@ -1,0 +1,24 @@
+"""What the log shows of the data."""
+
+import pytest
+
+from xtuner.engine.hooks.dataset_info import beginning
+
+
+@pytest.mark.parametrize("text", ["", "one line", "\n".join("ab" * 5)])
+def test_a_short_example_is_shown_whole(text):
+    assert beginning(text, 10) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\n".join(map(str, range(1100))), "\n".join(map(str, range(20)))),
+        ("a" * 9000, "a" * 1500),
+    ],
+)
+def test_a_long_one_is_shown_as_far_as_it_can_be_read_at_a_glance(text, shown):
+    """The last line says how much there is, and where to see it."""
+    lines = text.count("\n") + 1
+    end = f"... (of 2048 tokens in {lines} lines; xtuner log-dataset CONFIG shows all)"
+    assert beginning(text, 2048) == f"{shown}\n{end}"

@@ -1,0 +1,62 @@
+"""Whether the first rows of the data files have what their map function reads.
+
+dict(type=process_hf_dataset, dataset=dict(type=load_dataset, path='d.json'), dataset_map_fn=alpaca_map_fn)
+->  Fault("train_dataloader.dataset", "...: d.json line 2: alpaca_map_fn: the row has no field 'output' ...")
+
+Reading files is the work of `xtuner.dataset`; who calls brings a function that does it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from xtuner.check.files import called, data_files, walk
+from xtuner.config.load import name_of
+from xtuner.config.ref import as_ref
+from xtuner.config.schema import Fault
+
+# The dict of process_hf_dataset -> what is wrong with its rows, None where they are fine.
+TryRows = Callable[[Mapping[str, Any]], str | None]
+# A list in a JSON file is read whole to see its first row; this takes a tenth of a second.
+MAX_BYTES = 20 * 2**20
+_MAP_FNS = "xtuner.dataset.map_fns."
+
+
+def row_faults(config: Mapping[str, Any], try_rows: TryRows) -> tuple[list[Fault], list[str]]:
+    """What is wrong with first rows, and the files whose rows were not looked at."""
+    faults, unchecked = [], []
+    for path, cfg in _encoded(config):
+        load = cfg["dataset"]
+        files = data_files(load)
+        if not files or not all(map(os.path.isfile, files)) or not _is_known(cfg.get("dataset_map_fn")):
+            continue
+        if sum(map(os.path.getsize, files)) > MAX_BYTES:
+            unchecked.append(f"the rows of {load['path'] if len(files) > 1 else files[0]}")
+        elif message := try_rows(cfg):
+            faults.append(Fault(path, f"{path}: {message}"))
+    return faults, unchecked
+
+
+def _encoded(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The calls of process_hf_dataset that tokenise what load_dataset reads."""
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for path, cfg in walk(config.get(name), name):
+            load = cfg.get("dataset")
+            if (
+                called(cfg) == "process_hf_dataset"
+                and isinstance(load, Mapping)
+                and called(load) == "load_dataset"
+                and isinstance(load.get("path"), str)
+                and cfg.get("do_dataset_tokenization", True)
+            ):
+                yield path, cfg
+
+
+def _is_known(map_fn: Any) -> bool:
+    """Whether the function is one of ours: what a user's own does to be imported is not known."""
+    ref = as_ref(map_fn)
+    if ref is not None:
+        return name_of(ref).startswith(_MAP_FNS)
+    return map_fn is None or isinstance(map_fn, str)

@@ -1,0 +1,72 @@
+"""The checkpoints of a work dir by their names; none is opened.
+
+iter_300.pth      a file, or with DeepSpeed a folder
+epoch_3.pth       the same, counted in epochs: the checkpoint that ends an epoch answers to both names
+last_checkpoint   the path of the newest
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from xtuner.errors import NotFoundError
+from xtuner.log import say_once
+from xtuner.paths import near_it
+
+LAST = "last_checkpoint"
+MODEL_FILE = "mp_rank_00_model_states.pt"
+_NAME = re.compile(r"(iter|epoch)_(\d+)\.pth")
+
+
+def by_age(work_dir: Path) -> list[Path]:
+    """Checkpoints of a work dir, newest first."""
+    found = [p for pattern in ("iter_*.pth", "epoch_*.pth") for p in work_dir.glob(pattern)]
+    files = [p for p in found if p.is_file() or (p / MODEL_FILE).is_file()]
+    files.sort(key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    named = work_dir / _last_name(work_dir)
+    if named in files:
+        # A copied folder loses its times; what the file names is the newest.
+        files = [named, *(p for p in files if p != named)]
+    return files
+
+
+def _last_name(work_dir: Path) -> str:
+    """The name of the checkpoint that `last_checkpoint` tells, `""` where it tells none."""
+    try:
+        return Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
+    except UnicodeDecodeError:
+        say_once(f"{work_dir / LAST} is damaged: the newest checkpoint is taken by its time")
+    except OSError:
+        pass  # of a work dir without one
+    return ""
+
+
+def find_last(work_dir: Path) -> Path | None:
+    """The newest checkpoint of a work dir by its `last_checkpoint`, else by time, or None."""
+    found = by_age(work_dir)
+    return found[0] if found else None
+
+
+def counted(path: Path) -> tuple[str, int] | None:
+    """`("epoch", 3)` for `epoch_3.pth`; None for another name."""
+    match = _NAME.fullmatch(path.name)
+    return (match[1], int(match[2])) if match else None
+
+
+def counted_otherwise(path: Path) -> list[Path]:
+    """The checkpoints beside `epoch_3.pth` that count iterations, or beside `iter_300.pth` epochs."""
+    count = counted(path)
+    if count is None:
+        return []
+    return [p for p in by_age(path.parent) if (other := counted(p)) and other[0] != count[0]]
+
+
+def check_exists(path: str | Path) -> None:
+    """NotFoundError where there is no checkpoint `path`, nor one that may be it by another name."""
+    path = Path(path)
+    if path.exists() or counted_otherwise(path):
+        return
+    newest = find_last(path.parent) if path.parent.is_dir() else None
+    hint = f"; the newest there is {newest}" if newest else near_it(path)
+    raise NotFoundError(f"there is no checkpoint {str(path)!r}{hint}")

@@ -1,0 +1,36 @@
+"""How to install what a command needs and is not there.
+
+    extra   web                    ->  /home/me/xtuner/.venv/bin/python -m pip install 'streamlit>=1.50' ...
+
+The xtuner of PyPI is another package: none of these extras can be asked of it by name.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+_SERVE = ("fastapi>=0.120", "pydantic>=2.10", "uvicorn>=0.30", "prometheus-client>=0.20")
+# As in pyproject.toml, where extras name one another too.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "track": ("tensorboard>=2.16", "wandb>=0.19"),
+    "excel": ("openpyxl>=3.1",),
+    "deepspeed": ("deepspeed>=0.19",),
+    "agents": ("mcp>=2",),
+    "serve": _SERVE,
+    "structured": ("llguidance>=1.3",),
+    "web": (*_SERVE, "streamlit>=1.50"),
+    "gguf": ("gguf>=0.17",),
+    "zstd": ("zstandard>=0.22",),
+    "modelscope": ("modelscope[datasets]>=1.40",),
+}
+
+
+def pip_install(*packages: str) -> str:
+    """The command that installs `packages` for this Python."""
+    return shlex.join([sys.executable or "python", "-m", "pip", "install", *packages])
+
+
+def install_extra(extra: str) -> str:
+    """The command that installs what the extra of that name stands for."""
+    return pip_install(*EXTRAS[extra])

@@ -1,0 +1,137 @@
+"""A file or folder that one process writes at a time.
+
+    work_dirs/a            is locked by    work_dirs/a/.lock        (folder=True)
+    merged                 is locked by    .merged.lock
+
+The system lets go of a lock when its process ends, however it ends: what a killed one leaves blocks nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from xtuner.errors import ConfigError
+from xtuner.log import say_once
+
+# A child that was forked would hold the locks of its parent, and outlive it.
+_held: set[int] = set()
+
+
+def _close_all() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_all)
+
+
+@contextlib.contextmanager
+def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
+    """Nobody else writes `path` meanwhile; ConfigError, which calls it `what`, where somebody does."""
+
+    def refuse(holder: str) -> None:
+        who = holder or "another process"
+        raise ConfigError(f"{what} {path} is in use by {who}: wait for its end, or name another")
+
+    lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as held:
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(lock, refuse))
+        except OSError as error:
+            reason = _reason(lock.parent) or error.strerror
+            raise ConfigError(f"cannot write to {what} {path}: {reason}") from error
+        yield
+
+
+def _reason(folder: Path) -> str:
+    """Why `folder` cannot be made, where something stands in its way."""
+    for above in (folder, *folder.parents):
+        if above.is_symlink() and not above.exists():
+            return f"{above} is a link to {os.readlink(above)}, which is not there"
+        if above.exists():
+            return "" if above.is_dir() else f"{above} is no folder"
+    return ""
+
+
+@contextlib.contextmanager
+def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`; it is removed at the end.
+
+    Where another process has it, `when_taken` is called with what that wrote about itself, and waited for.
+    """
+    descriptor = _take(path, when_taken)
+    if descriptor is None:
+        yield
+        return
+    _held.add(descriptor)
+    try:
+        since = time.strftime("%m/%d %H:%M")
+        # On a full disk, or in another user's file, it is a lock all the same.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
+        yield
+    finally:
+        # A forked child has closed it, and must not remove its parent's.
+        if descriptor in _held:
+            _held.discard(descriptor)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            os.close(descriptor)
+
+
+def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
+    """A descriptor of `path` that holds its lock; None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    told = False
+    while True:
+        descriptor = _open(path)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    when_taken(os.read(descriptor, 200).decode("utf-8", "replace"))
+                told = True
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Who had it may have removed the file between our opening and locking it.
+            if _is_there(path, descriptor):
+                return descriptor
+            os.close(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+                raise
+            say_once(f"{path.parent} has no file locks: that nothing else writes there is not checked")
+            path.unlink(missing_ok=True)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        # What a killed run of another user has left can be locked without being written.
+        return os.open(path, os.O_RDONLY)
+
+
+def _is_there(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,41 @@
+"""What can be told of a path without opening it: whether it is there, and what near it may be meant."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+from xtuner.errors import ModelError, NotFoundError
+
+
+def near_it(path: str | Path, *, folders: bool = False) -> str:
+    """`"; near it: a.json, b.json"` with what has nearly that name in the same folder, `""` for none."""
+    folder = Path(path).expanduser().resolve().parent
+    try:
+        names = [e.name for e in os.scandir(folder) if e.is_dir() or not folders]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(Path(path).name, names, n=3, cutoff=0.6)
+    return f"; near it: {', '.join(near)}" if near else ""
+
+
+def beside(path: str | Path, config_file: str | None) -> str:
+    """The end of a sentence where a relative path leads somewhere from the config's folder, not from here."""
+    if config_file is None or Path(path).is_absolute() or Path(path).exists():
+        return ""
+    there = Path(config_file).parent / path
+    if not there.exists():
+        return ""
+    return f"; {there} is there, but paths count from where the command runs: write that, or the whole path"
+
+
+def check_adapter_path(path: str | Path) -> None:
+    """Raise NotFoundError or ModelError where `path` is no folder of an adapter."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no adapter folder {path}{near_it(path, folders=True)}")
+    if not (folder / "adapter_config.json").is_file():
+        of_run = any(folder.glob("*.pth"))
+        cure = ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf" if of_run else ""
+        raise ModelError(f"{path} is no adapter: it has no adapter_config.json{cure}")
