@@ -138,11 +138,13 @@ def test_every_weight_of_an_adapter_is_loaded(family, tmp_path):
     assert all(torch.equal(weight, loaded[name]) for name, weight in saved.named_parameters())
 
 
-def test_lora_continues_from_a_folder_or_a_checkpoint(llama, adapter, tmp_path):
-    """`peft_model` beside `lora`: the adapter starts from what was saved."""
+def test_lora_continues_from_a_folder_or_a_checkpoint(llama, adapter, tmp_path, caplog):
+    """`peft_model` beside `lora`: the adapter starts from what was saved, a folder with its own settings."""
     folder, logits = adapter
     cfg = LoraConfig(r=4, target_modules=["q_proj"])
-    first = SupervisedFinetune(copy.deepcopy(llama), lora=cfg, peft_model=str(folder))
+    other = LoraConfig(r=64, lora_alpha=1)
+    first = SupervisedFinetune(copy.deepcopy(llama), lora=other, peft_model=str(folder))
+    assert "r=64 (the adapter's is 4), lora_alpha=1 (the adapter's is" in caplog.text
     torch.save({"state_dict": first.state_dict()}, tmp_path / "iter_1.pth")
     second = SupervisedFinetune(llama, lora=cfg, peft_model=str(tmp_path / "iter_1.pth"))
     for model in (first, second):

@@ -73,6 +73,26 @@ def test_two_commands_for_a_family_whose_samples_cannot_or_could_not_share_a_row
     assert "No sample for" not in capsys.readouterr().err
 
 
+def test_training_goes_on_from_an_adapter_folder(here):
+    """With the adapter's own settings, whatever the config's are; the result says them."""
+    words = ["--model", "model", "--data", "d.json", "--method", "lora", "--out", "my.py"]
+    assert cli.main(["new-cfg", *words]) == 0
+    options = ["max_epochs=1", "custom_hooks.1.max_new_tokens=4"]
+    first = [*options, "model.lora.r=4", "model.lora.lora_alpha=6"]
+    assert cli.main(["train", "my.py", "--work-dir", "w", "--cfg-options", *first]) == 0
+    (saved,) = (here / "w").glob("iter_*.pth")
+    assert cli.main(["convert", "pth_to_hf", "w/my.py", str(saved), "adapter"]) == 0
+    again = [*options, "load_from=adapter"]
+    assert cli.main(["train", "my.py", "--work-dir", "v", "--cfg-options", *again]) == 0
+    (saved,) = (here / "v").glob("iter_*.pth")
+    assert cli.main(["convert", "pth_to_hf", "v/my.py", str(saved), "next"]) == 0
+    said = json.loads((here / "next" / "adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"]) == (4, 6)
+    assert (here / "next" / "adapter_model.safetensors").read_bytes() != (
+        here / "adapter" / "adapter_model.safetensors"
+    ).read_bytes()
+
+
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 @pytest.mark.parametrize("file", ["d.json", "t.jsonl"])
 def test_what_it_writes_passes_the_check(here, file, method):

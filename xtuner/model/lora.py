@@ -308,17 +308,34 @@ def check_peft_model(path: str | Path) -> None:
         raise NotFoundError(f"model.peft_model = {str(path)!r}: there is no such file or folder")
 
 
+def is_adapter_folder(path: str | Path) -> bool:
+    """Whether `path` is a folder of an adapter, which brings its own settings."""
+    return (Path(path) / "adapter_config.json").is_file()
+
+
+def tell_unused_settings(asked: Any, folder: str | Path) -> None:
+    """Log what the config's `model.lora` sets otherwise than the adapter that training goes on with."""
+    from peft import PeftConfig
+
+    saved = PeftConfig.from_pretrained(str(folder))
+    logger.info("Load adapter from %s, with its own settings: r=%d", folder, saved.r)
+    names = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "modules_to_save")
+    other = [
+        f"{name}={getattr(asked, name)!r} (the adapter's is {getattr(saved, name)!r})"
+        for name in names
+        if getattr(asked, name, None) not in (None, getattr(saved, name))
+    ]
+    if other:
+        say_once(f"model.lora is not used beside model.peft_model = {str(folder)!r}: {', '.join(other)}")
+
+
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
-    """`model` whose adapter now starts from `path`: an adapter folder or a checkpoint of a LoRA run."""
-    path = Path(path)
-    if path.is_dir():
-        load_adapter_weights(model, read_adapter(path), str(path))
-    else:
-        saved: Any = read_weights(path)
-        saved = saved.get("state_dict", saved)
-        load_adapter_weights(
-            model, {adapter_key(PREFIX + n.removeprefix(PREFIX)): v for n, v in saved.items()}, str(path)
-        )
+    """`model` whose adapter now starts from the checkpoint `path` of a LoRA run."""
+    saved: Any = read_weights(Path(path))
+    saved = saved.get("state_dict", saved)
+    load_adapter_weights(
+        model, {adapter_key(PREFIX + n.removeprefix(PREFIX)): v for n, v in saved.items()}, str(path)
+    )
     logger.info(f"Load adapter from {path}")
     return model
 

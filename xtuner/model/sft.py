@@ -246,12 +246,18 @@ def build_llm(
         model = loading.load_llm(
             dict(llm), tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
         )
-    if lora_cfg is not None:
+    if peft_model and lora.is_adapter_folder(peft_model):
+        model = lora.attach_adapter(model, peft_model, trainable=True)
+        lora.tell_unused_settings(lora_cfg, peft_model)
+    elif lora_cfg is not None:
         model = lora.apply_lora(model, lora_cfg)
         if peft_model:
             lora.continue_from(model, peft_model)
     elif peft_model:
-        model = lora.attach_adapter(model, peft_model, trainable=True)
+        raise ConfigError(
+            f"model.peft_model = {peft_model!r} is no folder of an adapter: to go on from a checkpoint give "
+            "its settings with model.lora too"
+        )
     fuse(model)
     scale_by_sample(model)
     return model

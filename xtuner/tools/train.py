@@ -66,6 +66,13 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _adapter_to_start_from(config: Config) -> str | None:
+    """The adapter folder that `load_from` names, where it names one."""
+    path = config.get("load_from")
+    is_adapter = isinstance(path, str) and (Path(path) / "adapter_config.json").is_file()
+    return path if is_adapter else None
+
+
 def read_deepspeed(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, which the package deepspeed is here for."""
     settings = deepspeed_settings(name)
@@ -104,6 +111,10 @@ def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 when it came to its end."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
+    adapter = _adapter_to_start_from(config)
+    if adapter:
+        more = ["load_from=None", f"model.peft_model={adapter!r}"]
+        config = read_config(args.config, [*(args.cfg_options or ()), *more])
     named = args.deepspeed or config.get("deepspeed")
     zero = deepspeed_settings(named) if named else None
     processes = None if dist.is_launched() else asked_for()
@@ -121,6 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     start_console(config.get("log_level", "INFO"))
     for warning in found.warnings:
         logger.warning("%s", warning.message)
+    if adapter:
+        logger.info("load_from = %r is an adapter: it is taken as model.peft_model", adapter)
     from xtuner.engine.build import RunOptions, build_run
     from xtuner.engine.memory import explaining_out_of_memory
 

@@ -226,7 +226,7 @@ def test_without_the_package(client, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     reply = client.post("/v1/chat/completions", json={"messages": HELLO, "response_format": person()})
     assert reply.status_code == 501
-    assert reply.json()["error"]["message"].endswith("on the server: pip install llguidance")
+    assert reply.json()["error"]["message"].endswith("on the server, the extra 'structured'")
 
 
 def test_end_tokens_and_words(tokenizer):
