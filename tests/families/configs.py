@@ -75,6 +75,15 @@ LINEAR = {
     "linear_num_value_heads": 4,
     "shared_expert_intermediate_size": 64,
 }
+INKLING = {
+    **SHARED,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 16,
+    "sliding_window_size": 4,
+    "rel_extent": 16,
+    "layer_types": ["hybrid_sliding", "hybrid"],
+}
 GPT2 = {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 512}
 CODEGEN = {**GPT2, "n_ctx": 512, "rotary_dim": 8}
 OWN: dict[str, dict[str, Any]] = {
@@ -212,24 +221,8 @@ OWN: dict[str, dict[str, Any]] = {
     "hy_v3": {**SHARED, "first_k_dense_replace": 1},
     "hy_v4": INDEXED,
     "hyperclovax": {},
-    "inkling2_text": {
-        **SHARED,
-        "swa_num_attention_heads": 4,
-        "swa_num_key_value_heads": 2,
-        "swa_head_dim": 16,
-        "sliding_window_size": 4,
-        "rel_extent": 16,
-        "layer_types": ["hybrid_sliding", "hybrid"],
-    },
-    "inkling_text": {
-        **SHARED,
-        "swa_num_attention_heads": 4,
-        "swa_num_key_value_heads": 2,
-        "swa_head_dim": 16,
-        "sliding_window_size": 4,
-        "rel_extent": 16,
-        "layer_types": ["hybrid_sliding", "hybrid"],
-    },
+    "inkling2_text": INKLING,
+    "inkling_text": INKLING,
     "internlm": {},
     "internlm2": {},
     "internlm3": {},
