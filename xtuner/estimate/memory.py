@@ -261,8 +261,6 @@ def layer_bytes(shape: Shape, run: Training) -> int:
         attention += c * shape.query + 4 * shape.heads
     if shape.head_norms:
         attention += c * (shape.query + shape.key)
-    if c < run.weight_bytes:
-        attention += c * shape.query // shape.heads  # angles, in the width of the queries
     mlp = 0 if _in_tiles(shape, run) else (2 if fused else 3) * c * _mlp_width(shape)
     mlp += sum(
         c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.name in _DOWN
