@@ -28,8 +28,9 @@ WRITE ?=
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
 
+# One process for each core, each with one thread.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/soak/kills.py --kills 200

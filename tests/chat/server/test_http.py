@@ -141,6 +141,8 @@ def test_streams_that_are_open_at_the_end_are_told_so(llama, tokenizer):
         whole = []
         thread = threading.Thread(target=lambda: whole.append(httpx.post(url, json=body, timeout=20)))
         thread.start()
+        while not any(connection.cycle for connection in list(server.server_state.connections)):
+            time.sleep(0.01)  # until its request is there
         with httpx.stream("POST", url, json={**body, "stream": True}, timeout=20) as reply:
             lines = reply.iter_lines()
             assert next(lines).startswith("data: ")
