@@ -9,6 +9,8 @@ import warnings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Whatever the terminal speaks, the tests read English.
+os.environ["XTUNER_LANG"] = "en"
 # Tokens that a test prepares are nobody else's: a folder of this session's own, gone at its end.
 _CACHE = tempfile.TemporaryDirectory(prefix="xtuner-tests-")
 os.environ["XTUNER_CACHE"] = _CACHE.name

@@ -15,11 +15,11 @@ import os
 import re
 import signal
 import sys
-import textwrap
 from typing import Any, NamedTuple
 
 from xtuner import __version__, dist
 from xtuner.errors import XTunerError, did_you_mean
+from xtuner.language import LANGUAGES, speaking, told, wrap
 
 
 class Command(NamedTuple):
@@ -98,22 +98,23 @@ _WIDTH, _COLUMN = 80, 38
 
 def usage() -> str:
     """The text of `xtuner --help`; each command with what it needs, not with all it takes."""
-    lines = ["usage: xtuner COMMAND [ARGUMENTS] [--debug]", ""]
+    lines = [f"{told('usage: ')}xtuner COMMAND [ARGUMENTS] [--debug] [--lang en|zh]", ""]
     for title, group in GROUPS.items():
-        lines.append(f"{title}:")
+        lines.append(f"{told(title)}:")
         for name, command in group.items():
             lines += _described(f"{name} {command.usage.partition('[')[0]}".strip(), command.about)
         lines.append("")
     lines += [
-        "xtuner COMMAND --help explains a command; xtuner version prints the version.",
-        "--debug shows the traceback of an error.",
+        told("xtuner COMMAND --help explains a command; xtuner version prints the version."),
+        told("--debug shows the traceback of an error."),
+        told("--lang zh or LANG=zh_CN.UTF-8 shows help and messages in Chinese."),
     ]
     return "\n".join(lines)
 
 
 def _described(words: str, about: str) -> list[str]:
     """Two columns: the words of a command, and what it does."""
-    first, *more = textwrap.wrap(about, _WIDTH - _COLUMN)
+    first, *more = wrap(told(about), _WIDTH - _COLUMN)
     indent = " " * _COLUMN
     # Two spaces at least stand between the columns.
     if len(words) > _COLUMN - 4:
@@ -125,8 +126,26 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv`; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [w for w in words if w != "--debug"]
+    words, lang = _without_lang([w for w in words if w != "--debug"])
+    if lang not in (None, *LANGUAGES):
+        print(f"xtuner: error: --lang is {lang!r}; use one of {', '.join(LANGUAGES)}", file=sys.stderr)
+        return 2
     _set_up_torch()
+    with speaking(lang):
+        return _run_to_code(words, debug)
+
+
+def _without_lang(words: list[str]) -> tuple[list[str], str | None]:
+    """The words without `--lang zh` or `--lang=zh`, and the language."""
+    for at, word in enumerate(words):
+        name, sign, lang = word.partition("=")
+        if name == "--lang" and (sign or at + 1 < len(words)):
+            return words[:at] + words[at + (1 if sign else 2) :], lang or words[at + 1]
+    return words, None
+
+
+def _run_to_code(words: list[str], debug: bool) -> int:
+    """Run a command; an error is told in a line and becomes the exit code."""
     try:
         return _run(words)
     except KeyboardInterrupt:

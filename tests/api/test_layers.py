@@ -13,6 +13,8 @@ LAYERS = {
         [
             "errors",
             "log",
+            "language",
+            "chinese",
             "locks",
             "extras",
             "paths",
@@ -77,7 +79,7 @@ def test_a_package_imports_lower_layers_only():
 
 
 LIGHT = """
-    cli errors locks extras checkpoint_paths families config config.names
+    cli errors language chinese locks extras checkpoint_paths families config config.names
     estimate.configured check.checks model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """

@@ -17,7 +17,6 @@ from xtuner.demo.run import Demo, Options, find_activation, watch_log
 from xtuner.demo.wording import WORDS
 from xtuner.errors import TrainingError
 from xtuner.log import logger
-from xtuner.tools import demo as tool
 
 
 class FakeCommands:
@@ -156,16 +155,3 @@ def test_both_languages_have_the_same_slots():
         for lang, words in WORDS.items()
     }
     assert slots["en"] == slots["zh"]
-
-
-@pytest.mark.parametrize(
-    ("variables", "lang"),
-    [({"LANG": "zh_CN.UTF-8"}, "zh"), ({"LC_ALL": "C", "LANG": "zh"}, "en"), ({}, "en")],
-)
-def test_the_language_is_the_terminals(monkeypatch, variables, lang):
-    """LC_ALL, LC_MESSAGES and LANG decide, in this order."""
-    for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert tool.terminal_language() == lang

@@ -7,11 +7,12 @@ import argparse
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
 from xtuner.paths import check_adapter_path
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner chat`."""
-    parser = argparse.ArgumentParser("xtuner chat", description="Talk to a model in the terminal.")
+    parser = Parser("xtuner chat", description="Talk to a model in the terminal.")
     add = parser.add_argument
     add("model_name_or_path", help="the model: a folder or a name on the hub")
     which = parser.add_mutually_exclusive_group()

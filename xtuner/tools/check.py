@@ -16,11 +16,12 @@ from xtuner.estimate.configured import read_division
 from xtuner.parallel.launch import how_many
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
+from xtuner.tools.parser import Parser
 from xtuner.tools.train import deepspeed_settings
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="xtuner check", description=__doc__)
+    parser = Parser("xtuner check", description=__doc__)
     add_config(parser)
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")

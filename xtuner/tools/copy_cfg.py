@@ -14,12 +14,12 @@ from xtuner.errors import ConfigError
 from xtuner.recipes.catalogue import deepspeed_names, find
 from xtuner.recipes.render import render
 from xtuner.recipes.special import SCRIPTS
-from xtuner.recipes.wording import LANGUAGES
 from xtuner.tools.config_argument import write_new
+from xtuner.tools.parser import Parser, add_lang
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="xtuner copy-cfg", description=__doc__)
+    parser = Parser("xtuner copy-cfg", description=__doc__)
     parser.add_argument("config_name", help="a name that `xtuner list-cfg` shows")
     parser.add_argument("save_dir", help="folder for NAME_copy.py")
     parser.add_argument("--model", help="folder of the model, or its name on the hub")
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="any variable of part 1, such as max_epochs=1",
     )
-    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the comments")
+    add_lang(parser, "language of the comments")
     parser.add_argument("--force", action="store_true", help="overwrite a file with other content")
     return parser.parse_args(argv)
 

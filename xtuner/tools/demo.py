@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from xtuner.locks import writing
+from xtuner.tools.parser import Parser, add_lang
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner demo`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner demo",
         description="Make a small model, fine-tune it, convert, merge and talk to it; no network needed.",
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="folder to write (work_dirs/demo)")
     parser.add_argument("--name", help="the name that the model learns (小芯)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the fine-tuning and of the answers (0)")
-    parser.add_argument(
-        "--lang", choices=["en", "zh"], help="language of the explanations (that of the terminal)"
-    )
+    add_lang(parser, "language of the explanations (that of the terminal)")
     return parser.parse_args(argv)
 
 
@@ -34,13 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         work_dir=Path(args.work_dir),
         name=DEFAULT_NAME if args.name is None else args.name.strip(),
         seed=args.seed,
-        lang=args.lang or terminal_language(),
+        lang=args.lang,
     )
     with writing(options.work_dir, "--work-dir", folder=True):
         return 0 if Demo(options, cli.main).run() else 1
-
-
-def terminal_language() -> str:
-    """`zh` where the environment asks for Chinese, else `en`."""
-    locale = next((v for n in ("LC_ALL", "LC_MESSAGES", "LANG") if (v := os.environ.get(n))), "")
-    return "zh" if locale.startswith("zh") else "en"

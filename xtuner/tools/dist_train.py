@@ -6,11 +6,12 @@ import argparse
 import os
 
 from xtuner.tools import train
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The config, the number of processes, and what is left for `xtuner train`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner dist_train", description="Train with several processes; further arguments are those of train."
     )
     parser.add_argument("config", help="a config file, or the name of a built-in one (xtuner list-cfg)")

@@ -9,11 +9,12 @@ import sys
 from xtuner.estimate.memory import size_text
 from xtuner.recipes.catalogue import deepspeed_names, find, match
 from xtuner.recipes.special import SCRIPTS
+from xtuner.tools.parser import Parser
 from xtuner.tools.recipe_memory import expected_memory
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="xtuner list-cfg", description=__doc__)
+    parser = Parser("xtuner list-cfg", description=__doc__)
     parser.add_argument(
         "-p",
         "--pattern",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from xtuner.tools.parser import Parser
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    return argparse.ArgumentParser(prog="xtuner list-dataset-format", description=__doc__).parse_args(argv)
+    return Parser("xtuner list-dataset-format", description=__doc__).parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,8 @@ from xtuner.errors import ConfigError
 from xtuner.estimate.machine import find_machine
 from xtuner.estimate.memory import size_text
 from xtuner.log import start_console
-from xtuner.recipes.wording import LANGUAGES
 from xtuner.tools.config_argument import write_new
+from xtuner.tools.parser import Parser, add_lang
 
 if TYPE_CHECKING:
     from xtuner.estimate.machine import Machine
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="xtuner new-cfg", description=__doc__)
+    parser = Parser("xtuner new-cfg", description=__doc__)
     parser.add_argument("--model", required=True, help="folder of the model")
     parser.add_argument("--data", required=True, help="file of rows: .json, .jsonl, .csv, .xlsx, ...")
     parser.add_argument(
@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
     parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")
-    parser.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the comments")
+    add_lang(parser, "language of the comments")
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run Python files that the tokenizer brings along"
     )

@@ -7,11 +7,12 @@ import os
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner serve`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner serve", description="Serve a model and its adapters over OpenAI's HTTP interface."
     )
     add = parser.add_argument

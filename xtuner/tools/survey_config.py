@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from xtuner.config.schema import check
 from xtuner.log import start_console
 from xtuner.tools.config_argument import add_config, add_options, read_config
+from xtuner.tools.parser import Parser, add_lang
 
 if TYPE_CHECKING:
     from xtuner.dataset.survey.configured import ConfiguredData
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def make_parser(command: str, about: str) -> argparse.ArgumentParser:
     """The arguments that both commands take."""
-    parser = argparse.ArgumentParser(f"xtuner {command}", description=about)
+    parser = Parser(f"xtuner {command}", description=about)
     add_config(parser)
     add_options(parser)
     parser.add_argument("--index", type=int, default=0, help="the item to show, counted from 0 (0)")
@@ -27,7 +28,7 @@ def make_parser(command: str, about: str) -> argparse.ArgumentParser:
     )
     add_strict(parser)
     parser.add_argument("--html", metavar="FILE", help="also write a page for the browser")
-    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the labels")
+    add_lang(parser, "language of the labels")
     parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
     return parser
 

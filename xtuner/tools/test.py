@@ -12,11 +12,12 @@ from xtuner.log import start_console
 from xtuner.parallel.launch import asked_for, launch
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner test`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner test", description="Loss and perplexity on test_dataloader, or else on val_dataloader."
     )
     add_config(parser)

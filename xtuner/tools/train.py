@@ -21,6 +21,7 @@ from xtuner.parallel.launch import asked_for, how_many, launch
 from xtuner.recipes.catalogue import deepspeed_file
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.config_argument import add_config, add_options, read_config
+from xtuner.tools.parser import Parser
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner train`."""
-    parser = argparse.ArgumentParser("xtuner train", description="Fine-tune a model as a config says.")
+    parser = Parser("xtuner train", description="Fine-tune a model as a config says.")
     add_config(parser)
     parser.add_argument("--work-dir", help="folder of checkpoints and logs (./work_dirs/<config name>)")
     parser.add_argument(

@@ -6,13 +6,12 @@ import argparse
 import os
 
 from xtuner.log import start_console
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner web`."""
-    parser = argparse.ArgumentParser(
-        "xtuner web", description="Talk to a model and watch a training in a browser."
-    )
+    parser = Parser("xtuner web", description="Talk to a model and watch a training in a browser.")
     add = parser.add_argument
     add(
         "model_or_url", nargs="?", help="a model (folder, hub name), or the URL of a server; none: only watch"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from xtuner.log import start_console
 from xtuner.prepare.arxiv import CATEGORIES, START_DATE, select_papers
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner preprocess arxiv`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner preprocess arxiv", description="Take the papers of some categories from arXiv's metadata."
     )
     parser.add_argument("src_file", type=Path, help="the metadata, arxiv-metadata-oai-snapshot.json")

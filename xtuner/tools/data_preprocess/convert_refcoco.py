@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 from xtuner.log import start_console
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner preprocess refcoco`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner preprocess refcoco",
         description="Join the annotations of RefCOCO, RefCOCO+ and RefCOCOg into train.json.",
     )

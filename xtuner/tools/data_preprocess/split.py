@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from xtuner.log import start_console
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner preprocess split`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner preprocess split", description="Split a file of rows at random; the rows keep their order."
     )
     parser.add_argument("src", type=Path, help="a .jsonl or .json file")

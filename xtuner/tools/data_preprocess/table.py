@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 
 from xtuner.log import start_console
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner preprocess table`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner preprocess table", description="Write the rows of a table as conversations to train on."
     )
     parser.add_argument(

@@ -6,12 +6,13 @@ import argparse
 
 from xtuner.errors import ConfigError
 from xtuner.tools.config_argument import add_config, add_options
+from xtuner.tools.parser import Parser
 from xtuner.tools.survey_config import add_strict, open_data
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner preprocess tokenize`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner preprocess tokenize",
         description="Tokenise the data of a config, so that its training starts at once.",
     )

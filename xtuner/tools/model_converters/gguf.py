@@ -6,13 +6,12 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner convert gguf`."""
-    parser = argparse.ArgumentParser(
-        "xtuner convert gguf", description="Write a model of Llama's form as a GGUF file."
-    )
+    parser = Parser("xtuner convert gguf", description="Write a model of Llama's form as a GGUF file.")
     parser.add_argument(
         "model_name_or_path", help="the model: a folder or a name on the hub; merge adapters first"
     )

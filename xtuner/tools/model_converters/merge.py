@@ -8,11 +8,12 @@ import shlex
 from xtuner.log import logger, start_console
 from xtuner.model_folder import check_model_path, looks_local
 from xtuner.paths import check_adapter_path
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner convert merge`."""
-    parser = argparse.ArgumentParser("xtuner convert merge", description="Merge an adapter into its model.")
+    parser = Parser("xtuner convert merge", description="Merge an adapter into its model.")
     parser.add_argument("model_name_or_path", help="the base model: a folder or a name on the hub")
     parser.add_argument("adapter_name_or_path", help="the adapter: a folder or a name on the hub")
     parser.add_argument("save_dir", help="the folder to write")

@@ -6,11 +6,12 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner convert ollama`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner convert ollama", description="Write a Modelfile with the model's prompt template."
     )
     parser.add_argument("model_name_or_path", help="the model: a folder or a name on the hub")

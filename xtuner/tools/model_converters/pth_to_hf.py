@@ -8,11 +8,12 @@ from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError
 from xtuner.log import start_console
 from xtuner.tools.config_argument import add_options, read_config
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner convert pth_to_hf`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "xtuner convert pth_to_hf",
         description="Write a checkpoint as a folder for peft or transformers.",
     )

@@ -6,13 +6,12 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of `xtuner convert split`."""
-    parser = argparse.ArgumentParser(
-        "xtuner convert split", description="Write a model in the smallest shards."
-    )
+    parser = Parser("xtuner convert split", description="Write a model in the smallest shards.")
     parser.add_argument("src_dir", help="the model folder to split")
     parser.add_argument("dst_dir", help="the folder to write")
     return parser.parse_args(argv)

@@ -1,0 +1,5 @@
+"""What the program says, in Chinese, by the English: `CHINESE[text]`. Slots are the same in both."""
+
+from xtuner.chinese.help import HELP
+
+CHINESE: dict[str, str] = {**HELP}

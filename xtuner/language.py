@@ -1,0 +1,74 @@
+"""The language that the program speaks to its user: English, or Chinese where that is asked for.
+
+    --lang zh   on the command line of any command, else the first of
+    XTUNER_LANG, LC_ALL, LC_MESSAGES, LANG   that is set: zh_CN.UTF-8 and its like: Chinese, all else: English
+
+Texts stand in English where they are said; `xtuner.chinese` has the Chinese by the English. Marks that
+scripts look for stay as they are: `xtuner: error:`, names of settings and flags, numbers, paths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import textwrap
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+LANGUAGES = ("en", "zh")
+_VARIABLE = "XTUNER_LANG"
+
+_WIDE, _OPENING, _CLOSING = "\u2e80-\u9fff\uff00-\uffef", "（《「", "，。；：！？）、》」"
+# What a line may not be broken within: a word or a Chinese character, and the punctuation at it.
+_UNIT = re.compile(rf"[{_OPENING}]*(?:[^\s{_WIDE}]+|[{_WIDE}])[{_CLOSING}]*\s*")
+
+
+def language() -> str:
+    """`zh` or `en`."""
+    names = (_VARIABLE, "LC_ALL", "LC_MESSAGES", "LANG")
+    locale = next((value for name in names if (value := os.environ.get(name))), "")
+    return "zh" if locale.lower().startswith("zh") else "en"
+
+
+@contextlib.contextmanager
+def speaking(lang: str | None) -> Iterator[None]:
+    """Speak `lang` within, also in the processes that are started there; None: what the environment says."""
+    before = os.environ.get(_VARIABLE)
+    if lang is not None:
+        os.environ[_VARIABLE] = lang
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_VARIABLE, None)
+        else:
+            os.environ[_VARIABLE] = before
+
+
+def told(text: str, **values: Any) -> str:
+    """`text` in the user's language, with `values` in its `{slots}`."""
+    if language() == "zh":
+        from xtuner.chinese import CHINESE
+
+        text = CHINESE.get(text, text)
+    return text.format(**values) if values else text
+
+
+def cells(text: str) -> int:
+    """The columns of a terminal that `text` takes: two for a Chinese character."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` columns; Chinese is broken between any two characters."""
+    text = " ".join(text.split())
+    if cells(text) == len(text):
+        return textwrap.wrap(text, width)
+    lines = [""]
+    for unit in _UNIT.findall(text):
+        if lines[-1] and cells(lines[-1] + unit.rstrip()) > width:
+            lines.append("")
+        lines[-1] += unit
+    return [line.rstrip() for line in lines]
