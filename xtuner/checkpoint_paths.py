@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from xtuner.errors import NotFoundError
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.paths import near_it
 
@@ -36,7 +37,7 @@ def _last_name(work_dir: Path) -> str:
     try:
         return Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
     except UnicodeDecodeError:
-        say_once(f"{work_dir / LAST} is damaged: the newest checkpoint is taken by its time")
+        say_once(told("{file} is damaged: the newest checkpoint is taken by its time", file=work_dir / LAST))
     except OSError:
         pass  # of a work dir without one
     return ""
@@ -68,5 +69,5 @@ def check_exists(path: str | Path) -> None:
     if path.exists() or counted_otherwise(path):
         return
     newest = find_last(path.parent) if path.parent.is_dir() else None
-    hint = f"; the newest there is {newest}" if newest else near_it(path)
-    raise NotFoundError(f"there is no checkpoint {str(path)!r}{hint}")
+    hint = told("; the newest there is {newest}", newest=newest) if newest else near_it(path)
+    raise NotFoundError(told("there is no checkpoint {path!r}{hint}", path=str(path), hint=hint))

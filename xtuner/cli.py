@@ -225,17 +225,29 @@ def _unknown(name: str, rest: list[str]) -> int:
         return 0
     if members:
         print(
-            f"xtuner: error: {name} needs one of: {', '.join(m.split()[1] for m in members)}", file=sys.stderr
+            "xtuner: error: "
+            + told("{name} needs one of: {names}", name=name, names=", ".join(m.split()[1] for m in members)),
+            file=sys.stderr,
         )
     elif later := LATER.get(name.replace("-", "_")):
         what, instead = later.split("; ")
         print(
-            f"xtuner: error: {name} is not available in this version: {what} is not here yet; {instead}",
+            "xtuner: error: "
+            + told(
+                "{name} is not available in this version: {what} is not here yet; {instead}",
+                name=name,
+                what=told(what),
+                instead=told(instead),
+            ),
             file=sys.stderr,
         )
     else:
         hint = did_you_mean(name, COMMANDS)
-        print(f"xtuner: error: there is no command {name!r}.{hint} See xtuner --help", file=sys.stderr)
+        print(
+            "xtuner: error: "
+            + told("there is no command {name!r}.{hint} See xtuner --help", name=name, hint=hint),
+            file=sys.stderr,
+        )
     return 2
 
 

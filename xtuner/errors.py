@@ -17,6 +17,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from xtuner.language import told
+
 
 class XTunerError(Exception):
     """Base of all errors whose message alone tells the user what to do; `args` may hold several messages."""
@@ -53,4 +55,4 @@ class TrainingError(XTunerError, RuntimeError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"` with the nearest of `choices`, or `""` where none is near."""
     near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.75)
-    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return told(" Did you mean {names}?", names=told(" or ").join(repr(n) for n in near)) if near else ""

@@ -47,7 +47,7 @@ def speaking(lang: str | None) -> Iterator[None]:
             os.environ[_VARIABLE] = before
 
 
-def told(text: str, **values: Any) -> str:
+def told(text: str, /, **values: Any) -> str:
     """`text` in the user's language, with `values` in its `{slots}`."""
     if language() == "zh":
         from xtuner.chinese import CHINESE
@@ -59,6 +59,12 @@ def told(text: str, **values: Any) -> str:
 def cells(text: str) -> int:
     """The columns of a terminal that `text` takes: two for a Chinese character."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def padded(text: str, width: int) -> str:
+    """`text` with spaces after it, up to `width` columns; before it where `width` is negative."""
+    spaces = " " * (abs(width) - cells(text))
+    return text + spaces if width > 0 else spaces + text
 
 
 def wrap(text: str, width: int) -> list[str]:

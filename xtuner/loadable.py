@@ -21,6 +21,7 @@ from typing import Any
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.families import FAMILIES
+from xtuner.language import told
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
@@ -72,8 +73,12 @@ def check_language_model(
         return None
     if (Path(path) / "modules.json").is_file():
         raise ModelError(
-            f"The folder {path} is a model of sentence-transformers, which makes vectors of texts and writes "
-            f"none; {_CURE}"
+            told(
+                "The folder {path} is a model of sentence-transformers, which makes vectors of "
+                "texts and writes none; {cure}",
+                path=path,
+                cure=told(_CURE),
+            )
         )
     config = read_json(Path(path) / "config.json")
     auto_class(config, path, trust_remote_code=trust_remote_code)
@@ -81,9 +86,14 @@ def check_language_model(
     needed = _PACKAGES.get(method or "", {})
     if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
         raise ModelError(
-            f"The weights of {path} are quantised with {method}, which needs "
-            f"{' and '.join(missing)}: {pip_install(*missing)}, or name the folder of the model in "
-            "16 bits"
+            told(
+                "The weights of {path} are quantised with {method}, which needs {names}: "
+                "{install}, or name the folder of the model in 16 bits",
+                path=path,
+                method=method,
+                names=told(" and ").join(missing),
+                install=pip_install(*missing),
+            )
         )
     return config
 
@@ -95,13 +105,22 @@ def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, a
         return
     if full:
         raise ConfigError(
-            f"The weights of {path} are quantised with {method}, so they cannot be trained themselves: set "
-            "model.lora = dict(type=LoraConfig, ...), or name the folder of the model in 16 bits"
+            told(
+                "The weights of {path} are quantised with {method}, so they cannot be trained "
+                "themselves: set model.lora = dict(type=LoraConfig, ...), or name the folder of "
+                "the model in 16 bits",
+                path=path,
+                method=method,
+            )
         )
     if asked and method != "bitsandbytes":
         raise ConfigError(
-            f"The weights of {path} are quantised with {method} already: remove "
-            "model.llm.quantization_config (new-cfg: --method lora)"
+            told(
+                "The weights of {path} are quantised with {method} already: remove "
+                "model.llm.quantization_config (new-cfg: --method lora)",
+                path=path,
+                method=method,
+            )
         )
 
 
@@ -119,17 +138,36 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
     """The name of the auto class that loads the model in `path` by its config; ModelError where none does."""
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
-        raise ModelError(f"{path}/config.json names no model_type, so no one knows what it is; {_CURE}")
+        raise ModelError(
+            told(
+                "{path}/config.json names no model_type, so no one knows what it is; {cure}",
+                path=path,
+                cure=told(_CURE),
+            )
+        )
     if family in OWN or not known_families():
         return CAUSAL
     if family not in known_families():
         return _of_remote_code(config, path, trust_remote_code)
     if reason := FAMILIES[family].no_text if family in FAMILIES else "":
-        raise ModelError(f"{path} is a model of the family '{family}', which {reason}")
+        raise ModelError(
+            told(
+                "{path} is a model of the family '{family}', which {reason}",
+                path=path,
+                family=family,
+                reason=told(reason),
+            )
+        )
     found = _of_family(config, family)
     if found is None:
         raise ModelError(
-            f"{path} is a model of the family '{family}', which {_why_not(config, family)}; {_CURE}"
+            told(
+                "{path} is a model of the family '{family}', which {why_not}; {cure}",
+                path=path,
+                family=family,
+                why_not=_why_not(config, family),
+                cure=told(_CURE),
+            )
         )
     return found
 
@@ -143,20 +181,36 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
     family, files = config["model_type"], remote_code(path)
     if not files:
         raise ModelError(
-            f"transformers {_installed()} does not know the family '{family}' of {path}, and the folder "
-            "brings no code of its own: a newer transformers may know it "
-            f"({pip_install('-U', 'transformers')})"
+            told(
+                "transformers {installed} does not know the family '{family}' of {path}, and the "
+                "folder brings no code of its own: a newer transformers may know it ({install})",
+                installed=_installed(),
+                family=family,
+                path=path,
+                install=pip_install("-U", "transformers"),
+            )
         )
     if not trusted:
         raise ModelError(
-            f"transformers does not know the family {family!r} of {path}, which brings code of its own: "
-            f"{', '.join(files)}. Read it, and if you trust it, set trust_remote_code=True in model.llm "
-            "(xtuner chat: --trust-remote-code)"
+            told(
+                "transformers does not know the family {family!r} of {path}, which brings code of "
+                "its own: {names}. Read it, and if you trust it, set trust_remote_code=True in "
+                "model.llm (xtuner chat: --trust-remote-code)",
+                family=family,
+                path=path,
+                names=", ".join(files),
+            )
         )
     if CAUSAL not in config["auto_map"]:
         raise ModelError(
-            f"The code that {path} brings for its family '{family}' has no {CAUSAL} in auto_map of "
-            f"config.json, so it does not write text; {_CURE}"
+            told(
+                "The code that {path} brings for its family '{family}' has no {causal} in auto_map "
+                "of config.json, so it does not write text; {cure}",
+                path=path,
+                family=family,
+                causal=CAUSAL,
+                cure=told(_CURE),
+            )
         )
     return CAUSAL
 
@@ -184,14 +238,14 @@ def _of_family(config: Mapping[str, Any], family: str) -> str | None:
 def _why_not(config: Mapping[str, Any], family: str) -> str:
     saved = _saved_as(config)
     if _reads_first(config, family):
-        return "reads a whole text before it writes another (encoder-decoder)"
+        return told("reads a whole text before it writes another (encoder-decoder)")
     if family in _tables()["MASKED_LM"]:
-        return "reads a text from both sides and does not write on (encoder)"
+        return told("reads a text from both sides and does not write on (encoder)")
     if family in _tables()["CAUSAL_LM"]:
         if saved == _base(family):
-            return f"was saved as {saved}, without the head that writes text"
-        return f"was saved as {saved}, whose head does not write text"
-    return "has no head that writes text"
+            return told("was saved as {saved}, without the head that writes text", saved=saved)
+        return told("was saved as {saved}, whose head does not write text", saved=saved)
+    return told("has no head that writes text")
 
 
 def _reads_first(config: Mapping[str, Any], family: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from xtuner import hub
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.language import told
 from xtuner.paths import near_it
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -49,7 +50,13 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
     if not tokenizer:
         _check_model_files(folder)
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
-        raise ModelError(f"The folder {path} has no tokenizer: no {', '.join(TOKENIZER_FILES[:3])}")
+        raise ModelError(
+            told(
+                "The folder {path} has no tokenizer: no {names}",
+                path=path,
+                names=", ".join(TOKENIZER_FILES[:3]),
+            )
+        )
     else:
         check_no_pointers(folder, TOKENIZER_FILES)
 
@@ -60,14 +67,18 @@ def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise ModelError(f"The model {path} is a file; name its folder")
+        raise ModelError(told("The model {path} is a file; name its folder", path=path))
     near = near_it(path, folders=True)
     if looks_local(path):
-        raise NotFoundError(f"There is no model folder {path}{near}")
+        raise NotFoundError(told("There is no model folder {path}{near}", path=path, near=near))
     if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
         raise NotFoundError(
-            f"There is no model {path} on this machine, and the hub cannot be reached: give the path of "
-            f"its folder, or fetch it where there is a network{near}"
+            told(
+                "There is no model {path} on this machine, and the hub cannot be reached: give the "
+                "path of its folder, or fetch it where there is a network{near}",
+                path=path,
+                near=near,
+            )
         )
 
 
@@ -88,17 +99,31 @@ def _check_model_files(folder: Path) -> None:
     if not (has_config and any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)):
         for pattern, kind in _OTHER_KINDS.items():
             if any(folder.glob(pattern)):
-                raise ModelError(f"The folder {folder} {kind.format(base=_base_of_adapter(folder))}")
+                raise ModelError(
+                    told(
+                        "The folder {folder} {kind}",
+                        folder=folder,
+                        kind=told(kind, base=_base_of_adapter(folder)),
+                    )
+                )
     if not has_config:
-        raise ModelError(f"The folder {folder} is no model: it has no config.json")
+        raise ModelError(told("The folder {folder} is no model: it has no config.json", folder=folder))
     if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise ModelError(
-            f"The model folder {folder} has no weights: no *.safetensors and no pytorch_model*.bin"
+            told(
+                "The model folder {folder} has no weights: no *.safetensors and no pytorch_model*.bin",
+                folder=folder,
+            )
         )
     if missing := _missing_shards(folder):
         raise ModelError(
-            f"The model folder {folder} is not complete: its index names {len(missing)} files that are not "
-            f"there, as {missing[0]}; fetch them"
+            told(
+                "The model folder {folder} is not complete: its index names {count} files that are "
+                "not there, as {file}; fetch them",
+                folder=folder,
+                count=len(missing),
+                file=missing[0],
+            )
         )
     check_no_pointers(folder, (*WEIGHT_FILES, *TOKENIZER_FILES))
 
@@ -108,8 +133,12 @@ def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if found := [file.name for file in files if is_lfs_pointer(file)]:
         raise ModelError(
-            f"The folder {folder} holds pointers of git-lfs in the place of files, as {found[0]}: run "
-            "git lfs install and git lfs pull in it"
+            told(
+                "The folder {folder} holds pointers of git-lfs in the place of files, as {file}: "
+                "run git lfs install and git lfs pull in it",
+                folder=folder,
+                file=found[0],
+            )
         )
 
 
@@ -180,9 +209,11 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if is_lfs_pointer(path):
             check_no_pointers(path.parent, [path.name])
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
+        raise ModelError(told("{path} is not valid JSON: {error}", path=path, error=error)) from error
     if not isinstance(found, dict):
-        raise ModelError(f"{path} holds no JSON object, but a {type(found).__name__}")
+        raise ModelError(
+            told("{path} holds no JSON object, but a {kind}", path=path, kind=type(found).__name__)
+        )
     return found
 
 

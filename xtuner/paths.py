@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from xtuner.errors import ModelError, NotFoundError
+from xtuner.language import told
 
 
 def near_it(path: str | Path, *, folders: bool = False) -> str:
@@ -17,7 +18,7 @@ def near_it(path: str | Path, *, folders: bool = False) -> str:
     except OSError:
         return ""
     near = difflib.get_close_matches(Path(path).name, names, n=3, cutoff=0.6)
-    return f"; near it: {', '.join(near)}" if near else ""
+    return told("; near it: {names}", names=", ".join(near)) if near else ""
 
 
 def beside(path: str | Path, config_file: str | None) -> str:
@@ -27,15 +28,23 @@ def beside(path: str | Path, config_file: str | None) -> str:
     there = Path(config_file).parent / path
     if not there.exists():
         return ""
-    return f"; {there} is there, but paths count from where the command runs: write that, or the whole path"
+    return told(
+        "; {there} is there, but paths count from where the command runs: write that, or the whole path",
+        there=there,
+    )
 
 
 def check_adapter_path(path: str | Path) -> None:
     """Raise NotFoundError or ModelError where `path` is no folder of an adapter."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise NotFoundError(f"There is no adapter folder {path}{near_it(path, folders=True)}")
+        raise NotFoundError(
+            told("There is no adapter folder {path}{near}", path=path, near=near_it(path, folders=True))
+        )
     if not (folder / "adapter_config.json").is_file():
         of_run = any(folder.glob("*.pth"))
-        cure = ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf" if of_run else ""
-        raise ModelError(f"{path} is no adapter: it has no adapter_config.json{cure}")
+        hint = ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf"
+        cure = told(hint) if of_run else ""
+        raise ModelError(
+            told("{path} is no adapter: it has no adapter_config.json{cure}", path=path, cure=cure)
+        )

@@ -1,14 +1,23 @@
 """English or Chinese: who decides, and that nothing is left in English."""
 
+import ast
 import contextlib
 import os
 import re
+from pathlib import Path
 
 import pytest
 
-from xtuner import language
+from xtuner import cli, language, model_folder
+from xtuner.check import forecast
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
+from xtuner.config.later import NAMES as LATER
+from xtuner.config.later import SETTINGS
+from xtuner.config.mmengine_names import GONE
+from xtuner.config.ref import HOW_TO_NAME
+from xtuner.config.schema import CLASHES, VALUES
+from xtuner.families import FAMILIES
 from xtuner.language import cells, told, wrap
 
 NAMES = ("XTUNER_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -111,3 +120,33 @@ def test_chinese_is_broken_between_characters():
         "好。",
     ]
     assert wrap("fine-tune a model", 6) == ["fine-", "tune a", "model"]
+
+
+def literals():
+    """Every text that stands as such in a call of `told`."""
+    for path in (Path(language.__file__).parent).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_told = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "told"
+            if is_told and isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value
+
+
+def tables():
+    """The texts of tables, and of names that are put together."""
+    features = [setting.feature for setting in SETTINGS] + list(LATER.values())
+    yield from (text for feature in features for text in feature)
+    yield from (value.must_be for value in VALUES if not value.must_be.startswith("one of "))
+    yield from (clash.message for clash in CLASHES)
+    yield from (row.no_text for row in FAMILIES.values() if row.no_text)
+    yield from filter(None, forecast._RECOMPUTED.values())
+    yield from model_folder._OTHER_KINDS.values()
+    yield from (part for text in cli.LATER.values() for part in text.split("; "))
+    yield HOW_TO_NAME
+    yield from GONE.values()
+    yield ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf"
+    yield from ("no errors", "1 error", "{count} errors", "no warnings", "1 warning", "{count} warnings")
+    yield from (f"{{count:.0f}} {noun}" for noun in ("days", "hours", "minutes"))
+
+
+def test_whatever_is_told_is_known_in_chinese():
+    assert {text for text in (*literals(), *tables()) if text not in CHINESE} == set()

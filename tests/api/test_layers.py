@@ -37,8 +37,8 @@ LAYERS = {
     **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
     "recipes": -1,
 }
-# recipes name everything as text; they share only the errors and names of layer 0.
-BELOW_RECIPES = {"errors", "utils"}
+# recipes name everything as text; they share only the errors, words and names of layer 0.
+BELOW_RECIPES = {"errors", "language", "utils"}
 TOP = {"cli", "tools", "demo", "proposal", "__main__"}
 
 

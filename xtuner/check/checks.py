@@ -14,7 +14,7 @@ from xtuner.check.forecast import Forecast, forecast, shortages
 from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
 from xtuner.config.names import Names, look_at, unmade
-from xtuner.config.schema import BUILT, Fault, find_faults, passed_on
+from xtuner.config.schema import BUILT, Fault, find_faults, is_of_value, passed_on
 from xtuner.errors import ConfigError
 from xtuner.estimate.plan import ALONE, Division
 
@@ -69,7 +69,6 @@ def _distinct(faults: list[Fault]) -> list[Fault]:
     """One fault for each cause: a wrong name may be used in several places, a wrong value break two rules."""
     first: dict[str, Fault] = {}
     for fault in faults:
-        of_value = fault.message.startswith(f"{fault.path} is ")
-        cause = fault.path if of_value else fault.message.removeprefix(f"{fault.path}: ")
+        cause = fault.path if is_of_value(fault) else fault.message.removeprefix(f"{fault.path}: ")
         first.setdefault(cause, fault)
     return list(first.values())

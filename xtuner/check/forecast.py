@@ -18,6 +18,7 @@ from xtuner.estimate.plan import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
 from xtuner.families import FAMILIES, UNKNOWN
+from xtuner.language import padded, told
 from xtuner.model_folder import read_json
 
 # UTF-8 bytes of a JSON file to a token; Chinese and English are near one another in this.
@@ -99,27 +100,35 @@ def model_config(
 def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
     """Warnings where the run does not fit."""
     warnings = []
-    need, free = found.memory.total, found.machine.free_bytes
-    each = "" if found.division.is_alone else " for each process"
-    if need > free:
-        warnings.append(
-            Fault(
-                "memory",
-                f"memory: about {size_text(need)} are needed{each} and {size_text(free)} are free on "
-                f"{found.machine.name}: {'; '.join(cures(found))}",
-            )
+    need, free = size_text(found.memory.total), size_text(found.machine.free_bytes)
+    if found.memory.total > found.machine.free_bytes:
+        message = told(
+            "memory: about {need} are needed{each} and {free} are free on {name}: {cures}",
+            need=need,
+            each="" if found.division.is_alone else told(" for each process"),
+            free=free,
+            name=found.machine.name,
+            cures=told("; ").join(cures(found)),
         )
-    elif found.loading > free and not found.division.is_alone:
-        message = (
-            f"memory: each process holds all weights while they are read, {size_text(found.loading)}, and "
-            f"{size_text(free)} are free on {found.machine.name}: train with --fsdp, which reads parts"
+        warnings.append(Fault("memory", message))
+    elif found.loading > found.machine.free_bytes and not found.division.is_alone:
+        message = told(
+            "memory: each process holds all weights while they are read, {loading}, and {free} are free on "
+            "{name}: train with --fsdp, which reads parts",
+            loading=size_text(found.loading),
+            free=free,
+            name=found.machine.name,
         )
         warnings.append(Fault("memory", message))
     length, context = max_length(config, found.shape), found.shape.context
     model = config.get("model")
     extended = isinstance(model, Mapping) and model.get("max_position_embeddings")
     if context and length > context and not extended:
-        message = f"max_length is {length}, and the model has {context} positions: set max_length = {context}"
+        message = told(
+            "max_length is {length}, and the model has {context} positions: set max_length = {context}",
+            length=length,
+            context=context,
+        )
         warnings.append(Fault("max_length", message))
     return warnings
 
@@ -127,7 +136,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
 def cures(found: Forecast) -> list[str]:
     """The cheapest changes of the config that save memory, each with what it saves."""
     return [
-        f"{fix.text} saves {size_text(fix.saves)}"
+        told("{text} saves {saves}", text=fix.text, saves=size_text(fix.saves))
         for fix in fixes(found.shape, found.training, found.division)
     ]
 
@@ -143,23 +152,32 @@ _RECOMPUTED = {
 def memory_lines(found: Forecast) -> list[str]:
     """The estimate as a block: the whole, then each part."""
     known = FAMILIES.get(found.shape.family, UNKNOWN).sizes is not None
-    about = "" if known else ", reckoned as if it were a Llama"
-    about += ", without the parts that see or hear" if found.shape.sees else ""
-    free = f"{size_text(found.machine.free_bytes)} free on {found.machine.name}"
+    about = "" if known else told(", reckoned as if it were a Llama")
+    about += told(", without the parts that see or hear") if found.shape.sees else ""
+    free = told("{free} free on {name}", free=size_text(found.machine.free_bytes), name=found.machine.name)
     shared = found.division
-    each = "" if shared.is_alone else f" for each of {shared.processes} processes, {shared.text},"
+    each = (
+        ""
+        if shared.is_alone
+        else told(" for each of {count} processes, {how},", count=shared.processes, how=shared.text)
+    )
+    total = size_text(found.memory.total)
+    tokens, weights = found.training.tokens, weights_text(found.shape.num_weights)
+    again = told(_RECOMPUTED[found.training.recompute])
+    parts = {**found.memory.parts(), **({"on the host": found.host} if found.host else {})}
     return [
-        f"memory   about {size_text(found.memory.total)}{each} ({free})",
-        f"         a batch has up to {found.training.tokens} tokens{_RECOMPUTED[found.training.recompute]}",
-        f"         the model has {weights_text(found.shape.num_weights)} weights{about}",
-        *(f"         {name:<12} {size_text(size):>8}" for name, size in found.memory.parts().items()),
-        *([f"         {'on the host':<12} {size_text(found.host):>8}"] if found.host else []),
+        told("memory   about {total}{each} ({free})", total=total, each=each, free=free),
+        told("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
+        told("         the model has {weights} weights{about}", weights=weights, about=about),
+        *(f"         {padded(told(name), 12)} {size_text(size):>8}" for name, size in parts.items()),
     ]
 
 
 def weights_text(number: int) -> str:
     """`8.03 billion` or `56.12 million`."""
-    return f"{number / 1e9:.2f} billion" if number >= 1e9 else f"{number / 1e6:.2f} million"
+    if number >= 1e9:
+        return told("{billions:.2f} billion", billions=number / 1e9)
+    return told("{millions:.2f} million", millions=number / 1e6)
 
 
 def _num_tokens(config: Mapping[str, Any], training: Training, division: Division) -> float | None:

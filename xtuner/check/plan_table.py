@@ -27,6 +27,7 @@ from xtuner.estimate.plan import (
 )
 from xtuner.estimate.shape import Shape
 from xtuner.estimate.speed import card_rate
+from xtuner.language import padded, told
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
     return _lines(found.shape, run_by, found.division, cluster)
 
 
+def _heading() -> str:
+    others = (("memory", 9), ("reading", 10), ("host", 10), ("sent", 10), ("scaling", 11))
+    return padded(told("backend"), 14) + "".join(padded(told(name), -width) for name, width in others)
+
+
 def cluster_of(machine: Machine) -> Cluster:
     """Machines like this one, joined by what Cluster assumes."""
     usual = Cluster()
@@ -75,17 +81,25 @@ def _lines(
     runs = {name: run_by(replace(division, backend=name)) for name in BACKENDS}
     run = next(iter(runs.values()))
     tokens = run.tokens * run.accumulate * (division.processes // division.sequence)
-    shared = f", rows shared by {division.sequence}" if division.sequence > 1 else ""
+    shared = told(", rows shared by {count}", count=division.sequence) if division.sequence > 1 else ""
     lines = [
-        f"plan     {division.processes} processes, {min(division.per_node, division.processes)} on a machine"
-        f"{shared}, each with {size_text(cluster.memory)} ({cluster.name}); an update takes {tokens} tokens",
-        f"         {'backend':<14}{'memory':>9}{'reading':>10}{'host':>10}{'sent':>10}{'scaling':>11}",
+        told(
+            "plan     {processes} processes, {here} on a machine{shared}, each with {memory} "
+            "({name}); an update takes {tokens} tokens",
+            processes=division.processes,
+            here=min(division.per_node, division.processes),
+            shared=shared,
+            memory=size_text(cluster.memory),
+            name=cluster.name,
+            tokens=tokens,
+        ),
+        f"         {_heading()}",
     ]
     for name, run in runs.items():
         row = plan_row(shape, run, replace(division, backend=name), cluster)
         sizes = (row.memory.device.total, row.memory.loading, row.memory.host, row.sent)
         memory, *others = (size_text(size) if size else "-" for size in sizes)
         cells = f"{memory:>9}" + "".join(f"{text:>10}" for text in others)
-        more = "" if row.fits(cluster) else "   does not fit"
+        more = "" if row.fits(cluster) else told("   does not fit")
         lines.append(f"         {name:<14}{cells}{row.scaling.text:>11}{more}")
     return lines

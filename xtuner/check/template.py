@@ -15,6 +15,7 @@ from xtuner.check.files import called, walk
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.errors import ConfigError, ModelError
+from xtuner.language import told
 from xtuner.model_folder import read_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own
@@ -29,7 +30,13 @@ def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]
     used = _found(_data_templates(config), errors)
     asked = _found(_hook_templates(config), errors)
     warnings = [
-        Fault(path, f"{path} is another template than the data has: the samples will not show what is learnt")
+        Fault(
+            path,
+            told(
+                "{path} is another template than the data has: the samples will not show what is learnt",
+                path=path,
+            ),
+        )
         for path, asking in asked
         if used and all(asking != template for _, template in used)
     ]
@@ -42,9 +49,11 @@ def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]
         return [*errors, Fault("tokenizer", f"tokenizer: {error}")], warnings
     for path, template in used:
         if is_tokenizers_own(template) and not tokenizer.get("chat_template"):
-            message = (
-                f"{path} is PROMPT_TEMPLATE.auto, the chat_template of the tokenizer, and {folder} has "
-                "none: name a template, such as PROMPT_TEMPLATE.default"
+            message = told(
+                "{path} is PROMPT_TEMPLATE.auto, the chat_template of the tokenizer, and "
+                "{folder} has none: name a template, such as PROMPT_TEMPLATE.default",
+                path=path,
+                folder=folder,
             )
             errors.append(Fault(path, message))
         elif message := _disagreement(template, tokenizer, folder):
@@ -71,12 +80,17 @@ def _disagreement(template: Mapping[str, Any], tokenizer: Mapping[str, Any], fol
         return ""
     cures = [f"PROMPT_TEMPLATE.{name}" for name in fitting_templates(tokenizer["tokens"])[:2]]
     if tokenizer.get("chat_template"):
-        cures.insert(0, "PROMPT_TEMPLATE.auto (the tokenizer's own)")
+        cures.insert(0, told("PROMPT_TEMPLATE.auto (the tokenizer's own)"))
     cure = (
-        f"use {' or '.join(cures)}" if cures else "use PROMPT_TEMPLATE.default, whose marks are plain words"
+        told("use {names}", names=told(" or ").join(cures))
+        if cures
+        else told("use PROMPT_TEMPLATE.default, whose marks are plain words")
     )
-    return (
-        f"the tokenizer of {folder} has no token {unknown[0]!r}, so the template's marks fall apart; {cure}"
+    return told(
+        "the tokenizer of {folder} has no token {mark!r}, so the template's marks fall apart; {cure}",
+        folder=folder,
+        mark=unknown[0],
+        cure=cure,
     )
 
 

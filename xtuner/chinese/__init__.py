@@ -1,5 +1,6 @@
 """What the program says, in Chinese, by the English: `CHINESE[text]`. Slots are the same in both."""
 
+from xtuner.chinese.check import CHECK
 from xtuner.chinese.help import HELP
 
-CHINESE: dict[str, str] = {**HELP}
+CHINESE: dict[str, str] = {**HELP, **CHECK}

@@ -17,6 +17,7 @@ from typing import Any
 
 from xtuner.config.ref import as_ref
 from xtuner.errors import did_you_mean
+from xtuner.language import told
 
 # Types of arguments that no text and no list stands for, and those that only text does.
 _NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
@@ -69,12 +70,29 @@ def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, n
     for key, value in given.items():
         if not signature.is_open and key not in signature.names:
             hint = did_you_mean(key, signature.names)
-            wrong.append(f"{path}.{key}: {name} has no argument {key!r}.{hint}")
+            wrong.append(
+                told(
+                    "{path}.{key}: {name} has no argument {key!r}.{hint}",
+                    path=path,
+                    key=key,
+                    name=name,
+                    hint=hint,
+                )
+            )
             continue
         kinds = signature.types.get(key, frozenset())
         if _cannot_be(value, kinds):
-            wanted = " or ".join(sorted(kinds - {"NoneType", "Tensor"}))
-            wrong.append(f"{path}.{key} is {value!r}; {name} takes {wanted} here")
+            wanted = told(" or ").join(sorted(kinds - {"NoneType", "Tensor"}))
+            wrong.append(
+                told(
+                    "{path}.{key} is {value!r}; {name} takes {wanted} here",
+                    path=path,
+                    key=key,
+                    value=value,
+                    name=name,
+                    wanted=wanted,
+                )
+            )
     return wrong
 
 

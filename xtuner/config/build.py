@@ -18,6 +18,7 @@ from xtuner.config.arguments import signature_of, wrong_arguments
 from xtuner.config.load import Config, name_of
 from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref
 from xtuner.errors import ConfigError, XTunerError
+from xtuner.language import told
 
 
 class Builder:
@@ -34,7 +35,14 @@ class Builder:
                 return self._call(target, value, path, late)
             if late:
                 # Only a call can take late arguments, so this type was meant as a name.
-                raise ConfigError(f"{path}.type is {value.get('type')!r}, which names nothing{HOW_TO_NAME}")
+                raise ConfigError(
+                    told(
+                        "{path}.type is {kind!r}, which names nothing{how}",
+                        path=path,
+                        kind=value.get("type"),
+                        how=told(HOW_TO_NAME),
+                    )
+                )
             return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})
         if isinstance(value, list):
             return [self.build(v, f"{path}.{i}") for i, v in enumerate(value)]
@@ -48,7 +56,13 @@ class Builder:
         raw: frozenset[str] = getattr(target, "unbuilt", frozenset())
         given = {k: v for k, v in value.items() if k != "type"}
         if both := given.keys() & late.keys():
-            raise ConfigError(f"{path}.{sorted(both)[0]} is set by the run itself; remove it from the config")
+            raise ConfigError(
+                told(
+                    "{path}.{key} is set by the run itself; remove it from the config",
+                    path=path,
+                    key=sorted(both)[0],
+                )
+            )
         kwargs = {k: v if k in raw else self.build(v, f"{path}.{k}") for k, v in given.items()}
         made = call(target, {**kwargs, **late}, path)
         self._built[id(value)] = (made, value)  # keeps `value` alive, so its id stays taken
@@ -74,7 +88,9 @@ def callee_of(value: dict, path: str) -> Any:
         if isinstance(kind, str) and "." in kind and kind.replace(".", "_").isidentifier():
             found = _resolve_type(Ref(kind), path)
     if found is not None and not callable(found):
-        raise ConfigError(f"{path}.type is {name_of(kind)}, which cannot be called")
+        raise ConfigError(
+            told("{path}.type is {kind}, which cannot be called", path=path, kind=name_of(kind))
+        )
     return found
 
 
@@ -179,4 +195,11 @@ def _check_missing(target: Any, kwargs: dict[str, Any], path: str, name: str) ->
         and p.name not in kwargs
     ]
     if missing:
-        raise ConfigError(f"{path}: {name} needs {missing[0]!r}; add {missing[0]}=... to this dict")
+        raise ConfigError(
+            told(
+                "{path}: {name} needs {key!r}; add {key}=... to this dict",
+                path=path,
+                name=name,
+                key=missing[0],
+            )
+        )

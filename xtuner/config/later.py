@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from xtuner.language import told
+
 
 class Feature(NamedTuple):
     """Something that is not there, and what to do instead."""
@@ -20,7 +22,11 @@ class Feature(NamedTuple):
     @property
     def sentence(self) -> str:
         """That it is not there, and what to do."""
-        return f"{self.what} is not available in this version; {self.instead}"
+        return told(
+            "{what} is not available in this version; {instead}",
+            what=told(self.what),
+            instead=told(self.instead),
+        )
 
 
 class Setting(NamedTuple):

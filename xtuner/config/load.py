@@ -21,6 +21,7 @@ from typing import Any
 from xtuner.config.ref import Ref, path_of
 from xtuner.config.schema import RUN_KEYS
 from xtuner.errors import ConfigError, NotFoundError, did_you_mean
+from xtuner.language import told
 from xtuner.paths import near_it
 
 
@@ -34,7 +35,9 @@ class Config(dict):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"the config has no {name!r}.{did_you_mean(name, self)}") from None
+            raise AttributeError(
+                told("the config has no {name!r}.{hint}", name=name, hint=did_you_mean(name, self))
+            ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("text", "filename"):
@@ -47,7 +50,9 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     """The config in the file `path` with `options` applied (names or dotted paths to values)."""
     path = Path(path)
     if not path.is_file():
-        raise NotFoundError(f"there is no config file {str(path)!r}{near_it(path)}")
+        raise NotFoundError(
+            told("there is no config file {path!r}{near}", path=str(path), near=near_it(path))
+        )
     return parse_config(_read(path), str(path), options)
 
 
@@ -80,7 +85,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error}") from error
+        raise ConfigError(told("{path}: not UTF-8 text: {error}", path=path, error=error)) from error
 
 
 def _parse(text: str, filename: str) -> ast.Module:
@@ -96,8 +101,13 @@ def _refuse_text_base(tree: ast.Module, filename: str) -> None:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if any(isinstance(target, ast.Name) and target.id == "_base_" for target in targets):
             raise ConfigError(
-                f"{filename}:{statement.lineno}: _base_ is not read; import the names of the other file: "
-                "from mmengine.config import read_base, then with read_base(): from .other import *"
+                told(
+                    "{filename}:{lineno}: _base_ is not read; import the names of the other file: "
+                    "from mmengine.config import read_base, then with read_base(): from .other "
+                    "import *",
+                    filename=filename,
+                    lineno=statement.lineno,
+                )
             )
 
 
@@ -153,7 +163,10 @@ def _write_values(text: str, tree: ast.Module, values: dict[str, Any]) -> str:
     done = {target.id for target, *_ in spans}
     if missing := values.keys() - done:
         raise ConfigError(
-            f"{sorted(missing)[0]} is computed in a way an option cannot replace; edit the file"
+            told(
+                "{name} is computed in a way an option cannot replace; edit the file",
+                name=sorted(missing)[0],
+            )
         )
     return b"".join(lines).decode()
 
@@ -172,7 +185,9 @@ def _run(text: str, filename: str) -> dict[str, Any]:
         if name.partition(".")[0] in sys.stdlib_module_names:
             return real_import(name, globals, locals, fromlist, level)
         if "*" in (fromlist or ()):
-            raise ConfigError(f"{origin}: write the names instead of 'from {name} import *'")
+            raise ConfigError(
+                told("{origin}: write the names instead of 'from {name} import *'", origin=origin, name=name)
+            )
         return Ref(name if fromlist else name.partition(".")[0], origin)
 
     scope = dict(vars(builtins), __import__=name_import)
@@ -209,7 +224,7 @@ def _run_relative(name, level, fromlist, filename, namespace, origin) -> types.M
     """The module of a relative import: another config file, run the same way."""
     path = _relative_file(name, level, filename)
     if not path.is_file():
-        raise NotFoundError(f"{origin}: there is no file {str(path)!r}")
+        raise NotFoundError(told("{origin}: there is no file {path!r}", origin=origin, path=str(path)))
     found = _run(_read(path), str(path))
     module = types.ModuleType(path.stem)
     own = {k: v for k, v in found.items() if not k.startswith("__")}
@@ -247,7 +262,13 @@ def _patch(config: Config, key: str, value: Any) -> str:
     *parents, last = key.split(".")
     if not parents:
         if key not in RUN_KEYS:
-            raise ConfigError(f"--cfg-options {key}: no such name.{did_you_mean(key, {*config, *RUN_KEYS})}")
+            raise ConfigError(
+                told(
+                    "--cfg-options {key}: no such name.{hint}",
+                    key=key,
+                    hint=did_you_mean(key, {*config, *RUN_KEYS}),
+                )
+            )
         config[key] = value
         return f"{key} = {value!r}"
     if len(parents) == 1 and parents[0] in RUN_KEYS and config.get(parents[0]) is None:
@@ -257,7 +278,14 @@ def _patch(config: Config, key: str, value: Any) -> str:
     for i, part in enumerate(parents):
         here = _step(here, part, ".".join(parents[:i]), key)
     if not isinstance(here, (dict, list)):
-        raise ConfigError(f"--cfg-options {key}: {'.'.join(parents)} is {here!r}, not a dict or list")
+        raise ConfigError(
+            told(
+                "--cfg-options {key}: {place} is {here!r}, not a dict or list",
+                key=key,
+                place=".".join(parents),
+                here=here,
+            )
+        )
     index: Any = last
     if isinstance(here, list):
         _step(here, last, ".".join(parents), key)
@@ -275,10 +303,20 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
     where = path or "the config"
     if isinstance(here, list):
         raise ConfigError(
-            f"--cfg-options {key}: {where} has {len(here)} items, counted from 0; {part!r} is none"
+            told(
+                "--cfg-options {key}: {where} has {count} items, counted from 0; {part!r} is none",
+                key=key,
+                where=where,
+                count=len(here),
+                part=part,
+            )
         )
     hint = did_you_mean(part, here) if isinstance(here, dict) else ""
-    raise ConfigError(f"--cfg-options {key}: {where} has no {part!r}.{hint}")
+    raise ConfigError(
+        told(
+            "--cfg-options {key}: {where} has no {part!r}.{hint}", key=key, where=where, part=part, hint=hint
+        )
+    )
 
 
 def _flatten(text: str, filename: str) -> str:
@@ -303,7 +341,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     """`"a.b=1e-4"` -> `("a.b", 0.0001)`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--cfg-options {text!r}: write KEY=VALUE")
+        raise ConfigError(told("--cfg-options {text!r}: write KEY=VALUE", text=text))
     return key, parse_value(value)
 
 

@@ -15,9 +15,10 @@ from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.later import feature_of
 from xtuner.config.load import name_of
 from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
-from xtuner.config.schema import Fault
+from xtuner.config.schema import Fault, told_value
 from xtuner.config.source import UNKNOWN, NameMissingError, look_up
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 
 # `from_pretrained` takes any argument; these are the ones that configs mean.
 _FROM_PRETRAINED = {
@@ -123,17 +124,29 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
         parent, _, key = place.rpartition(".")
         above = config.get(parent) if parent else config
         if not made.may_be_absent and isinstance(above, Mapping) and above.get(key) is None:
-            found.append(Fault(place, f"{parent} has no {key}: add {key}=dict(type=...)"))
+            found.append(
+                Fault(place, told("{parent} has no {key}: add {key}=dict(type=...)", parent=parent, key=key))
+            )
         for path, value in _parts(config, place):
             if value is None:
                 continue
             kind = value.get("type") if isinstance(value, Mapping) else None
             if not isinstance(value, Mapping):
-                found.append(Fault(path, f"{path} is {value!r}; it must be a dict(type=...)"))
+                found.append(Fault(path, told_value(path, value, "a dict(type=...)")))
             elif kind is None and not made.has_usual_type:
-                found.append(Fault(path, f"{path} has no type: add type=..., the class that it is made of"))
+                found.append(
+                    Fault(
+                        path,
+                        told("{path} has no type: add type=..., the class that it is made of", path=path),
+                    )
+                )
             elif isinstance(kind, str) and as_ref(kind) is None and not _is_dotted(kind):
-                message = f"{path}.type is {kind!r}, which names nothing{HOW_TO_NAME}"
+                message = told(
+                    "{path}.type is {kind!r}, which names nothing{how}",
+                    path=path,
+                    kind=kind,
+                    how=told(HOW_TO_NAME),
+                )
                 found.append(Fault(f"{path}.type", message))
     return found
 
@@ -170,7 +183,12 @@ def _check_near(given: Mapping[str, Any], path: str, names: Names) -> None:
     for key in given:
         hint = did_you_mean(key, _FROM_PRETRAINED)
         if key not in _FROM_PRETRAINED and hint:
-            names.faults.append(Fault(f"{path}.{key}", f"{path}.{key}: no model takes {key!r}.{hint}"))
+            names.faults.append(
+                Fault(
+                    f"{path}.{key}",
+                    told("{path}.{key}: no model takes {key!r}.{hint}", path=path, key=key, hint=hint),
+                )
+            )
 
 
 def _callee(kind: Any, path: str, names: Names) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 from xtuner.config.later import feature_of
 from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 
 # Packages whose dotted names count as references when a dumped config holds them as text.
 _PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
@@ -47,8 +48,13 @@ class Ref:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._path.rpartition(".")[2]
         raise ConfigError(
-            f"{self._at()}{self._path} is called, but a config only names things: "
-            f"write dict(type={name}, ...) instead of {name}(...)"
+            told(
+                "{place}{path} is called, but a config only names things: write dict(type={name}, "
+                "...) instead of {name}(...)",
+                place=self._at(),
+                path=self._path,
+                name=name,
+            )
         )
 
     def __mro_entries__(self, bases: tuple) -> tuple:
@@ -82,14 +88,27 @@ class Ref:
         """The text this names, for configs that extend a system template; only our own are light enough."""
         value = self.resolve() if self._path.startswith("xtuner.utils.") else None
         if not isinstance(value, str):
-            raise ConfigError(f"{self._at()}{self._path} is used as text, but it only names an object")
+            raise ConfigError(
+                told(
+                    "{place}{path} is used as text, but it only names an object",
+                    place=self._at(),
+                    path=self._path,
+                )
+            )
         return value
 
     def resolve(self) -> Any:
         """The object of this name; ConfigError says which part does not exist and where it was imported."""
         path = SAME_JOB.get(self._path, self._path)
         if path in GONE:
-            raise ConfigError(f"{self._at()}{path} has no counterpart here: {GONE[path]}")
+            raise ConfigError(
+                told(
+                    "{place}{path} has no counterpart here: {instead}",
+                    place=self._at(),
+                    path=path,
+                    instead=told(GONE[path]),
+                )
+            )
         if feature := feature_of(path):
             raise ConfigError(f"{self._at()}{path}: {feature.sentence}")
         parts = path.split(".")
@@ -100,14 +119,30 @@ class Ref:
             except ModuleNotFoundError as error:
                 # A missing dependency inside the module is not a wrong name.
                 if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-                    raise ConfigError(f"{self._at()}{path} cannot be imported: {error}") from error
+                    raise ConfigError(
+                        told(
+                            "{place}{path} cannot be imported: {error}",
+                            place=self._at(),
+                            path=path,
+                            error=error,
+                        )
+                    ) from error
                 continue
             except Exception as error:
-                raise ConfigError(f"{self._at()}{path} cannot be imported: {error}") from error
+                raise ConfigError(
+                    told(
+                        "{place}{path} cannot be imported: {error}", place=self._at(), path=path, error=error
+                    )
+                ) from error
             return self._follow(found, path, parts[:i], parts[i:])
         raise ConfigError(
-            f"{self._at(parts[0])}{path} cannot be imported: there is no module {parts[0]!r}. "
-            "Install it, or correct the name"
+            told(
+                "{place}{path} cannot be imported: there is no module {module!r}. Install it, or "
+                "correct the name",
+                place=self._at(parts[0]),
+                path=path,
+                module=parts[0],
+            )
         )
 
     def _follow(self, found: Any, path: str, module: list[str], attributes: list[str]) -> Any:
@@ -121,7 +156,16 @@ class Ref:
                 hint = did_you_mean(attribute, dir(found))
                 owner = getattr(found, "__name__", type(found).__name__)
                 place = self._at(".".join([*module, *attributes[:number]]))
-                raise ConfigError(f"{place}{path}: {owner} has no {attribute!r}.{hint}") from error
+                raise ConfigError(
+                    told(
+                        "{place}{path}: {owner} has no {attribute!r}.{hint}",
+                        place=place,
+                        path=path,
+                        owner=owner,
+                        attribute=attribute,
+                        hint=hint,
+                    )
+                ) from error
         return found
 
 

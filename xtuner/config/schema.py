@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from xtuner.config.later import SETTINGS
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 
 
 class Fault(NamedTuple):
@@ -258,17 +259,32 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     for path, must_be, holds, may_be_none in VALUES:
         value = _at(config, path, _ABSENT)
         if value is not _ABSENT and not (holds(value) or (value is None and may_be_none)):
-            verb = "use" if must_be.startswith("one of") else "it must be"
-            faults.append(Fault(path, f"{path} is {value!r}; {verb} {must_be}"))
+            faults.append(Fault(path, told_value(path, value, must_be)))
     faults += _clashes(config, {fault.path for fault in faults})
     return faults + _empty_schedules(config) + _slips(config)
+
+
+def told_value(path: str, value: Any, must_be: str) -> str:
+    """That the value at `path` is not what it must be."""
+    _, is_choice, names = must_be.partition("one of ")
+    if is_choice:
+        return told("{path} is {value!r}; use one of {names}", path=path, value=value, names=names)
+    return told("{path} is {value!r}; it must be {what}", path=path, value=value, what=told(must_be))
+
+
+def is_of_value(fault: Fault) -> bool:
+    """Whether the fault is one of the value at its path."""
+    return fault.message.startswith(told("{path} is ", path=fault.path))
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
     # The Trainer of transformers takes the place of the other parts.
     required = REQUIRED[:1] if config.get("framework") == "huggingface" else REQUIRED
     return [
-        Fault(key, f"the config has no {key}.{did_you_mean(key, config.keys() - {key})}")
+        Fault(
+            key,
+            told("the config has no {key}.{hint}", key=key, hint=did_you_mean(key, config.keys() - {key})),
+        )
         for key in required
         if config.get(key) is None
     ]
@@ -281,7 +297,7 @@ def _clashes(config: Mapping[str, Any], wrong: set[str]) -> list[Fault]:
         if path in wrong or any(other.startswith(f"{path}.") for other in wrong):
             continue
         if when(lambda key: _at(config, key)):
-            found.append(Fault(path, _filled(message, config)))
+            found.append(Fault(path, _filled(told(message), config)))
     return found
 
 
@@ -309,14 +325,18 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
     if value is None or (isinstance(value, Mapping) and "type" in value):
         return []
     if not isinstance(value, Mapping):
-        return [] if path in REQUIRED else [Fault(path, f"{path} is {value!r}; it must be a dict")]
+        return [] if path in REQUIRED else [Fault(path, told_value(path, value, "a dict"))]
     found = []
     for key, inner in value.items():
         # A hook may stand under a name of the user's choice.
         free = path == "default_hooks" and isinstance(inner, Mapping) and "type" in inner
         if key not in allowed and not free:
             hint = did_you_mean(key, allowed)
-            found.append(Fault(f"{path}.{key}", f"{path} has no key {key!r}.{hint}"))
+            found.append(
+                Fault(
+                    f"{path}.{key}", told("{path} has no key {key!r}.{hint}", path=path, key=key, hint=hint)
+                )
+            )
     return found
 
 
@@ -328,7 +348,17 @@ def _empty_schedules(config: Mapping[str, Any]) -> list[Fault]:
         begin, end = _at({"of": schedule}, "of.begin"), _at({"of": schedule}, "of.end")
         if _is_number(begin) and _is_number(end) and begin > end:
             path = f"param_scheduler.{number}"
-            found.append(Fault(path, f"{path} begins at {begin} and ends at {end}; it must end later"))
+            found.append(
+                Fault(
+                    path,
+                    told(
+                        "{path} begins at {begin} and ends at {end}; it must end later",
+                        path=path,
+                        begin=begin,
+                        end=end,
+                    ),
+                )
+            )
     return found
 
 
@@ -343,6 +373,11 @@ def _slips(config: Mapping[str, Any]) -> list[Fault]:
     for name in config.keys() - used - RUN_KEYS.keys() - {setting.path for setting in SETTINGS}:
         near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SLIP)
         if near:
-            message = f"{name}: nothing reads this name. Did you mean {near[0]!r}?"
-            found.append(Fault(name, f"{message} If it is your own, remove it or use it"))
+            message = told(
+                "{name}: nothing reads this name. Did you mean {near!r}? If it is your own, remove it or use "
+                "it",
+                name=name,
+                near=near[0],
+            )
+            found.append(Fault(name, message))
     return sorted(found)

@@ -23,6 +23,7 @@ from xtuner.config.arguments import Signature
 from xtuner.config.mmengine_names import GONE, SAME_JOB
 from xtuner.errors import did_you_mean
 from xtuner.extras import EXTRAS, install_extra
+from xtuner.language import told
 
 # Their names come into being when they are asked for, or in C.
 _OPAQUE = {"transformers", "datasets", "modelscope"}
@@ -64,7 +65,9 @@ def look_up(path: str) -> Signature | _Unknown:
     """The signature of what the dotted `path` names, or UNKNOWN. Raises NameMissingError."""
     path = SAME_JOB.get(path, path)
     if path in GONE:
-        raise NameMissingError(f"{path} has no counterpart here: {GONE[path]}")
+        raise NameMissingError(
+            told("{path} has no counterpart here: {instead}", path=path, instead=told(GONE[path]))
+        )
     return _look_up(path, 0)
 
 
@@ -72,9 +75,18 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
     parts = path.split(".")
     found = _find_file(parts)
     if found is None:
-        cure = "Install it" if parts[0] not in EXTRAS else f"Install it ({install_extra(parts[0])})"
+        cure = (
+            told("Install it")
+            if parts[0] not in EXTRAS
+            else told("Install it ({command})", command=install_extra(parts[0]))
+        )
         raise NameMissingError(
-            f"{path} cannot be imported: there is no module {parts[0]!r}. {cure}, or correct the name"
+            told(
+                "{path} cannot be imported: there is no module {module!r}. {cure}, or correct the name",
+                path=path,
+                module=parts[0],
+                cure=cure,
+            )
         )
     file, depth = found
     if file is None or parts[0] in _OPAQUE or depth == len(parts) or steps > _MAX_STEPS:
@@ -87,7 +99,15 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
         if module.is_open:
             return UNKNOWN
         choices = [*module.names, *(_children(file) if module.is_package else ())]
-        raise NameMissingError(f"{path}: {module.name} has no {name!r}.{did_you_mean(name, choices)}")
+        raise NameMissingError(
+            told(
+                "{path}: {module} has no {name!r}.{hint}",
+                path=path,
+                module=module.name,
+                name=name,
+                hint=did_you_mean(name, choices),
+            )
+        )
     origin = module.origins.get(name)
     if origin is not None:
         return _look_up(".".join([_imported(module, name, origin), *parts[depth + 1 :]]), steps + 1)
@@ -101,7 +121,7 @@ def _name_of_torch(path: str, parts: list[str], file: Path) -> Signature | _Unkn
         return Signature((), is_open=True)
     hint = did_you_mean(name, _children(file) if len(parts) > 2 else _DTYPES)
     if hint and (len(parts) > 2 or _LIKE_DTYPE.match(name)):
-        raise NameMissingError(f"{path}: torch has no {name!r}.{hint}")
+        raise NameMissingError(told("{path}: torch has no {name!r}.{hint}", path=path, name=name, hint=hint))
     return UNKNOWN
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import NotFoundError, did_you_mean
+from xtuner.language import told
 from xtuner.recipes import special
 from xtuner.recipes.datasets import DATASETS, Dataset
 from xtuner.recipes.methods import METHODS, VARIANTS, Method
@@ -61,13 +62,25 @@ def find(name: str) -> Recipe:
     """
     recipe = _listed().get(name) or _compose(name)
     if recipe is None and name in deepspeed_names():
-        raise NotFoundError(f"{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.")
+        raise NotFoundError(
+            told("{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.", name=name)
+        )
     if recipe is None and name in special.SCRIPTS:
-        raise NotFoundError(f"{name} was a script, not a training. Instead: {special.SCRIPTS[name]}")
+        raise NotFoundError(
+            told(
+                "{name} was a script, not a training. Instead: {instead}",
+                name=name,
+                instead=special.SCRIPTS[name],
+            )
+        )
     if recipe is None:
         raise NotFoundError(
-            f"There is no built-in config named {name!r}.{did_you_mean(name, names())} "
-            "`xtuner list-cfg -p WORD` shows the names that contain a word."
+            told(
+                "There is no built-in config named {name!r}.{hint} `xtuner list-cfg -p WORD` shows "
+                "the names that contain a word.",
+                name=name,
+                hint=did_you_mean(name, names()),
+            )
         )
     return recipe
 
@@ -81,8 +94,13 @@ def deepspeed_file(name: str) -> Path:
     """The JSON file of a DeepSpeed setting."""
     if name not in deepspeed_names():
         raise NotFoundError(
-            f"There is no built-in DeepSpeed setting named {name!r}.{did_you_mean(name, deepspeed_names())} "
-            f"There are {', '.join(deepspeed_names())}; a path to a JSON file works too."
+            told(
+                "There is no built-in DeepSpeed setting named {name!r}.{hint} There are {names}; a "
+                "path to a JSON file works too.",
+                name=name,
+                hint=did_you_mean(name, deepspeed_names()),
+                names=", ".join(deepspeed_names()),
+            )
         )
     return DEEPSPEED / f"{name}.json"
 

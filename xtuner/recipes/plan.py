@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 from xtuner.recipes.catalogue import Recipe
 from xtuner.recipes.methods import OPTIONS, SETTINGS
 from xtuner.recipes.page import MODULE_OF, Code
@@ -53,8 +54,13 @@ class Plan:
         for name, value in changes.items():
             if not self.has(name):
                 raise ConfigError(
-                    f"{self.recipe.name} has no setting {name!r}.{did_you_mean(name, self.names())} "
-                    f"It has {', '.join(self.names())}."
+                    told(
+                        "{recipe} has no setting {name!r}.{hint} It has {names}.",
+                        recipe=self.recipe.name,
+                        name=name,
+                        hint=did_you_mean(name, self.names()),
+                        names=", ".join(self.names()),
+                    )
                 )
             usual = next(group[name] for group in self.settings.values() if name in group)
             if isinstance(usual, (int, float)) and isinstance(value, str):

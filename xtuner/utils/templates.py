@@ -22,6 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 from xtuner.log import say_once
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
@@ -52,7 +53,13 @@ class TemplateTable(dict):
 
     def __missing__(self, name: str) -> Any:
         raise UnknownTemplateError(
-            f"there is no {self._kind} named {name!r}.{did_you_mean(name, self)} Known: {', '.join(self)}"
+            told(
+                "there is no {kind} named {name!r}.{hint} Known: {names}",
+                kind=self._kind,
+                name=name,
+                hint=did_you_mean(name, self),
+                names=", ".join(self),
+            )
         )
 
     def __getattr__(self, name: str) -> Any:

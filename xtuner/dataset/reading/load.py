@@ -27,6 +27,7 @@ from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
+from xtuner.language import told
 from xtuner.paths import near_it
 
 _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
@@ -196,8 +197,15 @@ def check_there(file: str) -> None:
     if os.path.isfile(file):
         return
     if os.path.isdir(file):
-        raise NotFoundError(f"the data file {file} is a folder: name a file in it")
-    raise NotFoundError(f"there is no data file {file} (looked for {Path(file).resolve()}){near_it(file)}")
+        raise NotFoundError(told("the data file {file} is a folder: name a file in it", file=file))
+    raise NotFoundError(
+        told(
+            "there is no data file {file} (looked for {place}){near}",
+            file=file,
+            place=Path(file).resolve(),
+            near=near_it(file),
+        )
+    )
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
