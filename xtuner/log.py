@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from xtuner import dist
+from xtuner.language import told
 
 FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
 
@@ -39,7 +40,7 @@ class _RunsFile(logging.FileHandler):
             return
         logger.removeHandler(self)
         logger.warning(
-            "%s cannot be written: %s; the run goes on without it", self.baseFilename, error.strerror
+            told("%s cannot be written: %s; the run goes on without it"), self.baseFilename, error.strerror
         )
 
     def close(self) -> None:

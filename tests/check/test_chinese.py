@@ -71,3 +71,19 @@ def test_a_spoilt_config(load, checked):
         "没有数据文件 ./d.jsn（找的是 ",
     ):
         assert part in err
+
+
+def test_a_training(here, capsys):
+    """What a run says is Chinese on the console as in its file; names, numbers and paths are as ever."""
+    assert main(["train", "c.py", "--lang", "zh", "--work-dir", "run", "--seed", "0"]) == 0
+    console = capsys.readouterr().err
+    (file,) = here.glob("run/*/*.log")
+    log = file.read_text(encoding="utf-8")
+    for line in ("检查点将保存到 run。", "内存     约 ", "保存检查点：第 6 次迭代"):
+        assert f" - mmengine - INFO - {line}" in log
+        assert f" - mmengine - INFO - {line}" in console
+    # Said before there is a file.
+    assert " - mmengine - INFO - 随机种子：0" in console
+    assert " - mmengine - INFO - 数据：6 条；" in console
+    assert re.search(r" - mmengine - INFO - Iter\(train\) \[6/6\]  lr: .*  loss: \d", log)
+    assert "训练完成。下一步：\n  xtuner convert pth_to_hf run/c.py run/iter_6.pth run/hf\n" in console

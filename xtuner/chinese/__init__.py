@@ -2,5 +2,6 @@
 
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.help import HELP
+from xtuner.chinese.train import TRAIN
 
-CHINESE: dict[str, str] = {**HELP, **CHECK}
+CHINESE: dict[str, str] = {**HELP, **CHECK, **TRAIN}

@@ -11,6 +11,7 @@ from typing import Any
 
 from xtuner.dataset.encode_rows import FAULTY
 from xtuner.errors import DataError
+from xtuner.language import told
 
 
 def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None) -> dict[str, Any]:
@@ -22,19 +23,37 @@ def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None)
 def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
     """One line that tells what became of the rows."""
     num_dropped = sum(stats.get("dropped", {}).values())
-    parts = [f"{stats['rows']:,} rows"]
+    parts = [told("{count:,} rows", count=stats["rows"])]
     if num_dropped:
-        parts.append(f"{num_dropped:,} dropped:{describe_dropped(stats)}")
+        parts.append(told("{count:,} dropped:{why}", count=num_dropped, why=describe_dropped(stats)))
     if stats.get("cut"):
         parts.append(
-            f"{stats['cut']:,} cut at {max_length:,} tokens ({stats['cut_tokens']:,} tokens left out)"
+            told(
+                "{cut:,} cut at {max_length:,} tokens ({cut_tokens:,} tokens left out)",
+                cut=stats["cut"],
+                max_length=max_length,
+                cut_tokens=stats["cut_tokens"],
+            )
         )
     if stats.get("continued"):
-        parts.append(f"{stats['continued']:,} go on in further samples")
-    parts.append(f"{stats['tokens']:,} tokens, {stats['trained_share']:.1%} trained")
-    filled = f", {stats['fill']:.1%} full" if max_length else ""
-    parts.append(f"{stats['samples']:,} samples in {stats['packs']:,} items{filled}")
-    return "data: " + "; ".join(parts)
+        parts.append(told("{continued:,} go on in further samples", continued=stats["continued"]))
+    parts.append(
+        told(
+            "{tokens:,} tokens, {share:.1%} trained",
+            tokens=stats["tokens"],
+            share=stats["trained_share"],
+        )
+    )
+    filled = told(", {fill:.1%} full", fill=stats["fill"]) if max_length else ""
+    parts.append(
+        told(
+            "{samples:,} samples in {packs:,} items{filled}",
+            samples=stats["samples"],
+            packs=stats["packs"],
+            filled=filled,
+        )
+    )
+    return told("data: ") + told("; ").join(parts)
 
 
 def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
@@ -42,25 +61,47 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
     found = []
     if faults := stats.get("faults"):
         count = stats["dropped"][FAULTY]
-        more = f"; and {count - len(faults):,} more" if count > len(faults) else ""
-        where = f". All are listed in {report}; strict = True makes them an error" if report else ""
+        more = told("; and {count:,} more", count=count - len(faults)) if count > len(faults) else ""
+        where = (
+            told(". All are listed in {report}; strict = True makes them an error", report=report)
+            if report
+            else ""
+        )
         found.append(
-            f"data: {count:,} rows left out as they cannot be read: {'; '.join(faults)}{more}{where}"
+            told(
+                "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
+                count=count,
+                names="; ".join(faults),
+                more=more,
+                where=where,
+            )
         )
     if count := stats.get("empty_answers"):
         named = stats["empty_answer_rows"]
         more = ", ..." if count > len(named) else ""
         found.append(
-            f"data: {count:,} rows have an empty answer, of which only the end is trained: the model learns "
-            f"to say nothing ({', '.join(named)}{more})"
+            told(
+                "data: {count:,} rows have an empty answer, of which only the end is trained: the "
+                "model learns to say nothing ({names}{more})",
+                count=count,
+                names=", ".join(named),
+                more=more,
+            )
         )
     for kind, count in stats.get("left_out", {}).items():
         named = stats["left_out_rows"][kind]
         more = ", ..." if count > len(named) else ""
         cure = "; one_sample_per_turn = True trains it" if kind.startswith("thinking") else ""
         found.append(
-            f"data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
-            f"({', '.join(named)}{more}){cure}"
+            told(
+                "data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
+                "({names}{more}){cure}",
+                kind=kind,
+                count=count,
+                names=", ".join(named),
+                more=more,
+                cure=cure,
+            )
         )
     return found
 
@@ -77,5 +118,13 @@ def describe_dropped(stats: Mapping[str, Any]) -> str:
     for reason, count in stats["dropped"].items():
         named = stats["dropped_rows"][reason]
         more = ", ..." if count > len(named) else ""
-        parts.append(f" {count:,} with {reason} ({', '.join(named)}{more})")
+        parts.append(
+            told(
+                " {count:,} with {reason} ({names}{more})",
+                count=count,
+                reason=told(reason),
+                names=", ".join(named),
+                more=more,
+            )
+        )
     return ",".join(parts)

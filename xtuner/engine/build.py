@@ -44,6 +44,7 @@ from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
+from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
@@ -140,13 +141,15 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
             ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
         if last := find_last(work_dir):
             logger.warning(
-                "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of the "
-                "same name are overwritten (--resume goes on from it)",
+                told(
+                    "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of "
+                    "the same name are overwritten (--resume goes on from it)"
+                ),
                 last,
             )
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
-    logger.info("Resuming from %s", path)
+    logger.info(told("Resuming from %s"), path)
     source = ckpt.load_checkpoint(path, check=True)
     if "resume" not in source:
         raise CheckpointError(
@@ -396,13 +399,13 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
         if path and not run.cfg.get("resume"):
             first = run.world.is_first
             run.backend.load_model(ckpt.load_checkpoint(path, check=True)["state_dict"] if first else None)
-            logger.info("Loaded the weights of %s", path)
+            logger.info(told("Loaded the weights of %s"), path)
         return
     small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
     small = run.world.spread(small)
     _check_same_data(run, small)
     if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
-        logger.warning("The config is not the one that %s was saved with:\n%s", small["path"], changes)
+        logger.warning(told("The config is not the one that %s was saved with:\n%s"), small["path"], changes)
     _go_on_in_stream(run, small)
     run.call_hooks("after_load_checkpoint", checkpoint=source or small)
     run.backend.load_model(source["state_dict"] if source else None)
@@ -416,10 +419,14 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     run.iter = _resumed_iter(run, resume)
     run.position = Position(run.iter, run.train_dataloader.position())
     saved_at = small["meta"]["iter"]
-    again = ", within an update, which begins again" if run.iter < saved_at else ""
-    logger.info("Resumed at iter %d of %d, saved at iter %d%s", run.iter, run.max_iters, saved_at, again)
+    again = told(", within an update, which begins again") if run.iter < saved_at else ""
+    logger.info(
+        told("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
+    )
     if run.iter >= run.max_iters:
-        logger.warning("The run was finished: nothing is left to train. Raise train_cfg to train longer")
+        logger.warning(
+            told("The run was finished: nothing is left to train. Raise train_cfg to train longer")
+        )
 
 
 def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
@@ -431,7 +438,7 @@ def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
             f"{what}, so its place in them means nothing: restore them, start from its weights with "
             "load_from, or set resume_on_other_data = True to go on at the same iteration of these"
         )
-    logger.warning("%s: the run goes on at the same iteration of these", what)
+    logger.warning(told("%s: the run goes on at the same iteration of these"), what)
 
 
 def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
@@ -458,8 +465,8 @@ def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
     # Together the processes read the same items in the same order, however many they are.
     there = resume["iter"] * before // now
     logger.warning(
-        "Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g times "
-        "the items, and dropout draws other numbers",
+        told("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g "
+        "times the items, and dropout draws other numbers"),
         before, now, resume["iter"], there, now / before,
     )  # fmt: skip
     return there

@@ -35,6 +35,7 @@ from xtuner.checkpoint_paths import (
     find_last,
 )
 from xtuner.errors import CheckpointError, NotFoundError
+from xtuner.language import told
 from xtuner.log import logger
 
 OPTIMIZER_FILES = tuple(f"{kind}zero_pp_rank_0_mp_rank_00_optim_states.pt" for kind in ("bf16_", ""))
@@ -104,7 +105,7 @@ def remove_checkpoint(path: Path) -> None:
 def clear_unfinished(folder: Path) -> None:
     """Remove what a killed run has left half-written in `folder`."""
     for part in folder.glob(".*.pth.part"):
-        logger.info("Removing %s, which an earlier run has not finished", part)
+        logger.info(told("Removing %s, which an earlier run has not finished"), part)
         remove_checkpoint(part)
 
 
@@ -173,7 +174,7 @@ def find_checkpoint(path: str | Path) -> Path:
         length = meta.get("epoch_length")
         ended = {"iter": meta.get("iter"), "epoch": meta["iter"] / length if length else None}
         if asked is not None and ended[asked[0]] == asked[1]:
-            logger.info("%s is there as %s", path, other.name)
+            logger.info(told("%s is there as %s"), path, other.name)
             return other
     newest = find_last(path.parent)
     raise NotFoundError(f"there is no checkpoint {str(path)!r}; the newest there is {newest}")
@@ -250,5 +251,5 @@ def find_whole(work_dir: Path) -> Path:
         fault = find_fault(path)
         if fault is None:
             return path
-        logger.warning("%s is damaged: %s; trying the one before it", path, fault)
+        logger.warning(told("%s is damaged: %s; trying the one before it"), path, fault)
     raise CheckpointError(f"none of the {len(candidates)} checkpoints in {work_dir} reads whole")

@@ -17,6 +17,7 @@ import torch
 from xtuner.check.forecast import cures
 from xtuner.errors import TrainingError
 from xtuner.estimate.memory import size_text
+from xtuner.language import told
 
 if TYPE_CHECKING:
     from xtuner.check.forecast import Forecast
@@ -56,17 +57,24 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
 def explanation(found: Forecast | None, reason: str) -> str:
     """One line: the estimate, what was measured, the cheapest changes."""
     asked = re.search(r"allocate (\d+) bytes", reason) or re.search(r"allocate ([\d.]+ [KMG]iB)", reason)
-    more = f" when {_asked_text(asked[1])} more were refused" if asked else ""
+    more = told(" when {asked} more were refused", asked=_asked_text(asked[1])) if asked else ""
     device = torch.device(found.machine.device if found else "cpu")
-    used = f"{size_text(peak_bytes(device))} had been in use{more}"
+    used = told("{peak} had been in use{more}", peak=size_text(peak_bytes(device)), more=more)
     if found is None:
-        return f"out of memory: {used}. Lower train_dataloader.batch_size or max_length, or train with LoRA"
+        return told(
+            "out of memory: {used}. Lower train_dataloader.batch_size or max_length, or train with LoRA",
+            used=used,
+        )
     parts = sorted(found.memory.parts().items(), key=lambda part: -part[1])[:3]
-    largest = ", ".join(f"{name} {size_text(size)}" for name, size in parts)
-    helps = "; ".join(cures(found)) or "use a smaller model"
-    return (
-        f"out of memory: {used}; the run was estimated to need {size_text(found.memory.total)} (most of it: "
-        f"{largest}). What helps, cheapest first: {helps}"
+    largest = ", ".join(f"{told(name)} {size_text(size)}" for name, size in parts)
+    helps = told("; ").join(cures(found)) or told("use a smaller model")
+    return told(
+        "out of memory: {used}; the run was estimated to need {total} (most of it: "
+        "{largest}). What helps, cheapest first: {helps}",
+        used=used,
+        total=size_text(found.memory.total),
+        largest=largest,
+        helps=helps,
     )
 
 

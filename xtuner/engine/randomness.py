@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from xtuner.language import told
 from xtuner.log import logger
 
 
 def set_seed(seed: int, deterministic: bool) -> None:
     """Seed every generator the run draws from."""
-    logger.info("Seed: %d%s", seed, ", deterministic" if deterministic else "")
+    logger.info(told("Seed: %d%s"), seed, told(", deterministic") if deterministic else "")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -24,6 +24,7 @@ from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
 from xtuner.engine.surroundings import adapter_files, describe_environment, model_files
 from xtuner.errors import TrainingError
+from xtuner.language import told
 from xtuner.log import logger, start_file, stop_file
 from xtuner.parallel.world import World, lost_peer
 
@@ -121,7 +122,7 @@ class Run:
                 log_file = start_file(self.log_dir / f"{self.timestamp}.log")
                 self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
                 (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
-            logger.info("Checkpoints will be saved to %s.", self.work_dir)
+            logger.info(told("Checkpoints will be saved to %s."), self.work_dir)
             logger.info("%s", describe_environment(self.device))
             logger.info("%s", self.weights_text)
             if self.forecast is not None:
@@ -137,8 +138,9 @@ class Run:
         except (KeyboardInterrupt, SystemExit):
             self.world.leave()
             last = find_last(self.work_dir)
-            cure = f"--resume goes on from {last}" if last else "no checkpoint was written yet"
-            logger.warning("Stopped in iter %d; %s", self.iter + 1, cure)
+            goes_on = told("--resume goes on from {last}", last=last)
+            cure = goes_on if last else told("no checkpoint was written yet")
+            logger.warning(told("Stopped in iter %d; %s"), self.iter + 1, cure)
             raise
         finally:
             with self.held:
@@ -149,7 +151,7 @@ class Run:
             self.visualizer.close()
         except Exception as error:
             # What ended the run, if anything did, is what its user has to hear of.
-            logger.warning("The visualizer could not be closed: %s: %s", type(error).__name__, error)
+            logger.warning(told("The visualizer could not be closed: %s: %s"), type(error).__name__, error)
         if log_file is not None:
             stop_file(log_file)
 

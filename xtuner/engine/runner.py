@@ -27,6 +27,7 @@ from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.stream import StreamBatches
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
+from xtuner.language import told
 from xtuner.log import logger
 
 MAX_ROWS_NAMED = 20
@@ -151,7 +152,7 @@ class TrainLoop:
         if update.applied:
             self.skipped_in_a_row = 0
         elif update.rescaled:
-            logger.info("The 16-bit loss scale was too high and is lowered; this update is left out.")
+            logger.info(told("The 16-bit loss scale was too high and is lowered; this update is left out."))
         else:
             self._count_skipped(f"the gradient norm is {update.grad_norm}")
 
@@ -173,7 +174,7 @@ class TrainLoop:
         self.skipped_in_a_row += 1
         rows = self._name_rows()
         what = f"iter {run.iter + 1}: {why}"
-        logger.warning("%s, the update is skipped (%d so far). %s", what, run.num_skipped_updates, rows)
+        logger.warning(told("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows)
         if self.skipped_in_a_row >= run.max_nonfinite_updates:
             raise TrainingError(
                 f"{what}, the last of {self.skipped_in_a_row} updates in a row; the run stops. {rows}. "

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from xtuner.language import told
 from xtuner.log import logger
 
 
@@ -78,7 +79,7 @@ class BackgroundWriter:
         The tensors of `state` may change after `wait_for_copy`.
         """
         if self._thread is not None and self._thread.is_alive():
-            logger.info("The checkpoint before is still being written: waiting for it")
+            logger.info(told("The checkpoint before is still being written: waiting for it"))
         self.wait()
         self._copied.clear()
         # Not a daemon: whatever ends the program, a write that has begun is finished.

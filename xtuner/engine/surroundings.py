@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from xtuner import __version__
+from xtuner.language import told
 from xtuner.model.host_embedding import tables_on_host
 
 CHANGES_SHOWN = 40
@@ -25,7 +26,8 @@ def describe_environment(device: torch.device) -> str:
     import transformers
 
     gpu = device.type == "cuda"
-    what = torch.cuda.get_device_name(device) if gpu else f"CPU with {torch.get_num_threads()} threads"
+    threads = told("CPU with {count} threads", count=torch.get_num_threads())
+    what = torch.cuda.get_device_name(device) if gpu else threads
     return (
         f"xtuner {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, {what}"
@@ -41,7 +43,12 @@ def describe_weights(model: torch.nn.Module) -> str:
             trained += weight.numel()
         else:
             frozen += weight.numel() * (2 if type(weight).__name__ == "Params4bit" else 1)
-    return f"Trained weights: {trained:,} of {trained + frozen:,} ({trained / (trained + frozen):.2%})"
+    return told(
+        "Trained weights: {trained:,} of {total:,} ({share:.2%})",
+        trained=trained,
+        total=trained + frozen,
+        share=trained / (trained + frozen),
+    )
 
 
 def describe_changes(before: str, now: str) -> str:

@@ -27,6 +27,7 @@ from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.engine.batch import to_device
 from xtuner.engine.randomness import get_rng_state, set_rng_state
 from xtuner.errors import ConfigError, DataError
+from xtuner.language import told
 from xtuner.log import logger
 
 
@@ -82,7 +83,7 @@ class ValLoop:
         with _resting(run.model):
             totals = self._totals()
         if totals is None:
-            logger.warning("Validation is broken off: the run is asked to stop")
+            logger.warning(told("Validation is broken off: the run is asked to stop"))
             return {}
         loss_sum, count = totals
         if not count:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from xtuner.errors import ConfigError
 from xtuner.extras import pip_install
+from xtuner.language import told
 from xtuner.log import logger
 
 
@@ -46,7 +47,9 @@ class LocalVisBackend:
                 file.write(line)
                 file.flush()
         except OSError as error:
-            logger.warning("%s cannot be written: %s; the run goes on without it", file.name, error.strerror)
+            logger.warning(
+                told("%s cannot be written: %s; the run goes on without it"), file.name, error.strerror
+            )
             self.close()
 
     def add_text(self, name: str, text: str, step: int) -> None:

@@ -16,6 +16,7 @@ from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.estimate.configured import named_llm, read_division
 from xtuner.extras import install_extra
+from xtuner.language import told
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import asked_for, how_many, launch
 from xtuner.recipes.catalogue import deepspeed_file
@@ -63,7 +64,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+        raise argparse.ArgumentTypeError(told("{text!r} is no whole number of at least 0", text=text))
     return int(text)
 
 
@@ -78,7 +79,13 @@ def read_deepspeed(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, which the package deepspeed is here for."""
     settings = deepspeed_settings(name)
     if importlib.util.find_spec("deepspeed") is None:
-        raise ConfigError(f"--deepspeed {name} needs the package deepspeed: {install_extra('deepspeed')}")
+        raise ConfigError(
+            told(
+                "--deepspeed {name} needs the package deepspeed: {command}",
+                name=name,
+                command=install_extra("deepspeed"),
+            )
+        )
     return settings
 
 
@@ -86,15 +93,24 @@ def deepspeed_settings(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, with or without `deepspeed_` before it."""
     path = Path(name)
     if path.suffix == ".json" and not path.is_file():
-        raise NotFoundError(f"--deepspeed {name}: there is no such file")
+        raise NotFoundError(told("--deepspeed {name}: there is no such file", name=name))
     if not path.is_file():
         path = deepspeed_file(name if name.startswith("deepspeed_") else f"deepspeed_{name}")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"--deepspeed {name}: {path} is no JSON: {error}") from error
+        raise ConfigError(
+            told("--deepspeed {name}: {path} is no JSON: {error}", name=name, path=path, error=error)
+        ) from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"--deepspeed {name}: {path} holds no settings, but {type(settings).__name__}")
+        raise ConfigError(
+            told(
+                "--deepspeed {name}: {path} holds no settings, but {kind}",
+                name=name,
+                path=path,
+                kind=type(settings).__name__,
+            )
+        )
     return settings
 
 
@@ -105,7 +121,9 @@ def next_steps(config: Config, run: Run) -> str:
     base = named_llm(config)
     adapted = getattr(run.model, "uses_adapter", False) and base is not None
     chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]
-    return f"Done. Next:\n  {shlex.join(convert)}\n  {shlex.join(map(str, chat))}"
+    return told(
+        "Done. Next:\n  {convert}\n  {chat}", convert=shlex.join(convert), chat=shlex.join(map(str, chat))
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     for warning in found.warnings:
         logger.warning("%s", warning.message)
     if adapter:
-        logger.info("load_from = %r is an adapter: it is taken as model.peft_model", adapter)
+        logger.info(told("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
     from xtuner.engine.build import RunOptions, build_run
     from xtuner.engine.memory import explaining_out_of_memory
 

@@ -12,6 +12,7 @@ from xtuner.engine.checkpoint import clear_unfinished, remove_checkpoint, save_c
 from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.saving import BackgroundWriter
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger
 
@@ -92,7 +93,8 @@ class CheckpointHook(Hook):
             self._writer.raise_error()
         if not self.saves_at(runner):
             return
-        logger.info("Saving checkpoint at %d %s", *self._count(runner))
+        number, unit = self._count(runner)
+        logger.info(told("Saving checkpoint at %d %s"), number, told(unit))
         self._save(runner, f"{self._place(runner)}.pth")
 
     def before_update(self, runner) -> None:
@@ -107,7 +109,9 @@ class CheckpointHook(Hook):
         best = self._best_value
         if math.isnan(value) or not (best is None or self.is_better(value, best)):
             return
-        logger.info("Saving the best checkpoint: %s is %.4f, after %d %s", name, value, *self._count(runner))
+        number, unit = self._count(runner)
+        said = told("Saving the best checkpoint: %s is %.4f, after %d %s")
+        logger.info(said, name, value, number, told(unit))
         self._best_value = value
         self._save_best(runner, name)
 
@@ -122,7 +126,7 @@ class CheckpointHook(Hook):
 
     def save_iter(self, runner) -> None:
         """Save the iteration that is ending, whether or not its turn has come."""
-        logger.info("Saving checkpoint at %d iterations", runner.iter + 1)
+        logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
         self._save(runner, f"iter_{runner.iter + 1}.pth")
 
     def finish(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from xtuner.dataset.stream import Stream
 from xtuner.engine.hooks.hook import Hook
+from xtuner.language import told
 from xtuner.log import logger
 from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
@@ -32,15 +33,15 @@ class DatasetInfoHook(Hook):
     def before_train(self, runner) -> None:
         dataset = runner.train_dataloader.dataset
         if isinstance(dataset, Stream):
-            logger.info("Num train samples: not known, the data is streamed")
+            logger.info(told("Num train samples: not known, the data is streamed"))
             first = dataset.first_buffer()[0]
         else:
-            logger.info("Num train samples %d", len(dataset))
+            logger.info(told("Num train samples %d"), len(dataset))
             first = dataset[0]
         ids = [int(i) for i in first["input_ids"]]
         if self.is_intern_repo_dataset:
             ids = [abs(i) for i in ids]  # a sign marks tokens without loss there
-        logger.info("train example:\n%s", beginning(self._decode(ids), len(ids)))
+        logger.info(told("train example:\n%s"), beginning(self._decode(ids), len(ids)))
 
     def _decode(self, ids: list[int]) -> str:
         pieces = []

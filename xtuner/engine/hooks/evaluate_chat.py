@@ -12,6 +12,7 @@ from xtuner.dataset.map_fns import find_template
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
+from xtuner.language import told
 from xtuner.log import logger
 
 TOKENS_BEFORE_TRAINING = 50
@@ -82,16 +83,16 @@ class EvaluateChatHook(Hook):
         answers = []
         for text in self.inputs:
             if runner.train_loop is not None and runner.train_loop.stop_asked():
-                logger.info("No more samples: the run is asked to stop")
+                logger.info(told("No more samples: the run is asked to stop"))
                 break
             try:
                 answer = self._answer(runner, text, max_new_tokens)
             # Training is worth more than a look at it.
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                logger.warning("No sample for %r: %s: %s", text, type(error).__name__, error)
+                logger.warning(told("No sample for %r: %s: %s"), text, type(error).__name__, error)
                 logger.debug("", exc_info=True)
                 continue
-            logger.info("Sample output:\n%s\n", answer)
+            logger.info(told("Sample output:\n%s\n"), answer)
             if runner.world.is_first:
                 runner.visualizer.add_text(f"sample/{text}", answer, runner.iter)
             answers.append(answer)
