@@ -133,8 +133,12 @@ HUGE = b'{"a": ' + b"1" * 5_000 + b"}"
             r"x\.jsonl line 1: .*nested too deeply",
         ),
         ("x.json", DEEP, r"x\.json line 1.*(nested too deeply|broken JSON)"),
-        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' + DEEP), r"x\.jsonl\.gz line 2.*(too deeply|broken JSON)"),
-        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99)[:-9], r"x\.jsonl\.gz: damaged or cut off"),
+        (
+            "x.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n' + DEEP, mtime=0),
+            r"x\.jsonl\.gz line 2.*(too deeply|broken JSON)",
+        ),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 99, mtime=0)[:-9], r"x\.jsonl\.gz: damaged or cut off"),
         ("x.jsonl.gz", b"no gzip", r"x\.jsonl\.gz: damaged or cut off"),
         ("x.jsonl.xz", b"no xz", r"x\.jsonl\.xz: damaged or cut off"),
         (
@@ -150,7 +154,7 @@ HUGE = b'{"a": ' + b"1" * 5_000 + b"}"
             r"x\.json is a pointer of git-lfs",
         ),
         ("x.jsonl.zst", b"no zst", r"x\.jsonl\.zst: damaged or cut off"),
-        ("x.parquet.gz", gzip.compress(b"PAR1"), r"x\.parquet\.gz: not a Parquet file"),
+        ("x.parquet.gz", gzip.compress(b"PAR1", mtime=0), r"x\.parquet\.gz: not a Parquet file"),
         ("x.xlsx", b"PK no workbook", r"x\.xlsx: no workbook, or a damaged one"),
         ("x.xls", b"\xd0\xcf\x11\xe0", r"x\.xls"),
         ("x.parquet", b"PAR1 damaged PAR1", r"x\.parquet: not a Parquet file, or a damaged one"),

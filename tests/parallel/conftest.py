@@ -244,7 +244,7 @@ def two(
 
 
 @pytest.fixture(scope="session")
-def two_by_zero(tmp_path_factory, common, one, others) -> dict[str, dict]:
+def two_by_zero(tmp_path_factory, common, one, others, experts) -> dict[str, dict]:
     """What two processes with DeepSpeed make of each case; skipped where it is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
@@ -259,6 +259,7 @@ def two_by_zero(tmp_path_factory, common, one, others) -> dict[str, dict]:
         "zero3_sampled": {**zero["zero3"], "lora": LORA, "custom_hooks": [SAMPLING]},
         "zero2_qlora": {**zero["zero2"], **QLORA},
         "zero3_qlora": {**zero["zero3"], **QLORA},
+        "zero3_experts": {**zero["zero3"], "lora": LORA, "folder": experts, "max_iters": 6},
         "zero2_shared": {**zero["zero2"], **SHARED},
         "zero2_apart": {**zero["zero2"], **SHORT, "folder": others["mixing"]},
         "zero3_apart": {**zero["zero3"], **SHORT, "folder": others["mixing"]},

@@ -12,7 +12,10 @@ STAGES = ["zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 APART = ["zero2_apart", "zero3_apart"]
 
 
-@pytest.mark.parametrize("case", [*STAGES, "zero2_qlora", "zero3_qlora", "zero3_sampled", *APART])
+LORA_CASES = ["zero2_qlora", "zero3_qlora", "zero3_sampled", "zero3_experts"]
+
+
+@pytest.mark.parametrize("case", [*STAGES, *LORA_CASES, *APART])
 def test_two_processes_are_one_with_twice_the_batch(case, one, two_by_zero, assert_same):
     expected = one(**two_by_zero[case]["options"], **{"train_dataloader.batch_size": 2})
     assert two_by_zero[case]["backend"] == "deepspeed"

@@ -27,9 +27,17 @@ from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
+from xtuner.model.quantization import (
+    bitsandbytes_config,
+    is_quantized,
+    keep_4bit_weights_unpacked,
+    keep_weights_that_are_read,
+    repack_whole_blocks_alone,
+    tell_of_experts,
+    widening,
+)
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.rope import scale_by_sample
-from xtuner.model.targets import packed_experts
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
@@ -168,8 +176,8 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
     asked = as_dtype(kwargs.get("torch_dtype"))
     quantization = kwargs.get("quantization_config")
     if quantization is None:
-        quantization = _widening(config)
-    quantized = _is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
+        quantization = widening(config)
+    quantized = is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
     if quantized and full and not getattr(quantization, "dequantize", False):
         raise ConfigError(
             "model.llm.quantization_config without model.lora: quantised weights cannot be trained; "
@@ -185,38 +193,19 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
         dtype = compute_dtype(asked or as_dtype(getattr(config, "dtype", None)), device)
     if quantization is not None and hasattr(quantization, "bnb_4bit_compute_dtype"):
         quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
-    if _is_quantized(quantization) and hasattr(quantization, "llm_int8_skip_modules"):
-        _keep_weights_that_are_read(quantization, config)
+    if is_quantized(quantization) and hasattr(quantization, "llm_int8_skip_modules"):
+        keep_weights_that_are_read(quantization, config)
     if "device_map" in kwargs and kwargs["device_map"] is not None:
         say_once(f"device_map={kwargs['device_map']!r}: each process trains on its own device, {device}", 20)
     stays = mapped.stay_in_files()
     return {
         "torch_dtype": dtype,
-        "quantization_config": quantization if _is_quantized(quantization) else None,
+        "quantization_config": quantization if is_quantized(quantization) else None,
         "device_map": {"": device} if quantized or not (stays or device.type == "cpu") else None,
         "attn_implementation": _attention_for(kwargs.get("attn_implementation"), config, device, factory),
         "trust_remote_code": False if is_native(config) else kwargs.get("trust_remote_code", False),
         "low_cpu_mem_usage": None,
     }
-
-
-def _keep_weights_that_are_read(quantization: Any, config: Any) -> None:
-    """Leave layers unquantised whose weight a kernel of the family reads: it would read packed bytes."""
-    if names := family_of(config).weights_read:
-        asked = quantization.llm_int8_skip_modules or ["lm_head"]
-        quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
-        say_once(f"Not quantised, since the family's own code reads their weights: {', '.join(names)}", 20)
-
-
-def _widening(config: Any) -> Any:
-    """What makes transformers read 8-bit and 4-bit floats as 16-bit ones, whose kernels have no backward."""
-    method = loadable.quantised_by(config.to_dict())
-    if method not in loadable.WIDENED:
-        return None
-    from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
-
-    say_once(f"The weights are quantised with {method}; they are read and trained in 16 bits", 20)
-    return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
 
 # Arguments of `from_pretrained` that configs have fields for too.
@@ -229,13 +218,6 @@ def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     for name, value in fields.items():
         setattr(config, name, value)
     return {k: v for k, v in kwargs.items() if k not in fields}
-
-
-def _is_quantized(quantization: Any) -> bool:
-    if quantization is None:
-        return False
-    bits = (getattr(quantization, "load_in_4bit", None), getattr(quantization, "load_in_8bit", None))
-    return any(bits) or bits == (None, None)
 
 
 def _attention_for(asked: str | None, config: Any, device: torch.device, factory: Any) -> str | None:
@@ -270,19 +252,8 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
         ) from error
     if "quantization_config" in given:
         mapped.let_go_of_files(llm)
-        _tell_of_experts(llm)
+        tell_of_experts(llm)
     return llm
-
-
-def _tell_of_experts(llm: Any) -> None:
-    """Say what bitsandbytes leaves as it is: it quantises layers, and experts may be one parameter."""
-    experts = list(packed_experts(llm).values())
-    if experts:
-        size = sum(parameter.nbytes for parameter in experts) / 1e9
-        kept = _short(experts[0].dtype)
-        say_once(
-            f"Linear layers alone are quantised: experts are packed here and stay in {kept}, {size:.1f} GB"
-        )
 
 
 def is_native(config: Any) -> bool:
@@ -367,38 +338,6 @@ def layers_of(model: Any) -> list[torch.nn.Module]:
         return found
     lists = [list(m) for m in base.modules() if isinstance(m, torch.nn.ModuleList)]
     return max(lists, key=len, default=[])
-
-
-def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
-    """Without this, gradients are wrong after any eval forward on CPUs with AVX512_BF16.
-
-    bitsandbytes then repacks the weights for an inference kernel that has no backward.
-    """
-    for module in _repacked(llm):
-        module.support_avx512bf16_for_cpu = False
-
-
-def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
-    """Leave 4-bit weights as they are where the inference kernel for such CPUs has no form for their sizes.
-
-    It takes rows of whole blocks, 32 at a time, and bitsandbytes fails where it repacks any other. Without it
-    they are dequantised at each forward, to the same numbers.
-    """
-    layers = [m for m in _repacked(llm) if m.weight.device.type == "cpu"]
-    odd = [m for m in layers if m.in_features % m.weight.blocksize or m.out_features % 32]
-    for module in odd:
-        module.support_avx512bf16_for_cpu = False
-    if odd:
-        say_once(
-            f"{len(odd)} of {len(layers)} layers in 4 bits have sizes that bitsandbytes' kernel for this CPU "
-            "lacks: they are dequantised at each forward, which is slower",
-            20,
-        )
-
-
-def _repacked(llm: torch.nn.Module) -> list[Any]:
-    """The layers that bitsandbytes repacks on this CPU."""
-    return [m for m in llm.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
 
 
 @torch.no_grad()
@@ -491,7 +430,7 @@ def load_for_chat(
         "pretrained_model_name_or_path": str(path),
         "config": config,
         "torch_dtype": precision,
-        "quantization_config": _quantization(bits, precision, config),
+        "quantization_config": bitsandbytes_config(bits, precision, config),
         # One process talks: on GPUs the model may spread over all of them.
         "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
         "offload_folder": offload_folder,
@@ -520,31 +459,6 @@ def _check_llava_form(path: str | Path) -> None:
             f"{path} is in the form of the package llava, which cannot be read here: name a folder of "
             "transformers' LlavaForConditionalGeneration, or an LLM with --llava and --visual-encoder"
         )
-
-
-# Parts of a LLaVA that stay in full precision: small, and every image goes through them.
-_EYES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
-
-
-def _quantization(bits: int | None, dtype: torch.dtype, config: Any) -> Any:
-    if bits is None:
-        return None
-    if bits not in (4, 8):
-        raise ConfigError(f"bits is {bits}; write 4, 8 or None")
-    from transformers import BitsAndBytesConfig
-
-    if bits == 8:
-        found = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        found = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_quant_type="nf4",
-        )
-    found.llm_int8_skip_modules = list(_EYES) if config.model_type == "llava" else None
-    _keep_weights_that_are_read(found, config)
-    return found
 
 
 def _short(dtype: torch.dtype) -> str:

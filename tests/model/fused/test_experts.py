@@ -8,7 +8,7 @@ from peft import LoraConfig
 
 from tests import moe
 from xtuner.model import SupervisedFinetune
-from xtuner.model.fused import experts, fuse
+from xtuner.model.fused import experts, fuse, unfuse
 from xtuner.model.fused.experts import adapted_experts, is_on_parameter
 from xtuner.model.lora import apply_lora
 
@@ -173,3 +173,13 @@ def test_an_output_may_be_changed_in_place():
     model = with_adapter("llama4_text").train()
     fuse(model)
     model(input_ids=moe.ids(), labels=moe.ids(), use_cache=False).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_unfused_experts_are_pefts_own():
+    """As are all others: where weights are gathered layer by layer, nothing may read them from outside."""
+    model = with_adapter("qwen3_moe")
+    fuse(model)
+    assert any("forward" in vars(module) for module in model.modules())
+    unfuse(model)
+    assert not [name for name, module in model.named_modules() if "forward" in vars(module)]

@@ -67,6 +67,8 @@ class ThroughputHook(Hook):
         self.num_layers = self.num_layers or config.num_hidden_layers
         self.vocab_size = self.vocab_size or config.vocab_size
         inner = getattr(config, "intermediate_size", None) or 4 * self.hidden_size
+        if isinstance(inner, list):  # one for each layer: Gemma 3n
+            inner = sum(inner) / len(inner)
         self.mlp_ratio = self.mlp_ratio or inner / self.hidden_size
         self._shape = read_shape({**config.to_dict(), "model_type": config.model_type})
         trained = any(p.requires_grad for n, p in llm.named_parameters() if "lora_" not in n)

@@ -1,0 +1,113 @@
+"""Weights in fewer bits: what is quantised as a model is loaded, what is not, and what the kernels need.
+
+quantization_config   linear layers in 4 or 8 bits; not the head, nor layers whose weight a family's code
+                      reads, nor experts that are one parameter
+folder in fp8, mxfp4  read as 16 bits: their kernels have no backward
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from xtuner import loadable
+from xtuner.errors import ConfigError
+from xtuner.families import family_of
+from xtuner.log import say_once
+from xtuner.model.targets import packed_experts
+
+# Parts of a LLaVA that stay in full precision: small, and every image goes through them.
+_EYES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
+
+def is_quantized(quantization: Any) -> bool:
+    """Whether a `quantization_config` asks for fewer bits."""
+    if quantization is None:
+        return False
+    bits = (getattr(quantization, "load_in_4bit", None), getattr(quantization, "load_in_8bit", None))
+    return any(bits) or bits == (None, None)
+
+
+def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> Any:
+    """How a model is loaded to talk to: None for all bits, 8 or 4; ConfigError for any other number."""
+    if bits is None:
+        return None
+    if bits not in (4, 8):
+        raise ConfigError(f"bits is {bits}; write 4, 8 or None")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        found = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        found = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_quant_type="nf4",
+        )
+    found.llm_int8_skip_modules = list(_EYES) if config.model_type == "llava" else None
+    keep_weights_that_are_read(found, config)
+    return found
+
+
+def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
+    """Leave layers unquantised whose weight a kernel of the family reads: it would read packed bytes."""
+    if names := family_of(config).weights_read:
+        asked = quantization.llm_int8_skip_modules or ["lm_head"]
+        quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
+        say_once(f"Not quantised, since the family's own code reads their weights: {', '.join(names)}", 20)
+
+
+def widening(config: Any) -> Any:
+    """What makes transformers read 8-bit and 4-bit floats as 16-bit ones, whose kernels have no backward."""
+    method = loadable.quantised_by(config.to_dict())
+    if method not in loadable.WIDENED:
+        return None
+    from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
+
+    say_once(f"The weights are quantised with {method}; they are read and trained in 16 bits", 20)
+    return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
+
+
+def tell_of_experts(llm: Any) -> None:
+    """Say what bitsandbytes leaves as it is: it quantises layers, and experts may be one parameter."""
+    experts = list(packed_experts(llm).values())
+    if experts:
+        size = sum(parameter.nbytes for parameter in experts) / 1e9
+        kept = str(experts[0].dtype).removeprefix("torch.")
+        say_once(
+            f"Linear layers alone are quantised: experts are packed here and stay in {kept}, {size:.1f} GB"
+        )
+
+
+def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
+    """Without this, gradients are wrong after any eval forward on CPUs with AVX512_BF16.
+
+    bitsandbytes then repacks the weights for an inference kernel that has no backward.
+    """
+    for module in _repacked(llm):
+        module.support_avx512bf16_for_cpu = False
+
+
+def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
+    """Leave 4-bit weights as they are where the inference kernel for such CPUs has no form for their sizes.
+
+    It takes rows of whole blocks, 32 at a time, and bitsandbytes fails where it repacks any other. Without it
+    they are dequantised at each forward, to the same numbers.
+    """
+    layers = [m for m in _repacked(llm) if m.weight.device.type == "cpu"]
+    odd = [m for m in layers if m.in_features % m.weight.blocksize or m.out_features % 32]
+    for module in odd:
+        module.support_avx512bf16_for_cpu = False
+    if odd:
+        say_once(
+            f"{len(odd)} of {len(layers)} layers in 4 bits have sizes that bitsandbytes' kernel for this CPU "
+            "lacks: they are dequantised at each forward, which is slower",
+            20,
+        )
+
+
+def _repacked(llm: torch.nn.Module) -> list[Any]:
+    """The layers that bitsandbytes repacks on this CPU."""
+    return [m for m in llm.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
