@@ -17,7 +17,7 @@ from xtuner.config.later import SETTINGS
 from xtuner.config.mmengine_names import GONE
 from xtuner.config.ref import HOW_TO_NAME
 from xtuner.config.schema import CLASHES, VALUES
-from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
 from xtuner.families import FAMILIES
 from xtuner.language import cells, told, wrap
 

@@ -27,7 +27,7 @@ from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.streamed import Stream
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend, make_backend

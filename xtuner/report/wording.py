@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
 from xtuner.dataset.survey.counts import Counts, Lengths
 from xtuner.dataset.survey.faults import Finding
 from xtuner.dataset.survey.views import ItemView

@@ -54,7 +54,7 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
 
 def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> tuple[list[Survey], Counts]:
     """A survey of each data set, and the counts of all; writes the page where one is asked for."""
-    from xtuner.dataset.summary import check_strict
+    from xtuner.dataset.items.summary import check_strict
     from xtuner.dataset.survey.survey import counts_of, make_survey
     from xtuner.report.page import to_page
 

@@ -18,12 +18,12 @@ from typing import Any
 from xtuner.config import Builder, Config
 from xtuner.config.build import callee_of
 from xtuner.config.load import name_of
-from xtuner.dataset.encode_rows import Settings
+from xtuner.dataset.encoding.pipeline import Settings
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
-from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
-from xtuner.dataset.stream import Stream
 from xtuner.errors import ConfigError
 from xtuner.log import say_once
 

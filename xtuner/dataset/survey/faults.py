@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids
-from xtuner.dataset.encode_rows import Settings
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids
+from xtuner.dataset.encoding.pipeline import Settings
 from xtuner.dataset.map_fns.fields import flag, turn_text
 from xtuner.dataset.survey.configured import Origin
 from xtuner.dataset.survey.counts import Counts

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from xtuner.config import Builder
-from xtuner.dataset.encode_rows import MAX_FAULTY_SHARE, Settings, converse
+from xtuner.dataset.encoding.pipeline import MAX_FAULTY_SHARE, Settings, converse
 from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import take_split

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.packing import plan_by_group, plan_in_order, plan_packs, plan_single
+from xtuner.dataset.items.packing import plan_by_group, plan_in_order, plan_packs, plan_single
 
 FEW = settings(max_examples=50, deadline=None)
 LENGTHS = st.lists(st.integers(0, 20), max_size=60).map(lambda values: np.array(values, np.int64))

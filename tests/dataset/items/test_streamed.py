@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xtuner.dataset import process_hf_dataset
-from xtuner.dataset.encode_rows import EMPTY, FAULTY
+from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY
+from xtuner.dataset.items.packing import plan_packs
+from xtuner.dataset.items.streamed import Position
 from xtuner.dataset.map_fns import pretrain_map_fn
-from xtuner.dataset.packing import plan_packs
 from xtuner.dataset.reading.load import load_dataset
-from xtuner.dataset.stream import Position
 from xtuner.errors import ConfigError, DataError
 
 SHARED = {
@@ -186,7 +186,7 @@ def test_what_becomes_of_rows_is_told(bos, tmp_path):
 
 def test_a_buffer_ends_where_its_texts_are_long(bos, monkeypatch):
     """The rows in memory are bounded in characters too."""
-    monkeypatch.setattr("xtuner.dataset.stream.BUFFER_CHARACTERS", 100)
+    monkeypatch.setattr("xtuner.dataset.items.streamed.BUFFER_CHARACTERS", 100)
     rows = [{"conversation": [{"input": "q" * 40, "output": "a"}]} for _ in range(9)]
     found = list(itertools.islice(stream(rows, bos, max_length=64, buffer_size=9).read(), 9))
     assert [s.position.buffer for s in found if s.position.epoch == 0] == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xtuner.dataset.cache import cache_folder
-from xtuner.dataset.encode import Encoded
-from xtuner.dataset.store import StoreWriter, TokenStore, open_or_write
+from xtuner.dataset.encoding.conversations import Encoded
+from xtuner.dataset.items.store import StoreWriter, TokenStore, open_or_write
 from xtuner.errors import DataError
 
 KEYS = itertools.count()
@@ -187,7 +187,7 @@ def test_a_store_takes_at_most_4_2_bytes_a_token():
 
 def test_ends_beyond_32_bits_come_back(monkeypatch):
     """The same with a limit so small that one sample passes it several times, and others exactly."""
-    monkeypatch.setattr("xtuner.dataset.store._LIMIT", 8)
+    monkeypatch.setattr("xtuner.dataset.items.store._LIMIT", 8)
     chunks = [
         [[(i, True)] * n for i, n in enumerate(lengths)] for lengths in ([3, 5, 0, 30], [1], [8, 16, 2])
     ]

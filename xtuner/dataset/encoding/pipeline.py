@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xtuner.dataset.encode import (
+from xtuner.dataset.encoding.conversations import (
     Encoded,
     InvalidRowError,
     Planned,

@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode import Encoded
-from xtuner.dataset.encode_rows import Settings, Tally, encode_rows
-from xtuner.dataset.packed_dataset import Item, PackedDataset
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.conversations import Encoded
+from xtuner.dataset.encoding.pipeline import Settings, Tally, encode_rows
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import Item, PackedDataset
+from xtuner.dataset.items.summary import item_stats, summary, warnings_of
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.selection import Cursor, place_at, scan
-from xtuner.dataset.summary import item_stats, summary, warnings_of
 from xtuner.errors import DataError
 
 BUFFER_ROWS = 10_000

@@ -30,11 +30,11 @@ import pytest
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from tests.dataset.dialogues import NAMES, WORD, Block, Dialogue, blocks, dialogue, forms, is_of_call
-from xtuner.dataset.chat_template import ChatTemplate, Rendered
+from tests.dataset.encoding.dialogues import NAMES, WORD, Block, Dialogue, blocks, dialogue, forms, is_of_call
+from xtuner.dataset.encoding.chat_template import ChatTemplate, Rendered
 from xtuner.errors import DataError
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parents[2] / "data"
 FOLDER = DATA / "chat_templates"
 INDEX = json.loads((FOLDER / "index.json").read_text("utf-8"))
 EXCEPTIONS = json.loads((FOLDER / "exceptions.json").read_text("utf-8"))  # template -> what -> why

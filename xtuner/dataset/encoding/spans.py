@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.chat_template import Rendered
+from xtuner.dataset.encoding.chat_template import Rendered
 
 Ids = np.ndarray
 Pieces = list[tuple[Ids, bool]]

@@ -50,14 +50,15 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
 @functools.cache
 def fingerprint_encoder() -> str:
     """A hash of this package's own code between rows and tokens."""
-    here = Path(__file__).parent
-    names = """
-        answer_ends chat_template encode encode_rows huggingface message_forms outline spans store tokenized
-    """
+    here, rooms = Path(__file__).parent.parent, ("encoding", "map_fns", "reading")
     sources = [
-        *(here / f"{name}.py" for name in names.split()),
-        *sorted((here / "map_fns").glob("*.py")),
-        *sorted((here / "reading").glob("*.py")),
+        here / "huggingface.py",
+        here / "items" / "store.py",
+        *(
+            source
+            for room in ("encoding", "map_fns", "reading")
+            for source in sorted((here / room).glob("*.py"))
+        ),
         here.parent / "utils" / "templates.py",
     ]
     return _hash(source.read_text("utf-8") for source in sources)

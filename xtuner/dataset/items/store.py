@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
-from xtuner.dataset.encode import Encoded
+from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.errors import DataError
 from xtuner.locks import locked
 from xtuner.log import say_once

@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from xtuner.dataset import process_hf_dataset
-from xtuner.dataset.encode import encode_texts
-from xtuner.dataset.encode_rows import FAULTY
+from xtuner.dataset.encoding.conversations import encode_texts
+from xtuner.dataset.encoding.pipeline import FAULTY
+from xtuner.dataset.encoding.progress import describe_rates
 from xtuner.dataset.map_fns import template_map_fn_factory
-from xtuner.dataset.progress import describe_rates
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import DataError
 
@@ -179,8 +179,8 @@ def test_rows_are_read_while_others_are_tokenised(make, monkeypatch):
         return row
 
     seen = []
-    monkeypatch.setattr("xtuner.dataset.encode.encode_texts", encode)
-    monkeypatch.setattr("xtuner.dataset.encode_rows.FIRST_CHUNK_ROWS", 1)
+    monkeypatch.setattr("xtuner.dataset.encoding.conversations.encode_texts", encode)
+    monkeypatch.setattr("xtuner.dataset.encoding.pipeline.FIRST_CHUNK_ROWS", 1)
     overlapped = make(dataset_map_fn=see)
     assert waited[0]
     assert [item["input_ids"].tolist() for item in overlapped] == plain

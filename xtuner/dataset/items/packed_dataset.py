@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xtuner.dataset.encode import labels_of
-from xtuner.dataset.packing import PackPlan
+from xtuner.dataset.encoding.conversations import labels_of
+from xtuner.dataset.items.packing import PackPlan
 from xtuner.utils import IGNORE_INDEX
 
 Item = dict[str, Any]

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xtuner.dataset.encoding.outline import REASONING, Message
 from xtuner.dataset.map_fns.fields import BETWEEN
-from xtuner.dataset.outline import REASONING, Message
 from xtuner.errors import DataError
 
 Messages = list[dict[str, Any]]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.dataset.encode_rows import FAULTY
+from xtuner.dataset.encoding.pipeline import FAULTY
 from xtuner.errors import DataError
 from xtuner.language import told
 

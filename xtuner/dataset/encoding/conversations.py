@@ -30,9 +30,9 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.chat_template import ChatTemplate, Rendered
+from xtuner.dataset.encoding.chat_template import ChatTemplate, Rendered
+from xtuner.dataset.encoding.spans import Pieces, encode_spans
 from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
-from xtuner.dataset.spans import Pieces, encode_spans
 from xtuner.errors import DataError, ModelError
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 

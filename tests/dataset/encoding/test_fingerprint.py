@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from xtuner.dataset.fingerprint import (
+from xtuner.dataset.encoding.fingerprint import (
     UnidentifiableError,
     fingerprint_rows,
     fingerprint_tokenizer,
@@ -65,7 +65,7 @@ def test_bound_arguments_closures_and_objects_count():
 def test_the_hash_does_not_depend_on_the_process():
     """Sets of texts are ordered differently in each process; the hash is not."""
     code = (
-        "from xtuner.dataset.fingerprint import fingerprint_value as f;"
+        "from xtuner.dataset.encoding.fingerprint import fingerprint_value as f;"
         "print(f([lambda row: row in {'a', 'b', 'c', 'd'}, {'x', 'y', 'z'}]))"
     )
     runs = [

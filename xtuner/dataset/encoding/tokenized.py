@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.encode import Encoded
+from xtuner.dataset.encoding.conversations import Encoded
+from xtuner.dataset.items.store import StoreWriter
 from xtuner.dataset.map_fns.fields import missing_field
 from xtuner.dataset.reading.selection import Selection
-from xtuner.dataset.store import StoreWriter
 from xtuner.errors import DataError
 from xtuner.utils import IGNORE_INDEX
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xtuner.dataset.outline import TAGS, Difference, Message, NoFitError, Outline, Reading, common
+from xtuner.dataset.encoding.outline import TAGS, Difference, Message, NoFitError, Outline, Reading, common
 from xtuner.log import say_once
 
 Source = Outline | Difference

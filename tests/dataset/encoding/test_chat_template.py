@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xtuner.dataset import process_hf_dataset
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import InvalidRowError, encode_conversations
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import InvalidRowError, encode_conversations
 from xtuner.dataset.map_fns import openai_map_fn, template_map_fn_factory
 from xtuner.errors import DataError, ModelError
 from xtuner.utils import PROMPT_TEMPLATE
 
-FOLDER = Path(__file__).parent.parent / "data" / "chat_templates"
+FOLDER = Path(__file__).parents[2] / "data" / "chat_templates"
 # The mark that ends an answer, and the other special tokens, of each template.
 MARKS = {
     "chatml": ["<|im_end|>", "<|im_start|>"],

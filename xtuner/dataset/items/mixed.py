@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xtuner.dataset.concat_dataset import ConcatDataset
-from xtuner.dataset.stream import Position, Stream, Streamed
+from xtuner.dataset.items.streamed import Position, Stream, Streamed
 from xtuner.errors import ConfigError
 
 

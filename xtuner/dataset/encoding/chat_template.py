@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.dataset.answer_ends import AnswerEnds
-from xtuner.dataset.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
-from xtuner.dataset.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
+from xtuner.dataset.encoding.answer_ends import AnswerEnds
+from xtuner.dataset.encoding.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
+from xtuner.dataset.encoding.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
 from xtuner.errors import DataError, ModelError
 from xtuner.log import say_once
 

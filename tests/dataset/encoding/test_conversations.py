@@ -8,14 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.encode import InvalidRowError, begin_ids, encode_conversations, encode_texts, labels_of
+from xtuner.dataset.encoding.conversations import (
+    InvalidRowError,
+    begin_ids,
+    encode_conversations,
+    encode_texts,
+    labels_of,
+)
 from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.errors import ModelError
 from xtuner.utils import PROMPT_TEMPLATE
 
 CASES = [
     json.loads(line)
-    for line in (Path(__file__).parent.parent / "data" / "encode_cases.jsonl").read_text("utf-8").splitlines()
+    for line in (Path(__file__).parents[2] / "data" / "encode_cases.jsonl").read_text("utf-8").splitlines()
 ]
 FEW = settings(max_examples=25, deadline=None)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -126,7 +132,7 @@ def test_a_text_that_comes_again_is_encoded_once(bos, monkeypatch):
         seen.append(texts)
         return encode_texts(tokenizer, texts)
 
-    monkeypatch.setattr("xtuner.dataset.encode.encode_texts", record)
+    monkeypatch.setattr("xtuner.dataset.encoding.conversations.encode_texts", record)
     encode_conversations([[{"input": "q", "output": "a", "sep": "\n"}]] * 3, bos)
     assert seen == [["q", "a", "\n"]]
 
