@@ -1,13 +1,19 @@
 """The key of tokens changes with everything that can change a token, and with nothing else."""
 
+import ast
 import functools
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import xtuner
 from xtuner.dataset.encoding.fingerprint import (
+    TOKENLESS,
     UnidentifiableError,
+    encoder_sources,
     fingerprint_rows,
     fingerprint_tokenizer,
     fingerprint_value,
@@ -90,3 +96,54 @@ def test_rows_and_tokenizers_are_told_by_content(tokenizers):
     )
     assert fingerprint_rows([{"a": "1"}]) != fingerprint_rows([{"a": 1}])
     assert fingerprint_tokenizer(tokenizers["bos"]) != fingerprint_tokenizer(tokenizers["qwen"])
+
+
+PACKAGE = Path(xtuner.__file__).parent
+FILES = {
+    ".".join(["xtuner", *file.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): file
+    for file in PACKAGE.rglob("*.py")
+}
+
+
+def imported(module):
+    """All names that the syntax tree of a module imports from this package."""
+    names = set()
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_all_code_that_decides_tokens_is_in_the_hash():
+    """Every module that the readers of data import, but those in TOKENLESS."""
+    sources = encoder_sources()
+    needed = set().union(*map(imported, sources)) & set(FILES)
+    assert needed - set(sources) == TOKENLESS
+    for name in ("utils.templates", "dataset.reading.selection", "dataset.encoding.tokenized"):
+        assert sources[f"xtuner.{name}"] == FILES[f"xtuner.{name}"].read_text(encoding="utf-8")
+
+
+def test_whoever_writes_tokens_is_in_the_hash():
+    """The modules that open the token store."""
+    store = "xtuner.dataset.items.store.open_or_write"
+    assert {name for name in FILES if store in imported(name)} <= set(encoder_sources())
+
+
+def test_a_tokenizers_own_code_counts(tmp_path, monkeypatch):
+    """A Python file that a model folder brings along, changed without a change of its class's name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hashes = []
+    for number, text in enumerate(("return [1]", "return [2]")):
+        (tmp_path / f"own_{number}.py").write_text(
+            "class Own:\n"
+            "    bos_token_id = eos_token_id = None\n"
+            f"    def __call__(self, text):\n        {text}\n"
+            "    def get_vocab(self):\n        return {'a': 0}\n"
+        )
+        module = importlib.import_module(f"own_{number}")
+        monkeypatch.setattr(module.Own, "__module__", "own")
+        monkeypatch.setitem(sys.modules, "own", module)
+        hashes.append(fingerprint_tokenizer(module.Own()))
+    assert hashes[0] != hashes[1]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
+import re
 import sys
 import types
 from collections.abc import Iterable, Mapping
@@ -16,6 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.dataset.reading.files import FileRows
+
+_ROOT = Path(__file__).parents[3]
+# What configs name to tokenise their data, and what reads the rows of it.
+_READERS = [f"xtuner.dataset.{name}" for name in ("huggingface", "intern_repo", "moss_sft", "reading.load")]
+# Imported there too, and no token follows from them: logs, locks, folders, and what is made of tokens.
+_TOKENLESS = """
+    dataset.cache dataset.encoding.progress dataset.items.packed_dataset dataset.items.packing
+    dataset.items.streamed dataset.items.summary errors extras hub language locks log paths
+"""
+TOKENLESS = {"xtuner", *(f"xtuner.{name}" for name in _TOKENLESS.split())}
+_IMPORT = re.compile(r"^ *from (xtuner[\w.]*) import \(?([\w, ]*)", re.MULTILINE)
 
 # By identity, the number of each object met and the object itself, which must live on to keep its identity.
 Seen = dict[int, tuple[int, Any]]
@@ -39,29 +52,47 @@ def fingerprint_rows(rows: Any) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """A hash of the tokenizer's vocabulary, rules, marks and chat template."""
+    """A hash of the tokenizer's vocabulary, rules, marks, chat template and, where it is the user's, code."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "split_special_tokens", None)]
     kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
-    return _hash([kind, repr(marks), repr(getattr(tokenizer, "chat_template", None)), rules])
+    own_code = [_module_text(base) for base in type(tokenizer).__mro__ if _is_users(base.__module__)]
+    return _hash([kind, repr(marks), repr(getattr(tokenizer, "chat_template", None)), rules, *own_code])
+
+
+def _module_text(of: type) -> str:
+    """The source of the module that a class is in, such as a Python file that a model folder brings along."""
+    file = getattr(sys.modules.get(of.__module__), "__file__", None)
+    return Path(file).read_text("utf-8", "replace") if file and Path(file).is_file() else ""
 
 
 @functools.cache
 def fingerprint_encoder() -> str:
     """A hash of this package's own code between rows and tokens."""
-    here, rooms = Path(__file__).parent.parent, ("encoding", "map_fns", "reading")
-    sources = [
-        here / "huggingface.py",
-        here / "items" / "store.py",
-        *(
-            source
-            for room in ("encoding", "map_fns", "reading")
-            for source in sorted((here / room).glob("*.py"))
-        ),
-        here.parent / "utils" / "templates.py",
-    ]
-    return _hash(source.read_text("utf-8") for source in sources)
+    return _hash(itertools.chain(*sorted(encoder_sources().items())))
+
+
+def encoder_sources() -> dict[str, str]:
+    """Module -> its source text, of each that can change a token: what reads data, and all it imports."""
+    found: dict[str, str] = {}
+    waiting = list(_READERS)
+    while waiting:
+        name = waiting.pop()
+        file = _module_file(name)
+        if name in found or name in TOKENLESS or file is None:
+            continue
+        found[name] = file.read_text("utf-8")
+        for module, names in _IMPORT.findall(found[name]):
+            # What is imported of a package may be a module of it.
+            waiting += [module, *(f"{module}.{word}" for word in re.findall(r"\w+", names))]
+    return found
+
+
+def _module_file(name: str) -> Path | None:
+    path = _ROOT.joinpath(*name.split("."))
+    candidates = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def fingerprint_value(value: Any) -> str:
