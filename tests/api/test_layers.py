@@ -78,6 +78,23 @@ def test_a_package_imports_lower_layers_only():
     assert wrong == set()
 
 
+STAGES = ["reading", "map_fns", "encoding", "items"]
+
+
+def test_a_stage_of_the_data_imports_earlier_ones_only():
+    """The folders of xtuner/dataset follow one another as rows become items."""
+    wrong = set()
+    for number, stage in enumerate(STAGES):
+        for path in (ROOT / "dataset" / stage).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            wrong |= {
+                f"{stage}/{path.name} imports {later}"
+                for later in STAGES[number + 1 :]
+                if f"xtuner.dataset.{later}" in text
+            }
+    assert wrong == set()
+
+
 LIGHT = """
     cli errors language chinese locks extras checkpoint_paths families config config.names
     estimate.configured check.checks model_folder loadable recipes.catalogue

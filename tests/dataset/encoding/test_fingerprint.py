@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import hashlib
 import importlib
 import subprocess
 import sys
@@ -147,3 +148,16 @@ def test_a_tokenizers_own_code_counts(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "own", module)
         hashes.append(fingerprint_tokenizer(module.Own()))
     assert hashes[0] != hashes[1]
+
+
+def test_a_tokenizer_of_a_library_has_the_hash_that_it_had(tokenizers):
+    """Checkpoints of streamed data hold it."""
+    tokenizer = tokenizers["qwen"]
+    parts = [
+        f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+        repr([tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.split_special_tokens]),
+        repr(tokenizer.chat_template),
+        tokenizer.backend_tokenizer.to_str(),
+    ]
+    whole = b"".join(part.encode() + b"\0" for part in parts)
+    assert fingerprint_tokenizer(tokenizer) == hashlib.blake2b(whole, digest_size=16).hexdigest()

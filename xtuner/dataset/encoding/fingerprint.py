@@ -57,7 +57,8 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
     rules = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "split_special_tokens", None)]
     kind = f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
-    own_code = [_module_text(base) for base in type(tokenizer).__mro__ if _is_users(base.__module__)]
+    bases = [base for base in type(tokenizer).__mro__ if _is_users(base.__module__)]
+    own_code = [text for base in bases if (text := _module_text(base))]
     return _hash([kind, repr(marks), repr(getattr(tokenizer, "chat_template", None)), rules, *own_code])
 
 

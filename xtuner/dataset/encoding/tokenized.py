@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.encoding.conversations import Encoded
-from xtuner.dataset.items.store import StoreWriter
+from xtuner.dataset.encoding.pipeline import Writer
 from xtuner.dataset.map_fns.fields import missing_field
 from xtuner.dataset.reading.selection import Selection
 from xtuner.errors import DataError
 from xtuner.utils import IGNORE_INDEX
 
 
-def write_tokenized(rows: Selection, writer: StoreWriter) -> dict[str, Any]:
+def write_tokenized(rows: Selection, writer: Writer) -> dict[str, Any]:
     """Write all rows to the store and return the counts."""
     num_rows = num_tokens = num_trained = num_samples = 0
     for number, row in rows:
