@@ -31,9 +31,9 @@ LAYERS = {
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
     **dict.fromkeys(["dataset", "model"], 3),
-    **dict.fromkeys(["chat", "check"], 4),
+    **dict.fromkeys(["chat", "check", "survey"], 4),
     "engine": 5,
-    **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
+    **dict.fromkeys(["convert", "evaluation", "prepare"], 6),
     **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
     "recipes": -1,
 }

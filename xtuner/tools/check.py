@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _try_rows(cfg: Mapping[str, Any]) -> str | None:
-    from xtuner.dataset.survey.first_rows import try_first_rows
+    from xtuner.survey.first_rows import try_first_rows
 
     return try_first_rows(cfg)
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.survey.counts import NUM_BINS, Bin, describe_lengths
+from xtuner.survey.counts import NUM_BINS, Bin, describe_lengths
 
 
 def test_the_smallest_histogram():

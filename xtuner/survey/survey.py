@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.survey.configured import Origin
-from xtuner.dataset.survey.counts import Counts, Lengths, describe_lengths
-from xtuner.dataset.survey.faults import Finding, find_faults
-from xtuner.dataset.survey.views import ItemView, RowView, view_item, view_rows
+from xtuner.survey.configured import Origin
+from xtuner.survey.counts import Counts, Lengths, describe_lengths
+from xtuner.survey.faults import Finding, find_faults
+from xtuner.survey.views import ItemView, RowView, view_item, view_rows
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from xtuner.report.terminal import masked, print_row, print_shown, print_stages, print_survey
+from xtuner.survey.terminal import masked, print_row, print_shown, print_stages, print_survey
 
 
 def console(**settings):

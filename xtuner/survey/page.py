@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from xtuner.dataset.survey.counts import Lengths
-from xtuner.dataset.survey.survey import Survey
-from xtuner.dataset.survey.views import RowView, Segment
-from xtuner.report.terminal import shortened
-from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
+from xtuner.survey.counts import Lengths
+from xtuner.survey.survey import Survey
+from xtuner.survey.terminal import shortened
+from xtuner.survey.views import RowView, Segment
+from xtuner.survey.wording import count_lines, item_title, length_numbers, sentence, word
 
 _PAGE = """<!DOCTYPE html>
 <html lang="{lang}">

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xtuner.dataset.survey.counts import Counts, Lengths
-from xtuner.dataset.survey.survey import Survey
-from xtuner.dataset.survey.views import ItemView, RowView, Segment
-from xtuner.report.wording import count_lines, item_title, length_numbers, sentence, word
+from xtuner.survey.counts import Counts, Lengths
+from xtuner.survey.survey import Survey
+from xtuner.survey.views import ItemView, RowView, Segment
+from xtuner.survey.wording import count_lines, item_title, length_numbers, sentence, word
 from xtuner.utils import IGNORE_INDEX
 
 TRAINED = "bold green"

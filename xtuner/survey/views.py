@@ -18,8 +18,8 @@ import numpy as np
 
 from xtuner.dataset.encoding.conversations import encode_conversations, is_document, labels_of
 from xtuner.dataset.encoding.pipeline import Settings, map_row
-from xtuner.dataset.survey.configured import Origin
 from xtuner.errors import DataError, XTunerError
+from xtuner.survey.configured import Origin
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 Row = Mapping[str, Any]

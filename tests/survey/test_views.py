@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.survey.views import Segment, decode, segments_of, view_failing_row, view_row
 from xtuner.errors import DataError
+from xtuner.survey.views import Segment, decode, segments_of, view_failing_row, view_row
 
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
 

@@ -2,7 +2,7 @@
 
 from string import Formatter
 
-from xtuner.report.wording import LANGUAGES, SENTENCES, WORDS
+from xtuner.survey.wording import LANGUAGES, SENTENCES, WORDS
 
 
 def test_both_languages_say_the_same():

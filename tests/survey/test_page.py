@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from xtuner.report.page import histogram, to_page
-from xtuner.report.plain import to_json
+from xtuner.survey.page import histogram, to_page
+from xtuner.survey.plain import to_json
 
 
 class Reader(HTMLParser):

@@ -12,9 +12,9 @@ from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.encoding.conversations import begin_ids
 from xtuner.dataset.encoding.pipeline import Settings
 from xtuner.dataset.map_fns.fields import flag, turn_text
-from xtuner.dataset.survey.configured import Origin
-from xtuner.dataset.survey.counts import Counts
-from xtuner.dataset.survey.views import Row, view_rows
+from xtuner.survey.configured import Origin
+from xtuner.survey.counts import Counts
+from xtuner.survey.views import Row, view_rows
 
 LOOKED_AT = 20_000
 """How many samples, spread evenly, are searched for faults of single tokens."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
-from xtuner.dataset.survey.counts import Counts, Lengths
-from xtuner.dataset.survey.faults import Finding
-from xtuner.dataset.survey.views import ItemView
+from xtuner.survey.counts import Counts, Lengths
+from xtuner.survey.faults import Finding
+from xtuner.survey.views import ItemView
 
 LANGUAGES = ("en", "zh")
 

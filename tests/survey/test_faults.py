@@ -67,7 +67,7 @@ def test_lost_and_cut_rows_are_told(survey_of):
 def own_chatml(tmp_path, request):
     """The folder of a tokenizer whose own chat template is ChatML."""
     folder = tmp_path / "own"
-    shutil.copytree(request.path.parents[2] / "data" / "tokenizer_bos", folder)
+    shutil.copytree(request.path.parents[1] / "data" / "tokenizer_bos", folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(
         json.dumps(

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from xtuner.dataset.survey.counts import Counts
-from xtuner.dataset.survey.survey import Survey
-from xtuner.report.wording import sentence
+from xtuner.survey.counts import Counts
+from xtuner.survey.survey import Survey
+from xtuner.survey.wording import sentence
 
 
 def to_json(surveys: Sequence[Survey], total: Counts | None = None, error: str | None = None) -> str:

@@ -7,9 +7,9 @@ import pytest
 from xtuner.config import Config, parse_config
 from xtuner.dataset import ConcatDataset, process_hf_dataset
 from xtuner.dataset.reading.load import load_dataset
-from xtuner.dataset.survey.configured import open_configured
-from xtuner.dataset.survey.survey import make_survey
 from xtuner.errors import ConfigError
+from xtuner.survey.configured import open_configured
+from xtuner.survey.survey import make_survey
 
 ROW = {"conversation": [{"input": "hi", "output": "hello"}]}
 
@@ -56,7 +56,7 @@ train_dataloader = dict(dataset=dict(
     path={path!r},
     tokenizer=dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path={tokenizer!r})))
 """
-    folder = str(request.path.parents[2] / "data" / "tokenizer_bos")
+    folder = str(request.path.parents[1] / "data" / "tokenizer_bos")
     data = open_configured(
         parse_config(text.format(module=__name__, path=str(path), tokenizer=folder), "c.py")
     )

@@ -1,4 +1,4 @@
-"""Data sets as a config names them, on rows that stand in the test."""
+"""Data sets as a config names them, on rows in the test, and one small survey with everything to show."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import json
 import pytest
 
 from xtuner.config import parse_config
-from xtuner.dataset.survey.configured import open_configured
-from xtuner.dataset.survey.survey import make_survey
+from xtuner.survey.configured import open_configured
+from xtuner.survey.counts import Bin, Counts, Lengths
+from xtuner.survey.faults import Finding
+from xtuner.survey.survey import Survey, make_survey
+from xtuner.survey.views import ItemView, RowView, Segment
 
 CONFIG = """
 from transformers import AutoTokenizer
@@ -35,10 +38,16 @@ train_dataloader = dict(
 """
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch) -> None:
+    """A folder of its own for the tokens of each test."""
+    monkeypatch.setenv("XTUNER_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def data_of(tmp_path, request):
     """A function of lists of rows, one for each data set; its options are names in CONFIG."""
-    folder = request.path.parents[2] / "data"
+    folder = request.path.parents[1] / "data"
 
     def make(*sources, tokenizer="bos", template="internlm2_chat", max_length=64, map_fn="None"):
         paths = []
@@ -66,3 +75,30 @@ def survey_of(data_of):
         return make_survey(origin, dataset, tokenizer, num_rows=num_rows, index=index)
 
     return make
+
+
+@pytest.fixture
+def survey() -> Survey:
+    segments = [Segment("<s>Q?\n", False, 3), Segment("A<b>\x1b[31m</s>", True, 2), Segment("\n", False, 1)]
+    turns = [{"input": "Q?\n", "output": "A<b>\x1b[31m"}]
+    ids, labels = [1, 5, 6, 7, 7, 4], [-100, -100, -100, 7, 7, -100]
+    row = RowView("d.jsonl line 3 (row 2)", {"conversation": turns}, turns, turns, ids, labels, segments, 9)
+    return Survey(
+        path="train_dataloader.dataset",
+        source="d.jsonl",
+        max_length=8,
+        counts=Counts(
+            rows=5, samples=4, tokens=24, trained=8, trained_share=1 / 3, packs=1, fill=0.5,
+            cut=1, cut_tokens=9, dropped={"nothing to train on": 1},
+            dropped_rows={"nothing to train on": ["d.jsonl line 1"]},
+        ),
+        lengths=Lengths(5, 6, 6.0, 7, 7, [Bin(5, 5, 1), Bin(6, 6, 0), Bin(7, 7, 3)]),
+        findings=[
+            Finding("cut", {"share": 0.2, "count": 1, "tokens": 9, "max_length": 8}),
+            Finding(
+                "dropped", {"reason": "nothing to train on", "count": 4, "places": ["d.jsonl line 1"]}
+            ),
+        ],
+        rows=[row],
+        item=ItemView(0, ids, labels, [segments], ["d.jsonl line 3 (row 2)"]),
+    )  # fmt: skip
