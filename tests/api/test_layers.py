@@ -96,8 +96,8 @@ def test_a_stage_of_the_data_imports_earlier_ones_only():
 
 
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths families config config.names
-    estimate.configured check.checks model_folder loadable recipes.catalogue
+    cli errors language chinese locks extras checkpoint_paths families config
+    estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -39,9 +40,11 @@ train_dataloader = dict(
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch) -> None:
+def cache(tmp_path_factory, monkeypatch) -> Path:
     """A folder of its own for the tokens of each test."""
-    monkeypatch.setenv("XTUNER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XTUNER_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

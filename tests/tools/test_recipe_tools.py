@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from xtuner.check import forecast
 from xtuner.config import parse_config
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.estimate import forecast
 from xtuner.estimate.machine import Machine
 from xtuner.recipes import catalogue
 from xtuner.recipes.render import render

@@ -21,7 +21,6 @@ import torch
 
 from xtuner import dist
 from xtuner.check.files import check_folder, named_folders
-from xtuner.check.forecast import Forecast
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
@@ -44,6 +43,7 @@ from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
+from xtuner.estimate.forecast import Forecast
 from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger, say_once

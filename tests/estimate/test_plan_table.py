@@ -2,12 +2,12 @@
 
 import pytest
 
-from xtuner.check import forecast as module
-from xtuner.check.forecast import forecast, memory_lines, shortages
-from xtuner.check.plan_table import plan_lines
+from xtuner.estimate import forecast as module
 from xtuner.estimate.configured import read_division
+from xtuner.estimate.forecast import forecast, memory_lines, shortages
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.plan import BACKENDS, Division
+from xtuner.estimate.plan_table import plan_lines
+from xtuner.estimate.processes import BACKENDS, Division
 from xtuner.recipes.sizes import known_sizes
 
 GPU = Machine("cuda", "NVIDIA H100 80GB HBM3", 80_000_000_000, 79_000_000_000)

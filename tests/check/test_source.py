@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from xtuner.check.names import Names, look_at, unmade
+from xtuner.check.source import UNKNOWN, NameMissingError, look_up
 from xtuner.config import Ref
 from xtuner.config.arguments import Signature
-from xtuner.config.names import Names, look_at, unmade
-from xtuner.config.source import UNKNOWN, NameMissingError, look_up
 
 KNOWN = """
     torch.optim.AdamW torch.optim.SGD peft.LoraConfig mmengine.optim.CosineAnnealingLR
@@ -159,7 +159,7 @@ def test_all_faults_come_at_once():
 
 def test_nothing_is_imported():
     code = (
-        "import sys; from xtuner.config.source import look_up; look_up('torch.optim.AdamW'); "
+        "import sys; from xtuner.check.source import look_up; look_up('torch.optim.AdamW'); "
         "look_up('peft.LoraConfig'); sys.exit(str({'torch', 'peft'} & set(sys.modules) or '') or 0)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from xtuner.check.source import UNKNOWN, NameMissingError, look_up
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
-from xtuner.config.later import feature_of
 from xtuner.config.load import name_of
 from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
 from xtuner.config.schema import Fault, told_value
-from xtuner.config.source import UNKNOWN, NameMissingError, look_up
+from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import told
 

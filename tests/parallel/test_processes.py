@@ -8,7 +8,7 @@ import pytest
 from xtuner.engine.build import with_recompute
 from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.estimate.memory import Training
-from xtuner.estimate.plan import Division, local_weights, process_memory, traffic
+from xtuner.estimate.processes import Division, local_weights, process_memory, traffic
 from xtuner.estimate.shape import read_shape
 from xtuner.model.sft import SupervisedFinetune
 from xtuner.model_folder import read_json

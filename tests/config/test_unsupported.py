@@ -3,9 +3,9 @@
 import pytest
 
 from xtuner.check.checks import check_config
+from xtuner.check.source import NameMissingError, look_up
 from xtuner.config import Ref, parse_config
-from xtuner.config.later import NAMES, SETTINGS, feature_of
-from xtuner.config.source import NameMissingError, look_up
+from xtuner.config.unsupported import NAMES, SETTINGS, feature_of
 from xtuner.errors import ConfigError
 from xtuner.recipes.render import render
 

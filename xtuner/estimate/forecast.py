@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xtuner.check.files import data_bytes
 from xtuner.config.schema import Fault
 from xtuner.errors import ModelError
 from xtuner.estimate.configured import max_length, named_llm, read_training
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.machine import Machine, find_machine
 from xtuner.estimate.memory import Memory, Training, size_text
-from xtuner.estimate.plan import ALONE, Division, process_memory
+from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
 from xtuner.families import FAMILIES, UNKNOWN
@@ -48,10 +47,12 @@ def forecast(
     config: Mapping[str, Any],
     known_sizes: Callable[[str], Mapping[str, Any] | None] | None = None,
     division: Division = ALONE,
+    num_bytes: int | None = None,
 ) -> Forecast | None:
-    """The needs of the run, of which `division` says how many processes share it; None for unknown models.
+    """The needs of the run by the processes of `division`; None for unknown models.
 
-    `known_sizes` gives the config.json of a model by its name on the hub.
+    `known_sizes` gives the config.json of a model by its name on the hub; `num_bytes` is the size of all data
+    files, None where it is not known.
     """
     sizes = model_config(config, known_sizes)
     shape = read_shape(sizes) if sizes else None
@@ -59,7 +60,7 @@ def forecast(
         return None
     machine = _share(find_machine(), division)
     training = read_training(config, shape, machine, division)
-    num_tokens = _num_tokens(config, training, division)
+    num_tokens = _num_tokens(config, training, division, num_bytes)
     own = num_tokens / division.processes if num_tokens else None
     time = seconds(shape, training, own, machine) if own else None
     needs = process_memory(shape, training, division)
@@ -180,12 +181,15 @@ def weights_text(number: int) -> str:
     return told("{millions:.2f} million", millions=number / 1e6)
 
 
-def _num_tokens(config: Mapping[str, Any], training: Training, division: Division) -> float | None:
+def _num_tokens(
+    config: Mapping[str, Any], training: Training, division: Division, num_bytes: int | None
+) -> float | None:
     """Tokens of the whole run, by its iterations or by the size of the data files."""
     loop = config.get("train_cfg")
     loop = loop if isinstance(loop, Mapping) else {}
     iters, epochs = loop.get("max_iters"), loop.get("max_epochs")
     if isinstance(iters, int):
         return iters * training.tokens * (division.processes // division.sequence)
-    size = data_bytes(config)
-    return epochs * size / BYTES_PER_TOKEN if size and isinstance(epochs, (int, float)) else None
+    if not num_bytes or not isinstance(epochs, (int, float)):
+        return None
+    return epochs * num_bytes / BYTES_PER_TOKEN

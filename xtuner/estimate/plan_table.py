@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xtuner.check.forecast import Forecast
 from xtuner.estimate.configured import read_training
+from xtuner.estimate.forecast import Forecast
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, size_text
-from xtuner.estimate.plan import (
+from xtuner.estimate.processes import (
     BACKENDS,
     Cluster,
     Division,
