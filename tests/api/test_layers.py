@@ -19,6 +19,7 @@ LAYERS = {
             "extras",
             "paths",
             "checkpoint_paths",
+            "data_files",
             "dist",
             "hub",
             "model_folder",
@@ -30,11 +31,12 @@ LAYERS = {
     ),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
-    **dict.fromkeys(["dataset", "model"], 3),
-    **dict.fromkeys(["chat", "check", "survey"], 4),
-    "engine": 5,
-    **dict.fromkeys(["convert", "evaluation", "prepare"], 6),
-    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
+    **dict.fromkeys(["check", "dataset", "model"], 3),
+    **dict.fromkeys(["survey", "prepare"], 4),
+    "chat": 5,
+    "engine": 6,
+    **dict.fromkeys(["convert", "evaluation"], 7),
+    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 8),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors, words and names of layer 0.
@@ -96,7 +98,7 @@ def test_a_stage_of_the_data_imports_earlier_ones_only():
 
 
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths families config
+    cli errors language chinese locks extras checkpoint_paths data_files families config
     estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """

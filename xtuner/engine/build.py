@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 from xtuner import dist
-from xtuner.check.files import check_folder, named_folders
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
+from xtuner.config.folders import check_folder, named_folders
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
 from xtuner.dataset.items.streamed import Stream
