@@ -24,6 +24,7 @@ LAYERS = {
             "hub",
             "model_folder",
             "loadable",
+            "blocks",
             "families",
             "utils",
         ],
@@ -98,7 +99,7 @@ def test_a_stage_of_the_data_imports_earlier_ones_only():
 
 
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths data_files families config
+    cli errors language chinese locks extras checkpoint_paths data_files blocks families config
     estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """

@@ -28,22 +28,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xtuner.blocks import SOFTMAX_PART, TILE, loss_block
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.families import Fused, family_of
 
 GB = 1e9
-# How much of what layers make forward is made again in backward.
-RECOMPUTE = ("none", "selective", "full", "offload")
-# Rows that MLPs with adapters take at a time under "offload": enough for fast products.
-TILE = 1024
-# Bytes of fp32 logits: of a block of rows that the loss multiplies with the head at one time, and of the part
-# of it whose softmax is in fp32. On a CPU malloc has a block of 16 bits again without asking the system, and
-# the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 512 rows, enough for the product
-# to be bound by arithmetic, and a part's kernels run longer than they take to start.
-LOSS_BLOCK = {"cpu": 56 * 2**20, "cuda": 256 * 2**20}
-SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
-# Rows of a block of many words' logits: each block reads the whole head.
-LOSS_ROWS = 256
 # A process before its model, measured: interpreter and imports; on a GPU its context and libraries.
 BASE_BYTES = {"cuda": 600_000_000, "cpu": 409_000_000}
 # peft, and bitsandbytes that it imports.
@@ -342,14 +331,6 @@ def loss_bytes(shape: Shape, run: Training) -> int:
     elif run.is_full:
         largest = max(largest, head * (c + run.weight_bytes * casts))
     return int(stream + block * shape.vocab * c + block * shape.hidden * c + head * c * casts + largest)
-
-
-def loss_block(rows: int, vocab: int, device: str) -> int:
-    """Rows whose logits exist at one time: blocks are alike, and rounded as fused/shapes.py pads them."""
-    most = max(LOSS_ROWS, LOSS_BLOCK[device] // (4 * vocab)) // 32
-    wanted = max(1, -(-rows // 32))
-    blocks = -(-wanted // most)
-    return -(-wanted // blocks) * 32
 
 
 def _backward_bytes(shape: Shape, run: Training) -> int:
