@@ -8,8 +8,7 @@ from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FI
 from xtuner.dataset.survey.counts import Counts, Lengths
 from xtuner.dataset.survey.faults import Finding
 from xtuner.dataset.survey.views import ItemView
-
-LANGUAGES = ("en", "zh")
+from xtuner.language import LANGUAGES
 
 # key: (English, Chinese)
 WORDS = {
