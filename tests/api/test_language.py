@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from xtuner import cli, language, model_folder
-from xtuner.check import forecast
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
-from xtuner.config.later import NAMES as LATER
-from xtuner.config.later import SETTINGS
 from xtuner.config.mmengine_names import GONE
 from xtuner.config.ref import HOW_TO_NAME
 from xtuner.config.schema import CLASHES, VALUES
-from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.config.unsupported import NAMES as LATER
+from xtuner.config.unsupported import SETTINGS
+from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.estimate import forecast
 from xtuner.families import FAMILIES
 from xtuner.language import cells, told, wrap
 
