@@ -19,6 +19,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
+from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import TILE, Training
 from xtuner.estimate.shape import read_shape
@@ -98,9 +99,4 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 8 * 2**30
+    return machine.free_memory()
