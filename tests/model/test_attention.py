@@ -80,6 +80,16 @@ def test_no_square_mask_is_made_for_a_packed_row():
         for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
             with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation"):
                 masks.create_causal_mask(*inputs, **more)
+        for unknown in (
+            masks.bidirectional_mask_function,
+            masks.and_masks(masks.causal_mask_function, masks.padding_mask_function(torch.ones(1, 24))),
+            masks.and_masks(masks.or_masks(masks.causal_mask_function), masks.causal_mask_function),
+        ):
+            with pytest.raises(ModelError, match="asks for a mask of its own"):
+                attention._mask(config=inputs[0], kv_length=24, mask_function=unknown)
+        with pytest.raises(ModelError, match="asks for a window of unknown length"):
+            window = masks.sliding_window_causal_mask_function(5)
+            attention._mask(config=inputs[0], kv_length=24, mask_function=window, window=5)
     assert masks.create_causal_mask(*inputs).shape == (1, 1, 24, 24)
 
 

@@ -42,6 +42,11 @@ QUERY_BLOCK = 1024
 # Tensors that layers hand on and that change no score.
 _HARMLESS = frozenset({"position_ids", "cache_position", "cu_seq_lens_k"})
 
+# Functions in transformers/masking_utils.py that a packed row knows: by themselves, with a limit, joined.
+_LIMITED = {"sliding_window_overlay", "chunked_overlay"}
+_KINDS_OF_MASK = {"causal_mask_function", "packed_sequence_mask_function", *_LIMITED}
+_JOINED = {"and_masks", "remap_positions_for_packed_sequence"}
+
 Pieces = Sequence[tuple[int, int]]
 _packed: ContextVar[Pieces | None] = ContextVar("packed", default=None)
 
@@ -108,13 +113,31 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
             # The layers of such a family take no mask for leave to look ahead, whatever the mask was to be.
             kwargs["allow_is_causal_skip"] = False
         return sdpa_mask(*args, **kwargs)
-    # A union is of causal with what images are: blocks that look both ways.
-    if kwargs.get("use_vmap") or getattr(kwargs.get("mask_function"), "__name__", "") == "or_mask":
+    if (kinds := _kinds_of_mask(kwargs["mask_function"])) is None or kwargs.get("use_vmap"):
         raise ModelError(_cannot("a mask of its own"))
-    limit, config = kwargs.get("local_size"), kwargs["config"]
-    if limit is None or limit != getattr(config, "attention_chunk_size", None):
-        return PackedMask(window=limit, length=kwargs["kv_length"])
-    return PackedMask(chunk=limit, length=kwargs["kv_length"])
+    limit, length = kwargs.get("local_size"), kwargs["kv_length"]
+    if kinds & _LIMITED and limit is None:
+        raise ModelError(_cannot("a window of unknown length"))
+    if "chunked_overlay" in kinds:
+        return PackedMask(chunk=limit, length=length)
+    return PackedMask(window=limit, length=length)
+
+
+def _kinds_of_mask(function: Any) -> set[str] | None:
+    """What transformers joined to this function of a mask, by name; None where not all of it is known.
+
+    A name is that of the function itself, or of the one that made it.
+    """
+    kind = getattr(function, "__qualname__", "").split(".")[0]
+    if kind in _KINDS_OF_MASK:
+        return {kind}
+    if kind not in _JOINED:
+        return None
+    # What it was made of: functions, one or a tuple of them, beside tensors of positions.
+    inner = [cell.cell_contents for cell in function.__closure__]
+    functions = [f for x in inner for f in (x if isinstance(x, tuple) else (x,)) if callable(f)]
+    found = [_kinds_of_mask(f) for f in functions]
+    return None if None in found else set().union(*(kinds for kinds in found if kinds is not None))
 
 
 def _cannot(what: str) -> str:
