@@ -51,6 +51,11 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
     else:  # transformers before 5.22
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if way == "offload" and not all(hasattr(layer, "_gradient_checkpointing_func") for layer in layers):
+        say_once(
+            "Layers recompute and keep their inputs on the device: this transformers has another way to it"
+        )
+        way = "full"
     layer: Any
     for number, layer in enumerate(layers):
         if way == "selective" and number % 2:
