@@ -1,4 +1,4 @@
-"""Sizes of the blocks in which a model is run, and what of it is recomputed: for the model and its estimate."""
+"""Sizes of the blocks in which a model is run, and what of it is recomputed; model and estimate read them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from string import Formatter
 
-from xtuner.survey.wording import LANGUAGES, SENTENCES, WORDS
+from xtuner.language import LANGUAGES
+from xtuner.survey.wording import SENTENCES, WORDS
 
 
 def test_both_languages_say_the_same():

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError
+from xtuner.language import LANGUAGES
 from xtuner.recipes.catalogue import Recipe, find
 from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 from xtuner.recipes.page import Page
@@ -24,7 +25,6 @@ from xtuner.recipes.parts import (
 )
 from xtuner.recipes.plan import Plan
 from xtuner.recipes.special import SCRIPTS
-from xtuner.recipes.wording import LANGUAGES
 
 
 def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.language import LANGUAGES
 from xtuner.survey.counts import Counts, Lengths
 from xtuner.survey.faults import Finding
 from xtuner.survey.views import ItemView
-
-LANGUAGES = ("en", "zh")
 
 # key: (English, Chinese)
 WORDS = {
