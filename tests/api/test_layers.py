@@ -25,6 +25,7 @@ LAYERS = {
             "model_folder",
             "loadable",
             "blocks",
+            "atomic",
             "families",
             "utils",
         ],
@@ -99,7 +100,7 @@ def test_a_stage_of_the_data_imports_earlier_ones_only():
 
 
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths data_files blocks families config
+    cli errors language chinese locks extras checkpoint_paths data_files blocks atomic families config
     estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """

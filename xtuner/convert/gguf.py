@@ -22,6 +22,7 @@ from typing import Any
 import numpy
 import torch
 
+from xtuner.atomic import written
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.served import ends_of
@@ -75,17 +76,13 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     if path.suffix != ".gguf":
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, "the output"):
-        try:
-            _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+    try:
+        with writing(path, "the output"), written(path) as part:
+            _write(gguf, part, Weights(source), config, tokenizer, architecture, kind)
             if check:
-                compare(source, partial, kind)
-            partial.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+                compare(source, part, kind)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
     return path
 

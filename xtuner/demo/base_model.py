@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from xtuner import dist
+from xtuner.atomic import written
 from xtuner.demo.corpus import Document, all_strings, load_documents
 from xtuner.demo.muon import Muon
 from xtuner.errors import ConfigError
@@ -97,15 +97,12 @@ def make_base_model(
         loss=round(loss, 4),
         seconds=round(time.perf_counter() - start, 1),
     )
-    beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
     stamp = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
-    (beside / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
     return result
 
 
