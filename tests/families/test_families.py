@@ -60,7 +60,7 @@ def surprises(family, cells):
 
 
 def test_the_page_names_every_family_and_agrees_with_families_py():
-    """In the order of their names; what packs and what has a form of llama.cpp is said in one place alone."""
+    """In the order of their names; what packs, is fused and has a form of llama.cpp is in one place alone."""
     rows = page.read_rows(page.PAGE.read_text(encoding="utf-8"))
     assert list(rows) == FAMILIES
     for name, row in rows.items():
@@ -68,7 +68,8 @@ def test_the_page_names_every_family_and_agrees_with_families_py():
         known = families.FAMILIES.get(name, families.UNKNOWN)
         assert cells[1].endswith(", tried") == (known.packs is None), row
         assert known.packs is None or (cells[1] == "yes") == known.packs, row
-        assert cells[7] in ((known.gguf, "**no**") if known.gguf else ("",)), row
+        assert cells[7] == page.fused(name), row
+        assert cells[8] in ((known.gguf, "**no**") if known.gguf else ("",)), row
 
 
 def test_every_family_of_families_py_and_of_the_recipes_is_in_the_table():

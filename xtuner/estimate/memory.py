@@ -252,7 +252,7 @@ def layer_bytes(shape: Shape, run: Training) -> int:
         attention += c * (shape.query + shape.key)
     mlp = 0 if _in_tiles(shape, run) else (3 if fused is None else 2) * c * _mlp_width(shape)
     mlp += sum(
-        c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.name in _DOWN
+        c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.role == _DOWN
     )
     return int(norms + attention + mlp + _inputs_bytes(shape, run, fused is not None))
 
@@ -264,10 +264,10 @@ def _fused(shape: Shape, run: Training) -> Fused | None:
 
 
 def _mlp_width(shape: Shape) -> float:
-    return sum(x.inputs * x.active / shape.layers for x in shape.linears if x.name in _DOWN)
+    return sum(x.inputs * x.active / shape.layers for x in shape.linears if x.role == _DOWN)
 
 
-_DOWN = ("down_proj", "w2")
+_DOWN = "down_proj"
 
 
 def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
@@ -279,9 +279,9 @@ def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
     total = 0.0
     for x in trained:
         share = x.active / shape.layers
-        source = x.block + _SOURCE.get(x.name, x.name)
+        source = x.block + _SOURCE.get(x.role, x.role)
         known = source in seen or (source == "o_proj" and run.device == "cuda")
-        known = known or (_is_one_mlp(shape, run) and x.name in _DOWN)  # made again in backward
+        known = known or (_is_one_mlp(shape, run) and x.role == _DOWN)  # made again in backward
         dropped = mask if not x.experts else 0
         if not known or dropped:
             total += share * x.inputs * (c + dropped)
@@ -293,8 +293,7 @@ def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
 # Matrices that read the same numbers.
 _SOURCE = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "attention"),
-    **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3", "gate_up_proj"), "mlp"),
-    "wo": "o_proj",
+    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj"), "mlp"),
 }
 
 
@@ -348,7 +347,7 @@ def _backward_bytes(shape: Shape, run: Training) -> int:
 
 def _width(linear: Linear) -> int:
     """Of what a matrix makes; gate and up of experts, which are one, count as they do apart."""
-    return linear.outputs // 2 if linear.experts and linear.name not in _DOWN else linear.outputs
+    return linear.outputs // 2 if linear.experts and linear.role != _DOWN else linear.outputs
 
 
 def _step_bytes(shape: Shape, run: Training) -> int:

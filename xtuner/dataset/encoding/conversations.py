@@ -34,6 +34,7 @@ from xtuner.dataset.encoding.chat_template import ChatTemplate, Rendered
 from xtuner.dataset.encoding.spans import Pieces, encode_spans
 from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.errors import DataError, ModelError
+from xtuner.families import GLM_MARKS, OPEN_WITH_NOTHING
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Turn = Mapping[str, Any]
@@ -42,9 +43,6 @@ Plan = list[tuple["int | Ids", bool]]
 """Pieces of a conversation: the number of a text or ids, and whether they are trained."""
 
 Tokens = tuple[list[Ids], list[Pieces]]
-
-GLM_MARKS = ("[gMASK]", "<sop>")
-"""What opens a conversation of GLM-4, in this order."""
 
 IMAGE_IDS = np.array([IMAGE_TOKEN_INDEX], np.int32)
 
@@ -244,7 +242,7 @@ def is_document(turns: Sequence[Turn]) -> bool:
 def begin_ids(tokenizer: Any) -> Ids:
     """The ids that open a conversation: none for Qwen's tokenizers, GLM's two marks, else bos if any."""
     kind = type(tokenizer).__name__.lower()
-    if "qwen" in kind:
+    if any(word in kind for word in OPEN_WITH_NOTHING):
         return np.zeros(0, np.int32)
     if hasattr(tokenizer, "get_prefix_tokens"):
         return np.array(tokenizer.get_prefix_tokens(), np.int32)
