@@ -113,8 +113,7 @@ class _ByModule(Mapping[str, torch.Tensor]):
 @torch.no_grad()
 def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
     """The logits of a model whose layers are read as they run; None where that cannot be."""
-    from accelerate import init_empty_weights
-    from accelerate.hooks import attach_align_device_hook
+    from accelerate import cpu_offload, init_empty_weights
 
     if adapter is not None and (_is_changed_on_loading(adapter) or _more_rows(adapter, folder)):
         return None
@@ -131,9 +130,7 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
         return None
     # A layer whole: some look into the weights of modules that they do not call, and so do adapters.
     whole = [*{type(layer).__name__ for layer in layers}, "Embedding"]
-    attach_align_device_hook(
-        model, execution_device=device, offload=True, weights_map=tensors, preload_module_classes=whole
-    )
+    cpu_offload(model, execution_device=device, state_dict=tensors, preload_module_classes=whole)
     for name, buffer in model.named_buffers():
         if name in tensors:  # learnt beside the weights: corrections of routers
             buffer.copy_(tensors[name])
