@@ -36,10 +36,10 @@ from assets import LARGE, SMALL, VOCABULARY, make_model
 from results import machine, write_section
 from texts import make_tokenizer
 
-from xtuner.chat.generate import complete
-from xtuner.chat.kept_cache import KeptCache
-from xtuner.chat.server.answer import Answer, End, Failed, Sampling
 from xtuner.chat.server.scheduler import Scheduler
+from xtuner.generation.generate import complete
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.request import Answer, End, Failed, Sampling
 from xtuner.model.loading import load_for_chat
 
 

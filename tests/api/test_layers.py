@@ -31,10 +31,11 @@ LAYERS = {
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
     **dict.fromkeys(["dataset", "model"], 3),
-    **dict.fromkeys(["chat", "check"], 4),
-    "engine": 5,
-    **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
-    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
+    **dict.fromkeys(["generation", "check", "prepare", "report"], 4),
+    "chat": 5,
+    "engine": 6,
+    **dict.fromkeys(["convert", "evaluation"], 7),
+    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 8),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors, words and names of layer 0.

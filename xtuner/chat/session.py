@@ -16,12 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from xtuner.chat.generate import Completion, decode
-from xtuner.chat.pictures import Picture, Pictures
 from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids, end_ids
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion, decode
+from xtuner.generation.pictures import Picture, Pictures
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own, render_prompt

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, OpenAIGPTConfig, OPTConfig
 
-from xtuner.chat.generate import complete
 from xtuner.chat.server import scheduler as module
-from xtuner.chat.server.answer import Answer, End, Failed, Sampling
 from xtuner.chat.server.scheduler import QueueFullError, Scheduler
+from xtuner.generation.generate import complete
+from xtuner.generation.request import Answer, End, Failed, Sampling
 from xtuner.model.lora import attach_adapter
 
 TEXTS = [

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from xtuner.chat.pictures import Pictures
 from xtuner.chat.session import Session, encode_rendered
 from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.chat_template import ChatTemplate
 from xtuner.dataset.encode import begin_ids
 from xtuner.dataset.map_fns.fields import BETWEEN
 from xtuner.errors import DataError
+from xtuner.generation.pictures import Pictures
 from xtuner.utils.templates import is_tokenizers_own
 
 Message = Mapping[str, Any]

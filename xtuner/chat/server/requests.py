@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
-from xtuner.chat.server.answer import Sampling
 from xtuner.chat.server.forms import CallForm, Wanted
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import DataError
+from xtuner.generation.pictures import Picture
+from xtuner.generation.request import Sampling
 from xtuner.utils import PROMPT_TEMPLATE
 
 _MAX_DIGITS = 10  # of the number of a token

@@ -21,12 +21,12 @@ from typing import Any, Protocol, TypeVar
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from xtuner.chat.server.answer import Answer, End, Event, Failed, Piece, TokenInfo
 from xtuner.chat.server.limits import Metrics
 from xtuner.chat.server.requests import Job
 from xtuner.chat.server.scheduler import QueueFullError, Scheduler
 from xtuner.chat.server.service import ApiError
 from xtuner.chat.server.tool_calls import Call, CallFinder
+from xtuner.generation.request import Answer, End, Event, Failed, Piece, TokenInfo
 
 T = TypeVar("T")
 PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up

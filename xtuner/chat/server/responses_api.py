@@ -16,11 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from xtuner.chat.server import schema
-from xtuner.chat.server.answer import End, Event, Piece
 from xtuner.chat.server.limits import Metrics
 from xtuner.chat.server.requests import Job
 from xtuner.chat.server.service import ApiError, clipped
 from xtuner.chat.server.tool_calls import Call, CallFinder
+from xtuner.generation.request import End, Event, Piece
 
 Object = dict[str, Any]
 

@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from xtuner.chat.generate import end_ids
-from xtuner.chat.pictures import Pictures
-from xtuner.chat.server.answer import Answer, Failed
-from xtuner.chat.server.batch import Batch, Reader, cut
 from xtuner.errors import XTunerError
+from xtuner.generation.batch import Batch, Reader, cut
+from xtuner.generation.generate import end_ids
+from xtuner.generation.pictures import Pictures
+from xtuner.generation.request import Answer, Failed
 from xtuner.log import logger
 
 CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers

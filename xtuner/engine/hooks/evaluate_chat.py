@@ -6,12 +6,12 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from xtuner.chat.generate import generate
 from xtuner.chat.session import make_session
 from xtuner.dataset.map_fns import find_template
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
+from xtuner.generation.generate import generate
 from xtuner.language import told
 from xtuner.log import logger
 

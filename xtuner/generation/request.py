@@ -9,14 +9,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from xtuner.chat.generate import Chooser, decode
-from xtuner.chat.pictures import Picture
-from xtuner.chat.server.forms import Form
-from xtuner.chat.text_stream import TextStream
+from xtuner.generation.generate import Chooser, decode
+from xtuner.generation.pictures import Picture
+from xtuner.generation.text_stream import TextStream
+
+
+class Mask(Protocol):
+    """Which tokens may come next in one answer."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor: ...
+    def push(self, token: int) -> None: ...
+
+
+class Form(Protocol):
+    """A form that answers must have."""
+
+    def start(self) -> Mask: ...
 
 
 @dataclass(frozen=True)

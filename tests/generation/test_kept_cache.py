@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
-from xtuner.chat.generate import complete
-from xtuner.chat.kept_cache import KeptCache
+from xtuner.generation.generate import complete
+from xtuner.generation.kept_cache import KeptCache
 from xtuner.model.loading import load_for_chat
 
 # peft asks for a property that transformers has renamed.

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from xtuner.chat.generate import KeptCache, complete, generate
 from xtuner.errors import DataError, ModelError
+from xtuner.generation.generate import KeptCache, complete, generate
 
 PROMPT = "<s><|User|>:hello<|Bot|>:"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xtuner.chat.growing_cache import let_grow
+from xtuner.generation.growing_cache import let_grow
 
 
 class CachedForward:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtuner.chat.kept_cache import KeptCache
-from xtuner.chat.pictures import Pictures, model_inputs
-from xtuner.chat.text_stream import TextStream
 from xtuner.errors import ConfigError, DataError, ModelError
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.pictures import Pictures, model_inputs
+from xtuner.generation.text_stream import TextStream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -209,7 +209,7 @@ def _next_logits(
     pictures: Pictures | None,
 ) -> Iterator[torch.Tensor]:
     """The logits after `prompt`, then after each token that the caller has added to `ids`."""
-    from xtuner.chat.cached_forward import CachedForward
+    from xtuner.generation.cached_forward import CachedForward
 
     forward = CachedForward(model)
     device = _device_of(model)

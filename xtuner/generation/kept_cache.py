@@ -49,7 +49,7 @@ def _crop(values: Any, surplus: int) -> bool:
         return True
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-    from xtuner.chat.growing_cache import GrowingLayer
+    from xtuner.generation.growing_cache import GrowingLayer
 
     plain = (DynamicLayer, GrowingLayer, DynamicSlidingWindowLayer)
     layers = getattr(values, "layers", None)

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from xtuner.chat.cached_forward import CachedForward
-from xtuner.chat.pictures import Pictures, model_inputs
+from xtuner.generation.cached_forward import CachedForward
+from xtuner.generation.pictures import Pictures, model_inputs
 
 
 class Reader:
@@ -37,7 +37,7 @@ class Reader:
         """Whether all of `cache` is keys and values that grow, so that it can be cut, padded and joined."""
         from transformers.cache_utils import DynamicLayer
 
-        from xtuner.chat.growing_cache import GrowingLayer
+        from xtuner.generation.growing_cache import GrowingLayer
 
         plain = (DynamicLayer, GrowingLayer)
         layers = getattr(cache, "layers", None) or [None]
