@@ -10,8 +10,9 @@ from typing import Any
 
 from xtuner.chat.session import Session
 from xtuner.chat.settings import Settings
-from xtuner.generation.generate import Completion, complete, end_ids
+from xtuner.generation.generate import Completion, complete
 from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.limits import end_ids
 
 Show = Callable[[str], None]
 

@@ -27,7 +27,8 @@ from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.image import read_image
 from xtuner.errors import ConfigError
-from xtuner.generation.generate import Completion, context_length
+from xtuner.generation.generate import Completion
+from xtuner.generation.limits import context_length
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 

@@ -2,63 +2,74 @@
 
     kept      <s> SYSTEM Q1 A1 Q2 A2'        A2' was undone, or closed in other words
     prompt    <s> SYSTEM Q1 A1 Q3
-    reused    <s> SYSTEM Q1 A1               the common beginning; the rest is cut off
+    reused    <s> SYSTEM Q1 A1               the common beginning; the rest is cropped
 
-The last token of a prompt is always read again, since the answer begins with what it gives.
+The last token of a prompt is always read again, since the answer begins with its logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import takewhile
 from operator import eq
 from typing import Any
 
+from xtuner.generation.growing_cache import crop
 
-@dataclass
+
+@dataclass(frozen=True)
+class _Kept:
+    """Keys and values `values` of the tokens `ids`, read with `adapter`."""
+
+    ids: list[int]
+    values: Any
+    adapter: str | None
+
+
 class KeptCache:
-    """Keys and values `values` of the tokens `ids`."""
+    """The keys and values of the last `most` dialogues."""
 
-    ids: list[int] = field(default_factory=list)
-    values: Any = None
+    def __init__(self, most: int = 1) -> None:
+        self.most = most
+        self._kept: list[_Kept] = []
 
-    def take(self, prompt: Sequence[int], same_until: int | None = None) -> int:
-        """How many tokens at the start of `prompt` are kept; everything after them is cut off.
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def take(
+        self, prompt: Sequence[int], adapter: str | None = None, same_until: int | None = None
+    ) -> tuple[Any, int]:
+        """Keys and values of the beginning of `prompt`, and of how many tokens; (None, 0) without any.
 
         `same_until`: a prompt that grows beyond so many tokens changes the keys before it.
         """
-        shared = sum(1 for _ in takewhile(bool, map(eq, self.ids, prompt)))
-        count = min(shared, len(prompt) - 1)
+        count, best = 0, None
+        for kept in self._kept:
+            if kept.adapter == adapter and (common := _common_length(kept.ids, prompt)) > count:
+                count, best = common, kept
+        count = min(count, len(prompt) - 1)
         if same_until is not None and count <= same_until < len(prompt):
             count = 0
-        if self.values is None or count <= 0 or not _crop(self.values, len(self.ids) - count):
+        if best is not None and self._fits(best, count) and crop(best.values, len(best.ids) - count):
+            self._kept.remove(best)
+            return best.values, count
+        if self.most == 1:
             self.forget()
-            return 0
-        self.ids = self.ids[:count]
-        return count
+        return None, 0
+
+    def _fits(self, kept: _Kept, count: int) -> bool:
+        # What is taken is used up: among several it must be an earlier turn, not one that begins alike.
+        return count > 0 and (self.most == 1 or 2 * count > len(kept.ids))
+
+    def keep(self, ids: list[int], values: Any, adapter: str | None = None) -> None:
+        """Keep `values` of the tokens `ids`; the oldest beyond `most` go."""
+        self._kept = [*self._kept, _Kept(ids, values, adapter)][-self.most :]
 
     def forget(self) -> None:
         """Keep nothing."""
-        self.ids, self.values = [], None
+        self._kept = []
 
 
-def _crop(values: Any, surplus: int) -> bool:
-    """Whether the last `surplus` tokens could be taken out of `values`."""
-    if surplus == 0:
-        return True
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    from xtuner.generation.growing_cache import GrowingLayer
-
-    plain = (DynamicLayer, GrowingLayer, DynamicSlidingWindowLayer)
-    layers = getattr(values, "layers", None)
-    # States that sum up all tokens before them cannot go back.
-    if not layers or any(type(layer) not in plain for layer in layers):
-        return False
-    windows = [layer for layer in layers if type(layer) is DynamicSlidingWindowLayer]
-    # A window that has moved on has lost the tokens that would come back into it.
-    if any(layer.get_seq_length() >= layer.sliding_window for layer in windows):
-        return False
-    values.crop(-surplus)
-    return True
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    return sum(1 for _ in takewhile(bool, map(eq, a, b)))

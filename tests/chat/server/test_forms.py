@@ -18,7 +18,7 @@ from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import Served, Service
 from xtuner.errors import DataError
-from xtuner.generation.generate import context_length
+from xtuner.generation.limits import context_length
 from xtuner.utils import PROMPT_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]

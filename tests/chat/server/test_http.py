@@ -18,7 +18,7 @@ from xtuner.chat.server.responses import unless_gone
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.serve import listen
 from xtuner.chat.server.service import Served, Service
-from xtuner.generation.generate import context_length
+from xtuner.generation.limits import context_length
 from xtuner.utils import PROMPT_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]

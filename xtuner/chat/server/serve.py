@@ -150,7 +150,7 @@ def _load(
     from xtuner.chat.server.prompts import PromptWriter
     from xtuner.chat.server.scheduler import Scheduler
     from xtuner.chat.server.service import Served, Service
-    from xtuner.generation.generate import context_length
+    from xtuner.generation.limits import context_length
     from xtuner.model.lora import attach_adapter, check_adapter_folder
 
     for path in adapters.values():
