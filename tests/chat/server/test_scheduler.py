@@ -233,6 +233,46 @@ def test_a_model_that_fails_fails_its_requests_only(llama, tokenizer, prompts, s
     assert isinstance(read(events)[1], End)
 
 
+def test_a_request_that_cannot_begin_fails_alone(llama, tokenizer, prompts, start):
+    """An error before the first token is the end of that request; the next one is answered."""
+
+    class BrokenForm:
+        def start(self):
+            raise ValueError("no such form")
+
+    scheduler = start(llama, tokenizer)
+    broken, broken_events = ask(prompts[0], Sampling(max_new_tokens=2, form=BrokenForm()))
+    fine, fine_events = ask(prompts[1])
+    scheduler.submit([broken, fine])
+    assert read(broken_events)[1] == Failed("the model failed: ValueError: no such form")
+    assert isinstance(read(fine_events)[1], End)
+    assert scheduler.is_alive
+
+
+def test_a_scheduler_that_breaks_says_so_to_everyone(llama, tokenizer, prompts, start, monkeypatch, caplog):
+    """An error outside any request fails all that wait, is logged, and nothing is accepted any more."""
+    scheduler = start(llama, tokenizer, max_running=1)
+    first, first_events = ask(prompts[0], Sampling(max_new_tokens=200, temperature=0))
+    waiting, waiting_events = ask(prompts[1])
+
+    def gone(event):
+        raise RuntimeError("the listener is gone")
+
+    third = Answer(prompts[2], GREEDY, gone)
+    scheduler.submit([first, third, waiting])
+    first_events.get(timeout=30)
+    monkeypatch.setattr(scheduler, "_work_aside", lambda: 1 / 0)
+    message = "the server can write no more answers; its log has the error: start it again"
+    assert read(waiting_events)[1] == Failed(message, 503)
+    assert read(first_events)[1] == Failed(message, 503)
+    scheduler._thread.join(30)
+    assert not scheduler.is_alive
+    for more in (lambda: scheduler.submit([ask(prompts[0])[0]]), lambda: scheduler.aside(lambda: 0, None)):
+        with pytest.raises(QueueFullError, match="its log has the error"):
+            more()
+    assert "the scheduler failed: ZeroDivisionError" in caplog.text
+
+
 def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
     """No request is left without an answer."""
     server = Scheduler(llama, tokenizer)

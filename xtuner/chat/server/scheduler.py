@@ -30,6 +30,7 @@ CHUNK = 1024  # tokens of prompts that are read between two tokens of the runnin
 CHUNK_WITH_LOGITS = 128  # where the logits after each of them are wanted, which are large
 KEPT = 4  # ended dialogues whose keys and values wait for their next turn
 _STOPPED = "the server was stopped before the answer was complete"
+_BROKEN = "the server can write no more answers; its log has the error: start it again"
 
 
 class QueueFullError(XTunerError):
@@ -95,6 +96,7 @@ class Scheduler:
         self._kept: list[tuple[str | None, list[int], Any]] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._refusal = "the server is shutting down"
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> Scheduler:
@@ -106,21 +108,24 @@ class Scheduler:
         """End; answers that are not complete fail, at once and not after the token that is at work."""
         with self._changed:
             self._closed = True
-            self._fail_unfinished()
+            self._fail_unfinished(_STOPPED)
             self._changed.notify_all()
         self._thread.join()
 
-    def _fail_unfinished(self) -> None:
+    def _fail_unfinished(self, why: str) -> None:
         left = [*self._queue, *([self._reading] if self._reading else [])]
         left += [answer for _, _, answers in list(self._batches) for answer in answers]
         for answer in left:
             if not answer.cancelled:
                 answer.cancelled = True
-                answer.tell(Failed(_STOPPED, 503))
+                try:
+                    answer.tell(Failed(why, 503))
+                except Exception as error:  # one listener less is no reason to leave the others waiting
+                    logger.error("an answer could not be told that it failed: %s", error, exc_info=error)
         while self._asides:
             _, _, future = self._asides.popleft()
             if future.set_running_or_notify_cancel():
-                future.set_exception(QueueFullError(_STOPPED))
+                future.set_exception(QueueFullError(why))
 
     @property
     def is_alive(self) -> bool:
@@ -142,7 +147,7 @@ class Scheduler:
         """Queue `answers`, all or none; QueueFullError where there is no room."""
         with self._changed:
             if self._closed:
-                raise QueueFullError("the server is shutting down")
+                raise QueueFullError(self._refusal)
             if len(self._queue) + len(answers) > self.max_waiting:
                 raise QueueFullError(
                     f"{len(self._queue)} requests wait already, {self.max_waiting} may: try again later"
@@ -155,7 +160,7 @@ class Scheduler:
         """What `work` gives, called in the scheduler's thread between two tokens; fails as `submit` does."""
         with self._changed:
             if self._closed:
-                raise QueueFullError("the server is shutting down")
+                raise QueueFullError(self._refusal)
             if len(self._asides) >= self.max_waiting:
                 raise QueueFullError(f"{len(self._asides)} requests wait already: try again later")
             future: Future[Any] = Future()
@@ -173,16 +178,25 @@ class Scheduler:
     # --- in the thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:
+            logger.error("the scheduler failed: %s: %s", type(error).__name__, error, exc_info=error)
+            self._refusal = _BROKEN
+        with self._changed:
+            why = _STOPPED if self._closed else _BROKEN
+            self._closed = True
+            self._fail_unfinished(why)
+
+    def _work(self) -> None:
         with torch.no_grad():
             while True:
                 with self._changed:
                     while not (self._closed or self._queue or self._asides or self.num_running):
                         self._changed.wait()
                     if self._closed:
-                        break
+                        return
                 self._turn()
-        with self._changed:
-            self._fail_unfinished()
 
     def _turn(self) -> None:
         with self._changed:
@@ -221,7 +235,12 @@ class Scheduler:
                     if not self._queue or self.num_running >= self.max_running:
                         return
                     self._reading = self._queue.pop()
-                self._begin(self._reading)
+                try:
+                    self._begin(self._reading)
+                except Exception as error:
+                    answer, self._reading = self._reading, None
+                    _fail(answer, error)
+                    continue
             answer = self._reading
             if answer.cancelled or answer.is_late:
                 if not answer.cancelled:
