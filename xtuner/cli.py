@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import io
 import os
 import re
 import signal
@@ -131,17 +132,27 @@ def main(argv: list[str] | None = None) -> int:
         print(f"xtuner: error: --lang is {lang!r}; use one of {', '.join(LANGUAGES)}", file=sys.stderr)
         return 2
     _set_up_torch()
-    with speaking(lang):
+    with speaking(lang if _shows_chinese() else "en"):
         return _run_to_code(words, debug)
 
 
 def _without_lang(words: list[str]) -> tuple[list[str], str | None]:
-    """The words without `--lang zh` or `--lang=zh`, and the language."""
+    """The words without `--lang zh` or `--lang=zh`, and the language; empty where its value is missing."""
     for at, word in enumerate(words):
         name, sign, lang = word.partition("=")
-        if name == "--lang" and (sign or at + 1 < len(words)):
-            return words[:at] + words[at + (1 if sign else 2) :], lang or words[at + 1]
+        if name == "--lang":
+            after = at + (1 if sign else 2)
+            return words[:at] + words[after:], lang if sign else "".join(words[at + 1 : after])
     return words, None
+
+
+def _shows_chinese() -> bool:
+    """Whether the terminal's encoding has Chinese letters."""
+    try:
+        "中文".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _run_to_code(words: list[str], debug: bool) -> int:
@@ -253,6 +264,9 @@ def _unknown(name: str, rest: list[str]) -> int:
 
 def entry() -> None:
     """The console script."""
+    # A letter that the terminal's encoding lacks is shown as "?", and ends nothing.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     for number in numbers:
         signal.signal(number, _stop)

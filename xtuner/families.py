@@ -39,7 +39,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Fused:
-    """The classes whose forward passes xtuner/model/fused takes over (tests/model/fused/test_layers.py)."""
+    """The classes, by module and name, whose forward passes xtuner/model/fused stands in for.
+
+    Proven by tests/model/fused/test_layers.py for the versions that xtuner/model/proven.json names.
+    """
 
     attention: str | None
     norm: str | None
@@ -95,8 +98,13 @@ def _latent_bias(cfg: Mapping[str, Any]) -> set[str]:
     return {"q_a_proj", "kv_a_proj_with_mqa", "o_proj"} if cfg.get("attention_bias") else set()
 
 
+def _layer(family: str, name: str) -> str:
+    return f"transformers.models.{family}.modeling_{family}.{name}"
+
+
 def _like(name: str) -> Fused:
-    return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
+    attention, norm, mlp = (_layer(name.lower(), name + kind) for kind in ("Attention", "RMSNorm", "MLP"))
+    return Fused(attention, norm, mlp)
 
 
 _CURE = "name the folder of a language model"
@@ -168,7 +176,10 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(bias=_asked_bias(output=True, usual=True)),
     ),
     "internlm2": Family(
-        packs=True, plain_head=True, fused=Fused(None, None, "InternLM2MLP", ("w1", "w3", "w2")),
+        packs=True, plain_head=True,
+        fused=Fused(
+            None, _layer("llama", "LlamaRMSNorm"), "xtuner.model.internlm2.InternLM2MLP", ("w1", "w3", "w2")
+        ),
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),
     "internlm3": Family(packs=True, gguf="llama"),
@@ -215,6 +226,8 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(bias=lambda cfg: _ATTENTION),
     ),
     "qwen2_5_omni": Family(no_text=_THINKER.format("Qwen2_5OmniThinkerForConditionalGeneration")),
+    "qwen2_5_omni_text": Family(fused=Fused(None, None, _layer("qwen2_5_omni", "Qwen2MLP"))),
+    "qwen2_5_vl_text": Family(fused=Fused(None, None, _layer("qwen2_5_vl", "Qwen2MLP"))),
     "qwen2_moe": Family(
         packs=True, plain_head=True, gguf="qwen2moe", gguf_norms_experts=False,
         sizes=Sizes(
@@ -222,6 +235,7 @@ FAMILIES: dict[str, Family] = {
             shared_width=_one_shared, shared_gate=True,
         ),
     ),
+    "qwen2_vl_text": Family(fused=Fused(None, None, _layer("qwen2_vl", "Qwen2MLP"))),
     "qwen3": Family(
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
         sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),

@@ -4,20 +4,22 @@ import ast
 import contextlib
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from xtuner import cli, language, model_folder
-from xtuner.check import forecast
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
-from xtuner.config.later import NAMES as LATER
-from xtuner.config.later import SETTINGS
 from xtuner.config.mmengine_names import GONE
 from xtuner.config.ref import HOW_TO_NAME
 from xtuner.config.schema import CLASHES, VALUES
-from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.config.unsupported import NAMES as LATER
+from xtuner.config.unsupported import SETTINGS
+from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.estimate import forecast
 from xtuner.families import FAMILIES
 from xtuner.language import cells, told, wrap
 
@@ -76,9 +78,23 @@ def test_the_option_stands_anywhere_and_for_one_command(words, capsys):
     assert os.environ["XTUNER_LANG"] == "en"
 
 
-def test_another_language_is_a_mistake(capsys):
-    assert main(["list-cfg", "--lang", "fr"]) == 2
-    assert capsys.readouterr().err == "xtuner: error: --lang is 'fr'; use one of en, zh\n"
+@pytest.mark.parametrize(("words", "lang"), [(["--lang", "fr"], "fr"), (["--lang"], ""), (["--lang="], "")])
+def test_another_language_is_a_mistake(words, lang, capsys):
+    assert main(["list-cfg", *words]) == 2
+    assert capsys.readouterr().err == f"xtuner: error: --lang is {lang!r}; use one of en, zh\n"
+
+
+def test_a_terminal_without_chinese_letters_is_shown_english(tmp_path):
+    """What it cannot show is asked for in vain; a letter of a user's own text becomes a question mark."""
+    (tmp_path / "中.py").touch()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "XTUNER_LANG": "zh", "PYTHONUTF8": "0"}
+
+    def output(*words):
+        command = [sys.executable, "-m", "xtuner", *words]
+        return subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path, check=False).stdout
+
+    assert output("--help").startswith(b"usage: xtuner COMMAND")
+    assert output("check", "中.py").startswith(b"?.py: 4 errors")
 
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from xtuner.dataset import ConcatDataset, process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
-from xtuner.dataset.encode import encode_conversations
-from xtuner.dataset.encode_rows import NOTHING_TRAINED, PROMPT_FILLS, map_row
-from xtuner.dataset.encode_rows import Settings as PipelineSettings
+from xtuner.dataset.encoding.conversations import encode_conversations
+from xtuner.dataset.encoding.pipeline import NOTHING_TRAINED, PROMPT_FILLS, map_row
+from xtuner.dataset.encoding.pipeline import Settings as PipelineSettings
 from xtuner.dataset.map_fns import alpaca_map_fn, openai_map_fn, pretrain_map_fn, template_map_fn_factory
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.load import load_dataset
@@ -285,7 +285,9 @@ def test_a_second_run_maps_what_the_first_one_wrote(bos, tmp_path, monkeypatch):
     first = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     other = process_hf_dataset(file_of(tmp_path, conversations(("q", "b"))), **arguments)
     assert first.key != other.key
-    monkeypatch.setattr("xtuner.dataset.encode_rows.plan_conversations", lambda *a, **k: pytest.fail("again"))
+    monkeypatch.setattr(
+        "xtuner.dataset.encoding.pipeline.plan_conversations", lambda *a, **k: pytest.fail("again")
+    )
     again = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     assert again.key == first.key
     assert again.stats == first.stats

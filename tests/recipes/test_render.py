@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from xtuner.config.later import feature_of
 from xtuner.config.load import parse_config
 from xtuner.config.ref import Ref
+from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError
 from xtuner.recipes import catalogue
 from xtuner.recipes.page import MODULE_OF, MODULES, Code, Page

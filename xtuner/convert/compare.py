@@ -9,7 +9,6 @@ alone and memory holds one layer. What has no streamed form is loaded as a whole
 
 from __future__ import annotations
 
-import contextlib
 import gc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from xtuner.convert.weights import Weights
 from xtuner.log import logger
 from xtuner.model.loading import auto_class_of, layers_of, load_config, register_families
 from xtuner.model.lora import add_adapter, attach_adapter, has_single_experts
+from xtuner.model.recompute import free_memory
 from xtuner.model.state import is_other_way_round
 
 _ENDS = tuple(f"{name}.weight" for name in (*EMBEDDINGS, *HEADS))
@@ -194,14 +194,3 @@ def _forward(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:
 
 def _num_values(folder: Path) -> int:
     return sum(i.num_bytes // i.dtype.itemsize for i in Weights(folder).infos.values())
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that a model may take on `device`."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return float("inf")

@@ -22,12 +22,12 @@ from typing import Any
 import numpy
 import torch
 
-from xtuner.convert.compare import free_memory
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.estimate.machine import free_memory
 from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
 from xtuner.locks import writing
@@ -372,7 +372,7 @@ def compare(folder: Path, path: Path, kind: str) -> float | None:
     from transformers import AutoModelForCausalLM
 
     needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
-    free = free_memory(torch.device("cpu"))
+    free = free_memory()
     if needed > free:
         logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
         return None

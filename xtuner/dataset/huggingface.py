@@ -20,16 +20,17 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode_rows import PROMPT_FILLS, MapFn, Settings, Tally, encode_rows
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.pipeline import PROMPT_FILLS, MapFn, Settings, Tally, encode_rows
+from xtuner.dataset.encoding.progress import show_rates
+from xtuner.dataset.encoding.tokenized import write_tokenized
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
+from xtuner.dataset.items.streamed import BUFFER_ROWS, StreamedDataset
+from xtuner.dataset.items.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
-from xtuner.dataset.packed_dataset import PackedDataset
-from xtuner.dataset.progress import show_rates
 from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
-from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
-from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
-from xtuner.dataset.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
-from xtuner.dataset.tokenized import write_tokenized
 from xtuner.errors import ConfigError, DataError, did_you_mean
 from xtuner.log import logger, say_once
 

@@ -16,7 +16,7 @@ from xtuner.config.ref import as_ref, path_of
 from xtuner.errors import ConfigError
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import RECOMPUTE, Training
-from xtuner.estimate.plan import ALONE, Division, process_memory
+from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
 # Of free memory; the rest is for what the estimate does not know.

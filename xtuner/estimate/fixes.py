@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from xtuner.estimate.memory import RECOMPUTE, Training
-from xtuner.estimate.plan import ALONE, Division, process_memory
+from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
 # Of the whole: what saves less is not worth a word.

@@ -252,29 +252,26 @@ def layer_bytes(shape: Shape, run: Training) -> int:
                 adapter; where layers are not fused each has its own copy, and a dropout mask
     """
     c, h = run.compute_bytes, shape.hidden
-    fused = _is_fused(shape, run)
+    fused = _fused(shape, run)
     norms = 2 * h * run.weight_bytes + 8
-    if not fused:
+    if fused is None or fused.norm is None:
         norms = 2 * h * (4 + (run.weight_bytes if run.is_full else 0)) + 8
     attention = c * (shape.query + 2 * shape.key)
     if run.device == "cuda":
         attention += c * shape.query + 4 * shape.heads
     if shape.head_norms:
         attention += c * (shape.query + shape.key)
-    mlp = 0 if _in_tiles(shape, run) else (2 if fused else 3) * c * _mlp_width(shape)
+    mlp = 0 if _in_tiles(shape, run) else (3 if fused is None else 2) * c * _mlp_width(shape)
     mlp += sum(
         c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.name in _DOWN
     )
-    return int(norms + attention + mlp + _inputs_bytes(shape, run, fused))
+    return int(norms + attention + mlp + _inputs_bytes(shape, run, fused is not None))
 
 
-def _is_fused(shape: Shape, run: Training) -> bool:
-    """Whether layers that are not recomputed run through xtuner/model/fused; compiled they do not."""
-    return _fused(shape) is not None and not (run.compiled and run.recompute in ("none", "selective"))
-
-
-def _fused(shape: Shape) -> Fused | None:
-    return family_of({"model_type": shape.family}).fused
+def _fused(shape: Shape, run: Training) -> Fused | None:
+    """What runs through xtuner/model/fused of layers that are not recomputed; compiled ones do not."""
+    compiled = run.compiled and run.recompute in ("none", "selective")
+    return None if compiled else family_of({"model_type": shape.family}).fused
 
 
 def _mlp_width(shape: Shape) -> float:
@@ -314,8 +311,8 @@ _SOURCE = {
 
 def _is_one_mlp(shape: Shape, run: Training) -> bool:
     """Whether gate, up and down run as one function, with an adapter each."""
-    fused, names = _fused(shape), {x.name for x in targets(shape, run)}
-    return fused is not None and _is_fused(shape, run) and names.issuperset(fused.gated)
+    fused, names = _fused(shape, run), {x.name for x in targets(shape, run)}
+    return fused is not None and names.issuperset(fused.gated)
 
 
 def _in_tiles(shape: Shape, run: Training) -> bool:

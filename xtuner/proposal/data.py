@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset import map_fns
-from xtuner.dataset.encode import Encoded
-from xtuner.dataset.encode_rows import Settings, Tally, encode_rows
+from xtuner.dataset.encoding.conversations import Encoded
+from xtuner.dataset.encoding.pipeline import Settings, Tally, encode_rows
+from xtuner.dataset.items.summary import describe_dropped
 from xtuner.dataset.map_fns.auto import Format, auto_map_fn, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
 from xtuner.dataset.map_fns.template import template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_split
-from xtuner.dataset.summary import describe_dropped
 from xtuner.errors import DataError
 
 Row = dict[str, Any]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError
+from xtuner.language import LANGUAGES
 from xtuner.recipes.catalogue import Recipe, deepspeed_file, deepspeed_names, find
 from xtuner.recipes.page import Page
 from xtuner.recipes.parts import (
@@ -23,7 +24,6 @@ from xtuner.recipes.parts import (
 )
 from xtuner.recipes.plan import Plan
 from xtuner.recipes.special import SCRIPTS
-from xtuner.recipes.wording import LANGUAGES
 
 
 def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> str:

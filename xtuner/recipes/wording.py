@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LANGUAGES = ("en", "zh")
+from xtuner.language import LANGUAGES
 
 # key: (English, Chinese)
 COMMENTS = {

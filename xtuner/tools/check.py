@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtuner.check.checks import Findings, check_config
-from xtuner.check.forecast import Forecast, memory_lines
-from xtuner.check.plan_table import plan_lines
 from xtuner.estimate.configured import read_division
+from xtuner.estimate.forecast import Forecast, memory_lines
+from xtuner.estimate.plan_table import plan_lines
 from xtuner.language import told
 from xtuner.parallel.launch import how_many
 from xtuner.recipes.sizes import known_sizes
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _try_rows(cfg: Mapping[str, Any]) -> str | None:
-    from xtuner.dataset.survey.first_rows import try_first_rows
+    from xtuner.survey.first_rows import try_first_rows
 
     return try_first_rows(cfg)
 

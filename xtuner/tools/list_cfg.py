@@ -7,10 +7,10 @@ import json
 import sys
 
 from xtuner.estimate.memory import size_text
+from xtuner.proposal.memory import expected_memory
 from xtuner.recipes.catalogue import deepspeed_names, find, match
 from xtuner.recipes.special import SCRIPTS
 from xtuner.tools.parser import Parser
-from xtuner.tools.recipe_memory import expected_memory
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

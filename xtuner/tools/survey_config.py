@@ -12,9 +12,9 @@ from xtuner.tools.config_argument import add_config, add_options, read_config
 from xtuner.tools.parser import Parser, add_lang
 
 if TYPE_CHECKING:
-    from xtuner.dataset.survey.configured import ConfiguredData
-    from xtuner.dataset.survey.counts import Counts
-    from xtuner.dataset.survey.survey import Survey
+    from xtuner.survey.configured import ConfiguredData
+    from xtuner.survey.counts import Counts
+    from xtuner.survey.survey import Survey
 
 
 def make_parser(command: str, about: str) -> argparse.ArgumentParser:
@@ -44,8 +44,8 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
     check(config)
     # What the commands print tells the counts in full, so the log need not.
     start_console("WARNING")
-    from xtuner.dataset.survey.configured import open_configured
     from xtuner.model.loading import register_families
+    from xtuner.survey.configured import open_configured
 
     # The tokenizers of our own model families are known to transformers from here on.
     register_families()
@@ -54,9 +54,9 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
 
 def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> tuple[list[Survey], Counts]:
     """A survey of each data set, and the counts of all; writes the page where one is asked for."""
-    from xtuner.dataset.summary import check_strict
-    from xtuner.dataset.survey.survey import counts_of, make_survey
-    from xtuner.report.page import to_page
+    from xtuner.dataset.items.summary import check_strict
+    from xtuner.survey.page import to_page
+    from xtuner.survey.survey import counts_of, make_survey
 
     whole = data.build()
     if args.strict:

@@ -27,24 +27,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import xtuner
+from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
-from xtuner.extras import install_extra, pip_install
+from xtuner.extras import install_extra
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-PACKED = (*_UNPACKERS, ".zst")
 _BLOCK = 1 << 20
 
-_WEB = ("http://", "https://")
 _TIMEOUT_S = 60.0
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "oss": "ossfs", "az": "adlfs"}
-"""The package with which fsspec knows a protocol."""
-
-
-def is_elsewhere(name: str) -> bool:
-    """Whether that is an address rather than a path."""
-    return "://" in name
 
 
 def unpacked(path: Path, name: str) -> Path:
@@ -116,13 +108,6 @@ def fetched(address: str) -> Path:
         return kept[-1]
 
 
-def file_name(address: str) -> str:
-    """The name of the file at an address, or of a path."""
-    if address.lower().startswith(_WEB):
-        address = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-    return address.rstrip("/").rpartition("/")[2]
-
-
 def _is_refused(error: Exception) -> bool:
     """Whether there was an answer, which is that there is no such file for us."""
     status = getattr(error, "code", None)
@@ -131,7 +116,7 @@ def _is_refused(error: Exception) -> bool:
 
 def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
     """Something that changes with the file at `address`, or None where nothing does, and its content."""
-    return _opened_web(address) if address.lower().startswith(_WEB) else _opened_by_fsspec(address)
+    return _opened_web(address) if address.lower().startswith(WEB) else _opened_by_fsspec(address)
 
 
 @contextlib.contextmanager
@@ -176,25 +161,6 @@ def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
     state = system.ukey(path)
     with system.open(path, "rb") as source:
         yield state, source
-
-
-def check_protocol(address: str) -> None:
-    """DataError where nothing on this machine reads such addresses."""
-    if address.lower().startswith(_WEB):
-        return
-    import fsspec
-
-    protocol = address.partition("://")[0]
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        package = _PACKAGES.get(protocol)
-        cure = f"the package {package}: {pip_install(package)}" if package else _reason(error)
-        raise DataError(f"{address} needs {cure}") from None
-    except ValueError:
-        raise DataError(
-            f"{address}: no protocol {protocol!r} is known; fetch the file and name its path"
-        ) from None
 
 
 def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False) -> Path:

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on the disk."""
     args = parse_args(argv)
     data = open_data(args)
-    from xtuner.dataset.summary import check_strict, summary
+    from xtuner.dataset.items.summary import check_strict, summary
 
     for origin in data.origins:
         if origin.streaming:
