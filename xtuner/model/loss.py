@@ -85,7 +85,7 @@ def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _add_loss(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | None) -> None:
-    """Add the sum of cross entropies to `loss`; its gradient is written to `gradient`, maybe `logits` itself."""
+    """Add the sum of cross entropies to `loss`, write its gradient to `gradient`, which may be `logits`."""
     step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         rows, target = logits[start : start + step], targets[start : start + step, None]
@@ -106,7 +106,7 @@ def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> 
 
 
 def _differentiated(*inputs: Tensor | None) -> list[Tensor | None]:
-    """`inputs`, detached under no_grad: a function of autograd is told of what requires a gradient there too."""
+    """`inputs`, detached under no_grad: there too, autograd's functions hear of what requires gradients."""
     if torch.is_grad_enabled():
         return list(inputs)
     return [None if x is None else x.detach() for x in inputs]
