@@ -3,11 +3,14 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import xtuner.engine
 from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.hooks.hook import MOMENTS, Hook
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 
@@ -179,6 +182,16 @@ def test_a_users_hook_is_told_of_every_moment(toy_config, tmp_path):
         (3, 1, 1, ["grad_norm", "loss"]),
         "epoch 1",
     ]
+
+
+def test_every_moment_is_a_method_of_the_base():
+    """A hook of a user may call what it extends, at every moment that the engine knows."""
+    methods = {name for name, value in vars(Hook).items() if name.startswith(("before_", "after_"))}
+    assert methods == set(MOMENTS)
+    called = set()
+    for file in Path(xtuner.engine.__file__).parent.rglob("*.py"):
+        called |= set(re.findall(r"call_hooks\(\s*\"(\w+)\"", file.read_text()))
+    assert called == set(MOMENTS)
 
 
 def test_what_is_no_hook_is_an_error(toy_config, tmp_path):

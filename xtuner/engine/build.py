@@ -187,7 +187,8 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     batch_cfg = {"drop_last": cfg.pop("drop_last", False), **batch_cfg}
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
     collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
-    return Batches(dataset, batch_sampler, collate_fn, run.seed, **build_loader_kwargs(run, cfg))
+    kwargs = build_loader_kwargs(run, cfg)
+    return Batches(dataset, batch_sampler, collate_fn, run.seed, run.world.data_rank, **kwargs)
 
 
 def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:

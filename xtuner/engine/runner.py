@@ -50,7 +50,7 @@ class TrainLoop:
         spike_ratio: float | None = None,
         by_epoch: bool = False,
     ):
-        """`val_interval`, `val_begin`: in epochs if `by_epoch`, else in iterations; None is each epoch."""
+        """`val_interval`, `val_begin`: in epochs if `by_epoch`, else in iterations; by default each epoch."""
         self.runner = runner
         self.dataloader = dataloader
         self.epoch_length = len(dataloader)
@@ -67,8 +67,9 @@ class TrainLoop:
                 "train_cfg.spike_ratio: DeepSpeed cannot leave out a finite update; remove spike_ratio, or "
                 "train without --deepspeed"
             )
-        unit = self.epoch_length if by_epoch or val_interval is None else 1
-        self.val_interval, self.val_begin = (val_interval or 1) * unit, val_begin * unit
+        unit = self.epoch_length if by_epoch else 1
+        self.val_interval = self.epoch_length if val_interval is None else val_interval * unit
+        self.val_begin = val_begin * unit
         self.spike_ratio = spike_ratio
         self.skipped_in_a_row = 0
         self._stop = StopSignal()

@@ -55,7 +55,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + block)
             x = padded_rows(hidden[rows].to(dtype))
             grad, count = linear(x, w, b), len(hidden[rows])
-            _loss_and_gradient(grad[:count], targets[rows], loss)
+            _add_loss(grad[:count], targets[rows], loss, gradient=grad[:count] if any(needs) else None)
             grad[count:] = 0
             if d_hidden is not None:
                 d_hidden[rows] = (grad @ w)[:count]
@@ -88,8 +88,8 @@ def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
     return total
 
 
-def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
-    """The gradient of the sum of cross entropies, in the place of `logits`; that sum is added to `loss`."""
+def _add_loss(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | None) -> None:
+    """Add the sum of cross entropies to `loss`, write its gradient to `gradient`, which may be `logits`."""
     step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         rows, target = logits[start : start + step], targets[start : start + step, None]
@@ -98,15 +98,22 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
         # The largest probability is never small, so its logarithm is exact.
         log_p = wanted.to(loss.dtype) - top.to(loss.dtype) + p.amax(1, keepdim=True).log_()
         loss -= log_p.sum()
-        p.scatter_(1, target, log_p.expm1_())
-        rows.copy_(p)
+        if gradient is not None:
+            p.scatter_(1, target, log_p.expm1_())
+            gradient[start : start + step].copy_(p)
         del p
-    return logits
 
 
 def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """Sum of the cross entropies of `head(hidden [M, h])` against `targets [M]`, in fp32, by blocks."""
-    return _HeadCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+    return _HeadCrossEntropy.apply(*_differentiated(hidden, head.weight, head.bias), targets)
+
+
+def _differentiated(*inputs: Tensor | None) -> list[Tensor | None]:
+    """`inputs`, detached under no_grad: there too, autograd's functions hear of what requires gradients."""
+    if torch.is_grad_enabled():
+        return list(inputs)
+    return [None if x is None else x.detach() for x in inputs]
 
 
 def _kind(device: torch.device) -> str:
@@ -117,7 +124,9 @@ class _LogitsCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
         loss = torch.zeros((), dtype=_exact(logits.dtype), device=logits.device)
-        ctx.save_for_backward(_loss_and_gradient(logits.clone(), targets, loss))
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        _add_loss(logits, targets, loss, gradient)
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
@@ -128,7 +137,7 @@ class _LogitsCrossEntropy(torch.autograd.Function):
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """The same of `logits [M, V]` that are there already: of families whose head is more than one layer."""
-    return _LogitsCrossEntropy.apply(logits, targets)
+    return _LogitsCrossEntropy.apply(*_differentiated(logits), targets)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:

@@ -93,9 +93,9 @@ class World:
         """Notice from now on when another process is gone; on one machine its launcher does."""
         if self.size == dist.local_world_size():
             return
-        port = self.share(self._watch.listen)
+        port, secret = self.share(lambda: self._watch.listen(dist.master_address()))
         if not self.is_first:
-            self._watch.join(dist.master_address(), port)
+            self._watch.join(dist.master_address(), port, secret)
 
     def leave(self) -> None:
         """Say that this process ends as it should, so that the others do not take it for lost."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xtuner.dataset.concat_dataset import ConcatDataset
-from xtuner.dataset.items.streamed import Position, Stream, Streamed
+from xtuner.dataset.items.streamed import Stream, Streamed
 from xtuner.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ class MixedPosition(NamedTuple):
     """How many items were taken of each stream, and how far it is."""
 
     taken: tuple[int, ...]
-    positions: tuple[Position, ...]
+    positions: tuple[Any, ...]
 
     def numbers(self) -> list[int]:
         """The position as plain numbers, as a checkpoint keeps it."""
@@ -55,12 +55,15 @@ class MixedStream(Stream):
 
     def position(self, numbers: Sequence[int] = ()) -> MixedPosition:
         """The position that `numbers` tell; without them, the beginning."""
-        count = len(self.datasets)
-        if not numbers:
-            return MixedPosition((0,) * count, (Position(),) * count)
-        size = len(numbers) // count
-        parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        return MixedPosition(tuple(part[0] for part in parts), tuple(Position.of(part[1:]) for part in parts))
+        taken, positions = [], []
+        left = list(numbers)
+        for dataset in self.datasets:
+            beginning = dataset.position()
+            size = len(beginning.numbers()) if left else 0
+            taken.append(left.pop(0) if left else 0)
+            positions.append(dataset.position(left[:size]) if size else beginning)
+            left = left[size:]
+        return MixedPosition(tuple(taken), tuple(positions))
 
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
         """The items of reader number `reader`, from `start` on and without end."""

@@ -28,6 +28,7 @@ from xtuner.dataset.encoding.pipeline import Encoding, Tally, encode_rows
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset
 from xtuner.dataset.items.summary import item_stats, summary, warnings_of
+from xtuner.dataset.items.worker_seeds import seed_worker
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.selection import Cursor, place_at, scan
 from xtuner.errors import DataError
@@ -143,11 +144,14 @@ class StreamedDataset(Stream):
         num_items = 0
         while True:
             buffer = self._fill(position.cursor, reader, num_readers)
-            items = self._encode(buffer, told.tally, [self.seed, position.epoch, position.buffer, reader])
+            seeds = [self.seed, position.epoch, position.buffer, reader]
+            seed_worker(*seeds, 0)
+            items = self._encode(buffer, told.tally, seeds)
             told.count(len(items), buffer.next is None, self.settings.max_length)
             for number in range(position.items_out, len(items)):
                 num_items += 1
                 rows: list[Any] = [buffer.cursors[row] for row in dict.fromkeys(items.source_rows(number))]
+                seed_worker(*seeds, number + 1)
                 yield Streamed(items[number], position._replace(items_out=number + 1), rows, told.take())
             if buffer.next is not None:
                 position = Position(position.epoch, position.buffer + 1, 0, buffer.next)
