@@ -1,17 +1,10 @@
-"""Which positions are trained, and their cross entropy.
-
-samples     a  b  c | d  e        borders [0, 3, 5]
-labels     -   b  c | d  e        ("-" is -100: not trained)
-positions   0  1      3           a position predicts the token after it,
-targets     b  c      e           the first token of a sample ("d") is nobody's target
+"""Cross entropy of the head's logits at positions with a loss.
 
 The head runs on these positions only, block by block, and a block's logits become its gradient at once: the
 idea of Hsu et al. 2024 (Liger, arXiv 2410.10989) and Wijmans et al. 2024 (arXiv 2411.09009) in plain torch.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +13,9 @@ from torch.nn.functional import linear
 from xtuner.estimate.memory import SOFTMAX_PART, loss_block
 from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
-from xtuner.utils.constants import IGNORE_INDEX
 
 # Rows of the head's gradient that are added at one time.
 PIECE = 8192
-
-
-def next_tokens(labels: Tensor, borders: Sequence[int] | Tensor) -> Tensor:
-    """Of each token the label of the next one, -100 of a sample's last; samples end at `borders`."""
-    targets = torch.roll(labels, -1)
-    last = torch.as_tensor(borders, device=labels.device, dtype=torch.long)[1:] - 1
-    targets[last] = IGNORE_INDEX
-    return targets
 
 
 class _HeadCrossEntropy(torch.autograd.Function):

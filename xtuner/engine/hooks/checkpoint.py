@@ -124,10 +124,11 @@ class CheckpointHook(Hook):
     def after_run(self, runner) -> None:
         self.finish()
 
-    def save_iter(self, runner) -> None:
-        """Save the iteration that is ending, whether or not its turn has come."""
-        logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
-        self._save(runner, f"iter_{runner.iter + 1}.pth")
+    def before_stop(self, runner) -> None:
+        if not self.saves_at(runner):
+            logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
+            self._save(runner, f"iter_{runner.iter + 1}.pth")
+        self.finish()
 
     def finish(self) -> None:
         """Return when all that was to be written is; raises what went wrong."""
