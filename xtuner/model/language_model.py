@@ -24,6 +24,7 @@ from xtuner.model import attention, loading, lora, passes
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
 from xtuner.model.isolation import Isolation, isolates
+from xtuner.model.loss import head_logprobs, logprobs_of
 from xtuner.model.packed import Packed, pack, unpack
 from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute, what_fits
@@ -143,6 +144,29 @@ class PackedLanguageModel(TrainModule):
         context = attention.packed_batch(p.pieces or (), p.boundaries) if packed else contextlib.nullcontext()
         with context:
             return (model or self.llm)(**inputs)
+
+    def token_logprobs(self, todo: Sequence[Pass]) -> tuple[Tensor, np.ndarray]:
+        """Log-probabilities `[M]` of all supervised tokens, and the positions that predict them."""
+        supervised = [p for p in todo if len(p.targets)]
+        apart = self.head_apart()
+        logprobs = torch.zeros(0, device=self.device)
+        if apart is not None and supervised:
+            decoder, head = apart
+            hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
+            targets = joined([p.device_targets() for p in supervised])
+            logprobs = head_logprobs(joined(hidden), head, targets)
+        elif supervised:
+            found = []
+            for p in supervised:
+                columns = p.columns_with_loss()
+                logits = p.with_loss_of(self.run(p, columns=columns).logits, columns)
+                found.append(logprobs_of(logits, p.device_targets()))
+            logprobs = joined(found)
+        for p in todo:
+            if not len(p.targets):
+                logprobs = logprobs + self.nothing(p)
+        positions = [p.index[p.rows, p.columns] for p in supervised]
+        return logprobs, np.concatenate([*positions, np.zeros(0, np.int64)])
 
     def nothing(self, p: Pass) -> Tensor:
         """A zero with a graph through the model, so that the collectives of other ranks match."""

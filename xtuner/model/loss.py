@@ -6,6 +6,8 @@ idea of Hsu et al. 2024 (Liger, arXiv 2410.10989) and Wijmans et al. 2024 (arXiv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -113,3 +115,66 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _HeadLogprobs(torch.autograd.Function):
+    """Logits are computed again in backward, block by block: no more than one block's ever exist."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        ctx.dtype = compute_dtype(hidden)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        logprobs = torch.empty(len(hidden), dtype=_exact(ctx.dtype), device=hidden.device)
+        for rows, _, logits in _logits_by_block(hidden, weight, bias, ctx.dtype):
+            logprobs[rows] = _logprobs(logits, targets[rows])
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, grad_logprobs: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        unused_loss = torch.zeros((), dtype=grad_logprobs.dtype, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if needs[0] else None
+        d_weight = d_bias = None
+        for rows, x, logits in _logits_by_block(hidden, weight, bias, ctx.dtype):
+            grad = _loss_and_gradient(logits, targets[rows], unused_loss)
+            grad.mul_(-grad_logprobs[rows, None])
+            if d_hidden is not None:
+                d_hidden[rows] = grad @ weight.to(ctx.dtype)
+            if needs[1]:
+                d_weight = _add(d_weight, grad.T @ x, weight.dtype)
+            if needs[2]:
+                d_bias = _add(d_bias, grad.sum(0), weight.dtype)
+            del grad, logits  # before those of the next block are made
+        return d_hidden, d_weight, d_bias, None
+
+
+def _logits_by_block(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows of `hidden`, the head's input there, and its logits."""
+    w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
+    block = loss_block(len(hidden), len(weight), _kind(hidden.device))
+    for start in range(0, len(hidden), block):
+        rows = slice(start, start + block)
+        x = padded_rows(hidden[rows].to(dtype))
+        count = len(hidden[rows])
+        yield rows, x[:count], linear(x, w, b)[:count]
+
+
+def _logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    wanted = logits.gather(1, targets[:, None])[:, 0]
+    step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
+    exact = _exact(logits.dtype)
+    totals = [torch.logsumexp(rows.to(exact), 1) for rows in logits.split(step)]
+    return wanted.to(exact) - torch.cat(totals)
+
+
+def head_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Log-probabilities `[M]` that `head(hidden [M, h])` gives to `targets [M]`, in fp32, by blocks."""
+    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets)
+
+
+def logprobs_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same of `logits [M, V]` that are there already."""
+    return _logprobs(logits, targets)
