@@ -7,7 +7,7 @@ sequence_parallel_size = 8      SETTINGS   the settings that ask for one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from xtuner.language import told
@@ -41,6 +41,10 @@ _PREFERENCES = Feature(
     "training on preferences by ORPO or a reward model",
     "a full, lora or qlora config can train on the chosen answers",
 )
+_FULL_DPO = Feature(
+    "DPO without model.lora",
+    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off",
+)
 _IMAGES = Feature(
     "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
 )
@@ -73,7 +77,14 @@ NAMES: dict[str, Feature] = {
     **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
 }
 
+
+def _is_full_dpo(model: Any) -> bool:
+    trains_adapter = any(model.get(name) for name in ("lora", "peft_model"))
+    return "xtuner.model.dpo.DPO" in str(model.get("type")) and not trains_adapter
+
+
 SETTINGS: tuple[Setting, ...] = (
+    Setting("model", _FULL_DPO, lambda value: isinstance(value, Mapping) and _is_full_dpo(value)),
     Setting("framework", _TRAINER, lambda value: value == "huggingface"),
     *(
         Setting(path, _VALIDATION, lambda value: value is not None)

@@ -33,6 +33,7 @@ class DPO(PackedLanguageModel):
     """A language model with LoRA that learns to prefer the chosen answer of each pair."""
 
     metrics = ("chosen_rewards", "rejected_rewards", "reward_acc", "reward_margin")
+    better_if_larger = frozenset({"chosen_rewards", "reward_acc", "reward_margin"})
 
     def __init__(
         self,

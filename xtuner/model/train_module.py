@@ -31,6 +31,8 @@ class TrainModule(nn.Module, ABC):
     """What a run trains. The names in `metrics` are logged, validated and known to `save_best`."""
 
     metrics: tuple[str, ...] = ()
+    # Those of which `save_best` keeps the largest; of all others, and of the loss, the smallest.
+    better_if_larger: frozenset[str] = frozenset()
     # Whether only an adapter is trained and saved.
     uses_adapter: bool = False
 
