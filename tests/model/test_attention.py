@@ -9,7 +9,8 @@ from tests.families.configs import make
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, attention, attention_kernels
-from xtuner.model.attention import PackedMask, packed_batch, packed_inputs
+from xtuner.model.attention import PackedMask, packed_batch
+from xtuner.model.packed import packed_inputs
 
 BORDERS = [0, 10, 17, 24]
 

@@ -200,7 +200,7 @@ class FSDPBackend(_ManyBackend):
         self.model = model
         values = set_aside(model, wanted_dtype)
         mesh = init_device_mesh(device.type, (self.world.size,))
-        for layer in layers_of(getattr(model, "llm", model)):
+        for layer in [layer for part in model.parts().values() for layer in layers_of(part)]:
             wide = all(p.requires_grad and p.dtype == torch.float32 for p in layer.parameters())
             # What comes into a layer stays as it is: the stream between layers is fp32.
             cast = MixedPrecisionPolicy(self._dtype, torch.float32, cast_forward_inputs=False)

@@ -27,6 +27,7 @@ from xtuner.config.build import callee_of
 from xtuner.config.folders import check_folder, named_folders
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
+from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
@@ -270,10 +271,13 @@ def connect(run: Run) -> None:
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
     """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
-    if not isinstance(cfg, dict):
-        return run.builder.build(cfg, path)
-    kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in cfg.items() if k != "type"}
-    return functools.partial(run.builder.build(cfg["type"], path), **kwargs)
+    given = cfg if isinstance(cfg, dict) else {"type": cfg}
+    function = run.builder.build(given["type"], path)
+    if function is default_collate_fn:
+        # Padding would only be removed again; its arguments say nothing more.
+        return flat_collate_fn
+    kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in given.items() if k != "type"}
+    return functools.partial(function, **kwargs)
 
 
 def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
@@ -315,7 +319,7 @@ def build_model(run: Run) -> Any:
     with run.backend.loading():
         model = run.builder.build(with_recompute(run), "model")
     if run.world.sequence_group is not None:
-        model.share_rows(run.world.sequence_group)
+        model.enable_sequence_parallel(run.world.sequence_group)
     if settings := run.cfg.get("compile"):
         compile_layers(model.llm, {} if settings is True else settings)
     run.weights_text = describe_weights(model)

@@ -70,14 +70,18 @@ class ValBatches:
 class ValLoop:
     """Measures a run's model on `dataloader`; training goes on as if it had not been."""
 
-    metric_names = ("loss", "perplexity")
-
     def __init__(self, runner: Any, dataloader: ValBatches):
         self.runner = runner
         self.dataloader = dataloader
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What `run` reports, the first one by default for `save_best`."""
+        model = self.runner.model
+        return tuple(model.describe(dict.fromkeys(("loss", *model.metrics), 0.0)))
+
     def run(self) -> dict[str, float]:
-        """`{"loss", "perplexity"}`; {} where a signal came in between."""
+        """Loss and metrics by name; {} if a signal came in between."""
         run = self.runner
         run.call_hooks("before_val_epoch")
         with _resting(run.model):
@@ -85,30 +89,32 @@ class ValLoop:
         if totals is None:
             logger.warning(told("Validation is broken off: the run is asked to stop"))
             return {}
-        loss_sum, count = totals
+        sums, count = totals
         if not count:
             raise DataError("the data of validation has no trained token")
-        loss = loss_sum / count
-        metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+        metrics = run.model.describe({name: value / count for name, value in sums.items()})
         run.call_hooks("after_val_epoch", metrics=metrics)
         return metrics
 
     @torch.no_grad()
-    def _totals(self) -> tuple[float, int] | None:
-        """Sum of losses and number of trained tokens, of all processes together."""
-        run, loss_sum, count = self.runner, 0.0, 0
+    def _totals(self) -> tuple[dict[str, float], int] | None:
+        """Sums of losses and metrics, and the number of items, of all processes together."""
+        run, count = self.runner, 0
+        totals = dict.fromkeys(("loss", *run.model.metrics), 0.0)
         for batch, counts in self.dataloader:
             if run.train_loop is not None and run.train_loop.stop_asked():
                 return None
-            own = run.model.num_loss_items(batch["data"])
+            own = run.model.num_items(batch["data"])
             batch = to_device(batch, run.device)
             outputs = run.backend.measure(run.optim_wrapper, batch, max(own, 1))
             if counts and own:
-                loss_sum += outputs["loss"].item() * own
+                totals["loss"] += outputs["loss"].item() * own
+                for name in run.model.metrics:
+                    totals[name] += outputs["sums"][name].item()
                 count += own
-        sums = run.world.sum(torch.tensor([loss_sum, float(count)], dtype=torch.float64)).tolist()
-        # Those who share a row have each their part of its loss, and have each counted all of it.
-        return sums[0], round(sums[1]) // run.world.sequence_size
+        *sums, counted = run.world.sum(torch.tensor([*totals.values(), count], dtype=torch.float64)).tolist()
+        # Sequence-parallel ranks have each a part of the loss, and have each counted all items.
+        return dict(zip(totals, sums, strict=True)), round(counted) // run.world.sequence_size
 
 
 @contextlib.contextmanager

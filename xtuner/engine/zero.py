@@ -47,9 +47,9 @@ class ZeroBackend(Backend):
 
     def wrap(self, model: nn.Module, device: torch.device) -> None:
         super().wrap(model, device)
-        if self.stage == 3 and hasattr(model, "run_as_written"):
-            # Weights are gathered where a layer's own forward begins, and only there.
-            self.model.run_as_written()
+        if self.stage == 3:
+            # Weights are gathered at the start of a layer's own forward, and only there.
+            self.model.use_plain_layers()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         dist.write_place()

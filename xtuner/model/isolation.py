@@ -21,6 +21,7 @@ from xtuner.families import family_of
 from xtuner.log import logger, say_once
 from xtuner.model import attention
 from xtuner.model.loading import keeps_logits
+from xtuner.model.packed import packed_inputs
 from xtuner.parallel.world import largest
 
 # Tokens by which a trial's second sample reaches beyond a limit; these are compared.
@@ -94,7 +95,7 @@ def _differs(model: Any, length: int) -> bool:
     model.eval()
     try:
         with attention.packed_batch():
-            packed = model(**attention.packed_inputs(ids, [0, 4, 4 + length]), **few).logits[0, -BEYOND:]
+            packed = model(**packed_inputs(ids, [0, 4, 4 + length]), **few).logits[0, -BEYOND:]
         if implementation == attention.NAME:
             use_stock_attention(model)
         alone = model(input_ids=ids[:, 4:], use_cache=False, **few).logits[0, -BEYOND:]

@@ -335,7 +335,7 @@ def map_row(row: Row, settings: Encoding) -> Conversation:
 def converse(row: Row, settings: Encoding) -> Row:
     """The row with its `conversation`, which may be empty."""
     if settings.dataset_map_fn is not None:
-        row = _apply(settings.dataset_map_fn, row, "dataset_map_fn")
+        row = apply_map_fn(settings.dataset_map_fn, row, "dataset_map_fn")
     if settings.rename_maps:
         row = {settings.rename_maps.get(name, name): value for name, value in row.items()}
     if "conversation" not in row:
@@ -350,7 +350,7 @@ def put_in_template(row: Row, settings: Encoding) -> Conversation:
     if not row["conversation"]:
         return []
     if settings.template_map_fn is not None:
-        row = _apply(settings.template_map_fn, row, "template_map_fn")
+        row = apply_map_fn(settings.template_map_fn, row, "template_map_fn")
     conversation = items(row, "conversation")
     if settings.template_map_fn is None and any(turn.get("system") for turn in conversation):
         say_once("rows have a system text, but without a template_map_fn it does not reach the model")
@@ -362,7 +362,8 @@ def put_in_template(row: Row, settings: Encoding) -> Conversation:
     return conversation
 
 
-def _apply(function: MapFn, row: Row, argument: str) -> Row:
+def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
+    """`row` with what the user's function returns for it; DataError if that fails."""
     name = getattr(getattr(function, "func", function), "__name__", str(function))
     try:
         result = function(row)

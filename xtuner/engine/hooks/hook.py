@@ -8,6 +8,7 @@
           before_update                                     each time that weights are about to change
         after_train_epoch
         before_val_epoch, after_val_epoch                   around each validation, within after_train_iter
+          before_stop                                       after_train_iter, if the run was asked to stop
       after_train
     after_run          before_save_checkpoint, after_load_checkpoint
 
@@ -43,6 +44,7 @@ MOMENTS = [
     "before_train_iter",
     "after_train_iter",
     "before_update",
+    "before_stop",
     "before_val_epoch",
     "after_val_epoch",
     "before_save_checkpoint",
@@ -66,6 +68,7 @@ class Hook:
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None: ...
     def before_update(self, runner) -> None: ...
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None: ...
+    def before_stop(self, runner) -> None: ...
     def before_val_epoch(self, runner) -> None: ...
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None: ...
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None: ...

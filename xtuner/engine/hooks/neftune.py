@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
 from xtuner.model import attention
+from xtuner.model.packed import boundaries_of
 
 
 class NEFTuneHook(Hook):
@@ -38,7 +39,7 @@ class NEFTuneHook(Hook):
         self._handle.remove()
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        lengths = torch.cat([borders.diff() for borders in data_batch["data"]["cumulative_len"]])
+        lengths = torch.tensor(boundaries_of(data_batch["data"])).diff()
         self._lengths = lengths.repeat_interleave(lengths)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

@@ -33,11 +33,16 @@ def own_part(tensor: Tensor, dim: int, group: Any) -> Tensor:
     return tensor.chunk(dist.get_world_size(group), dim)[dist.get_rank(group)]
 
 
+def own_range(length: int, group: Any) -> tuple[int, int]:
+    """The first token of this process's part of `length` tokens, and the one after its last."""
+    part = length // dist.get_world_size(group)
+    return part * dist.get_rank(group), part * (dist.get_rank(group) + 1)
+
+
 def own_pieces(borders: Sequence[int], group: Any) -> list[tuple[int, int]]:
     """Of each sample in this process's part of a row: how many of its tokens are here, and its length."""
-    part = borders[-1] // dist.get_world_size(group)
-    start = part * dist.get_rank(group)
-    here = [(min(b, start + part) - max(a, start), b - a) for a, b in itertools.pairwise(borders)]
+    start, end = own_range(borders[-1], group)
+    here = [(min(b, end) - max(a, start), b - a) for a, b in itertools.pairwise(borders)]
     return [(count, length) for count, length in here if count > 0]
 
 
