@@ -12,6 +12,7 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from xtuner import dist
 from xtuner.language import told
@@ -74,8 +75,10 @@ def stop_file(handler: logging.Handler) -> None:
     handler.close()
 
 
-def say_once(message: str, level: int = logging.WARNING) -> None:
-    """Log `message` the first time it comes."""
-    if message not in _said:
-        _said.add(message)
-        logger.log(level, message)
+def say_once(text: str, level: int = logging.WARNING, **values: Any) -> None:
+    """Log `told(text, **values)`, the first time that these come."""
+    # Some are met in every row: what was logged is known before the text is made.
+    key = text + repr(values) if values else text
+    if key not in _said:
+        _said.add(key)
+        logger.log(level, told(text, **values))

@@ -30,6 +30,7 @@ import xtuner
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
 from xtuner.extras import install_extra, pip_install
+from xtuner.language import told
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -70,14 +71,22 @@ def _blocks(path: Path, name: str) -> Iterator[bytes]:
                 while block := source.read(_BLOCK):
                     yield block
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{name}: damaged or cut off: {_reason(error)}") from None
+        raise DataError(
+            told("{name}: damaged or cut off: {reason}", name=name, reason=_reason(error))
+        ) from None
 
 
 def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise DataError(f"{name}: .zst needs the package zstandard: {install_extra('zstd')}") from None
+        raise DataError(
+            told(
+                "{name}: .zst needs the package zstandard: {command}",
+                name=name,
+                command=install_extra("zstd"),
+            )
+        ) from None
     # Its own reader of files takes a file that was cut off for a whole one.
     frame = None
     while block := file.read(_BLOCK):
@@ -100,7 +109,7 @@ def fetched(address: str) -> Path:
         with _opened(address) as (state, source):
 
             def write(target: IO[bytes]) -> None:
-                logger.info("fetching %s", address)
+                logger.info(told("downloading %s"), address)
                 shutil.copyfileobj(source, target, _BLOCK)
 
             # Of a source that does not tell when it was changed no copy can be trusted.
@@ -111,8 +120,14 @@ def fetched(address: str) -> Path:
     except Exception as error:  # each protocol has errors of its own
         kept = sorted((cache_folder() / "fetched").glob(f"{folder}*/{name}"), key=os.path.getmtime)
         if not kept or _is_refused(error):
-            raise NotFoundError(f"{address} cannot be fetched: {_reason(error)}") from None
-        say_once(f"{address} cannot be reached: the copy of an earlier run is used ({_reason(error)})")
+            raise NotFoundError(
+                told("{address} cannot be downloaded: {reason}", address=address, reason=_reason(error))
+            ) from None
+        say_once(
+            "{address} cannot be reached: the copy of an earlier run is used ({reason})",
+            address=address,
+            reason=_reason(error),
+        )
         return kept[-1]
 
 
@@ -138,12 +153,17 @@ def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
 def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
     request = urllib.request.Request(address, headers={"User-Agent": f"xtuner/{xtuner.__version__}"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        told = answer.headers
-        if told.get_content_type() == "text/html":
-            raise DataError(f"{address} is a web page and no data file: give the address of the file itself")
-        is_packed = told.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
-        state = [told.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
-        content = _Whole(answer, told.get("Content-Length"))
+        headers = answer.headers
+        if headers.get_content_type() == "text/html":
+            raise DataError(
+                told(
+                    "{address} is a web page, not a data file: give the address of the file itself",
+                    address=address,
+                )
+            )
+        is_packed = headers.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
+        state = [headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
+        content = _Whole(answer, headers.get("Content-Length"))
         yield state if any(state[:2]) else None, gzip.GzipFile(fileobj=content) if is_packed else content
 
 
@@ -189,11 +209,19 @@ def check_protocol(address: str) -> None:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         package = _PACKAGES.get(protocol)
-        cure = f"the package {package}: {pip_install(package)}" if package else _reason(error)
-        raise DataError(f"{address} needs {cure}") from None
+        cure = (
+            told("the package {package}: {command}", package=package, command=pip_install(package))
+            if package
+            else _reason(error)
+        )
+        raise DataError(told("{address} needs {cure}", address=address, cure=cure)) from None
     except ValueError:
         raise DataError(
-            f"{address}: no protocol {protocol!r} is known; fetch the file and name its path"
+            told(
+                "{address}: the protocol {protocol!r} is not known; download the file and give its path",
+                address=address,
+                protocol=protocol,
+            )
         ) from None
 
 
@@ -202,7 +230,7 @@ def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *,
     folder = cache_folder() / kind / key
     if (folder / name).is_file() and not anew:
         return folder / name
-    with explained_disk_errors(folder, "a copy of the data"):
+    with explained_disk_errors(folder, told("a copy of the data")):
         folder.mkdir(parents=True, exist_ok=True)
         _write_beside(folder / name, write)
     return folder / name
