@@ -283,7 +283,7 @@ CASES = [
     Case(
         "no rope",
         {"folder": "GPT2", "model.max_position_embeddings": 2048},
-        "have no rotary positions that could be scaled; remove it",
+        "have no rotary positions to scale; remove it",
         [{"folder": "GPT2"}],
     ),
     Case(

@@ -146,7 +146,7 @@ def test_a_model_that_sees_is_adapted_where_it_reads(caplog):
     assert set(default_targets(model).left_out) == {SENSES}
     with caplog.at_level("INFO", logger="xtuner"):
         cfg = apply_lora(model, LoraConfig(r=2)).peft_config["default"]
-    assert "LoRA leaves out the parts that see or hear: attention.out_proj (1), mlp.fc1 (2)" in caplog.text
+    assert "LoRA leaves out the vision and audio parts: attention.out_proj (1), mlp.fc1 (2)" in caplog.text
     assert cfg.target_modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     tower = r"model\.vision_tower\.encoder\.layers\.\d+\.self_attn\."
     assert cfg.exclude_modules == "|".join(rf"{tower}{word}_proj" for word in "kqv")
@@ -257,7 +257,7 @@ def test_wrong_names_are_errors_with_what_there_is():
     with pytest.raises(ConfigError, match=r"names .*mixer.out_proj, one of the layers whose weight a kernel"):
         apply_lora(moe.make("mamba2"), LoraConfig(target_modules=["in_proj", "out_proj"]))
     with pytest.raises(
-        ConfigError, match=r"feed_forward.router, one of the layers that are more than a matrix"
+        ConfigError, match=r"feed_forward.router, one of the layers that do more than a matrix"
     ):
         apply_lora(moe.make("llama4_text"), LoraConfig(target_modules=["router"]))
 

@@ -102,7 +102,7 @@ def test_parts_that_do_not_fit(llava, tmp_path, picture, refused):
     assert "this is a whole LLaVA model" in refused(llava.llm, "--llava", llava.whole, *clip, *about)
     assert "no projector/config.json" in refused(llava.llm, "--llava", tmp_path, *clip, *about)
     not_clip = ("--visual-encoder", llava.llm)
-    assert "is no CLIP: its family is 'llama'" in refused(llava.llm, "--llava", llava.parts, *not_clip)
+    assert "is not a CLIP: its family is 'llama'" in refused(llava.llm, "--llava", llava.parts, *not_clip)
     layer = ("--visual-select-layer", 9)
     assert "has the layers -4 to 3" in refused(llava.llm, "--llava", llava.parts, *clip, *layer)
     wide = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))

@@ -122,7 +122,7 @@ def test_flags_that_do_not_fit(llava, capsys):
     assert cli.main([*argv, "--llava", str(llava.parts), "--adapter", "a"]) == 1
     assert "name one of them" in capsys.readouterr().err
     assert cli.main([*argv, "--llava", str(llava.parts)]) == 1
-    assert "name its CLIP with --visual-encoder" in capsys.readouterr().err
+    assert "give its CLIP with --visual-encoder" in capsys.readouterr().err
 
 
 def test_images_are_read_one_at_a_time_and_hold_up_no_text(service, client, picture, monkeypatch):
