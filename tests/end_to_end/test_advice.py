@@ -199,7 +199,7 @@ CASES = [
     Case(
         "clipping",
         {"optim_wrapper.clip_grad": {"max_norm": 1, "type": "value"}},
-        "only 'norm' clips here",
+        "only 'norm' is supported",
         [{"optim_wrapper.clip_grad": {"max_norm": 1, "type": "norm"}}],
     ),
     Case(
@@ -351,7 +351,7 @@ def test_a_checkpoint_of_weights_alone(train):
     """load_from takes what cannot be resumed."""
     saved = train({"default_hooks.checkpoint": {**SAVING, "save_optimizer": False}}) / "iter_2.pth"
     more = {"max_iters": 4}
-    refused(train, "start from its weights with load_from instead", more, resume=str(saved))
+    refused(train, "start from its weights with load_from", more, resume=str(saved))
     train({**more, "load_from": str(saved)}, work_dir="next")
 
 

@@ -170,7 +170,7 @@ def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
     code, lines = xtuner("train", "c.py", "--work-dir", "w")
     assert code == 1
     assert lines[-1] == (
-        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which is not there"
+        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which does not exist"
     )
 
 

@@ -30,6 +30,7 @@ from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
 from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
+from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
@@ -76,7 +77,7 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
     partial = path.with_name(f".{path.name}.partial")
-    with writing(path, "the output"):
+    with writing(path, told("the output")):
         try:
             _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
             if check:

@@ -87,7 +87,7 @@ class ValLoop:
             return {}
         loss_sum, count = totals
         if not count:
-            raise DataError("the data of validation has no trained token")
+            raise DataError(told("the validation data has no supervised token"))
         loss = loss_sum / count
         metrics = {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
         run.call_hooks("after_val_epoch", metrics=metrics)
@@ -143,8 +143,10 @@ def with_part(dataset: Any, share: float, take: bool) -> Any:
     changed = _with_part(dataset, {"held_out": share, "take_held_out": take})
     if changed is dataset:
         raise ConfigError(
-            "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset, which could hold "
-            "rows out; give val_dataloader a dataset of its own instead"
+            told(
+                "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset to hold "
+                "rows out; give val_dataloader a dataset of its own instead"
+            )
         )
     return changed
 

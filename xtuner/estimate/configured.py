@@ -18,6 +18,7 @@ from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import RECOMPUTE, Training
 from xtuner.estimate.plan import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
+from xtuner.language import told
 
 # Of free memory; the rest is for what the estimate does not know.
 USABLE = 0.9
@@ -108,9 +109,12 @@ def as_recompute(value: Any) -> str | None:
         return None
     if value not in RECOMPUTE:
         raise ConfigError(
-            f"model.use_activation_checkpointing is {value!r}; write True (all layers), False (none), "
-            "'selective' (every second layer), 'offload' (all layers, inputs and embedding on the host), or "
-            "None (what fits into memory)"
+            told(
+                "model.use_activation_checkpointing is {value!r}; write True (all layers), False "
+                "(none), 'selective' (every second layer), 'offload' (all layers, inputs and embedding "
+                "on the host), or None (what fits into memory)",
+                value=value,
+            )
         )
     return value
 

@@ -30,6 +30,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.errors import ModelError
 from xtuner.families import family_of
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model.fused.linear import in_one_dtype
 from xtuner.model.fused.segments import packed_causal
@@ -118,7 +119,10 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
 
 
 def _cannot(what: str) -> str:
-    return f"This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm"
+    return told(
+        "This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm",
+        what=told(what),
+    )
 
 
 def attention(
@@ -174,7 +178,7 @@ def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
     """ModelError for a tensor that changes scores in a way that is not known here."""
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and name not in _HARMLESS and name not in allowed:
-            raise ModelError(_cannot(f"'{name}'"))
+            raise ModelError(_cannot(repr(name)))
 
 
 def _temperature_by_sample(module: Any, query: Tensor, cu_seq_lens: Tensor, length: int) -> Tensor:
@@ -323,7 +327,11 @@ def _flash_function(package: str) -> Callable[..., Any] | None:
     try:
         return getattr(importlib.import_module(package), "flash_attn_varlen_func", None)
     except (ImportError, OSError) as error:  # made for another torch
-        say_once(f"{package} is installed and does not load, so it is not used: {error}")
+        say_once(
+            "{package} is installed but cannot be loaded, so it is not used: {error}",
+            package=package,
+            error=error,
+        )
         return None
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import as_recompute
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora, passes
 from xtuner.model.fused import fuse, unfuse
@@ -54,7 +55,7 @@ class SupervisedFinetune(nn.Module):
     ):
         super().__init__()
         if use_varlen_attn:
-            say_once("use_varlen_attn: packed samples never attend to each other, with or without it", 20)
+            say_once("use_varlen_attn: packed samples never attend to each other, with it or without", 20)
         self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
         self.uses_adapter = lora is not None or peft_model is not None
         way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
@@ -139,8 +140,9 @@ class SupervisedFinetune(nn.Module):
             raise ConfigError(_cannot_share(family))
         if len(borders) > 2:
             say_once(
-                f"Models of the family '{family}' mix packed samples, so each sample is run by itself: "
-                "slower with many short samples"
+                "Models of the family '{family}' mix packed samples, so each sample runs by "
+                "itself: slower with many short samples",
+                family=family,
             )
         return passes.apart(flat)
 
@@ -198,17 +200,25 @@ class SupervisedFinetune(nn.Module):
         if wrong := [(name, there, here) for name, there, here in shapes if there != here]:
             name, there, here = wrong[0]
             raise CheckpointError(
-                f"The checkpoint does not fit the model: {len(wrong)} of {len(shapes)} weights have other "
-                f"shapes, such as {name}: {there} there, {here} here. Use the base model and the lora "
-                "settings (r) it was trained with"
+                told(
+                    "The checkpoint does not fit the model: {wrong} of {total} weights have other "
+                    "shapes, such as {name}: {there} there, {here} here. Use the base model and the "
+                    "lora settings (r) it was trained with",
+                    name=name,
+                    there=there,
+                    here=here,
+                    wrong=len(wrong),
+                    total=len(shapes),
+                )
             )
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [name for name in result.missing_keys if name in trained]
         unexpected = [name for name in state_dict if name not in trained]
-        if strict and (missing or unexpected):
+        faults = _some("{count} weights are missing, as {name}", missing)
+        faults += _some("{count} weights are unexpected, as {name}", unexpected)
+        if strict and faults:
             raise CheckpointError(
-                "The checkpoint does not fit the model: "
-                + "; ".join(_some("missing", missing) + _some("unexpected", unexpected))
+                told("The checkpoint does not fit the model: {faults}", faults="; ".join(faults))
             )
         return type(result)(missing, unexpected)
 
@@ -237,7 +247,10 @@ def build_llm(
     if isinstance(llm, nn.Module):
         if max_position_embeddings:
             raise ConfigError(
-                "model.max_position_embeddings needs model.llm as a dict: rope is scaled before loading"
+                told(
+                    "model.max_position_embeddings needs model.llm as a dict, because rope is scaled "
+                    "before loading"
+                )
             )
         loading.register_families()
         loading.use_our_attention(model)
@@ -255,8 +268,11 @@ def build_llm(
             lora.continue_from(model, peft_model)
     elif peft_model:
         raise ConfigError(
-            f"model.peft_model = {peft_model!r} is no folder of an adapter: to go on from a checkpoint give "
-            "its settings with model.lora too"
+            told(
+                "model.peft_model = {peft_model!r} is not an adapter folder: to continue from a "
+                "checkpoint, give its settings in model.lora too",
+                peft_model=peft_model,
+            )
         )
     fuse(model)
     scale_by_sample(model)
@@ -307,11 +323,12 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 
 
 def _cannot_share(family: str) -> str:
-    return (
-        f"sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
-        "cannot share rows: set sequence_parallel_size = 1"
+    return told(
+        "sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
+        "cannot work on parts of a sequence: set sequence_parallel_size = 1",
+        family=family,
     )
 
 
-def _some(word: str, names: list[str]) -> list[str]:
-    return [f"{len(names)} weights are {word}, as {names[0]}"] if names else []
+def _some(text: str, names: list[str]) -> list[str]:
+    return [told(text, count=len(names), name=names[0])] if names else []

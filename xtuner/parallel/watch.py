@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 
+from xtuner.language import told
+
 GRACE_SECONDS = 10.0
 _BYE = b"bye"
 
@@ -79,7 +81,8 @@ class Watch:
             self._end(word.decode() or "rank 0")
 
     def _end(self, who: str) -> None:
-        sys.stderr.write(f"xtuner: error: rank {self.rank}: {who} is gone; this process ends\n")
+        what = told("rank {rank}: {who} is lost; this process ends", rank=self.rank, who=who)
+        sys.stderr.write(f"xtuner: error: {what}\n")
         time.sleep(GRACE_SECONDS)
         os._exit(1)
 

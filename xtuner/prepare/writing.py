@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.language import told
 from xtuner.locks import writing
 
 NAMED = 3
@@ -89,7 +90,7 @@ def new_rows(*targets: Path) -> Iterator[list[RowWriter]]:
     """A writer for each target; the files appear together when the block ends without an error."""
     with ExitStack() as held:
         for target in targets:
-            held.enter_context(writing(target, "the output"))
+            held.enter_context(writing(target, told("the output")))
         yield from _new_rows(targets)
 
 

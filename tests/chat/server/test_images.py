@@ -104,7 +104,7 @@ def test_what_is_no_image(client, picture, monkeypatch):
     assert told.startswith(f"{where}: this server fetches nothing from https")
     assert "must be in base64" in refusal(show("data:image/png,abc"))
     assert "this is no base64" in refusal(show("data:image/png;base64,a*b"))
-    assert f"{where} is no image" in refusal(show("data:image/png;base64,YSBjYXQ="))
+    assert f"{where} is not an image" in refusal(show("data:image/png;base64,YSBjYXQ="))
     cut = data_url(picture)[:-60]
     assert "is damaged or cut off" in refusal(show(cut))
     many = {"role": "user", "content": [show(data_url(picture))["content"][1]] * 17}
