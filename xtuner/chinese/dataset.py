@@ -418,6 +418,7 @@ FAULTS = {
     " byte {byte}": "，字节 {byte}",
     "{name} line {line}": "{name} 第 {line} 行",
     "{name} row {line}": "{name} 第 {line} 条",
+    ", row {number}": "，第 {number} 条",
     "row {number}": "数据行 {number}",
     " (counted from 0)": "（从 0 计）",
     "{place} (row {number})": "{place}（数据行 {number}）",
@@ -458,8 +459,8 @@ FAULTS = {
     ),
     " Nearest: {formats}.": "最接近的：{formats}。",
     "(none)": "（无）",
-    "(lacks {names})": "（缺少 {names}）",
-    "(needs {also})": "（需要{also}）",
+    " (lacks {names})": "（缺少 {names}）",
+    " (needs {also})": "（需要{also}）",
     "reader {reader} of {readers} gets no row of {names}: use fewer processes or workers": (
         "第 {reader} 个读取者（共 {readers} 个）分不到 {names} 的数据：请减少进程或 worker"
     ),
@@ -468,6 +469,14 @@ FAULTS = {
     ),
     "the data is empty: there are no rows in its files": "数据为空：文件中没有数据行",
     "; one_sample_per_turn = True trains it": "；设 one_sample_per_turn = True 则训练它",
+    "tokenising": "分词",
+    "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s": "{done} 条  {rows:,.0f} 条/秒  {tokens} token/秒",
+    "  {time} left": "  剩余 {time}",
+    "the file ends within a frame": "文件在一帧中间结束",
+    "the connection ended {left:,} bytes before the end of the file": "连接在距文件结尾 {left:,} 字节处中断",
+    "no turn that fits into max_length": "没有一轮能放进 max_length",
+    "prompt template": "对话模板",
+    "system template": "system 模板",
     # what a chat template leaves out
     "thinking": "思考内容",
     "thinking of earlier answers": "先前回答的思考内容",

@@ -222,7 +222,7 @@ def write_rows(rows: Selection, settings: Settings, writer: StoreWriter) -> dict
     cannot be read, with the place of the first.
     """
     tally = Tally()
-    with show_rates("tokenising", rows.quick_len()) as advance:
+    with show_rates(told("tokenising"), rows.quick_len()) as advance:
         encode_rows(rows, settings, writer, tally, advance)
     rows.check_content()
     if not tally.stats["rows"]:

@@ -146,8 +146,8 @@ class WindowedStore:
 class _MessagesFile(JsonLinesFile):
     """One list of messages per line, as a row `{"messages": [...]}`."""
 
-    def _row(self, value: Any, place: str) -> dict[str, Any]:
-        return super()._row({"messages": value} if isinstance(value, list) else value, place)
+    def _row(self, value: Any, line: int) -> dict[str, Any]:
+        return super()._row({"messages": value} if isinstance(value, list) else value, line)
 
 
 def _files(

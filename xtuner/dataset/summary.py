@@ -71,7 +71,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
             told(
                 "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
                 count=count,
-                names="; ".join(faults),
+                names=told("; ").join(faults),
                 more=more,
                 where=where,
             )

@@ -55,7 +55,7 @@ class TemplateTable(dict):
         raise UnknownTemplateError(
             told(
                 "there is no {kind} named {name!r}.{hint} Known: {names}",
-                kind=self._kind,
+                kind=told(self._kind),
                 name=name,
                 hint=did_you_mean(name, self),
                 names=", ".join(self),

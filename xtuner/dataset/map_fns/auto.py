@@ -99,7 +99,7 @@ def find_format(row: Row) -> Format:
         (candidate for candidate in FORMATS if set(candidate.fields) & set(present)),
         key=lambda candidate: len(set(candidate.fields) - set(present)),
     )[:3]
-    nearest = "; ".join(f"{candidate.name} {_lack(candidate, present)}" for candidate in near)
+    nearest = told("; ").join(candidate.name + _lack(candidate, present) for candidate in near)
     raise DataError(
         told(
             "dataset_map_fn = 'auto' knows no format with the fields {names}.{nearest} Rename the fields "
@@ -122,8 +122,8 @@ def in_known_names(row: Row) -> Row:
 def _lack(candidate: Format, present: list[str]) -> str:
     missing = [name for name in candidate.fields if name not in present]
     if missing:
-        return told("(lacks {names})", names=", ".join(map(repr, missing)))
-    return told("(needs {also})", also=told(candidate.also))
+        return told(" (lacks {names})", names=", ".join(map(repr, missing)))
+    return told(" (needs {also})", also=told(candidate.also))
 
 
 def _first(row: Row, field: str) -> Any:

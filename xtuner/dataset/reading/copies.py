@@ -99,7 +99,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
             block = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
-        raise EOFError("the file ends within a frame")
+        raise EOFError(told("the file ends within a frame"))
 
 
 def fetched(address: str) -> Path:
@@ -183,7 +183,9 @@ class _Whole(io.RawIOBase):
         if self._left is not None:
             self._left -= len(block)
             if self._left > 0 and not block:
-                raise OSError(f"the connection ended {self._left:,} bytes before the end of the file")
+                raise OSError(
+                    told("the connection ended {left:,} bytes before the end of the file", left=self._left)
+                )
         return len(block)
 
 

@@ -100,11 +100,14 @@ class FileRows(Sequence):
         return self.files[number], index - (ends[number - 1] if number else 0)
 
 
+AT_LINE = "{name} line {line}"
+
+
 class RowsFile(ABC):
     """One file of rows; `name` is what the user knows it by, where `path` is a copy."""
 
     is_counted = True
-    place_text = "{name} line {line}"
+    place_text = AT_LINE
 
     _digest: bytes | None = None
 
@@ -190,14 +193,14 @@ class RowsFile(ABC):
         return self.place(mark.at)
 
 
-def checked(value: Any, place: str) -> Row:
-    """The value as a row; DataError where it is no object."""
+def checked(value: Any, place: Callable[[], str]) -> Row:
+    """The value as a row; DataError with its place where it is no object."""
     if isinstance(value, dict):
         return value
     raise DataError(
         told(
             "{place}: a row must be an object such as {{...}}; this is {value:.60}",
-            place=place,
+            place=place(),
             value=json.dumps(value, ensure_ascii=False),
         )
     )

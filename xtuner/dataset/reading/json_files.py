@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.dataset.reading.files import Mark, Row, RowsFile, Scanned, checked
+from xtuner.dataset.reading.files import AT_LINE, Mark, Row, RowsFile, Scanned, checked, same
 from xtuner.errors import DataError
 from xtuner.language import told
 from xtuner.log import say_once
@@ -49,7 +49,7 @@ class JsonLinesFile(RowsFile):
                 at = end
 
     def place_at(self, mark: Mark) -> str:
-        return f"{self.name} line {mark.line + 1}"
+        return told(AT_LINE, name=self.name, line=mark.line + 1)
 
     def __len__(self) -> int:
         return len(self._index())
@@ -86,10 +86,10 @@ class JsonLinesFile(RowsFile):
             if number == 1 and is_wide(line):
                 raise not_utf8(self, 1, 0) from None
             raise _broken_json(self.name, number, error) from None
-        return self._row(value, f"{self.name} line {number}")
+        return self._row(value, number)
 
-    def _row(self, value: Any, place: str) -> Row:
-        return checked(value, place)
+    def _row(self, value: Any, line: int) -> Row:
+        return checked(value, lambda: told(AT_LINE, name=self.name, line=line))
 
 
 class JsonFile(RowsFile):
@@ -112,8 +112,11 @@ class JsonFile(RowsFile):
         for number, (at, value) in enumerate(self._values(words)):
             starts.append(at)
             if number >= start.at:
-                place = "" if isinstance(value, dict) else self._place(words, starts, number)
-                yield Scanned(functools.partial(checked, value, place), Mark(number), Mark(number + 1))
+                read = functools.partial(same, value)
+                if not isinstance(value, dict):
+                    place = self._place(words, starts, number)
+                    read = functools.partial(checked, value, functools.partial(str, place))
+                yield Scanned(read, Mark(number), Mark(number + 1))
         self._starts = starts
         # The offsets are enough from here on; the text is read again if a single row is asked for.
         self._words = None
@@ -123,7 +126,7 @@ class JsonFile(RowsFile):
 
     def read(self, row: int) -> Row:
         value, _ = json.JSONDecoder().raw_decode(self._text(), self._index()[row])
-        return checked(value, self.place(row))
+        return checked(value, lambda: self.place(row))
 
     def line(self, row: int) -> int:
         return self._text().count("\n", 0, self._index()[row]) + 1
@@ -140,7 +143,8 @@ class JsonFile(RowsFile):
             after is None or "\n" in words[here:after]
         )
         line = words.count("\n", 0, here) + 1
-        return f"{self.name} line {line}" + ("" if alone else f", row {row + 1}")
+        place = told(AT_LINE, name=self.name, line=line)
+        return place if alone else place + told(", row {number}", number=row + 1)
 
     def _text(self) -> str:
         if self._words is None:
@@ -278,7 +282,7 @@ def _skip_space(words: str, at: int) -> int:
 
 def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
     """The error for a byte that is no UTF-8, with the command that converts the file."""
-    place = told("{name} line {line}", name=file.name, line=line)
+    place = told(AT_LINE, name=file.name, line=line)
     if byte:
         place += told(" byte {byte}", byte=byte)
     with open(file.path, "rb") as content:
