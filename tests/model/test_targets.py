@@ -243,13 +243,15 @@ def test_named_parameters_are_respected():
 
 
 def test_wrong_names_are_errors_with_what_there_is():
-    """Of a layer, a parameter, a layer that is not called, a router that is more than a matrix."""
+    """Of a layer, a block, a parameter, a layer that is not called, a router that is more than a matrix."""
     model = moe.make("qwen3_moe")
     there = (
         r"'gate_pro', which this model does not have; its linear layers are down_proj, gate_up_proj, k_proj"
     )
     with pytest.raises(ConfigError, match=there):
         apply_lora(model, LoraConfig(target_modules=["gate_pro"]))
+    with pytest.raises(ConfigError, match=r"'self_attn', which is not a layer but holds some; the linear"):
+        apply_lora(model, LoraConfig(target_modules=["q_proj", "self_attn"]))
     with pytest.raises(
         ConfigError, match=r"'experts.down_pro', which this model .* Did you mean 'down_proj'"
     ):

@@ -476,7 +476,7 @@ FAULTS = {
     "the connection ended {left:,} bytes before the end of the file": "连接在距文件结尾 {left:,} 字节处中断",
     "no turn that fits into max_length": "没有一轮能放进 max_length",
     "prompt template": "对话模板",
-    "system template": "system 模板",
+    "system template": "系统模板",
     # what a chat template leaves out
     "thinking": "思考内容",
     "thinking of earlier answers": "先前回答的思考内容",

@@ -198,6 +198,10 @@ MODEL = {
     "model.lora.target_modules names {name}, one of {reason}: leave it out": (
         "model.lora.target_modules 写有 {name}，它属于{reason}：请去掉"
     ),
+    "model.lora.target_modules names {name!r}, which is not a layer but holds some; the linear layers of "
+    "this model are {names}": (
+        "model.lora.target_modules 写有 {name!r}，它不是层，而是含有若干层；这个模型的线性层有 {names}"
+    ),
     "missing": "缺失",
     "; a file of weights is damaged or cut off, download it again": "；权重文件已损坏或不完整，请重新下载",
     "; its tekken.json needs the package mistral-common: {command}": (

@@ -62,6 +62,11 @@ def is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
+def _is_container(module: nn.Module) -> bool:
+    """Whether `module` holds layers and no parameters of its own."""
+    return any(True for _ in module.children()) and not any(True for _ in module.parameters(recurse=False))
+
+
 def packed_experts(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that hold a matrix of every expert of a layer, by name."""
     return {
@@ -307,6 +312,17 @@ def check_targets(model: Any, cfg: Any) -> None:
                 name=unknown[0],
             )
         )
+    for wanted in [] if isinstance(asked, str) else sorted(asked):
+        hits = [module for name, module in modules.items() if name == wanted or name.endswith(f".{wanted}")]
+        if hits and all(map(_is_container, hits)):
+            raise ConfigError(
+                told(
+                    "model.lora.target_modules names {name!r}, which is not a layer but holds some; the "
+                    "linear layers of this model are {names}",
+                    name=wanted,
+                    names=", ".join(linear_layer_names(model)),
+                )
+            )
     for name, module in modules.items():
         if is_linear(module) and matches(cfg, name) and (reason := unfit(model, name, module)):
             raise ConfigError(
