@@ -20,7 +20,7 @@ from xtuner.language import told
 FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
 
 logger = logging.getLogger("xtuner")
-_said: set[str] = set()
+_said: set[Any] = set()
 
 
 class _StderrHandler(logging.StreamHandler):
@@ -77,8 +77,13 @@ def stop_file(handler: logging.Handler) -> None:
 
 def say_once(text: str, level: int = logging.WARNING, **values: Any) -> None:
     """Log `told(text, **values)`, the first time that these come."""
-    # Some are met in every row: what was logged is known before the text is made.
-    key = text + repr(values) if values else text
-    if key not in _said:
+    # Some come with every row: what was logged is known before the text is made.
+    key: Any = (text, *values.values()) if values else text
+    try:
+        is_known = key in _said
+    except TypeError:  # of a list or a dict
+        key = (text, repr(values))
+        is_known = key in _said
+    if not is_known:
         _said.add(key)
         logger.log(level, told(text, **values))

@@ -70,6 +70,10 @@ class Format:
     def field_names(self) -> str:
         return ", ".join(map(repr, self.fields))
 
+    @cached_property
+    def of_other_spelling(self) -> Format:
+        return dataclasses.replace(self, renames=True)
+
     @property
     def reason(self) -> str:
         return f"they have {{fields}}, {self.also}" if self.also else "they have {fields}"
@@ -93,7 +97,7 @@ def find_format(row: Row) -> Format:
                 logging.INFO,
                 renamed=", ".join(spelt),
             )
-            return dataclasses.replace(candidate, renames=True)
+            return candidate.of_other_spelling
     present = [name for name in row if row[name] is not None]
     near = sorted(
         (candidate for candidate in FORMATS if set(candidate.fields) & set(present)),
