@@ -283,7 +283,7 @@ def packing(folder: Path) -> dict:
     """A plan for a million lengths like those of the rows."""
     import numpy as np
 
-    from xtuner.dataset.packing import plan_packs
+    from xtuner.dataset.items.packing import plan_packs
 
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(4.4, 0.9, 1_000_000).astype(np.int64), 8, MAX_LENGTH)

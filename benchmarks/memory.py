@@ -188,8 +188,8 @@ def config_text(case: Case, place: Path, iters: int = ITERS) -> str:
 
 def estimated(config: Path) -> Any:
     """What is reckoned for the run of that config."""
-    from xtuner.check.forecast import forecast
     from xtuner.config import load_config
+    from xtuner.estimate.forecast import forecast
 
     return forecast(load_config(config))
 

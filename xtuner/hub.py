@@ -6,7 +6,6 @@ The hub's own client asks for every file anew, six times each with pauses in bet
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import urllib.parse
 import urllib.request
@@ -17,11 +16,13 @@ TIMEOUT_S = 5.0
 @functools.cache
 def is_reachable() -> bool:
     """Whether the hub may be asked and something listens at its address; found out once."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    from huggingface_hub import constants  # as its client reads HF_HUB_OFFLINE, HF_ENDPOINT and the like
+
+    if constants.HF_HUB_OFFLINE:
         return False
     if urllib.request.getproxies():
         return True  # the proxy knows more addresses than this machine
-    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
     try:
         port = hub.port or (80 if hub.scheme == "http" else 443)
         socket.create_connection((hub.hostname or "", port), TIMEOUT_S).close()

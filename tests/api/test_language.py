@@ -11,25 +11,26 @@ from pathlib import Path
 import pytest
 
 from xtuner import cli, errors, language, model_folder
-from xtuner.check import forecast
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
-from xtuner.config.later import NAMES as LATER
-from xtuner.config.later import SETTINGS
 from xtuner.config.mmengine_names import GONE
 from xtuner.config.ref import HOW_TO_NAME
 from xtuner.config.schema import CLASHES, VALUES
-from xtuner.dataset.chat_template import EARLIER_THINKING, THINKING
-from xtuner.dataset.encode_rows import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.config.unsupported import NAMES as LATER
+from xtuner.config.unsupported import SETTINGS
+from xtuner.dataset.encoding.chat_template import EARLIER_THINKING, THINKING
+from xtuner.dataset.encoding.message_forms import FORMS
+from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
 from xtuner.dataset.map_fns.auto import FORMATS
-from xtuner.dataset.message_forms import FORMS
 from xtuner.dataset.reading.files import AT_LINE
 from xtuner.dataset.reading.load import _NOT_HERE as NOT_HERE
 from xtuner.dataset.reading.tables import ParquetFile
 from xtuner.engine.stream import _UNKNOWN as UNKNOWN_LENGTH
 from xtuner.errors import XTunerError
+from xtuner.estimate import forecast
 from xtuner.families import FAMILIES
 from xtuner.language import cells, told, wrap
+from xtuner.model.fused import layers, linear
 from xtuner.model.targets import CHOOSES, MORE, READ, SENSES
 
 NAMES = ("XTUNER_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -163,6 +164,7 @@ def tables():
     yield from (f"{{count:.0f}} {noun}" for noun in ("days", "hours", "minutes"))
     yield from filter(None, (form.says for form in FORMS))
     yield from (text for one in FORMATS for text in (one.reason, one.announcement, one.also) if text)
+    yield from (layers._COST, linear._COST)
     yield from (THINKING, EARLIER_THINKING, CHOOSES, SENSES, READ, MORE)
     yield from (AT_LINE, ParquetFile.place_text, NOT_HERE, UNKNOWN_LENGTH)
 

@@ -19,10 +19,13 @@ LAYERS = {
             "extras",
             "paths",
             "checkpoint_paths",
+            "data_files",
             "dist",
             "hub",
             "model_folder",
             "loadable",
+            "blocks",
+            "atomic",
             "families",
             "utils",
         ],
@@ -30,11 +33,12 @@ LAYERS = {
     ),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
-    **dict.fromkeys(["dataset", "model"], 3),
-    **dict.fromkeys(["chat", "check"], 4),
-    "engine": 5,
-    **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
-    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
+    **dict.fromkeys(["check", "dataset", "model"], 3),
+    **dict.fromkeys(["survey", "prepare"], 4),
+    "chat": 5,
+    "engine": 6,
+    **dict.fromkeys(["convert", "evaluation"], 7),
+    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 8),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors, words and names of layer 0.
@@ -78,9 +82,26 @@ def test_a_package_imports_lower_layers_only():
     assert wrong == set()
 
 
+STAGES = ["reading", "map_fns", "encoding", "items"]
+
+
+def test_a_stage_of_the_data_imports_earlier_ones_only():
+    """The folders of xtuner/dataset follow one another as rows become items."""
+    wrong = set()
+    for number, stage in enumerate(STAGES):
+        for path in (ROOT / "dataset" / stage).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            wrong |= {
+                f"{stage}/{path.name} imports {later}"
+                for later in STAGES[number + 1 :]
+                if f"xtuner.dataset.{later}" in text
+            }
+    assert wrong == set()
+
+
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths families config config.names
-    estimate.configured check.checks model_folder loadable recipes.catalogue
+    cli errors language chinese locks extras checkpoint_paths data_files blocks atomic families config
+    estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """
 

@@ -17,7 +17,7 @@ from xtuner.chat.plugins.tool import Tool, ToolError, plugin, tool_from_function
 from xtuner.chat.react import MAX_STEPS, Agent, Step, read_arguments, read_step, rules
 from xtuner.chat.session import make_session
 from xtuner.chat.settings import Settings
-from xtuner.dataset.encode import encode_conversations
+from xtuner.dataset.encoding.conversations import encode_conversations
 from xtuner.dataset.map_fns import msagent_react_map_fn, template_map_fn_factory
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.tools.chat import main

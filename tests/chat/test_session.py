@@ -147,7 +147,7 @@ def test_auto_is_the_tokenizers_own_template_in_chat_as_in_training(tokenizer):
     """What the model is asked with begins what it was trained on; its answer ends at the template's mark."""
     import copy
 
-    from xtuner.dataset.encode import encode_conversations
+    from xtuner.dataset.encoding.conversations import encode_conversations
     from xtuner.dataset.map_fns import template_map_fn_factory
 
     own = copy.deepcopy(tokenizer)

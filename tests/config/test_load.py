@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from xtuner.check.names import Names, look_at
 from xtuner.config import Ref, load_config, parse_config, parse_option
-from xtuner.config.names import Names, look_at
 from xtuner.errors import ConfigError, NotFoundError
 
 SMALL = """\

@@ -133,7 +133,7 @@ def meant(tmp_path_factory, llama_dir, tokenizer) -> Callable[[Any], Any]:
 
 
 @pytest.fixture
-def train(text, meant, tmp_path) -> Callable[..., Path]:
+def assert_trains(text, meant, tmp_path) -> Callable[..., Path]:
     """Function of options: two updates with them; returns the work dir."""
 
     def run(options: dict[str, Any], resume: str | bool = False, work_dir: str = "w") -> Path:
@@ -332,69 +332,76 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_what_an_error_advises_trains(case, train):
+def test_what_an_error_advises_trains(case, assert_trains):
     """Each of its cures."""
     with pytest.raises(XTunerError) as caught:
-        train(case.fails)
+        assert_trains(case.fails)
     assert case.says in str(caught.value)
     for number, cure in enumerate(case.cures):
-        train(cure, work_dir=str(number))
+        assert_trains(cure, work_dir=str(number))
 
 
-def refused(train, says, *args, **kwargs):
+def assert_refused(assert_trains, says, *args, **kwargs):
     with pytest.raises(XTunerError) as caught:
-        train(*args, **kwargs)
+        assert_trains(*args, **kwargs)
     assert says in str(caught.value)
 
 
-def test_a_checkpoint_of_weights_alone(train):
+def test_a_checkpoint_of_weights_alone(assert_trains):
     """load_from takes what cannot be resumed."""
-    saved = train({"default_hooks.checkpoint": {**SAVING, "save_optimizer": False}}) / "iter_2.pth"
+    saved = assert_trains({"default_hooks.checkpoint": {**SAVING, "save_optimizer": False}}) / "iter_2.pth"
     more = {"max_iters": 4}
-    refused(train, "start from its weights with load_from", more, resume=str(saved))
-    train({**more, "load_from": str(saved)}, work_dir="next")
+    assert_refused(assert_trains, "start from its weights with load_from", more, resume=str(saved))
+    assert_trains({**more, "load_from": str(saved)}, work_dir="next")
 
 
-def test_a_checkpoint_of_other_data(train):
+def test_a_checkpoint_of_other_data(assert_trains):
     """Three ways on."""
-    saved = train({"default_hooks.checkpoint": SAVING}) / "iter_2.pth"
+    saved = assert_trains({"default_hooks.checkpoint": SAVING}) / "iter_2.pth"
     other = {"data": "OTHER_FILE", "max_iters": 4}
     says = "restore them, start from its weights with load_from, or set resume_on_other_data = True"
-    refused(train, says, other, resume=str(saved))
-    train({"max_iters": 4}, resume=str(saved), work_dir="restored")
-    train({**other, "load_from": str(saved)}, work_dir="loaded")
-    train({**other, "resume_on_other_data": True}, resume=str(saved), work_dir="gone on")
+    assert_refused(assert_trains, says, other, resume=str(saved))
+    assert_trains({"max_iters": 4}, resume=str(saved), work_dir="restored")
+    assert_trains({**other, "load_from": str(saved)}, work_dir="loaded")
+    assert_trains({**other, "resume_on_other_data": True}, resume=str(saved), work_dir="gone on")
 
 
-def test_nothing_to_resume_from(train):
+def test_nothing_to_resume_from(assert_trains):
     """Without --resume the run begins."""
-    refused(train, "train without --resume", {}, resume=True, work_dir="empty")
-    train({}, work_dir="empty")
+    assert_refused(assert_trains, "train without --resume", {}, resume=True, work_dir="empty")
+    assert_trains({}, work_dir="empty")
 
 
-def test_a_folder_of_checkpoints(train):
+def test_a_folder_of_checkpoints(assert_trains):
     """The one that is named can be resumed from."""
-    folder = train({"default_hooks.checkpoint": SAVING})
-    refused(train, f"name one in it, such as {folder / 'iter_2.pth'}", {"max_iters": 4}, resume=str(folder))
-    train({"max_iters": 4}, resume=str(folder / "iter_2.pth"), work_dir="next")
+    folder = assert_trains({"default_hooks.checkpoint": SAVING})
+    assert_refused(
+        assert_trains,
+        f"name one in it, such as {folder / 'iter_2.pth'}",
+        {"max_iters": 4},
+        resume=str(folder),
+    )
+    assert_trains({"max_iters": 4}, resume=str(folder / "iter_2.pth"), work_dir="next")
 
 
-def test_a_stream_read_by_other_workers(train):
+def test_a_stream_read_by_other_workers(assert_trains):
     """With as many as before it goes on."""
     stream = {"train_dataloader.dataset": "STREAM", "default_hooks.checkpoint": SAVING}
-    saved = train(stream) / "iter_2.pth"
+    saved = assert_trains(stream) / "iter_2.pth"
     more = {**stream, "max_iters": 4}
     says = "set train_dataloader.num_workers as it was"
-    refused(train, says, {**more, "train_dataloader.num_workers": 2}, resume=str(saved), work_dir="next")
-    train(more, resume=str(saved), work_dir="next")
+    assert_refused(
+        assert_trains, says, {**more, "train_dataloader.num_workers": 2}, resume=str(saved), work_dir="next"
+    )
+    assert_trains(more, resume=str(saved), work_dir="next")
 
 
-def test_a_checkpoint_of_another_adapter(train):
+def test_a_checkpoint_of_another_adapter(assert_trains):
     """With the rank it was trained with it loads."""
-    saved = train({"lora": LORA, "default_hooks.checkpoint": SAVING}) / "iter_2.pth"
+    saved = assert_trains({"lora": LORA, "default_hooks.checkpoint": SAVING}) / "iter_2.pth"
     says = "Use the base model and the lora settings (r) it was trained with"
-    refused(train, says, {"lora": {**LORA, "r": 8}, "load_from": str(saved)})
-    train({"lora": LORA, "load_from": str(saved)}, work_dir="next")
+    assert_refused(assert_trains, says, {"lora": {**LORA, "r": 8}, "load_from": str(saved)})
+    assert_trains({"lora": LORA, "load_from": str(saved)}, work_dir="next")
 
 
 TEMPLATE = "train_dataloader.dataset.template_map_fn.template"

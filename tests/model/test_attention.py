@@ -8,7 +8,7 @@ from transformers import CONFIG_MAPPING
 from tests.families.configs import make
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
-from xtuner.model import SupervisedFinetune, attention
+from xtuner.model import SupervisedFinetune, attention, attention_kernels
 from xtuner.model.attention import PackedMask, packed_batch, packed_inputs
 
 BORDERS = [0, 10, 17, 24]
@@ -80,6 +80,16 @@ def test_no_square_mask_is_made_for_a_packed_row():
         for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
             with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation"):
                 masks.create_causal_mask(*inputs, **more)
+        for unknown in (
+            masks.bidirectional_mask_function,
+            masks.and_masks(masks.causal_mask_function, masks.padding_mask_function(torch.ones(1, 24))),
+            masks.and_masks(masks.or_masks(masks.causal_mask_function), masks.causal_mask_function),
+        ):
+            with pytest.raises(ModelError, match="asks for a mask of its own"):
+                attention._mask(config=inputs[0], kv_length=24, mask_function=unknown)
+        window = masks.sliding_window_causal_mask_function(5)
+        with pytest.raises(ModelError, match="asks for a window of unknown length"):
+            attention._mask(config=inputs[0], kv_length=24, mask_function=window, window=5)
     assert masks.create_causal_mask(*inputs).shape == (1, 1, 24, 24)
 
 
@@ -121,7 +131,7 @@ def test_the_advice_of_these_errors_trains(relative_error):
 
 def test_chunks_are_counted_from_the_first_token_of_a_sample():
     """A chunk that a sample does not fill ends with it."""
-    assert attention._cut([0, 10, 12, 16], 4) == [0, 4, 8, 10, 12, 16]
+    assert attention_kernels._cut([0, 10, 12, 16], 4) == [0, 4, 8, 10, 12, 16]
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "granite_swa"])
@@ -146,7 +156,7 @@ def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):
     model, row = make("mistral"), ids()
     with torch.no_grad(), packed_batch():
         whole = model(**packed_inputs(row, [0, 24])).logits
-        monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+        monkeypatch.setattr(attention_kernels, "QUERY_BLOCK", 5)
         torch.testing.assert_close(model(**packed_inputs(row, [0, 24])).logits, whole)
 
 
@@ -173,7 +183,9 @@ def flash_attn_varlen_func(
 @pytest.mark.parametrize(
     ("window", "softcap", "scaling"), [(None, None, None), (3, None, 0.5), (None, 2.0, None)]
 )
-def test_flash_attention_is_asked_for_what_is_computed_without_it(version, window, softcap, scaling):
+def test_flash_attention_is_asked_for_what_is_computed_without_it(
+    version, window, softcap, scaling, monkeypatch
+):
     """Version 3 may return more than the result."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, 2, 2))
@@ -183,10 +195,11 @@ def test_flash_attention_is_asked_for_what_is_computed_without_it(version, windo
         out = flash_attn_varlen_func(*args, **kwargs)
         return out if version == 2 else (out, None)
 
-    ours = attention._flash_attn(
-        flash, query, key, value, torch.tensor(borders), 6, scaling, 0.0, window, softcap
+    monkeypatch.setattr(attention_kernels, "_flash_function", lambda package: flash)
+    call = attention_kernels.Call(
+        query, key, value, torch.tensor(borders), 6, scaling=scaling, window=window, softcap=softcap
     )
-    wanted = attention._by_segment(query, key, value, borders, scaling, 0.0, window, softcap)
+    ours, wanted = attention_kernels._flash_attention(call, "flash_attn"), attention_kernels._by_run(call)
     torch.testing.assert_close(ours, wanted)
 
 
@@ -196,7 +209,10 @@ def test_a_package_without_the_function_is_no_flash_attention(tmp_path, monkeypa
     (tmp_path / "flash_broken.py").write_text("raise ImportError('undefined symbol')")
     (tmp_path / "flash_there.py").write_text("def flash_attn_varlen_func(): ...")
     monkeypatch.syspath_prepend(tmp_path)
-    found = {name: attention._flash_function(f"flash_{name}") for name in ("four", "broken", "there", "gone")}
+    found = {
+        name: attention_kernels._flash_function(f"flash_{name}")
+        for name in ("four", "broken", "there", "gone")
+    }
     assert [name for name, function in found.items() if function] == ["there"]
     assert (
         "flash_broken is installed but cannot be loaded, so it is not used: undefined symbol" in caplog.text
@@ -216,4 +232,4 @@ def test_dropout_is_applied_in_training_only():
 
 def test_neighbours_of_one_length_are_one_call():
     """Runs are (start, length, count); empty samples vanish."""
-    assert list(attention._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]
+    assert list(attention_kernels._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]

@@ -8,12 +8,13 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from xtuner.parallel.launch import asked_for, launch
-from xtuner.recipes.catalogue import deepspeed_file, deepspeed_names
+from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 
 SCRIPT = Path(__file__).with_name("train_in_world.py")
 WORDS = ["red", "green", "blue", "small", "large", "quick", "slow", "warm", "cold", "bright"]
@@ -96,48 +97,39 @@ def long_and_short(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def single_key_head(tmp_path_factory, tokenizer) -> str:
-    """A model whose four heads share one head of keys."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def saved(tmp_path_factory, tokenizer) -> Callable[..., str]:
+    """Function of a family and its sizes: the folder of a small random model with the tiny tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-    )
-    folder = tmp_path_factory.mktemp("single_key_head")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 512}
+
+    def save(family: str, **sizes: Any) -> str:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**size, **sizes}))
+        for name, parameter in model.named_parameters():
+            # Zero at first: nothing would be seen of what they do.
+            if "sinks" in name:
+                torch.nn.init.normal_(parameter)
+        folder = tmp_path_factory.mktemp(family)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return save
 
 
 @pytest.fixture(scope="session")
-def experts(tmp_path_factory, tokenizer) -> str:
-    """A model with three packed experts, an odd number, and one that all tokens pass."""
-    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+def single_key_head(saved) -> str:
+    """A model whose four heads share one head of keys."""
+    return saved("llama", num_key_value_heads=1)
 
-    torch.manual_seed(0)
-    config = Qwen2MoeConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        moe_intermediate_size=24,
-        shared_expert_intermediate_size=24,
-        num_experts=3,
-        num_experts_per_tok=2,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-    )
-    folder = tmp_path_factory.mktemp("experts")
-    Qwen2MoeForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+
+@pytest.fixture(scope="session")
+def experts(saved) -> str:
+    """A model with three packed experts, an odd number, and one that all tokens pass."""
+    sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
+    return saved("qwen2_moe", **sizes, num_experts=3, num_experts_per_tok=2)
 
 
 @pytest.fixture(scope="session")
@@ -159,33 +151,16 @@ def two_forms(tmp_path_factory, tokenizer) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def others(tmp_path_factory, tokenizer) -> dict[str, str]:
+def others(saved) -> dict[str, str]:
     """Models that mix packed samples, balance experts, scale rope by length, or have sinks and windows."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    size |= {"num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 512, "head_dim": 8}
     balanced = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    configs = {
-        "mixing": AutoConfig.for_model("bloom", **{**size, "n_layer": 2, "n_head": 4}),
-        "balanced": AutoConfig.for_model("mixtral", **size, num_local_experts=4, **balanced),
-        "dynamic": AutoConfig.for_model(
-            "llama", **{**size, "max_position_embeddings": 16}, rope_parameters=dynamic
-        ),
-        "sinks": AutoConfig.for_model("gpt_oss", **size, num_local_experts=4, sliding_window=8),
+    return {
+        "mixing": saved("bloom", n_layer=2, n_head=4),
+        "balanced": saved("mixtral", intermediate_size=32, num_local_experts=4, **balanced),
+        "dynamic": saved("llama", max_position_embeddings=16, rope_parameters=dynamic),
+        "sinks": saved("gpt_oss", intermediate_size=32, head_dim=8, num_local_experts=4, sliding_window=8),
     }
-    folders = {}
-    for name, config in configs.items():
-        torch.manual_seed(0)
-        model, folder = AutoModelForCausalLM.from_config(config), tmp_path_factory.mktemp(name)
-        for parameter_name, parameter in model.named_parameters():
-            if "sinks" in parameter_name:
-                torch.nn.init.normal_(parameter)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        folders[name] = str(folder)
-    return folders
 
 
 @pytest.fixture(scope="session")

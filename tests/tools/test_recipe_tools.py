@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from xtuner.check import forecast
 from xtuner.config import parse_config
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.estimate import forecast
 from xtuner.estimate.machine import Machine
+from xtuner.proposal.memory import expected_memory
 from xtuner.recipes import catalogue
 from xtuner.recipes.render import render
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools import copy_cfg, list_cfg, list_dataset_format
-from xtuner.tools.recipe_memory import expected_memory
 
 NAME = "internlm2_chat_1_8b_qlora_alpaca_e3"
 

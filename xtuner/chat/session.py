@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from xtuner.chat.generate import Completion, decode
 from xtuner.chat.pictures import Picture, Pictures
 from xtuner.chat.typed import ControlTokens
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids, end_ids
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids, end_ids
 from xtuner.errors import DataError
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE

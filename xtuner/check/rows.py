@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xtuner.check.files import called, data_files, walk
+from xtuner.check.files import data_files
+from xtuner.config.folders import called, walk
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.check.files import called, walk
+from xtuner.config.folders import called, walk
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.errors import ConfigError, ModelError

@@ -202,6 +202,31 @@ MODEL = {
     "this model are {names}": (
         "model.lora.target_modules 写有 {name!r}，它不是层，而是含有若干层；这个模型的线性层有 {names}"
     ),
+    "Layers recompute and keep their inputs on the device: this transformers has another way to it": (
+        "各层重计算，输入保留在设备上：此版本的 transformers 的做法不同"
+    ),
+    "{name} of {package} {version} is not the code that XTuner's own was proven against: {cost}": (
+        "{package} {version} 的 {name} 不是 XTuner 自己的实现所验证过的代码：{cost}"
+    ),
+    "of an unknown version": "（版本未知）",
+    "No layer of this model is a {path}, as its family's are: {cost}": (
+        "此模型没有一层是其系列应有的 {path}：{cost}"
+    ),
+    "rotary positions that follow a sample's length may be wrong in packs: compare the loss without": (
+        "随样本长度变化的旋转位置编码在打包时可能有误：请与不打包时的 loss 比较"
+    ),
+    "gradients on a CPU may be wrong once the model has answered in evaluation mode": (
+        "模型在评估模式下回答过之后，CPU 上的梯度可能有误"
+    ),
+    "it trains as it is, to the same result, with more time and memory": (
+        "照原样训练，结果相同，但更费时间和内存"
+    ),
+    "adapters run as peft has them, to the same result, with more time and memory": (
+        "适配器按 peft 的方式运行，结果相同，但更费时间和内存"
+    ),
+    "adapters of experts run as peft has them, to the same result, with several times the memory": (
+        "专家的适配器按 peft 的方式运行，结果相同，但需要数倍的内存"
+    ),
     "missing": "缺失",
     "; a file of weights is damaged or cut off, download it again": "；权重文件已损坏或不完整，请重新下载",
     "; its tekken.json needs the package mistral-common: {command}": (

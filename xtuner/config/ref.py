@@ -11,8 +11,8 @@ import importlib
 import sys
 from typing import Any
 
-from xtuner.config.later import feature_of
 from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
+from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import told
 

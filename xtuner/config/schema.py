@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from xtuner.config.later import SETTINGS
+from xtuner.config.unsupported import SETTINGS
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import told
 

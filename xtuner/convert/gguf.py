@@ -22,12 +22,13 @@ from typing import Any
 import numpy
 import torch
 
-from xtuner.convert.compare import free_memory
+from xtuner.atomic import written
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.estimate.machine import free_memory
 from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
 from xtuner.language import told
@@ -35,15 +36,6 @@ from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
 
-_INTERNLM2 = {
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "tok_embeddings": "embed_tokens",
-}
 # Settings without which the logits stay the same.
 _NO_MATTER = {
     "_name_or_path",
@@ -76,17 +68,13 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     if path.suffix != ".gguf":
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, told("the output")):
-        try:
-            _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+    try:
+        with writing(path, told("the output")), written(path) as part:
+            _write(gguf, part, Weights(source), config, tokenizer, architecture, kind)
             if check:
-                compare(source, partial, kind)
-            partial.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+                compare(source, part, kind)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
     return path
 
@@ -138,8 +126,8 @@ def _unwritten(config: Any, architecture: str) -> Iterator[tuple[str, str]]:
     act = getattr(config, "hidden_act", "silu")
     if act not in ("silu", "swish"):
         yield f"hidden_act = {act!r}", f"llama.cpp's {architecture} has silu"
-    if architecture == "qwen3" and getattr(config, "attention_bias", False):
-        yield "attention_bias = True", "llama.cpp's qwen3 has no bias behind attention"
+    if not family_of(config).gguf_biases and getattr(config, "attention_bias", False):
+        yield "attention_bias = True", f"llama.cpp's {architecture} has no bias behind attention"
 
 
 def _rope_kind(config: Any) -> str:
@@ -307,12 +295,10 @@ def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], 
         if name.endswith("mlp.shared_expert_gate.weight"):  # [1, width]
             found.append((name, info.shape[1:], functools.partial(_first_row, weights, name)))
             continue
-        own = name
-        if config.model_type == "internlm2":
-            own = "lm_head.weight" if name == "output.weight" else name
-            for theirs, llamas in _INTERNLM2.items():
-                own = own.replace(f".{theirs}.", f".{llamas}.")
-        found.append((own, info.shape, functools.partial(weights.__getitem__, name)))
+        own = f".{name}"
+        for theirs, llamas in family_of(config).llama_names.items():
+            own = own.replace(f".{theirs}.", f".{llamas}.")
+        found.append((own[1:], info.shape, functools.partial(weights.__getitem__, name)))
     for own, names in experts.items():
         names.sort(key=lambda name: int(_EXPERT.fullmatch(name)["number"]))  # type: ignore[index]
         shape = (len(names), *weights.infos[names[0]].shape)
@@ -373,7 +359,7 @@ def compare(folder: Path, path: Path, kind: str) -> float | None:
     from transformers import AutoModelForCausalLM
 
     needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
-    free = free_memory(torch.device("cpu"))
+    free = free_memory()
     if needed > free:
         logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
         return None

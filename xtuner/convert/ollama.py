@@ -13,7 +13,7 @@ from typing import Any
 
 from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.convert.folders import model_folder
-from xtuner.dataset.chat_template import ChatTemplate
+from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.log import logger
 from xtuner.model.loading import load_tokenizer

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.chat.trained_with import name_of, trained_template
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids, encode_conversations, end_ids
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids, encode_conversations, end_ids
 from xtuner.dataset.map_fns.template import template_map_fn
 from xtuner.errors import ModelError
 from xtuner.log import logger

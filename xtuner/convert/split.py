@@ -26,7 +26,8 @@ def split(src_dir: str | Path, dst_dir: str | Path) -> int:
                 advance(weights.infos[name].num_bytes)
                 return weights[name]
 
-            shards = [[name] for name in weights]
-            write_weights(folder, weights.infos, load, shards=shards, safe_serialization=weights.is_safe)
+            files = write_weights(
+                folder, weights.infos, load, max_shard_size=1, safe_serialization=weights.is_safe
+            )
         copy_other_files(source, folder)
-    return len(shards)
+    return len(files)

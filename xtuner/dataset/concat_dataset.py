@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.packed_dataset import Item, checked_index
-from xtuner.dataset.packing import PackPlan, plan_packs, plan_single
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.packed_dataset import Item, checked_index
+from xtuner.dataset.items.packing import PackPlan, plan_packs, plan_single
+from xtuner.dataset.items.streamed import Stream
 from xtuner.errors import ConfigError, DataError
 from xtuner.language import told
 

@@ -17,15 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode import Encoded
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.dataset.huggingface import process_hf_dataset
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import PackedDataset, Samples
+from xtuner.dataset.items.store import StoreWriter, open_or_write
 from xtuner.dataset.map_fns import openai_map_fn
-from xtuner.dataset.packed_dataset import PackedDataset, Samples
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import JsonLinesFile
 from xtuner.dataset.reading.selection import Selection
-from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import ConfigError, DataError, NotFoundError
 from xtuner.language import told
 from xtuner.log import logger

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtuner.dataset.huggingface import process_hf_dataset
-from xtuner.dataset.packed_dataset import PackedDataset
-from xtuner.dataset.stream import StreamedDataset
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.streamed import StreamedDataset
 from xtuner.errors import DataError
 from xtuner.extras import install_extra
 from xtuner.language import told

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode import Encoded, begin_ids, encode_conversations
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.conversations import Encoded, begin_ids, encode_conversations
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.store import StoreWriter, open_or_write
 from xtuner.dataset.map_fns.fields import missing_field, text
-from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import open_json
-from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import DataError, NotFoundError
 from xtuner.language import told
 from xtuner.log import logger

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from xtuner import dist
-from xtuner.check.files import check_folder, named_folders
-from xtuner.check.forecast import Forecast
+from xtuner.blocks import as_recompute
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
+from xtuner.config.folders import check_folder, named_folders
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.streamed import Stream
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend, make_backend
@@ -43,7 +43,7 @@ from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.estimate.configured import as_recompute
+from xtuner.estimate.forecast import Forecast
 from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger, say_once

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from xtuner.check.forecast import cures
 from xtuner.errors import TrainingError
+from xtuner.estimate.forecast import cures
 from xtuner.estimate.memory import size_text
 from xtuner.language import told
 
 if TYPE_CHECKING:
-    from xtuner.check.forecast import Forecast
+    from xtuner.estimate.forecast import Forecast
 
 # What libraries say where they do not raise MemoryError: torch's CPU allocator, oneDNN, the system.
 _SIGNS = (

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from xtuner import __version__
-from xtuner.check.forecast import Forecast, memory_lines
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
@@ -24,6 +23,7 @@ from xtuner.engine.hooks import call_hooks
 from xtuner.engine.randomness import get_rng_state
 from xtuner.engine.surroundings import adapter_files, describe_environment, model_files
 from xtuner.errors import TrainingError
+from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.language import told
 from xtuner.log import logger, start_file, stop_file
 from xtuner.parallel.world import World, lost_peer

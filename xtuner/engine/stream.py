@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.streamed import Stream
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import told
 from xtuner.log import logger, say_once

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from xtuner.estimate.memory import RECOMPUTE, Training
-from xtuner.estimate.plan import ALONE, Division, process_memory
+from xtuner.blocks import RECOMPUTE
+from xtuner.estimate.memory import Training
+from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 from xtuner.language import told
 

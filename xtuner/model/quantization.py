@@ -16,6 +16,7 @@ from xtuner.errors import ConfigError
 from xtuner.families import family_of
 from xtuner.language import told
 from xtuner.log import say_once
+from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
@@ -95,6 +96,8 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
 
     bitsandbytes then repacks the weights for an inference kernel that has no backward.
     """
+    if kind := next((type(m) for m in llm.modules() if _is_4bit(m) and m.weight.device.type == "cpu"), None):
+        is_proven(kind, "gradients on a CPU may be wrong once the model has answered in evaluation mode")
     for module in _repacked(llm):
         module.support_avx512bf16_for_cpu = False
 
@@ -117,6 +120,11 @@ def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
             odd=len(odd),
             layers=len(layers),
         )
+
+
+def _is_4bit(module: Any) -> bool:
+    kind = type(module)
+    return kind.__module__.startswith("bitsandbytes") and kind.__name__ == "Linear4bit"
 
 
 def _repacked(llm: torch.nn.Module) -> list[Any]:

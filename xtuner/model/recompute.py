@@ -19,8 +19,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
+from xtuner.blocks import TILE
+from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import TILE, Training
+from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.language import told
 from xtuner.log import logger, say_once
@@ -53,6 +55,11 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
     else:  # transformers before 5.22
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if way == "offload" and not all(hasattr(layer, "_gradient_checkpointing_func") for layer in layers):
+        say_once(
+            "Layers recompute and keep their inputs on the device: this transformers has another way to it"
+        )
+        way = "full"
     layer: Any
     for number, layer in enumerate(layers):
         if way == "selective" and number % 2:
@@ -108,9 +115,4 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 8 * 2**30
+    return machine.free_memory()

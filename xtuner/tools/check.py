@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtuner.check.checks import Findings, check_config
-from xtuner.check.forecast import Forecast, memory_lines
-from xtuner.check.plan_table import plan_lines
 from xtuner.estimate.configured import read_division
+from xtuner.estimate.forecast import Forecast, memory_lines
+from xtuner.estimate.plan_table import plan_lines
 from xtuner.language import told
 from xtuner.parallel.launch import how_many
+from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.config_argument import add_config, add_options, read_config
-from xtuner.tools.parser import Parser
-from xtuner.tools.train import deepspeed_settings
+from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _try_rows(cfg: Mapping[str, Any]) -> str | None:
-    from xtuner.dataset.survey.first_rows import try_first_rows
+    from xtuner.survey.first_rows import try_first_rows
 
     return try_first_rows(cfg)
 

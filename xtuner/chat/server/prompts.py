@@ -21,8 +21,8 @@ from typing import Any
 from xtuner.chat.pictures import Pictures
 from xtuner.chat.session import Session, encode_rendered
 from xtuner.chat.typed import ControlTokens
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids
 from xtuner.dataset.map_fns.fields import BETWEEN
 from xtuner.errors import DataError
 from xtuner.utils.templates import is_tokenizers_own

@@ -17,7 +17,6 @@ import io
 import lzma
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,25 +26,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import xtuner
+from xtuner.atomic import written
+from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
-from xtuner.extras import install_extra, pip_install
+from xtuner.extras import install_extra
 from xtuner.language import told
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-PACKED = (*_UNPACKERS, ".zst")
 _BLOCK = 1 << 20
 
-_WEB = ("http://", "https://")
 _TIMEOUT_S = 60.0
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "oss": "ossfs", "az": "adlfs"}
-"""The package with which fsspec knows a protocol."""
-
-
-def is_elsewhere(name: str) -> bool:
-    """Whether that is an address rather than a path."""
-    return "://" in name
 
 
 def unpacked(path: Path, name: str) -> Path:
@@ -131,13 +123,6 @@ def fetched(address: str) -> Path:
         return kept[-1]
 
 
-def file_name(address: str) -> str:
-    """The name of the file at an address, or of a path."""
-    if address.lower().startswith(_WEB):
-        address = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-    return address.rstrip("/").rpartition("/")[2]
-
-
 def _is_refused(error: Exception) -> bool:
     """Whether there was an answer, which is that there is no such file for us."""
     status = getattr(error, "code", None)
@@ -146,7 +131,7 @@ def _is_refused(error: Exception) -> bool:
 
 def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
     """Something that changes with the file at `address`, or None where nothing does, and its content."""
-    return _opened_web(address) if address.lower().startswith(_WEB) else _opened_by_fsspec(address)
+    return _opened_web(address) if address.lower().startswith(WEB) else _opened_by_fsspec(address)
 
 
 @contextlib.contextmanager
@@ -200,33 +185,6 @@ def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
         yield state, source
 
 
-def check_protocol(address: str) -> None:
-    """DataError where nothing on this machine reads such addresses."""
-    if address.lower().startswith(_WEB):
-        return
-    import fsspec
-
-    protocol = address.partition("://")[0]
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        package = _PACKAGES.get(protocol)
-        cure = (
-            told("the package {package}: {command}", package=package, command=pip_install(package))
-            if package
-            else _reason(error)
-        )
-        raise DataError(told("{address} needs {cure}", address=address, cure=cure)) from None
-    except ValueError:
-        raise DataError(
-            told(
-                "{address}: the protocol {protocol!r} is not known; download the file and give its path",
-                address=address,
-                protocol=protocol,
-            )
-        ) from None
-
-
 def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False) -> Path:
     """The file `name` that `write` makes, kept in the cache under `key`; made `anew` though it is there."""
     folder = cache_folder() / kind / key
@@ -234,20 +192,10 @@ def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *,
         return folder / name
     with explained_disk_errors(folder, told("a copy of the data")):
         folder.mkdir(parents=True, exist_ok=True)
-        _write_beside(folder / name, write)
+        # Several processes may want the same copy at the same time.
+        with written(folder / name, shared=True) as part, open(part, "wb") as file:
+            write(file)
     return folder / name
-
-
-def _write_beside(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as beside:
-        try:
-            write(beside)
-            beside.flush()
-            os.fsync(beside.fileno())
-            os.replace(beside.name, path)
-        except BaseException:
-            os.unlink(beside.name)
-            raise
 
 
 def _hash(*parts: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.streamed import Stream
 from xtuner.engine.hooks.hook import Hook
 from xtuner.language import told
 from xtuner.log import logger

@@ -20,7 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from xtuner.model.foreign import is_proven
 from xtuner.model.fused.dropout import kept, masked, new_seed
+
+_LORA = {
+    "peft.tuners.lora.layer.Linear",
+    "peft.tuners.lora.bnb.Linear4bit",
+    "peft.tuners.lora.bnb.Linear8bitLt",
+}
+_COST = "adapters run as peft has them, to the same result, with more time and memory"
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,14 @@ def is_lora(module: nn.Module) -> TypeGuard[Any]:
     return isinstance(module, LoraLayer)
 
 
+def is_proven_lora(kind: type) -> bool:
+    """Whether this class of peft's is one that the functions here were proven against."""
+    return f"{kind.__module__}.{kind.__qualname__}" in _LORA and is_proven(kind, _COST)
+
+
 def adapted(module: nn.Module) -> Adapted | None:
     """What peft's LoRA layer `module` computes just now; None where that is more than plain LoRA."""
-    if not is_lora(module) or not _is_frozen_linear(module.base_layer):
+    if not is_lora(module) or not is_proven_lora(type(module)) or not _is_frozen_linear(module.base_layer):
         return None
     if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return None
@@ -65,7 +78,9 @@ def adapted(module: nn.Module) -> Adapted | None:
 def _is_frozen_linear(base: nn.Module) -> bool:
     if any(p.requires_grad for p in base.parameters()):
         return False
-    return type(base) is nn.Linear or _quantised_bits(base) is not None
+    if type(base) is nn.Linear:
+        return True
+    return _quantised_bits(base) is not None and is_proven(type(base), _COST)
 
 
 def _quantised_bits(base: nn.Module) -> int | None:

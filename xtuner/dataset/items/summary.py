@@ -1,0 +1,130 @@
+"""The counts of a data set in words.
+
+data: 52,002 rows; 28 dropped: 28 with no conversation in them (alpaca.json line 197, ...); 6.9 M tokens, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtuner.dataset.encoding.pipeline import FAULTY
+from xtuner.errors import DataError
+from xtuner.language import told
+
+
+def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None) -> dict[str, Any]:
+    """The counts of the rows with those of the items, the share trained and how full the items are."""
+    fill = stats["tokens"] / (num_items * max_length) if max_length else 1.0
+    return {**stats, "packs": num_items, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
+
+
+def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
+    """One line that tells what became of the rows."""
+    num_dropped = sum(stats.get("dropped", {}).values())
+    parts = [told("{count:,} rows", count=stats["rows"])]
+    if num_dropped:
+        parts.append(told("{count:,} dropped:{why}", count=num_dropped, why=describe_dropped(stats)))
+    if stats.get("cut"):
+        parts.append(
+            told(
+                "{cut:,} cut at {max_length:,} tokens ({cut_tokens:,} tokens left out)",
+                cut=stats["cut"],
+                max_length=max_length,
+                cut_tokens=stats["cut_tokens"],
+            )
+        )
+    if stats.get("continued"):
+        parts.append(told("{continued:,} go on in further samples", continued=stats["continued"]))
+    parts.append(
+        told(
+            "{tokens:,} tokens, {share:.1%} trained",
+            tokens=stats["tokens"],
+            share=stats["trained_share"],
+        )
+    )
+    filled = told(", {fill:.1%} full", fill=stats["fill"]) if max_length else ""
+    parts.append(
+        told(
+            "{samples:,} samples in {packs:,} items{filled}",
+            samples=stats["samples"],
+            packs=stats["packs"],
+            filled=filled,
+        )
+    )
+    return told("data: ") + told("; ").join(parts)
+
+
+def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
+    """What the counts tell that is hardly meant, a line each; `report` is the file that lists all faults."""
+    found = []
+    if faults := stats.get("faults"):
+        count = stats["dropped"][FAULTY]
+        more = told("; and {count:,} more", count=count - len(faults)) if count > len(faults) else ""
+        where = (
+            told(". All are listed in {report}; strict = True makes them an error", report=report)
+            if report
+            else ""
+        )
+        found.append(
+            told(
+                "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
+                count=count,
+                names=told("; ").join(faults),
+                more=more,
+                where=where,
+            )
+        )
+    if count := stats.get("empty_answers"):
+        named = stats["empty_answer_rows"]
+        more = ", ..." if count > len(named) else ""
+        found.append(
+            told(
+                "data: {count:,} rows have an empty answer, of which only the end is trained: the "
+                "model learns to say nothing ({names}{more})",
+                count=count,
+                names=", ".join(named),
+                more=more,
+            )
+        )
+    for kind, count in stats.get("left_out", {}).items():
+        named = stats["left_out_rows"][kind]
+        more = ", ..." if count > len(named) else ""
+        cure = told("; one_sample_per_turn = True trains it") if kind.startswith("thinking") else ""
+        found.append(
+            told(
+                "data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
+                "({names}{more}){cure}",
+                kind=told(kind),
+                count=count,
+                names=", ".join(named),
+                more=more,
+                cure=cure,
+            )
+        )
+    return found
+
+
+def check_strict(stats: Mapping[str, Any]) -> None:
+    """DataError with the first row that was left out as it cannot be read, where there is one."""
+    if faults := stats.get("faults"):
+        raise DataError(faults[0])
+
+
+def describe_dropped(stats: Mapping[str, Any]) -> str:
+    """` 2 with nothing to train on (data.json line 3, data.json line 9), 1 with ...`."""
+    parts = []
+    for reason, count in stats["dropped"].items():
+        named = stats["dropped_rows"][reason]
+        more = ", ..." if count > len(named) else ""
+        parts.append(
+            told(
+                " {count:,} with {reason} ({names}{more})",
+                count=count,
+                reason=told(reason),
+                names=", ".join(named),
+                more=more,
+            )
+        )
+    return ",".join(parts)
