@@ -25,6 +25,7 @@ LAYERS = {
             "model_folder",
             "loadable",
             "blocks",
+            "next_tokens",
             "atomic",
             "families",
             "utils",

@@ -122,7 +122,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(toy_config, tmp_pat
 
 def test_a_run_of_updates_that_are_not_finite_stops_and_names_the_rows(toy_config, tmp_path):
     config = toy_config(poison=tuple(range(10)), max_nonfinite_updates=3)
-    message = r"3 updates in a row; the run stops\. Rows in this update: toy\.json line 10\d\."
+    message = r"3 skipped updates in a row; the run stops\. Rows in this update: toy\.json line 10\d\."
     with pytest.raises(TrainingError, match=message):
         train(config, tmp_path)
 
@@ -197,7 +197,7 @@ def test_every_moment_is_a_method_of_the_base():
 def test_what_is_no_hook_is_an_error(toy_config, tmp_path):
     config = toy_config()
     config.custom_hooks = [{"type": dict}]
-    with pytest.raises(ConfigError, match="dict is no hook"):
+    with pytest.raises(ConfigError, match="dict is not a hook"):
         train(config, tmp_path)
 
 

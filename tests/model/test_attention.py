@@ -215,7 +215,9 @@ def test_a_package_without_the_function_is_no_flash_attention(tmp_path, monkeypa
         for name in ("four", "broken", "there", "gone")
     }
     assert [name for name, function in found.items() if function] == ["there"]
-    assert "flash_broken is installed and does not load, so it is not used: undefined symbol" in caplog.text
+    assert (
+        "flash_broken is installed but cannot be loaded, so it is not used: undefined symbol" in caplog.text
+    )
 
 
 def test_dropout_is_applied_in_training_only():

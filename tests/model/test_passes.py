@@ -120,7 +120,7 @@ def test_a_family_that_mixes_samples_says_so_once(caplog, monkeypatch):
     assert not caplog.text
     for _ in range(2):
         ours(rows())
-    wanted = "Models of the family 'rwkv' mix packed samples, so each sample is run by itself: slower"
+    wanted = "Models of the family 'rwkv' mix packed samples, so each sample runs by itself: slower"
     assert caplog.text.count(wanted) == 1
 
 

@@ -92,13 +92,13 @@ def test_a_lost_process_is_named_by_all(three):
     assert (code, said.startswith("xtuner: error: rank 0: rank 2 on ")) == (1, True)
     code, said = ends(three[1])
     assert (code, said.startswith("xtuner: error: rank 1: rank 2 on ")) == (1, True)
-    assert said.endswith(" is gone; this process ends\n")
+    assert said.endswith(" is lost; this process ends\n")
 
 
 def test_a_lost_rank_0_is_noticed_by_the_others(three):
     three[0].kill()
     assert [ends(p) for p in three[1:]] == [
-        (1, f"xtuner: error: rank {rank}: rank 0 is gone; this process ends\n") for rank in (1, 2)
+        (1, f"xtuner: error: rank {rank}: rank 0 is lost; this process ends\n") for rank in (1, 2)
     ]
 
 

@@ -6,6 +6,13 @@
 from __future__ import annotations
 
 REPORT = {
+    "model.llm.quantization_config with load_in_4bit=True (QLoRA)": (
+        "带 load_in_4bit=True 的 model.llm.quantization_config（QLoRA）"
+    ),
+    "model.lora = dict(type=LoraConfig, r=64) instead of all weights": (
+        "model.lora = dict(type=LoraConfig, r=64)，不训练全部权重"
+    ),
+    " with rows shared by {count}": "，每行由 {count} 个进程共同处理",
     ", ": "，",
     "; ": "；",
     " or ": " 或 ",
@@ -87,6 +94,7 @@ REPORT = {
 }
 
 CONFIG = {
+    "the config": "配置",
     "a dict": "一个 dict",
     "a dict(type=...)": "一个 dict(type=...)",
     "a list of dicts": "由 dict 组成的列表",
@@ -295,7 +303,7 @@ PATHS = {
         "{recipe} 没有设置 {name!r}。{hint} 它有 {names}。"
     ),
     "there is no {kind} named {name!r}.{hint} Known: {names}": (
-        "没有名为 {name!r} 的 {kind}。{hint} 已有：{names}"
+        "没有名为 {name!r} 的{kind}。{hint} 已有：{names}"
     ),
     ". Name your own file here": "。请在此写上你自己的文件",
     "there is no data file {file} (looked for {place}){near}": "没有数据文件 {file}（找的是 {place}）{near}",

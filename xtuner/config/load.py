@@ -300,7 +300,7 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
         return here[part]
     if isinstance(here, list) and part.isdigit() and int(part) < len(here):
         return here[int(part)]
-    where = path or "the config"
+    where = path or told("the config")
     if isinstance(here, list):
         raise ConfigError(
             told(

@@ -23,6 +23,7 @@ from torch import nn
 
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
@@ -106,7 +107,7 @@ class Backend:
         if {n: s.shape for n, s in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
             if self.world.is_first:
                 self.model.load_state_dict(state)  # says what does not fit
-            raise CheckpointError("The checkpoint does not fit the model")
+            raise CheckpointError(told("The checkpoint does not fit the model"))
         given = state or {}
         self.model.load_state_dict(
             {n: spread_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
@@ -219,17 +220,20 @@ class FSDPBackend(_ManyBackend):
         kind = type(optim_wrapper.optimizer)
         if kind.__module__.startswith("bitsandbytes"):
             raise ConfigError(
-                f"optim_wrapper.optimizer is {kind.__name__} of bitsandbytes, which cannot work on the parts "
-                "that fsdp makes of weights: use torch.optim.AdamW, whose state fsdp divides"
+                told(
+                    "optim_wrapper.optimizer is {name} of bitsandbytes, which cannot work on the "
+                    "shards of fsdp: use torch.optim.AdamW, whose state fsdp shards too",
+                    name=kind.__name__,
+                )
             )
         if optim_wrapper.scaler:
-            raise ConfigError("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
+            raise ConfigError(told("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16"))
 
 
 def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> Backend:
     """The backend of torch for these processes; forward passes multiply in `dtype` where it is given."""
     if world.size == 1:
         if fsdp:
-            say_once("fsdp needs several processes: this one trains alone", 20)
+            say_once("fsdp needs several processes: this run has one", 20)
         return Backend(world)
     return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)

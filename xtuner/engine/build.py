@@ -79,7 +79,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     with contextlib.ExitStack() as held:
         # Only rank 0 is sure to see the work dir: it alone reads and writes there.
         if world.is_first:
-            held.enter_context(writing(work_dir, "the work dir", folder=True))
+            held.enter_context(writing(work_dir, told("the work dir"), folder=True))
         run = build_parts(cfg, options, world, work_dir)
         run.held = held.pop_all()
     return run
@@ -131,7 +131,13 @@ def free_timestamp(work_dir: Path) -> str:
         except FileExistsError:
             time.sleep(0.2)
         except OSError as error:
-            raise ConfigError(f"cannot write to the work dir {work_dir}: {error.strerror}") from error
+            raise ConfigError(
+                told(
+                    "cannot write to the work dir {work_dir}: {error}",
+                    work_dir=work_dir,
+                    error=error.strerror,
+                )
+            ) from error
 
 
 def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
@@ -154,7 +160,7 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
     source = ckpt.load_checkpoint(path, check=True)
     if "resume" not in source:
         raise CheckpointError(
-            f"{path} was saved without optimizer state; start from its weights with load_from instead"
+            told("{path} was saved without optimizer state; start from its weights with load_from", path=path)
         )
     source["path"] = str(path)
     return source
@@ -202,12 +208,17 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     cfg |= {k: v for k, v in given.items() if k not in ("dataset", "held_out")}
     if unused := cfg.keys() & {"sampler", "batch_sampler", "drop_last"}:
         say_once(
-            f"{data} reads every item once and in order: its {', '.join(sorted(unused))} is not used", 20
+            "{data} reads every item once and in order: its {names} is not used",
+            20,
+            data=data,
+            names=", ".join(sorted(unused)),
         )
     dataset_cfg = data_of_validation(run.cfg, data)
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
-        raise ConfigError(f"{data}.dataset: the data of validation has an end; leave out streaming = True")
+        raise ConfigError(
+            told("{data}.dataset: validation data must end; leave out streaming = True", data=data)
+        )
     collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
     place = (run.world.data_rank, run.world.data_size)
@@ -241,7 +252,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     path, world = "train_dataloader.sampler", run.world
     if cfg is None:
         raise ConfigError(
-            "train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)"
+            told("train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)")
         )
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
@@ -250,8 +261,12 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
-            f"{path} is {type(made).__name__}, which gives every process all items: use DefaultSampler, or a "
-            "class that takes rank and world_size"
+            told(
+                "{path} is {kind}, which gives every process all items: use DefaultSampler, or a class "
+                "that takes rank and world_size",
+                path=path,
+                kind=type(made).__name__,
+            )
         )
     return made
 
@@ -264,8 +279,11 @@ def connect(run: Run) -> None:
     lengths = run.world.gather(len(run.train_dataloader))
     if len(set(lengths)) > 1:
         raise ConfigError(
-            f"train_dataloader.sampler gives the processes {lengths} batches an epoch; all must have as "
-            "many: set round_up=True in it"
+            told(
+                "train_dataloader.sampler gives the processes {lengths} batches an epoch; all need the "
+                "same number: set round_up=True in it",
+                lengths=lengths,
+            )
         )
 
 
@@ -286,7 +304,7 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     if options.deepspeed is None:
         return make_backend(world, fsdp, autocast_dtype(cfg))
     if fsdp:
-        raise ConfigError("fsdp and deepspeed both divide the model among processes: ask for one of them")
+        raise ConfigError(told("fsdp and deepspeed both shard the model: use one of them"))
     from xtuner.engine.zero import ZeroBackend
 
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
@@ -333,7 +351,10 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     trained = [p for p in run.model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError(
-            "model has no weight to train: add lora=dict(type=LoraConfig, ...) or train the llm itself"
+            told(
+                "model has no trainable parameter: add lora=dict(type=LoraConfig, ...) or train the "
+                "llm itself"
+            )
         )
     optimizer_cfg = dict(cfg.pop("optimizer"))
     named = as_ref(optimizer_cfg.get("type"))
@@ -350,7 +371,9 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     wrapper = run.builder.build({"type": OptimWrapper, **cfg}, "optim_wrapper", **late)
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
-        raise ConfigError(f"optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper")
+        raise ConfigError(
+            told("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
+        )
     run.backend.start(wrapper)
     return wrapper
 
@@ -375,8 +398,12 @@ def build_visualizer(run: Run) -> Visualizer:
     visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
     if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
         raise ConfigError(
-            f"visualizer is a {type(visualizer).__name__}, which has no {missing[0]}(): use Visualizer, and "
-            "put your own backend in its vis_backends"
+            told(
+                "visualizer is a {kind}, which has no {name}(): use Visualizer, and put your own "
+                "backend in its vis_backends",
+                kind=type(visualizer).__name__,
+                name=missing[0],
+            )
         )
     return visualizer
 
@@ -437,11 +464,15 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
 def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
     if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
         return
-    what = f"{saved['path']} was trained on other data or data settings than this config names"
+    what = told("{path} was trained on other data or data settings than this config has", path=saved["path"])
     if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
         raise CheckpointError(
-            f"{what}, so its place in them means nothing: restore them, start from its weights with "
-            "load_from, or set resume_on_other_data = True to go on at the same iteration of these"
+            told(
+                "{what}, so its position in them means nothing: restore them, start from its weights "
+                "with load_from, or set resume_on_other_data = True to continue at the same iteration "
+                "of these",
+                what=what,
+            )
         )
     logger.warning(told("%s: the run goes on at the same iteration of these"), what)
 
@@ -453,8 +484,13 @@ def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
     positions = saved["data"]["positions"]
     if len(positions) != run.world.size:
         raise CheckpointError(
-            f"{saved['path']} was saved by {len(positions)} process(es), each with its own place in the "
-            f"streamed data, and this run has {run.world.size}: start as many"
+            told(
+                "{path} was saved by {count} process(es), each with its own position in the streamed "
+                "data, and this run has {here}: start as many",
+                count=len(positions),
+                path=saved["path"],
+                here=run.world.size,
+            )
         )
     run.train_dataloader.go_on_from(positions[run.world.rank])
 

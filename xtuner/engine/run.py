@@ -138,7 +138,9 @@ class Run:
             self.call_hooks("after_run")
         except RuntimeError as error:
             if self.world.size > 1 and lost_peer(error):
-                raise TrainingError(f"iter {self.iter + 1}: another process of this run is gone") from error
+                raise TrainingError(
+                    told("iter {iter}: another process of this run is gone", iter=self.iter + 1)
+                ) from error
             raise
         except (KeyboardInterrupt, SystemExit):
             self.world.leave()

@@ -61,11 +61,20 @@ class TrainLoop:
         elif max_iters is not None and max_epochs is None:
             self.max_epochs, self.max_iters = math.ceil(max_iters / self.epoch_length), max_iters
         else:
-            raise ConfigError(f"train_cfg needs either max_epochs or max_iters: {max_epochs=}, {max_iters=}")
+            raise ConfigError(
+                told(
+                    "train_cfg needs either max_epochs or max_iters: max_epochs={max_epochs!r}, "
+                    "max_iters={max_iters!r}",
+                    max_epochs=max_epochs,
+                    max_iters=max_iters,
+                )
+            )
         if spike_ratio is not None and not runner.backend.can_drop_gradients:
             raise ConfigError(
-                "train_cfg.spike_ratio: DeepSpeed cannot leave out a finite update; remove spike_ratio, or "
-                "train without --deepspeed"
+                told(
+                    "train_cfg.spike_ratio: DeepSpeed cannot skip a finite update; remove spike_ratio, "
+                    "or train without --deepspeed"
+                )
             )
         unit = self.epoch_length if by_epoch else 1
         self.val_interval = self.epoch_length if val_interval is None else val_interval * unit
@@ -159,7 +168,7 @@ class TrainLoop:
         elif update.rescaled:
             logger.info(told("The 16-bit loss scale was too high and is lowered; this update is left out."))
         else:
-            self._count_skipped(f"the gradient norm is {update.grad_norm}")
+            self._count_skipped(told("the gradient norm is {norm}", norm=update.grad_norm))
         return {"grad_norm": update.grad_norm}
 
     def _is_spike(self, loss: float) -> bool:
@@ -171,7 +180,14 @@ class TrainLoop:
                 before.append(loss)
             return False
         self.runner.backend.drop_gradients(self.runner.optim_wrapper)
-        self._count_skipped(f"the loss is {loss:.4g}, {loss / usual:.3g} times the usual {usual:.4g}")
+        self._count_skipped(
+            told(
+                "the loss is {loss:.4g}, {times:.3g} times the usual {usual:.4g}",
+                loss=loss,
+                times=loss / usual,
+                usual=usual,
+            )
+        )
         return True
 
     def _count_skipped(self, why: str) -> None:
@@ -179,23 +195,29 @@ class TrainLoop:
         run.num_skipped_updates += 1
         self.skipped_in_a_row += 1
         rows = self._name_rows()
-        what = f"iter {run.iter + 1}: {why}"
+        what = told("iter {iter}: {why}", iter=run.iter + 1, why=why)
         logger.warning(told("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows)
         if self.skipped_in_a_row >= run.max_nonfinite_updates:
             raise TrainingError(
-                f"{what}, the last of {self.skipped_in_a_row} updates in a row; the run stops. {rows}. "
-                "Look at these rows, lower lr, or use bfloat16; checkpoints written before are whole"
+                told(
+                    "{what}, the last of {count} skipped updates in a row; the run stops. {rows}. Look "
+                    "at these rows, lower lr, or use bfloat16; earlier checkpoints are intact",
+                    what=what,
+                    rows=rows,
+                    count=self.skipped_in_a_row,
+                )
             )
 
     def _name_rows(self) -> str:
         dataset = self.dataloader.dataset
         indices = [i for rows in self.runner.world.gather(list(self._rows)) for batch in rows for i in batch]
-        places = [f"item {i}" for i in indices]
+        places = [told("item {number}", number=i) for i in indices]
         if hasattr(dataset, "source_places"):
             places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
         named = ", ".join(places[:MAX_ROWS_NAMED])
-        more = f" and {len(places) - MAX_ROWS_NAMED} more" if len(places) > MAX_ROWS_NAMED else ""
-        return f"Rows in this update: {named}{more}"
+        count = len(places) - MAX_ROWS_NAMED
+        more = told(" and {count} more", count=count) if count > 0 else ""
+        return told("Rows in this update: {named}{more}", named=named, more=more)
 
 
 class EpochBasedTrainLoop(TrainLoop):

@@ -91,7 +91,7 @@ class ValLoop:
             return {}
         sums, count = totals
         if not count:
-            raise DataError("the data of validation has no trained token")
+            raise DataError(told("the validation data has no supervised token"))
         metrics = run.model.describe({name: value / count for name, value in sums.items()})
         run.call_hooks("after_val_epoch", metrics=metrics)
         return metrics
@@ -149,8 +149,10 @@ def with_part(dataset: Any, share: float, take: bool) -> Any:
     changed = _with_part(dataset, {"held_out": share, "take_held_out": take})
     if changed is dataset:
         raise ConfigError(
-            "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset, which could hold "
-            "rows out; give val_dataloader a dataset of its own instead"
+            told(
+                "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset to hold "
+                "rows out; give val_dataloader a dataset of its own instead"
+            )
         )
     return changed
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from xtuner.errors import ModelError
 from xtuner.families import family_of
+from xtuner.language import told
 from xtuner.model.attention_kernels import Call, packed_attention, scored
 from xtuner.model.fused.linear import in_one_dtype
 from xtuner.parallel.sequence import ulysses
@@ -140,7 +141,10 @@ def _kinds_of_mask(function: Any) -> set[str] | None:
 
 
 def _cannot(what: str) -> str:
-    return f"This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm"
+    return told(
+        "This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm",
+        what=told(what),
+    )
 
 
 def attention(
@@ -207,7 +211,7 @@ def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
     """ModelError for a tensor that changes scores in a way that is not known here."""
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and name not in _HARMLESS and name not in allowed:
-            raise ModelError(_cannot(f"'{name}'"))
+            raise ModelError(_cannot(repr(name)))
 
 
 def _temperature_by_sample(module: Any, query: Tensor, cu_seq_lens: Tensor, length: int) -> Tensor:

@@ -116,7 +116,11 @@ def _flash_function(package: str) -> Callable[..., Any] | None:
     try:
         return getattr(importlib.import_module(package), "flash_attn_varlen_func", None)
     except (ImportError, OSError) as error:  # made for another torch
-        say_once(f"{package} is installed and does not load, so it is not used: {error}")
+        say_once(
+            "{package} is installed but cannot be loaded, so it is not used: {error}",
+            package=package,
+            error=error,
+        )
         return None
 
 

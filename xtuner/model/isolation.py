@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from xtuner.families import family_of
+from xtuner.language import told
 from xtuner.log import logger, say_once
 from xtuner.model import attention
 from xtuner.model.loading import keeps_logits
@@ -55,9 +56,11 @@ class Isolation:
         self._try(model, length, [limit for limit in self._limits if limit <= FURTHEST])
         if untried := [limit for limit in self._limits if FURTHEST < limit < length and not self._mixes]:
             say_once(
-                f"Whether models of the family '{model.config.get_text_config().model_type}' keep packed "
-                f"samples apart was tried up to {FURTHEST} tokens; in longer rows, {untried[0]} of their "
-                "config may act"
+                "Packed samples of models of the family '{family}' were tested for isolation up to "
+                "{FURTHEST} tokens; beyond, {limit} in their config may mix them",
+                FURTHEST=FURTHEST,
+                family=model.config.get_text_config().model_type,
+                limit=untried[0],
             )
         return not self._mixes
 
@@ -102,7 +105,9 @@ def _differs(model: Any, length: int) -> bool:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the family's code says of a row that it does not know
-        logger.info("A trial of packed samples failed: %s: %s", type(error).__name__, error)
+        logger.info(
+            told("Testing the isolation of packed samples failed: %s: %s"), type(error).__name__, error
+        )
         return True
     finally:
         if model.config._attn_implementation != implementation:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from xtuner.blocks import as_recompute
 from xtuner.config import build
 from xtuner.errors import ConfigError
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora, passes
 from xtuner.model.fused import fuse, unfuse
@@ -53,7 +54,7 @@ class PackedLanguageModel(TrainModule):
     ):
         super().__init__()
         if use_varlen_attn:
-            say_once("use_varlen_attn: packed samples never attend to each other, with or without it", 20)
+            say_once("use_varlen_attn: packed samples never attend to each other, with it or without", 20)
         self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
         self.uses_adapter = lora is not None or peft_model is not None
         way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
@@ -118,8 +119,9 @@ class PackedLanguageModel(TrainModule):
             raise ConfigError(_no_sequence_parallel(family))
         if len(packed.boundaries) > 2:
             say_once(
-                f"Models of the family '{family}' mix packed samples, so each sample is run by itself: "
-                "slower with many short samples"
+                "Models of the family '{family}' mix packed samples, so each sample runs by "
+                "itself: slower with many short samples",
+                family=family,
             )
         found = passes.apart(packed)
         if not with_loss:
@@ -201,7 +203,10 @@ def build_llm(
     if isinstance(llm, nn.Module):
         if max_position_embeddings:
             raise ConfigError(
-                "model.max_position_embeddings needs model.llm as a dict: rope is scaled before loading"
+                told(
+                    "model.max_position_embeddings needs model.llm as a dict, because rope is scaled "
+                    "before loading"
+                )
             )
         loading.register_families()
         loading.use_our_attention(model)
@@ -219,8 +224,11 @@ def build_llm(
             lora.continue_from(model, peft_model)
     elif peft_model:
         raise ConfigError(
-            f"model.peft_model = {peft_model!r} is no folder of an adapter: to go on from a checkpoint give "
-            "its settings with model.lora too"
+            told(
+                "model.peft_model = {peft_model!r} is not an adapter folder: to continue from a "
+                "checkpoint, give its settings in model.lora too",
+                peft_model=peft_model,
+            )
         )
     fuse(model)
     scale_by_sample(model)
@@ -233,7 +241,8 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _no_sequence_parallel(family: str) -> str:
-    return (
-        f"sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
-        "cannot share rows: set sequence_parallel_size = 1"
+    return told(
+        "sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
+        "cannot work on parts of a sequence: set sequence_parallel_size = 1",
+        family=family,
     )

@@ -18,6 +18,7 @@ from typing import Any, TypedDict
 from torch import Tensor, nn
 
 from xtuner.errors import CheckpointError
+from xtuner.language import told
 
 
 class Outputs(TypedDict):
@@ -86,20 +87,28 @@ class TrainModule(nn.Module, ABC):
         if wrong := [(name, there, here) for name, there, here in shapes if there != here]:
             name, there, here = wrong[0]
             raise CheckpointError(
-                f"The checkpoint does not fit the model: {len(wrong)} of {len(shapes)} weights have other "
-                f"shapes, such as {name}: {there} there, {here} here. Use the base model and the lora "
-                "settings (r) it was trained with"
+                told(
+                    "The checkpoint does not fit the model: {wrong} of {total} weights have other "
+                    "shapes, such as {name}: {there} there, {here} here. Use the base model and the "
+                    "lora settings (r) it was trained with",
+                    name=name,
+                    there=there,
+                    here=here,
+                    wrong=len(wrong),
+                    total=len(shapes),
+                )
             )
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
         missing = [name for name in result.missing_keys if name in trained]
         unexpected = [name for name in state_dict if name not in trained]
-        if strict and (missing or unexpected):
+        faults = _some("{count} weights are missing, as {name}", missing)
+        faults += _some("{count} weights are unexpected, as {name}", unexpected)
+        if strict and faults:
             raise CheckpointError(
-                "The checkpoint does not fit the model: "
-                + "; ".join(_some("missing", missing) + _some("unexpected", unexpected))
+                told("The checkpoint does not fit the model: {faults}", faults="; ".join(faults))
             )
         return type(result)(missing, unexpected)
 
 
-def _some(word: str, names: list[str]) -> list[str]:
-    return [f"{len(names)} weights are {word}, as {names[0]}"] if names else []
+def _some(text: str, names: list[str]) -> list[str]:
+    return [told(text, count=len(names), name=names[0])] if names else []

@@ -29,6 +29,8 @@ import threading
 import time
 from dataclasses import dataclass
 
+from xtuner.language import told
+
 GRACE_SECONDS = 10.0
 # For the first line of a connection; a process of the run sends it at once.
 HELLO_SECONDS = 10.0
@@ -150,7 +152,8 @@ class Watch:
             self._end(word.decode() or "rank 0")
 
     def _end(self, who: str) -> None:
-        sys.stderr.write(f"xtuner: error: rank {self.rank}: {who} is gone; this process ends\n")
+        what = told("rank {rank}: {who} is lost; this process ends", rank=self.rank, who=who)
+        sys.stderr.write(f"xtuner: error: {what}\n")
         time.sleep(GRACE_SECONDS)
         os._exit(1)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.items.streamed import Stream, Streamed
 from xtuner.errors import ConfigError
+from xtuner.language import told
 
 
 class MixedPosition(NamedTuple):
@@ -37,13 +38,19 @@ class MixedStream(Stream):
         weights = [1.0] * len(self.datasets) if weights is None else list(weights)
         if not self.datasets or not all(isinstance(dataset, Stream) for dataset in self.datasets):
             raise ConfigError(
-                "MixedStream.datasets needs one or more of process_hf_dataset with streaming = True; others "
-                "are mixed by ConcatDataset"
+                told(
+                    "MixedStream.datasets needs one or more of process_hf_dataset with streaming = "
+                    "True; others are mixed by ConcatDataset"
+                )
             )
         if len(weights) != len(self.datasets) or not all(weight > 0 for weight in weights):
             raise ConfigError(
-                f"MixedStream.weights is {weights}: it needs {len(self.datasets)} numbers above 0, one for "
-                "each data set"
+                told(
+                    "MixedStream.weights is {weights}: it needs {count} numbers above 0, one for each "
+                    "data set",
+                    weights=weights,
+                    count=len(self.datasets),
+                )
             )
         self._shares = [weight / sum(weights) for weight in weights]
 

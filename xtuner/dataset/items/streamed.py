@@ -32,6 +32,7 @@ from xtuner.dataset.items.worker_seeds import seed_worker
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.selection import Cursor, place_at, scan
 from xtuner.errors import DataError
+from xtuner.language import told
 
 BUFFER_ROWS = 10_000
 BUFFER_CHARACTERS = 50_000_000
@@ -308,12 +309,15 @@ def _nothing(sources: Sequence[Any], tally: Tally, reader: int, num_readers: int
     rows = tally.stats["rows"]
     names = ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in sources)
     if not rows and num_readers > 1:
-        return f"reader {reader + 1} of {num_readers} gets no row of {names}: use fewer processes or workers"
-    return (
-        f"none of the {rows:,} rows has anything to train on in {names}"
-        if rows
-        else (f"the data is empty: there are no rows in {names}")
-    )
+        return told(
+            "reader {reader} of {readers} gets no row of {names}: use fewer processes or workers",
+            reader=reader + 1,
+            readers=num_readers,
+            names=names,
+        )
+    if not rows:
+        return told("the data is empty: there are no rows in {names}", names=names)
+    return told("none of the {rows:,} rows has anything to train on in {names}", rows=rows, names=names)
 
 
 def _fingerprint_edges(source: Any) -> str:

@@ -45,7 +45,7 @@ class CheckpointHook(Hook):
         save_async: bool = False,
     ):
         if rule is not None and rule not in RULES:
-            raise ConfigError(f"CheckpointHook.rule is {rule!r}; use 'less' or 'greater'")
+            raise ConfigError(told("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule))
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -69,14 +69,21 @@ class CheckpointHook(Hook):
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:
             raise ConfigError(
-                "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
-                "val_dataloader = dict(held_out=0.05)"
+                told(
+                    "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
+                    "val_dataloader = dict(held_out=0.05)"
+                )
             )
         names = runner.val_loop.metric_names
         if self.save_best != "auto" and self.save_best not in names:
             raise ConfigError(
-                f"default_hooks.checkpoint.save_best is {self.save_best!r}, which validation does not "
-                f"measure.{did_you_mean(str(self.save_best), names)} It measures {', '.join(names)}"
+                told(
+                    "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not "
+                    "measure.{hint} It measures {names}",
+                    save_best=self.save_best,
+                    hint=did_you_mean(str(self.save_best), names),
+                    names=", ".join(names),
+                )
             )
 
     def saves_at(self, runner) -> bool:

@@ -58,7 +58,7 @@ class EvaluateChatHook(Hook):
     ):
         if evaluation_images is not None or image_processor is not None:
             raise ConfigError(
-                "EvaluateChatHook: evaluation_images are not available in this version; remove them"
+                told("EvaluateChatHook: evaluation_images are not available in this version; remove them")
             )
         self.tokenizer = tokenizer
         self.inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else list(evaluation_inputs)

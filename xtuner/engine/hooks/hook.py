@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import told
 
 PRIORITIES = {
     "HIGHEST": 0,
@@ -100,11 +101,20 @@ def sort_hooks(hooks: list[tuple[Any, str | int | None]]) -> list[Any]:
 def _rank(hook: Any, priority: str | int | None) -> int:
     if not any(callable(getattr(hook, moment, None)) for moment in MOMENTS):
         raise ConfigError(
-            f"{type(hook).__name__} is no hook: it has none of the methods {', '.join(MOMENTS)}"
+            told(
+                "{kind} is not a hook: it has none of the methods {names}",
+                names=", ".join(MOMENTS),
+                kind=type(hook).__name__,
+            )
         )
     value = getattr(hook, "priority", "NORMAL") if priority is None else priority
     if isinstance(value, str) and value.upper() not in PRIORITIES:
         raise ConfigError(
-            f"priority {value!r} of {type(hook).__name__} is unknown.{did_you_mean(value, PRIORITIES)}"
+            told(
+                "priority {value!r} of {kind} is unknown.{hint}",
+                value=value,
+                hint=did_you_mean(value, PRIORITIES),
+                kind=type(hook).__name__,
+            )
         )
     return PRIORITIES[value.upper()] if isinstance(value, str) else int(value)

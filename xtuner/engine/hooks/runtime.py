@@ -59,5 +59,7 @@ class VarlenAttnArgsToMessageHubHook(Hook):
 
     def before_run(self, runner) -> None:
         say_once(
-            "VarlenAttnArgsToMessageHubHook is not needed: packed samples never see each other; remove it", 20
+            "VarlenAttnArgsToMessageHubHook is not needed: packed samples never attend to each "
+            "other; remove it",
+            20,
         )

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xtuner.errors import ConfigError
+from xtuner.language import told
 
 
 def padded_length(length: int, group: Any) -> int:
@@ -87,6 +88,12 @@ def check_heads(num_heads: int, num_kv_heads: int, size: int) -> None:
     if num_heads % size or num_heads % kv:
         possible = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
         raise ConfigError(
-            f"sequence_parallel_size is {size}, but the model has {num_heads} heads of attention "
-            f"({num_kv_heads} for keys): it must be one of {', '.join(map(str, possible))}"
+            told(
+                "sequence_parallel_size is {size}, but the model has {num_heads} attention heads "
+                "({num_kv_heads} for keys): it must be one of {sizes}",
+                size=size,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                sizes=", ".join(map(str, possible)),
+            )
         )
