@@ -155,7 +155,12 @@ def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _GENERATION_KWARGS:
             hint, known = did_you_mean(name, _GENERATION_KWARGS), ", ".join(_GENERATION_KWARGS)
             raise ConfigError(
-                f"EvaluateChatHook: {name!r} in generation_kwargs is not known here.{hint} Known: {known}"
+                told(
+                    "EvaluateChatHook: generation_kwargs has an unknown name {name!r}.{hint} Known: {known}",
+                    name=name,
+                    hint=hint,
+                    known=known,
+                )
             )
     return dict(kwargs)
 
