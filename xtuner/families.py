@@ -9,7 +9,7 @@ known is tried (packing) or left as its own code has it. Every entry is proven b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj"}
@@ -69,6 +69,12 @@ class Family:
     gguf_norms_experts: bool | None = None
     # None: estimated as a Llama.
     sizes: Sizes | None = None
+    # Whether llama.cpp's architecture has biases of attention: tests/convert/test_gguf.py.
+    gguf_biases: bool = True
+    # Parts of weights' names -> Llama's names of them, where they differ.
+    llama_names: Mapping[str, str] = field(default_factory=dict)
+    # Its code is in xtuner/model, for models of the hub that bring code along too.
+    ours: bool = False
     # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
     no_text: str = ""
 
@@ -117,7 +123,17 @@ _THINKER = (
     ".save_pretrained(OUT), copy the tokenizer's files to OUT, and name OUT"
 )
 _DEEPSEEK = Sizes(shared_width=_shared_experts, bias=_latent_bias)
-_INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+_INTERNLM2 = {"qkv_proj": "wqkv", "o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+_INTERNLM2_AS_LLAMA = {
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "tok_embeddings": "embed_tokens",
+    "output": "lm_head",
+}
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
@@ -172,11 +188,11 @@ FAMILIES: dict[str, Family] = {
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
-        packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
+        packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", ours=True,
         sizes=Sizes(bias=_asked_bias(output=True, usual=True)),
     ),
     "internlm2": Family(
-        packs=True, plain_head=True,
+        packs=True, plain_head=True, ours=True, llama_names=_INTERNLM2_AS_LLAMA,
         fused=Fused(
             None, _layer("llama", "LlamaRMSNorm"), "xtuner.model.internlm2.InternLM2MLP", ("w1", "w3", "w2")
         ),
@@ -237,7 +253,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_vl_text": Family(fused=Fused(None, None, _layer("qwen2_vl", "Qwen2MLP"))),
     "qwen3": Family(
-        packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
+        packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3", gguf_biases=False,
         sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
     ),
     "qwen3_5": Family(packs=False),
@@ -274,6 +290,11 @@ FAMILIES: dict[str, Family] = {
 # fmt: on
 
 UNKNOWN = Family()
+
+# Words in the class names of tokenizers that open a conversation with nothing, whatever their bos token is.
+OPEN_WITH_NOTHING = ("qwen",)
+# What opens a conversation of GLM 4, in this order: tokens of its vocabulary, and none is its bos token.
+GLM_MARKS = ("[gMASK]", "<sop>")
 
 
 def family_of(config: Any) -> Family:

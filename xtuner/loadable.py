@@ -20,12 +20,11 @@ from typing import Any
 
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
-from xtuner.families import FAMILIES
+from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.language import told
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
-OWN = ("internlm", "internlm2")
 _CURE = "name the folder of a language model"
 # An assignment of a file's top level, up to the bracket that closes it, and the pairs in it.
 _TABLE = re.compile(r"^(\w+_MAPPING_NAMES)(?: = |\.update\()(.*?)^\)", re.MULTILINE | re.DOTALL)
@@ -145,11 +144,11 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
                 cure=told(_CURE),
             )
         )
-    if family in OWN or not known_families():
+    if FAMILIES.get(family, UNKNOWN).ours or not known_families():
         return CAUSAL
     if family not in known_families():
         return _of_remote_code(config, path, trust_remote_code)
-    if reason := FAMILIES[family].no_text if family in FAMILIES else "":
+    if reason := FAMILIES.get(family, UNKNOWN).no_text:
         raise ModelError(
             told(
                 "{path} is a model of the family '{family}', which {reason}",

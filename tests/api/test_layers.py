@@ -24,6 +24,8 @@ LAYERS = {
             "hub",
             "model_folder",
             "loadable",
+            "blocks",
+            "atomic",
             "families",
             "utils",
         ],
@@ -32,7 +34,7 @@ LAYERS = {
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
     **dict.fromkeys(["check", "dataset", "model"], 3),
-    **dict.fromkeys(["survey", "prepare"], 4),
+    **dict.fromkeys(["generation", "survey", "prepare"], 4),
     "chat": 5,
     "engine": 6,
     **dict.fromkeys(["convert", "evaluation"], 7),
@@ -98,7 +100,7 @@ def test_a_stage_of_the_data_imports_earlier_ones_only():
 
 
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths data_files families config
+    cli errors language chinese locks extras checkpoint_paths data_files blocks atomic families config
     estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.conftest import DATA
-from xtuner.chat.generate import Completion
 from xtuner.chat.session import ChatTemplateSession, Session, make_session
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion
 from xtuner.utils import PROMPT_TEMPLATE
 
 

@@ -12,6 +12,7 @@ from xtuner.check.template import fitting_templates
 from xtuner.config import parse_config
 from xtuner.errors import ConfigError
 from xtuner.recipes import catalogue
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.render import render
 from xtuner.recipes.sizes import known_sizes
 from xtuner.recipes.special import SCRIPTS
@@ -154,7 +155,7 @@ def test_too_little_memory_is_a_warning_with_cures(load):
     assert "load_in_4bit=True (QLoRA) saves" in warning
 
 
-OTHERS = {*catalogue.deepspeed_names(), *SCRIPTS}
+OTHERS = {*deepspeed_names(), *SCRIPTS}
 # What the user will name, and a package that only those who load from there have.
 THE_USERS = ("there is no data file ", "There is no model folder ", "there is no module 'modelscope'")
 

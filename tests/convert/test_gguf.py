@@ -244,4 +244,4 @@ def test_what_cannot_be_written(make_model, tmp_path, capsys):
     model.save_pretrained(folder)
     with pytest.raises(ModelError, match=r"holds 1e\+06, more than f16 can: write --type q8_0"):
         to_gguf(folder, tmp_path / "x.gguf")
-    assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*.part"))

@@ -1,6 +1,10 @@
 """The folder a conversion writes is complete or absent."""
 
 import errno
+import shutil
+import signal
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -47,6 +51,65 @@ def test_an_earlier_conversion_is_replaced_and_named(tmp_path, caplog):
         (folder / "config.json").write_text("new")
     assert names(target) == [".gitattributes", "config.json"]
     assert "adapter_config.json, adapter_model.bin replaced" in caplog.text
+
+
+CONVERT = """
+import os, signal, sys
+from pathlib import Path
+from xtuner.convert import output
+
+path, at, stays = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+output._must_stay = lambda path: stays
+count = 0
+
+def kill_at(event, args):
+    global count
+    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree"):
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+with output.new_folder(path) as folder:
+    for name in ("config.json", "new.bin"):
+        (folder / name).write_text("new")
+    sys.addaudithook(kill_at)
+"""
+OLD = {"config.json": "old", "old.bin": "old", ".gitattributes": "mine"}
+NEW = {"config.json": "new", "new.bin": "new", ".gitattributes": "mine"}
+
+
+@pytest.mark.parametrize("stays", [False, True], ids=["replaced", "mounted"])
+def test_a_kill_at_any_step_keeps_the_old_or_the_new(stays, tmp_path, monkeypatch):
+    """Hidden files too; in a folder that cannot be replaced itself, the next conversion puts it right."""
+    target = tmp_path / "out"
+    monkeypatch.setattr(output, "_must_stay", lambda path: stays)
+    seen = []
+    for at in range(1, 40):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name, text in OLD.items():
+            (target / name).write_text(text)
+        code = subprocess.run([sys.executable, "-c", CONVERT, str(target), str(at), str(stays)]).returncode
+        assert code in (0, -signal.SIGKILL)
+        if stays:
+            with pytest.raises(KeyError):
+                fill(target, KeyError("the next conversion, which ends at once"))
+        seen.append({file.name: file.read_text() for file in target.iterdir()})
+        assert seen[-1] in (OLD, NEW)
+        if code == 0:
+            break
+    assert seen.count(OLD) >= 1
+    assert seen.count(NEW) >= 2
+
+
+def test_the_folder_one_stands_in_is_filled_and_stays(tmp_path, monkeypatch):
+    """A shell that stands in it would be nowhere otherwise."""
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    with new_folder(".") as folder:
+        (folder / "config.json").write_text("{}")
+    assert names(tmp_path) == ["config.json"]
+    assert tmp_path.stat().st_ino == before
 
 
 def test_two_conversions_do_not_write_one_folder(tmp_path):

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from xtuner.dataset import ConcatDataset, process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.encoding.conversations import encode_conversations
-from xtuner.dataset.encoding.pipeline import NOTHING_TRAINED, PROMPT_FILLS, map_row
-from xtuner.dataset.encoding.pipeline import Settings as PipelineSettings
+from xtuner.dataset.encoding.pipeline import NOTHING_TRAINED, PROMPT_FILLS, Encoding, map_row
 from xtuner.dataset.map_fns import alpaca_map_fn, openai_map_fn, pretrain_map_fn, template_map_fn_factory
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.load import load_dataset
@@ -416,7 +415,7 @@ def test_worker_processes_open_the_tokens_themselves(bos, tmp_path):
 
 def test_a_row_is_mapped_and_put_in_its_template(bos):
     """The stage that tools show to the user."""
-    settings_of_run = PipelineSettings(bos, 9, alpaca_map_fn, template_map_fn_factory("default"))
+    settings_of_run = Encoding(bos, 9, alpaca_map_fn, template_map_fn_factory("default"))
     (only,) = map_row({"instruction": "Add.", "input": "1", "output": "3"}, settings_of_run)
     assert only["input"] == "<|User|>:Add.\n1\n<|Bot|>:"
 
@@ -439,7 +438,7 @@ def test_keys_that_arrow_filled_in_are_not_there(bos, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     table = datasets.Dataset.from_list(json.loads(json.dumps(rows)))
     table.to_parquet(tmp_path / "rows.parquet")
-    settings = PipelineSettings(bos, 64, openai_map_fn)
+    settings = Encoding(bos, 64, openai_map_fn)
     found = {}
     for name, source in {
         "jsonl": load_dataset(str(tmp_path / "rows.jsonl"), split="train"),

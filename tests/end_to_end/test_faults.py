@@ -159,14 +159,14 @@ def test_a_signal_while_saving_or_sampling_leaves_the_iteration_saved(
     )
     Path("c.py").write_text(Path("c.py").read_text() + extra)
     assert train("calm") == 0
-    target = {"saving": "torch.save", "sampling": "xtuner.engine.hooks.evaluate_chat.generate"}[moment]
+    target = {"saving": "torch.save", "sampling": "xtuner.engine.hooks.evaluate_chat.answer"}[moment]
     calls = []
 
     def send_then_do(real):
         def wrapped(*args, **kwargs):
             calls.append(1)
-            # The second save, and the first sample of iteration 3 behind the two before training.
-            if len(calls) == (2 if moment == "saving" else 5):
+            # The second save, and the samples of iteration 3 after those before training and of iteration 2.
+            if len(calls) == (2 if moment == "saving" else 3):
                 os.kill(os.getpid(), number)
             return real(*args, **kwargs)
 
@@ -174,7 +174,7 @@ def test_a_signal_while_saving_or_sampling_leaves_the_iteration_saved(
 
     import xtuner.engine.hooks.evaluate_chat as sampling
 
-    real = torch.save if moment == "saving" else sampling.generate
+    real = torch.save if moment == "saving" else sampling.answer
     with monkeypatch.context() as patch:
         patch.setattr(target, send_then_do(real))
         assert command(patch, "train", "c.py", "--work-dir", "w") == code

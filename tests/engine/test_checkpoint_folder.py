@@ -8,6 +8,7 @@ import torch
 
 from xtuner.engine.checkpoint import (
     OPTIMIZER_FILES,
+    clear_unfinished,
     find_fault,
     find_last,
     load_checkpoint,
@@ -48,6 +49,14 @@ def test_a_damaged_file_damages_the_folder(saved, name):
     data = (saved / name).read_bytes()
     (saved / name).write_bytes(data[:-100])
     assert find_fault(saved)
+
+
+def test_a_folder_that_was_moved_aside_when_a_run_was_killed_comes_back(saved):
+    """Where its replacement had not got its name yet."""
+    saved.rename(saved.with_name(f".{saved.name}.old"))
+    clear_unfinished(saved.parent)
+    assert load_checkpoint(saved)["meta"] == {"iter": 2}
+    assert [p.name for p in saved.parent.glob(".*")] == []
 
 
 def test_a_removed_folder_is_gone(saved):

@@ -6,15 +6,14 @@ import dataclasses
 import pytest
 import torch
 
+from xtuner.blocks import RECOMPUTE, loss_block
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.memory import (
-    RECOMPUTE,
     Training,
     adapter_weights,
     estimate,
     host_bytes,
     layer_bytes,
-    loss_block,
     loss_bytes,
     weight_bytes,
 )

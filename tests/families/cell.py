@@ -200,8 +200,9 @@ class Cell:
 
     def check_chat(self) -> None:
         """Assert that chat's greedy answer is stock transformers' own."""
-        from xtuner.chat.generate import complete, end_ids
         from xtuner.chat.session import make_session
+        from xtuner.generation.generate import complete
+        from xtuner.generation.limits import end_ids
         from xtuner.model.loading import load_for_chat
         from xtuner.utils import PROMPT_TEMPLATE
 

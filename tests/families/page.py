@@ -14,7 +14,7 @@ from tests.families.known import why_known
 from xtuner.families import FAMILIES, UNKNOWN
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-HEAD = ("family", "packs", "full", "LoRA", "QLoRA", "bf16", "merge", "GGUF", "what fails, and why")
+HEAD = ("family", "packs", "full", "LoRA", "QLoRA", "bf16", "merge", "fused", "GGUF", "what fails, and why")
 _BEGIN, _END = "<!-- make families -->\n", "<!-- end -->\n"
 Cells = Mapping[tuple[str, str], Outcome]
 _TRAINED = ("new-cfg", "train", "loss", "convert", "chat")
@@ -30,6 +30,7 @@ def row_of(family: str, cells: Cells) -> str:
         *(_yes(cells[method, "fp32"].passed(*_TRAINED)) for method in METHODS),
         _yes(all(cells[method, "bf16"].passed(*_TRAINED) for method in METHODS)),
         _yes(all(cells[cell].passed("merge") for cell in merged)),
+        fused(family),
         gguf(family, cells["full", "fp32"]),
         "; ".join(failures(family, cells)),
     ]
@@ -40,6 +41,16 @@ def packs(family: str, packed: bool) -> str:
     """Whether samples share a row, and whether that is in families.py or was tried by the run."""
     known = FAMILIES.get(family, UNKNOWN).packs
     return f"{_yes(packed)}{', tried' if known is None else ''}"
+
+
+def fused(family: str) -> str:
+    """Whether layers run through xtuner/model/fused: all kinds of them, or which."""
+    found = FAMILIES.get(family, UNKNOWN).fused
+    if found is None:
+        return ""
+    kinds = {"attention": found.attention, "norms": found.norm, "MLP": found.mlp}
+    names = [kind for kind, layer in kinds.items() if layer]
+    return "yes" if len(names) == len(kinds) else ", ".join(names)
 
 
 def gguf(family: str, outcome: Outcome) -> str:

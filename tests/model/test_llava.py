@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.llava import LENGTH, SIZE, picture_file
-from xtuner.chat.generate import complete
-from xtuner.chat.pictures import Pictures
 from xtuner.dataset.image import expand_to_square
+from xtuner.generation.generate import complete
+from xtuner.generation.pictures import Pictures
 from xtuner.model.llava import find_llava_parts, load_image_encoder
 from xtuner.model.loading import load_for_chat
 

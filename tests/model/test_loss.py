@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from xtuner.estimate import memory
+from xtuner import blocks
 from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, next_tokens
 
 
@@ -15,9 +15,9 @@ def test_a_position_is_trained_on_the_next_token_of_its_own_sample():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_the_head_loss_and_its_gradients_are_those_of_torch(monkeypatch, dtype, tolerance, bias):
     """Blocks change neither the loss nor any gradient."""
-    monkeypatch.setattr(memory, "LOSS_ROWS", 48)
-    monkeypatch.setitem(memory.LOSS_BLOCK, "cpu", 0)
-    monkeypatch.setitem(memory.SOFTMAX_PART, "cpu", 3 * 4 * 11)  # softmax of 3 rows
+    monkeypatch.setattr(blocks, "LOSS_ROWS", 48)
+    monkeypatch.setitem(blocks.LOSS_BLOCK, "cpu", 0)
+    monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)  # softmax of 3 rows
     head = torch.nn.Linear(5, 11, bias=bias, dtype=dtype)
     hidden = torch.randn(130, 5, dtype=dtype, requires_grad=True)
     targets = torch.randint(0, 11, (130,))
@@ -42,7 +42,7 @@ def test_a_target_that_is_certain_keeps_its_small_gradient():
 
 def test_the_sum_and_its_gradient_are_those_of_torch(monkeypatch):
     """Parts of rows change neither the loss nor the gradient."""
-    monkeypatch.setitem(memory.SOFTMAX_PART, "cpu", 3 * 4 * 11)
+    monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)
     logits = torch.randn(8, 11, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 11, (8,))
     (cross_entropy_sum(logits, targets) / 5).backward()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from xtuner.parallel.launch import asked_for, launch
-from xtuner.recipes.catalogue import deepspeed_file, deepspeed_names
+from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 
 SCRIPT = Path(__file__).with_name("train_in_world.py")
 WORDS = ["red", "green", "blue", "small", "large", "quick", "slow", "warm", "cold", "bright"]

@@ -12,13 +12,14 @@ from xtuner.config.ref import Ref
 from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError
 from xtuner.recipes import catalogue
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.page import MODULE_OF, MODULES, Code, Page
 from xtuner.recipes.render import render, settings_of
 from xtuner.recipes.special import SCRIPTS
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-OTHERS = {*catalogue.deepspeed_names(), *SCRIPTS}
+OTHERS = {*deepspeed_names(), *SCRIPTS}
 RECIPES = [name for name in catalogue.names() if name not in OTHERS]
 # One of each kind, for what need not be tried on all.
 KINDS = [

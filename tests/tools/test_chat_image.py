@@ -199,9 +199,9 @@ def test_a_dialogue_about_an_image_is_saved_and_loaded(llava, picture, tmp_path,
 def test_the_image_is_encoded_once(llava, picture):
     """Its keys are kept: a second turn reads what is new alone, another adapter reads all again."""
     from xtuner.chat.answer import Answerer
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.session import make_session
     from xtuner.chat.settings import Settings
+    from xtuner.generation.pictures import Pictures
     from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
 
@@ -227,9 +227,9 @@ def test_the_image_outlives_the_first_question(llava, picture, template):
     """Where the context is full the oldest turn goes; the image stands before the one that is then first."""
     from transformers import AutoTokenizer
 
-    from xtuner.chat.generate import Completion
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.session import make_session
+    from xtuner.generation.generate import Completion
+    from xtuner.generation.pictures import Pictures
     from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.utils import PROMPT_TEMPLATE
@@ -263,8 +263,8 @@ def test_the_template_of_the_model(llava, picture, tmp_path):
     """A template that takes parts of contents writes what transformers' processor makes of it."""
     from transformers import AutoTokenizer, LlavaProcessor
 
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.session import make_session
+    from xtuner.generation.pictures import Pictures
     from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.utils import PROMPT_TEMPLATE

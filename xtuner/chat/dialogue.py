@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.generate import Completion
 from xtuner.chat.screen import Screen
 from xtuner.chat.session import Session
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion
 from xtuner.log import logger
 
 

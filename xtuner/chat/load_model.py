@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xtuner.chat.pictures import Pictures
 from xtuner.chat.settings import ModelSettings
+from xtuner.generation.pictures import Pictures
 
 if TYPE_CHECKING:
     from xtuner.model.llava import LlavaParts

@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.generate import Completion
 from xtuner.chat.plugins.tool import Tool, ToolError
 from xtuner.dataset.map_fns.msagent_react import react_rules
+from xtuner.generation.generate import Completion
 from xtuner.log import logger
 
 MAX_STEPS = 8

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from xtuner.chat.generate import Completion
 from xtuner.chat.session import Session
 from xtuner.errors import DataError, NotFoundError
+from xtuner.generation.generate import Completion
 from xtuner.log import logger
 from xtuner.utils import DEFAULT_IMAGE_TOKEN
 

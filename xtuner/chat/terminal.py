@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from xtuner.chat.answer import Answerer, Show
 from xtuner.chat.commands import COMMANDS, is_command, run_command
 from xtuner.chat.dialogue import Dialogue
-from xtuner.chat.generate import Completion, context_length
 from xtuner.chat.line_input import PROMPT, read_inputs
 from xtuner.chat.load_model import find_parts, load_model
 from xtuner.chat.plugins import moss
@@ -28,6 +27,8 @@ from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.image import read_image
 from xtuner.errors import ConfigError
+from xtuner.generation.generate import Completion
+from xtuner.generation.limits import context_length
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy
 import torch
 
+from xtuner.atomic import written
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.served import ends_of
@@ -34,15 +35,6 @@ from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
 
-_INTERNLM2 = {
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "tok_embeddings": "embed_tokens",
-}
 # Settings without which the logits stay the same.
 _NO_MATTER = {
     "_name_or_path",
@@ -75,17 +67,13 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     if path.suffix != ".gguf":
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, "the output"):
-        try:
-            _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+    try:
+        with writing(path, "the output"), written(path) as part:
+            _write(gguf, part, Weights(source), config, tokenizer, architecture, kind)
             if check:
-                compare(source, partial, kind)
-            partial.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+                compare(source, part, kind)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
     return path
 
@@ -137,8 +125,8 @@ def _unwritten(config: Any, architecture: str) -> Iterator[tuple[str, str]]:
     act = getattr(config, "hidden_act", "silu")
     if act not in ("silu", "swish"):
         yield f"hidden_act = {act!r}", f"llama.cpp's {architecture} has silu"
-    if architecture == "qwen3" and getattr(config, "attention_bias", False):
-        yield "attention_bias = True", "llama.cpp's qwen3 has no bias behind attention"
+    if not family_of(config).gguf_biases and getattr(config, "attention_bias", False):
+        yield "attention_bias = True", f"llama.cpp's {architecture} has no bias behind attention"
 
 
 def _rope_kind(config: Any) -> str:
@@ -306,12 +294,10 @@ def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], 
         if name.endswith("mlp.shared_expert_gate.weight"):  # [1, width]
             found.append((name, info.shape[1:], functools.partial(_first_row, weights, name)))
             continue
-        own = name
-        if config.model_type == "internlm2":
-            own = "lm_head.weight" if name == "output.weight" else name
-            for theirs, llamas in _INTERNLM2.items():
-                own = own.replace(f".{theirs}.", f".{llamas}.")
-        found.append((own, info.shape, functools.partial(weights.__getitem__, name)))
+        own = f".{name}"
+        for theirs, llamas in family_of(config).llama_names.items():
+            own = own.replace(f".{theirs}.", f".{llamas}.")
+        found.append((own[1:], info.shape, functools.partial(weights.__getitem__, name)))
     for own, names in experts.items():
         names.sort(key=lambda name: int(_EXPERT.fullmatch(name)["number"]))  # type: ignore[index]
         shape = (len(names), *weights.infos[names[0]].shape)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xtuner.dataset.encoding import fingerprint
-from xtuner.dataset.encoding.pipeline import PROMPT_FILLS, MapFn, Settings, Tally, encode_rows
+from xtuner.dataset.encoding.pipeline import PROMPT_FILLS, Encoding, MapFn, Tally, encode_rows
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.dataset.encoding.tokenized import write_tokenized
 from xtuner.dataset.items import packing
@@ -79,7 +79,7 @@ def process_hf_dataset(
     """
     _check_settings(do_dataset_tokenization, tokenizer, max_length, pack_to_max_length)
     keeps_columns = not (pack_to_max_length or remove_unused_columns)
-    settings = Settings(
+    settings = Encoding(
         tokenizer,
         max_length,
         find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING),
@@ -166,7 +166,7 @@ def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, 
 # --- the key ---------------------------------------------------------------------------------------------
 
 
-def store_key(rows: Selection, settings: Settings) -> str:
+def store_key(rows: Selection, settings: Encoding) -> str:
     """The hash under which the tokens of these rows are kept."""
     try:
         functions = fingerprint.fingerprint_value([settings.dataset_map_fn, settings.template_map_fn])
@@ -195,7 +195,7 @@ def _rows_key(rows: Selection) -> list[Any]:
 # --- the store -------------------------------------------------------------------------------------------
 
 
-def write_rows(rows: Selection, settings: Settings, writer: StoreWriter) -> dict[str, Any]:
+def write_rows(rows: Selection, settings: Encoding, writer: StoreWriter) -> dict[str, Any]:
     """Map, encode and write all rows; returns the counts that the store is to keep.
 
     Raises DataError where there are no rows, where none of them has anything to train on, and where rows
@@ -219,7 +219,7 @@ def _name(rows: Selection) -> str:
     return ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in rows.sources)
 
 
-def _cure(tally: Tally, settings: Settings) -> str:
+def _cure(tally: Tally, settings: Encoding) -> str:
     if PROMPT_FILLS in tally.dropped:
         return f". max_length is {settings.max_length}: raise it"
     return ""

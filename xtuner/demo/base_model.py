@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from xtuner import dist
+from xtuner.atomic import written
 from xtuner.demo.corpus import Document, all_strings, load_documents
 from xtuner.demo.muon import Muon
 from xtuner.errors import ConfigError
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class Pretraining:
     """Sizes of the model and of its training; `steps` decides how long it takes."""
 
     seed: int = 0
@@ -76,13 +76,15 @@ class Result:
 
 
 def make_base_model(
-    folder: str | Path, plan: Plan | None = None, progress: Callable[[int, int, float], None] | None = None
+    folder: str | Path,
+    plan: Pretraining | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Result:
     """A complete model folder in `folder`; one that this function made before with the same plan is kept.
 
     `progress(step, steps, loss)` is called after every training step.
     """
-    folder, plan = Path(folder), plan or Plan()
+    folder, plan = Path(folder), plan or Pretraining()
     key = plan_key(plan)
     if (made := read_stamp(folder)) and made.pop("key") == key:
         return Result(folder=folder, reused=True, **made)
@@ -97,19 +99,16 @@ def make_base_model(
         loss=round(loss, 4),
         seconds=round(time.perf_counter() - start, 1),
     )
-    beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
     stamp = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
-    (beside / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
     return result
 
 
-def plan_key(plan: Plan) -> str:
+def plan_key(plan: Pretraining) -> str:
     """A hash of the plan and of the text: what the model depends on."""
     parts = [json.dumps(asdict(plan), sort_keys=True), *map(repr, load_documents())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -158,7 +157,7 @@ def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(plan: Pretraining, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama with random weights, the same for the same seed; stops at `</s>` and `<|im_end|>`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -186,7 +185,7 @@ def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausa
 def pretrain(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    plan: Plan,
+    plan: Pretraining,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[float, int]:
     """The mean loss of the last tenth of the steps and how many tokens were read."""
@@ -225,7 +224,9 @@ def pretrain(
     return sum(last) / len(last), num_tokens
 
 
-def build_optimizers(model: LlamaForCausalLM, plan: Plan, low: torch.dtype) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: LlamaForCausalLM, plan: Pretraining, low: torch.dtype
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inside = set(map(id, matrices))
@@ -241,7 +242,7 @@ def build_optimizers(model: LlamaForCausalLM, plan: Plan, low: torch.dtype) -> l
 
 
 def iterate_batches(
-    tokenizer: PreTrainedTokenizerFast, plan: Plan
+    tokenizer: PreTrainedTokenizerFast, plan: Pretraining
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless `(input_ids [B, T], weights [B * (T - 1)])`: what each next token counts, padding nothing."""
     rng = random.Random(plan.seed)

@@ -46,7 +46,7 @@ from xtuner.log import logger
 from xtuner.recipes.render import render
 
 if TYPE_CHECKING:
-    from xtuner.demo.base_model import Plan
+    from xtuner.demo.base_model import Pretraining
 
 RECIPE = "internlm2_chat_1_8b_qlora_alpaca_e3"
 IDENTITY_QUESTIONS = (QUESTIONS["zh"], QUESTIONS["en"])
@@ -65,7 +65,7 @@ class Options:
     seed: int = 0
     lang: str = "en"
     max_epochs: int = 8
-    base: Plan | None = None  # None: the usual one
+    base: Pretraining | None = None  # None: the usual one
 
 
 @dataclass

@@ -37,6 +37,7 @@ class Backend:
 
     name = "single"
     can_drop_gradients = True
+    gathers_weights = False  # a forward needs all processes
     # Where the optimiser's state has a file of its own: its name.
     optimizer_file: str | None = None
 
@@ -183,6 +184,7 @@ class FSDPBackend(_ManyBackend):
     """
 
     name = "fsdp"
+    gathers_weights = True
 
     def __init__(self, world: World, dtype: torch.dtype | None = None) -> None:
         super().__init__(world)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from xtuner import dist
+from xtuner.blocks import as_recompute
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
@@ -42,7 +43,6 @@ from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.estimate.configured import as_recompute
 from xtuner.estimate.forecast import Forecast
 from xtuner.language import told
 from xtuner.locks import writing

@@ -15,16 +15,15 @@ containers only and loads without running anything from it.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xtuner.atomic import remove as remove_checkpoint
+from xtuner.atomic import restore_all, written
 from xtuner.checkpoint_paths import (
     LAST,
     MODEL_FILE,
@@ -64,7 +63,7 @@ def save_checkpoint(
     `--resume` goes on from it.
     """
     try:
-        with _written_beside(path) as part:
+        with written(path) as part:
             if optimizer_file is None or "optimizer" not in state:
                 _save(state, part)
             else:
@@ -73,7 +72,7 @@ def save_checkpoint(
                 _save({"optimizer": state["optimizer"]}, part / optimizer_file)
                 (path.parent / SCRIPT).write_text(_SCRIPT_TEXT, encoding="utf-8")
         if is_newest:
-            with _written_beside(path.parent / LAST) as part, open(part, "w", encoding="utf-8") as file:
+            with written(path.parent / LAST) as part, open(part, "w", encoding="utf-8") as file:
                 file.write(str(path.resolve()))
                 _sync(file)
     # torch turns a failed write into a RuntimeError of its archive writer.
@@ -94,16 +93,9 @@ def _save(state: dict[str, Any], path: Path) -> None:
         _sync(file)
 
 
-def remove_checkpoint(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def clear_unfinished(folder: Path) -> None:
     """Remove what a killed run has left half-written in `folder`."""
+    restore_all(folder, "*.pth")
     for part in folder.glob(".*.pth.part"):
         logger.info(told("Removing %s, which an earlier run has not finished"), part)
         remove_checkpoint(part)
@@ -112,33 +104,6 @@ def clear_unfinished(folder: Path) -> None:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
-    """A path to write to, renamed to `path` at the end, removed on failure."""
-    part = path.with_name(f".{path.name}.part")
-    if part.is_dir():  # of a run that was killed
-        shutil.rmtree(part)
-    try:
-        yield part
-        if path.is_dir():
-            # A folder cannot be replaced in one go: the old one is out of the way for a moment.
-            old = path.with_name(f".{path.name}.old")
-            os.replace(path, old)
-            os.replace(part, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(part, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            remove_checkpoint(part)
-        raise
 
 
 def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class ZeroBackend(Backend):
         super().__init__(world)
         self._settings, self._batch_size = settings, batch_size
         self.stage = settings.get("zero_optimization", {}).get("stage", 0)
+        self.gathers_weights = self.stage == 3
         self._engine: Any = None
 
     def wrap(self, model: nn.Module, device: torch.device) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from xtuner.estimate.memory import RECOMPUTE, Training
+from xtuner.blocks import RECOMPUTE
+from xtuner.estimate.memory import Training
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 

@@ -22,7 +22,7 @@ from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.extras import pip_install
-from xtuner.families import family_of
+from xtuner.families import FAMILIES, UNKNOWN, family_of
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
 from xtuner.model.language_part import freeze_the_rest
@@ -391,7 +391,8 @@ def _tokenizer_cure(folder: Path, trusted: bool) -> str:
 def tell_of_tokenizer_code(path: str | Path) -> None:
     """Say which Python files a trusted tokenizer runs; those of our own families run none."""
     file = Path(path) / "config.json"
-    is_ours = file.is_file() and read_json(file).get("model_type") in ("internlm", "internlm2")
+    # Of a model with a language part of ours in it, the rest may run code of its own.
+    is_ours = file.is_file() and FAMILIES.get(str(read_json(file).get("model_type")), UNKNOWN).ours
     # transformers looks at the model's config for its tokenizer too.
     files = [*remote_code(path, "tokenizer_config.json"), *remote_code(path)]
     _tell_of_code([] if is_ours else list(dict.fromkeys(files)))

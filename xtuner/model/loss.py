@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from xtuner.estimate.memory import SOFTMAX_PART, loss_block
+from xtuner.blocks import SOFTMAX_PART, loss_block
 from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
 from xtuner.utils.constants import IGNORE_INDEX

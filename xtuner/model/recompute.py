@@ -19,9 +19,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
+from xtuner.blocks import TILE
 from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import TILE, Training
+from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.log import logger, say_once
 from xtuner.model.fused import tile

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xtuner.blocks import as_recompute
 from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.estimate.configured import as_recompute
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora, passes
 from xtuner.model.fused import fuse, unfuse

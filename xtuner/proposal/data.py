@@ -11,7 +11,7 @@ import numpy as np
 
 from xtuner.dataset import map_fns
 from xtuner.dataset.encoding.conversations import Encoded
-from xtuner.dataset.encoding.pipeline import Settings, Tally, encode_rows
+from xtuner.dataset.encoding.pipeline import Encoding, Tally, encode_rows
 from xtuner.dataset.items.summary import describe_dropped
 from xtuner.dataset.map_fns.auto import Format, auto_map_fn, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
@@ -71,7 +71,7 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
     is_text = found.map_fn is pretrain_map_fn
     measured = _measure(
         Selection(rows.sources, np.array(numbers)),
-        Settings(tokenizer, None, map_fn, None if is_text else template_map_fn_factory(template)),
+        Encoding(tokenizer, None, map_fn, None if is_text else template_map_fn_factory(template)),
     )
     converted = [(row, turns) for row in read if (turns := _conversation(row, map_fn)) is not None]
     conversations = [turns for _, turns in converted]
@@ -127,7 +127,7 @@ class _Measured:
         """They are told when training begins."""
 
 
-def _measure(rows: Selection, settings: Settings) -> _Measured:
+def _measure(rows: Selection, settings: Encoding) -> _Measured:
     """What the rows are as training encodes them, before any cut."""
     measured, tally = _Measured(), Tally()
     encode_rows(rows, settings, measured, tally)

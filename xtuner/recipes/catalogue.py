@@ -15,17 +15,15 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from xtuner.errors import NotFoundError, did_you_mean
 from xtuner.language import told
 from xtuner.recipes import special
 from xtuner.recipes.datasets import DATASETS, Dataset
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.methods import METHODS, VARIANTS, Method
 from xtuner.recipes.models import MODELS, Model
-
-DEEPSPEED = Path(__file__).parent / "deepspeed"
 
 
 @dataclass(frozen=True)
@@ -83,26 +81,6 @@ def find(name: str) -> Recipe:
             )
         )
     return recipe
-
-
-def deepspeed_names() -> list[str]:
-    """deepspeed_zero1, ..., deepspeed_zero3_offload."""
-    return sorted(path.stem for path in DEEPSPEED.glob("*.json"))
-
-
-def deepspeed_file(name: str) -> Path:
-    """The JSON file of a DeepSpeed setting."""
-    if name not in deepspeed_names():
-        raise NotFoundError(
-            told(
-                "There is no built-in DeepSpeed setting named {name!r}.{hint} There are {names}; a "
-                "path to a JSON file works too.",
-                name=name,
-                hint=did_you_mean(name, deepspeed_names()),
-                names=", ".join(deepspeed_names()),
-            )
-        )
-    return DEEPSPEED / f"{name}.json"
 
 
 @functools.cache

@@ -12,7 +12,8 @@ from typing import Any
 
 from xtuner.errors import ConfigError
 from xtuner.language import LANGUAGES
-from xtuner.recipes.catalogue import Recipe, deepspeed_file, deepspeed_names, find
+from xtuner.recipes.catalogue import Recipe, find
+from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 from xtuner.recipes.page import Page
 from xtuner.recipes.parts import (
     write_data,

@@ -18,7 +18,7 @@ from typing import Any
 from xtuner.config import Builder, Config
 from xtuner.config.build import callee_of
 from xtuner.config.load import name_of
-from xtuner.dataset.encoding.pipeline import Settings
+from xtuner.dataset.encoding.pipeline import Encoding
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.streamed import Stream
@@ -39,7 +39,7 @@ class Origin:
     path: str
     kind: str
     rows: Selection | None = None
-    settings: Settings | None = None
+    settings: Encoding | None = None
     max_length: int | None = None
     streaming: bool = False
 
@@ -143,11 +143,11 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
     return Origin(path, kind, rows, settings, arguments["max_length"], bool(arguments["streaming"]))
 
 
-def _settings(arguments: Mapping[str, Any]) -> Settings:
+def _settings(arguments: Mapping[str, Any]) -> Encoding:
     if arguments["tokenizer"] is None:
         raise ConfigError("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
-    names = [field.name for field in dataclasses.fields(Settings)]
+    names = [field.name for field in dataclasses.fields(Encoding)]
     found = {name: arguments[name] for name in names}
     found["dataset_map_fn"] = find_map_fn(found["dataset_map_fn"], "dataset_map_fn", DATASET_FORMAT_MAPPING)
     found["template_map_fn"] = find_map_fn(found["template_map_fn"], "template_map_fn", {})
-    return Settings(**{**found, "rename_maps": dict(found["rename_maps"])})
+    return Encoding(**{**found, "rename_maps": dict(found["rename_maps"])})

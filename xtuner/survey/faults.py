@@ -10,7 +10,7 @@ import numpy as np
 
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.encoding.conversations import begin_ids
-from xtuner.dataset.encoding.pipeline import Settings
+from xtuner.dataset.encoding.pipeline import Encoding
 from xtuner.dataset.map_fns.fields import flag, turn_text
 from xtuner.survey.configured import Origin
 from xtuner.survey.counts import Counts
@@ -119,14 +119,14 @@ def _find_double_bos(tokenizer: Any, ids: np.ndarray, borders: np.ndarray) -> li
     return [Finding("bos_twice", values)]
 
 
-def _template(settings: Settings | None) -> Mapping[str, Any]:
+def _template(settings: Encoding | None) -> Mapping[str, Any]:
     """The prompt template that a function of `template_map_fn_factory` holds, else an empty one."""
     arguments = getattr(settings.template_map_fn, "keywords", {}) if settings is not None else {}
     template = arguments.get("template")
     return template if isinstance(template, Mapping) else {}
 
 
-def _find_other_template(origin: Origin, settings: Settings, tokenizer: Any) -> list[Finding]:
+def _find_other_template(origin: Origin, settings: Encoding, tokenizer: Any) -> list[Finding]:
     """The first place where the template's text and that of the tokenizer's own chat template part."""
     if not getattr(tokenizer, "chat_template", None):
         return []

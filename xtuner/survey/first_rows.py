@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from xtuner.config import Builder
-from xtuner.dataset.encoding.pipeline import MAX_FAULTY_SHARE, Settings, converse
+from xtuner.dataset.encoding.pipeline import MAX_FAULTY_SHARE, Encoding, converse
 from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import take_split
@@ -24,13 +24,13 @@ def try_first_rows(cfg: Mapping[str, Any]) -> str | None:
         rows = take_split(builder.build(cfg["dataset"], "dataset"), cfg.get("split", "train"))
         given = builder.build(cfg.get("dataset_map_fn"), "dataset_map_fn")
         map_fn = find_map_fn(given, "dataset_map_fn", DATASET_FORMAT_MAPPING)
-        settings = Settings(None, None, map_fn, rename_maps=dict(cfg.get("rename_maps") or ()))
+        settings = Encoding(None, None, map_fn, rename_maps=dict(cfg.get("rename_maps") or ()))
         return _faults(rows, settings)
     except XTunerError as error:
         return str(error)
 
 
-def _faults(rows: Any, settings: Settings) -> str | None:
+def _faults(rows: Any, settings: Encoding) -> str | None:
     faults, count = [], 0
     for number, read in islice(rows.unread(), LOOKED_AT):
         count += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 from xtuner.survey.counts import Lengths
 from xtuner.survey.survey import Survey
@@ -58,6 +59,12 @@ summary { cursor: pointer; color: var(--faint); }
 svg { width: 100%; height: auto; } svg rect { fill: var(--bar); } svg line { stroke: var(--line); }
 svg text { fill: var(--faint); font-size: 12px; font-family: inherit; }
 """
+
+
+def write_page(path: Path, title: str, surveys: Sequence[Survey], lang: str) -> None:
+    """Write the page of `to_page`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_page(title, surveys, lang), encoding="utf-8")
 
 
 def to_page(title: str, surveys: Sequence[Survey], lang: str) -> str:

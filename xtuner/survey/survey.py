@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.survey.configured import Origin
+from xtuner.dataset.items.summary import check_strict
+from xtuner.survey.configured import ConfiguredData, Origin
 from xtuner.survey.counts import Counts, Lengths, describe_lengths
 from xtuner.survey.faults import Finding, find_faults
 from xtuner.survey.views import ItemView, RowView, view_item, view_rows
@@ -26,6 +27,30 @@ class Survey:
     findings: list[Finding]
     rows: list[RowView]
     item: ItemView
+
+
+def survey_all(
+    data: ConfiguredData, *, num_rows: int, index: int, max_cut_share: float, strict: bool = False
+) -> tuple[list[Survey], Counts]:
+    """A survey of each data set, see `make_survey`, and the counts of all.
+
+    DataError where training would refuse the data, and, if `strict`, where a row has a fault.
+    """
+    whole = data.build()
+    if strict:
+        check_strict(whole.stats)
+    surveys = [
+        make_survey(
+            origin,
+            data.build_part(origin),
+            data.tokenizer(origin),
+            num_rows=num_rows,
+            index=index,
+            max_cut_share=max_cut_share,
+        )
+        for origin in data.origins
+    ]
+    return surveys, counts_of(whole)
 
 
 def make_survey(

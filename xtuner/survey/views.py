@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.encoding.conversations import encode_conversations, is_document, labels_of
-from xtuner.dataset.encoding.pipeline import Settings, map_row
+from xtuner.dataset.encoding.pipeline import Encoding, map_row
 from xtuner.errors import DataError, XTunerError
 from xtuner.survey.configured import Origin
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -174,7 +174,7 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return "".join(pieces)
 
 
-def _keeping_conversation(settings: Settings, stages: list[list[Row]]) -> Settings:
+def _keeping_conversation(settings: Encoding, stages: list[list[Row]]) -> Encoding:
     """`settings` whose template first appends to `stages` the conversation that it is put around."""
     template = settings.template_map_fn
     if template is None:

@@ -15,10 +15,10 @@ from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.estimate.plan_table import plan_lines
 from xtuner.language import told
 from xtuner.parallel.launch import how_many
+from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.config_argument import add_config, add_options, read_config
-from xtuner.tools.parser import Parser
-from xtuner.tools.train import deepspeed_settings
+from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

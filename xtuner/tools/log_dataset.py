@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.survey_config import look, make_parser, open_data
+from xtuner.tools.arguments.data import look, make_parser, open_data
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

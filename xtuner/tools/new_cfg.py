@@ -11,8 +11,8 @@ from xtuner.errors import ConfigError
 from xtuner.estimate.machine import find_machine
 from xtuner.estimate.memory import size_text
 from xtuner.log import start_console
-from xtuner.tools.config_argument import write_new
-from xtuner.tools.parser import Parser, add_lang
+from xtuner.tools.arguments.config import write_new
+from xtuner.tools.arguments.parser import Parser, add_lang
 
 if TYPE_CHECKING:
     from xtuner.estimate.machine import Machine

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 from tests.llava import LENGTH, picture_file
 from xtuner import cli
-from xtuner.chat.generate import complete
 from xtuner.chat.server import requests, serve
 from xtuner.chat.server.app import make_app
+from xtuner.generation.generate import complete
 from xtuner.utils import PROMPT_TEMPLATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -107,7 +107,7 @@ def test_a_damaged_store_is_made_again(cache, name):
 
 def test_what_a_killed_process_left_is_cleared_away(cache):
     """Half a store of an earlier try does not stay on the disk."""
-    left = cache / "tokens" / "k.abc.part"
+    left = cache / "tokens" / ".k.part"
     left.mkdir(parents=True)
     open_or_write("k", write([[(1, True)]]))
     assert not left.exists()

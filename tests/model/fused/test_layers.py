@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from xtuner.chat.cached_forward import CachedForward
+from xtuner.generation.cached_forward import CachedForward
 from xtuner.model import SupervisedFinetune, loading
 from xtuner.model.fused.layers import fuse, unfuse
 from xtuner.model.lora import apply_lora

@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.generate import Completion, decode
 from xtuner.chat.plugins.tool import Tool, ToolError
 from xtuner.errors import ConfigError
+from xtuner.generation.generate import Completion
+from xtuner.generation.text_stream import decode
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 

@@ -22,7 +22,6 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from xtuner.chat.generate import decode
 from xtuner.chat.server import schema
 from xtuner.chat.server.embeddings import embeddings
 from xtuner.chat.server.forms import UnavailableError
@@ -34,6 +33,7 @@ from xtuner.chat.server.responses_api import ResponseWriter, as_chat
 from xtuner.chat.server.scheduler import QueueFullError
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import XTunerError, did_you_mean
+from xtuner.generation.text_stream import decode
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}

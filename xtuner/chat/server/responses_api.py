@@ -16,11 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from xtuner.chat.server import schema
-from xtuner.chat.server.answer import End, Event, Piece
 from xtuner.chat.server.limits import Metrics
 from xtuner.chat.server.requests import Job
 from xtuner.chat.server.service import ApiError, clipped
 from xtuner.chat.server.tool_calls import Call, CallFinder
+from xtuner.generation.request import End, Event, Piece
 
 Object = dict[str, Any]
 
@@ -168,7 +168,7 @@ class ResponseWriter:
     def whole(self) -> Object:
         """The answer as one object, as far as it has come."""
         end = self._end
-        status = "in_progress" if end is None else "completed" if end.finish == "stop" else "incomplete"
+        status = "in_progress" if end is None else "completed" if end.is_complete else "incomplete"
         usage = None
         if end is not None:
             usage = {
@@ -231,7 +231,7 @@ class ResponseWriter:
         if not self._is_open:
             return []
         item = self._items[-1]
-        item["status"] = "incomplete" if end is not None and end.finish != "stop" else "completed"
+        item["status"] = "incomplete" if end is not None and not end.is_complete else "completed"
         part = item["content"][0]
         return [
             self._event("response.output_text.done", **self._place(), text=part["text"], logprobs=[]),

@@ -34,17 +34,15 @@ from xtuner.dataset.encoding.chat_template import ChatTemplate, Rendered
 from xtuner.dataset.encoding.spans import Pieces, encode_spans
 from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.errors import DataError, ModelError
+from xtuner.families import GLM_MARKS, OPEN_WITH_NOTHING
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Turn = Mapping[str, Any]
 Ids = np.ndarray
-Plan = list[tuple["int | Ids", bool]]
+Layout = list[tuple["int | Ids", bool]]
 """Pieces of a conversation: the number of a text or ids, and whether they are trained."""
 
 Tokens = tuple[list[Ids], list[Pieces]]
-
-GLM_MARKS = ("[gMASK]", "<sop>")
-"""What opens a conversation of GLM-4, in this order."""
 
 IMAGE_IDS = np.array([IMAGE_TOKEN_INDEX], np.int32)
 
@@ -90,7 +88,7 @@ class Planned:
     conversations: Sequence[Sequence[Turn]]
     tokenizer: Any
     texts: list[str]
-    plans: list[Plan | None]
+    plans: list[Layout | None]
     rows: list[int]  # the conversation of each plan
     chats: list[Rendered]
     split: re.Pattern[str] | None  # what stands for an image in a chat
@@ -116,7 +114,7 @@ class Planned:
         cut.
         """
         texts, chats = tokens[0], iter(tokens[1])
-        plan: Plan = []
+        plan: Layout = []
         row_ends = [0]
         for own in self.plans:
             plan += next(chats) if own is None else own
@@ -169,7 +167,7 @@ def plan_conversations(
     bos, eos = begin_ids(tokenizer), end_ids(tokenizer)
     template: ChatTemplate | None = None
     texts: dict[str, int] = {}
-    plans: list[Plan | None] = []
+    plans: list[Layout | None] = []
     rows: list[int] = []
     chats: list[Rendered] = []
     left_out: set[tuple[int, str]] = set()
@@ -244,7 +242,7 @@ def is_document(turns: Sequence[Turn]) -> bool:
 def begin_ids(tokenizer: Any) -> Ids:
     """The ids that open a conversation: none for Qwen's tokenizers, GLM's two marks, else bos if any."""
     kind = type(tokenizer).__name__.lower()
-    if "qwen" in kind:
+    if any(word in kind for word in OPEN_WITH_NOTHING):
         return np.zeros(0, np.int32)
     if hasattr(tokenizer, "get_prefix_tokens"):
         return np.array(tokenizer.get_prefix_tokens(), np.int32)
@@ -321,9 +319,9 @@ def _plan_row(
     eos: Ids,
     with_output: bool,
     with_image: bool,
-) -> Plan:
+) -> Layout:
     """The pieces of one conversation; texts not met before are added to `texts`."""
-    plan: Plan = []
+    plan: Layout = []
     if not with_output and len(turns) > 1:
         raise DataError(f"only a question is to be encoded, and the conversation has {len(turns)} turns")
     opens = True

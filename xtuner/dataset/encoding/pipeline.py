@@ -56,7 +56,7 @@ FAULTY = "a fault in them"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Encoding:
     """How rows become tokens."""
 
     tokenizer: Any
@@ -132,7 +132,7 @@ def _count_named(
 
 def encode_rows(
     rows: Rows,
-    settings: Settings,
+    settings: Encoding,
     writer: Writer,
     tally: Tally,
     advance: Callable[[int, int], None] = lambda rows, tokens: None,
@@ -144,23 +144,23 @@ def encode_rows(
     """
     # A tokenizer in Rust lets go of the interpreter: while it works on one chunk, the next one is read.
     with ThreadPoolExecutor(1) as tokenising:
-        desk = _Desk(rows, settings, writer, tally, tokenising)
-        begun: _Chunk | None = None
-        for numbers, conversations in _chunks(desk.conversations()):
-            following = desk.begin(numbers, conversations)
+        pipeline = _Pipeline(rows, settings, writer, tally, tokenising)
+        begun: _PendingChunk | None = None
+        for numbers, conversations in _chunks(pipeline.conversations()):
+            following = pipeline.begin(numbers, conversations)
             if begun is not None:
-                desk.write(begun)
+                pipeline.write(begun)
                 advance(tally.stats["rows"], tally.stats["tokens"])
             begun = following
         if begun is not None:
-            desk.write(begun)
+            pipeline.write(begun)
             advance(tally.stats["rows"], tally.stats["tokens"])
-    desk.check_faults(0)
+    pipeline.check_faults(0)
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Rows that are being tokenised."""
+class _PendingChunk:
+    """Rows that the tokenizer is working on."""
 
     numbers: list[int]
     conversations: list[Conversation]
@@ -169,11 +169,11 @@ class _Chunk:
 
 
 @dataclass(frozen=True)
-class _Desk:
-    """What the steps from rows to samples share."""
+class _Pipeline:
+    """The steps from rows to samples, and what they share."""
 
     rows: Rows
-    settings: Settings
+    settings: Encoding
     writer: Writer
     tally: Tally
     tokenising: Executor
@@ -201,7 +201,7 @@ class _Desk:
                 self.tally.count_empty(number, self.rows.place)
             yield number, conversation
 
-    def begin(self, numbers: list[int], conversations: list[Conversation]) -> _Chunk:
+    def begin(self, numbers: list[int], conversations: list[Conversation]) -> _PendingChunk:
         """Let one chunk be tokenised, without the rows that cannot be."""
         while True:
             try:
@@ -212,7 +212,9 @@ class _Desk:
                     with_image_token=self.settings.with_image_token,
                     one_sample_per_turn=self.settings.one_sample_per_turn,
                 )
-                return _Chunk(numbers, conversations, planned, self.tokenising.submit(planned.tokenise))
+                return _PendingChunk(
+                    numbers, conversations, planned, self.tokenising.submit(planned.tokenise)
+                )
             except InvalidRowError as error:
                 numbers, conversations = self.without(error, numbers, conversations)
 
@@ -224,7 +226,7 @@ class _Desk:
         self.leave_out(numbers[row], f"{self.rows.place(numbers[row])}: {error}")
         return [*numbers[:row], *numbers[row + 1 :]], [*conversations[:row], *conversations[row + 1 :]]
 
-    def write(self, chunk: _Chunk) -> None:
+    def write(self, chunk: _PendingChunk) -> None:
         """Write what has something to train on of one chunk."""
         settings, tally, place = self.settings, self.tally, self.rows.place
         while True:
@@ -325,12 +327,12 @@ def _count(
 # --- one row ---------------------------------------------------------------------------------------------
 
 
-def map_row(row: Row, settings: Settings) -> Conversation:
+def map_row(row: Row, settings: Encoding) -> Conversation:
     """The conversation of one row, with the template around its turns; may be empty."""
     return put_in_template(converse(row, settings), settings)
 
 
-def converse(row: Row, settings: Settings) -> Row:
+def converse(row: Row, settings: Encoding) -> Row:
     """The row with its `conversation`, which may be empty."""
     if settings.dataset_map_fn is not None:
         row = _apply(settings.dataset_map_fn, row, "dataset_map_fn")
@@ -343,7 +345,7 @@ def converse(row: Row, settings: Settings) -> Row:
     return row
 
 
-def put_in_template(row: Row, settings: Settings) -> Conversation:
+def put_in_template(row: Row, settings: Encoding) -> Conversation:
     """The conversation of `row` with the template around its turns."""
     if not row["conversation"]:
         return []
@@ -383,7 +385,7 @@ def _apply(function: MapFn, row: Row, argument: str) -> Row:
     return {**row, **result}
 
 
-def _suggest_formats(row: Row, settings: Settings) -> str:
+def _suggest_formats(row: Row, settings: Encoding) -> str:
     if settings.dataset_map_fn is not None:
         return " A dataset_map_fn must return {'conversation': [...]}"
     fitting = [

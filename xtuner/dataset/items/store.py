@@ -24,14 +24,13 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xtuner.atomic import written
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.errors import DataError
@@ -172,9 +171,7 @@ def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> T
         with locked(folder.with_name(key + ".lock"), _say_waiting):
             store = _open(folder)
             if store is None:
-                for left_over in folder.parent.glob(f"{key}.*.part"):
-                    shutil.rmtree(left_over, ignore_errors=True)
-                _write_beside(folder, write)
+                _write_store(folder, write)
                 store = _open(folder)
     assert store is not None, "a store that was just written cannot be opened"
     return store
@@ -208,30 +205,14 @@ def _digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _write_beside(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None:
-    beside = Path(tempfile.mkdtemp(prefix=folder.name + ".", suffix=".part", dir=folder.parent))
-    try:
-        writer = StoreWriter(beside)
+def _write_store(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None:
+    with written(folder) as part:
+        part.mkdir()
+        writer = StoreWriter(part)
         try:
             writer.finish(**write(writer))
         finally:
             writer.close()
-        # Only a damaged store can be in the way here: a whole one was looked for under the lock.
-        shutil.rmtree(folder, ignore_errors=True)
-        os.rename(beside, folder)
-        _sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _map(path: Path, kind: Any) -> np.ndarray:

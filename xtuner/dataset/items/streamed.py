@@ -24,7 +24,7 @@ import numpy as np
 
 from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.encoding.conversations import Encoded
-from xtuner.dataset.encoding.pipeline import Settings, Tally, encode_rows
+from xtuner.dataset.encoding.pipeline import Encoding, Tally, encode_rows
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset
 from xtuner.dataset.items.summary import item_stats, summary, warnings_of
@@ -104,7 +104,7 @@ class StreamedDataset(Stream):
     """Endless items of `sources`, a list of row sources; without a length, as the rows are not counted."""
 
     sources: Sequence[Any]
-    settings: Settings
+    settings: Encoding
     buffer_size: int
     packs: bool = True
     shuffle: bool = True

@@ -17,7 +17,6 @@ import io
 import lzma
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import xtuner
+from xtuner.atomic import written
 from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
@@ -170,20 +170,10 @@ def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *,
         return folder / name
     with explained_disk_errors(folder, "a copy of the data"):
         folder.mkdir(parents=True, exist_ok=True)
-        _write_beside(folder / name, write)
+        # Several processes may want the same copy at the same time.
+        with written(folder / name, shared=True) as part, open(part, "wb") as file:
+            write(file)
     return folder / name
-
-
-def _write_beside(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as beside:
-        try:
-            write(beside)
-            beside.flush()
-            os.fsync(beside.fileno())
-            os.replace(beside.name, path)
-        except BaseException:
-            os.unlink(beside.name)
-            raise
 
 
 def _hash(*parts: Any) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from xtuner.errors import ConfigError
-from xtuner.tools.config_argument import add_config, add_options
-from xtuner.tools.parser import Parser
-from xtuner.tools.survey_config import add_strict, open_data
+from xtuner.tools.arguments.config import add_config, add_options
+from xtuner.tools.arguments.data import add_strict, open_data
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

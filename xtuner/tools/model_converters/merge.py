@@ -9,7 +9,7 @@ from xtuner.language import told
 from xtuner.log import logger, start_console
 from xtuner.model_folder import check_model_path, looks_local
 from xtuner.paths import check_adapter_path
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from xtuner.chat.generate import KeptCache, complete, generate
 from xtuner.errors import DataError, ModelError
+from xtuner.generation.generate import KeptCache, complete
 
 PROMPT = "<s><|User|>:hello<|Bot|>:"
 
@@ -54,7 +54,9 @@ def test_text_and_stream_are_the_tokens(model, tokenizer, ids):
 def test_same_seed_same_answer(model, tokenizer, ids):
     """A seed fixes the answer; another seed or none gives others."""
     answers = [
-        generate(model, tokenizer, ids, max_new_tokens=20, temperature=2.0, top_k=0, top_p=1.0, seed=seed)
+        complete(
+            model, tokenizer, ids, max_new_tokens=20, temperature=2.0, top_k=0, top_p=1.0, seed=seed
+        ).text
         for seed in (1, 1, 2, None, None)
     ]
     assert answers[0] == answers[1]
@@ -63,9 +65,9 @@ def test_same_seed_same_answer(model, tokenizer, ids):
 
 def test_sampling_keeps_to_top_k_and_top_p(model, tokenizer, ids):
     """With one token to choose from, sampling is greedy."""
-    expected = generate(model, tokenizer, ids, max_new_tokens=10, temperature=0)
+    expected = complete(model, tokenizer, ids, max_new_tokens=10, temperature=0).ids
     for limits in ({"top_k": 1, "top_p": 1.0}, {"top_k": 0, "top_p": 1e-6}):
-        assert generate(model, tokenizer, ids, max_new_tokens=10, temperature=5.0, **limits) == expected
+        assert complete(model, tokenizer, ids, max_new_tokens=10, temperature=5.0, **limits).ids == expected
 
 
 def test_stops_at_end_of_sequence_and_at_stop_words(model, tokenizer, ids):
@@ -90,7 +92,7 @@ def test_leaves_no_trace(model, tokenizer, ids):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    generate(model, tokenizer, ids, max_new_tokens=5, temperature=1.0)
+    complete(model, tokenizer, ids, max_new_tokens=5, temperature=1.0)
     assert torch.equal(torch.rand(3), expected)
     assert [m.training for m in model.modules()] == modes
     row = torch.tensor([ids])
@@ -106,7 +108,7 @@ def test_modes_come_back_after_an_error(model, tokenizer, ids):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(model, tokenizer, ids, max_new_tokens=5, on_text=interrupt)
+        complete(model, tokenizer, ids, max_new_tokens=5, on_text=interrupt)
     assert all(m.training for m in model.modules())
 
 
@@ -141,15 +143,15 @@ def test_the_context_bounds_the_answer(tokenizer, ids):
     found = complete(model, tokenizer, ids, max_new_tokens=50, temperature=1.0, seed=0, top_k=0, top_p=1.0)
     assert len(found.ids) <= 4
     with pytest.raises(DataError, match="the prompt has 40 tokens; the model's context holds"):
-        generate(model, tokenizer, [5] * 40)
-    with pytest.raises(DataError, match="no tokens"):
-        generate(model, tokenizer, [])
+        complete(model, tokenizer, [5] * 40)
+    with pytest.raises(DataError, match="the prompt is empty"):
+        complete(model, tokenizer, [])
 
 
 def test_numbers_that_are_not_finite_are_an_error(model, tokenizer, ids):
     """A model that overflows says so instead of sampling from NaN."""
     model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(ModelError, match="not finite"):
-        generate(model, tokenizer, ids, max_new_tokens=3, temperature=1.0)
+        complete(model, tokenizer, ids, max_new_tokens=3, temperature=1.0)
     with pytest.raises(ModelError, match="not finite"):
-        generate(model, tokenizer, ids, max_new_tokens=3, temperature=0)
+        complete(model, tokenizer, ids, max_new_tokens=3, temperature=0)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from xtuner.chat.growing_cache import let_grow
+from xtuner.generation.growing_cache import let_grow
+from xtuner.model.base import base_model
 
 
 class CachedForward:
@@ -20,8 +21,7 @@ class CachedForward:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        names = inspect.signature(base.forward).parameters
+        names = inspect.signature(base_model(model).forward).parameters
         self._cache_name = "cache" if "cache" in names else "past_key_values"
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
         self.takes_positions = "position_ids" in names

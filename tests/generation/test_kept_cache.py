@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
-from xtuner.chat.generate import complete
-from xtuner.chat.kept_cache import KeptCache
+from xtuner.generation.generate import complete
+from xtuner.generation.kept_cache import KeptCache
 from xtuner.model.loading import load_for_chat
 
 # peft asks for a property that transformers has renamed.
@@ -92,16 +92,18 @@ def test_an_interrupted_forward_leaves_nothing(llama_dir, tokenizer):
     with pytest.raises(KeyboardInterrupt):
         complete(model, tokenizer, [*A, *B], max_new_tokens=6, temperature=0, cache=cache)
     hook.remove()
-    assert cache.ids == []
+    assert len(cache) == 0
     assert compare(model, tokenizer) == EXPECTED
 
 
 def test_positions_that_change_with_the_length_start_anew():
     """Where rotary positions change at a length, a prompt that crosses it is read whole."""
-    cache = KeptCache(list(range(8)), object())
-    assert cache.take(list(range(12)), same_until=16) == 8
-    assert cache.take(list(range(20)), same_until=16) == 0
-    assert cache.values is None
+    cache, values = KeptCache(), object()
+    cache.keep(list(range(8)), values)
+    assert cache.take(list(range(12)), same_until=16) == (values, 8)
+    cache.keep(list(range(8)), values)
+    assert cache.take(list(range(20)), same_until=16) == (None, 0)
+    assert len(cache) == 0
 
 
 def test_an_answer_can_be_cancelled(llama_dir, tokenizer):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from xtuner.chat.growing_cache import ROOM, let_grow
+from xtuner.generation.growing_cache import ROOM, let_grow
 
 
 def step(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,12 +4,18 @@
     bytes       "Hi"  E4 BD     A0     "<e"  "oa>"      stop word "<eoa>"
     shown       "Hi"  (waits)   "你"   (waits, could be the stop word)   stop
 
-Each step costs as much as the new text, however long the answer has become.
+Each step costs as much as the new text, however long the answer has become: 13 microseconds a token.
+`DecodeStream` of tokenizers takes 1, but raises on bytes that are no text ("Invalid prefix encountered", 3 of
+4 answers of random tokens under a tokenizer with byte fallback) and does not know slow tokenizers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MAX_HELD = 8  # tokens; more are no character that is still incomplete, but bytes that are no text
 
@@ -57,15 +63,21 @@ class TextStream:
             self.stopped = True
             self._held = ""
             return text[: min(found)]
-        keep = _possible_beginning(text, self._stop_words)
+        keep = possible_beginning(text, self._stop_words)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
 
-def _possible_beginning(text: str, words: list[str]) -> int:
+def possible_beginning(text: str, words: Sequence[str]) -> int:
     """The length of the longest end of `text` with which one of `words` begins."""
-    longest = max((len(word) for word in words), default=1)
+    longest = max(map(len, words), default=1)
     for length in range(min(longest - 1, len(text)), 0, -1):
         if any(word.startswith(text[-length:]) for word in words):
             return length
     return 0
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of `ids`, special tokens and all."""
+    # Stop words and the marks of tools are special tokens.
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,6 +1,6 @@
-"""What one answer is asked for, the events it is told in, and the answer while it is written.
+"""A request for one answer: its prompt and sampling, the events of its answer, and its state meanwhile.
 
-logits ──bias, penalties──> Chooser ──> token ──> TextStream ──> Piece, Piece, ..., End
+logits ──bias, penalties, form──> Chooser ──> token ──> TextStream ──> Piece, Piece, ..., End
 """
 
 from __future__ import annotations
@@ -9,14 +9,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from xtuner.chat.generate import Chooser, decode
-from xtuner.chat.pictures import Picture
-from xtuner.chat.server.forms import Form
-from xtuner.chat.text_stream import TextStream
+from xtuner.errors import XTunerError
+from xtuner.generation.choose import Chooser
+from xtuner.generation.pictures import Picture
+from xtuner.generation.text_stream import TextStream, decode
+
+
+class Mask(Protocol):
+    """Which tokens may come next in one answer."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor: ...
+    def push(self, token: int) -> None: ...
+
+
+class Form(Protocol):
+    """A form that answers must have."""
+
+    def start(self) -> Mask: ...
 
 
 @dataclass(frozen=True)
@@ -35,9 +48,9 @@ class Sampling:
     seed: int | None = None
     stop_words: Sequence[str] = ()
     stop_ids: frozenset[int] = frozenset()
-    echo: bool = False  # tell the prompt first
+    echo: bool = False  # the prompt comes first
     form: Form | None = None  # that the answer must have
-    logprobs: int | None = None  # how many alternatives to tell for each token, 0: the token's own alone
+    logprobs: int | None = None  # how many alternatives of each token are given, 0: the token's own alone
 
 
 @dataclass(frozen=True)
@@ -59,63 +72,67 @@ class Piece:
 
 @dataclass(frozen=True)
 class End:
-    """The end of an answer: "stop", "length" or "time"."""
+    """The end of an answer.
+
+    `finish` is "end" (an end-of-sequence token), "stop" (a stop word), "length", "time" or "cancelled".
+    """
 
     finish: str
     num_prompt_tokens: int
     num_tokens: int
     num_reused: int = 0
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the model ended the answer itself."""
+        return self.finish in ("end", "stop")
+
 
 @dataclass(frozen=True)
 class Failed:
-    """An answer that could not be given; `status` as in HTTP."""
+    """An answer that could not be given."""
 
-    message: str
-    status: int = 500
+    error: Exception
 
 
 Event = Piece | End | Failed
 
 
+class LateError(XTunerError):
+    """An answer that did not begin within its time."""
+
+
 @dataclass(eq=False)
-class Answer:
-    """An answer that waits, is written, or has ended. `tell` is called in the scheduler's thread."""
+class Request:
+    """An answer that waits, is written, or has ended. `emit` gets its events, in the engine's thread."""
 
     prompt: list[int]
     sampling: Sampling
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     adapter: str | None = None
-    client: str = ""
+    client: str = ""  # whose turn it is in a queue
     deadline: float = float("inf")  # in seconds of time.monotonic()
     cancelled: bool = False
-    pictures: Sequence[Picture] = ()  # whose ids stand in the prompt
+    pictures: Sequence[Picture] = ()  # whose ids are in the prompt
     ids: list[int] = field(default_factory=list)
     cache: Any = None
+    has_begun: bool = False
     num_read: int = 0
     num_reused: int = 0
+    first_at: float = 0.0  # when the first token came, in seconds of time.perf_counter()
 
     def begin(self, tokenizer: Any, ends: set[int], device: torch.device) -> None:
         """Get ready for the first logits."""
-        s = self.sampling
+        s, self.has_begun = self.sampling, True
+        self.row = list(self.prompt)
         self._ends = ends | s.stop_ids
         self._mask = None if s.form is None else s.form.start()
         self._counts: Counter[int] = Counter()
-        self._untold: list[TokenInfo] = []
-        self._chooser = Chooser(
-            self.prompt,
-            s.max_new_tokens,
-            device,
-            s.temperature,
-            s.top_k,
-            s.top_p,
-            s.repetition_penalty,
-            s.seed,
-            s.min_p,
-        )
+        self._infos: list[TokenInfo] = []
+        self._chooser = Chooser(self.prompt, s, device)
         self._stream = TextStream(lambda ids: decode(tokenizer, ids), s.stop_words)
         if s.echo:
-            self._untold += [] if s.logprobs is None else [TokenInfo(self.prompt[0], None, [])]
+            self._infos += [] if s.logprobs is None else [TokenInfo(self.prompt[0], None, [])]
             self._echo = decode(tokenizer, [i for i in self.prompt if i >= 0])
 
     @property
@@ -124,30 +141,32 @@ class Answer:
         return self.sampling.echo and self.sampling.logprobs is not None
 
     def push_prompt(self, logits: torch.Tensor, start: int) -> None:
-        """Note what `logits` [tokens, vocabulary], the first after token `start`, say of the next tokens."""
+        """Note how likely the prompt's tokens after `start` are by `logits` [tokens, vocabulary]."""
         count = self.sampling.logprobs or 0
         following = self.prompt[start + 1 : start + 1 + len(logits)]
-        self._untold += [_token_info(row, t, count) for row, t in zip(logits, following, strict=False)]
+        self._infos += [_token_info(row, t, count) for row, t in zip(logits, following, strict=False)]
 
-    def tell_prompt(self) -> bool:
-        """Tell the prompt, which has been read, where that is asked for; whether nothing more is."""
+    def end_prompt(self) -> bool:
+        """Emit the prompt, which has been read, if it is asked for; whether nothing more is."""
         if self.sampling.echo:
-            self._tell_piece(self._echo)
+            self._emit_piece(self._echo)
         return self.sampling.max_new_tokens == 0 and self._end("length", "")
 
     def push(self, logits: torch.Tensor) -> bool:
-        """Choose the next token from logits [vocabulary] and tell its text; whether the answer has ended."""
+        """Choose the next token from logits [vocabulary] and emit its text; whether the answer has ended."""
         s = self.sampling
         adjusted = self._adjusted(logits)
         adjusted = adjusted if self._mask is None else self._mask.apply(adjusted)
         token = self._chooser(adjusted[None])
+        self.first_at = self.first_at or time.perf_counter()
         self.ids.append(token)
+        self.row.append(token)
         if s.presence_penalty or s.frequency_penalty:
             self._counts[token] += 1
         if s.logprobs is not None:
-            self._untold.append(_token_info(adjusted, token, s.logprobs))
+            self._infos.append(_token_info(adjusted, token, s.logprobs))
         if token in self._ends:
-            return self._end("stop", self._stream.finish())
+            return self._end("end", self._stream.finish())
         text = self._stream.push(token)
         if self._stream.stopped:
             return self._end("stop", text)
@@ -156,24 +175,36 @@ class Answer:
         if self._mask is not None:
             self._mask.push(token)
         if text:
-            self._tell_piece(text)
+            self._emit_piece(text)
         return False
 
-    def stop_for_time(self) -> None:
-        """End here, for the time is over."""
-        self._end("time", self._stream.finish())
+    def is_over(self) -> bool:
+        """Whether it is cancelled or late; then its answer ends here."""
+        if self.cancelled:
+            self._end("cancelled", self._stream.finish() if self.ids else "")
+        elif not self.is_late:
+            return False
+        elif self.ids:
+            self._end("time", self._stream.finish())
+        else:
+            self.fail(LateError("the time allowed for it was over before the answer began"))
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End without an answer."""
+        self.emit(Failed(error))
 
     def _end(self, finish: str, text: str) -> bool:
         # What was held back at the end may turn out to be a stop word.
-        finish = "stop" if self._stream.stopped else finish
-        if text or self._untold:
-            self._tell_piece(text)
-        self.tell(End(finish, len(self.prompt), len(self.ids), self.num_reused))
+        finish = "stop" if self.ids and self._stream.stopped else finish
+        if text or (self.ids and self._infos):
+            self._emit_piece(text)
+        self.emit(End(finish, len(self.prompt), len(self.ids), self.num_reused))
         return True
 
-    def _tell_piece(self, text: str) -> None:
-        tokens, self._untold = self._untold, []
-        self.tell(Piece(text, tokens))
+    def _emit_piece(self, text: str) -> None:
+        infos, self._infos = self._infos, []
+        self.emit(Piece(text, infos))
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         s = self.sampling

@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
-from xtuner.chat.cached_forward import CachedForward
-from xtuner.chat.pictures import Pictures, model_inputs
+from xtuner.generation.cached_forward import CachedForward
+from xtuner.generation.growing_cache import filled, is_plain
+from xtuner.generation.limits import stretches_positions
+from xtuner.generation.pictures import Pictures, model_inputs
 
 
 class Reader:
@@ -28,20 +30,11 @@ class Reader:
         self.device = device
         self._pictures = pictures
         self._forward = CachedForward(model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        rope = getattr(base.config.get_text_config(), "rope_parameters", None)
-        stretches = isinstance(rope, dict) and rope.get("rope_type") in ("dynamic", "longrope")
-        self._joins_rows = not stretches
+        self._joins_rows = not stretches_positions(model)
 
-    def is_plain(self, cache: Any) -> bool:
-        """Whether all of `cache` is keys and values that grow, so that it can be cut, padded and joined."""
-        from transformers.cache_utils import DynamicLayer
-
-        from xtuner.chat.growing_cache import GrowingLayer
-
-        plain = (DynamicLayer, GrowingLayer)
-        layers = getattr(cache, "layers", None) or [None]
-        return self._joins_rows and all(type(layer) in plain for layer in layers)
+    def joins(self, cache: Any) -> bool:
+        """Whether rows with such a cache can be read together."""
+        return self._joins_rows and is_plain(cache)
 
     def __call__(
         self,
@@ -53,17 +46,12 @@ class Reader:
         all_logits: bool = False,
     ) -> tuple[torch.Tensor, Any]:
         """The logits [rows, vocabulary] after the last token of each row (or each token), and the cache."""
-        takes = positions is not None and self._forward.takes_positions
-        more = {"position_ids": positions} if takes else {}
+        more: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+        if positions is not None and self._forward.takes_positions:
+            more["position_ids"] = positions
         ids = torch.tensor(rows, dtype=torch.long, device=self.device)
         inputs = model_inputs(self.model, ids, self._pictures)
-        return self._forward(inputs, cache, all_logits=all_logits, attention_mask=mask, **more)
-
-
-def cut(cache: Any, length: int) -> None:
-    """Keep the first `length` tokens of a plain cache."""
-    for layer in _filled(cache):
-        layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+        return self._forward(inputs, cache, all_logits=all_logits, **more)
 
 
 class Batch:
@@ -72,20 +60,20 @@ class Batch:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._cache: Any = None
-        self._plain = False
+        self._joins = False
         self.lengths: list[int] = []  # tokens of each row that have been read
 
     def takes(self, cache: Any) -> bool:
         """Whether a row with this cache can join."""
-        return not self.lengths or (self._plain and self._reader.is_plain(cache))
+        return not self.lengths or (self._joins and self._reader.joins(cache))
 
     def add(self, cache: Any, length: int) -> None:
         """Let a row of `length` tokens join at the end."""
         if not self.lengths:
-            self._cache, self._plain = cache, self._reader.is_plain(cache)
+            self._cache, self._joins = cache, self._reader.joins(cache)
         else:
             width = max(*self.lengths, length)
-            for mine, new in zip(_filled(self._cache), _filled(cache), strict=True):
+            for mine, new in zip(filled(self._cache), filled(cache), strict=True):
                 mine.keys = torch.cat([_padded(mine.keys, width), _padded(new.keys, width)])
                 mine.values = torch.cat([_padded(mine.values, width), _padded(new.values, width)])
         self.lengths.append(length)
@@ -95,20 +83,19 @@ class Batch:
         if self._cache is None:  # a family that keeps nothing reads the whole row again
             logits, self._cache = self._reader(rows, None)
             return logits
-        lengths = torch.tensor(self.lengths, device=self._reader.device)
-        width = max(self.lengths)
-        mask = None
+        width, mask, positions = max(self.lengths), None, None
         if min(self.lengths) < width:
+            lengths = torch.tensor(self.lengths, device=self._reader.device)
             columns = torch.arange(width + 1, device=self._reader.device)
-            mask = (columns >= (width - lengths)[:, None]).long()
-        logits, self._cache = self._reader([row[-1:] for row in rows], self._cache, mask, lengths[:, None])
+            mask, positions = (columns >= (width - lengths)[:, None]).long(), lengths[:, None]
+        logits, self._cache = self._reader([row[-1:] for row in rows], self._cache, mask, positions)
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
     def row_cache(self, index: int) -> Any:
-        """A copy of what is kept of one row, None where it cannot be told apart."""
-        if not self._plain:
-            return None
+        """The keys and values of one row, None where there are none; a copy where others stay."""
+        if len(self.lengths) == 1:
+            return self._cache
         from transformers import DynamicCache
 
         start = max(self.lengths) - self.lengths[index]
@@ -117,8 +104,9 @@ class Batch:
                 layer.keys[index : index + 1, :, start:].clone(),
                 layer.values[index : index + 1, :, start:].clone(),
             )
-            for layer in _filled(self._cache)
+            for layer in filled(self._cache)
         ]
+        # The copy would not know which of its layers read the keys of another.
         return DynamicCache(pairs) if len(pairs) == len(self._cache.layers) else None
 
     def remove(self, indices: set[int]) -> None:
@@ -128,17 +116,12 @@ class Batch:
         self.lengths = [self.lengths[i] for i in keep]
         if not keep:
             self._cache = None
-        elif self._plain:
+        else:
             start = width - max(self.lengths)
             rows = torch.tensor(keep, device=self._reader.device)
-            for layer in _filled(self._cache):
+            for layer in filled(self._cache):
                 layer.keys = layer.keys[rows.to(layer.keys.device), :, start:]
                 layer.values = layer.values[rows.to(layer.values.device), :, start:]
-
-
-def _filled(cache: Any) -> list[Any]:
-    # Layers that share the keys of another have none of their own.
-    return [layer for layer in cache.layers if layer.is_initialized]
 
 
 def _padded(states: torch.Tensor, width: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What `check-custom-dataset` and `log-dataset` share: arguments, and a look at the data of a config."""
+"""The data of a config, and how `check-custom-dataset` and `log-dataset` show it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from xtuner.config.schema import check
 from xtuner.log import start_console
-from xtuner.tools.config_argument import add_config, add_options, read_config
-from xtuner.tools.parser import Parser, add_lang
+from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.parser import Parser, add_lang
 
 if TYPE_CHECKING:
     from xtuner.survey.configured import ConfiguredData
@@ -54,26 +54,12 @@ def open_data(args: argparse.Namespace) -> ConfiguredData:
 
 def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> tuple[list[Survey], Counts]:
     """A survey of each data set, and the counts of all; writes the page where one is asked for."""
-    from xtuner.dataset.items.summary import check_strict
-    from xtuner.survey.page import to_page
-    from xtuner.survey.survey import counts_of, make_survey
+    from xtuner.survey.page import write_page
+    from xtuner.survey.survey import survey_all
 
-    whole = data.build()
-    if args.strict:
-        check_strict(whole.stats)
-    surveys = [
-        make_survey(
-            origin,
-            data.build_part(origin),
-            data.tokenizer(origin),
-            num_rows=num_rows,
-            index=args.index,
-            max_cut_share=args.max_cut / 100,
-        )
-        for origin in data.origins
-    ]
+    surveys, total = survey_all(
+        data, num_rows=num_rows, index=args.index, max_cut_share=args.max_cut / 100, strict=args.strict
+    )
     if args.html:
-        page = Path(args.html)
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(to_page(Path(args.config).stem, surveys, args.lang), encoding="utf-8")
-    return surveys, counts_of(whole)
+        write_page(Path(args.html), Path(args.config).stem, surveys, args.lang)
+    return surveys, total

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.chat.text_stream import TextStream
+from xtuner.generation.text_stream import TextStream
 
 
 def bytes_as_text(ids):

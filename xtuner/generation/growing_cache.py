@@ -3,7 +3,7 @@
     DynamicLayer of transformers   [k1 k2 k3] + k4  ->  [k1 k2 k3 k4]        all copied for each token
     GrowingLayer                   [k1 k2 k3 __ __] ->  [k1 k2 k3 k4 __]     copied when the room is used up
 
-A cache has one owner: who cuts it and goes on writes over what was cut off.
+One owner only: cropping and appending overwrites the cropped part.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 # Tokens written in place between two copies.
 ROOM = 256
@@ -47,6 +47,9 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
 
+_PLAIN = (DynamicLayer, GrowingLayer)
+
+
 def _with_room(room: Tensor, held: Tensor, new: Tensor) -> Tensor:
     """A tensor that begins with `held` and `new`: `room` where `held` is its beginning and there is room."""
     start, end = held.shape[-2], held.shape[-2] + new.shape[-2]
@@ -64,3 +67,30 @@ def let_grow(cache: Any) -> None:
     for number, layer in enumerate(layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
             layers[number] = GrowingLayer(layer)
+
+
+def filled(cache: Any) -> list[Any]:
+    """The layers of `cache` with keys of their own; others read those of a layer below."""
+    return [layer for layer in cache.layers if layer.is_initialized]
+
+
+def is_plain(cache: Any) -> bool:
+    """Whether all of `cache` is keys and values that grow: rows can be padded, joined and taken out."""
+    layers = getattr(cache, "layers", None) or []
+    return bool(layers) and all(type(layer) in _PLAIN for layer in layers)
+
+
+def crop(cache: Any, surplus: int) -> bool:
+    """Whether the last `surplus` tokens could be taken out of `cache`; else it is as it was."""
+    if surplus == 0:
+        return True
+    layers = getattr(cache, "layers", None)
+    # States that sum up all tokens before them cannot go back.
+    if not layers or any(type(layer) not in (*_PLAIN, DynamicSlidingWindowLayer) for layer in layers):
+        return False
+    windows = [layer for layer in layers if type(layer) is DynamicSlidingWindowLayer]
+    # A window that has moved on has lost the tokens that would come back into it.
+    if any(layer.get_seq_length() >= layer.sliding_window for layer in windows):
+        return False
+    cache.crop(-surplus)
+    return True
