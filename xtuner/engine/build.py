@@ -26,7 +26,9 @@ from xtuner.config.build import callee_of
 from xtuner.config.folders import check_folder, named_folders
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
+from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.items.streamed import Stream
+from xtuner.dataset.samplers import DefaultSampler
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend, make_backend
@@ -186,7 +188,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     }
     batch_cfg = {"drop_last": cfg.pop("drop_last", False), **batch_cfg}
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{path}.collate_fn")
     kwargs = build_loader_kwargs(run, cfg)
     return Batches(dataset, batch_sampler, collate_fn, run.seed, run.world.data_rank, **kwargs)
 
@@ -207,7 +209,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
         raise ConfigError(f"{data}.dataset: the data of validation has an end; leave out streaming = True")
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{data}.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
     place = (run.world.data_rank, run.world.data_size)
     batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *place, **kwargs)
@@ -218,7 +220,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
 def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> StreamBatches:
     """Batches of data without a known length, from the rest of `train_dataloader`."""
     check_stream_config(run.cfg)
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), "train_dataloader.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), "train_dataloader.collate_fn")
     cfg = {k: v for k, v in cfg.items() if k not in ("sampler", "batch_sampler", "drop_last")}
     batch_size, place = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
     kwargs = build_loader_kwargs(run, cfg)
@@ -239,9 +241,8 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     """Which items this process reads, and in which order."""
     path, world = "train_dataloader.sampler", run.world
     if cfg is None:
-        raise ConfigError(
-            "train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)"
-        )
+        say_once(f"{path} is not given: items are shuffled (DefaultSampler)", 20)
+        cfg = {"type": DefaultSampler, "shuffle": True}
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
@@ -270,6 +271,8 @@ def connect(run: Run) -> None:
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
     """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
+    if cfg is None:
+        return default_collate_fn
     if not isinstance(cfg, dict):
         return run.builder.build(cfg, path)
     kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in cfg.items() if k != "type"}
