@@ -13,7 +13,7 @@ import inspect
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,14 @@ from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.estimate.configured import as_recompute
+from xtuner.estimate.configured import as_recompute, choose_recompute
 from xtuner.estimate.forecast import Forecast
 from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
+from xtuner.model.recompute import free_memory
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
@@ -308,7 +309,12 @@ def with_recompute(run: Run) -> Any:
         return cfg
     takes = inspect.signature(build(cfg["type"])).parameters
     # Free memory is not the same everywhere, and processes that share rows must do the same.
-    own = run.forecast.training.recompute
+    found, kind = run.forecast, run.device.type
+    own = found.training.recompute
+    if found.training.device != kind:
+        # The estimate asks nvidia-smi, which a container may lack and ROCm does not have.
+        training = replace(found.training, device=kind)
+        own = choose_recompute(found.shape, training, free_memory(run.device), found.division)
     way = run.world.share(lambda: own)
     return {**cfg, name: way} if name in takes else cfg
 
