@@ -3,12 +3,15 @@
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 import xtuner.engine
+from xtuner.dataset.collate_fns import default_collate_fn
+from xtuner.engine import build
 from xtuner.engine.build import RunOptions, build_run
 from xtuner.engine.hooks.hook import MOMENTS, Hook
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
@@ -239,10 +242,19 @@ def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
     assert "Resumed at iter 12 of 20, saved at iter 12\n" in caplog.text
 
 
-def test_data_without_a_sampler_is_named(toy_config, tmp_path):
-    """Only a stream needs none."""
-    with pytest.raises(ConfigError, match="train_dataloader has no sampler: add sampler=dict"):
-        train(toy_config(**{"train_dataloader.sampler": None}), tmp_path)
+def test_data_without_a_sampler_are_shuffled(toy_config, tmp_path, caplog):
+    """As if it were written, which is said."""
+    written = weights(train(toy_config(), tmp_path / "a"))
+    assert torch.equal(
+        written, weights(train(toy_config(**{"train_dataloader.sampler": None}), tmp_path / "b"))
+    )
+    assert "train_dataloader.sampler is not given: items are shuffled" in caplog.text
+
+
+def test_batches_without_a_collate_fn_are_padded_rows_of_tokens(toy_config):
+    """As the configs of this package write it."""
+    run = types.SimpleNamespace(builder=None)
+    assert build.build_collate(run, None, "train_dataloader.collate_fn") is default_collate_fn
 
 
 def test_a_visualizer_that_cannot_be_closed_hides_no_error(toy_config, tmp_path, monkeypatch, caplog):

@@ -280,7 +280,9 @@ MODEL = {
         "权重由该系列的内核直接读取的层，适配器对它们不起作用"
     ),
     "the layers that do more than a matrix product": "不只做矩阵乘法的层",
-    "the model's logits are not finite: load it in bf16 or fp32": "模型的 logits 不是有限数：请用 bf16 或 fp32 加载",
+    "the model's logits are not finite: load it in bf16 or fp32": (
+        "模型的 logits 不是有限数：请用 bf16 或 fp32 加载"
+    ),
     "the prompt is empty: there is nothing to answer": "提示为空，没有可回答的内容",
     "max_new_tokens is {count}, but must be at least 1": "max_new_tokens 为 {count}，但必须至少为 1",
     "the prompt has {count} tokens; the model's context holds {context}": (

@@ -13,7 +13,7 @@ import inspect
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
 from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
+from xtuner.dataset.samplers import DefaultSampler
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend, make_backend
@@ -44,12 +45,14 @@ from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.forecast import Forecast
 from xtuner.language import told
 from xtuner.locks import writing
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
+from xtuner.model.recompute import free_memory
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
@@ -193,7 +196,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     }
     batch_cfg = {"drop_last": cfg.pop("drop_last", False), **batch_cfg}
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{path}.collate_fn")
     kwargs = build_loader_kwargs(run, cfg)
     return Batches(dataset, batch_sampler, collate_fn, run.seed, run.world.data_rank, **kwargs)
 
@@ -219,7 +222,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
         raise ConfigError(
             told("{data}.dataset: validation data must end; leave out streaming = True", data=data)
         )
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{data}.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
     place = (run.world.data_rank, run.world.data_size)
     batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *place, **kwargs)
@@ -230,7 +233,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
 def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> StreamBatches:
     """Batches of data without a known length, from the rest of `train_dataloader`."""
     check_stream_config(run.cfg)
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), "train_dataloader.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), "train_dataloader.collate_fn")
     cfg = {k: v for k, v in cfg.items() if k not in ("sampler", "batch_sampler", "drop_last")}
     batch_size, place = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
     kwargs = build_loader_kwargs(run, cfg)
@@ -251,9 +254,8 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     """Which items this process reads, and in which order."""
     path, world = "train_dataloader.sampler", run.world
     if cfg is None:
-        raise ConfigError(
-            told("train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)")
-        )
+        say_once("{path} is not set: items are shuffled (DefaultSampler)", 20, path=path)
+        cfg = {"type": DefaultSampler, "shuffle": True}
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
@@ -289,6 +291,8 @@ def connect(run: Run) -> None:
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
     """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
+    if cfg is None:
+        return flat_collate_fn
     given = cfg if isinstance(cfg, dict) else {"type": cfg}
     function = run.builder.build(given["type"], path)
     if function is default_collate_fn:
@@ -327,7 +331,12 @@ def with_recompute(run: Run) -> Any:
         return cfg
     takes = inspect.signature(build(cfg["type"])).parameters
     # Free memory is not the same everywhere, and processes that share rows must do the same.
-    own = run.forecast.training.recompute
+    found, kind = run.forecast, run.device.type
+    own = found.training.recompute
+    if found.training.device != kind:
+        # The estimate asks nvidia-smi, which a container may lack and ROCm does not have.
+        training = replace(found.training, device=kind)
+        own = choose_recompute(found.shape, training, free_memory(run.device), found.division)
     way = run.world.share(lambda: own)
     return {**cfg, name: way} if name in takes else cfg
 
