@@ -212,7 +212,7 @@ def test_data_without_pairs_is_named(llama, batch):
     ("wrong", "message"),
     [
         ({}, "model.lora is not set"),
-        ({"lora": LoraConfig(), "loss_type": "ipo"}, "model.loss_type is 'ipo', but DPO has 'sigmoid' alone"),
+        ({"lora": LoraConfig(), "loss_type": "ipo"}, "model.loss_type is 'ipo', but DPO has only 'sigmoid'"),
         ({"lora": LoraConfig(), "label_smoothing": 0.5}, "model.label_smoothing is 0.5"),
         ({"lora": LoraConfig(), "ref_llm": {}}, "leave ref_llm out"),
     ],

@@ -291,4 +291,25 @@ MODEL = {
     "EvaluateChatHook: generation_kwargs has an unknown name {name!r}.{hint} Known: {known}": (
         "EvaluateChatHook：generation_kwargs 中有未知的名称 {name!r}。{hint} 已知：{known}"
     ),
+    "train_dataloader: DPO trains on pairs of answers: set dataset = "
+    "dict(type=build_preference_dataset, ...) and collate_fn = dict(type=preference_collate_fn)": (
+        "train_dataloader：DPO 用成对的回答训练：请设置 dataset = dict(type=build_preference_dataset, ...) "
+        "和 collate_fn = dict(type=preference_collate_fn)"
+    ),
+    "DPO does not add the loss that balances experts, which the model's config asks for": (
+        "模型配置要求的专家均衡损失不会加入 DPO 的损失"
+    ),
+    "model.loss_type is {loss_type!r}, but DPO has only 'sigmoid': set it, or leave it out": (
+        "model.loss_type 为 {loss_type!r}，而 DPO 只有 'sigmoid'：请改为它，或删去"
+    ),
+    "model.label_smoothing is {value}, but must be at least 0 and below 0.5": (
+        "model.label_smoothing 为 {value}，但必须不小于 0 且小于 0.5"
+    ),
+    "model.ref_llm: the reference is the model without its adapter: leave ref_llm out": (
+        "model.ref_llm：参考模型就是关掉适配器的模型，请删去 ref_llm"
+    ),
+    "model.lora is not set, but the reference of DPO is the model with its adapter switched off: "
+    "add lora=dict(type=LoraConfig, ...)": (
+        "未设置 model.lora，而 DPO 的参考模型是关掉适配器的模型：请加上 lora=dict(type=LoraConfig, ...)"
+    ),
 }

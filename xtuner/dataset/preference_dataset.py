@@ -30,6 +30,7 @@ from xtuner.dataset.map_fns.fields import items
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.language import told
 from xtuner.log import logger
 
 Row = Mapping[str, Any]
@@ -57,13 +58,20 @@ def build_preference_dataset(
     """
     if is_reward or not is_dpo:
         raise ConfigError(
-            f"build_preference_dataset makes pairs for DPO alone, but has {is_dpo=}, {is_reward=}, "
-            f"{reward_token_id=}: set is_dpo = True, is_reward = False"
+            told(
+                "build_preference_dataset makes pairs for DPO only, but has is_dpo={is_dpo}, "
+                "is_reward={is_reward}, reward_token_id={token}: set is_dpo = True, is_reward = False",
+                is_dpo=is_dpo,
+                is_reward=is_reward,
+                token=reward_token_id,
+            )
         )
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
-            "build_preference_dataset writes dialogues by the tokenizer's chat_template, but this tokenizer "
-            "has none: give it one, such as tokenizer = dict(..., chat_template=...)"
+            told(
+                "build_preference_dataset formats messages with the tokenizer's chat_template, but this "
+                "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)"
+            )
         )
     rows = take_some(take_split(dataset, "train"), None, 0)
     map_fn = find_map_fn(dataset_map_fn, "dataset_map_fn", {})
@@ -74,7 +82,7 @@ def build_preference_dataset(
     store = open_or_write(key, lambda writer: _write(answers, Settings(tokenizer, max_length), writer))
     units = _pairs(store)
     if lost := len(store) - len(units.order):
-        logger.warning("data: %d pairs left out, as one of their two answers is", lost)
+        logger.warning(told("data: %d pairs left out, because one of their answers is"), lost)
     limit = max_packed_length if use_varlen_attn else None
     plan = _pack(units, store, limit, shuffle_before_pack) if limit else units
     stats = item_stats(store.about["stats"], len(plan), limit)
@@ -141,7 +149,7 @@ def _pairs(store: TokenStore) -> packing.PackPlan:
     rows = store.rows.astype(np.int64)
     first = np.flatnonzero((rows[:-1] % 2 == 0) & (rows[1:] == rows[:-1] + 1))
     if not len(first):
-        raise DataError("no row has two answers to train on")
+        raise DataError(told("no row has two answers to train on"))
     return packing.PackPlan(np.stack([first, first + 1], 1).ravel(), np.arange(0, 2 * len(first) + 1, 2))
 
 
@@ -149,12 +157,10 @@ def _pack(units: packing.PackPlan, store: TokenStore, limit: int, shuffle: bool)
     lengths = units.lengths(store.lengths)
     if too_long := np.flatnonzero(lengths > limit).tolist():
         if len(too_long) == len(units):
-            raise DataError(
-                f"max_packed_length is {limit}, but the shortest pair has {lengths.min()} tokens: raise it"
-            )
-        logger.warning(
-            "data: %d pairs of more than max_packed_length = %d tokens left out", len(too_long), limit
-        )
+            what = "max_packed_length is {limit}, but the shortest pair has {length} tokens: raise it"
+            raise DataError(told(what, limit=limit, length=lengths.min()))
+        what = told("data: %d pairs of more than max_packed_length = %d tokens left out")
+        logger.warning(what, len(too_long), limit)
         fitting = np.flatnonzero(lengths <= limit)
         units, lengths = packing.plan_units(units, packing.plan_chosen(fitting)), lengths[fitting]
     plan = packing.plan_packs(lengths, limit) if shuffle else packing.plan_in_order(lengths, limit)
@@ -166,7 +172,7 @@ def load_jsonl_dataset(
 ) -> Any:
     """The rows of JSON-lines files: `data_files`, or all of `data_dir` whose names end in `suffix`."""
     if (data_files is None) == (data_dir is None):
-        raise ConfigError("load_jsonl_dataset takes either data_files or data_dir: give one of them")
+        raise ConfigError(told("load_jsonl_dataset takes either data_files or data_dir: give one of them"))
     if data_dir is not None:
         folder, ending = Path(data_dir).expanduser(), suffix or ".jsonl"
         data_files = (
@@ -175,7 +181,8 @@ def load_jsonl_dataset(
             else []
         )
         if not data_files:
-            raise NotFoundError(f"load_jsonl_dataset: no file of {data_dir} ends in {ending!r}")
+            what = "load_jsonl_dataset: no file of {folder} ends in {ending!r}"
+            raise NotFoundError(told(what, folder=data_dir, ending=ending))
     files = [data_files] if isinstance(data_files, str) else list(data_files or ())
     return load_dataset("json", data_files=files, split="train")
 
