@@ -36,7 +36,7 @@ def on_meta(family):
 
 @pytest.fixture(autouse=True)
 def transformers_does_not_ask(monkeypatch):
-    """Leave out the one wait that is not ours: transformers reads whether positions begin again, for its masks."""
+    """Leave out the one wait that is not ours: transformers reads if positions restart."""
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
 
 

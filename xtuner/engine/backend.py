@@ -231,3 +231,14 @@ def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> 
             say_once("fsdp needs several processes: this one trains alone", 20)
         return Backend(world)
     return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_device(v, device) for v in value]
+    return value
