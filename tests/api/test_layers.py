@@ -25,6 +25,7 @@ LAYERS = {
             "model_folder",
             "loadable",
             "families",
+            "next_tokens",
             "utils",
         ],
         0,

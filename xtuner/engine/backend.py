@@ -26,6 +26,7 @@ from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
 from xtuner.parallel.world import World
 
@@ -48,7 +49,7 @@ class Backend:
         """Within it the model is made."""
         return contextlib.nullcontext()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         """Take the model to `device`, before its optimiser is made."""
         self.model = model.to(device)
 
@@ -155,7 +156,7 @@ class DDPBackend(_ManyBackend):
 
     name = "ddp"
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         # Frozen weights come from the same files everywhere; sending them would only take time.
         for parameter in model.parameters():
@@ -191,7 +192,7 @@ class FSDPBackend(_ManyBackend):
     def loading(self) -> contextlib.AbstractContextManager:
         return weights_in_files()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 

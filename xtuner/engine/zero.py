@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-from torch import nn
 
 from xtuner import dist
 from xtuner.engine.backend import Backend
@@ -25,6 +24,7 @@ from xtuner.engine.checkpoint import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger, say_once
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import shapes, spread_tensor
 from xtuner.parallel.world import World
 
@@ -44,7 +44,7 @@ class ZeroBackend(Backend):
         self.stage = settings.get("zero_optimization", {}).get("stage", 0)
         self._engine: Any = None
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         if self.stage == 3:
             # Weights are gathered at the start of a layer's own forward, and only there.
