@@ -28,6 +28,7 @@ LAYERS = {
             "next_tokens",
             "atomic",
             "families",
+            "next_tokens",
             "utils",
         ],
         0,

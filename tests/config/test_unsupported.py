@@ -22,7 +22,7 @@ def test_what_the_table_lists_does_not_exist(name):
     [
         (
             "internlm2_chat_1_8b_orpo_full",
-            "train_dataloader.dataset.type: training on preferences by ORPO or a reward model is not "
+            "model.type: training on preferences by ORPO or a reward model is not "
             "available in this version; a full, lora or qlora config can train on the chosen answers",
         ),
         (

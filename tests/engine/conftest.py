@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import textwrap
 import types
@@ -59,6 +60,9 @@ class Toy(TrainModule):
         per_row = self.net(data["x"]).squeeze(-1) ** 2
         loss = (per_row * data["count"]).sum() / (num_items or data["count"].sum())
         return {"loss": loss, "sums": {}}
+
+    def describe(self, means):
+        return {**means, "perplexity": math.exp(means["loss"])}
 
 
 TEXT = """

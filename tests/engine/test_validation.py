@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from xtuner.engine.batches.validation import ValBatches
 from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.validation import ValBatches
 from xtuner.errors import ConfigError
 
 OTHER = {"type": "engine_toys.Rows"}

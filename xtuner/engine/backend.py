@@ -27,6 +27,7 @@ from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
 from xtuner.parallel.world import World
 
@@ -50,7 +51,7 @@ class Backend:
         """Within it the model is made."""
         return contextlib.nullcontext()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         """Take the model to `device`, before its optimiser is made."""
         self.model = model.to(device)
 
@@ -157,7 +158,7 @@ class DDPBackend(_ManyBackend):
 
     name = "ddp"
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         # Frozen weights come from the same files everywhere; sending them would only take time.
         for parameter in model.parameters():
@@ -194,7 +195,7 @@ class FSDPBackend(_ManyBackend):
     def loading(self) -> contextlib.AbstractContextManager:
         return weights_in_files()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -237,3 +238,14 @@ def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> 
             say_once("fsdp needs several processes: this run has one", 20)
         return Backend(world)
     return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_device(v, device) for v in value]
+    return value

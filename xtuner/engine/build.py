@@ -33,16 +33,19 @@ from xtuner.dataset.samplers import DefaultSampler
 from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend, make_backend
-from xtuner.engine.data import Batches
+from xtuner.engine.batches.held_out import data_of_training, data_of_validation
+from xtuner.engine.batches.indexed import Batches
+from xtuner.engine.batches.source import BatchSource
+from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
+from xtuner.engine.batches.validation import ValBatches
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_rng_state, set_seed
 from xtuner.engine.run import Position, Run
 from xtuner.engine.runner import TrainLoop
-from xtuner.engine.stream import StreamBatches, check_stream_config
 from xtuner.engine.surroundings import describe_changes, describe_weights
-from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
+from xtuner.engine.validation import ValLoop
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import choose_recompute
@@ -177,7 +180,7 @@ def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None)
     return random.SystemRandom().randrange(2**31) if asked is None else asked
 
 
-def build_batches(run: Run) -> Batches | StreamBatches:
+def build_batches(run: Run) -> BatchSource:
     """The training data in batches, from `train_dataloader`."""
     cfg = dict(run.cfg.train_dataloader)
     path = "train_dataloader"

@@ -8,7 +8,7 @@ lora_B ...   group 1    16 x lr                            LoRA+, Hayou et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
                 )
 
 
-def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: list[torch.Tensor]) -> dict[str, Any]:
+def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: Sequence[torch.Tensor]) -> dict[str, Any]:
     """`cfg` of an optimiser, with `fused=True` where torch has that kernel and `cfg` asks for none."""
     fusible = kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
     chosen = {"fused", "foreach", "capturable", "differentiable", "maximize"} & cfg.keys()

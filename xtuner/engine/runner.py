@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 
-from xtuner.engine.batch import to_device
-from xtuner.engine.data import Batches
+from xtuner.engine.backend import to_device
+from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.run import Position, Run
 from xtuner.engine.stop import StopSignal, noting_signals
-from xtuner.engine.stream import StreamBatches
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.language import told
@@ -42,7 +41,7 @@ class TrainLoop:
     def __init__(
         self,
         runner: Run,
-        dataloader: Batches | StreamBatches,
+        dataloader: BatchSource,
         max_iters: int | None = None,
         max_epochs: float | None = None,
         val_interval: int | None = None,
@@ -223,9 +222,7 @@ class TrainLoop:
 class EpochBasedTrainLoop(TrainLoop):
     """The same, with `val_interval` and `val_begin` in epochs."""
 
-    def __init__(
-        self, runner: Run, dataloader: Batches | StreamBatches, by_epoch: bool = True, **kwargs: Any
-    ):
+    def __init__(self, runner: Run, dataloader: BatchSource, by_epoch: bool = True, **kwargs: Any):
         super().__init__(runner, dataloader, by_epoch=by_epoch, **kwargs)
 
 

@@ -1,70 +1,23 @@
-"""Validation: the mean loss over data that is not trained on.
+"""Validation: the means of the loss and of all metrics over data that is not trained on.
 
-val_dataloader = dict(held_out=0.05)             5 % of the training rows, which training then leaves out
-val_dataloader = dict(dataset=dict(type=...))    other data; what is not said is as in train_dataloader
-
-items      0 1 | 2 3 | 4           each once and in their order, however many processes there are
-process 0  0 1         4           batch 0 and 2
-process 1        2 3   (0 1)       batch 1, and one that is not counted: all call the model equally often
-
-loss         sum of the losses of all trained tokens / their number
-perplexity   e to the power of it
+loss, metrics    sum over all items (supervised tokens, pairs, ...) / their number
+perplexity       e to the power of the loss, by models that have one
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
-from xtuner.config import Config
-from xtuner.config.build import callee_of
-from xtuner.dataset.huggingface import process_hf_dataset
-from xtuner.engine.batch import to_device
+from xtuner.engine.backend import to_device
+from xtuner.engine.batches.validation import ValBatches
 from xtuner.engine.randomness import get_rng_state, set_rng_state
-from xtuner.errors import ConfigError, DataError
+from xtuner.errors import DataError
 from xtuner.language import told
 from xtuner.log import logger
-
-
-class ValBatches:
-    """The batches of one process: those with numbers `rank`, `rank + size`, ..."""
-
-    def __init__(
-        self,
-        dataset: Any,
-        batch_size: int,
-        collate_fn: Callable[[list[Any]], dict[str, Any]],
-        rank: int = 0,
-        size: int = 1,
-        **loader_kwargs: Any,
-    ):
-        self.dataset = dataset
-        items = range(len(dataset))
-        batches = [list(items[i : i + batch_size]) for i in range(0, len(items), batch_size)]
-        self._own = batches[rank::size]
-        self._num_uncounted = math.ceil(len(batches) / size) - len(self._own)
-        indices = self._own + batches[:1] * self._num_uncounted
-        # With a generator of its own the loader leaves the run's random numbers alone.
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=indices,
-            collate_fn=collate_fn,
-            generator=torch.Generator().manual_seed(0),
-            **loader_kwargs,
-        )
-
-    def __len__(self) -> int:
-        return len(self._own) + self._num_uncounted
-
-    def __iter__(self) -> Iterator[tuple[dict[str, Any], bool]]:
-        """Each batch, and whether it counts."""
-        for number, batch in enumerate(self._loader):
-            yield batch, number < len(self._own)
 
 
 class ValLoop:
@@ -127,44 +80,3 @@ def _resting(model: torch.nn.Module) -> Iterator[None]:
     finally:
         model.train(training)
         set_rng_state(rng)
-
-
-def data_of_training(cfg: Config) -> Any:
-    """The config of the data to train on, without what `val_dataloader.held_out` keeps for validation."""
-    dataset = cfg.train_dataloader["dataset"]
-    share = (cfg.get("val_dataloader") or {}).get("held_out")
-    return with_part(dataset, share, False) if share else dataset
-
-
-def data_of_validation(cfg: Config, name: str) -> Any:
-    """The config of the data of `name` (val_dataloader or test_dataloader)."""
-    given = cfg[name]
-    if given.get("held_out"):
-        return with_part(cfg.train_dataloader["dataset"], given["held_out"], True)
-    return given["dataset"]
-
-
-def with_part(dataset: Any, share: float, take: bool) -> Any:
-    """`dataset` with one side of the split in every `process_hf_dataset` in it."""
-    changed = _with_part(dataset, {"held_out": share, "take_held_out": take})
-    if changed is dataset:
-        raise ConfigError(
-            told(
-                "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset to hold "
-                "rows out; give val_dataloader a dataset of its own instead"
-            )
-        )
-    return changed
-
-
-def _with_part(value: Any, part: Mapping[str, Any]) -> Any:
-    """A copy of what changes; the rest stays the same objects, which are built once."""
-    if isinstance(value, list):
-        inner = [_with_part(item, part) for item in value]
-        return inner if any(a is not b for a, b in zip(inner, value, strict=True)) else value
-    if not isinstance(value, dict):
-        return value
-    if value.get("type") is not None and callee_of(value, "train_dataloader.dataset") is process_hf_dataset:
-        return type(value)({**value, **part})
-    items = {key: _with_part(item, part) for key, item in value.items()}
-    return type(value)(items) if any(items[key] is not value[key] for key in items) else value

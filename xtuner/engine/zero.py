@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-from torch import nn
 
 from xtuner import dist
 from xtuner.engine.backend import Backend
@@ -26,6 +25,7 @@ from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import told
 from xtuner.log import logger, say_once
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import shapes, spread_tensor
 from xtuner.parallel.world import World
 
@@ -46,7 +46,7 @@ class ZeroBackend(Backend):
         self.gathers_weights = self.stage == 3
         self._engine: Any = None
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         if self.stage == 3:
             # Weights are gathered at the start of a layer's own forward, and only there.

@@ -86,7 +86,8 @@ def together(packed: Packed, length: int, group: Any = None, masked: bool = Fals
     index[length - missing :] = -1
     if missing and masked:
         inputs["attention_mask"] = to_device(index[None] >= 0, ids.device).long()
-    positions, targets, pieces = packed.positions, packed.targets, ()
+    positions, targets = packed.positions, packed.targets
+    pieces: Pieces = ()
     if group is not None:
         for name in ("input_ids", "position_ids", "attention_mask"):
             if inputs[name] is not None:

@@ -47,6 +47,9 @@ class Batches:
     def position(self) -> None:
         """The iteration alone tells the place in these data."""
 
+    def go_on_from(self, position: None) -> None:
+        """Nothing is to be done: `start_at` is given the iteration."""
+
     def start_at(self, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Pairs of the data set indices of a batch and the batch, from `iteration` (counted from 0) on."""
         taken: deque[list[int]] = deque()
