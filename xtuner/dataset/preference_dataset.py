@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.encoding import fingerprint
-from xtuner.dataset.encoding.pipeline import MapFn, Settings, apply_map_fn
+from xtuner.dataset.encoding.pipeline import Encoding, MapFn, apply_map_fn
 from xtuner.dataset.huggingface import find_map_fn, store_key, write_rows
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import PackedDataset
@@ -77,9 +77,9 @@ def build_preference_dataset(
     map_fn = find_map_fn(dataset_map_fn, "dataset_map_fn", {})
     answers = _Answers(rows.sources, rows.taken, rows.part, map_fn)
     key = fingerprint.fingerprint_value(
-        ["pairs", store_key(rows, Settings(tokenizer, max_length, dataset_map_fn=map_fn))]
+        ["pairs", store_key(rows, Encoding(tokenizer, max_length, dataset_map_fn=map_fn))]
     )
-    store = open_or_write(key, lambda writer: _write(answers, Settings(tokenizer, max_length), writer))
+    store = open_or_write(key, lambda writer: _write(answers, Encoding(tokenizer, max_length), writer))
     units = _pairs(store)
     if lost := len(store) - len(units.order):
         logger.warning(told("data: %d pairs left out, because one of their answers is"), lost)
@@ -134,7 +134,7 @@ def _raise(error: Exception) -> Row:
     raise error
 
 
-def _write(answers: _Answers, settings: Settings, writer: StoreWriter) -> dict[str, Any]:
+def _write(answers: _Answers, settings: Encoding, writer: StoreWriter) -> dict[str, Any]:
     about = write_rows(answers, settings, writer)
     about["stats"]["rows"] = answers.counts["rows"]
     return about
