@@ -25,7 +25,7 @@ from xtuner.dataset.map_fns.auto import FORMATS
 from xtuner.dataset.reading.files import AT_LINE
 from xtuner.dataset.reading.load import _NOT_HERE as NOT_HERE
 from xtuner.dataset.reading.tables import ParquetFile
-from xtuner.engine.stream import _UNKNOWN as UNKNOWN_LENGTH
+from xtuner.engine.batches.streamed import _UNKNOWN as UNKNOWN_LENGTH
 from xtuner.errors import XTunerError
 from xtuner.estimate import forecast
 from xtuner.families import FAMILIES

@@ -10,8 +10,8 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
-from xtuner.engine.data import Batches
-from xtuner.engine.stream import StreamBatches
+from xtuner.engine.batches.indexed import Batches
+from xtuner.engine.batches.streamed import StreamBatches
 
 
 def draw():
