@@ -21,6 +21,7 @@ from xtuner.families import family_of
 from xtuner.language import told
 from xtuner.log import logger, say_once
 from xtuner.model import attention
+from xtuner.model.base import base_model
 from xtuner.model.loading import keeps_logits
 from xtuner.model.packed import packed_inputs
 from xtuner.parallel.world import largest
@@ -111,7 +112,7 @@ def _differs(model: Any, length: int) -> bool:
         return True
     finally:
         if model.config._attn_implementation != implementation:
-            _base(model).set_attn_implementation(implementation)
+            base_model(model).set_attn_implementation(implementation)
         model.train(was_training)
     # Of single tokens a router may choose another expert for rounding alone.
     difference = ((packed - alone).float().norm(dim=-1) / alone.float().norm(dim=-1)).median()
@@ -120,10 +121,6 @@ def _differs(model: Any, length: int) -> bool:
 
 def use_stock_attention(model: Any) -> None:
     """Give the model the attention that transformers chooses for it."""
-    base = _base(model)
+    base = base_model(model)
     if base.config._attn_implementation == attention.NAME:
         base.set_attn_implementation("sdpa" if getattr(base, "_supports_sdpa", False) else "eager")
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -22,6 +22,7 @@ from xtuner.errors import ConfigError
 from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora, passes
+from xtuner.model.base import base_model
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
 from xtuner.model.isolation import Isolation, isolates
@@ -92,7 +93,7 @@ class PackedLanguageModel(TrainModule):
         heads = self.llm.config.get_text_config().num_attention_heads
         kv_heads = getattr(self.llm.config.get_text_config(), "num_key_value_heads", None) or heads
         ulysses.check_heads(heads, kv_heads, group.size())
-        base = self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
+        base = base_model(self.llm)
         loading.use_our_attention(base)
         if base.config._attn_implementation != attention.NAME:
             raise ConfigError(_no_sequence_parallel(self.llm.config.get_text_config().model_type))

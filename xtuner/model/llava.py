@@ -25,6 +25,7 @@ from xtuner import hub
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.language import told
 from xtuner.log import logger
+from xtuner.model.base import base_model, device_of
 from xtuner.model.loading import load_config
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter, read_weights
 from xtuner.model_folder import check_model_folder, looks_local, read_json
@@ -229,7 +230,7 @@ def load_image_encoder(
 
 
 def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     family = base.config.vision_config.model_type
     if family not in _ENCODERS:
         raise ModelError(
@@ -277,7 +278,7 @@ def _encoder_of_parts(model: Any, parts: LlavaParts) -> ImageEncoder:
 def _place_of(model: Any) -> tuple[torch.device, torch.dtype]:
     """Where and in which precision `model` computes: as its embedding, which is never quantised."""
     # Weights that are offloaded stand on "meta" until their layer runs.
-    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    device = device_of(model)
     return device, model.get_input_embeddings().weight.dtype
 
 

@@ -26,6 +26,7 @@ from xtuner.families import FAMILIES, UNKNOWN, family_of
 from xtuner.language import told
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
+from xtuner.model.base import base_model
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quantization import (
@@ -363,7 +364,7 @@ def use_our_attention(llm: PreTrainedModel) -> None:
 
 def keeps_logits(llm: Any) -> bool:
     """Whether the model's forward takes positions at which alone the head is computed."""
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
@@ -371,7 +372,7 @@ def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
     """The two parts of a model whose logits are `head(decoder(...))` and nothing more; None for any other."""
     if getattr(getattr(llm, "active_peft_config", None), "is_prompt_learning", False):
         return None
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     head = base.get_output_embeddings()
     plain = family_of(base.config).plain_head and type(head) is torch.nn.Linear
     return (base.get_decoder(), head) if plain else None
@@ -379,7 +380,7 @@ def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
 
 def layers_of(model: Any) -> list[torch.nn.Module]:
     """The layers of a transformer: what its family names so, else its longest list of modules."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     names = set(getattr(base, "_no_split_modules", None) or ())
     found = [m for m in base.modules() if type(m).__name__ in names]
     if found:

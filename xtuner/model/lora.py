@@ -21,6 +21,7 @@ from torch import nn
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.language import told
 from xtuner.log import logger, say_once
+from xtuner.model.base import base_model
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.fused.linear import is_lora
 from xtuner.model.lora_config import describe, lacks, parts, resolve
@@ -255,7 +256,7 @@ def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> di
 
 def add_adapter(model: Any, cfg: Any, name: str = "default") -> Any:
     """`model` with an adapter as the config of a saved one says, which names all that it has."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     return _put_on(model, cfg, cfg, find_targets(base, cfg, exact=True), name)
 
 

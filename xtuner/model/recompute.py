@@ -26,6 +26,7 @@ from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.language import told
 from xtuner.log import logger, say_once
+from xtuner.model.base import base_model
 from xtuner.model.fused import tile
 from xtuner.model.host_embedding import keep_on_host
 from xtuner.model.mapped import wanted_dtype
@@ -38,7 +39,7 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
     """The way in which layers of `llm` recompute from now on (not re-entrant, so frozen inputs are fine)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     if way == "none":
         return way
     if not base.supports_gradient_checkpointing:
