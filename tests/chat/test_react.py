@@ -84,7 +84,7 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "translate"),
     [
         ("Thought:x\nAction:fly\nAction Input:{}\n", "there is no tool 'fly'; there are calculate"),
         (

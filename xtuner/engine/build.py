@@ -50,7 +50,7 @@ from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.forecast import Forecast
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger, say_once
 from xtuner.model.compiled import compile_layers
@@ -85,7 +85,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     with contextlib.ExitStack() as held:
         # Only rank 0 is sure to see the work dir: it alone reads and writes there.
         if world.is_first:
-            held.enter_context(writing(work_dir, told("the work dir"), folder=True))
+            held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
         run = build_parts(cfg, options, world, work_dir)
         run.held = held.pop_all()
     return run
@@ -114,7 +114,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
     run.hooks = build_hooks(run)
-    take_up(run, source)
+    restore(run, source)
     return run
 
 
@@ -138,7 +138,7 @@ def free_timestamp(work_dir: Path) -> str:
             time.sleep(0.2)
         except OSError as error:
             raise ConfigError(
-                told(
+                translate(
                     "cannot write to the work dir {work_dir}: {error}",
                     work_dir=work_dir,
                     error=error.strerror,
@@ -151,10 +151,10 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
     asked = options.resume or cfg.get("resume")
     if not asked:
         if cfg.get("load_from"):
-            ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
+            ckpt.load_checkpoint(cfg.load_from)  # a wrong path is reported before the model is loaded
         if last := find_last(work_dir):
             logger.warning(
-                told(
+                translate(
                     "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of "
                     "the same name are overwritten (--resume goes on from it)"
                 ),
@@ -162,11 +162,13 @@ def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
             )
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
-    logger.info(told("Resuming from %s"), path)
+    logger.info(translate("Resuming from %s"), path)
     source = ckpt.load_checkpoint(path, check=True)
     if "resume" not in source:
         raise CheckpointError(
-            told("{path} was saved without optimizer state; start from its weights with load_from", path=path)
+            translate(
+                "{path} was saved without optimizer state; start from its weights with load_from", path=path
+            )
         )
     source["path"] = str(path)
     return source
@@ -223,7 +225,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
         raise ConfigError(
-            told("{data}.dataset: validation data must end; leave out streaming = True", data=data)
+            translate("{data}.dataset: validation data must end; leave out streaming = True", data=data)
         )
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
@@ -266,7 +268,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
-            told(
+            translate(
                 "{path} is {kind}, which gives every process all items: use DefaultSampler, or a class "
                 "that takes rank and world_size",
                 path=path,
@@ -284,7 +286,7 @@ def connect(run: Run) -> None:
     lengths = run.world.gather(len(run.train_dataloader))
     if len(set(lengths)) > 1:
         raise ConfigError(
-            told(
+            translate(
                 "train_dataloader.sampler gives the processes {lengths} batches an epoch; all need the "
                 "same number: set round_up=True in it",
                 lengths=lengths,
@@ -311,7 +313,7 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     if options.deepspeed is None:
         return make_backend(world, fsdp, autocast_dtype(cfg))
     if fsdp:
-        raise ConfigError(told("fsdp and deepspeed both shard the model: use one of them"))
+        raise ConfigError(translate("fsdp and deepspeed both shard the model: use one of them"))
     from xtuner.engine.zero import ZeroBackend
 
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
@@ -363,7 +365,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     trained = [p for p in run.model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError(
-            told(
+            translate(
                 "model has no trainable parameter: add lora=dict(type=LoraConfig, ...) or train the "
                 "llm itself"
             )
@@ -384,7 +386,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
         raise ConfigError(
-            told("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
+            translate("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
         )
     run.backend.start(wrapper)
     return wrapper
@@ -410,7 +412,7 @@ def build_visualizer(run: Run) -> Visualizer:
     visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
     if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
         raise ConfigError(
-            told(
+            translate(
                 "visualizer is a {kind}, which has no {name}(): use Visualizer, and put your own "
                 "backend in its vis_backends",
                 kind=type(visualizer).__name__,
@@ -435,7 +437,7 @@ def build_hooks(run: Run) -> list[Any]:
     return sort_hooks(hooks)
 
 
-def take_up(run: Run, source: dict[str, Any] | None) -> None:
+def restore(run: Run, source: dict[str, Any] | None) -> None:
     """Put the run where its checkpoint left it, or give it the weights of `load_from`; rank 0 reads."""
     path = run.cfg.get("load_from")
     run.position = Position(0, run.train_dataloader.position())
@@ -443,13 +445,15 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
         if path and not run.cfg.get("resume"):
             first = run.world.is_first
             run.backend.load_model(ckpt.load_checkpoint(path, check=True)["state_dict"] if first else None)
-            logger.info(told("Loaded the weights of %s"), path)
+            logger.info(translate("Loaded the weights of %s"), path)
         return
     small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
     small = run.world.spread(small)
     _check_same_data(run, small)
     if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
-        logger.warning(told("The config is not the one that %s was saved with:\n%s"), small["path"], changes)
+        logger.warning(
+            translate("The config is not the one that %s was saved with:\n%s"), small["path"], changes
+        )
     _go_on_in_stream(run, small)
     run.call_hooks("after_load_checkpoint", checkpoint=source or small)
     run.backend.load_model(source["state_dict"] if source else None)
@@ -463,40 +467,42 @@ def take_up(run: Run, source: dict[str, Any] | None) -> None:
     run.iter = _resumed_iter(run, resume)
     run.position = Position(run.iter, run.train_dataloader.position())
     saved_at = small["meta"]["iter"]
-    again = told(", within an update, which begins again") if run.iter < saved_at else ""
+    again = translate(", within an update, which begins again") if run.iter < saved_at else ""
     logger.info(
-        told("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
+        translate("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
     )
     if run.iter >= run.max_iters:
         logger.warning(
-            told("The run was finished: nothing is left to train. Raise train_cfg to train longer")
+            translate("The run was finished: nothing is left to train. Raise train_cfg to train longer")
         )
 
 
 def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
     if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
         return
-    what = told("{path} was trained on other data or data settings than this config has", path=saved["path"])
+    what = translate(
+        "{path} was trained on other data or data settings than this config has", path=saved["path"]
+    )
     if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
         raise CheckpointError(
-            told(
+            translate(
                 "{what}, so its position in them means nothing: restore them, start from its weights "
                 "with load_from, or set resume_on_other_data = True to continue at the same iteration "
                 "of these",
                 what=what,
             )
         )
-    logger.warning(told("%s: the run goes on at the same iteration of these"), what)
+    logger.warning(translate("%s: the run goes on at the same iteration of these"), what)
 
 
 def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
-    """Take up each process's place in streamed data."""
+    """Continue at each process's position in streamed data."""
     if not isinstance(run.train_dataloader, StreamBatches):
         return
     positions = saved["data"]["positions"]
     if len(positions) != run.world.size:
         raise CheckpointError(
-            told(
+            translate(
                 "{path} was saved by {count} process(es), each with its own position in the streamed "
                 "data, and this run has {here}: start as many",
                 count=len(positions),
@@ -518,8 +524,8 @@ def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
     # Together the processes read the same items in the same order, however many they are.
     there = resume["iter"] * before // now
     logger.warning(
-        told("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g "
-        "times the items, and dropout draws other numbers"),
+        translate("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has "
+        "%.3g times the items, and dropout draws other numbers"),
         before, now, resume["iter"], there, now / before,
     )  # fmt: skip
     return there

@@ -14,7 +14,7 @@ import torch
 from xtuner import loadable
 from xtuner.errors import ConfigError
 from xtuner.families import family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
@@ -36,7 +36,7 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
     if bits is None:
         return None
     if bits not in (4, 8):
-        raise ConfigError(told("bits is {bits}; write 4, 8 or None", bits=bits))
+        raise ConfigError(translate("bits is {bits}; write 4, 8 or None", bits=bits))
     from transformers import BitsAndBytesConfig
 
     if bits == 8:

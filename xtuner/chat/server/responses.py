@@ -176,7 +176,7 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[TokenInfo] = field(default_factory=list)
-    offset: int = 0  # characters of the tokens told in a stream
+    offset: int = 0  # characters of the tokens sent in a stream
     finder: CallFinder | None = None
     end: End | None = None
 
@@ -332,14 +332,14 @@ class OpenAIWriter:
 
     def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any]:
         if self.job.is_chat:
-            told = [
+            tokens = [
                 {
                     **self._token(info.token, info.logprob),
                     "top_logprobs": [self._token(token, value) for token, value in info.top],
                 }
                 for info in tokens
             ]
-            return {"content": told}
+            return {"content": tokens}
         texts = [self._text(info.token) for info in tokens]
         return {
             "tokens": texts,

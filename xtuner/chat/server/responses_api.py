@@ -246,11 +246,11 @@ class ResponseWriter:
         self._items.append(item)
         place = {"item_id": item["id"], "output_index": len(self._items) - 1}
         begun = {**item, "arguments": "", "status": "in_progress"}
-        told = {"arguments": call.arguments, "name": call.name}
+        fields = {"arguments": call.arguments, "name": call.name}
         return [
             self._event("response.output_item.added", output_index=place["output_index"], item=begun),
             self._event("response.function_call_arguments.delta", **place, delta=call.arguments),
-            self._event("response.function_call_arguments.done", **place, **told),
+            self._event("response.function_call_arguments.done", **place, **fields),
             self._event("response.output_item.done", output_index=place["output_index"], item=item),
         ]
 
@@ -263,5 +263,5 @@ class ResponseWriter:
 
     def _event(self, kind: str, **values: Any) -> Object:
         self._number += 1
-        # What is told must not change with what comes.
+        # Events that were sent must not change with later ones.
         return {"type": kind, "sequence_number": self._number - 1, **json.loads(json.dumps(values))}
