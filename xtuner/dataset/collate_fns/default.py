@@ -25,8 +25,8 @@ def default_collate_fn(
 ) -> dict[str, Any]:
     """A batch `{"data": {...}, "data_samples": None}`, or what is under `data` with `return_hf_format`.
 
-    `cumulative_len` holds the boundaries of the samples of each sequence without padding, `max_seqlen` the length
-    of the longest sample. `use_varlen_attn` changes nothing: the boundaries are always there.
+    `cumulative_len` holds the boundaries of the samples of each sequence without padding, `max_seqlen` the
+    length of the longest sample. `use_varlen_attn` changes nothing: the boundaries are always there.
     """
     assert instances, "a batch has at least one item"
     rows = [np.asarray(instance["input_ids"]) for instance in instances]

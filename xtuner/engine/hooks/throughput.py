@@ -79,8 +79,8 @@ class ThroughputHook(Hook):
         self._peak = peak_rate(runner.device, runner.optim_wrapper)
         if self._peak and self._shape:
             logger.info(
-                translate("mfu counts the operations that training needs, hfu also recomputed ones, as shares "
-                "of %.3g TFLOP/s%s"),
+                translate("mfu counts the operations that training needs, hfu also recomputed ones, as "
+                "shares of %.3g TFLOP/s%s"),
                 self._peak / 1e12, "" if runner.device.type == "cuda" else translate(", measured here"),
             )  # fmt: skip
         self._last = time.perf_counter()
