@@ -15,7 +15,7 @@ from xtuner.check.source import UNKNOWN, NameMissingError, look_up
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.load import name_of
 from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
-from xtuner.config.schema import Fault, told_value
+from xtuner.config.schema import Fault, wrong_value
 from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
@@ -138,7 +138,7 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
                 continue
             kind = value.get("type") if isinstance(value, Mapping) else None
             if not isinstance(value, Mapping):
-                found.append(Fault(path, told_value(path, value, "a dict(type=...)")))
+                found.append(Fault(path, wrong_value(path, value, "a dict(type=...)")))
             elif kind is None and not made.has_usual_type:
                 found.append(
                     Fault(

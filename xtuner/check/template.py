@@ -1,4 +1,4 @@
-"""Whether the prompt template speaks the language of the tokenizer, told by the tokenizer's small files.
+"""Whether the special tokens of the prompt template are in the tokenizer, from the tokenizer's small files.
 
 template    <|im_start|>user\\n{input}<|im_end|>      marks <|im_start|>, <|im_end|>
 tokenizer   tokens of its own: <s> </s> <|eot_id|>    neither is a token: each is split into many, as any text

@@ -260,12 +260,12 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     for path, must_be, holds, may_be_none in VALUES:
         value = _at(config, path, _ABSENT)
         if value is not _ABSENT and not (holds(value) or (value is None and may_be_none)):
-            faults.append(Fault(path, told_value(path, value, must_be)))
+            faults.append(Fault(path, wrong_value(path, value, must_be)))
     faults += _clashes(config, {fault.path for fault in faults})
     return faults + _empty_schedules(config) + _slips(config)
 
 
-def told_value(path: str, value: Any, must_be: str) -> str:
+def wrong_value(path: str, value: Any, must_be: str) -> str:
     """That the value at `path` is not what it must be."""
     _, is_choice, names = must_be.partition("one of ")
     if is_choice:
@@ -330,7 +330,7 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
     if value is None or (isinstance(value, Mapping) and "type" in value):
         return []
     if not isinstance(value, Mapping):
-        return [] if path in REQUIRED else [Fault(path, told_value(path, value, "a dict"))]
+        return [] if path in REQUIRED else [Fault(path, wrong_value(path, value, "a dict"))]
     found = []
     for key, inner in value.items():
         # A hook may stand under a name of the user's choice.

@@ -179,7 +179,7 @@ _CHATML = PromptTemplate(
     STOP_WORDS=["<|im_end|>", "<|endoftext|>"],
 )
 
-# Says when its knowledge ends, and a fixed day, as its own template does unless told the date.
+# Says when its knowledge ends, and a fixed day, as its own template does without a date.
 _LLAMA3_1 = PromptTemplate(
     SYSTEM=(
         "<|start_header_id|>system<|end_header_id|>\n\n"

@@ -226,9 +226,9 @@ class OpenAIWriter:
                 self.metrics.first.observe(time.perf_counter() - self.start)
             choice.tokens += event.tokens
             parts = self._parts(choice, event.text)
-            return self._told(index, parts, event.tokens)
+            return self._deltas(index, parts, event.tokens)
         assert isinstance(event, End)
-        found = [] if choice.finder is None else self._told(index, [*choice.finder.finish()], [])
+        found = [] if choice.finder is None else self._deltas(index, [*choice.finder.finish()], [])
         choice.end = event
         self._count(index, event)
         if event.finish == "time":
@@ -261,7 +261,7 @@ class OpenAIWriter:
     def _parts(choice: _Choice, text: str) -> list[str | Call]:
         return [text] if choice.finder is None else [*choice.finder.push(text)]
 
-    def _told(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
+    def _deltas(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
         choice = self.choices[index]
         found = []
         logprobs = {}

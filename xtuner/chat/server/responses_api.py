@@ -148,9 +148,9 @@ class ResponseWriter:
                 self._begun = True
                 self._metrics.first.observe(time.perf_counter() - self._start)
             parts = [event.text] if self._finder is None else [*self._finder.push(event.text)]
-            return [*self._told(parts)]
+            return [*self._deltas(parts)]
         assert isinstance(event, End)
-        found = [*self._told([*self._finder.finish()] if self._finder is not None else [])]
+        found = [*self._deltas([*self._finder.finish()] if self._finder is not None else [])]
         self._metrics.tokens.inc(event.num_tokens)
         self._metrics.prompt_tokens.inc(event.num_prompt_tokens)
         self._metrics.reused_tokens.inc(event.num_reused)
@@ -201,7 +201,7 @@ class ResponseWriter:
             "notices": self.notices,
         }
 
-    def _told(self, parts: Sequence[str | Call]) -> Iterator[Object]:
+    def _deltas(self, parts: Sequence[str | Call]) -> Iterator[Object]:
         for part in parts:
             if isinstance(part, Call):
                 if self._job.one_call and any(item["type"] == "function_call" for item in self._items):

@@ -140,7 +140,7 @@ def encode_rows(
 ) -> None:
     """Map, encode and write all rows, and count them in `tally`.
 
-    `advance` is told the number of rows and of tokens done. Raises DataError for a row with a fault where
+    `advance` receives the number of rows and tokens done. Raises DataError for a row with a fault where
     `strict`, or where there are many.
     """
     # A tokenizer in Rust lets go of the interpreter: while it works on one chunk, the next one is read.

@@ -139,7 +139,7 @@ class StreamedDataset(Stream):
 
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
         """The items of reader number `reader`, from `start` on and without end."""
-        told = _Told()
+        progress = _Progress()
         position: Position = start or Position()
         is_whole_epoch = position == Position(position.epoch)
         num_items = 0
@@ -147,18 +147,18 @@ class StreamedDataset(Stream):
             buffer = self._fill(position.cursor, reader, num_readers)
             seeds = [self.seed, position.epoch, position.buffer, reader]
             seed_worker(*seeds, 0)
-            items = self._encode(buffer, told.tally, seeds)
-            told.count(len(items), buffer.next is None, self.settings.max_length)
+            items = self._encode(buffer, progress.tally, seeds)
+            progress.count(len(items), buffer.next is None, self.settings.max_length)
             for number in range(position.items_out, len(items)):
                 num_items += 1
                 rows: list[Any] = [buffer.cursors[row] for row in dict.fromkeys(items.source_rows(number))]
                 seed_worker(*seeds, number + 1)
-                yield Streamed(items[number], position._replace(items_out=number + 1), rows, told.take())
+                yield Streamed(items[number], position._replace(items_out=number + 1), rows, progress.take())
             if buffer.next is not None:
                 position = Position(position.epoch, position.buffer + 1, 0, buffer.next)
                 continue
             if is_whole_epoch and not num_items:
-                raise DataError(_nothing(self.sources, told.tally, reader, num_readers))
+                raise DataError(_nothing(self.sources, progress.tally, reader, num_readers))
             position, is_whole_epoch, num_items = Position(position.epoch + 1), True, 0
 
     def first_buffer(self) -> PackedDataset:
@@ -273,8 +273,8 @@ class _Samples:
         return self._ids[span], self._trained[span]
 
 
-class _Told:
-    """The counts of one reader since it began, told at buffers 1, 2, 4, 8, ... and at the end of an epoch."""
+class _Progress:
+    """The counts of one reader since it began, logged at buffers 1, 2, 4, 8, ... and at the end of an epoch."""
 
     def __init__(self) -> None:
         self.tally = Tally()

@@ -1,4 +1,4 @@
-"""Which format a row is in, told by its fields: `dataset_map_fn='auto'`.
+"""The format of a row, recognised by its fields: `dataset_map_fn='auto'`.
 
     {"instruction", "input", "output"}                  alpaca
     {"messages": [{"role", "content"}, ...]}            openai

@@ -1,6 +1,6 @@
 """Read a field of a raw row as text, or say which one is missing and what is there instead.
 
-Whether an answer is trained is told by many names; `is_trained` knows them all:
+Many field names say whether an answer is supervised; `is_trained` reads all of them:
 
     {"loss": false}  {"weight": 0}  {"train": "no"}  {"output_with_loss": 0}  {"masked": true}     not trained
 """

@@ -153,7 +153,7 @@ def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
 
 
 class _Whole(io.RawIOBase):
-    """What a server sends; OSError where it ends before the length that was told."""
+    """What a server sends; OSError if it ends before the announced length."""
 
     def __init__(self, answer: Any, length: str | None) -> None:
         self._answer = answer

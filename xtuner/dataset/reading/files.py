@@ -83,7 +83,7 @@ class FileRows(Sequence):
         return hashlib.blake2b(b"".join(file.digest() for file in self.files), digest_size=16).hexdigest()
 
     def check_content(self) -> None:
-        """DataError where a file no longer holds what `fingerprint` told of."""
+        """DataError if a file no longer has the content of `fingerprint`."""
         for file in self.files:
             file.check_content()
 
@@ -123,7 +123,7 @@ class RowsFile(ABC):
     def check(self) -> None:
         """DataError where the file is no longer as long as when it was first looked at.
 
-        One that was written to and is as long as before is told of: it may be the same, copied again.
+        A file that was written to and has the same length is only logged: it may be the same, copied again.
         """
         size, written = self._state()
         if size != self._size:

@@ -245,7 +245,7 @@ def _list_by_name(words: str, at: int) -> tuple[str, int, list[str]] | None:
         return None
     try:
         value, end = decode(words, at)
-    except (ValueError, RecursionError):  # told where the rows are read
+    except (ValueError, RecursionError):  # reported when the rows are read
         return None
     wanted = _name_of_list(value)
     if wanted is None or _skip_space(words, end) < len(words):

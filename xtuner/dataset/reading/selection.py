@@ -103,7 +103,7 @@ class Selection:
         return source.place(inner) if isinstance(source, FileRows) else _nth(inner)
 
     def check_content(self) -> None:
-        """DataError where a file no longer holds what its fingerprint told of."""
+        """DataError if a file no longer has the content of its fingerprint."""
         for source in self.sources:
             if isinstance(source, FileRows):
                 source.check_content()
@@ -183,7 +183,7 @@ def _hash(read: Callable[[], Row]) -> int:
     try:
         text = json.dumps(read(), sort_keys=True, default=_as_plain)
     except DataError:
-        return 2**64 - 1  # a broken row is told of where the others are trained on
+        return 2**64 - 1  # a broken row is reported with the rows that are trained on
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
