@@ -274,7 +274,7 @@ class _Samples:
 
 
 class _Progress:
-    """The counts of one reader since it began, logged at buffers 1, 2, 4, 8, ... and at the end of an epoch."""
+    """The counts of one reader, logged at buffers 1, 2, 4, 8, ... and at the end of an epoch."""
 
     def __init__(self) -> None:
         self.tally = Tally()
