@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> list[float]:
     for update in range(args.updates):
         window = list(itertools.islice(stream, args.accumulative_counts))
         # The loss is the mean over the trained tokens of the whole update, not a mean of means.
-        num_items = sum(model.num_loss_items(data) for data in window)
+        num_items = sum(model.num_items(data) for data in window)
         total = 0.0
         for data in window:
             loss = model(data, num_items=num_items)["loss"]

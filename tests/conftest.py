@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 
@@ -44,6 +45,24 @@ def _log_as_at_first(monkeypatch):
     logger.handlers.clear()
     logger.propagate = True
     logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def untold(monkeypatch) -> set[str]:
+    """Messages are Chinese from here on; the English texts that have none."""
+    from xtuner.chinese import CHINESE
+
+    unknown = set()
+
+    class Watched(dict):
+        def get(self, text, default=None):
+            if text not in self and re.search("[A-Za-z]{2}", text) and not re.search("[\u4e00-\u9fff]", text):
+                unknown.add(text)
+            return super().get(text, default)
+
+    monkeypatch.setenv("XTUNER_LANG", "zh")
+    monkeypatch.setattr("xtuner.chinese.CHINESE", Watched(CHINESE))
+    return unknown
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError
+from xtuner.language import told
 
 # How much of what layers make forward is made again in backward.
 RECOMPUTE = ("none", "selective", "full", "offload")
@@ -36,8 +37,11 @@ def as_recompute(value: Any) -> str | None:
         return None
     if value not in RECOMPUTE:
         raise ConfigError(
-            f"model.use_activation_checkpointing is {value!r}; write True (all layers), False (none), "
-            "'selective' (every second layer), 'offload' (all layers, inputs and embedding on the host), or "
-            "None (what fits into memory)"
+            told(
+                "model.use_activation_checkpointing is {value!r}; write True (all layers), False "
+                "(none), 'selective' (every second layer), 'offload' (all layers, inputs and embedding "
+                "on the host), or None (what fits into memory)",
+                value=value,
+            )
         )
     return value

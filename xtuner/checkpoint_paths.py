@@ -37,7 +37,7 @@ def _last_name(work_dir: Path) -> str:
     try:
         return Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
     except UnicodeDecodeError:
-        say_once(told("{file} is damaged: the newest checkpoint is taken by its time", file=work_dir / LAST))
+        say_once("{file} is damaged: the newest checkpoint is taken by its time", file=work_dir / LAST)
     except OSError:
         pass  # of a work dir without one
     return ""

@@ -49,8 +49,12 @@ def files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[st
     if data_files is None:
         if is_elsewhere(path) and not _is_read(path):
             raise DataError(
-                f"{path} does not end as a data file does ({', '.join((*READ, *LEFT_TO_DATASETS)[:5])}, "
-                "...): give the address of the file itself, or fetch it and name its path"
+                told(
+                    "{path} does not end like a data file ({endings}, ...): give the address of the "
+                    "file itself, or download it and give its path",
+                    path=path,
+                    endings=", ".join((*READ, *LEFT_TO_DATASETS)[:5]),
+                )
             )
         several = _in_folder_or_pattern(path)
         if several:
@@ -154,9 +158,15 @@ def check_protocol(address: str) -> None:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         package = _PACKAGES.get(protocol)
-        cure = f"the package {package}: {pip_install(package)}" if package else str(error).partition("\n")[0]
-        raise DataError(f"{address} needs {cure}") from None
+        cure = str(error).partition("\n")[0]
+        if package:
+            cure = told("the package {package}: {command}", package=package, command=pip_install(package))
+        raise DataError(told("{address} needs {cure}", address=address, cure=cure)) from None
     except ValueError:
         raise DataError(
-            f"{address}: no protocol {protocol!r} is known; fetch the file and name its path"
+            told(
+                "{address}: the protocol {protocol!r} is not known; download the file and give its path",
+                address=address,
+                protocol=protocol,
+            )
         ) from None

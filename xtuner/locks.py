@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xtuner.errors import ConfigError
+from xtuner.language import told
 from xtuner.log import say_once
 
 # A child that was forked would hold the locks of its parent, and outlive it.
@@ -38,8 +39,15 @@ def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
     """Nobody else writes `path` meanwhile; ConfigError, which calls it `what`, where somebody does."""
 
     def refuse(holder: str) -> None:
-        who = holder or "another process"
-        raise ConfigError(f"{what} {path} is in use by {who}: wait for its end, or name another")
+        who = holder or told("another process")
+        raise ConfigError(
+            told(
+                "{what} {path} is in use by {who}: wait for its end, or name another",
+                what=what,
+                path=path,
+                who=who,
+            )
+        )
 
     lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as held:
@@ -48,7 +56,9 @@ def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
             held.enter_context(locked(lock, refuse))
         except OSError as error:
             reason = _reason(lock.parent) or error.strerror
-            raise ConfigError(f"cannot write to {what} {path}: {reason}") from error
+            raise ConfigError(
+                told("cannot write to {what} {path}: {reason}", what=what, path=path, reason=reason)
+            ) from error
         yield
 
 
@@ -56,9 +66,9 @@ def _reason(folder: Path) -> str:
     """Why `folder` cannot be made, where something stands in its way."""
     for above in (folder, *folder.parents):
         if above.is_symlink() and not above.exists():
-            return f"{above} is a link to {os.readlink(above)}, which is not there"
+            return told("{path} is a link to {to}, which does not exist", path=above, to=os.readlink(above))
         if above.exists():
-            return "" if above.is_dir() else f"{above} is no folder"
+            return "" if above.is_dir() else told("{path} is not a folder", path=above)
     return ""
 
 
@@ -114,7 +124,10 @@ def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
             os.close(descriptor)
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
-            say_once(f"{path.parent} has no file locks: that nothing else writes there is not checked")
+            say_once(
+                "{parent} does not support file locks: whether another process writes there is not checked",
+                parent=path.parent,
+            )
             path.unlink(missing_ok=True)
             return None
         except BaseException:

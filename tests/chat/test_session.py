@@ -139,7 +139,7 @@ def test_the_tokenizers_own_template(tokenizer):
     again = own.decode(session.ask("Q2", 10))
     assert again == before + "A<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n"
     own.chat_template = "{{ raise_exception('no system') }}"
-    with pytest.raises(DataError, match=r"does not take this dialogue of the roles .*: no system"):
+    with pytest.raises(DataError, match=r"refuses this conversation of the roles .*: no system"):
         session.ask("Q3", 10)
 
 

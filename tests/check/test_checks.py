@@ -65,7 +65,7 @@ def test_all_errors_come_at_once(load):
         ("rows.jsonl.gz", "there is no data file rows.jsonl.gz (looked for "),
         ("./*.jsonl", "there is no data file ./*.jsonl (looked for "),
         ("s3://bucket/rows.jsonl", "s3://bucket/rows.jsonl needs the package s3fs"),
-        ("http://127.0.0.1:9/rows", "http://127.0.0.1:9/rows does not end as a data file does"),
+        ("http://127.0.0.1:9/rows", "http://127.0.0.1:9/rows does not end like a data file"),
     ],
 )
 def test_data_is_looked_for_as_training_reads_it(load, tmp_path, monkeypatch, path, message):

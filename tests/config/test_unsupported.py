@@ -22,8 +22,13 @@ def test_what_the_table_lists_does_not_exist(name):
     [
         (
             "internlm2_chat_1_8b_orpo_full",
-            "train_dataloader.dataset.type: training on preferences (DPO, ORPO, reward models) is not "
+            "model.type: training on preferences by ORPO or a reward model is not "
             "available in this version; a full, lora or qlora config can train on the chosen answers",
+        ),
+        (
+            "internlm2_chat_1_8b_dpo_full",
+            "model: DPO without model.lora is not available in this version; add lora=dict(type=LoraConfig, "
+            "...): the reference is the model with its adapter switched off",
         ),
         (
             "llava_v15_7b_pretrain",
@@ -52,14 +57,14 @@ def test_a_feature_that_is_not_there_is_one_line(name, message):
 
 def test_a_name_of_such_a_feature_says_so_wherever_it_is_built():
     with pytest.raises(
-        ConfigError, match=r"c.py:3: xtuner.model.dpo.DPO: training on preferences .* is not av"
+        ConfigError, match=r"c.py:3: xtuner.model.orpo.ORPO: training on preferences .* is not av"
     ):
-        Ref("xtuner.model.dpo.DPO", "c.py:3").resolve()
+        Ref("xtuner.model.orpo.ORPO", "c.py:3").resolve()
 
 
 def test_names_below_and_beside_a_listed_one():
-    assert feature_of("xtuner.model.dpo.DPO.anything") == NAMES["xtuner.model.dpo"]
-    assert feature_of("xtuner.model.dpo_like.Thing") is None
+    assert feature_of("xtuner.model.orpo.ORPO.anything") == NAMES["xtuner.model.orpo"]
+    assert feature_of("xtuner.model.orpo_like.Thing") is None
     assert feature_of("xtuner.model") is None
 
 

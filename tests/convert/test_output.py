@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     """A file stands where a folder is needed."""
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ConfigError, match=r"cannot write to the output .*file/out: .*file is no folder"),
+        pytest.raises(ConfigError, match=r"cannot write to the output .*file/out: .*file is not a folder"),
         new_folder(tmp_path / "file" / "out"),
     ):
         pass

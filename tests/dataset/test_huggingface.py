@@ -188,7 +188,7 @@ def test_what_is_dropped_or_cut_is_counted_and_named(bos, tmp_path, said):
         ([{"conversation": ["text"]}], r"row 0.*conversation\[0\] is of type str"),
         ([{"instruction": "a", "input": "", "output": "b"}], r"no field 'conversation'.*alpaca_map_fn"),
         ([{"a": 1}], r"no field 'conversation'; its fields are 'a'\. Give a dataset_map_fn"),
-        ("data.json", "not as str; for a file write"),
+        ("data.json", "not str; for a file write"),
     ],
 )
 def test_data_that_cannot_be_used_is_one_clear_line(bos, rows, message):
@@ -221,7 +221,7 @@ def test_faults_of_a_users_own_map_function_name_the_row(bos):
     fails(lambda row: row["a"], "row 0.*the row has no field 'a'; its fields are 'q'")
     fails(lambda row: 1 / 0, r"row 0.*ZeroDivisionError: division by zero")
     fails(lambda row: {}["x"]["y"], "row 0.*no field 'x'")
-    fails(lambda row: [row], "must return a dict, and returned list")
+    fails(lambda row: [row], "must return a dict; it returned list")
     fails(lambda row: {"other": 1}, r"A dataset_map_fn must return \{'conversation'")
     rows = conversations(("q", "a"))
     with pytest.raises(DataError, match="in conversation form already: set dataset_map_fn = None"):
@@ -361,7 +361,7 @@ def test_rows_that_are_tokens_already_are_taken_as_they_are():
     assert packed.length.tolist() == [5]
     with pytest.raises(DataError, match="2 tokens, more than max_length = 1"):
         process_hf_dataset(rows, **done, max_length=1)
-    with pytest.raises(DataError, match=r"row 0.*a label its token's id or -100"):
+    with pytest.raises(DataError, match=r"row 0.*a label must be its token's id or -100"):
         process_hf_dataset([{"input_ids": [1], "labels": [2]}], **done, pack_to_max_length=False)
 
 

@@ -199,7 +199,7 @@ CASES = [
     Case(
         "clipping",
         {"optim_wrapper.clip_grad": {"max_norm": 1, "type": "value"}},
-        "only 'norm' clips here",
+        "only 'norm' is supported",
         [{"optim_wrapper.clip_grad": {"max_norm": 1, "type": "norm"}}],
     ),
     Case(
@@ -283,7 +283,7 @@ CASES = [
     Case(
         "no rope",
         {"folder": "GPT2", "model.max_position_embeddings": 2048},
-        "have no rotary positions that could be scaled; remove it",
+        "have no rotary positions to scale; remove it",
         [{"folder": "GPT2"}],
     ),
     Case(
@@ -351,7 +351,7 @@ def test_a_checkpoint_of_weights_alone(assert_trains):
     """load_from takes what cannot be resumed."""
     saved = assert_trains({"default_hooks.checkpoint": {**SAVING, "save_optimizer": False}}) / "iter_2.pth"
     more = {"max_iters": 4}
-    assert_refused(assert_trains, "start from its weights with load_from instead", more, resume=str(saved))
+    assert_refused(assert_trains, "start from its weights with load_from", more, resume=str(saved))
     assert_trains({**more, "load_from": str(saved)}, work_dir="next")
 
 

@@ -161,7 +161,7 @@ def test_updates_that_fail_do_not_push_out_good_checkpoints(here, xtuner):
     options = ["lr=1e30", "interval=1", "max_iters=20"]
     code, lines = xtuner("train", "c.py", "--work-dir", "w", "--cfg-options", *options)
     assert code == 1
-    assert "5 updates in a row; the run stops. Rows in this update: d.json line" in lines[-1]
+    assert "5 skipped updates in a row; the run stops. Rows in this update: d.json line" in lines[-1]
     assert (here / "w" / "iter_1.pth").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
     code, lines = xtuner("train", "c.py", "--work-dir", "w")
     assert code == 1
     assert lines[-1] == (
-        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which is not there"
+        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which does not exist"
     )
 
 

@@ -75,7 +75,7 @@ def test_a_disk_that_is_full_loses_no_checkpoint_and_the_run_goes_on_where_there
     said = capfd.readouterr().err.splitlines()[-1]
     assert "cannot write" in said
     assert "No space left on device" in said
-    assert "iter_4.pth is untouched: free some space and go on with --resume" in said
+    assert "iter_4.pth is intact: free some space and continue with --resume" in said
     assert sorted(p.name for p in work_dir.glob("*.pth*")) == ["iter_2.pth", "iter_4.pth"]
     assert not list(work_dir.glob(".*"))
     assert find_whole(work_dir).name == "iter_4.pth"

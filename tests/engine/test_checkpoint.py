@@ -70,7 +70,7 @@ def test_a_missing_checkpoint_names_the_newest_there_is(two):
 
 def test_a_file_that_is_no_checkpoint_is_an_error(tmp_path):
     (tmp_path / "x.pth").write_text("no")
-    with pytest.raises(CheckpointError, match="cut off, or no checkpoint"):
+    with pytest.raises(CheckpointError, match="cut off, or not a checkpoint"):
         load_checkpoint(tmp_path / "x.pth")
     torch.save({"a": 1}, tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="no 'state_dict'"):
@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_whole(two):
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"cannot write .*iter_3\.pth.*iter_2\.pth is untouched"):
+        with pytest.raises(CheckpointError, match=r"cannot write .*iter_3\.pth.*iter_2\.pth is intact"):
             save_checkpoint(STATE, two / "iter_3.pth")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

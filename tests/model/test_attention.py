@@ -9,7 +9,8 @@ from tests.families.configs import make
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, attention, attention_kernels
-from xtuner.model.attention import PackedMask, packed_batch, packed_inputs
+from xtuner.model.attention import PackedMask, packed_batch
+from xtuner.model.packed import packed_inputs
 
 BORDERS = [0, 10, 17, 24]
 
@@ -214,7 +215,9 @@ def test_a_package_without_the_function_is_no_flash_attention(tmp_path, monkeypa
         for name in ("four", "broken", "there", "gone")
     }
     assert [name for name, function in found.items() if function] == ["there"]
-    assert "flash_broken is installed and does not load, so it is not used: undefined symbol" in caplog.text
+    assert (
+        "flash_broken is installed but cannot be loaded, so it is not used: undefined symbol" in caplog.text
+    )
 
 
 def test_dropout_is_applied_in_training_only():

@@ -113,8 +113,10 @@ def test_targets_that_also_name_layers_that_see_mean_the_language_part(caplog):
         for i in range(2)
         for n in ("mlp.gate_proj", "self_attn.q_proj")
     }
-    assert "LoRA leaves out the parts that see or hear: mlp.gate_proj (2)" in caplog.text
-    with pytest.raises(ConfigError, match=r"names layers that see or hear alone, .* down_proj, gate_proj"):
+    assert "LoRA leaves out the vision and audio parts: mlp.gate_proj (2)" in caplog.text
+    with pytest.raises(
+        ConfigError, match=r"names only layers of the vision and audio parts, .* down_proj, gate_proj"
+    ):
         apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules=["qkv"]))
     everywhere = apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules="all-linear"))
     assert not [n for n, w in everywhere.named_parameters() if w.requires_grad and "visual" in n]
@@ -131,8 +133,8 @@ def test_the_loss_is_that_of_the_stock_model(family, tmp_path, tokenizer, batch,
     stock = seeing.make(family)
     size = sum(w.numel() for n, w in stock.named_parameters() if sees(family, n))
     assert type(model.llm) is type(stock)
-    assert f"'{family}' is more than a language model" in caplog.text
-    assert f"the {size:,} weights of the parts that see or hear are frozen" in caplog.text
+    assert f"'{family}' is a multimodal model" in caplog.text
+    assert f"the {size:,} parameters of its vision and audio parts are frozen" in caplog.text
     loss = model(batch)["loss"]
     loss.backward()
     total, count = 0.0, 0

@@ -40,7 +40,7 @@ def test_a_cpu_gets_bf16_where_it_computes_in_it_else_fp32(monkeypatch, requeste
 
 def test_a_word_that_is_no_dtype_is_an_error():
     """With what may be written."""
-    with pytest.raises(ConfigError, match="'fp17' is no dtype"):
+    with pytest.raises(ConfigError, match="'fp17' is not a dtype"):
         compute_dtype("fp17", "cpu")
 
 

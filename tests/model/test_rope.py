@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.families.configs import make
-from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model.attention import packed_batch
 from xtuner.model.fused import unfuse
+from xtuner.model.packed import packed_inputs
 from xtuner.model.rope import scale_by_sample
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}

@@ -143,7 +143,7 @@ def test_each_process_knows_its_place(tmp_path):
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
             137,
-            "was killed by SIGKILL, as the system does where memory",
+            "was killed by SIGKILL, as the system does when memory",
         ),
     ],
 )

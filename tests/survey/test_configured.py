@@ -35,7 +35,7 @@ def test_opening_tokenises_nothing(data_of, cache):
     ("config", "message"),
     [
         ({}, "the config has no train_dataloader.dataset"),
-        ({"train_dataloader": {"dataset": [1]}}, "is no dict"),
+        ({"train_dataloader": {"dataset": [1]}}, "is not a dict"),
     ],
 )
 def test_a_config_without_data_is_refused(config, message):

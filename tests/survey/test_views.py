@@ -41,9 +41,7 @@ def test_a_stage_that_fails_leaves_those_before(data_of):
     assert view.place.endswith("rows0.jsonl line 2 (row 1)")
     assert view.mapped == bad["conversation"]
     assert view.templated is None
-    assert view.error == (
-        "template_map_fn: the field 'input' is of type list, and a text is needed there: ['a']"
-    )
+    assert view.error == ("template_map_fn: the field 'input' is of type list; it must be text: ['a']")
 
 
 def test_what_is_cut_off_is_counted_and_a_document_loses_nothing(data_of):

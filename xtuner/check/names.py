@@ -98,14 +98,17 @@ class Made(NamedTuple):
     may_be_absent: bool = True
 
 
-_MADE: dict[str, Made] = {
+MADE: dict[str, Made] = {
     "model": Made(),
     "model.llm": Made(),
     "tokenizer": Made(),
     "train_dataloader.dataset": Made(may_be_absent=False),
     "train_dataloader.sampler": Made(),
-    "train_dataloader.collate_fn": Made(may_be_absent=False),
+    "train_dataloader.collate_fn": Made(),
     "val_dataloader.dataset": Made(),
+    "val_dataloader.collate_fn": Made(),
+    "test_dataloader.dataset": Made(may_be_absent=False),
+    "test_dataloader.collate_fn": Made(),
     "optim_wrapper": Made(has_usual_type=True),
     "optim_wrapper.optimizer": Made(may_be_absent=False),
     "param_scheduler": Made(),
@@ -120,7 +123,7 @@ _MADE: dict[str, Made] = {
 def unmade(config: Mapping[str, Any]) -> list[Fault]:
     """Faults of the parts that must become objects: absent, no dict, or with a `type` that names nothing."""
     found = []
-    for place, made in _MADE.items():
+    for place, made in MADE.items():
         parent, _, key = place.rpartition(".")
         above = config.get(parent) if parent else config
         if not made.may_be_absent and isinstance(above, Mapping) and above.get(key) is None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.config.ref import as_ref
+from xtuner.config.ref import dotted_ref
 from xtuner.errors import did_you_mean
 from xtuner.language import told
 
@@ -98,7 +98,7 @@ def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, n
 
 def _cannot_be(value: Any, kinds: frozenset[str]) -> bool:
     """Whether `value` is certainly of none of `kinds`."""
-    if not kinds or as_ref(value) is not None:
+    if not kinds or dotted_ref(value) is not None:
         return False
     if value is None:
         return kinds <= _PLAIN and "NoneType" not in kinds

@@ -16,7 +16,7 @@ from typing import Any
 
 from xtuner.config.arguments import signature_of, wrong_arguments
 from xtuner.config.load import Config, name_of
-from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref
+from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, dotted_ref
 from xtuner.errors import ConfigError, XTunerError
 from xtuner.language import told
 
@@ -122,7 +122,7 @@ def check_names(value: Any, path: str) -> None:
 
 def materialise(value: Any) -> Any:
     """`value` with names resolved: Refs, dotted texts, partials of them, and what config functions use."""
-    ref = as_ref(value)
+    ref = dotted_ref(value)
     if ref is not None:
         # Dotted text that names nothing is just text.
         try:

@@ -300,7 +300,7 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
         return here[part]
     if isinstance(here, list) and part.isdigit() and int(part) < len(here):
         return here[int(part)]
-    where = path or "the config"
+    where = path or told("the config")
     if isinstance(here, list):
         raise ConfigError(
             told(
@@ -348,6 +348,8 @@ def parse_option(text: str) -> tuple[str, Any]:
 def parse_value(text: str) -> Any:
     """What a command-line word stands for: a number, true/false, None, [..], (..), `a,b` (a list), else text.
 
+    `0.9,0.95` is a list as `a,b` is; `(0.9,0.95)` is a tuple.
+
     A comma before a space is one of a sentence: `be kind, be brief` is text.
     """
     word = text.strip()
@@ -355,7 +357,11 @@ def parse_value(text: str) -> Any:
     if word.lower() in named:
         return named[word.lower()]
     with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(word)
+        value = ast.literal_eval(word)
+        if not isinstance(value, tuple):
+            return value
+        items = ast.literal_eval(f"[{word}]")
+        return value if items == [value] else items
     if word[:1] + word[-1:] in ("[]", "()"):
         items = [parse_value(w) for w in word[1:-1].split(",") if w.strip()]
         return items if word[0] == "[" else tuple(items)

@@ -174,13 +174,18 @@ def path_of(ref: Ref) -> str:
     return ref._path
 
 
-def as_ref(value: Any) -> Ref | None:
-    """A Ref for a Ref, a known registry name or a dotted text of a known package; None for all else."""
+def as_ref(kind: Any) -> Ref | None:
+    """What `type` names: as `dotted_ref`, and the name that a registry of mmengine has for it."""
+    if isinstance(kind, str) and kind in BY_SHORT_NAME:
+        return Ref(BY_SHORT_NAME[kind])
+    return dotted_ref(kind)
+
+
+def dotted_ref(value: Any) -> Ref | None:
+    """A Ref for a Ref or a dotted text of a known package; None for all else, such as a word."""
     if isinstance(value, Ref):
         return value
     if isinstance(value, str):
-        if value in BY_SHORT_NAME:
-            return Ref(BY_SHORT_NAME[value])
         package, dot, rest = value.partition(".")
         if dot and package in _PACKAGES and all(part.isidentifier() for part in rest.split(".")):
             return Ref(value)

@@ -45,6 +45,7 @@ RUN_KEYS: dict[str, str] = {
     "param_scheduler": "learning rate over time",
     "default_hooks": "timer, logger, param_scheduler, checkpoint, sampler_seed",
     "custom_hooks": "further hooks",
+    "bot_name": "what the model is called in answers sampled during training",
     "load_from": "checkpoint whose weights the run starts from",
     "resume": "go on from load_from or the newest checkpoint",
     "resume_on_other_data": "go on from a checkpoint though the data have changed",
@@ -66,7 +67,7 @@ _LOADER = (
     "dataset sampler batch_sampler collate_fn batch_size num_workers persistent_workers pin_memory "
     "drop_last prefetch_factor timeout worker_init_fn multiprocessing_context"
 )
-_KEYS: dict[str, str] = {
+KEYS: dict[str, str] = {
     "train_dataloader": _LOADER,
     "val_dataloader": f"held_out {_LOADER}",
     "test_dataloader": _LOADER,
@@ -100,7 +101,7 @@ BUILT = (
     "custom_hooks",
 )
 # Keys within them that the run reads itself.
-_RUNS_OWN = ("priority", "paramwise_cfg")
+RUNS_OWN = ("priority", "paramwise_cfg")
 # How alike an unused name must be to one that the program reads for it to be a slip.
 _SLIP = 0.85
 
@@ -110,7 +111,7 @@ def passed_on(value: Any) -> Any:
     if isinstance(value, list):
         return [passed_on(item) for item in value]
     if isinstance(value, Mapping):
-        return {k: passed_on(v) for k, v in value.items() if k not in _RUNS_OWN}
+        return {k: passed_on(v) for k, v in value.items() if k not in RUNS_OWN}
     return value
 
 
@@ -254,7 +255,7 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     for path, feature, asks in SETTINGS:
         if asks(_at(config, path)):
             faults.append(Fault(path, f"{path}: {feature.sentence}", is_later=True))
-    for path, allowed in _KEYS.items():
+    for path, allowed in KEYS.items():
         faults += _wrong_keys(config, path, allowed.split())
     for path, must_be, holds, may_be_none in VALUES:
         value = _at(config, path, _ABSENT)

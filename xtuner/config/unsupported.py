@@ -1,13 +1,13 @@
 """What configs of XTuner 0.1.x may ask for and this version does not do: one table for all who meet it.
 
-model = dict(type=DPO, ...)     NAMES      the dotted names that belong to a feature
+model = dict(type=ORPO, ...)    NAMES      the dotted names that belong to a feature
 sequence_parallel_size = 8      SETTINGS   the settings that ask for one
-->  "training on preferences (...) is not available in this version; ..."
+->  "training on preferences by ... is not available in this version; ..."
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from xtuner.language import told
@@ -38,8 +38,12 @@ class Setting(NamedTuple):
 
 
 _PREFERENCES = Feature(
-    "training on preferences (DPO, ORPO, reward models)",
+    "training on preferences by ORPO or a reward model",
     "a full, lora or qlora config can train on the chosen answers",
+)
+_FULL_DPO = Feature(
+    "DPO without model.lora",
+    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off",
 )
 _IMAGES = Feature(
     "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
@@ -65,8 +69,7 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 
 # A name stands for all below it.
 NAMES: dict[str, Feature] = {
-    **_belonging(_PREFERENCES, "model.dpo model.orpo model.reward dataset.preference_dataset"),
-    **_belonging(_PREFERENCES, "dataset.collate_fns.preference_collate_fn"),
+    **_belonging(_PREFERENCES, "model.orpo model.reward"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
     **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
@@ -74,7 +77,14 @@ NAMES: dict[str, Feature] = {
     **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
 }
 
+
+def _is_full_dpo(model: Any) -> bool:
+    trains_adapter = any(model.get(name) for name in ("lora", "peft_model"))
+    return "xtuner.model.dpo.DPO" in str(model.get("type")) and not trains_adapter
+
+
 SETTINGS: tuple[Setting, ...] = (
+    Setting("model", _FULL_DPO, lambda value: isinstance(value, Mapping) and _is_full_dpo(value)),
     Setting("framework", _TRAINER, lambda value: value == "huggingface"),
     *(
         Setting(path, _VALIDATION, lambda value: value is not None)

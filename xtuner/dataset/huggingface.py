@@ -32,6 +32,7 @@ from xtuner.dataset.items.summary import check_strict, describe_dropped, item_st
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
 from xtuner.errors import ConfigError, DataError, did_you_mean
+from xtuner.language import told
 from xtuner.log import logger, say_once
 
 
@@ -108,9 +109,7 @@ def process_hf_dataset(
     if not do_dataset_tokenization and not pack_to_max_length:
         plan = packing.plan_by_group(store.rows)
     if pack_to_max_length and not use_varlen_attn:
-        say_once(
-            "samples packed into one item do not attend to each other, use_varlen_attn or not", logging.INFO
-        )
+        say_once("packed samples do not attend to each other, with use_varlen_attn or without", logging.INFO)
     stats = item_stats(store.about["stats"], len(plan), max_length)
     if strict:
         check_strict(stats)
@@ -122,11 +121,13 @@ def process_hf_dataset(
 
 def _check_settings(tokenizes: bool, tokenizer: Any, max_length: int | None, packs: bool) -> None:
     if tokenizes and tokenizer is None:
-        raise ConfigError("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+        raise ConfigError(
+            told("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+        )
     if packs and max_length is None:
-        raise ConfigError("pack_to_max_length needs max_length: set it, or pack_to_max_length = False")
+        raise ConfigError(told("pack_to_max_length needs max_length: set it, or pack_to_max_length = False"))
     if max_length is not None and max_length < 1:
-        raise ConfigError(f"max_length is {max_length}: it must be at least 1")
+        raise ConfigError(told("max_length is {max_length}: it must be at least 1", max_length=max_length))
 
 
 def _check_streaming(
@@ -134,17 +135,25 @@ def _check_streaming(
 ) -> None:
     if held_out:
         raise ConfigError(
-            "no share of the rows can be held out with streaming = True, which does not count them: give "
-            "val_dataloader a dataset of its own instead of held_out"
+            told(
+                "rows cannot be held out with streaming = True, which does not count them: give "
+                "val_dataloader a dataset of its own instead of held_out"
+            )
         )
     if not tokenizes:
-        raise ConfigError("rows that are tokens already are read as they are: leave out streaming = True")
+        raise ConfigError(
+            told("rows that are tokenised already are not streamed: leave out streaming = True")
+        )
     if max_dataset_length is not None:
         raise ConfigError(
-            "max_dataset_length picks from all rows, which streaming = True does not count: leave out one"
+            told(
+                "max_dataset_length picks from all rows, which streaming = True does not count: leave out one"
+            )
         )
     if buffer_size < 1:
-        raise ConfigError(f"buffer_size is {buffer_size}: it must be at least 1 row")
+        raise ConfigError(
+            told("buffer_size is {buffer_size}: it must be at least 1 row", buffer_size=buffer_size)
+        )
 
 
 def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, MapFn]) -> MapFn | None:
@@ -156,10 +165,22 @@ def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, 
             given = pkgutil.resolve_name(given)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(
-                f"{argument} = {given!r} cannot be found: {error}.{did_you_mean(str(given), by_name)}"
+                told(
+                    "{argument} = {given!r} cannot be found: {error}.{hint}",
+                    argument=argument,
+                    given=given,
+                    error=error,
+                    hint=did_you_mean(str(given), by_name),
+                )
             ) from error
     if given is not None and not callable(given):
-        raise ConfigError(f"{argument} must be a function of one row, and is {given!r:.100}")
+        raise ConfigError(
+            told(
+                "{argument} must be a function of one row; it is {given!r:.100}",
+                argument=argument,
+                given=given,
+            )
+        )
     return given
 
 
@@ -171,7 +192,7 @@ def store_key(rows: Selection, settings: Encoding) -> str:
     try:
         functions = fingerprint.fingerprint_value([settings.dataset_map_fn, settings.template_map_fn])
     except fingerprint.UnidentifiableError as error:
-        say_once(f"the tokens are not kept for a next run: a map function uses {error}, which may change")
+        say_once("the tokens are not cached: a map function uses {error}, which may change", error=error)
         functions = uuid.uuid4().hex
     return fingerprint.fingerprint_value(
         [
@@ -202,15 +223,19 @@ def write_rows(rows: Selection, settings: Encoding, writer: StoreWriter) -> dict
     cannot be read, with the place of the first.
     """
     tally = Tally()
-    with show_rates("tokenising", rows.quick_len()) as advance:
+    with show_rates(told("tokenising"), rows.quick_len()) as advance:
         encode_rows(rows, settings, writer, tally, advance)
     rows.check_content()
     if not tally.stats["rows"]:
-        raise DataError(f"the data is empty: there are no rows in {_name(rows)}")
+        raise DataError(told("the data is empty: there are no rows in {names}", names=_name(rows)))
     if not tally.stats["samples"]:
         raise DataError(
-            f"none of the {tally.stats['rows']:,} rows has anything to train on:"
-            f"{describe_dropped(tally.about()['stats'])}{_cure(tally, settings)}"
+            told(
+                "none of the {rows:,} rows has anything to train on:{dropped}{cure}",
+                rows=tally.stats["rows"],
+                dropped=describe_dropped(tally.about()["stats"]),
+                cure=_cure(tally, settings),
+            )
         )
     return tally.about()
 
@@ -221,7 +246,7 @@ def _name(rows: Selection) -> str:
 
 def _cure(tally: Tally, settings: Encoding) -> str:
     if PROMPT_FILLS in tally.dropped:
-        return f". max_length is {settings.max_length}: raise it"
+        return told(". max_length is {max_length}: raise it", max_length=settings.max_length)
     return ""
 
 
@@ -234,7 +259,13 @@ def plan_items(store: TokenStore, max_length: int | None, shuffle: bool, seed: i
         return packing.plan_single(len(store))
     lengths = store.lengths
     if lengths.max() > max_length:
-        raise DataError(f"a tokenised sample has {lengths.max()} tokens, more than max_length = {max_length}")
+        raise DataError(
+            told(
+                "a tokenised sample has {longest} tokens, more than max_length = {max_length}",
+                max_length=max_length,
+                longest=lengths.max(),
+            )
+        )
     if shuffle:
         return packing.plan_packs(lengths, max_length, seed)
     return packing.plan_in_order(lengths, max_length)

@@ -23,9 +23,11 @@ from torch import nn
 
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
 from xtuner.parallel.world import World
 
@@ -49,7 +51,7 @@ class Backend:
         """Within it the model is made."""
         return contextlib.nullcontext()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         """Take the model to `device`, before its optimiser is made."""
         self.model = model.to(device)
 
@@ -106,7 +108,7 @@ class Backend:
         if {n: s.shape for n, s in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
             if self.world.is_first:
                 self.model.load_state_dict(state)  # says what does not fit
-            raise CheckpointError("The checkpoint does not fit the model")
+            raise CheckpointError(told("The checkpoint does not fit the model"))
         given = state or {}
         self.model.load_state_dict(
             {n: spread_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
@@ -156,7 +158,7 @@ class DDPBackend(_ManyBackend):
 
     name = "ddp"
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         # Frozen weights come from the same files everywhere; sending them would only take time.
         for parameter in model.parameters():
@@ -193,14 +195,14 @@ class FSDPBackend(_ManyBackend):
     def loading(self) -> contextlib.AbstractContextManager:
         return weights_in_files()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         self.model = model
         values = set_aside(model, wanted_dtype)
         mesh = init_device_mesh(device.type, (self.world.size,))
-        for layer in layers_of(getattr(model, "llm", model)):
+        for layer in [layer for part in model.parts().values() for layer in layers_of(part)]:
             wide = all(p.requires_grad and p.dtype == torch.float32 for p in layer.parameters())
             # What comes into a layer stays as it is: the stream between layers is fp32.
             cast = MixedPrecisionPolicy(self._dtype, torch.float32, cast_forward_inputs=False)
@@ -219,17 +221,31 @@ class FSDPBackend(_ManyBackend):
         kind = type(optim_wrapper.optimizer)
         if kind.__module__.startswith("bitsandbytes"):
             raise ConfigError(
-                f"optim_wrapper.optimizer is {kind.__name__} of bitsandbytes, which cannot work on the parts "
-                "that fsdp makes of weights: use torch.optim.AdamW, whose state fsdp divides"
+                told(
+                    "optim_wrapper.optimizer is {name} of bitsandbytes, which cannot work on the "
+                    "shards of fsdp: use torch.optim.AdamW, whose state fsdp shards too",
+                    name=kind.__name__,
+                )
             )
         if optim_wrapper.scaler:
-            raise ConfigError("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
+            raise ConfigError(told("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16"))
 
 
 def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> Backend:
     """The backend of torch for these processes; forward passes multiply in `dtype` where it is given."""
     if world.size == 1:
         if fsdp:
-            say_once("fsdp needs several processes: this one trains alone", 20)
+            say_once("fsdp needs several processes: this run has one", 20)
         return Backend(world)
     return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_device(v, device) for v in value]
+    return value

@@ -80,11 +80,13 @@ def save_checkpoint(
         cause = error if isinstance(error, OSError) else error.__context__ or error
         before = find_last(path.parent)
         kept = (
-            f"{before} is untouched: free some space and go on with --resume"
+            told("{path} is intact: free some space and continue with --resume", path=before)
             if before
-            else "there is no earlier one"
+            else told("there is no earlier one")
         )
-        raise CheckpointError(f"cannot write {path}: {cause}; {kept}") from error
+        raise CheckpointError(
+            told("cannot write {path}: {cause}; {kept}", path=path, cause=cause, kept=kept)
+        ) from error
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
@@ -110,9 +112,11 @@ def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
     """The content of a checkpoint, its tensors mapped from the file; `check` compares all checksums first."""
     path = find_checkpoint(path)
     if path.is_dir() and not (path / MODEL_FILE).is_file():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint; {_cure_of_folder(path)}")
+        raise CheckpointError(
+            told("{path} is a folder, not a checkpoint; {cure}", path=path, cure=_cure_of_folder(path))
+        )
     if fault := find_fault(path) if check else _find_open_fault(path):
-        raise CheckpointError(f"{path} is damaged: {fault}")
+        raise CheckpointError(told("{path} is damaged: {fault}", path=path, fault=fault))
     first, *others = _files(path)
     found = _read(first)
     if "state_dict" in found:
@@ -123,7 +127,7 @@ def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
     if found and all(isinstance(value, torch.Tensor) for value in found.values()):
         found = {"state_dict": found}  # what a zero_to_fp32.py leaves
     if "state_dict" not in found:
-        raise CheckpointError(f"{path} holds no checkpoint: it has no 'state_dict'")
+        raise CheckpointError(told("{path} is not a checkpoint: it has no 'state_dict'", path=path))
     return found
 
 
@@ -142,14 +146,18 @@ def find_checkpoint(path: str | Path) -> Path:
             logger.info(told("%s is there as %s"), path, other.name)
             return other
     newest = find_last(path.parent)
-    raise NotFoundError(f"there is no checkpoint {str(path)!r}; the newest there is {newest}")
+    raise NotFoundError(
+        told("there is no checkpoint {path!r}; the newest there is {newest}", newest=newest, path=str(path))
+    )
 
 
 def _cure_of_folder(path: Path) -> str:
     if any(path.glob("zero_pp_rank_*_model_states.pt")):
-        return "ZeRO-3 left weights in parts there: make one file of them with the zero_to_fp32.py beside it"
+        return told(
+            "ZeRO-3 left weights in parts there: make one file of them with the zero_to_fp32.py beside it"
+        )
     inside = find_last(path)
-    return f"name one in it, such as {inside}" if inside else "it holds none"
+    return told("name one in it, such as {path}", path=inside) if inside else told("it holds none")
 
 
 def _files(path: Path) -> list[Path]:
@@ -164,15 +172,15 @@ def _read(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{path} cannot be read: {first_line}") from error
+        raise CheckpointError(told("{path} cannot be read: {error}", path=path, error=first_line)) from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no checkpoint: it has no 'state_dict'")
+        raise CheckpointError(told("{path} is not a checkpoint: it has no 'state_dict'", path=path))
     return found
 
 
 def _find_open_fault(path: Path) -> str | None:
     whole = all(map(_is_archive, _files(path)))
-    return None if whole else "it is cut off, or no checkpoint at all"
+    return None if whole else told("it is cut off, or not a checkpoint")
 
 
 def _is_archive(path: Path) -> bool:
@@ -195,9 +203,9 @@ def _find_wrong_sum(path: Path) -> str | None:
             bad = archive.testzip()
     # A flipped bit in a header looks like another name, an encrypted part, an unknown compression, ...
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
-        return str(error) or "a part of it lies beyond its end"
+        return str(error) or told("a part of it lies beyond its end")
     if bad:
-        return f"the checksum of {bad} is wrong"
+        return told("the checksum of {name} is wrong", name=bad)
     try:
         _read(path)  # maps the tensors, and so costs little
     except CheckpointError as error:
@@ -210,11 +218,20 @@ def find_whole(work_dir: Path) -> Path:
     candidates = by_age(work_dir)
     if not candidates:
         raise NotFoundError(
-            f"there is no checkpoint in {str(work_dir)!r} to resume from; train without --resume"
+            told(
+                "there is no checkpoint in {work_dir!r} to resume from; train without --resume",
+                work_dir=str(work_dir),
+            )
         )
     for path in candidates:
         fault = find_fault(path)
         if fault is None:
             return path
         logger.warning(told("%s is damaged: %s; trying the one before it"), path, fault)
-    raise CheckpointError(f"none of the {len(candidates)} checkpoints in {work_dir} reads whole")
+    raise CheckpointError(
+        told(
+            "none of the {count} checkpoints in {work_dir} can be read in full",
+            count=len(candidates),
+            work_dir=work_dir,
+        )
+    )

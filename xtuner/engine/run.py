@@ -26,6 +26,7 @@ from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.language import told
 from xtuner.log import logger, start_file, stop_file
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.world import World, lost_peer
 
 
@@ -52,7 +53,7 @@ class Run:
     builder: Builder
     world: World
     backend: Backend
-    model: Any = None
+    model: TrainModule = None  # type: ignore[assignment]  # built after the data
     weights_text: str = ""
     forecast: Forecast | None = None
     train_dataloader: Any = None
@@ -113,6 +114,10 @@ class Run:
         """Call `moment` of every hook that has it, in order of priority."""
         call_hooks(self.hooks, moment, self, **kwargs)
 
+    def save_now(self) -> None:
+        """Let hooks save the iteration that is ending, before the run stops."""
+        self.call_hooks("before_stop")
+
     def train(self) -> None:
         """Train to the end; the log file, scalars and the work dir's lock are closed whatever happens."""
         log_file = None
@@ -133,7 +138,9 @@ class Run:
             self.call_hooks("after_run")
         except RuntimeError as error:
             if self.world.size > 1 and lost_peer(error):
-                raise TrainingError(f"iter {self.iter + 1}: another process of this run is gone") from error
+                raise TrainingError(
+                    told("iter {iter}: another process of this run is gone", iter=self.iter + 1)
+                ) from error
             raise
         except (KeyboardInterrupt, SystemExit):
             self.world.leave()
@@ -160,7 +167,7 @@ class Run:
 
         An adapter's hold a tokenizer where the run says what tokens the model is to know (`model.tokenizer`).
         """
-        llm = getattr(self.model, "llm", None)
+        llm: Any = self.model.parts().get("llm")
         if not self.world.is_first or llm is None:
             return {}
         of_adapter, tokenizer = self.model.uses_adapter, self.cfg.model.get("tokenizer")

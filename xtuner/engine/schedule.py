@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xtuner.errors import ConfigError
+from xtuner.language import told
 
 FOREVER = 10**9
 
@@ -105,6 +106,9 @@ def check(schedules: Sequence[object]) -> None:
     for i, schedule in enumerate(schedules):
         if not isinstance(schedule, Schedule):
             raise ConfigError(
-                f"param_scheduler.{i} is a {type(schedule).__name__}; "
-                "use LinearLR, CosineAnnealingLR or ConstantLR"
+                told(
+                    "param_scheduler.{i} is a {kind}; use LinearLR, CosineAnnealingLR or ConstantLR",
+                    i=i,
+                    kind=type(schedule).__name__,
+                )
             )

@@ -55,7 +55,8 @@ def describe_changes(before: str, now: str) -> str:
     """The lines in which the text of a config differs, `""` where it does not."""
     lines = difflib.unified_diff(before.split("\n"), now.split("\n"), lineterm="", n=0)
     changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
-    more = [f"... and {len(changed) - CHANGES_SHOWN} more lines"] if len(changed) > CHANGES_SHOWN else []
+    count = len(changed) - CHANGES_SHOWN
+    more = [told("... and {count} more lines", count=count)] if count > 0 else []
     return "\n".join(changed[:CHANGES_SHOWN] + more)
 
 

@@ -117,7 +117,14 @@ def _need(module: str, user: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{user} needs the package {package}: {pip_install(package)}") from error
+        raise ConfigError(
+            told(
+                "{user} needs the package {package}: {command}",
+                user=user,
+                package=package,
+                command=pip_install(package),
+            )
+        ) from error
 
 
 class Visualizer:

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-from torch import nn
 
 from xtuner import dist
 from xtuner.engine.backend import Backend
 from xtuner.engine.checkpoint import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import told
 from xtuner.log import logger, say_once
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import shapes, spread_tensor
 from xtuner.parallel.world import World
 
@@ -45,11 +46,11 @@ class ZeroBackend(Backend):
         self.gathers_weights = self.stage == 3
         self._engine: Any = None
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
-        if self.stage == 3 and hasattr(model, "run_as_written"):
-            # Weights are gathered where a layer's own forward begins, and only there.
-            self.model.run_as_written()
+        if self.stage == 3:
+            # Weights are gathered at the start of a layer's own forward, and only there.
+            self.model.use_plain_layers()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         dist.write_place()
@@ -116,7 +117,10 @@ class ZeroBackend(Backend):
         if {n: s.shape for n, s in found.items()} != expected:
             name = next(n for n in [*expected, *found] if n not in found or found[n].shape != expected.get(n))
             raise CheckpointError(
-                f"The checkpoint does not fit the model: {name} is missing, new, or of another shape"
+                told(
+                    "The checkpoint does not fit the model: {name} is missing, new, or of another shape",
+                    name=name,
+                )
             )
         trained = {id(p) for p in self._params}
         for name, shape in found.items():
@@ -187,7 +191,9 @@ class ZeroBackend(Backend):
 def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size: int) -> dict[str, Any]:
     """DeepSpeed's `settings` with what the config says in the place of "auto"; differences are told."""
     if optim_wrapper.norm_type != 2.0:
-        raise ConfigError("optim_wrapper.clip_grad.norm_type: DeepSpeed clips by the norm 2 alone; remove it")
+        raise ConfigError(
+            told("optim_wrapper.clip_grad.norm_type: DeepSpeed clips by the 2-norm only; remove it")
+        )
     dtype = _precision(settings, getattr(optim_wrapper, "dtype", torch.float32))
     ours = {
         "gradient_accumulation_steps": optim_wrapper.accumulative_counts,
@@ -197,7 +203,12 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
     for name, value in ours.items():
         said = settings.get(name, "auto")
         if said not in ("auto", value):
-            say_once(f"The DeepSpeed file says {name} = {said}, the config {value}: the config counts")
+            say_once(
+                "The DeepSpeed file has {name} = {given} and the config {value}: that of the config is used",
+                name=name,
+                value=value,
+                given=said,
+            )
     filled = {**settings, **ours, "steps_per_print": 2**31, "zero_allow_untested_optimizer": True}
     for name, wanted in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         part = dict(settings.get(name) or {})
@@ -205,7 +216,10 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
         part["enabled"] = dtype == wanted
         if said not in ("auto", part["enabled"]):
             say_once(
-                f"The DeepSpeed file says {name}.enabled = {said}; optim_wrapper.dtype is {dtype} and counts"
+                "The DeepSpeed file has {name}.enabled = {given}; optim_wrapper.dtype = {dtype} is used",
+                name=name,
+                dtype=dtype,
+                given=said,
             )
         filled[name] = part
     return filled
@@ -214,7 +228,9 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
 def _precision(settings: Mapping[str, Any], asked: torch.dtype) -> torch.dtype:
     left_open = all((settings.get(name) or {}).get("enabled", "auto") == "auto" for name in ("bf16", "fp16"))
     if asked == torch.float16 and left_open and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        say_once("DeepSpeed trains in bf16, which this GPU has, where optim_wrapper.dtype is float16", 20)
+        say_once(
+            "DeepSpeed trains in bf16, which this GPU supports, instead of optim_wrapper.dtype = float16", 20
+        )
         return torch.bfloat16
     return asked
 

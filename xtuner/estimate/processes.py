@@ -42,6 +42,7 @@ from xtuner.estimate.memory import (
 )
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.estimate.speed import REACHED, flops_per_token
+from xtuner.language import told
 
 BACKENDS = ("ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 # DeepSpeed's defaults: numbers in a bucket of gradients, and of weights that are whole at one time.
@@ -76,7 +77,8 @@ class Division:
     @property
     def text(self) -> str:
         """`fsdp`, or `fsdp with rows shared by 2`."""
-        return self.backend + (f" with rows shared by {self.sequence}" if self.sequence > 1 else "")
+        more = told(" with rows shared by {count}", count=self.sequence)
+        return self.backend + (more if self.sequence > 1 else "")
 
 
 ALONE = Division()

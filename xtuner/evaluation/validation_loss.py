@@ -21,6 +21,7 @@ from xtuner.engine.checkpoint import load_checkpoint
 from xtuner.engine.randomness import set_seed
 from xtuner.engine.run import Run
 from xtuner.errors import ConfigError
+from xtuner.language import told
 from xtuner.log import logger, start_file, stop_file
 from xtuner.model.loading import register_families
 from xtuner.parallel.world import World, make_world
@@ -34,7 +35,7 @@ def measure(
     run = build_measurement(cfg, work_dir, world)
     if run.world.spread(weights is not None):
         run.backend.load_model(weights if run.world.is_first else None)
-    logger.info("Measuring %s", checkpoint or "the model as the config starts from it")
+    logger.info(told("Measuring %s"), checkpoint or told("the base model of the config"))
     log_file = start_file(run.log_dir / f"{run.timestamp}.log") if run.world.is_first else None
     try:
         metrics = run.val_loop.run()
@@ -77,8 +78,10 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     data, loop = f"{kind}_dataloader", f"{kind}_cfg"
     if cfg.get(data) is None:
         raise ConfigError(
-            "the config names no data to test on: give val_dataloader = dict(held_out=0.05), a share of the "
-            "training rows that training leaves out, or test_dataloader = dict(dataset=...)"
+            told(
+                "the config has no data to test on: give val_dataloader = dict(held_out=0.05), which "
+                "holds out part of the training rows, or test_dataloader = dict(dataset=...)"
+            )
         )
     for name in BUILT:
         check_names(passed_on(cfg.get(name)), name)

@@ -13,7 +13,6 @@ What a family asks for and this function does not do is refused, never left out.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from xtuner.errors import ModelError
 from xtuner.families import family_of
+from xtuner.language import told
 from xtuner.model.attention_kernels import Call, packed_attention, scored
 from xtuner.model.fused.linear import in_one_dtype
 from xtuner.parallel.sequence import ulysses
@@ -38,17 +38,25 @@ _KINDS_OF_MASK = {"causal_mask_function", "packed_sequence_mask_function", *_LIM
 _JOINED = {"and_masks", "remap_positions_for_packed_sequence"}
 
 Pieces = Sequence[tuple[int, int]]
-_packed: ContextVar[Pieces | None] = ContextVar("packed", default=None)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pieces: Pieces
+    boundaries: Sequence[int] | None
+
+
+_packed: ContextVar[_Batch | None] = ContextVar("packed", default=None)
 
 
 @contextlib.contextmanager
-def packed_batch(pieces: Pieces = ()) -> Iterator[None]:
+def packed_batch(pieces: Pieces = (), boundaries: Sequence[int] | None = None) -> Iterator[None]:
     """Within it, forward passes carry `cu_seq_lens` and need no mask.
 
-    `pieces`: of each sample in this process's part of the row how many tokens are here, and its length; left
-    out where the whole row is here.
+    `pieces`: for each sample in this process's part of the sequence, the number of its tokens here and its
+    length; empty if the whole sequence is here. `boundaries`: those of `cu_seq_lens`, on the host.
     """
-    token = _packed.set(pieces)
+    token = _packed.set(_Batch(pieces, boundaries))
     try:
         yield
     finally:
@@ -56,8 +64,9 @@ def packed_batch(pieces: Pieces = ()) -> Iterator[None]:
 
 
 def pieces() -> Pieces | None:
-    """What `packed_batch` was told, None outside of it."""
-    return _packed.get()
+    """The pieces of `packed_batch`, or None outside of it."""
+    batch = _packed.get()
+    return None if batch is None else batch.pieces
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class PackedMask:
     window: int | None = None  # only so many, itself among them
     chunk: int | None = None  # only those of its own chunk, counted from the sample's first token
     length: int = field(default=0, compare=False)  # of the row
+    boundaries: Sequence[int] | None = field(default=None, compare=False)  # on the host
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -98,7 +108,7 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     from transformers.masking_utils import sdpa_mask
 
     # What looks in both directions, an encoder of images, is not the packed row.
-    if pieces() is None or kwargs.get("allow_is_bidirectional_skip"):
+    if (batch := _packed.get()) is None or kwargs.get("allow_is_bidirectional_skip"):
         if getattr(kwargs["config"], "use_bidirectional_attention", False):
             # The layers of such a family take no mask for leave to look ahead, whatever the mask was to be.
             kwargs["allow_is_causal_skip"] = False
@@ -109,8 +119,8 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     if kinds & _LIMITED and limit is None:
         raise ModelError(_cannot("a window of unknown length"))
     if "chunked_overlay" in kinds:
-        return PackedMask(chunk=limit, length=length)
-    return PackedMask(window=limit, length=length)
+        return PackedMask(chunk=limit, length=length, boundaries=batch.boundaries)
+    return PackedMask(window=limit, length=length, boundaries=batch.boundaries)
 
 
 def _kinds_of_mask(function: Any) -> set[str] | None:
@@ -131,7 +141,10 @@ def _kinds_of_mask(function: Any) -> set[str] | None:
 
 
 def _cannot(what: str) -> str:
-    return f"This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm"
+    return told(
+        "This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm",
+        what=told(what),
+    )
 
 
 def attention(
@@ -188,6 +201,7 @@ def attention(
         attention_mask.window,
         softcap,
         s_aux,
+        attention_mask.boundaries,
     )
     out = packed_attention(call if attention_mask.chunk is None else call.in_chunks(attention_mask.chunk))
     return out if sequence_group is None else ulysses.to_tokens(out, sequence_group), None
@@ -197,7 +211,7 @@ def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
     """ModelError for a tensor that changes scores in a way that is not known here."""
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and name not in _HARMLESS and name not in allowed:
-            raise ModelError(_cannot(f"'{name}'"))
+            raise ModelError(_cannot(repr(name)))
 
 
 def _temperature_by_sample(module: Any, query: Tensor, cu_seq_lens: Tensor, length: int) -> Tensor:
@@ -215,22 +229,3 @@ def _temperature_by_sample(module: Any, query: Tensor, cu_seq_lens: Tensor, leng
         for i in (index - starts, index % length)
     )
     return (query * (wanted / found)[None, None, :, None]).to(query.dtype)
-
-
-def packed_inputs(input_ids: Tensor, borders: list[int]) -> dict[str, Any]:
-    """Model arguments of one flattened row `[1, N]` whose samples lie between `borders`."""
-    lengths = [b - a for a, b in itertools.pairwise(borders)]
-    device = input_ids.device
-    cu_seq_lens = torch.tensor(borders, dtype=torch.int32, device=device)
-    position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
-    longest = max(lengths)
-    return {
-        "input_ids": input_ids,
-        "position_ids": position_ids,
-        "attention_mask": None,
-        "use_cache": False,
-        "cu_seq_lens_q": cu_seq_lens,
-        "cu_seq_lens_k": cu_seq_lens,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }

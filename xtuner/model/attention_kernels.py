@@ -17,7 +17,7 @@ import functools
 import importlib
 import importlib.util
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +52,19 @@ class Call:
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
+    known_boundaries: Sequence[int] | None = None
+
+    def host_boundaries(self) -> Sequence[int]:
+        """`boundaries` on the host; the device is only asked if nobody knows them there."""
+        return self.boundaries.tolist() if self.known_boundaries is None else self.known_boundaries
 
     def in_chunks(self, chunk: int) -> Call:
         """The same where tokens see those of their own chunk alone, counted from the sample's first token."""
         if chunk >= self.longest:
             return self
-        cut = torch.tensor(_cut(self.boundaries.tolist(), chunk), dtype=torch.int32)
-        return dataclasses.replace(self, boundaries=cut.to(self.query.device), longest=chunk)
+        cut = _cut(self.host_boundaries(), chunk)
+        boundaries = torch.tensor(cut, dtype=torch.int32, device=self.query.device)
+        return dataclasses.replace(self, boundaries=boundaries, known_boundaries=cut, longest=chunk)
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value as `[N, H, D]`."""
@@ -78,10 +84,10 @@ def packed_attention(call: Call) -> Tensor:
     return next(kernel for kernel in KERNELS if kernel.fits(call)).run(call)
 
 
-def _cut(borders: list[int], chunk: int) -> list[int]:
-    """`borders` with more of them inside each sample, `chunk` tokens apart."""
-    starts = [i for a, b in itertools.pairwise(borders) for i in range(a, b, chunk)]
-    return [*starts, borders[-1]]
+def _cut(boundaries: Sequence[int], chunk: int) -> list[int]:
+    """`boundaries` with more of them inside each sample, `chunk` tokens apart."""
+    starts = [i for a, b in itertools.pairwise(boundaries) for i in range(a, b, chunk)]
+    return [*starts, boundaries[-1]]
 
 
 def _suits_fused_kernels(call: Call) -> bool:
@@ -110,7 +116,11 @@ def _flash_function(package: str) -> Callable[..., Any] | None:
     try:
         return getattr(importlib.import_module(package), "flash_attn_varlen_func", None)
     except (ImportError, OSError) as error:  # made for another torch
-        say_once(f"{package} is installed and does not load, so it is not used: {error}")
+        say_once(
+            "{package} is installed but cannot be loaded, so it is not used: {error}",
+            package=package,
+            error=error,
+        )
         return None
 
 
@@ -163,12 +173,12 @@ def _fits_blocks(call: Call) -> bool:
 
 def _blocks(call: Call) -> Tensor:
     scale = call.query.shape[-1] ** -0.5 if call.scaling is None else call.scaling
-    return packed_causal(call.query, call.key, call.value, call.boundaries.tolist(), scale)
+    return packed_causal(call.query, call.key, call.value, call.host_boundaries(), scale)
 
 
 def _by_run(call: Call) -> Tensor:
     outputs = []
-    for start, length, count in _equal_runs(call.boundaries.tolist()):
+    for start, length, count in _equal_runs(call.host_boundaries()):
         q, k, v = (_split_run(x, start, length, count) for x in (call.query, call.key, call.value))
         window = call.window if call.window is not None and call.window < length else None
         if window is not None or call.softcap is not None or call.sinks is not None:
@@ -183,7 +193,7 @@ def _by_run(call: Call) -> Tensor:
     return torch.cat(outputs, dim=1)
 
 
-def _equal_runs(borders: list[int]) -> Iterator[tuple[int, int, int]]:
+def _equal_runs(borders: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """(start, length, count) for each run of neighbours of one length."""
     start, i = borders[0], 1
     while i < len(borders):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.families import FAMILIES
+from xtuner.language import told
 from xtuner.log import say_once
 
 FILE = Path(__file__).with_name("proven.json")
@@ -54,8 +55,14 @@ def is_proven(code: Any, cost: str) -> bool:
     if fingerprint(function) in proven().get(path, {}):
         return True
     package = name.split(".")[0]
-    version = getattr(sys.modules.get(package), "__version__", "of an unknown version")
-    say_once(f"{name} of {package} {version} is not the code that XTuner's own was proven against: {cost}")
+    version = getattr(sys.modules.get(package), "__version__", told("of an unknown version"))
+    say_once(
+        "{name} of {package} {version} is not the code that XTuner's own was proven against: {cost}",
+        name=name,
+        package=package,
+        version=version,
+        cost=told(cost),
+    )
     return False
 
 

@@ -38,9 +38,11 @@ def freeze_the_rest(model: Any) -> None:
         size = sum(weight.numel() for weight in rest)
         family = model.config.model_type
         say_once(
-            f"'{family}' is more than a language model: its language part is trained on text, and the "
-            f"{size:,} weights of the parts that see or hear are frozen",
+            "'{family}' is a multimodal model: its language part is trained on text, and the "
+            "{size:,} parameters of its vision and audio parts are frozen",
             20,
+            family=family,
+            size=size,
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from xtuner import loadable
 from xtuner.errors import ConfigError
 from xtuner.families import family_of
+from xtuner.language import told
 from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
@@ -35,7 +36,7 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
     if bits is None:
         return None
     if bits not in (4, 8):
-        raise ConfigError(f"bits is {bits}; write 4, 8 or None")
+        raise ConfigError(told("bits is {bits}; write 4, 8 or None", bits=bits))
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
@@ -57,7 +58,11 @@ def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
     if names := family_of(config).weights_read:
         asked = quantization.llm_int8_skip_modules or ["lm_head"]
         quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
-        say_once(f"Not quantised, since the family's own code reads their weights: {', '.join(names)}", 20)
+        say_once(
+            "Not quantised, because the family's own code reads their weights: {names}",
+            20,
+            names=", ".join(names),
+        )
 
 
 def widening(config: Any) -> Any:
@@ -67,7 +72,9 @@ def widening(config: Any) -> Any:
         return None
     from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
-    say_once(f"The weights are quantised with {method}; they are read and trained in 16 bits", 20)
+    say_once(
+        "The weights are quantised with {method}; they are read and trained in 16 bits", 20, method=method
+    )
     return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
 
@@ -78,7 +85,9 @@ def tell_of_experts(llm: Any) -> None:
         size = sum(parameter.nbytes for parameter in experts) / 1e9
         kept = str(experts[0].dtype).removeprefix("torch.")
         say_once(
-            f"Linear layers alone are quantised: experts are packed here and stay in {kept}, {size:.1f} GB"
+            "Only linear layers are quantised: experts are packed here and stay in {kept}, {size:.1f} GB",
+            kept=kept,
+            size=size,
         )
 
 
@@ -105,9 +114,11 @@ def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
         module.support_avx512bf16_for_cpu = False
     if odd:
         say_once(
-            f"{len(odd)} of {len(layers)} layers in 4 bits have sizes that bitsandbytes' kernel for this CPU "
-            "lacks: they are dequantised at each forward, which is slower",
+            "{odd} of {layers} layers in 4 bits have sizes that bitsandbytes' kernel for this "
+            "CPU lacks: they are dequantised at each forward, which is slower",
             20,
+            odd=len(odd),
+            layers=len(layers),
         )
 
 

@@ -24,6 +24,7 @@ import torch.distributed as torch_dist
 
 from xtuner import dist
 from xtuner.errors import ConfigError, TrainingError
+from xtuner.language import told
 from xtuner.log import logger
 from xtuner.parallel.watch import Watch
 
@@ -81,21 +82,21 @@ class World:
             return make()
         done, ready = f"{self._key('first')}/{socket.gethostname()}", self._key("ready")
         if self.local_rank:
-            self._wait(lambda: self._store.check([done]), "the process that prepares the data")
+            self._wait(lambda: self._store.check([done]), told("the process that prepares the data"))
         made = make()
         if not self.local_rank:
             self._store.set(done, "")
         self._ask(lambda: self._store.add(ready, 1))
-        self._wait(lambda: self._store.add(ready, 0) == self.size, "the data of the other processes")
+        self._wait(lambda: self._store.add(ready, 0) == self.size, told("the data of the other processes"))
         return made
 
     def watch(self) -> None:
         """Notice from now on when another process is gone; on one machine its launcher does."""
         if self.size == dist.local_world_size():
             return
-        port = self.share(self._watch.listen)
+        port, secret = self.share(lambda: self._watch.listen(dist.master_address()))
         if not self.is_first:
-            self._watch.join(dist.master_address(), port)
+            self._watch.join(dist.master_address(), port, secret)
 
     def leave(self) -> None:
         """Say that this process ends as it should, so that the others do not take it for lost."""
@@ -111,13 +112,13 @@ class World:
             time.sleep(POLL_SECONDS)
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
-                logger.log(logging.INFO, "Waiting for %s, %d s so far", what, said - start)
+                logger.log(logging.INFO, told("Waiting for %s, %d s so far"), what, said - start)
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
             return question()
         except RuntimeError as error:
-            raise TrainingError(f"rank 0 is gone: {_first_line(error)}") from error
+            raise TrainingError(told("rank 0 is lost: {error}", error=_first_line(error))) from error
 
     def connect(self, backend: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         """Form the process groups; every process must come here. `backend` is what the config asks for."""
@@ -135,8 +136,12 @@ class World:
         """Let `sequence_size` neighbours share each row of tokens."""
         if self.size % sequence_size:
             raise ConfigError(
-                f"sequence_parallel_size is {sequence_size}, which does not divide the {self.size} "
-                f"process{'es' if self.size > 1 else ''} of this run: set NPROC_PER_NODE to a multiple of it"
+                told(
+                    "sequence_parallel_size is {sequence_size}, which does not divide the number of "
+                    "processes, {processes}: set NPROC_PER_NODE to a multiple of it",
+                    sequence_size=sequence_size,
+                    processes=self.size,
+                )
             )
         self.sequence_size = sequence_size
 
@@ -189,13 +194,13 @@ def make_world() -> World:
         torch.cuda.set_device(dist.device())
     if dist.world_size() == 1:
         return World()
-    logger.info("Waiting for %d processes", dist.world_size())
+    logger.info(told("Waiting for %d processes"), dist.world_size())
     timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_SECONDS)
     try:
         store, rank, size = next(torch_dist.rendezvous("env://", timeout=timeout))
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            f"the processes of this run do not find each other: {_first_line(error)}"
+            told("the processes of this run cannot connect to each other: {error}", error=_first_line(error))
         ) from error
     world = World(rank, size, dist.local_rank(), store)
     world.watch()
@@ -215,7 +220,7 @@ def _transport(asked: str | None) -> str:
     """What carries tensors: nccl between GPUs, gloo between CPUs, and always gloo for those in memory."""
     if not torch.cuda.is_available():
         if asked not in (None, "gloo"):
-            logger.info("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead", asked)
+            logger.info(told("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), asked)
         return "gloo"
     return f"cpu:gloo,cuda:{asked or 'nccl'}"
 

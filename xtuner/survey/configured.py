@@ -25,6 +25,7 @@ from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError
+from xtuner.language import told
 from xtuner.log import say_once
 
 
@@ -63,7 +64,9 @@ class ConfiguredData:
         """One data set of it; ConfigError for a kind that has nothing to look at."""
         made = _without_streams(self._builder.build(self._found[origin.path], origin.path))
         if not isinstance(made, PackedDataset):
-            raise ConfigError(f"{origin.path} is {origin.kind}, which does not show its samples")
+            raise ConfigError(
+                told("{path} is {kind}, which does not show its samples", path=origin.path, kind=origin.kind)
+            )
         return made
 
     def tokenizer(self, origin: Origin) -> Any:
@@ -73,8 +76,11 @@ class ConfiguredData:
         cfg = self._found[origin.path].get("tokenizer") or self._tokenizer_cfg
         if cfg is None:
             raise ConfigError(
-                f"{origin.path} has no tokenizer to read its tokens with, nor has the config: "
-                "add tokenizer = dict(type=AutoTokenizer.from_pretrained, ...)"
+                told(
+                    "{path} has no tokenizer to decode its tokens, nor has the config: add tokenizer = "
+                    "dict(type=AutoTokenizer.from_pretrained, ...)",
+                    path=origin.path,
+                )
             )
         return self._builder.build(cfg, "tokenizer")
 
@@ -83,17 +89,19 @@ def open_configured(config: Config) -> ConfiguredData:
     """The data of `config.train_dataloader`, its rows opened and nothing tokenised yet."""
     loader, path = config.get("train_dataloader"), "train_dataloader.dataset"
     if not isinstance(loader, Mapping) or "dataset" not in loader:
-        raise ConfigError(f"the config has no {path}: there is no data in it to look at")
+        raise ConfigError(told("the config has no {path}: there is no data in it to look at", path=path))
     data = ConfiguredData(loader["dataset"], path, config.get("tokenizer"))
     if not data.origins:
-        raise ConfigError(f"{path} is no dict(type=...): there is no data in it to look at")
+        raise ConfigError(
+            told("{path} is not a dict(type=...): there is no data in it to look at", path=path)
+        )
     return data
 
 
 def _without_streams(made: Any) -> Any:
     if not isinstance(made, Stream):
         return made
-    say_once("the data is streamed: what follows is about its first rows, as many as buffer_size says")
+    say_once("the data is streamed: only its first rows are shown, as many as buffer_size says")
     return made.first_buffer()
 
 
@@ -145,7 +153,9 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
 
 def _settings(arguments: Mapping[str, Any]) -> Encoding:
     if arguments["tokenizer"] is None:
-        raise ConfigError("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+        raise ConfigError(
+            told("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+        )
     names = [field.name for field in dataclasses.fields(Encoding)]
     found = {name: arguments[name] for name in names}
     found["dataset_map_fn"] = find_map_fn(found["dataset_map_fn"], "dataset_map_fn", DATASET_FORMAT_MAPPING)

@@ -19,6 +19,7 @@ import numpy as np
 from xtuner.dataset.encoding.conversations import encode_conversations, is_document, labels_of
 from xtuner.dataset.encoding.pipeline import Encoding, map_row
 from xtuner.errors import DataError, XTunerError
+from xtuner.language import told
 from xtuner.survey.configured import Origin
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
@@ -126,7 +127,13 @@ def view_failing_row(origin: Origin) -> RowView | None:
 def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
     """Item `index` as training reads it."""
     if not -len(dataset) <= index < len(dataset):
-        raise DataError(f"there is no item {index}: the data has {len(dataset):,}, counted from 0")
+        raise DataError(
+            told(
+                "there is no item {index}: the data has {count:,}, counted from 0",
+                index=index,
+                count=len(dataset),
+            )
+        )
     item = dataset[index]
     ids, labels = np.asarray(item["input_ids"]), np.asarray(item["labels"])
     borders = item["cumulative_len"]
@@ -141,7 +148,9 @@ def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
 
 def _place(place: str, number: int) -> str:
     """Where a row stands; its number too, as many rows may stand in one line."""
-    return place if place.startswith("row ") else f"{place} (row {number})"
+    if place.startswith(told("row {number}", number="")):
+        return place
+    return told("{place} (row {number})", place=place, number=number)
 
 
 def segments_of(tokenizer: Any, ids: np.ndarray, trained: np.ndarray) -> list[Segment]:

@@ -55,7 +55,7 @@ class TemplateTable(dict):
         raise UnknownTemplateError(
             told(
                 "there is no {kind} named {name!r}.{hint} Known: {names}",
-                kind=self._kind,
+                kind=told(self._kind),
                 name=name,
                 hint=did_you_mean(name, self),
                 names=", ".join(self),
@@ -91,8 +91,14 @@ def fill_placeholders(text: str, **values: object) -> str:
     except KeyError as error:
         name = str(error.args[0])
         raise ConfigError(
-            f"a template has the placeholder {{{name}}}, and only {', '.join(values)} can be filled in there."
-            f"{did_you_mean(name, values)} Write {{{{ and }}}} for braces that are meant as text: {text!r}"
+            told(
+                "a template has the placeholder {{{name}}}, and only {names} can be filled in "
+                "there.{hint} Write braces that are meant as text twice, {{{{...}}}}: {text!r}",
+                name=name,
+                names=", ".join(values),
+                hint=did_you_mean(name, values),
+                text=text,
+            )
         ) from None
 
 
@@ -107,13 +113,18 @@ def render_prompt(
     """The text put to the model for one turn: the system text, if any, and the instruction."""
     if is_tokenizers_own(template):
         raise ConfigError(
-            "the prompt template 'auto' is the tokenizer's own chat_template: it writes whole dialogues, not "
-            "single turns"
+            told(
+                "PROMPT_TEMPLATE.auto is the tokenizer's own chat_template: it writes whole "
+                "conversations, not single turns"
+            )
         )
     instruction = template.get("INSTRUCTION")
     if instruction is None:
         raise ConfigError(
-            f"a prompt template needs INSTRUCTION; this one has {', '.join(template) or 'nothing'}"
+            told(
+                "a prompt template needs INSTRUCTION; this one has {names}",
+                names=", ".join(template) or "nothing",
+            )
         )
     prompt = fill_placeholders(instruction, input=text, round=round, bot_name=bot_name)
     if not system:

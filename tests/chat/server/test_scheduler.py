@@ -253,7 +253,8 @@ def test_a_thread_that_ends_fails_all_and_refuses_more(llama, tokenizer, prompts
         raise RuntimeError("nobody listens")
 
     server.submit([answer for answer, _ in pairs[:1]])
-    server.submit([Request(prompts[0], GREEDY, break_listener), *(answer for answer, _ in pairs[1:])])
+    broken = [Request(prompts[0], GREEDY, break_listener) for _ in range(2)]
+    server.submit([*broken, *(answer for answer, _ in pairs[1:])])
     aside = server.aside(lambda: time.sleep(0.01), None)
     server.start()
     server._thread.join(30)

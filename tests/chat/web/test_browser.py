@@ -73,7 +73,7 @@ def test_an_image(llava, picture, page, tmp_path):
         _attach(page, notes)
         box.fill("And this?")
         box.press("Enter")
-        page.get_by_text("The image was not sent: notes.png is no image").wait_for()
+        page.get_by_text("The image was not sent: notes.png is not an image").wait_for()
         page.get_by_text("中文").click()
         page.get_by_placeholder("请输入您的问题，可附上图片").wait_for()
 

@@ -103,7 +103,7 @@ def test_an_image(server, picture):
     assert [type(element).__name__ for element in drawn] == ["Image", "Markdown"]
     page.chat_input[0].upload("cat.png", b"a cat", "image/png")
     page.chat_input[0].set_value("look").run()
-    assert page.error[0].value.startswith("The image was not sent: cat.png is no image: PNG")
+    assert page.error[0].value.startswith("The image was not sent: cat.png is not an image: PNG")
     assert len(server.asked) == 2
     page.selectbox(key="model").set_value("poet").run()
     assert not page.chat_input[0].proto.accept_file

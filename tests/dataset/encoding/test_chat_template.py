@@ -237,7 +237,7 @@ def test_a_template_without_a_system_role_gets_it_in_the_question(own, caplog):
     assert rendered.text == (
         "<s><start_of_turn>user\nS\n\nq<end_of_turn>\n<start_of_turn>model\na<end_of_turn>\n"
     )
-    with pytest.raises(DataError, match="take this dialogue of the roles assistant, user: "):
+    with pytest.raises(DataError, match="refuses this conversation of the roles assistant, user: "):
         ChatTemplate(own["gemma"]).render([messages[2], messages[1]])
 
 

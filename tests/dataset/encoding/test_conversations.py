@@ -175,7 +175,7 @@ def test_a_wrong_type_or_half_a_character_names_the_row(bos):
     with pytest.raises(InvalidRowError, match="'output' is of type list") as caught:
         encode_conversations([good, [{"input": "q", "output": ["a"]}]], bos)
     assert caught.value.row == 1
-    with pytest.raises(InvalidRowError, match="output holds half of a character at position 1") as caught:
+    with pytest.raises(InvalidRowError, match="output has half of a character at position 1") as caught:
         encode_conversations([good, [{"input": "q", "output": "a\ud800"}]], bos)
     assert caught.value.row == 1
 

@@ -16,14 +16,14 @@ from xtuner.errors import DataError
 GOOD = {"conversation": [{"input": "q", "output": "a"}]}
 FAULTS = {
     "broken JSON": ("{broken", "column 2: broken JSON: Expecting property name"),
-    "no object": ("3", "a row must be an object such as {...}, and this is 3"),
+    "no object": ("3", "a row must be an object such as {...}; this is 3"),
     "not UTF-8": (b'{"conversation": "\xff"}', "byte 19: not valid UTF-8"),
     "a wrong type": ({"conversation": [{"input": "q", "output": ["x"]}]}, "'output' is of type list"),
     "a null": ({"conversation": None, "text": "x"}, None),
     "another schema": ({"text": "x"}, "the row has no field 'conversation'; its fields are 'text'"),
     "half of a character": (
         '{"conversation": [{"input": "q", "output": "\\ud800"}]}',
-        "output holds half of a character at position 0",
+        "output has half of a character at position 0",
     ),
 }
 
@@ -138,7 +138,7 @@ def test_a_list_and_a_table_go_on_behind_a_wrong_row(bos, tmp_path):
     listed = process_hf_dataset(load_dataset(tmp_path / "d.json"), **arguments)
     table = process_hf_dataset(load_dataset(tmp_path / "d.csv"), dataset_map_fn="pretrain", **arguments)
     assert listed.stats["faults"] == [
-        f"{tmp_path / 'd.json'} line 26: a row must be an object such as {{...}}, and this is 3"
+        f"{tmp_path / 'd.json'} line 26: a row must be an object such as {{...}}; this is 3"
     ]
     assert table.stats["faults"] == [f"{tmp_path / 'd.csv'} line 27: 2 cells, but 1 names in line 1"]
     assert listed.stats["samples"] == table.stats["samples"] == 26

@@ -51,6 +51,30 @@ def test_places_counts_and_key_are_those_of_all(bos):
     assert len({dataset.key, mixed(bos).key, mixed(bos, weights=[1, 2]).key}) == 2
 
 
+def nested(bos):
+    inner = MixedStream([stream(bos, "a", 9), stream(bos, "b", 3)], weights=[2, 1])
+    return MixedStream([stream(bos, "c", 4), inner])
+
+
+def test_a_mixture_may_be_of_mixtures(bos):
+    """Its shares are of the whole, and it too goes on from plain numbers."""
+    dataset = nested(bos)
+    whole = list(itertools.islice(dataset.read(1, 2), 40))
+    found = [dataset.source_places(s.rows)[0] for s in whole]
+    assert found == [nested(bos).source_places(s.rows)[0] for s in whole]
+    assert [[sum(s.rows[0][:2] == start for s in whole) for start in ((1, 0), (1, 1))], len(whole)] == [
+        [13, 7],
+        40,
+    ]
+    for stop in (1, 7, 30):
+        position = nested(bos).position(whole[stop - 1].position.numbers())
+        assert position == whole[stop - 1].position
+        again = contents(nested(bos).read(1, 2, position), 40 - stop)
+        assert again == [(s.item["input_ids"].tolist(), s.rows) for s in whole[stop:]]
+    assert dataset.first_buffer().stats["rows"] == 4 + 4 + 3
+    assert dataset.key != MixedStream(dataset.datasets, weights=[1, 2]).key
+
+
 def test_what_cannot_be_mixed_is_refused(bos):
     """Counted data sets and streams have each their own way."""
     counted = process_hf_dataset(

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.items.packing import plan_by_group, plan_in_order, plan_packs, plan_single
+from xtuner.dataset.items.packing import (
+    PackPlan,
+    plan_by_group,
+    plan_chosen,
+    plan_in_order,
+    plan_packs,
+    plan_single,
+    plan_units,
+)
 
 FEW = settings(max_examples=50, deadline=None)
 LENGTHS = st.lists(st.integers(0, 20), max_size=60).map(lambda values: np.array(values, np.int64))
@@ -78,3 +86,11 @@ def test_a_sample_that_was_not_cut_is_our_own_mistake():
     """Lengths above max_length must not come here."""
     with pytest.raises(AssertionError, match="not cut"):
         plan_packs(np.array([6]), 5)
+
+
+def test_units_are_packed_with_all_their_samples():
+    """Pairs (4 1), (0 2) and (3 5): the first and the last fit into one row."""
+    units = PackPlan(np.array([4, 1, 0, 2, 3, 5]), np.array([0, 2, 4, 6]))
+    plan = PackPlan(np.array([1, 2, 0]), np.array([0, 1, 3]))
+    assert as_lists(plan_units(units, plan)) == [[0, 2], [3, 5, 4, 1]]
+    assert as_lists(plan_units(units, plan_chosen(np.array([2, 0])))) == [[3, 5], [4, 1]]

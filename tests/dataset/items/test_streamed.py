@@ -228,7 +228,7 @@ def test_places_name_file_and_line(bos, tmp_path):
 def test_settings_that_cannot_work_are_refused(bos):
     for more, message in [
         ({"max_dataset_length": 5}, "max_dataset_length picks from all rows"),
-        ({"do_dataset_tokenization": False}, "tokens already are read as they are"),
+        ({"do_dataset_tokenization": False}, "tokenised already are not streamed"),
         ({"buffer_size": 0}, "buffer_size is 0"),
     ]:
         with pytest.raises(ConfigError, match=message):

@@ -218,7 +218,7 @@ def test_files_that_cannot_be_read_together_and_patterns_without_any(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
     (tmp_path / "b.parquet").write_text("no table")
-    with pytest.raises(DataError, match=r"kinds \.jsonl, \.txt cannot be read together"):
+    with pytest.raises(DataError, match=r"kinds \(\.jsonl, \.txt\) cannot be read together"):
         load_dataset(str(tmp_path / "a.*"))
     with pytest.raises(DataError, match="not a Parquet file"):
         list(load_dataset(str(tmp_path / "[ab].[jp]*"), split="train"))

@@ -115,7 +115,10 @@ class Scheduler:
             for request in [*self._queue, *self.engine.running]:
                 if not request.cancelled:
                     request.cancelled = True
-                    request.emit(Failed(error))
+                    try:
+                        request.emit(Failed(error))
+                    except Exception as e:  # the other requests must get theirs
+                        logger.error("a request could not be told that it failed: %s", e, exc_info=e)
             self._queue = _Queue()
             while self._asides:
                 _, _, future = self._asides.popleft()

@@ -21,6 +21,7 @@ from xtuner.dataset.encoding.answer_ends import AnswerEnds
 from xtuner.dataset.encoding.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
 from xtuner.dataset.encoding.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
 from xtuner.errors import DataError, ModelError
+from xtuner.language import told
 from xtuner.log import say_once
 
 Tools = Sequence[Mapping[str, Any]] | None
@@ -44,8 +45,11 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError(
-                "prompt_template = 'auto' takes the tokenizer's own chat_template, and this tokenizer has "
-                "none: name a template instead, such as prompt_template = PROMPT_TEMPLATE.default"
+                told(
+                    "prompt_template = 'auto' takes the tokenizer's own chat_template, and this "
+                    "tokenizer has none: name a template instead, such as prompt_template = "
+                    "PROMPT_TEMPLATE.default"
+                )
             )
         self._tokenizer = tokenizer
         self._ends = {with_tools: AnswerEnds(tokenizer) for with_tools in (False, True)}
@@ -99,8 +103,10 @@ class ChatTemplate:
         if result is not None:
             return result
         raise DataError(
-            "it cannot be told which parts of the text the tokenizer's chat template gives the answers: name "
-            "a prompt template instead of 'auto'"
+            told(
+                "the tokenizer's chat template does not show which parts of the text are answers: name "
+                "a prompt template instead of 'auto'"
+            )
         )
 
     def _with_thinking(self, given: Messages, tools: Tools, left_out: frozenset[str]) -> Rendered:
@@ -193,8 +199,11 @@ class ChatTemplate:
                 break
         if best is None:
             raise DataError(
-                f"the tokenizer's chat template does not take this dialogue of the roles "
-                f"{', '.join(str(m.get('role')) for m in messages)}: {first_error}"
+                told(
+                    "the tokenizer's chat template refuses this conversation of the roles {roles}: {error}",
+                    roles=", ".join(str(m.get("role")) for m in messages),
+                    error=first_error,
+                )
             ) from first_error
         self._chosen[key] = best[1]
         for form in best[1]:
@@ -214,8 +223,12 @@ class ChatTemplate:
             return text, [span for span in marked if span[0] < span[1]]
         if len(marked) != len(answers):
             raise DataError(
-                f"the chat template marks {len(marked)} parts as generated, and the dialogue has "
-                f"{len(answers)} answers, so it cannot be told which of them are not to be trained"
+                told(
+                    "the chat template marks {marked} parts as generated and the conversation has "
+                    "{answers} answers, so those to leave out of training cannot be found",
+                    marked=len(marked),
+                    answers=len(answers),
+                )
             )
         by_answer = dict(zip(answers, marked, strict=True))
         return text, [by_answer[n] for n in wanted]

@@ -35,6 +35,7 @@ from xtuner.dataset.encoding.spans import Pieces, encode_spans
 from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.errors import DataError, ModelError
 from xtuner.families import GLM_MARKS, OPEN_WITH_NOTHING
+from xtuner.language import told
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Turn = Mapping[str, Any]
@@ -221,7 +222,7 @@ def _rendered(template: ChatTemplate, turn: Turn, with_output: bool, keep_thinki
         found = template.render(messages, tools, keep_thinking=keep_thinking)
     else:
         found = _question(template, messages, tools)
-    _check_characters(found.text, "the text of the messages")
+    _check_characters(found.text, "messages")
     return found
 
 
@@ -229,7 +230,12 @@ def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> R
     """The one question, with what opens its answer."""
     answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
     if len(answers) > 1:
-        raise DataError(f"only a question is to be encoded, and the conversation has {len(answers)} turns")
+        raise DataError(
+            told(
+                "only one question can be encoded without its answer, and the conversation has {count} turns",
+                count=len(answers),
+            )
+        )
     asked = messages[: answers[0]] if answers else messages
     return Rendered(template.write(asked, tools, prompt=True), [])
 
@@ -287,7 +293,11 @@ def _check_characters(words: str, name: str) -> None:
         words.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{name} holds half of a character at position {error.start}; write it out in full"
+            told(
+                "{name} has half of a character at position {start}; write the whole character",
+                name=name,
+                start=error.start,
+            )
         ) from None
 
 
@@ -323,7 +333,12 @@ def _plan_row(
     """The pieces of one conversation; texts not met before are added to `texts`."""
     plan: Layout = []
     if not with_output and len(turns) > 1:
-        raise DataError(f"only a question is to be encoded, and the conversation has {len(turns)} turns")
+        raise DataError(
+            told(
+                "only one question can be encoded without its answer, and the conversation has {count} turns",
+                count=len(turns),
+            )
+        )
     opens = True
     for turn in turns:
         if opens and len(bos):
@@ -340,8 +355,10 @@ def _plan_row(
         if opens:
             if not len(eos):
                 raise ModelError(
-                    "the tokenizer has no end-of-sequence token to end an answer with: "
-                    "give it one, such as tokenizer = dict(..., eos_token='<|im_end|>')"
+                    told(
+                        "the tokenizer has no end-of-sequence token to end an answer with: give it "
+                        "one, such as tokenizer = dict(..., eos_token='<|im_end|>')"
+                    )
                 )
             plan.append((eos, trained))
         sep = turn_text(turn, "sep")

@@ -21,7 +21,8 @@ from xtuner.dataset.reading.files import FileRows
 
 _ROOT = Path(__file__).parents[3]
 # What configs name to tokenise their data, and what reads the rows of it.
-_READERS = [f"xtuner.dataset.{name}" for name in ("huggingface", "intern_repo", "moss_sft", "reading.load")]
+_NAMES = ("huggingface", "intern_repo", "moss_sft", "preference_dataset", "reading.load")
+_READERS = [f"xtuner.dataset.{name}" for name in _NAMES]
 # Imported there too, and no token follows from them: logs, locks, folders, and what is made of tokens.
 _TOKENLESS = """
     dataset.cache dataset.encoding.progress dataset.items.packed_dataset dataset.items.packing

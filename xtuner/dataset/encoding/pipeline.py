@@ -29,6 +29,7 @@ from xtuner.dataset.encoding.conversations import (
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
 from xtuner.dataset.map_fns.fields import flag, is_trained, items, missing_field, turn_text
 from xtuner.errors import ConfigError, DataError
+from xtuner.language import told
 from xtuner.log import say_once
 
 Row = Mapping[str, Any]
@@ -261,7 +262,11 @@ class _Pipeline:
         """DataError where more faults than `at_least` are too large a share of the rows."""
         count, rows = self.tally.dropped.get(FAULTY, 0), self.tally.stats["rows"]
         if count > max(at_least, rows * MAX_FAULTY_SHARE):
-            more = f" ({count:,} of {rows:,} rows have a fault)" if count > 1 else ""
+            more = (
+                told(" ({count:,} of {rows:,} rows have a fault)", count=count, rows=rows)
+                if count > 1
+                else ""
+            )
             raise DataError(f"{self.tally.faults[0]}{more}")
 
 
@@ -335,7 +340,7 @@ def map_row(row: Row, settings: Encoding) -> Conversation:
 def converse(row: Row, settings: Encoding) -> Row:
     """The row with its `conversation`, which may be empty."""
     if settings.dataset_map_fn is not None:
-        row = _apply(settings.dataset_map_fn, row, "dataset_map_fn")
+        row = apply_map_fn(settings.dataset_map_fn, row, "dataset_map_fn")
     if settings.rename_maps:
         row = {settings.rename_maps.get(name, name): value for name, value in row.items()}
     if "conversation" not in row:
@@ -350,7 +355,7 @@ def put_in_template(row: Row, settings: Encoding) -> Conversation:
     if not row["conversation"]:
         return []
     if settings.template_map_fn is not None:
-        row = _apply(settings.template_map_fn, row, "template_map_fn")
+        row = apply_map_fn(settings.template_map_fn, row, "template_map_fn")
     conversation = items(row, "conversation")
     if settings.template_map_fn is None and any(turn.get("system") for turn in conversation):
         say_once("rows have a system text, but without a template_map_fn it does not reach the model")
@@ -362,13 +367,14 @@ def put_in_template(row: Row, settings: Encoding) -> Conversation:
     return conversation
 
 
-def _apply(function: MapFn, row: Row, argument: str) -> Row:
+def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
+    """`row` with what the user's function returns for it; DataError if that fails."""
     name = getattr(getattr(function, "func", function), "__name__", str(function))
     try:
         result = function(row)
     except DataError as error:
         done = argument == "dataset_map_fn" and "conversation" in row
-        hint = " The rows are in conversation form already: set dataset_map_fn = None" if done else ""
+        hint = told(" The rows are in conversation form already: set dataset_map_fn = None") if done else ""
         raise DataError(f"{name}: {error}{hint}") from None
     except ConfigError:
         raise
@@ -376,26 +382,38 @@ def _apply(function: MapFn, row: Row, argument: str) -> Row:
         missing = error.args[0] if error.args else ""
         if isinstance(missing, str) and missing not in row:
             raise DataError(f"{name}: {missing_field(missing, row)}") from error
-        raise DataError(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise DataError(
+            told("{name} failed: {kind}: {error}", name=name, error=error, kind=type(error).__name__)
+        ) from error
     except Exception as error:
-        raise DataError(f"{name} failed: {type(error).__name__}: {error}") from error
+        raise DataError(
+            told("{name} failed: {kind}: {error}", name=name, error=error, kind=type(error).__name__)
+        ) from error
     if not isinstance(result, Mapping):
-        raise DataError(f"{argument} {name} must return a dict, and returned {type(result).__name__}")
+        raise DataError(
+            told(
+                "{argument} {name} must return a dict; it returned {kind}",
+                argument=argument,
+                name=name,
+                kind=type(result).__name__,
+            )
+        )
     # Fields that a function does not return are kept, as mapping a table has always done.
     return {**row, **result}
 
 
 def _suggest_formats(row: Row, settings: Encoding) -> str:
     if settings.dataset_map_fn is not None:
-        return " A dataset_map_fn must return {'conversation': [...]}"
+        return told(" A dataset_map_fn must return {'conversation': [...]}")
     fitting = [
         name
         for name, function in DATASET_FORMAT_MAPPING.items()
         if function is not auto_map_fn and _fits(function, row)
     ]
     if not fitting:
-        return " Give a dataset_map_fn that makes {'conversation': [...]} of a row"
-    return f" Its fields fit dataset_map_fn = {' or '.join(f'{name}_map_fn' for name in fitting)}"
+        return told(" Give a dataset_map_fn that makes {'conversation': [...]} of a row")
+    names = told(" or ").join(f"{name}_map_fn" for name in fitting)
+    return told(" Its fields fit dataset_map_fn = {names}", names=names)
 
 
 def _fits(function: MapFn, row: Row) -> bool:

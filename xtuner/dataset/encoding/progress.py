@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from xtuner import dist
+from xtuner.language import told
 
 
 @contextlib.contextmanager
@@ -37,11 +38,17 @@ def show_rates(title: str, total: int | None) -> Iterator[Callable[[int, int], N
 def describe_rates(rows: int, tokens: int, total: int | None, seconds: float) -> str:
     """What was done, how fast, and the time that is left where the end is known."""
     done = f"{rows:,}" if total is None else f"{rows:,}/{total:,}"
-    rates = f"{rows / seconds:,.0f} rows/s  {_short(tokens / seconds)} tokens/s"
+    said = told(
+        "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s",
+        done=done,
+        rows=rows / seconds,
+        tokens=_short(tokens / seconds),
+    )
     if not total or not rows:
-        return f"{done} rows  {rates}"
+        return said
     left = round(seconds / rows * max(0, total - rows))
-    return f"{done} rows  {rates}  {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+    time_left = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+    return said + told("  {time} left", time=time_left)
 
 
 def _short(number: float) -> str:

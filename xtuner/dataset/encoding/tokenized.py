@@ -17,6 +17,7 @@ from xtuner.dataset.encoding.pipeline import Writer
 from xtuner.dataset.map_fns.fields import missing_field
 from xtuner.dataset.reading.selection import Selection
 from xtuner.errors import DataError
+from xtuner.language import told
 from xtuner.utils import IGNORE_INDEX
 
 
@@ -35,7 +36,12 @@ def write_tokenized(rows: Selection, writer: Writer) -> dict[str, Any]:
         num_trained += int(encoded.trained.sum())
     rows.check_content()
     if not num_trained:
-        raise DataError(f"the tokenised data has {num_rows} rows and no trained token: nothing to learn from")
+        raise DataError(
+            told(
+                "the tokenised data has {rows} rows and no supervised token: nothing to learn from",
+                rows=num_rows,
+            )
+        )
     return {"stats": {"rows": num_rows, "samples": num_samples, "tokens": num_tokens, "trained": num_trained}}
 
 
@@ -47,11 +53,21 @@ def _read_row(row: Mapping[str, Any]) -> Encoded:
     trained = labels != IGNORE_INDEX
     if ids.ndim != 1 or ids.shape != labels.shape or not np.array_equal(ids[trained], labels[trained]):
         raise DataError(
-            f"input_ids and labels must be equally long, and a label its token's id or {IGNORE_INDEX}"
+            told(
+                "input_ids and labels must have equal lengths, and a label must be its token's id or "
+                "{IGNORE_INDEX}",
+                IGNORE_INDEX=IGNORE_INDEX,
+            )
         )
     borders = row.get("cumulative_len")
     offsets = np.array([0, len(ids)] if borders is None else borders, np.int64)
     if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
-        raise DataError(f"cumulative_len must rise from 0 to {len(ids)}, and is {offsets.tolist()!r:.80}")
+        raise DataError(
+            told(
+                "cumulative_len must rise from 0 to {count}; it is {offsets!r:.80}",
+                count=len(ids),
+                offsets=offsets.tolist(),
+            )
+        )
     zeros = np.zeros(len(offsets) - 1, np.int64)
     return Encoded(ids.astype(np.int32), trained, offsets, zeros, zeros, zeros)

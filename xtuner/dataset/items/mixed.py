@@ -13,15 +13,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xtuner.dataset.concat_dataset import ConcatDataset
-from xtuner.dataset.items.streamed import Position, Stream, Streamed
+from xtuner.dataset.items.streamed import Stream, Streamed
 from xtuner.errors import ConfigError
+from xtuner.language import told
 
 
 class MixedPosition(NamedTuple):
     """How many items were taken of each stream, and how far it is."""
 
     taken: tuple[int, ...]
-    positions: tuple[Position, ...]
+    positions: tuple[Any, ...]
 
     def numbers(self) -> list[int]:
         """The position as plain numbers, as a checkpoint keeps it."""
@@ -37,13 +38,19 @@ class MixedStream(Stream):
         weights = [1.0] * len(self.datasets) if weights is None else list(weights)
         if not self.datasets or not all(isinstance(dataset, Stream) for dataset in self.datasets):
             raise ConfigError(
-                "MixedStream.datasets needs one or more of process_hf_dataset with streaming = True; others "
-                "are mixed by ConcatDataset"
+                told(
+                    "MixedStream.datasets needs one or more of process_hf_dataset with streaming = "
+                    "True; others are mixed by ConcatDataset"
+                )
             )
         if len(weights) != len(self.datasets) or not all(weight > 0 for weight in weights):
             raise ConfigError(
-                f"MixedStream.weights is {weights}: it needs {len(self.datasets)} numbers above 0, one for "
-                "each data set"
+                told(
+                    "MixedStream.weights is {weights}: it needs {count} numbers above 0, one for each "
+                    "data set",
+                    weights=weights,
+                    count=len(self.datasets),
+                )
             )
         self._shares = [weight / sum(weights) for weight in weights]
 
@@ -55,12 +62,15 @@ class MixedStream(Stream):
 
     def position(self, numbers: Sequence[int] = ()) -> MixedPosition:
         """The position that `numbers` tell; without them, the beginning."""
-        count = len(self.datasets)
-        if not numbers:
-            return MixedPosition((0,) * count, (Position(),) * count)
-        size = len(numbers) // count
-        parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        return MixedPosition(tuple(part[0] for part in parts), tuple(Position.of(part[1:]) for part in parts))
+        taken, positions = [], []
+        left = list(numbers)
+        for dataset in self.datasets:
+            beginning = dataset.position()
+            size = len(beginning.numbers()) if left else 0
+            taken.append(left.pop(0) if left else 0)
+            positions.append(dataset.position(left[:size]) if size else beginning)
+            left = left[size:]
+        return MixedPosition(tuple(taken), tuple(positions))
 
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
         """The items of reader number `reader`, from `start` on and without end."""

@@ -53,11 +53,25 @@ def plan_single(count: int) -> PackPlan:
     return PackPlan(np.arange(count, dtype=np.int64), np.arange(count + 1, dtype=np.int64))
 
 
+def plan_chosen(numbers: np.ndarray) -> PackPlan:
+    """The samples with these numbers alone, each in a row of its own, in order."""
+    return PackPlan(numbers.astype(np.int64), np.arange(len(numbers) + 1, dtype=np.int64))
+
+
 def plan_by_group(groups: np.ndarray) -> PackPlan:
     """Neighbouring samples with the same number in `groups` in one row, in order."""
     changes = np.flatnonzero(np.diff(groups)) + 1
     borders = np.concatenate([[0], changes, [len(groups)]]) if len(groups) else np.zeros(1)
     return PackPlan(np.arange(len(groups), dtype=np.int64), borders.astype(np.int64))
+
+
+def plan_units(units: PackPlan, plan: PackPlan) -> PackPlan:
+    """`plan` of units as a plan of samples; unit `i` holds the samples `units[i]`, which stay together."""
+    sizes = np.diff(units.borders)[plan.order]
+    starts = units.borders[:-1][plan.order]
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    inside = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
+    return PackPlan(units.order[np.repeat(starts, sizes) + inside], ends[plan.borders])
 
 
 def plan_in_order(lengths: np.ndarray, max_length: int) -> PackPlan:

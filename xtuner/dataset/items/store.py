@@ -34,6 +34,7 @@ from xtuner.atomic import written
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.errors import DataError
+from xtuner.language import told
 from xtuner.locks import locked
 from xtuner.log import say_once
 
@@ -110,7 +111,12 @@ class StoreWriter:
             ids, trained, rows, lengths = ids[inside], trained[inside], rows[keep], lengths[keep]
         numbers = row_numbers[rows]
         if len(numbers) and numbers.max() >= _LIMIT:
-            raise DataError(f"more than {_LIMIT:,} rows in one data set: split it, or set streaming = True")
+            raise DataError(
+                told(
+                    "more than {limit:,} rows in one data set: split it, or set streaming = True",
+                    limit=_LIMIT,
+                )
+            )
         self._write("ids", ids)
         self._write("rows", numbers)
         self._write_ends(lengths)
@@ -163,7 +169,7 @@ class StoreWriter:
 def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> TokenStore:
     """The store under `key`; where there is none, `write` fills it and returns what about.json is to say."""
     folder = cache_folder() / "tokens" / key
-    with explained_disk_errors(folder, "the tokenised data"):
+    with explained_disk_errors(folder, told("the tokenised data")):
         store = _open(folder)
         if store is not None:
             return store
@@ -178,7 +184,11 @@ def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> T
 
 
 def _say_waiting(holder: str) -> None:
-    say_once(f"{holder or 'another process'} is preparing the same data: waiting for it", logging.INFO)
+    say_once(
+        "{who} is preparing the same data: waiting for it",
+        logging.INFO,
+        who=holder or told("another process"),
+    )
 
 
 def _open(folder: Path) -> TokenStore | None:
@@ -192,7 +202,11 @@ def _open(folder: Path) -> TokenStore | None:
             return TokenStore(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return None
-    say_once(f"the tokens in {folder} are damaged ({damaged[0]}.bin): they are made again")
+    say_once(
+        "the cached tokens in {folder} are damaged ({name}.bin): they are made again",
+        folder=folder,
+        name=damaged[0],
+    )
     return None
 
 

@@ -28,9 +28,11 @@ from xtuner.dataset.encoding.pipeline import Encoding, Tally, encode_rows
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset
 from xtuner.dataset.items.summary import item_stats, summary, warnings_of
+from xtuner.dataset.items.worker_seeds import seed_worker
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.selection import Cursor, place_at, scan
 from xtuner.errors import DataError
+from xtuner.language import told
 
 BUFFER_ROWS = 10_000
 BUFFER_CHARACTERS = 50_000_000
@@ -143,11 +145,14 @@ class StreamedDataset(Stream):
         num_items = 0
         while True:
             buffer = self._fill(position.cursor, reader, num_readers)
-            items = self._encode(buffer, told.tally, [self.seed, position.epoch, position.buffer, reader])
+            seeds = [self.seed, position.epoch, position.buffer, reader]
+            seed_worker(*seeds, 0)
+            items = self._encode(buffer, told.tally, seeds)
             told.count(len(items), buffer.next is None, self.settings.max_length)
             for number in range(position.items_out, len(items)):
                 num_items += 1
                 rows: list[Any] = [buffer.cursors[row] for row in dict.fromkeys(items.source_rows(number))]
+                seed_worker(*seeds, number + 1)
                 yield Streamed(items[number], position._replace(items_out=number + 1), rows, told.take())
             if buffer.next is not None:
                 position = Position(position.epoch, position.buffer + 1, 0, buffer.next)
@@ -304,12 +309,15 @@ def _nothing(sources: Sequence[Any], tally: Tally, reader: int, num_readers: int
     rows = tally.stats["rows"]
     names = ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in sources)
     if not rows and num_readers > 1:
-        return f"reader {reader + 1} of {num_readers} gets no row of {names}: use fewer processes or workers"
-    return (
-        f"none of the {rows:,} rows has anything to train on in {names}"
-        if rows
-        else (f"the data is empty: there are no rows in {names}")
-    )
+        return told(
+            "reader {reader} of {readers} gets no row of {names}: use fewer processes or workers",
+            reader=reader + 1,
+            readers=num_readers,
+            names=names,
+        )
+    if not rows:
+        return told("the data is empty: there are no rows in {names}", names=names)
+    return told("none of the {rows:,} rows has anything to train on in {names}", rows=rows, names=names)
 
 
 def _fingerprint_edges(source: Any) -> str:

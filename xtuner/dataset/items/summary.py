@@ -71,7 +71,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
             told(
                 "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
                 count=count,
-                names="; ".join(faults),
+                names=told("; ").join(faults),
                 more=more,
                 where=where,
             )
@@ -91,12 +91,12 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
     for kind, count in stats.get("left_out", {}).items():
         named = stats["left_out_rows"][kind]
         more = ", ..." if count > len(named) else ""
-        cure = "; one_sample_per_turn = True trains it" if kind.startswith("thinking") else ""
+        cure = told("; one_sample_per_turn = True trains it") if kind.startswith("thinking") else ""
         found.append(
             told(
                 "data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
                 "({names}{more}){cure}",
-                kind=kind,
+                kind=told(kind),
                 count=count,
                 names=", ".join(named),
                 more=more,

@@ -31,6 +31,7 @@ from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
 from xtuner.extras import install_extra
+from xtuner.language import told
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -62,14 +63,22 @@ def _blocks(path: Path, name: str) -> Iterator[bytes]:
                 while block := source.read(_BLOCK):
                     yield block
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{name}: damaged or cut off: {_reason(error)}") from None
+        raise DataError(
+            told("{name}: damaged or cut off: {reason}", name=name, reason=_reason(error))
+        ) from None
 
 
 def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise DataError(f"{name}: .zst needs the package zstandard: {install_extra('zstd')}") from None
+        raise DataError(
+            told(
+                "{name}: .zst needs the package zstandard: {command}",
+                name=name,
+                command=install_extra("zstd"),
+            )
+        ) from None
     # Its own reader of files takes a file that was cut off for a whole one.
     frame = None
     while block := file.read(_BLOCK):
@@ -82,7 +91,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
             block = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
-        raise EOFError("the file ends within a frame")
+        raise EOFError(told("the file ends within a frame"))
 
 
 def fetched(address: str) -> Path:
@@ -92,7 +101,7 @@ def fetched(address: str) -> Path:
         with _opened(address) as (state, source):
 
             def write(target: IO[bytes]) -> None:
-                logger.info("fetching %s", address)
+                logger.info(told("downloading %s"), address)
                 shutil.copyfileobj(source, target, _BLOCK)
 
             # Of a source that does not tell when it was changed no copy can be trusted.
@@ -103,8 +112,14 @@ def fetched(address: str) -> Path:
     except Exception as error:  # each protocol has errors of its own
         kept = sorted((cache_folder() / "fetched").glob(f"{folder}*/{name}"), key=os.path.getmtime)
         if not kept or _is_refused(error):
-            raise NotFoundError(f"{address} cannot be fetched: {_reason(error)}") from None
-        say_once(f"{address} cannot be reached: the copy of an earlier run is used ({_reason(error)})")
+            raise NotFoundError(
+                told("{address} cannot be downloaded: {reason}", address=address, reason=_reason(error))
+            ) from None
+        say_once(
+            "{address} cannot be reached: the copy of an earlier run is used ({reason})",
+            address=address,
+            reason=_reason(error),
+        )
         return kept[-1]
 
 
@@ -123,12 +138,17 @@ def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
 def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
     request = urllib.request.Request(address, headers={"User-Agent": f"xtuner/{xtuner.__version__}"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        told = answer.headers
-        if told.get_content_type() == "text/html":
-            raise DataError(f"{address} is a web page and no data file: give the address of the file itself")
-        is_packed = told.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
-        state = [told.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
-        content = _Whole(answer, told.get("Content-Length"))
+        headers = answer.headers
+        if headers.get_content_type() == "text/html":
+            raise DataError(
+                told(
+                    "{address} is a web page, not a data file: give the address of the file itself",
+                    address=address,
+                )
+            )
+        is_packed = headers.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
+        state = [headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
+        content = _Whole(answer, headers.get("Content-Length"))
         yield state if any(state[:2]) else None, gzip.GzipFile(fileobj=content) if is_packed else content
 
 
@@ -148,7 +168,9 @@ class _Whole(io.RawIOBase):
         if self._left is not None:
             self._left -= len(block)
             if self._left > 0 and not block:
-                raise OSError(f"the connection ended {self._left:,} bytes before the end of the file")
+                raise OSError(
+                    told("the connection ended {left:,} bytes before the end of the file", left=self._left)
+                )
         return len(block)
 
 
@@ -168,7 +190,7 @@ def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *,
     folder = cache_folder() / kind / key
     if (folder / name).is_file() and not anew:
         return folder / name
-    with explained_disk_errors(folder, "a copy of the data"):
+    with explained_disk_errors(folder, told("a copy of the data")):
         folder.mkdir(parents=True, exist_ok=True)
         # Several processes may want the same copy at the same time.
         with written(folder / name, shared=True) as part, open(part, "wb") as file:

@@ -37,6 +37,7 @@ from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
+from xtuner.language import told
 
 _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".json": open_json,
@@ -52,8 +53,8 @@ _HUB_PAGE = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/([^/]+/[^/]+
 """An address of a data set as a whole, in which its name stands."""
 
 _NOT_HERE = (
-    "there is no data set {!r} on this machine, and the hub cannot be reached: give the path of a file, such "
-    "as load_dataset(path='data.json'), or fetch it where there is a network"
+    "there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of a file, "
+    "such as load_dataset(path='data.json'), or fetch it where there is a network"
 )
 
 
@@ -108,14 +109,22 @@ def _load_saved(path: str, split: str | None) -> Any:
     try:
         found = datasets.load_from_disk(path)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: no folder of save_to_disk, or a damaged one: {error}") from None
+        raise DataError(
+            told("{path}: not a folder of save_to_disk, or a damaged one: {error}", path=path, error=error)
+        ) from None
     by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
     return by_split if split is None else _of_split(by_split, split)
 
 
 def _of_split(by_split: Mapping[str, Any], split: str) -> Any:
     if split not in by_split:
-        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, by_split))}")
+        raise DataError(
+            told(
+                "there is no split {split!r}; the files have {names}",
+                split=split,
+                names=", ".join(map(repr, by_split)),
+            )
+        )
     return by_split[split]
 
 
@@ -137,7 +146,9 @@ def _open(name: str) -> RowsFile:
     path = _plain(name)
     with open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
-            raise DataError(f"{name} is a pointer of git-lfs and not the data: git lfs pull fetches it")
+            raise DataError(
+                told("{name} is a pointer of git-lfs, not the data: git lfs pull downloads it", name=name)
+            )
     return _OPENERS[path.suffix.lower()](path, name)
 
 
@@ -160,12 +171,23 @@ def _builder_of(files: Mapping[str, list[str]]) -> str:
     suffix = suffix_of(names[0])
     kinds = sorted({suffix_of(name) for name in names})
     if len(kinds) > 1:
-        raise DataError(f"files of the kinds {', '.join(kinds)} cannot be read together: {path}, ...")
+        raise DataError(
+            told(
+                "files of different kinds ({kinds}) cannot be read together: {path}, ...",
+                path=path,
+                kinds=", ".join(kinds),
+            )
+        )
     formats = {s: name for name, suffixes in FORMATS.items() for s in suffixes} | LEFT_TO_DATASETS
     if suffix not in formats:
         raise DataError(
-            f"{path}: data files may be {', '.join(sorted(formats))}; give the format by its name otherwise, "
-            f"such as load_dataset(path='json', data_files='{path.name}')"
+            told(
+                "{path}: data files may be {endings}; for others give the format by name, such as "
+                "load_dataset(path='json', data_files='{name}')",
+                path=path,
+                name=path.name,
+                endings=", ".join(sorted(formats)),
+            )
         )
     return formats[suffix]
 
@@ -183,16 +205,22 @@ def _load_with_datasets(
 
     cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if not (data_files or os.path.exists(path) or cached.is_dir() or hub.is_reachable()):
-        raise NotFoundError(_NOT_HERE.format(path))
+        raise NotFoundError(told(_NOT_HERE, path=path))
     try:
         return datasets.load_dataset(
             path, name=name, data_dir=data_dir, data_files=data_files, split=split, **options
         )
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
+        raise NotFoundError(
+            told(
+                "there is no data set {path!r}, neither here nor on the hub: {error}", path=path, error=error
+            )
+        ) from error
     except ConnectionError as error:
-        raise NotFoundError(f"{_NOT_HERE.format(path)} ({error})") from error
+        raise NotFoundError(f"{told(_NOT_HERE, path=path)} ({error})") from error
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path!r} cannot be read: {error}") from error
+        raise NotFoundError(told("{path!r} cannot be read: {error}", path=path, error=error)) from error
     except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error
+        raise DataError(
+            told("{path!r} cannot be read: {error}", path=path, error=error.__cause__ or error)
+        ) from error

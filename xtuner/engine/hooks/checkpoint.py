@@ -45,7 +45,7 @@ class CheckpointHook(Hook):
         save_async: bool = False,
     ):
         if rule is not None and rule not in RULES:
-            raise ConfigError(f"CheckpointHook.rule is {rule!r}; use 'less' or 'greater'")
+            raise ConfigError(told("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule))
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -53,7 +53,7 @@ class CheckpointHook(Hook):
         self.save_last = save_last
         self.out_dir = out_dir
         self.save_best = save_best
-        self.is_better = RULES[rule or "less"]
+        self.rule = rule
         self._best_value: float | None = None
         self._writer = BackgroundWriter() if save_async else None
 
@@ -69,14 +69,21 @@ class CheckpointHook(Hook):
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:
             raise ConfigError(
-                "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
-                "val_dataloader = dict(held_out=0.05)"
+                told(
+                    "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
+                    "val_dataloader = dict(held_out=0.05)"
+                )
             )
         names = runner.val_loop.metric_names
         if self.save_best != "auto" and self.save_best not in names:
             raise ConfigError(
-                f"default_hooks.checkpoint.save_best is {self.save_best!r}, which validation does not "
-                f"measure.{did_you_mean(str(self.save_best), names)} It measures {', '.join(names)}"
+                told(
+                    "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not "
+                    "measure.{hint} It measures {names}",
+                    save_best=self.save_best,
+                    hint=did_you_mean(str(self.save_best), names),
+                    names=", ".join(names),
+                )
             )
 
     def saves_at(self, runner) -> bool:
@@ -107,13 +114,17 @@ class CheckpointHook(Hook):
         name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
         value = metrics[name]
         best = self._best_value
-        if math.isnan(value) or not (best is None or self.is_better(value, best)):
+        if math.isnan(value) or not (best is None or self._is_better(runner, name, value, best)):
             return
         number, unit = self._count(runner)
         said = told("Saving the best checkpoint: %s is %.4f, after %d %s")
         logger.info(said, name, value, number, told(unit))
         self._best_value = value
         self._save_best(runner, name)
+
+    def _is_better(self, runner, name: str, value: float, best: float) -> bool:
+        by_model = "greater" if name in runner.model.better_if_larger else "less"
+        return RULES[self.rule or by_model](value, best)
 
     def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["best_value"] = self._best_value
@@ -124,10 +135,11 @@ class CheckpointHook(Hook):
     def after_run(self, runner) -> None:
         self.finish()
 
-    def save_iter(self, runner) -> None:
-        """Save the iteration that is ending, whether or not its turn has come."""
-        logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
-        self._save(runner, f"iter_{runner.iter + 1}.pth")
+    def before_stop(self, runner) -> None:
+        if not self.saves_at(runner):
+            logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
+            self._save(runner, f"iter_{runner.iter + 1}.pth")
+        self.finish()
 
     def finish(self) -> None:
         """Return when all that was to be written is; raises what went wrong."""

@@ -20,7 +20,12 @@ def beginning(text: str, num_tokens: int) -> str:
     head = "\n".join(lines[:MAX_LINES])[:MAX_CHARACTERS]
     if head == text:
         return text
-    return f"{head}\n... (of {num_tokens} tokens in {len(lines)} lines; xtuner log-dataset CONFIG shows all)"
+    more = told(
+        "... (of {tokens} tokens in {lines} lines; xtuner log-dataset CONFIG shows all)",
+        tokens=num_tokens,
+        lines=len(lines),
+    )
+    return f"{head}\n{more}"
 
 
 class DatasetInfoHook(Hook):

@@ -58,7 +58,7 @@ class EvaluateChatHook(Hook):
     ):
         if evaluation_images is not None or image_processor is not None:
             raise ConfigError(
-                "EvaluateChatHook: evaluation_images are not available in this version; remove them"
+                told("EvaluateChatHook: evaluation_images are not available in this version; remove them")
             )
         self.tokenizer = tokenizer
         self.inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else list(evaluation_inputs)
@@ -155,7 +155,12 @@ def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _GENERATION_KWARGS:
             hint, known = did_you_mean(name, _GENERATION_KWARGS), ", ".join(_GENERATION_KWARGS)
             raise ConfigError(
-                f"EvaluateChatHook: {name!r} in generation_kwargs is not known here.{hint} Known: {known}"
+                told(
+                    "EvaluateChatHook: generation_kwargs has an unknown name {name!r}.{hint} Known: {known}",
+                    name=name,
+                    hint=hint,
+                    known=known,
+                )
             )
     return dict(kwargs)
 

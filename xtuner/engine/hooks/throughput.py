@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from xtuner.engine.hooks.hook import Hook
@@ -23,6 +24,7 @@ from xtuner.estimate.shape import read_shape
 from xtuner.estimate.speed import card_rate, flops_per_token
 from xtuner.language import told
 from xtuner.log import logger
+from xtuner.model.packed import boundaries_of
 from xtuner.model.recompute import recomputes
 from xtuner.utils.constants import IGNORE_INDEX
 
@@ -87,7 +89,7 @@ class ThroughputHook(Hook):
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         data = data_batch["data"]
-        lengths = sample_lengths(data)
+        lengths = np.diff(boundaries_of(data)).tolist()
         passed *= runner.world.sequence_size
         trained = int((data["labels"] != IGNORE_INDEX).sum()) if "labels" in data else 0
         full = runner.forecast.training.tokens if runner.forecast else data["input_ids"].numel()
@@ -122,13 +124,3 @@ def peak_rate(device: torch.device, optim_wrapper: Any) -> float | None:
         a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * 768**3 / min(seconds)
-
-
-def sample_lengths(data: dict[str, Any]) -> list[int]:
-    """The length of every sample in a batch, those inside packs one by one, in tokens without padding."""
-    if data.get("cumulative_len") is not None:
-        return [int(n) for borders in data["cumulative_len"] for n in borders.diff()]
-    if data.get("attention_mask") is not None:
-        return data["attention_mask"].sum(1).tolist()
-    rows, length = data["input_ids"].shape
-    return [length] * rows

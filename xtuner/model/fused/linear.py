@@ -127,6 +127,8 @@ def in_one_dtype(*inputs: Tensor) -> tuple[Tensor, ...]:
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
+    if kind == "meta":  # which torch has no autocast for
+        return x.dtype
     lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 

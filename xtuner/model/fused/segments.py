@@ -120,7 +120,7 @@ class _PackedCausal(torch.autograd.Function):
         return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None, None
 
 
-def packed_causal(query: Tensor, key: Tensor, value: Tensor, borders: list[int], scale: float) -> Tensor:
+def packed_causal(query: Tensor, key: Tensor, value: Tensor, borders: Sequence[int], scale: float) -> Tensor:
     """`[1, N, H, D]`: each sample of `query [1, H, N, D]` attends to itself; `key` may have fewer heads."""
     out = _PackedCausal.apply(query[0], key[0], value[0], borders, scale)
     return out.transpose(0, 1)[None].contiguous()  # some families take a view of it

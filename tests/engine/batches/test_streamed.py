@@ -13,10 +13,10 @@ import torch
 from xtuner import cli
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
-from xtuner.engine.stream import StreamBatches
+from xtuner.engine.batches.streamed import StreamBatches
 from xtuner.errors import CheckpointError
 
-CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
+CONFIG = Path(__file__).parents[2] / "data" / "bad_input" / "config.py"
 STREAM = ["train_dataloader.dataset.streaming=True", "train_dataloader.dataset.buffer_size=5"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

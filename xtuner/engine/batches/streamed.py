@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from xtuner.dataset.items.streamed import Stream
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import told
 from xtuner.log import logger, say_once
 
 FOREVER = 10**9
@@ -62,8 +63,12 @@ class StreamBatches:
         saved = len(position["readers"])
         if saved != self._num_workers:
             raise CheckpointError(
-                f"the checkpoint was saved with {saved} worker(s) per process reading the stream, and this "
-                f"run has {self._num_workers}: set train_dataloader.num_workers as it was"
+                told(
+                    "the checkpoint was saved with {saved} worker(s) per process reading the stream, "
+                    "and this run has {here}: set train_dataloader.num_workers as it was",
+                    saved=saved,
+                    here=self._num_workers,
+                )
             )
         self._turn, self._positions = position["turn"], [list(numbers) for numbers in position["readers"]]
 
@@ -139,26 +144,37 @@ def check_stream_config(cfg: Mapping[str, Any]) -> None:
     faults = []
     if (epochs := cfg["train_cfg"].get("max_epochs")) is not None:
         faults.append(
-            f"train_cfg.max_epochs is {epochs}, and {_UNKNOWN}: "
-            "give train_cfg = dict(type=TrainLoop, max_iters=...) instead"
+            told(
+                "train_cfg.max_epochs is {epochs}, and {why}: give train_cfg = dict(type=TrainLoop, "
+                "max_iters=...) instead",
+                epochs=epochs,
+                why=told(_UNKNOWN),
+            )
         )
     schedules = cfg.get("param_scheduler") or []
     for number, one in enumerate(schedules if isinstance(schedules, list) else [schedules]):
         if isinstance(one, Mapping) and one.get("by_epoch", True):
             faults.append(
-                f"param_scheduler.{number} counts epochs, and {_UNKNOWN}: "
-                "set by_epoch = False, and begin and end in iterations"
+                told(
+                    "param_scheduler.{number} counts epochs, and {why}: set by_epoch = False, and begin and "
+                    "end in iterations",
+                    number=number,
+                    why=told(_UNKNOWN),
+                )
             )
     saving = (cfg.get("default_hooks") or {}).get("checkpoint")
     if isinstance(saving, Mapping) and saving.get("by_epoch", True) and saving.get("interval", -1) > 0:
         faults.append(
-            f"default_hooks.checkpoint counts epochs, and {_UNKNOWN}: "
-            "set by_epoch = False, and interval in iterations"
+            told(
+                "default_hooks.checkpoint counts epochs, and {why}: set by_epoch = False, and interval in "
+                "iterations",
+                why=told(_UNKNOWN),
+            )
         )
     if faults:
         raise ConfigError(*faults)
     say_once(
-        "streaming: rows are shuffled inside the buffer of process_hf_dataset; train_dataloader.sampler, "
-        "batch_sampler and drop_last are not used",
+        "streaming: rows are shuffled in the buffer of process_hf_dataset; "
+        "train_dataloader.sampler, batch_sampler and drop_last are not used",
         logging.INFO,
     )
