@@ -17,7 +17,7 @@ from xtuner.convert.names import Names, empty_model
 from xtuner.convert.pth_to_hf import pth_to_hf
 from xtuner.convert.safetensors_stream import SafetensorsFile
 from xtuner.convert.weights import Weights
-from xtuner.engine.surroundings import adapter_files
+from xtuner.engine.environment import adapter_files
 from xtuner.errors import ModelError
 from xtuner.model import SupervisedFinetune
 from xtuner.model.loading import load_for_chat

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.checkpoint import find_fault, find_whole, load_checkpoint, save_checkpoint
-from xtuner.engine.saving import BackgroundWriter, Snapshots
+from xtuner.engine.checkpoints.background import BackgroundWriter, Snapshots
+from xtuner.engine.checkpoints.files import find_fault, find_whole, load_checkpoint, save_checkpoint
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 SOAK = Path(__file__).parents[1] / "soak"
@@ -221,11 +221,12 @@ def test_checkpoints_written_in_the_background_are_the_same(toy_config, tmp_path
 
 def test_an_update_waits_until_the_weights_are_copied(toy_config, tmp_path, monkeypatch):
     """However slow the copy is, it holds the weights of its iteration."""
-    import xtuner.engine.saving as saving
 
     train(toy_config(dropout=0.2, keep=-1), tmp_path / "a")
-    take = saving.Snapshots.take
-    monkeypatch.setattr(saving.Snapshots, "take", lambda self, state: (time.sleep(0.1), take(self, state))[1])
+    take = background.Snapshots.take
+    monkeypatch.setattr(
+        background.Snapshots, "take", lambda self, state: (time.sleep(0.1), take(self, state))[1]
+    )
     options = {"default_hooks.checkpoint.save_async": True, "dropout": 0.2, "keep": -1}
     train(toy_config(**options), tmp_path / "b")
     for path in (tmp_path / "a").glob("*.pth"):

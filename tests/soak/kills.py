@@ -28,7 +28,7 @@ from toys import WIDTH
 from xtuner.checkpoint_paths import by_age
 from xtuner.config import parse_config
 from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.checkpoint import find_fault, load_checkpoint
+from xtuner.engine.checkpoints.files import find_fault, load_checkpoint
 
 ITERS = 24
 TEXT = f"""

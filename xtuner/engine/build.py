@@ -30,7 +30,6 @@ from xtuner.config.schema import BUILT, passed_on
 from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.samplers import DefaultSampler
-from xtuner.engine import checkpoint as ckpt
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend, make_backend
 from xtuner.engine.batches.held_out import data_of_training, data_of_validation
@@ -38,13 +37,14 @@ from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
 from xtuner.engine.batches.validation import ValBatches
+from xtuner.engine.checkpoints import files as ckpt
+from xtuner.engine.environment import describe_changes, describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_rng_state, set_seed
 from xtuner.engine.run import Position, Run
 from xtuner.engine.runner import TrainLoop
-from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValLoop
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import CheckpointError, ConfigError

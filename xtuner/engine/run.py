@@ -17,11 +17,11 @@ from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
-from xtuner.engine.heap import keep_freed_memory
+from xtuner.engine.environment import adapter_files, describe_environment, model_files
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
+from xtuner.engine.malloc import keep_freed_memory
 from xtuner.engine.randomness import get_rng_state
-from xtuner.engine.surroundings import adapter_files, describe_environment, model_files
 from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.language import translate

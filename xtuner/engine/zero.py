@@ -20,7 +20,7 @@ import torch.distributed as torch_dist
 
 from xtuner import dist
 from xtuner.engine.backend import Backend
-from xtuner.engine.checkpoint import OPTIMIZER_FILES
+from xtuner.engine.checkpoints.files import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate

@@ -17,7 +17,7 @@ from xtuner.config import Builder, Config, check_names
 from xtuner.config.schema import BUILT, passed_on
 from xtuner.engine import build
 from xtuner.engine.backend import make_backend
-from xtuner.engine.checkpoint import load_checkpoint
+from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.randomness import set_seed
 from xtuner.engine.run import Run
 from xtuner.errors import ConfigError

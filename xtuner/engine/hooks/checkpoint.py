@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xtuner.engine.checkpoint import clear_unfinished, remove_checkpoint, save_checkpoint
+from xtuner.engine.checkpoints.background import BackgroundWriter
+from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
 from xtuner.engine.hooks.hook import Hook
-from xtuner.engine.saving import BackgroundWriter
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 from xtuner.locks import writing

@@ -1,4 +1,4 @@
-"""What a run says about its machine and weights, and the small files of its model that it keeps."""
+"""Environment report, parameter counts, and the config and tokenizer files stored in a checkpoint."""
 
 from __future__ import annotations
 
