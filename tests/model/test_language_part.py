@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 from tests import seeing
 from xtuner.errors import ConfigError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model.attention import packed_batch
 from xtuner.model.isolation import Isolation
 from xtuner.model.language_part import freeze_the_rest, language_part
 from xtuner.model.loading import load_llm
 from xtuner.model.lora import apply_lora
+from xtuner.model.packed import packed_inputs
 
 BOUNDARIES = [0, 10, 17, 24]
 FAMILIES = list(seeing.FAMILIES)
