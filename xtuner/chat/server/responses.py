@@ -332,14 +332,14 @@ class OpenAIWriter:
 
     def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any]:
         if self.job.is_chat:
-            tokens = [
+            entries = [
                 {
                     **self._token(info.token, info.logprob),
                     "top_logprobs": [self._token(token, value) for token, value in info.top],
                 }
                 for info in tokens
             ]
-            return {"content": tokens}
+            return {"content": entries}
         texts = [self._text(info.token) for info in tokens]
         return {
             "tokens": texts,
