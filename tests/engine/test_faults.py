@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
 from xtuner.engine.checkpoints.background import BackgroundWriter, Snapshots
 from xtuner.engine.checkpoints.files import find_fault, find_whole, load_checkpoint, save_checkpoint
+from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 SOAK = Path(__file__).parents[1] / "soak"

@@ -13,8 +13,9 @@ import xtuner.engine
 from xtuner.config import Builder
 from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.engine import build
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
 from xtuner.engine.hooks.hook import MOMENTS, Hook
+from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 

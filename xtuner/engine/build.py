@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import torch
 
 from xtuner import dist
 from xtuner.blocks import as_recompute
-from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.folders import check_folder, named_folders
@@ -30,45 +27,31 @@ from xtuner.config.schema import BUILT, passed_on
 from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.samplers import DefaultSampler
-from xtuner.engine import schedule
+from xtuner.engine import resume, schedule
 from xtuner.engine.backend import Backend, make_backend
 from xtuner.engine.batches.held_out import data_of_training, data_of_validation
 from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
 from xtuner.engine.batches.validation import ValBatches
-from xtuner.engine.checkpoints import files as ckpt
-from xtuner.engine.environment import describe_changes, describe_weights
+from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import parameter_groups, with_fastest_kernel
-from xtuner.engine.randomness import set_rng_state, set_seed
-from xtuner.engine.run import Position, Run
+from xtuner.engine.randomness import set_seed
+from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.runner import TrainLoop
 from xtuner.engine.validation import ValLoop
 from xtuner.engine.visual import Visualizer
-from xtuner.errors import CheckpointError, ConfigError
+from xtuner.errors import ConfigError
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.forecast import Forecast
 from xtuner.language import translate
 from xtuner.locks import writing
-from xtuner.log import logger, say_once
+from xtuner.log import say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
 from xtuner.model.recompute import free_memory
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line says about a run, beside its config."""
-
-    work_dir: str | None = None
-    resume: str | bool = False  # True: from the newest checkpoint
-    seed: int | None = None
-    fsdp: bool = False
-    deepspeed: Mapping[str, Any] | None = None  # what its file says
-    forecast: Forecast | None = None  # what the run is expected to need
 
 
 def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
@@ -93,8 +76,8 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
 
 def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
     """The same in a work dir that nobody else writes in."""
-    source = find_resume(cfg, options, work_dir) if world.is_first else None
-    seed = world.share(lambda: choose_seed(cfg, options, source))
+    source = resume.find_source(cfg, options, work_dir) if world.is_first else None
+    seed = world.share(lambda: resume.choose_seed(cfg, options, source))
     timestamp = world.share(lambda: free_timestamp(work_dir))
     deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
     set_seed(seed, deterministic)
@@ -114,7 +97,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
     run.hooks = build_hooks(run)
-    restore(run, source)
+    resume.restore(run, source)
     return run
 
 
@@ -144,42 +127,6 @@ def free_timestamp(work_dir: Path) -> str:
                     error=error.strerror,
                 )
             ) from error
-
-
-def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from, `None` for a new run."""
-    asked = options.resume or cfg.get("resume")
-    if not asked:
-        if cfg.get("load_from"):
-            ckpt.load_checkpoint(cfg.load_from)  # a wrong path is reported before the model is loaded
-        if last := find_last(work_dir):
-            logger.warning(
-                translate(
-                    "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of "
-                    "the same name are overwritten (--resume goes on from it)"
-                ),
-                last,
-            )
-        return None
-    path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
-    logger.info(translate("Resuming from %s"), path)
-    source = ckpt.load_checkpoint(path, check=True)
-    if "resume" not in source:
-        raise CheckpointError(
-            translate(
-                "{path} was saved without optimizer state; start from its weights with load_from", path=path
-            )
-        )
-    source["path"] = str(path)
-    return source
-
-
-def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None) -> int:
-    """The seed of a resumed run, of the command line, of the config, or a new one."""
-    if source is not None:
-        return source["meta"]["seed"]
-    asked = options.seed if options.seed is not None else cfg.get("randomness", {}).get("seed")
-    return random.SystemRandom().randrange(2**31) if asked is None else asked
 
 
 def build_batches(run: Run) -> BatchSource:
@@ -435,97 +382,3 @@ def build_hooks(run: Run) -> list[Any]:
             cfg = {k: v for k, v in cfg.items() if k != "priority"}
         hooks.append((run.builder.build(cfg, path), priority))
     return sort_hooks(hooks)
-
-
-def restore(run: Run, source: dict[str, Any] | None) -> None:
-    """Put the run where its checkpoint left it, or give it the weights of `load_from`; rank 0 reads."""
-    path = run.cfg.get("load_from")
-    run.position = Position(0, run.train_dataloader.position())
-    if not run.world.spread(source is not None):
-        if path and not run.cfg.get("resume"):
-            first = run.world.is_first
-            run.backend.load_model(ckpt.load_checkpoint(path, check=True)["state_dict"] if first else None)
-            logger.info(translate("Loaded the weights of %s"), path)
-        return
-    small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
-    small = run.world.spread(small)
-    _check_same_data(run, small)
-    if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
-        logger.warning(
-            translate("The config is not the one that %s was saved with:\n%s"), small["path"], changes
-        )
-    _go_on_in_stream(run, small)
-    run.call_hooks("after_load_checkpoint", checkpoint=source or small)
-    run.backend.load_model(source["state_dict"] if source else None)
-    run.backend.load_optimizer(run.optim_wrapper, source["optimizer"] if source else None)
-    resume = small["resume"]
-    run.num_skipped_updates = resume["num_skipped_updates"]
-    run.update_losses.extend(resume.get("update_losses", ()))
-    path = Path(small["path"]).resolve()
-    others = [p for p in resume["kept_checkpoints"] if Path(p).resolve() != path]
-    run.kept_checkpoints = [*others, small["path"]]
-    run.iter = _resumed_iter(run, resume)
-    run.position = Position(run.iter, run.train_dataloader.position())
-    saved_at = small["meta"]["iter"]
-    again = translate(", within an update, which begins again") if run.iter < saved_at else ""
-    logger.info(
-        translate("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
-    )
-    if run.iter >= run.max_iters:
-        logger.warning(
-            translate("The run was finished: nothing is left to train. Raise train_cfg to train longer")
-        )
-
-
-def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
-    if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
-        return
-    what = translate(
-        "{path} was trained on other data or data settings than this config has", path=saved["path"]
-    )
-    if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
-        raise CheckpointError(
-            translate(
-                "{what}, so its position in them means nothing: restore them, start from its weights "
-                "with load_from, or set resume_on_other_data = True to continue at the same iteration "
-                "of these",
-                what=what,
-            )
-        )
-    logger.warning(translate("%s: the run goes on at the same iteration of these"), what)
-
-
-def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
-    """Continue at each process's position in streamed data."""
-    if not isinstance(run.train_dataloader, StreamBatches):
-        return
-    positions = saved["data"]["positions"]
-    if len(positions) != run.world.size:
-        raise CheckpointError(
-            translate(
-                "{path} was saved by {count} process(es), each with its own position in the streamed "
-                "data, and this run has {here}: start as many",
-                count=len(positions),
-                path=saved["path"],
-                here=run.world.size,
-            )
-        )
-    run.train_dataloader.go_on_from(positions[run.world.rank])
-
-
-def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
-    """The iteration to do next; its random state is set where as many processes train as before."""
-    states = resume.get("rng_of_ranks") or [resume["rng"]]
-    if len(states) == run.world.size:
-        set_rng_state(states[run.world.rank])
-    before, now = resume.get("data_size", 1), run.world.data_size
-    if before == now:
-        return resume["iter"]
-    # Together the processes read the same items in the same order, however many they are.
-    there = resume["iter"] * before // now
-    logger.warning(
-        translate("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has "
-        "%.3g times the items, and dropout draws other numbers"),
-        before, now, resume["iter"], there, now / before,
-    )  # fmt: skip
-    return there

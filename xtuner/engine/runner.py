@@ -21,7 +21,8 @@ import torch
 
 from xtuner.engine.backend import to_device
 from xtuner.engine.batches.source import BatchSource
-from xtuner.engine.run import Position, Run
+from xtuner.engine.resume import Position
+from xtuner.engine.run import Run
 from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError

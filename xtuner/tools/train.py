@@ -115,8 +115,9 @@ def main(argv: list[str] | None = None) -> int:
         logger.warning("%s", warning.message)
     if adapter:
         logger.info(translate("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
-    from xtuner.engine.build import RunOptions, build_run
+    from xtuner.engine.build import build_run
     from xtuner.engine.memory import explaining_out_of_memory
+    from xtuner.engine.run import RunOptions
 
     options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, zero, found.forecast)
     with explaining_out_of_memory(found.forecast):

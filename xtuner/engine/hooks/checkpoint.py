@@ -11,6 +11,7 @@ from typing import Any
 from xtuner.engine.checkpoints.background import BackgroundWriter
 from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
 from xtuner.engine.hooks.hook import Hook
+from xtuner.engine.resume import state_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 from xtuner.locks import writing
@@ -183,7 +184,7 @@ class CheckpointHook(Hook):
         self._write(runner, state, functools.partial(_write_best, path, stem))
 
     def _state(self, runner, with_optimizer: bool) -> dict[str, Any]:
-        state = runner.state(with_optimizer)
+        state = state_of(runner, with_optimizer)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         return state
 

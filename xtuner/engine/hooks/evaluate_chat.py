@@ -9,7 +9,6 @@ from typing import Any
 
 from xtuner.chat.session import make_session
 from xtuner.dataset.map_fns import find_template
-from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError, XTunerError, did_you_mean
 from xtuner.generation.generate import SAMPLING, answer, make_request
@@ -83,7 +82,7 @@ class EvaluateChatHook(Hook):
         self._sample(runner, TOKENS_BEFORE_TRAINING)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
-        saved = any(isinstance(h, CheckpointHook) and h.saves_at(runner) for h in runner.hooks)
+        saved = runner.saves_at()
         if not (saved or self.every_n_train_iters(runner, self.every_n_iters or 0)):
             return
         logger.info("after_train_iter in EvaluateChatHook.")
