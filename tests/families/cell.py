@@ -156,7 +156,7 @@ class Cell:
         with self.outcome.step("train"):
             words = [self.config, "--work-dir", self.work, "--seed", 0]
             command("train", *words, "--cfg-options", *OPTIONS, *RECOMPUTE[self.precision])
-        self.outcome.packed = not any("mix packed samples" in message for message in log._said)
+        self.outcome.packed = not any("mix packed samples" in str(key) for key in log._said)
         return runs[-1] if runs else None
 
     def check_loss(self, run: Any) -> None:
