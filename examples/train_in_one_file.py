@@ -21,7 +21,7 @@ from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.model import SupervisedFinetune
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
 
 

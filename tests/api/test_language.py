@@ -222,5 +222,20 @@ def test_errors_and_log_lines_are_translated():
     assert found == []
 
 
+# Of argparse itself, and texts that are put together of others.
+FROM_ELSEWHERE = {"positional arguments", "options", "optional arguments", "show this help message and exit"}
+FROM_ELSEWHERE |= {"of the papers (cs.AI cs.CL cs.CV)", "of the last update (2020-01-01)"}
+
+
+def test_no_translation_is_left_of_a_text_that_is_gone():
+    """Each English text of the tables is still in the program."""
+    root = Path(language.__file__).parent
+    files = [path for path in root.rglob("*.py") if path.parent.name != "chinese"]
+    nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    here = {" ".join(text.split()) for text in (*texts, *tables())} | FROM_ELSEWHERE
+    assert {text for text in CHINESE if " ".join(text.split()) not in here} == set()
+
+
 def test_every_translated_text_has_its_chinese():
     assert {text for text in (*literals(), *tables()) if text not in CHINESE} == set()

@@ -64,6 +64,32 @@ def imports(path):
                 yield own, parts[1]
 
 
+def loaded_by(path):
+    """The modules that importing the module at `path` loads: imports outside of functions and of typing."""
+    pending = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "xtuner":
+            yield from ({f"{node.module}.{a.name}" for a in node.names} | {node.module})
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef):
+            pending += [inner for inner in ast.iter_child_nodes(node) if isinstance(inner, ast.stmt)]
+
+
+def test_no_module_imports_itself_through_others():
+    """Leaves are taken off until none is left; what stays is a circle."""
+    paths = {
+        ".".join(("xtuner", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in ROOT.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    graph = {name: set(loaded_by(path)) & set(paths) for name, path in paths.items()}
+    while leaves := {name for name, others in graph.items() if not others}:
+        graph = {name: others - leaves for name, others in graph.items() if name not in leaves}
+    assert graph == {}
+
+
 def test_a_package_imports_lower_layers_only():
     wrong = set()
     for path in ROOT.rglob("*.py"):

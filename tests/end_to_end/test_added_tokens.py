@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from xtuner import cli, log
 from xtuner.chat.terminal import PROMPT
 from xtuner.errors import ModelError
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 
 CHATS = [{"instruction": f"<call> {i}", "output": f"<answer> {i} <answer>"} for i in range(8)]
 SHORT = ("--max-new-tokens", 8, "--torch-dtype", "fp32", "--temperature", 0, "--prompt-template", "default")

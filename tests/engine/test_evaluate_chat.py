@@ -33,7 +33,7 @@ def make_run(llama, tmp_path):
             log_dir=tmp_path,
             model=SimpleNamespace(llm=llama),
             train_loop=SimpleNamespace(stop_asked=stop_asked),
-            world=SimpleNamespace(size=size, largest=largest, is_first=True),
+            world=SimpleNamespace(size=size, all_reduce_max=largest, is_first=True),
             optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext),
             backend=SimpleNamespace(gathers_weights=gathers, sample=lambda make: make()),
             visualizer=SimpleNamespace(add_text=lambda *_: None),

@@ -32,6 +32,6 @@ def test_recomputation_is_chosen_for_the_device_of_the_run(monkeypatch, estimate
         cfg=Config(model=Config(type=SupervisedFinetune)),
         device=torch.device(here),
         forecast=types.SimpleNamespace(shape=read_shape(SIZES), training=training, division=ALONE),
-        world=types.SimpleNamespace(share=lambda make: make()),
+        world=types.SimpleNamespace(broadcast_via_store=lambda make: make()),
     )
     assert build.with_recompute(run)["use_activation_checkpointing"] == way

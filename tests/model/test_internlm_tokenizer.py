@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xtuner.errors import ModelError
 from xtuner.model.internlm_tokenizer import InternLM2Tokenizer, InternLMTokenizer, backend_from_sentencepiece
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 
 SYMBOLS = ["<eoh>", "<eoa>", "<eo", "    ", "[UNUSED_TOKEN_1]"]
 SPECS = {

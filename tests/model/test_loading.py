@@ -9,7 +9,8 @@ from xtuner.config import Ref
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.model import SupervisedFinetune, loading
 from xtuner.model.internlm2 import InternLM2ForCausalLM
-from xtuner.model.loading import compute_dtype, extend_context, load_for_chat, load_llm, load_tokenizer
+from xtuner.model.loading import compute_dtype, extend_context, load_for_chat, load_llm
+from xtuner.model.tokenizer import load_tokenizer
 
 
 def llm_cfg(folder, **changes):

@@ -23,9 +23,6 @@ ENGINE = {
     "{data}.dataset: validation data must end; leave out streaming = True": (
         "{data}.dataset：验证数据必须有结尾；请去掉 streaming = True"
     ),
-    "train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)": (
-        "train_dataloader 没有 sampler：请加上 sampler=dict(type=DefaultSampler, shuffle=True)"
-    ),
     "{path} is {kind}, which gives every process all items: use DefaultSampler, or a class that takes "
     "rank and world_size": (
         "{path} 为 {kind}，它给每个进程全部条目：请用 DefaultSampler，或接受 rank 和 world_size 的类"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 MODEL = {
+    "sequence_parallel_size: {kind} cannot train on parts of a sequence: set it to 1": (
+        "sequence_parallel_size：{kind} 不能只用序列的一部分训练，请设为 1"
+    ),
     "added_tokens_decoder in tokenizer_config.json gives {token!r} the id {token_id}, and the "
     "vocabulary gives it {own_id}": (
         "tokenizer_config.json 的 added_tokens_decoder 中 {token!r} 的 id 为 {token_id}，而词表中为 {own_id}"

@@ -34,7 +34,8 @@ from xtuner.families import FAMILIES, family_of
 from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
-from xtuner.model.loading import load_config, load_tokenizer
+from xtuner.model.loading import load_config
+from xtuner.model.tokenizer import load_tokenizer
 
 # Settings without which the logits stay the same.
 _NO_MATTER = {

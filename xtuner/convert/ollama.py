@@ -16,7 +16,7 @@ from xtuner.convert.folders import model_folder
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.log import logger
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import fill_placeholders, is_tokenizers_own, render_prompt
 

@@ -21,7 +21,7 @@ from xtuner.dataset.encoding.conversations import begin_ids, encode_conversation
 from xtuner.dataset.map_fns.template import template_map_fn
 from xtuner.errors import ModelError
 from xtuner.log import logger
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import has_tokenizer
 from xtuner.utils.templates import fill_placeholders, is_tokenizers_own
 

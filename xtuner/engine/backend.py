@@ -28,7 +28,7 @@ from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
 from xtuner.model.train_module import TrainModule
-from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
+from xtuner.parallel.tensors import broadcast_tensor, consolidated, map_tensors, set_aside, shapes, take_parts
 from xtuner.parallel.world import World
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class Backend:
             raise CheckpointError(translate("The checkpoint does not fit the model"))
         given = state or {}
         self.model.load_state_dict(
-            {n: spread_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
+            {n: broadcast_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
         )
 
     def load_optimizer(self, optim_wrapper: OptimWrapper, state: Mapping[str, Any] | None) -> None:
@@ -128,7 +128,7 @@ class Backend:
         for number, slots in found["optimizer"]["state"].items():
             for name, shape in slots.items():
                 if hasattr(shape, "shape"):
-                    slots[name] = spread_tensor(next(given, None), shape, params[number], self.world)
+                    slots[name] = broadcast_tensor(next(given, None), shape, params[number], self.world)
         assert next(given, None) is None, "a tensor of the optimiser stands outside its state"
         optim_wrapper.load_state_dict(found)
 

@@ -49,8 +49,9 @@ from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import say_once
 from xtuner.model.compiled import compile_layers
-from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
+from xtuner.model.loading import compute_dtype, register_families
 from xtuner.model.recompute import free_memory
+from xtuner.model.tokenizer import tell_of_tokenizer_code
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
@@ -77,8 +78,8 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
 def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
     """The same in a work dir that nobody else writes in."""
     source = resume.find_source(cfg, options, work_dir) if world.is_first else None
-    seed = world.share(lambda: resume.choose_seed(cfg, options, source))
-    timestamp = world.share(lambda: free_timestamp(work_dir))
+    seed = world.broadcast_via_store(lambda: resume.choose_seed(cfg, options, source))
+    timestamp = world.broadcast_via_store(lambda: free_timestamp(work_dir))
     deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
     set_seed(seed, deterministic)
     backend = build_backend(cfg, options, world)
@@ -137,7 +138,7 @@ def build_batches(run: Run) -> BatchSource:
     register_families()
     del cfg["dataset"]
     dataset_cfg = data_of_training(run.cfg)
-    dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
+    dataset = run.world.local_rank_0_first(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
     if isinstance(dataset, Stream):
         return build_stream_batches(run, cfg, dataset)
     sampler = build_sampler(run, cfg.pop("sampler", None), dataset)
@@ -169,7 +170,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
             names=", ".join(sorted(unused)),
         )
     dataset_cfg = data_of_validation(run.cfg, data)
-    dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
+    dataset = run.world.local_rank_0_first(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
         raise ConfigError(
             translate("{data}.dataset: validation data must end; leave out streaming = True", data=data)
@@ -230,7 +231,7 @@ def connect(run: Run) -> None:
     asked = run.cfg.get("env_cfg", {}).get("dist_cfg") or {}
     run.world.connect(asked.get("backend"), asked.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
     run.world.connect_sequences()
-    lengths = run.world.gather(len(run.train_dataloader))
+    lengths = run.world.all_gather(len(run.train_dataloader))
     if len(set(lengths)) > 1:
         raise ConfigError(
             translate(
@@ -289,7 +290,7 @@ def with_recompute(run: Run) -> Any:
         # The estimate asks nvidia-smi, which a container may lack and ROCm does not have.
         training = replace(found.training, device=kind)
         own = choose_recompute(found.shape, training, free_memory(run.device), found.division)
-    way = run.world.share(lambda: own)
+    way = run.world.broadcast_via_store(lambda: own)
     return {**cfg, name: way} if name in takes else cfg
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from xtuner import __version__
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Config
-from xtuner.engine.batches.streamed import StreamBatches
 from xtuner.engine.checkpoints.files import find_whole, load_checkpoint
 from xtuner.engine.environment import describe_changes
 from xtuner.engine.randomness import get_rng_state, set_rng_state
@@ -63,7 +62,7 @@ def state_of(run: Run, with_optimizer: bool = True) -> dict[str, Any]:
         "data": {"key": getattr(run.train_dataloader.dataset, "key", None)},
     }
     if run.position.data is not None:
-        state["data"]["positions"] = run.world.gather(run.position.data)
+        state["data"]["positions"] = run.world.all_gather(run.position.data)
     if with_optimizer:
         # Between two windows the state of this moment counts: hooks may have drawn numbers too.
         between_windows = run.position.iter == run.iter + 1
@@ -78,7 +77,7 @@ def state_of(run: Run, with_optimizer: bool = True) -> dict[str, Any]:
             "data_size": run.world.data_size,
         }
         if run.world.size > 1:
-            state["resume"]["rng_of_ranks"] = run.world.gather(rng)
+            state["resume"]["rng_of_ranks"] = run.world.all_gather(rng)
     return state
 
 
@@ -122,14 +121,14 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
     """Put the run where its checkpoint left it, or give it the weights of `load_from`; rank 0 reads."""
     path = run.cfg.get("load_from")
     run.position = Position(0, run.train_dataloader.position())
-    if not run.world.spread(source is not None):
+    if not run.world.broadcast(source is not None):
         if path and not run.cfg.get("resume"):
             first = run.world.is_first
             run.backend.load_model(load_checkpoint(path, check=True)["state_dict"] if first else None)
             logger.info(translate("Loaded the weights of %s"), path)
         return
     small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
-    small = run.world.spread(small)
+    small = run.world.broadcast(small)
     _check_same_data(run, small)
     if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
         logger.warning(
@@ -164,7 +163,7 @@ def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
     what = translate(
         "{path} was trained on other data or data settings than this config has", path=saved["path"]
     )
-    if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
+    if not run.cfg.get("resume_on_other_data") or run.position.data is not None:
         raise CheckpointError(
             translate(
                 "{what}, so its position in them means nothing: restore them, start from its weights "
@@ -178,7 +177,7 @@ def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
 
 def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
     """Give each process its position in streamed data."""
-    if not isinstance(run.train_dataloader, StreamBatches):
+    if run.position.data is None:
         return
     positions = saved["data"]["positions"]
     if len(positions) != run.world.size:

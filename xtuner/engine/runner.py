@@ -3,7 +3,7 @@
     iter      0   1   2   3   4   5   6   7      one batch per process
     window   [0   1   2   3] [4   5   6   7]     accumulative_counts batches, one update of the weights
 
-The loss of a window is the mean over its trained tokens, however they are spread over batches and processes.
+The loss of a window is the mean over its trained tokens, however they are divided into batches and processes.
 Weights change only at the end of a window; a checkpoint in the middle of one resumes at its start. An update
 is skipped where its loss or gradient is not finite, or its loss a spike: more than `spike_ratio` times the
 median of those before it.
@@ -100,7 +100,7 @@ class TrainLoop:
 
     def stop_asked(self) -> int:
         """The number of a signal that any process has got, 0 without one; every process must come here."""
-        return self.runner.world.largest(self._stop.number)
+        return self.runner.world.all_reduce_max(self._stop.number)
 
     def _windows(self, start: int) -> Iterator[list[dict[str, Any]]]:
         batches = self.dataloader.start_at(start)
@@ -214,7 +214,9 @@ class TrainLoop:
 
     def _name_rows(self) -> str:
         dataset = self.dataloader.dataset
-        indices = [i for rows in self.runner.world.gather(list(self._rows)) for batch in rows for i in batch]
+        indices = [
+            i for rows in self.runner.world.all_gather(list(self._rows)) for batch in rows for i in batch
+        ]
         places = [translate("item {number}", number=i) for i in indices]
         if hasattr(dataset, "source_places"):
             places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))

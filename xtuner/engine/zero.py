@@ -26,7 +26,7 @@ from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.train_module import TrainModule
-from xtuner.parallel.tensors import shapes, spread_tensor
+from xtuner.parallel.tensors import broadcast_tensor, shapes
 from xtuner.parallel.world import World
 
 # Stands for no clipping: without one DeepSpeed does not say the norm.
@@ -124,7 +124,7 @@ class ZeroBackend(Backend):
             )
         trained = {id(p) for p in self._params}
         for name, shape in found.items():
-            full = spread_tensor((state or {}).get(name), shape, None, self.world)
+            full = broadcast_tensor((state or {}).get(name), shape, None, self.world)
             target = own[name]
             if id(target) in trained:
                 with self._whole(target):
@@ -170,7 +170,7 @@ class ZeroBackend(Backend):
         slots = found[next(iter(found))]
         names = [n for n, shape in slots.items() if len(shape.shape)]
         steps = {
-            n: spread_tensor(given[0][n] if given else None, shape, None, self.world)
+            n: broadcast_tensor(given[0][n] if given else None, shape, None, self.world)
             for n, shape in slots.items()
             if n not in names
         }
@@ -184,7 +184,7 @@ class ZeroBackend(Backend):
         for number, param in enumerate(self._params):
             for name in names:
                 value = given[number][name] if given else None
-                full = spread_tensor(value, found[number][name], None, self.world)
+                full = broadcast_tensor(value, found[number][name], None, self.world)
                 safe_set_full_optimizer_state(param, full.to(param.device), name)
 
 

@@ -33,7 +33,7 @@ def measure(
     """`{"loss", "perplexity"}` of `checkpoint`; also written to `<work_dir>/<timestamp>/<timestamp>.json`."""
     cfg, weights = with_weights(cfg, checkpoint)
     run = build_measurement(cfg, work_dir, world)
-    if run.world.spread(weights is not None):
+    if run.world.broadcast(weights is not None):
         run.backend.load_model(weights if run.world.is_first else None)
     logger.info(translate("Measuring %s"), checkpoint or translate("the base model of the config"))
     log_file = start_file(run.log_dir / f"{run.timestamp}.log") if run.world.is_first else None
@@ -89,7 +89,7 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     world = world or make_world()
     world.split(cfg.get("sequence_parallel_size") or 1)
     folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
-    timestamp = world.share(lambda: build.free_timestamp(folder))
+    timestamp = world.broadcast_via_store(lambda: build.free_timestamp(folder))
     seed = cfg.get("randomness", {}).get("seed") or 0
     set_seed(seed, False)
     backend = make_backend(world, bool(cfg.get("fsdp")))

@@ -24,7 +24,7 @@ from xtuner.model import attention
 from xtuner.model.base import base_model
 from xtuner.model.loading import keeps_logits
 from xtuner.model.packed import packed_inputs
-from xtuner.parallel.world import largest
+from xtuner.parallel.world import all_reduce_max
 
 # Tokens by which a trial's second sample reaches beyond a limit; these are compared.
 BEYOND = 8
@@ -68,10 +68,10 @@ class Isolation:
     def _try(self, model: Any, length: int, bounds: list[int]) -> None:
         if self._tried > max(bounds, default=0):
             return
-        reach = largest(max((bound for bound in bounds if bound < length), default=0)) + BEYOND
+        reach = all_reduce_max(max((bound for bound in bounds if bound < length), default=0)) + BEYOND
         if reach > self._tried:
             self._tried = reach
-            self._mixes = bool(largest(_differs(model, reach)))
+            self._mixes = bool(all_reduce_max(_differs(model, reach)))
             if self._mixes:
                 use_stock_attention(model)
 

@@ -34,7 +34,7 @@ from xtuner.model.rope import scale_by_sample
 from xtuner.model.router import balance_weight
 from xtuner.model.train_module import Outputs, TrainModule
 from xtuner.parallel.sequence import ulysses
-from xtuner.parallel.world import largest
+from xtuner.parallel.world import all_reduce_max
 
 
 class PackedLanguageModel(TrainModule):
@@ -128,7 +128,7 @@ class PackedLanguageModel(TrainModule):
         if not with_loss:
             return found
         found = [p for p in found if len(p.targets)] or found[:1]
-        return found + [passes.filler(self.device)] * (largest(len(found)) - len(found))
+        return found + [passes.filler(self.device)] * (all_reduce_max(len(found)) - len(found))
 
     def _together(self, packed: Packed, filled: bool) -> Pass:
         length, group = len(packed.input_ids), self._sequence_group
@@ -148,6 +148,11 @@ class PackedLanguageModel(TrainModule):
         with context:
             return (model or self.llm)(**inputs)
 
+    def hidden_with_loss(self, supervised: Sequence[Pass], decoder: nn.Module) -> tuple[Tensor, Tensor]:
+        """Hidden states `[M, h]` at the tokens with a loss of all passes, and the targets `[M]`."""
+        hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
+        return _joined(hidden), _joined([p.device_targets() for p in supervised])
+
     def token_logprobs(self, todo: Sequence[Pass]) -> tuple[Tensor, np.ndarray]:
         """Log-probabilities `[M]` of all supervised tokens, and the positions that predict them."""
         supervised = [p for p in todo if len(p.targets)]
@@ -155,16 +160,15 @@ class PackedLanguageModel(TrainModule):
         logprobs = torch.zeros(0, device=self.device)
         if apart is not None and supervised:
             decoder, head = apart
-            hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
-            targets = joined([p.device_targets() for p in supervised])
-            logprobs = head_logprobs(joined(hidden), head, targets)
+            hidden, targets = self.hidden_with_loss(supervised, decoder)
+            logprobs = head_logprobs(hidden, head, targets)
         elif supervised:
             found = []
             for p in supervised:
                 columns = p.columns_with_loss()
                 logits = p.with_loss_of(self.run(p, columns=columns).logits, columns)
                 found.append(logprobs_of(logits, p.device_targets()))
-            logprobs = joined(found)
+            logprobs = _joined(found)
         for p in todo:
             if not len(p.targets):
                 logprobs = logprobs + self.nothing(p)
@@ -236,8 +240,7 @@ def build_llm(
     return model
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """The rows of all `tensors`."""
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 

@@ -21,8 +21,7 @@ from xtuner import dist, loadable
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
-from xtuner.extras import pip_install
-from xtuner.families import FAMILIES, UNKNOWN, family_of
+from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
@@ -40,7 +39,8 @@ from xtuner.model.quantization import (
 )
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.rope import scale_by_sample
-from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
+from xtuner.model.tokenizer import load_tokenizer, tell_of_code
+from xtuner.model_folder import has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -306,7 +306,7 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         if not known:
             loadable.auto_class(given, path, trust_remote_code=trust_remote_code)
         trust_remote_code = trust_remote_code and not known
-        _tell_of_code([] if known else remote_code(path))
+        tell_of_code([] if known else remote_code(path))
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -416,52 +416,6 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
         )
     )
     return True
-
-
-def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; a folder's code runs only if it is to be trusted."""
-    from transformers import AutoTokenizer
-
-    register_families()
-    check_model_folder(path, tokenizer=True)
-    if trust_remote_code:
-        tell_of_tokenizer_code(path)
-    try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            translate(
-                "The tokenizer of {path} cannot be loaded: {kind}: {reason}{cure}",
-                path=path,
-                reason=reason,
-                kind=type(error).__name__,
-                cure=_tokenizer_cure(Path(path), trust_remote_code),
-            )
-        ) from error
-
-
-def _tokenizer_cure(folder: Path, trusted: bool) -> str:
-    """What may help, as the end of a sentence."""
-    if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
-        command = pip_install("mistral-common")
-        return translate("; its tekken.json needs the package mistral-common: {command}", command=command)
-    return "" if trusted else translate("; it may need --trust-remote-code, which runs its own Python files")
-
-
-def tell_of_tokenizer_code(path: str | Path) -> None:
-    """Say which Python files a trusted tokenizer runs; those of our own families run none."""
-    file = Path(path) / "config.json"
-    # Of a model with a language part of ours in it, the rest may run code of its own.
-    is_ours = file.is_file() and FAMILIES.get(str(read_json(file).get("model_type")), UNKNOWN).ours
-    # transformers looks at the model's config for its tokenizer too.
-    files = [*remote_code(path, "tokenizer_config.json"), *remote_code(path)]
-    _tell_of_code([] if is_ours else list(dict.fromkeys(files)))
-
-
-def _tell_of_code(files: list[str]) -> None:
-    if files:
-        say_once("trust_remote_code=True: running {files}", files=", ".join(files))
 
 
 def load_for_chat(

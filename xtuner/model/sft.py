@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xtuner.model.language_model import PackedLanguageModel, joined
+from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum
 from xtuner.model.packed import Packed, loss_positions
 from xtuner.model.passes import Pass
@@ -40,9 +40,8 @@ class SupervisedFinetune(PackedLanguageModel):
             losses = [self._loss_sum(p, weight) for p in supervised]
         elif supervised:
             decoder, head = parts
-            hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
-            targets = joined([p.device_targets() for p in supervised])
-            losses = [head_cross_entropy_sum(joined(hidden), head, targets)]
+            hidden, targets = self.hidden_with_loss(supervised, decoder)
+            losses = [head_cross_entropy_sum(hidden, head, targets)]
         else:
             losses = []
         losses += [self.nothing(p) for p in todo if not len(p.targets)]

@@ -17,7 +17,7 @@ from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
-from xtuner.errors import CheckpointError
+from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
 
 
@@ -61,7 +61,8 @@ class TrainModule(nn.Module, ABC):
 
     def enable_sequence_parallel(self, group: Any) -> None:
         """Train only this process's part of each sequence; the other processes of `group` have the rest."""
-        raise NotImplementedError
+        what = "sequence_parallel_size: {kind} cannot train on parts of a sequence: set it to 1"
+        raise ConfigError(translate(what, kind=type(self).__name__))
 
     def use_plain_layers(self) -> None:
         """Run each layer's forward as its family defines it, for engines that hook the calls of layers."""

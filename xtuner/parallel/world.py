@@ -1,10 +1,11 @@
-"""The processes of a run, and what they tell each other.
+"""The processes of a run, and how they communicate.
 
-    make_world()                 each knows the others' store: small facts, no collective
-      share, first_on_node       seed, time stamp; data prepared by one process of a machine
-    world.connect()              process groups: sums, gathers
-      split(2)                   rank    0 1 | 2 3     two processes share a row of tokens,
-                                 data    0 0 | 1 1     and count as one reader of data
+    make_world()               each process knows the store of rank 0: small facts, no collective
+      broadcast_via_store      seed, time stamp
+      local_rank_0_first       data prepared by one process of a machine
+    world.connect()            process groups: sum, all_gather, all_reduce_max, broadcast
+      split(2)                 rank    0 1 | 2 3     two processes hold a part each of a sequence,
+                               data    0 0 | 1 1     and count as one reader of data
 
 A process alone answers all of it by itself.
 """
@@ -61,11 +62,11 @@ class World:
         """How many readers of data there are."""
         return self.size // self.sequence_size
 
-    def share(self, make: Callable[[], T]) -> T:
+    def broadcast_via_store(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0 (plain JSON), on every process."""
         if self.size == 1:
             return make()
-        key = self._key("share")
+        key = self._key("broadcast")
         if self.is_first:
             made = make()
             self._store.set(key, json.dumps(made))
@@ -73,7 +74,7 @@ class World:
         self._wait(lambda: self._store.check([key]), "rank 0")
         return json.loads(self._ask(lambda: self._store.get(key)))
 
-    def first_on_node(self, make: Callable[[], T]) -> T:
+    def local_rank_0_first(self, make: Callable[[], T]) -> T:
         """What `make` returns, called by one process of each machine before the others, and ready on all.
 
         The others find on the disk what the first has left there.
@@ -96,7 +97,7 @@ class World:
         """Notice from now on when another process is gone; on one machine its launcher does."""
         if self.size == dist.local_world_size():
             return
-        port, secret = self.share(lambda: self._watch.listen(dist.master_address()))
+        port, secret = self.broadcast_via_store(lambda: self._watch.listen(dist.master_address()))
         if not self.is_first:
             self._watch.join(dist.master_address(), port, secret)
 
@@ -135,7 +136,7 @@ class World:
         )
 
     def split(self, sequence_size: int) -> None:
-        """Let `sequence_size` neighbours share each row of tokens."""
+        """Let `sequence_size` neighbours hold a part each of every sequence."""
         if self.size % sequence_size:
             raise ConfigError(
                 translate(
@@ -148,7 +149,7 @@ class World:
         self.sequence_size = sequence_size
 
     def connect_sequences(self) -> None:
-        """Form the groups of those who share a row; after `connect`, on every process."""
+        """Form the groups of sequence-parallel ranks; after `connect`, on every process."""
         self.sequence_group = None
         if self.sequence_size > 1:
             for start in range(0, self.size, self.sequence_size):
@@ -162,11 +163,11 @@ class World:
             torch_dist.all_reduce(tensor)
         return tensor
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest `number` that any process has."""
-        return largest(number)
+        return all_reduce_max(number)
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The `value` of every process, by rank."""
         if self.size == 1:
             return [value]
@@ -174,7 +175,7 @@ class World:
         torch_dist.all_gather_object(values, value)
         return values
 
-    def spread(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The `value` of rank 0, on every process."""
         if self.size == 1:
             return value
@@ -211,7 +212,7 @@ def make_world() -> World:
     return world
 
 
-def largest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest `number` that any process has; all must come here."""
     if not torch_dist.is_initialized():
         return number

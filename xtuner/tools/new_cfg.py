@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     start_console("WARNING")
     model = look_at_model(args.model, args.template, args.method)
     check_data_path(args.data)
-    from xtuner.model.loading import load_tokenizer
+    from xtuner.model.tokenizer import load_tokenizer
     from xtuner.proposal.choices import choose
     from xtuner.proposal.config import write_config
     from xtuner.proposal.data import look_at_data

@@ -223,4 +223,4 @@ class _Meeting:
             self.is_stopped = True
             for request in self.requests:
                 request.cancelled = True
-        return bool(self._runner.world.largest(is_writing))
+        return bool(self._runner.world.all_reduce_max(is_writing))

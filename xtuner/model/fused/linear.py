@@ -33,7 +33,7 @@ _COST = "adapters run as peft has them, to the same result, with more time and m
 
 @dataclass(frozen=True)
 class Adapted:
-    """One linear layer: its frozen base, its adapter, `scaling` as peft has it and the share dropped."""
+    """One linear layer: its frozen base, its adapter, `scaling` as peft has it and the dropout rate."""
 
     base: nn.Module
     a: Tensor
@@ -66,13 +66,13 @@ def adapted(module: nn.Module) -> Adapted | None:
     if name not in module.lora_A or name in module.lora_variant or getattr(module, "fan_in_fan_out", False):
         return None
     dropout = module.lora_dropout[name]
-    share = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-    if not isinstance(dropout, (nn.Dropout, nn.Identity)) or share >= 1:
+    rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+    if not isinstance(dropout, (nn.Dropout, nn.Identity)) or rate >= 1:
         return None
     a, b = module.lora_A[name], module.lora_B[name]
     if type(a) is not nn.Linear or type(b) is not nn.Linear or a.bias is not None or b.bias is not None:
         return None
-    return Adapted(module.base_layer, a.weight, b.weight, module.scaling[name], share)
+    return Adapted(module.base_layer, a.weight, b.weight, module.scaling[name], rate)
 
 
 def _is_frozen_linear(base: nn.Module) -> bool:
@@ -147,17 +147,17 @@ class Group:
 
     def __init__(self, layers: tuple[Adapted, ...]):
         self.bases = tuple(layer.base for layer in layers)
-        self.share = layers[0].dropout
+        self.rate = layers[0].dropout
         # What dropout keeps is scaled up once, here.
-        self.scales = tuple(layer.scaling / (1 - self.share) for layer in layers)
+        self.scales = tuple(layer.scaling / (1 - self.rate) for layer in layers)
         self.ranks = [len(layer.a) for layer in layers]
-        self.seed = new_seed() if self.share else 0
+        self.seed = new_seed() if self.rate else 0
 
     def forward(self, x: Tensor, adapters: tuple[Tensor, ...]) -> tuple[list[Tensor], Saved]:
         """Outputs of all layers for `x [N, k]`; `adapters` are A and B of each in turn."""
         a = torch.cat([w.to(x.dtype) for w in adapters[::2]])
         bs = [(w * scale).to(x.dtype) for w, scale in zip(adapters[1::2], self.scales, strict=True)]
-        hidden = (masked(x, kept(x, self.share, self.seed)) if self.share else x) @ a.T
+        hidden = (masked(x, kept(x, self.rate, self.seed)) if self.rate else x) @ a.T
         parts = hidden.split(self.ranks, dim=1)
         ys = [_base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
         return ys, Saved(hidden, a, bs)
@@ -168,7 +168,7 @@ class Group:
         """Gradients of `x` and of all adapters in turn."""
         parts = saved.hidden.split(self.ranks, dim=1)
         d_hidden = torch.cat([dy @ b for dy, b in zip(dys, saved.bs, strict=True)], dim=1)
-        mask = kept(x, self.share, self.seed) if self.share else None
+        mask = kept(x, self.rate, self.seed) if self.rate else None
         d_a = d_hidden.T @ (x if mask is None else masked(x, mask))
         wide = torch.promote_types(x.dtype, torch.float32)
         d_bs = [(dy.T @ h).to(wide).mul_(scale) for dy, h, scale in zip(dys, parts, self.scales, strict=True)]
