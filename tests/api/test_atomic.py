@@ -1,30 +1,19 @@
 """A file or folder is the old one or the new one, whenever the process that writes it is killed."""
 
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
+from tests import killed
 from xtuner import atomic
 
 WRITE = """
-import os, signal, sys
 from pathlib import Path
 from xtuner import atomic
 
-path, kind, at, exchanges = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4] == "True"
+path, kind, exchanges = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 if not exchanges:
     atomic._exchange = lambda first, second: False
-count = 0
-
-def kill_at(event, args):
-    global count
-    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "open"):
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 def write(part):
     if kind == "file":
@@ -64,17 +53,15 @@ def test_a_kill_at_any_step_loses_nothing(kind, exchanges, tmp_path):
                 path.mkdir()
                 for name in old:
                     (path / name).write_text("old")
-        words = [sys.executable, "-c", WRITE, str(path), kind, str(at), str(exchanges)]
-        code = subprocess.run(words).returncode
-        assert code in (0, -signal.SIGKILL)
+        is_done = killed.run(WRITE, path, kind, exchanges, at=at, events=(*killed.CHANGES, "open"))
         if not exchanges:
             atomic.restore(path)
         seen.append(content(path))
         assert seen[-1] in (old, new)
-        if code == 0:
+        if is_done:
             break
         atomic.remove(path)
-    assert code == 0
+    assert is_done
     assert seen[-1] == new
     assert seen.count(old) > 3
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

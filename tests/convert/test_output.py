@@ -2,13 +2,11 @@
 
 import errno
 import shutil
-import signal
-import subprocess
-import sys
 from collections import namedtuple
 
 import pytest
 
+from tests import killed
 from xtuner.convert import output
 from xtuner.convert.output import new_folder
 from xtuner.errors import CheckpointError, ConfigError
@@ -54,20 +52,11 @@ def test_an_earlier_conversion_is_replaced_and_named(tmp_path, caplog):
 
 
 CONVERT = """
-import os, signal, sys
 from pathlib import Path
 from xtuner.convert import output
 
-path, at, stays = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+path, stays = Path(sys.argv[1]), sys.argv[2] == "True"
 output._must_stay = lambda path: stays
-count = 0
-
-def kill_at(event, args):
-    global count
-    if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree"):
-        count += 1
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 with output.new_folder(path) as folder:
     for name in ("config.json", "new.bin"):
@@ -89,14 +78,13 @@ def test_a_kill_at_any_step_keeps_the_old_or_the_new(stays, tmp_path, monkeypatc
         target.mkdir()
         for name, text in OLD.items():
             (target / name).write_text(text)
-        code = subprocess.run([sys.executable, "-c", CONVERT, str(target), str(at), str(stays)]).returncode
-        assert code in (0, -signal.SIGKILL)
+        is_done = killed.run(CONVERT, target, stays, at=at)
         if stays:
             with pytest.raises(KeyError):
                 fill(target, KeyError("the next conversion, which ends at once"))
         seen.append({file.name: file.read_text() for file in target.iterdir()})
         assert seen[-1] in (OLD, NEW)
-        if code == 0:
+        if is_done:
             break
     assert seen.count(OLD) >= 1
     assert seen.count(NEW) >= 2

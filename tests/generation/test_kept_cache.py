@@ -1,8 +1,7 @@
 """With kept keys and values an answer is the same as without, and what was read is not read again."""
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM
 
 from xtuner.generation.generate import complete
 from xtuner.generation.kept_cache import KeptCache
@@ -57,19 +56,9 @@ def test_with_an_adapter(llama_dir, tokenizer):
     assert compare(model, tokenizer) == EXPECTED
 
 
-def test_a_window_that_has_moved_on_starts_anew(tokenizer):
+def test_a_window_that_has_moved_on_starts_anew(saved, tokenizer):
     """Keys that a sliding window has lost are read again; going on needs none of them."""
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=16,
-    )
-    model = MistralForCausalLM(config)
+    model = AutoModelForCausalLM.from_pretrained(saved("mistral", sliding_window=16))
     assert compare(model, tokenizer) == [0, 0, 0, 0, 0, 0, 0, 5]
     cache = KeptCache()
     first = complete(model, tokenizer, A, max_new_tokens=6, temperature=0, cache=cache)

@@ -33,7 +33,7 @@ RUN = {
     "The 16-bit loss scale was too high and is lowered; this update is left out.": (
         "16 位的 loss 缩放过大，已调低；跳过本次更新。"
     ),
-    "%s: stopping after this iteration; again to stop now": "%s：本次迭代后停止；再按一次立即停止",
+    "%s: stopping with a checkpoint; again to stop now": "%s：保存检查点后停止；再按一次立即停止",
     "Stopped in iter %d; %s": "在第 %d 次迭代停止；%s",
     "--resume goes on from {last}": "用 --resume 可从 {last} 继续",
     "no checkpoint was written yet": "还没有写出检查点",

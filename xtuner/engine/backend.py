@@ -13,6 +13,7 @@ the backend.
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from types import MethodType
@@ -237,7 +238,7 @@ def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> 
     """The backend of torch for these processes; forward passes multiply in `dtype` where it is given."""
     if world.size == 1:
         if fsdp:
-            say_once("fsdp needs several processes: this run has one", 20)
+            say_once("fsdp needs several processes: this run has one", logging.INFO)
         return Backend(world)
     return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)
 

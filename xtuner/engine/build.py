@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -165,7 +166,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     if unused := cfg.keys() & {"sampler", "batch_sampler", "drop_last"}:
         say_once(
             "{data} reads every item once and in order: its {names} is not used",
-            20,
+            logging.INFO,
             data=data,
             names=", ".join(sorted(unused)),
         )
@@ -207,7 +208,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     """Which items this process reads, and in which order."""
     path, world = "train_dataloader.sampler", run.world
     if cfg is None:
-        say_once("{path} is not set: items are shuffled (DefaultSampler)", 20, path=path)
+        say_once("{path} is not set: items are shuffled (DefaultSampler)", logging.INFO, path=path)
         cfg = {"type": DefaultSampler, "shuffle": True}
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}

@@ -229,7 +229,8 @@ def _precision(settings: Mapping[str, Any], asked: torch.dtype) -> torch.dtype:
     left_open = all((settings.get(name) or {}).get("enabled", "auto") == "auto" for name in ("bf16", "fp16"))
     if asked == torch.float16 and left_open and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
         say_once(
-            "DeepSpeed trains in bf16, which this GPU supports, instead of optim_wrapper.dtype = float16", 20
+            "DeepSpeed trains in bf16, which this GPU supports, instead of optim_wrapper.dtype = float16",
+            logging.INFO,
         )
         return torch.bfloat16
     return asked

@@ -8,6 +8,7 @@ outputs      hidden states and the head at tokens with a loss, by the method tha
 from __future__ import annotations
 
 import contextlib
+import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +56,9 @@ class PackedLanguageModel(TrainModule):
     ):
         super().__init__()
         if use_varlen_attn:
-            say_once("use_varlen_attn: packed samples never attend to each other, with it or without", 20)
+            say_once(
+                "use_varlen_attn: packed samples never attend to each other, with it or without", logging.INFO
+            )
         self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
         self.uses_adapter = lora is not None or peft_model is not None
         way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)

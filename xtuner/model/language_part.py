@@ -7,6 +7,7 @@ lm_head.weight                                    the language part
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +41,7 @@ def freeze_the_rest(model: Any) -> None:
         say_once(
             "'{family}' is a multimodal model: its language part is trained on text, and the "
             "{size:,} parameters of its vision and audio parts are frozen",
-            20,
+            logging.INFO,
             family=family,
             size=size,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ def compute_dtype(requested: Any, device: torch.device | str | None = None) -> t
     if dtype is not None and have != dtype:
         say_once(
             "This {device} does not compute in {wanted}: {used} is used instead",
-            20,
+            logging.INFO,
             device=device.type,
             wanted=_short(dtype),
             used=_short(have),
@@ -196,7 +197,9 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
         )
     if full and asked in (None, torch.float16):
         if asked is not None:
-            say_once("Full fine-tuning: weights are loaded in fp32, which fp16 mixed precision needs", 20)
+            say_once(
+                "Full fine-tuning: weights are loaded in fp32, which fp16 mixed precision needs", logging.INFO
+            )
         dtype = torch.float32
     else:
         dtype = compute_dtype(asked or as_dtype(getattr(config, "dtype", None)), device)
@@ -207,7 +210,7 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
     if "device_map" in kwargs and kwargs["device_map"] is not None:
         say_once(
             "device_map={device_map!r}: each process trains on its own device, {device}",
-            20,
+            logging.INFO,
             device=device,
             device_map=kwargs["device_map"],
         )
@@ -241,7 +244,7 @@ def _attention_for(asked: str | None, config: Any, device: torch.device, factory
         say_once(
             "attn_implementation={asked!r} makes square masks for packed samples; the built-in "
             "attention needs none",
-            20,
+            logging.INFO,
             asked=asked,
         )
         return asked
@@ -249,7 +252,7 @@ def _attention_for(asked: str | None, config: Any, device: torch.device, factory
         say_once(
             "attn_implementation={asked!r} does not exist on {device}: the built-in attention is "
             "used instead",
-            20,
+            logging.INFO,
             asked=asked,
             device=device.type,
         )
@@ -349,7 +352,7 @@ def extend_context(config: Any, length: int) -> None:
     config.rope_parameters = {**rope, "rope_type": "linear", "factor": float(math.ceil(length / have))}
     say_once(
         "Rope is scaled linearly by {factor}: from {have} to {length} positions",
-        20,
+        logging.INFO,
         have=have,
         length=length,
         factor=math.ceil(length / have),

@@ -7,6 +7,7 @@ folder in fp8, mxfp4  read as 16 bits: their kernels have no backward
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
         quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
         say_once(
             "Not quantised, because the family's own code reads their weights: {names}",
-            20,
+            logging.INFO,
             names=", ".join(names),
         )
 
@@ -73,7 +74,9 @@ def widening(config: Any) -> Any:
     from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
     say_once(
-        "The weights are quantised with {method}; they are read and trained in 16 bits", 20, method=method
+        "The weights are quantised with {method}; they are read and trained in 16 bits",
+        logging.INFO,
+        method=method,
     )
     return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
@@ -116,7 +119,7 @@ def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
         say_once(
             "{odd} of {layers} layers in 4 bits have sizes that bitsandbytes' kernel for this "
             "CPU lacks: they are dequantised at each forward, which is slower",
-            20,
+            logging.INFO,
             odd=len(odd),
             layers=len(layers),
         )

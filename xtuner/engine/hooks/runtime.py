@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -61,5 +62,5 @@ class VarlenAttnArgsToMessageHubHook(Hook):
         say_once(
             "VarlenAttnArgsToMessageHubHook is not needed: packed samples never attend to each "
             "other; remove it",
-            20,
+            logging.INFO,
         )
