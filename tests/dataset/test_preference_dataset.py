@@ -164,3 +164,21 @@ def test_what_it_cannot_make_is_named(tokenizer, tokenizers):
         build_preference_dataset(ROWS, tokenizer, 64, is_dpo=False, is_reward=True, reward_token_id=5)
     with pytest.raises(ConfigError, match="this tokenizer has none"):
         build_preference_dataset(ROWS, tokenizers["qwen"], 64)
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_the_counts_are_those_of_the_pairs_that_are_trained(packs, tokenizer, caplog):
+    """Answers are cut at max_length, whatever a pack holds; of a row that is left out nothing is counted."""
+    caplog.set_level(logging.INFO, "xtuner")
+    rows = [ROWS[2], row("Say c.", "c " * 40, "d"), row("Say e.", "", "e " * 3)]
+    rows[2]["rejected"] = []
+    dataset = build_preference_dataset(
+        rows, tokenizer, 24, use_varlen_attn=packs, max_packed_length=100, shuffle_before_pack=False
+    )
+    items = [dataset[i] for i in range(len(dataset))]
+    num_tokens = sum(len(item["input_ids"]) for item in items)
+    assert dataset.stats["tokens"] == num_tokens
+    assert dataset.stats["trained"] == sum((item["labels"] != -100).sum() for item in items)
+    assert dataset.stats["samples"] == 4
+    assert "1 cut at 24 tokens" in caplog.text
+    assert ("full" in caplog.text) is packs

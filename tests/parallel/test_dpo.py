@@ -28,7 +28,7 @@ def cases(tmp_path_factory, common, saved):
             answers = word, "no " * (number % 4 + 1)
             chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
             file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
-    mixing = saved("bloom", n_layer=2, n_head=4)
+    mixing = str(saved("bloom", n_layer=2, n_head=4))
     return {name: options_of(dict(case), str(path), common["folder"], mixing) for name, case in CASES.items()}
 
 

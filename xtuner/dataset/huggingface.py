@@ -28,12 +28,12 @@ from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
 from xtuner.dataset.items.streamed import BUFFER_ROWS, StreamedDataset
-from xtuner.dataset.items.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
+from xtuner.dataset.items.summary import check_strict, describe_dropped, item_stats, log_summary
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
 from xtuner.errors import ConfigError, DataError, did_you_mean
 from xtuner.language import translate
-from xtuner.log import logger, say_once
+from xtuner.log import say_once
 
 
 def process_hf_dataset(
@@ -113,9 +113,7 @@ def process_hf_dataset(
     stats = item_stats(store.about["stats"], len(plan), max_length)
     if strict:
         check_strict(stats)
-    logger.info(summary(stats, max_length))
-    for warning in warnings_of(stats, store.folder / FAULTS):
-        logger.warning(warning)
+    log_summary(stats, max_length, max_length, store.folder / FAULTS)
     return PackedDataset(store, plan, stats, rows.place, rows.row if keeps_columns else None)
 
 

@@ -23,6 +23,7 @@ from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import PackedDataset, Samples
 from xtuner.dataset.items.store import StoreWriter, open_or_write
+from xtuner.dataset.items.summary import item_stats
 from xtuner.dataset.map_fns import openai_map_fn
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import JsonLinesFile
@@ -62,7 +63,7 @@ def load_intern_repo_tokenized_dataset(
             min_length,
         )
     plan = packing.plan_single(len(store))
-    return PackedDataset(store, plan, _stats(stats, len(plan), None), rows.place)
+    return PackedDataset(store, plan, item_stats(stats, len(plan), None), rows.place)
 
 
 def load_intern_repo_untokenized_dataset(
@@ -111,7 +112,7 @@ def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int 
     store = WindowedStore(dataset_cfg.store, packed_length)
     plan = packing.plan_packs(store.lengths, packed_length, seed)
     stats = {**dataset_cfg.stats, "tokens": int(store.lengths.sum())}
-    return PackedDataset(store, plan, _stats(stats, len(plan), packed_length), dataset_cfg.place)
+    return PackedDataset(store, plan, item_stats(stats, len(plan), packed_length), dataset_cfg.place)
 
 
 class WindowedStore:
@@ -225,8 +226,3 @@ def _tokens(row: Mapping[str, Any], number: int, rows: Selection) -> np.ndarray:
             )
         )
     return tokens
-
-
-def _stats(stats: Mapping[str, Any], packs: int, packed_length: int | None) -> dict[str, Any]:
-    fill = stats["tokens"] / (packs * packed_length) if packed_length else 1.0
-    return {**stats, "packs": packs, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}

@@ -25,7 +25,7 @@ from xtuner.dataset.huggingface import find_map_fn, store_key, write_rows
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
-from xtuner.dataset.items.summary import item_stats, summary, warnings_of
+from xtuner.dataset.items.summary import item_stats, log_summary
 from xtuner.dataset.map_fns.fields import items
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
@@ -85,10 +85,8 @@ def build_preference_dataset(
         logger.warning(translate("data: %d pairs left out, because one of their answers is"), lost)
     limit = max_packed_length if use_varlen_attn else None
     plan = _pack(units, store, limit, shuffle_before_pack) if limit else units
-    stats = item_stats(store.about["stats"], len(plan), limit)
-    logger.info(summary(stats, limit))
-    for warning in warnings_of(stats, store.folder / FAULTS):
-        logger.warning(warning)
+    stats = item_stats(_stats_of(store, plan), len(plan), limit)
+    log_summary(stats, max_length, limit, store.folder / FAULTS)
     return PackedDataset(store, plan, stats, functools.partial(_place, rows))
 
 
@@ -142,6 +140,17 @@ def _write(answers: _Answers, settings: Encoding, writer: StoreWriter) -> dict[s
 
 def _place(rows: Selection, number: int) -> str:
     return rows.place(number // 2)
+
+
+def _stats_of(store: TokenStore, plan: packing.PackPlan) -> dict[str, Any]:
+    """The counts of the store without the samples that are in no item."""
+    stats = dict(store.about["stats"])
+    for sample in np.setdiff1d(np.arange(len(store)), plan.order):
+        ids, trained = store.sample(int(sample))
+        stats["samples"] -= 1
+        stats["tokens"] -= len(ids)
+        stats["trained"] -= int(trained.sum())
+    return stats
 
 
 def _pairs(store: TokenStore) -> packing.PackPlan:

@@ -287,7 +287,9 @@ class _Progress:
         stats = self.tally.about()["stats"]
         if not stats["tokens"] or not (ends_epoch or self._num_buffers.bit_count() == 1):
             return
-        self._messages = [(summary(item_stats(stats, self._num_items, max_length), max_length), False)]
+        self._messages = [
+            (summary(item_stats(stats, self._num_items, max_length), max_length, max_length), False)
+        ]
         self._messages += [(line, True) for line in warnings_of(stats)]
 
     def take(self) -> list[tuple[str, bool]]:

@@ -12,16 +12,27 @@ from typing import Any
 from xtuner.dataset.encoding.pipeline import FAULTY
 from xtuner.errors import DataError
 from xtuner.language import translate
+from xtuner.log import logger
 
 
-def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None) -> dict[str, Any]:
-    """The counts of the rows with those of the items, the share trained and how full the items are."""
-    fill = stats["tokens"] / (num_items * max_length) if max_length else 1.0
+def item_stats(stats: Mapping[str, Any], num_items: int, capacity: int | None) -> dict[str, Any]:
+    """The counts of the rows with those of the items, the fraction trained and how full the items are.
+
+    `capacity`: how many tokens an item may have, None if there is no limit to compare with.
+    """
+    fill = stats["tokens"] / (num_items * capacity) if capacity else 1.0
     return {**stats, "packs": num_items, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
 
 
-def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
-    """One line that tells what became of the rows."""
+def log_summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None, report: Path) -> None:
+    """Log the counts, and a warning for each that is probably a mistake."""
+    logger.info(summary(stats, max_length, capacity))
+    for warning in warnings_of(stats, report):
+        logger.warning(warning)
+
+
+def summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None) -> str:
+    """One line on what became of the rows; samples were cut at `max_length`, items hold `capacity` tokens."""
     num_dropped = sum(stats.get("dropped", {}).values())
     parts = [translate("{count:,} rows", count=stats["rows"])]
     if num_dropped:
@@ -44,7 +55,7 @@ def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
             share=stats["trained_share"],
         )
     )
-    filled = translate(", {fill:.1%} full", fill=stats["fill"]) if max_length else ""
+    filled = translate(", {fill:.1%} full", fill=stats["fill"]) if capacity else ""
     parts.append(
         translate(
             "{samples:,} samples in {packs:,} items{filled}",

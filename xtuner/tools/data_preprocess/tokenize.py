@@ -44,5 +44,5 @@ def main(argv: list[str] | None = None) -> int:
         if folder is not None:
             size = sum(file.stat().st_size for file in folder.iterdir())
             print(f"  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
-        print(f"  {summary(dataset.stats, origin.max_length)}")
+        print(f"  {summary(dataset.stats, origin.max_length, origin.max_length)}")
     return 0
