@@ -103,12 +103,14 @@ def test_who_fails_waits_for_the_others(llama, tokenizer, make_run, llama_dir):
         barrier.wait(20)
         return found
 
+    # Loaded here: while transformers loads a model it changes a class that all threads see.
+    models = [AutoModelForCausalLM.from_pretrained(llama_dir) for _ in range(2)]
+    models[1].lm_head.forward = lambda _: (_ for _ in ()).throw(RuntimeError("out of luck"))
+
     def sample(rank):
         run = make_run(size=2, largest=lambda number: meet(rank, number))
-        run.model.llm = AutoModelForCausalLM.from_pretrained(llama_dir)
+        run.model.llm = models[rank]
         run.model.llm.generation_config.eos_token_id = run.model.llm.config.eos_token_id = 399
-        if rank:
-            run.model.llm.lm_head.forward = lambda _: (_ for _ in ()).throw(RuntimeError("out of luck"))
         answers[rank] = hook(tokenizer)._sample(run, 40)
 
     threads = [threading.Thread(target=sample, args=(rank,)) for rank in (0, 1)]
