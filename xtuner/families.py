@@ -67,6 +67,8 @@ class Family:
     gguf: str | None = None
     # Whether llama.cpp makes the weights of a token's experts sum to one: tests/convert/test_gguf.py.
     gguf_norms_experts: bool | None = None
+    # Fields of the config that are set when the weights are quantised: tests/model/test_quantized.py.
+    when_quantized: Mapping[str, Any] = field(default_factory=dict)
     # None: estimated as a Llama.
     sizes: Sizes | None = None
     # Whether llama.cpp's architecture has biases of attention: tests/convert/test_gguf.py.
@@ -274,7 +276,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "qwen4_exp_text": Family(packs=False),
     "recurrent_gemma": Family(packs=False),
-    "rwkv": Family(packs=False),
+    # Its code divides weights while it generates, which quantised weights do not survive.
+    "rwkv": Family(packs=False, when_quantized={"rescale_every": 0}),
     "seed_oss": Family(packs=True),
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
     "starcoder2": Family(packs=True),

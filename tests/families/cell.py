@@ -248,8 +248,10 @@ def stock_model(folder: Path, bits: int | None = None, whole: tuple[str, ...] = 
     import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    (name,) = json.loads((folder / "config.json").read_text())["architectures"]
+    config = json.loads((folder / "config.json").read_text())
+    (name,), family = config["architectures"], config["model_type"]
     kind: Any = getattr(transformers, name, AutoModelForCausalLM)  # InternLM's are not transformers' own
+    fields = FAMILIES[family].when_quantized if bits and family in FAMILIES else {}
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_compute_dtype=torch.float32,
@@ -263,6 +265,7 @@ def stock_model(folder: Path, bits: int | None = None, whole: tuple[str, ...] = 
         attn_implementation="eager",
         quantization_config=quantized if bits else None,
         output_loading_info=True,
+        **fields,
     )
     assert not any(info.values()), info
     return model.eval()

@@ -50,7 +50,6 @@ KNOWN = [
         methods=ADAPTERS,
         precisions=("fp32",),
     ),
-    Known("rwkv", "train", "transformers' own code cannot rescale weights of 4 bits", methods=("qlora",)),
     Known("xlstm", "chat", "transformers' own cache has other sizes than its layers"),
     Known(
         "dbrx",

@@ -35,6 +35,7 @@ from xtuner.model.quantization import (
     keep_4bit_weights_unpacked,
     keep_weights_that_are_read,
     repack_whole_blocks_alone,
+    set_fields_for_quantized,
     tell_of_experts,
     widening,
 )
@@ -207,6 +208,8 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
         quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
     if is_quantized(quantization) and hasattr(quantization, "llm_int8_skip_modules"):
         keep_weights_that_are_read(quantization, config)
+    if quantized:
+        set_fields_for_quantized(config)
     if "device_map" in kwargs and kwargs["device_map"] is not None:
         say_once(
             "device_map={device_map!r}: each process trains on its own device, {device}",
@@ -455,6 +458,8 @@ def load_for_chat(
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
     }
+    if bits or getattr(config, "quantization_config", None) is not None:
+        set_fields_for_quantized(config)
     if config.model_type == "llava":
         _check_llava_form(path)
     family = auto_class_of(config, path, trust_remote_code=trust_remote_code)

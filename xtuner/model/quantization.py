@@ -54,6 +54,12 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
     return found
 
 
+def set_fields_for_quantized(config: Any) -> None:
+    """Change the fields of `config` with which its family's code would spoil quantised weights."""
+    for name, value in family_of(config).when_quantized.items():
+        setattr(config.get_text_config(), name, value)
+
+
 def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
     """Leave layers unquantised whose weight a kernel of the family reads: it would read packed bytes."""
     if names := family_of(config).weights_read:
