@@ -144,8 +144,8 @@ def test_one_file_may_stand_for_a_list_of_files():
     [
         ({"learning_rate": 1e-4}, "has no setting 'learning_rate'"),
         ({"max_epoch": 1}, "Did you mean 'max_epochs'"),
-        ({"max_epochs": "two"}, "max_epochs is 'two'; it must be a number, and is usually 3"),
-        ({"pack_to_max_length": "no"}, "it must be True or False, and is usually True"),
+        ({"max_epochs": "two"}, "max_epochs is 'two', but must be a number, such as 3"),
+        ({"pack_to_max_length": "no"}, "but must be True or False, such as True"),
         ({"prompt_template": "internlm2_caht"}, "Did you mean 'internlm2_chat'"),
         ({"lang": "fr"}, "lang is 'fr', but comments exist in en and zh only"),
     ],
