@@ -111,7 +111,7 @@ def test_a_saved_dialogue_goes_on_where_it_was(dialogue, tmp_path):
         ("/load", "/load needs the name of a file"),
         ("/load no/such", "Error: there is no file no/such"),
         ("/load {folder}/list.json", "list.json is no dialogue: it needs"),
-        ("/save {folder}/list.json", "list.json is there and is no dialogue: name another file"),
+        ("/save {folder}/list.json", "list.json exists and is not a dialogue: name another file"),
         ("/save {folder}/no/such.json", "cannot be written: No such file"),
         ("/adapter no/such", "Error: There is no adapter folder no/such"),
         ("/adapter", "Log: the adapter is: none"),

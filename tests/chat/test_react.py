@@ -95,7 +95,7 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
         ('Thought:x\nAction:calculate\nAction Input:{"expression": "1/0"}\n', "division by zero"),
         (
             "Thought:x\nAction:calculate\nAction Input:{broken\n",
-            "is no JSON object with expression",
+            "is not a JSON object with expression",
         ),
         ("I would rather talk.\n", "格式错误"),
     ],
@@ -176,7 +176,7 @@ def test_reading_arguments():
         assert read_arguments(text, one) == {"city": "Oslo"}
     assert read_arguments('{"city": "Oslo"} and then', one) == {"city": "Oslo"}
     two = Tool("t", "d", print, {"a": "", "b": ""}, ("a", "b"))
-    with pytest.raises(ToolError, match="no JSON object with a, b"):
+    with pytest.raises(ToolError, match="not a JSON object with a, b"):
         read_arguments("x", two)
     assert read_arguments("", Tool("t", "d", print)) == {}
 
@@ -198,7 +198,7 @@ def test_a_function_as_a_tool():
     assert (tool.name, tool.description) == ("_weather", "The weather of the next days.")
     assert (tool.parameters, tool.required) == ({"city": "the name of a city", "days": "how many"}, ("city",))
     assert tool.call({"city": "Oslo", "days": "3"}) == "3 days of rain in Oslo"
-    with pytest.raises(ToolError, match="days is 'x', which is no int"):
+    with pytest.raises(ToolError, match="days is 'x', not a value of type int"):
         tool.call({"city": "Oslo", "days": "x"})
     assert Tool("t", "d", lambda: "x" * 5000).call({}).endswith("x ... (1000 more characters left out)")
     with pytest.raises(ToolError, match=r"t did not answer within 0\.05 s"):
@@ -210,7 +210,7 @@ def test_a_function_as_a_tool():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("x = 1", "defines no function"),
+        ("x = 1", "defines no public function"),
         ("def f(x): pass", "f has no docstring"),
         ("async def f(): 'F.'", "f is async"),
         ("def f(*x): 'F.'", r"f takes \*x; a model can only give named arguments"),

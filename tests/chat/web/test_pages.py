@@ -212,8 +212,8 @@ def test_the_client(server):
     [
         (["no/such/model/here"], "There is no model folder no/such/model/here"),
         (["http://127.0.0.1:9"], "the server http://127.0.0.1:9 cannot be reached"),
-        (["--work-dir", "no/such"], "--work-dir no/such: there is no such folder"),
-        (["--adapter", "x"], "--adapter is for a model that this command serves"),
+        (["--work-dir", "no/such"], "--work-dir no/such: no such folder"),
+        (["--adapter", "x"], "--adapter needs a model that this command serves"),
     ],
 )
 def test_wrong_settings_are_one_line(argv, message, capsys):
