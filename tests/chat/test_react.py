@@ -30,7 +30,7 @@ ANSWER = "Thought:Now I know.\nFinal Answer:29,032 feet\n"
 
 @pytest.fixture
 def agent(llama_dir, tokenizer):
-    """An agent with the tools and a model that says the answers; `agent.session` is its history."""
+    """An agent with the tools and a model that gives the answers; `agent.session` is its history."""
 
     def make(answers, tools=None, **settings):
         tools = [plugin("calculate")] if tools is None else tools
@@ -100,15 +100,15 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
         ("I would rather talk.\n", "格式错误"),
     ],
 )
-def test_malformed_calls_are_answered_to_the_model(agent, reply, told):
-    """What cannot be done is told, and the model may try again."""
+def test_the_model_receives_errors_of_malformed_calls(agent, reply, told):
+    """The model receives the error and may try again."""
     found = agent([reply, ANSWER])
     assert found.ask("?").text == "29,032 feet"
     assert told in found.session.turns[1].system
 
 
 def test_the_loop_is_bounded(agent, caplog):
-    """A model that never answers is told to, and then ended; one that knows no form says what it says."""
+    """A model that never answers is asked to, then stopped; text without the format is the answer."""
     call = 'Thought:again\nAction:calculate\nAction Input:{"expression": "1+1"}\n'
     found = agent([call] * (MAX_STEPS + 5))
     found.ask("?")
@@ -219,7 +219,7 @@ def test_a_function_as_a_tool():
     ],
 )
 def test_files_of_tools_that_cannot_be_used(tmp_path, source, message):
-    """What is wrong with a file is said with its name."""
+    """The error of a file names the file."""
     path = tmp_path / "mine.py"
     path.write_text(source)
     with pytest.raises(ConfigError, match=message):
@@ -255,7 +255,7 @@ SERVER = """
 
 
 def test_an_mcp_server(tmp_path):
-    """Tools of a server over stdio are called like any other; what fails there is told."""
+    """Tools of a server over stdio are called like others; their errors are passed on."""
     pytest.importorskip("mcp", reason="the package mcp is not installed")
     (tmp_path / "server.py").write_text(textwrap.dedent(SERVER))
     path = tmp_path / "servers.json"

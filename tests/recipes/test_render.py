@@ -74,7 +74,7 @@ def test_import_lines_are_sorted_and_ours_stand_last():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_rendered_config_loads(name):
-    """The config loader takes the text as it stands and sees the settings."""
+    """The config loader reads the text and its settings."""
     config = parse_config(render(name), f"{name}.py")
     assert "model" in config
     assert "tokenizer" in config
@@ -101,7 +101,7 @@ def test_rendering_is_stable_and_languages_differ_in_comments_only(lang):
         ("llava_internlm2_chat_1_8b_qlora_clip_vit_large_p14_336_lora_e1_gpu8_finetune", "en"),
     ],
 )
-def test_three_full_texts_stand_as_they_are(name, lang):
+def test_three_full_texts_are_unchanged(name, lang):
     """The readable examples; a change of the text shows up here as a whole."""
     assert render(name, lang) == (GOLDEN / f"{name}.py.txt").read_text(encoding="utf-8")
 
@@ -157,7 +157,7 @@ def test_a_wrong_setting_is_an_error_that_helps(settings, message):
 
 
 def test_names_that_are_no_recipes_render_too():
-    """A DeepSpeed name gives its JSON, a script of the original says what took its place."""
+    """A DeepSpeed name gives its JSON, a former script names its replacement."""
     assert '"stage": 2' in render("deepspeed_zero2")
     for name in SCRIPTS:
         with pytest.raises(SystemExit, match=re.escape(SCRIPTS[name])):

@@ -186,7 +186,7 @@ def test_a_search_that_fails(web, query, message):
 
 
 def test_no_server_and_no_key(monkeypatch):
-    """Without a server the reason is told; without a key nothing is asked."""
+    """Without a server the error names the reason; without a key no request is sent."""
     with pytest.raises(SearchError, match=r"the search failed: .*refused"):
         Search("k", "http://127.0.0.1:9")("x")
     monkeypatch.delenv("SERPER_API_KEY", raising=False)

@@ -1,4 +1,4 @@
-"""The pages, run by Streamlit's own test harness, and what stands behind them."""
+"""The pages, run by Streamlit's own test harness, and the code behind them."""
 
 import base64
 import json
@@ -118,7 +118,7 @@ def test_a_refused_question_is_not_put_again(server):
 
 
 def test_large_images_are_made_smaller(tmp_path, monkeypatch):
-    """What is too large for a request is brought to a size that is not, and the page says so."""
+    """An image too large for a request is made smaller, and the page reports it."""
     from PIL import Image
 
     monkeypatch.setattr("xtuner.chat.web.uploads.MAX_BYTES", 1000)
@@ -158,7 +158,7 @@ def test_watching(work_dir):
 
 
 def test_what_a_run_tells_is_shown(work_dir):
-    """The end is told, without tokens/s the time of an iteration, and axes begin near the curve."""
+    """The end is shown; without tokens/s the time of an iteration is; axes begin near the curve."""
     run = work_dir / "20261121_092003"
     run.with_suffix(".log").unlink(missing_ok=True)
     (run / "20261121_092003.log").write_text("Iter(train) [96/96]  lr: 9.2e-04  eta: 0:00:00  time: 0.2\n")
