@@ -17,7 +17,7 @@ from xtuner.convert.names import Names, empty_model
 from xtuner.convert.pth_to_hf import pth_to_hf
 from xtuner.convert.safetensors_stream import SafetensorsFile
 from xtuner.convert.weights import Weights
-from xtuner.engine.surroundings import adapter_files
+from xtuner.engine.environment import adapter_files
 from xtuner.errors import ModelError
 from xtuner.model import SupervisedFinetune
 from xtuner.model.loading import load_for_chat
@@ -135,7 +135,7 @@ def test_several_parameters_of_one_tensor(lora, tmp_path):
 
 
 def test_files_with_older_names(tmp_path):
-    """Of a model with eyes whose language part is loaded alone, and a head called embed_out."""
+    """Of a vision-language model whose language part is loaded alone, and a head called embed_out."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from tests.families.configs import make_model
 from xtuner.convert.pth_to_hf import pth_to_hf
-from xtuner.engine.surroundings import model_files
+from xtuner.engine.environment import model_files
 from xtuner.errors import CheckpointError, ConfigError, NotFoundError
 
 # peft asks for a property that transformers has renamed.

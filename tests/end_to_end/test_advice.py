@@ -20,7 +20,8 @@ import pytest
 
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 from xtuner.errors import XTunerError
 
 pytestmark = pytest.mark.filterwarnings(

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from xtuner import cli
-from xtuner.engine.checkpoint import find_whole, load_checkpoint
+from xtuner.engine.checkpoints.files import find_whole, load_checkpoint
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
 ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(6)]

@@ -78,7 +78,8 @@ def test_without_a_checkpoint_the_base_model_is_measured(here):
 def test_the_rows_held_out_are_not_trained_on(here):
     """Six of 24; the others make up the epoch."""
     from xtuner.config import load_config, parse_option
-    from xtuner.engine.build import RunOptions, build_run
+    from xtuner.engine.build import build_run
+    from xtuner.engine.run import RunOptions
 
     run = build_run(load_config("c.py", dict(map(parse_option, OPTIONS))), RunOptions(work_dir="x"))
     trained, held_out = run.train_dataloader.dataset, run.val_loop.dataloader.dataset

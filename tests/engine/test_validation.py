@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from xtuner.engine.batches.validation import ValBatches
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 from xtuner.errors import ConfigError
 
 OTHER = {"type": "engine_toys.Rows"}

@@ -13,7 +13,8 @@ import torch
 from counting import Counting
 
 from xtuner.config import parse_config
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 from xtuner.errors import XTunerError
 from xtuner.parallel.world import World, make_world
 

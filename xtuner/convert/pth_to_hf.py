@@ -28,7 +28,7 @@ from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import parse_size, write_file, write_weights
-from xtuner.engine.checkpoint import load_checkpoint
+from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
 from xtuner.model.quiet import silence_known_warnings

@@ -10,10 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ import torch
 
 from xtuner import dist
 from xtuner.blocks import as_recompute
-from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.folders import check_folder, named_folders
@@ -30,45 +27,31 @@ from xtuner.config.schema import BUILT, passed_on
 from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.samplers import DefaultSampler
-from xtuner.engine import checkpoint as ckpt
-from xtuner.engine import schedule
+from xtuner.engine import resume, schedule
 from xtuner.engine.backend import Backend, make_backend
 from xtuner.engine.batches.held_out import data_of_training, data_of_validation
 from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
 from xtuner.engine.batches.validation import ValBatches
+from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import parameter_groups, with_fastest_kernel
-from xtuner.engine.randomness import set_rng_state, set_seed
-from xtuner.engine.run import Position, Run
+from xtuner.engine.randomness import set_seed
+from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.runner import TrainLoop
-from xtuner.engine.surroundings import describe_changes, describe_weights
 from xtuner.engine.validation import ValLoop
 from xtuner.engine.visual import Visualizer
-from xtuner.errors import CheckpointError, ConfigError
+from xtuner.errors import ConfigError
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.forecast import Forecast
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
-from xtuner.log import logger, say_once
+from xtuner.log import say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
 from xtuner.model.recompute import free_memory
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line says about a run, beside its config."""
-
-    work_dir: str | None = None
-    resume: str | bool = False  # True: from the newest checkpoint
-    seed: int | None = None
-    fsdp: bool = False
-    deepspeed: Mapping[str, Any] | None = None  # what its file says
-    forecast: Forecast | None = None  # what the run is expected to need
 
 
 def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
@@ -85,7 +68,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     with contextlib.ExitStack() as held:
         # Only rank 0 is sure to see the work dir: it alone reads and writes there.
         if world.is_first:
-            held.enter_context(writing(work_dir, told("the work dir"), folder=True))
+            held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
         run = build_parts(cfg, options, world, work_dir)
         run.held = held.pop_all()
     return run
@@ -93,8 +76,8 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
 
 def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
     """The same in a work dir that nobody else writes in."""
-    source = find_resume(cfg, options, work_dir) if world.is_first else None
-    seed = world.share(lambda: choose_seed(cfg, options, source))
+    source = resume.find_source(cfg, options, work_dir) if world.is_first else None
+    seed = world.share(lambda: resume.choose_seed(cfg, options, source))
     timestamp = world.share(lambda: free_timestamp(work_dir))
     deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
     set_seed(seed, deterministic)
@@ -114,7 +97,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
     run.hooks = build_hooks(run)
-    take_up(run, source)
+    resume.restore(run, source)
     return run
 
 
@@ -138,46 +121,12 @@ def free_timestamp(work_dir: Path) -> str:
             time.sleep(0.2)
         except OSError as error:
             raise ConfigError(
-                told(
+                translate(
                     "cannot write to the work dir {work_dir}: {error}",
                     work_dir=work_dir,
                     error=error.strerror,
                 )
             ) from error
-
-
-def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from, `None` for a new run."""
-    asked = options.resume or cfg.get("resume")
-    if not asked:
-        if cfg.get("load_from"):
-            ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
-        if last := find_last(work_dir):
-            logger.warning(
-                told(
-                    "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of "
-                    "the same name are overwritten (--resume goes on from it)"
-                ),
-                last,
-            )
-        return None
-    path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
-    logger.info(told("Resuming from %s"), path)
-    source = ckpt.load_checkpoint(path, check=True)
-    if "resume" not in source:
-        raise CheckpointError(
-            told("{path} was saved without optimizer state; start from its weights with load_from", path=path)
-        )
-    source["path"] = str(path)
-    return source
-
-
-def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None) -> int:
-    """The seed of a resumed run, of the command line, of the config, or a new one."""
-    if source is not None:
-        return source["meta"]["seed"]
-    asked = options.seed if options.seed is not None else cfg.get("randomness", {}).get("seed")
-    return random.SystemRandom().randrange(2**31) if asked is None else asked
 
 
 def build_batches(run: Run) -> BatchSource:
@@ -223,7 +172,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
         raise ConfigError(
-            told("{data}.dataset: validation data must end; leave out streaming = True", data=data)
+            translate("{data}.dataset: validation data must end; leave out streaming = True", data=data)
         )
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
@@ -266,7 +215,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
-            told(
+            translate(
                 "{path} is {kind}, which gives every process all items: use DefaultSampler, or a class "
                 "that takes rank and world_size",
                 path=path,
@@ -284,7 +233,7 @@ def connect(run: Run) -> None:
     lengths = run.world.gather(len(run.train_dataloader))
     if len(set(lengths)) > 1:
         raise ConfigError(
-            told(
+            translate(
                 "train_dataloader.sampler gives the processes {lengths} batches an epoch; all need the "
                 "same number: set round_up=True in it",
                 lengths=lengths,
@@ -311,7 +260,7 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     if options.deepspeed is None:
         return make_backend(world, fsdp, autocast_dtype(cfg))
     if fsdp:
-        raise ConfigError(told("fsdp and deepspeed both shard the model: use one of them"))
+        raise ConfigError(translate("fsdp and deepspeed both shard the model: use one of them"))
     from xtuner.engine.zero import ZeroBackend
 
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
@@ -363,7 +312,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     trained = [p for p in run.model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError(
-            told(
+            translate(
                 "model has no trainable parameter: add lora=dict(type=LoraConfig, ...) or train the "
                 "llm itself"
             )
@@ -384,7 +333,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
         raise ConfigError(
-            told("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
+            translate("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
         )
     run.backend.start(wrapper)
     return wrapper
@@ -410,7 +359,7 @@ def build_visualizer(run: Run) -> Visualizer:
     visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
     if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
         raise ConfigError(
-            told(
+            translate(
                 "visualizer is a {kind}, which has no {name}(): use Visualizer, and put your own "
                 "backend in its vis_backends",
                 kind=type(visualizer).__name__,
@@ -433,93 +382,3 @@ def build_hooks(run: Run) -> list[Any]:
             cfg = {k: v for k, v in cfg.items() if k != "priority"}
         hooks.append((run.builder.build(cfg, path), priority))
     return sort_hooks(hooks)
-
-
-def take_up(run: Run, source: dict[str, Any] | None) -> None:
-    """Put the run where its checkpoint left it, or give it the weights of `load_from`; rank 0 reads."""
-    path = run.cfg.get("load_from")
-    run.position = Position(0, run.train_dataloader.position())
-    if not run.world.spread(source is not None):
-        if path and not run.cfg.get("resume"):
-            first = run.world.is_first
-            run.backend.load_model(ckpt.load_checkpoint(path, check=True)["state_dict"] if first else None)
-            logger.info(told("Loaded the weights of %s"), path)
-        return
-    small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
-    small = run.world.spread(small)
-    _check_same_data(run, small)
-    if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
-        logger.warning(told("The config is not the one that %s was saved with:\n%s"), small["path"], changes)
-    _go_on_in_stream(run, small)
-    run.call_hooks("after_load_checkpoint", checkpoint=source or small)
-    run.backend.load_model(source["state_dict"] if source else None)
-    run.backend.load_optimizer(run.optim_wrapper, source["optimizer"] if source else None)
-    resume = small["resume"]
-    run.num_skipped_updates = resume["num_skipped_updates"]
-    run.update_losses.extend(resume.get("update_losses", ()))
-    path = Path(small["path"]).resolve()
-    others = [p for p in resume["kept_checkpoints"] if Path(p).resolve() != path]
-    run.kept_checkpoints = [*others, small["path"]]
-    run.iter = _resumed_iter(run, resume)
-    run.position = Position(run.iter, run.train_dataloader.position())
-    saved_at = small["meta"]["iter"]
-    again = told(", within an update, which begins again") if run.iter < saved_at else ""
-    logger.info(
-        told("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
-    )
-    if run.iter >= run.max_iters:
-        logger.warning(
-            told("The run was finished: nothing is left to train. Raise train_cfg to train longer")
-        )
-
-
-def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
-    if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
-        return
-    what = told("{path} was trained on other data or data settings than this config has", path=saved["path"])
-    if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
-        raise CheckpointError(
-            told(
-                "{what}, so its position in them means nothing: restore them, start from its weights "
-                "with load_from, or set resume_on_other_data = True to continue at the same iteration "
-                "of these",
-                what=what,
-            )
-        )
-    logger.warning(told("%s: the run goes on at the same iteration of these"), what)
-
-
-def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
-    """Take up each process's place in streamed data."""
-    if not isinstance(run.train_dataloader, StreamBatches):
-        return
-    positions = saved["data"]["positions"]
-    if len(positions) != run.world.size:
-        raise CheckpointError(
-            told(
-                "{path} was saved by {count} process(es), each with its own position in the streamed "
-                "data, and this run has {here}: start as many",
-                count=len(positions),
-                path=saved["path"],
-                here=run.world.size,
-            )
-        )
-    run.train_dataloader.go_on_from(positions[run.world.rank])
-
-
-def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
-    """The iteration to do next; its random state is set where as many processes train as before."""
-    states = resume.get("rng_of_ranks") or [resume["rng"]]
-    if len(states) == run.world.size:
-        set_rng_state(states[run.world.rank])
-    before, now = resume.get("data_size", 1), run.world.data_size
-    if before == now:
-        return resume["iter"]
-    # Together the processes read the same items in the same order, however many they are.
-    there = resume["iter"] * before // now
-    logger.warning(
-        told("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g "
-        "times the items, and dropout draws other numbers"),
-        before, now, resume["iter"], there, now / before,
-    )  # fmt: skip
-    return there

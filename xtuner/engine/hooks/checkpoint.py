@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xtuner.engine.checkpoint import clear_unfinished, remove_checkpoint, save_checkpoint
+from xtuner.engine.checkpoints.background import BackgroundWriter
+from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
 from xtuner.engine.hooks.hook import Hook
-from xtuner.engine.saving import BackgroundWriter
+from xtuner.engine.resume import state_of
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 
@@ -45,7 +46,9 @@ class CheckpointHook(Hook):
         save_async: bool = False,
     ):
         if rule is not None and rule not in RULES:
-            raise ConfigError(told("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule))
+            raise ConfigError(
+                translate("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule)
+            )
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -69,7 +72,7 @@ class CheckpointHook(Hook):
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:
             raise ConfigError(
-                told(
+                translate(
                     "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
                     "val_dataloader = dict(held_out=0.05)"
                 )
@@ -77,7 +80,7 @@ class CheckpointHook(Hook):
         names = runner.val_loop.metric_names
         if self.save_best != "auto" and self.save_best not in names:
             raise ConfigError(
-                told(
+                translate(
                     "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not "
                     "measure.{hint} It measures {names}",
                     save_best=self.save_best,
@@ -101,7 +104,7 @@ class CheckpointHook(Hook):
         if not self.saves_at(runner):
             return
         number, unit = self._count(runner)
-        logger.info(told("Saving checkpoint at %d %s"), number, told(unit))
+        logger.info(translate("Saving checkpoint at %d %s"), number, translate(unit))
         self._save(runner, f"{self._place(runner)}.pth")
 
     def before_update(self, runner) -> None:
@@ -117,8 +120,8 @@ class CheckpointHook(Hook):
         if math.isnan(value) or not (best is None or self._is_better(runner, name, value, best)):
             return
         number, unit = self._count(runner)
-        said = told("Saving the best checkpoint: %s is %.4f, after %d %s")
-        logger.info(said, name, value, number, told(unit))
+        said = translate("Saving the best checkpoint: %s is %.4f, after %d %s")
+        logger.info(said, name, value, number, translate(unit))
         self._best_value = value
         self._save_best(runner, name)
 
@@ -137,7 +140,7 @@ class CheckpointHook(Hook):
 
     def before_stop(self, runner) -> None:
         if not self.saves_at(runner):
-            logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
+            logger.info(translate("Saving checkpoint at %d iterations"), runner.iter + 1)
             self._save(runner, f"iter_{runner.iter + 1}.pth")
         self.finish()
 
@@ -181,7 +184,7 @@ class CheckpointHook(Hook):
         self._write(runner, state, functools.partial(_write_best, path, stem))
 
     def _state(self, runner, with_optimizer: bool) -> dict[str, Any]:
-        state = runner.state(with_optimizer)
+        state = state_of(runner, with_optimizer)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         return state
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from xtuner.engine.checkpoint import find_last, find_whole, load_checkpoint, save_checkpoint
+from xtuner.engine.checkpoints.files import find_last, find_whole, load_checkpoint, save_checkpoint
 from xtuner.errors import CheckpointError, NotFoundError
 
 STATE = {"state_dict": {"w": torch.arange(4000.0)}, "meta": {"iter": 3, "hf_files": {"a": "b"}}}

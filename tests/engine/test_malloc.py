@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
-from xtuner.engine import heap
-from xtuner.engine.heap import keep_freed_memory
+from xtuner.engine import malloc
+from xtuner.engine.malloc import keep_freed_memory
 
 PROGRAM = """
 import ctypes, resource, runpy, sys, torch
@@ -37,7 +37,7 @@ def test_an_update_asks_the_system_for_no_page_again(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
 
     def pages(word):
-        command = [sys.executable, "-c", PROGRAM, heap.__file__, word]
+        command = [sys.executable, "-c", PROGRAM, malloc.__file__, word]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         kept, number = done.stdout.split()
         return kept == "True", int(number)

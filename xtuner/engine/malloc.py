@@ -15,8 +15,8 @@ import torch
 
 # Of malloc.h: from how many bytes on a block is the system's own, and how many free ones are given back.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-_ITS_OWN, _NEVER = 32 * 2**20, 2**31 - 1
-# Who sets one of these has reasons.
+_MMAP_MIN_BYTES, _TRIM_NEVER = 32 * 2**20, 2**31 - 1
+# If the user set any of these, malloc is left alone.
 _SETTINGS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
 
 
@@ -27,4 +27,4 @@ def keep_freed_memory(device: torch.device) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _ITS_OWN)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    return bool(mallopt(_MMAP_THRESHOLD, _MMAP_MIN_BYTES)) and bool(mallopt(_TRIM_THRESHOLD, _TRIM_NEVER))

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from xtuner.engine.checkpoint import (
+from xtuner.engine.checkpoints.files import (
     OPTIMIZER_FILES,
     clear_unfinished,
     find_fault,
