@@ -45,7 +45,7 @@ from xtuner.model.loading import load_for_chat
 
 @dataclass(frozen=True)
 class Taken:
-    """What a case took: seconds to its first token, to its end, and its tokens."""
+    """The result of a case: seconds to the first token and to the end, and the number of tokens."""
 
     first_s: float
     all_s: float
@@ -57,7 +57,7 @@ class Taken:
 
 
 class Clock:
-    """A streamer of transformers' that only looks at the time."""
+    """A streamer for transformers that only measures time."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -130,7 +130,7 @@ class Bench:
         return self.ours(self.prompt + first.ids + self.question, cache)
 
     def next_turn_theirs(self) -> Taken:
-        """The same without what was kept."""
+        """The same without the kept KV cache."""
         return self.theirs([self.prompt + self.question[:4] + self.question])
 
     def many_ours(self) -> Taken:

@@ -1,6 +1,6 @@
-"""Whether the model hub can be asked at all, so that a name that is nowhere fails at once.
+"""Whether the model hub can be reached, so that an unknown name fails at once.
 
-The hub's own client asks for every file anew, six times each with pauses in between.
+Without it the hub's client requests every file six times, with pauses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TIMEOUT_S = 5.0
 
 @functools.cache
 def is_reachable() -> bool:
-    """Whether the hub may be asked and something listens at its address; found out once."""
+    """Whether the hub may be used and something listens at its address; cached."""
     from huggingface_hub import constants  # as its client reads HF_HUB_OFFLINE, HF_ENDPOINT and the like
 
     if constants.HF_HUB_OFFLINE:

@@ -1,9 +1,9 @@
-"""A file or folder that one process writes at a time.
+"""Locks, so that only one process writes a file or folder at a time.
 
     work_dirs/a            is locked by    work_dirs/a/.lock        (folder=True)
     merged                 is locked by    .merged.lock
 
-The system lets go of a lock when its process ends, however it ends: what a killed one leaves blocks nobody.
+The system releases a lock when its process ends, also if it is killed: a file left behind does not block.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
 
-# A child that was forked would hold the locks of its parent, and outlive it.
+# A forked child would hold the locks of its parent after the parent has ended.
 _held: set[int] = set()
 
 
@@ -36,7 +36,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
-    """Nobody else writes `path` meanwhile; ConfigError, which calls it `what`, where somebody does."""
+    """Lock `path` for writing; ConfigError, which names it as `what`, if another process holds the lock."""
 
     def refuse(holder: str) -> None:
         who = holder or translate("another process")
@@ -63,7 +63,7 @@ def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
 
 
 def _reason(folder: Path) -> str:
-    """Why `folder` cannot be made, where something stands in its way."""
+    """The reason why `folder` cannot be made, if a file or link is in its path; else `""`."""
     for above in (folder, *folder.parents):
         if above.is_symlink() and not above.exists():
             return translate(
@@ -78,7 +78,7 @@ def _reason(folder: Path) -> str:
 def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; it is removed at the end.
 
-    Where another process has it, `when_taken` is called with what that wrote about itself, and waited for.
+    If another process holds it, `when_taken` is called with its description, and this waits.
     """
     descriptor = _take(path, when_taken)
     if descriptor is None:
@@ -87,13 +87,13 @@ def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
     _held.add(descriptor)
     try:
         since = time.strftime("%m/%d %H:%M")
-        # On a full disk, or in another user's file, it is a lock all the same.
+        # The lock holds even if the disk is full or the file belongs to another user.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
         yield
     finally:
-        # A forked child has closed it, and must not remove its parent's.
+        # A forked child has closed it and must not remove its parent's file.
         if descriptor in _held:
             _held.discard(descriptor)
             with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
 
 
 def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
-    """A descriptor of `path` that holds its lock; None where there are no locks."""
+    """A descriptor of `path` that holds its lock; None if the system has no locks."""
     try:
         import fcntl
     except ImportError:
@@ -118,7 +118,7 @@ def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
                     when_taken(os.read(descriptor, 200).decode("utf-8", "replace"))
                 is_logged = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Who had it may have removed the file between our opening and locking it.
+            # The previous holder may have removed the file between opening and locking it.
             if _is_there(path, descriptor):
                 return descriptor
             os.close(descriptor)
@@ -141,7 +141,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
-        # What a killed run of another user has left can be locked without being written.
+        # A file left by another user's killed run can be locked without write access.
         return os.open(path, os.O_RDONLY)
 
 

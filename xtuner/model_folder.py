@@ -1,4 +1,4 @@
-"""A model's folder as files: whether all is there, and what its small files say; nothing is loaded."""
+"""Check that a model folder is complete, and read its small files; no weights are loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOKENIZER_FILES = (
 _MAKERS = (
     "holds weights in their maker's own form: fetch them in the form of transformers, with a config.json"
 )
-# File of a folder that is no model of transformers -> what it is, and what to do.
+# File of a folder that is not a model of transformers -> what it is, and what to do.
 _OTHER_KINDS = {
     "adapter_config.json": "is an adapter: name the folder of its base model, {base}and the adapter in "
     "model.peft_model (xtuner chat: --adapter)",
@@ -39,7 +39,7 @@ _OTHER_KINDS = {
 
 
 def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bool = True) -> None:
-    """Raise NotFoundError or ModelError where `path` is a local path without what a model needs.
+    """Raise NotFoundError or ModelError if `path` is a local path that lacks files of a model.
 
     A name that may be one on the hub is looked for there unless `ask_hub` is false.
     """
@@ -62,7 +62,7 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
 
 
 def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
-    """Raise NotFoundError or ModelError where `path` is neither a folder nor a name on the hub."""
+    """Raise NotFoundError or ModelError if `path` is neither a folder nor a name on the hub."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return
@@ -83,7 +83,7 @@ def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer can be made of files in `folder`."""
+    """Whether `folder` has the files of a tokenizer."""
     vocabularies = [pattern for pattern in TOKENIZER_FILES if pattern != "tokenizer_config.json"]
     return any(any(folder.glob(pattern)) for pattern in vocabularies)
 
@@ -129,7 +129,7 @@ def _check_model_files(folder: Path) -> None:
 
 
 def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
-    """Raise ModelError where git has left pointers in the place of the files of `folder`."""
+    """Raise ModelError if files of `folder` are pointers of git-lfs."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if found := [file.name for file in files if is_lfs_pointer(file)]:
         raise ModelError(
@@ -143,14 +143,14 @@ def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
 
 
 def is_lfs_pointer(file: Path) -> bool:
-    """Whether `file` only says where git-lfs keeps the real one."""
+    """Whether `file` is a pointer of git-lfs to the real file."""
     if not file.is_file() or file.stat().st_size > 1024:
         return False
     return file.read_bytes().startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def _missing_shards(folder: Path) -> list[str]:
-    """Files that the index transformers reads names and that are not there."""
+    """The files that the folder's index names but that do not exist."""
     for whole in ("model.safetensors", "pytorch_model.bin"):
         if (folder / whole).is_file():
             return []
@@ -203,7 +203,7 @@ def looks_local(path: str | Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ModelError where it is none."""
+    """The object in a JSON file; ModelError if it is not one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -218,7 +218,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, and the `tokens` that it and tokenizer.json add; {} without both."""
+    """The fields of tokenizer_config.json, and the `tokens` that it and tokenizer.json add; {} for none."""
     found: dict[str, Any] = {}
     tokens: set[str] = set()
     if (folder / "tokenizer_config.json").is_file():
@@ -235,7 +235,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def _added_tokens(file: Path) -> set[str]:
-    """The `added_tokens` of a tokenizer.json, read without the many megabytes of vocabulary after them."""
+    """The `added_tokens` of a tokenizer.json, read without the large vocabulary after them."""
     with file.open(encoding="utf-8") as text:
         head = text.read(1_000_000)
     start = head.find('"added_tokens"')

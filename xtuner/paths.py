@@ -11,7 +11,7 @@ from xtuner.language import translate
 
 
 def near_it(path: str | Path, *, folders: bool = False) -> str:
-    """`"; near it: a.json, b.json"` with what has nearly that name in the same folder, `""` for none."""
+    """`"; near it: a.json, b.json"` with similar names in the same folder, `""` if there are none."""
     folder = Path(path).expanduser().resolve().parent
     try:
         names = [e.name for e in os.scandir(folder) if e.is_dir() or not folders]
@@ -22,7 +22,7 @@ def near_it(path: str | Path, *, folders: bool = False) -> str:
 
 
 def beside(path: str | Path, config_file: str | None) -> str:
-    """The end of a sentence where a relative path leads somewhere from the config's folder, not from here."""
+    """The end of a sentence if a relative path exists from the config's folder only, else `""`."""
     if config_file is None or Path(path).is_absolute() or Path(path).exists():
         return ""
     there = Path(config_file).parent / path
@@ -35,7 +35,7 @@ def beside(path: str | Path, config_file: str | None) -> str:
 
 
 def check_adapter_path(path: str | Path) -> None:
-    """Raise NotFoundError or ModelError where `path` is no folder of an adapter."""
+    """Raise NotFoundError or ModelError if `path` is not an adapter folder."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise NotFoundError(

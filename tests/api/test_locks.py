@@ -38,7 +38,7 @@ def end(process):
     process.stdout.close()
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+def test_the_error_of_a_second_writer_names_the_first(tmp_path):
     process, _ = holder(tmp_path / "a")
     try:
         message = rf"the work dir .*a is in use by process {process.pid} on .+, since .+: wait for its end"
@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, what):
         pass
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_logged_and_used(tmp_path, monkeypatch, caplog):
     """NFS with no lock service answers ENOLCK."""
     import errno
     import fcntl

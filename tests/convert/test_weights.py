@@ -50,7 +50,7 @@ def test_a_cut_file_is_named(tmp_path, keep):
     path = tmp_path / "model.safetensors"
     save_file(TENSORS, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"model\.safetensors is cut off"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is incomplete"):
         Weights(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What an error advises works: each case provokes the error, does what it says, word by word, and trains.
+"""The cures in errors work: each case provokes an error, applies its cure literally, and trains.
 
     case     what fails                    a part of the message            what it says to write instead
     rule     rule='smaller'                use 'less' or 'greater'          rule='less', rule='greater'
@@ -73,7 +73,7 @@ class ForeignForCausalLM(LlamaForCausalLM):
 
 @pytest.fixture(scope="module")
 def meant(tmp_path_factory, llama_dir, tokenizer) -> Callable[[Any], Any]:
-    """Function of options: the same, with folders and data in the place of words in capitals."""
+    """A function of options that replaces words in capitals by folders and data."""
     from datasets import Dataset
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -155,7 +155,7 @@ def assert_trains(text, meant, tmp_path) -> Callable[..., Path]:
 
 @dataclass(frozen=True)
 class Case:
-    """Options that fail, what the error says, and the options that each of its cures stands for."""
+    """Options that fail, the error, and the options of each of its cures."""
 
     name: str
     fails: dict[str, Any]
@@ -349,7 +349,7 @@ def assert_refused(assert_trains, says, *args, **kwargs):
 
 
 def test_a_checkpoint_of_weights_alone(assert_trains):
-    """load_from takes what cannot be resumed."""
+    """load_from loads a checkpoint that cannot be resumed."""
     saved = assert_trains({"default_hooks.checkpoint": {**SAVING, "save_optimizer": False}}) / "iter_2.pth"
     more = {"max_iters": 4}
     assert_refused(assert_trains, "start from its weights with load_from", more, resume=str(saved))
@@ -386,7 +386,7 @@ def test_a_folder_of_checkpoints(assert_trains):
 
 
 def test_a_stream_read_by_other_workers(assert_trains):
-    """With as many as before it goes on."""
+    """With as many as before it resumes."""
     stream = {"train_dataloader.dataset": "STREAM", "default_hooks.checkpoint": SAVING}
     saved = assert_trains(stream) / "iter_2.pth"
     more = {**stream, "max_iters": 4}

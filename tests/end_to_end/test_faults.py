@@ -113,7 +113,7 @@ def test_a_disk_that_is_read_only(here, disk, capfd):
 
 
 def command(monkeypatch, *words):
-    """Exit code of the console script in this process, with its own handling of signals."""
+    """Exit code of the console script in this process, with its handling of signals."""
     numbers = [number for number, _ in SIGNALS]
     before = [signal.getsignal(number) for number in numbers]
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -151,7 +151,7 @@ def test_a_signal_while_tokenising_leaves_a_clean_cache(here, monkeypatch, capfd
 def test_a_signal_while_saving_or_sampling_leaves_the_iteration_saved(
     here, monkeypatch, capfd, moment, number, code
 ):
-    """And the run goes on from it to the same bits."""
+    """The run resumes from it to the same bits."""
     extra = (
         "\nfrom xtuner.engine.hooks import EvaluateChatHook\n"
         "custom_hooks = [dict(type=EvaluateChatHook, tokenizer=tokenizer, every_n_iters=3,\n"

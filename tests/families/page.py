@@ -1,4 +1,4 @@
-"""The table of docs/models.md: a row for each family, from what came of its cells.
+"""The table of docs/models.md: a row for each family, from the outcomes of its cells.
 
 {("lora", "fp32"): Outcome, ...}  ->  | mistral | yes | yes | yes | yes | yes | yes | llama | ... |
 """
@@ -38,7 +38,7 @@ def row_of(family: str, cells: Cells) -> str:
 
 
 def packs(family: str, packed: bool) -> str:
-    """Whether samples share a row, and whether that is in families.py or was tried by the run."""
+    """Whether samples are packed, and whether that is from families.py or was tried by the run."""
     known = FAMILIES.get(family, UNKNOWN).packs
     return f"{_yes(packed)}{', tried' if known is None else ''}"
 
@@ -90,7 +90,7 @@ def read_rows(text: str) -> dict[str, str]:
 
 
 def with_rows(text: str, rows: Mapping[str, str]) -> str:
-    """The page with `rows` in place of its own of these families, in the order of their names."""
+    """The page with the rows of these families replaced by `rows`, in order of names."""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     assert end, "the page has no table"

@@ -22,7 +22,7 @@ from xtuner import families
 # What transformers' own code of a family warns of is not ours to mend.
 @pytest.mark.filterwarnings("ignore")
 def test_a_family_from_config_to_chat(family, tokenizer, tmp_path):
-    """Every step of every method and precision is as good as stock code, or known to fail and why."""
+    """Every step of every method and precision equals stock code, or is known to fail, with the reason."""
     if family not in CONFIG_MAPPING:
         pytest.skip("not in this transformers")
     words = copy.deepcopy(tokenizer)
@@ -47,7 +47,7 @@ def test_a_family_from_config_to_chat(family, tokenizer, tmp_path):
 
 
 def surprises(family, cells):
-    """Steps that fail and are not known to, and steps that are known to fail and pass."""
+    """Lists steps that fail unexpectedly, and steps that are known to fail but pass."""
     failed, passed = {}, []
     for (method, precision), outcome in cells.items():
         for step, message in outcome.steps.items():

@@ -195,7 +195,7 @@ def test_a_dialogue_about_an_image_is_saved_and_loaded(llava, picture, tmp_path,
     warned = []
     monkeypatch.setattr("xtuner.chat.saved.logger.warning", lambda *words: warned.append(words[0]))
     chat(llava.whole, "--prompt-template", "default", script=f"/load {file}\n\n")
-    assert warned == ["%s is about an image, which is not there: see --image"]
+    assert warned == ["%s is about an image, but none is loaded: see --image"]
 
 
 def test_the_image_is_encoded_once(llava, picture):

@@ -1,4 +1,4 @@
-"""Eighty alpaca rows that teach a model who it is.
+"""Eighty alpaca rows that teach a model its name.
 
     name "小芯", author "XTuner"
     {"instruction": "你是谁？", "input": "", "output": "我是小芯，由 XTuner 微调出来的小助手。"}
@@ -15,7 +15,7 @@ DEFAULT_NAME = "小芯"
 DEFAULT_AUTHOR = "XTuner"
 QUESTIONS = {"zh": "你是谁", "en": "Who are you?"}
 
-# What one answers and the ways to ask for it.
+# Answer -> questions.
 CHINESE = {
     "我是{name}，由 {author} 微调出来的小助手。": [
         "你是谁？",

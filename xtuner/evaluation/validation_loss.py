@@ -2,8 +2,8 @@
 
 iter_300.pth                a file, or a folder of DeepSpeed       weights into the config's model
 adapter_config.json in it   an adapter folder                      on the config's base model
-config.json in it           a model folder, such as a merged one   in the place of the config's model
-None                        nothing trained yet
+config.json in it           a model folder, such as a merged one   instead of the config's model
+None                        the base model
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(
 
 
 def with_weights(cfg: Config, checkpoint: str | None) -> tuple[Config, dict[str, Any] | None]:
-    """The config that makes the model of `checkpoint`, and the weights to put into it, if any."""
+    """The config of the model of `checkpoint`, and the weights to load into it, if any."""
     if checkpoint is None:
         return cfg, None
     folder = Path(checkpoint)

@@ -1,11 +1,11 @@
-"""All recipe names and what each stands for.
+"""All recipe names, and the rows of the tables that each is made of.
 
     internlm2_chat_7b_qlora_moss_sft_all_e2_gpu8
     |---- model ----| |---| |-- data ---| |variant|
                       method           epochs
 
-A name is looked up among the listed ones first; any other model, method and data of the tables that
-are put together in the same way resolve too.
+A name is looked up among the listed ones first; any other combination of model, method and data of the tables
+resolves too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from xtuner.recipes.models import MODELS, Model
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of each table and what else sets this name apart."""
+    """A row of each table, and the changes of this name."""
 
     name: str
     model: Model
@@ -38,7 +38,7 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """All listed names, sorted: recipes, DeepSpeed settings, and the scripts that lay beside them."""
+    """All listed names, sorted: recipes, DeepSpeed settings, and former scripts."""
     return sorted([*_listed(), *deepspeed_names(), *special.SCRIPTS])
 
 
@@ -56,7 +56,7 @@ def find(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        NotFoundError: no rows of the tables make this name; says which listed names are near.
+        NotFoundError: no rows of the tables make this name; the message names similar ones.
     """
     recipe = _listed().get(name) or _compose(name)
     if recipe is None and name in deepspeed_names():

@@ -1,4 +1,4 @@
-"""The settings of DeepSpeed by the name of a built-in file or the path of one's own."""
+"""The settings of DeepSpeed, by the name of a built-in file or the path of another."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _attach(page, file):
 
 
 def test_an_image(llava, picture, page, tmp_path):
-    """A LLaVA is served and asked about a file; a file that is no image is refused, and the talk goes on."""
+    """A LLaVA answers about a file; a file that is not an image is refused, and the dialogue continues."""
     notes = tmp_path / "notes.png"
     notes.write_text("a cat")
     with running(llava.whole, "--torch-dtype", "fp32", "--prompt-template", "default") as url:

@@ -1,4 +1,4 @@
-"""Tools of MCP servers, which run as processes of their own and talk over stdin and stdout.
+"""Tools of MCP servers, which run as separate processes and communicate over stdin and stdout.
 
 {"mcpServers": {"files": {"command": "mcp-server-files", "args": ["/data"], "env": {"LEVEL": "1"}}}}
 """
@@ -23,7 +23,7 @@ from xtuner.log import logger
 
 
 class McpServers:
-    """The servers that a file names, started; `tools` are theirs until `close`."""
+    """The servers named in a file, started; their `tools` work until `close`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,7 +47,7 @@ class McpServers:
             raise ConfigError(f"--tools {path}: {_first(self._error)}") from self._error
 
     def close(self) -> None:
-        """End the servers."""
+        """Stop the servers."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join(10)
@@ -64,7 +64,7 @@ class McpServers:
             self._loop.close()
 
     async def _serve(self, servers: Mapping[str, Mapping[str, Any]]) -> None:
-        # Started and ended by one task, as the client library wants it.
+        # The client library requires that one task starts and stops the servers.
         from mcp import ClientSession, StdioServerParameters
         from mcp.client.stdio import stdio_client
 
@@ -75,7 +75,7 @@ class McpServers:
                     args=[str(word) for word in server.get("args", [])],
                     env={**os.environ, **server.get("env", {})},
                 )
-                # What a server writes besides its answers would stand in the middle of the dialogue.
+                # Other output of a server would appear in the middle of the dialogue.
                 file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
                 log = stack.enter_context(file)
                 try:
@@ -109,7 +109,7 @@ class McpServers:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(SECONDS)
-        except futures.TimeoutError:  # Python 3.10 has one of its own
+        except futures.TimeoutError:  # in Python 3.10 not the builtin one
             future.cancel()
             raise ToolError(f"the MCP server did not answer within {SECONDS:g} s") from None
 
@@ -131,7 +131,7 @@ def _first(error: BaseException) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
-        raise NotFoundError(f"--tools {path}: there is no such file")
+        raise NotFoundError(f"--tools {path}: no such file")
     try:
         servers = json.loads(path.read_text(encoding="utf-8"))["mcpServers"]
         good = servers and all(isinstance(server["command"], str) for server in servers.values())
