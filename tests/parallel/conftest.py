@@ -246,7 +246,7 @@ def two_by_zero(tmp_path_factory, common, one, others, experts) -> dict[str, dic
     return in_two_processes({n: {**common, **o} for n, o in cases.items()}, folder)
 
 
-def launched(cases: dict[str, dict], folder: Path, size: int) -> int:
+def launched(cases: dict[str, dict], folder: Path, size: int, script: Path = SCRIPT) -> int:
     """The exit code of a world of `size` that trains the cases one after the other."""
     (folder / "cases.json").write_text(json.dumps(cases))
     with pytest.MonkeyPatch.context() as patch:
@@ -254,7 +254,7 @@ def launched(cases: dict[str, dict], folder: Path, size: int) -> int:
         patch.setenv("NPROC_PER_NODE", str(size))
         processes = asked_for()
         assert processes is not None
-        return launch([sys.executable, str(SCRIPT), str(folder)], processes)
+        return launch([sys.executable, str(script), str(folder)], processes)
 
 
 def in_two_processes(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
