@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,24 @@ def read_archive(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(told("{path} is not a checkpoint: it has no 'state_dict'", path=path))
     return found
+
+
+class InFiles:
+    """Makes empty tensors whose memory is unnamed files of `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if not num_bytes:
+            return torch.empty(shape, dtype=dtype)
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", suffix=".part") as file:
+            # A full disk is an error here, and the end of the process where it is written to.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+            raw = torch.from_file(file.name, shared=True, size=num_bytes, dtype=torch.uint8)
+        return raw.view(dtype).view(shape)
 
 
 def is_archive(path: Path) -> bool:

@@ -17,6 +17,7 @@ containers only and loads without running anything from it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +92,23 @@ def clear_unfinished(folder: Path) -> None:
         remove_checkpoint(part)
 
 
-def load_checkpoint(path: str | Path, check: bool = False, with_optimizer: bool = True) -> dict[str, Any]:
+def load_checkpoint(
+    path: str | Path,
+    check: bool = False,
+    with_optimizer: bool = True,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> dict[str, Any]:
     """The content of a checkpoint; `check` compares all checksums first.
 
-    Tensors of a file are mapped from it; those of a sharded checkpoint are read, without the optimizer's if
-    these are not needed.
+    Tensors of a file are mapped from it. Those of a sharded checkpoint are read into memory that `empty`
+    makes, those of the optimizer only if they are needed.
     """
     found = open_checkpoint(path, check)
     if not is_sharded(found):
         return found
     if not with_optimizer:
         found.pop("optimizer", None)
-    return sharded.read_whole(found["sharded"]["folder"], found)
+    return sharded.read_whole(found["sharded"]["folder"], found, empty)
 
 
 def is_sharded(found: dict[str, Any]) -> bool:

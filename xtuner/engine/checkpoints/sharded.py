@@ -20,7 +20,7 @@ import mmap
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ from xtuner.engine.checkpoints.archive import read_archive, save_archive
 from xtuner.engine.checkpoints.newest import cannot_write, name_newest
 from xtuner.errors import CheckpointError
 from xtuner.language import told
-from xtuner.parallel.tensors import map_tensors
+from xtuner.parallel.tensors import DTensor, map_tensors
 from xtuner.parallel.world import World
 
 TENSORS = ("state_dict", "optimizer")
@@ -64,17 +64,27 @@ def separate(state: dict[str, Any]) -> Separated:
     for key, tensor in _keyed(state):
         if key not in tensors:
             tensors[key] = tensor.detach()
-            described[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    whole = {k: _mapped(v, lambda t: described[id(t)]) if k in TENSORS else v for k, v in state.items()}
+            described[_identity(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    whole = {
+        name: map_tensors(value, lambda t: described[_identity(t)]) if name in TENSORS else value
+        for name, value in state.items()
+    }
     return Separated(whole, tensors)
 
 
 def _keyed(state: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of TENSORS with their keys; an object that is there twice has its first key twice."""
-    keys: dict[int, str] = {}
+    keys: dict[Hashable, str] = {}
     for name in TENSORS:
         for path, tensor in _tensors(state.get(name), (name,)):
-            yield keys.setdefault(id(tensor), ".".join(path)), tensor
+            yield keys.setdefault(_identity(tensor), ".".join(path)), tensor
+
+
+def _identity(tensor: torch.Tensor) -> Hashable:
+    """What tied weights have in common; of those in parts this process may have none, so no memory."""
+    if isinstance(tensor, DTensor) or tensor.is_meta or not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _tensors(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
@@ -87,12 +97,12 @@ def _tensors(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 def _mapped(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """`map_tensors`, with one result for an object that is there twice."""
-    made: dict[int, Any] = {}
+    made: dict[Hashable, Any] = {}
 
     def once(tensor: torch.Tensor) -> Any:
-        if id(tensor) not in made:
-            made[id(tensor)] = change(tensor)
-        return made[id(tensor)]
+        if _identity(tensor) not in made:
+            made[_identity(tensor)] = change(tensor)
+        return made[_identity(tensor)]
 
     return map_tensors(value, once)
 
