@@ -187,7 +187,7 @@ def config_text(case: Case, place: Path, iters: int = ITERS) -> str:
 
 
 def estimated(config: Path) -> Any:
-    """What is reckoned for the run of that config."""
+    """The estimate for the run of that config."""
     from xtuner.config import load_config
     from xtuner.estimate.forecast import forecast
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 
 # How much of what layers make forward is made again in backward.
 RECOMPUTE = ("none", "selective", "full", "offload")
@@ -37,7 +37,7 @@ def as_recompute(value: Any) -> str | None:
         return None
     if value not in RECOMPUTE:
         raise ConfigError(
-            told(
+            translate(
                 "model.use_activation_checkpointing is {value!r}; write True (all layers), False "
                 "(none), 'selective' (every second layer), 'offload' (all layers, inputs and embedding "
                 "on the host), or None (what fits into memory)",

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from xtuner.errors import NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.paths import near_it
 
@@ -76,5 +76,5 @@ def check_exists(path: str | Path) -> None:
     if path.exists() or counted_otherwise(path):
         return
     newest = find_last(path.parent) if path.parent.is_dir() else None
-    hint = told("; the newest there is {newest}", newest=newest) if newest else near_it(path)
-    raise NotFoundError(told("there is no checkpoint {path!r}{hint}", path=str(path), hint=hint))
+    hint = translate("; the newest there is {newest}", newest=newest) if newest else near_it(path)
+    raise NotFoundError(translate("there is no checkpoint {path!r}{hint}", path=str(path), hint=hint))

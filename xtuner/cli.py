@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from xtuner import __version__, dist
 from xtuner.errors import XTunerError, did_you_mean
-from xtuner.language import LANGUAGES, speaking, told, wrap
+from xtuner.language import LANGUAGES, speaking, translate, wrap
 
 
 class Command(NamedTuple):
@@ -102,23 +102,23 @@ _WIDTH, _COLUMN = 80, 38
 
 def usage() -> str:
     """The text of `xtuner --help`; each command with what it needs, not with all it takes."""
-    lines = [f"{told('usage: ')}xtuner COMMAND [ARGUMENTS] [--debug] [--lang en|zh]", ""]
+    lines = [f"{translate('usage: ')}xtuner COMMAND [ARGUMENTS] [--debug] [--lang en|zh]", ""]
     for title, group in GROUPS.items():
-        lines.append(f"{told(title)}:")
+        lines.append(f"{translate(title)}:")
         for name, command in group.items():
             lines += _described(f"{name} {command.usage.partition('[')[0]}".strip(), command.about)
         lines.append("")
     lines += [
-        told("xtuner COMMAND --help explains a command; xtuner version prints the version."),
-        told("--debug shows the traceback of an error."),
-        told("--lang zh or LANG=zh_CN.UTF-8 shows help and messages in Chinese."),
+        translate("xtuner COMMAND --help explains a command; xtuner version prints the version."),
+        translate("--debug shows the traceback of an error."),
+        translate("--lang zh or LANG=zh_CN.UTF-8 shows help and messages in Chinese."),
     ]
     return "\n".join(lines)
 
 
 def _described(words: str, about: str) -> list[str]:
     """Two columns: the words of a command, and what it does."""
-    first, *more = wrap(told(about), _WIDTH - _COLUMN)
+    first, *more = wrap(translate(about), _WIDTH - _COLUMN)
     indent = " " * _COLUMN
     # Two spaces at least stand between the columns.
     if len(words) > _COLUMN - 4:
@@ -159,7 +159,7 @@ def _shows_chinese() -> bool:
 
 
 def _run_to_code(words: list[str], debug: bool) -> int:
-    """Run a command; an error is told in a line and becomes the exit code."""
+    """Run a command; an error becomes one line and the exit code."""
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -240,18 +240,20 @@ def _unknown(name: str, rest: list[str]) -> int:
     if members:
         print(
             "xtuner: error: "
-            + told("{name} needs one of: {names}", name=name, names=", ".join(m.split()[1] for m in members)),
+            + translate(
+                "{name} needs one of: {names}", name=name, names=", ".join(m.split()[1] for m in members)
+            ),
             file=sys.stderr,
         )
     elif later := LATER.get(name.replace("-", "_")):
         what, instead = later.split("; ")
         print(
             "xtuner: error: "
-            + told(
+            + translate(
                 "{name} is not available in this version: {what} is not here yet; {instead}",
                 name=name,
-                what=told(what),
-                instead=told(instead),
+                what=translate(what),
+                instead=translate(instead),
             ),
             file=sys.stderr,
         )
@@ -259,7 +261,7 @@ def _unknown(name: str, rest: list[str]) -> int:
         hint = did_you_mean(name, COMMANDS)
         print(
             "xtuner: error: "
-            + told("there is no command {name!r}.{hint} See xtuner --help", name=name, hint=hint),
+            + translate("there is no command {name!r}.{hint} See xtuner --help", name=name, hint=hint),
             file=sys.stderr,
         )
     return 2

@@ -18,7 +18,7 @@ from typing import Any
 
 from xtuner.errors import DataError, NotFoundError
 from xtuner.extras import pip_install
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.paths import near_it
 
 READ = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
@@ -49,7 +49,7 @@ def files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[st
     if data_files is None:
         if is_elsewhere(path) and not _is_read(path):
             raise DataError(
-                told(
+                translate(
                     "{path} does not end like a data file ({endings}, ...): give the address of the "
                     "file itself, or download it and give its path",
                     path=path,
@@ -136,9 +136,9 @@ def check_there(file: str) -> None:
     if os.path.isfile(file):
         return
     if os.path.isdir(file):
-        raise NotFoundError(told("the data file {file} is a folder: name a file in it", file=file))
+        raise NotFoundError(translate("the data file {file} is a folder: name a file in it", file=file))
     raise NotFoundError(
-        told(
+        translate(
             "there is no data file {file} (looked for {place}){near}",
             file=file,
             place=Path(file).resolve(),
@@ -160,11 +160,13 @@ def check_protocol(address: str) -> None:
         package = _PACKAGES.get(protocol)
         cure = str(error).partition("\n")[0]
         if package:
-            cure = told("the package {package}: {command}", package=package, command=pip_install(package))
-        raise DataError(told("{address} needs {cure}", address=address, cure=cure)) from None
+            cure = translate(
+                "the package {package}: {command}", package=package, command=pip_install(package)
+            )
+        raise DataError(translate("{address} needs {cure}", address=address, cure=cure)) from None
     except ValueError:
         raise DataError(
-            told(
+            translate(
                 "{address}: the protocol {protocol!r} is not known; download the file and give its path",
                 address=address,
                 protocol=protocol,

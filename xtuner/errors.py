@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class XTunerError(Exception):
@@ -55,4 +55,8 @@ class TrainingError(XTunerError, RuntimeError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"` with the nearest of `choices`, or `""` where none is near."""
     near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.75)
-    return told(" Did you mean {names}?", names=told(" or ").join(repr(n) for n in near)) if near else ""
+    return (
+        translate(" Did you mean {names}?", names=translate(" or ").join(repr(n) for n in near))
+        if near
+        else ""
+    )

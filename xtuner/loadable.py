@@ -21,7 +21,7 @@ from typing import Any
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.families import FAMILIES, UNKNOWN
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
@@ -72,11 +72,11 @@ def check_language_model(
         return None
     if (Path(path) / "modules.json").is_file():
         raise ModelError(
-            told(
+            translate(
                 "The folder {path} is a model of sentence-transformers, which makes vectors of "
                 "texts and writes none; {cure}",
                 path=path,
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     config = read_json(Path(path) / "config.json")
@@ -85,12 +85,12 @@ def check_language_model(
     needed = _PACKAGES.get(method or "", {})
     if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
         raise ModelError(
-            told(
+            translate(
                 "The weights of {path} are quantised with {method}, which needs {names}: "
                 "{install}, or name the folder of the model in 16 bits",
                 path=path,
                 method=method,
-                names=told(" and ").join(missing),
+                names=translate(" and ").join(missing),
                 install=pip_install(*missing),
             )
         )
@@ -104,7 +104,7 @@ def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, a
         return
     if full:
         raise ConfigError(
-            told(
+            translate(
                 "The weights of {path} are quantised with {method}, so they cannot be trained "
                 "themselves: set model.lora = dict(type=LoraConfig, ...), or name the folder of "
                 "the model in 16 bits",
@@ -114,7 +114,7 @@ def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, a
         )
     if asked and method != "bitsandbytes":
         raise ConfigError(
-            told(
+            translate(
                 "The weights of {path} are quantised with {method} already: remove "
                 "model.llm.quantization_config (new-cfg: --method lora)",
                 path=path,
@@ -138,10 +138,10 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
         raise ModelError(
-            told(
+            translate(
                 "{path}/config.json names no model_type, so no one knows what it is; {cure}",
                 path=path,
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     if FAMILIES.get(family, UNKNOWN).ours or not known_families():
@@ -150,22 +150,22 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
         return _of_remote_code(config, path, trust_remote_code)
     if reason := FAMILIES.get(family, UNKNOWN).no_text:
         raise ModelError(
-            told(
+            translate(
                 "{path} is a model of the family '{family}', which {reason}",
                 path=path,
                 family=family,
-                reason=told(reason),
+                reason=translate(reason),
             )
         )
     found = _of_family(config, family)
     if found is None:
         raise ModelError(
-            told(
+            translate(
                 "{path} is a model of the family '{family}', which {why_not}; {cure}",
                 path=path,
                 family=family,
                 why_not=_why_not(config, family),
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     return found
@@ -180,7 +180,7 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
     family, files = config["model_type"], remote_code(path)
     if not files:
         raise ModelError(
-            told(
+            translate(
                 "transformers {installed} does not know the family '{family}' of {path}, and the "
                 "folder brings no code of its own: a newer transformers may know it ({install})",
                 installed=_installed(),
@@ -191,7 +191,7 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
         )
     if not trusted:
         raise ModelError(
-            told(
+            translate(
                 "transformers does not know the family {family!r} of {path}, which brings code of "
                 "its own: {names}. Read it, and if you trust it, set trust_remote_code=True in "
                 "model.llm (xtuner chat: --trust-remote-code)",
@@ -202,13 +202,13 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
         )
     if CAUSAL not in config["auto_map"]:
         raise ModelError(
-            told(
+            translate(
                 "The code that {path} brings for its family '{family}' has no {causal} in auto_map "
                 "of config.json, so it does not write text; {cure}",
                 path=path,
                 family=family,
                 causal=CAUSAL,
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     return CAUSAL
@@ -237,14 +237,14 @@ def _of_family(config: Mapping[str, Any], family: str) -> str | None:
 def _why_not(config: Mapping[str, Any], family: str) -> str:
     saved = _saved_as(config)
     if _reads_first(config, family):
-        return told("reads a whole text before it writes another (encoder-decoder)")
+        return translate("reads a whole text before it writes another (encoder-decoder)")
     if family in _tables()["MASKED_LM"]:
-        return told("reads a text from both sides and does not write on (encoder)")
+        return translate("reads a text from both sides and does not write on (encoder)")
     if family in _tables()["CAUSAL_LM"]:
         if saved == _base(family):
-            return told("was saved as {saved}, without the head that writes text", saved=saved)
-        return told("was saved as {saved}, whose head does not write text", saved=saved)
-    return told("has no head that writes text")
+            return translate("was saved as {saved}, without the head that writes text", saved=saved)
+        return translate("was saved as {saved}, whose head does not write text", saved=saved)
+    return translate("has no head that writes text")
 
 
 def _reads_first(config: Mapping[str, Any], family: str) -> bool:

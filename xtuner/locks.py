@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 # A child that was forked would hold the locks of its parent, and outlive it.
@@ -39,9 +39,9 @@ def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
     """Nobody else writes `path` meanwhile; ConfigError, which calls it `what`, where somebody does."""
 
     def refuse(holder: str) -> None:
-        who = holder or told("another process")
+        who = holder or translate("another process")
         raise ConfigError(
-            told(
+            translate(
                 "{what} {path} is in use by {who}: wait for its end, or name another",
                 what=what,
                 path=path,
@@ -57,7 +57,7 @@ def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
         except OSError as error:
             reason = _reason(lock.parent) or error.strerror
             raise ConfigError(
-                told("cannot write to {what} {path}: {reason}", what=what, path=path, reason=reason)
+                translate("cannot write to {what} {path}: {reason}", what=what, path=path, reason=reason)
             ) from error
         yield
 
@@ -66,9 +66,11 @@ def _reason(folder: Path) -> str:
     """Why `folder` cannot be made, where something stands in its way."""
     for above in (folder, *folder.parents):
         if above.is_symlink() and not above.exists():
-            return told("{path} is a link to {to}, which does not exist", path=above, to=os.readlink(above))
+            return translate(
+                "{path} is a link to {to}, which does not exist", path=above, to=os.readlink(above)
+            )
         if above.exists():
-            return "" if above.is_dir() else told("{path} is not a folder", path=above)
+            return "" if above.is_dir() else translate("{path} is not a folder", path=above)
     return ""
 
 
@@ -105,16 +107,16 @@ def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
         import fcntl
     except ImportError:
         return None
-    told = False
+    is_logged = False
     while True:
         descriptor = _open(path)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not told:
+                if not is_logged:
                     when_taken(os.read(descriptor, 200).decode("utf-8", "replace"))
-                told = True
+                is_logged = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             # Who had it may have removed the file between our opening and locking it.
             if _is_there(path, descriptor):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner import dist
-from xtuner.language import told
+from xtuner.language import translate
 
 FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
 
@@ -41,11 +41,13 @@ class _RunsFile(logging.FileHandler):
             return
         logger.removeHandler(self)
         logger.warning(
-            told("%s cannot be written: %s; the run goes on without it"), self.baseFilename, error.strerror
+            translate("%s cannot be written: %s; the run goes on without it"),
+            self.baseFilename,
+            error.strerror,
         )
 
     def close(self) -> None:
-        # What is still in the buffer of a full disk is lost, and was told of.
+        # What is still in the buffer of a full disk is lost; that was logged.
         with contextlib.suppress(OSError):
             super().close()
 
@@ -76,7 +78,7 @@ def stop_file(handler: logging.Handler) -> None:
 
 
 def say_once(text: str, level: int = logging.WARNING, **values: Any) -> None:
-    """Log `told(text, **values)`, the first time that these come."""
+    """Log `translate(text, **values)`, the first time that these come."""
     # Some come with every row: what was logged is known before the text is made.
     key: Any = (text, *values.values()) if values else text
     try:
@@ -86,4 +88,4 @@ def say_once(text: str, level: int = logging.WARNING, **values: Any) -> None:
         is_known = key in _said
     if not is_known:
         _said.add(key)
-        logger.log(level, told(text, **values))
+        logger.log(level, translate(text, **values))

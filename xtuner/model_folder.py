@@ -9,7 +9,7 @@ from typing import Any
 
 from xtuner import hub
 from xtuner.errors import ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.paths import near_it
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -51,7 +51,7 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
         _check_model_files(folder)
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise ModelError(
-            told(
+            translate(
                 "The folder {path} has no tokenizer: no {names}",
                 path=path,
                 names=", ".join(TOKENIZER_FILES[:3]),
@@ -67,13 +67,13 @@ def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise ModelError(told("The model {path} is a file; name its folder", path=path))
+        raise ModelError(translate("The model {path} is a file; name its folder", path=path))
     near = near_it(path, folders=True)
     if looks_local(path):
-        raise NotFoundError(told("There is no model folder {path}{near}", path=path, near=near))
+        raise NotFoundError(translate("There is no model folder {path}{near}", path=path, near=near))
     if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
         raise NotFoundError(
-            told(
+            translate(
                 "There is no model {path} on this machine, and the hub cannot be reached: give the "
                 "path of its folder, or fetch it where there is a network{near}",
                 path=path,
@@ -100,24 +100,24 @@ def _check_model_files(folder: Path) -> None:
         for pattern, kind in _OTHER_KINDS.items():
             if any(folder.glob(pattern)):
                 raise ModelError(
-                    told(
+                    translate(
                         "The folder {folder} {kind}",
                         folder=folder,
-                        kind=told(kind, base=_base_of_adapter(folder)),
+                        kind=translate(kind, base=_base_of_adapter(folder)),
                     )
                 )
     if not has_config:
-        raise ModelError(told("The folder {folder} is no model: it has no config.json", folder=folder))
+        raise ModelError(translate("The folder {folder} is no model: it has no config.json", folder=folder))
     if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise ModelError(
-            told(
+            translate(
                 "The model folder {folder} has no weights: no *.safetensors and no pytorch_model*.bin",
                 folder=folder,
             )
         )
     if missing := _missing_shards(folder):
         raise ModelError(
-            told(
+            translate(
                 "The model folder {folder} is not complete: its index names {count} files that are "
                 "not there, as {file}; fetch them",
                 folder=folder,
@@ -133,7 +133,7 @@ def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if found := [file.name for file in files if is_lfs_pointer(file)]:
         raise ModelError(
-            told(
+            translate(
                 "The folder {folder} holds pointers of git-lfs in the place of files, as {file}: "
                 "run git lfs install and git lfs pull in it",
                 folder=folder,
@@ -209,10 +209,10 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if is_lfs_pointer(path):
             check_no_pointers(path.parent, [path.name])
-        raise ModelError(told("{path} is not valid JSON: {error}", path=path, error=error)) from error
+        raise ModelError(translate("{path} is not valid JSON: {error}", path=path, error=error)) from error
     if not isinstance(found, dict):
         raise ModelError(
-            told("{path} holds no JSON object, but a {kind}", path=path, kind=type(found).__name__)
+            translate("{path} holds no JSON object, but a {kind}", path=path, kind=type(found).__name__)
         )
     return found
 

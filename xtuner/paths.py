@@ -1,4 +1,4 @@
-"""What can be told of a path without opening it: whether it is there, and what near it may be meant."""
+"""What is known of a path without opening it: whether it exists, and which similar path may be meant."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from xtuner.errors import ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def near_it(path: str | Path, *, folders: bool = False) -> str:
@@ -18,7 +18,7 @@ def near_it(path: str | Path, *, folders: bool = False) -> str:
     except OSError:
         return ""
     near = difflib.get_close_matches(Path(path).name, names, n=3, cutoff=0.6)
-    return told("; near it: {names}", names=", ".join(near)) if near else ""
+    return translate("; near it: {names}", names=", ".join(near)) if near else ""
 
 
 def beside(path: str | Path, config_file: str | None) -> str:
@@ -28,7 +28,7 @@ def beside(path: str | Path, config_file: str | None) -> str:
     there = Path(config_file).parent / path
     if not there.exists():
         return ""
-    return told(
+    return translate(
         "; {there} is there, but paths count from where the command runs: write that, or the whole path",
         there=there,
     )
@@ -39,12 +39,12 @@ def check_adapter_path(path: str | Path) -> None:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise NotFoundError(
-            told("There is no adapter folder {path}{near}", path=path, near=near_it(path, folders=True))
+            translate("There is no adapter folder {path}{near}", path=path, near=near_it(path, folders=True))
         )
     if not (folder / "adapter_config.json").is_file():
         of_run = any(folder.glob("*.pth"))
         hint = ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf"
-        cure = told(hint) if of_run else ""
+        cure = translate(hint) if of_run else ""
         raise ModelError(
-            told("{path} is no adapter: it has no adapter_config.json{cure}", path=path, cure=cure)
+            translate("{path} is no adapter: it has no adapter_config.json{cure}", path=path, cure=cure)
         )

@@ -29,7 +29,7 @@ from xtuner.engine.batches.streamed import _UNKNOWN as UNKNOWN_LENGTH
 from xtuner.errors import XTunerError
 from xtuner.estimate import forecast
 from xtuner.families import FAMILIES
-from xtuner.language import cells, told, wrap
+from xtuner.language import cells, translate, wrap
 from xtuner.model.fused import layers, linear
 from xtuner.model.targets import CHOOSES, MORE, READ, SENSES
 
@@ -121,7 +121,7 @@ def test_both_languages_have_the_same_slots():
 
 def test_values_with_braces_are_kept():
     """Values are put in after the translation, as they are."""
-    assert told("{path} is {value!r}", path="a", value="{b}") == "a is '{b}'"
+    assert translate("{path} is {value!r}", path="a", value="{b}") == "a is '{b}'"
 
 
 def test_chinese_is_broken_between_characters():
@@ -136,10 +136,10 @@ def test_chinese_is_broken_between_characters():
 
 
 def literals():
-    """Every text that stands as such in a call of `told`."""
+    """Every text that stands as such in a call of `translate`."""
     for path in (Path(language.__file__).parent).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            is_told = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("told", "say_once")
+            is_told = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("translate", "say_once")
             if is_told and isinstance(node.args[0], ast.Constant):
                 yield node.args[0].value
             elif is_told and isinstance(node.args[0], ast.IfExp):
@@ -203,12 +203,14 @@ def _messages(node):
     if name in ERRORS or (of == "logger" and name in ("debug", "info", "warning", "error", "log")):
         return node.args
     # Texts as such are looked up; one that is put together is found nowhere.
-    is_looked_up = name in ("say_once", "told") and not isinstance(node.args[0], (ast.Constant, ast.IfExp))
+    is_looked_up = name in ("say_once", "translate") and not isinstance(
+        node.args[0], (ast.Constant, ast.IfExp)
+    )
     return node.args[:1] if is_looked_up else []
 
 
-def test_errors_and_log_lines_are_told():
-    """No message is put together in English: it is a text of `told` or `say_once`, and values in slots."""
+def test_errors_and_log_lines_are_translated():
+    """Messages are texts of `translate` or `say_once` with values in slots, never composed in English."""
     root = Path(language.__file__).parent
     found = []
     for path in root.rglob("*.py"):
@@ -220,5 +222,5 @@ def test_errors_and_log_lines_are_told():
     assert found == []
 
 
-def test_whatever_is_told_is_known_in_chinese():
+def test_every_translated_text_has_its_chinese():
     assert {text for text in (*literals(), *tables()) if text not in CHINESE} == set()

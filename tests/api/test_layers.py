@@ -28,7 +28,6 @@ LAYERS = {
             "next_tokens",
             "atomic",
             "families",
-            "next_tokens",
             "utils",
         ],
         0,

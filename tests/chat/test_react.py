@@ -84,7 +84,7 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "answer"),
     [
         ("Thought:x\nAction:fly\nAction Input:{}\n", "there is no tool 'fly'; there are calculate"),
         (
@@ -100,11 +100,11 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
         ("I would rather talk.\n", "格式错误"),
     ],
 )
-def test_malformed_calls_are_answered_to_the_model(agent, reply, told):
+def test_malformed_calls_are_answered_to_the_model(agent, reply, answer):
     """What cannot be done is told, and the model may try again."""
     found = agent([reply, ANSWER])
     assert found.ask("?").text == "29,032 feet"
-    assert told in found.session.turns[1].system
+    assert answer in found.session.turns[1].system
 
 
 def test_the_loop_is_bounded(agent, caplog):

@@ -1,7 +1,6 @@
 """What is wrong with a config is told at once, with its place and its cure, and nothing is loaded."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -176,18 +175,12 @@ def test_built_in_configs_pass_but_for_what_their_user_names(tmp_path, monkeypat
         assert [m for m in faults if not any(part in m for part in THE_USERS)] == [], name
 
 
-def test_check_answers_in_half_a_second_and_imports_nothing_heavy(here):
-    """The fastest of three real processes, by its processor time: others may be running beside it."""
+def test_check_imports_nothing_heavy(here):
+    """It answers before torch would be imported; the first rows are mapped all the same."""
     code = "import sys; from xtuner.tools.check import main; code = main(['c.py']); "
     code += "sys.exit(code or str({'torch', 'transformers', 'datasets'} & set(sys.modules) or '') or 0)"
-    times = []
-    for _ in range(3):
-        start = os.times()
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        end = os.times()
-        times.append(sum(end[2:4]) - sum(start[2:4]))  # user's and system's, of processes that ended
-        assert (run.returncode, run.stderr) == (0, "")
-    assert min(times) < 1.0  # half a second where nothing else runs
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,6 @@ SETTINGS = {
     "default_hooks.checkpoint.save_best=acc": "save_best 需要验证：请给出 val_dataloader",
     "train_dataloader.dataset.streaming=True": "流式读取：数据在 process_hf_dataset 的缓冲区中打乱",
     "train_dataloader.dataset.template_map_fn.template=lama": "没有名为 'lama' 的对话模板",
-    "train_dataloader.sampler=None": "train_dataloader 没有 sampler",
     "sequence_parallel_size=2": "不能整除进程数 1",
     "load_from=d.json": "d.json 已损坏：它不完整，或不是检查点",
 }

@@ -135,7 +135,7 @@ def test_several_parameters_of_one_tensor(lora, tmp_path):
 
 
 def test_files_with_names_of_another_time(tmp_path):
-    """Of a model with eyes whose language part is loaded alone, and a head called embed_out."""
+    """Of a vision-language model whose language part is loaded alone, and a head called embed_out."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(0)

@@ -97,16 +97,16 @@ def test_items_hold_exactly_what_encoding_gave(bos, rows, max_length, shuffle, p
     got = {}
     for index in range(len(dataset)):
         item = dataset[index]
-        borders = item["cumulative_len"]
-        assert borders[0] == 0
+        boundaries = item["cumulative_len"]
+        assert boundaries[0] == 0
         assert (
-            borders[-1]
+            boundaries[-1]
             == len(item["input_ids"])
             == len(item["labels"])
             == dataset.length[index]
             <= max_length
         )
-        for row, start, end in zip(dataset.source_rows(index), borders, borders[1:], strict=False):
+        for row, start, end in zip(dataset.source_rows(index), boundaries, boundaries[1:], strict=False):
             assert row not in got
             ids, labels = item["input_ids"][start:end], item["labels"][start:end]
             got[row] = (ids.tolist(), (labels != -100).tolist())
@@ -347,7 +347,7 @@ def test_fields_can_be_renamed(bos):
 
 
 def test_rows_that_are_tokens_already_are_taken_as_they_are():
-    """An offline preparation: borders inside a row are kept, packing can still be done here."""
+    """An offline preparation: boundaries inside a row are kept, packing can still be done here."""
     rows = [
         {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "cumulative_len": [0, 2, 3]},
         {"input_ids": [4, 5], "labels": [-100, 5]},

@@ -125,8 +125,8 @@ def test_packed_they_lose_no_token(tmp_path):
     parts = []
     for item in packed:
         assert len(item["input_ids"]) <= 4
-        borders = item["cumulative_len"]
-        parts += [item["input_ids"][a:b].tolist() for a, b in itertools.pairwise(borders)]
+        boundaries = item["cumulative_len"]
+        parts += [item["input_ids"][a:b].tolist() for a, b in itertools.pairwise(boundaries)]
     assert sorted(parts) == sorted([[1, 0, 1, 2], [2, 3, 4, 5], [5, 6, 7, 8], [5, 6], [7]])
     assert packed.stats["tokens"] == 15
     assert packed.stats["packs"] == len(packed) == 4

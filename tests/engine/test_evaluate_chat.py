@@ -137,7 +137,7 @@ def test_a_stop_ends_samples_within_a_few_tokens(llama, tokenizer, make_run, cap
 
 def test_generation_kwargs_that_are_not_known_are_named(tokenizer):
     """Before training, with the nearest that is."""
-    with pytest.raises(ConfigError, match=r"'temperatur' in generation_kwargs.*Did you mean 'temperature'"):
+    with pytest.raises(ConfigError, match=r"unknown name 'temperatur'.*Did you mean 'temperature'"):
         EvaluateChatHook(tokenizer, "hello", generation_kwargs={"temperatur": 0.5})
     given = EvaluateChatHook(tokenizer, "hello", generation_kwargs={"max_new_tokens": 3, "top_k": 5})
     assert (given.max_new_tokens, given.generation_kwargs) == (3, {"top_k": 5})

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import xtuner.engine
-from xtuner.dataset.collate_fns import default_collate_fn
+from xtuner.config import Builder
+from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.engine import build
 from xtuner.engine.build import build_run
 from xtuner.engine.hooks.hook import MOMENTS, Hook
@@ -249,13 +250,14 @@ def test_data_without_a_sampler_are_shuffled(toy_config, tmp_path, caplog):
     assert torch.equal(
         written, weights(train(toy_config(**{"train_dataloader.sampler": None}), tmp_path / "b"))
     )
-    assert "train_dataloader.sampler is not given: items are shuffled" in caplog.text
+    assert "train_dataloader.sampler is not set: items are shuffled" in caplog.text
 
 
-def test_batches_without_a_collate_fn_are_padded_rows_of_tokens(toy_config):
-    """As the configs of this package write it."""
-    run = types.SimpleNamespace(builder=None)
-    assert build.build_collate(run, None, "train_dataloader.collate_fn") is default_collate_fn
+@pytest.mark.parametrize("given", [None, default_collate_fn, {"type": default_collate_fn, "pad_index": 3}])
+def test_batches_of_the_default_collate_fn_are_flat(given):
+    """Without one, and with the one that configs name, samples are packed without padding."""
+    run = types.SimpleNamespace(builder=Builder())
+    assert build.build_collate(run, given, "train_dataloader.collate_fn") is flat_collate_fn
 
 
 def test_a_visualizer_that_cannot_be_closed_hides_no_error(toy_config, tmp_path, monkeypatch, caplog):

@@ -296,8 +296,8 @@ def samples(dataset: Any) -> list[tuple[list[int], list[int]]]:
     found = []
     for item in dataset:
         ids, labels = list(item["input_ids"]), list(item["labels"])
-        borders = item.get("cumulative_len", [0, len(ids)])
-        found += [(ids[a:b], labels[a:b]) for a, b in itertools.pairwise(map(int, borders)) if b > a]
+        boundaries = item.get("cumulative_len", [0, len(ids)])
+        found += [(ids[a:b], labels[a:b]) for a, b in itertools.pairwise(map(int, boundaries)) if b > a]
     assert len(found) == len(ROWS), len(found)
     return found
 

@@ -12,7 +12,7 @@ from xtuner.model import SupervisedFinetune, attention, attention_kernels
 from xtuner.model.attention import PackedMask, packed_batch
 from xtuner.model.packed import packed_inputs
 
-BORDERS = [0, 10, 17, 24]
+BOUNDARIES = [0, 10, 17, 24]
 
 
 def ids(length=24):
@@ -26,12 +26,12 @@ def test_packed_logits_equal_those_of_each_sample_alone(family, relative_error):
         pytest.skip("not in this transformers")
     model, row = make(family), ids()
     with torch.no_grad(), packed_batch():
-        packed = model(**packed_inputs(row, BORDERS)).logits[0]
+        packed = model(**packed_inputs(row, BOUNDARIES)).logits[0]
     model.set_attn_implementation("eager")
     with torch.no_grad():
         alone = [
             model(row[:, a:b], attention_mask=torch.ones(1, b - a), use_cache=False).logits[0]
-            for a, b in itertools.pairwise(BORDERS)
+            for a, b in itertools.pairwise(BOUNDARIES)
         ]
     assert relative_error(packed, torch.cat(alone)) < 3e-6
 
@@ -41,8 +41,8 @@ def test_gradients_of_a_packed_row_are_the_sum_of_its_samples(family, relative_e
     """Backward keeps the samples apart too: plain, soft-capped and windowed attention."""
     ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
     with packed_batch():
-        ours(**packed_inputs(row, BORDERS)).logits.square().sum().backward()
-    for a, b in itertools.pairwise(BORDERS):
+        ours(**packed_inputs(row, BOUNDARIES)).logits.square().sum().backward()
+    for a, b in itertools.pairwise(BOUNDARIES):
         stock(row[:, a:b], use_cache=False).logits.square().sum().backward()
     for (name, p), q in zip(ours.named_parameters(), stock.parameters(), strict=True):
         assert relative_error(p.grad, q.grad) < 2e-6, name  # stock softmax is fp32
@@ -63,7 +63,7 @@ def test_generation_with_padding_equals_stock_attention(family):
 def mask_inputs(model, row):
     """Of transformers' masks; none for padding, and no cache, whose name is another one since 5.24."""
     embeddings = model.get_input_embeddings()(row)
-    return model.config, embeddings, None, None, packed_inputs(row, BORDERS)["position_ids"]
+    return model.config, embeddings, None, None, packed_inputs(row, BOUNDARIES)["position_ids"]
 
 
 def test_no_square_mask_is_made_for_a_packed_row():
@@ -106,9 +106,11 @@ def test_no_square_mask_is_made_for_a_packed_row():
 )
 def test_what_a_family_asks_for_is_done_or_refused(mask, asked, message):
     """A packed row knows windows, chunks, caps and sinks; anything else is no silent difference."""
-    x, borders = torch.randn(1, 2, 5, 4), torch.tensor([0, 2, 5], dtype=torch.int32)
+    x, boundaries = torch.randn(1, 2, 5, 4), torch.tensor([0, 2, 5], dtype=torch.int32)
     with pytest.raises(ModelError, match=f"asks for {message}: set attn_implementation = 'eager'"):
-        attention.attention(torch.nn.Module(), x, x, x, mask, cu_seq_lens_q=borders, max_length_q=3, **asked)
+        attention.attention(
+            torch.nn.Module(), x, x, x, mask, cu_seq_lens_q=boundaries, max_length_q=3, **asked
+        )
 
 
 def test_the_advice_of_these_errors_trains(relative_error):
@@ -119,14 +121,14 @@ def test_the_advice_of_these_errors_trains(relative_error):
     reference = copy.deepcopy(model)
     reference.set_attn_implementation("eager")
     row = ids()
-    data = {"input_ids": row, "labels": row, "cumulative_len": [torch.tensor(BORDERS)]}
+    data = {"input_ids": row, "labels": row, "cumulative_len": [torch.tensor(BOUNDARIES)]}
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).eval()
     with pytest.raises(ModelError, match=r"set attn_implementation = 'eager' in model\.llm"):
         ours(data)
     model.set_attn_implementation("eager")
     with torch.no_grad():
         logits = ours(data, mode="predict")[0]["logits"]
-        alone = [reference(row[:, a:b]).logits[0] for a, b in itertools.pairwise(BORDERS)]
+        alone = [reference(row[:, a:b]).logits[0] for a, b in itertools.pairwise(BOUNDARIES)]
     assert relative_error(logits, torch.cat(alone)) < 3e-6
 
 
@@ -142,8 +144,10 @@ def test_sinks_are_exact(family, relative_error):
     for model in (ours, stock):
         model.set_experts_implementation("eager")
     with packed_batch():
-        packed = ours(**packed_inputs(row, BORDERS)).logits[0]
-    alone = torch.cat([stock(row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BORDERS)])
+        packed = ours(**packed_inputs(row, BOUNDARIES)).logits[0]
+    alone = torch.cat(
+        [stock(row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BOUNDARIES)]
+    )
     packed.square().sum().backward()
     alone.square().sum().backward()
     exact = 1e-12 if family == "gpt_oss" else 1e-6  # the other's own code scales in fp32
@@ -190,7 +194,7 @@ def test_flash_attention_is_asked_for_what_is_computed_without_it(
     """Version 3 may return more than the result."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, 2, 2))
-    borders = [0, 2, 8, 9]
+    boundaries = [0, 2, 8, 9]
 
     def flash(*args, **kwargs):
         out = flash_attn_varlen_func(*args, **kwargs)
@@ -198,7 +202,7 @@ def test_flash_attention_is_asked_for_what_is_computed_without_it(
 
     monkeypatch.setattr(attention_kernels, "_flash_function", lambda package: flash)
     call = attention_kernels.Call(
-        query, key, value, torch.tensor(borders), 6, scaling=scaling, window=window, softcap=softcap
+        query, key, value, torch.tensor(boundaries), 6, scaling=scaling, window=window, softcap=softcap
     )
     ours, wanted = attention_kernels._flash_attention(call, "flash_attn"), attention_kernels._by_run(call)
     torch.testing.assert_close(ours, wanted)
@@ -224,9 +228,9 @@ def test_dropout_is_applied_in_training_only():
     """attention_dropout reaches the packed path."""
     model = make("llama", attention_dropout=0.5)
     with torch.no_grad(), packed_batch():
-        calm = [model(**packed_inputs(ids(), BORDERS)).logits for _ in range(2)]
+        calm = [model(**packed_inputs(ids(), BOUNDARIES)).logits for _ in range(2)]
         model.train()
-        wild = [model(**packed_inputs(ids(), BORDERS)).logits for _ in range(2)]
+        wild = [model(**packed_inputs(ids(), BOUNDARIES)).logits for _ in range(2)]
     assert torch.equal(*calm)
     assert not torch.equal(*wild)
 

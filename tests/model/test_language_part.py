@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 from tests import seeing
 from xtuner.errors import ConfigError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model.attention import packed_batch
 from xtuner.model.isolation import Isolation
 from xtuner.model.language_part import freeze_the_rest, language_part
 from xtuner.model.loading import load_llm
 from xtuner.model.lora import apply_lora
+from xtuner.model.packed import packed_inputs
 
-BORDERS = [0, 10, 17, 24]
+BOUNDARIES = [0, 10, 17, 24]
 FAMILIES = list(seeing.FAMILIES)
 # Beginnings of the names of weights that text does not train; of all others it trains some.
 SEES = {
@@ -53,11 +54,11 @@ def test_packed_text_gives_the_logits_of_each_sample_alone(family, relative_erro
     model.set_attn_implementation("xtuner")
     assert Isolation().holds(model, 24)
     with torch.no_grad(), packed_batch():
-        packed = model(**packed_inputs(row, BORDERS)).logits[0]
+        packed = model(**packed_inputs(row, BOUNDARIES)).logits[0]
     model.set_attn_implementation("eager")
     with torch.no_grad():
         alone = [
-            model(input_ids=row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BORDERS)
+            model(input_ids=row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BOUNDARIES)
         ]
     assert relative_error(packed, torch.cat(alone)) < 3e-6
 

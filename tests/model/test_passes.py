@@ -28,8 +28,8 @@ def rows():
 
 
 def samples(data):
-    for row, borders in enumerate(data["cumulative_len"]):
-        for a, b in itertools.pairwise(borders.tolist()):
+    for row, boundaries in enumerate(data["cumulative_len"]):
+        for a, b in itertools.pairwise(boundaries.tolist()):
             yield data["input_ids"][row, None, a:b], data["labels"][row, a:b]
 
 

@@ -123,6 +123,7 @@ def test_what_zero_sends(case, two_by_zero, shape):
 def test_all_processes_recompute_the_same():
     """Each sees its own free memory; with shared rows what is made again is sent again, by all or none."""
     cfg = SimpleNamespace(model={"type": SupervisedFinetune})
-    forecast = SimpleNamespace(training=Training(tokens=64, recompute="none"))
-    run = SimpleNamespace(cfg=cfg, forecast=forecast, world=SimpleNamespace(share=lambda make: "full"))
+    forecast = SimpleNamespace(training=Training(tokens=64, recompute="none", device="cpu"))
+    world, device = SimpleNamespace(share=lambda make: "full"), SimpleNamespace(type="cpu")
+    run = SimpleNamespace(cfg=cfg, forecast=forecast, world=world, device=device)
     assert with_recompute(run)["use_activation_checkpointing"] == "full"

@@ -108,7 +108,7 @@ def make_editor(
 
 
 def _history_file() -> Path | None:
-    """Where inputs are kept for the next dialogue, for the user's eyes only; None where nothing can be."""
+    """The file of earlier inputs, readable by the user only, or None if there can be none."""
     home = os.environ.get("XDG_STATE_HOME")
     path = (Path(home) if home else Path.home() / ".local" / "state") / "xtuner" / "chat_history"
     try:

@@ -1,4 +1,4 @@
-"""What `xtuner chat` and `xtuner serve` load: a model, its tokenizer, and the eyes of a LLaVA."""
+"""What `xtuner chat` and `xtuner serve` load: a model, its tokenizer, and the vision part of a LLaVA."""
 
 from __future__ import annotations
 

@@ -28,9 +28,9 @@ def save(session: Session, path: Path, image: str | None = None) -> None:
     conversation = []
     for number, turn in enumerate(session.turns):
         system = "\n".join(filter(None, [session.system if number == 0 else "", turn.system]))
-        told = {"system": system} if system else {}
+        opening = {"system": system} if system else {}
         shown = _SHOWN if number == 0 and image is not None else ""
-        conversation.append({**told, "input": shown + turn.text, "output": turn.answer_text})
+        conversation.append({**opening, "input": shown + turn.text, "output": turn.answer_text})
     row = {**({"image": image} if image is not None else {}), "conversation": conversation}
     text = json.dumps([row], ensure_ascii=False, indent=1)
     try:

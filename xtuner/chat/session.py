@@ -149,7 +149,7 @@ class Session:
     def recall(
         self, pairs: Sequence[tuple[str, str]], max_new_tokens: int, may_fit: Callable[[str], bool]
     ) -> None:
-        """Take up a dialogue of `pairs` (question, answer): as many of the newest as the context may hold.
+        """Continue a dialogue of `pairs` (question, answer): as many of the newest as the context may hold.
 
         Texts that `may_fit` denies are not encoded: no pair up to theirs is taken.
         """

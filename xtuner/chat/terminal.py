@@ -115,7 +115,7 @@ def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
 
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:
-    """The parts that --llava names; an image for a model without eyes is refused."""
+    """The parts that --llava names; an image for a text model is refused."""
     from xtuner.model.llava import is_whole_llava
 
     if settings.llava is not None:

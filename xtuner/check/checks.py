@@ -23,7 +23,7 @@ Sizes = Callable[[str], Mapping[str, Any] | None]
 
 @dataclass
 class Findings:
-    """What is wrong, what may be, what could not be told here, and what the run needs."""
+    """Faults, warnings, what could not be checked here, and what the run needs."""
 
     errors: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
@@ -42,7 +42,7 @@ def check_config(
     division: Division = ALONE,
     try_rows: TryRows | None = None,
 ) -> Findings:
-    """Everything that can be told of `config` without loading, importing or downloading.
+    """Everything that is known of `config` without loading, importing or downloading.
 
     `division`: how many processes share the run. `try_rows` reads first rows, which takes a moment.
     """

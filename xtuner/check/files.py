@@ -17,7 +17,7 @@ from xtuner.config.folders import called, check_folder, named_folders, walk
 from xtuner.config.schema import Fault
 from xtuner.data_files import check_there, named_files
 from xtuner.errors import ConfigError, DataError, ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model_folder import looks_local
 from xtuner.paths import beside, near_it
 
@@ -41,7 +41,7 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
         if not name or looks_local(name) or Path(name).exists():
             continue
         if hint := beside(name, getattr(config, "filename", None)) or near_it(name, folders=True):
-            message = told(
+            message = translate(
                 "{name} is not here, so it is taken for a name on the hub{hint}", name=name, hint=hint
             )
             found.setdefault(name, Fault(path, f"{path}: {message}"))
@@ -62,7 +62,7 @@ def _empty_paths(config: Mapping[str, Any]) -> list[Fault]:
     """Faults of paths that are empty texts: one for each setting, however often it is used."""
     at = [f"{path}.path" for path, cfg in _loads(config) if not cfg["path"]]
     at += [folder.path for folder in named_folders(config) if not folder.name]
-    return [Fault(path, told("{path} is empty: name a file or folder", path=path)) for path in at]
+    return [Fault(path, translate("{path} is empty: name a file or folder", path=path)) for path in at]
 
 
 def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
@@ -114,7 +114,7 @@ def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
                 check_there(file)
         except NotFoundError as error:
             hint = beside(file, getattr(config, "filename", None))
-            cure = hint or ("" if near_it(file) else told(". Name your own file here"))
+            cure = hint or ("" if near_it(file) else translate(". Name your own file here"))
             found.append(Fault(path, f"{path}: {error}{cure}"))
         except DataError as error:
             found.append(Fault(path, f"{path}: {error}"))
@@ -129,7 +129,7 @@ def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
             check_exists(load_from)
         except NotFoundError as error:
             hint = beside(load_from, file_of_config)
-            message = told(
+            message = translate(
                 "load_from: {error}; correct the path, or set load_from = None{hint}", error=error, hint=hint
             )
             found.append(Fault("load_from", message))
@@ -137,7 +137,7 @@ def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
     adapter = model.get("peft_model") if isinstance(model, Mapping) else None
     if isinstance(adapter, str) and not os.path.exists(adapter):
         hint = beside(adapter, file_of_config) or near_it(adapter)
-        message = told(
+        message = translate(
             "model.peft_model = {adapter!r}: there is no such file or folder{hint}",
             adapter=adapter,
             hint=hint,

@@ -15,10 +15,10 @@ from xtuner.check.source import UNKNOWN, NameMissingError, look_up
 from xtuner.config.arguments import Signature, signature_of, wrong_arguments
 from xtuner.config.load import name_of
 from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, path_of
-from xtuner.config.schema import Fault, told_value
+from xtuner.config.schema import Fault, wrong_value
 from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 # `from_pretrained` takes any argument; these are the ones that configs mean.
 _FROM_PRETRAINED = {
@@ -128,27 +128,32 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
         above = config.get(parent) if parent else config
         if not made.may_be_absent and isinstance(above, Mapping) and above.get(key) is None:
             found.append(
-                Fault(place, told("{parent} has no {key}: add {key}=dict(type=...)", parent=parent, key=key))
+                Fault(
+                    place,
+                    translate("{parent} has no {key}: add {key}=dict(type=...)", parent=parent, key=key),
+                )
             )
         for path, value in _parts(config, place):
             if value is None:
                 continue
             kind = value.get("type") if isinstance(value, Mapping) else None
             if not isinstance(value, Mapping):
-                found.append(Fault(path, told_value(path, value, "a dict(type=...)")))
+                found.append(Fault(path, wrong_value(path, value, "a dict(type=...)")))
             elif kind is None and not made.has_usual_type:
                 found.append(
                     Fault(
                         path,
-                        told("{path} has no type: add type=..., the class that it is made of", path=path),
+                        translate(
+                            "{path} has no type: add type=..., the class that it is made of", path=path
+                        ),
                     )
                 )
             elif isinstance(kind, str) and as_ref(kind) is None and not _is_dotted(kind):
-                message = told(
+                message = translate(
                     "{path}.type is {kind!r}, which names nothing{how}",
                     path=path,
                     kind=kind,
-                    how=told(HOW_TO_NAME),
+                    how=translate(HOW_TO_NAME),
                 )
                 found.append(Fault(f"{path}.type", message))
     return found
@@ -189,7 +194,7 @@ def _check_near(given: Mapping[str, Any], path: str, names: Names) -> None:
             names.faults.append(
                 Fault(
                     f"{path}.{key}",
-                    told("{path}.{key}: no model takes {key!r}.{hint}", path=path, key=key, hint=hint),
+                    translate("{path}.{key}: no model takes {key!r}.{hint}", path=path, key=key, hint=hint),
                 )
             )
 

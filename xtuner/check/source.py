@@ -23,7 +23,7 @@ from xtuner.config.arguments import Signature
 from xtuner.config.mmengine_names import GONE, SAME_JOB
 from xtuner.errors import did_you_mean
 from xtuner.extras import EXTRAS, install_extra
-from xtuner.language import told
+from xtuner.language import translate
 
 # Their names come into being when they are asked for, or in C.
 _OPAQUE = {"transformers", "datasets", "modelscope"}
@@ -66,7 +66,7 @@ def look_up(path: str) -> Signature | _Unknown:
     path = SAME_JOB.get(path, path)
     if path in GONE:
         raise NameMissingError(
-            told("{path} has no counterpart here: {instead}", path=path, instead=told(GONE[path]))
+            translate("{path} has no counterpart here: {instead}", path=path, instead=translate(GONE[path]))
         )
     return _look_up(path, 0)
 
@@ -76,12 +76,12 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
     found = _find_file(parts)
     if found is None:
         cure = (
-            told("Install it")
+            translate("Install it")
             if parts[0] not in EXTRAS
-            else told("Install it ({command})", command=install_extra(parts[0]))
+            else translate("Install it ({command})", command=install_extra(parts[0]))
         )
         raise NameMissingError(
-            told(
+            translate(
                 "{path} cannot be imported: there is no module {module!r}. {cure}, or correct the name",
                 path=path,
                 module=parts[0],
@@ -100,7 +100,7 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
             return UNKNOWN
         choices = [*module.names, *(_children(file) if module.is_package else ())]
         raise NameMissingError(
-            told(
+            translate(
                 "{path}: {module} has no {name!r}.{hint}",
                 path=path,
                 module=module.name,
@@ -121,7 +121,9 @@ def _name_of_torch(path: str, parts: list[str], file: Path) -> Signature | _Unkn
         return Signature((), is_open=True)
     hint = did_you_mean(name, _children(file) if len(parts) > 2 else _DTYPES)
     if hint and (len(parts) > 2 or _LIKE_DTYPE.match(name)):
-        raise NameMissingError(told("{path}: torch has no {name!r}.{hint}", path=path, name=name, hint=hint))
+        raise NameMissingError(
+            translate("{path}: torch has no {name!r}.{hint}", path=path, name=name, hint=hint)
+        )
     return UNKNOWN
 
 

@@ -41,7 +41,7 @@ REPORT = {
     "{count:.0f} seconds": "{count:.0f} 秒",
     "a second": "一秒",
     "{free} free on {name}": "{name} 可用 {free}",
-    ", reckoned as if it were a Llama": "，按 Llama 结构估算",
+    ", estimated as a Llama": "，按 Llama 结构估算",
     ", without the parts that see or hear": "，不含视觉和听觉部分",
     " for each of {count} processes, {how},": "，{count} 个进程（{how}）中的每一个",
     "memory   about {total}{each} ({free})": "内存     约 {total}{each}（{free}）",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class Feature(NamedTuple):
@@ -22,10 +22,10 @@ class Feature(NamedTuple):
     @property
     def sentence(self) -> str:
         """That it is not there, and what to do."""
-        return told(
+        return translate(
             "{what} is not available in this version; {instead}",
-            what=told(self.what),
-            instead=told(self.instead),
+            what=translate(self.what),
+            instead=translate(self.instead),
         )
 
 

@@ -12,7 +12,7 @@ from xtuner.engine.checkpoints.archive import InFiles
 from xtuner.engine.checkpoints.files import find_checkpoint, load_checkpoint, save_checkpoint
 from xtuner.engine.checkpoints.sharded import ShardedWriter, separate
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.parallel.world import World
 
@@ -24,10 +24,10 @@ def convert_checkpoint(source: str | Path, target: str | Path) -> str:
     """
     path, out = find_checkpoint(Path(source).expanduser()), Path(target).expanduser().absolute()
     if out.exists():
-        raise ConfigError(told("{path} exists: remove it, or name another", path=out))
+        raise ConfigError(translate("{path} exists: remove it, or name another", path=out))
     out.parent.mkdir(parents=True, exist_ok=True)
     was_sharded = (path / SHARDED_FILE).is_file()
-    with writing(out, told("the output")):
+    with writing(out, translate("the output")):
         state = load_checkpoint(path, check=True, empty=InFiles(out.parent))
         if was_sharded:
             del state["sharded"]

@@ -1,4 +1,4 @@
-"""Model folders as inputs: found on the disk or fetched from the hub, their files told apart."""
+"""Model folders as inputs: found on disk or fetched from the hub, and their kinds of files."""
 
 from __future__ import annotations
 

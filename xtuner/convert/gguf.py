@@ -31,7 +31,7 @@ from xtuner.errors import CheckpointError, ConfigError, ModelError
 from xtuner.estimate.machine import free_memory
 from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.loading import load_config, load_tokenizer
@@ -69,7 +69,7 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
         raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
     tokenizer = load_tokenizer(source)
     try:
-        with writing(path, told("the output")), written(path) as part:
+        with writing(path, translate("the output")), written(path) as part:
             _write(gguf, part, Weights(source), config, tokenizer, architecture, kind)
             if check:
                 compare(source, part, kind)

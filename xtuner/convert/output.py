@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xtuner import atomic
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 
@@ -34,7 +34,7 @@ def new_folder(target: str | Path, *, sources: tuple[Path, ...] = (), num_bytes:
     ConfigError where `target` holds anything but an earlier model, CheckpointError on a full disk.
     """
     path = Path(os.path.abspath(os.path.expanduser(target)))
-    with writing(path, told("the output")):
+    with writing(path, translate("the output")):
         yield from _new_folder(path, sources, num_bytes)
 
 

@@ -146,7 +146,7 @@ def write_weights(
 
 
 def write_file(path: Path, infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]) -> None:
-    """Write one file of weights, its format told by its suffix. A `.bin` holds all its tensors in memory."""
+    """Write one file of weights, in the format of its suffix. A `.bin` holds all its tensors in memory."""
     if path.suffix == ".safetensors":
         write_safetensors(path, infos, load)
         return

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 
@@ -46,7 +46,7 @@ def explained_disk_errors(folder: Path, what: str) -> Iterator[None]:
         if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise DataError(
-            told(
+            translate(
                 "{what} cannot be written to {parent}: {error}. Free some space there, or set "
                 "XTUNER_CACHE to another folder",
                 what=what,

@@ -32,7 +32,7 @@ from xtuner.dataset.items.summary import check_strict, describe_dropped, item_st
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
 from xtuner.errors import ConfigError, DataError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 
 
@@ -122,12 +122,16 @@ def process_hf_dataset(
 def _check_settings(tokenizes: bool, tokenizer: Any, max_length: int | None, packs: bool) -> None:
     if tokenizes and tokenizer is None:
         raise ConfigError(
-            told("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+            translate("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
         )
     if packs and max_length is None:
-        raise ConfigError(told("pack_to_max_length needs max_length: set it, or pack_to_max_length = False"))
+        raise ConfigError(
+            translate("pack_to_max_length needs max_length: set it, or pack_to_max_length = False")
+        )
     if max_length is not None and max_length < 1:
-        raise ConfigError(told("max_length is {max_length}: it must be at least 1", max_length=max_length))
+        raise ConfigError(
+            translate("max_length is {max_length}: it must be at least 1", max_length=max_length)
+        )
 
 
 def _check_streaming(
@@ -135,24 +139,24 @@ def _check_streaming(
 ) -> None:
     if held_out:
         raise ConfigError(
-            told(
+            translate(
                 "rows cannot be held out with streaming = True, which does not count them: give "
                 "val_dataloader a dataset of its own instead of held_out"
             )
         )
     if not tokenizes:
         raise ConfigError(
-            told("rows that are tokenised already are not streamed: leave out streaming = True")
+            translate("rows that are tokenised already are not streamed: leave out streaming = True")
         )
     if max_dataset_length is not None:
         raise ConfigError(
-            told(
+            translate(
                 "max_dataset_length picks from all rows, which streaming = True does not count: leave out one"
             )
         )
     if buffer_size < 1:
         raise ConfigError(
-            told("buffer_size is {buffer_size}: it must be at least 1 row", buffer_size=buffer_size)
+            translate("buffer_size is {buffer_size}: it must be at least 1 row", buffer_size=buffer_size)
         )
 
 
@@ -165,7 +169,7 @@ def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, 
             given = pkgutil.resolve_name(given)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(
-                told(
+                translate(
                     "{argument} = {given!r} cannot be found: {error}.{hint}",
                     argument=argument,
                     given=given,
@@ -175,7 +179,7 @@ def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, 
             ) from error
     if given is not None and not callable(given):
         raise ConfigError(
-            told(
+            translate(
                 "{argument} must be a function of one row; it is {given!r:.100}",
                 argument=argument,
                 given=given,
@@ -223,14 +227,14 @@ def write_rows(rows: Selection, settings: Encoding, writer: StoreWriter) -> dict
     cannot be read, with the place of the first.
     """
     tally = Tally()
-    with show_rates(told("tokenising"), rows.quick_len()) as advance:
+    with show_rates(translate("tokenising"), rows.quick_len()) as advance:
         encode_rows(rows, settings, writer, tally, advance)
     rows.check_content()
     if not tally.stats["rows"]:
-        raise DataError(told("the data is empty: there are no rows in {names}", names=_name(rows)))
+        raise DataError(translate("the data is empty: there are no rows in {names}", names=_name(rows)))
     if not tally.stats["samples"]:
         raise DataError(
-            told(
+            translate(
                 "none of the {rows:,} rows has anything to train on:{dropped}{cure}",
                 rows=tally.stats["rows"],
                 dropped=describe_dropped(tally.about()["stats"]),
@@ -246,7 +250,7 @@ def _name(rows: Selection) -> str:
 
 def _cure(tally: Tally, settings: Encoding) -> str:
     if PROMPT_FILLS in tally.dropped:
-        return told(". max_length is {max_length}: raise it", max_length=settings.max_length)
+        return translate(". max_length is {max_length}: raise it", max_length=settings.max_length)
     return ""
 
 
@@ -260,7 +264,7 @@ def plan_items(store: TokenStore, max_length: int | None, shuffle: bool, seed: i
     lengths = store.lengths
     if lengths.max() > max_length:
         raise DataError(
-            told(
+            translate(
                 "a tokenised sample has {longest} tokens, more than max_length = {max_length}",
                 max_length=max_length,
                 longest=lengths.max(),

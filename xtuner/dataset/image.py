@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtuner.errors import DataError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,12 +34,12 @@ def read_image(path: str | Path) -> Image:
     """The image in the file `path`."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise NotFoundError(told("There is no image {path}", path=path))
+        raise NotFoundError(translate("There is no image {path}", path=path))
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(
-            told("the image {path} cannot be read: {error}", path=path, error=error.strerror or error)
+            translate("the image {path} cannot be read: {error}", path=path, error=error.strerror or error)
         ) from error
     return decode_image(data, str(path))
 
@@ -56,20 +56,20 @@ def decode_image(data: bytes, name: str) -> Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            told(
+            translate(
                 "{name} is too large: images may have {MAX_PIXELS:,} pixels", name=name, MAX_PIXELS=MAX_PIXELS
             )
         ) from error
     except Image.UnidentifiedImageError as error:
         raise DataError(
-            told("{name} is not an image: {formats} can be read", name=name, formats=", ".join(FORMATS))
+            translate("{name} is not an image: {formats} can be read", name=name, formats=", ".join(FORMATS))
         ) from error
     except Exception as error:  # each format has errors of its own
         raise DataError(
-            told("the image {name} is damaged or cut off: {error}", name=name, error=error)
+            translate("the image {name} is damaged or cut off: {error}", name=name, error=error)
         ) from error
     raise DataError(
-        told(
+        translate(
             "{name} is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed, "
             "{MAX_SIDE:,} on a side, and sides of at most 1 to {MAX_RATIO}",
             name=name,

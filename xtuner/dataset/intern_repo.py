@@ -28,7 +28,7 @@ from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import JsonLinesFile
 from xtuner.dataset.reading.selection import Selection
 from xtuner.errors import ConfigError, DataError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 _CHUNK_ROWS = 1024
@@ -56,7 +56,7 @@ def load_intern_repo_tokenized_dataset(
     if stats["rows"] > stats["samples"]:
         few = stats["rows"] - stats["samples"]
         logger.info(
-            told("data: %s of %s samples have less than min_length = %s tokens"),
+            translate("data: %s of %s samples have less than min_length = %s tokens"),
             few,
             stats["rows"],
             min_length,
@@ -77,13 +77,13 @@ def load_intern_repo_untokenized_dataset(
     """The dialogues of all files of messages, one per item, tokenised under `template_map_fn`."""
     if processed_dataset_dict_path is not None:
         raise ConfigError(
-            told(
+            translate(
                 "processed_dataset_dict_path is not used any more: tokens are cached by the content of "
                 "their files; give folder='...' alone"
             )
         )
     if folder is None:
-        raise ConfigError(told("load_intern_repo_untokenized_dataset needs folder='...'"))
+        raise ConfigError(translate("load_intern_repo_untokenized_dataset needs folder='...'"))
     files = [_MessagesFile(path) for path in _files(folder, data_order_path, file_type)]
     made = process_hf_dataset(
         FileRows(files),
@@ -102,7 +102,7 @@ def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int 
     """The samples of `dataset_cfg`, one of the two data sets above, packed into rows of `packed_length`."""
     if not isinstance(dataset_cfg, PackedDataset):
         raise ConfigError(
-            told(
+            translate(
                 "build_packed_dataset packs the data of load_intern_repo_tokenized_dataset or "
                 "load_intern_repo_untokenized_dataset; it got {kind}",
                 kind=type(dataset_cfg).__name__,
@@ -157,7 +157,7 @@ def _files(
     root = Path(folder)
     if not root.is_dir():
         raise NotFoundError(
-            told(
+            translate(
                 "there is no data folder {root} (looked for {full_path})", root=root, full_path=root.resolve()
             )
         )
@@ -165,7 +165,7 @@ def _files(
         files = sorted(path for path in root.rglob(f"*{file_type}") if path.is_file())
         if not files:
             raise NotFoundError(
-                told(
+                translate(
                     "the folder {root} holds no files that end with {file_type!r}",
                     root=root,
                     file_type=file_type,
@@ -174,15 +174,15 @@ def _files(
         return files
     order = Path(data_order_path)
     if not order.is_file():
-        raise NotFoundError(told("there is no file data_order_path = {order}", order=order))
+        raise NotFoundError(translate("there is no file data_order_path = {order}", order=order))
     names = [line.strip() for line in order.read_text("utf-8-sig").split("\n") if line.strip()]
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
         raise NotFoundError(
-            told("{order} names {name}, which is not in {root}", order=order, root=root, name=missing[0])
+            translate("{order} names {name}, which is not in {root}", order=order, root=root, name=missing[0])
         )
     if not names:
-        raise DataError(told("{order} names no file", order=order))
+        raise DataError(translate("{order} names no file", order=order))
     return [root / name for name in names]
 
 
@@ -206,7 +206,7 @@ def _write_tokens(rows: Selection, min_length: int, writer: StoreWriter) -> dict
     rows.check_content()
     if not stats["trained"]:
         raise DataError(
-            told(
+            translate(
                 "the tokenised data has {rows:,} rows and no supervised token in those of min_length = "
                 "{min_length} and more: nothing to learn from",
                 min_length=min_length,
@@ -220,7 +220,9 @@ def _tokens(row: Mapping[str, Any], number: int, rows: Selection) -> np.ndarray:
     tokens = np.asarray(row.get("tokens", ()))
     if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind != "i":
         raise DataError(
-            told("{place}: a row must be {{'tokens': [...]}} with at least one id", place=rows.place(number))
+            translate(
+                "{place}: a row must be {{'tokens': [...]}} with at least one id", place=rows.place(number)
+            )
         )
     return tokens
 

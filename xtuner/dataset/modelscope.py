@@ -11,7 +11,7 @@ from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.streamed import StreamedDataset
 from xtuner.errors import DataError
 from xtuner.extras import install_extra
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset | StreamedDataset:
@@ -33,7 +33,7 @@ def load_ms_dataset(name: str, **options: Any) -> Any:
         from modelscope.msdatasets import MsDataset
     except ImportError as error:
         raise DataError(
-            told(
+            translate(
                 "loading {name!r} from ModelScope needs the package modelscope ({error}): {command}, "
                 "or give the rows as a file with dataset = dict(type=load_dataset, path='data.json')",
                 name=name,

@@ -32,7 +32,7 @@ from xtuner.dataset.map_fns.fields import missing_field, text
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.errors import DataError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 Turns = list[dict[str, Any]]
@@ -56,7 +56,7 @@ class MOSSSFTDataset(PackedDataset):
         path = Path(data_file)
         if not path.is_file():
             raise NotFoundError(
-                told(
+                translate(
                     "there is no data file {path} (looked for {full_path})",
                     path=path,
                     full_path=path.resolve(),
@@ -78,7 +78,7 @@ class MOSSSFTDataset(PackedDataset):
         share = stats["trained"] / stats["tokens"]
         stats = {**stats, "packs": len(store), "trained_share": share, "fill": 1.0}
         logger.info(
-            told(
+            translate(
                 "data: %s conversations; %s turns beyond max_length = %s left out; %s conversations "
                 "dropped; %s tokens, %.1f%% supervised"
             ),
@@ -116,7 +116,7 @@ def _write(
     rows.check_content()
     if not stats["samples"]:
         raise DataError(
-            told(
+            translate(
                 "none of the {rows:,} conversations of {name} has a turn within {max_length} tokens",
                 name=rows.name,
                 max_length=max_length,
@@ -140,13 +140,13 @@ def _turns(row: Mapping[str, Any], bot_name: str | None) -> list[Turns]:
         raise (
             missing_field("chat", row)
             if chat is None
-            else DataError(told("the field 'chat' is not an object of turns"))
+            else DataError(translate("the field 'chat' is not an object of turns"))
         )
     dialogue = [[_piece(named(text(row, "meta_instruction")), trained=False)]]
     for name, turn in chat.items():
         if not isinstance(turn, Mapping) or not turn:
             raise DataError(
-                told(
+                translate(
                     "chat.{name} is not an object with {parts}: {turn!r:.80}",
                     name=name,
                     turn=turn,
@@ -157,7 +157,7 @@ def _turns(row: Mapping[str, Any], bot_name: str | None) -> list[Turns]:
         for part in turn:
             if part not in _PARTS:
                 raise DataError(
-                    told(
+                    translate(
                         "chat.{name} has {part!r}; a turn has {parts}",
                         name=name,
                         part=part,

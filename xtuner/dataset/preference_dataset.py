@@ -30,7 +30,7 @@ from xtuner.dataset.map_fns.fields import items
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError, DataError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 Row = Mapping[str, Any]
@@ -58,7 +58,7 @@ def build_preference_dataset(
     """
     if is_reward or not is_dpo:
         raise ConfigError(
-            told(
+            translate(
                 "build_preference_dataset makes pairs for DPO only, but has is_dpo={is_dpo}, "
                 "is_reward={is_reward}, reward_token_id={token}: set is_dpo = True, is_reward = False",
                 is_dpo=is_dpo,
@@ -68,7 +68,7 @@ def build_preference_dataset(
         )
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
-            told(
+            translate(
                 "build_preference_dataset formats messages with the tokenizer's chat_template, but this "
                 "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)"
             )
@@ -82,7 +82,7 @@ def build_preference_dataset(
     store = open_or_write(key, lambda writer: _write(answers, Encoding(tokenizer, max_length), writer))
     units = _pairs(store)
     if lost := len(store) - len(units.order):
-        logger.warning(told("data: %d pairs left out, because one of their answers is"), lost)
+        logger.warning(translate("data: %d pairs left out, because one of their answers is"), lost)
     limit = max_packed_length if use_varlen_attn else None
     plan = _pack(units, store, limit, shuffle_before_pack) if limit else units
     stats = item_stats(store.about["stats"], len(plan), limit)
@@ -149,7 +149,7 @@ def _pairs(store: TokenStore) -> packing.PackPlan:
     rows = store.rows.astype(np.int64)
     first = np.flatnonzero((rows[:-1] % 2 == 0) & (rows[1:] == rows[:-1] + 1))
     if not len(first):
-        raise DataError(told("no row has two answers to train on"))
+        raise DataError(translate("no row has two answers to train on"))
     return packing.PackPlan(np.stack([first, first + 1], 1).ravel(), np.arange(0, 2 * len(first) + 1, 2))
 
 
@@ -158,8 +158,8 @@ def _pack(units: packing.PackPlan, store: TokenStore, limit: int, shuffle: bool)
     if too_long := np.flatnonzero(lengths > limit).tolist():
         if len(too_long) == len(units):
             what = "max_packed_length is {limit}, but the shortest pair has {length} tokens: raise it"
-            raise DataError(told(what, limit=limit, length=lengths.min()))
-        what = told("data: %d pairs of more than max_packed_length = %d tokens left out")
+            raise DataError(translate(what, limit=limit, length=lengths.min()))
+        what = translate("data: %d pairs of more than max_packed_length = %d tokens left out")
         logger.warning(what, len(too_long), limit)
         fitting = np.flatnonzero(lengths <= limit)
         units, lengths = packing.plan_units(units, packing.plan_chosen(fitting)), lengths[fitting]
@@ -172,7 +172,9 @@ def load_jsonl_dataset(
 ) -> Any:
     """The rows of JSON-lines files: `data_files`, or all of `data_dir` whose names end in `suffix`."""
     if (data_files is None) == (data_dir is None):
-        raise ConfigError(told("load_jsonl_dataset takes either data_files or data_dir: give one of them"))
+        raise ConfigError(
+            translate("load_jsonl_dataset takes either data_files or data_dir: give one of them")
+        )
     if data_dir is not None:
         folder, ending = Path(data_dir).expanduser(), suffix or ".jsonl"
         data_files = (
@@ -182,7 +184,7 @@ def load_jsonl_dataset(
         )
         if not data_files:
             what = "load_jsonl_dataset: no file of {folder} ends in {ending!r}"
-            raise NotFoundError(told(what, folder=data_dir, ending=ending))
+            raise NotFoundError(translate(what, folder=data_dir, ending=ending))
     files = [data_files] if isinstance(data_files, str) else list(data_files or ())
     return load_dataset("json", data_files=files, split="train")
 

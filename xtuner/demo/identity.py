@@ -131,7 +131,7 @@ ENGLISH = {
 
 
 def make_rows(name: str = DEFAULT_NAME, author: str = DEFAULT_AUTHOR) -> list[dict[str, str]]:
-    """The rows, Chinese and English in turn; ConfigError for a name that no answer could be told by."""
+    """The rows, Chinese and English in turn; ConfigError if no answer could be recognised by the name."""
     for what, value in (("--name", name), ("--author", author)):
         if not value.strip() or "\n" in value or len(value) > 40:
             raise ConfigError(f"{what} is {value!r}: write one line of 1 to 40 characters")

@@ -23,7 +23,7 @@ from torch import nn
 
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
@@ -130,7 +130,7 @@ class Backend:
         optim_wrapper.load_state_dict(state)
 
     def load_model(self, state: Mapping[str, Any] | None) -> None:
-        """Take up the weights that rank 0 has; `state` counts there alone."""
+        """Load the weights of rank 0; `state` is only read there."""
         if self.world.size == 1:
             self.model.load_state_dict(state)
             return
@@ -139,14 +139,14 @@ class Backend:
         if {n: s.shape for n, s in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
             if self.world.is_first:
                 self.model.load_state_dict(state)  # says what does not fit
-            raise CheckpointError(told("The checkpoint does not fit the model"))
+            raise CheckpointError(translate("The checkpoint does not fit the model"))
         given = state or {}
         self.model.load_state_dict(
             {n: spread_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
         )
 
     def load_optimizer(self, optim_wrapper: OptimWrapper, state: Mapping[str, Any] | None) -> None:
-        """Take up the optimiser's state that rank 0 has; `state` counts there alone."""
+        """Load the optimizer's state of rank 0; `state` is only read there."""
         if self.world.size == 1:
             assert state is not None
             optim_wrapper.load_state_dict(dict(state))
@@ -252,14 +252,16 @@ class FSDPBackend(_ManyBackend):
         kind = type(optim_wrapper.optimizer)
         if kind.__module__.startswith("bitsandbytes"):
             raise ConfigError(
-                told(
+                translate(
                     "optim_wrapper.optimizer is {name} of bitsandbytes, which cannot work on the "
                     "shards of fsdp: use torch.optim.AdamW, whose state fsdp shards too",
                     name=kind.__name__,
                 )
             )
         if optim_wrapper.scaler:
-            raise ConfigError(told("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16"))
+            raise ConfigError(
+                translate("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
+            )
 
 
 def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> Backend:

@@ -45,7 +45,7 @@ from xtuner.engine.validation import ValLoop
 from xtuner.engine.visual import Visualizer
 from xtuner.errors import ConfigError
 from xtuner.estimate.configured import choose_recompute
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import say_once
 from xtuner.model.compiled import compile_layers
@@ -68,7 +68,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     with contextlib.ExitStack() as held:
         # Only rank 0 is sure to see the work dir: it alone reads and writes there.
         if world.is_first:
-            held.enter_context(writing(work_dir, told("the work dir"), folder=True))
+            held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
         run = build_parts(cfg, options, world, work_dir)
         run.held = held.pop_all()
     return run
@@ -121,7 +121,7 @@ def free_timestamp(work_dir: Path) -> str:
             time.sleep(0.2)
         except OSError as error:
             raise ConfigError(
-                told(
+                translate(
                     "cannot write to the work dir {work_dir}: {error}",
                     work_dir=work_dir,
                     error=error.strerror,
@@ -172,7 +172,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
         raise ConfigError(
-            told("{data}.dataset: validation data must end; leave out streaming = True", data=data)
+            translate("{data}.dataset: validation data must end; leave out streaming = True", data=data)
         )
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
@@ -215,7 +215,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
-            told(
+            translate(
                 "{path} is {kind}, which gives every process all items: use DefaultSampler, or a class "
                 "that takes rank and world_size",
                 path=path,
@@ -233,7 +233,7 @@ def connect(run: Run) -> None:
     lengths = run.world.gather(len(run.train_dataloader))
     if len(set(lengths)) > 1:
         raise ConfigError(
-            told(
+            translate(
                 "train_dataloader.sampler gives the processes {lengths} batches an epoch; all need the "
                 "same number: set round_up=True in it",
                 lengths=lengths,
@@ -260,7 +260,7 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     if options.deepspeed is None:
         return make_backend(world, fsdp, autocast_dtype(cfg))
     if fsdp:
-        raise ConfigError(told("fsdp and deepspeed both shard the model: use one of them"))
+        raise ConfigError(translate("fsdp and deepspeed both shard the model: use one of them"))
     from xtuner.engine.zero import ZeroBackend
 
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
@@ -312,7 +312,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     trained = [p for p in run.model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError(
-            told(
+            translate(
                 "model has no trainable parameter: add lora=dict(type=LoraConfig, ...) or train the "
                 "llm itself"
             )
@@ -333,7 +333,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
         raise ConfigError(
-            told("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
+            translate("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
         )
     run.backend.start(wrapper)
     return wrapper
@@ -359,7 +359,7 @@ def build_visualizer(run: Run) -> Visualizer:
     visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
     if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
         raise ConfigError(
-            told(
+            translate(
                 "visualizer is a {kind}, which has no {name}(): use Visualizer, and put your own "
                 "backend in its vis_backends",
                 kind=type(visualizer).__name__,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from xtuner import __version__
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model.host_embedding import tables_on_host
 
 CHANGES_SHOWN = 40
@@ -26,7 +26,7 @@ def describe_environment(device: torch.device) -> str:
     import transformers
 
     gpu = device.type == "cuda"
-    threads = told("CPU with {count} threads", count=torch.get_num_threads())
+    threads = translate("CPU with {count} threads", count=torch.get_num_threads())
     what = torch.cuda.get_device_name(device) if gpu else threads
     return (
         f"xtuner {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
@@ -43,7 +43,7 @@ def describe_weights(model: torch.nn.Module) -> str:
             trained += weight.numel()
         else:
             frozen += weight.numel() * (2 if type(weight).__name__ == "Params4bit" else 1)
-    return told(
+    return translate(
         "Trained weights: {trained:,} of {total:,} ({share:.2%})",
         trained=trained,
         total=trained + frozen,
@@ -56,7 +56,7 @@ def describe_changes(before: str, now: str) -> str:
     lines = difflib.unified_diff(before.split("\n"), now.split("\n"), lineterm="", n=0)
     changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
     count = len(changed) - CHANGES_SHOWN
-    more = [told("... and {count} more lines", count=count)] if count > 0 else []
+    more = [translate("... and {count} more lines", count=count)] if count > 0 else []
     return "\n".join(changed[:CHANGES_SHOWN] + more)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 _OPTIONS = ("custom_keys", "norm_decay_mult", "bias_decay_mult")
 _FACTORS = ("lr_mult", "decay_mult")
@@ -60,7 +60,7 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     for key in cfg:
         if key not in _OPTIONS:
             raise ConfigError(
-                told(
+                translate(
                     "{where} has no key {key!r}.{hint}",
                     where=where,
                     key=key,
@@ -70,7 +70,7 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     for key, factors in cfg.get("custom_keys", {}).items():
         if not any(key in name for name in names):
             raise ConfigError(
-                told(
+                translate(
                     "{where}.custom_keys: no trainable parameter has {key!r} in its name",
                     where=where,
                     key=key,
@@ -79,7 +79,7 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
         for factor in factors:
             if factor not in _FACTORS:
                 raise ConfigError(
-                    told(
+                    translate(
                         "{where}.custom_keys[{key!r}] has no key {factor!r}.{hint}",
                         where=where,
                         key=key,

@@ -25,7 +25,7 @@ from xtuner.engine.checkpoints.files import find_whole, is_sharded, open_checkpo
 from xtuner.engine.environment import describe_changes
 from xtuner.engine.randomness import get_rng_state, set_rng_state
 from xtuner.errors import CheckpointError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 if TYPE_CHECKING:
@@ -86,14 +86,14 @@ def state_of(run: Run, with_optimizer: bool = True, in_parts: bool = False) -> d
 
 
 def find_source(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from, `None` for a new run."""
+    """The checkpoint to resume from, or None for a new run."""
     asked = options.resume or cfg.get("resume")
     if not asked:
         if cfg.get("load_from"):
-            open_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
+            open_checkpoint(cfg.load_from)  # a wrong path is reported before the model is loaded
         if last := find_last(work_dir):
             logger.warning(
-                told(
+                translate(
                     "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of "
                     "the same name are overwritten (--resume goes on from it)"
                 ),
@@ -101,11 +101,13 @@ def find_source(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
             )
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or find_whole(work_dir)
-    logger.info(told("Resuming from %s"), path)
+    logger.info(translate("Resuming from %s"), path)
     source = open_checkpoint(path, check=True)
     if "resume" not in source:
         raise CheckpointError(
-            told("{path} was saved without optimizer state; start from its weights with load_from", path=path)
+            translate(
+                "{path} was saved without optimizer state; start from its weights with load_from", path=path
+            )
         )
     source["path"] = str(path)
     return source
@@ -126,13 +128,15 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
     if not run.world.spread(source is not None):
         if path and not run.cfg.get("resume"):
             load_tensors(run, open_checkpoint(path, check=True) if run.world.is_first else None, False)
-            logger.info(told("Loaded the weights of %s"), path)
+            logger.info(translate("Loaded the weights of %s"), path)
         return
     small = {k: v for k, v in (source or {}).items() if k not in sharded.TENSORS}
     small = run.world.spread(small)
     _check_same_data(run, small)
     if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
-        logger.warning(told("The config is not the one that %s was saved with:\n%s"), small["path"], changes)
+        logger.warning(
+            translate("The config is not the one that %s was saved with:\n%s"), small["path"], changes
+        )
     _go_on_in_stream(run, small)
     run.call_hooks("after_load_checkpoint", checkpoint=source or small)
     load_tensors(run, source)
@@ -145,13 +149,13 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
     run.iter = _resumed_iter(run, resume)
     run.position = Position(run.iter, run.train_dataloader.position())
     saved_at = small["meta"]["iter"]
-    again = told(", within an update, which begins again") if run.iter < saved_at else ""
+    again = translate(", within an update, which begins again") if run.iter < saved_at else ""
     logger.info(
-        told("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
+        translate("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
     )
     if run.iter >= run.max_iters:
         logger.warning(
-            told("The run was finished: nothing is left to train. Raise train_cfg to train longer")
+            translate("The run was finished: nothing is left to train. Raise train_cfg to train longer")
         )
 
 
@@ -173,7 +177,7 @@ def load_tensors(run: Run, source: dict[str, Any] | None, with_optimizer: bool =
     folder = saved["sharded"]["folder"]
     if not all(run.world.gather(folder.is_dir())):
         raise CheckpointError(
-            told(
+            translate(
                 "{path} is sharded and not on all machines: resume from a folder that all of them see, or "
                 "make one file of it with xtuner convert checkpoint",
                 path=folder,
@@ -188,17 +192,19 @@ def load_tensors(run: Run, source: dict[str, Any] | None, with_optimizer: bool =
 def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
     if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
         return
-    what = told("{path} was trained on other data or data settings than this config has", path=saved["path"])
+    what = translate(
+        "{path} was trained on other data or data settings than this config has", path=saved["path"]
+    )
     if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
         raise CheckpointError(
-            told(
+            translate(
                 "{what}, so its position in them means nothing: restore them, start from its weights "
                 "with load_from, or set resume_on_other_data = True to continue at the same iteration "
                 "of these",
                 what=what,
             )
         )
-    logger.warning(told("%s: the run goes on at the same iteration of these"), what)
+    logger.warning(translate("%s: the run goes on at the same iteration of these"), what)
 
 
 def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
@@ -208,7 +214,7 @@ def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
     positions = saved["data"]["positions"]
     if len(positions) != run.world.size:
         raise CheckpointError(
-            told(
+            translate(
                 "{path} was saved by {count} process(es), each with its own position in the streamed "
                 "data, and this run has {here}: start as many",
                 count=len(positions),
@@ -230,8 +236,8 @@ def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
     # Together the processes read the same items in the same order, however many they are.
     there = resume["iter"] * before // now
     logger.warning(
-        told("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g "
-        "times the items, and dropout draws other numbers"),
+        translate("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has "
+        "%.3g times the items, and dropout draws other numbers"),
         before, now, resume["iter"], there, now / before,
     )  # fmt: skip
     return there

@@ -23,7 +23,7 @@ from xtuner.engine.malloc import keep_freed_memory
 from xtuner.engine.resume import Position
 from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import Forecast, memory_lines
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, start_file, stop_file
 from xtuner.model.train_module import TrainModule
 from xtuner.parallel.world import World, lost_peer
@@ -131,7 +131,7 @@ class Run:
                 log_file = start_file(self.log_dir / f"{self.timestamp}.log")
                 self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
                 (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
-            logger.info(told("Checkpoints will be saved to %s."), self.work_dir)
+            logger.info(translate("Checkpoints will be saved to %s."), self.work_dir)
             logger.info("%s", describe_environment(self.device))
             logger.info("%s", self.weights_text)
             if self.forecast is not None:
@@ -143,15 +143,15 @@ class Run:
         except RuntimeError as error:
             if self.world.size > 1 and lost_peer(error):
                 raise TrainingError(
-                    told("iter {iter}: another process of this run is gone", iter=self.iter + 1)
+                    translate("iter {iter}: another process of this run is gone", iter=self.iter + 1)
                 ) from error
             raise
         except (KeyboardInterrupt, SystemExit):
             self.world.leave()
             last = find_last(self.work_dir)
-            goes_on = told("--resume goes on from {last}", last=last)
-            cure = goes_on if last else told("no checkpoint was written yet")
-            logger.warning(told("Stopped in iter %d; %s"), self.iter + 1, cure)
+            goes_on = translate("--resume goes on from {last}", last=last)
+            cure = goes_on if last else translate("no checkpoint was written yet")
+            logger.warning(translate("Stopped in iter %d; %s"), self.iter + 1, cure)
             raise
         finally:
             with self.held:
@@ -162,7 +162,9 @@ class Run:
             self.visualizer.close()
         except Exception as error:
             # What ended the run, if anything did, is what its user has to hear of.
-            logger.warning(told("The visualizer could not be closed: %s: %s"), type(error).__name__, error)
+            logger.warning(
+                translate("The visualizer could not be closed: %s: %s"), type(error).__name__, error
+            )
         if log_file is not None:
             stop_file(log_file)
 

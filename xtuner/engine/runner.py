@@ -26,12 +26,12 @@ from xtuner.engine.run import Run
 from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.train_module import Outputs
 
 MAX_ROWS_NAMED = 20
-# A spike is told from the updates before it only once there are some.
+# A spike is defined only after some updates.
 MIN_LOSSES = 10
 TestLoop = ValLoop
 
@@ -62,7 +62,7 @@ class TrainLoop:
             self.max_epochs, self.max_iters = math.ceil(max_iters / self.epoch_length), max_iters
         else:
             raise ConfigError(
-                told(
+                translate(
                     "train_cfg needs either max_epochs or max_iters: max_epochs={max_epochs!r}, "
                     "max_iters={max_iters!r}",
                     max_epochs=max_epochs,
@@ -71,7 +71,7 @@ class TrainLoop:
             )
         if spike_ratio is not None and not runner.backend.can_drop_gradients:
             raise ConfigError(
-                told(
+                translate(
                     "train_cfg.spike_ratio: DeepSpeed cannot skip a finite update; remove spike_ratio, "
                     "or train without --deepspeed"
                 )
@@ -166,9 +166,11 @@ class TrainLoop:
         if update.applied:
             self.skipped_in_a_row = 0
         elif update.rescaled:
-            logger.info(told("The 16-bit loss scale was too high and is lowered; this update is left out."))
+            logger.info(
+                translate("The 16-bit loss scale was too high and is lowered; this update is left out.")
+            )
         else:
-            self._count_skipped(told("the gradient norm is {norm}", norm=update.grad_norm))
+            self._count_skipped(translate("the gradient norm is {norm}", norm=update.grad_norm))
         return {"grad_norm": update.grad_norm}
 
     def _is_spike(self, loss: float) -> bool:
@@ -181,7 +183,7 @@ class TrainLoop:
             return False
         self.runner.backend.drop_gradients(self.runner.optim_wrapper)
         self._count_skipped(
-            told(
+            translate(
                 "the loss is {loss:.4g}, {times:.3g} times the usual {usual:.4g}",
                 loss=loss,
                 times=loss / usual,
@@ -195,11 +197,13 @@ class TrainLoop:
         run.num_skipped_updates += 1
         self.skipped_in_a_row += 1
         rows = self._name_rows()
-        what = told("iter {iter}: {why}", iter=run.iter + 1, why=why)
-        logger.warning(told("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows)
+        what = translate("iter {iter}: {why}", iter=run.iter + 1, why=why)
+        logger.warning(
+            translate("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows
+        )
         if self.skipped_in_a_row >= run.max_nonfinite_updates:
             raise TrainingError(
-                told(
+                translate(
                     "{what}, the last of {count} skipped updates in a row; the run stops. {rows}. Look "
                     "at these rows, lower lr, or use bfloat16; earlier checkpoints are intact",
                     what=what,
@@ -211,13 +215,13 @@ class TrainLoop:
     def _name_rows(self) -> str:
         dataset = self.dataloader.dataset
         indices = [i for rows in self.runner.world.gather(list(self._rows)) for batch in rows for i in batch]
-        places = [told("item {number}", number=i) for i in indices]
+        places = [translate("item {number}", number=i) for i in indices]
         if hasattr(dataset, "source_places"):
             places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
         named = ", ".join(places[:MAX_ROWS_NAMED])
         count = len(places) - MAX_ROWS_NAMED
-        more = told(" and {count} more", count=count) if count > 0 else ""
-        return told("Rows in this update: {named}{more}", named=named, more=more)
+        more = translate(" and {count} more", count=count) if count > 0 else ""
+        return translate("Rows in this update: {named}{more}", named=named, more=more)
 
 
 class EpochBasedTrainLoop(TrainLoop):

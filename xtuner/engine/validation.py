@@ -16,7 +16,7 @@ from xtuner.engine.backend import to_device
 from xtuner.engine.batches.validation import ValBatches
 from xtuner.engine.randomness import get_rng_state, set_rng_state
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 
@@ -40,11 +40,11 @@ class ValLoop:
         with _resting(run.model):
             totals = self._totals()
         if totals is None:
-            logger.warning(told("Validation is broken off: the run is asked to stop"))
+            logger.warning(translate("Validation is broken off: the run is asked to stop"))
             return {}
         sums, count = totals
         if not count:
-            raise DataError(told("the validation data has no supervised token"))
+            raise DataError(translate("the validation data has no supervised token"))
         metrics = run.model.describe({name: value / count for name, value in sums.items()})
         run.call_hooks("after_val_epoch", metrics=metrics)
         return metrics

@@ -23,7 +23,7 @@ from xtuner.engine.backend import Backend
 from xtuner.engine.checkpoints.files import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import shapes, spread_tensor
@@ -118,7 +118,7 @@ class ZeroBackend(Backend):
         if {n: s.shape for n, s in found.items()} != expected:
             name = next(n for n in [*expected, *found] if n not in found or found[n].shape != expected.get(n))
             raise CheckpointError(
-                told(
+                translate(
                     "The checkpoint does not fit the model: {name} is missing, new, or of another shape",
                     name=name,
                 )
@@ -190,10 +190,10 @@ class ZeroBackend(Backend):
 
 
 def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size: int) -> dict[str, Any]:
-    """DeepSpeed's `settings` with what the config says in the place of "auto"; differences are told."""
+    """DeepSpeed's `settings` with the config's values for "auto"; differences are logged."""
     if optim_wrapper.norm_type != 2.0:
         raise ConfigError(
-            told("optim_wrapper.clip_grad.norm_type: DeepSpeed clips by the 2-norm only; remove it")
+            translate("optim_wrapper.clip_grad.norm_type: DeepSpeed clips by the 2-norm only; remove it")
         )
     dtype = _precision(settings, getattr(optim_wrapper, "dtype", torch.float32))
     ours = {

@@ -17,7 +17,7 @@ from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
 from xtuner.families import FAMILIES, UNKNOWN
-from xtuner.language import padded, told
+from xtuner.language import padded, translate
 from xtuner.model_folder import read_json
 
 # UTF-8 bytes of a JSON file to a token; Chinese and English are near one another in this.
@@ -103,17 +103,17 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
     warnings = []
     need, free = size_text(found.memory.total), size_text(found.machine.free_bytes)
     if found.memory.total > found.machine.free_bytes:
-        message = told(
+        message = translate(
             "memory: about {need} are needed{each} and {free} are free on {name}: {cures}",
             need=need,
-            each="" if found.division.is_alone else told(" for each process"),
+            each="" if found.division.is_alone else translate(" for each process"),
             free=free,
             name=found.machine.name,
-            cures=told("; ").join(cures(found)),
+            cures=translate("; ").join(cures(found)),
         )
         warnings.append(Fault("memory", message))
     elif found.loading > found.machine.free_bytes and not found.division.is_alone:
-        message = told(
+        message = translate(
             "memory: each process holds all weights while they are read, {loading}, and {free} are free on "
             "{name}: train with --fsdp, which reads parts",
             loading=size_text(found.loading),
@@ -125,7 +125,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
     model = config.get("model")
     extended = isinstance(model, Mapping) and model.get("max_position_embeddings")
     if context and length > context and not extended:
-        message = told(
+        message = translate(
             "max_length is {length}, and the model has {context} positions: set max_length = {context}",
             length=length,
             context=context,
@@ -137,7 +137,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
 def cures(found: Forecast) -> list[str]:
     """The cheapest changes of the config that save memory, each with what it saves."""
     return [
-        told("{text} saves {saves}", text=fix.text, saves=size_text(fix.saves))
+        translate("{text} saves {saves}", text=fix.text, saves=size_text(fix.saves))
         for fix in fixes(found.shape, found.training, found.division)
     ]
 
@@ -153,32 +153,34 @@ _RECOMPUTED = {
 def memory_lines(found: Forecast) -> list[str]:
     """The estimate as a block: the whole, then each part."""
     known = FAMILIES.get(found.shape.family, UNKNOWN).sizes is not None
-    about = "" if known else told(", reckoned as if it were a Llama")
-    about += told(", without the parts that see or hear") if found.shape.sees else ""
-    free = told("{free} free on {name}", free=size_text(found.machine.free_bytes), name=found.machine.name)
+    about = "" if known else translate(", estimated as a Llama")
+    about += translate(", without the parts that see or hear") if found.shape.sees else ""
+    free = translate(
+        "{free} free on {name}", free=size_text(found.machine.free_bytes), name=found.machine.name
+    )
     shared = found.division
     each = (
         ""
         if shared.is_alone
-        else told(" for each of {count} processes, {how},", count=shared.processes, how=shared.text)
+        else translate(" for each of {count} processes, {how},", count=shared.processes, how=shared.text)
     )
     total = size_text(found.memory.total)
     tokens, weights = found.training.tokens, weights_text(found.shape.num_weights)
-    again = told(_RECOMPUTED[found.training.recompute])
+    again = translate(_RECOMPUTED[found.training.recompute])
     parts = {**found.memory.parts(), **({"on the host": found.host} if found.host else {})}
     return [
-        told("memory   about {total}{each} ({free})", total=total, each=each, free=free),
-        told("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
-        told("         the model has {weights} weights{about}", weights=weights, about=about),
-        *(f"         {padded(told(name), 12)} {size_text(size):>8}" for name, size in parts.items()),
+        translate("memory   about {total}{each} ({free})", total=total, each=each, free=free),
+        translate("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
+        translate("         the model has {weights} weights{about}", weights=weights, about=about),
+        *(f"         {padded(translate(name), 12)} {size_text(size):>8}" for name, size in parts.items()),
     ]
 
 
 def weights_text(number: int) -> str:
     """`8.03 billion` or `56.12 million`."""
     if number >= 1e9:
-        return told("{billions:.2f} billion", billions=number / 1e9)
-    return told("{millions:.2f} million", millions=number / 1e6)
+        return translate("{billions:.2f} billion", billions=number / 1e9)
+    return translate("{millions:.2f} million", millions=number / 1e6)
 
 
 def _num_tokens(

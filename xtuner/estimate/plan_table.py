@@ -27,7 +27,7 @@ from xtuner.estimate.processes import (
 )
 from xtuner.estimate.shape import Shape
 from xtuner.estimate.speed import card_rate
-from xtuner.language import padded, told
+from xtuner.language import padded, translate
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
 
 def _heading() -> str:
     others = (("memory", 9), ("reading", 10), ("host", 10), ("sent", 10), ("scaling", 11))
-    return padded(told("backend"), 14) + "".join(padded(told(name), -width) for name, width in others)
+    return padded(translate("backend"), 14) + "".join(
+        padded(translate(name), -width) for name, width in others
+    )
 
 
 def cluster_of(machine: Machine) -> Cluster:
@@ -81,9 +83,9 @@ def _lines(
     runs = {name: run_by(replace(division, backend=name)) for name in BACKENDS}
     run = next(iter(runs.values()))
     tokens = run.tokens * run.accumulate * (division.processes // division.sequence)
-    shared = told(", rows shared by {count}", count=division.sequence) if division.sequence > 1 else ""
+    shared = translate(", rows shared by {count}", count=division.sequence) if division.sequence > 1 else ""
     lines = [
-        told(
+        translate(
             "plan     {processes} processes, {here} on a machine{shared}, each with {memory} "
             "({name}); an update takes {tokens} tokens",
             processes=division.processes,
@@ -100,6 +102,6 @@ def _lines(
         sizes = (row.memory.device.total, row.memory.loading, row.memory.host, row.sent)
         memory, *others = (size_text(size) if size else "-" for size in sizes)
         cells = f"{memory:>9}" + "".join(f"{text:>10}" for text in others)
-        more = "" if row.fits(cluster) else told("   does not fit")
+        more = "" if row.fits(cluster) else translate("   does not fit")
         lines.append(f"         {name:<14}{cells}{row.scaling.text:>11}{more}")
     return lines

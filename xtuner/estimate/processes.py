@@ -42,7 +42,7 @@ from xtuner.estimate.memory import (
 )
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.estimate.speed import REACHED, flops_per_token
-from xtuner.language import told
+from xtuner.language import translate
 
 BACKENDS = ("ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload")
 # DeepSpeed's defaults: numbers in a bucket of gradients, and of weights that are whole at one time.
@@ -77,7 +77,7 @@ class Division:
     @property
     def text(self) -> str:
         """`fsdp`, or `fsdp with rows shared by 2`."""
-        more = told(" with rows shared by {count}", count=self.sequence)
+        more = translate(" with rows shared by {count}", count=self.sequence)
         return self.backend + (more if self.sequence > 1 else "")
 
 

@@ -4,7 +4,7 @@
                                                             embedding=131072000, head=131072000, rest=266240)
 
 Families whose `sizes` are known are exact to the last weight; parts that see or hear are not counted. Any
-other with the usual names in its config is reckoned as a Llama and says so by `is_exact`.
+other with the usual names in its config is estimated as a Llama, with `is_exact` false.
 """
 
 from __future__ import annotations

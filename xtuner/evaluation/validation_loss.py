@@ -21,7 +21,7 @@ from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.randomness import set_seed
 from xtuner.engine.run import Run
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, start_file, stop_file
 from xtuner.model.loading import register_families
 from xtuner.parallel.world import World, make_world
@@ -35,7 +35,7 @@ def measure(
     run = build_measurement(cfg, work_dir, world)
     if run.world.spread(weights is not None):
         run.backend.load_model(weights if run.world.is_first else None)
-    logger.info(told("Measuring %s"), checkpoint or told("the base model of the config"))
+    logger.info(translate("Measuring %s"), checkpoint or translate("the base model of the config"))
     log_file = start_file(run.log_dir / f"{run.timestamp}.log") if run.world.is_first else None
     try:
         metrics = run.val_loop.run()
@@ -78,7 +78,7 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     data, loop = f"{kind}_dataloader", f"{kind}_cfg"
     if cfg.get(data) is None:
         raise ConfigError(
-            told(
+            translate(
                 "the config has no data to test on: give val_dataloader = dict(held_out=0.05), which "
                 "holds out part of the training rows, or test_dataloader = dict(dataset=...)"
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xtuner.errors import ModelError
-from xtuner.language import told
+from xtuner.language import translate
 
 if TYPE_CHECKING:
     from xtuner.generation.request import Sampling
@@ -47,7 +47,7 @@ class Chooser:
     def __call__(self, logits: torch.Tensor) -> int:
         logits = logits.to(self.row.device)
         if not logits.max().isfinite():
-            raise ModelError(told("the model's logits are not finite: load it in bf16 or fp32"))
+            raise ModelError(translate("the model's logits are not finite: load it in bf16 or fp32"))
         for step in self.steps:
             logits = step(self.row[:, : self.length], logits)
         if self.greedy:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xtuner.errors import ConfigError, DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model.base import base_model
 
 if TYPE_CHECKING:
@@ -30,14 +30,16 @@ def prompt_limit(context: int | None, max_new_tokens: int) -> int | None:
 def answer_room(context: int | None, prompt: Sequence[int], max_new_tokens: int) -> int:
     """How many tokens an answer to `prompt` may have; DataError where the prompt is empty or too long."""
     if not prompt:
-        raise DataError(told("the prompt is empty: there is nothing to answer"))
+        raise DataError(translate("the prompt is empty: there is nothing to answer"))
     if max_new_tokens < 1:
-        raise ConfigError(told("max_new_tokens is {count}, but must be at least 1", count=max_new_tokens))
+        raise ConfigError(
+            translate("max_new_tokens is {count}, but must be at least 1", count=max_new_tokens)
+        )
     if context is None:
         return max_new_tokens
     if len(prompt) >= context:
         what = "the prompt has {count} tokens; the model's context holds {context}"
-        raise DataError(told(what, count=len(prompt), context=context))
+        raise DataError(translate(what, count=len(prompt), context=context))
     return min(max_new_tokens, context - len(prompt))
 
 

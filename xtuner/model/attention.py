@@ -1,7 +1,7 @@
 """One attention function for every family, and the rule that packed samples never see each other.
 
     tokens       a  a  a | b  b | c  c        one row of a flattened batch, [1, 7]
-    cu_seq_lens  0         3      5      7    borders; position ids restart at each
+    cu_seq_lens  0         3      5      7    boundaries; position ids restart at each
     attention    each sample alone, causal, by a kernel of attention_kernels.py. No [T, T] mask exists.
 
 Without `cu_seq_lens` (generation, padded batches) it is transformers' own sdpa with its masks.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from xtuner.errors import ModelError
 from xtuner.families import family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model.attention_kernels import Call, packed_attention, scored
 from xtuner.model.fused.linear import in_one_dtype
 from xtuner.parallel.sequence import ulysses
@@ -141,9 +141,9 @@ def _kinds_of_mask(function: Any) -> set[str] | None:
 
 
 def _cannot(what: str) -> str:
-    return told(
+    return translate(
         "This model's attention asks for {what}: set attn_implementation = 'eager' in model.llm",
-        what=told(what),
+        what=translate(what),
     )
 
 

@@ -193,17 +193,17 @@ def _by_run(call: Call) -> Tensor:
     return torch.cat(outputs, dim=1)
 
 
-def _equal_runs(borders: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+def _equal_runs(boundaries: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """(start, length, count) for each run of neighbours of one length."""
-    start, i = borders[0], 1
-    while i < len(borders):
-        length, count = borders[i] - borders[i - 1], 1
-        while i + count < len(borders) and borders[i + count] - borders[i + count - 1] == length:
+    start, i = boundaries[0], 1
+    while i < len(boundaries):
+        length, count = boundaries[i] - boundaries[i - 1], 1
+        while i + count < len(boundaries) and boundaries[i + count] - boundaries[i + count - 1] == length:
             count += 1
         if length:
             yield start, length, count
         i += count
-        start = borders[i - 1]
+        start = boundaries[i - 1]
 
 
 def _split_run(x: Tensor, start: int, length: int, count: int) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed
@@ -71,7 +71,7 @@ class DPO(PackedLanguageModel):
         """The number of pairs."""
         if "num_pairs" not in data:
             raise ConfigError(
-                told(
+                translate(
                     "train_dataloader: DPO trains on pairs of answers: set dataset = "
                     "dict(type=build_preference_dataset, ...) and "
                     "collate_fn = dict(type=preference_collate_fn)"
@@ -112,17 +112,17 @@ class DPO(PackedLanguageModel):
 def _check(ref_llm: Any, loss_type: str, label_smoothing: float, has_adapter: bool) -> None:
     if loss_type != "sigmoid":
         what = "model.loss_type is {loss_type!r}, but DPO has only 'sigmoid': set it, or leave it out"
-        raise ConfigError(told(what, loss_type=loss_type))
+        raise ConfigError(translate(what, loss_type=loss_type))
     if not 0 <= label_smoothing < 0.5:
         what = "model.label_smoothing is {value}, but must be at least 0 and below 0.5"
-        raise ConfigError(told(what, value=label_smoothing))
+        raise ConfigError(translate(what, value=label_smoothing))
     if ref_llm is not None:
         raise ConfigError(
-            told("model.ref_llm: the reference is the model without its adapter: leave ref_llm out")
+            translate("model.ref_llm: the reference is the model without its adapter: leave ref_llm out")
         )
     if not has_adapter:
         raise ConfigError(
-            told(
+            translate(
                 "model.lora is not set, but the reference of DPO is the model with its adapter switched off: "
                 "add lora=dict(type=LoraConfig, ...)"
             )

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.families import FAMILIES
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 FILE = Path(__file__).with_name("proven.json")
@@ -55,13 +55,13 @@ def is_proven(code: Any, cost: str) -> bool:
     if fingerprint(function) in proven().get(path, {}):
         return True
     package = name.split(".")[0]
-    version = getattr(sys.modules.get(package), "__version__", told("of an unknown version"))
+    version = getattr(sys.modules.get(package), "__version__", translate("of an unknown version"))
     say_once(
         "{name} of {package} {version} is not the code that XTuner's own was proven against: {cost}",
         name=name,
         package=package,
         version=version,
-        cost=told(cost),
+        cost=translate(cost),
     )
     return False
 

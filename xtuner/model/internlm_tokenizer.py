@@ -24,7 +24,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from xtuner.errors import ModelError
-from xtuner.language import told
+from xtuner.language import translate
 
 SPACE = "▁"
 # Piece types of sentencepiece_model.proto.
@@ -57,7 +57,7 @@ class InternLM2Tokenizer(PreTrainedTokenizerFast):
         for token_id, token in wanted.items():
             if self.convert_tokens_to_ids(token) != token_id:
                 raise ModelError(
-                    told(
+                    translate(
                         "added_tokens_decoder in tokenizer_config.json gives {token!r} the id "
                         "{token_id}, and the vocabulary gives it {own_id}",
                         token=token,
@@ -133,15 +133,17 @@ def _read(path: Path) -> Any:
         proto.ParseFromString(path.read_bytes())
     except Exception as error:
         raise ModelError(
-            told("{path} is not a sentencepiece model: {error}", path=path, error=error)
+            translate("{path} is not a sentencepiece model: {error}", path=path, error=error)
         ) from error
     if not proto.pieces:
-        raise ModelError(told("{path} is not a sentencepiece model: it has no pieces", path=path))
+        raise ModelError(translate("{path} is not a sentencepiece model: it has no pieces", path=path))
     if proto.trainer_spec.model_type != _BPE_MODEL:
-        raise ModelError(told("{path} is not a byte-pair model, as InternLM's tokenizers are", path=path))
+        raise ModelError(
+            translate("{path} is not a byte-pair model, as InternLM's tokenizers are", path=path)
+        )
     if proto.trainer_spec.treat_whitespace_as_suffix:
         raise ModelError(
-            told(
+            translate(
                 "{path} puts spaces behind words (treat_whitespace_as_suffix), which is not supported",
                 path=path,
             )

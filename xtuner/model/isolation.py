@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from xtuner.families import family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention
 from xtuner.model.base import base_model
@@ -107,7 +107,7 @@ def _differs(model: Any, length: int) -> bool:
         raise
     except Exception as error:  # whatever the family's code says of a row that it does not know
         logger.info(
-            told("Testing the isolation of packed samples failed: %s: %s"), type(error).__name__, error
+            translate("Testing the isolation of packed samples failed: %s: %s"), type(error).__name__, error
         )
         return True
     finally:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xtuner.blocks import as_recompute
 from xtuner.config import build
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora, passes
 from xtuner.model.base import base_model
@@ -204,7 +204,7 @@ def build_llm(
     if isinstance(llm, nn.Module):
         if max_position_embeddings:
             raise ConfigError(
-                told(
+                translate(
                     "model.max_position_embeddings needs model.llm as a dict, because rope is scaled "
                     "before loading"
                 )
@@ -225,7 +225,7 @@ def build_llm(
             lora.continue_from(model, peft_model)
     elif peft_model:
         raise ConfigError(
-            told(
+            translate(
                 "model.peft_model = {peft_model!r} is not an adapter folder: to continue from a "
                 "checkpoint, give its settings in model.lora too",
                 peft_model=peft_model,
@@ -242,7 +242,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _no_sequence_parallel(family: str) -> str:
-    return told(
+    return translate(
         "sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
         "cannot work on parts of a sequence: set sequence_parallel_size = 1",
         family=family,

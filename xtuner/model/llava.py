@@ -23,7 +23,7 @@ from torch import nn
 
 from xtuner import hub
 from xtuner.errors import ConfigError, ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.base import base_model, device_of
 from xtuner.model.loading import load_config
@@ -75,7 +75,7 @@ class ImageEncoder:
             self.length = len(self.encode(self.pixels(Image.new("RGB", (64, 64)))))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ModelError(
-                told(
+                translate(
                     "the parts of {source} do not fit each other: an image cannot be encoded: {error}",
                     source=source,
                     error=error,
@@ -93,7 +93,7 @@ class ImageEncoder:
 
 
 def is_whole_llava(path: str | Path, *, trust_remote_code: bool = False) -> bool:
-    """Whether `path` is a whole LLaVA model: a language model with eyes."""
+    """Whether `path` is a whole LLaVA model: a vision-language model."""
     return load_config(path, trust_remote_code=trust_remote_code).model_type == "llava"
 
 
@@ -112,28 +112,33 @@ def find_llava_parts(
         file = folder / "config.json"
         if file.is_file() and read_json(file).get("model_type") == "llava":
             raise ModelError(
-                told(
+                translate(
                     "--llava {llava}: this is a whole LLaVA model: xtuner chat {llava} --image ...",
                     llava=llava,
                 )
             )
         raise ModelError(
-            told("--llava {llava}: this is not a LLaVA folder: it has no projector/config.json", llava=llava)
+            translate(
+                "--llava {llava}: this is not a LLaVA folder: it has no projector/config.json", llava=llava
+            )
         )
     if (folder / "config.json").is_file() and folder.resolve() != Path(llm).expanduser().resolve():
         logger.warning(
-            told("%s has a language model of its own, and %s is used with its projector"), llava, llm
+            translate("%s has a language model of its own, and %s is used with its projector"), llava, llm
         )
     own = folder / "visual_encoder"
     if own.is_dir():
         if visual_encoder is not None and Path(visual_encoder).resolve() != own.resolve():
             logger.warning(
-                told("--visual-encoder %s is not used: %s was trained with %s"), visual_encoder, llava, own
+                translate("--visual-encoder %s is not used: %s was trained with %s"),
+                visual_encoder,
+                llava,
+                own,
             )
         visual_encoder = own
     if visual_encoder is None:
         raise ConfigError(
-            told(
+            translate(
                 "--llava {llava} has no visual_encoder folder: give its CLIP with --visual-encoder",
                 llava=llava,
             )
@@ -159,14 +164,14 @@ def _llava_folder(name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if looks_local(name):
-        raise NotFoundError(told("There is no LLaVA folder {name}", name=name))
+        raise NotFoundError(translate("There is no LLaVA folder {name}", name=name))
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), local_files_only=not hub.is_reachable()))
     except (OSError, ValueError) as error:  # the hub's own errors among them
         raise NotFoundError(
-            told("There is no LLaVA folder {name}, neither here nor on the hub", name=name)
+            translate("There is no LLaVA folder {name}, neither here nor on the hub", name=name)
         ) from error
 
 
@@ -180,7 +185,7 @@ def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
     for name, other, have in sizes:
         if projector.get(name) != have:
             raise ModelError(
-                told(
+                translate(
                     "the projector {projector} was made for another model than {other}: its {setting} "
                     "is {value}, and {other} has {have}",
                     projector=parts.projector,
@@ -193,7 +198,7 @@ def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
     count = vision.num_hidden_layers + 1
     if not -count <= parts.select_layer < count:
         raise ConfigError(
-            told(
+            translate(
                 "--visual-select-layer is {select_layer}: {visual_encoder} has the layers {first} to {last}",
                 select_layer=parts.select_layer,
                 visual_encoder=parts.visual_encoder,
@@ -209,7 +214,7 @@ def _vision_config(path: str) -> Any:
     config = getattr(config, "vision_config", config) if config.model_type == "clip" else config
     if config.model_type != "clip_vision_model":
         raise ModelError(
-            told(
+            translate(
                 "--visual-encoder {path} is not a CLIP: its family is {model_type!r}",
                 path=path,
                 model_type=config.model_type,
@@ -234,12 +239,12 @@ def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
     family = base.config.vision_config.model_type
     if family not in _ENCODERS:
         raise ModelError(
-            told(
+            translate(
                 "the vision encoder of {path} is of the family {family!r}; images can be read with "
                 "{encoders}",
                 path=path,
                 family=family,
-                encoders=told(" or ").join(_ENCODERS),
+                encoders=translate(" or ").join(_ENCODERS),
             )
         )
 
@@ -252,7 +257,7 @@ def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
     token = str(tokenizer.convert_ids_to_tokens(base.config.image_token_id))
     if tokenizer.encode(token, add_special_tokens=False) != [base.config.image_token_id]:
         raise ModelError(
-            told(
+            translate(
                 "the tokenizer of {path} has no image token: {token!r} is not a token", path=path, token=token
             )
         )
@@ -285,12 +290,12 @@ def _place_of(model: Any) -> tuple[torch.device, torch.dtype]:
 def _load_vision(parts: LlavaParts) -> nn.Module:
     from transformers import CLIPVisionModel
 
-    logger.info(told("Load visual_encoder from %s"), parts.visual_encoder)
+    logger.info(translate("Load visual_encoder from %s"), parts.visual_encoder)
     try:
         loaded: Any = CLIPVisionModel.from_pretrained(parts.visual_encoder, output_loading_info=True)
     except Exception as error:  # transformers, safetensors and torch each have their own
         raise ModelError(
-            told(
+            translate(
                 "the visual encoder {visual_encoder} cannot be loaded: {error}",
                 visual_encoder=parts.visual_encoder,
                 error=error,
@@ -299,7 +304,7 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
     vision, report = loaded
     if report["missing_keys"]:
         raise ModelError(
-            told(
+            translate(
                 "the visual encoder {visual_encoder} has no {name}",
                 visual_encoder=parts.visual_encoder,
                 name=sorted(report["missing_keys"])[0],
@@ -313,7 +318,7 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
         name.replace("base_model.model.vision_model.", "base_model.model."): w for name, w in weights.items()
     }
     vision = attach_adapter(vision, parts.visual_encoder_adapter, weights=renamed)
-    logger.info(told("Load visual_encoder adapter from %s"), parts.visual_encoder_adapter)
+    logger.info(translate("Load visual_encoder adapter from %s"), parts.visual_encoder_adapter)
     return vision
 
 
@@ -331,7 +336,7 @@ def make_projector(
 
 def load_projector(folder: Path) -> nn.Module:
     """The projector saved in `folder`."""
-    logger.info(told("Load projector from %s"), folder)
+    logger.info(translate("Load projector from %s"), folder)
     config = read_json(folder / "config.json")
     try:
         projector = make_projector(
@@ -343,12 +348,14 @@ def load_projector(folder: Path) -> nn.Module:
         )
     except (KeyError, TypeError) as error:
         raise ModelError(
-            told("{file} does not describe a projector: {error}", error=error, file=folder / "config.json")
+            translate(
+                "{file} does not describe a projector: {error}", error=error, file=folder / "config.json"
+            )
         ) from error
     files = [folder / name for name in _PROJECTOR_FILES if (folder / name).is_file()]
     if not files:
         raise ModelError(
-            told(
+            translate(
                 "the projector {folder} has no weights: none of {names}",
                 folder=folder,
                 names=", ".join(_PROJECTOR_FILES),
@@ -357,10 +364,10 @@ def load_projector(folder: Path) -> nn.Module:
     weights = {name.removeprefix("model."): value for name, value in read_weights(files[0]).items()}
     wanted = projector.state_dict()
     for name in sorted({*wanted, *weights}):
-        shapes = [tuple(w[name].shape) if name in w else told("missing") for w in (weights, wanted)]
+        shapes = [tuple(w[name].shape) if name in w else translate("missing") for w in (weights, wanted)]
         if shapes[0] != shapes[1]:
             raise ModelError(
-                told(
+                translate(
                     "{file} and the config beside it differ: model.{name} is {there}, not {here}",
                     name=name,
                     file=files[0],
@@ -380,11 +387,13 @@ def _load_processor(path: str | Path) -> Any:
         names = ("preprocessor_config.json", "processor_config.json")
         if not any((Path(path) / name).is_file() for name in names):
             raise ModelError(
-                told("{path} has no {name}, which says how images are prepared", path=path, name=names[0])
+                translate(
+                    "{path} has no {name}, which says how images are prepared", path=path, name=names[0]
+                )
             )
     try:
         return AutoImageProcessor.from_pretrained(str(path), backend="pil")
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         raise ModelError(
-            told("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
+            translate("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
         ) from error

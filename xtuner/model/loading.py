@@ -23,7 +23,7 @@ from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.extras import pip_install
 from xtuner.families import FAMILIES, UNKNOWN, family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
 from xtuner.model.base import base_model
@@ -74,7 +74,7 @@ def as_dtype(value: Any) -> torch.dtype | None:
     dtype = getattr(torch, _DTYPES.get(name, name), None)
     if not isinstance(dtype, torch.dtype):
         raise ConfigError(
-            told(
+            translate(
                 "{value!r} is not a dtype; write torch.float16, torch.bfloat16, torch.float32 or 'auto'",
                 value=value,
             )
@@ -142,7 +142,7 @@ def load_llm(
 def prepare_for_training(
     llm: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, full: bool = True
 ) -> None:
-    """Safe 4-bit layers, frozen eyes and ears, and an embedding for every token, on a model just loaded."""
+    """Give a loaded model safe 4-bit layers, frozen vision and audio parts, an embedding for every token."""
     keep_4bit_weights_unpacked(llm)
     freeze_the_rest(llm)
     if tokenizer is not None and resize_embeddings(llm, tokenizer) and not full:
@@ -171,7 +171,7 @@ def _class_of(factory: Any, config: Any, path: str, trusted: bool) -> Any:
 
 def _factory_and_arguments(llm_cfg: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if "type" not in llm_cfg:
-        raise ConfigError(told("model.llm has no type; write type=AutoModelForCausalLM.from_pretrained"))
+        raise ConfigError(translate("model.llm has no type; write type=AutoModelForCausalLM.from_pretrained"))
     factory = build(llm_cfg["type"])
     kwargs = {k: build(v, f"model.llm.{k}") for k, v in llm_cfg.items() if k != "type"}
     if "dtype" in kwargs:
@@ -189,7 +189,7 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
     quantized = is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
     if quantized and full and not getattr(quantization, "dequantize", False):
         raise ConfigError(
-            told(
+            translate(
                 "model.llm.quantization_config without model.lora: quantised weights cannot be "
                 "trained; add lora=dict(type=LoraConfig, ...) or remove quantization_config"
             )
@@ -270,10 +270,10 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
     except (XTunerError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors and torch each have their own
-        damaged = told("; a file of weights is damaged or cut off, download it again")
+        damaged = translate("; a file of weights is damaged or cut off, download it again")
         cure = damaged if type(error).__name__ == "SafetensorError" else ""
         raise ModelError(
-            told(
+            translate(
                 "The model {path} cannot be loaded: {kind}: {error}{cure}",
                 path=path,
                 error=error,
@@ -311,7 +311,7 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
-            told("The config of the model {path} cannot be read: {error}", path=path, error=error)
+            translate("The config of the model {path} cannot be read: {error}", path=path, error=error)
         ) from error
 
 
@@ -324,7 +324,7 @@ def extend_context(config: Any, length: int) -> None:
         if have is not None and length <= have:
             return
         raise ConfigError(
-            told(
+            translate(
                 "model.max_position_embeddings = {length}: models of the family '{model_type}' have no "
                 "rotary positions to scale; remove it",
                 length=length,
@@ -337,7 +337,7 @@ def extend_context(config: Any, length: int) -> None:
         return
     if kind not in ("default", "linear"):
         raise ConfigError(
-            told(
+            translate(
                 "model.max_position_embeddings = {length}: the model has {have} positions and already "
                 "scales its rope by '{kind}'; remove it, or change rope_scaling in the model's "
                 "config.json",
@@ -409,7 +409,7 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
             if rows is not None:
                 rows[count:] = rows[:count].float().mean(0).to(rows.dtype)
     logger.info(
-        told(
+        translate(
             "Token embeddings are resized from {old} to {new}.",
             old=old,
             new=llm.get_input_embeddings().num_embeddings,
@@ -431,7 +431,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(
-            told(
+            translate(
                 "The tokenizer of {path} cannot be loaded: {kind}: {reason}{cure}",
                 path=path,
                 reason=reason,
@@ -445,8 +445,8 @@ def _tokenizer_cure(folder: Path, trusted: bool) -> str:
     """What may help, as the end of a sentence."""
     if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
         command = pip_install("mistral-common")
-        return told("; its tekken.json needs the package mistral-common: {command}", command=command)
-    return "" if trusted else told("; it may need --trust-remote-code, which runs its own Python files")
+        return translate("; its tekken.json needs the package mistral-common: {command}", command=command)
+    return "" if trusted else translate("; it may need --trust-remote-code, which runs its own Python files")
 
 
 def tell_of_tokenizer_code(path: str | Path) -> None:
@@ -501,7 +501,7 @@ def load_for_chat(
     if config.model_type == "llava":
         _check_llava_form(path)
     family = auto_class_of(config, path, trust_remote_code=trust_remote_code)
-    logger.info(told("Load LLM from {path}", path=path))
+    logger.info(translate("Load LLM from {path}", path=path))
     model: Any = _call(family.from_pretrained, kwargs, str(path))
     repack_whole_blocks_alone(model)
     scale_by_sample(model)
@@ -509,7 +509,7 @@ def load_for_chat(
         if brings:
             resize_embeddings(model, tokenizer)
         model = attach_adapter(model, adapter)
-        logger.info(told("Load adapter from {adapter}", adapter=adapter))
+        logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     return model.eval(), tokenizer
 
 
@@ -518,7 +518,7 @@ def _check_llava_form(path: str | Path) -> None:
     # transformers would take it, and make up the weights that have other names.
     if file.is_file() and "vision_config" not in read_json(file):
         raise ModelError(
-            told(
+            translate(
                 "{path} is in the form of the package llava, which cannot be read here: give a folder "
                 "of transformers' LlavaForConditionalGeneration, or an LLM with --llava and "
                 "--visual-encoder",

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
 from xtuner.model.fused.experts import is_on_parameter
@@ -65,10 +65,10 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
 
 def _no_targets(llm: nn.Module, targets: Targets) -> str:
     if SENSES not in targets.left_out or not (names := linear_layer_names(llm)):
-        return told(
+        return translate(
             "model.lora: {kind} has no linear layer; name target_modules yourself", kind=type(llm).__name__
         )
-    return told(
+    return translate(
         "model.lora.target_modules names only layers of the vision and audio parts, which text does not "
         "train; those of the language part are {names}",
         names=", ".join(names),
@@ -84,7 +84,7 @@ def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Target
         return targets
     if cfg.target_parameters or not targets.layers:
         raise ConfigError(
-            told(
+            translate(
                 "model.lora.{reason}: peft has no such adapter for {name}, which holds a layer's "
                 "experts: leave it out",
                 reason=reason,
@@ -92,7 +92,7 @@ def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Target
             )
         )
     rest = [name for name in targets.parameters if name not in packed]
-    why = told("packed experts, for which peft has no {reason}", reason=reason)
+    why = translate("packed experts, for which peft has no {reason}", reason=reason)
     return Targets(targets.layers, rest, {**targets.left_out, why: experts})
 
 
@@ -206,7 +206,7 @@ def attach_adapter(
             wrapped = add_adapter(model, cfg, name)
     except ValueError as error:
         raise ModelError(
-            told(
+            translate(
                 "The adapter {folder} does not fit the base model {base}: {error}",
                 folder=folder,
                 error=_first_line(error),
@@ -267,7 +267,7 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
         if (folder / name).is_file():
             return read_weights(folder / name)
     raise ModelError(
-        told(
+        translate(
             "The adapter {folder} has no weights: none of {names}",
             folder=folder,
             names=", ".join(ADAPTER_FILES),
@@ -291,7 +291,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(
-            told("{path} cannot be read as weights: {error}", path=path, error=_first_line(error))
+            translate("{path} cannot be read as weights: {error}", path=path, error=_first_line(error))
         ) from error
 
 
@@ -305,7 +305,7 @@ def load_adapter_weights(
     for key, value in wanted.items():
         if key not in weights:
             raise ModelError(
-                told(
+                translate(
                     "The adapter {source} does not fit the base model {base}: it has no {key}",
                     source=source,
                     key=key,
@@ -314,7 +314,7 @@ def load_adapter_weights(
             )
         if weights[key].shape != value.shape:
             raise ModelError(
-                told(
+                translate(
                     "The adapter {source} was made for another base model than {base}: {key} is "
                     "{there} there and {here} here",
                     source=source,
@@ -326,7 +326,7 @@ def load_adapter_weights(
             )
     if extra := [n for n in weights if n not in wanted and ".lora_" in n]:
         raise ModelError(
-            told(
+            translate(
                 "The adapter {source} has {count} weights for layers that {base} does not have, such "
                 "as {name}",
                 source=source,
@@ -346,7 +346,7 @@ def check_peft_model(path: str | Path) -> None:
     """Raise NotFoundError where there is nothing to continue from; said before a large model is loaded."""
     if not Path(path).exists():
         raise NotFoundError(
-            told("model.peft_model = {path!r}: there is no such file or folder", path=str(path))
+            translate("model.peft_model = {path!r}: there is no such file or folder", path=str(path))
         )
 
 
@@ -360,10 +360,10 @@ def tell_unused_settings(asked: Any, folder: str | Path) -> None:
     from peft import PeftConfig
 
     saved = PeftConfig.from_pretrained(str(folder))
-    logger.info(told("Load adapter from %s, with its own settings: r=%d"), folder, saved.r)
+    logger.info(translate("Load adapter from %s, with its own settings: r=%d"), folder, saved.r)
     names = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "modules_to_save")
     other = [
-        told(
+        translate(
             "{setting}={value!r} (the adapter's is {own!r})",
             setting=name,
             value=getattr(asked, name),
@@ -387,7 +387,7 @@ def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
     load_adapter_weights(
         model, {adapter_key(PREFIX + n.removeprefix(PREFIX)): v for n, v in saved.items()}, str(path)
     )
-    logger.info(told("Load adapter from {path}", path=path))
+    logger.info(translate("Load adapter from {path}", path=path))
     return model
 
 
@@ -395,7 +395,7 @@ def _warn_of_other_base(named: str | None, model: nn.Module, folder: Path) -> No
     here = _name(model)
     if named and here and Path(named).name != Path(here).name:
         logger.warning(
-            told(
+            translate(
                 "The adapter {folder} was made for {named}; it is put on {here} here",
                 folder=folder,
                 named=named,

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model.targets import Targets, experts_per_token, matches, named_modules, packed_experts
 
 _READ_AS_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
@@ -149,11 +149,11 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
     packed = packed_experts(model)
     experts = [name for name in targets.parameters if name in packed]
     if experts:
-        layers = told(
+        layers = translate(
             "{count} linear layers ({names}) and ", count=len(targets.layers), names=_counted(targets.layers)
         )
         lines.append(
-            told(
+            translate(
                 "LoRA on {layers}the experts of each layer: {experts}; {ranks}",
                 layers=layers if targets.layers else "",
                 experts=_counted(experts),
@@ -162,7 +162,7 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
         )
         if cfg.lora_dropout:
             lines.append(
-                told(
+                translate(
                     "lora_dropout={rate} is that of linear layers: peft has none for packed experts",
                     rate=cfg.lora_dropout,
                 )
@@ -170,11 +170,13 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
         if old := _renamed(cfg, experts):
             lines.append(old)
     for reason, names in targets.left_out.items():
-        lines.append(told("LoRA leaves out {what}: {names}", what=told(reason), names=_counted(names)))
+        lines.append(
+            translate("LoRA leaves out {what}: {names}", what=translate(reason), names=_counted(names))
+        )
     modules = dict(named_modules(model))
     if shared := _shared(targets.layers, modules):
         lines.append(
-            told(
+            translate(
                 "LoRA: {names} share weights with other layers and have adapters of their own, which no "
                 "merged model can hold: use the adapter with its base model",
                 names=_counted(shared),
@@ -184,7 +186,7 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
         without = [name for name in targets.layers if getattr(modules[name], "bias", None) is None]
         if without:
             lines.append(
-                told(
+                translate(
                     "model.lora.lora_bias: {names} have no bias, so no merged model can hold that of the "
                     "adapter: use the adapter with its base model",
                     names=_counted(without),
@@ -207,9 +209,9 @@ def _shared(layers: Iterable[str], modules: Mapping[str, Any]) -> list[str]:
 
 def _ranks(found: Any, cfg: Any, model: Any, experts: list[str]) -> str:
     ranks = sorted({rank_of(found, name) for name in experts})
-    each = told("rank {ranks} for each expert", ranks=told(" or ").join(map(str, ranks)))
+    each = translate("rank {ranks} for each expert", ranks=translate(" or ").join(map(str, ranks)))
     active = experts_per_token(model.config)
-    more = told(", as a token passes {count}", count=active) if active and ranks != [cfg.r] else ""
+    more = translate(", as a token passes {count}", count=active) if active and ranks != [cfg.r] else ""
     return each + more
 
 
@@ -226,7 +228,7 @@ def _renamed(cfg: Any, experts: list[str]) -> str:
     if not asked or asked == ["all-linear"] or words <= set(asked):
         return ""
     found = ", ".join(sorted(words))
-    return told(
+    return translate(
         "model.lora.target_modules: this family packs experts, so {names} are adapted for them", names=found
     )
 

@@ -14,13 +14,13 @@ import torch
 from xtuner import loadable
 from xtuner.errors import ConfigError
 from xtuner.families import family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
-_EYES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+_VISION_MODULES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
 
 def is_quantized(quantization: Any) -> bool:
@@ -36,7 +36,7 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
     if bits is None:
         return None
     if bits not in (4, 8):
-        raise ConfigError(told("bits is {bits}; write 4, 8 or None", bits=bits))
+        raise ConfigError(translate("bits is {bits}; write 4, 8 or None", bits=bits))
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
@@ -48,7 +48,7 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
             bnb_4bit_use_double_quant=True,
             bnb_4bit_quant_type="nf4",
         )
-    found.llm_int8_skip_modules = list(_EYES) if config.model_type == "llava" else None
+    found.llm_int8_skip_modules = list(_VISION_MODULES) if config.model_type == "llava" else None
     keep_weights_that_are_read(found, config)
     return found
 

@@ -24,7 +24,7 @@ from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
 from xtuner.model.fused import tile
@@ -102,7 +102,7 @@ def what_fits(llm: Any) -> str:
     run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, device=kind)
     way = choose_recompute(shape, run, free)
     logger.info(
-        told(
+        translate(
             "Recomputation: {way}, for {TOKENS} tokens in a batch and {free:.1f} GB free",
             way=way,
             TOKENS=TOKENS,

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from xtuner.errors import CheckpointError
-from xtuner.language import told
+from xtuner.language import translate
 
 if TYPE_CHECKING:
     import torch
@@ -79,9 +79,9 @@ def hf_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 def _expect_prefix(state_dict: Mapping[str, object]) -> None:
     if not any(name.startswith(PREFIX) for name in state_dict):
-        example = next(iter(state_dict), told("nothing"))
+        example = next(iter(state_dict), translate("nothing"))
         raise CheckpointError(
-            told(
+            translate(
                 "The checkpoint has no weights of a language model: names should start with "
                 "'{PREFIX}', the first one is {example!r}",
                 PREFIX=PREFIX,

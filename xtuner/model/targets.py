@@ -22,7 +22,7 @@ from torch import nn
 
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.families import family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model.language_part import language_part
 
 _HEADS = {"lm_head", "output_layer"}
@@ -272,7 +272,7 @@ def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Target
         if not hits:
             choices = sorted({name.rpartition(".")[2] for name in packed_experts(model)})
             raise ConfigError(
-                told(
+                translate(
                     "model.lora.target_parameters names {wanted!r}, which this model does not have.{hint}",
                     wanted=wanted,
                     hint=did_you_mean(wanted.rpartition(".")[2], choices),
@@ -304,7 +304,7 @@ def check_targets(model: Any, cfg: Any) -> None:
     if unknown:
         choices = sorted({*linear_layer_names(model), *own})
         raise ConfigError(
-            told(
+            translate(
                 "model.lora.target_modules names {name!r}, which this model does not have; its linear "
                 "layers are {names}.{hint}",
                 names=", ".join(choices),
@@ -316,7 +316,7 @@ def check_targets(model: Any, cfg: Any) -> None:
         hits = [module for name, module in modules.items() if name == wanted or name.endswith(f".{wanted}")]
         if hits and all(map(_is_container, hits)):
             raise ConfigError(
-                told(
+                translate(
                     "model.lora.target_modules names {name!r}, which is not a layer but holds some; the "
                     "linear layers of this model are {names}",
                     name=wanted,
@@ -326,9 +326,9 @@ def check_targets(model: Any, cfg: Any) -> None:
     for name, module in modules.items():
         if is_linear(module) and matches(cfg, name) and (reason := unfit(model, name, module)):
             raise ConfigError(
-                told(
+                translate(
                     "model.lora.target_modules names {name}, one of {reason}: leave it out",
                     name=name,
-                    reason=told(reason),
+                    reason=translate(reason),
                 )
             )

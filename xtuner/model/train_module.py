@@ -18,7 +18,7 @@ from typing import Any, TypedDict
 from torch import Tensor, nn
 
 from xtuner.errors import CheckpointError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class Outputs(TypedDict):
@@ -95,7 +95,7 @@ class TrainModule(nn.Module, ABC):
         if wrong := [(name, there, here) for name, there, here in shapes if there != here]:
             name, there, here = wrong[0]
             raise CheckpointError(
-                told(
+                translate(
                     "The checkpoint does not fit the model: {wrong} of {total} weights have other "
                     "shapes, such as {name}: {there} there, {here} here. Use the base model and the "
                     "lora settings (r) it was trained with",
@@ -112,9 +112,9 @@ class TrainModule(nn.Module, ABC):
         faults += _some("{count} weights are unexpected, as {name}", unexpected)
         if strict and faults:
             raise CheckpointError(
-                told("The checkpoint does not fit the model: {faults}", faults="; ".join(faults))
+                translate("The checkpoint does not fit the model: {faults}", faults="; ".join(faults))
             )
 
 
 def _some(text: str, names: list[str]) -> list[str]:
-    return [told(text, count=len(names), name=names[0])] if names else []
+    return [translate(text, count=len(names), name=names[0])] if names else []

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from xtuner import dist
 from xtuner.dist import DEFAULT_PORT
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 
 # Seconds to end by oneself after another one has failed or a second signal: a collective may hold for ever.
 GRACE = 15.0
@@ -65,7 +65,7 @@ def asked_for() -> Processes | None:
         return None
     if node >= nodes:
         raise ConfigError(
-            told(
+            translate(
                 "NODE_RANK is {node}, but NNODES is {nodes}: it counts from 0 to {last}",
                 node=node,
                 nodes=nodes,
@@ -75,7 +75,7 @@ def asked_for() -> Processes | None:
     address = os.environ.get("ADDR") or os.environ.get("MASTER_ADDR")
     if nodes > 1 and not address:
         raise ConfigError(
-            told(
+            translate(
                 "NNODES is {nodes}, but ADDR is not set: give the address of the machine with NODE_RANK=0",
                 nodes=nodes,
             )
@@ -108,7 +108,7 @@ def _number(name: str, default: int, least: int = 1) -> int:
     text = os.environ.get(name) or str(default)
     if not text.isdecimal() or int(text) < least:
         raise ConfigError(
-            told(
+            translate(
                 "{name} is {text!r}; it must be a whole number of at least {least}",
                 name=name,
                 text=text,
@@ -216,12 +216,12 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 def _report(number: int, child: subprocess.Popen, first_rank: int) -> int:
     code = child.returncode
-    rank = told("rank {rank} (process {process})", rank=first_rank + number, process=child.pid)
+    rank = translate("rank {rank} (process {process})", rank=first_rank + number, process=child.pid)
     if code < 0:
         name = signal.Signals(-code).name
-        cause = told(", as the system does when memory runs out") if name == "SIGKILL" else ""
-        what = told("{rank} was killed by {name}{cause}", rank=rank, name=name, cause=cause)
+        cause = translate(", as the system does when memory runs out") if name == "SIGKILL" else ""
+        what = translate("{rank} was killed by {name}{cause}", rank=rank, name=name, cause=cause)
     else:
-        what = told("{rank} failed with exit code {code}", rank=rank, code=code)
-    sys.stderr.write(f"xtuner: error: {what}{told('; the other processes were stopped')}\n")
+        what = translate("{rank} failed with exit code {code}", rank=rank, code=code)
+    sys.stderr.write(f"xtuner: error: {what}{translate('; the other processes were stopped')}\n")
     return code if code > 0 else 128 - code

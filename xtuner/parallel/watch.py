@@ -29,7 +29,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from xtuner.language import told
+from xtuner.language import translate
 
 GRACE_SECONDS = 10.0
 # For the first line of a connection; a process of the run sends it at once.
@@ -152,7 +152,7 @@ class Watch:
             self._end(word.decode() or "rank 0")
 
     def _end(self, who: str) -> None:
-        what = told("rank {rank}: {who} is lost; this process ends", rank=self.rank, who=who)
+        what = translate("rank {rank}: {who} is lost; this process ends", rank=self.rank, who=who)
         sys.stderr.write(f"xtuner: error: {what}\n")
         time.sleep(GRACE_SECONDS)
         os._exit(1)

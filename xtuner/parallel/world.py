@@ -24,7 +24,7 @@ import torch.distributed as torch_dist
 
 from xtuner import dist
 from xtuner.errors import ConfigError, TrainingError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.parallel.watch import Watch
 
@@ -82,12 +82,14 @@ class World:
             return make()
         done, ready = f"{self._key('first')}/{socket.gethostname()}", self._key("ready")
         if self.local_rank:
-            self._wait(lambda: self._store.check([done]), told("the process that prepares the data"))
+            self._wait(lambda: self._store.check([done]), translate("the process that prepares the data"))
         made = make()
         if not self.local_rank:
             self._store.set(done, "")
         self._ask(lambda: self._store.add(ready, 1))
-        self._wait(lambda: self._store.add(ready, 0) == self.size, told("the data of the other processes"))
+        self._wait(
+            lambda: self._store.add(ready, 0) == self.size, translate("the data of the other processes")
+        )
         return made
 
     def watch(self) -> None:
@@ -112,13 +114,13 @@ class World:
             time.sleep(POLL_SECONDS)
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
-                logger.log(logging.INFO, told("Waiting for %s, %d s so far"), what, said - start)
+                logger.log(logging.INFO, translate("Waiting for %s, %d s so far"), what, said - start)
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
             return question()
         except RuntimeError as error:
-            raise TrainingError(told("rank 0 is lost: {error}", error=_first_line(error))) from error
+            raise TrainingError(translate("rank 0 is lost: {error}", error=_first_line(error))) from error
 
     def connect(self, backend: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         """Form the process groups; every process must come here. `backend` is what the config asks for."""
@@ -136,7 +138,7 @@ class World:
         """Let `sequence_size` neighbours share each row of tokens."""
         if self.size % sequence_size:
             raise ConfigError(
-                told(
+                translate(
                     "sequence_parallel_size is {sequence_size}, which does not divide the number of "
                     "processes, {processes}: set NPROC_PER_NODE to a multiple of it",
                     sequence_size=sequence_size,
@@ -194,13 +196,15 @@ def make_world() -> World:
         torch.cuda.set_device(dist.device())
     if dist.world_size() == 1:
         return World()
-    logger.info(told("Waiting for %d processes"), dist.world_size())
+    logger.info(translate("Waiting for %d processes"), dist.world_size())
     timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_SECONDS)
     try:
         store, rank, size = next(torch_dist.rendezvous("env://", timeout=timeout))
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            told("the processes of this run cannot connect to each other: {error}", error=_first_line(error))
+            translate(
+                "the processes of this run cannot connect to each other: {error}", error=_first_line(error)
+            )
         ) from error
     world = World(rank, size, dist.local_rank(), store)
     world.watch()
@@ -220,7 +224,7 @@ def _transport(asked: str | None) -> str:
     """What carries tensors: nccl between GPUs, gloo between CPUs, and always gloo for those in memory."""
     if not torch.cuda.is_available():
         if asked not in (None, "gloo"):
-            logger.info(told("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), asked)
+            logger.info(translate("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), asked)
         return "gloo"
     return f"cpu:gloo,cuda:{asked or 'nccl'}"
 

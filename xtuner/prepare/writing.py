@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from xtuner.atomic import written
 from xtuner.errors import ConfigError, DataError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 
 NAMED = 3
@@ -91,7 +91,7 @@ def new_rows(*targets: Path) -> Iterator[list[RowWriter]]:
     """A writer for each target; the files appear together when the block ends without an error."""
     with ExitStack() as held:
         for target in targets:
-            held.enter_context(writing(target, told("the output")))
+            held.enter_context(writing(target, translate("the output")))
         yield from _new_rows(targets)
 
 

@@ -105,7 +105,7 @@ def _readable(rows: Selection, numbers: Sequence[int]) -> Iterator[Row]:
 def _conversation(row: Row, map_fn: Any) -> list[dict[str, Any]] | None:
     try:
         return map_fn(row)["conversation"]
-    except DataError:  # told with its place where the rows are measured, if they are many
+    except DataError:  # reported with its position when the rows are measured, if there are many
         return None
 
 
@@ -124,7 +124,7 @@ class _Measured:
             self.prompts.append(int(trained.argmax()))
 
     def note_fault(self, message: str) -> None:
-        """They are told when training begins."""
+        """They are reported when training starts."""
 
 
 def _measure(rows: Selection, settings: Encoding) -> _Measured:

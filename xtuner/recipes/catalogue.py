@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.errors import NotFoundError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.recipes import special
 from xtuner.recipes.datasets import DATASETS, Dataset
 from xtuner.recipes.deepspeed_files import deepspeed_names
@@ -61,11 +61,11 @@ def find(name: str) -> Recipe:
     recipe = _listed().get(name) or _compose(name)
     if recipe is None and name in deepspeed_names():
         raise NotFoundError(
-            told("{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.", name=name)
+            translate("{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.", name=name)
         )
     if recipe is None and name in special.SCRIPTS:
         raise NotFoundError(
-            told(
+            translate(
                 "{name} was a script, not a training. Instead: {instead}",
                 name=name,
                 instead=special.SCRIPTS[name],
@@ -73,7 +73,7 @@ def find(name: str) -> Recipe:
         )
     if recipe is None:
         raise NotFoundError(
-            told(
+            translate(
                 "There is no built-in config named {name!r}.{hint} `xtuner list-cfg -p WORD` shows "
                 "the names that contain a word.",
                 name=name,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ConfigError, NotFoundError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 DEEPSPEED = Path(__file__).parent / "deepspeed"
 
@@ -21,7 +21,7 @@ def deepspeed_file(name: str) -> Path:
     """The JSON file of a DeepSpeed setting."""
     if name not in deepspeed_names():
         raise NotFoundError(
-            told(
+            translate(
                 "There is no built-in DeepSpeed setting named {name!r}.{hint} There are {names}; a "
                 "path to a JSON file works too.",
                 name=name,
@@ -36,18 +36,18 @@ def deepspeed_settings(name: str) -> dict[str, Any]:
     """The settings of a JSON file or of a built-in name, with or without `deepspeed_` before it."""
     path = Path(name)
     if path.suffix == ".json" and not path.is_file():
-        raise NotFoundError(told("--deepspeed {name}: there is no such file", name=name))
+        raise NotFoundError(translate("--deepspeed {name}: there is no such file", name=name))
     if not path.is_file():
         path = deepspeed_file(name if name.startswith("deepspeed_") else f"deepspeed_{name}")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(
-            told("--deepspeed {name}: {path} is no JSON: {error}", name=name, path=path, error=error)
+            translate("--deepspeed {name}: {path} is no JSON: {error}", name=name, path=path, error=error)
         ) from error
     if not isinstance(settings, dict):
         raise ConfigError(
-            told(
+            translate(
                 "--deepspeed {name}: {path} holds no settings, but {kind}",
                 name=name,
                 path=path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.recipes.catalogue import Recipe
 from xtuner.recipes.methods import OPTIONS, SETTINGS
 from xtuner.recipes.page import MODULE_OF, Code
@@ -54,7 +54,7 @@ class Plan:
         for name, value in changes.items():
             if not self.has(name):
                 raise ConfigError(
-                    told(
+                    translate(
                         "{recipe} has no setting {name!r}.{hint} It has {names}.",
                         recipe=self.recipe.name,
                         name=name,

@@ -25,7 +25,7 @@ from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 
@@ -65,7 +65,9 @@ class ConfiguredData:
         made = _without_streams(self._builder.build(self._found[origin.path], origin.path))
         if not isinstance(made, PackedDataset):
             raise ConfigError(
-                told("{path} is {kind}, which does not show its samples", path=origin.path, kind=origin.kind)
+                translate(
+                    "{path} is {kind}, which does not show its samples", path=origin.path, kind=origin.kind
+                )
             )
         return made
 
@@ -76,7 +78,7 @@ class ConfiguredData:
         cfg = self._found[origin.path].get("tokenizer") or self._tokenizer_cfg
         if cfg is None:
             raise ConfigError(
-                told(
+                translate(
                     "{path} has no tokenizer to decode its tokens, nor has the config: add tokenizer = "
                     "dict(type=AutoTokenizer.from_pretrained, ...)",
                     path=origin.path,
@@ -89,11 +91,11 @@ def open_configured(config: Config) -> ConfiguredData:
     """The data of `config.train_dataloader`, its rows opened and nothing tokenised yet."""
     loader, path = config.get("train_dataloader"), "train_dataloader.dataset"
     if not isinstance(loader, Mapping) or "dataset" not in loader:
-        raise ConfigError(told("the config has no {path}: there is no data in it to look at", path=path))
+        raise ConfigError(translate("the config has no {path}: there is no data in it to look at", path=path))
     data = ConfiguredData(loader["dataset"], path, config.get("tokenizer"))
     if not data.origins:
         raise ConfigError(
-            told("{path} is not a dict(type=...): there is no data in it to look at", path=path)
+            translate("{path} is not a dict(type=...): there is no data in it to look at", path=path)
         )
     return data
 
@@ -154,7 +156,7 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
 def _settings(arguments: Mapping[str, Any]) -> Encoding:
     if arguments["tokenizer"] is None:
         raise ConfigError(
-            told("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+            translate("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
         )
     names = [field.name for field in dataclasses.fields(Encoding)]
     found = {name: arguments[name] for name in names}

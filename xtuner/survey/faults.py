@@ -33,12 +33,12 @@ def find_faults(
 ) -> list[Finding]:
     """What is probably not meant, the worst first."""
     findings = []
-    ids, trained, borders = _some_samples(dataset.store)
+    ids, trained, boundaries = _some_samples(dataset.store)
     settings = origin.settings
     # A data set that reads its files itself has rules of its own about what ends an answer.
     if origin.rows is not None and (settings is None or settings.input_ids_with_output):
-        findings += _find_open_answers(origin, tokenizer, ids, trained, borders)
-    findings += _find_double_bos(tokenizer, ids, borders)
+        findings += _find_open_answers(origin, tokenizer, ids, trained, boundaries)
+    findings += _find_double_bos(tokenizer, ids, boundaries)
     if settings is not None and settings.template_map_fn is not None:
         findings += _find_other_template(origin, settings, tokenizer)
     for reason, number in counts.dropped.items():
@@ -58,17 +58,17 @@ def find_faults(
 
 
 def _some_samples(store: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, trained flags and borders of up to LOOKED_AT samples, spread evenly."""
+    """Ids, trained flags and boundaries of up to LOOKED_AT samples, spread evenly."""
     numbers = np.unique(np.linspace(0, len(store) - 1, min(len(store), LOOKED_AT)).astype(np.int64))
     samples = [store.sample(number) for number in numbers.tolist()]
     ids = np.concatenate([sample[0] for sample in samples])
     trained = np.concatenate([sample[1] for sample in samples])
-    borders = np.concatenate([[0], np.cumsum([len(sample[0]) for sample in samples])])
-    return ids, trained, borders
+    boundaries = np.concatenate([[0], np.cumsum([len(sample[0]) for sample in samples])])
+    return ids, trained, boundaries
 
 
 def _find_open_answers(
-    origin: Origin, tokenizer: Any, ids: np.ndarray, trained: np.ndarray, borders: np.ndarray
+    origin: Origin, tokenizer: Any, ids: np.ndarray, trained: np.ndarray, boundaries: np.ndarray
 ) -> list[Finding]:
     """Answers whose last trained token is none that ends an answer."""
     template = _template(origin.settings)
@@ -87,9 +87,9 @@ def _find_open_answers(
     if not template:
         # Without a template of ours the marks are the tokenizer's own.
         ends |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    lengths = np.diff(borders)
+    lengths = np.diff(boundaries)
     last = np.zeros(len(ids), bool)
-    last[borders[1:][lengths > 0] - 1] = True
+    last[boundaries[1:][lengths > 0] - 1] = True
     follows = np.append(trained[1:], False) & ~last
     answer_ends = trained & ~follows
     sample_of = np.repeat(np.arange(len(lengths)), lengths)
@@ -105,17 +105,17 @@ def _find_open_answers(
     return findings
 
 
-def _find_double_bos(tokenizer: Any, ids: np.ndarray, borders: np.ndarray) -> list[Finding]:
+def _find_double_bos(tokenizer: Any, ids: np.ndarray, boundaries: np.ndarray) -> list[Finding]:
     """Samples in which one begin-of-sequence token follows another."""
     bos = tokenizer.bos_token_id
     if bos is None or bos == tokenizer.eos_token_id:
         return []
     pairs = np.flatnonzero((ids[:-1] == bos) & (ids[1:] == bos)) + 1
-    pairs = pairs[~np.isin(pairs, borders)]
-    samples = np.unique(np.searchsorted(borders, pairs, side="right"))
+    pairs = pairs[~np.isin(pairs, boundaries)]
+    samples = np.unique(np.searchsorted(boundaries, pairs, side="right"))
     if not len(samples):
         return []
-    values = {"token": tokenizer.bos_token, "count": len(samples), "total": len(borders) - 1}
+    values = {"token": tokenizer.bos_token, "count": len(samples), "total": len(boundaries) - 1}
     return [Finding("bos_twice", values)]
 
 

@@ -12,7 +12,7 @@ from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import take_split
 from xtuner.errors import DataError, XTunerError
-from xtuner.language import told
+from xtuner.language import translate
 
 LOOKED_AT = 200
 """How many rows are mapped."""
@@ -45,10 +45,10 @@ def _faults(rows: Any, settings: Encoding) -> str | None:
         except DataError as error:
             faults.append(f"{rows.place(number)}: {error}")
     if not count:
-        return told("the data is empty: there are no rows in its files")
+        return translate("the data is empty: there are no rows in its files")
     if len(faults) <= count * MAX_FAULTY_SHARE:
         return None
     if len(faults) == 1:
         return faults[0]
-    more = told(" ({faults} of the first {count} rows have a fault)", faults=len(faults), count=count)
+    more = translate(" ({faults} of the first {count} rows have a fault)", faults=len(faults), count=count)
     return faults[0] + more

@@ -69,8 +69,8 @@ def print_row(console: Console, view: RowView, lang: str) -> None:
         if turns is None:
             continue
         _banner(console, word(key, lang))
-        told = "is_dropped" if not turns else "unchanged" if turns == before else None
-        _print(console, word(told, lang) if told else _as_json(turns))
+        outcome = "is_dropped" if not turns else "unchanged" if turns == before else None
+        _print(console, word(outcome, lang) if outcome else _as_json(turns))
     if view.input_ids is not None and view.labels is not None:
         for key, numbers in (("input_ids", view.input_ids), ("labels", view.labels)):
             _banner(console, f"{key}  ({len(numbers):,})")

@@ -19,7 +19,7 @@ import numpy as np
 from xtuner.dataset.encoding.conversations import encode_conversations, is_document, labels_of
 from xtuner.dataset.encoding.pipeline import Encoding, map_row
 from xtuner.errors import DataError, XTunerError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.survey.configured import Origin
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
@@ -128,7 +128,7 @@ def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
     """Item `index` as training reads it."""
     if not -len(dataset) <= index < len(dataset):
         raise DataError(
-            told(
+            translate(
                 "there is no item {index}: the data has {count:,}, counted from 0",
                 index=index,
                 count=len(dataset),
@@ -136,10 +136,10 @@ def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
         )
     item = dataset[index]
     ids, labels = np.asarray(item["input_ids"]), np.asarray(item["labels"])
-    borders = item["cumulative_len"]
+    boundaries = item["cumulative_len"]
     samples = [
         segments_of(tokenizer, ids[start:end], labels[start:end] != IGNORE_INDEX)
-        for start, end in pairwise(borders)
+        for start, end in pairwise(boundaries)
     ]
     rows = zip(dataset.source_places(index), dataset.source_rows(index), strict=True)
     places = [_place(place, number) for place, number in rows]
@@ -148,9 +148,9 @@ def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
 
 def _place(place: str, number: int) -> str:
     """Where a row stands; its number too, as many rows may stand in one line."""
-    if place.startswith(told("row {number}", number="")):
+    if place.startswith(translate("row {number}", number="")):
         return place
-    return told("{place} (row {number})", place=place, number=number)
+    return translate("{place} (row {number})", place=place, number=number)
 
 
 def segments_of(tokenizer: Any, ids: np.ndarray, trained: np.ndarray) -> list[Segment]:

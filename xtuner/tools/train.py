@@ -13,7 +13,7 @@ from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError
 from xtuner.estimate.configured import named_llm, read_division
 from xtuner.extras import install_extra
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import how_many
 from xtuner.recipes.deepspeed_files import deepspeed_settings
@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(told("{text!r} is no whole number of at least 0", text=text))
+        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 0", text=text))
     return int(text)
 
 
@@ -71,7 +71,7 @@ def check_deepspeed(name: str) -> None:
     """ConfigError where the package that `--deepspeed` needs is not here."""
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
-            told(
+            translate(
                 "--deepspeed {name} needs the package deepspeed: {command}",
                 name=name,
                 command=install_extra("deepspeed"),
@@ -86,7 +86,7 @@ def next_steps(config: Config, run: Run) -> str:
     base = named_llm(config)
     adapted = getattr(run.model, "uses_adapter", False) and base is not None
     chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]
-    return told(
+    return translate(
         "Done. Next:\n  {convert}\n  {chat}", convert=shlex.join(convert), chat=shlex.join(map(str, chat))
     )
 
@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     for warning in found.warnings:
         logger.warning("%s", warning.message)
     if adapter:
-        logger.info(told("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
+        logger.info(translate("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
     from xtuner.engine.build import build_run
     from xtuner.engine.memory import explaining_out_of_memory
     from xtuner.engine.run import RunOptions

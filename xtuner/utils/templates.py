@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
@@ -53,9 +53,9 @@ class TemplateTable(dict):
 
     def __missing__(self, name: str) -> Any:
         raise UnknownTemplateError(
-            told(
+            translate(
                 "there is no {kind} named {name!r}.{hint} Known: {names}",
-                kind=told(self._kind),
+                kind=translate(self._kind),
                 name=name,
                 hint=did_you_mean(name, self),
                 names=", ".join(self),
@@ -91,7 +91,7 @@ def fill_placeholders(text: str, **values: object) -> str:
     except KeyError as error:
         name = str(error.args[0])
         raise ConfigError(
-            told(
+            translate(
                 "a template has the placeholder {{{name}}}, and only {names} can be filled in "
                 "there.{hint} Write braces that are meant as text twice, {{{{...}}}}: {text!r}",
                 name=name,
@@ -113,7 +113,7 @@ def render_prompt(
     """The text put to the model for one turn: the system text, if any, and the instruction."""
     if is_tokenizers_own(template):
         raise ConfigError(
-            told(
+            translate(
                 "PROMPT_TEMPLATE.auto is the tokenizer's own chat_template: it writes whole "
                 "conversations, not single turns"
             )
@@ -121,7 +121,7 @@ def render_prompt(
     instruction = template.get("INSTRUCTION")
     if instruction is None:
         raise ConfigError(
-            told(
+            translate(
                 "a prompt template needs INSTRUCTION; this one has {names}",
                 names=", ".join(template) or "nothing",
             )
@@ -179,7 +179,7 @@ _CHATML = PromptTemplate(
     STOP_WORDS=["<|im_end|>", "<|endoftext|>"],
 )
 
-# Says when its knowledge ends, and a fixed day, as its own template does unless told the date.
+# Says when its knowledge ends, and a fixed day, as its own template does without a date.
 _LLAMA3_1 = PromptTemplate(
     SYSTEM=(
         "<|start_header_id|>system<|end_header_id|>\n\n"

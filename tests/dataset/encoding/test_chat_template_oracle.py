@@ -202,7 +202,7 @@ def _check_spans(found: Found, row, asked: Dialogue, text: str, spans: list[tupl
             if mark.search(text, one.end, other.start)
         ]
         if wrong and row["marks_itself"]:
-            found.exceptions.add("other borders by its own {% generation %}")
+            found.exceptions.add("other boundaries by its own {% generation %}")
         else:
             found.faults += wrong
 

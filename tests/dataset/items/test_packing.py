@@ -40,7 +40,7 @@ def test_a_plan_holds_each_sample_once_and_no_row_is_too_long(lengths, max_lengt
         assert sorted(plan.order.tolist()) == list(range(len(lengths)))
         assert plan.lengths(lengths).sum() == lengths.sum()
         assert (plan.lengths(lengths) <= max_length).all()
-        assert (np.diff(plan.borders) > 0).all(), "an empty row"
+        assert (np.diff(plan.boundaries) > 0).all(), "an empty row"
 
 
 @FEW

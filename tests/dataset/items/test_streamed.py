@@ -95,7 +95,7 @@ def test_every_row_comes_once_an_epoch(bos, count, num_readers, buffer_size, pac
     stop=st.integers(0, 60), num_readers=st.integers(1, 3), pack=st.booleans(), buffer_size=st.integers(1, 9)
 )
 def test_reading_goes_on_where_it_stopped(bos, tmp_path_factory, stop, num_readers, pack, buffer_size):
-    """Over the borders of buffers, files and epochs: the same items at the same positions."""
+    """Over the boundaries of buffers, files and epochs: the same items at the same positions."""
     rows = files_of(tmp_path_factory.mktemp("d"), 23)
     dataset = stream(rows, bos, pack_to_max_length=pack, buffer_size=buffer_size)
     whole = list(itertools.islice(dataset.read(0, num_readers), stop + 12))
@@ -174,12 +174,12 @@ def test_what_becomes_of_rows_is_told(bos, tmp_path):
     lines = [good] * 30 + ["{broken"] + [good] * 30 + ['{"conversation": []}']
     (tmp_path / "d.jsonl").write_text("\n".join(lines))
     dataset = stream(load_dataset(tmp_path / "d.jsonl"), bos, buffer_size=40)
-    news = [line for s in epoch_of(dataset, 0, 1) for line in s.news]
+    messages = [line for s in epoch_of(dataset, 0, 1) for line in s.messages]
     line = f"{tmp_path / 'd.jsonl'} line"
-    assert [is_warning for _, is_warning in news] == [False, True, False, True]
-    assert news[0][0].startswith(f"data: 40 rows; 1 dropped: 1 with {FAULTY} ({line} 31); ")
-    assert news[2][0].startswith(f"data: 62 rows; 2 dropped: 1 with {FAULTY} ({line} 31), 1 with {EMPTY}")
-    assert f"{line} 31 column 2: broken JSON" in news[1][0]
+    assert [is_warning for _, is_warning in messages] == [False, True, False, True]
+    assert messages[0][0].startswith(f"data: 40 rows; 1 dropped: 1 with {FAULTY} ({line} 31); ")
+    assert messages[2][0].startswith(f"data: 62 rows; 2 dropped: 1 with {FAULTY} ({line} 31), 1 with {EMPTY}")
+    assert f"{line} 31 column 2: broken JSON" in messages[1][0]
     with pytest.raises(DataError, match="line 31 column 2"):
         next(stream(load_dataset(tmp_path / "d.jsonl"), bos, buffer_size=40, strict=True).read())
 

@@ -56,7 +56,7 @@ def weights(path):
     ],
 )
 def test_a_stream_is_resumed_to_the_same_bits(train, stop, options):
-    """With dropout, over the border of an epoch, in the middle of an update, with workers that read ahead."""
+    """With dropout, across epochs, in the middle of an update, with workers that read ahead."""
     options = {"max_iters": 12, "max_length": 32, "default_hooks.checkpoint.max_keep_ckpts": -1, **options}
     assert train("--work-dir", "whole", **options)[0] == 0
     code, said = train("--work-dir", "again", "--resume", f"whole/iter_{stop}.pth", **options)

@@ -77,15 +77,15 @@ class McpServers:
                 )
                 # What a server writes besides its answers would stand in the middle of the dialogue.
                 file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-                told = stack.enter_context(file)
+                log = stack.enter_context(file)
                 try:
-                    read, write = await stack.enter_async_context(stdio_client(parameters, errlog=told))
+                    read, write = await stack.enter_async_context(stdio_client(parameters, errlog=log))
                     session = await stack.enter_async_context(ClientSession(read, write))
                     await asyncio.wait_for(session.initialize(), SECONDS / 2)
                     listed = await session.list_tools()
                 except Exception as error:
-                    told.seek(0)
-                    last = told.read().strip().rpartition("\n")[2] or _first(error)
+                    log.seek(0)
+                    last = log.read().strip().rpartition("\n")[2] or _first(error)
                     raise ConfigError(f"the MCP server {name!r} did not start: {last}") from error
                 self.tools += [self._tool(session, tool) for tool in listed.tools]
             self._started.set()
@@ -94,13 +94,13 @@ class McpServers:
     def _tool(self, session: Any, listed: Any) -> Tool:
         schema = listed.input_schema or {}
         properties = schema.get("properties") or {}
-        told = {key: str(value.get("description") or "") for key, value in properties.items()}
+        descriptions = {key: str(value.get("description") or "") for key, value in properties.items()}
 
         def call(**arguments: Any) -> str:
             return self._wait(_call(session, listed.name, arguments))
 
         required = tuple(schema.get("required") or ())
-        return Tool(listed.name, listed.description or listed.name, call, told, required)
+        return Tool(listed.name, listed.description or listed.name, call, descriptions, required)
 
     def _wait(self, work: Coroutine[Any, Any, str]) -> str:
         if not self._thread.is_alive():

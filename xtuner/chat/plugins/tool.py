@@ -7,7 +7,7 @@ def weather(city: str, days: int = 1) -> str:        Tool("weather", "The weathe
         city: the name of a city
     \"\"\"
 
-A call never ends the dialogue: what goes wrong is told to the model, what takes too long is left alone.
+A call never ends the dialogue: the model receives errors, and calls that take too long are abandoned.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def tool_from_function(function: Callable[..., Any], place: str = "tools") -> To
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"{place}: {name} is async; write a plain function")
     matches = [_PARAMETER.match(line.strip()) for line in words.splitlines()[1:]]
-    told = {match[1]: match[2] for match in matches if match}
+    descriptions = {match[1]: match[2] for match in matches if match}
     parameters, required, types = {}, [], {}
     try:
         hints = inspect.get_annotations(function, eval_str=True)
@@ -164,7 +164,7 @@ def tool_from_function(function: Callable[..., Any], place: str = "tools") -> To
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigError(f"{place}: {name} takes {parameter}; a model can only give named arguments")
-        parameters[parameter.name] = told.get(parameter.name, "")
+        parameters[parameter.name] = descriptions.get(parameter.name, "")
         types[parameter.name] = hints.get(parameter.name)
         if parameter.default is parameter.empty:
             required.append(parameter.name)

@@ -63,7 +63,7 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     if (wanted := _wanted(service, body, template, tools)) is not None:
         form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, prompt.stop_words))
         sampling = replace(sampling, form=form)
-        notices += [f"not kept of a schema: {told}" for told in form.told]
+        notices += [f"not kept of a schema: {note}" for note in form.notes]
     if prompt.num_dropped:
         notices.append(
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
@@ -83,7 +83,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
     texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, body.n or 1)
     special = body.add_special_tokens is not False
     prompts = await asyncio.to_thread(prompt_ids, service, texts, patience, body.suffix, special)
-    # An answer of no tokens is of use where the prompt is told with it.
+    # An answer of no tokens is of use if the prompt is returned with it.
     no_answer = body.max_tokens == 0 and body.echo
     max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
@@ -92,7 +92,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
 
 
 def notices_of(body: schema.Whole) -> list[str]:
-    """What is told of fields that are not known; ApiError for one that cannot be as it asks."""
+    """Notices about unknown fields; ApiError for a field that cannot be honoured."""
     given = body.model_extra or {}
     for name, cure in schema.REFUSED.items():
         if given.get(name):

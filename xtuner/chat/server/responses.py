@@ -176,7 +176,7 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[TokenInfo] = field(default_factory=list)
-    offset: int = 0  # characters of the tokens told in a stream
+    offset: int = 0  # characters of the tokens sent in a stream
     finder: CallFinder | None = None
     end: End | None = None
 
@@ -226,9 +226,9 @@ class OpenAIWriter:
                 self.metrics.first.observe(time.perf_counter() - self.start)
             choice.tokens += event.tokens
             parts = self._parts(choice, event.text)
-            return self._told(index, parts, event.tokens)
+            return self._deltas(index, parts, event.tokens)
         assert isinstance(event, End)
-        found = [] if choice.finder is None else self._told(index, [*choice.finder.finish()], [])
+        found = [] if choice.finder is None else self._deltas(index, [*choice.finder.finish()], [])
         choice.end = event
         self._count(index, event)
         if event.finish == "time":
@@ -261,7 +261,7 @@ class OpenAIWriter:
     def _parts(choice: _Choice, text: str) -> list[str | Call]:
         return [text] if choice.finder is None else [*choice.finder.push(text)]
 
-    def _told(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
+    def _deltas(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
         choice = self.choices[index]
         found = []
         logprobs = {}
@@ -332,14 +332,14 @@ class OpenAIWriter:
 
     def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any]:
         if self.job.is_chat:
-            told = [
+            entries = [
                 {
                     **self._token(info.token, info.logprob),
                     "top_logprobs": [self._token(token, value) for token, value in info.top],
                 }
                 for info in tokens
             ]
-            return {"content": told}
+            return {"content": entries}
         texts = [self._text(info.token) for info in tokens]
         return {
             "tokens": texts,

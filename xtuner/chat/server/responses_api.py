@@ -148,9 +148,9 @@ class ResponseWriter:
                 self._begun = True
                 self._metrics.first.observe(time.perf_counter() - self._start)
             parts = [event.text] if self._finder is None else [*self._finder.push(event.text)]
-            return [*self._told(parts)]
+            return [*self._deltas(parts)]
         assert isinstance(event, End)
-        found = [*self._told([*self._finder.finish()] if self._finder is not None else [])]
+        found = [*self._deltas([*self._finder.finish()] if self._finder is not None else [])]
         self._metrics.tokens.inc(event.num_tokens)
         self._metrics.prompt_tokens.inc(event.num_prompt_tokens)
         self._metrics.reused_tokens.inc(event.num_reused)
@@ -201,7 +201,7 @@ class ResponseWriter:
             "notices": self.notices,
         }
 
-    def _told(self, parts: Sequence[str | Call]) -> Iterator[Object]:
+    def _deltas(self, parts: Sequence[str | Call]) -> Iterator[Object]:
         for part in parts:
             if isinstance(part, Call):
                 if self._job.one_call and any(item["type"] == "function_call" for item in self._items):
@@ -246,11 +246,11 @@ class ResponseWriter:
         self._items.append(item)
         place = {"item_id": item["id"], "output_index": len(self._items) - 1}
         begun = {**item, "arguments": "", "status": "in_progress"}
-        told = {"arguments": call.arguments, "name": call.name}
+        fields = {"arguments": call.arguments, "name": call.name}
         return [
             self._event("response.output_item.added", output_index=place["output_index"], item=begun),
             self._event("response.function_call_arguments.delta", **place, delta=call.arguments),
-            self._event("response.function_call_arguments.done", **place, **told),
+            self._event("response.function_call_arguments.done", **place, **fields),
             self._event("response.output_item.done", output_index=place["output_index"], item=item),
         ]
 
@@ -263,5 +263,5 @@ class ResponseWriter:
 
     def _event(self, kind: str, **values: Any) -> Object:
         self._number += 1
-        # What is told must not change with what comes.
+        # Events that were sent must not change with later ones.
         return {"type": kind, "sequence_number": self._number - 1, **json.loads(json.dumps(values))}

@@ -118,7 +118,7 @@ class Scheduler:
                     try:
                         request.emit(Failed(error))
                     except Exception as e:  # the other requests must get theirs
-                        logger.error("a request could not be told that it failed: %s", e, exc_info=e)
+                        logger.error("a request could not be informed that it failed: %s", e, exc_info=e)
             self._queue = _Queue()
             while self._asides:
                 _, _, future = self._asides.popleft()

@@ -39,7 +39,7 @@ class ApiError(Exception):
 
 
 def refusal(error: Exception) -> ApiError:
-    """What a client is told of an answer that could not be given."""
+    """The error that a client gets for an answer that failed."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ApiError(503, "there is not enough memory for this request now: shorten it or try later")
     if isinstance(error, LateError | StoppedError):

@@ -45,8 +45,8 @@ class Client:
         """The base model and its adapters."""
         with closing(self._open("/models", None, START_TIMEOUT_S)) as reply:
             listed = json.load(reply)["data"]
-        told = [(str(model["id"]), model.get("input_modalities")) for model in listed]
-        return [Model(name, None if reads is None else "image" in reads) for name, reads in told]
+        models = [(str(model["id"]), model.get("input_modalities")) for model in listed]
+        return [Model(name, None if reads is None else "image" in reads) for name, reads in models]
 
     def stream(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[str]:
         """The pieces of the answer; closing the iterator hangs up. `notices` tells what was left out.

@@ -80,15 +80,15 @@ def _chart(curve: Curve, key: str, language: str) -> alt.Chart:
     rows = [{"x": step, "y": value} for step, value in _thinned(curve)]
     colour, _, form = CURVES[key]
     axis = alt.Axis(format=form, tickMinStep=1 if form == ",.0f" else alt.Undefined)
-    told = [alt.Tooltip("x:Q", title=say(language, "iter"))]
-    told += [alt.Tooltip("y:Q", title=say(language, key), format=",.4~g")]
+    tooltips = [alt.Tooltip("x:Q", title=say(language, "iter"))]
+    tooltips += [alt.Tooltip("y:Q", title=say(language, key), format=",.4~g")]
     return (
         alt.Chart(alt.Data(values=rows), height=180)
         .mark_line(color=colour)
         .encode(
             x=alt.X("x:Q", title=None, axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False, zero=False)),
             y=alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(zero=False)),
-            tooltip=told,
+            tooltip=tooltips,
         )
     )
 

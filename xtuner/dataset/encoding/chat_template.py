@@ -21,7 +21,7 @@ from xtuner.dataset.encoding.answer_ends import AnswerEnds
 from xtuner.dataset.encoding.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
 from xtuner.dataset.encoding.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
 from xtuner.errors import DataError, ModelError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 Tools = Sequence[Mapping[str, Any]] | None
@@ -45,7 +45,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError(
-                told(
+                translate(
                     "prompt_template = 'auto' takes the tokenizer's own chat_template, and this "
                     "tokenizer has none: name a template instead, such as prompt_template = "
                     "PROMPT_TEMPLATE.default"
@@ -103,7 +103,7 @@ class ChatTemplate:
         if result is not None:
             return result
         raise DataError(
-            told(
+            translate(
                 "the tokenizer's chat template does not show which parts of the text are answers: name "
                 "a prompt template instead of 'auto'"
             )
@@ -199,7 +199,7 @@ class ChatTemplate:
                 break
         if best is None:
             raise DataError(
-                told(
+                translate(
                     "the tokenizer's chat template refuses this conversation of the roles {roles}: {error}",
                     roles=", ".join(str(m.get("role")) for m in messages),
                     error=first_error,
@@ -223,7 +223,7 @@ class ChatTemplate:
             return text, [span for span in marked if span[0] < span[1]]
         if len(marked) != len(answers):
             raise DataError(
-                told(
+                translate(
                     "the chat template marks {marked} parts as generated and the conversation has "
                     "{answers} answers, so those to leave out of training cannot be found",
                     marked=len(marked),

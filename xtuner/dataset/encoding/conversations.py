@@ -35,7 +35,7 @@ from xtuner.dataset.encoding.spans import Pieces, encode_spans
 from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.errors import DataError, ModelError
 from xtuner.families import GLM_MARKS, OPEN_WITH_NOTHING
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 Turn = Mapping[str, Any]
@@ -231,7 +231,7 @@ def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> R
     answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
     if len(answers) > 1:
         raise DataError(
-            told(
+            translate(
                 "only one question can be encoded without its answer, and the conversation has {count} turns",
                 count=len(answers),
             )
@@ -293,7 +293,7 @@ def _check_characters(words: str, name: str) -> None:
         words.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
-            told(
+            translate(
                 "{name} has half of a character at position {start}; write the whole character",
                 name=name,
                 start=error.start,
@@ -334,7 +334,7 @@ def _plan_row(
     plan: Layout = []
     if not with_output and len(turns) > 1:
         raise DataError(
-            told(
+            translate(
                 "only one question can be encoded without its answer, and the conversation has {count} turns",
                 count=len(turns),
             )
@@ -355,7 +355,7 @@ def _plan_row(
         if opens:
             if not len(eos):
                 raise ModelError(
-                    told(
+                    translate(
                         "the tokenizer has no end-of-sequence token to end an answer with: give it "
                         "one, such as tokenizer = dict(..., eos_token='<|im_end|>')"
                     )

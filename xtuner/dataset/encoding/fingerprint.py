@@ -36,7 +36,7 @@ Seen = dict[int, tuple[int, Any]]
 
 
 class UnidentifiableError(Exception):
-    """Something whose content cannot be told from outside, such as an object of compiled code."""
+    """An object whose content is unknown from outside, such as one of compiled code."""
 
 
 def fingerprint_rows(rows: Any) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from xtuner.dataset.encoding.outline import REASONING, Message
 from xtuner.dataset.map_fns.fields import BETWEEN
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 
 Messages = list[dict[str, Any]]
 
@@ -41,7 +41,7 @@ def prepared(messages: Sequence[Message]) -> Messages:
 def _with_object(call: Any) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or "name" not in function:
-        raise DataError(told("a tool call needs function.name: {call!r:.80}", call=call))
+        raise DataError(translate("a tool call needs function.name: {call!r:.80}", call=call))
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

@@ -32,7 +32,7 @@ _MARK = "Qzx"
 
 
 class NoFitError(Exception):
-    """It cannot be told where a message stands."""
+    """The position of a message is unknown."""
 
 
 @dataclass(frozen=True)

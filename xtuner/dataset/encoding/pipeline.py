@@ -29,7 +29,7 @@ from xtuner.dataset.encoding.conversations import (
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
 from xtuner.dataset.map_fns.fields import flag, is_trained, items, missing_field, turn_text
 from xtuner.errors import ConfigError, DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 Row = Mapping[str, Any]
@@ -140,7 +140,7 @@ def encode_rows(
 ) -> None:
     """Map, encode and write all rows, and count them in `tally`.
 
-    `advance` is told the number of rows and of tokens done. Raises DataError for a row with a fault where
+    `advance` receives the number of rows and tokens done. Raises DataError for a row with a fault where
     `strict`, or where there are many.
     """
     # A tokenizer in Rust lets go of the interpreter: while it works on one chunk, the next one is read.
@@ -263,7 +263,7 @@ class _Pipeline:
         count, rows = self.tally.dropped.get(FAULTY, 0), self.tally.stats["rows"]
         if count > max(at_least, rows * MAX_FAULTY_SHARE):
             more = (
-                told(" ({count:,} of {rows:,} rows have a fault)", count=count, rows=rows)
+                translate(" ({count:,} of {rows:,} rows have a fault)", count=count, rows=rows)
                 if count > 1
                 else ""
             )
@@ -374,7 +374,9 @@ def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
         result = function(row)
     except DataError as error:
         done = argument == "dataset_map_fn" and "conversation" in row
-        hint = told(" The rows are in conversation form already: set dataset_map_fn = None") if done else ""
+        hint = (
+            translate(" The rows are in conversation form already: set dataset_map_fn = None") if done else ""
+        )
         raise DataError(f"{name}: {error}{hint}") from None
     except ConfigError:
         raise
@@ -383,15 +385,15 @@ def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
         if isinstance(missing, str) and missing not in row:
             raise DataError(f"{name}: {missing_field(missing, row)}") from error
         raise DataError(
-            told("{name} failed: {kind}: {error}", name=name, error=error, kind=type(error).__name__)
+            translate("{name} failed: {kind}: {error}", name=name, error=error, kind=type(error).__name__)
         ) from error
     except Exception as error:
         raise DataError(
-            told("{name} failed: {kind}: {error}", name=name, error=error, kind=type(error).__name__)
+            translate("{name} failed: {kind}: {error}", name=name, error=error, kind=type(error).__name__)
         ) from error
     if not isinstance(result, Mapping):
         raise DataError(
-            told(
+            translate(
                 "{argument} {name} must return a dict; it returned {kind}",
                 argument=argument,
                 name=name,
@@ -404,16 +406,16 @@ def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
 
 def _suggest_formats(row: Row, settings: Encoding) -> str:
     if settings.dataset_map_fn is not None:
-        return told(" A dataset_map_fn must return {'conversation': [...]}")
+        return translate(" A dataset_map_fn must return {'conversation': [...]}")
     fitting = [
         name
         for name, function in DATASET_FORMAT_MAPPING.items()
         if function is not auto_map_fn and _fits(function, row)
     ]
     if not fitting:
-        return told(" Give a dataset_map_fn that makes {'conversation': [...]} of a row")
-    names = told(" or ").join(f"{name}_map_fn" for name in fitting)
-    return told(" Its fields fit dataset_map_fn = {names}", names=names)
+        return translate(" Give a dataset_map_fn that makes {'conversation': [...]} of a row")
+    names = translate(" or ").join(f"{name}_map_fn" for name in fitting)
+    return translate(" Its fields fit dataset_map_fn = {names}", names=names)
 
 
 def _fits(function: MapFn, row: Row) -> bool:

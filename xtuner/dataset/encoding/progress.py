@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from xtuner import dist
-from xtuner.language import told
+from xtuner.language import translate
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def show_rates(title: str, total: int | None) -> Iterator[Callable[[int, int], N
 def describe_rates(rows: int, tokens: int, total: int | None, seconds: float) -> str:
     """What was done, how fast, and the time that is left where the end is known."""
     done = f"{rows:,}" if total is None else f"{rows:,}/{total:,}"
-    said = told(
+    said = translate(
         "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s",
         done=done,
         rows=rows / seconds,
@@ -48,7 +48,7 @@ def describe_rates(rows: int, tokens: int, total: int | None, seconds: float) ->
         return said
     left = round(seconds / rows * max(0, total - rows))
     time_left = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-    return said + told("  {time} left", time=time_left)
+    return said + translate("  {time} left", time=time_left)
 
 
 def _short(number: float) -> str:

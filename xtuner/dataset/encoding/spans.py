@@ -4,9 +4,9 @@
     ids      3 520 201 | 36 4 | 201
     trained  .  .   .    x  x    .
 
-A text is encoded as a whole, so the ids are those of the whole text. A token that reaches over the border of
-a span is the one thing that cannot be: a model that answers a prompt never sees it. Such a text is cut at the
-borders of its spans and the parts are encoded on their own.
+A text is encoded as a whole, so the ids are those of the whole text. A token across the boundary of a
+span is not allowed: a model that answers a prompt never sees it. Such a text is cut at the
+boundaries of its spans and the parts are encoded on their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Pieces = list[tuple[Ids, bool]]
 
 NO_IDS = np.zeros(0, np.int32)
 _FEW_SPANS = 64
-"""Up to here a search through the tokens for each border takes less than a table of them all."""
+"""Up to here a search through the tokens for each boundary takes less than a table of them all."""
 
 
 def encode_spans(
@@ -52,10 +52,10 @@ def encode_spans(
 
 
 def _whole(encoding: Any, rendered: Rendered) -> Pieces | None:
-    """The pieces of a text encoded as a whole; None where a token reaches over a border."""
-    borders = [border for span in rendered.spans for border in span]
+    """The pieces of a text encoded as a whole; None where a token reaches over a boundary."""
+    boundaries = [boundary for span in rendered.spans for boundary in span]
     find = _by_search if len(rendered.spans) <= _FEW_SPANS else _by_offsets
-    places = find(encoding, borders, len(rendered.text))
+    places = find(encoding, boundaries, len(rendered.text))
     if places is None:
         return None
     ids = np.array(encoding.ids, np.int32)
@@ -63,39 +63,39 @@ def _whole(encoding: Any, rendered: Rendered) -> Pieces | None:
     return [(ids[cuts[i] : cuts[i + 1]], i % 2 == 1) for i in range(len(cuts) - 1)]
 
 
-def _by_search(encoding: Any, borders: Sequence[int], length: int) -> list[int] | None:
-    """The number of the token that begins at each border; None where one has none."""
+def _by_search(encoding: Any, boundaries: Sequence[int], length: int) -> list[int] | None:
+    """The number of the token that begins at each boundary; None where one has none."""
     places = []
-    for border in borders:
-        if border == length:
+    for boundary in boundaries:
+        if boundary == length:
             places.append(len(encoding))
             continue
-        token = encoding.char_to_token(border)
+        token = encoding.char_to_token(boundary)
         # Tokenizers that leave white space out of the offsets give no token, or a gap before it.
-        if token is None or encoding.token_to_chars(token)[0] != border:
-            return _by_offsets(encoding, borders, length)
-        if token and encoding.token_to_chars(token - 1)[1] != border:
-            return _by_offsets(encoding, borders, length)
+        if token is None or encoding.token_to_chars(token)[0] != boundary:
+            return _by_offsets(encoding, boundaries, length)
+        if token and encoding.token_to_chars(token - 1)[1] != boundary:
+            return _by_offsets(encoding, boundaries, length)
         places.append(token)
     return places
 
 
-def _by_offsets(encoding: Any, borders: Sequence[int], length: int) -> list[int] | None:
+def _by_offsets(encoding: Any, boundaries: Sequence[int], length: int) -> list[int] | None:
     offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
     ends = np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1]
-    # A token belongs before a border if it ends there or earlier, with or without its white space.
-    places = np.searchsorted(ends, borders, side="right")
-    for place, border in zip(places.tolist(), borders, strict=True):
-        reaches_over = place < len(offsets) and offsets[place, 0] < border
-        gap = place and place < len(offsets) and ends[place - 1] < border
-        if reaches_over or gap or (place == 0 and border and len(offsets)):
+    # A token belongs before a boundary if it ends there or earlier, with or without its white space.
+    places = np.searchsorted(ends, boundaries, side="right")
+    for place, boundary in zip(places.tolist(), boundaries, strict=True):
+        reaches_over = place < len(offsets) and offsets[place, 0] < boundary
+        gap = place and place < len(offsets) and ends[place - 1] < boundary
+        if reaches_over or gap or (place == 0 and boundary and len(offsets)):
             return None
     return places.tolist()
 
 
 def _parts(rendered: Rendered, split: re.Pattern[str] | None) -> list[tuple[str | None, bool]]:
-    """The text cut at the borders of its spans; None stands for what `split` matches."""
-    cuts = [0, *(border for span in rendered.spans for border in span), len(rendered.text)]
+    """The text cut at the boundaries of its spans; None stands for what `split` matches."""
+    cuts = [0, *(boundary for span in rendered.spans for boundary in span), len(rendered.text)]
     parts: list[tuple[str | None, bool]] = []
     for number in range(len(cuts) - 1):
         words, trained = rendered.text[cuts[number] : cuts[number + 1]], number % 2 == 1

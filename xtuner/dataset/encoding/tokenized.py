@@ -17,7 +17,7 @@ from xtuner.dataset.encoding.pipeline import Writer
 from xtuner.dataset.map_fns.fields import missing_field
 from xtuner.dataset.reading.selection import Selection
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.utils import IGNORE_INDEX
 
 
@@ -37,7 +37,7 @@ def write_tokenized(rows: Selection, writer: Writer) -> dict[str, Any]:
     rows.check_content()
     if not num_trained:
         raise DataError(
-            told(
+            translate(
                 "the tokenised data has {rows} rows and no supervised token: nothing to learn from",
                 rows=num_rows,
             )
@@ -53,17 +53,17 @@ def _read_row(row: Mapping[str, Any]) -> Encoded:
     trained = labels != IGNORE_INDEX
     if ids.ndim != 1 or ids.shape != labels.shape or not np.array_equal(ids[trained], labels[trained]):
         raise DataError(
-            told(
+            translate(
                 "input_ids and labels must have equal lengths, and a label must be its token's id or "
                 "{IGNORE_INDEX}",
                 IGNORE_INDEX=IGNORE_INDEX,
             )
         )
-    borders = row.get("cumulative_len")
-    offsets = np.array([0, len(ids)] if borders is None else borders, np.int64)
+    boundaries = row.get("cumulative_len")
+    offsets = np.array([0, len(ids)] if boundaries is None else boundaries, np.int64)
     if offsets[0] != 0 or offsets[-1] != len(ids) or (np.diff(offsets) < 0).any():
         raise DataError(
-            told(
+            translate(
                 "cumulative_len must rise from 0 to {count}; it is {offsets!r:.80}",
                 count=len(ids),
                 offsets=offsets.tolist(),

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.items.streamed import Stream, Streamed
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class MixedPosition(NamedTuple):
@@ -38,14 +38,14 @@ class MixedStream(Stream):
         weights = [1.0] * len(self.datasets) if weights is None else list(weights)
         if not self.datasets or not all(isinstance(dataset, Stream) for dataset in self.datasets):
             raise ConfigError(
-                told(
+                translate(
                     "MixedStream.datasets needs one or more of process_hf_dataset with streaming = "
                     "True; others are mixed by ConcatDataset"
                 )
             )
         if len(weights) != len(self.datasets) or not all(weight > 0 for weight in weights):
             raise ConfigError(
-                told(
+                translate(
                     "MixedStream.weights is {weights}: it needs {count} numbers above 0, one for each "
                     "data set",
                     weights=weights,
@@ -84,10 +84,10 @@ class MixedStream(Stream):
             total = sum(taken) + 1
             behind = [share * total - count for share, count in zip(self._shares, taken, strict=True)]
             number = behind.index(max(behind))
-            item, positions[number], rows, news = next(streams[number])
+            item, positions[number], rows, messages = next(streams[number])
             taken[number] += 1
             position = MixedPosition(tuple(taken), tuple(positions))
-            yield Streamed(item, position, [(number, *cursor) for cursor in rows], news)
+            yield Streamed(item, position, [(number, *cursor) for cursor in rows], messages)
 
     def first_buffer(self) -> ConcatDataset:
         """The items of the first rows of each, to look at."""

@@ -34,7 +34,7 @@ class Samples(Protocol):
 
 
 class PackedDataset:
-    """Items of token ids, labels and the borders of the samples inside.
+    """Items of token ids, labels and the boundaries of the samples inside.
 
     `length` holds the number of tokens of each item, `key` names data, settings and plan in one hash, and
     `stats` counts what became of the rows. `columns(row)` adds a source row's other fields to its item, and
@@ -65,11 +65,11 @@ class PackedDataset:
         samples = [self.store.sample(sample) for sample in self.plan[index]]
         ids = np.concatenate([ids for ids, _ in samples])
         trained = np.concatenate([trained for _, trained in samples])
-        borders = [0, *itertools.accumulate(len(ids) for ids, _ in samples)]
+        boundaries = [0, *itertools.accumulate(len(ids) for ids, _ in samples)]
         item = {
             "input_ids": ids,
             "labels": labels_of(ids, trained, IGNORE_INDEX),
-            "cumulative_len": borders,
+            "cumulative_len": boundaries,
         }
         if self._columns is not None:
             (row,) = set(self.source_rows(index))
@@ -95,5 +95,5 @@ def checked_index(index: int, count: int) -> int:
 def _plan_key(store: Samples, plan: PackPlan) -> str:
     digest = hashlib.blake2b(store.content_hash.encode(), digest_size=16)
     digest.update(plan.order.tobytes())
-    digest.update(plan.borders.tobytes())
+    digest.update(plan.boundaries.tobytes())
     return digest.hexdigest()

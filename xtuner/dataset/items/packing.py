@@ -2,7 +2,7 @@
 
     lengths   [3, 2, 4]            max_length = 5
     plan      [[0, 1], [2]]        rows (a a a b b) (c c c c)
-    as data   order [0, 1, 2], borders [0, 2, 3]
+    as data   order [0, 1, 2], boundaries [0, 2, 3]
 
 A sample is never cut; one longer than `max_length` was cut by `encode` before it came here. Only lengths and
 the seed decide, so any number of processes comes to the same plan.
@@ -23,21 +23,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Row `i` holds the samples `order[borders[i]:borders[i + 1]]`."""
+    """Row `i` holds the samples `order[boundaries[i]:boundaries[i + 1]]`."""
 
     order: np.ndarray  # int64, every sample number once
-    borders: np.ndarray  # int64, one more than there are rows
+    boundaries: np.ndarray  # int64, one more than there are rows
 
     def __len__(self) -> int:
-        return len(self.borders) - 1
+        return len(self.boundaries) - 1
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.order[self.borders[index] : self.borders[index + 1]]
+        return self.order[self.boundaries[index] : self.boundaries[index + 1]]
 
     def lengths(self, lengths: np.ndarray) -> np.ndarray:
         """The number of tokens in each row, given those of the samples."""
         total = np.concatenate([[0], np.cumsum(lengths[self.order], dtype=np.int64)])
-        return total[self.borders[1:]] - total[self.borders[:-1]]
+        return total[self.boundaries[1:]] - total[self.boundaries[:-1]]
 
 
 @dataclass
@@ -61,28 +61,28 @@ def plan_chosen(numbers: np.ndarray) -> PackPlan:
 def plan_by_group(groups: np.ndarray) -> PackPlan:
     """Neighbouring samples with the same number in `groups` in one row, in order."""
     changes = np.flatnonzero(np.diff(groups)) + 1
-    borders = np.concatenate([[0], changes, [len(groups)]]) if len(groups) else np.zeros(1)
-    return PackPlan(np.arange(len(groups), dtype=np.int64), borders.astype(np.int64))
+    boundaries = np.concatenate([[0], changes, [len(groups)]]) if len(groups) else np.zeros(1)
+    return PackPlan(np.arange(len(groups), dtype=np.int64), boundaries.astype(np.int64))
 
 
 def plan_units(units: PackPlan, plan: PackPlan) -> PackPlan:
     """`plan` of units as a plan of samples; unit `i` holds the samples `units[i]`, which stay together."""
-    sizes = np.diff(units.borders)[plan.order]
-    starts = units.borders[:-1][plan.order]
+    sizes = np.diff(units.boundaries)[plan.order]
+    starts = units.boundaries[:-1][plan.order]
     ends = np.concatenate([[0], np.cumsum(sizes)])
     inside = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
-    return PackPlan(units.order[np.repeat(starts, sizes) + inside], ends[plan.borders])
+    return PackPlan(units.order[np.repeat(starts, sizes) + inside], ends[plan.boundaries])
 
 
 def plan_in_order(lengths: np.ndarray, max_length: int) -> PackPlan:
     """Samples in their order, a new row whenever the next one does not fit."""
     _check(lengths, max_length)
     ends = np.cumsum(lengths, dtype=np.int64)
-    borders = [0]
-    while borders[-1] < len(lengths):
-        start = ends[borders[-1] - 1] if borders[-1] else 0
-        borders.append(int(np.searchsorted(ends, start + max_length, side="right")))
-    return PackPlan(np.arange(len(lengths), dtype=np.int64), np.array(borders, np.int64))
+    boundaries = [0]
+    while boundaries[-1] < len(lengths):
+        start = ends[boundaries[-1] - 1] if boundaries[-1] else 0
+        boundaries.append(int(np.searchsorted(ends, start + max_length, side="right")))
+    return PackPlan(np.arange(len(lengths), dtype=np.int64), np.array(boundaries, np.int64))
 
 
 def plan_packs(lengths: np.ndarray, max_length: int, seed: int | Sequence[int] = 0) -> PackPlan:
@@ -167,6 +167,6 @@ def _shuffle_rows(order: np.ndarray, sizes: np.ndarray, random: np.random.Genera
     starts = np.cumsum(sizes) - sizes
     rows = random.permutation(len(sizes))
     sizes, starts = sizes[rows], starts[rows]
-    borders = np.concatenate([[0], np.cumsum(sizes)])
-    inside = np.arange(len(order)) - np.repeat(borders[:-1], sizes)
-    return PackPlan(order[np.repeat(starts, sizes) + inside].astype(np.int64), borders.astype(np.int64))
+    boundaries = np.concatenate([[0], np.cumsum(sizes)])
+    inside = np.arange(len(order)) - np.repeat(boundaries[:-1], sizes)
+    return PackPlan(order[np.repeat(starts, sizes) + inside].astype(np.int64), boundaries.astype(np.int64))

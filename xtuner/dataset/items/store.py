@@ -34,7 +34,7 @@ from xtuner.atomic import written
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import locked
 from xtuner.log import say_once
 
@@ -112,7 +112,7 @@ class StoreWriter:
         numbers = row_numbers[rows]
         if len(numbers) and numbers.max() >= _LIMIT:
             raise DataError(
-                told(
+                translate(
                     "more than {limit:,} rows in one data set: split it, or set streaming = True",
                     limit=_LIMIT,
                 )
@@ -169,7 +169,7 @@ class StoreWriter:
 def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> TokenStore:
     """The store under `key`; where there is none, `write` fills it and returns what about.json is to say."""
     folder = cache_folder() / "tokens" / key
-    with explained_disk_errors(folder, told("the tokenised data")):
+    with explained_disk_errors(folder, translate("the tokenised data")):
         store = _open(folder)
         if store is not None:
             return store
@@ -187,7 +187,7 @@ def _say_waiting(holder: str) -> None:
     say_once(
         "{who} is preparing the same data: waiting for it",
         logging.INFO,
-        who=holder or told("another process"),
+        who=holder or translate("another process"),
     )
 
 

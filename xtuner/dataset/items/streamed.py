@@ -32,7 +32,7 @@ from xtuner.dataset.items.worker_seeds import seed_worker
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.selection import Cursor, place_at, scan
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 
 BUFFER_ROWS = 10_000
 BUFFER_CHARACTERS = 50_000_000
@@ -69,7 +69,7 @@ class Streamed(NamedTuple):
     item: Item
     position: Any
     rows: list[tuple[int, ...]]
-    news: list[tuple[str, bool]]  # a line, and whether it is a warning
+    messages: list[tuple[str, bool]]  # a line, and whether it is a warning
 
 
 class Stream(ABC):
@@ -139,7 +139,7 @@ class StreamedDataset(Stream):
 
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
         """The items of reader number `reader`, from `start` on and without end."""
-        told = _Told()
+        progress = _Progress()
         position: Position = start or Position()
         is_whole_epoch = position == Position(position.epoch)
         num_items = 0
@@ -147,18 +147,18 @@ class StreamedDataset(Stream):
             buffer = self._fill(position.cursor, reader, num_readers)
             seeds = [self.seed, position.epoch, position.buffer, reader]
             seed_worker(*seeds, 0)
-            items = self._encode(buffer, told.tally, seeds)
-            told.count(len(items), buffer.next is None, self.settings.max_length)
+            items = self._encode(buffer, progress.tally, seeds)
+            progress.count(len(items), buffer.next is None, self.settings.max_length)
             for number in range(position.items_out, len(items)):
                 num_items += 1
                 rows: list[Any] = [buffer.cursors[row] for row in dict.fromkeys(items.source_rows(number))]
                 seed_worker(*seeds, number + 1)
-                yield Streamed(items[number], position._replace(items_out=number + 1), rows, told.take())
+                yield Streamed(items[number], position._replace(items_out=number + 1), rows, progress.take())
             if buffer.next is not None:
                 position = Position(position.epoch, position.buffer + 1, 0, buffer.next)
                 continue
             if is_whole_epoch and not num_items:
-                raise DataError(_nothing(self.sources, told.tally, reader, num_readers))
+                raise DataError(_nothing(self.sources, progress.tally, reader, num_readers))
             position, is_whole_epoch, num_items = Position(position.epoch + 1), True, 0
 
     def first_buffer(self) -> PackedDataset:
@@ -209,7 +209,7 @@ class StreamedDataset(Stream):
         single = packing.plan_single(len(lengths))
         if not self.shuffle:
             return single
-        return packing.PackPlan(np.random.default_rng(seeds).permutation(single.order), single.borders)
+        return packing.PackPlan(np.random.default_rng(seeds).permutation(single.order), single.boundaries)
 
 
 @dataclass
@@ -257,7 +257,7 @@ class _Samples:
         """The tally keeps the first ones, and there is no place for more."""
 
     def join(self) -> None:
-        """Take up what was appended."""
+        """Include what was appended."""
         self.lengths = np.concatenate(self._lengths)
         self.rows = np.concatenate(self._rows)
         self._ids = np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in self._chunks)])
@@ -273,13 +273,13 @@ class _Samples:
         return self._ids[span], self._trained[span]
 
 
-class _Told:
-    """The counts of one reader since it began, told at buffers 1, 2, 4, 8, ... and at the end of an epoch."""
+class _Progress:
+    """The counts of one reader, logged at buffers 1, 2, 4, 8, ... and at the end of an epoch."""
 
     def __init__(self) -> None:
         self.tally = Tally()
         self._num_items = self._num_buffers = 0
-        self._news: list[tuple[str, bool]] = []
+        self._messages: list[tuple[str, bool]] = []
 
     def count(self, num_items: int, ends_epoch: bool, max_length: int | None) -> None:
         self._num_items += num_items
@@ -287,12 +287,12 @@ class _Told:
         stats = self.tally.about()["stats"]
         if not stats["tokens"] or not (ends_epoch or self._num_buffers.bit_count() == 1):
             return
-        self._news = [(summary(item_stats(stats, self._num_items, max_length), max_length), False)]
-        self._news += [(line, True) for line in warnings_of(stats)]
+        self._messages = [(summary(item_stats(stats, self._num_items, max_length), max_length), False)]
+        self._messages += [(line, True) for line in warnings_of(stats)]
 
     def take(self) -> list[tuple[str, bool]]:
-        news, self._news = self._news, []
-        return news
+        messages, self._messages = self._messages, []
+        return messages
 
 
 def _count_characters(value: Any) -> int:
@@ -309,15 +309,15 @@ def _nothing(sources: Sequence[Any], tally: Tally, reader: int, num_readers: int
     rows = tally.stats["rows"]
     names = ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in sources)
     if not rows and num_readers > 1:
-        return told(
+        return translate(
             "reader {reader} of {readers} gets no row of {names}: use fewer processes or workers",
             reader=reader + 1,
             readers=num_readers,
             names=names,
         )
     if not rows:
-        return told("the data is empty: there are no rows in {names}", names=names)
-    return told("none of the {rows:,} rows has anything to train on in {names}", rows=rows, names=names)
+        return translate("the data is empty: there are no rows in {names}", names=names)
+    return translate("none of the {rows:,} rows has anything to train on in {names}", rows=rows, names=names)
 
 
 def _fingerprint_edges(source: Any) -> str:

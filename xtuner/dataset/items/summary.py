@@ -11,7 +11,7 @@ from typing import Any
 
 from xtuner.dataset.encoding.pipeline import FAULTY
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None) -> dict[str, Any]:
@@ -23,12 +23,12 @@ def item_stats(stats: Mapping[str, Any], num_items: int, max_length: int | None)
 def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
     """One line that tells what became of the rows."""
     num_dropped = sum(stats.get("dropped", {}).values())
-    parts = [told("{count:,} rows", count=stats["rows"])]
+    parts = [translate("{count:,} rows", count=stats["rows"])]
     if num_dropped:
-        parts.append(told("{count:,} dropped:{why}", count=num_dropped, why=describe_dropped(stats)))
+        parts.append(translate("{count:,} dropped:{why}", count=num_dropped, why=describe_dropped(stats)))
     if stats.get("cut"):
         parts.append(
-            told(
+            translate(
                 "{cut:,} cut at {max_length:,} tokens ({cut_tokens:,} tokens left out)",
                 cut=stats["cut"],
                 max_length=max_length,
@@ -36,24 +36,24 @@ def summary(stats: Mapping[str, Any], max_length: int | None) -> str:
             )
         )
     if stats.get("continued"):
-        parts.append(told("{continued:,} go on in further samples", continued=stats["continued"]))
+        parts.append(translate("{continued:,} go on in further samples", continued=stats["continued"]))
     parts.append(
-        told(
+        translate(
             "{tokens:,} tokens, {share:.1%} trained",
             tokens=stats["tokens"],
             share=stats["trained_share"],
         )
     )
-    filled = told(", {fill:.1%} full", fill=stats["fill"]) if max_length else ""
+    filled = translate(", {fill:.1%} full", fill=stats["fill"]) if max_length else ""
     parts.append(
-        told(
+        translate(
             "{samples:,} samples in {packs:,} items{filled}",
             samples=stats["samples"],
             packs=stats["packs"],
             filled=filled,
         )
     )
-    return told("data: ") + told("; ").join(parts)
+    return translate("data: ") + translate("; ").join(parts)
 
 
 def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
@@ -61,17 +61,17 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
     found = []
     if faults := stats.get("faults"):
         count = stats["dropped"][FAULTY]
-        more = told("; and {count:,} more", count=count - len(faults)) if count > len(faults) else ""
+        more = translate("; and {count:,} more", count=count - len(faults)) if count > len(faults) else ""
         where = (
-            told(". All are listed in {report}; strict = True makes them an error", report=report)
+            translate(". All are listed in {report}; strict = True makes them an error", report=report)
             if report
             else ""
         )
         found.append(
-            told(
+            translate(
                 "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
                 count=count,
-                names=told("; ").join(faults),
+                names=translate("; ").join(faults),
                 more=more,
                 where=where,
             )
@@ -80,7 +80,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
         named = stats["empty_answer_rows"]
         more = ", ..." if count > len(named) else ""
         found.append(
-            told(
+            translate(
                 "data: {count:,} rows have an empty answer, of which only the end is trained: the "
                 "model learns to say nothing ({names}{more})",
                 count=count,
@@ -91,12 +91,12 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
     for kind, count in stats.get("left_out", {}).items():
         named = stats["left_out_rows"][kind]
         more = ", ..." if count > len(named) else ""
-        cure = told("; one_sample_per_turn = True trains it") if kind.startswith("thinking") else ""
+        cure = translate("; one_sample_per_turn = True trains it") if kind.startswith("thinking") else ""
         found.append(
-            told(
+            translate(
                 "data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
                 "({names}{more}){cure}",
-                kind=told(kind),
+                kind=translate(kind),
                 count=count,
                 names=", ".join(named),
                 more=more,
@@ -119,10 +119,10 @@ def describe_dropped(stats: Mapping[str, Any]) -> str:
         named = stats["dropped_rows"][reason]
         more = ", ..." if count > len(named) else ""
         parts.append(
-            told(
+            translate(
                 " {count:,} with {reason} ({names}{more})",
                 count=count,
-                reason=told(reason),
+                reason=translate(reason),
                 names=", ".join(named),
                 more=more,
             )

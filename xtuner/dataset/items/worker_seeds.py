@@ -9,21 +9,28 @@ on what was read before it: a resumed run draws the same.
 from __future__ import annotations
 
 import random
+import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch.utils.data import get_worker_info
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generator_for(*numbers: int) -> torch.Generator:
     """A generator that gives a loader the base of its workers' seeds."""
+    import torch
+
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
 
 def seed_worker(*numbers: int) -> None:
     """Seed every generator of this worker by its loader and `numbers`; outside of workers, none."""
-    info = get_worker_info()
-    if info is None:
+    # Rows are also read without torch, which takes seconds to import; workers have imported it.
+    torch = sys.modules.get("torch")
+    info = None if torch is None else torch.utils.data.get_worker_info()
+    if torch is None or info is None:
         return
     words = np.random.SeedSequence([info.seed - info.id, *numbers]).generate_state(4)
     random.seed(words.tobytes())

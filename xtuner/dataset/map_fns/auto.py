@@ -1,4 +1,4 @@
-"""Which format a row is in, told by its fields: `dataset_map_fn='auto'`.
+"""The format of a row, recognised by its fields: `dataset_map_fn='auto'`.
 
     {"instruction", "input", "output"}                  alpaca
     {"messages": [{"role", "content"}, ...]}            openai
@@ -36,7 +36,7 @@ from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
 from xtuner.dataset.map_fns.sharegpt import sharegpt_map_fn
 from xtuner.dataset.map_fns.sql import sql_map_fn
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 
@@ -80,7 +80,7 @@ class Format:
 
     @property
     def why(self) -> str:
-        return told(self.reason, fields=self.field_names)
+        return translate(self.reason, fields=self.field_names)
 
 
 def find_format(row: Row) -> Format:
@@ -103,13 +103,13 @@ def find_format(row: Row) -> Format:
         (candidate for candidate in FORMATS if set(candidate.fields) & set(present)),
         key=lambda candidate: len(set(candidate.fields) - set(present)),
     )[:3]
-    nearest = told("; ").join(candidate.name + _lack(candidate, present) for candidate in near)
+    nearest = translate("; ").join(candidate.name + _lack(candidate, present) for candidate in near)
     raise DataError(
-        told(
+        translate(
             "dataset_map_fn = 'auto' knows no format with the fields {names}.{nearest} Rename the fields "
             "with rename_maps, or give a dataset_map_fn that makes {{'conversation': [...]}} of a row",
-            names=", ".join(map(repr, present)) or told("(none)"),
-            nearest=told(" Nearest: {formats}.", formats=nearest) if nearest else "",
+            names=", ".join(map(repr, present)) or translate("(none)"),
+            nearest=translate(" Nearest: {formats}.", formats=nearest) if nearest else "",
         )
     )
 
@@ -126,8 +126,8 @@ def in_known_names(row: Row) -> Row:
 def _lack(candidate: Format, present: list[str]) -> str:
     missing = [name for name in candidate.fields if name not in present]
     if missing:
-        return told(" (lacks {names})", names=", ".join(map(repr, missing)))
-    return told(" (needs {also})", also=told(candidate.also))
+        return translate(" (lacks {names})", names=", ".join(map(repr, missing)))
+    return translate(" (needs {also})", also=translate(candidate.also))
 
 
 def _first(row: Row, field: str) -> Any:
@@ -152,7 +152,7 @@ def _alpaca(example: Row) -> dict:
     history = example.get("history") or []
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
         raise DataError(
-            told(
+            translate(
                 "the field 'history' must be a list of [question, answer] pairs: {history!r:.80}",
                 history=history,
             )

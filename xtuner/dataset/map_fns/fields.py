@@ -1,6 +1,6 @@
 """Read a field of a raw row as text, or say which one is missing and what is there instead.
 
-Whether an answer is trained is told by many names; `is_trained` knows them all:
+Many field names say whether an answer is supervised; `is_trained` reads all of them:
 
     {"loss": false}  {"weight": 0}  {"train": "no"}  {"output_with_loss": 0}  {"masked": true}     not trained
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xtuner.errors import DataError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 Row = Mapping[str, Any]
@@ -36,10 +36,10 @@ def missing_field(field: str, present: Iterable[str]) -> DataError:
     """The error for a row without `field`, with the fields it has and the nearest of them."""
     names = list(present)
     return DataError(
-        told(
+        translate(
             "the row has no field {field!r}; its fields are {names}.{hint}",
             field=field,
-            names=", ".join(map(repr, names)) or told("(none)"),
+            names=", ".join(map(repr, names)) or translate("(none)"),
             hint=did_you_mean(field, names),
         )
     )
@@ -49,7 +49,7 @@ def text(row: Row, field: str) -> str:
     """The text in `field`, which must be there and not null; numbers are written out."""
     value = text_or_empty(row, field)
     if _is_missing(row[field]):
-        raise DataError(told("the field {field!r} is null; it must be text", field=field))
+        raise DataError(translate("the field {field!r} is null; it must be text", field=field))
     return value
 
 
@@ -63,11 +63,11 @@ def text_or_empty(row: Row, field: str) -> str:
     if isinstance(value, str):
         return value
     if value in (math.inf, -math.inf):
-        raise DataError(told("the field {field!r} is too large a number: write it as text", field=field))
+        raise DataError(translate("the field {field!r} is too large a number: write it as text", field=field))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     raise DataError(
-        told(
+        translate(
             "the field {field!r} is of type {kind}; it must be text: {value!r:.80}",
             field=field,
             value=value,
@@ -94,7 +94,7 @@ def items(row: Row, field: str) -> list[Row]:
     value = row[field]
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise DataError(
-            told(
+            translate(
                 "the field {field!r} is of type {kind}; it must be a list: {value!r:.80}",
                 field=field,
                 value=value,
@@ -104,7 +104,7 @@ def items(row: Row, field: str) -> list[Row]:
     for number, item in enumerate(value):
         if not isinstance(item, Mapping):
             raise DataError(
-                told(
+                translate(
                     "{field}[{number}] is of type {kind}; it must be an object: {item!r:.80}",
                     field=field,
                     number=number,
@@ -130,7 +130,7 @@ def is_trained(part: Row) -> bool:
     """Whether the answer of a turn or message is to be trained: yes unless one of its flags says no."""
     if part.get("train_detail"):
         raise DataError(
-            told(
+            translate(
                 "the field 'train_detail' marks parts of an answer, and answers are trained whole: "
                 'split the answer, or mark all of it with "train": true or false'
             )
@@ -155,7 +155,7 @@ def flag(part: Row, name: str, default: bool = True) -> bool:
         )
         return True
     raise DataError(
-        told(
+        translate(
             "the field {name!r} is {value!r:.40}: write true or false, or a weight of 0 or 1",
             name=name,
             value=value,

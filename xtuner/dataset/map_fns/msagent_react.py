@@ -21,7 +21,7 @@ from typing import Any
 
 from xtuner.dataset.map_fns.fields import Row, items, text
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 
 _EXEC = re.compile(r"<\|startofexec\|>(.*?)<\|endofexec\|>", re.DOTALL)
 _THINK = re.compile(r"<\|startofthink\|>(.*?)<\|endofthink\|>", re.DOTALL)
@@ -90,7 +90,7 @@ def _turns(messages: list[Row]) -> list[dict[str, str]]:
             system = asked = ""
         else:
             raise DataError(
-                told(
+                translate(
                     "a message is from {speaker!r}; known are 'system', 'user' and 'assistant'",
                     speaker=speaker,
                 )

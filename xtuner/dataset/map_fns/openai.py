@@ -18,7 +18,7 @@ from typing import Any
 
 from xtuner.dataset.map_fns.fields import ALL_FLAGS, BETWEEN, Row, is_trained, items, text
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 ROLES = {
@@ -111,7 +111,7 @@ def _message(message: Row) -> dict[str, Any]:
     name = text(message, "role")
     if name not in ROLES:
         raise DataError(
-            told(
+            translate(
                 "a message has the role {name!r}; known roles are {roles}", name=name, roles=", ".join(ROLES)
             )
         )
@@ -140,7 +140,7 @@ def _content(message: Row) -> str:
 def _text_part(part: Any) -> str:
     if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
         return text(part, "text")
-    raise DataError(told("a message's content has a part that is not text: {part!r:.80}", part=part))
+    raise DataError(translate("a message's content has a part that is not text: {part!r:.80}", part=part))
 
 
 def _tools(example: Row) -> list[Any]:
@@ -152,11 +152,13 @@ def _tools(example: Row) -> list[Any]:
             tools = json.loads(tools) if tools.strip() else None
         except ValueError as error:
             raise DataError(
-                told("the field {name!r} is text, but not JSON: {error}", name=name, error=error)
+                translate("the field {name!r} is text, but not JSON: {error}", name=name, error=error)
             ) from None
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise DataError(
-            told("the field {name!r} must be a list of objects; it is {tools!r:.80}", name=name, tools=tools)
+            translate(
+                "the field {name!r} must be a list of objects; it is {tools!r:.80}", name=name, tools=tools
+            )
         )
     if tools and name == "functions":
         return [{"type": "function", "function": function} for function in tools]
@@ -177,7 +179,7 @@ def _call(call: Any) -> dict[str, Any]:
     """Name and arguments of a tool call, with arguments as an object where they came as JSON text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or "name" not in function:
-        raise DataError(told("a tool call needs function.name: {call!r:.80}", call=call))
+        raise DataError(translate("a tool call needs function.name: {call!r:.80}", call=call))
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         # A model wrote it, so it may be no JSON; then the text as it stands is what to learn from.

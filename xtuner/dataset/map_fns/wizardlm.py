@@ -4,7 +4,7 @@ import itertools
 
 from xtuner.dataset.map_fns.fields import BETWEEN, Row, items, text
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
@@ -25,7 +25,7 @@ def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
             turns[-1]["output"] += BETWEEN + text(message, "value")
         else:
             raise DataError(
-                told("a message is from {speaker!r}; known are 'human' and 'gpt'", speaker=speaker)
+                translate("a message is from {speaker!r}; known are 'human' and 'gpt'", speaker=speaker)
             )
     return turns
 

@@ -31,7 +31,7 @@ from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
 from xtuner.extras import install_extra
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -64,7 +64,7 @@ def _blocks(path: Path, name: str) -> Iterator[bytes]:
                     yield block
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise DataError(
-            told("{name}: damaged or cut off: {reason}", name=name, reason=_reason(error))
+            translate("{name}: damaged or cut off: {reason}", name=name, reason=_reason(error))
         ) from None
 
 
@@ -73,7 +73,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
         import zstandard
     except ImportError:
         raise DataError(
-            told(
+            translate(
                 "{name}: .zst needs the package zstandard: {command}",
                 name=name,
                 command=install_extra("zstd"),
@@ -91,7 +91,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
             block = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
-        raise EOFError(told("the file ends within a frame"))
+        raise EOFError(translate("the file ends within a frame"))
 
 
 def fetched(address: str) -> Path:
@@ -101,7 +101,7 @@ def fetched(address: str) -> Path:
         with _opened(address) as (state, source):
 
             def write(target: IO[bytes]) -> None:
-                logger.info(told("downloading %s"), address)
+                logger.info(translate("downloading %s"), address)
                 shutil.copyfileobj(source, target, _BLOCK)
 
             # Of a source that does not tell when it was changed no copy can be trusted.
@@ -113,7 +113,7 @@ def fetched(address: str) -> Path:
         kept = sorted((cache_folder() / "fetched").glob(f"{folder}*/{name}"), key=os.path.getmtime)
         if not kept or _is_refused(error):
             raise NotFoundError(
-                told("{address} cannot be downloaded: {reason}", address=address, reason=_reason(error))
+                translate("{address} cannot be downloaded: {reason}", address=address, reason=_reason(error))
             ) from None
         say_once(
             "{address} cannot be reached: the copy of an earlier run is used ({reason})",
@@ -141,7 +141,7 @@ def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
         headers = answer.headers
         if headers.get_content_type() == "text/html":
             raise DataError(
-                told(
+                translate(
                     "{address} is a web page, not a data file: give the address of the file itself",
                     address=address,
                 )
@@ -153,7 +153,7 @@ def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
 
 
 class _Whole(io.RawIOBase):
-    """What a server sends; OSError where it ends before the length that was told."""
+    """What a server sends; OSError if it ends before the announced length."""
 
     def __init__(self, answer: Any, length: str | None) -> None:
         self._answer = answer
@@ -169,7 +169,9 @@ class _Whole(io.RawIOBase):
             self._left -= len(block)
             if self._left > 0 and not block:
                 raise OSError(
-                    told("the connection ended {left:,} bytes before the end of the file", left=self._left)
+                    translate(
+                        "the connection ended {left:,} bytes before the end of the file", left=self._left
+                    )
                 )
         return len(block)
 
@@ -190,7 +192,7 @@ def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *,
     folder = cache_folder() / kind / key
     if (folder / name).is_file() and not anew:
         return folder / name
-    with explained_disk_errors(folder, told("a copy of the data")):
+    with explained_disk_errors(folder, translate("a copy of the data")):
         folder.mkdir(parents=True, exist_ok=True)
         # Several processes may want the same copy at the same time.
         with written(folder / name, shared=True) as part, open(part, "wb") as file:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 Row = dict[str, Any]
@@ -83,7 +83,7 @@ class FileRows(Sequence):
         return hashlib.blake2b(b"".join(file.digest() for file in self.files), digest_size=16).hexdigest()
 
     def check_content(self) -> None:
-        """DataError where a file no longer holds what `fingerprint` told of."""
+        """DataError if a file no longer has the content of `fingerprint`."""
         for file in self.files:
             file.check_content()
 
@@ -123,12 +123,12 @@ class RowsFile(ABC):
     def check(self) -> None:
         """DataError where the file is no longer as long as when it was first looked at.
 
-        One that was written to and is as long as before is told of: it may be the same, copied again.
+        A file that was written to and has the same length is only logged: it may be the same, copied again.
         """
         size, written = self._state()
         if size != self._size:
             raise DataError(
-                told(
+                translate(
                     "{name} changed during the run, from {old:,} to {new:,} bytes: restore it and "
                     "continue with --resume, or start a new run",
                     name=self.name,
@@ -156,7 +156,7 @@ class RowsFile(ABC):
     def check_content(self) -> None:
         """DataError where the content is no longer that of `digest`."""
         if self._read_digest() != self.digest():
-            raise DataError(told("{name} changed while it was read: start again", name=self.name))
+            raise DataError(translate("{name} changed while it was read: start again", name=self.name))
 
     def _read_digest(self) -> bytes:
         content = hashlib.blake2b(self.path.suffix.encode(), digest_size=16)
@@ -186,7 +186,7 @@ class RowsFile(ABC):
 
     def place(self, row: int) -> str:
         """Where that row stands, for messages: `data.json line 12`."""
-        return told(self.place_text, name=self.name, line=self.line(row))
+        return translate(self.place_text, name=self.name, line=self.line(row))
 
     def place_at(self, mark: Mark) -> str:
         """Where the row at `mark` stands, for messages."""
@@ -198,7 +198,7 @@ def checked(value: Any, place: Callable[[], str]) -> Row:
     if isinstance(value, dict):
         return value
     raise DataError(
-        told(
+        translate(
             "{place}: a row must be an object such as {{...}}; this is {value:.60}",
             place=place(),
             value=json.dumps(value, ensure_ascii=False),

@@ -18,7 +18,7 @@ from typing import Any
 
 from xtuner.dataset.reading.files import AT_LINE, Mark, Row, RowsFile, Scanned, checked, same
 from xtuner.errors import DataError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 _SPACE = " \t\r\n"
@@ -49,7 +49,7 @@ class JsonLinesFile(RowsFile):
                 at = end
 
     def place_at(self, mark: Mark) -> str:
-        return told(AT_LINE, name=self.name, line=mark.line + 1)
+        return translate(AT_LINE, name=self.name, line=mark.line + 1)
 
     def __len__(self) -> int:
         return len(self._index())
@@ -89,7 +89,7 @@ class JsonLinesFile(RowsFile):
         return self._row(value, number)
 
     def _row(self, value: Any, line: int) -> Row:
-        return checked(value, lambda: told(AT_LINE, name=self.name, line=line))
+        return checked(value, lambda: translate(AT_LINE, name=self.name, line=line))
 
 
 class JsonFile(RowsFile):
@@ -143,8 +143,8 @@ class JsonFile(RowsFile):
             after is None or "\n" in words[here:after]
         )
         line = words.count("\n", 0, here) + 1
-        place = told(AT_LINE, name=self.name, line=line)
-        return place if alone else place + told(", row {number}", number=row + 1)
+        place = translate(AT_LINE, name=self.name, line=line)
+        return place if alone else place + translate(", row {number}", number=row + 1)
 
     def _text(self) -> str:
         if self._words is None:
@@ -175,7 +175,7 @@ class JsonFile(RowsFile):
         if named is not None:
             name, at, others = named
             left_out = (
-                told("; those under {names} are left out", names=", ".join(map(repr, others)))
+                translate("; those under {names} are left out", names=", ".join(map(repr, others)))
                 if others
                 else ""
             )
@@ -201,17 +201,17 @@ class JsonFile(RowsFile):
             if in_list and words.startswith(",", at):
                 at = _skip_space(words, at + 1)
             elif in_list and not words.startswith("]", at):
-                raise self._unexpected(words, at, told("a comma or ] must follow a row"))
+                raise self._unexpected(words, at, translate("a comma or ] must follow a row"))
         if in_list and named is None:
             after = _skip_space(words, at + 1)
             if after < len(words):
-                raise self._unexpected(words, after, told("nothing may follow the list of rows"))
+                raise self._unexpected(words, after, translate("nothing may follow the list of rows"))
 
     def _unexpected(self, words: str, at: int, rule: str) -> DataError:
         line = words.count("\n", 0, at) + 1
-        found = repr(words[at : at + 20]) if at < len(words) else told("the end of the file")
+        found = repr(words[at : at + 20]) if at < len(words) else translate("the end of the file")
         return DataError(
-            told(
+            translate(
                 "{name} line {line}: broken JSON: {rule}, but here is {found}",
                 name=self.name,
                 line=line,
@@ -245,7 +245,7 @@ def _list_by_name(words: str, at: int) -> tuple[str, int, list[str]] | None:
         return None
     try:
         value, end = decode(words, at)
-    except (ValueError, RecursionError):  # told where the rows are read
+    except (ValueError, RecursionError):  # reported when the rows are read
         return None
     wanted = _name_of_list(value)
     if wanted is None or _skip_space(words, end) < len(words):
@@ -282,9 +282,9 @@ def _skip_space(words: str, at: int) -> int:
 
 def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
     """The error for a byte that is no UTF-8, with the command that converts the file."""
-    place = told(AT_LINE, name=file.name, line=line)
+    place = translate(AT_LINE, name=file.name, line=line)
     if byte:
-        place += told(" byte {byte}", byte=byte)
+        place += translate(" byte {byte}", byte=byte)
     with open(file.path, "rb") as content:
         wide = _wide_encoding(content.read(4))
     name = wide or "gbk"
@@ -294,7 +294,7 @@ def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
         if wide
         else "{place}: not valid UTF-8. Convert the file, for example from {encoding}: {command}"
     )
-    return DataError(told(text, place=place, encoding=name.upper(), command=command))
+    return DataError(translate(text, place=place, encoding=name.upper(), command=command))
 
 
 def is_wide(content: bytes) -> bool:
@@ -316,7 +316,7 @@ def _wide_encoding(content: bytes) -> str:
 def _broken_json(name: str, line: int, error: Exception) -> DataError:
     if isinstance(error, json.JSONDecodeError):
         return DataError(
-            told(
+            translate(
                 "{name} line {line} column {column}: broken JSON: {msg}",
                 name=name,
                 line=line,
@@ -325,10 +325,10 @@ def _broken_json(name: str, line: int, error: Exception) -> DataError:
             )
         )
     if isinstance(error, RecursionError):
-        return DataError(told("{name} line {line}: the JSON is nested too deeply", name=name, line=line))
+        return DataError(translate("{name} line {line}: the JSON is nested too deeply", name=name, line=line))
     digits = sys.get_int_max_str_digits()
     return DataError(
-        told(
+        translate(
             "{name} line {line}: a number has more than {digits:,} digits, which Python does not read",
             name=name,
             line=line,

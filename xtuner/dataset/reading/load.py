@@ -37,7 +37,7 @@ from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 
 _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".json": open_json,
@@ -110,7 +110,9 @@ def _load_saved(path: str, split: str | None) -> Any:
         found = datasets.load_from_disk(path)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(
-            told("{path}: not a folder of save_to_disk, or a damaged one: {error}", path=path, error=error)
+            translate(
+                "{path}: not a folder of save_to_disk, or a damaged one: {error}", path=path, error=error
+            )
         ) from None
     by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
     return by_split if split is None else _of_split(by_split, split)
@@ -119,7 +121,7 @@ def _load_saved(path: str, split: str | None) -> Any:
 def _of_split(by_split: Mapping[str, Any], split: str) -> Any:
     if split not in by_split:
         raise DataError(
-            told(
+            translate(
                 "there is no split {split!r}; the files have {names}",
                 split=split,
                 names=", ".join(map(repr, by_split)),
@@ -147,7 +149,9 @@ def _open(name: str) -> RowsFile:
     with open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
             raise DataError(
-                told("{name} is a pointer of git-lfs, not the data: git lfs pull downloads it", name=name)
+                translate(
+                    "{name} is a pointer of git-lfs, not the data: git lfs pull downloads it", name=name
+                )
             )
     return _OPENERS[path.suffix.lower()](path, name)
 
@@ -172,7 +176,7 @@ def _builder_of(files: Mapping[str, list[str]]) -> str:
     kinds = sorted({suffix_of(name) for name in names})
     if len(kinds) > 1:
         raise DataError(
-            told(
+            translate(
                 "files of different kinds ({kinds}) cannot be read together: {path}, ...",
                 path=path,
                 kinds=", ".join(kinds),
@@ -181,7 +185,7 @@ def _builder_of(files: Mapping[str, list[str]]) -> str:
     formats = {s: name for name, suffixes in FORMATS.items() for s in suffixes} | LEFT_TO_DATASETS
     if suffix not in formats:
         raise DataError(
-            told(
+            translate(
                 "{path}: data files may be {endings}; for others give the format by name, such as "
                 "load_dataset(path='json', data_files='{name}')",
                 path=path,
@@ -205,22 +209,22 @@ def _load_with_datasets(
 
     cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if not (data_files or os.path.exists(path) or cached.is_dir() or hub.is_reachable()):
-        raise NotFoundError(told(_NOT_HERE, path=path))
+        raise NotFoundError(translate(_NOT_HERE, path=path))
     try:
         return datasets.load_dataset(
             path, name=name, data_dir=data_dir, data_files=data_files, split=split, **options
         )
     except datasets.exceptions.DatasetNotFoundError as error:
         raise NotFoundError(
-            told(
+            translate(
                 "there is no data set {path!r}, neither here nor on the hub: {error}", path=path, error=error
             )
         ) from error
     except ConnectionError as error:
-        raise NotFoundError(f"{told(_NOT_HERE, path=path)} ({error})") from error
+        raise NotFoundError(f"{translate(_NOT_HERE, path=path)} ({error})") from error
     except FileNotFoundError as error:
-        raise NotFoundError(told("{path!r} cannot be read: {error}", path=path, error=error)) from error
+        raise NotFoundError(translate("{path!r} cannot be read: {error}", path=path, error=error)) from error
     except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError) as error:
         raise DataError(
-            told("{path!r} cannot be read: {error}", path=path, error=error.__cause__ or error)
+            translate("{path!r} cannot be read: {error}", path=path, error=error.__cause__ or error)
         ) from error

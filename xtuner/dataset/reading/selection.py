@@ -18,7 +18,7 @@ import numpy as np
 
 from xtuner.dataset.reading.files import FileRows, Mark, without_filled
 from xtuner.errors import DataError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 Row = Mapping[str, Any]
 
@@ -103,7 +103,7 @@ class Selection:
         return source.place(inner) if isinstance(source, FileRows) else _nth(inner)
 
     def check_content(self) -> None:
-        """DataError where a file no longer holds what its fingerprint told of."""
+        """DataError if a file no longer has the content of its fingerprint."""
         for source in self.sources:
             if isinstance(source, FileRows):
                 source.check_content()
@@ -122,7 +122,7 @@ def take_split(dataset: Any, split: str | None) -> Selection:
     if isinstance(dataset, Mapping):
         if split is not None and split not in dataset:
             raise DataError(
-                told(
+                translate(
                     "the data has no split {split!r}; it has {names}.{hint}",
                     split=split,
                     names=", ".join(map(repr, dataset)),
@@ -140,7 +140,7 @@ def take_split(dataset: Any, split: str | None) -> Selection:
 def _check_source(source: Any) -> None:
     if isinstance(source, (str, bytes)) or not hasattr(source, "__iter__"):
         raise DataError(
-            told(
+            translate(
                 "rows must be a list, a data set or a dict of splits, not {kind}; for a file write "
                 "dataset = dict(type=load_dataset, path='data.json')",
                 kind=type(source).__name__,
@@ -148,7 +148,7 @@ def _check_source(source: Any) -> None:
         )
     if not hasattr(source, "__len__"):
         raise DataError(
-            told(
+            translate(
                 "{kind} gives its rows only in sequence, so a run cannot be resumed: leave "
                 "streaming=True out of load_dataset, and set it in process_hf_dataset",
                 kind=type(source).__name__,
@@ -170,7 +170,7 @@ def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], share: float) -> np
     distinct = np.unique(hashes)
     if len(distinct) < 2:
         raise DataError(
-            told(
+            translate(
                 "none of {count} rows can be held out for validation: they are all the same",
                 count=len(hashes),
             )
@@ -183,7 +183,7 @@ def _hash(read: Callable[[], Row]) -> int:
     try:
         text = json.dumps(read(), sort_keys=True, default=_as_plain)
     except DataError:
-        return 2**64 - 1  # a broken row is told of where the others are trained on
+        return 2**64 - 1  # a broken row is reported with the rows that are trained on
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -205,7 +205,7 @@ def scan(sources: Sequence[Any], start: Cursor = Cursor()) -> Iterator[Found]:  
 
 
 def _nth(number: int) -> str:
-    return told("row {number}", number=number) + told(" (counted from 0)")
+    return translate("row {number}", number=number) + translate(" (counted from 0)")
 
 
 def place_at(sources: Sequence[Any], cursor: Cursor) -> str:

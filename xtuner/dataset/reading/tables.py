@@ -16,7 +16,7 @@ from xtuner.dataset.reading.files import Mark, Row, RowsFile, Scanned, without_f
 from xtuner.dataset.reading.json_files import is_wide, not_utf8
 from xtuner.errors import DataError
 from xtuner.extras import install_extra
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 SEPARATORS = ",;\t|"
@@ -68,7 +68,7 @@ class TableFile(RowsFile):
                     counts = {"cells": len(cells), "names": len(names)}
                     rows.append(
                         DataError(
-                            told(
+                            translate(
                                 "{name} line {line}: {cells} cells, but {names} names in line 1",
                                 name=self.name,
                                 line=line,
@@ -135,7 +135,9 @@ class ParquetFile(RowsFile):
             yield pyarrow.parquet.ParquetFile(self.path)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(
-                told("{name}: not a Parquet file, or a damaged one: {error}", name=self.name, error=error)
+                translate(
+                    "{name}: not a Parquet file, or a damaged one: {error}", name=self.name, error=error
+                )
             ) from None
 
 
@@ -164,7 +166,7 @@ def read_csv(file: RowsFile) -> Cells:
     except csv.Error as error:
         line = 1 if reader is None else reader.line_num
         raise DataError(
-            told("{name} line {line}: broken CSV: {error}", name=file.name, line=line, error=error)
+            translate("{name} line {line}: broken CSV: {error}", name=file.name, line=line, error=error)
         ) from None
     finally:
         csv.field_size_limit(limit)
@@ -191,7 +193,7 @@ def read_xlsx(file: RowsFile) -> Cells:
         import openpyxl
     except ImportError:
         raise DataError(
-            told(
+            translate(
                 "{name}: reading .xlsx needs openpyxl: {command}, or save the sheet as .csv",
                 name=file.name,
                 command=install_extra("excel"),
@@ -216,5 +218,5 @@ def damage_named(name: str) -> Iterator[None]:
         raise
     except Exception as error:  # zip, XML and openpyxl itself each have their own
         raise DataError(
-            told("{name}: not a workbook, or a damaged one: {error}", name=name, error=error)
+            translate("{name}: not a workbook, or a damaged one: {error}", name=name, error=error)
         ) from None

@@ -13,7 +13,7 @@ from xtuner.config import Config
 from xtuner.config.build import callee_of
 from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def data_of_training(cfg: Config) -> Any:
@@ -36,7 +36,7 @@ def with_part(dataset: Any, share: float, take: bool) -> Any:
     changed = _with_part(dataset, {"held_out": share, "take_held_out": take})
     if changed is dataset:
         raise ConfigError(
-            told(
+            translate(
                 "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset to hold "
                 "rows out; give val_dataloader a dataset of its own instead"
             )

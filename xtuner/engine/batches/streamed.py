@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from xtuner.dataset.items.streamed import Stream
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 
 FOREVER = 10**9
@@ -63,7 +63,7 @@ class StreamBatches:
         saved = len(position["readers"])
         if saved != self._num_workers:
             raise CheckpointError(
-                told(
+                translate(
                     "the checkpoint was saved with {saved} worker(s) per process reading the stream, "
                     "and this run has {here}: set train_dataloader.num_workers as it was",
                     saved=saved,
@@ -74,10 +74,10 @@ class StreamBatches:
 
     def start_at(self, iteration: int) -> Iterator[tuple[list[Any], dict[str, Any]]]:
         """Pairs of the rows of a batch and the batch, from the position on, whatever the iteration."""
-        for reader, rows, batch, numbers, news in self._load():
+        for reader, rows, batch, numbers, messages in self._load():
             self._positions[reader] = numbers
             self._turn = (reader + 1) % self._num_workers
-            self._tell(reader, news)
+            self._tell(reader, messages)
             yield rows, batch
 
     def _load(self) -> DataLoader:
@@ -94,9 +94,9 @@ class StreamBatches:
             readers, batch_size=None, collate_fn=_same, generator=generator, **self._loader_kwargs
         )
 
-    def _tell(self, reader: int, news: list[tuple[str, bool]]) -> None:
+    def _tell(self, reader: int, messages: list[tuple[str, bool]]) -> None:
         who = f"reader {self._first_reader + reader + 1} of {self._num_readers}: "
-        for line, is_warning in news:
+        for line, is_warning in messages:
             level = logging.WARNING if is_warning else logging.INFO
             logger.log(level, "%s%s", who if self._num_readers > 1 else "", line)
 
@@ -125,14 +125,14 @@ class _Readers(IterableDataset):
         # The loader asks its first worker first, so that one takes the part of whoever is next.
         reader = (self._turn + (info.id if info else 0)) % len(self._positions)
         start = self._dataset.position(self._positions[reader])
-        items, rows, news = [], [], []
+        items, rows, messages = [], [], []
         for streamed in self._dataset.read(self._first_reader + reader, self._num_readers, start):
             items.append(streamed.item)
             rows.append([list(cursor) for cursor in streamed.rows])
-            news += streamed.news
+            messages += streamed.messages
             if len(items) == self._batch_size:
-                yield reader, rows, self._collate_fn(items), streamed.position.numbers(), news
-                items, rows, news = [], [], []
+                yield reader, rows, self._collate_fn(items), streamed.position.numbers(), messages
+                items, rows, messages = [], [], []
 
 
 def _same(value: Any) -> Any:
@@ -144,31 +144,31 @@ def check_stream_config(cfg: Mapping[str, Any]) -> None:
     faults = []
     if (epochs := cfg["train_cfg"].get("max_epochs")) is not None:
         faults.append(
-            told(
+            translate(
                 "train_cfg.max_epochs is {epochs}, and {why}: give train_cfg = dict(type=TrainLoop, "
                 "max_iters=...) instead",
                 epochs=epochs,
-                why=told(_UNKNOWN),
+                why=translate(_UNKNOWN),
             )
         )
     schedules = cfg.get("param_scheduler") or []
     for number, one in enumerate(schedules if isinstance(schedules, list) else [schedules]):
         if isinstance(one, Mapping) and one.get("by_epoch", True):
             faults.append(
-                told(
+                translate(
                     "param_scheduler.{number} counts epochs, and {why}: set by_epoch = False, and begin and "
                     "end in iterations",
                     number=number,
-                    why=told(_UNKNOWN),
+                    why=translate(_UNKNOWN),
                 )
             )
     saving = (cfg.get("default_hooks") or {}).get("checkpoint")
     if isinstance(saving, Mapping) and saving.get("by_epoch", True) and saving.get("interval", -1) > 0:
         faults.append(
-            told(
+            translate(
                 "default_hooks.checkpoint counts epochs, and {why}: set by_epoch = False, and interval in "
                 "iterations",
-                why=told(_UNKNOWN),
+                why=translate(_UNKNOWN),
             )
         )
     if faults:

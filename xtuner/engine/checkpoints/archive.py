@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from xtuner.errors import CheckpointError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def save_archive(state: dict[str, Any], path: Path) -> None:
@@ -29,9 +29,11 @@ def read_archive(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(told("{path} cannot be read: {error}", path=path, error=first_line)) from error
+        raise CheckpointError(
+            translate("{path} cannot be read: {error}", path=path, error=first_line)
+        ) from error
     if not isinstance(found, dict):
-        raise CheckpointError(told("{path} is not a checkpoint: it has no 'state_dict'", path=path))
+        raise CheckpointError(translate("{path} is not a checkpoint: it has no 'state_dict'", path=path))
     return found
 
 
@@ -68,9 +70,9 @@ def find_wrong_sum(path: Path) -> str | None:
             bad = archive.testzip()
     # A flipped bit in a header looks like another name, an encrypted part, an unknown compression, ...
     except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
-        return str(error) or told("a part of it lies beyond its end")
+        return str(error) or translate("a part of it lies beyond its end")
     if bad:
-        return told("the checksum of {name} is wrong", name=bad)
+        return translate("the checksum of {name} is wrong", name=bad)
     try:
         read_archive(path)  # maps the tensors, and so costs little
     except CheckpointError as error:

@@ -4,7 +4,7 @@
     snapshot     copies of them in main memory      in a thread; the next update waits for them
     write        file, sync, rename                 in the same; a second one waits for the first
 
-The forward and backward passes of the next update run beside the copying. A write that fails is told of in
+The forward and backward passes of the next update run beside the copying. A write that fails is reported in
 the loop, at its next iteration or at the end.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.parallel.tensors import DTensor, with_local
 
@@ -86,7 +86,7 @@ class BackgroundWriter:
         The tensors of `state` may change after `wait_for_copy`.
         """
         if self._thread is not None and self._thread.is_alive():
-            logger.info(told("The checkpoint before is still being written: waiting for it"))
+            logger.info(translate("The checkpoint before is still being written: waiting for it"))
         self.wait()
         self._copied.clear()
         # Not a daemon: whatever ends the program, a write that has begun is finished.

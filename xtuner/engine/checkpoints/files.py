@@ -39,7 +39,7 @@ from xtuner.engine.checkpoints import sharded
 from xtuner.engine.checkpoints.archive import find_wrong_sum, is_archive, read_archive, save_archive
 from xtuner.engine.checkpoints.newest import cannot_write, name_newest
 from xtuner.errors import CheckpointError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 OPTIMIZER_FILES = tuple(f"{kind}zero_pp_rank_0_mp_rank_00_optim_states.pt" for kind in ("bf16_", ""))
@@ -88,7 +88,7 @@ def clear_unfinished(folder: Path) -> None:
     """Remove what a killed run has left half-written in `folder`."""
     restore_all(folder, "*.pth")
     for part in folder.glob(".*.pth.part"):
-        logger.info(told("Removing %s, which an earlier run has not finished"), part)
+        logger.info(translate("Removing %s, which an earlier run has not finished"), part)
         remove_checkpoint(part)
 
 
@@ -121,10 +121,10 @@ def open_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
     path = find_checkpoint(path)
     if path.is_dir() and not is_folder(path):
         raise CheckpointError(
-            told("{path} is a folder, not a checkpoint; {cure}", path=path, cure=_cure_of_folder(path))
+            translate("{path} is a folder, not a checkpoint; {cure}", path=path, cure=_cure_of_folder(path))
         )
     if fault := find_fault(path) if check else _find_open_fault(path):
-        raise CheckpointError(told("{path} is damaged: {fault}", path=path, fault=fault))
+        raise CheckpointError(translate("{path} is damaged: {fault}", path=path, fault=fault))
     first, *others = _files(path)
     found = read_archive(first)
     if is_sharded(found):
@@ -137,7 +137,7 @@ def open_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
     if found and all(isinstance(value, torch.Tensor) for value in found.values()):
         found = {"state_dict": found}  # what a zero_to_fp32.py leaves
     if "state_dict" not in found:
-        raise CheckpointError(told("{path} is not a checkpoint: it has no 'state_dict'", path=path))
+        raise CheckpointError(translate("{path} is not a checkpoint: it has no 'state_dict'", path=path))
     return found
 
 
@@ -153,21 +153,23 @@ def find_checkpoint(path: str | Path) -> Path:
         length = meta.get("epoch_length")
         ended = {"iter": meta.get("iter"), "epoch": meta["iter"] / length if length else None}
         if asked is not None and ended[asked[0]] == asked[1]:
-            logger.info(told("%s is there as %s"), path, other.name)
+            logger.info(translate("%s is there as %s"), path, other.name)
             return other
     newest = find_last(path.parent)
     raise NotFoundError(
-        told("there is no checkpoint {path!r}; the newest there is {newest}", newest=newest, path=str(path))
+        translate(
+            "there is no checkpoint {path!r}; the newest there is {newest}", newest=newest, path=str(path)
+        )
     )
 
 
 def _cure_of_folder(path: Path) -> str:
     if any(path.glob("zero_pp_rank_*_model_states.pt")):
-        return told(
+        return translate(
             "ZeRO-3 left weights in parts there: make one file of them with the zero_to_fp32.py beside it"
         )
     inside = find_last(path)
-    return told("name one in it, such as {path}", path=inside) if inside else told("it holds none")
+    return translate("name one in it, such as {path}", path=inside) if inside else translate("it holds none")
 
 
 def _files(path: Path) -> list[Path]:
@@ -181,7 +183,7 @@ def _files(path: Path) -> list[Path]:
 
 def _find_open_fault(path: Path) -> str | None:
     whole = all(map(is_archive, _files(path)))
-    return None if whole else told("it is cut off, or not a checkpoint")
+    return None if whole else translate("it is cut off, or not a checkpoint")
 
 
 def find_fault(path: Path) -> str | None:
@@ -199,7 +201,7 @@ def find_whole(work_dir: Path) -> Path:
     candidates = by_age(work_dir)
     if not candidates:
         raise NotFoundError(
-            told(
+            translate(
                 "there is no checkpoint in {work_dir!r} to resume from; train without --resume",
                 work_dir=str(work_dir),
             )
@@ -208,9 +210,9 @@ def find_whole(work_dir: Path) -> Path:
         fault = find_fault(path)
         if fault is None:
             return path
-        logger.warning(told("%s is damaged: %s; trying the one before it"), path, fault)
+        logger.warning(translate("%s is damaged: %s; trying the one before it"), path, fault)
     raise CheckpointError(
-        told(
+        translate(
             "none of the {count} checkpoints in {work_dir} can be read in full",
             count=len(candidates),
             work_dir=work_dir,

@@ -7,7 +7,7 @@ from pathlib import Path
 from xtuner.atomic import written
 from xtuner.checkpoint_paths import LAST, find_last
 from xtuner.errors import CheckpointError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def name_newest(path: Path) -> None:
@@ -20,8 +20,10 @@ def cannot_write(path: Path, cause: object) -> CheckpointError:
     """The error for a failed write of `path`; it names the checkpoint that is left."""
     before = find_last(path.parent)
     kept = (
-        told("{path} is intact: free some space and continue with --resume", path=before)
+        translate("{path} is intact: free some space and continue with --resume", path=before)
         if before
-        else told("there is no earlier one")
+        else translate("there is no earlier one")
     )
-    return CheckpointError(told("cannot write {path}: {cause}; {kept}", path=path, cause=cause, kept=kept))
+    return CheckpointError(
+        translate("cannot write {path}: {cause}; {kept}", path=path, cause=cause, kept=kept)
+    )

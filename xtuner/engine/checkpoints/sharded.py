@@ -41,7 +41,7 @@ from xtuner.checkpoint_paths import SHARDED_FILE
 from xtuner.engine.checkpoints.archive import read_archive, save_archive
 from xtuner.engine.checkpoints.newest import cannot_write, name_newest
 from xtuner.errors import CheckpointError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.parallel.tensors import DTensor, map_tensors
 from xtuner.parallel.world import World
 
@@ -216,7 +216,7 @@ def read(folder: Path, described: dict[str, Any], targets: dict[str, Any]) -> No
         _load_state_dict(dict(wanted), _Reader(folder), no_dist=True, planner=planner)
     except CheckpointException as error:
         raise CheckpointError(
-            told("{path} cannot be read: {error}", path=folder, error=_cause(error))
+            translate("{path} cannot be read: {error}", path=folder, error=_cause(error))
         ) from error
     for target, source in copies:
         target.copy_(source)
@@ -276,7 +276,7 @@ def _read_metadata(folder: Path) -> Any:
             return _Unpickler(file).load()
     except Exception as error:
         raise CheckpointError(
-            told("{path} cannot be read: {error}", path=folder / _METADATA, error=error)
+            translate("{path} cannot be read: {error}", path=folder / _METADATA, error=error)
         ) from error
 
 
@@ -285,7 +285,7 @@ def find_fault(folder: Path) -> str | None:
     try:
         saved = read_archive(folder / SHARDED_FILE)["sharded"]["metadata_crc32"]
         if zlib.crc32((folder / _METADATA).read_bytes()) != saved:
-            return told("the checksum of {name} is wrong", name=_METADATA)
+            return translate("the checksum of {name} is wrong", name=_METADATA)
         by_file: dict[str, list[Any]] = {}
         for info in _read_metadata(folder).storage_data.values():
             by_file.setdefault(info.relative_path, []).append(info)
@@ -305,7 +305,7 @@ def _check_parts(path: Path, infos: list[Any]) -> None:
                 with zipfile.ZipFile(part) as archive:
                     if bad := archive.testzip():
                         raise CheckpointError(
-                            told("the checksum of {name} is wrong", name=f"{path.name}: {bad}")
+                            translate("the checksum of {name} is wrong", name=f"{path.name}: {bad}")
                         )
                 part.seek(0)
                 torch.load(part, map_location="cpu", weights_only=True)
@@ -314,4 +314,6 @@ def _check_parts(path: Path, infos: list[Any]) -> None:
     # A flipped bit in a header looks like another name, an encrypted part, an unknown compression, ...
     except Exception as error:
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(told("{path} cannot be read: {error}", path=path, error=first_line)) from error
+        raise CheckpointError(
+            translate("{path} cannot be read: {error}", path=path, error=first_line)
+        ) from error

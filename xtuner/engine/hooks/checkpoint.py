@@ -14,7 +14,7 @@ from xtuner.engine.checkpoints.sharded import ShardedWriter, separate
 from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.resume import state_of
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 
@@ -52,7 +52,9 @@ class CheckpointHook(Hook):
         sharded: bool | None = None,
     ):
         if rule is not None and rule not in RULES:
-            raise ConfigError(told("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule))
+            raise ConfigError(
+                translate("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule)
+            )
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -80,7 +82,7 @@ class CheckpointHook(Hook):
         """What writes sharded checkpoints; None if rank 0 is to write whole ones."""
         if self.sharded and not runner.backend.can_save_parts:
             raise ConfigError(
-                told(
+                translate(
                     "default_hooks.checkpoint.sharded: DeepSpeed's states cannot be written in parts; remove "
                     "it, or train with fsdp = True"
                 )
@@ -97,14 +99,16 @@ class CheckpointHook(Hook):
             return shards
         if self.sharded:
             raise ConfigError(
-                told(
+                translate(
                     "default_hooks.checkpoint.sharded needs a folder that all processes see, which "
                     "{folder} is not: use a shared one, or sharded = False",
                     folder=folder,
                 )
             )
         logger.warning(
-            told("Not all processes see %s: rank 0 writes whole checkpoints, and needs the memory for one"),
+            translate(
+                "Not all processes see %s: rank 0 writes whole checkpoints, and needs the memory for one"
+            ),
             folder,
         )
         return None
@@ -112,7 +116,7 @@ class CheckpointHook(Hook):
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:
             raise ConfigError(
-                told(
+                translate(
                     "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
                     "val_dataloader = dict(held_out=0.05)"
                 )
@@ -120,7 +124,7 @@ class CheckpointHook(Hook):
         names = runner.val_loop.metric_names
         if self.save_best != "auto" and self.save_best not in names:
             raise ConfigError(
-                told(
+                translate(
                     "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not "
                     "measure.{hint} It measures {names}",
                     save_best=self.save_best,
@@ -144,7 +148,7 @@ class CheckpointHook(Hook):
         if not self.saves_at(runner):
             return
         number, unit = self._count(runner)
-        logger.info(told("Saving checkpoint at %d %s"), number, told(unit))
+        logger.info(translate("Saving checkpoint at %d %s"), number, translate(unit))
         self._save(runner, f"{self._place(runner)}.pth")
 
     def before_update(self, runner) -> None:
@@ -160,8 +164,8 @@ class CheckpointHook(Hook):
         if math.isnan(value) or not (best is None or self._is_better(runner, name, value, best)):
             return
         number, unit = self._count(runner)
-        said = told("Saving the best checkpoint: %s is %.4f, after %d %s")
-        logger.info(said, name, value, number, told(unit))
+        said = translate("Saving the best checkpoint: %s is %.4f, after %d %s")
+        logger.info(said, name, value, number, translate(unit))
         self._best_value = value
         self._save_best(runner, name)
 
@@ -180,7 +184,7 @@ class CheckpointHook(Hook):
 
     def before_stop(self, runner) -> None:
         if not self.saves_at(runner):
-            logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
+            logger.info(translate("Saving checkpoint at %d iterations"), runner.iter + 1)
             self._save(runner, f"iter_{runner.iter + 1}.pth")
         self.finish()
 

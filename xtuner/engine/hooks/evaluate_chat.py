@@ -13,7 +13,7 @@ from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError, XTunerError, did_you_mean
 from xtuner.generation.generate import SAMPLING, answer, make_request
 from xtuner.generation.request import End, Event, Piece, Request, Sampling
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 TOKENS_BEFORE_TRAINING = 50
@@ -57,7 +57,9 @@ class EvaluateChatHook(Hook):
     ):
         if evaluation_images is not None or image_processor is not None:
             raise ConfigError(
-                told("EvaluateChatHook: evaluation_images are not available in this version; remove them")
+                translate(
+                    "EvaluateChatHook: evaluation_images are not available in this version; remove them"
+                )
             )
         self.tokenizer = tokenizer
         self.inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else list(evaluation_inputs)
@@ -114,7 +116,7 @@ class EvaluateChatHook(Hook):
                 runner.backend.sample(write)
             meeting.wait()
         if any(sample.is_cut for sample in samples):
-            logger.info(told("No more samples: the run is asked to stop"))
+            logger.info(translate("No more samples: the run is asked to stop"))
         return [found for sample in samples if (found := self._report(runner, sample)) is not None]
 
     def _prepare(self, runner, text: str, max_new_tokens: int) -> _Sample:
@@ -137,13 +139,13 @@ class EvaluateChatHook(Hook):
     def _report(self, runner, sample: _Sample) -> str | None:
         if sample.error is not None:
             kind = type(sample.error).__name__
-            logger.warning(told("No sample for %r: %s: %s"), sample.text, kind, sample.error)
+            logger.warning(translate("No sample for %r: %s: %s"), sample.text, kind, sample.error)
             logger.debug("", exc_info=sample.error)
             return None
         if sample.request is None or sample.is_cut:
             return None
         found = self.tokenizer.decode(sample.request.prompt) + "".join(sample.pieces)
-        logger.info(told("Sample output:\n%s\n"), found)
+        logger.info(translate("Sample output:\n%s\n"), found)
         if runner.world.is_first:
             runner.visualizer.add_text(f"sample/{sample.text}", found, runner.iter)
         return found
@@ -154,7 +156,7 @@ def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _GENERATION_KWARGS:
             hint, known = did_you_mean(name, _GENERATION_KWARGS), ", ".join(_GENERATION_KWARGS)
             raise ConfigError(
-                told(
+                translate(
                     "EvaluateChatHook: generation_kwargs has an unknown name {name!r}.{hint} Known: {known}",
                     name=name,
                     hint=hint,

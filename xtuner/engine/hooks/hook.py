@@ -1,4 +1,4 @@
-"""The moments of a run, and who is told of them in which order.
+"""The moments of a run, and the order in which hooks are called.
 
     before_run
       before_train
@@ -12,7 +12,7 @@
       after_train
     after_run          before_save_checkpoint, after_load_checkpoint
 
-Any object with some of these methods is a hook; a smaller priority is told earlier.
+Any object with some of these methods is a hook; a smaller priority is called earlier.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 PRIORITIES = {
     "HIGHEST": 0,
@@ -101,7 +101,7 @@ def sort_hooks(hooks: list[tuple[Any, str | int | None]]) -> list[Any]:
 def _rank(hook: Any, priority: str | int | None) -> int:
     if not any(callable(getattr(hook, moment, None)) for moment in MOMENTS):
         raise ConfigError(
-            told(
+            translate(
                 "{kind} is not a hook: it has none of the methods {names}",
                 names=", ".join(MOMENTS),
                 kind=type(hook).__name__,
@@ -110,7 +110,7 @@ def _rank(hook: Any, priority: str | int | None) -> int:
     value = getattr(hook, "priority", "NORMAL") if priority is None else priority
     if isinstance(value, str) and value.upper() not in PRIORITIES:
         raise ConfigError(
-            told(
+            translate(
                 "priority {value!r} of {kind} is unknown.{hint}",
                 value=value,
                 hint=did_you_mean(value, PRIORITIES),

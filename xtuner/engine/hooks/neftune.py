@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model import attention
 from xtuner.model.packed import boundaries_of
 
@@ -24,7 +24,7 @@ class NEFTuneHook(Hook):
     def __init__(self, noise_alpha: float = 5.0):
         if not noise_alpha > 0:
             raise ConfigError(
-                told(
+                translate(
                     "NEFTuneHook.noise_alpha is {noise_alpha!r}; it must be a number above 0",
                     noise_alpha=noise_alpha,
                 )
@@ -35,7 +35,7 @@ class NEFTuneHook(Hook):
     def before_train(self, runner) -> None:
         if (runner.cfg.get("sequence_parallel_size") or 1) > 1:
             raise ConfigError(
-                told(
+                translate(
                     "NEFTuneHook does not work with sequence parallelism, where no process has whole "
                     "samples; remove the hook, or set sequence_parallel_size = 1"
                 )

@@ -55,7 +55,7 @@ class DistSamplerSeedHook(Hook):
 
 
 class VarlenAttnArgsToMessageHubHook(Hook):
-    """Stands for configs that name it: sample borders travel in the batch."""
+    """Stands for configs that name it: sample boundaries travel in the batch."""
 
     def before_run(self, runner) -> None:
         say_once(

@@ -22,7 +22,7 @@ from xtuner.engine.hooks.hook import Hook
 from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.estimate.speed import card_rate, flops_per_token
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.packed import boundaries_of
 from xtuner.model.recompute import recomputes
@@ -79,9 +79,9 @@ class ThroughputHook(Hook):
         self._peak = peak_rate(runner.device, runner.optim_wrapper)
         if self._peak and self._shape:
             logger.info(
-                told("mfu counts the operations that training needs, hfu also recomputed ones, as shares of "
-                "%.3g TFLOP/s%s"),
-                self._peak / 1e12, "" if runner.device.type == "cuda" else told(", measured here"),
+                translate("mfu counts the operations that training needs, hfu also recomputed ones, as "
+                "shares of %.3g TFLOP/s%s"),
+                self._peak / 1e12, "" if runner.device.type == "cuda" else translate(", measured here"),
             )  # fmt: skip
         self._last = time.perf_counter()
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xtuner.families import FAMILIES, family_of
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.fused.experts import adapted_experts, are_proven, experts, is_on_parameter
@@ -65,7 +65,9 @@ def _tell_of_missing(llm: Any) -> None:
     for path in (fused.attention, fused.norm, fused.mlp):
         if path is not None and path not in found:
             say_once(
-                "No layer of this model is a {path}, as its family's are: {cost}", path=path, cost=told(_COST)
+                "No layer of this model is a {path}, as its family's are: {cost}",
+                path=path,
+                cost=translate(_COST),
             )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from xtuner.config import load_config, parse_config, parse_option
 from xtuner.config.load import Config
 from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.recipes.catalogue import find
 from xtuner.recipes.render import render
 
@@ -43,6 +43,8 @@ def read_config(name: str, options: Sequence[str] = ()) -> Config:
 def write_new(path: Path, text: str, *, force: bool) -> None:
     """Write a config; a file with other content is kept unless `force`."""
     if path.exists() and not force and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(told("{path} exists with other content: pass --force to overwrite it.", path=path))
+        raise ConfigError(
+            translate("{path} exists with other content: pass --force to overwrite it.", path=path)
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from xtuner.language import LANGUAGES, language, told, wrap
+from xtuner.language import LANGUAGES, language, translate, wrap
 
 # What BooleanOptionalAction adds before Python 3.13.
 _DEFAULT = re.compile(r" \(default: %\(default\)s\)$")
@@ -23,16 +23,16 @@ class _Formatter(argparse.HelpFormatter):
         groups: Iterable[Any],
         prefix: str | None = None,
     ) -> None:
-        super().add_usage(usage, actions, groups, told("usage: ") if prefix is None else prefix)
+        super().add_usage(usage, actions, groups, translate("usage: ") if prefix is None else prefix)
 
     def start_section(self, heading: str | None) -> None:
-        super().start_section(None if heading is None else told(heading))
+        super().start_section(None if heading is None else translate(heading))
 
     def add_text(self, text: str | None) -> None:
-        super().add_text(None if text is None else told(" ".join(text.split())))
+        super().add_text(None if text is None else translate(" ".join(text.split())))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return told(_DEFAULT.sub("", action.help)) if action.help else action.help
+        return translate(_DEFAULT.sub("", action.help)) if action.help else action.help
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return wrap(text, width)

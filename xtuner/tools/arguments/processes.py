@@ -26,7 +26,7 @@ def join_launched(args: argparse.Namespace, config: Config) -> Processes | None:
     """Take this process's place among those of the launcher; or the processes that are to be started here."""
     processes = None if dist.is_launched() else asked_for()
     if processes is None:
-        dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+        dist.init_from_launcher(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
     return processes
 
 

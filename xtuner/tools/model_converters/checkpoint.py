@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.checkpoint_paths import check_exists
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.tools.arguments.parser import Parser
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.convert.checkpoint import convert_checkpoint
 
     if convert_checkpoint(args.source, args.target) == "single":
-        print(told("All done! {path} is one file.", path=args.target))
+        print(translate("All done! {path} is one file.", path=args.target))
     else:
-        print(told("All done! {path} is sharded.", path=args.target))
+        print(translate("All done! {path} is sharded.", path=args.target))
     return 0
