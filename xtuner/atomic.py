@@ -56,7 +56,8 @@ def _own_part(path: Path) -> Path:
 
 def put_in_place(part: Path, path: Path) -> None:
     """Give `part` the name `path`, in place of what has it."""
-    if path.is_dir() and not path.is_symlink():
+    is_folder = path.is_dir() or (part.is_dir() and path.exists())
+    if is_folder and not path.is_symlink():
         old = part if _exchange(part, path) else _old_of(path)
         if old != part:
             os.rename(path, old)
@@ -71,7 +72,7 @@ def put_in_place(part: Path, path: Path) -> None:
 def restore(path: Path) -> None:
     """Undo or finish a replacement of `path` that was killed between its two renames, or after them."""
     old = _old_of(path)
-    if not old.is_dir():
+    if not old.exists():
         return
     if os.path.lexists(path):
         remove(old)

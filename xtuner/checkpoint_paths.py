@@ -1,6 +1,6 @@
 """Find the checkpoints of a work dir by name; none is opened.
 
-iter_300.pth      a file, or with DeepSpeed a folder
+iter_300.pth      a file; with DeepSpeed or in shards a folder
 epoch_3.pth       the same, counted in epochs: the checkpoint at the end of an epoch has both names
 last_checkpoint   the path of the newest
 """
@@ -17,19 +17,26 @@ from xtuner.paths import near_it
 
 LAST = "last_checkpoint"
 MODEL_FILE = "mp_rank_00_model_states.pt"
+# In a folder to which every process has written its part.
+SHARDED_FILE = "state.pt"
 _NAME = re.compile(r"(iter|epoch)_(\d+)\.pth")
 
 
 def by_age(work_dir: Path) -> list[Path]:
     """Checkpoints of a work dir, newest first."""
     found = [p for pattern in ("iter_*.pth", "epoch_*.pth") for p in work_dir.glob(pattern)]
-    files = [p for p in found if p.is_file() or (p / MODEL_FILE).is_file()]
+    files = [p for p in found if p.is_file() or is_folder(p)]
     files.sort(key=lambda p: p.stat().st_mtime_ns, reverse=True)
     named = work_dir / _last_name(work_dir)
     if named in files:
         # Copied files have new times, so `last_checkpoint` decides.
         files = [named, *(p for p in files if p != named)]
     return files
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a checkpoint that is a folder."""
+    return any((path / name).is_file() for name in (MODEL_FILE, SHARDED_FILE))
 
 
 def _last_name(work_dir: Path) -> str:

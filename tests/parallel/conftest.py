@@ -37,7 +37,7 @@ UNPROVEN = {
     "max_iters": 3,
 }
 # What only several processes can do.
-ALONE = {"fsdp", "sequence_parallel_size", "deepspeed", "custom_hooks", "interval"}
+ALONE = {"fsdp", "sequence_parallel_size", "deepspeed", "custom_hooks", "interval", "sharded"}
 SAMPLING = {
     "type": "xtuner.engine.hooks.EvaluateChatHook",
     "tokenizer": {"type": "transformers.AutoTokenizer.from_pretrained", "pretrained_model_name_or_path": ""},
@@ -224,15 +224,20 @@ def two_by_zero(tmp_path_factory, common, one, others, experts) -> dict[str, dic
     return in_two_processes({n: {**common, **o} for n, o in cases.items()}, folder)
 
 
-def in_two_processes(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
-    """What a world of two makes of each case."""
+def launched(cases: dict[str, dict], folder: Path, size: int, script: Path = SCRIPT) -> int:
+    """The exit code of a world of `size` that trains the cases one after the other."""
     (folder / "cases.json").write_text(json.dumps(cases))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("NPROC_PER_NODE", "2")
+        patch.setenv("NPROC_PER_NODE", str(size))
         processes = asked_for()
         assert processes is not None
-        assert launch([sys.executable, str(SCRIPT), str(folder)], processes) == 0
+        return launch([sys.executable, str(script), str(folder)], processes)
+
+
+def in_two_processes(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
+    """What a world of two makes of each case."""
+    assert launched(cases, folder, 2) == 0
     found = {name: torch.load(folder / f"{name}.pt") for name in cases}
     alone = {name: {k: v for k, v in options.items() if k not in ALONE} for name, options in cases.items()}
     return {n: {**case, "folder": folder / n, "options": alone[n]} for n, case in found.items()}

@@ -42,6 +42,9 @@ CONFIG = """
     sequence_parallel_size = 1
     max_iters = 20
     interval = -1
+    sharded = None
+    save_async = False
+    max_keep_ckpts = -1
     optimizer = dict(type=AdamW, lr=1e-3, weight_decay=0, eps=1e-5)
     load_from = None
     fsdp = False
@@ -64,7 +67,8 @@ CONFIG = """
     train_cfg = dict(type=TrainLoop, max_iters=max_iters)
     default_hooks = dict(
         logger=dict(type=LoggerHook, interval=accumulative_counts),
-        checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=interval))
+        checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=interval, sharded=sharded,
+                        save_async=save_async, max_keep_ckpts=max_keep_ckpts))
     log_processor = dict(window_size=accumulative_counts)
     randomness = dict(seed=0)
 """

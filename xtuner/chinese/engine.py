@@ -318,4 +318,24 @@ ENGINE = {
     "The checkpoint does not fit the model: {faults}": "检查点与模型不匹配：{faults}",
     "{count} weights are missing, as {name}": "缺少 {count} 个权重，例如 {name}",
     "{count} weights are unexpected, as {name}": "多出 {count} 个权重，例如 {name}",
+    "Not all processes see %s: rank 0 writes whole checkpoints, and needs the memory for one": (
+        "并非所有进程都能看到 %s：由 rank 0 写出完整的检查点，需要相应的内存"
+    ),
+    "default_hooks.checkpoint.sharded needs a folder that all processes see, which {folder} is not: use a "
+    "shared one, or sharded = False": (
+        "default_hooks.checkpoint.sharded 需要所有进程都能看到的目录，而 {folder} 不是：请用共享目录，"
+        "或设 sharded = False"
+    ),
+    "{path} is sharded and not on all machines: resume from a folder that all of them see, or make one file "
+    "of it with xtuner convert checkpoint": (
+        "{path} 是分片检查点，并非所有机器上都有：请从所有机器都能看到的目录恢复，"
+        "或用 xtuner convert checkpoint 把它转成一个文件"
+    ),
+    "default_hooks.checkpoint.sharded: DeepSpeed's states cannot be written in parts; remove it, or train "
+    "with fsdp = True": (
+        "default_hooks.checkpoint.sharded：DeepSpeed 的状态不能分片写出；请删除它，或用 fsdp = True 训练"
+    ),
+    "{path} exists: remove it, or name another": "{path} 已存在：请删除它，或换一个名称",
+    "All done! {path} is one file.": "完成！{path} 是一个文件。",
+    "All done! {path} is sharded.": "完成！{path} 是分片检查点。",
 }

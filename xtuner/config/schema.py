@@ -168,6 +168,8 @@ VALUES = (
     _whole("val_dataloader.batch_size", 1, may_be_none=False),
     _whole("optim_wrapper.accumulative_counts", 1, may_be_none=False),
     _whole("default_hooks.logger.interval", 1, may_be_none=False),
+    Value("default_hooks.checkpoint.sharded", "True or False", lambda v: isinstance(v, bool)),
+    Value("default_hooks.checkpoint.save_async", "True or False", lambda v: isinstance(v, bool)),
     _whole("log_processor.window_size", 1),
     _whole("randomness.seed", 0),
     _whole("max_nonfinite_updates", 1),

@@ -28,6 +28,7 @@ from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import parse_size, write_file, write_weights
+from xtuner.engine.checkpoints.archive import InFiles
 from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
@@ -58,7 +59,8 @@ def pth_to_hf(
     parse_size(max_shard_size)
     path = Path(pth_model).expanduser()
     logger.info("Load PTH model from %s", path)
-    checkpoint = load_checkpoint(path)
+    beside = next(folder for folder in Path(save_dir).expanduser().absolute().parents if folder.is_dir())
+    checkpoint = load_checkpoint(path, with_optimizer=False, empty=InFiles(beside))
     state = _exported(checkpoint["state_dict"], path)
     in_adapter = is_adapter(checkpoint["state_dict"])
     _check_kind(cfg, in_adapter, path)

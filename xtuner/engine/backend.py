@@ -6,8 +6,8 @@
     fsdp       its part of each; a layer is whole while it runs    while backward runs
 
 The loss of a process is its share of the whole update's mean, so gradients are summed, never averaged.
-Checkpoints hold the single form: whole tensors, written by rank 0, read by rank 0 and handed out, whatever
-the backend.
+Checkpoints are one file with whole tensors, written by rank 0, read by rank 0 and handed out, or sharded:
+each process writes and reads its own parts. Any backend reads both.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from xtuner.parallel.tensors import broadcast_tensor, consolidated, map_tensors,
 from xtuner.parallel.world import World
 
 T = TypeVar("T")
+# Reads tensors that a checkpoint describes into tensors in containers of the same form.
+ReadParts = Callable[[dict[str, Any], dict[str, Any]], None]
 
 
 class Backend:
@@ -41,6 +43,7 @@ class Backend:
     name = "single"
     can_drop_gradients = True
     gathers_weights = False  # a forward needs all processes
+    can_save_parts = True  # each process may write and read its own parts of a checkpoint
     # Where the optimiser's state has a file of its own: its name.
     optimizer_file: str | None = None
 
@@ -98,6 +101,34 @@ class Backend:
     def optimizer_state(self, optim_wrapper: OptimWrapper) -> dict[str, Any]:
         """The optimiser's state, whole, on rank 0; every process must come here."""
         return consolidated(optim_wrapper.state_dict(), self.world)
+
+    def model_parts(self) -> dict[str, Any]:
+        """What this process has of the trained weights; tied ones are one object."""
+        return dict(self.model.state_dict(keep_vars=True))
+
+    def optimizer_parts(self, optim_wrapper: OptimWrapper) -> dict[str, Any]:
+        """What this process has of the optimiser's state."""
+        return optim_wrapper.state_dict()
+
+    def load_model_parts(self, described: Mapping[str, torch.Tensor], read: ReadParts) -> None:
+        """Let `read` put its own parts of the weights `described` into the model of this process."""
+        self.model.check_fits(described)
+        own = self.model.state_dict()
+        read({"state_dict": described}, {"state_dict": {name: own[name] for name in described}})
+
+    def load_optimizer_parts(
+        self, optim_wrapper: OptimWrapper, described: Mapping[str, Any], read: ReadParts
+    ) -> None:
+        """The same for the optimiser's state."""
+        params = [p for group in optim_wrapper.param_groups for p in group["params"]]
+        state = map_tensors(described, lambda t: torch.empty(t.shape, dtype=t.dtype))
+        for number, slots in described["optimizer"]["state"].items():
+            for name, slot in slots.items():
+                if isinstance(slot, torch.Tensor) and slot.shape == params[number].shape:
+                    own = torch.empty_like(params[number], dtype=slot.dtype, requires_grad=False)
+                    state["optimizer"]["state"][number][name] = own
+        read({"optimizer": described}, {"optimizer": state})
+        optim_wrapper.load_state_dict(state)
 
     def load_model(self, state: Mapping[str, Any] | None) -> None:
         """Load the weights of rank 0; `state` is only read there."""

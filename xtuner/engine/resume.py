@@ -9,6 +9,7 @@ resume         next iter, random states, kept checkpoints    the same
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from xtuner import __version__
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Config
-from xtuner.engine.checkpoints.files import find_whole, load_checkpoint
+from xtuner.engine.checkpoints import sharded
+from xtuner.engine.checkpoints.files import find_whole, is_sharded, open_checkpoint
 from xtuner.engine.environment import describe_changes
 from xtuner.engine.randomness import get_rng_state, set_rng_state
 from xtuner.errors import CheckpointError
@@ -40,10 +42,10 @@ class Position:
     rng: dict[str, Any] = field(default_factory=get_rng_state)
 
 
-def state_of(run: Run, with_optimizer: bool = True) -> dict[str, Any]:
+def state_of(run: Run, with_optimizer: bool = True, in_parts: bool = False) -> dict[str, Any]:
     """What a checkpoint holds: plain containers, numbers, text and tensors.
 
-    Every process must come here; the tensors are on rank 0 alone.
+    Every process must come here. The tensors are on rank 0 alone; `in_parts`: each process has its own.
     """
     state = {
         "meta": {
@@ -58,7 +60,7 @@ def state_of(run: Run, with_optimizer: bool = True) -> dict[str, Any]:
             "xtuner_version": __version__,
             "hf_files": run.model_files(),
         },
-        "state_dict": run.backend.model_state(),
+        "state_dict": run.backend.model_parts() if in_parts else run.backend.model_state(),
         "data": {"key": getattr(run.train_dataloader.dataset, "key", None)},
     }
     if run.position.data is not None:
@@ -67,7 +69,8 @@ def state_of(run: Run, with_optimizer: bool = True) -> dict[str, Any]:
         # Between two windows the state of this moment counts: hooks may have drawn numbers too.
         between_windows = run.position.iter == run.iter + 1
         rng = get_rng_state() if between_windows else run.position.rng
-        state["optimizer"] = run.backend.optimizer_state(run.optim_wrapper)
+        collect = run.backend.optimizer_parts if in_parts else run.backend.optimizer_state
+        state["optimizer"] = collect(run.optim_wrapper)
         state["resume"] = {
             "iter": run.position.iter,
             "rng": rng,
@@ -86,7 +89,7 @@ def find_source(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
     asked = options.resume or cfg.get("resume")
     if not asked:
         if cfg.get("load_from"):
-            load_checkpoint(cfg.load_from)  # a wrong path is reported before the model is loaded
+            open_checkpoint(cfg.load_from)  # a wrong path is reported before the model is loaded
         if last := find_last(work_dir):
             logger.warning(
                 translate(
@@ -98,7 +101,7 @@ def find_source(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, A
         return None
     path = asked if isinstance(asked, str) else cfg.get("load_from") or find_whole(work_dir)
     logger.info(translate("Resuming from %s"), path)
-    source = load_checkpoint(path, check=True)
+    source = open_checkpoint(path, check=True)
     if "resume" not in source:
         raise CheckpointError(
             translate(
@@ -123,11 +126,10 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
     run.position = Position(0, run.train_dataloader.position())
     if not run.world.broadcast(source is not None):
         if path and not run.cfg.get("resume"):
-            first = run.world.is_first
-            run.backend.load_model(load_checkpoint(path, check=True)["state_dict"] if first else None)
+            load_tensors(run, open_checkpoint(path, check=True) if run.world.is_first else None, False)
             logger.info(translate("Loaded the weights of %s"), path)
         return
-    small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
+    small = {k: v for k, v in (source or {}).items() if k not in sharded.TENSORS}
     small = run.world.broadcast(small)
     _check_same_data(run, small)
     if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
@@ -136,8 +138,7 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
         )
     _go_on_in_stream(run, small)
     run.call_hooks("after_load_checkpoint", checkpoint=source or small)
-    run.backend.load_model(source["state_dict"] if source else None)
-    run.backend.load_optimizer(run.optim_wrapper, source["optimizer"] if source else None)
+    load_tensors(run, source)
     resume = small["resume"]
     run.num_skipped_updates = resume["num_skipped_updates"]
     run.update_losses.extend(resume.get("update_losses", ()))
@@ -155,6 +156,36 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
         logger.warning(
             translate("The run was finished: nothing is left to train. Raise train_cfg to train longer")
         )
+
+
+def load_tensors(run: Run, source: dict[str, Any] | None, with_optimizer: bool = True) -> None:
+    """Load the weights and the optimizer state of `source`, which rank 0 has opened.
+
+    Each process reads its own parts of a sharded checkpoint; else rank 0 reads all and hands it out.
+    """
+    backend, names = run.backend, sharded.TENSORS if with_optimizer else sharded.TENSORS[:1]
+    saved = {name: source[name] for name in (*names, "sharded") if name in source} if source else {}
+    if not run.world.broadcast(is_sharded(saved) and backend.can_save_parts):
+        if is_sharded(saved):
+            saved = sharded.read_whole(saved["sharded"]["folder"], saved)
+        backend.load_model(saved.get("state_dict"))
+        if with_optimizer:
+            backend.load_optimizer(run.optim_wrapper, saved.get("optimizer"))
+        return
+    saved = run.world.broadcast(saved)
+    folder = saved["sharded"]["folder"]
+    if not all(run.world.all_gather(folder.is_dir())):
+        raise CheckpointError(
+            translate(
+                "{path} is sharded and not on all machines: resume from a folder that all of them see, or "
+                "make one file of it with xtuner convert checkpoint",
+                path=folder,
+            )
+        )
+    read = functools.partial(sharded.read, folder)
+    backend.load_model_parts(saved["state_dict"], read)
+    if with_optimizer:
+        backend.load_optimizer_parts(run.optim_wrapper, saved["optimizer"], read)
 
 
 def _check_same_data(run: Run, saved: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ class ZeroBackend(Backend):
 
     name = "deepspeed"
     can_drop_gradients = False
+    can_save_parts = False
 
     def __init__(self, world: World, settings: Mapping[str, Any], batch_size: int) -> None:
         super().__init__(world)

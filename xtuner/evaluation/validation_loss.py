@@ -1,6 +1,6 @@
 """Loss and perplexity of any checkpoint of a config, on its test_dataloader or val_dataloader.
 
-iter_300.pth                a file, or a folder of DeepSpeed       weights into the config's model
+iter_300.pth                a file or a folder                  weights into the config's model
 adapter_config.json in it   an adapter folder                      on the config's base model
 config.json in it           a model folder, such as a merged one   instead of the config's model
 None                        the base model
@@ -63,7 +63,7 @@ def with_weights(cfg: Config, checkpoint: str | None) -> tuple[Config, dict[str,
         llm = {k: v for k, v in model["llm"].items() if k != "quantization_config"}
         llm["pretrained_model_name_or_path"] = checkpoint
         return _replaced(cfg, {**model, "llm": Config(llm)}), None
-    return cfg, load_checkpoint(checkpoint, check=True)["state_dict"]
+    return cfg, load_checkpoint(checkpoint, check=True, with_optimizer=False)["state_dict"]
 
 
 def _replaced(cfg: Config, model: dict[str, Any]) -> Config:

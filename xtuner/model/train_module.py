@@ -82,8 +82,16 @@ class TrainModule(nn.Module, ABC):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load what `state_dict` saved; `strict`: CheckpointError if weights are missing or unexpected."""
+        self.check_fits(state_dict, strict)
+        trained = set(self.state_dict())
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [name for name in result.missing_keys if name in trained]
+        unexpected = [name for name in state_dict if name not in trained]
+        return type(result)(missing, unexpected)
+
+    def check_fits(self, state_dict: Mapping[str, Any], strict: bool = True) -> None:
+        """CheckpointError if weights have other shapes than here or, with `strict`, others are trained."""
         own = self.state_dict()
-        trained = set(own)
         shapes = [(n, list(v.shape), list(own[n].shape)) for n, v in state_dict.items() if n in own]
         if wrong := [(name, there, here) for name, there, here in shapes if there != here]:
             name, there, here = wrong[0]
@@ -99,16 +107,14 @@ class TrainModule(nn.Module, ABC):
                     total=len(shapes),
                 )
             )
-        result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [name for name in result.missing_keys if name in trained]
-        unexpected = [name for name in state_dict if name not in trained]
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
         faults = _some("{count} weights are missing, as {name}", missing)
         faults += _some("{count} weights are unexpected, as {name}", unexpected)
         if strict and faults:
             raise CheckpointError(
                 translate("The checkpoint does not fit the model: {faults}", faults="; ".join(faults))
             )
-        return type(result)(missing, unexpected)
 
 
 def _some(text: str, names: list[str]) -> list[str]:

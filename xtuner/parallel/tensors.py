@@ -24,6 +24,13 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def with_local(like: DTensor, local: torch.Tensor, mesh: Any) -> DTensor:
+    """A tensor in parts like `like`; this process has `local`, and `mesh` is of its device."""
+    return DTensor.from_local(
+        local, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
+
+
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     """Nested containers with `change` done to every tensor in them, in the order they stand in."""
     if isinstance(value, torch.Tensor):

@@ -1,1 +1,1 @@
-"""What a run writes to resume from: `files` on disk, `background` writing."""
+"""What a run writes to resume from: `files` as one file, `sharded` in parts, `background` while it trains."""

@@ -18,6 +18,7 @@ import torch
 
 from xtuner.language import translate
 from xtuner.log import logger
+from xtuner.parallel.tensors import DTensor, with_local
 
 
 class Snapshots:
@@ -25,6 +26,7 @@ class Snapshots:
 
     def __init__(self) -> None:
         self._buffers: dict[tuple, torch.Tensor] = {}
+        self.mesh: Any = None  # of the processes' main memory, for tensors in parts
 
     def take(self, state: Any) -> Any:
         """A copy of `state` in main memory; the one before it is overwritten."""
@@ -35,6 +37,10 @@ class Snapshots:
         return copied
 
     def _copy(self, value: Any, path: tuple, seen: dict[tuple, torch.Tensor]) -> Any:
+        if isinstance(value, DTensor):
+            return with_local(value, self._copy(value.to_local(), path, seen), self.mesh)
+        if isinstance(value, torch.Tensor) and value.is_meta:
+            return value
         if isinstance(value, torch.Tensor):
             # Weights that are tied stay one piece of memory, and so one in the file.
             place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
@@ -44,7 +50,8 @@ class Snapshots:
         if isinstance(value, dict):
             return type(value)((key, self._copy(item, (*path, key), seen)) for key, item in value.items())
         if isinstance(value, (list, tuple)):
-            return type(value)(self._copy(item, (*path, i), seen) for i, item in enumerate(value))
+            copies = [self._copy(item, (*path, i), seen) for i, item in enumerate(value)]
+            return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)
         return value
 
     def _buffer(self, path: tuple, like: torch.Tensor) -> torch.Tensor:
@@ -58,7 +65,7 @@ class Snapshots:
 
 def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        return [value]
+        return [value.to_local() if isinstance(value, DTensor) else value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return [tensor for item in inner for tensor in _tensors(item)]
 
@@ -67,13 +74,13 @@ class BackgroundWriter:
     """Runs one write at a time in a thread of its own."""
 
     def __init__(self) -> None:
-        self._snapshots = Snapshots()
+        self.snapshots = Snapshots()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._copied = threading.Event()
         self._copied.set()
 
-    def write(self, state: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
+    def write(self, state: Any, write: Callable[[Any], None]) -> None:
         """Call `write` with a copy of `state`, in the background; waits for the write before it.
 
         The tensors of `state` may change after `wait_for_copy`.
@@ -103,10 +110,10 @@ class BackgroundWriter:
         if error is not None:
             raise error
 
-    def _run(self, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
+    def _run(self, write: Callable[[Any], None], state: Any) -> None:
         try:
             try:
-                state = self._snapshots.take(state)
+                state = self.snapshots.take(state)
             finally:
                 self._copied.set()
             write(state)

@@ -11,12 +11,13 @@ containers only and loads without running anything from it.
         mp_rank_00_model_states.pt                          all but the optimiser's state
         bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt      that, whole
     zero_to_fp32.py   makes plain fp32 weights of such a folder
+
+    iter_300.pth/     to which each process wrote its part, see `sharded`
 """
 
 from __future__ import annotations
 
-import os
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,18 @@ import torch
 from xtuner.atomic import remove as remove_checkpoint
 from xtuner.atomic import restore_all, written
 from xtuner.checkpoint_paths import (
-    LAST,
     MODEL_FILE,
+    SHARDED_FILE,
     by_age,
     check_exists,
     counted,
     counted_otherwise,
     find_last,
+    is_folder,
 )
+from xtuner.engine.checkpoints import sharded
+from xtuner.engine.checkpoints.archive import find_wrong_sum, is_archive, read_archive, save_archive
+from xtuner.engine.checkpoints.newest import cannot_write, name_newest
 from xtuner.errors import CheckpointError, NotFoundError
 from xtuner.language import translate
 from xtuner.log import logger
@@ -65,34 +70,18 @@ def save_checkpoint(
     try:
         with written(path) as part:
             if optimizer_file is None or "optimizer" not in state:
-                _save(state, part)
+                save_archive(state, part)
             else:
                 part.mkdir()
-                _save({k: v for k, v in state.items() if k != "optimizer"}, part / MODEL_FILE)
-                _save({"optimizer": state["optimizer"]}, part / optimizer_file)
+                save_archive({k: v for k, v in state.items() if k != "optimizer"}, part / MODEL_FILE)
+                save_archive({"optimizer": state["optimizer"]}, part / optimizer_file)
                 (path.parent / SCRIPT).write_text(_SCRIPT_TEXT, encoding="utf-8")
         if is_newest:
-            with written(path.parent / LAST) as part, open(part, "w", encoding="utf-8") as file:
-                file.write(str(path.resolve()))
-                _sync(file)
+            name_newest(path)
     # torch turns a failed write into a RuntimeError of its archive writer.
     except (OSError, RuntimeError) as error:
         cause = error if isinstance(error, OSError) else error.__context__ or error
-        before = find_last(path.parent)
-        kept = (
-            translate("{path} is intact: free some space and continue with --resume", path=before)
-            if before
-            else translate("there is no earlier one")
-        )
-        raise CheckpointError(
-            translate("cannot write {path}: {cause}; {kept}", path=path, cause=cause, kept=kept)
-        ) from error
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    with open(path, "wb") as file:
-        torch.save(state, file)
-        _sync(file)
+        raise cannot_write(path, cause) from error
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -103,25 +92,46 @@ def clear_unfinished(folder: Path) -> None:
         remove_checkpoint(part)
 
 
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def load_checkpoint(
+    path: str | Path,
+    check: bool = False,
+    with_optimizer: bool = True,
+    empty: Callable[..., torch.Tensor] = torch.empty,
+) -> dict[str, Any]:
+    """The content of a checkpoint; `check` compares all checksums first.
+
+    Tensors of a file are mapped from it. Those of a sharded checkpoint are read into memory that `empty`
+    makes, those of the optimizer only if they are needed.
+    """
+    found = open_checkpoint(path, check)
+    if not is_sharded(found):
+        return found
+    if not with_optimizer:
+        found.pop("optimizer", None)
+    return sharded.read_whole(found["sharded"]["folder"], found, empty)
 
 
-def load_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
-    """The content of a checkpoint, its tensors mapped from the file; `check` compares all checksums first."""
+def is_sharded(found: dict[str, Any]) -> bool:
+    """Whether what `open_checkpoint` has found is sharded, and so has no tensors yet."""
+    return "sharded" in found
+
+
+def open_checkpoint(path: str | Path, check: bool = False) -> dict[str, Any]:
+    """The same, but a sharded one is only described: see `checkpoints.sharded`."""
     path = find_checkpoint(path)
-    if path.is_dir() and not (path / MODEL_FILE).is_file():
+    if path.is_dir() and not is_folder(path):
         raise CheckpointError(
             translate("{path} is a folder, not a checkpoint; {cure}", path=path, cure=_cure_of_folder(path))
         )
     if fault := find_fault(path) if check else _find_open_fault(path):
         raise CheckpointError(translate("{path} is damaged: {fault}", path=path, fault=fault))
     first, *others = _files(path)
-    found = _read(first)
+    found = read_archive(first)
+    if is_sharded(found):
+        found["sharded"]["folder"] = path
     if "state_dict" in found:
         for file in others:
-            found |= _read(file)
+            found |= read_archive(file)
     elif isinstance(found.get("module"), dict):
         found = {"state_dict": found["module"]}  # of DeepSpeed itself, weights as the run computed with them
     if found and all(isinstance(value, torch.Tensor) for value in found.values()):
@@ -139,7 +149,7 @@ def find_checkpoint(path: str | Path) -> Path:
     check_exists(path)
     asked = counted(path)
     for other in counted_otherwise(path):
-        meta = _read(_files(other)[0]).get("meta", {}) if _find_open_fault(other) is None else {}
+        meta = read_archive(_files(other)[0]).get("meta", {}) if _find_open_fault(other) is None else {}
         length = meta.get("epoch_length")
         ended = {"iter": meta.get("iter"), "epoch": meta["iter"] / length if length else None}
         if asked is not None and ended[asked[0]] == asked[1]:
@@ -166,55 +176,24 @@ def _files(path: Path) -> list[Path]:
     """The files that a checkpoint consists of, the weights first."""
     if not path.is_dir():
         return [path]
+    if (path / SHARDED_FILE).is_file():
+        return [path / SHARDED_FILE]
     return [path / MODEL_FILE, *(path / name for name in OPTIMIZER_FILES if (path / name).is_file())]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(
-            translate("{path} cannot be read: {error}", path=path, error=first_line)
-        ) from error
-    if not isinstance(found, dict):
-        raise CheckpointError(translate("{path} is not a checkpoint: it has no 'state_dict'", path=path))
-    return found
-
-
 def _find_open_fault(path: Path) -> str | None:
-    whole = all(map(_is_archive, _files(path)))
+    whole = all(map(is_archive, _files(path)))
     return None if whole else translate("it is cut off, or not a checkpoint")
-
-
-def _is_archive(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
 
 
 def find_fault(path: Path) -> str | None:
     """What is wrong with the checkpoint, or None when all of it reads and its checksums agree."""
     if fault := _find_open_fault(path):
         return fault
-    return next(filter(None, map(_find_wrong_sum, _files(path))), None)
-
-
-def _find_wrong_sum(path: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    # A flipped bit in a header looks like another name, an encrypted part, an unknown compression, ...
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:
-        return str(error) or translate("a part of it lies beyond its end")
-    if bad:
-        return translate("the checksum of {name} is wrong", name=bad)
-    try:
-        _read(path)  # maps the tensors, and so costs little
-    except CheckpointError as error:
-        return str(error)
-    return None
+    fault = next(filter(None, map(find_wrong_sum, _files(path))), None)
+    if fault is None and (path / SHARDED_FILE).is_file():
+        fault = sharded.find_fault(path)
+    return fault
 
 
 def find_whole(work_dir: Path) -> Path:

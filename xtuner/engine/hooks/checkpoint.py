@@ -10,6 +10,7 @@ from typing import Any
 
 from xtuner.engine.checkpoints.background import BackgroundWriter
 from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
+from xtuner.engine.checkpoints.sharded import ShardedWriter, separate
 from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.resume import state_of
 from xtuner.errors import ConfigError, did_you_mean
@@ -29,6 +30,10 @@ class CheckpointHook(Hook):
     `save_best` names what validation measures ("auto": the first of it): the weights with the best value by
     `rule` ("less" or "greater") are kept as `best_loss_iter_N.pth`. With `save_async` training goes on while
     a file is written, which takes the memory of a second copy of weights and optimiser state.
+
+    With `sharded` a checkpoint is a folder to which each process writes its own part, so that none holds the
+    whole in memory; any number of processes resumes from it. By default it is on for full fine-tuning with
+    FSDP in a folder that all processes see; else rank 0 writes one file.
     """
 
     priority = "VERY_LOW"
@@ -44,6 +49,7 @@ class CheckpointHook(Hook):
         save_best: str | None = None,
         rule: str | None = None,
         save_async: bool = False,
+        sharded: bool | None = None,
     ):
         if rule is not None and rule not in RULES:
             raise ConfigError(
@@ -57,7 +63,9 @@ class CheckpointHook(Hook):
         self.out_dir = out_dir
         self.save_best = save_best
         self.rule = rule
+        self.sharded = sharded
         self._best_value: float | None = None
+        self._shards: ShardedWriter | None = None
         self._writer = BackgroundWriter() if save_async else None
 
     def before_run(self, runner) -> None:
@@ -68,6 +76,42 @@ class CheckpointHook(Hook):
             if self.out_dir:
                 runner.held.enter_context(writing(folder, "CheckpointHook.out_dir", folder=True))
             clear_unfinished(folder)
+        self._shards = self._make_shards(runner)
+
+    def _make_shards(self, runner) -> ShardedWriter | None:
+        """What writes sharded checkpoints; None if rank 0 is to write whole ones."""
+        if self.sharded and not runner.backend.can_save_parts:
+            raise ConfigError(
+                translate(
+                    "default_hooks.checkpoint.sharded: DeepSpeed's states cannot be written in parts; remove "
+                    "it, or train with fsdp = True"
+                )
+            )
+        by_default = runner.backend.can_save_parts and runner.backend.gathers_weights
+        by_default = by_default and not runner.model.uses_adapter
+        if not (by_default if self.sharded is None else self.sharded):
+            return None
+        shards = ShardedWriter(runner.world)
+        folder = self._folder(runner)
+        if shards.is_seen_by_all(folder):
+            if self._writer is not None:
+                self._writer.snapshots.mesh = shards.mesh
+            return shards
+        if self.sharded:
+            raise ConfigError(
+                translate(
+                    "default_hooks.checkpoint.sharded needs a folder that all processes see, which "
+                    "{folder} is not: use a shared one, or sharded = False",
+                    folder=folder,
+                )
+            )
+        logger.warning(
+            translate(
+                "Not all processes see %s: rank 0 writes whole checkpoints, and needs the memory for one"
+            ),
+            folder,
+        )
+        return None
 
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:
@@ -173,40 +217,53 @@ class CheckpointHook(Hook):
             runner.kept_checkpoints
         ):
             oldest.append(Path(runner.kept_checkpoints.pop(0)))
-        self._write(
-            runner, state, functools.partial(_write_next, path, oldest, runner.backend.optimizer_file)
-        )
+        self._write(runner, state, path, functools.partial(_remove, oldest))
 
     def _save_best(self, runner, metric: str) -> None:
         stem = f"best_{metric.replace('/', '_')}"
         path = self._folder(runner) / f"{stem}_{self._place(runner)}.pth"
         state = self._state(runner, with_optimizer=False)
-        self._write(runner, state, functools.partial(_write_best, path, stem))
+        self._write(runner, state, path, functools.partial(_remove_others, path, stem), is_newest=False)
 
     def _state(self, runner, with_optimizer: bool) -> dict[str, Any]:
-        state = state_of(runner, with_optimizer)
+        state = state_of(runner, with_optimizer, in_parts=self._shards is not None)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         return state
 
-    def _write(self, runner, state: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
-        if not runner.world.is_first:
+    def _write(
+        self, runner, state: dict[str, Any], path: Path, clean: Callable[[], None], is_newest: bool = True
+    ) -> None:
+        """Write `state`, then `clean`; in the background if that was asked for."""
+        first = runner.world.is_first
+        content: Any = state
+        save: Callable[..., None] = functools.partial(
+            save_checkpoint, optimizer_file=runner.backend.optimizer_file
+        )
+        if self._shards is not None:
+            content, save = separate(state), self._shards.save
+        elif not first:
             return
+        write = functools.partial(_write, save, path, is_newest, clean if first else None)
         if self._writer is None:
-            write(state)
+            write(content)
         else:
-            self._writer.write(state, write)
+            self._writer.write(content, write)
 
 
-def _write_next(path: Path, oldest: list[Path], optimizer_file: str | None, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(state, path, optimizer_file)
-    for old in oldest:
-        remove_checkpoint(old)
+def _write(
+    save: Callable[..., None], path: Path, is_newest: bool, clean: Callable[[], None] | None, state: Any
+) -> None:
+    if clean is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    save(state, path, is_newest=is_newest)
+    if clean is not None:
+        clean()
 
 
-def _write_best(path: Path, stem: str, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(state, path, is_newest=False)
-    for other in path.parent.glob(f"{stem}_*.pth"):
-        if other != path:
-            remove_checkpoint(other)
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        remove_checkpoint(path)
+
+
+def _remove_others(path: Path, stem: str) -> None:
+    _remove([other for other in path.parent.glob(f"{stem}_*.pth") if other != path])
