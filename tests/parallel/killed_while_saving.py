@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import train_in_world
-from torch.distributed.checkpoint import FileSystemWriter, filesystem
+from torch.distributed.checkpoint import filesystem
 
 from xtuner import dist
 from xtuner.engine.checkpoints import sharded
@@ -47,9 +47,7 @@ def note_path(original):
 
 
 MOMENTS = {
-    "begins": (sharded.ShardedWriter, "_write_parts", "before"),
     "half": (filesystem.torch, "save", "after", 5),
-    "written": (FileSystemWriter, "write_data", "after"),
     "described": (sharded, "save_archive", "before"),
     "renamed": (sharded, "put_in_place", "after"),
 }
