@@ -132,6 +132,32 @@ def test_read_base_takes_names_of_another_file_and_the_text_stands_alone(tmp_pat
     assert parse_config(config.text, "elsewhere.py").double == 2
 
 
+def test_a_name_of_another_file_may_be_renamed(tmp_path):
+    (tmp_path / "base.py").write_text("lr = 1\n")
+    (tmp_path / "c.py").write_text("from .base import lr as rate\ndouble = rate * 2\n")
+    config = load_config(tmp_path / "c.py")
+    assert config == {"rate": 1, "double": 2}
+    assert parse_config(config.text, "elsewhere.py") == {"lr": 1, "rate": 1, "double": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("from . import base", "write 'from .base import \\*' instead of 'from . import base'"),
+        ("from .base import lr; double = lr", "on a line of its own"),
+        ("if True:\n    from .base import lr", "on a line of its own"),
+        ("def f():\n    from .base import lr", "on a line of its own"),
+        ("with read_base():\n    from .base import lr\n    double = lr", "nothing but such imports"),
+    ],
+)
+def test_an_import_that_the_saved_config_could_not_hold_is_an_error(tmp_path, text, cure):
+    """A work dir's config has the text of the other file in place of the import."""
+    (tmp_path / "base.py").write_text("lr = 1\n")
+    (tmp_path / "c.py").write_text(f"from mmengine.config import read_base\n{text}\n")
+    with pytest.raises(ConfigError, match=cure):
+        load_config(tmp_path / "c.py")
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
 def test_only_line_breaks_end_a_line_of_a_config(tmp_path, mark):
     """Texts keep the other characters that Python's splitlines takes for breaks, and lines their numbers."""

@@ -160,6 +160,13 @@ CONFIG = {
     "{name} is computed in a way an option cannot replace; edit the file": (
         "{name} 的计算方式使其不能用选项替换，请修改文件"
     ),
+    "{origin}: write 'from .{name} import *' instead of 'from . import {name}'": (
+        "{origin}：请写 'from .{name} import *'，而不是 'from . import {name}'"
+    ),
+    "{origin}: write an import of another config on a line of its own at the top level of "
+    "the file, or in 'with read_base():' with nothing but such imports": (
+        "{origin}：导入其他配置的语句请在文件顶层单独成行，或放在只含此类导入的 'with read_base():' 中"
+    ),
     "{origin}: write the names instead of 'from {name} import *'": (
         "{origin}：请写出各个名称，不要用 'from {name} import *'"
     ),

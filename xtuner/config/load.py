@@ -62,7 +62,9 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     tree = _parse(text, filename)
     _refuse_text_base(tree, filename)
     assigned = _assigned_names(tree.body)
-    if any("." not in key and key not in assigned for key in options) and _has_base(tree):
+    if any("." not in key and key not in assigned for key in options) and any(
+        _relative_imports(text, tree, filename)
+    ):
         # What a base file assigns is replaced before anything follows from it.
         text = _flatten(text, filename)
         tree = _parse(text, filename)
@@ -71,7 +73,10 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     after = {k: v for k, v in options.items() if k not in before}
     text = _write_values(text, tree, before)
     namespace = _run(text, filename)
-    known = set(_assigned_names(_parse(text, filename).body)) | set(namespace.get("__based__", ()))
+    tree = _parse(text, filename)
+    known = set(_assigned_names(tree.body)) | set(namespace.get("__based__", ()))
+    for _, imports in _relative_imports(text, tree, filename):
+        known |= {alias.asname for statement in imports for alias in statement.names if alias.asname}
     config = _as_config({k: v for k, v in namespace.items() if k in known and _is_value(k, v)}, {})
     lines = [_patch(config, key, value) for key, value in after.items()]
     if lines:
@@ -111,8 +116,43 @@ def _refuse_text_base(tree: ast.Module, filename: str) -> None:
             )
 
 
-def _has_base(tree: ast.Module) -> bool:
-    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
+def _relative_imports(
+    text: str, tree: ast.Module, filename: str
+) -> Iterator[tuple[ast.stmt, list[ast.ImportFrom]]]:
+    """Statements of relative imports, each with its imports: itself, or those in `with read_base():`.
+
+    ConfigError for one that `_flatten` cannot replace by the text of the other file.
+    """
+    lines = text.split("\n")
+    flat = set()
+    for statement in tree.body:
+        inner = statement.body if isinstance(statement, ast.With) else [statement]
+        imports = [s for s in inner if isinstance(s, ast.ImportFrom) and s.level]
+        rest = lines[statement.lineno - 1].encode()[: statement.col_offset]
+        rest += lines[statement.end_lineno - 1].encode()[statement.end_col_offset :]
+        if imports == inner and not rest.partition(b"#")[0].strip():
+            flat.update(imports)
+            yield statement, imports
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        origin = f"{filename}:{node.lineno}"
+        if node.module is None:
+            raise ConfigError(
+                translate(
+                    "{origin}: write 'from .{name} import *' instead of 'from . import {name}'",
+                    origin=origin,
+                    name=node.names[0].name,
+                )
+            )
+        if node not in flat:
+            raise ConfigError(
+                translate(
+                    "{origin}: write an import of another config on a line of its own at the top level of "
+                    "the file, or in 'with read_base():' with nothing but such imports",
+                    origin=origin,
+                )
+            )
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -192,6 +232,8 @@ def _run(text: str, filename: str) -> dict[str, Any]:
             )
         return Ref(name if fromlist else name.partition(".")[0], origin)
 
+    for _ in _relative_imports(text, _parse(text, filename), filename):
+        pass  # for its errors
     scope = dict(vars(builtins), __import__=name_import)
     namespace["__builtins__"] = scope
     try:
@@ -323,18 +365,14 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
 
 def _flatten(text: str, filename: str) -> str:
     """`text` with relative imports replaced by what they import, so that it loads from anywhere."""
-    tree = ast.parse(text)
     # Not by splitlines, which also takes characters inside a text for breaks: Python does not.
     lines = text.removesuffix("\n").split("\n")
-    for statement in reversed(tree.body):
-        inner = statement.body if isinstance(statement, ast.With) else [statement]
-        imports = [s for s in inner if isinstance(s, ast.ImportFrom) and s.level]
-        if not imports:
-            continue
+    for statement, imports in reversed(list(_relative_imports(text, ast.parse(text), filename))):
         pieces = []
         for s in imports:
             path = _relative_file(s.module or "", s.level, filename)
             pieces.append(_flatten(_read(path), str(path)))
+            pieces += [f"{a.asname} = {a.name}\n" for a in s.names if a.asname not in (None, a.name)]
         lines[statement.lineno - 1 : statement.end_lineno] = "\n".join(pieces).removesuffix("\n").split("\n")
     return "\n".join(lines) + "\n"
 

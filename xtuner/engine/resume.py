@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xtuner import __version__
+from xtuner.atomic import restore_all
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Config
 from xtuner.engine.checkpoints import sharded
@@ -87,6 +88,7 @@ def state_of(run: Run, with_optimizer: bool = True, in_parts: bool = False) -> d
 def find_source(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
     """The checkpoint to resume from, or None for a new run."""
     asked = options.resume or cfg.get("resume")
+    restore_all(work_dir, "*.pth")
     if not asked:
         if cfg.get("load_from"):
             open_checkpoint(cfg.load_from)  # a wrong path is reported before the model is loaded

@@ -192,3 +192,12 @@ def test_a_folder_that_not_all_see(sharded, toy_config, tmp_path, monkeypatch, c
             assert "rank 0 writes whole checkpoints" in caplog.text
     finally:
         type(run.model).uses_adapter = True
+
+
+def test_a_replacement_that_was_killed_is_undone_before_a_run_resumes(toy_config, tmp_path):
+    """Between its two renames the only checkpoint has no name that `--resume` would find."""
+    config = toy_config(keep=1, **{"default_hooks.checkpoint.sharded": True})
+    whole = train(config, tmp_path)
+    (only,) = tmp_path.glob("*.pth")
+    only.rename(only.with_name(f".{only.name}.old"))
+    assert torch.equal(bits(train(config, tmp_path, resume=True)), bits(whole))
