@@ -253,6 +253,18 @@ def test_data_without_a_sampler_are_shuffled(toy_config, tmp_path, caplog):
     assert "train_dataloader.sampler is not set: items are shuffled" in caplog.text
 
 
+def test_settings_of_the_loader_that_change_nothing_are_logged(toy_config, tmp_path, caplog):
+    config = toy_config()
+    config.train_dataloader |= {
+        "num_workers": 1,
+        "persistent_workers": True,
+        "worker_init_fn": torch.manual_seed,
+    }
+    build_run(config, RunOptions(work_dir=str(tmp_path)))
+    assert "persistent_workers is not used" in caplog.text
+    assert "worker_init_fn: random seeds that it sets are replaced" in caplog.text
+
+
 @pytest.mark.parametrize("given", [None, default_collate_fn, {"type": default_collate_fn, "pad_index": 3}])
 def test_batches_of_the_default_collate_fn_are_flat(given):
     """Without one, and with the one that configs name, samples are packed without padding."""

@@ -12,6 +12,13 @@ ENGINE = {
     "optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16": (
         "optim_wrapper.dtype 为 float16，fsdp 不对它做 loss 缩放：请用 bfloat16"
     ),
+    "persistent_workers is not used: workers are started for each epoch": (
+        "不使用 persistent_workers：每个 epoch 都会重新启动 worker"
+    ),
+    "worker_init_fn: random seeds that it sets are replaced before each batch, so that a resumed run draws "
+    "the same numbers": (
+        "worker_init_fn：它设置的随机种子会在每个批次之前被替换，这样恢复的训练会得到相同的随机数"
+    ),
     "fsdp needs several processes: this run has one": "fsdp 需要多个进程：本次训练只有一个",
     "cannot write to the work dir {work_dir}: {error}": "无法写入工作目录 {work_dir}：{error}",
     "{path} was saved without optimizer state; start from its weights with load_from": (

@@ -199,7 +199,14 @@ def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
     if cfg.get("num_workers"):
         start = run.cfg.get("env_cfg", {}).get("mp_cfg", {}).get("mp_start_method")
         cfg = {"multiprocessing_context": start, **cfg}
-    # Batches start anew each epoch, and so do their workers.
+    if cfg.get("persistent_workers"):
+        say_once("persistent_workers is not used: workers are started for each epoch", logging.INFO)
+    if cfg.get("worker_init_fn"):
+        say_once(
+            "worker_init_fn: random seeds that it sets are replaced before each batch, so that a resumed "
+            "run draws the same numbers",
+            logging.INFO,
+        )
     kwargs = {k: v for k, v in cfg.items() if k != "persistent_workers"}
     return run.builder.build(kwargs, "train_dataloader")
 
