@@ -8,6 +8,8 @@
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
+# make gpu    what a GPU computes, holds and waits for, then make bench-gpu; GPU_PYTHON=python3: with that Python's packages
+#             XTUNER_STAND_IN=1 make gpu-tests: the CPU stands in for the GPU in the tests that it can run
 # make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
 
 PYTHON ?= python3
@@ -28,7 +30,9 @@ PACKAGE ?= transformers
 SLICE ?= 1/1
 WRITE ?=
 
-.PHONY: demo test soak families newest newest-layers prove check fix bench bench-gpu constraints clean
+GPU_PYTHON ?= $(BIN)/python
+
+.PHONY: demo test soak families newest newest-layers prove check fix bench bench-gpu gpu gpu-tests constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -74,9 +78,14 @@ bench: $(VENV)/.core
 	$(BIN)/python benchmarks/data_path.py --repeats 3 --peers $(PEERS) $(BENCH)
 	$(BIN)/python benchmarks/train_speed.py --quick --peers $(PEERS) $(BENCH)
 
-bench-gpu: $(VENV)/.core
-	$(BIN)/python benchmarks/peers.py install unsloth --place $(PEERS)
-	$(BIN)/python benchmarks/train_speed.py --gpu --peers $(PEERS) $(BENCH)
+gpu: gpu-tests bench-gpu
+
+gpu-tests: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev)
+	$(GPU_PYTHON) -m pytest -n 0 tests/gpu
+
+bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.core)
+	$(GPU_PYTHON) benchmarks/peers.py install unsloth --place $(PEERS)
+	$(GPU_PYTHON) benchmarks/train_speed.py --gpu --peers $(PEERS) $(BENCH)
 
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 14); \

@@ -37,4 +37,6 @@ def device() -> torch.device:
 @pytest.fixture
 def on_device(batch, device):
     """The batch with its tensors on the device; where samples begin stays on the host."""
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+    }

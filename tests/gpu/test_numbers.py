@@ -1,4 +1,4 @@
-"""Losses and gradients on a GPU are those of stock code in float64 on a CPU, to the rounding of the precision."""
+"""Losses and gradients on a GPU are those of stock code in float64 on a CPU, to rounding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ FAMILIES = {
     "internlm2": {},
     "mistral": {"sliding_window": 3},  # a window
     "gemma2": {"head_dim": 16, "sliding_window": 3},  # and a soft cap
-    "gpt_oss": {"head_dim": 16, "sliding_window": 3, "num_local_experts": 4, "num_experts_per_tok": 2},  # and sinks
+    "gpt_oss": {
+        "head_dim": 16,
+        "sliding_window": 3,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },  # and sinks
     "qwen3_moe": {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
 }
 
@@ -101,7 +106,9 @@ def test_quantised_weights_train_as_what_they_stand_for(llama_dir, bits, dtype, 
 @pytest.mark.parametrize("way", ["selective", "full", "offload"])
 @pytest.mark.parametrize("bits", [None, 4])
 def test_recomputed_gradients_are_those_of_kept_activations(llama_dir, bits, way, on_device):
-    expected = step(make_model(llama_dir, torch.bfloat16, bits, use_activation_checkpointing=False), on_device)
+    expected = step(
+        make_model(llama_dir, torch.bfloat16, bits, use_activation_checkpointing=False), on_device
+    )
     model = make_model(llama_dir, torch.bfloat16, bits, use_activation_checkpointing=way)
     assert_close(step(model, on_device), expected, torch.bfloat16)
 
