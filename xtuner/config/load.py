@@ -129,7 +129,7 @@ def _relative_imports(
         inner = statement.body if isinstance(statement, ast.With) else [statement]
         imports = [s for s in inner if isinstance(s, ast.ImportFrom) and s.level]
         rest = lines[statement.lineno - 1].encode()[: statement.col_offset]
-        rest += lines[statement.end_lineno - 1].encode()[statement.end_col_offset :]
+        rest += lines[(statement.end_lineno or 0) - 1].encode()[statement.end_col_offset :]
         if imports == inner and not rest.partition(b"#")[0].strip():
             flat.update(imports)
             yield statement, imports

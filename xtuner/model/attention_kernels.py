@@ -3,6 +3,7 @@
     FlashAttention 3      a Hopper GPU, 16 bits, no dropout              installed by the user
     FlashAttention 2      a GPU, 16 bits                                 installed by the user
     torch's varlen        a GPU, 16 bits, no dropout, no soft cap        torch 2.12 and later
+    FlexAttention         a GPU, no dropout: soft caps and sinks too     flex.py, torch 2.6 and later
     blocks                a CPU, causal and nothing else                 fused/segments.py
     runs                  everything: one causal call of torch for each run of equally long samples,
                           blocks of queries under a window, a soft cap or sinks
@@ -21,13 +22,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import scaled_dot_product_attention
 
 from xtuner.log import say_once
+from xtuner.model import flex
 from xtuner.model.fused.segments import packed_causal
+from xtuner.model.packed import to_device
 
 # Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
 QUERY_BLOCK = 1024
@@ -63,7 +67,7 @@ class Call:
         if chunk >= self.longest:
             return self
         cut = _cut(self.host_boundaries(), chunk)
-        boundaries = torch.tensor(cut, dtype=torch.int32, device=self.query.device)
+        boundaries = to_device(np.array(cut, np.int32), self.query.device)
         return dataclasses.replace(self, boundaries=boundaries, known_boundaries=cut, longest=chunk)
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,6 +168,18 @@ def _torch_varlen(call: Call) -> Tensor:
         enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
     return out[None]
+
+
+def _fits_flex(call: Call) -> bool:
+    is_small = max(call.query.shape[-1], call.value.shape[-1]) <= 256
+    return call.query.device.type == "cuda" and not call.dropout and is_small and flex.is_available()
+
+
+def _flex(call: Call) -> Tensor:
+    return flex.flex(
+        call.query, call.key, call.value, call.host_boundaries(), call.scaling, call.window, call.softcap,
+        call.sinks,
+    )  # fmt: skip
 
 
 def _fits_blocks(call: Call) -> bool:
@@ -273,6 +289,7 @@ KERNELS = (
     Kernel(_fits_flash3, functools.partial(_flash_attention, package="flash_attn_interface")),
     Kernel(_fits_flash2, functools.partial(_flash_attention, package="flash_attn")),
     Kernel(_fits_torch_varlen, _torch_varlen),
+    Kernel(_fits_flex, _flex),
     Kernel(_fits_blocks, _blocks),
     Kernel(lambda call: True, _by_run),
 )

@@ -23,8 +23,8 @@ from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.language_model import PackedLanguageModel
-from xtuner.model.packed import Packed
-from xtuner.model.passes import Pass, to_device
+from xtuner.model.packed import Packed, to_device
+from xtuner.model.passes import Pass
 from xtuner.model.reference import AdapterOff
 from xtuner.model.router import balance_weight
 from xtuner.model.train_module import Outputs

@@ -28,7 +28,7 @@ from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
 from xtuner.model.isolation import Isolation, isolates
 from xtuner.model.loss import head_logprobs, logprobs_of
-from xtuner.model.packed import Packed, pack, unpack
+from xtuner.model.packed import Packed, pack, to_device, unpack
 from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute, what_fits
 from xtuner.model.rope import scale_by_sample
@@ -145,7 +145,7 @@ class PackedLanguageModel(TrainModule):
         """The output of `model`, by default the language model, with logits at `columns` or at all tokens."""
         inputs = dict(p.inputs)
         if columns is not None and loading.keeps_logits(self.llm):
-            inputs["logits_to_keep"] = passes.to_device(columns, p.device)
+            inputs["logits_to_keep"] = to_device(columns, p.device)
         packed = p.pieces is not None
         context = attention.packed_batch(p.pieces or (), p.boundaries) if packed else contextlib.nullcontext()
         with context:
