@@ -1,4 +1,4 @@
-"""Every kernel of attention that fits a call on a GPU gives what float64 on a CPU gives, and its gradients."""
+"""Every kernel of attention that fits a call on a GPU gives what float64 on a CPU gives, also backward."""
 
 from __future__ import annotations
 
