@@ -10,6 +10,7 @@
 # make fix    what lint and format can mend themselves
 # make gpu    what a GPU computes, holds and waits for, then make bench-gpu; GPU_PYTHON=python3: with that Python's packages
 #             XTUNER_STAND_IN=1 make gpu-tests: the CPU stands in for the GPU in the tests that it can run
+# make gpu-dry   forward passes on tensors that say they are on a GPU, without one
 # make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
 
 PYTHON ?= python3
@@ -32,7 +33,7 @@ WRITE ?=
 
 GPU_PYTHON ?= $(BIN)/python
 
-.PHONY: demo test soak families newest newest-layers prove check fix bench bench-gpu gpu gpu-tests constraints clean
+.PHONY: demo test soak families newest newest-layers prove check fix bench bench-gpu gpu gpu-tests gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -83,6 +84,12 @@ gpu: gpu-tests bench-gpu
 gpu-tests: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev)
 	$(GPU_PYTHON) -m pytest -n 0 tests/gpu
 
+# Several GB: the CUDA build of torch, which tells where two devices would meet, and needs no GPU for it.
+gpu-dry:
+	$(PYTHON) -m venv $(VENV)-gpu
+	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check torch -e . pytest pytest-xdist
+	$(VENV)-gpu/bin/python -m pytest -n 0 tests/gpu/test_dry.py
+
 bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.core)
 	$(GPU_PYTHON) benchmarks/peers.py install unsloth --place $(PEERS)
 	$(GPU_PYTHON) benchmarks/train_speed.py --gpu --peers $(PEERS) $(BENCH)
@@ -117,4 +124,4 @@ constraints: $(VENV)/.dev
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-gpu build dist *.egg-info
