@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.gpu_dry,
     pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch"),
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
 ]
 DEVICE = torch.device("cuda", 0)
 LORA = {"full": None, "lora": LoraConfig(r=4, target_modules="all-linear")}
