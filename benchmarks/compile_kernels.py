@@ -1,6 +1,6 @@
-"""Compile every Triton kernel for three generations of GPUs, without one: registers, spills and shared memory.
+"""Compile every Triton kernel for three generations of GPUs: registers, spills and shared memory.
 
-python benchmarks/compile_kernels.py        needs the package triton; a line for each kernel and compute capability
+python benchmarks/compile_kernels.py        needs no GPU, but the package triton
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 from xtuner.model.kernels import dropout, gated, loss, norm, rotary
 
 CAPABILITIES = (80, 90, 100)
-# Kernel -> its arguments as those of Llama 3.1 8B: tensors by their dtype, numbers, and what is fixed when compiling.
+# Kernel -> its arguments with the sizes of Llama 3.1 8B: types of tensors and numbers, and the constants.
 BF16, FP32, IDS = "*bf16", "*fp32", "*i64"
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
     "rms norm": (

@@ -1,4 +1,4 @@
-"""Without a GPU the kernels run in Triton's interpreter, which has to be asked for before they are imported."""
+"""Without a GPU the kernels run in Triton's interpreter, which is chosen before Triton is imported."""
 
 import os
 

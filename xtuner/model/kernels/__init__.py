@@ -7,8 +7,8 @@
     dropout     dropout from a seed          x                 y                   bits, mask, product
     loss        softmax, loss, gradient      logits (twice)    logits              18 bytes a logit, here 6
 
-The functions of `xtuner.model.fused` call these where `available` says so, and plain torch elsewhere. Every kernel is
-an operator of torch with a shape function, so that it also runs on `meta` tensors.
+The functions of `xtuner.model.fused` call these if `available`, and plain torch otherwise. Every kernel is an
+operator of torch with a shape function, so that it also runs on `meta` tensors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 
 def available(x: Tensor) -> bool:
-    """Whether `x` is on a GPU for which Triton compiles, and is in a precision that the kernels compute in."""
+    """Whether `x` is on a GPU that Triton compiles for, in a precision of the kernels."""
     return x.is_cuda and x.element_size() <= 4 and _has_triton()
 
 

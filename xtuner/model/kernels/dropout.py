@@ -1,7 +1,7 @@
 """Dropout whose mask is drawn inside the kernel, from a seed and the position of an element.
 
-One call of Philox (Salmon et al. 2011, doi 10.1145/2063384.2063405) gives four words of 32 bits, 16 bits for each of
-eight elements. An element is kept where its bits are at least rate x 65536; it is not scaled up.
+One call of Philox (Salmon et al. 2011, doi 10.1145/2063384.2063405) gives four words of 32 bits: 16 bits for each
+of eight elements. An element is kept if its bits are at least rate x 65536; it is not scaled up.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Cross entropy of logits, which become their gradient in place.
 
-logits [M, V]  ->  softmax(logits) - onehot(target), in place        losses [M]  = log sum exp - logit of the target
+logits [M, V]  ->  softmax(logits) - onehot(target), in place
+losses [M]     =   log sum exp(logits) - logit of the target
 
-A program takes a row: once for its maximum and the sum of its exponentials (Milakov and Gimelshein 2018, arXiv
-1805.02867), once more, out of the cache, for the gradient.
+A program reads a row for its maximum and the sum of its exponentials (Milakov and Gimelshein 2018, arXiv
+1805.02867), and again, from the cache, for the gradient.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _cross_entropy(logits, targets, losses, width, stride, BLOCK: tl.constexpr):
 
 @torch.library.custom_op("xtuner::cross_entropy_", mutates_args=("logits",))
 def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
-    """Losses `[M]` in fp32 of `logits [M, V]` against `targets [M]`; `logits` become the gradient of their sum."""
+    """Losses `[M]` in fp32 of `logits [M, V]` for `targets [M]`; `logits` become the gradient of their sum."""
     assert logits.stride(1) == 1
     losses = _like(logits, targets)
     block = min(_BLOCK, triton.next_power_of_2(logits.shape[1]))
