@@ -4,6 +4,8 @@
 # make families   every family of models through every command, half an hour; SLICE=2/6: a part of it
 #                 WRITE=1 writes what came of it to docs/models.md
 # make newest the suite with the newest packages that pyproject.toml allows
+# make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
+# make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
 # make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
@@ -13,17 +15,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+TRANSFORMERS := $(shell sed -n 's/^ *"\(transformers[^"]*\)".*/\1/p' pyproject.toml)
 # The index of PyTorch's own CPU builds, for Linux machines without an NVIDIA GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # Where the benchmarks install other programs; BENCH="--write" writes benchmarks/RESULTS.md.
 PEERS ?= benchmarks/.peers
 BENCH ?=
+# The version that `make prove` tries.
+PACKAGE ?= transformers
 # Of the families: the part that is tried, and whether docs/models.md is written.
 SLICE ?= 1/1
 WRITE ?=
 
-.PHONY: demo test soak families newest check fix bench bench-gpu constraints clean
+.PHONY: demo test soak families newest newest-layers prove check fix bench bench-gpu constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -46,6 +51,13 @@ newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
 	$(VENV)-newest/bin/python -m pytest
+
+newest-layers: $(VENV)/.dev
+	$(BIN)/python -m tests.other_versions test "$(TRANSFORMERS)"
+
+# Look at what has changed first: the tests are of tiny models.
+prove: $(VENV)/.dev
+	$(BIN)/python -m tests.other_versions prove "$(PACKAGE)"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ LARGE = dict(
 
 
 def make_assets(place: Path, shape: dict[str, int], rows: int, length: int) -> None:
-    """Write everything, unless the same is there already."""
+    """Write everything, unless it exists already."""
     wanted = json.dumps({"shape": shape, "rows": rows, "length": length}, sort_keys=True)
     done = place / "made"
     if done.is_file() and done.read_text("utf-8") == wanted:
@@ -52,7 +52,7 @@ def make_assets(place: Path, shape: dict[str, int], rows: int, length: int) -> N
 
 
 def make_model(folder: Path, shape: dict[str, int], tokenizer) -> None:
-    """Save a Llama of random weights; in bf16, and on the GPU, where it is large."""
+    """Save a Llama of random weights; in bf16 and on the GPU if it is large."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -68,7 +68,7 @@ def make_model(folder: Path, shape: dict[str, int], tokenizer) -> None:
         torch.set_default_dtype(before)
     model.save_pretrained(folder)
     if model.device.type == "cuda":
-        # The trainings that follow are other processes and want this memory.
+        # The trainings that follow are other processes and need this memory.
         del model
         torch.cuda.empty_cache()
 
@@ -82,7 +82,7 @@ def write_data(place: Path, tokenizer, rows: int, length: int) -> None:
             {"role": "user", "content": question},
             {"role": "assistant", "content": row["output"]},
         ]
-        # 16 less: programs differ in what they put around a chat.
+        # 16 less: programs add different texts around a chat.
         if len(tokenizer.apply_chat_template(chat, return_dict=False)) <= length - 16:
             kept.append(chat)
     write_rows([{"messages": chat} for chat in kept], place / "messages.jsonl")

@@ -45,7 +45,7 @@ class Clock:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held at one time, in MiB."""
+    """The peak memory of this process, in MiB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -173,7 +173,7 @@ def trl(folder: Path) -> dict:
     from trl import SFTConfig, SFTTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    # The trainer wants a model, which preparation does not use.
+    # The trainer needs a model, which preparation does not use.
     tiny = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
     model = LlamaForCausalLM(tiny)
     settings = SFTConfig(
@@ -283,7 +283,7 @@ def packing(folder: Path) -> dict:
     """A plan for a million lengths like those of the rows."""
     import numpy as np
 
-    from xtuner.dataset.packing import plan_packs
+    from xtuner.dataset.items.packing import plan_packs
 
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(4.4, 0.9, 1_000_000).astype(np.int64), 8, MAX_LENGTH)
@@ -306,11 +306,11 @@ PEERS = ("trl", "llamafactory")
 
 
 def run(name: str, folder: Path, cache: Path, python: Path | str = sys.executable) -> dict:
-    """The result of one case in a process of its own."""
+    """The result of one case in a separate process."""
     environment = {**os.environ, "XTUNER_CACHE": str(cache), "HF_DATASETS_CACHE": str(cache / "hf")}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}
     command = [python, __file__, "--case", name, "--folder", str(folder)]
-    # Peers say a lot; it is shown only where one fails.
+    # The output of peers is shown only if one fails.
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}\nThe case {name} failed")
@@ -351,7 +351,7 @@ def measure(rows: int, num_chats: int, turns: int, repeats: int, peers: Path) ->
 
 
 def measure_memory(rows: int) -> str:
-    """What one cold pass over so many rows took, in one line."""
+    """Time and memory of one cold pass over that many rows, in one line."""
     from texts import alpaca_rows, make_tokenizer
 
     with tempfile.TemporaryDirectory() as place:

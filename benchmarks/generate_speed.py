@@ -36,16 +36,16 @@ from assets import LARGE, SMALL, VOCABULARY, make_model
 from results import machine, write_section
 from texts import make_tokenizer
 
-from xtuner.chat.generate import complete
-from xtuner.chat.kept_cache import KeptCache
-from xtuner.chat.server.answer import Answer, End, Failed, Sampling
 from xtuner.chat.server.scheduler import Scheduler
+from xtuner.generation.generate import complete
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.request import End, Failed, Request, Sampling
 from xtuner.model.loading import load_for_chat
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a case took: seconds to its first token, to its end, and its tokens."""
+    """The result of a case: seconds to the first token and to the end, and the number of tokens."""
 
     first_s: float
     all_s: float
@@ -57,7 +57,7 @@ class Taken:
 
 
 class Clock:
-    """A streamer of transformers' that only looks at the time."""
+    """A streamer for transformers that only measures time."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
@@ -130,7 +130,7 @@ class Bench:
         return self.ours(self.prompt + first.ids + self.question, cache)
 
     def next_turn_theirs(self) -> Taken:
-        """The same without what was kept."""
+        """The same without the kept KV cache."""
         return self.theirs([self.prompt + self.question[:4] + self.question])
 
     def many_ours(self) -> Taken:
@@ -139,12 +139,12 @@ class Bench:
         events: queue.Queue[Any] = queue.Queue()
         start, first, count, left = time.perf_counter(), 0.0, 0, len(self.prompts)
         sampling = Sampling(max_new_tokens=self.new_tokens, temperature=0)
-        scheduler.submit([Answer(prompt, sampling, events.put) for prompt in self.prompts])
+        scheduler.submit([Request(prompt, sampling, events.put) for prompt in self.prompts])
         while left:
             event = events.get()
             first = first or time.perf_counter() - start
             if isinstance(event, Failed):
-                raise RuntimeError(event.message)
+                raise event.error
             if isinstance(event, End):
                 count, left = count + event.num_tokens, left - 1
         taken = Taken(first, time.perf_counter() - start, count)

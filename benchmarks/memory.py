@@ -187,9 +187,9 @@ def config_text(case: Case, place: Path, iters: int = ITERS) -> str:
 
 
 def estimated(config: Path) -> Any:
-    """What is reckoned for the run of that config."""
-    from xtuner.check.forecast import forecast
+    """The estimate for the run of that config."""
     from xtuner.config import load_config
+    from xtuner.estimate.forecast import forecast
 
     return forecast(load_config(config))
 

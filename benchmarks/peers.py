@@ -1,4 +1,4 @@
-"""Other programs for training, each in a virtual environment of its own.
+"""Other programs for training, each in a separate virtual environment.
 
     python benchmarks/peers.py install                       TRL and LLaMA-Factory, 3.5 GB, some minutes
     python benchmarks/peers.py install unsloth --place D     one of them, in the folder D
@@ -23,13 +23,13 @@ NEED_GPU = {"unsloth"}
 
 
 def python_of(name: str, place: Path) -> Path | None:
-    """The Python of a peer's environment, None where it is not installed."""
+    """The Python of a peer's environment, or None if it is not installed."""
     python = place.resolve() / name / "bin" / "python"
     return python if (place / name / "installed").is_file() else None
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is there."""
+    """Whether there is an NVIDIA GPU."""
     try:
         return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
     except OSError:
@@ -50,7 +50,7 @@ def install(name: str, place: Path) -> None:
             subprocess.run([*pip, "--index-url", TORCH_CPU_INDEX, f"{torch}+cpu"], check=True)
     else:
         subprocess.run([*pip, torch], check=True)
-    # The files name everything. The programs' own requirements also ask for what training does not need.
+    # The files list every package; the programs' own requirements include more than training needs.
     subprocess.run([*pip, "--no-deps", "-r", requirements], check=True)
     if name == "llamafactory" and not has_gpu():
         drop_cuda_libraries(folder)
@@ -58,7 +58,7 @@ def install(name: str, place: Path) -> None:
 
 
 def drop_cuda_libraries(folder: Path) -> None:
-    """Take away torchaudio's compiled parts: they load CUDA's libraries only, and text needs none of them."""
+    """Remove torchaudio's compiled parts, which need CUDA's libraries."""
     for library in folder.glob("lib/python*/site-packages/torchaudio/lib/*.so"):
         library.unlink()
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from xtuner.check.plan_table import plan_row
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import Training, estimate, size_text
-from xtuner.estimate.plan import BACKENDS, Cluster, Division
+from xtuner.estimate.plan_table import plan_row
+from xtuner.estimate.processes import BACKENDS, Cluster, Division
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.recipes.sizes import known_sizes
 

@@ -28,7 +28,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """The name that the processor gives itself."""
+    """The name of the processor."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text("utf-8"))
     except OSError:
@@ -46,7 +46,7 @@ def gpus() -> list[str]:
 
 
 def write_section(title: str, text: str, path: Path = RESULTS) -> None:
-    """Put `text` under its heading in the file, in place of what stood there."""
+    """Put `text` under its heading in the file, replacing the old text."""
     whole = path.read_text("utf-8") if path.is_file() else TITLE
     head, *parts = re.split(r"(?m)^## ", whole)
     sections = dict(part.split("\n", 1) for part in parts)

@@ -1,4 +1,4 @@
-"""When each update of a training was over, and what it was: the same clock for every program.
+"""The end time and loss of each update of a training, measured alike for every program.
 
     marks [{"time": 12.31, "tokens": 1021, "trained": 840, "loss": 10.4}, ...]
 
@@ -25,13 +25,13 @@ class Timeline:
         self.tokens = self.trained = 0
 
     def see(self, ids: Any, labels: Any, mask: Any = None) -> None:
-        """Count a batch of the update that is under way."""
+        """Count a batch of the current update."""
         real = mask.bool() if mask is not None and mask.dim() == 2 else ids != self.pad
         self.tokens += int(real.sum())
         self.trained += int((labels != IGNORE).sum())
 
     def end(self, loss: float | None = None) -> None:
-        """The update is over."""
+        """End the update."""
         if self.device == "cuda":
             import torch
 
@@ -41,7 +41,7 @@ class Timeline:
         self.tokens = self.trained = 0
 
     def result(self, **more: Any) -> dict[str, Any]:
-        """What a case reports; `memory_mb` is the most that the process, or its GPU, ever held."""
+        """The result of a case; `memory_mb` is the peak of the process or its GPU."""
         unit = 1 if sys.platform == "darwin" else 1024
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         if self.device == "cuda":
@@ -70,7 +70,7 @@ class TimelineHook:
 
 
 def trainer_callback(timeline: Timeline) -> Any:
-    """A callback that fills a timeline in transformers' Trainer and what is built on it."""
+    """A callback that fills a timeline in transformers' Trainer and programs built on it."""
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):

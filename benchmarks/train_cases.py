@@ -232,8 +232,8 @@ def reference(job: SimpleNamespace) -> dict[str, Any]:
         samples = []
         for number in range(update * job.batch, (update + 1) * job.batch):
             item = dataset[number % len(dataset)]
-            borders = item["cumulative_len"]
-            for a, b in itertools.pairwise(borders):
+            boundaries = item["cumulative_len"]
+            for a, b in itertools.pairwise(boundaries):
                 ids, labels = (torch.as_tensor(item[name][a:b]).long() for name in ("input_ids", "labels"))
                 samples.append((ids[None], labels))
         count = sum(int((labels[1:] != -100).sum()) for _, labels in samples)

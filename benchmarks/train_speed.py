@@ -86,7 +86,7 @@ GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, TRAINER, UNSLOTH])]
 
 
 class Bench:
-    """Runs trainings and remembers what they reported."""
+    """Runs trainings and keeps their results."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -95,7 +95,7 @@ class Bench:
         self.failures: dict[str, str] = {}
 
     def run(self, case: Case, method: str, dtype: str, scratch: str, **more: Any) -> dict[str, Any] | None:
-        """What one training reported; None where its program is missing or failed."""
+        """The result of one training; None if its program is missing or failed."""
         python = sys.executable if case.peer is None else python_of(case.peer, self.args.peers)
         if python is None:
             self.failures[case.title] = "not installed"
@@ -148,7 +148,7 @@ class Bench:
             self.keep()
 
     def tell(self, number: int, group: Group, case: Case, result: Any, seconds: float) -> None:
-        """Print how it went, on the way."""
+        """Print the progress."""
         if result is None:
             what = self.failures[case.title]
         elif "flops" in result:
@@ -160,7 +160,7 @@ class Bench:
         print(f"{place}: {what} ({seconds:.0f} s)", file=sys.stderr, flush=True)
 
     def keep(self) -> None:
-        """Write everything that was reported so far, for a look at single runs."""
+        """Write all results so far, to inspect single runs."""
         lines = [
             json.dumps({"group": group, "case": case, "results": results})
             for (group, case), results in self.results.items()
@@ -204,7 +204,7 @@ class Bench:
         return f"| {case.title} | {rate:,.0f} | {faster} | {memory / 1024:.2f} GB | {share} |"
 
     def remarks(self, group: Group, ours: list[dict[str, Any] | None]) -> list[str]:
-        """How near to the machine's limit our training came."""
+        """The speed of our training as a fraction of the machine's limit."""
         limits = [result["flops"] for result in self.results[group.title, "limit"] if result]
         done = [result for result in ours if result]
         if not done or not limits:
@@ -239,7 +239,7 @@ class Bench:
 
 
 def trained_share(result: dict[str, Any]) -> float:
-    """Which part of the tokens carried loss."""
+    """The fraction of supervised tokens."""
     return sum(m["trained"] for m in result["marks"]) / sum(m["tokens"] for m in result["marks"])
 
 

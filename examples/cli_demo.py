@@ -2,10 +2,11 @@
 
 import sys
 
-from xtuner.chat.generate import complete, context_length, end_ids
-from xtuner.chat.kept_cache import KeptCache
 from xtuner.chat.session import make_session
 from xtuner.chat.trained_with import trained_template
+from xtuner.generation.generate import complete
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.limits import context_length, end_ids
 from xtuner.model.loading import load_for_chat
 
 model_name_or_path = "./merged"  # the folder of your model, or its name on the hub

@@ -1,4 +1,4 @@
-"""Fine-tune a model on instruction data, all of it on one page: no config, no hooks, no engine.
+"""Fine-tune a model on instruction data in one file: no config, no hooks, no engine.
 
     python examples/train_in_one_file.py MODEL_FOLDER DATA.json OUT_FOLDER
 
@@ -21,7 +21,7 @@ from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.map_fns import alpaca_map_fn, template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.model import SupervisedFinetune
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
 
 
@@ -39,7 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def learning_rate(update: int, updates: int, peak: float) -> float:
-    """Three per cent of warm-up, then half a cosine down to zero."""
+    """Linear warm-up over three percent of the updates, then cosine decay to zero."""
     warm_up = max(1, round(0.03 * updates))
     if update < warm_up:
         return peak * (update + 1) / warm_up
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> list[float]:
     torch.manual_seed(0)
     tokenizer = load_tokenizer(args.model)
 
-    # Rows -> conversations -> tokens and which of them are trained -> packs of max_length tokens.
+    # Rows -> conversations -> token ids and loss masks -> packs of max_length tokens.
     dataset = process_hf_dataset(
         load_dataset(args.data),
         tokenizer=tokenizer,
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> list[float]:
         template_map_fn=template_map_fn_factory(template=PROMPT_TEMPLATE[args.template]),
     )
 
-    # The base stays as it is; adapters on every linear layer learn in fp32.
+    # The base is frozen; adapters on every linear layer are trained in fp32.
     model = SupervisedFinetune(
         llm=dict(type=AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path=args.model),
         lora=LoraConfig(r=64, lora_alpha=16, lora_dropout=0.1, bias="none", task_type="CAUSAL_LM"),
@@ -81,8 +81,8 @@ def main(argv: list[str] | None = None) -> list[float]:
     stream = batches(dataset)
     for update in range(args.updates):
         window = list(itertools.islice(stream, args.accumulative_counts))
-        # The loss is the mean over the trained tokens of the whole update, not a mean of means.
-        num_items = sum(model.num_loss_items(data) for data in window)
+        # The loss is the mean over the supervised tokens of the whole update, not a mean of means.
+        num_items = sum(model.num_items(data) for data in window)
         total = 0.0
         for data in window:
             loss = model(data, num_items=num_items)["loss"]

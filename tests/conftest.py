@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 
@@ -15,7 +16,9 @@ os.environ["XTUNER_LANG"] = "en"
 _CACHE = tempfile.TemporaryDirectory(prefix="xtuner-tests-")
 os.environ["XTUNER_CACHE"] = _CACHE.name
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +49,24 @@ def _log_as_at_first(monkeypatch):
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture
+def untold(monkeypatch) -> set[str]:
+    """Messages are Chinese from here on; the English texts that have none."""
+    from xtuner.chinese import CHINESE
+
+    unknown = set()
+
+    class Watched(dict):
+        def get(self, text, default=None):
+            if text not in self and re.search("[A-Za-z]{2}", text) and not re.search("[\u4e00-\u9fff]", text):
+                unknown.add(text)
+            return super().get(text, default)
+
+    monkeypatch.setenv("XTUNER_LANG", "zh")
+    monkeypatch.setattr("xtuner.chinese.CHINESE", Watched(CHINESE))
+    return unknown
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """A byte-level BPE tokenizer of about 400 entries with `<s>`, `</s>`, `<pad>` and chatml marks."""
@@ -66,27 +87,33 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def llama_dir(tmp_path_factory, tokenizer) -> Path:
-    """A folder with a random two-layer Llama (grouped heads) in fp32 and the tiny tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def saved(tmp_path_factory, tokenizer) -> Callable[..., Path]:
+    """Function of a family and its sizes: the folder of a small random model with the tiny tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    folder = tmp_path_factory.mktemp("llama")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 512}
+
+    def save(family: str, **sizes: Any) -> Path:
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**size, **sizes}))
+        for name, parameter in model.named_parameters():
+            # Zero at first: nothing would be seen of what they do.
+            if "sinks" in name:
+                torch.nn.init.normal_(parameter)
+        folder = tmp_path_factory.mktemp(family)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def llama_dir(saved, tokenizer) -> Path:
+    """A folder with a random two-layer Llama (grouped heads) in fp32 and the tiny tokenizer."""
+    ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return saved("llama", hidden_size=64, intermediate_size=128, **ends)
 
 
 @pytest.fixture(scope="session")

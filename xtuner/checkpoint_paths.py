@@ -1,7 +1,7 @@
-"""The checkpoints of a work dir by their names; none is opened.
+"""Find the checkpoints of a work dir by name; none is opened.
 
 iter_300.pth      a file, or with DeepSpeed a folder
-epoch_3.pth       the same, counted in epochs: the checkpoint that ends an epoch answers to both names
+epoch_3.pth       the same, counted in epochs: the checkpoint at the end of an epoch has both names
 last_checkpoint   the path of the newest
 """
 
@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from xtuner.errors import NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.paths import near_it
 
@@ -27,19 +27,19 @@ def by_age(work_dir: Path) -> list[Path]:
     files.sort(key=lambda p: p.stat().st_mtime_ns, reverse=True)
     named = work_dir / _last_name(work_dir)
     if named in files:
-        # A copied folder loses its times; what the file names is the newest.
+        # Copied files have new times, so `last_checkpoint` decides.
         files = [named, *(p for p in files if p != named)]
     return files
 
 
 def _last_name(work_dir: Path) -> str:
-    """The name of the checkpoint that `last_checkpoint` tells, `""` where it tells none."""
+    """The name of the checkpoint in the file `last_checkpoint`, `""` if there is none."""
     try:
         return Path((work_dir / LAST).read_text(encoding="utf-8").strip()).name
     except UnicodeDecodeError:
-        say_once(told("{file} is damaged: the newest checkpoint is taken by its time", file=work_dir / LAST))
+        say_once("{file} is damaged: the newest checkpoint is taken by its time", file=work_dir / LAST)
     except OSError:
-        pass  # of a work dir without one
+        pass  # the work dir has no such file
     return ""
 
 
@@ -56,7 +56,7 @@ def counted(path: Path) -> tuple[str, int] | None:
 
 
 def counted_otherwise(path: Path) -> list[Path]:
-    """The checkpoints beside `epoch_3.pth` that count iterations, or beside `iter_300.pth` epochs."""
+    """The `iter_*` checkpoints beside `epoch_3.pth`, or the `epoch_*` ones beside `iter_300.pth`."""
     count = counted(path)
     if count is None:
         return []
@@ -64,10 +64,10 @@ def counted_otherwise(path: Path) -> list[Path]:
 
 
 def check_exists(path: str | Path) -> None:
-    """NotFoundError where there is no checkpoint `path`, nor one that may be it by another name."""
+    """Raise NotFoundError if there is no checkpoint `path`, nor one that may be it by another name."""
     path = Path(path)
     if path.exists() or counted_otherwise(path):
         return
     newest = find_last(path.parent) if path.parent.is_dir() else None
-    hint = told("; the newest there is {newest}", newest=newest) if newest else near_it(path)
-    raise NotFoundError(told("there is no checkpoint {path!r}{hint}", path=str(path), hint=hint))
+    hint = translate("; the newest there is {newest}", newest=newest) if newest else near_it(path)
+    raise NotFoundError(translate("there is no checkpoint {path!r}{hint}", path=str(path), hint=hint))

@@ -1,4 +1,4 @@
-"""`xtuner COMMAND ...`: finds the command, runs it, and ends with a true exit code.
+"""`xtuner COMMAND ...`: run a command and exit with its code.
 
 0    done
 1    failed, with one line on stderr for each reason (`--debug` adds the traceback)
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 from xtuner import __version__, dist
 from xtuner.errors import XTunerError, did_you_mean
-from xtuner.language import LANGUAGES, speaking, told, wrap
+from xtuner.language import LANGUAGES, speaking, translate, wrap
 
 
 class Command(NamedTuple):
-    """A command: the module under `xtuner.tools` that has `main(argv)`, and a line about it."""
+    """A command: its module under `xtuner.tools` with `main(argv)`, its usage and a line of help."""
 
     module: str
     usage: str
@@ -85,7 +85,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "web": Command("web", "[MODEL|URL] [--work-dir DIR]", "talk to it, watch a training, in a browser"),
     },
 }
-# Commands of XTuner 0.1.x that are not here -> what there is.
+# Commands of XTuner 0.1.x that are missing -> their alternatives.
 LATER = {
     "mmbench": "measuring a LLaVA model on MMBench; xtuner chat --image talks to it about an image",
     "eval_refcoco": "measuring a LLaVA model on RefCOCO; xtuner preprocess refcoco prepares its data",
@@ -93,31 +93,31 @@ LATER = {
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
 
-# What a terminal shows in a line, and where the second column of the help begins.
+# The width of the help, and the start of its second column.
 _WIDTH, _COLUMN = 80, 38
 
 
 def usage() -> str:
-    """The text of `xtuner --help`; each command with what it needs, not with all it takes."""
-    lines = [f"{told('usage: ')}xtuner COMMAND [ARGUMENTS] [--debug] [--lang en|zh]", ""]
+    """The text of `xtuner --help`; each command with its required arguments only."""
+    lines = [f"{translate('usage: ')}xtuner COMMAND [ARGUMENTS] [--debug] [--lang en|zh]", ""]
     for title, group in GROUPS.items():
-        lines.append(f"{told(title)}:")
+        lines.append(f"{translate(title)}:")
         for name, command in group.items():
             lines += _described(f"{name} {command.usage.partition('[')[0]}".strip(), command.about)
         lines.append("")
     lines += [
-        told("xtuner COMMAND --help explains a command; xtuner version prints the version."),
-        told("--debug shows the traceback of an error."),
-        told("--lang zh or LANG=zh_CN.UTF-8 shows help and messages in Chinese."),
+        translate("xtuner COMMAND --help explains a command; xtuner version prints the version."),
+        translate("--debug shows the traceback of an error."),
+        translate("--lang zh or LANG=zh_CN.UTF-8 shows help and messages in Chinese."),
     ]
     return "\n".join(lines)
 
 
 def _described(words: str, about: str) -> list[str]:
-    """Two columns: the words of a command, and what it does."""
-    first, *more = wrap(told(about), _WIDTH - _COLUMN)
+    """The lines of a command in two columns: usage and help."""
+    first, *more = wrap(translate(about), _WIDTH - _COLUMN)
     indent = " " * _COLUMN
-    # Two spaces at least stand between the columns.
+    # The columns are separated by at least two spaces.
     if len(words) > _COLUMN - 4:
         return [f"  {words}", *(indent + line for line in (first, *more))]
     return [f"  {words:<{_COLUMN - 2}}{first}", *(indent + line for line in more)]
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _without_lang(words: list[str]) -> tuple[list[str], str | None]:
-    """The words without `--lang zh` or `--lang=zh`, and the language; empty where its value is missing."""
+    """The words without `--lang zh` or `--lang=zh`, and the language, `""` if its value is missing."""
     for at, word in enumerate(words):
         name, sign, lang = word.partition("=")
         if name == "--lang":
@@ -147,7 +147,7 @@ def _without_lang(words: list[str]) -> tuple[list[str], str | None]:
 
 
 def _shows_chinese() -> bool:
-    """Whether the terminal's encoding has Chinese letters."""
+    """Whether the terminal's encoding has Chinese characters."""
     try:
         "中文".encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -156,7 +156,7 @@ def _shows_chinese() -> bool:
 
 
 def _run_to_code(words: list[str], debug: bool) -> int:
-    """Run a command; an error is told in a line and becomes the exit code."""
+    """Run a command; an error becomes one line and the exit code."""
     try:
         return _run(words)
     except KeyboardInterrupt:
@@ -164,7 +164,7 @@ def _run_to_code(words: list[str], debug: bool) -> int:
             print("xtuner: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody left to tell.
+        # The reader of the output has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
@@ -177,11 +177,11 @@ def _run_to_code(words: list[str], debug: bool) -> int:
 
 
 def _set_up_torch() -> None:
-    """Settings that torch and OpenMP read when they are first imported; the user's own stay."""
-    # Large tensors in large pages: up to a tenth of a step on a CPU went into faults of small ones.
+    """Set variables that torch and OpenMP read at import, unless the user has set them."""
+    # Huge pages for large tensors: page faults took up to a tenth of a step on a CPU.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if "OMP_WAIT_POLICY" not in os.environ:
-        # A waiting thread gives its processor away soon: measured as three times as fast beside others.
+        # Waiting threads yield the processor early: three times as fast beside other programs (measured).
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
@@ -193,7 +193,7 @@ def _lines(error: Exception) -> list[str]:
 
 
 def _own_words(message: str) -> str:
-    """A message without the traceback that torch puts before it where a worker of a DataLoader raised it."""
+    """A message without the traceback that torch prepends if a worker of a DataLoader raised it."""
     if not message.startswith("Caught "):
         return message
     return re.split(r"\nxtuner\.errors\.\w+: ", message)[-1]
@@ -237,18 +237,20 @@ def _unknown(name: str, rest: list[str]) -> int:
     if members:
         print(
             "xtuner: error: "
-            + told("{name} needs one of: {names}", name=name, names=", ".join(m.split()[1] for m in members)),
+            + translate(
+                "{name} needs one of: {names}", name=name, names=", ".join(m.split()[1] for m in members)
+            ),
             file=sys.stderr,
         )
     elif later := LATER.get(name.replace("-", "_")):
         what, instead = later.split("; ")
         print(
             "xtuner: error: "
-            + told(
+            + translate(
                 "{name} is not available in this version: {what} is not here yet; {instead}",
                 name=name,
-                what=told(what),
-                instead=told(instead),
+                what=translate(what),
+                instead=translate(instead),
             ),
             file=sys.stderr,
         )
@@ -256,7 +258,7 @@ def _unknown(name: str, rest: list[str]) -> int:
         hint = did_you_mean(name, COMMANDS)
         print(
             "xtuner: error: "
-            + told("there is no command {name!r}.{hint} See xtuner --help", name=name, hint=hint),
+            + translate("there is no command {name!r}.{hint} See xtuner --help", name=name, hint=hint),
             file=sys.stderr,
         )
     return 2
@@ -264,29 +266,29 @@ def _unknown(name: str, rest: list[str]) -> int:
 
 def entry() -> None:
     """The console script."""
-    # A letter that the terminal's encoding lacks is shown as "?", and ends nothing.
+    # Characters that the terminal's encoding lacks are shown as "?" and raise no error.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     for number in numbers:
         signal.signal(number, _stop)
-    # Thousands of modules are imported and stay: looking through them for garbage every 700 objects takes as
-    # long as a fifth of them, and once more at exit.
+    # Thousands of imported modules are never garbage: collecting every 700 objects takes a fifth of the
+    # import time, and again at exit.
     gc.set_threshold(20_000, 20, 20)
     try:
         code = main()
     finally:
-        # What is frozen is never freed. Triton then lists on stderr what of its own was not.
+        # Frozen objects are never freed, which Triton would report on stderr.
         if "triton" not in sys.modules:
             gc.freeze()
-        # All is closed: from here a signal ends the process and raises nothing in a library's exit function.
+        # From here a signal ends the process instead of raising in a library's exit function.
         for number in (signal.SIGINT, *numbers):
             signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
 
 
 def _stop(number: int, _frame: Any) -> None:
-    # An exception, so that logs are closed and half-written files removed on the way out.
+    # An exception, so that logs are closed and partial files removed.
     if dist.rank() == 0:
         os.write(2, f"xtuner: stopped by {signal.Signals(number).name}\n".encode())
     raise SystemExit(128 + number)

@@ -12,6 +12,7 @@ import os
 import re
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 # Where the processes of several machines meet unless PORT or MASTER_PORT says otherwise.
 DEFAULT_PORT = 29500
@@ -60,20 +61,28 @@ def device():
     return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def take_up(launcher: str) -> None:
+def init_from_launcher(launcher: str) -> None:
     """Learn this process's place from what `launcher` (pytorch, slurm, mpi or none) left it."""
     if launcher == "none" or is_launched():
         return
     read = {"slurm": _read_slurm, "mpi": _read_mpi}.get(launcher)
     if read is None:
         raise ConfigError(
-            "--launcher pytorch: neither torchrun nor NPROC_PER_NODE has started this process; start it with "
-            "NPROC_PER_NODE=N xtuner train ..., or torchrun --nproc-per-node N -m xtuner train ..."
+            translate(
+                "--launcher pytorch: this process was not started by torchrun or with NPROC_PER_NODE; "
+                "start it with NPROC_PER_NODE=N xtuner train ..., or torchrun --nproc-per-node N -m "
+                "xtuner train ..."
+            )
         )
     place = read()
     address = os.environ.get("ADDR") or os.environ.get("MASTER_ADDR") or place.get("MASTER_ADDR")
     if not address:
-        raise ConfigError(f"--launcher {launcher}: set ADDR to the name or address of the first machine")
+        raise ConfigError(
+            translate(
+                "--launcher {launcher}: set ADDR to the name or address of the first machine",
+                launcher=launcher,
+            )
+        )
     port = os.environ.get("PORT") or os.environ.get("MASTER_PORT") or place.get("MASTER_PORT")
     os.environ.update({**place, "MASTER_ADDR": address, "MASTER_PORT": port or str(DEFAULT_PORT)})
 
@@ -81,7 +90,7 @@ def take_up(launcher: str) -> None:
 def _read_slurm() -> dict[str, str]:
     if "SLURM_PROCID" not in os.environ:
         raise ConfigError(
-            "--launcher slurm: this process was not started by srun; write srun xtuner train ..."
+            translate("--launcher slurm: this process was not started by srun; write srun xtuner train ...")
         )
     # Jobs that share a machine must not meet on the same port.
     port = DEFAULT_PORT + int(os.environ.get("SLURM_JOB_ID", 0)) % 1000
@@ -120,5 +129,7 @@ def _read_mpi() -> dict[str, str]:
             }
             return place | ({"MASTER_ADDR": "127.0.0.1"} if os.environ.get(local_size) == size else {})
     raise ConfigError(
-        "--launcher mpi: this process was not started by mpirun; write mpirun -n N xtuner train ..."
+        translate(
+            "--launcher mpi: this process was not started by mpirun; write mpirun -n N xtuner train ..."
+        )
     )

@@ -6,10 +6,10 @@
     ├── ModelError       (ValueError)         a model folder, an adapter, a tokenizer
     ├── NotFoundError    (FileNotFoundError)  a path or a built-in name
     ├── CheckpointError  (RuntimeError)       a checkpoint that cannot be read or written
-    └── TrainingError    (RuntimeError)       a run that must stop
+    └── TrainingError    (RuntimeError)       a run that cannot continue
 
-The command line prints one line for these and the traceback only with `--debug`. Mistakes of our
-own are plain `assert`s.
+The command line prints one line for these and the traceback only with `--debug`. Internal errors
+are plain `assert`s.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class XTunerError(Exception):
@@ -49,10 +49,14 @@ class CheckpointError(XTunerError, RuntimeError):
 
 
 class TrainingError(XTunerError, RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """`" Did you mean 'a' or 'b'?"` with the nearest of `choices`, or `""` where none is near."""
+    """`" Did you mean 'a' or 'b'?"` with the nearest of `choices`, or `""` if none is similar."""
     near = difflib.get_close_matches(word, list(choices), n=3, cutoff=0.75)
-    return told(" Did you mean {names}?", names=told(" or ").join(repr(n) for n in near)) if near else ""
+    return (
+        translate(" Did you mean {names}?", names=translate(" or ").join(repr(n) for n in near))
+        if near
+        else ""
+    )

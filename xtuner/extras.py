@@ -1,8 +1,8 @@
-"""How to install what a command needs and is not there.
+"""The commands that install missing optional packages.
 
     extra   web                    ->  /home/me/xtuner/.venv/bin/python -m pip install 'streamlit>=1.50' ...
 
-The xtuner of PyPI is another package: none of these extras can be asked of it by name.
+The xtuner of PyPI is another package without these extras, so packages are named one by one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shlex
 import sys
 
 _SERVE = ("fastapi>=0.120", "pydantic>=2.10", "uvicorn>=0.30", "prometheus-client>=0.20")
-# As in pyproject.toml, where extras name one another too.
+# As in pyproject.toml, where extras also include one another.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "track": ("tensorboard>=2.16", "wandb>=0.19"),
     "excel": ("openpyxl>=3.1",),
@@ -32,5 +32,5 @@ def pip_install(*packages: str) -> str:
 
 
 def install_extra(extra: str) -> str:
-    """The command that installs what the extra of that name stands for."""
+    """The command that installs the packages of an extra."""
     return pip_install(*EXTRAS[extra])

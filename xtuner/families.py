@@ -9,7 +9,7 @@ known is tried (packing) or left as its own code has it. Every entry is proven b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj"}
@@ -39,7 +39,10 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Fused:
-    """The classes whose forward passes xtuner/model/fused takes over (tests/model/fused/test_layers.py)."""
+    """The classes, by module and name, whose forward passes xtuner/model/fused stands in for.
+
+    Proven by tests/model/fused/test_layers.py for the versions that xtuner/model/proven.json names.
+    """
 
     attention: str | None
     norm: str | None
@@ -64,8 +67,16 @@ class Family:
     gguf: str | None = None
     # Whether llama.cpp makes the weights of a token's experts sum to one: tests/convert/test_gguf.py.
     gguf_norms_experts: bool | None = None
+    # Fields of the config that are set when the weights are quantised: tests/model/test_quantized.py.
+    when_quantized: Mapping[str, Any] = field(default_factory=dict)
     # None: estimated as a Llama.
     sizes: Sizes | None = None
+    # Whether llama.cpp's architecture has biases of attention: tests/convert/test_gguf.py.
+    gguf_biases: bool = True
+    # Parts of weights' names -> Llama's names of them, where they differ.
+    llama_names: Mapping[str, str] = field(default_factory=dict)
+    # Its code is in xtuner/model, for models of the hub that bring code along too.
+    ours: bool = False
     # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
     no_text: str = ""
 
@@ -95,8 +106,13 @@ def _latent_bias(cfg: Mapping[str, Any]) -> set[str]:
     return {"q_a_proj", "kv_a_proj_with_mqa", "o_proj"} if cfg.get("attention_bias") else set()
 
 
+def _layer(family: str, name: str) -> str:
+    return f"transformers.models.{family}.modeling_{family}.{name}"
+
+
 def _like(name: str) -> Fused:
-    return Fused(f"{name}Attention", f"{name}RMSNorm", f"{name}MLP")
+    attention, norm, mlp = (_layer(name.lower(), name + kind) for kind in ("Attention", "RMSNorm", "MLP"))
+    return Fused(attention, norm, mlp)
 
 
 _CURE = "name the folder of a language model"
@@ -109,7 +125,17 @@ _THINKER = (
     ".save_pretrained(OUT), copy the tokenizer's files to OUT, and name OUT"
 )
 _DEEPSEEK = Sizes(shared_width=_shared_experts, bias=_latent_bias)
-_INTERNLM2 = {"o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+_INTERNLM2 = {"qkv_proj": "wqkv", "o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+_INTERNLM2_AS_LLAMA = {
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "tok_embeddings": "embed_tokens",
+    "output": "lm_head",
+}
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
@@ -164,11 +190,14 @@ FAMILIES: dict[str, Family] = {
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
-        packs=True, plain_head=True, fused=_like("Llama"), gguf="llama",
+        packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", ours=True,
         sizes=Sizes(bias=_asked_bias(output=True, usual=True)),
     ),
     "internlm2": Family(
-        packs=True, plain_head=True, fused=Fused(None, None, "InternLM2MLP", ("w1", "w3", "w2")),
+        packs=True, plain_head=True, ours=True, llama_names=_INTERNLM2_AS_LLAMA,
+        fused=Fused(
+            None, _layer("llama", "LlamaRMSNorm"), "xtuner.model.internlm2.InternLM2MLP", ("w1", "w3", "w2")
+        ),
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),
     "internlm3": Family(packs=True, gguf="llama"),
@@ -215,6 +244,8 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(bias=lambda cfg: _ATTENTION),
     ),
     "qwen2_5_omni": Family(no_text=_THINKER.format("Qwen2_5OmniThinkerForConditionalGeneration")),
+    "qwen2_5_omni_text": Family(fused=Fused(None, None, _layer("qwen2_5_omni", "Qwen2MLP"))),
+    "qwen2_5_vl_text": Family(fused=Fused(None, None, _layer("qwen2_5_vl", "Qwen2MLP"))),
     "qwen2_moe": Family(
         packs=True, plain_head=True, gguf="qwen2moe", gguf_norms_experts=False,
         sizes=Sizes(
@@ -222,8 +253,9 @@ FAMILIES: dict[str, Family] = {
             shared_width=_one_shared, shared_gate=True,
         ),
     ),
+    "qwen2_vl_text": Family(fused=Fused(None, None, _layer("qwen2_vl", "Qwen2MLP"))),
     "qwen3": Family(
-        packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3",
+        packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3", gguf_biases=False,
         sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
     ),
     "qwen3_5": Family(packs=False),
@@ -244,7 +276,8 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "qwen4_exp_text": Family(packs=False),
     "recurrent_gemma": Family(packs=False),
-    "rwkv": Family(packs=False),
+    # Its code divides weights while it generates, which quantised weights do not survive.
+    "rwkv": Family(packs=False, when_quantized={"rescale_every": 0}),
     "seed_oss": Family(packs=True),
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
     "starcoder2": Family(packs=True),
@@ -260,6 +293,11 @@ FAMILIES: dict[str, Family] = {
 # fmt: on
 
 UNKNOWN = Family()
+
+# Words in the class names of tokenizers that open a conversation with nothing, whatever their bos token is.
+OPEN_WITH_NOTHING = ("qwen",)
+# What opens a conversation of GLM 4, in this order: tokens of its vocabulary, and none is its bos token.
+GLM_MARKS = ("[gMASK]", "<sop>")
 
 
 def family_of(config: Any) -> Family:

@@ -1,12 +1,11 @@
-"""Whether the model hub can be asked at all, so that a name that is nowhere fails at once.
+"""Whether the model hub can be reached, so that an unknown name fails at once.
 
-The hub's own client asks for every file anew, six times each with pauses in between.
+Without it the hub's client requests every file six times, with pauses.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import socket
 import urllib.parse
 import urllib.request
@@ -16,12 +15,14 @@ TIMEOUT_S = 5.0
 
 @functools.cache
 def is_reachable() -> bool:
-    """Whether the hub may be asked and something listens at its address; found out once."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    """Whether the hub may be used and something listens at its address; cached."""
+    from huggingface_hub import constants  # as its client reads HF_HUB_OFFLINE, HF_ENDPOINT and the like
+
+    if constants.HF_HUB_OFFLINE:
         return False
     if urllib.request.getproxies():
         return True  # the proxy knows more addresses than this machine
-    hub = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
     try:
         port = hub.port or (80 if hub.scheme == "http" else 443)
         socket.create_connection((hub.hostname or "", port), TIMEOUT_S).close()

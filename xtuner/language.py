@@ -47,7 +47,7 @@ def speaking(lang: str | None) -> Iterator[None]:
             os.environ[_VARIABLE] = before
 
 
-def told(text: str, /, **values: Any) -> str:
+def translate(text: str, /, **values: Any) -> str:
     """`text` in the user's language, with `values` in its `{slots}`."""
     if language() == "zh":
         from xtuner.chinese import CHINESE

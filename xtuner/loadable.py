@@ -1,11 +1,11 @@
-"""Whether a folder holds a language model to train on text, and which auto class loads it; no torch.
+"""Check that a folder holds a language model, and choose the auto class that loads it; without torch.
 
 config.json   model_type "qwen3"                 ->  AutoModelForCausalLM
               "qwen2_5_vl", with a text_config   ->  AutoModelForImageTextToText: its language part is trained
               "qwen2_audio"                      ->  AutoModelForMultimodalLM
               "t5", "bert", "clip", unknown      ->  ModelError: one line with the family and what to do
 
-What transformers maps to what is read in its source text, which importing it would take seconds for.
+The mappings of transformers are read from its source text, because importing it takes seconds.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from typing import Any
 
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
-from xtuner.families import FAMILIES
-from xtuner.language import told
+from xtuner.families import FAMILIES, UNKNOWN
+from xtuner.language import translate
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
-OWN = ("internlm", "internlm2")
 _CURE = "name the folder of a language model"
 # An assignment of a file's top level, up to the bracket that closes it, and the pairs in it.
 _TABLE = re.compile(r"^(\w+_MAPPING_NAMES)(?: = |\.update\()(.*?)^\)", re.MULTILINE | re.DOTALL)
 _PAIR = re.compile(r'"([^"\n]+)"(?:,|:)\s*"([^"\n]+)"')
-# Of models that are a language model and more.
+# Tables of models that contain a language model.
 _WHOLE = {
     "IMAGE_TEXT_TO_TEXT": "AutoModelForImageTextToText",
     "MULTIMODAL_LM": "AutoModelForMultimodalLM",
@@ -64,7 +63,7 @@ WIDENED = ("fp8", "mxfp4", "mxfp8")
 def check_language_model(
     path: str | Path, *, trust_remote_code: bool = False, ask_hub: bool = True
 ) -> Mapping[str, Any] | None:
-    """The config.json of the folder, None for a hub name; NotFoundError or ModelError for no language model.
+    """The config.json of a language model's folder, None for a hub name; else NotFoundError or ModelError.
 
     A name that may be one on the hub is looked for there unless `ask_hub` is false.
     """
@@ -73,11 +72,11 @@ def check_language_model(
         return None
     if (Path(path) / "modules.json").is_file():
         raise ModelError(
-            told(
+            translate(
                 "The folder {path} is a model of sentence-transformers, which makes vectors of "
                 "texts and writes none; {cure}",
                 path=path,
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     config = read_json(Path(path) / "config.json")
@@ -86,12 +85,12 @@ def check_language_model(
     needed = _PACKAGES.get(method or "", {})
     if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
         raise ModelError(
-            told(
+            translate(
                 "The weights of {path} are quantised with {method}, which needs {names}: "
                 "{install}, or name the folder of the model in 16 bits",
                 path=path,
                 method=method,
-                names=told(" and ").join(missing),
+                names=translate(" and ").join(missing),
                 install=pip_install(*missing),
             )
         )
@@ -99,13 +98,13 @@ def check_language_model(
 
 
 def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, asked: bool) -> None:
-    """Raise ConfigError where quantised weights would be trained themselves, or quantised again (`asked`)."""
+    """Raise ConfigError if quantised weights would be trained, or quantised again (`asked`)."""
     method = quantised_by(config)
     if method is None or method in WIDENED:
         return
     if full:
         raise ConfigError(
-            told(
+            translate(
                 "The weights of {path} are quantised with {method}, so they cannot be trained "
                 "themselves: set model.lora = dict(type=LoraConfig, ...), or name the folder of "
                 "the model in 16 bits",
@@ -115,7 +114,7 @@ def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, a
         )
     if asked and method != "bitsandbytes":
         raise ConfigError(
-            told(
+            translate(
                 "The weights of {path} are quantised with {method} already: remove "
                 "model.llm.quantization_config (new-cfg: --method lora)",
                 path=path,
@@ -125,7 +124,7 @@ def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, a
 
 
 def quantised_by(config: Mapping[str, Any]) -> str | None:
-    """How the weights of the folder with that config.json are quantised; None where they are not."""
+    """The quantisation method in a config.json; None if the weights are not quantised."""
     text = config.get("text_config")
     for part in (config, text if isinstance(text, Mapping) else {}):
         found = part.get("quantization_config") or part.get("compression_config")
@@ -135,45 +134,45 @@ def quantised_by(config: Mapping[str, Any]) -> str | None:
 
 
 def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code: bool = False) -> str:
-    """The name of the auto class that loads the model in `path` by its config; ModelError where none does."""
+    """The name of the auto class that loads the model in `path` by its config; ModelError if none does."""
     family = config.get("model_type")
     if not isinstance(family, str) or not family:
         raise ModelError(
-            told(
+            translate(
                 "{path}/config.json names no model_type, so no one knows what it is; {cure}",
                 path=path,
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
-    if family in OWN or not known_families():
+    if FAMILIES.get(family, UNKNOWN).ours or not known_families():
         return CAUSAL
     if family not in known_families():
         return _of_remote_code(config, path, trust_remote_code)
-    if reason := FAMILIES[family].no_text if family in FAMILIES else "":
+    if reason := FAMILIES.get(family, UNKNOWN).no_text:
         raise ModelError(
-            told(
+            translate(
                 "{path} is a model of the family '{family}', which {reason}",
                 path=path,
                 family=family,
-                reason=told(reason),
+                reason=translate(reason),
             )
         )
     found = _of_family(config, family)
     if found is None:
         raise ModelError(
-            told(
+            translate(
                 "{path} is a model of the family '{family}', which {why_not}; {cure}",
                 path=path,
                 family=family,
                 why_not=_why_not(config, family),
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     return found
 
 
 def known_families() -> frozenset[str]:
-    """What the installed transformers knows; empty where its source text does not tell."""
+    """The families that the installed transformers knows; empty if its source text cannot be parsed."""
     return frozenset(_tables().get("CONFIG", {}))
 
 
@@ -181,7 +180,7 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
     family, files = config["model_type"], remote_code(path)
     if not files:
         raise ModelError(
-            told(
+            translate(
                 "transformers {installed} does not know the family '{family}' of {path}, and the "
                 "folder brings no code of its own: a newer transformers may know it ({install})",
                 installed=_installed(),
@@ -192,7 +191,7 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
         )
     if not trusted:
         raise ModelError(
-            told(
+            translate(
                 "transformers does not know the family {family!r} of {path}, which brings code of "
                 "its own: {names}. Read it, and if you trust it, set trust_remote_code=True in "
                 "model.llm (xtuner chat: --trust-remote-code)",
@@ -203,20 +202,20 @@ def _of_remote_code(config: Mapping[str, Any], path: str | Path, trusted: bool) 
         )
     if CAUSAL not in config["auto_map"]:
         raise ModelError(
-            told(
+            translate(
                 "The code that {path} brings for its family '{family}' has no {causal} in auto_map "
                 "of config.json, so it does not write text; {cure}",
                 path=path,
                 family=family,
                 causal=CAUSAL,
-                cure=told(_CURE),
+                cure=translate(_CURE),
             )
         )
     return CAUSAL
 
 
 def _of_family(config: Mapping[str, Any], family: str) -> str | None:
-    """The auto class of a family that transformers knows, None where there is none for it as it is saved."""
+    """The auto class of a family that transformers knows; None if none loads it as it was saved."""
     causal = _tables()["CAUSAL_LM"].get(family)
     saved = _saved_as(config)
     for table, name in _WHOLE.items():
@@ -224,11 +223,11 @@ def _of_family(config: Mapping[str, Any], family: str) -> str | None:
         if whole is not None and (causal in (None, whole) or saved != causal):
             return None if config.get("is_encoder_decoder") else name
     if causal is None:
-        sees = isinstance(config.get("text_config"), Mapping)  # or hears: a decoder all the same
-        is_decoder = family in _tables()["SEQ_TO_SEQ_CAUSAL_LM"] and sees
+        is_multimodal = isinstance(config.get("text_config"), Mapping)  # multimodal, and a decoder
+        is_decoder = family in _tables()["SEQ_TO_SEQ_CAUSAL_LM"] and is_multimodal
         return "AutoModelForSeq2SeqLM" if is_decoder and not config.get("is_encoder_decoder") else None
     is_own = saved == causal
-    if _reads_first(config, family) and not (is_own and config.get("is_encoder_decoder") is False):
+    if _is_encoder_decoder(config, family) and not (is_own and config.get("is_encoder_decoder") is False):
         return None
     if family in _tables()["MASKED_LM"] and not config.get("is_decoder"):
         return None
@@ -237,18 +236,18 @@ def _of_family(config: Mapping[str, Any], family: str) -> str | None:
 
 def _why_not(config: Mapping[str, Any], family: str) -> str:
     saved = _saved_as(config)
-    if _reads_first(config, family):
-        return told("reads a whole text before it writes another (encoder-decoder)")
+    if _is_encoder_decoder(config, family):
+        return translate("reads a whole text before it writes another (encoder-decoder)")
     if family in _tables()["MASKED_LM"]:
-        return told("reads a text from both sides and does not write on (encoder)")
+        return translate("reads a text from both sides and does not write on (encoder)")
     if family in _tables()["CAUSAL_LM"]:
         if saved == _base(family):
-            return told("was saved as {saved}, without the head that writes text", saved=saved)
-        return told("was saved as {saved}, whose head does not write text", saved=saved)
-    return told("has no head that writes text")
+            return translate("was saved as {saved}, without the head that writes text", saved=saved)
+        return translate("was saved as {saved}, whose head does not write text", saved=saved)
+    return translate("has no head that writes text")
 
 
-def _reads_first(config: Mapping[str, Any], family: str) -> bool:
+def _is_encoder_decoder(config: Mapping[str, Any], family: str) -> bool:
     if config.get("is_encoder_decoder"):
         return True
     is_whole = any(family in _tables()[table] for table in _WHOLE)
@@ -257,10 +256,10 @@ def _reads_first(config: Mapping[str, Any], family: str) -> bool:
 
 
 def _other_head(config: Mapping[str, Any], saved: str | None) -> bool:
-    """Whether the class that the folder was saved as has no head that writes, or another one."""
+    """Whether the class that the folder was saved as has no head that generates text, or another head."""
     family = config["model_type"]
     if saved is None or saved == _base(family):
-        # The embedding serves as the head where they are tied.
+        # If they are tied, the embedding is the head.
         return saved is not None and not config.get("tie_word_embeddings")
     writes = ("CAUSAL_LM", "PRETRAINING", *_WHOLE)
     if any(saved in _tables()[table].values() for table in writes):
@@ -305,14 +304,14 @@ def _tables() -> Mapping[str, Mapping[str, str]]:
     }
     if not {*needed, *_WHOLE} <= tables.keys():
         return {}
-    # A table may begin with all of another.
+    # In the source this table includes the other.
     tables["MULTIMODAL_LM"] = {**tables["IMAGE_TEXT_TO_TEXT"], **tables["MULTIMODAL_LM"]}
     return tables
 
 
 def _assigned(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     """The pairs of texts in each `..._MAPPING_NAMES = ...` and `..._MAPPING_NAMES.update(...)` of a file."""
-    # Parsing the file would take three times as long as all else that a check of a folder does.
+    # Parsing the file takes three times as long as the rest of the check.
     for name, inside in _TABLE.findall(text):
         task = name.removesuffix("_MAPPING_NAMES").removeprefix("MODEL_FOR_")
         yield {"MODEL": "BASE"}.get(task, task), dict(_PAIR.findall(inside))

@@ -1,9 +1,9 @@
-"""A file or folder that one process writes at a time.
+"""Locks, so that only one process writes a file or folder at a time.
 
     work_dirs/a            is locked by    work_dirs/a/.lock        (folder=True)
     merged                 is locked by    .merged.lock
 
-The system lets go of a lock when its process ends, however it ends: what a killed one leaves blocks nobody.
+The system releases a lock when its process ends, also if it is killed: a file left behind does not block.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.log import say_once
 
-# A child that was forked would hold the locks of its parent, and outlive it.
+# A forked child would hold the locks of its parent after the parent has ended.
 _held: set[int] = set()
 
 
@@ -35,11 +36,18 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
-    """Nobody else writes `path` meanwhile; ConfigError, which calls it `what`, where somebody does."""
+    """Lock `path` for writing; ConfigError, which names it as `what`, if another process holds the lock."""
 
     def refuse(holder: str) -> None:
-        who = holder or "another process"
-        raise ConfigError(f"{what} {path} is in use by {who}: wait for its end, or name another")
+        who = holder or translate("another process")
+        raise ConfigError(
+            translate(
+                "{what} {path} is in use by {who}: wait for its end, or name another",
+                what=what,
+                path=path,
+                who=who,
+            )
+        )
 
     lock = path / ".lock" if folder else path.with_name(f".{path.name}.lock")
     with contextlib.ExitStack() as held:
@@ -48,17 +56,21 @@ def writing(path: Path, what: str, *, folder: bool = False) -> Iterator[None]:
             held.enter_context(locked(lock, refuse))
         except OSError as error:
             reason = _reason(lock.parent) or error.strerror
-            raise ConfigError(f"cannot write to {what} {path}: {reason}") from error
+            raise ConfigError(
+                translate("cannot write to {what} {path}: {reason}", what=what, path=path, reason=reason)
+            ) from error
         yield
 
 
 def _reason(folder: Path) -> str:
-    """Why `folder` cannot be made, where something stands in its way."""
+    """The reason why `folder` cannot be made, if a file or link is in its path; else `""`."""
     for above in (folder, *folder.parents):
         if above.is_symlink() and not above.exists():
-            return f"{above} is a link to {os.readlink(above)}, which is not there"
+            return translate(
+                "{path} is a link to {to}, which does not exist", path=above, to=os.readlink(above)
+            )
         if above.exists():
-            return "" if above.is_dir() else f"{above} is no folder"
+            return "" if above.is_dir() else translate("{path} is not a folder", path=above)
     return ""
 
 
@@ -66,7 +78,7 @@ def _reason(folder: Path) -> str:
 def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock file `path`; it is removed at the end.
 
-    Where another process has it, `when_taken` is called with what that wrote about itself, and waited for.
+    If another process holds it, `when_taken` is called with its description, and this waits.
     """
     descriptor = _take(path, when_taken)
     if descriptor is None:
@@ -75,13 +87,13 @@ def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
     _held.add(descriptor)
     try:
         since = time.strftime("%m/%d %H:%M")
-        # On a full disk, or in another user's file, it is a lock all the same.
+        # The lock holds even if the disk is full or the file belongs to another user.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {since}".encode())
         yield
     finally:
-        # A forked child has closed it, and must not remove its parent's.
+        # A forked child has closed it and must not remove its parent's file.
         if descriptor in _held:
             _held.discard(descriptor)
             with contextlib.suppress(OSError):
@@ -90,23 +102,23 @@ def locked(path: Path, when_taken: Callable[[str], None]) -> Iterator[None]:
 
 
 def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
-    """A descriptor of `path` that holds its lock; None where there are no locks."""
+    """A descriptor of `path` that holds its lock; None if the system has no locks."""
     try:
         import fcntl
     except ImportError:
         return None
-    told = False
+    is_logged = False
     while True:
         descriptor = _open(path)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                if not told:
+                if not is_logged:
                     when_taken(os.read(descriptor, 200).decode("utf-8", "replace"))
-                told = True
+                is_logged = True
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Who had it may have removed the file between our opening and locking it.
+            # The previous holder may have removed the file between opening and locking it.
             if _is_there(path, descriptor):
                 return descriptor
             os.close(descriptor)
@@ -114,7 +126,10 @@ def _take(path: Path, when_taken: Callable[[str], None]) -> int | None:
             os.close(descriptor)
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
                 raise
-            say_once(f"{path.parent} has no file locks: that nothing else writes there is not checked")
+            say_once(
+                "{parent} does not support file locks: whether another process writes there is not checked",
+                parent=path.parent,
+            )
             path.unlink(missing_ok=True)
             return None
         except BaseException:
@@ -126,7 +141,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
-        # What a killed run of another user has left can be locked without being written.
+        # A file left by another user's killed run can be locked without write access.
         return os.open(path, os.O_RDONLY)
 
 

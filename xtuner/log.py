@@ -12,14 +12,15 @@ import contextlib
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from xtuner import dist
-from xtuner.language import told
+from xtuner.language import translate
 
 FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
 
 logger = logging.getLogger("xtuner")
-_said: set[str] = set()
+_said: set[Any] = set()
 
 
 class _StderrHandler(logging.StreamHandler):
@@ -40,11 +41,13 @@ class _RunsFile(logging.FileHandler):
             return
         logger.removeHandler(self)
         logger.warning(
-            told("%s cannot be written: %s; the run goes on without it"), self.baseFilename, error.strerror
+            translate("%s cannot be written: %s; the run goes on without it"),
+            self.baseFilename,
+            error.strerror,
         )
 
     def close(self) -> None:
-        # What is still in the buffer of a full disk is lost, and was told of.
+        # What is still in the buffer of a full disk is lost; that was logged.
         with contextlib.suppress(OSError):
             super().close()
 
@@ -74,8 +77,15 @@ def stop_file(handler: logging.Handler) -> None:
     handler.close()
 
 
-def say_once(message: str, level: int = logging.WARNING) -> None:
-    """Log `message` the first time it comes."""
-    if message not in _said:
-        _said.add(message)
-        logger.log(level, message)
+def say_once(text: str, level: int = logging.WARNING, **values: Any) -> None:
+    """Log `translate(text, **values)`, the first time that these come."""
+    # Some come with every row: what was logged is known before the text is made.
+    key: Any = (text, *values.values()) if values else text
+    try:
+        is_known = key in _said
+    except TypeError:  # of a list or a dict
+        key = (text, repr(values))
+        is_known = key in _said
+    if not is_known:
+        _said.add(key)
+        logger.log(level, translate(text, **values))

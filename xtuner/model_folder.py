@@ -1,4 +1,4 @@
-"""A model's folder as files: whether all is there, and what its small files say; nothing is loaded."""
+"""Check that a model folder is complete, and read its small files; no weights are loaded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from xtuner import hub
 from xtuner.errors import ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.paths import near_it
 
 WEIGHT_FILES = ("*.safetensors", "pytorch_model*.bin")
@@ -26,7 +26,7 @@ TOKENIZER_FILES = (
 _MAKERS = (
     "holds weights in their maker's own form: fetch them in the form of transformers, with a config.json"
 )
-# File of a folder that is no model of transformers -> what it is, and what to do.
+# File of a folder that is not a model of transformers -> what it is, and what to do.
 _OTHER_KINDS = {
     "adapter_config.json": "is an adapter: name the folder of its base model, {base}and the adapter in "
     "model.peft_model (xtuner chat: --adapter)",
@@ -39,7 +39,7 @@ _OTHER_KINDS = {
 
 
 def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bool = True) -> None:
-    """Raise NotFoundError or ModelError where `path` is a local path without what a model needs.
+    """Raise NotFoundError or ModelError if `path` is a local path that lacks files of a model.
 
     A name that may be one on the hub is looked for there unless `ask_hub` is false.
     """
@@ -51,7 +51,7 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
         _check_model_files(folder)
     elif not any(any(folder.glob(pattern)) for pattern in TOKENIZER_FILES):
         raise ModelError(
-            told(
+            translate(
                 "The folder {path} has no tokenizer: no {names}",
                 path=path,
                 names=", ".join(TOKENIZER_FILES[:3]),
@@ -62,18 +62,18 @@ def check_model_folder(path: str | Path, *, tokenizer: bool = False, ask_hub: bo
 
 
 def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
-    """Raise NotFoundError or ModelError where `path` is neither a folder nor a name on the hub."""
+    """Raise NotFoundError or ModelError if `path` is neither a folder nor a name on the hub."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return
     if folder.exists():
-        raise ModelError(told("The model {path} is a file; name its folder", path=path))
+        raise ModelError(translate("The model {path} is a file; name its folder", path=path))
     near = near_it(path, folders=True)
     if looks_local(path):
-        raise NotFoundError(told("There is no model folder {path}{near}", path=path, near=near))
+        raise NotFoundError(translate("There is no model folder {path}{near}", path=path, near=near))
     if ask_hub and not hub.is_reachable() and not _is_cached(str(path)):
         raise NotFoundError(
-            told(
+            translate(
                 "There is no model {path} on this machine, and the hub cannot be reached: give the "
                 "path of its folder, or fetch it where there is a network{near}",
                 path=path,
@@ -83,7 +83,7 @@ def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a tokenizer can be made of files in `folder`."""
+    """Whether `folder` has the files of a tokenizer."""
     vocabularies = [pattern for pattern in TOKENIZER_FILES if pattern != "tokenizer_config.json"]
     return any(any(folder.glob(pattern)) for pattern in vocabularies)
 
@@ -100,24 +100,24 @@ def _check_model_files(folder: Path) -> None:
         for pattern, kind in _OTHER_KINDS.items():
             if any(folder.glob(pattern)):
                 raise ModelError(
-                    told(
+                    translate(
                         "The folder {folder} {kind}",
                         folder=folder,
-                        kind=told(kind, base=_base_of_adapter(folder)),
+                        kind=translate(kind, base=_base_of_adapter(folder)),
                     )
                 )
     if not has_config:
-        raise ModelError(told("The folder {folder} is no model: it has no config.json", folder=folder))
+        raise ModelError(translate("The folder {folder} is no model: it has no config.json", folder=folder))
     if not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
         raise ModelError(
-            told(
+            translate(
                 "The model folder {folder} has no weights: no *.safetensors and no pytorch_model*.bin",
                 folder=folder,
             )
         )
     if missing := _missing_shards(folder):
         raise ModelError(
-            told(
+            translate(
                 "The model folder {folder} is not complete: its index names {count} files that are "
                 "not there, as {file}; fetch them",
                 folder=folder,
@@ -129,11 +129,11 @@ def _check_model_files(folder: Path) -> None:
 
 
 def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
-    """Raise ModelError where git has left pointers in the place of the files of `folder`."""
+    """Raise ModelError if files of `folder` are pointers of git-lfs."""
     files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
     if found := [file.name for file in files if is_lfs_pointer(file)]:
         raise ModelError(
-            told(
+            translate(
                 "The folder {folder} holds pointers of git-lfs in the place of files, as {file}: "
                 "run git lfs install and git lfs pull in it",
                 folder=folder,
@@ -143,14 +143,14 @@ def check_no_pointers(folder: Path, patterns: Iterable[str]) -> None:
 
 
 def is_lfs_pointer(file: Path) -> bool:
-    """Whether `file` only says where git-lfs keeps the real one."""
+    """Whether `file` is a pointer of git-lfs to the real file."""
     if not file.is_file() or file.stat().st_size > 1024:
         return False
     return file.read_bytes().startswith(b"version https://git-lfs.github.com/spec/")
 
 
 def _missing_shards(folder: Path) -> list[str]:
-    """Files that the index transformers reads names and that are not there."""
+    """The files that the folder's index names but that do not exist."""
     for whole in ("model.safetensors", "pytorch_model.bin"):
         if (folder / whole).is_file():
             return []
@@ -203,22 +203,22 @@ def looks_local(path: str | Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ModelError where it is none."""
+    """The object in a JSON file; ModelError if it is not one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         if is_lfs_pointer(path):
             check_no_pointers(path.parent, [path.name])
-        raise ModelError(told("{path} is not valid JSON: {error}", path=path, error=error)) from error
+        raise ModelError(translate("{path} is not valid JSON: {error}", path=path, error=error)) from error
     if not isinstance(found, dict):
         raise ModelError(
-            told("{path} holds no JSON object, but a {kind}", path=path, kind=type(found).__name__)
+            translate("{path} holds no JSON object, but a {kind}", path=path, kind=type(found).__name__)
         )
     return found
 
 
 def read_tokenizer(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, and the `tokens` that it and tokenizer.json add; {} without both."""
+    """The fields of tokenizer_config.json, and the `tokens` that it and tokenizer.json add; {} for none."""
     found: dict[str, Any] = {}
     tokens: set[str] = set()
     if (folder / "tokenizer_config.json").is_file():
@@ -235,7 +235,7 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
 
 
 def _added_tokens(file: Path) -> set[str]:
-    """The `added_tokens` of a tokenizer.json, read without the many megabytes of vocabulary after them."""
+    """The `added_tokens` of a tokenizer.json, read without the large vocabulary after them."""
     with file.open(encoding="utf-8") as text:
         head = text.read(1_000_000)
     start = head.find('"added_tokens"')

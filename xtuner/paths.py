@@ -1,4 +1,4 @@
-"""What can be told of a path without opening it: whether it is there, and what near it may be meant."""
+"""What is known of a path without opening it: whether it exists, and which similar path may be meant."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import os
 from pathlib import Path
 
 from xtuner.errors import ModelError, NotFoundError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 def near_it(path: str | Path, *, folders: bool = False) -> str:
-    """`"; near it: a.json, b.json"` with what has nearly that name in the same folder, `""` for none."""
+    """`"; near it: a.json, b.json"` with similar names in the same folder, `""` if there are none."""
     folder = Path(path).expanduser().resolve().parent
     try:
         names = [e.name for e in os.scandir(folder) if e.is_dir() or not folders]
     except OSError:
         return ""
     near = difflib.get_close_matches(Path(path).name, names, n=3, cutoff=0.6)
-    return told("; near it: {names}", names=", ".join(near)) if near else ""
+    return translate("; near it: {names}", names=", ".join(near)) if near else ""
 
 
 def beside(path: str | Path, config_file: str | None) -> str:
-    """The end of a sentence where a relative path leads somewhere from the config's folder, not from here."""
+    """The end of a sentence if a relative path exists from the config's folder only, else `""`."""
     if config_file is None or Path(path).is_absolute() or Path(path).exists():
         return ""
     there = Path(config_file).parent / path
     if not there.exists():
         return ""
-    return told(
+    return translate(
         "; {there} is there, but paths count from where the command runs: write that, or the whole path",
         there=there,
     )
 
 
 def check_adapter_path(path: str | Path) -> None:
-    """Raise NotFoundError or ModelError where `path` is no folder of an adapter."""
+    """Raise NotFoundError or ModelError if `path` is not an adapter folder."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise NotFoundError(
-            told("There is no adapter folder {path}{near}", path=path, near=near_it(path, folders=True))
+            translate("There is no adapter folder {path}{near}", path=path, near=near_it(path, folders=True))
         )
     if not (folder / "adapter_config.json").is_file():
         of_run = any(folder.glob("*.pth"))
         hint = ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf"
-        cure = told(hint) if of_run else ""
+        cure = translate(hint) if of_run else ""
         raise ModelError(
-            told("{path} is no adapter: it has no adapter_config.json{cure}", path=path, cure=cure)
+            translate("{path} is no adapter: it has no adapter_config.json{cure}", path=path, cure=cure)
         )

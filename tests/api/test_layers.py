@@ -19,10 +19,14 @@ LAYERS = {
             "extras",
             "paths",
             "checkpoint_paths",
+            "data_files",
             "dist",
             "hub",
             "model_folder",
             "loadable",
+            "blocks",
+            "next_tokens",
+            "atomic",
             "families",
             "utils",
         ],
@@ -30,11 +34,12 @@ LAYERS = {
     ),
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
-    **dict.fromkeys(["dataset", "model"], 3),
-    **dict.fromkeys(["chat", "check"], 4),
-    "engine": 5,
-    **dict.fromkeys(["convert", "evaluation", "prepare", "report"], 6),
-    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 7),
+    **dict.fromkeys(["check", "dataset", "model"], 3),
+    **dict.fromkeys(["generation", "survey", "prepare"], 4),
+    "chat": 5,
+    "engine": 6,
+    **dict.fromkeys(["convert", "evaluation"], 7),
+    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 8),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors, words and names of layer 0.
@@ -59,6 +64,32 @@ def imports(path):
                 yield own, parts[1]
 
 
+def loaded_by(path):
+    """The modules that importing the module at `path` loads: imports outside of functions and of typing."""
+    pending = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "xtuner":
+            yield from ({f"{node.module}.{a.name}" for a in node.names} | {node.module})
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif not isinstance(node, ast.FunctionDef):
+            pending += [inner for inner in ast.iter_child_nodes(node) if isinstance(inner, ast.stmt)]
+
+
+def test_no_module_imports_itself_through_others():
+    """Leaves are taken off until none is left; what stays is a circle."""
+    paths = {
+        ".".join(("xtuner", *path.relative_to(ROOT).with_suffix("").parts)): path
+        for path in ROOT.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    graph = {name: set(loaded_by(path)) & set(paths) for name, path in paths.items()}
+    while leaves := {name for name, others in graph.items() if not others}:
+        graph = {name: others - leaves for name, others in graph.items() if name not in leaves}
+    assert graph == {}
+
+
 def test_a_package_imports_lower_layers_only():
     wrong = set()
     for path in ROOT.rglob("*.py"):
@@ -78,9 +109,26 @@ def test_a_package_imports_lower_layers_only():
     assert wrong == set()
 
 
+STAGES = ["reading", "map_fns", "encoding", "items"]
+
+
+def test_a_stage_of_the_data_imports_earlier_ones_only():
+    """The folders of xtuner/dataset follow one another as rows become items."""
+    wrong = set()
+    for number, stage in enumerate(STAGES):
+        for path in (ROOT / "dataset" / stage).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            wrong |= {
+                f"{stage}/{path.name} imports {later}"
+                for later in STAGES[number + 1 :]
+                if f"xtuner.dataset.{later}" in text
+            }
+    assert wrong == set()
+
+
 LIGHT = """
-    cli errors language chinese locks extras checkpoint_paths families config config.names
-    estimate.configured check.checks model_folder loadable recipes.catalogue
+    cli errors language chinese locks extras checkpoint_paths data_files blocks atomic families config
+    estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
     utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
 """
 

@@ -38,7 +38,7 @@ def end(process):
     process.stdout.close()
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+def test_the_error_of_a_second_writer_names_the_first(tmp_path):
     process, _ = holder(tmp_path / "a")
     try:
         message = rf"the work dir .*a is in use by process {process.pid} on .+, since .+: wait for its end"
@@ -92,11 +92,11 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, what):
     path = tmp_path / "place"
     if what == "link":
         path.symlink_to(tmp_path / "nowhere")
-        reason = "place is a link to .*nowhere, which is not there"
+        reason = "place is a link to .*nowhere, which does not exist"
     else:
         path.write_text("")
         path = path / "a" / "b" if what == "below" else path
-        reason = "place is no folder"
+        reason = "place is not a folder"
     with (
         pytest.raises(ConfigError, match=f"^cannot write to the work dir .*: .*{reason}$"),
         writing(path, "the work dir", folder=True),
@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, what):
         pass
 
 
-def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_is_logged_and_used(tmp_path, monkeypatch, caplog):
     """NFS with no lock service answers ENOLCK."""
     import errno
     import fcntl
@@ -115,7 +115,7 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
     monkeypatch.setattr(fcntl, "flock", refuse)
     with caplog.at_level(logging.WARNING, "xtuner"), writing(tmp_path / "a", "the work dir", folder=True):
         assert list((tmp_path / "a").iterdir()) == []
-    assert "has no file locks: that nothing else writes there is not checked" in caplog.text
+    assert "does not support file locks: whether another process writes there is not checked" in caplog.text
 
 
 def test_what_another_users_killed_run_left_is_locked_without_being_written(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import torch
 
 
 def script(model, tokenizer, answers):
-    """Make `model` say `answers` one after the other; returns the list of what it has not yet said.
+    """Make `model` generate `answers` one after the other; returns the list of remaining ones.
 
     An answer ends with the end-of-sequence token, or where it runs into a stop word.
     """

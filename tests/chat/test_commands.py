@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 @pytest.fixture
 def dialogue(llama_dir):
-    """A dialogue, and `said`: what each input made appear."""
+    """A dialogue, and `said`: the output of each input."""
     model, tokenizer = load_for_chat(llama_dir, dtype="fp32")
     session = make_session(tokenizer, PROMPT_TEMPLATE.default)
     answerer = Answerer(model, tokenizer, session, Settings("m", max_new_tokens=6, temperature=0))
@@ -111,14 +111,14 @@ def test_a_saved_dialogue_goes_on_where_it_was(dialogue, tmp_path):
         ("/load", "/load needs the name of a file"),
         ("/load no/such", "Error: there is no file no/such"),
         ("/load {folder}/list.json", "list.json is no dialogue: it needs"),
-        ("/save {folder}/list.json", "list.json is there and is no dialogue: name another file"),
+        ("/save {folder}/list.json", "list.json exists and is not a dialogue: name another file"),
         ("/save {folder}/no/such.json", "cannot be written: No such file"),
         ("/adapter no/such", "Error: There is no adapter folder no/such"),
         ("/adapter", "Log: the adapter is: none"),
     ],
 )
 def test_mistakes_are_answered(dialogue, tmp_path, command, answer):
-    """A command that cannot be done says why, and the dialogue goes on."""
+    """A command that fails names the reason, and the dialogue continues."""
     (tmp_path / "list.json").write_text("[1, 2]")
     assert answer in dialogue.said(command.format(folder=tmp_path))
 

@@ -65,6 +65,6 @@ def test_bytes_that_are_no_text(monkeypatch):
 
 
 def test_control_characters_are_counted(caplog):
-    """What no template means is left out, and said."""
+    """Control characters are removed, and their number is logged."""
     assert without_controls("a\x1b[31mb\x00\r\nc\td") == "a[31mb\nc\td"
     assert "2 control characters were left out" in caplog.text

@@ -17,7 +17,7 @@ from xtuner.chat.plugins.tool import Tool, ToolError, plugin, tool_from_function
 from xtuner.chat.react import MAX_STEPS, Agent, Step, read_arguments, read_step, rules
 from xtuner.chat.session import make_session
 from xtuner.chat.settings import Settings
-from xtuner.dataset.encode import encode_conversations
+from xtuner.dataset.encoding.conversations import encode_conversations
 from xtuner.dataset.map_fns import msagent_react_map_fn, template_map_fn_factory
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.tools.chat import main
@@ -30,7 +30,7 @@ ANSWER = "Thought:Now I know.\nFinal Answer:29,032 feet\n"
 
 @pytest.fixture
 def agent(llama_dir, tokenizer):
-    """An agent with the tools and a model that says the answers; `agent.session` is its history."""
+    """An agent with the tools and a model that gives the answers; `agent.session` is its history."""
 
     def make(answers, tools=None, **settings):
         tools = [plugin("calculate")] if tools is None else tools
@@ -84,7 +84,7 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("reply", "told"),
+    ("reply", "message"),
     [
         ("Thought:x\nAction:fly\nAction Input:{}\n", "there is no tool 'fly'; there are calculate"),
         (
@@ -95,20 +95,20 @@ def test_the_model_reads_what_it_was_trained_on(agent, tokenizer):
         ('Thought:x\nAction:calculate\nAction Input:{"expression": "1/0"}\n', "division by zero"),
         (
             "Thought:x\nAction:calculate\nAction Input:{broken\n",
-            "is no JSON object with expression",
+            "is not a JSON object with expression",
         ),
         ("I would rather talk.\n", "格式错误"),
     ],
 )
-def test_malformed_calls_are_answered_to_the_model(agent, reply, told):
-    """What cannot be done is told, and the model may try again."""
+def test_the_model_receives_errors_of_malformed_calls(agent, reply, message):
+    """The model receives the error and may try again."""
     found = agent([reply, ANSWER])
     assert found.ask("?").text == "29,032 feet"
-    assert told in found.session.turns[1].system
+    assert message in found.session.turns[1].system
 
 
 def test_the_loop_is_bounded(agent, caplog):
-    """A model that never answers is told to, and then ended; one that knows no form says what it says."""
+    """A model that never answers is asked to, then stopped; text without the format is the answer."""
     call = 'Thought:again\nAction:calculate\nAction Input:{"expression": "1+1"}\n'
     found = agent([call] * (MAX_STEPS + 5))
     found.ask("?")
@@ -176,7 +176,7 @@ def test_reading_arguments():
         assert read_arguments(text, one) == {"city": "Oslo"}
     assert read_arguments('{"city": "Oslo"} and then', one) == {"city": "Oslo"}
     two = Tool("t", "d", print, {"a": "", "b": ""}, ("a", "b"))
-    with pytest.raises(ToolError, match="no JSON object with a, b"):
+    with pytest.raises(ToolError, match="not a JSON object with a, b"):
         read_arguments("x", two)
     assert read_arguments("", Tool("t", "d", print)) == {}
 
@@ -198,7 +198,7 @@ def test_a_function_as_a_tool():
     assert (tool.name, tool.description) == ("_weather", "The weather of the next days.")
     assert (tool.parameters, tool.required) == ({"city": "the name of a city", "days": "how many"}, ("city",))
     assert tool.call({"city": "Oslo", "days": "3"}) == "3 days of rain in Oslo"
-    with pytest.raises(ToolError, match="days is 'x', which is no int"):
+    with pytest.raises(ToolError, match="days is 'x', not a value of type int"):
         tool.call({"city": "Oslo", "days": "x"})
     assert Tool("t", "d", lambda: "x" * 5000).call({}).endswith("x ... (1000 more characters left out)")
     with pytest.raises(ToolError, match=r"t did not answer within 0\.05 s"):
@@ -210,7 +210,7 @@ def test_a_function_as_a_tool():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("x = 1", "defines no function"),
+        ("x = 1", "defines no public function"),
         ("def f(x): pass", "f has no docstring"),
         ("async def f(): 'F.'", "f is async"),
         ("def f(*x): 'F.'", r"f takes \*x; a model can only give named arguments"),
@@ -219,7 +219,7 @@ def test_a_function_as_a_tool():
     ],
 )
 def test_files_of_tools_that_cannot_be_used(tmp_path, source, message):
-    """What is wrong with a file is said with its name."""
+    """The error of a file names the file."""
     path = tmp_path / "mine.py"
     path.write_text(source)
     with pytest.raises(ConfigError, match=message):
@@ -255,7 +255,7 @@ SERVER = """
 
 
 def test_an_mcp_server(tmp_path):
-    """Tools of a server over stdio are called like any other; what fails there is told."""
+    """Tools of a server over stdio are called like others; their errors are passed on."""
     pytest.importorskip("mcp", reason="the package mcp is not installed")
     (tmp_path / "server.py").write_text(textwrap.dedent(SERVER))
     path = tmp_path / "servers.json"

@@ -91,7 +91,7 @@ def test_a_growing_block_never_outgrows_the_terminal():
 
 
 def test_a_pipe_gets_plain_text(capsys, caplog):
-    """In a pipe an answer is what the model said; how long it took is in the log."""
+    """In a pipe the answer is printed unformatted; its statistics are logged."""
     screen = open_screen()
     assert isinstance(screen, PlainScreen)
     with caplog.at_level(logging.INFO, "xtuner"):

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.conftest import DATA
-from xtuner.chat.generate import Completion
 from xtuner.chat.session import ChatTemplateSession, Session, make_session
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion
 from xtuner.utils import PROMPT_TEMPLATE
 
 
@@ -78,7 +78,7 @@ def test_round_and_bot_name_are_filled_in(tokenizer):
 
 
 def test_the_oldest_turns_go_and_the_system_text_stays(tokenizer, caplog):
-    """A full context drops turns from the front and says so; the first one left gets the system text."""
+    """A full context drops the first turns and logs it; the first remaining one gets the system text."""
     session = Session(tokenizer, PROMPT_TEMPLATE.default, system="Be kind.", context=120)
     turns = [(f"question {i}", f"answer {i}") for i in range(3)]
     talk(session, turns, tokenizer)
@@ -139,7 +139,7 @@ def test_the_tokenizers_own_template(tokenizer):
     again = own.decode(session.ask("Q2", 10))
     assert again == before + "A<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n"
     own.chat_template = "{{ raise_exception('no system') }}"
-    with pytest.raises(DataError, match=r"does not take this dialogue of the roles .*: no system"):
+    with pytest.raises(DataError, match=r"refuses this conversation of the roles .*: no system"):
         session.ask("Q3", 10)
 
 
@@ -147,7 +147,7 @@ def test_auto_is_the_tokenizers_own_template_in_chat_as_in_training(tokenizer):
     """What the model is asked with begins what it was trained on; its answer ends at the template's mark."""
     import copy
 
-    from xtuner.dataset.encode import encode_conversations
+    from xtuner.dataset.encoding.conversations import encode_conversations
     from xtuner.dataset.map_fns import template_map_fn_factory
 
     own = copy.deepcopy(tokenizer)
@@ -167,7 +167,7 @@ def test_auto_is_the_tokenizers_own_template_in_chat_as_in_training(tokenizer):
 
 
 def test_undo_and_another_system_text(tokenizer):
-    """A turn undone was never there; a new system text stands where the first one stood."""
+    """An undone turn leaves no trace; a new system text replaces the first."""
     turns = [("one", "1"), ("two", "2")]
     session = Session(tokenizer, PROMPT_TEMPLATE.chatglm2, system="Be kind.")
     talk(session, turns, tokenizer)
@@ -182,7 +182,7 @@ def test_undo_and_another_system_text(tokenizer):
 
 
 def test_a_turn_may_have_a_system_text_of_its_own(tokenizer):
-    """What a tool answers stands where training puts the system text of a later turn."""
+    """The result of a tool is put where training puts the system text of a later turn."""
     session = Session(tokenizer, PROMPT_TEMPLATE.default, system="Be kind.")
     talk(session, [("one", "1")], tokenizer)
     asked = tokenizer.decode(session.ask("", 10, system="Response:2\n"))
@@ -192,7 +192,7 @@ def test_a_turn_may_have_a_system_text_of_its_own(tokenizer):
 
 
 def test_a_question_too_long_forgets_nothing(tokenizer):
-    """The dialogue goes on after a refused question as if it had not been asked."""
+    """The dialogue continues after a refused question as if it had not been asked."""
     session = Session(tokenizer, PROMPT_TEMPLATE.default, context=120)
     before = talk(session, [("one", "1")], tokenizer)
     with pytest.raises(DataError, match="leaves room for"):

@@ -73,7 +73,7 @@ def test_a_spoilt_config(load, checked):
         assert part in err
 
 
-def test_a_training(here, capsys):
+def test_a_training(here, capsys, untold):
     """What a run says is Chinese on the console as in its file; names, numbers and paths are as ever."""
     assert main(["train", "c.py", "--lang", "zh", "--work-dir", "run", "--seed", "0"]) == 0
     console = capsys.readouterr().err
@@ -87,3 +87,55 @@ def test_a_training(here, capsys):
     assert " - mmengine - INFO - 数据：6 条；" in console
     assert re.search(r" - mmengine - INFO - Iter\(train\) \[6/6\]  lr: .*  loss: \d", log)
     assert "训练完成。下一步：\n  xtuner convert pth_to_hf run/c.py run/iter_6.pth run/hf\n" in console
+    assert untold == set()
+
+
+def test_a_training_goes_on(here, capsys, untold):
+    """Bad rows, a config that has changed, the checkpoint that was found, and what is refused on the way."""
+    rows = [json.loads((here / "d.json").read_text(encoding="utf-8"))[0]] * 40
+    bad = {"instruction": "a"}
+    (here / "d.json").write_text(json.dumps([*rows, bad]), encoding="utf-8")
+    words = ["train", "c.py", "--work-dir", "run", "--lang", "zh"]
+    assert main([*words, "--resume"]) == 1
+    assert "'run' 中没有可继续的检查点；请不用 --resume 训练" in capsys.readouterr().err
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "数据：41 条；丢弃 1 条： 1 条有错误（d.json 第 1 行，第 41 条）" in said
+    assert "已略去：d.json 第 1 行，第 41 条: alpaca_map_fn: 数据行没有字段 'output'；它的字段有 " in said
+    assert main([*words, "--resume", "--cfg-options", "max_iters=8", "lr=1e-3"]) == 0
+    said = capsys.readouterr().err
+    for line in (
+        "配置与保存 run/iter_6.pth 时的不同：",
+        "从第 6 次迭代继续，共 8 次，检查点保存于第 6 次迭代",
+    ):
+        assert line in said
+    (here / "run" / "iter_8.pth").write_bytes(b"x")
+    assert main([*words, "--resume", "--cfg-options", "max_iters=10"]) == 0
+    assert "run/iter_8.pth 已损坏：它不完整，或不是检查点；改用它之前的一个" in capsys.readouterr().err
+    assert untold == set()
+
+
+SETTINGS = {
+    "model.lora.target_modules=['q_pro']": "写有 'q_pro'，而这个模型没有；它的线性层有 down_proj, ",
+    "model.lora.target_modules=['mlp']": "写有 'mlp'，它不是层，而是含有若干层",
+    "model.lora.inference_mode=True": "model.lora.inference_mode=True 会冻结适配器",
+    "model.llm.attn_implementation=flash_attention_2": "改用内置的 attention",
+    "model.max_position_embeddings=1000": "rope 线性缩放 2 倍：从 512 个位置到 1000 个",
+    "model.use_activation_checkpointing=all": "'selective'（每隔一层）",
+    "model.peft_model=nowhere": "model.peft_model = 'nowhere'：没有这个文件或目录",
+    "optim_wrapper.clip_grad.type=value": "optim_wrapper.clip_grad.type 为 'value'；只支持 'norm'",
+    "param_scheduler.0.type=torch.optim.lr_scheduler.StepLR": "StepLR 没有参数 'eta_min'",
+    "default_hooks.checkpoint.save_best=acc": "save_best 需要验证：请给出 val_dataloader",
+    "train_dataloader.dataset.streaming=True": "流式读取：数据在 process_hf_dataset 的缓冲区中打乱",
+    "train_dataloader.dataset.template_map_fn.template=lama": "没有名为 'lama' 的对话模板",
+    "sequence_parallel_size=2": "不能整除进程数 1",
+    "load_from=d.json": "d.json 已损坏：它不完整，或不是检查点",
+}
+
+
+@pytest.mark.parametrize("option", SETTINGS)
+def test_a_setting(option, here, capsys, untold):
+    """What a run says of one: refused, or logged and used."""
+    main(["train", "c.py", "--work-dir", "run", "--lang", "zh", "--cfg-options", "max_iters=1", option])
+    assert SETTINGS[option] in capsys.readouterr().err
+    assert untold == set()

@@ -61,6 +61,14 @@ def test_dotted_text_of_known_packages_is_a_name_and_other_text_is_text():
     assert made == {"a": ConfigError, "b": "xtuner.nothing.here", "c": "hello.world"}
 
 
+def test_a_word_is_a_name_under_type_only():
+    """Stop words and questions may be what a registry calls a class by."""
+    words = {"stop_words": ["Hook", "SGD"], "question": "AdamW", "pair": ("LinearLR", "TrainLoop")}
+    assert build({"type": dict, **words}) == words
+    assert build(words) == words
+    assert check_names(words, "config") is None
+
+
 def test_a_type_that_is_no_name_is_data():
     assert build({"type": "linear", "factor": 2.0}) == {"type": "linear", "factor": 2.0}
 

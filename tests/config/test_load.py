@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from xtuner.check.names import Names, look_at
 from xtuner.config import Ref, load_config, parse_config, parse_option
-from xtuner.config.names import Names, look_at
 from xtuner.errors import ConfigError, NotFoundError
 
 SMALL = """\
@@ -104,6 +104,13 @@ def test_an_unknown_option_is_an_error_with_the_nearest_spelling(key, message):
         ("a=[1,2]", [1, 2]),
         ("a=(1,b)", (1, "b")),
         ("a=x,y", ["x", "y"]),
+        ("a=0.9,0.95", [0.9, 0.95]),
+        ("a='x','y'", ["x", "y"]),
+        ("a=(0.9,0.95)", (0.9, 0.95)),
+        ("a=(1,2),(3,4)", [(1, 2), (3, 4)]),
+        ("a=1,", [1]),
+        ("a=(1,)", (1,)),
+        ("a=()", ()),
         ("a=be kind, be brief", "be kind, be brief"),
         ("a=../model", "../model"),
         ("a=你是谁", "你是谁"),

@@ -1,4 +1,4 @@
-"""GGUF files hold the model: transformers' own reader answers as the folder does."""
+"""GGUF files hold the model: transformers' reader gives the folder's logits."""
 
 import pytest
 import torch
@@ -77,8 +77,8 @@ CASES = [
 
 
 @pytest.mark.parametrize(("config_class", "more"), CASES)
-def test_the_file_answers_as_the_folder(config_class, more, make_model, tmp_path):
-    """In f16 logits differ by rounding alone."""
+def test_the_file_gives_the_logits_of_the_folder(config_class, more, make_model, tmp_path):
+    """f16 logits differ only by rounding."""
     folder = make_model(config_class, **more)
     path = to_gguf(folder, tmp_path / "out.gguf", check=False)
     assert compare(folder, path, "f16") < 2e-3 * logits(folder).abs().max()
@@ -88,8 +88,8 @@ def test_the_file_answers_as_the_folder(config_class, more, make_model, tmp_path
         torch.testing.assert_close(logits(tmp_path, gguf_file=path.name), logits(folder), atol=0.02, rtol=0)
 
 
-def test_q8_0_is_near_and_smaller(make_model, tmp_path):
-    """Eight bits in blocks of 32 change the logits a little; the check measures by how much."""
+def test_q8_0_is_close_and_smaller(make_model, tmp_path):
+    """Eight bits in blocks of 32 change the logits slightly; the check measures the difference."""
     folder = make_model(LlamaConfig)
     half, small = tmp_path / "half.gguf", tmp_path / "small.gguf"
     assert cli.main(["convert", "gguf", str(folder), str(half), "--no-check"]) == 0
@@ -97,16 +97,14 @@ def test_q8_0_is_near_and_smaller(make_model, tmp_path):
     assert small.stat().st_size < 0.75 * half.stat().st_size
     difference = compare(folder, small, "q8_0")
     assert compare(folder, half, "f16") < difference < 0.1 * logits(folder).abs().max()
-    with pytest.raises(
-        ModelError, match=r"does not answer as .*; rms_norm_eps is 1\.0 in its config\.json and"
-    ):
+    with pytest.raises(ModelError, match=r"does not equal .*; rms_norm_eps is 1\.0 in its config\.json and"):
         compare(make_model(LlamaConfig, rms_norm_eps=1.0), half, "f16")
     types = {t.name: t.tensor_type.name for t in gguf.GGUFReader(small).tensors}
     assert types["blk.0.attn_q.weight"] == "Q8_0"
     assert types["output_norm.weight"] == "F32"
 
 
-def test_what_the_file_says(make_model, tmp_path, tokenizer):
+def test_metadata(make_model, tmp_path, tokenizer):
     """Shape, rotation and tokenizer are written; tokens the tokenizer lacks are marked unused."""
     folder = make_model(LlamaConfig, rope_parameters=LLAMA3)
     reader = gguf.GGUFReader(to_gguf(folder, tmp_path, check=False))
@@ -133,8 +131,8 @@ def test_what_the_file_says(make_model, tmp_path, tokenizer):
         (Qwen3Config, {"use_sliding_window": True, "max_window_layers": 1}),
     ],
 )
-def test_a_window_is_left_out_and_said(config_class, more, make_model, tmp_path, caplog):
-    """llama.cpp's architecture has none: the file answers as the folder up to as many tokens."""
+def test_an_omitted_window_is_logged(config_class, more, make_model, tmp_path, caplog):
+    """llama.cpp's architecture has no window: file and folder agree up to its length."""
     folder = make_model(config_class, sliding_window=8, **more)
     path = to_gguf(folder, tmp_path / "out.gguf")
     assert path.is_file()
@@ -144,8 +142,8 @@ def test_a_window_is_left_out_and_said(config_class, more, make_model, tmp_path,
     ]
 
 
-def test_a_window_as_wide_as_the_context_is_none(make_model, tmp_path, caplog):
-    """Nor is one that no layer has."""
+def test_a_window_as_wide_as_the_context_is_not_logged(make_model, tmp_path, caplog):
+    """Nor is a window that no layer uses."""
     to_gguf(make_model(MistralConfig, sliding_window=128), tmp_path / "out.gguf")
     unused = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
     to_gguf(make_model(Qwen2Config, **unused), tmp_path / "out.gguf")
@@ -153,7 +151,7 @@ def test_a_window_as_wide_as_the_context_is_none(make_model, tmp_path, caplog):
 
 
 def test_yarn_is_written(make_model, tmp_path):
-    """Factor and original positions; llama.cpp's own defaults are YaRN's, and other numbers are refused."""
+    """Factor and original positions are written; values other than llama.cpp's defaults are errors."""
     reader = gguf.GGUFReader(to_gguf(make_model(LlamaConfig, rope_parameters=YARN), tmp_path, check=False))
     value = {name: field.contents() for name, field in reader.fields.items()}
     scaling = {name.rpartition("scaling.")[2]: value[name] for name in value if ".rope.scaling." in name}
@@ -174,19 +172,19 @@ def test_yarn_is_written(make_model, tmp_path):
         ),
     ],
 )
-def test_a_setting_without_a_place_in_the_file_is_named(config_class, more, message, make_model, tmp_path):
-    """Before anything is written."""
+def test_a_setting_that_the_file_cannot_hold_is_an_error(config_class, more, message, make_model, tmp_path):
+    """The error comes before anything is written."""
     with pytest.raises(ModelError, match=message):
         to_gguf(make_model(config_class, **more), tmp_path / "out.gguf")
     assert not (tmp_path / "out.gguf").exists()
 
 
-def test_a_file_that_answers_otherwise_is_not_left_and_the_cause_is_named(make_model, tmp_path, monkeypatch):
-    """The settings that folder and file do not share, and an earlier file stays."""
+def test_a_file_with_other_logits_is_removed_and_the_cause_named(make_model, tmp_path, monkeypatch):
+    """The error names the settings that differ; an earlier file is kept."""
     folder = make_model(LlamaConfig)
     path = to_gguf(folder, tmp_path / "out.gguf")
     before = path.read_bytes()
-    # What a family with a new setting would do.
+    # As a family with a new setting would.
     monkeypatch.setattr(gguf.GGUFWriter, "add_layer_norm_rms_eps", lambda self, value: None)
     with pytest.raises(
         ModelError,
@@ -220,15 +218,15 @@ def test_a_tokenizer_with_byte_fallback(make_model, tmp_path):
     assert value["tokenizer.ggml.token_type"][5] == gguf.TokenType.BYTE
 
 
-def test_a_model_that_sees_is_refused_by_its_own_family(tokenizer, tmp_path):
-    """Though its language part is a Llama."""
+def test_a_vision_language_model_is_refused(tokenizer, tmp_path):
+    """Even if its language part is a Llama."""
     with pytest.raises(ModelError, match="is a model of the family 'llava'; GGUF files are written for"):
         to_gguf(seeing.save("llava", tmp_path / "llava", tokenizer), tmp_path / "x.gguf")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_written(make_model, tmp_path, capsys):
-    """Another family, a wrong name, numbers too large: one line each, and no half file."""
+def test_models_that_cannot_be_written(make_model, tmp_path, capsys):
+    """Another family, a wrong name, values too large: one line each, and no partial file."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1)).save_pretrained(
@@ -238,10 +236,10 @@ def test_what_cannot_be_written(make_model, tmp_path, capsys):
     assert "is a model of the family 'gpt2'; GGUF files are written for internlm" in capsys.readouterr().err
     folder = make_model(LlamaConfig)
     assert cli.main(["convert", "gguf", str(folder), str(tmp_path / "x.bin")]) == 1
-    assert "no name of a file that ends in .gguf" in capsys.readouterr().err
+    assert "a file name that ends in .gguf" in capsys.readouterr().err
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.model.layers[0].mlp.up_proj.weight.data[0, 0] = 1e6
     model.save_pretrained(folder)
-    with pytest.raises(ModelError, match=r"holds 1e\+06, more than f16 can: write --type q8_0"):
+    with pytest.raises(ModelError, match=r"holds 1e\+06, more than f16 can hold: use --type q8_0"):
         to_gguf(folder, tmp_path / "x.gguf")
-    assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob("*.gguf")) + list(tmp_path.glob(".*.part"))

@@ -70,7 +70,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_equals_base_and_adapter(llama_dir, make_adapter, tmp_path, name):
-    """Every kind of LoRA that peft trains answers the same merged as beside its base."""
+    """Every kind of LoRA gives the same logits merged and unmerged."""
     model, adapter = make_adapter(llama_dir, **ADAPTERS[name])
     difference = merge(llama_dir, adapter, tmp_path / "merged", device="cpu")
     assert difference < 1e-4
@@ -94,8 +94,8 @@ def test_biases(bias_dir, make_adapter, tmp_path, lora):
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning:peft")
-def test_tied_embeddings_come_apart(bias_dir, make_adapter, tmp_path, lora, caplog):
-    """One end of tied embeddings changed: the merged model holds both matrices, as base + adapter do."""
+def test_tied_embeddings_are_untied(bias_dir, make_adapter, tmp_path, lora, caplog):
+    """If one of two tied matrices changed, the merged model holds both, as base + adapter do."""
     model, adapter = make_adapter(bias_dir, **lora)
     merge(bias_dir, adapter, tmp_path / "merged", device="cpu")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is False
@@ -104,7 +104,7 @@ def test_tied_embeddings_come_apart(bias_dir, make_adapter, tmp_path, lora, capl
 
 
 def test_transposed_weights(tmp_path, make_adapter, tokenizer):
-    """GPT-2 keeps [in, out] matrices; square ones follow those that are not, whatever the flag says."""
+    """GPT-2's matrices are [in, out]; square ones follow those that are not, whatever fan_in_fan_out is."""
     torch.manual_seed(3)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
@@ -162,7 +162,7 @@ def test_a_base_in_bin_shards(llama_dir, make_adapter, tmp_path):
 
 
 def test_memory_is_one_tensor(llama_dir, make_adapter, tmp_path, monkeypatch):
-    """Writing asks for one tensor at a time and the one before it is gone by then."""
+    """Tensors are loaded one at a time, each after the previous one is freed."""
     import weakref
 
     from xtuner.convert import safetensors_stream
@@ -207,7 +207,7 @@ def test_another_base_is_refused(llama_dir, bias_dir, make_adapter, tmp_path):
     ],
 )
 def test_an_adapter_that_cannot_be_merged(llama_dir, make_adapter, tmp_path, change, message):
-    """What is not base + scaling * B @ A is refused, never merged wrongly."""
+    """Adapters that are not base + scaling * B @ A are refused."""
     _, adapter = make_adapter(llama_dir)
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -259,7 +259,7 @@ def test_vision_tower_of_clip(tmp_path):
 
 
 @pytest.mark.parametrize("safe", [True, False])
-def test_split_gives_every_tensor_its_own_file(llama_dir, make_adapter, tmp_path, safe):
+def test_split_writes_one_file_per_tensor(llama_dir, make_adapter, tmp_path, safe):
     """As many shards as tensors, in the source's format, equal bit for bit, other files copied."""
     source = llama_dir
     if not safe:

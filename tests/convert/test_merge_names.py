@@ -1,4 +1,4 @@
-"""The whole way of an adapter where files and model differ in names or parts: Gemma 3, packed experts."""
+"""From training to merging for models whose files differ in names or parts: Gemma 3, packed experts."""
 
 import json
 import warnings
@@ -17,7 +17,7 @@ from xtuner.convert.names import Names, empty_model
 from xtuner.convert.pth_to_hf import pth_to_hf
 from xtuner.convert.safetensors_stream import SafetensorsFile
 from xtuner.convert.weights import Weights
-from xtuner.engine.surroundings import adapter_files
+from xtuner.engine.environment import adapter_files
 from xtuner.errors import ModelError
 from xtuner.model import SupervisedFinetune
 from xtuner.model.loading import load_for_chat
@@ -77,20 +77,20 @@ def trained(tmp_path, write_config, save_checkpoint, tokenizer):
     return train
 
 
-def near(found, wanted):
-    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+def near(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "gemma3"])
-def test_the_whole_way_of_a_family(family, trained, tmp_path):
-    """Plain peft on plain transformers, chat, and the merged folder answer as the run's model; names stay."""
-    base, adapter, wanted = trained(family)
-    assert not torch.allclose(moe.logits(saved(base)), wanted, atol=0.05)
-    near(moe.logits(PeftModel.from_pretrained(saved(base), str(adapter))), wanted)
-    near(moe.logits(load_for_chat(base, adapter=adapter, dtype="fp32")[0]), wanted)
+def test_a_family_from_training_to_merging(family, trained, tmp_path):
+    """Stock peft on transformers, chat and the merged folder equal the run's model; names are kept."""
+    base, adapter, expected = trained(family)
+    assert not torch.allclose(moe.logits(saved(base)), expected, atol=0.05)
+    near(moe.logits(PeftModel.from_pretrained(saved(base), str(adapter))), expected)
+    near(moe.logits(load_for_chat(base, adapter=adapter, dtype="fp32")[0]), expected)
     difference = merge(base, adapter, tmp_path / "merged", device="cpu")
     assert difference < 1e-3
-    near(moe.logits(saved(tmp_path / "merged")), wanted)
+    near(moe.logits(saved(tmp_path / "merged")), expected)
     before, after = Weights(base), Weights(tmp_path / "merged")
     assert before.infos == after.infos
     untouched = ("embed", "vision", "norm", "router", ".gate.")
@@ -110,11 +110,11 @@ def test_the_whole_way_of_a_family(family, trained, tmp_path):
     ids=lambda lora: next(iter(lora)),
 )
 def test_kinds_of_adapters_of_experts(lora, trained, tmp_path):
-    """Each gives one answer in the run, with plain peft and merged."""
-    base, adapter, wanted = trained("deepseek_v3", **lora)
-    near(moe.logits(PeftModel.from_pretrained(saved(base), str(adapter))), wanted)
+    """Run, stock peft and merged model give the same logits."""
+    base, adapter, expected = trained("deepseek_v3", **lora)
+    near(moe.logits(PeftModel.from_pretrained(saved(base), str(adapter))), expected)
     assert merge(base, adapter, tmp_path / "merged", device="cpu") < 1e-3
-    near(moe.logits(saved(tmp_path / "merged")), wanted)
+    near(moe.logits(saved(tmp_path / "merged")), expected)
 
 
 @pytest.mark.parametrize("lora", [{}, {"use_dora": True}, {"bias": "all"}], ids=str)
@@ -134,8 +134,8 @@ def test_several_parameters_of_one_tensor(lora, tmp_path):
     assert Weights(tmp_path / "base").infos == Weights(tmp_path / "merged").infos
 
 
-def test_files_with_names_of_another_time(tmp_path):
-    """Of a model with eyes whose language part is loaded alone, and a head called embed_out."""
+def test_files_with_older_names(tmp_path):
+    """Of a vision-language model whose language part is loaded alone, and a head called embed_out."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
     torch.manual_seed(0)
@@ -154,14 +154,14 @@ def test_tensors_of_files_become_parameters_and_back(family, tmp_path):
     """Every parameter is what transformers loads, every tensor what it saved; single experts too."""
     model = make(family)
     model.save_pretrained(tmp_path)
-    weights, wanted = Weights(tmp_path), model.state_dict()
+    weights, expected = Weights(tmp_path), model.state_dict()
     names = Names(empty_model(tmp_path), weights.infos)
     assert set(names.of_file) == set(weights)
     for file in weights:
         group, files, first = names.beside(file)
         made = names.to_model(group, {name: weights[name] for name in files})
         for name, tensor in made.items():
-            whole = wanted[name]
+            whole = expected[name]
             own = whole if tensor.shape == whole.shape else whole[first : first + 1]
             assert torch.equal(tensor, own), name
         assert all(torch.equal(t, weights[n]) for n, t in names.to_files(group, made, files).items())
@@ -208,8 +208,8 @@ def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
-def test_a_bias_without_a_place_is_refused_as_that(llama_dir, tmp_path):
-    """`lora_bias` on layers without bias: it is the right base, and no merged model can hold the bias."""
+def test_a_bias_for_a_layer_without_bias_is_refused(llama_dir, tmp_path):
+    """`lora_bias` on layers without bias: the error names the bias, not the base."""
     model = apply_lora(saved(llama_dir), LoraConfig(r=2, target_modules=["q_proj"], lora_bias=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft takes the bias for a matrix cut in pieces
@@ -222,8 +222,8 @@ def test_a_bias_without_a_place_is_refused_as_that(llama_dir, tmp_path):
     ("family", "version"), [("qwen3_moe", "0.18.1"), ("qwen3_moe", "0.19.0"), ("gpt_oss", "0.19.0")]
 )
 def test_adapters_of_experts_that_an_older_peft_wrote(family, version, trained, tmp_path):
-    """Inputs and outputs were exchanged: merged and loaded they give the same answers."""
-    base, adapter, wanted = trained(family, target_parameters=["experts.down_proj"], lora_dropout=0.0)
+    """Inputs and outputs were swapped: merged and loaded they give the same logits."""
+    base, adapter, expected = trained(family, target_parameters=["experts.down_proj"], lora_dropout=0.0)
     path = adapter / "adapter_model.safetensors"
     weights = load_file(path)
     for name in [name for name in weights if "lora_A" in name]:
@@ -235,13 +235,13 @@ def test_adapters_of_experts_that_an_older_peft_wrote(family, version, trained, 
     config = json.loads((adapter / "adapter_config.json").read_text()) | {"peft_version": version}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     assert merge(base, adapter, tmp_path / "merged", device="cpu") < 1e-3
-    near(moe.logits(saved(tmp_path / "merged")), wanted)
-    near(moe.logits(attach_adapter(saved(base), adapter)), wanted)
+    near(moe.logits(saved(tmp_path / "merged")), expected)
+    near(moe.logits(attach_adapter(saved(base), adapter)), expected)
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "mixtral"])
-def test_adapters_of_a_time_when_each_expert_had_layers(family, tmp_path):
-    """As transformers 4 and its peft left them: chat and the merged folder are W + s B A of every file."""
+def test_adapters_from_when_each_expert_had_layers(family, tmp_path):
+    """As saved with transformers 4: chat and the merged folder equal W + s B A for every tensor."""
     make(family).save_pretrained(tmp_path / "base")
     weights = load_file(tmp_path / "base" / "model.safetensors")
     adapter, words = {}, {"q_proj"}
@@ -268,7 +268,7 @@ def test_adapters_of_a_time_when_each_expert_had_layers(family, tmp_path):
 
 
 def test_adapters_without_experts_of_earlier_versions(tmp_path):
-    """Words in `target_modules` that now mean experts too: the file tells what the adapter has."""
+    """Names in `target_modules` that now include experts: the file decides what the adapter has."""
     make("qwen2_moe").save_pretrained(tmp_path / "base")
     words = ["q_proj", "gate_proj", "up_proj", "down_proj", "shared_expert_gate"]
     model = get_peft_model(
@@ -280,16 +280,16 @@ def test_adapters_without_experts_of_earlier_versions(tmp_path):
         near(moe.logits(found), moe.logits(model))
 
 
-def test_adapters_of_experts_come_and_go(trained):
-    """Chat takes one off, puts another on, and none is left of the first."""
-    base, adapter, wanted = trained("qwen2_moe")
+def test_adapters_of_experts_are_exchanged(trained):
+    """Chat removes one and loads another; nothing remains of the first."""
+    base, adapter, expected = trained("qwen2_moe")
     model = saved(base)
     alone = moe.logits(model)
     for _ in range(2):
         model = with_adapter(model, adapter)
-        near(moe.logits(model), wanted)
+        near(moe.logits(model), expected)
     assert torch.equal(moe.logits(without_adapter(model)), alone)
     both = attach_adapter(attach_adapter(saved(base), adapter), adapter, name="second")
     for name in ("default", "second"):
         both.set_adapter(name)
-        near(moe.logits(both), wanted)
+        near(moe.logits(both), expected)

@@ -1,4 +1,4 @@
-"""The Modelfile says what training said."""
+"""The Modelfile prompts as training did."""
 
 import shutil
 
@@ -25,8 +25,8 @@ def test_the_whole_file():
     )
 
 
-def test_turns_that_end_with_the_tokenizers_mark():
-    """Without SUFFIX_AS_EOS the end-of-sequence token closes a turn."""
+def test_turns_that_end_with_the_eos_token():
+    """Without SUFFIX_AS_EOS the end-of-sequence token ends a turn."""
     assert "{{ .Content }}{{ if ne (len (slice $.Messages $i)) 1 }}</s>\n" in go_template(
         PROMPT_TEMPLATE.default, "</s>"
     )
@@ -34,7 +34,7 @@ def test_turns_that_end_with_the_tokenizers_mark():
 
 @pytest.mark.parametrize("name", [n for n, t in PROMPT_TEMPLATE.items() if "INSTRUCTION" in t])
 def test_every_template_is_translated_or_refused(name):
-    """No placeholder of ours is left."""
+    """No placeholder is left."""
     template = PROMPT_TEMPLATE[name]
     if "{round}" in template["INSTRUCTION"]:
         with pytest.raises(ConfigError, match="cannot count rounds"):
@@ -46,7 +46,7 @@ def test_every_template_is_translated_or_refused(name):
 
 
 def test_the_template_is_found(llama_dir, tmp_path, capsys):
-    """By the config of the run, by the tokenizer's own template, or by name; else the user is asked."""
+    """By the config of the run, by the tokenizer's own template, or by name; else an error asks for one."""
     folder = shutil.copytree(llama_dir, tmp_path / "model")
     out = tmp_path / "out"
     assert cli.main(["convert", "ollama", str(folder), str(out)]) == 1
@@ -65,9 +65,9 @@ def test_the_template_is_found(llama_dir, tmp_path, capsys):
     )
     (folder / "chat_template.jinja").write_text("{% for m in messages %}?{{ m.content }}{% endfor %}")
     assert cli.main(["convert", "ollama", str(folder), str(out)]) == 1
-    assert "none that can be put into Ollama's words" in capsys.readouterr().err
+    assert "chat_template cannot be written for Ollama" in capsys.readouterr().err
     (folder / "xtuner_config.py").write_text("prompt_template = 'default'\n")
     assert cli.main(["convert", "ollama", str(folder), str(out), "--system", "Hi"]) == 0
     assert "<|User|>:{{ .Content }}" in (out / "Modelfile").read_text()
     assert cli.main(["convert", "ollama", str(folder), str(out), "--gguf", "no.gguf"]) == 1
-    assert "--gguf no.gguf: there is no such file" in capsys.readouterr().err
+    assert "--gguf no.gguf: no such file" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from tests.families.configs import make_model
 from xtuner.convert.pth_to_hf import pth_to_hf
-from xtuner.engine.surroundings import model_files
+from xtuner.engine.environment import model_files
 from xtuner.errors import CheckpointError, ConfigError, NotFoundError
 
 # peft asks for a property that transformers has renamed.
@@ -29,9 +29,7 @@ def hf_files_of(folder):
     return texts | {"tokenizer.model": torch.tensor(list(b"\x00\xffbytes"), dtype=torch.uint8)}
 
 
-def test_an_adapter_is_what_peft_loads(
-    llama_dir, make_adapter, run_state, write_config, save_checkpoint, tmp_path
-):
+def test_peft_loads_the_adapter(llama_dir, make_adapter, run_state, write_config, save_checkpoint, tmp_path):
     """The adapter folder: four files, targets found in the weights, the same logits through peft."""
     from peft import PeftModel
 
@@ -77,7 +75,7 @@ def test_names_are_those_of_peft(
     checkpoint = save_checkpoint(run_state(model))
     pth_to_hf(write_config(base=llama_dir, lora=lora), checkpoint, tmp_path / "hf", fp32=True)
     expected = load_file(folder / "adapter_model.safetensors")
-    # peft adds the frozen embedding itself, which a run does not keep.
+    # peft adds the frozen embedding, which a run does not save.
     expected = {name: t for name, t in expected.items() if not name.endswith("base_layer.weight")}
     found = load_file(tmp_path / "hf" / "adapter_model.safetensors")
     assert set(found) == set(expected)
@@ -116,7 +114,7 @@ def test_biases_keep_the_names_of_peft(
 def test_dtype_of_an_adapter(
     llama_dir, make_adapter, run_state, write_config, save_checkpoint, tmp_path, run_dtype, fp32, expected
 ):
-    """16 bit of the run's own kind, fp32 on request; `.bin` on request too."""
+    """The 16 bit dtype of the run, fp32 on request; `.bin` on request too."""
     model, _ = make_adapter(llama_dir)
     config = write_config(base=llama_dir, dtype=run_dtype, lora=LORA)
     checkpoint = save_checkpoint(run_state(model))
@@ -154,7 +152,7 @@ def test_a_full_run_needs_no_base(llama_dir, write_config, save_checkpoint, tmp_
 
 
 def test_tied_embeddings_are_written_once(tokenizer, write_config, save_checkpoint, tmp_path):
-    """Of a head that is the embedding only the embedding is written, as transformers does."""
+    """If the head is tied to the embedding, only the embedding is written, as transformers does."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -175,19 +173,19 @@ def test_tied_embeddings_are_written_once(tokenizer, write_config, save_checkpoi
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "hf")), logits(model))
 
 
-def test_without_its_files_the_base_folder_serves(llama_dir, write_config, save_checkpoint, tmp_path):
-    """A checkpoint without config and tokenizer takes those of the base; without a base it says so."""
+def test_missing_files_are_copied_from_the_base(llama_dir, write_config, save_checkpoint, tmp_path):
+    """A checkpoint without config and tokenizer gets those of the base; without a base it is an error."""
     model = AutoModelForCausalLM.from_pretrained(llama_dir)
     checkpoint = save_checkpoint({f"llm.{name}": tensor for name, tensor in model.state_dict().items()})
     pth_to_hf(write_config(base=llama_dir), checkpoint, tmp_path / "hf", fp32=True)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "hf")), logits(model))
-    with pytest.raises(CheckpointError, match=r"'/gone' is no model folder here"):
+    with pytest.raises(CheckpointError, match=r"'/gone' is not a local model folder"):
         pth_to_hf(write_config(base="/gone"), checkpoint, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
 def test_options_reach_the_copy(llama_dir, make_adapter, run_state, write_config, save_checkpoint, tmp_path):
-    """`--cfg-options` changes what is written, and the copied config says so."""
+    """`--cfg-options` changes the output and the copied config."""
     model, _ = make_adapter(llama_dir)
     options = {"pretrained_model_name_or_path": "org/base"}
     checkpoint = save_checkpoint(run_state(model))
@@ -202,7 +200,7 @@ def test_options_reach_the_copy(llama_dir, make_adapter, run_state, write_config
 def test_config_and_checkpoint_must_belong_together(
     llama_dir, make_adapter, run_state, write_config, save_checkpoint, tmp_path
 ):
-    """LoRA here and none there, another rank, foreign names, no file: one clear error, nothing written."""
+    """LoRA in only one of them, another rank, foreign names, no file: one error, nothing written."""
     model, _ = make_adapter(llama_dir)
     checkpoint = save_checkpoint(run_state(model))
     with pytest.raises(CheckpointError, match=r"sets no lora, but .* holds LoRA weights"):
@@ -211,7 +209,7 @@ def test_config_and_checkpoint_must_belong_together(
         pth_to_hf(write_config(lora="dict(type=LoraConfig, r=64)"), checkpoint, tmp_path / "hf")
     with pytest.raises(CheckpointError, match=r"trains LoRA, but .* holds no LoRA weights"):
         pth_to_hf(write_config(lora=LORA), save_checkpoint({"llm.x": torch.ones(1)}), tmp_path / "hf")
-    with pytest.raises(CheckpointError, match=r"'projector.w', which is no part of a language model"):
+    with pytest.raises(CheckpointError, match=r"'projector.w', which is not part of a language model"):
         pth_to_hf(write_config(), save_checkpoint({"projector.w": torch.ones(1)}), tmp_path / "hf")
     with pytest.raises(NotFoundError, match=r"nothing\.pth"):
         pth_to_hf(write_config(), tmp_path / "nothing.pth", tmp_path / "hf")
@@ -220,13 +218,11 @@ def test_config_and_checkpoint_must_belong_together(
     assert not (tmp_path / "hf").exists()
 
 
-def test_values_beyond_float16_are_not_squeezed(write_config, llama_dir, save_checkpoint, tmp_path):
+def test_values_beyond_float16_are_an_error(write_config, llama_dir, save_checkpoint, tmp_path):
     """A weight that fp16 cannot hold stops the conversion and names the cure."""
     state = {"llm.norm.weight": torch.tensor([1.0, 70000.0])}
     checkpoint = save_checkpoint(state, hf_files_of(llama_dir))
-    with pytest.raises(
-        CheckpointError, match=r"norm.weight reaches 7e\+04, too much for float16: use --fp32"
-    ):
+    with pytest.raises(CheckpointError, match=r"norm.weight reaches 7e\+04, beyond float16: use --fp32"):
         pth_to_hf(write_config(), checkpoint, tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
 
@@ -235,7 +231,7 @@ def test_values_beyond_float16_are_not_squeezed(write_config, llama_dir, save_ch
 def test_a_full_run_has_the_names_of_files_that_the_family_has(
     family, run_state, write_config, save_checkpoint, tmp_path
 ):
-    """Those that `save_pretrained` gives them, experts one by one, which other programs read."""
+    """The names of `save_pretrained`, with separate experts, which other programs read."""
     model = make_model(family)
     model.save_pretrained(tmp_path / "stock")
     files = model_files(model, None)

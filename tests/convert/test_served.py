@@ -1,4 +1,4 @@
-"""Folders that others serve: prompts, ends of answers and pages say what training said."""
+"""Converted folders: chat template, end-of-turn tokens and page agree with training."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def folder(llama_dir, tmp_path):
 
 
 def with_marks(tokenizer, template):
-    """A tokenizer that has the template's marks as tokens, as models trained with it have."""
+    """A tokenizer with the template's marks as tokens, as in models trained with it."""
     words = copy.deepcopy(tokenizer)
     text = " ".join(str(value) for value in template.values())
     marks = [word for word in ("<|im_start|>", "<|im_end|>", "<|eot_id|>") if word in text]
@@ -42,8 +42,8 @@ def with_marks(tokenizer, template):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", NAMED)
-def test_the_chat_template_writes_what_training_read(name, tokenizer):
-    """Of every named template: with and without a system text, one turn and several, in text."""
+def test_the_chat_template_gives_the_ids_of_training(name, tokenizer):
+    """For every named template: with and without a system text, one turn and several, in text."""
     template = PROMPT_TEMPLATE[name]
     words = with_marks(tokenizer, template)
     words.chat_template = served.jinja(template, words)
@@ -53,7 +53,7 @@ def test_the_chat_template_writes_what_training_read(name, tokenizer):
 
 
 def test_a_folder_is_given_prompts_and_ends(folder, caplog):
-    """transformers' pipeline answers a chat with it; what was written is proven and said."""
+    """The log names chat template and end-of-turn tokens, and how many dialogues agree with training."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
     tokenizer.chat_template = None
@@ -61,7 +61,7 @@ def test_a_folder_is_given_prompts_and_ends(folder, caplog):
     (folder / "generation_config.json").write_text('{"eos_token_id": 2, "top_k": 3}')
     with caplog.at_level("INFO", logger="xtuner"):
         served.serve_as_trained(folder)
-    assert "in place of none; 4 of 4 dialogues give the token ids of training" in caplog.text
+    assert "instead of none; 4 of 4 dialogues give the token ids of training" in caplog.text
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     said = json.loads((folder / "generation_config.json").read_text())
     assert said == {"eos_token_id": [2, end], "top_k": 3}
@@ -74,14 +74,14 @@ def test_a_folder_is_given_prompts_and_ends(folder, caplog):
     caplog.clear()
     with caplog.at_level("INFO", logger="xtuner"):
         served.serve_as_trained(folder)
-    assert "The tokenizer's own chat template writes the prompts of training: it stays" in caplog.text
+    assert "The tokenizer's own chat template gives the prompts of training and is kept" in caplog.text
 
 
-def test_a_template_in_pieces_is_told(folder, caplog):
-    """Where the marks are no tokens, programs that encode the whole text may join them with words."""
+def test_a_template_in_pieces_is_logged(folder, caplog):
+    """If the marks are not tokens, programs that encode the whole text may merge them with words."""
     (folder / "xtuner_config.py").write_text(CONFIG.format(name="llama3_chat"))
     served.serve_as_trained(folder)
-    assert "'<|eot_id|>' ends an answer and is no single token" in caplog.text
+    assert "'<|eot_id|>' ends an answer but is several tokens" in caplog.text
 
 
 def test_paths_of_this_machine_are_left_out():
@@ -121,9 +121,9 @@ def test_a_chat_pipeline_answers(folder):
     assert answer[0]["generated_text"][-1]["role"] == "assistant"
 
 
-@pytest.mark.skipif(shutil.which("go") is None, reason="the language of Ollama's templates is not here")
-def test_ollama_writes_what_training_read(tmp_path, tokenizer):
-    """Go's own text/template, of every template that has a form for it."""
+@pytest.mark.skipif(shutil.which("go") is None, reason="needs Go, for Ollama's templates")
+def test_ollama_gives_the_text_of_training(tmp_path, tokenizer):
+    """Checked with Go's text/template, for every template that it can express."""
     cases = []
     for name in NAMED:
         template = PROMPT_TEMPLATE[name]

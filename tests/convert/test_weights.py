@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from xtuner.convert.safetensors_stream import SafetensorsFile, TensorInfo, write_safetensors
-from xtuner.convert.weights import Weights, parse_size, plan_shards, write_weights
+from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 
 TENSORS = {
@@ -52,7 +50,7 @@ def test_a_cut_file_is_named(tmp_path, keep):
     path = tmp_path / "model.safetensors"
     save_file(TENSORS, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ModelError, match=r"model\.safetensors is cut off"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is incomplete"):
         Weights(tmp_path)
 
 
@@ -70,17 +68,6 @@ def test_a_size_that_is_none_is_an_error(text):
     """A wrong size is named with the right spelling."""
     with pytest.raises(ConfigError, match="max_shard_size"):
         parse_size(text)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 20), max_size=12), st.integers(1, 25))
-def test_shards_keep_order_and_limit(sizes, limit):
-    """All names once and in order; a shard passes the limit only when one tensor alone does."""
-    named = {f"t{i}": size for i, size in enumerate(sizes)}
-    shards = plan_shards(named, limit)
-    assert [name for shard in shards for name in shard] == list(named)
-    for shard in shards:
-        assert sum(named[n] for n in shard) <= limit or len([n for n in shard if named[n]]) == 1
 
 
 @pytest.mark.parametrize("safe", [True, False])

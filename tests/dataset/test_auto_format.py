@@ -53,7 +53,7 @@ def test_sharegpt_plain():
     assert sharegpt_map_fn({"conversations": [Q, A]}) == {"conversation": [PLAIN]}
     with pytest.raises(DataError, match=r"from 'humen'; known are .* Did you mean 'human'"):
         sharegpt_map_fn({"conversations": [{"from": "humen", "value": "q"}]})
-    with pytest.raises(DataError, match="a function_call is no JSON"):
+    with pytest.raises(DataError, match="a function_call is not JSON"):
         sharegpt_map_fn({"conversations": [{"from": "function_call", "value": "add(1)"}]})
 
 
@@ -147,7 +147,7 @@ def test_a_data_set_says_once_what_it_was_found_to_be(bos, caplog, tmp_path):
     assert dataset.stats["samples"] == 3
     said = [record.getMessage() for record in caplog.records if "'auto'" in record.getMessage()]
     assert said == [
-        "dataset_map_fn = 'auto': rows are in the format alpaca, as they have 'instruction' and 'output'",
+        "dataset_map_fn = 'auto': rows are in the format alpaca, as they have 'instruction', 'output'",
         "dataset_map_fn = 'auto': rows are in the format openai, as they have 'messages', "
         "of messages with 'role'",
     ]

@@ -1,4 +1,4 @@
-"""From items to a batch: padded, masked by true lengths, with the borders of every sample."""
+"""From items to a batch: padded, masked by true lengths, with the boundaries of every sample."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ def item(lengths, first=0):
     return {"input_ids": ids, "labels": labels, "cumulative_len": [0, *np.cumsum(lengths).tolist()]}
 
 
-def test_a_batch_is_padded_and_its_borders_are_kept():
+def test_a_batch_is_padded_and_its_boundaries_are_kept():
     """The whole batch of the module's picture; a token with id 0 is real."""
     batch = default_collate_fn(
         [
@@ -30,7 +30,7 @@ def test_a_batch_is_padded_and_its_borders_are_kept():
     assert data["labels"].tolist() == [[-100, 0, 7, 8], [-100, 9, -100, -100]]
     assert data["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
     assert data["attention_mask"].tolist() == [[True] * 4, [True, True, False, False]]
-    assert [borders.tolist() for borders in data["cumulative_len"]] == [[0, 3, 4], [0, 2]]
+    assert [boundaries.tolist() for boundaries in data["cumulative_len"]] == [[0, 3, 4], [0, 2]]
     assert data["max_seqlen"] == 3
     assert data["input_ids"].dtype == data["labels"].dtype == data["position_ids"].dtype == torch.int64
     assert data["attention_mask"].dtype == torch.bool
@@ -38,7 +38,7 @@ def test_a_batch_is_padded_and_its_borders_are_kept():
 
 
 def test_the_flag_for_variable_length_attention_changes_nothing():
-    """Borders are always there."""
+    """Boundarys are always there."""
     items = [item([2, 1])]
     plain = default_collate_fn(items, return_hf_format=True)
     varlen = default_collate_fn(items, return_hf_format=True, use_varlen_attn=True)
@@ -46,21 +46,21 @@ def test_the_flag_for_variable_length_attention_changes_nothing():
     assert all(str(plain[name]) == str(varlen[name]) for name in plain)
 
 
-def test_the_filler_can_be_chosen_and_a_lone_item_has_its_own_borders():
-    """`pad_index` fills; an item without borders is one sample."""
+def test_the_filler_can_be_chosen_and_a_lone_item_has_its_own_boundaries():
+    """`pad_index` fills; an item without boundaries is one sample."""
     data = default_collate_fn(
         [{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [3], "labels": [3]}],
         pad_index=9,
         return_hf_format=True,
     )
     assert data["input_ids"].tolist() == [[1, 2], [3, 9]]
-    assert [borders.tolist() for borders in data["cumulative_len"]] == [[0, 2], [0, 1]]
+    assert [boundaries.tolist() for boundaries in data["cumulative_len"]] == [[0, 2], [0, 1]]
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(ITEM, min_size=1, max_size=4))
 def test_the_items_can_be_read_back_from_the_batch(rows):
-    """Under the mask stand the items; positions restart at each border; nothing else is trained."""
+    """Under the mask stand the items; positions restart at each boundary; nothing else is trained."""
     items = [item(lengths, first=10 * number) for number, lengths in enumerate(rows)]
     data = default_collate_fn(items, return_hf_format=True)
     assert data["max_seqlen"] == max(map(max, rows))

@@ -49,9 +49,9 @@ def seen(mixed):
     found = Counter()
     for index in range(len(mixed)):
         item = mixed[index]
-        borders = item["cumulative_len"]
+        boundaries = item["cumulative_len"]
         assert len(item["input_ids"]) == mixed.length[index]
-        for start, end in itertools.pairwise(borders):
+        for start, end in itertools.pairwise(boundaries):
             number, inner = item["input_ids"][start : start + 2].tolist()
             assert item["input_ids"][start:end].tolist() == [number] + [inner] * (1 + inner)
             found[number, inner] += 1

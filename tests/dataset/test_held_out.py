@@ -51,7 +51,9 @@ def test_a_broken_row_is_told_of_where_the_others_are_trained_on(bos, tmp_path):
 
 
 def test_rows_that_are_all_the_same_cannot_be_divided(bos):
-    with pytest.raises(DataError, match="none of 5 rows can be held out from training: they are all the sam"):
+    with pytest.raises(
+        DataError, match="none of 5 rows can be held out for validation: they are all the sam"
+    ):
         split([conversation(1)] * 5, bos)
 
 

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from xtuner.dataset import ConcatDataset, process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
-from xtuner.dataset.encode import encode_conversations
-from xtuner.dataset.encode_rows import NOTHING_TRAINED, PROMPT_FILLS, map_row
-from xtuner.dataset.encode_rows import Settings as PipelineSettings
+from xtuner.dataset.encoding.conversations import encode_conversations
+from xtuner.dataset.encoding.pipeline import NOTHING_TRAINED, PROMPT_FILLS, Encoding, map_row
 from xtuner.dataset.map_fns import alpaca_map_fn, openai_map_fn, pretrain_map_fn, template_map_fn_factory
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.load import load_dataset
@@ -98,16 +97,16 @@ def test_items_hold_exactly_what_encoding_gave(bos, rows, max_length, shuffle, p
     got = {}
     for index in range(len(dataset)):
         item = dataset[index]
-        borders = item["cumulative_len"]
-        assert borders[0] == 0
+        boundaries = item["cumulative_len"]
+        assert boundaries[0] == 0
         assert (
-            borders[-1]
+            boundaries[-1]
             == len(item["input_ids"])
             == len(item["labels"])
             == dataset.length[index]
             <= max_length
         )
-        for row, start, end in zip(dataset.source_rows(index), borders, borders[1:], strict=False):
+        for row, start, end in zip(dataset.source_rows(index), boundaries, boundaries[1:], strict=False):
             assert row not in got
             ids, labels = item["input_ids"][start:end], item["labels"][start:end]
             got[row] = (ids.tolist(), (labels != -100).tolist())
@@ -189,7 +188,7 @@ def test_what_is_dropped_or_cut_is_counted_and_named(bos, tmp_path, said):
         ([{"conversation": ["text"]}], r"row 0.*conversation\[0\] is of type str"),
         ([{"instruction": "a", "input": "", "output": "b"}], r"no field 'conversation'.*alpaca_map_fn"),
         ([{"a": 1}], r"no field 'conversation'; its fields are 'a'\. Give a dataset_map_fn"),
-        ("data.json", "not as str; for a file write"),
+        ("data.json", "not str; for a file write"),
     ],
 )
 def test_data_that_cannot_be_used_is_one_clear_line(bos, rows, message):
@@ -222,7 +221,7 @@ def test_faults_of_a_users_own_map_function_name_the_row(bos):
     fails(lambda row: row["a"], "row 0.*the row has no field 'a'; its fields are 'q'")
     fails(lambda row: 1 / 0, r"row 0.*ZeroDivisionError: division by zero")
     fails(lambda row: {}["x"]["y"], "row 0.*no field 'x'")
-    fails(lambda row: [row], "must return a dict, and returned list")
+    fails(lambda row: [row], "must return a dict; it returned list")
     fails(lambda row: {"other": 1}, r"A dataset_map_fn must return \{'conversation'")
     rows = conversations(("q", "a"))
     with pytest.raises(DataError, match="in conversation form already: set dataset_map_fn = None"):
@@ -285,7 +284,9 @@ def test_a_second_run_maps_what_the_first_one_wrote(bos, tmp_path, monkeypatch):
     first = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     other = process_hf_dataset(file_of(tmp_path, conversations(("q", "b"))), **arguments)
     assert first.key != other.key
-    monkeypatch.setattr("xtuner.dataset.encode_rows.plan_conversations", lambda *a, **k: pytest.fail("again"))
+    monkeypatch.setattr(
+        "xtuner.dataset.encoding.pipeline.plan_conversations", lambda *a, **k: pytest.fail("again")
+    )
     again = process_hf_dataset(file_of(tmp_path, conversations(("q", "a"))), **arguments)
     assert again.key == first.key
     assert again.stats == first.stats
@@ -346,7 +347,7 @@ def test_fields_can_be_renamed(bos):
 
 
 def test_rows_that_are_tokens_already_are_taken_as_they_are():
-    """An offline preparation: borders inside a row are kept, packing can still be done here."""
+    """An offline preparation: boundaries inside a row are kept, packing can still be done here."""
     rows = [
         {"input_ids": [1, 2, 3], "labels": [-100, 2, 3], "cumulative_len": [0, 2, 3]},
         {"input_ids": [4, 5], "labels": [-100, 5]},
@@ -360,7 +361,7 @@ def test_rows_that_are_tokens_already_are_taken_as_they_are():
     assert packed.length.tolist() == [5]
     with pytest.raises(DataError, match="2 tokens, more than max_length = 1"):
         process_hf_dataset(rows, **done, max_length=1)
-    with pytest.raises(DataError, match=r"row 0.*a label its token's id or -100"):
+    with pytest.raises(DataError, match=r"row 0.*a label must be its token's id or -100"):
         process_hf_dataset([{"input_ids": [1], "labels": [2]}], **done, pack_to_max_length=False)
 
 
@@ -414,7 +415,7 @@ def test_worker_processes_open_the_tokens_themselves(bos, tmp_path):
 
 def test_a_row_is_mapped_and_put_in_its_template(bos):
     """The stage that tools show to the user."""
-    settings_of_run = PipelineSettings(bos, 9, alpaca_map_fn, template_map_fn_factory("default"))
+    settings_of_run = Encoding(bos, 9, alpaca_map_fn, template_map_fn_factory("default"))
     (only,) = map_row({"instruction": "Add.", "input": "1", "output": "3"}, settings_of_run)
     assert only["input"] == "<|User|>:Add.\n1\n<|Bot|>:"
 
@@ -437,7 +438,7 @@ def test_keys_that_arrow_filled_in_are_not_there(bos, tmp_path):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     table = datasets.Dataset.from_list(json.loads(json.dumps(rows)))
     table.to_parquet(tmp_path / "rows.parquet")
-    settings = PipelineSettings(bos, 64, openai_map_fn)
+    settings = Encoding(bos, 64, openai_map_fn)
     found = {}
     for name, source in {
         "jsonl": load_dataset(str(tmp_path / "rows.jsonl"), split="train"),

@@ -29,7 +29,7 @@ def test_formats(kind):
 
 
 def test_other_formats_are_refused():
-    with pytest.raises(DataError, match=r"x is no image: PNG, JPEG"):
+    with pytest.raises(DataError, match=r"x is not an image: PNG, JPEG"):
         decode_image(file_of(Image.new("RGB", (8, 8)), "EPS"), "x")
 
 

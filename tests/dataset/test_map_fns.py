@@ -246,7 +246,7 @@ def test_messages_of_one_speaker_in_a_row_are_kept_apart():
 def test_answers_in_a_row_of_which_some_are_trained_need_the_tokenizers_template():
     """A named template writes them as one answer, so it cannot tell them apart."""
     turns = ask(("user", "q"), {"role": "assistant", "content": "a", "loss": False}, ("assistant", "b"))
-    with pytest.raises(DataError, match="only some are to be trained: set prompt_template"):
+    with pytest.raises(DataError, match="only some of these are to be trained: set prompt_template"):
         template_map_fn_factory("qwen_chat")({"conversation": turns})
     (own,) = template_map_fn_factory("auto")({"conversation": turns})["conversation"]
     assert [m.get("loss") for m in own["messages"]] == [None, False, None]
@@ -257,8 +257,8 @@ def test_no_question_is_made_up(said):
     (turn,) = ask(("system", "S"), ("assistant", "Hi!"), ("user", "q"), ("assistant", "a"), ("user", "r"))
     assert (turn["system"], turn["input"], turn["output"]) == ("S", "q", "a")
     assert [m["content"] for m in turn["messages"]] == ["S", "Hi!", "q", "a"]
-    assert "dialogues open with words of the assistant" in said()
-    assert "dialogues end with a question that nobody answers" in said()
+    assert "conversations begin with words of the assistant" in said()
+    assert "conversations end with an unanswered question" in said()
 
 
 def test_a_message_with_more_than_role_and_content_has_one_form_only():
@@ -296,5 +296,5 @@ def test_the_older_form_of_one_call_is_read():
 
 def test_a_number_that_is_infinite_is_no_text():
     """As JSON's 1e999 is read: its digits are lost."""
-    with pytest.raises(DataError, match="the field 'output' is a number that is too large"):
+    with pytest.raises(DataError, match="the field 'output' is too large a number"):
         alpaca_map_fn({"instruction": "q", "input": "", "output": json.loads("1e999")})

@@ -86,7 +86,7 @@ def test_moss_keeps_whole_turns_and_counts_the_others(bos, tmp_path):
     assert cut.stats["dropped_rows"]["no turn that fits into max_length"][0].endswith("moss.jsonl line 2")
     assert cut[0]["input_ids"].tolist() == whole[0]["input_ids"][: len(cut[0]["input_ids"])].tolist()
     bad = lines(tmp_path / "bad.jsonl", [moss_row(("q", "r", "a")), {"meta_instruction": "x", "chat": [1]}])
-    with pytest.raises(DataError, match=r"bad\.jsonl line 2: the field 'chat' is no object"):
+    with pytest.raises(DataError, match=r"bad\.jsonl line 2: the field 'chat' is not an object"):
         MOSSSFTDataset(bad, bos)
     with pytest.raises(NotFoundError, match="there is no data file"):
         MOSSSFTDataset(tmp_path / "none.jsonl", bos)
@@ -125,12 +125,12 @@ def test_packed_they_lose_no_token(tmp_path):
     parts = []
     for item in packed:
         assert len(item["input_ids"]) <= 4
-        borders = item["cumulative_len"]
-        parts += [item["input_ids"][a:b].tolist() for a, b in itertools.pairwise(borders)]
+        boundaries = item["cumulative_len"]
+        parts += [item["input_ids"][a:b].tolist() for a, b in itertools.pairwise(boundaries)]
     assert sorted(parts) == sorted([[1, 0, 1, 2], [2, 3, 4, 5], [5, 6, 7, 8], [5, 6], [7]])
     assert packed.stats["tokens"] == 15
     assert packed.stats["packs"] == len(packed) == 4
-    with pytest.raises(ConfigError, match="and got list"):
+    with pytest.raises(ConfigError, match="it got list"):
         build_packed_dataset([1])
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from xtuner.demo.base_model import Plan
+from xtuner.demo.base_model import Pretraining
 
 
 @pytest.fixture
-def tiny() -> Plan:
+def tiny() -> Pretraining:
     """A plan of three steps and one layer."""
-    return Plan(
+    return Pretraining(
         vocab_size=400,
         hidden_size=32,
         intermediate_size=64,

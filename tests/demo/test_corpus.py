@@ -64,7 +64,7 @@ def test_the_corpus_is_clean():
 
 
 def test_no_document_is_written_twice():
-    """Apart from `times`, a document stands in the corpus once."""
+    """Apart from `times`, a document is in the corpus once."""
     from xtuner.demo.corpus import FOLDER
 
     for path in FOLDER.glob("*.txt"):

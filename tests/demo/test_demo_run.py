@@ -20,7 +20,7 @@ from xtuner.log import logger
 
 
 class FakeCommands:
-    """Stands for `xtuner.cli.main`: notes the command lines and leaves what the demo reads."""
+    """Replaces `xtuner.cli.main`: records the command lines and writes the files that the demo reads."""
 
     def __init__(self, folder: Path, name: str, fail: str = ""):
         self.folder, self.name, self.fail, self.seen = folder, name, fail, []
@@ -80,7 +80,7 @@ def test_bars_move_on_the_terminal_and_stay_out_of_the_log(tmp_path, tiny, monke
     ] == []
 
 
-def test_a_shell_that_does_not_find_xtuner_is_told_how_to(tmp_path, monkeypatch):
+def test_activation_is_shown_if_the_shell_does_not_find_xtuner(tmp_path, monkeypatch):
     """By the script of this Python's own environment, named from where the shell is."""
     bin_ = tmp_path / ".venv" / "bin"
     bin_.mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_a_model_that_did_not_learn_is_a_failure(make_demo):
 
 
 def test_a_failed_command_ends_the_demo_with_its_last_line(make_demo):
-    """The error names the command, what it said and where the rest is."""
+    """The error names the command, its message and the log."""
     demo, _, _ = make_demo(fail="train")
     with pytest.raises(TrainingError, match=r"`xtuner train` failed: no luck \(all it printed: .*demo.log\)"):
         demo.run()

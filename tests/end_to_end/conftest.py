@@ -1,4 +1,4 @@
-"""The folders that the tutorials lay out, with a small InternLM2 in the place of the real one."""
+"""The folders of the tutorials, with a small InternLM2 instead of the real one."""
 
 from __future__ import annotations
 

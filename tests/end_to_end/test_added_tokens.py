@@ -1,4 +1,4 @@
-"""Tokens added to a tokenizer that lies in a folder alone: trained, converted, merged, and known in chat."""
+"""Tokens added to a tokenizer in a separate folder: trained, converted, merged and used in chat."""
 
 import copy
 import io
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from xtuner import cli, log
 from xtuner.chat.terminal import PROMPT
 from xtuner.errors import ModelError
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 
 CHATS = [{"instruction": f"<call> {i}", "output": f"<answer> {i} <answer>"} for i in range(8)]
 SHORT = ("--max-new-tokens", 8, "--torch-dtype", "fp32", "--temperature", 0, "--prompt-template", "default")
@@ -36,7 +36,7 @@ def here(tmp_path, llama_dir, tokenizer, monkeypatch):
 
 @pytest.fixture
 def run(here, monkeypatch, capsys):
-    """A command, which must succeed; returns what it printed."""
+    """Run a command that must succeed; returns its output."""
 
     def call(*words, script=""):
         monkeypatch.setattr("sys.stdin", io.StringIO(script))
@@ -114,7 +114,7 @@ def test_new_rows_of_one_end_alone_are_not_merged(here, run, capsys):
     ],
 )
 def test_a_tokenizer_folder_by_its_files(names, knows, here):
-    """What cannot be loaded is one line."""
+    """A folder that cannot be loaded is an error in one line."""
     core = json.loads((here / "tok" / "tokenizer.json").read_text())["model"]
     merges = "\n".join(" ".join(pair) for pair in core["merges"])
     content = {

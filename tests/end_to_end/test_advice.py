@@ -1,4 +1,4 @@
-"""What an error advises works: each case provokes the error, does what it says, word by word, and trains.
+"""The cures in errors work: each case provokes an error, applies its cure literally, and trains.
 
     case     what fails                    a part of the message            what it says to write instead
     rule     rule='smaller'                use 'less' or 'greater'          rule='less', rule='greater'
@@ -20,7 +20,8 @@ import pytest
 
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 from xtuner.errors import XTunerError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -72,7 +73,7 @@ class ForeignForCausalLM(LlamaForCausalLM):
 
 @pytest.fixture(scope="module")
 def meant(tmp_path_factory, llama_dir, tokenizer) -> Callable[[Any], Any]:
-    """Function of options: the same, with folders and data in the place of words in capitals."""
+    """A function of options that replaces words in capitals by folders and data."""
     from datasets import Dataset
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -154,7 +155,7 @@ def assert_trains(text, meant, tmp_path) -> Callable[..., Path]:
 
 @dataclass(frozen=True)
 class Case:
-    """Options that fail, what the error says, and the options that each of its cures stands for."""
+    """Options that fail, the error, and the options of each of its cures."""
 
     name: str
     fails: dict[str, Any]
@@ -199,7 +200,7 @@ CASES = [
     Case(
         "clipping",
         {"optim_wrapper.clip_grad": {"max_norm": 1, "type": "value"}},
-        "only 'norm' clips here",
+        "only 'norm' is supported",
         [{"optim_wrapper.clip_grad": {"max_norm": 1, "type": "norm"}}],
     ),
     Case(
@@ -283,7 +284,7 @@ CASES = [
     Case(
         "no rope",
         {"folder": "GPT2", "model.max_position_embeddings": 2048},
-        "have no rotary positions that could be scaled; remove it",
+        "have no rotary positions to scale; remove it",
         [{"folder": "GPT2"}],
     ),
     Case(
@@ -348,10 +349,10 @@ def assert_refused(assert_trains, says, *args, **kwargs):
 
 
 def test_a_checkpoint_of_weights_alone(assert_trains):
-    """load_from takes what cannot be resumed."""
+    """load_from loads a checkpoint that cannot be resumed."""
     saved = assert_trains({"default_hooks.checkpoint": {**SAVING, "save_optimizer": False}}) / "iter_2.pth"
     more = {"max_iters": 4}
-    assert_refused(assert_trains, "start from its weights with load_from instead", more, resume=str(saved))
+    assert_refused(assert_trains, "start from its weights with load_from", more, resume=str(saved))
     assert_trains({**more, "load_from": str(saved)}, work_dir="next")
 
 
@@ -385,7 +386,7 @@ def test_a_folder_of_checkpoints(assert_trains):
 
 
 def test_a_stream_read_by_other_workers(assert_trains):
-    """With as many as before it goes on."""
+    """With as many as before it resumes."""
     stream = {"train_dataloader.dataset": "STREAM", "default_hooks.checkpoint": SAVING}
     saved = assert_trains(stream) / "iter_2.pth"
     more = {**stream, "max_iters": 4}

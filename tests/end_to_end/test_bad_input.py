@@ -1,4 +1,4 @@
-"""What a user did wrong is one line on stderr that names value, place and cure, and exit code 1.
+"""A user's mistake is one line on stderr that names value, position and cure, and exit code 1.
 
 The commands run in this process, on a small Llama and a dozen rows.
 """
@@ -108,7 +108,7 @@ def test_a_slip_in_the_config_is_found_before_anything_is_loaded(here, xtuner, e
         ("max_length=4", "none of the 6 rows has anything to train on: 6 with a prompt that alone fills"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_place(here, xtuner, option, message):
+def test_a_wrong_value_is_named_with_its_position(here, xtuner, option, message):
     """The last line is the error; no traceback and no talk of libraries stand before it."""
     (here / "empty.json").write_text("[]")
     (here / "gbk.json").write_bytes('[{"instruction": "你好"}]'.encode("gbk"))
@@ -138,7 +138,7 @@ def test_a_folder_is_no_checkpoint(here, xtuner, checkpoint):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_says_how_to_go_on(here, number, code):
+def test_a_stopped_run_names_the_command_to_resume(here, number, code):
     """A real process: the exit code of the signal, the newest checkpoint named, nothing half-written left."""
     words = [sys.executable, "-m", "xtuner", "train", "c.py", "--work-dir", "w"]
     words += ["--cfg-options", "max_iters=99999"]
@@ -157,11 +157,11 @@ def test_a_stopped_run_says_how_to_go_on(here, number, code):
 
 
 def test_updates_that_fail_do_not_push_out_good_checkpoints(here, xtuner):
-    """A step far too large spoils the weights; what was saved before it stays, despite max_keep_ckpts."""
+    """A step too large makes weights non-finite; earlier checkpoints are kept despite max_keep_ckpts."""
     options = ["lr=1e30", "interval=1", "max_iters=20"]
     code, lines = xtuner("train", "c.py", "--work-dir", "w", "--cfg-options", *options)
     assert code == 1
-    assert "5 updates in a row; the run stops. Rows in this update: d.json line" in lines[-1]
+    assert "5 skipped updates in a row; the run stops. Rows in this update: d.json line" in lines[-1]
     assert (here / "w" / "iter_1.pth").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
     code, lines = xtuner("train", "c.py", "--work-dir", "w")
     assert code == 1
     assert lines[-1] == (
-        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which is not there"
+        f"xtuner: error: cannot write to the work dir w: w is a link to {here / 'gone'}, which does not exist"
     )
 
 
@@ -200,8 +200,8 @@ def test_a_work_dir_that_is_a_link_to_nowhere_is_one_line(here, xtuner):
         ("new-cfg --model ./model --data ./d.jsn", "; near it: d.json"),
     ],
 )
-def test_a_wrong_path_is_told_before_torch_is_imported(here, words, message):
-    """Importing it takes seconds: in this process it cannot be imported at all."""
+def test_a_wrong_path_is_an_error_before_torch_is_imported(here, words, message):
+    """Importing torch takes seconds; in this process it cannot be imported."""
     (here / "run").mkdir()
     (here / "run" / "iter_2.pth").touch()
     code = (

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from xtuner import cli
-from xtuner.engine.checkpoint import find_whole, load_checkpoint
+from xtuner.engine.checkpoints.files import find_whole, load_checkpoint
 
 CONFIG = Path(__file__).parents[1] / "data" / "bad_input" / "config.py"
 ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}"} for i in range(6)]
@@ -75,7 +75,7 @@ def test_a_disk_that_is_full_loses_no_checkpoint_and_the_run_goes_on_where_there
     said = capfd.readouterr().err.splitlines()[-1]
     assert "cannot write" in said
     assert "No space left on device" in said
-    assert "iter_4.pth is untouched: free some space and go on with --resume" in said
+    assert "iter_4.pth is intact: free some space and continue with --resume" in said
     assert sorted(p.name for p in work_dir.glob("*.pth*")) == ["iter_2.pth", "iter_4.pth"]
     assert not list(work_dir.glob(".*"))
     assert find_whole(work_dir).name == "iter_4.pth"
@@ -113,7 +113,7 @@ def test_a_disk_that_is_read_only(here, disk, capfd):
 
 
 def command(monkeypatch, *words):
-    """Exit code of the console script in this process, with its own handling of signals."""
+    """Exit code of the console script in this process, with its handling of signals."""
     numbers = [number for number, _ in SIGNALS]
     before = [signal.getsignal(number) for number in numbers]
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -151,7 +151,7 @@ def test_a_signal_while_tokenising_leaves_a_clean_cache(here, monkeypatch, capfd
 def test_a_signal_while_saving_or_sampling_leaves_the_iteration_saved(
     here, monkeypatch, capfd, moment, number, code
 ):
-    """And the run goes on from it to the same bits."""
+    """The run resumes from it to the same bits."""
     extra = (
         "\nfrom xtuner.engine.hooks import EvaluateChatHook\n"
         "custom_hooks = [dict(type=EvaluateChatHook, tokenizer=tokenizer, every_n_iters=3,\n"
@@ -159,14 +159,14 @@ def test_a_signal_while_saving_or_sampling_leaves_the_iteration_saved(
     )
     Path("c.py").write_text(Path("c.py").read_text() + extra)
     assert train("calm") == 0
-    target = {"saving": "torch.save", "sampling": "xtuner.engine.hooks.evaluate_chat.generate"}[moment]
+    target = {"saving": "torch.save", "sampling": "xtuner.engine.hooks.evaluate_chat.answer"}[moment]
     calls = []
 
     def send_then_do(real):
         def wrapped(*args, **kwargs):
             calls.append(1)
-            # The second save, and the first sample of iteration 3 behind the two before training.
-            if len(calls) == (2 if moment == "saving" else 5):
+            # The second save, and the samples of iteration 3 after those before training and of iteration 2.
+            if len(calls) == (2 if moment == "saving" else 3):
                 os.kill(os.getpid(), number)
             return real(*args, **kwargs)
 
@@ -174,7 +174,7 @@ def test_a_signal_while_saving_or_sampling_leaves_the_iteration_saved(
 
     import xtuner.engine.hooks.evaluate_chat as sampling
 
-    real = torch.save if moment == "saving" else sampling.generate
+    real = torch.save if moment == "saving" else sampling.answer
     with monkeypatch.context() as patch:
         patch.setattr(target, send_then_do(real))
         assert command(patch, "train", "c.py", "--work-dir", "w") == code

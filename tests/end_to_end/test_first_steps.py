@@ -1,4 +1,4 @@
-"""What a first run says, and that what it says to type next works."""
+"""The output of a first run, and that the command it names next works."""
 
 from __future__ import annotations
 

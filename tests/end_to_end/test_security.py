@@ -1,4 +1,4 @@
-"""What comes with data, weights, adapters, tokenizers and templates is read, and nothing in it is run.
+"""Code in data, weights, adapters, tokenizers and templates is not executed.
 
 Each attack would leave the file `harm`; the same code is seen to leave it where it is trusted. The real
 commands run in this process, on a small Llama.
@@ -117,7 +117,7 @@ def test_an_adapter_that_is_a_trap(here, capsys, words):
 
 
 def bring_code(tokenizer=True, model=False):
-    """Give `model/` Python files of its own."""
+    """Add Python files to `model/`."""
     code = "from transformers import PreTrainedTokenizerFast, LlamaConfig, LlamaForCausalLM\n" + CODE
     if tokenizer:
         Path("model/tokenization_own.py").write_text(code + "class Own(PreTrainedTokenizerFast): pass\n")
@@ -164,7 +164,7 @@ def test_code_is_not_run_where_transformers_knows_the_family(here, capfd):
 
 
 @pytest.mark.parametrize("model", [False, True])
-def test_chat_and_new_cfg_run_no_code_unless_told(here, model):
+def test_chat_and_new_cfg_run_remote_code_only_on_request(here, model):
     bring_code(model=model)
     cli.main(["chat", "model", "--max-new-tokens", "1"])
     cli.main(["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py"])

@@ -36,7 +36,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(here, monkeypatch, capsys):
-    """A command, which must succeed; returns what it printed."""
+    """Run a command that must succeed; returns its output."""
 
     def call(*words, script=""):
         monkeypatch.setattr("sys.stdin", io.StringIO(script))
@@ -55,7 +55,7 @@ def weights(folder):
 
 @pytest.mark.parametrize(("family", "method"), RUNS)
 def test_from_new_cfg_to_chat(family, method, here, run, tokenizer):
-    """What sees is as it was; the language part is another; the folder that results talks and still sees."""
+    """The vision tower is unchanged, the language part is trained; the merged folder answers about images."""
     base = seeing.save(family, here / "model", tokenizer)
     printed = run("new-cfg", "--model", "model", "--data", "d.json", "--method", method, "--out", "my.py")
     assert f"family {family}" in printed

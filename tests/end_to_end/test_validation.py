@@ -37,7 +37,7 @@ def here(tmp_path_factory, llama_dir):
 
 
 def measured(*words):
-    """What `xtuner test` writes beside its log."""
+    """The metrics that `xtuner test` writes beside its log."""
     folder = Path("t")
     shutil.rmtree(folder, ignore_errors=True)
     assert cli.main(["test", "c.py", "--work-dir", "t", *words, "--cfg-options", *OPTIONS]) == 0
@@ -62,7 +62,7 @@ def test_a_checkpoint_measures_as_it_did_during_training(here, capsys):
 
 
 def test_adapter_and_model_folders_measure_as_the_file_they_came_from(here):
-    """Within what 16 bits and merging round."""
+    """Within the rounding of 16 bits and of merging."""
     expected = measured("--checkpoint", "w/iter_8.pth")["loss"]
     convert = ["convert", "pth_to_hf", "c.py", "w/iter_8.pth", "adapter", "--fp32"]
     assert cli.main([*convert, "--cfg-options", *OPTIONS]) == 0
@@ -78,7 +78,8 @@ def test_without_a_checkpoint_the_base_model_is_measured(here):
 def test_the_rows_held_out_are_not_trained_on(here):
     """Six of 24; the others make up the epoch."""
     from xtuner.config import load_config, parse_option
-    from xtuner.engine.build import RunOptions, build_run
+    from xtuner.engine.build import build_run
+    from xtuner.engine.run import RunOptions
 
     run = build_run(load_config("c.py", dict(map(parse_option, OPTIONS))), RunOptions(work_dir="x"))
     trained, held_out = run.train_dataloader.dataset, run.val_loop.dataloader.dataset
@@ -87,6 +88,6 @@ def test_the_rows_held_out_are_not_trained_on(here):
     assert rows[0] & rows[1] == set()
 
 
-def test_a_config_without_such_data_says_what_to_add(here, capsys):
+def test_a_config_without_such_data_is_an_error_with_the_cure(here, capsys):
     assert cli.main(["test", "c.py", "--checkpoint", "w/iter_8.pth"]) == 1
     assert "give val_dataloader = dict(held_out=0.05)" in capsys.readouterr().err

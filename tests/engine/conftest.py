@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import textwrap
 import types
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from xtuner.config import parse_config
+from xtuner.model.train_module import TrainModule
 
 
 class Rows:
@@ -39,7 +41,7 @@ def collate(rows):
     return {"data": data, "data_samples": None}
 
 
-class Toy(torch.nn.Module):
+class Toy(TrainModule):
     """A linear model with dropout whose loss is a sum over `count` equal items a row."""
 
     uses_adapter = True
@@ -51,12 +53,16 @@ class Toy(torch.nn.Module):
             torch.nn.Linear(4, 8), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1)
         )
 
-    def num_loss_items(self, data):
+    def num_items(self, data):
         return int(data["count"].sum())
 
     def forward(self, data, data_samples=None, mode="loss", num_items=None):
         per_row = self.net(data["x"]).squeeze(-1) ** 2
-        return {"loss": (per_row * data["count"]).sum() / (num_items or data["count"].sum())}
+        loss = (per_row * data["count"]).sum() / (num_items or data["count"].sum())
+        return {"loss": loss, "sums": {}}
+
+    def describe(self, means):
+        return {**means, "perplexity": math.exp(means["loss"])}
 
 
 TEXT = """

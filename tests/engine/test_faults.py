@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.checkpoint import find_fault, find_whole, load_checkpoint, save_checkpoint
-from xtuner.engine.saving import BackgroundWriter, Snapshots
+from xtuner.engine.build import build_run
+from xtuner.engine.checkpoints.background import BackgroundWriter, Snapshots
+from xtuner.engine.checkpoints.files import find_fault, find_whole, load_checkpoint, save_checkpoint
+from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 SOAK = Path(__file__).parents[1] / "soak"
@@ -84,7 +85,7 @@ def test_changed_data_are_gone_on_with_only_if_told(toy_config, tmp_path, monkey
     import engine_toys
 
     monkeypatch.setattr(engine_toys.Rows, "key", "others")
-    with pytest.raises(CheckpointError, match="set resume_on_other_data = True to go on at the same iter"):
+    with pytest.raises(CheckpointError, match="set resume_on_other_data = True to continue at the same iter"):
         train(toy_config(), tmp_path, resume=True)
     run = train(toy_config(resume_on_other_data=True), tmp_path, resume=True)
     assert "the run goes on at the same iteration of these" in caplog.text
@@ -136,7 +137,7 @@ def test_a_spike_is_skipped_and_its_rows_named(toy_config, tmp_path, caplog):
 def test_spikes_in_a_row_stop_the_run(toy_config, tmp_path):
     config = toy_config(**{"train_cfg.spike_ratio": 20.0, "max_nonfinite_updates": 3})
     config.custom_hooks = [{"type": lambda n=n: At(n, spoil(100))} for n in (15, 16, 17)]
-    with pytest.raises(TrainingError, match=r"times the usual .*, the last of 3 updates in a row"):
+    with pytest.raises(TrainingError, match=r"times the usual .*, the last of 3 skipped updates in a row"):
         train(config, tmp_path)
 
 
@@ -172,7 +173,7 @@ def test_an_overflow_in_16_bits_halves_the_scale_and_is_no_fault(toy_config, tmp
 
 def test_a_backend_that_cannot_leave_out_updates_says_so(toy_config, tmp_path, monkeypatch):
     monkeypatch.setattr("xtuner.engine.backend.Backend.can_drop_gradients", False)
-    with pytest.raises(ConfigError, match="DeepSpeed cannot leave out a finite update"):
+    with pytest.raises(ConfigError, match="DeepSpeed cannot skip a finite update"):
         train(toy_config(**{"train_cfg.spike_ratio": 3.0}), tmp_path)
 
 
@@ -221,11 +222,10 @@ def test_checkpoints_written_in_the_background_are_the_same(toy_config, tmp_path
 
 def test_an_update_waits_until_the_weights_are_copied(toy_config, tmp_path, monkeypatch):
     """However slow the copy is, it holds the weights of its iteration."""
-    import xtuner.engine.saving as saving
 
     train(toy_config(dropout=0.2, keep=-1), tmp_path / "a")
-    take = saving.Snapshots.take
-    monkeypatch.setattr(saving.Snapshots, "take", lambda self, state: (time.sleep(0.1), take(self, state))[1])
+    take = Snapshots.take
+    monkeypatch.setattr(Snapshots, "take", lambda self, state: (time.sleep(0.1), take(self, state))[1])
     options = {"default_hooks.checkpoint.save_async": True, "dropout": 0.2, "keep": -1}
     train(toy_config(**options), tmp_path / "b")
     for path in (tmp_path / "a").glob("*.pth"):

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from xtuner.check.forecast import forecast
 from xtuner.config import load_config
 from xtuner.engine.memory import explaining_out_of_memory
 from xtuner.errors import TrainingError
+from xtuner.estimate.forecast import forecast
 
 LIMITED = """
 import resource, sys

@@ -15,7 +15,7 @@ def test_noise_is_bounded_by_each_samples_own_length():
     hook, plain = NEFTuneHook(noise_alpha=5), embedding(ids).detach()
     hook.before_train(runner)
     assert torch.equal(embedding(ids), plain)
-    batch = {"data": {"cumulative_len": [torch.tensor([0, 4, 16], dtype=torch.int32)]}}
+    batch = {"data": {"boundaries": [0, 4, 16]}}
     hook.before_train_iter(runner, 0, batch)
     with packed_batch():
         noise = (embedding(ids) - plain).abs().detach()

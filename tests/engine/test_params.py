@@ -42,7 +42,7 @@ def test_the_longest_key_in_a_name_gives_rate_and_decay_norms_and_biases_their_o
     ("cfg", "message"),
     [
         ({"custom_key": {}}, "has no key 'custom_key'. Did you mean 'custom_keys'?"),
-        ({"custom_keys": {"lora_C": {"lr_mult": 2}}}, "no trained weight has 'lora_C' in its name"),
+        ({"custom_keys": {"lora_C": {"lr_mult": 2}}}, "no trainable parameter has 'lora_C' in its name"),
         ({"custom_keys": {"lora_B": {"lr_mul": 2}}}, "has no key 'lr_mul'. Did you mean 'lr_mult'?"),
     ],
 )

@@ -3,11 +3,19 @@
 import json
 import re
 import sys
+import types
+from pathlib import Path
 
 import pytest
 import torch
 
-from xtuner.engine.build import RunOptions, build_run
+import xtuner.engine
+from xtuner.config import Builder
+from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
+from xtuner.engine import build
+from xtuner.engine.build import build_run
+from xtuner.engine.hooks.hook import MOMENTS, Hook
+from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError, TrainingError
 
 
@@ -119,7 +127,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(toy_config, tmp_pat
 
 def test_a_run_of_updates_that_are_not_finite_stops_and_names_the_rows(toy_config, tmp_path):
     config = toy_config(poison=tuple(range(10)), max_nonfinite_updates=3)
-    message = r"3 updates in a row; the run stops\. Rows in this update: toy\.json line 10\d\."
+    message = r"3 skipped updates in a row; the run stops\. Rows in this update: toy\.json line 10\d\."
     with pytest.raises(TrainingError, match=message):
         train(config, tmp_path)
 
@@ -181,10 +189,20 @@ def test_a_users_hook_is_told_of_every_moment(toy_config, tmp_path):
     ]
 
 
+def test_every_moment_is_a_method_of_the_base():
+    """A hook of a user may call what it extends, at every moment that the engine knows."""
+    methods = {name for name, value in vars(Hook).items() if name.startswith(("before_", "after_"))}
+    assert methods == set(MOMENTS)
+    called = set()
+    for file in Path(xtuner.engine.__file__).parent.rglob("*.py"):
+        called |= set(re.findall(r"call_hooks\(\s*\"(\w+)\"", file.read_text()))
+    assert called == set(MOMENTS)
+
+
 def test_what_is_no_hook_is_an_error(toy_config, tmp_path):
     config = toy_config()
     config.custom_hooks = [{"type": dict}]
-    with pytest.raises(ConfigError, match="dict is no hook"):
+    with pytest.raises(ConfigError, match="dict is not a hook"):
         train(config, tmp_path)
 
 
@@ -226,10 +244,20 @@ def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
     assert "Resumed at iter 12 of 20, saved at iter 12\n" in caplog.text
 
 
-def test_data_without_a_sampler_is_named(toy_config, tmp_path):
-    """Only a stream needs none."""
-    with pytest.raises(ConfigError, match="train_dataloader has no sampler: add sampler=dict"):
-        train(toy_config(**{"train_dataloader.sampler": None}), tmp_path)
+def test_data_without_a_sampler_are_shuffled(toy_config, tmp_path, caplog):
+    """As if it were written, which is said."""
+    written = weights(train(toy_config(), tmp_path / "a"))
+    assert torch.equal(
+        written, weights(train(toy_config(**{"train_dataloader.sampler": None}), tmp_path / "b"))
+    )
+    assert "train_dataloader.sampler is not set: items are shuffled" in caplog.text
+
+
+@pytest.mark.parametrize("given", [None, default_collate_fn, {"type": default_collate_fn, "pad_index": 3}])
+def test_batches_of_the_default_collate_fn_are_flat(given):
+    """Without one, and with the one that configs name, samples are packed without padding."""
+    run = types.SimpleNamespace(builder=Builder())
+    assert build.build_collate(run, given, "train_dataloader.collate_fn") is flat_collate_fn
 
 
 def test_a_visualizer_that_cannot_be_closed_hides_no_error(toy_config, tmp_path, monkeypatch, caplog):

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 
-from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.validation import ValBatches
+from xtuner.engine.batches.validation import ValBatches
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 from xtuner.errors import ConfigError
 
 OTHER = {"type": "engine_toys.Rows"}
@@ -72,10 +73,12 @@ def test_training_ends_in_the_same_bits_with_validation_as_without(toy_config, t
         ({"type": "mmengine.runner.EpochBasedTrainLoop", "max_epochs": 2, "val_interval": 1}, [10, 20]),
         ({"type": "mmengine.runner.IterBasedTrainLoop", "max_iters": 9, "val_interval": 4}, [4, 8, 9]),
         ({"max_iters": 9, "val_interval": 3, "val_begin": 5}, [6, 9]),
+        ({"max_epochs": 3, "val_begin": 15}, [20, 30]),
+        ({"max_epochs": 3, "by_epoch": True, "val_begin": 2}, [20, 30]),
     ],
 )
 def test_validation_comes_every_interval_and_at_the_end(toy_config, tmp_path, train_cfg, iters):
-    """Without an interval, after each epoch."""
+    """Without an interval, after each epoch; where it begins is counted in iterations unless by_epoch."""
     options = {"val_dataloader": {"dataset": OTHER}, "val_cfg": {"type": "ValLoop"}}
     config = toy_config(**options)
     config.train_cfg = train_cfg

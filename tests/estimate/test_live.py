@@ -54,7 +54,7 @@ class Live(TorchDispatchMode):
         del self.seen[key]
 
     def own(self, tensors):
-        """Tensors that are there already, and are reckoned on their own, are not counted."""
+        """Tensors that are there already, and are counted separately, are not counted."""
         for tensor in tensors:
             key = tensor.untyped_storage()._cdata
             self.seen[key] = None

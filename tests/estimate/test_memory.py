@@ -1,4 +1,4 @@
-"""The memory of a run, against numbers reckoned by hand and against what autograd keeps."""
+"""The memory of a run, against numbers computed by hand and against what autograd keeps."""
 
 import copy
 import dataclasses
@@ -6,15 +6,14 @@ import dataclasses
 import pytest
 import torch
 
+from xtuner.blocks import RECOMPUTE, loss_block
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.memory import (
-    RECOMPUTE,
     Training,
     adapter_weights,
     estimate,
     host_bytes,
     layer_bytes,
-    loss_block,
     loss_bytes,
     weight_bytes,
 )
@@ -124,7 +123,7 @@ def test_full_training_in_fp32_is_16_bytes_a_weight_and_the_copies_of_mixed_prec
     assert estimate(SHAPE, dataclasses.replace(run, fused_step=True)).moments["step"]["step"] == 0
 
 
-def test_no_more_logits_than_a_block_are_reckoned():
+def test_no_more_logits_than_a_block_are_estimated():
     more = dataclasses.replace(QLORA, tokens=65536)
     widths = (65536 - 2048) * 4096 * 4 * 2
     assert loss_bytes(SHAPE, more) - loss_bytes(SHAPE, QLORA) == widths
@@ -184,7 +183,7 @@ def saved_bytes(family, weights, amp, lora, layers, num_tokens, recompute):
 
     def pack(value):
         storage = value.untyped_storage()
-        # Mixed precision's copies of weights are reckoned with the weights.
+        # Mixed precision's copies of weights are counted with the weights.
         if storage.data_ptr() not in own and num_tokens in value.shape[:-1]:
             seen[storage.data_ptr()] = storage.nbytes()
         return value
@@ -227,7 +226,7 @@ SMALL = {
     ],
 )
 def test_a_layer_keeps_what_autograd_saves(family, weights, amp, rank, recompute):
-    """Two layers more keep twice what is reckoned for a layer, to 1 percent."""
+    """Two layers more keep twice the estimate of a layer, to 1 percent."""
     from peft import LoraConfig
 
     lora = LoraConfig(r=rank, lora_dropout=0.1, task_type="CAUSAL_LM") if rank else None

@@ -111,11 +111,11 @@ def test_llama_3_1_8b_has_the_published_number_of_weights():
 
 
 def test_what_is_not_known_is_said():
-    """Another family with the usual sizes is reckoned as a Llama; without them there is no shape."""
+    """Another family with the usual sizes is estimated as a Llama; without them there is no shape."""
     assert not read_shape({**LLAMA_3_1_8B, "model_type": "new"}).is_exact
     assert read_shape({"model_type": "gpt2", "n_embd": 768}) is None
 
 
-def test_a_model_that_sees_is_reckoned_by_its_language_part():
+def test_a_vision_language_model_is_estimated_by_its_language_part():
     shape = read_shape({"model_type": "seer", "text_config": LLAMA_3_1_8B})
     assert (shape.num_weights, shape.is_exact) == (8_030_261_248, False)

@@ -52,7 +52,7 @@ LOGITS = {"fp32": 1e-4, "bf16": 0.1}
 
 @dataclass
 class Outcome:
-    """What came of each step: "" or why it failed; a step that is not there was not reached."""
+    """The outcome of each step: "" or the reason of its failure; missing steps were not reached."""
 
     packed: bool = True
     steps: dict[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Outcome:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Keep what comes of the block as the step `name`; nothing is raised."""
+        """Record the outcome of the block as the step `name`; nothing is raised."""
         start = time.process_time()
         try:
             yield
@@ -74,25 +74,25 @@ class Outcome:
         return all(self.steps.get(name) == "" for name in names)
 
 
-def make_folders(family: str, tokenizer: Any, place: Path) -> None:
-    """The model's folders `fp32` and `bf16` in `place`, and the rows."""
+def make_folders(family: str, tokenizer: Any, folder: Path) -> None:
+    """Write the model's folders `fp32` and `bf16`, and the rows, to `folder`."""
     model = make_model(family)
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        folder = place / name
+        folder = folder / name
         model.to(dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    (place / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    (folder / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
 
 
-def run_cell(family: str, method: str, precision: str, place: Path, patch: pytest.MonkeyPatch) -> Outcome:
-    """Every step of one cell, in `place`, where `make_folders` was."""
-    patch.chdir(place)
+def run_cell(family: str, method: str, precision: str, folder: Path, patch: pytest.MonkeyPatch) -> Outcome:
+    """Run every step of one cell in `folder`, after `make_folders`."""
+    patch.chdir(folder)
     patch.setattr(log, "_said", set())
     patch.setattr("xtuner.engine.hooks.evaluate_chat.TOKENS_BEFORE_TRAINING", 2)
     for module in ("xtuner.model.loading", "xtuner.estimate.machine"):
         patch.setattr(f"{module}.cpu_computes_in_bf16", lambda: precision == "bf16")
     machine.find_machine.cache_clear()
-    cell = Cell(family, method, precision, place / precision, place / f"{method}_{precision}")
+    cell = Cell(family, method, precision, folder / precision, folder / f"{method}_{precision}")
     cell.work.mkdir()
     cell.run(patch)
     machine.find_machine.cache_clear()
@@ -102,7 +102,7 @@ def run_cell(family: str, method: str, precision: str, place: Path, patch: pytes
 
 @dataclass
 class Cell:
-    """One family, method and precision, and what came of it."""
+    """One family, method and precision, with the outcome."""
 
     family: str
     method: str
@@ -156,7 +156,7 @@ class Cell:
         with self.outcome.step("train"):
             words = [self.config, "--work-dir", self.work, "--seed", 0]
             command("train", *words, "--cfg-options", *OPTIONS, *RECOMPUTE[self.precision])
-        self.outcome.packed = not any("mix packed samples" in message for message in log._said)
+        self.outcome.packed = not any("mix packed samples" in str(key) for key in log._said)
         return runs[-1] if runs else None
 
     def check_loss(self, run: Any) -> None:
@@ -199,9 +199,10 @@ class Cell:
         assert_near(logits(stock_model(merged)), beside, LOGITS[self.precision], "merged logits")
 
     def check_chat(self) -> None:
-        """Assert that chat's greedy answer is stock transformers' own."""
-        from xtuner.chat.generate import complete, end_ids
+        """Assert that chat's greedy answer equals that of stock transformers."""
         from xtuner.chat.session import make_session
+        from xtuner.generation.generate import complete
+        from xtuner.generation.limits import end_ids
         from xtuner.model.loading import load_for_chat
         from xtuner.utils import PROMPT_TEMPLATE
 
@@ -247,8 +248,10 @@ def stock_model(folder: Path, bits: int | None = None, whole: tuple[str, ...] = 
     import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    (name,) = json.loads((folder / "config.json").read_text())["architectures"]
+    config = json.loads((folder / "config.json").read_text())
+    (name,), family = config["architectures"], config["model_type"]
     kind: Any = getattr(transformers, name, AutoModelForCausalLM)  # InternLM's are not transformers' own
+    fields = FAMILIES[family].when_quantized if bits and family in FAMILIES else {}
     quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_compute_dtype=torch.float32,
@@ -262,6 +265,7 @@ def stock_model(folder: Path, bits: int | None = None, whole: tuple[str, ...] = 
         attn_implementation="eager",
         quantization_config=quantized if bits else None,
         output_loading_info=True,
+        **fields,
     )
     assert not any(info.values()), info
     return model.eval()
@@ -295,8 +299,8 @@ def samples(dataset: Any) -> list[tuple[list[int], list[int]]]:
     found = []
     for item in dataset:
         ids, labels = list(item["input_ids"]), list(item["labels"])
-        borders = item.get("cumulative_len", [0, len(ids)])
-        found += [(ids[a:b], labels[a:b]) for a, b in itertools.pairwise(map(int, borders)) if b > a]
+        boundaries = item.get("cumulative_len", [0, len(ids)])
+        found += [(ids[a:b], labels[a:b]) for a, b in itertools.pairwise(map(int, boundaries)) if b > a]
     assert len(found) == len(ROWS), len(found)
     return found
 

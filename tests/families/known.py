@@ -1,4 +1,4 @@
-"""Steps that are known to fail, and why in words: what docs/models.md says of them.
+"""Steps that are known to fail, with the reason for docs/models.md.
 
 A step that fails without a row here fails the run, and so does one with a row that passes.
 """
@@ -12,7 +12,7 @@ from tests.families.cell import METHODS, PRECISIONS
 
 @dataclass(frozen=True)
 class Known:
-    """Of these families the step fails, for the reason that `why` says."""
+    """The step fails for these families, for the reason `why`."""
 
     families: str
     step: str
@@ -50,7 +50,6 @@ KNOWN = [
         methods=ADAPTERS,
         precisions=("fp32",),
     ),
-    Known("rwkv", "train", "transformers' own code cannot rescale weights of 4 bits", methods=("qlora",)),
     Known("xlstm", "chat", "transformers' own cache has other sizes than its layers"),
     Known(
         "dbrx",
@@ -63,7 +62,7 @@ KNOWN = [
 
 
 def why_known(family: str, method: str, precision: str, step: str) -> str | None:
-    """The reason why this step is known to fail; None where it is to pass."""
+    """The reason why this step is known to fail; None if it must pass."""
     for row in KNOWN:
         if (
             family in row.families.split()

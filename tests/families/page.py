@@ -1,4 +1,4 @@
-"""The table of docs/models.md: a row for each family, from what came of its cells.
+"""The table of docs/models.md: a row for each family, from the outcomes of its cells.
 
 {("lora", "fp32"): Outcome, ...}  ->  | mistral | yes | yes | yes | yes | yes | yes | llama | ... |
 """
@@ -14,7 +14,7 @@ from tests.families.known import why_known
 from xtuner.families import FAMILIES, UNKNOWN
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-HEAD = ("family", "packs", "full", "LoRA", "QLoRA", "bf16", "merge", "GGUF", "what fails, and why")
+HEAD = ("family", "packs", "full", "LoRA", "QLoRA", "bf16", "merge", "fused", "GGUF", "what fails, and why")
 _BEGIN, _END = "<!-- make families -->\n", "<!-- end -->\n"
 Cells = Mapping[tuple[str, str], Outcome]
 _TRAINED = ("new-cfg", "train", "loss", "convert", "chat")
@@ -30,6 +30,7 @@ def row_of(family: str, cells: Cells) -> str:
         *(_yes(cells[method, "fp32"].passed(*_TRAINED)) for method in METHODS),
         _yes(all(cells[method, "bf16"].passed(*_TRAINED) for method in METHODS)),
         _yes(all(cells[cell].passed("merge") for cell in merged)),
+        fused(family),
         gguf(family, cells["full", "fp32"]),
         "; ".join(failures(family, cells)),
     ]
@@ -37,9 +38,19 @@ def row_of(family: str, cells: Cells) -> str:
 
 
 def packs(family: str, packed: bool) -> str:
-    """Whether samples share a row, and whether that is in families.py or was tried by the run."""
+    """Whether samples are packed, and whether that is from families.py or was tried by the run."""
     known = FAMILIES.get(family, UNKNOWN).packs
     return f"{_yes(packed)}{', tried' if known is None else ''}"
+
+
+def fused(family: str) -> str:
+    """Whether layers run through xtuner/model/fused: all kinds of them, or which."""
+    found = FAMILIES.get(family, UNKNOWN).fused
+    if found is None:
+        return ""
+    kinds = {"attention": found.attention, "norms": found.norm, "MLP": found.mlp}
+    names = [kind for kind, layer in kinds.items() if layer]
+    return "yes" if len(names) == len(kinds) else ", ".join(names)
 
 
 def gguf(family: str, outcome: Outcome) -> str:
@@ -79,7 +90,7 @@ def read_rows(text: str) -> dict[str, str]:
 
 
 def with_rows(text: str, rows: Mapping[str, str]) -> str:
-    """The page with `rows` in place of its own of these families, in the order of their names."""
+    """The page with the rows of these families replaced by `rows`, in order of names."""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     assert end, "the page has no table"

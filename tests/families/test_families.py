@@ -22,7 +22,7 @@ from xtuner import families
 # What transformers' own code of a family warns of is not ours to mend.
 @pytest.mark.filterwarnings("ignore")
 def test_a_family_from_config_to_chat(family, tokenizer, tmp_path):
-    """Every step of every method and precision is as good as stock code, or known to fail and why."""
+    """Every step of every method and precision equals stock code, or is known to fail, with the reason."""
     if family not in CONFIG_MAPPING:
         pytest.skip("not in this transformers")
     words = copy.deepcopy(tokenizer)
@@ -47,7 +47,7 @@ def test_a_family_from_config_to_chat(family, tokenizer, tmp_path):
 
 
 def surprises(family, cells):
-    """Steps that fail and are not known to, and steps that are known to fail and pass."""
+    """Lists steps that fail unexpectedly, and steps that are known to fail but pass."""
     failed, passed = {}, []
     for (method, precision), outcome in cells.items():
         for step, message in outcome.steps.items():
@@ -60,7 +60,7 @@ def surprises(family, cells):
 
 
 def test_the_page_names_every_family_and_agrees_with_families_py():
-    """In the order of their names; what packs and what has a form of llama.cpp is said in one place alone."""
+    """In the order of their names; what packs, is fused and has a form of llama.cpp is in one place alone."""
     rows = page.read_rows(page.PAGE.read_text(encoding="utf-8"))
     assert list(rows) == FAMILIES
     for name, row in rows.items():
@@ -68,18 +68,20 @@ def test_the_page_names_every_family_and_agrees_with_families_py():
         known = families.FAMILIES.get(name, families.UNKNOWN)
         assert cells[1].endswith(", tried") == (known.packs is None), row
         assert known.packs is None or (cells[1] == "yes") == known.packs, row
-        assert cells[7] in ((known.gguf, "**no**") if known.gguf else ("",)), row
+        assert cells[7] == page.fused(name), row
+        assert cells[8] in ((known.gguf, "**no**") if known.gguf else ("",)), row
 
 
 def test_every_family_of_families_py_and_of_the_recipes_is_in_the_table():
-    """But those that transformers does not know, and those that write no text."""
+    """But those that transformers does not know, write no text, or are a part of one named there."""
     from xtuner.model.loading import register_families
     from xtuner.recipes.models import MODELS
 
     register_families()
     writing = {name for name, family in families.FAMILIES.items() if not family.no_text}
     named = writing | {model.family for model in MODELS.values()}
-    assert sorted(named & set(CONFIG_MAPPING) - set(FAMILIES)) == []
+    parts = {f"{name}_text" for name in {*FAMILIES, *families.FAMILIES}}
+    assert sorted(named & set(CONFIG_MAPPING) - set(FAMILIES) - parts) == []
 
 
 def test_known_failures_name_families_of_the_table():

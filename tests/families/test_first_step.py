@@ -14,15 +14,15 @@ from tests.families.configs import OWN, in_slice, make_model
 from tests.families.known import why_known
 from xtuner.model import SupervisedFinetune
 
-BORDERS = [0, 9, 14, 16]
+BOUNDARIES = [0, 9, 14, 16]
 # Relative errors of the loss and of all gradients together that rounding explains; a token that 16 bits
 # send to another expert weighs more.
 BOUNDS = (0.03, 0.5)
 
 
 def samples():
-    ids = torch.randint(3, 64, (BORDERS[-1],), generator=torch.Generator().manual_seed(2))
-    return [ids[a:b] for a, b in itertools.pairwise(BORDERS)]
+    ids = torch.randint(3, 64, (BOUNDARIES[-1],), generator=torch.Generator().manual_seed(2))
+    return [ids[a:b] for a, b in itertools.pairwise(BOUNDARIES)]
 
 
 def stock_step(model):
@@ -31,13 +31,13 @@ def stock_step(model):
         cross_entropy(model(input_ids=ids[None], use_cache=False).logits[0, :-1], ids[1:], reduction="sum")
         for ids in samples()
     )
-    return step(model, total / (BORDERS[-1] - len(samples())))
+    return step(model, total / (BOUNDARIES[-1] - len(samples())))
 
 
 def our_step(model):
     """The same through XTuner."""
     sft = SupervisedFinetune(model, use_activation_checkpointing=False).train()
-    count = BORDERS[-1] - len(samples())
+    count = BOUNDARIES[-1] - len(samples())
     with torch.autocast("cpu", torch.bfloat16):
         loss = sft(batch(samples()), num_items=count)["loss"]
     return step(model, loss)
@@ -45,9 +45,9 @@ def our_step(model):
 
 def batch(rows):
     ids = torch.cat(rows)[None]
-    borders = torch.tensor([0, *(len(r) for r in rows)], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    boundaries = torch.tensor([0, *(len(r) for r in rows)], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     mask = torch.ones_like(ids, dtype=torch.bool)
-    return {"input_ids": ids, "labels": ids, "attention_mask": mask, "cumulative_len": [borders]}
+    return {"input_ids": ids, "labels": ids, "attention_mask": mask, "cumulative_len": [boundaries]}
 
 
 def step(model, loss):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from xtuner.config import parse_config
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 
 CURVES = Path(__file__).with_name("loss_curves.json")
 CONFIG = """

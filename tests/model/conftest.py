@@ -61,8 +61,8 @@ def batch():
 
 def _samples_of(batch):
     """(input_ids [1, T], labels [T]) of each sample of a batch."""
-    for row, borders in enumerate(batch["cumulative_len"]):
-        for start, end in zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True):
+    for row, boundaries in enumerate(batch["cumulative_len"]):
+        for start, end in zip(boundaries[:-1].tolist(), boundaries[1:].tolist(), strict=True):
             yield batch["input_ids"][row, None, start:end], batch["labels"][row, start:end]
 
 

@@ -8,10 +8,11 @@ from transformers import CONFIG_MAPPING
 from tests.families.configs import make
 from xtuner.errors import ModelError
 from xtuner.families import FAMILIES
-from xtuner.model import SupervisedFinetune, attention
-from xtuner.model.attention import PackedMask, packed_batch, packed_inputs
+from xtuner.model import SupervisedFinetune, attention, attention_kernels
+from xtuner.model.attention import PackedMask, packed_batch
+from xtuner.model.packed import packed_inputs
 
-BORDERS = [0, 10, 17, 24]
+BOUNDARIES = [0, 10, 17, 24]
 
 
 def ids(length=24):
@@ -25,12 +26,12 @@ def test_packed_logits_equal_those_of_each_sample_alone(family, relative_error):
         pytest.skip("not in this transformers")
     model, row = make(family), ids()
     with torch.no_grad(), packed_batch():
-        packed = model(**packed_inputs(row, BORDERS)).logits[0]
+        packed = model(**packed_inputs(row, BOUNDARIES)).logits[0]
     model.set_attn_implementation("eager")
     with torch.no_grad():
         alone = [
             model(row[:, a:b], attention_mask=torch.ones(1, b - a), use_cache=False).logits[0]
-            for a, b in itertools.pairwise(BORDERS)
+            for a, b in itertools.pairwise(BOUNDARIES)
         ]
     assert relative_error(packed, torch.cat(alone)) < 3e-6
 
@@ -40,8 +41,8 @@ def test_gradients_of_a_packed_row_are_the_sum_of_its_samples(family, relative_e
     """Backward keeps the samples apart too: plain, soft-capped and windowed attention."""
     ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
     with packed_batch():
-        ours(**packed_inputs(row, BORDERS)).logits.square().sum().backward()
-    for a, b in itertools.pairwise(BORDERS):
+        ours(**packed_inputs(row, BOUNDARIES)).logits.square().sum().backward()
+    for a, b in itertools.pairwise(BOUNDARIES):
         stock(row[:, a:b], use_cache=False).logits.square().sum().backward()
     for (name, p), q in zip(ours.named_parameters(), stock.parameters(), strict=True):
         assert relative_error(p.grad, q.grad) < 2e-6, name  # stock softmax is fp32
@@ -62,7 +63,7 @@ def test_generation_with_padding_equals_stock_attention(family):
 def mask_inputs(model, row):
     """Of transformers' masks; none for padding, and no cache, whose name is another one since 5.24."""
     embeddings = model.get_input_embeddings()(row)
-    return model.config, embeddings, None, None, packed_inputs(row, BORDERS)["position_ids"]
+    return model.config, embeddings, None, None, packed_inputs(row, BOUNDARIES)["position_ids"]
 
 
 def test_no_square_mask_is_made_for_a_packed_row():
@@ -80,6 +81,16 @@ def test_no_square_mask_is_made_for_a_packed_row():
         for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
             with pytest.raises(ModelError, match="asks for a mask of its own: set attn_implementation"):
                 masks.create_causal_mask(*inputs, **more)
+        for unknown in (
+            masks.bidirectional_mask_function,
+            masks.and_masks(masks.causal_mask_function, masks.padding_mask_function(torch.ones(1, 24))),
+            masks.and_masks(masks.or_masks(masks.causal_mask_function), masks.causal_mask_function),
+        ):
+            with pytest.raises(ModelError, match="asks for a mask of its own"):
+                attention._mask(config=inputs[0], kv_length=24, mask_function=unknown)
+        window = masks.sliding_window_causal_mask_function(5)
+        with pytest.raises(ModelError, match="asks for a window of unknown length"):
+            attention._mask(config=inputs[0], kv_length=24, mask_function=window, window=5)
     assert masks.create_causal_mask(*inputs).shape == (1, 1, 24, 24)
 
 
@@ -95,9 +106,11 @@ def test_no_square_mask_is_made_for_a_packed_row():
 )
 def test_what_a_family_asks_for_is_done_or_refused(mask, asked, message):
     """A packed row knows windows, chunks, caps and sinks; anything else is no silent difference."""
-    x, borders = torch.randn(1, 2, 5, 4), torch.tensor([0, 2, 5], dtype=torch.int32)
+    x, boundaries = torch.randn(1, 2, 5, 4), torch.tensor([0, 2, 5], dtype=torch.int32)
     with pytest.raises(ModelError, match=f"asks for {message}: set attn_implementation = 'eager'"):
-        attention.attention(torch.nn.Module(), x, x, x, mask, cu_seq_lens_q=borders, max_length_q=3, **asked)
+        attention.attention(
+            torch.nn.Module(), x, x, x, mask, cu_seq_lens_q=boundaries, max_length_q=3, **asked
+        )
 
 
 def test_the_advice_of_these_errors_trains(relative_error):
@@ -108,20 +121,20 @@ def test_the_advice_of_these_errors_trains(relative_error):
     reference = copy.deepcopy(model)
     reference.set_attn_implementation("eager")
     row = ids()
-    data = {"input_ids": row, "labels": row, "cumulative_len": [torch.tensor(BORDERS)]}
+    data = {"input_ids": row, "labels": row, "cumulative_len": [torch.tensor(BOUNDARIES)]}
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).eval()
     with pytest.raises(ModelError, match=r"set attn_implementation = 'eager' in model\.llm"):
         ours(data)
     model.set_attn_implementation("eager")
     with torch.no_grad():
         logits = ours(data, mode="predict")[0]["logits"]
-        alone = [reference(row[:, a:b]).logits[0] for a, b in itertools.pairwise(BORDERS)]
+        alone = [reference(row[:, a:b]).logits[0] for a, b in itertools.pairwise(BOUNDARIES)]
     assert relative_error(logits, torch.cat(alone)) < 3e-6
 
 
 def test_chunks_are_counted_from_the_first_token_of_a_sample():
     """A chunk that a sample does not fill ends with it."""
-    assert attention._cut([0, 10, 12, 16], 4) == [0, 4, 8, 10, 12, 16]
+    assert attention_kernels._cut([0, 10, 12, 16], 4) == [0, 4, 8, 10, 12, 16]
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "granite_swa"])
@@ -131,8 +144,10 @@ def test_sinks_are_exact(family, relative_error):
     for model in (ours, stock):
         model.set_experts_implementation("eager")
     with packed_batch():
-        packed = ours(**packed_inputs(row, BORDERS)).logits[0]
-    alone = torch.cat([stock(row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BORDERS)])
+        packed = ours(**packed_inputs(row, BOUNDARIES)).logits[0]
+    alone = torch.cat(
+        [stock(row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BOUNDARIES)]
+    )
     packed.square().sum().backward()
     alone.square().sum().backward()
     exact = 1e-12 if family == "gpt_oss" else 1e-6  # the other's own code scales in fp32
@@ -146,7 +161,7 @@ def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):
     model, row = make("mistral"), ids()
     with torch.no_grad(), packed_batch():
         whole = model(**packed_inputs(row, [0, 24])).logits
-        monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+        monkeypatch.setattr(attention_kernels, "QUERY_BLOCK", 5)
         torch.testing.assert_close(model(**packed_inputs(row, [0, 24])).logits, whole)
 
 
@@ -173,20 +188,23 @@ def flash_attn_varlen_func(
 @pytest.mark.parametrize(
     ("window", "softcap", "scaling"), [(None, None, None), (3, None, 0.5), (None, 2.0, None)]
 )
-def test_flash_attention_is_asked_for_what_is_computed_without_it(version, window, softcap, scaling):
+def test_flash_attention_is_asked_for_what_is_computed_without_it(
+    version, window, softcap, scaling, monkeypatch
+):
     """Version 3 may return more than the result."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, 2, 2))
-    borders = [0, 2, 8, 9]
+    boundaries = [0, 2, 8, 9]
 
     def flash(*args, **kwargs):
         out = flash_attn_varlen_func(*args, **kwargs)
         return out if version == 2 else (out, None)
 
-    ours = attention._flash_attn(
-        flash, query, key, value, torch.tensor(borders), 6, scaling, 0.0, window, softcap
+    monkeypatch.setattr(attention_kernels, "_flash_function", lambda package: flash)
+    call = attention_kernels.Call(
+        query, key, value, torch.tensor(boundaries), 6, scaling=scaling, window=window, softcap=softcap
     )
-    wanted = attention._by_segment(query, key, value, borders, scaling, 0.0, window, softcap)
+    ours, wanted = attention_kernels._flash_attention(call, "flash_attn"), attention_kernels._by_run(call)
     torch.testing.assert_close(ours, wanted)
 
 
@@ -196,22 +214,27 @@ def test_a_package_without_the_function_is_no_flash_attention(tmp_path, monkeypa
     (tmp_path / "flash_broken.py").write_text("raise ImportError('undefined symbol')")
     (tmp_path / "flash_there.py").write_text("def flash_attn_varlen_func(): ...")
     monkeypatch.syspath_prepend(tmp_path)
-    found = {name: attention._flash_function(f"flash_{name}") for name in ("four", "broken", "there", "gone")}
+    found = {
+        name: attention_kernels._flash_function(f"flash_{name}")
+        for name in ("four", "broken", "there", "gone")
+    }
     assert [name for name, function in found.items() if function] == ["there"]
-    assert "flash_broken is installed and does not load, so it is not used: undefined symbol" in caplog.text
+    assert (
+        "flash_broken is installed but cannot be loaded, so it is not used: undefined symbol" in caplog.text
+    )
 
 
 def test_dropout_is_applied_in_training_only():
     """attention_dropout reaches the packed path."""
     model = make("llama", attention_dropout=0.5)
     with torch.no_grad(), packed_batch():
-        calm = [model(**packed_inputs(ids(), BORDERS)).logits for _ in range(2)]
+        calm = [model(**packed_inputs(ids(), BOUNDARIES)).logits for _ in range(2)]
         model.train()
-        wild = [model(**packed_inputs(ids(), BORDERS)).logits for _ in range(2)]
+        wild = [model(**packed_inputs(ids(), BOUNDARIES)).logits for _ in range(2)]
     assert torch.equal(*calm)
     assert not torch.equal(*wild)
 
 
 def test_neighbours_of_one_length_are_one_call():
     """Runs are (start, length, count); empty samples vanish."""
-    assert list(attention._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]
+    assert list(attention_kernels._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from xtuner.engine.surroundings import describe_weights
+from xtuner.engine.environment import describe_weights
 from xtuner.model.host_embedding import HostEmbedding, keep_on_host
 
 

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xtuner.errors import ModelError
 from xtuner.model.internlm_tokenizer import InternLM2Tokenizer, InternLMTokenizer, backend_from_sentencepiece
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 
 SYMBOLS = ["<eoh>", "<eoa>", "<eo", "    ", "[UNUSED_TOKEN_1]"]
 SPECS = {
@@ -157,15 +157,15 @@ def test_an_added_token_that_disagrees_with_the_vocabulary_is_an_error(chat_dir)
     config = json.loads(path.read_text())
     config["added_tokens_decoder"]["900"] = {"content": "<|far|>", "special": True}
     path.write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"'<\|far\|>' is 900, the vocabulary makes it 400"):
+    with pytest.raises(ModelError, match=r"'<\|far\|>' the id 900, and the vocabulary gives it 400"):
         load_tokenizer(chat_dir)
 
 
 def test_other_files_are_refused_by_name(tmp_path, train_sentencepiece):
     """Not a sentencepiece file, or not byte-pair."""
     (tmp_path / "bad.model").write_bytes(b"\xff\xff nonsense")
-    with pytest.raises(ModelError, match=r"bad\.model is no sentencepiece model"):
+    with pytest.raises(ModelError, match=r"bad\.model is not a sentencepiece model"):
         backend_from_sentencepiece(tmp_path / "bad.model")
     path = train_sentencepiece(tmp_path / "unigram.model", model_type="unigram", vocab_size=330)
-    with pytest.raises(ModelError, match=r"unigram\.model is no byte-pair model"):
+    with pytest.raises(ModelError, match=r"unigram\.model is not a byte-pair model"):
         backend_from_sentencepiece(path)

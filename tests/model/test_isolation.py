@@ -27,7 +27,7 @@ def test_a_family_that_mixes_them_gets_its_own_attention_back(family, own, caplo
     model = make(family)
     assert not Isolation().holds(model, 24)
     assert model.config._attn_implementation == own
-    assert "A trial of packed samples failed" in caplog.text
+    assert "Testing the isolation of packed samples failed" in caplog.text
 
 
 def test_a_trial_reaches_as_far_as_rows_do():
@@ -50,7 +50,7 @@ def test_what_lies_too_far_is_not_tried_and_said(caplog, monkeypatch):
     assert known.holds(model, 9000)
     assert "9000" not in caplog.text
     assert known.holds(model, 9001)
-    assert "apart was tried up to 8192 tokens; in longer rows, 9000 of their config" in caplog.text
+    assert "were tested for isolation up to 8192 tokens; beyond, 9000 in their config" in caplog.text
 
 
 def test_limits_are_read_from_the_config():

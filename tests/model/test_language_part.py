@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM
 from tests import seeing
 from xtuner.errors import ConfigError
 from xtuner.model import SupervisedFinetune
-from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model.attention import packed_batch
 from xtuner.model.isolation import Isolation
 from xtuner.model.language_part import freeze_the_rest, language_part
 from xtuner.model.loading import load_llm
 from xtuner.model.lora import apply_lora
+from xtuner.model.packed import packed_inputs
 
-BORDERS = [0, 10, 17, 24]
+BOUNDARIES = [0, 10, 17, 24]
 FAMILIES = list(seeing.FAMILIES)
 # Beginnings of the names of weights that text does not train; of all others it trains some.
 SEES = {
@@ -53,11 +54,11 @@ def test_packed_text_gives_the_logits_of_each_sample_alone(family, relative_erro
     model.set_attn_implementation("xtuner")
     assert Isolation().holds(model, 24)
     with torch.no_grad(), packed_batch():
-        packed = model(**packed_inputs(row, BORDERS)).logits[0]
+        packed = model(**packed_inputs(row, BOUNDARIES)).logits[0]
     model.set_attn_implementation("eager")
     with torch.no_grad():
         alone = [
-            model(input_ids=row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BORDERS)
+            model(input_ids=row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BOUNDARIES)
         ]
     assert relative_error(packed, torch.cat(alone)) < 3e-6
 
@@ -113,8 +114,10 @@ def test_targets_that_also_name_layers_that_see_mean_the_language_part(caplog):
         for i in range(2)
         for n in ("mlp.gate_proj", "self_attn.q_proj")
     }
-    assert "LoRA leaves out the parts that see or hear: mlp.gate_proj (2)" in caplog.text
-    with pytest.raises(ConfigError, match=r"names layers that see or hear alone, .* down_proj, gate_proj"):
+    assert "LoRA leaves out the vision and audio parts: mlp.gate_proj (2)" in caplog.text
+    with pytest.raises(
+        ConfigError, match=r"names only layers of the vision and audio parts, .* down_proj, gate_proj"
+    ):
         apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules=["qkv"]))
     everywhere = apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules="all-linear"))
     assert not [n for n, w in everywhere.named_parameters() if w.requires_grad and "visual" in n]
@@ -131,8 +134,8 @@ def test_the_loss_is_that_of_the_stock_model(family, tmp_path, tokenizer, batch,
     stock = seeing.make(family)
     size = sum(w.numel() for n, w in stock.named_parameters() if sees(family, n))
     assert type(model.llm) is type(stock)
-    assert f"'{family}' is more than a language model" in caplog.text
-    assert f"the {size:,} weights of the parts that see or hear are frozen" in caplog.text
+    assert f"'{family}' is a multimodal model" in caplog.text
+    assert f"the {size:,} parameters of its vision and audio parts are frozen" in caplog.text
     loss = model(batch)["loss"]
     loss.backward()
     total, count = 0.0, 0

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.llava import LENGTH, SIZE, picture_file
-from xtuner.chat.generate import complete
-from xtuner.chat.pictures import Pictures
 from xtuner.dataset.image import expand_to_square
+from xtuner.generation.generate import complete
+from xtuner.generation.pictures import Pictures
 from xtuner.model.llava import find_llava_parts, load_image_encoder
 from xtuner.model.loading import load_for_chat
 
@@ -62,7 +62,7 @@ def test_the_answers_of_transformers(llava, reference, picture, layout):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised(llava, bits):
-    """The language model is quantised, its eyes are not."""
+    """The language model is quantised, its vision part is not."""
     model, tokenizer = load_for_chat(llava.whole, dtype="fp32", bits=bits)
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     small = {name for name, kind in kinds.items() if kind in ("Linear4bit", "Linear8bitLt")}

@@ -9,7 +9,8 @@ from xtuner.config import Ref
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.model import SupervisedFinetune, loading
 from xtuner.model.internlm2 import InternLM2ForCausalLM
-from xtuner.model.loading import compute_dtype, extend_context, load_for_chat, load_llm, load_tokenizer
+from xtuner.model.loading import compute_dtype, extend_context, load_for_chat, load_llm
+from xtuner.model.tokenizer import load_tokenizer
 
 
 def llm_cfg(folder, **changes):
@@ -40,7 +41,7 @@ def test_a_cpu_gets_bf16_where_it_computes_in_it_else_fp32(monkeypatch, requeste
 
 def test_a_word_that_is_no_dtype_is_an_error():
     """With what may be written."""
-    with pytest.raises(ConfigError, match="'fp17' is no dtype"):
+    with pytest.raises(ConfigError, match="'fp17' is not a dtype"):
         compute_dtype("fp17", "cpu")
 
 

@@ -1,23 +1,28 @@
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from xtuner.estimate import memory
-from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum, next_tokens
+from xtuner import blocks
+from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum
+from xtuner.next_tokens import next_tokens
 
 
 def test_a_position_is_trained_on_the_next_token_of_its_own_sample():
     """The first token of a sample is nobody's target, however its label reads; -100 anywhere stays."""
-    assert next_tokens(torch.tensor([10, 11, -100, 20, 21]), [0, 3, 5]).tolist() == [11, -100, -100, 21, -100]
+    positions, targets = next_tokens(np.array([10, 11, -100, 20, 21]), [0, 3, 5])
+    assert (positions.tolist(), targets.tolist()) == ([0, 3], [11, 21])
+    assert [x.tolist() for x in next_tokens(np.zeros(0, np.int64), [0, 0])] == [[], []]
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_the_head_loss_and_its_gradients_are_those_of_torch(monkeypatch, dtype, tolerance, bias):
     """Blocks change neither the loss nor any gradient."""
-    monkeypatch.setattr(memory, "LOSS_ROWS", 48)
-    monkeypatch.setitem(memory.LOSS_BLOCK, "cpu", 0)
-    monkeypatch.setitem(memory.SOFTMAX_PART, "cpu", 3 * 4 * 11)  # softmax of 3 rows
+    monkeypatch.setattr(blocks, "LOSS_ROWS", 48)
+    monkeypatch.setitem(blocks.LOSS_BLOCK, "cpu", 0)
+    monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)  # softmax of 3 rows
     head = torch.nn.Linear(5, 11, bias=bias, dtype=dtype)
     hidden = torch.randn(130, 5, dtype=dtype, requires_grad=True)
     targets = torch.randint(0, 11, (130,))
@@ -31,6 +36,39 @@ def test_the_head_loss_and_its_gradients_are_those_of_torch(monkeypatch, dtype, 
         assert (found - wanted).norm() < tolerance * wanted.norm()
 
 
+class Shapes(TorchDispatchMode):
+    """Notes the shape of everything that is made within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not func.is_view:
+            self.found.add(tuple(made.shape))
+        return made
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_no_gradient_is_computed_where_none_is_wanted(bias, monkeypatch):
+    """Under no_grad the loss is the same, and nothing of the size of the head, states or logits is made."""
+    monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)
+    head = torch.nn.Linear(5, 11, bias=bias, dtype=torch.float64)
+    hidden = torch.randn(130, 5, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(0, 11, (130,))
+    logits = head(hidden)
+    trained = head_cross_entropy_sum(hidden, head, targets), cross_entropy_sum(logits, targets)
+    with torch.no_grad():
+        with Shapes() as of_head:
+            measured = head_cross_entropy_sum(hidden, head, targets)
+        with Shapes() as of_logits:
+            again = cross_entropy_sum(logits, targets)
+    assert (measured, again) == trained
+    assert not of_head.found & {(11, 5), (11,), (130, 5)}
+    assert (130, 11) not in of_logits.found
+
+
 def test_a_target_that_is_certain_keeps_its_small_gradient():
     """p - 1 is computed without cancellation, a loss of nearly nothing without log(0)."""
     logits = torch.tensor([[30.0, 0.0], [0.0, 200.0]], requires_grad=True)
@@ -42,7 +80,7 @@ def test_a_target_that_is_certain_keeps_its_small_gradient():
 
 def test_the_sum_and_its_gradient_are_those_of_torch(monkeypatch):
     """Parts of rows change neither the loss nor the gradient."""
-    monkeypatch.setitem(memory.SOFTMAX_PART, "cpu", 3 * 4 * 11)
+    monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)
     logits = torch.randn(8, 11, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(0, 11, (8,))
     (cross_entropy_sum(logits, targets) / 5).backward()

@@ -12,7 +12,7 @@ from tests.families.configs import OF_TEXT, make
 from xtuner import log
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, passes
-from xtuner.model.sft import flatten
+from xtuner.model.packed import pack
 
 
 def rows():
@@ -28,8 +28,8 @@ def rows():
 
 
 def samples(data):
-    for row, borders in enumerate(data["cumulative_len"]):
-        for a, b in itertools.pairwise(borders.tolist()):
+    for row, boundaries in enumerate(data["cumulative_len"]):
+        for a, b in itertools.pairwise(boundaries.tolist()):
             yield data["input_ids"][row, None, a:b], data["labels"][row, a:b]
 
 
@@ -71,7 +71,7 @@ def test_every_known_family_is_among_them():
 
 def test_equally_long_samples_run_side_by_side():
     """Ten tokens by themselves, twice seven together; no padding, and only tokens with a label count."""
-    first, rest = passes.apart(flatten(rows()))
+    first, rest = passes.apart(pack(rows(), torch.device("cpu")))
     assert [set(p.inputs) for p in (first, rest)] == [{"input_ids", "use_cache"}] * 2
     assert first.index.tolist() == [list(range(10))]
     assert rest.index.tolist() == [list(range(10, 17)), list(range(17, 24))]
@@ -79,11 +79,11 @@ def test_equally_long_samples_run_side_by_side():
     assert rest.columns.tolist() == [0, 3, 4, 5, *range(6)]
     output = torch.arange(14.0).view(2, 7, 1)
     wanted = [0, 3, 4, 5, *range(7, 13)]
-    assert rest.trained(output).flatten().tolist() == wanted
+    assert rest.with_loss(output).flatten().tolist() == wanted
     columns = rest.columns_with_loss()
     assert columns.tolist() == list(range(6))
-    assert rest.trained_of(output[:, columns], columns).flatten().tolist() == wanted
-    assert rest.trained_of(output, columns).flatten().tolist() == wanted
+    assert rest.with_loss_of(output[:, columns], columns).flatten().tolist() == wanted
+    assert rest.with_loss_of(output, columns).flatten().tolist() == wanted
 
 
 def test_the_head_runs_where_any_of_them_is_trained():
@@ -120,7 +120,7 @@ def test_a_family_that_mixes_samples_says_so_once(caplog, monkeypatch):
     assert not caplog.text
     for _ in range(2):
         ours(rows())
-    wanted = "Models of the family 'rwkv' mix packed samples, so each sample is run by itself: slower"
+    wanted = "Models of the family 'rwkv' mix packed samples, so each sample runs by itself: slower"
     assert caplog.text.count(wanted) == 1
 
 

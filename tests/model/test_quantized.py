@@ -203,3 +203,14 @@ def test_any_width_trains(make_llama, repacking_cpu, batch, bits, gradients, rel
         reference = adapter_gradients(dequantised(model), batch, gradients)
         ours = adapter_gradients(model, batch, gradients)
     assert relative_error(ours, reference) < (1e-5 if bits == 4 else 0.05)
+
+
+def test_a_quantised_rwkv_is_the_same_after_a_sample(saved):
+    """Its code divides weights while it generates, and packed ones are not numbers to divide."""
+    sizes = {"hidden_size": 64, "attention_hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    folder = saved("rwkv", context_length=64, rescale_every=1, **sizes)
+    ids = torch.arange(5, 25)[None]
+    model = SupervisedFinetune(config(folder, 4), lora=LoraConfig(r=4)).train()
+    before = model.llm(input_ids=ids).logits
+    model.eval().llm(input_ids=ids)
+    assert torch.equal(model.train().llm(input_ids=ids).logits, before)

@@ -7,8 +7,8 @@ import torch
 
 from tests.families.configs import make_model
 from xtuner import log
+from xtuner.blocks import RECOMPUTE
 from xtuner.errors import ConfigError
-from xtuner.estimate.memory import RECOMPUTE
 from xtuner.model import SupervisedFinetune
 from xtuner.model.recompute import recomputes
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.families.configs import make
-from xtuner.model.attention import packed_batch, packed_inputs
+from xtuner.model.attention import packed_batch
 from xtuner.model.fused import unfuse
+from xtuner.model.packed import packed_inputs
 from xtuner.model.rope import scale_by_sample
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
@@ -53,9 +54,9 @@ def test_each_sample_is_scaled_by_its_own_length(family, changes, relative_error
     assert scale_by_sample(model) == 1
     unfuse(model)  # is about other modules
     for order in (range(5), [3, 0, 4, 2, 1], [1, 2, 4, 3, 0]):
-        borders = [0, *itertools.accumulate(LENGTHS[i] for i in order)]
+        boundaries = [0, *itertools.accumulate(LENGTHS[i] for i in order)]
         with torch.no_grad(), packed_batch():
-            packed = model(**packed_inputs(torch.cat([samples[i] for i in order], 1), borders)).logits[0]
+            packed = model(**packed_inputs(torch.cat([samples[i] for i in order], 1), boundaries)).logits[0]
         assert relative_error(packed, torch.cat([wanted[i] for i in order])) < 3e-6
         for i in order:
             with torch.no_grad():

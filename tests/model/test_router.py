@@ -108,7 +108,7 @@ def test_an_update_has_the_mean_of_its_batches():
     batches = [one_sample(), one_sample()]
     batches[1]["labels"] = batches[1]["labels"].index_fill(1, torch.arange(5), -100)
     alone = [ours(batch)["loss"] for batch in batches]
-    counts = [ours.num_loss_items(batch) for batch in batches]
+    counts = [ours.num_items(batch) for batch in batches]
     assert counts == [9, 5]
     together = sum(ours(batch, num_items=14)["loss"] for batch in batches)
     torch.testing.assert_close(together, (9 * alone[0] + 5 * alone[1]) / 14)

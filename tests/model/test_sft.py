@@ -9,14 +9,14 @@ from xtuner.errors import CheckpointError, ConfigError
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, loading, sft
 from xtuner.model.loss import head_cross_entropy_sum
-from xtuner.model.sft import flatten
+from xtuner.model.packed import pack
 
 
 def test_rows_become_one_row_without_padding(batch):
-    """Padding goes; borders of all rows follow one another."""
-    flat = flatten(batch)
-    assert flat["input_ids"].tolist() == batch["input_ids"][0].tolist() + batch["input_ids"][1, :6].tolist()
-    assert flat["borders"] == [0, 4, 9, 15]
+    """Padding goes; boundaries of all rows follow one another."""
+    packed = pack(batch, torch.device("cpu"))
+    assert packed.input_ids.tolist() == batch["input_ids"][0].tolist() + batch["input_ids"][1, :6].tolist()
+    assert packed.boundaries == [0, 4, 9, 15]
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -40,10 +40,10 @@ def test_loss_and_gradients_equal_those_of_samples_run_alone(
 def test_the_first_token_of_a_sample_is_never_trained(llama, batch):
     """Its label may be anything: loss and count stay."""
     model = SupervisedFinetune(llama, use_activation_checkpointing=False)
-    before = model(batch)["loss"], model.num_loss_items(batch)
+    before = model(batch)["loss"], model.num_items(batch)
     batch["labels"][0, 4] = 7
     batch["labels"][1, 0] = -100
-    assert (model(batch)["loss"], model.num_loss_items(batch)) == before
+    assert (model(batch)["loss"], model.num_items(batch)) == before
     assert before[1] == 3 + 2 + 5
 
 
@@ -51,7 +51,7 @@ def test_num_items_makes_the_mean_that_of_the_whole_update(llama, batch):
     """Two micro-batches divided by their common count give the loss of both together."""
     model = SupervisedFinetune(llama, use_activation_checkpointing=False)
     halves = [{k: v[i : i + 1] for k, v in batch.items() if k not in ("max_seqlen",)} for i in range(2)]
-    count = sum(model.num_loss_items(half) for half in halves)
+    count = sum(model.num_items(half) for half in halves)
     parts = sum(model(half, num_items=count)["loss"] for half in halves)
     torch.testing.assert_close(parts, model(batch)["loss"], rtol=1e-12, atol=0)
 

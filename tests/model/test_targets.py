@@ -146,7 +146,7 @@ def test_a_model_that_sees_is_adapted_where_it_reads(caplog):
     assert set(default_targets(model).left_out) == {SENSES}
     with caplog.at_level("INFO", logger="xtuner"):
         cfg = apply_lora(model, LoraConfig(r=2)).peft_config["default"]
-    assert "LoRA leaves out the parts that see or hear: attention.out_proj (1), mlp.fc1 (2)" in caplog.text
+    assert "LoRA leaves out the vision and audio parts: attention.out_proj (1), mlp.fc1 (2)" in caplog.text
     assert cfg.target_modules == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     tower = r"model\.vision_tower\.encoder\.layers\.\d+\.self_attn\."
     assert cfg.exclude_modules == "|".join(rf"{tower}{word}_proj" for word in "kqv")
@@ -243,13 +243,15 @@ def test_named_parameters_are_respected():
 
 
 def test_wrong_names_are_errors_with_what_there_is():
-    """Of a layer, a parameter, a layer that is not called, a router that is more than a matrix."""
+    """Of a layer, a block, a parameter, a layer that is not called, a router that is more than a matrix."""
     model = moe.make("qwen3_moe")
     there = (
         r"'gate_pro', which this model does not have; its linear layers are down_proj, gate_up_proj, k_proj"
     )
     with pytest.raises(ConfigError, match=there):
         apply_lora(model, LoraConfig(target_modules=["gate_pro"]))
+    with pytest.raises(ConfigError, match=r"'self_attn', which is not a layer but holds some; the linear"):
+        apply_lora(model, LoraConfig(target_modules=["q_proj", "self_attn"]))
     with pytest.raises(
         ConfigError, match=r"'experts.down_pro', which this model .* Did you mean 'down_proj'"
     ):
@@ -257,7 +259,7 @@ def test_wrong_names_are_errors_with_what_there_is():
     with pytest.raises(ConfigError, match=r"names .*mixer.out_proj, one of the layers whose weight a kernel"):
         apply_lora(moe.make("mamba2"), LoraConfig(target_modules=["in_proj", "out_proj"]))
     with pytest.raises(
-        ConfigError, match=r"feed_forward.router, one of the layers that are more than a matrix"
+        ConfigError, match=r"feed_forward.router, one of the layers that do more than a matrix"
     ):
         apply_lora(moe.make("llama4_text"), LoraConfig(target_modules=["router"]))
 

@@ -8,13 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from xtuner.parallel.launch import asked_for, launch
-from xtuner.recipes.catalogue import deepspeed_file, deepspeed_names
+from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 
 SCRIPT = Path(__file__).with_name("train_in_world.py")
 WORDS = ["red", "green", "blue", "small", "large", "quick", "slow", "warm", "cold", "bright"]
@@ -97,39 +96,16 @@ def long_and_short(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory, tokenizer) -> Callable[..., str]:
-    """Function of a family and its sizes: the folder of a small random model with the tiny tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    size |= {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 512}
-
-    def save(family: str, **sizes: Any) -> str:
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**size, **sizes}))
-        for name, parameter in model.named_parameters():
-            # Zero at first: nothing would be seen of what they do.
-            if "sinks" in name:
-                torch.nn.init.normal_(parameter)
-        folder = tmp_path_factory.mktemp(family)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return str(folder)
-
-    return save
-
-
-@pytest.fixture(scope="session")
 def single_key_head(saved) -> str:
     """A model whose four heads share one head of keys."""
-    return saved("llama", num_key_value_heads=1)
+    return str(saved("llama", num_key_value_heads=1))
 
 
 @pytest.fixture(scope="session")
 def experts(saved) -> str:
     """A model with three packed experts, an odd number, and one that all tokens pass."""
     sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
-    return saved("qwen2_moe", **sizes, num_experts=3, num_experts_per_tok=2)
+    return str(saved("qwen2_moe", **sizes, num_experts=3, num_experts_per_tok=2))
 
 
 @pytest.fixture(scope="session")
@@ -156,10 +132,12 @@ def others(saved) -> dict[str, str]:
     balanced = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     return {
-        "mixing": saved("bloom", n_layer=2, n_head=4),
-        "balanced": saved("mixtral", intermediate_size=32, num_local_experts=4, **balanced),
-        "dynamic": saved("llama", max_position_embeddings=16, rope_parameters=dynamic),
-        "sinks": saved("gpt_oss", intermediate_size=32, head_dim=8, num_local_experts=4, sliding_window=8),
+        "mixing": str(saved("bloom", n_layer=2, n_head=4)),
+        "balanced": str(saved("mixtral", intermediate_size=32, num_local_experts=4, **balanced)),
+        "dynamic": str(saved("llama", max_position_embeddings=16, rope_parameters=dynamic)),
+        "sinks": str(
+            saved("gpt_oss", intermediate_size=32, head_dim=8, num_local_experts=4, sliding_window=8)
+        ),
     }
 
 

@@ -102,7 +102,7 @@ MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORL
 def test_a_scheduler_says_who_is_who(env, launcher, names, place):
     env(RANK="", **names)
     del os.environ["RANK"]
-    dist.take_up(launcher)
+    dist.init_from_launcher(launcher)
     found = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     try:
         assert tuple(os.environ.get(name) for name in found) == place
@@ -122,7 +122,7 @@ def test_the_first_of_slurms_hosts(nodes, first):
 @pytest.mark.parametrize("launcher", ["pytorch", "slurm", "mpi"])
 def test_a_launcher_that_did_not_start_this_is_an_error(env, launcher):
     with pytest.raises(ConfigError, match=f"--launcher {launcher}: "):
-        dist.take_up(launcher)
+        dist.init_from_launcher(launcher)
 
 
 def in_each(code):
@@ -143,7 +143,7 @@ def test_each_process_knows_its_place(tmp_path):
         (
             "os.kill(os.getpid(), signal.SIGKILL)",
             137,
-            "was killed by SIGKILL, as the system does where memory",
+            "was killed by SIGKILL, as the system does when memory",
         ),
     ],
 )

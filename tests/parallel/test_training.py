@@ -105,7 +105,7 @@ def test_one_process_goes_on_from_two(one, two, assert_same):
             "shared_mixing",
             "sequence_parallel_size: models of the family 'bloom' have an attention of their own, which",
         ),
-        ("four_share", "sequence_parallel_size is 4, which does not divide the 2 processes of this run"),
+        ("four_share", "sequence_parallel_size is 4, which does not divide the number of processes, 2"),
         (
             "fsdp_paged",
             "optim_wrapper.optimizer is PagedAdamW32bit of bitsandbytes, which cannot work on the",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xtuner.engine.checkpoint import load_checkpoint
+from xtuner.engine.checkpoints.files import load_checkpoint
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -13,7 +13,8 @@ import torch
 from counting import Counting
 
 from xtuner.config import parse_config
-from xtuner.engine.build import RunOptions, build_run
+from xtuner.engine.build import build_run
+from xtuner.engine.run import RunOptions
 from xtuner.errors import XTunerError
 from xtuner.parallel.world import World, make_world
 
@@ -91,11 +92,13 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
         return {"error": str(error)}
     if not run.world.is_first:
         return {}
-    lines = (run.log_dir / "vis_data" / "scalars.json").read_text().splitlines()
+    text = (run.log_dir / "vis_data" / "scalars.json").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
     weights = {n: w.clone() for n, w in state.items()}
     return {
         "samples": [p.read_text() for p in sorted(run.log_dir.glob("vis_data/eval_outputs*"))],
-        "losses": [json.loads(line)["loss"] for line in lines],
+        "losses": [line["loss"] for line in lines],
+        "metrics": [line[name] for line in lines for name in run.model.metrics],
         "weights": weights,
         "backend": run.backend.name,
         "counted": counting.found,

@@ -44,7 +44,7 @@ def test_python_2_text_is_read(tmp_path):
 @pytest.mark.parametrize("value", [Opens(), len, pickle.Unpickler, collections.defaultdict(list)])
 def test_everything_else_is_refused(tmp_path, value, protocol, capfd):
     (tmp_path / "p").write_bytes(pickle.dumps([value], protocol))
-    with pytest.raises(DataError, match=r"is refused: it wants .*, and only plain data is read"):
+    with pytest.raises(DataError, match=r"is refused: it contains .*, but only plain data is read"):
         load_plain(tmp_path / "p")
     assert capfd.readouterr().out == ""
 

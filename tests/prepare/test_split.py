@@ -56,7 +56,7 @@ def test_bad_lines_are_named_and_shared_rows_counted(tmp_path):
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 9), st.integers(0, 5))
 @settings(max_examples=50, deadline=None)
-def test_shares_are_exact_but_for_rounding(count, a, b, seed):
+def test_fractions_are_exact_but_for_rounding(count, a, b, seed):
     sizes = np.bincount(assign(count, [a / (a + b), b / (a + b)], seed), minlength=2)
     assert sizes.sum() == count
     assert abs(sizes[0] - count * a / (a + b)) <= 0.5 + 1e-9

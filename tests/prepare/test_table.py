@@ -100,7 +100,7 @@ def test_a_damaged_workbook_and_a_table_with_semicolons(tmp_path):
     """As in training: the first named in one line, the other read."""
     workbook = tmp_path / "t.xlsx"
     workbook.write_bytes(b"PK no workbook")
-    with pytest.raises(DataError, match=r"t\.xlsx: no workbook, or a damaged one"):
+    with pytest.raises(DataError, match=r"t\.xlsx: not a workbook, or a damaged one"):
         convert_table(workbook, tmp_path / "d.jsonl", "q", "a")
     convert_table(csv_of(tmp_path, "q;a\n1,5;2\n"), tmp_path / "d.jsonl", "q", "a")
     assert rows_of(tmp_path / "d.jsonl") == [one("1,5", "2")]

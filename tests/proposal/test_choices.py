@@ -5,13 +5,17 @@ import json
 
 import pytest
 
+from xtuner.config import parse_config
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import DataError, ModelError
+from xtuner.estimate.configured import read_training
 from xtuner.estimate.machine import Machine
+from xtuner.estimate.memory import estimate
 from xtuner.estimate.shape import read_shape
 from xtuner.proposal.choices import choose
+from xtuner.proposal.config import write_config
 from xtuner.proposal.data import DataFacts, look_at_data
 from xtuner.proposal.model import ModelFacts, look_at_model
 from xtuner.recipes.sizes import SIZES
@@ -31,7 +35,7 @@ def data(lengths, num_rows=None, *, is_text=False):
 
 @pytest.mark.parametrize(
     ("gb", "method", "recompute"),
-    [(80, "lora", False), (24, "qlora", False), (26, "lora", False), (12, "qlora", True)],
+    [(80, "lora", False), (24, "qlora", False), (28, "lora", False), (26, "lora", True), (12, "qlora", True)],
 )
 def test_the_method_follows_the_memory(gb, method, recompute):
     """LoRA in 16 bits where it fits; activations are kept where they fit."""
@@ -39,6 +43,16 @@ def test_the_method_follows_the_memory(gb, method, recompute):
     assert plan.value("method") == method
     assert plan.value("use_activation_checkpointing") == recompute
     assert plan.memory_bytes < gb * 1e9
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+@pytest.mark.parametrize("gb", [200, 24, 8])
+def test_the_memory_is_that_of_the_config_which_is_written(gb, method):
+    """Whatever is recomputed, and of the batches and updates that were chosen."""
+    facts = data([300] * 50, 100_000)
+    plan = choose(MODEL, facts, card(gb), method)
+    config = parse_config(write_config("my", MODEL, facts, plan), "my.py")
+    assert plan.memory_bytes == estimate(SHAPE, read_training(config, SHAPE, card(gb))).total
 
 
 def test_a_method_that_is_asked_for_is_taken():

@@ -1,6 +1,7 @@
 """From a model folder and a data file to a trained adapter in two commands and no editing."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -38,6 +39,14 @@ def test_two_commands(here, capsys):
         assert line in printed
     assert cli.main(["train", "my.py", "--work-dir", "w"]) == 0
     assert list((here / "w").glob("iter_*.pth"))
+
+
+def test_new_cfg_and_check_say_the_same_memory(here, capsys):
+    """Of the config that the one writes and the other reads."""
+    assert cli.main(["new-cfg", "--model", "model", "--data", "d.json", "--out", "my.py"]) == 0
+    (proposed,) = re.findall(r"^memory   about (.* [GM]B) \(", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main(["check", "my.py"]) == 0
+    assert re.findall(r"^memory   about (.* [GM]B) \(", capsys.readouterr().out, re.MULTILINE) == [proposed]
 
 
 MIXED = ["linear_attention", "full_attention"]

@@ -11,6 +11,7 @@ import pytest
 
 from xtuner.errors import NotFoundError
 from xtuner.recipes import catalogue
+from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 from xtuner.recipes.models import MODELS
 from xtuner.recipes.render import render
 from xtuner.recipes.special import SCRIPTS
@@ -22,7 +23,7 @@ def test_all_names_of_the_original_are_listed():
     """585 names: 576 recipes, five DeepSpeed files, four scripts."""
     with gzip.open(DATA / "config_matrix.json.gz", "rt", encoding="utf-8") as file:
         recipes = set(json.load(file)["configs"])
-    names = {*recipes, *catalogue.deepspeed_names(), *SCRIPTS}
+    names = {*recipes, *deepspeed_names(), *SCRIPTS}
     assert len(names) == 585
     assert names <= set(catalogue.names())
     assert catalogue.names() == sorted(catalogue.names())
@@ -84,7 +85,7 @@ def test_a_name_that_is_no_recipe_is_answered(name, message):
 
 def test_deepspeed_files():
     """Five settings; another name is answered with all of them."""
-    stages = {n: json.loads(catalogue.deepspeed_file(n).read_text()) for n in catalogue.deepspeed_names()}
+    stages = {n: json.loads(deepspeed_file(n).read_text()) for n in deepspeed_names()}
     assert {n: s["zero_optimization"]["stage"] for n, s in stages.items()} == {
         "deepspeed_zero1": 1,
         "deepspeed_zero2": 2,
@@ -93,7 +94,7 @@ def test_deepspeed_files():
         "deepspeed_zero3_offload": 3,
     }
     with pytest.raises(NotFoundError, match="Did you mean 'deepspeed_zero3'"):
-        catalogue.deepspeed_file("deepspeed_zero4")
+        deepspeed_file("deepspeed_zero4")
 
 
 def test_the_catalogue_is_light():

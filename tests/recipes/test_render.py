@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from xtuner.config.later import feature_of
 from xtuner.config.load import parse_config
 from xtuner.config.ref import Ref
+from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError
 from xtuner.recipes import catalogue
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.page import MODULE_OF, MODULES, Code, Page
 from xtuner.recipes.render import render, settings_of
 from xtuner.recipes.special import SCRIPTS
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-OTHERS = {*catalogue.deepspeed_names(), *SCRIPTS}
+OTHERS = {*deepspeed_names(), *SCRIPTS}
 RECIPES = [name for name in catalogue.names() if name not in OTHERS]
 # One of each kind, for what need not be tried on all.
 KINDS = [
@@ -73,7 +74,7 @@ def test_import_lines_are_sorted_and_ours_stand_last():
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_rendered_config_loads(name):
-    """The config loader takes the text as it stands and sees the settings."""
+    """The config loader reads the text and its settings."""
     config = parse_config(render(name), f"{name}.py")
     assert "model" in config
     assert "tokenizer" in config
@@ -100,7 +101,7 @@ def test_rendering_is_stable_and_languages_differ_in_comments_only(lang):
         ("llava_internlm2_chat_1_8b_qlora_clip_vit_large_p14_336_lora_e1_gpu8_finetune", "en"),
     ],
 )
-def test_three_full_texts_stand_as_they_are(name, lang):
+def test_three_full_texts_are_unchanged(name, lang):
     """The readable examples; a change of the text shows up here as a whole."""
     assert render(name, lang) == (GOLDEN / f"{name}.py.txt").read_text(encoding="utf-8")
 
@@ -143,8 +144,8 @@ def test_one_file_may_stand_for_a_list_of_files():
     [
         ({"learning_rate": 1e-4}, "has no setting 'learning_rate'"),
         ({"max_epoch": 1}, "Did you mean 'max_epochs'"),
-        ({"max_epochs": "two"}, "max_epochs is 'two'; it must be a number, and is usually 3"),
-        ({"pack_to_max_length": "no"}, "it must be True or False, and is usually True"),
+        ({"max_epochs": "two"}, "max_epochs is 'two', but must be a number, such as 3"),
+        ({"pack_to_max_length": "no"}, "but must be True or False, such as True"),
         ({"prompt_template": "internlm2_caht"}, "Did you mean 'internlm2_chat'"),
         ({"lang": "fr"}, "lang is 'fr', but comments exist in en and zh only"),
     ],
@@ -156,7 +157,7 @@ def test_a_wrong_setting_is_an_error_that_helps(settings, message):
 
 
 def test_names_that_are_no_recipes_render_too():
-    """A DeepSpeed name gives its JSON, a script of the original says what took its place."""
+    """A DeepSpeed name gives its JSON, a former script names its replacement."""
     assert '"stage": 2' in render("deepspeed_zero2")
     for name in SCRIPTS:
         with pytest.raises(SystemExit, match=re.escape(SCRIPTS[name])):

@@ -70,7 +70,7 @@ def test_a_row_gives_the_published_number_of_weights(name):
 
 
 def test_every_size_belongs_to_a_row_and_is_checked():
-    """No row of sizes stands without a model, and none without a published number."""
+    """Every row of sizes has a model and a published number."""
     assert SIZES.keys() <= MODELS.keys()
     assert {id(sizes) for sizes in SIZES.values()} == {id(SIZES[name]) for name in PUBLISHED}
 

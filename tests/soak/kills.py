@@ -27,8 +27,9 @@ from toys import WIDTH
 
 from xtuner.checkpoint_paths import by_age
 from xtuner.config import parse_config
-from xtuner.engine.build import RunOptions, build_run
-from xtuner.engine.checkpoint import find_fault, load_checkpoint
+from xtuner.engine.build import build_run
+from xtuner.engine.checkpoints.files import find_fault, load_checkpoint
+from xtuner.engine.run import RunOptions
 
 ITERS = 24
 TEXT = f"""

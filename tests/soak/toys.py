@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from xtuner.model.train_module import TrainModule
+
 WIDTH = 512
 
 
@@ -29,7 +31,7 @@ def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"data": {"x": torch.stack([row["x"] for row in rows])}, "data_samples": None}
 
 
-class Net(torch.nn.Module):
+class Net(TrainModule):
     """Two layers with dropout."""
 
     uses_adapter = True
@@ -40,10 +42,11 @@ class Net(torch.nn.Module):
         layer = torch.nn.Linear
         self.net = torch.nn.Sequential(layer(WIDTH, WIDTH), torch.nn.Dropout(0.2), layer(WIDTH, WIDTH))
 
-    def num_loss_items(self, data: dict[str, Any]) -> int:
+    def num_items(self, data: dict[str, Any]) -> int:
         """How many numbers carry loss."""
         return data["x"].numel()
 
     def forward(self, data: Any, data_samples: Any = None, mode: str = "loss", num_items: Any = None) -> Any:
         """The squared distance of each row from itself."""
-        return {"loss": (self.net(data["x"]) - data["x"]).square().sum() / (num_items or data["x"].numel())}
+        loss = (self.net(data["x"]) - data["x"]).square().sum() / (num_items or data["x"].numel())
+        return {"loss": loss, "sums": {}}

@@ -84,12 +84,14 @@ def test_files_that_are_no_image(llava, tmp_path, picture, refused, monkeypatch)
     assert "There is no image no/cat.png" in refused(llava.whole, "--image", "no/cat.png")
     text = tmp_path / "notes.png"
     text.write_text("a cat")
-    assert f"{text} is no image: PNG, JPEG" in refused(llava.whole, "--image", text)
+    assert f"{text} is not an image: PNG, JPEG" in refused(llava.whole, "--image", text)
     cut = tmp_path / "cut.png"
     cut.write_bytes(picture.read_bytes()[:-40])
     assert f"the image {cut} is damaged or cut off" in refused(llava.whole, "--image", cut)
     monkeypatch.setattr("xtuner.dataset.image.MAX_PIXELS", 1000)
-    assert f"{picture} is too large: 80 x 48 pixels; 1,000" in refused(llava.whole, "--image", picture)
+    assert f"{picture} is too large: 80 x 48 pixels; at most 1,000" in refused(
+        llava.whole, "--image", picture
+    )
 
 
 def test_parts_that_do_not_fit(llava, tmp_path, picture, refused):
@@ -100,7 +102,7 @@ def test_parts_that_do_not_fit(llava, tmp_path, picture, refused):
     assert "this is a whole LLaVA model" in refused(llava.llm, "--llava", llava.whole, *clip, *about)
     assert "no projector/config.json" in refused(llava.llm, "--llava", tmp_path, *clip, *about)
     not_clip = ("--visual-encoder", llava.llm)
-    assert "is no CLIP: its family is 'llama'" in refused(llava.llm, "--llava", llava.parts, *not_clip)
+    assert "is not a CLIP: its family is 'llama'" in refused(llava.llm, "--llava", llava.parts, *not_clip)
     layer = ("--visual-select-layer", 9)
     assert "has the layers -4 to 3" in refused(llava.llm, "--llava", llava.parts, *clip, *layer)
     wide = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))
@@ -193,15 +195,15 @@ def test_a_dialogue_about_an_image_is_saved_and_loaded(llava, picture, tmp_path,
     warned = []
     monkeypatch.setattr("xtuner.chat.saved.logger.warning", lambda *words: warned.append(words[0]))
     chat(llava.whole, "--prompt-template", "default", script=f"/load {file}\n\n")
-    assert warned == ["%s is about an image, which is not there: see --image"]
+    assert warned == ["%s is about an image, but none is loaded: see --image"]
 
 
 def test_the_image_is_encoded_once(llava, picture):
     """Its keys are kept: a second turn reads what is new alone, another adapter reads all again."""
     from xtuner.chat.answer import Answerer
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.session import make_session
     from xtuner.chat.settings import Settings
+    from xtuner.generation.pictures import Pictures
     from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
 
@@ -227,9 +229,9 @@ def test_the_image_outlives_the_first_question(llava, picture, template):
     """Where the context is full the oldest turn goes; the image stands before the one that is then first."""
     from transformers import AutoTokenizer
 
-    from xtuner.chat.generate import Completion
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.session import make_session
+    from xtuner.generation.generate import Completion
+    from xtuner.generation.pictures import Pictures
     from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.utils import PROMPT_TEMPLATE
@@ -263,8 +265,8 @@ def test_the_template_of_the_model(llava, picture, tmp_path):
     """A template that takes parts of contents writes what transformers' processor makes of it."""
     from transformers import AutoTokenizer, LlavaProcessor
 
-    from xtuner.chat.pictures import Pictures
     from xtuner.chat.session import make_session
+    from xtuner.generation.pictures import Pictures
     from xtuner.model.llava import load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.utils import PROMPT_TEMPLATE

@@ -155,7 +155,7 @@ def test_a_stream_is_looked_at_by_its_first_buffer(config, capsys):
     assert main(["check-custom-dataset", config(ROW, ROW), *streaming]) == 0
     said = capsys.readouterr()
     assert TEXT in said.out
-    assert "the data is streamed: what follows is about its first rows" in said.err
+    assert "the data is streamed: only its first rows are shown" in said.err
     assert main(["preprocess", "tokenize", config(ROW), *streaming]) == 1
     assert "has streaming = True, which tokenises nothing ahead" in capsys.readouterr().err
 

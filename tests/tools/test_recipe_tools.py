@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from xtuner.check import forecast
 from xtuner.config import parse_config
 from xtuner.errors import ConfigError, NotFoundError
+from xtuner.estimate import forecast
 from xtuner.estimate.machine import Machine
+from xtuner.proposal.memory import expected_memory
 from xtuner.recipes import catalogue
 from xtuner.recipes.render import render
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools import copy_cfg, list_cfg, list_dataset_format
-from xtuner.tools.recipe_memory import expected_memory
 
 NAME = "internlm2_chat_1_8b_qlora_alpaca_e3"
 
@@ -60,11 +60,11 @@ def test_list_cfg_says_that_nothing_matches(capsys):
 
 def test_copy_cfg_says_what_this_version_cannot_train(tmp_path, capsys):
     """One line for each feature, beside the file that it writes."""
-    copy_cfg.main(["internlm2_chat_1_8b_dpo_full", str(tmp_path)])
+    copy_cfg.main(["internlm2_chat_1_8b_orpo_full", str(tmp_path)])
     copy_cfg.main([NAME, str(tmp_path)])
     copy_cfg.main(["convert_to_official", str(tmp_path)])
     (line,) = capsys.readouterr().err.splitlines()
-    assert "training on preferences (DPO, ORPO, reward models) is not available in this version" in line
+    assert "training on preferences by ORPO or a reward model is not available in this version" in line
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -71,7 +71,7 @@ def test_tables_and_templates_can_be_copied_and_pickled():
     ],
 )
 def test_a_turn_is_system_then_instruction(name, system, number, expected):
-    """The prompt of a turn is what the family's own format says."""
+    """The prompt of a turn has the family's published format."""
     assert render_prompt(PROMPT_TEMPLATE[name], "hi", system, round=number) == expected
 
 

@@ -1,1 +1,1 @@
-"""Talking to a model: what it is asked (`session`), how it answers (`generate`), the `terminal`."""
+"""Talking to a model: what it is asked (`session`), the `terminal`, the `server`."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from xtuner.model.base import base_model
 from xtuner.model.lora import attach_adapter
 
 
@@ -18,7 +21,7 @@ def without_adapter(model: Any) -> Any:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     for name, module in list(base.named_modules()):
         if ".base_layer" in name:  # inside of one that is replaced: adapters of parameters are nested
             continue
@@ -29,3 +32,15 @@ def without_adapter(model: Any) -> Any:
     if hasattr(base, "peft_config"):
         del base.peft_config  # peft takes it for a second adapter
     return base
+
+
+@contextmanager
+def using_adapter(model: Any, adapter: str | None) -> Iterator[None]:
+    """Within it `model` answers with the adapter that peft knows as `adapter`, or bare for None."""
+    if not hasattr(model, "disable_adapter"):
+        yield
+        return
+    if adapter is not None:
+        model.set_adapter(adapter)
+    with nullcontext() if adapter is not None else model.disable_adapter():
+        yield

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xtuner.chat.generate import Completion, complete, end_ids
-from xtuner.chat.kept_cache import KeptCache
 from xtuner.chat.session import Session
 from xtuner.chat.settings import Settings
+from xtuner.generation.generate import Completion, complete
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.limits import end_ids
 
 Show = Callable[[str], None]
 

@@ -1,7 +1,7 @@
-"""What can be typed in place of a question: EXIT, RESET and the commands with a slash.
+"""The commands that can be typed instead of a question: EXIT, RESET and those with a slash.
 
 /undo          a command
-/unod          a mistake: the nearest command is named
+/unod          a typing error: the most similar command is named
 /tmp is full   a question
 """
 
@@ -22,19 +22,19 @@ from xtuner.model.lora import check_adapter_folder
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what follows its name, what it does, and the function that does it."""
+    """A command: its argument, its help text and its function."""
 
     argument: str
     help: str
     run: Callable[[Dialogue, str], None]
 
 
-# Whole questions that are commands, in capital letters or not.
+# Inputs that are commands, in upper or lower case.
 WORDS = {"EXIT": "/exit", "RESET": "/reset"}
 
 
 def is_command(text: str) -> bool:
-    """Whether `text` is no question."""
+    """Whether `text` is a command, or a mistyped one."""
     name = text.split(maxsplit=1)[0] if text else ""
     if text.upper() in WORDS:
         return True
@@ -42,7 +42,7 @@ def is_command(text: str) -> bool:
 
 
 def run_command(dialogue: Dialogue, text: str) -> None:
-    """Do what the command `text` says."""
+    """Run the command in `text`."""
     name, _, argument = text.partition(" ")
     command = COMMANDS.get(WORDS.get(text.upper(), name))
     if command is None:
@@ -120,7 +120,7 @@ def _adapter(dialogue: Dialogue, argument: str) -> None:
         trained = trained_template([folder]) if folder is not None else None
         if trained is not None and trained != dialogue.session.template:
             logger.warning(
-                "this adapter was trained with the prompt template %s, and this dialogue has another: "
+                "this adapter was trained with the prompt template %s, but this dialogue has another: "
                 "its answers may be poor",
                 name_of(trained),
             )
@@ -129,11 +129,11 @@ def _adapter(dialogue: Dialogue, argument: str) -> None:
 
 COMMANDS = {
     "/help": Command("", "show this", _help),
-    "/save": Command("FILE", "write the dialogue to FILE, in the form of training data", _save),
-    "/load": Command("FILE", "go on with the dialogue in FILE", _load),
-    "/system": Command("[TEXT]", "show the system text, or put TEXT in its place", _system),
+    "/save": Command("FILE", "write the dialogue to FILE as training data", _save),
+    "/load": Command("FILE", "continue the dialogue in FILE", _load),
+    "/system": Command("[TEXT]", "show the system text, or replace it by TEXT", _system),
     "/undo": Command("", "forget the last question and its answer", _undo),
     "/adapter": Command("[FOLDER|none]", "show the adapter, or switch to another or none", _adapter),
     "/reset": Command("", "forget all questions and answers", _reset),
-    "/exit": Command("", "end", _exit),
+    "/exit": Command("", "end the dialogue", _exit),
 }

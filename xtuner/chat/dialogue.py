@@ -1,6 +1,6 @@
-"""A dialogue on a screen: its state, and one question after the other.
+"""A dialogue on a screen: its state, and how a question is answered.
 
-Ctrl-C ends an answer, not the dialogue; what came of it stays in the history.
+Ctrl-C ends an answer, not the dialogue; the part that was generated stays in the history.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.generate import Completion
 from xtuner.chat.screen import Screen
 from xtuner.chat.session import Session
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion
 from xtuner.log import logger
 
 
 @dataclass
 class Dialogue:
-    """Questions and their answers: who answers, through `answer`, and where both appear.
+    """Questions and answers: the model, the function `answer`, and the screen.
 
-    `make_system` puts what an agent must know to a system text.
+    `make_system` adds an agent's instructions to a system text.
     """
 
     answerer: Answerer
@@ -47,7 +47,7 @@ class Dialogue:
             with _ctrl_c_cancels(self.answerer):
                 completion = self.answer(text, self.screen.show)
         except DataError as e:
-            # One question that does not fit is no reason to end the dialogue.
+            # The dialogue continues after a question that does not fit.
             logger.error("%s", e)
             return
         self.screen.end_answer(_stats(completion))
@@ -65,7 +65,7 @@ def _stats(completion: Completion) -> str:
 
 @contextmanager
 def _ctrl_c_cancels(answerer: Answerer) -> Iterator[None]:
-    """The first Ctrl-C ends the answer after its token, a second one the program."""
+    """The first Ctrl-C ends the answer after the current token, the second one the program."""
     if threading.current_thread() is not threading.main_thread() or not sys.stdin.isatty():
         yield
         return

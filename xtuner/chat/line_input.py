@@ -1,4 +1,4 @@
-"""The inputs of a dialogue: edited on a terminal, read as they are from a script.
+"""The inputs of a dialogue: edited on a terminal, or read from a script.
 
     who are          a line
     you?             another
@@ -26,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def read_inputs(is_command: Callable[[str], bool], names: Sequence[str] = ()) -> Iterator[str]:
-    """The inputs, none of them empty, until there are no more; `names` are the commands to complete."""
+    """The non-empty inputs until their end; `names` are the commands to complete."""
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not on_terminal and hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
@@ -37,7 +37,7 @@ def read_inputs(is_command: Callable[[str], bool], names: Sequence[str] = ()) ->
 
 
 def without_controls(text: str) -> str:
-    """`text` without control characters, which no template means; their number is logged."""
+    """`text` without control characters; their number is logged."""
     cleaned, count = _CONTROL.subn("", text.replace("\r\n", "\n").replace("\r", "\n"))
     if count:
         logger.warning("%d control characters were left out of the input", count)
@@ -67,7 +67,7 @@ def _edited(editor: PromptSession[str]) -> Iterator[str]:
         try:
             yield editor.prompt(PROMPT)
         except KeyboardInterrupt:
-            continue  # what was typed is thrown away, as in a shell
+            continue  # discards the input, as in a shell
         except EOFError:
             return
 
@@ -75,7 +75,7 @@ def _edited(editor: PromptSession[str]) -> Iterator[str]:
 def make_editor(
     is_command: Callable[[str], bool], names: Sequence[str] = (), history: Path | None = None, **streams: Any
 ) -> PromptSession[str]:
-    """An editor of several lines with a history; `history` and `streams` are its own where not given."""
+    """A multi-line editor with a history; `history` and `streams` have defaults."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, InMemoryHistory
@@ -108,7 +108,7 @@ def make_editor(
 
 
 def _history_file() -> Path | None:
-    """Where inputs are kept for the next dialogue, for the user's eyes only; None where nothing can be."""
+    """The history file, readable only by the user; None if it cannot be written."""
     home = os.environ.get("XDG_STATE_HOME")
     path = (Path(home) if home else Path.home() / ".local" / "state") / "xtuner" / "chat_history"
     try:

@@ -1,11 +1,11 @@
-"""What `xtuner chat` and `xtuner serve` load: a model, its tokenizer, and the eyes of a LLaVA."""
+"""What `xtuner chat` and `xtuner serve` load: a model, its tokenizer, and the vision part of a LLaVA."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xtuner.chat.pictures import Pictures
 from xtuner.chat.settings import ModelSettings
+from xtuner.generation.pictures import Pictures
 
 if TYPE_CHECKING:
     from xtuner.model.llava import LlavaParts

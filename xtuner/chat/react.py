@@ -1,4 +1,4 @@
-"""An agent: the model thinks, calls tools and answers, in the form that `msagent_react_map_fn` trains.
+"""An agent: the model thinks, calls tools and answers, in the format of `msagent_react_map_fn`.
 
 system   the tools and the rules
 user     How high is Everest in feet?
@@ -19,15 +19,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.generate import Completion
 from xtuner.chat.plugins.tool import Tool, ToolError
 from xtuner.dataset.map_fns.msagent_react import react_rules
+from xtuner.generation.generate import Completion
 from xtuner.log import logger
 
 MAX_STEPS = 8
-_MAX_UNREADABLE = 2  # replies in a row; a model that does not know the form will not learn it
+_MAX_UNREADABLE = 2  # consecutive replies; a model that does not know the format will not learn it
 STOP_WORDS = ("Response:", "Response：")
-# Models tuned with this form read Chinese rules, and so Chinese corrections.
+# Models tuned with this format know Chinese rules, so corrections are in Chinese.
 _FORM = "格式错误，请按照 Thought、Action、Action Input 的格式调用工具，或者用 Final Answer: 给出最终答案"
 _ENOUGH = "不能再调用工具，请用 Final Answer: 给出最终答案"
 
@@ -39,7 +39,7 @@ _FINAL = re.compile(r"Final\s*Answer\s*[:：]\s*(?P<answer>.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Step:
-    """What a reply of the model's wants: an answer given, a tool called, or neither can be read."""
+    """A parsed reply of the model: an answer, a call of a tool, or neither if it cannot be parsed."""
 
     answer: str | None = None
     name: str | None = None
@@ -47,7 +47,7 @@ class Step:
 
 
 def read_step(text: str) -> Step:
-    """The step that `text` asks for; a call before an answer goes first."""
+    """The step in `text`; a call that precedes an answer is done first."""
     call, final = _CALL.search(text), _FINAL.search(text)
     if final and not (call and call.start() < final.start()):
         return Step(answer=final["answer"].strip())
@@ -58,7 +58,7 @@ def read_step(text: str) -> Step:
 
 
 def read_arguments(text: str, tool: Tool) -> dict[str, Any]:
-    """The arguments in `text`: JSON, Python's spelling of it, or the one text that the tool takes."""
+    """The arguments in `text`: JSON, a Python dict, or plain text if the tool has one parameter."""
     body = re.sub(r"^```\w*\s*|\s*```$", "", text).strip()
     value = _literal(body)
     if isinstance(value, dict):
@@ -68,11 +68,11 @@ def read_arguments(text: str, tool: Tool) -> dict[str, Any]:
     if len(tool.required or tool.parameters) == 1 and not body.startswith("{"):
         return {next(iter(tool.required or tool.parameters)): value if isinstance(value, str) else body}
     takes = ", ".join(tool.parameters) or "nothing in it"
-    raise ToolError(f"Action Input is no JSON object with {takes}: {text}")
+    raise ToolError(f"Action Input is not a JSON object with {takes}: {text}")
 
 
 def _literal(text: str) -> Any:
-    """The value with which `text` begins, None where there is none."""
+    """The value at the start of `text`, or None if there is none."""
     try:
         return json.JSONDecoder().raw_decode(text)[0]
     except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ def rules(tools: Sequence[Tool], system: str = "") -> str:
 
 
 class Agent:
-    """Answers questions in several turns of the dialogue, with calls of tools between them."""
+    """Answers questions in several turns with calls of tools between them."""
 
     def __init__(self, answerer: Answerer, tools: Sequence[Tool], max_steps: int = MAX_STEPS) -> None:
         self._answerer = answerer
@@ -125,7 +125,7 @@ class Agent:
         return replace(completion, text=said, ids=ids, seconds=seconds, first_seconds=first)
 
     def _response(self, step: Step) -> str:
-        """What the tool answers, or what is wrong with the call."""
+        """The result of the tool, or the error of the call."""
         if step.name is None:
             return _FORM
         tool = self._tools.get(step.name)

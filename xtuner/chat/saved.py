@@ -1,4 +1,4 @@
-"""A dialogue as a file, in the form that training reads.
+"""A dialogue as a file, in a format that training reads.
 
 [{"conversation": [{"system": "Be kind.", "input": "hello", "output": "Hi!"}, {"input": ..., "output": ...}]}]
 [{"image": "cat.png", "conversation": [{"input": "<image>\\nWhat is it?", "output": "A cat."}]}]
@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from xtuner.chat.generate import Completion
 from xtuner.chat.session import Session
 from xtuner.errors import DataError, NotFoundError
+from xtuner.generation.generate import Completion
 from xtuner.log import logger
 from xtuner.utils import DEFAULT_IMAGE_TOKEN
 
@@ -19,18 +19,18 @@ _SHOWN = f"{DEFAULT_IMAGE_TOKEN}\n"
 
 
 def save(session: Session, path: Path, image: str | None = None) -> None:
-    """Write the turns of `session`, about `image`, to `path`; a file with something else is left alone."""
+    """Write the turns of `session`, about `image`, to `path`; other files are not overwritten."""
     if path.exists():
         try:
             _read(path)
         except DataError:
-            raise DataError(f"{path} is there and is no dialogue: name another file") from None
+            raise DataError(f"{path} exists and is not a dialogue: name another file") from None
     conversation = []
     for number, turn in enumerate(session.turns):
         system = "\n".join(filter(None, [session.system if number == 0 else "", turn.system]))
-        told = {"system": system} if system else {}
+        opening = {"system": system} if system else {}
         shown = _SHOWN if number == 0 and image is not None else ""
-        conversation.append({**told, "input": shown + turn.text, "output": turn.answer_text})
+        conversation.append({**opening, "input": shown + turn.text, "output": turn.answer_text})
     row = {**({"image": image} if image is not None else {}), "conversation": conversation}
     text = json.dumps([row], ensure_ascii=False, indent=1)
     try:
@@ -40,7 +40,7 @@ def save(session: Session, path: Path, image: str | None = None) -> None:
 
 
 def load(session: Session, path: Path, ends: set[int]) -> None:
-    """Put the turns in `path` in the place of those of `session`."""
+    """Replace the turns of `session` by those in `path`."""
     turns = _read(path)
     session.reset()
     session.set_system(turns[0].get("system") or "" if turns else "")
@@ -52,7 +52,7 @@ def load(session: Session, path: Path, ends: set[int]) -> None:
         if not number and question.startswith(_SHOWN):
             question = question.removeprefix(_SHOWN)
             if session.picture is None:
-                logger.warning("%s is about an image, which is not there: see --image", path)
+                logger.warning("%s is about an image, but none is loaded: see --image", path)
         session.answered(question, Completion(answer, list(ids), "end", 0.0), ends, own)
 
 

@@ -1,4 +1,4 @@
-"""Where a dialogue appears: plain text in a pipe, Markdown as it comes on a terminal.
+"""The output of a dialogue: plain text in a pipe, streamed Markdown on a terminal.
 
     answer    # Title \n\n words **wor            finished blocks are printed once and stay;
               -------- printed  ---- redrawn      the one that still grows is drawn anew below them
@@ -26,20 +26,20 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)$")
 
 
 class Screen(Protocol):
-    """What the dialogue writes to."""
+    """The interface that a dialogue writes to."""
 
     def show(self, piece: str) -> None:
         """Add `piece` to the answer."""
 
     def end_answer(self, stats: str) -> None:
-        """The answer is whole; `stats` says how long it took."""
+        """End the answer; `stats` describes its length and speed."""
 
     def say(self, text: str) -> None:
-        """A line of our own."""
+        """Print a line of the program."""
 
 
 def open_screen() -> Screen:
-    """Markdown on a terminal that can draw, else plain text."""
+    """A Markdown screen if the terminal supports it, else a plain one."""
     console = Console(highlight=False)
     if console.is_terminal and not console.is_dumb_terminal:
         return MarkdownScreen(console)
@@ -47,7 +47,7 @@ def open_screen() -> Screen:
 
 
 class PlainScreen:
-    """The answer as it is; the statistics go to the log."""
+    """Prints the answer unformatted; logs the statistics."""
 
     def __init__(self, write: Callable[[str], Any], hide_controls: bool = False) -> None:
         self._write = write
@@ -68,7 +68,7 @@ class PlainScreen:
 
 
 class MarkdownScreen:
-    """The answer as formatted text that grows."""
+    """Prints the answer as Markdown while it grows."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -114,7 +114,7 @@ class MarkdownScreen:
 
 
 class _Block:
-    """Markdown without empty lines around it, or as many of its last lines as the terminal has."""
+    """Markdown without empty lines around it, cut to the last lines that fit the terminal."""
 
     def __init__(self, text: str, growing: bool = False) -> None:
         self._text = text
@@ -125,7 +125,7 @@ class _Block:
         text = self._text
         lines = text.removesuffix("\n").split("\n")
         if self._growing and len(lines) > room + 1 and _FENCE.match(lines[0]):
-            # Only what can be seen of a long listing is coloured.
+            # Only the visible part of a long listing is coloured.
             text = "\n".join([lines[0], *lines[-room:]])
         rendered = console.render_lines(as_markdown(text), options.update(height=None), pad=False)
         while rendered and _is_empty(rendered[0]):
@@ -138,17 +138,17 @@ class _Block:
 
 
 def _is_empty(line: list[Segment]) -> bool:
-    """Whether nothing is to be seen of `line`, no background either."""
+    """Whether `line` is invisible: no characters and no background."""
     return not any(part.text.strip() or (part.style and part.style.bgcolor) for part in line)
 
 
 def as_markdown(text: str) -> Markdown:
-    """`text` for the terminal: nothing taken for HTML and left out, line breaks kept."""
+    """`text` escaped so that Markdown drops no HTML and keeps line breaks."""
     markdown = Markdown(text, hyperlinks=False)
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("strikethrough").enable("table")
-    # `[a]: b` would define a link and vanish.
+    # Markdown would read `[a]: b` as the definition of a link and drop it.
     markdown.parsed = parser.disable("reference").parse(text)
     for token in markdown.parsed:
         for child in token.children or []:
@@ -158,11 +158,11 @@ def as_markdown(text: str) -> Markdown:
 
 
 def last_boundary(text: str) -> int:
-    """Where the last block of Markdown in `text` begins; all before it is finished."""
+    """The start of the last Markdown block in `text`; everything before it is finished."""
     boundary = at = 0
     fence = ""
     after_blank = False
-    for line in re.findall(r"[^\n]*\n|[^\n]+", text):  # as the parser of Markdown breaks lines
+    for line in re.findall(r"[^\n]*\n|[^\n]+", text):  # the Markdown parser's line breaks
         mark = _FENCE.match(line.rstrip("\n"))
         if fence:
             closes = mark and mark[1].startswith(fence) and not mark[2].strip()
@@ -179,7 +179,7 @@ def last_boundary(text: str) -> int:
 
 
 def show_controls(text: str) -> str:
-    """`text` with a picture in the place of each control character but newline and tab."""
+    """`text` with a visible symbol for each control character but newline and tab."""
     return _CONTROL.sub(_picture, text)
 
 

@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from xtuner.chat.generate import Completion, decode
-from xtuner.chat.pictures import Picture, Pictures
 from xtuner.chat.typed import ControlTokens
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids, end_ids
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids, end_ids
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion
+from xtuner.generation.limits import prompt_limit
+from xtuner.generation.pictures import Picture, Pictures
+from xtuner.generation.text_stream import decode
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own, render_prompt
@@ -110,7 +112,7 @@ class Session:
 
     def fit(self, text: str, max_new_tokens: int, system: str = "") -> tuple[list[int], int]:
         """The ids as `ask` gives them, and how many of the oldest turns were dropped for them."""
-        limit = _prompt_limit(self.context, max_new_tokens)
+        limit = prompt_limit(self.context, max_new_tokens)
         ids = self.history_ids() + self.prompt_ids(text, system)
         if limit is None or len(ids) <= limit:
             return ids, 0
@@ -147,11 +149,11 @@ class Session:
     def recall(
         self, pairs: Sequence[tuple[str, str]], max_new_tokens: int, may_fit: Callable[[str], bool]
     ) -> None:
-        """Take up a dialogue of `pairs` (question, answer): as many of the newest as the context may hold.
+        """Continue a dialogue of `pairs` (question, answer): as many of the newest as the context may hold.
 
         Texts that `may_fit` denies are not encoded: no pair up to theirs is taken.
         """
-        limit = _prompt_limit(self.context, max_new_tokens)
+        limit = prompt_limit(self.context, max_new_tokens)
         suffix = self.template.get("SUFFIX") or ""
         turns: list[Turn] = []
         length = 0
@@ -307,10 +309,3 @@ def encode_rendered(
         return pictures.encode(tokenizer, part, special_tokens=special)
 
     return encode(text) if control is None else control.encode(text, encode)
-
-
-def _prompt_limit(context: int | None, max_new_tokens: int) -> int | None:
-    """How long a prompt may be: room for an answer is kept, at most a quarter of the context."""
-    if context is None:
-        return None
-    return context - max(1, min(max_new_tokens, context // 4))

@@ -1,4 +1,4 @@
-"""What `xtuner chat` was asked for, checked before minutes go into loading; what `serve` shares with it."""
+"""The settings of `xtuner chat`, checked before the model is loaded, and those that `serve` has too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xtuner.utils.templates import fill_placeholders
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The flags that say which model is loaded, and how."""
+    """The options that select a model and how it is loaded."""
 
     model: str
     llava: str | None = None
@@ -26,7 +26,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Settings(ModelSettings):
-    """The flags of `xtuner chat` by their names."""
+    """The options of `xtuner chat`."""
 
     adapter: str | None = None
     image: str | None = None
@@ -46,7 +46,7 @@ class Settings(ModelSettings):
     seed: int = 0
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot be meant."""
+        """Raise ConfigError for an invalid value."""
         rules = [
             ("max-new-tokens", self.max_new_tokens, self.max_new_tokens > 0, "1 or more"),
             ("temperature", self.temperature, self.temperature >= 0, "0 (always the likeliest) or more"),
@@ -66,14 +66,14 @@ class Settings(ModelSettings):
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
 
     def system_text(self) -> str:
-        """The system text asked for, as text or by the name of a system template."""
+        """The system text, given as text or by the name of a system template."""
         if self.system_template is None:
             return self.system or ""
         return fill_placeholders(SYSTEM_TEMPLATE[self.system_template], round=1, bot_name=self.bot_name)
 
 
 def check_llava_flags(llava: str | None, visual_encoder: str | None, select_layer: int | None) -> None:
-    """Raise ConfigError for a part of a LLaVA model without its folder."""
+    """Raise ConfigError if a part of a LLaVA model is given without its folder."""
     parts = {"visual-encoder": visual_encoder, "visual-select-layer": select_layer}
     given = [f"--{flag} {part}" for flag, part in parts.items() if part is not None]
     if given and llava is None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from xtuner.chat.answer import Answerer, Show
 from xtuner.chat.commands import COMMANDS, is_command, run_command
 from xtuner.chat.dialogue import Dialogue
-from xtuner.chat.generate import Completion, context_length
 from xtuner.chat.line_input import PROMPT, read_inputs
 from xtuner.chat.load_model import find_parts, load_model
 from xtuner.chat.plugins import moss
@@ -28,6 +27,8 @@ from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.image import read_image
 from xtuner.errors import ConfigError
+from xtuner.generation.generate import Completion
+from xtuner.generation.limits import context_length
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -38,9 +39,9 @@ __all__ = ["PROMPT", "Settings", "chat", "talk"]
 
 
 def chat(settings: Settings) -> None:
-    """Load what `settings` name and talk until EXIT or the end of the input."""
+    """Load the model of `settings` and run the dialogue until EXIT or the end of the input."""
     settings.check()
-    # Names are looked up before minutes go into loading.
+    # Names are checked before the model is loaded, which takes minutes.
     named = (settings.adapter, settings.llava, settings.model)
     folders: list[str | Path] = [f for f in named if f is not None]
     template = choose_template(settings.prompt_template, folders)
@@ -56,7 +57,7 @@ def chat(settings: Settings) -> None:
 
 
 def _tools(settings: Settings, stack: ExitStack) -> list[Tool]:
-    """What the model may call; servers among it end with `stack`."""
+    """The tools that the model may call; `stack` stops their servers."""
     if not settings.lagent:
         return plugins(settings.plugins) if settings.plugins else []
     tools = [] if settings.tools and not settings.plugins else plugins(settings.plugins)
@@ -103,7 +104,7 @@ def _load_and_talk(
 
 
 def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
-    """Go through `inputs` until EXIT or their end."""
+    """Process `inputs` until EXIT or their end."""
     for text in inputs:
         if is_command(text):
             run_command(dialogue, text)
@@ -114,7 +115,7 @@ def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
 
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:
-    """The parts that --llava names; an image for a model without eyes is refused."""
+    """The parts that --llava names; ConfigError for an image if the model reads none."""
     from xtuner.model.llava import is_whole_llava
 
     if settings.llava is not None:
@@ -122,7 +123,7 @@ def _llava_parts(settings: Settings) -> LlavaParts | None:
     trust = settings.trust_remote_code
     if settings.image is not None and not is_whole_llava(settings.model, trust_remote_code=trust):
         raise ConfigError(
-            f"--image {settings.image}: {settings.model} is no LLaVA model; name one, or add --llava FOLDER "
-            "with its projector and --visual-encoder CLIP"
+            f"--image {settings.image}: {settings.model} is not a LLaVA model; name one, or add "
+            "--llava FOLDER with its projector and --visual-encoder CLIP"
         )
     return None

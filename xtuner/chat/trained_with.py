@@ -1,11 +1,11 @@
-"""Which prompt template a dialogue uses: the one the model was trained with, unless another is asked for.
+"""Choose the prompt template of a dialogue: the user's, else the one of training, else the tokenizer's.
 
 asked   trained (xtuner_config.py)   tokenizer           used
 a       a, or not known              -                   a
 a       b                            -                   a, with a warning
 -       b                            -                   b
 -       not known                    has chat_template   the tokenizer's own
--       not known                    has none            none: text goes to the model as it is
+-       not known                    has none            none: text is passed on unchanged
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIG_NAME = "xtuner_config.py"
 
 
 def choose_template(asked: str | None, folders: list[str | Path]) -> Mapping[str, Any] | None:
-    """The template named `asked`, else the one that a config in `folders` was trained with, else None."""
+    """The template named `asked`, else the one of training by a config in `folders`, else None."""
     chosen = None if asked is None else PROMPT_TEMPLATE[asked]
     trained = trained_template(folders)
     if chosen is None and trained is not None:
@@ -37,9 +37,9 @@ def choose_template(asked: str | None, folders: list[str | Path]) -> Mapping[str
 
 
 def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
-    """The prompt template of the first `xtuner_config.py` in `folders`; None where nothing tells.
+    """The prompt template of the first `xtuner_config.py` in `folders`; None if no file names one.
 
-    The file comes with weights from anywhere, so its text is read and nothing in it is run.
+    The file may come from anywhere, so it is parsed and not executed.
     """
     for folder in folders:
         path = Path(folder) / CONFIG_NAME
@@ -48,7 +48,7 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
         try:
             value = _find(ast.parse(path.read_text(encoding="utf-8")))
         except (SyntaxError, ValueError) as error:
-            logger.warning("%s does not tell the prompt template: %s", path, error)
+            logger.warning("the prompt template in %s cannot be read: %s", path, error)
             continue
         if isinstance(value, str):
             value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
@@ -58,7 +58,7 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
 
 
 def _find(tree: ast.Module) -> Any:
-    """What the config gives its map function as template: a name or a dict; None where it does not say."""
+    """The template of the config's map function: a name or a dict; None if it has none."""
     assigned = {
         target.id: statement.value
         for statement in tree.body

@@ -9,21 +9,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.check.files import file_faults, folders_nearby, hub_names
-from xtuner.check.forecast import Forecast, forecast, shortages
+from xtuner.check.files import data_bytes, file_faults, folders_nearby, hub_names
+from xtuner.check.names import Names, look_at, unmade
 from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
-from xtuner.config.names import Names, look_at, unmade
 from xtuner.config.schema import BUILT, Fault, find_faults, is_of_value, passed_on
 from xtuner.errors import ConfigError
-from xtuner.estimate.plan import ALONE, Division
+from xtuner.estimate.forecast import Forecast, forecast, shortages
+from xtuner.estimate.processes import ALONE, Division
 
 Sizes = Callable[[str], Mapping[str, Any] | None]
 
 
 @dataclass
 class Findings:
-    """What is wrong, what may be, what could not be told here, and what the run needs."""
+    """Faults, warnings, what could not be checked here, and what the run needs."""
 
     errors: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
@@ -42,7 +42,7 @@ def check_config(
     division: Division = ALONE,
     try_rows: TryRows | None = None,
 ) -> Findings:
-    """Everything that can be told of `config` without loading, importing or downloading.
+    """Everything that is known of `config` without loading, importing or downloading.
 
     `division`: how many processes share the run. `try_rows` reads first rows, which takes a moment.
     """
@@ -59,7 +59,7 @@ def check_config(
         faults, unread = row_faults(config, try_rows)
         found.errors += faults
         found.unchecked += unread
-    found.forecast = forecast(config, known_sizes, division)
+    found.forecast = forecast(config, known_sizes, division, data_bytes(config))
     if found.forecast is not None:
         found.warnings += shortages(config, found.forecast)
     return found

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xtuner.checkpoint_paths import check_exists
-from xtuner.config.load import name_of
-from xtuner.config.ref import as_ref
+from xtuner.config.folders import called, check_folder, named_folders, walk
 from xtuner.config.schema import Fault
-from xtuner.dataset.reading.load import check_there, named_files
+from xtuner.data_files import check_there, named_files
 from xtuner.errors import ConfigError, DataError, ModelError, NotFoundError
-from xtuner.language import told
-from xtuner.loadable import check_language_model, check_training
-from xtuner.model_folder import check_model_folder, looks_local
+from xtuner.language import translate
+from xtuner.model_folder import looks_local
 from xtuner.paths import beside, near_it
 
 
@@ -44,7 +41,7 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
         if not name or looks_local(name) or Path(name).exists():
             continue
         if hint := beside(name, getattr(config, "filename", None)) or near_it(name, folders=True):
-            message = told(
+            message = translate(
                 "{name} is not here, so it is taken for a name on the hub{hint}", name=name, hint=hint
             )
             found.setdefault(name, Fault(path, f"{path}: {message}"))
@@ -61,53 +58,11 @@ def data_bytes(config: Mapping[str, Any]) -> int | None:
     return sum(map(os.path.getsize, files))
 
 
-@dataclass(frozen=True)
-class Folder:
-    """A folder or hub name in a config: where it stands, and what it is to hold."""
-
-    path: str
-    name: str
-    holds: str  # "tokenizer", "llm" or "model"
-    trusted: bool  # its own code may run
-
-
-def named_folders(config: Mapping[str, Any]) -> Iterator[Folder]:
-    """The models and tokenizers that `config` names."""
-    for name in ("tokenizer", "train_dataloader", "model"):
-        for path, value in walk(config.get(name), name):
-            folder = value.get("pretrained_model_name_or_path")
-            if isinstance(folder, str):
-                at = f"{path}.pretrained_model_name_or_path"
-                yield Folder(at, folder, _held(path, value), bool(value.get("trust_remote_code")))
-
-
-def _held(path: str, value: Mapping[str, Any]) -> str:
-    kind = value.get("type")
-    ref = as_ref(kind)
-    name = "" if kind is None else name_of(ref if ref is not None else kind)
-    if not path.startswith("model") or path.rpartition(".")[2] == "tokenizer" or "Tokenizer" in name:
-        return "tokenizer"
-    # What a function of the user's own makes of a folder is not known here.
-    return "llm" if path == "model.llm" and name.startswith("transformers.") else "model"
-
-
-def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = True) -> None:
-    """NotFoundError, ModelError or ConfigError where `folder` does not hold what `config` wants of it."""
-    if folder.holds != "llm":
-        check_model_folder(folder.name, tokenizer=folder.holds == "tokenizer", ask_hub=ask_hub)
-        return
-    sizes = check_language_model(folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub)
-    model = config["model"]
-    if sizes is not None:
-        full = not model.get("lora") and not model.get("peft_model")
-        check_training(sizes, folder.name, full=full, asked=bool(model["llm"].get("quantization_config")))
-
-
 def _empty_paths(config: Mapping[str, Any]) -> list[Fault]:
     """Faults of paths that are empty texts: one for each setting, however often it is used."""
     at = [f"{path}.path" for path, cfg in _loads(config) if not cfg["path"]]
     at += [folder.path for folder in named_folders(config) if not folder.name]
-    return [Fault(path, told("{path} is empty: name a file or folder", path=path)) for path in at]
+    return [Fault(path, translate("{path} is empty: name a file or folder", path=path)) for path in at]
 
 
 def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
@@ -123,27 +78,6 @@ def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
             # One folder is named by the tokenizer and the model.
             found.setdefault(str(error), Fault(folder.path, message))
     return list(found.values())
-
-
-def walk(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every dict in `value` with its path; what is named twice comes once."""
-    seen: set[int] = set()
-    stack = [(path, value)]
-    while stack:
-        here, inner = stack.pop()
-        if isinstance(inner, Mapping) and id(inner) not in seen:
-            seen.add(id(inner))
-            yield here, inner
-            stack += [(f"{here}.{key}", item) for key, item in inner.items()]
-        elif isinstance(inner, (list, tuple)):
-            stack += [(f"{here}.{number}", item) for number, item in enumerate(inner)]
-
-
-def called(value: Mapping[str, Any]) -> str:
-    """The last word of the type of a dict, `""` where it has none."""
-    kind = value.get("type")
-    ref = as_ref(kind)
-    return "" if kind is None else name_of(ref if ref is not None else kind).rpartition(".")[2]
 
 
 def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -180,7 +114,7 @@ def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
                 check_there(file)
         except NotFoundError as error:
             hint = beside(file, getattr(config, "filename", None))
-            cure = hint or ("" if near_it(file) else told(". Name your own file here"))
+            cure = hint or ("" if near_it(file) else translate(". Name your own file here"))
             found.append(Fault(path, f"{path}: {error}{cure}"))
         except DataError as error:
             found.append(Fault(path, f"{path}: {error}"))
@@ -195,7 +129,7 @@ def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
             check_exists(load_from)
         except NotFoundError as error:
             hint = beside(load_from, file_of_config)
-            message = told(
+            message = translate(
                 "load_from: {error}; correct the path, or set load_from = None{hint}", error=error, hint=hint
             )
             found.append(Fault("load_from", message))
@@ -203,7 +137,7 @@ def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
     adapter = model.get("peft_model") if isinstance(model, Mapping) else None
     if isinstance(adapter, str) and not os.path.exists(adapter):
         hint = beside(adapter, file_of_config) or near_it(adapter)
-        message = told(
+        message = translate(
             "model.peft_model = {adapter!r}: there is no such file or folder{hint}",
             adapter=adapter,
             hint=hint,

@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xtuner.check.files import called, data_files, walk
+from xtuner.check.files import data_files
+from xtuner.config.folders import called, walk
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
-from xtuner.language import told
+from xtuner.language import translate
 
 # The dict of process_hf_dataset -> what is wrong with its rows, None where they are fine.
 TryRows = Callable[[Mapping[str, Any]], str | None]
@@ -34,7 +35,9 @@ def row_faults(config: Mapping[str, Any], try_rows: TryRows) -> tuple[list[Fault
         if not files or not all(map(os.path.isfile, files)) or not _is_known(cfg.get("dataset_map_fn")):
             continue
         if sum(map(os.path.getsize, files)) > MAX_BYTES:
-            unchecked.append(told("the rows of {file}", file=load["path"] if len(files) > 1 else files[0]))
+            unchecked.append(
+                translate("the rows of {file}", file=load["path"] if len(files) > 1 else files[0])
+            )
         elif message := try_rows(cfg):
             faults.append(Fault(path, f"{path}: {message}"))
     return faults, unchecked

@@ -1,4 +1,4 @@
-"""Whether the prompt template speaks the language of the tokenizer, told by the tokenizer's small files.
+"""Whether the special tokens of the prompt template are in the tokenizer, from the tokenizer's small files.
 
 template    <|im_start|>user\\n{input}<|im_end|>      marks <|im_start|>, <|im_end|>
 tokenizer   tokens of its own: <s> </s> <|eot_id|>    neither is a token: each is split into many, as any text
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.check.files import called, walk
+from xtuner.config.folders import called, walk
 from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.errors import ConfigError, ModelError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.model_folder import read_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own
@@ -32,7 +32,7 @@ def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]
     warnings = [
         Fault(
             path,
-            told(
+            translate(
                 "{path} is another template than the data has: the samples will not show what is learnt",
                 path=path,
             ),
@@ -49,7 +49,7 @@ def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]
         return [*errors, Fault("tokenizer", f"tokenizer: {error}")], warnings
     for path, template in used:
         if is_tokenizers_own(template) and not tokenizer.get("chat_template"):
-            message = told(
+            message = translate(
                 "{path} is PROMPT_TEMPLATE.auto, the chat_template of the tokenizer, and "
                 "{folder} has none: name a template, such as PROMPT_TEMPLATE.default",
                 path=path,
@@ -80,13 +80,13 @@ def _disagreement(template: Mapping[str, Any], tokenizer: Mapping[str, Any], fol
         return ""
     cures = [f"PROMPT_TEMPLATE.{name}" for name in fitting_templates(tokenizer["tokens"])[:2]]
     if tokenizer.get("chat_template"):
-        cures.insert(0, told("PROMPT_TEMPLATE.auto (the tokenizer's own)"))
+        cures.insert(0, translate("PROMPT_TEMPLATE.auto (the tokenizer's own)"))
     cure = (
-        told("use {names}", names=told(" or ").join(cures))
+        translate("use {names}", names=translate(" or ").join(cures))
         if cures
-        else told("use PROMPT_TEMPLATE.default, whose marks are plain words")
+        else translate("use PROMPT_TEMPLATE.default, whose marks are plain words")
     )
-    return told(
+    return translate(
         "the tokenizer of {folder} has no token {mark!r}, so the template's marks fall apart; {cure}",
         folder=folder,
         mark=unknown[0],

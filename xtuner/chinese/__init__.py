@@ -1,7 +1,10 @@
 """What the program says, in Chinese, by the English: `CHINESE[text]`. Slots are the same in both."""
 
 from xtuner.chinese.check import CHECK
+from xtuner.chinese.dataset import DATASET
+from xtuner.chinese.engine import ENGINE
 from xtuner.chinese.help import HELP
+from xtuner.chinese.model import MODEL
 from xtuner.chinese.train import TRAIN
 
-CHINESE: dict[str, str] = {**HELP, **CHECK, **TRAIN}
+CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN}

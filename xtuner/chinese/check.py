@@ -6,6 +6,13 @@
 from __future__ import annotations
 
 REPORT = {
+    "model.llm.quantization_config with load_in_4bit=True (QLoRA)": (
+        "带 load_in_4bit=True 的 model.llm.quantization_config（QLoRA）"
+    ),
+    "model.lora = dict(type=LoraConfig, r=64) instead of all weights": (
+        "model.lora = dict(type=LoraConfig, r=64)，不训练全部权重"
+    ),
+    " with rows shared by {count}": "，每行由 {count} 个进程共同处理",
     ", ": "，",
     "; ": "；",
     " or ": " 或 ",
@@ -34,7 +41,7 @@ REPORT = {
     "{count:.0f} seconds": "{count:.0f} 秒",
     "a second": "一秒",
     "{free} free on {name}": "{name} 可用 {free}",
-    ", reckoned as if it were a Llama": "，按 Llama 结构估算",
+    ", estimated as a Llama": "，按 Llama 结构估算",
     ", without the parts that see or hear": "，不含视觉和听觉部分",
     " for each of {count} processes, {how},": "，{count} 个进程（{how}）中的每一个",
     "memory   about {total}{each} ({free})": "内存     约 {total}{each}（{free}）",
@@ -87,6 +94,7 @@ REPORT = {
 }
 
 CONFIG = {
+    "the config": "配置",
     "a dict": "一个 dict",
     "a dict(type=...)": "一个 dict(type=...)",
     "a list of dicts": "由 dict 组成的列表",
@@ -216,9 +224,13 @@ CONFIG = {
     "{path}: torch has no {name!r}.{hint}": "{path}: torch 中没有 {name!r}。{hint}",
     # what this version does not have
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
-    "training on preferences (DPO, ORPO, reward models)": "偏好训练（DPO、ORPO、奖励模型）",
+    "training on preferences by ORPO or a reward model": "用 ORPO 或奖励模型做偏好训练",
     "a full, lora or qlora config can train on the chosen answers": (
         "可用 full、lora 或 qlora 配置在被选中的回答上训练"
+    ),
+    "DPO without model.lora": "没有 model.lora 的 DPO 训练",
+    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off": (
+        "请加上 lora=dict(type=LoraConfig, ...)：参考模型就是关闭适配器后的同一模型"
     ),
     "training with images (LLaVA, InternVL)": "图像训练（LLaVA、InternVL）",
     "a full, lora or qlora config can train a language model": "可用 full、lora 或 qlora 配置训练语言模型",
@@ -291,7 +303,7 @@ PATHS = {
         "{recipe} 没有设置 {name!r}。{hint} 它有 {names}。"
     ),
     "there is no {kind} named {name!r}.{hint} Known: {names}": (
-        "没有名为 {name!r} 的 {kind}。{hint} 已有：{names}"
+        "没有名为 {name!r} 的{kind}。{hint} 已有：{names}"
     ),
     ". Name your own file here": "。请在此写上你自己的文件",
     "there is no data file {file} (looked for {place}){near}": "没有数据文件 {file}（找的是 {place}）{near}",

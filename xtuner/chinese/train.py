@@ -2,38 +2,6 @@
 
 from __future__ import annotations
 
-DATA = {
-    "data: ": "数据：",
-    "{count:,} rows": "{count:,} 条",
-    "{count:,} dropped:{why}": "丢弃 {count:,} 条：{why}",
-    " {count:,} with {reason} ({names}{more})": " {count:,} 条{reason}（{names}{more}）",
-    "no conversation in them": "没有对话内容",
-    "a prompt that alone fills max_length": "仅提示部分就占满 max_length",
-    "nothing to train on": "没有可训练的内容",
-    "a fault in them": "有错误",
-    "{cut:,} cut at {max_length:,} tokens ({cut_tokens:,} tokens left out)": (
-        "{cut:,} 条在 {max_length:,} 个 token 处截断（略去 {cut_tokens:,} 个 token）"
-    ),
-    "{continued:,} go on in further samples": "{continued:,} 条续到后面的样本",
-    "{tokens:,} tokens, {share:.1%} trained": "{tokens:,} 个 token，其中 {share:.1%} 参与训练",
-    "{samples:,} samples in {packs:,} items{filled}": "{samples:,} 个样本拼成 {packs:,} 行{filled}",
-    ", {fill:.1%} full": "，填充率 {fill:.1%}",
-    "; and {count:,} more": "；另有 {count:,} 条",
-    ". All are listed in {report}; strict = True makes them an error": (
-        "。全部列在 {report}；设 strict = True 则视为错误"
-    ),
-    "data: {count:,} rows left out as they cannot be read: {names}{more}{where}": (
-        "数据：{count:,} 条无法读取，已略去：{names}{more}{where}"
-    ),
-    "data: {count:,} rows have an empty answer, of which only the end is trained: the model learns to say "
-    "nothing ({names}{more})": (
-        "数据：{count:,} 条的回答为空，只训练了结束标记，模型会学成什么也不说（{names}{more}）"
-    ),
-    "data: the tokenizer's chat template leaves out {kind} in {count:,} rows ({names}{more}){cure}": (
-        "数据：tokenizer 的对话模板略去了 {kind}，涉及 {count:,} 条（{names}{more}）{cure}"
-    ),
-}
-
 RUN = {
     "Seed: %d%s": "随机种子：%d%s",
     ", deterministic": "，确定性计算",
@@ -65,7 +33,7 @@ RUN = {
     "The 16-bit loss scale was too high and is lowered; this update is left out.": (
         "16 位的 loss 缩放过大，已调低；跳过本次更新。"
     ),
-    "%s: stopping after this iteration; again to stop now": "%s：本次迭代后停止；再按一次立即停止",
+    "%s: stopping with a checkpoint; again to stop now": "%s：保存检查点后停止；再按一次立即停止",
     "Stopped in iter %d; %s": "在第 %d 次迭代停止；%s",
     "--resume goes on from {last}": "用 --resume 可从 {last} 继续",
     "no checkpoint was written yet": "还没有写出检查点",
@@ -130,4 +98,4 @@ CHECKPOINTS = {
     ),
 }
 
-TRAIN = {**DATA, **RUN, **CHECKPOINTS}
+TRAIN = {**RUN, **CHECKPOINTS}

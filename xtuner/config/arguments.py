@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.config.ref import as_ref
+from xtuner.config.ref import dotted_ref
 from xtuner.errors import did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 # Types of arguments that no text and no list stands for, and those that only text does.
 _NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
@@ -71,7 +71,7 @@ def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, n
         if not signature.is_open and key not in signature.names:
             hint = did_you_mean(key, signature.names)
             wrong.append(
-                told(
+                translate(
                     "{path}.{key}: {name} has no argument {key!r}.{hint}",
                     path=path,
                     key=key,
@@ -82,9 +82,9 @@ def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, n
             continue
         kinds = signature.types.get(key, frozenset())
         if _cannot_be(value, kinds):
-            wanted = told(" or ").join(sorted(kinds - {"NoneType", "Tensor"}))
+            wanted = translate(" or ").join(sorted(kinds - {"NoneType", "Tensor"}))
             wrong.append(
-                told(
+                translate(
                     "{path}.{key} is {value!r}; {name} takes {wanted} here",
                     path=path,
                     key=key,
@@ -98,7 +98,7 @@ def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, n
 
 def _cannot_be(value: Any, kinds: frozenset[str]) -> bool:
     """Whether `value` is certainly of none of `kinds`."""
-    if not kinds or as_ref(value) is not None:
+    if not kinds or dotted_ref(value) is not None:
         return False
     if value is None:
         return kinds <= _PLAIN and "NoneType" not in kinds

@@ -16,9 +16,9 @@ from typing import Any
 
 from xtuner.config.arguments import signature_of, wrong_arguments
 from xtuner.config.load import Config, name_of
-from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref
+from xtuner.config.ref import HOW_TO_NAME, Ref, as_ref, dotted_ref
 from xtuner.errors import ConfigError, XTunerError
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class Builder:
@@ -36,11 +36,11 @@ class Builder:
             if late:
                 # Only a call can take late arguments, so this type was meant as a name.
                 raise ConfigError(
-                    told(
+                    translate(
                         "{path}.type is {kind!r}, which names nothing{how}",
                         path=path,
                         kind=value.get("type"),
-                        how=told(HOW_TO_NAME),
+                        how=translate(HOW_TO_NAME),
                     )
                 )
             return Config({k: self.build(v, f"{path}.{k}") for k, v in value.items()})
@@ -57,7 +57,7 @@ class Builder:
         given = {k: v for k, v in value.items() if k != "type"}
         if both := given.keys() & late.keys():
             raise ConfigError(
-                told(
+                translate(
                     "{path}.{key} is set by the run itself; remove it from the config",
                     path=path,
                     key=sorted(both)[0],
@@ -89,7 +89,7 @@ def callee_of(value: dict, path: str) -> Any:
             found = _resolve_type(Ref(kind), path)
     if found is not None and not callable(found):
         raise ConfigError(
-            told("{path}.type is {kind}, which cannot be called", path=path, kind=name_of(kind))
+            translate("{path}.type is {kind}, which cannot be called", path=path, kind=name_of(kind))
         )
     return found
 
@@ -122,7 +122,7 @@ def check_names(value: Any, path: str) -> None:
 
 def materialise(value: Any) -> Any:
     """`value` with names resolved: Refs, dotted texts, partials of them, and what config functions use."""
-    ref = as_ref(value)
+    ref = dotted_ref(value)
     if ref is not None:
         # Dotted text that names nothing is just text.
         try:
@@ -196,7 +196,7 @@ def _check_missing(target: Any, kwargs: dict[str, Any], path: str, name: str) ->
     ]
     if missing:
         raise ConfigError(
-            told(
+            translate(
                 "{path}: {name} needs {key!r}; add {key}=... to this dict",
                 path=path,
                 name=name,

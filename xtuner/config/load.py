@@ -21,7 +21,7 @@ from typing import Any
 from xtuner.config.ref import Ref, path_of
 from xtuner.config.schema import RUN_KEYS
 from xtuner.errors import ConfigError, NotFoundError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.paths import near_it
 
 
@@ -36,7 +36,7 @@ class Config(dict):
             return self[name]
         except KeyError:
             raise AttributeError(
-                told("the config has no {name!r}.{hint}", name=name, hint=did_you_mean(name, self))
+                translate("the config has no {name!r}.{hint}", name=name, hint=did_you_mean(name, self))
             ) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -51,7 +51,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(
-            told("there is no config file {path!r}{near}", path=str(path), near=near_it(path))
+            translate("there is no config file {path!r}{near}", path=str(path), near=near_it(path))
         )
     return parse_config(_read(path), str(path), options)
 
@@ -85,7 +85,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(told("{path}: not UTF-8 text: {error}", path=path, error=error)) from error
+        raise ConfigError(translate("{path}: not UTF-8 text: {error}", path=path, error=error)) from error
 
 
 def _parse(text: str, filename: str) -> ast.Module:
@@ -101,7 +101,7 @@ def _refuse_text_base(tree: ast.Module, filename: str) -> None:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if any(isinstance(target, ast.Name) and target.id == "_base_" for target in targets):
             raise ConfigError(
-                told(
+                translate(
                     "{filename}:{lineno}: _base_ is not read; import the names of the other file: "
                     "from mmengine.config import read_base, then with read_base(): from .other "
                     "import *",
@@ -163,7 +163,7 @@ def _write_values(text: str, tree: ast.Module, values: dict[str, Any]) -> str:
     done = {target.id for target, *_ in spans}
     if missing := values.keys() - done:
         raise ConfigError(
-            told(
+            translate(
                 "{name} is computed in a way an option cannot replace; edit the file",
                 name=sorted(missing)[0],
             )
@@ -186,7 +186,9 @@ def _run(text: str, filename: str) -> dict[str, Any]:
             return real_import(name, globals, locals, fromlist, level)
         if "*" in (fromlist or ()):
             raise ConfigError(
-                told("{origin}: write the names instead of 'from {name} import *'", origin=origin, name=name)
+                translate(
+                    "{origin}: write the names instead of 'from {name} import *'", origin=origin, name=name
+                )
             )
         return Ref(name if fromlist else name.partition(".")[0], origin)
 
@@ -224,7 +226,7 @@ def _run_relative(name, level, fromlist, filename, namespace, origin) -> types.M
     """The module of a relative import: another config file, run the same way."""
     path = _relative_file(name, level, filename)
     if not path.is_file():
-        raise NotFoundError(told("{origin}: there is no file {path!r}", origin=origin, path=str(path)))
+        raise NotFoundError(translate("{origin}: there is no file {path!r}", origin=origin, path=str(path)))
     found = _run(_read(path), str(path))
     module = types.ModuleType(path.stem)
     own = {k: v for k, v in found.items() if not k.startswith("__")}
@@ -263,7 +265,7 @@ def _patch(config: Config, key: str, value: Any) -> str:
     if not parents:
         if key not in RUN_KEYS:
             raise ConfigError(
-                told(
+                translate(
                     "--cfg-options {key}: no such name.{hint}",
                     key=key,
                     hint=did_you_mean(key, {*config, *RUN_KEYS}),
@@ -279,7 +281,7 @@ def _patch(config: Config, key: str, value: Any) -> str:
         here = _step(here, part, ".".join(parents[:i]), key)
     if not isinstance(here, (dict, list)):
         raise ConfigError(
-            told(
+            translate(
                 "--cfg-options {key}: {place} is {here!r}, not a dict or list",
                 key=key,
                 place=".".join(parents),
@@ -300,10 +302,10 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
         return here[part]
     if isinstance(here, list) and part.isdigit() and int(part) < len(here):
         return here[int(part)]
-    where = path or "the config"
+    where = path or translate("the config")
     if isinstance(here, list):
         raise ConfigError(
-            told(
+            translate(
                 "--cfg-options {key}: {where} has {count} items, counted from 0; {part!r} is none",
                 key=key,
                 where=where,
@@ -313,7 +315,7 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
         )
     hint = did_you_mean(part, here) if isinstance(here, dict) else ""
     raise ConfigError(
-        told(
+        translate(
             "--cfg-options {key}: {where} has no {part!r}.{hint}", key=key, where=where, part=part, hint=hint
         )
     )
@@ -341,12 +343,14 @@ def parse_option(text: str) -> tuple[str, Any]:
     """`"a.b=1e-4"` -> `("a.b", 0.0001)`."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(told("--cfg-options {text!r}: write KEY=VALUE", text=text))
+        raise ConfigError(translate("--cfg-options {text!r}: write KEY=VALUE", text=text))
     return key, parse_value(value)
 
 
 def parse_value(text: str) -> Any:
     """What a command-line word stands for: a number, true/false, None, [..], (..), `a,b` (a list), else text.
+
+    `0.9,0.95` is a list as `a,b` is; `(0.9,0.95)` is a tuple.
 
     A comma before a space is one of a sentence: `be kind, be brief` is text.
     """
@@ -355,7 +359,11 @@ def parse_value(text: str) -> Any:
     if word.lower() in named:
         return named[word.lower()]
     with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(word)
+        value = ast.literal_eval(word)
+        if not isinstance(value, tuple):
+            return value
+        items = ast.literal_eval(f"[{word}]")
+        return value if items == [value] else items
     if word[:1] + word[-1:] in ("[]", "()"):
         items = [parse_value(w) for w in word[1:-1].split(",") if w.strip()]
         return items if word[0] == "[" else tuple(items)

@@ -11,10 +11,10 @@ import importlib
 import sys
 from typing import Any
 
-from xtuner.config.later import feature_of
 from xtuner.config.mmengine_names import BY_SHORT_NAME, GONE, SAME_JOB
+from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 # Packages whose dotted names count as references when a dumped config holds them as text.
 _PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
@@ -48,7 +48,7 @@ class Ref:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._path.rpartition(".")[2]
         raise ConfigError(
-            told(
+            translate(
                 "{place}{path} is called, but a config only names things: write dict(type={name}, "
                 "...) instead of {name}(...)",
                 place=self._at(),
@@ -89,7 +89,7 @@ class Ref:
         value = self.resolve() if self._path.startswith("xtuner.utils.") else None
         if not isinstance(value, str):
             raise ConfigError(
-                told(
+                translate(
                     "{place}{path} is used as text, but it only names an object",
                     place=self._at(),
                     path=self._path,
@@ -102,11 +102,11 @@ class Ref:
         path = SAME_JOB.get(self._path, self._path)
         if path in GONE:
             raise ConfigError(
-                told(
+                translate(
                     "{place}{path} has no counterpart here: {instead}",
                     place=self._at(),
                     path=path,
-                    instead=told(GONE[path]),
+                    instead=translate(GONE[path]),
                 )
             )
         if feature := feature_of(path):
@@ -120,7 +120,7 @@ class Ref:
                 # A missing dependency inside the module is not a wrong name.
                 if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
                     raise ConfigError(
-                        told(
+                        translate(
                             "{place}{path} cannot be imported: {error}",
                             place=self._at(),
                             path=path,
@@ -130,13 +130,13 @@ class Ref:
                 continue
             except Exception as error:
                 raise ConfigError(
-                    told(
+                    translate(
                         "{place}{path} cannot be imported: {error}", place=self._at(), path=path, error=error
                     )
                 ) from error
             return self._follow(found, path, parts[:i], parts[i:])
         raise ConfigError(
-            told(
+            translate(
                 "{place}{path} cannot be imported: there is no module {module!r}. Install it, or "
                 "correct the name",
                 place=self._at(parts[0]),
@@ -157,7 +157,7 @@ class Ref:
                 owner = getattr(found, "__name__", type(found).__name__)
                 place = self._at(".".join([*module, *attributes[:number]]))
                 raise ConfigError(
-                    told(
+                    translate(
                         "{place}{path}: {owner} has no {attribute!r}.{hint}",
                         place=place,
                         path=path,
@@ -174,13 +174,18 @@ def path_of(ref: Ref) -> str:
     return ref._path
 
 
-def as_ref(value: Any) -> Ref | None:
-    """A Ref for a Ref, a known registry name or a dotted text of a known package; None for all else."""
+def as_ref(kind: Any) -> Ref | None:
+    """What `type` names: as `dotted_ref`, and the name that a registry of mmengine has for it."""
+    if isinstance(kind, str) and kind in BY_SHORT_NAME:
+        return Ref(BY_SHORT_NAME[kind])
+    return dotted_ref(kind)
+
+
+def dotted_ref(value: Any) -> Ref | None:
+    """A Ref for a Ref or a dotted text of a known package; None for all else, such as a word."""
     if isinstance(value, Ref):
         return value
     if isinstance(value, str):
-        if value in BY_SHORT_NAME:
-            return Ref(BY_SHORT_NAME[value])
         package, dot, rest = value.partition(".")
         if dot and package in _PACKAGES and all(part.isidentifier() for part in rest.split(".")):
             return Ref(value)

@@ -14,9 +14,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from xtuner.config.later import SETTINGS
+from xtuner.config.unsupported import SETTINGS
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 
 
 class Fault(NamedTuple):
@@ -45,6 +45,7 @@ RUN_KEYS: dict[str, str] = {
     "param_scheduler": "learning rate over time",
     "default_hooks": "timer, logger, param_scheduler, checkpoint, sampler_seed",
     "custom_hooks": "further hooks",
+    "bot_name": "what the model is called in answers sampled during training",
     "load_from": "checkpoint whose weights the run starts from",
     "resume": "go on from load_from or the newest checkpoint",
     "resume_on_other_data": "go on from a checkpoint though the data have changed",
@@ -66,7 +67,7 @@ _LOADER = (
     "dataset sampler batch_sampler collate_fn batch_size num_workers persistent_workers pin_memory "
     "drop_last prefetch_factor timeout worker_init_fn multiprocessing_context"
 )
-_KEYS: dict[str, str] = {
+KEYS: dict[str, str] = {
     "train_dataloader": _LOADER,
     "val_dataloader": f"held_out {_LOADER}",
     "test_dataloader": _LOADER,
@@ -100,7 +101,7 @@ BUILT = (
     "custom_hooks",
 )
 # Keys within them that the run reads itself.
-_RUNS_OWN = ("priority", "paramwise_cfg")
+RUNS_OWN = ("priority", "paramwise_cfg")
 # How alike an unused name must be to one that the program reads for it to be a slip.
 _SLIP = 0.85
 
@@ -110,7 +111,7 @@ def passed_on(value: Any) -> Any:
     if isinstance(value, list):
         return [passed_on(item) for item in value]
     if isinstance(value, Mapping):
-        return {k: passed_on(v) for k, v in value.items() if k not in _RUNS_OWN}
+        return {k: passed_on(v) for k, v in value.items() if k not in RUNS_OWN}
     return value
 
 
@@ -254,27 +255,29 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     for path, feature, asks in SETTINGS:
         if asks(_at(config, path)):
             faults.append(Fault(path, f"{path}: {feature.sentence}", is_later=True))
-    for path, allowed in _KEYS.items():
+    for path, allowed in KEYS.items():
         faults += _wrong_keys(config, path, allowed.split())
     for path, must_be, holds, may_be_none in VALUES:
         value = _at(config, path, _ABSENT)
         if value is not _ABSENT and not (holds(value) or (value is None and may_be_none)):
-            faults.append(Fault(path, told_value(path, value, must_be)))
+            faults.append(Fault(path, wrong_value(path, value, must_be)))
     faults += _clashes(config, {fault.path for fault in faults})
     return faults + _empty_schedules(config) + _slips(config)
 
 
-def told_value(path: str, value: Any, must_be: str) -> str:
+def wrong_value(path: str, value: Any, must_be: str) -> str:
     """That the value at `path` is not what it must be."""
     _, is_choice, names = must_be.partition("one of ")
     if is_choice:
-        return told("{path} is {value!r}; use one of {names}", path=path, value=value, names=names)
-    return told("{path} is {value!r}; it must be {what}", path=path, value=value, what=told(must_be))
+        return translate("{path} is {value!r}; use one of {names}", path=path, value=value, names=names)
+    return translate(
+        "{path} is {value!r}; it must be {what}", path=path, value=value, what=translate(must_be)
+    )
 
 
 def is_of_value(fault: Fault) -> bool:
     """Whether the fault is one of the value at its path."""
-    return fault.message.startswith(told("{path} is ", path=fault.path))
+    return fault.message.startswith(translate("{path} is ", path=fault.path))
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
@@ -283,7 +286,9 @@ def _missing(config: Mapping[str, Any]) -> list[Fault]:
     return [
         Fault(
             key,
-            told("the config has no {key}.{hint}", key=key, hint=did_you_mean(key, config.keys() - {key})),
+            translate(
+                "the config has no {key}.{hint}", key=key, hint=did_you_mean(key, config.keys() - {key})
+            ),
         )
         for key in required
         if config.get(key) is None
@@ -297,7 +302,7 @@ def _clashes(config: Mapping[str, Any], wrong: set[str]) -> list[Fault]:
         if path in wrong or any(other.startswith(f"{path}.") for other in wrong):
             continue
         if when(lambda key: _at(config, key)):
-            found.append(Fault(path, _filled(told(message), config)))
+            found.append(Fault(path, _filled(translate(message), config)))
     return found
 
 
@@ -325,7 +330,7 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
     if value is None or (isinstance(value, Mapping) and "type" in value):
         return []
     if not isinstance(value, Mapping):
-        return [] if path in REQUIRED else [Fault(path, told_value(path, value, "a dict"))]
+        return [] if path in REQUIRED else [Fault(path, wrong_value(path, value, "a dict"))]
     found = []
     for key, inner in value.items():
         # A hook may stand under a name of the user's choice.
@@ -334,7 +339,8 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
             hint = did_you_mean(key, allowed)
             found.append(
                 Fault(
-                    f"{path}.{key}", told("{path} has no key {key!r}.{hint}", path=path, key=key, hint=hint)
+                    f"{path}.{key}",
+                    translate("{path} has no key {key!r}.{hint}", path=path, key=key, hint=hint),
                 )
             )
     return found
@@ -351,7 +357,7 @@ def _empty_schedules(config: Mapping[str, Any]) -> list[Fault]:
             found.append(
                 Fault(
                     path,
-                    told(
+                    translate(
                         "{path} begins at {begin} and ends at {end}; it must end later",
                         path=path,
                         begin=begin,
@@ -373,7 +379,7 @@ def _slips(config: Mapping[str, Any]) -> list[Fault]:
     for name in config.keys() - used - RUN_KEYS.keys() - {setting.path for setting in SETTINGS}:
         near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SLIP)
         if near:
-            message = told(
+            message = translate(
                 "{name}: nothing reads this name. Did you mean {near!r}? If it is your own, remove it or use "
                 "it",
                 name=name,

@@ -1,4 +1,4 @@
-"""From what training leaves to what other programs load; tensors are streamed, no model is built.
+"""Convert checkpoints to folders and files for other programs; tensors are streamed, no model is built.
 
 pth_to_hf    iter_N.pth + config          ->  an adapter folder, or a model folder
 merge        model folder + adapter       ->  a model folder

@@ -1,8 +1,8 @@
 """The page of a converted folder (README.md), ready for a hub, and the config of its run without local paths.
 
 ---
-library_name: peft                    the base, its license and data sets by their names on the hub;
-base_model: Qwen/Qwen3-8B             of folders and files of this machine their last names alone
+library_name: peft                    base, license and data sets by their names on the hub;
+base_model: Qwen/Qwen3-8B             of local folders and files only the last part of the path
 license: apache-2.0
 tags: [lora, xtuner]
 ---
@@ -33,7 +33,7 @@ _SETTINGS = (
     "lr",
     "SYSTEM",
 )
-"""Names that configs give what a run was asked for, in the order in which they are shown."""
+"""Names of the variables of a config that the page shows, in this order."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LICENSE = re.compile(r"^license:[ \t]*(\S.*)$", re.MULTILINE)
@@ -41,7 +41,7 @@ _LOCAL = re.compile(r"~|/[^/\s]|[A-Za-z]:[\\/]|\\\\")
 
 
 def write_card(folder: Path, base: str | None, kind: str) -> None:
-    """Write README.md of the `kind` "adapter", "model" or "merged model", made from `base` as it is named."""
+    """Write README.md for a `kind` of "adapter", "model" or "merged model"; `base`: the base model's name."""
     settings = _settings(folder / CONFIG_NAME)
     name = hub_name(base) or (_last(base) if base else "a language model")
     title = {"adapter": f"LoRA adapter for {name}", "model": f"{name}, fine-tuned"}.get(kind)
@@ -56,50 +56,50 @@ def write_card(folder: Path, base: str | None, kind: str) -> None:
 
 
 def hub_name(name: str | None) -> str | None:
-    """`name` where it is that of a repository on a hub and of no folder here."""
+    """`name` if it is a repository on a hub and no local folder, else None."""
     return name if name and _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
 
 
 def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str, Any]) -> str:
     adapter = kind == "adapter"
-    found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if hub_name(base):
-        found["base_model"] = base
-        found["base_model_relation"] = "adapter" if adapter else "finetune"
+        fields["base_model"] = base
+        fields["base_model_relation"] = "adapter" if adapter else "finetune"
     if license_of_base := _license(base):
-        found["license"] = license_of_base
+        fields["license"] = license_of_base
     data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
     if data:
-        found["datasets"] = data
-    found["pipeline_tag"] = "text-generation"
-    found["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
+        fields["datasets"] = data
+    fields["pipeline_tag"] = "text-generation"
+    fields["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
     return "".join(
         f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)
-        for key, value in found.items()
+        for key, value in fields.items()
     )
 
 
 def _license(base: str | None) -> str:
-    """The license that the page of a base on this machine names; `""` for none."""
+    """The license in the README.md of a local base model; `""` if there is none."""
     page = Path(base or "") / "README.md"
     if not base or not page.is_file():
         return ""
     front = page.read_text("utf-8", errors="replace").removeprefix("---\n").partition("\n---")[0]
-    found = _LICENSE.search(front)
-    return found[1].strip() if found else ""
+    match = _LICENSE.search(front)
+    return match[1].strip() if match else ""
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What a config's text gives the names of `_SETTINGS`; nothing in it is run."""
+    """The values of `_SETTINGS` in a config's text; the config is parsed, not executed."""
     if not path.is_file():
         return {}
-    found = {}
+    values = {}
     for statement in ast.parse(path.read_text("utf-8")).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             name = statement.targets[0].id
             if name in _SETTINGS:
-                found[name] = _value(statement.value)
-    return {name: found[name] for name in _SETTINGS if found.get(name) not in (None, "")}
+                values[name] = _value(statement.value)
+    return {name: values[name] for name in _SETTINGS if values.get(name) not in (None, "")}
 
 
 def _value(node: ast.AST) -> Any:
@@ -120,7 +120,7 @@ def _cell(value: Any) -> str:
 
 
 def _loader(source: str | Path | None) -> str:
-    """The class that loads a model; one that is not here is taken for a language model alone."""
+    """The auto class that loads a model; AutoModelForCausalLM if `source` is not on this machine."""
     file = Path(source or "") / "config.json"
     return auto_class(read_json(file), file.parent, trust_remote_code=True) if file.is_file() else CAUSAL
 
@@ -142,9 +142,9 @@ def _use(kind: str, base: str, loader: str) -> str:
 
 
 def without_local_paths(text: str) -> str:
-    """The text of a config, of paths that tell where things are on this machine the last name alone."""
+    """The text of a config, with local paths replaced by their last parts."""
     lines = [line.encode() for line in text.split("\n")]
-    found = [
+    paths = [
         node
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Constant)
@@ -152,7 +152,7 @@ def without_local_paths(text: str) -> str:
         and _LOCAL.match(node.value)
         and node.lineno == node.end_lineno
     ]
-    for node in sorted(found, key=lambda node: node.col_offset, reverse=True):
+    for node in sorted(paths, key=lambda node: node.col_offset, reverse=True):
         line, value = node.lineno - 1, repr(_last(str(node.value))).encode()
         lines[line] = lines[line][: node.col_offset] + value + lines[line][node.end_col_offset :]
     return b"\n".join(lines).decode()

@@ -9,7 +9,6 @@ alone and memory holds one layer. What has no streamed form is loaded as a whole
 
 from __future__ import annotations
 
-import contextlib
 import gc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from xtuner.convert.weights import Weights
 from xtuner.log import logger
 from xtuner.model.loading import auto_class_of, layers_of, load_config, register_families
 from xtuner.model.lora import add_adapter, attach_adapter, has_single_experts
+from xtuner.model.recompute import free_memory
 from xtuner.model.state import is_other_way_round
 
 _ENDS = tuple(f"{name}.weight" for name in (*EMBEDDINGS, *HEADS))
@@ -113,8 +113,7 @@ class _ByModule(Mapping[str, torch.Tensor]):
 @torch.no_grad()
 def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
     """The logits of a model whose layers are read as they run; None where that cannot be."""
-    from accelerate import init_empty_weights
-    from accelerate.hooks import attach_align_device_hook
+    from accelerate import cpu_offload, init_empty_weights
 
     if adapter is not None and (_is_changed_on_loading(adapter) or _more_rows(adapter, folder)):
         return None
@@ -131,9 +130,7 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
         return None
     # A layer whole: some look into the weights of modules that they do not call, and so do adapters.
     whole = [*{type(layer).__name__ for layer in layers}, "Embedding"]
-    attach_align_device_hook(
-        model, execution_device=device, offload=True, weights_map=tensors, preload_module_classes=whole
-    )
+    cpu_offload(model, execution_device=device, state_dict=tensors, preload_module_classes=whole)
     for name, buffer in model.named_buffers():
         if name in tensors:  # learnt beside the weights: corrections of routers
             buffer.copy_(tensors[name])
@@ -194,14 +191,3 @@ def _forward(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:
 
 def _num_values(folder: Path) -> int:
     return sum(i.num_bytes // i.dtype.itemsize for i in Weights(folder).infos.values())
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that a model may take on `device`."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return float("inf")

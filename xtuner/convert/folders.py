@@ -1,4 +1,4 @@
-"""Model folders as inputs: found on the disk or fetched from the hub, their files told apart."""
+"""Model folders as inputs: found on disk or downloaded from the hub; weights and other files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", "
 
 
 def model_folder(name: str | Path, what: str) -> Path:
-    """The folder `name`, or the local copy of the hub's repository of that name; errors call it `what`."""
+    """The folder `name`, or the local copy of that repository of the hub; `what` names it in errors."""
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
@@ -29,7 +29,7 @@ def model_folder(name: str | Path, what: str) -> Path:
 
 
 def copy_other_files(source: Path, target: Path, *, leave: tuple[str, ...] = ()) -> list[str]:
-    """Copy what stands beside the weights (configs, tokenizer, the model's own code); returns the names."""
+    """Copy all files but weights (configs, tokenizer, the model's code); returns their names."""
     copied = []
     for file in sorted(source.iterdir()):
         is_weights = file.suffix in _WEIGHTS or file.name.endswith(".index.json")

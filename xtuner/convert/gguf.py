@@ -1,4 +1,4 @@
-"""A model folder as one GGUF file, for llama.cpp and what is built on it.
+"""A model folder as one GGUF file, for llama.cpp and programs built on it.
 
     model.layers.0.self_attn.q_proj.weight  ->  blk.0.attn_q.weight     rows in llama.cpp's order of rotation
     model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, or blocks of 32 as Q8_0
@@ -22,29 +22,23 @@ from typing import Any
 import numpy
 import torch
 
-from xtuner.convert.compare import free_memory
+from xtuner.atomic import written
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
+from xtuner.estimate.machine import free_memory
 from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
-from xtuner.model.loading import load_config, load_tokenizer
+from xtuner.model.loading import load_config
+from xtuner.model.tokenizer import load_tokenizer
 
-_INTERNLM2 = {
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "tok_embeddings": "embed_tokens",
-}
-# Settings without which the logits stay the same.
-_NO_MATTER = {
+# Settings that do not change the logits.
+_IRRELEVANT = {
     "_name_or_path",
     "architectures",
     "auto_map",
@@ -58,14 +52,15 @@ _NO_MATTER = {
     "unk_token_id",
     "initializer_range",
 }
-_LENGTH = 32  # tokens of the comparison
+_COMPARED_TOKENS = 32
 _EXPERT = re.compile(r"(?P<before>.+\.mlp\.experts)\.(?P<number>\d+)\.(?P<after>.+)")
 _ROUTER = ".mlp.gate.weight"
-_LARGEST = {"f16": 0.01, "q8_0": 0.1}  # differences of logits, of the largest logit, that rounding explains
+# The largest difference of logits that rounding explains, as a fraction of the largest logit.
+_TOLERANCE = {"f16": 0.01, "q8_0": 0.1}
 
 
 def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: bool = True) -> Path:
-    """Write the model in the folder `model` to the file `out` (a folder: a file in it); returns its path."""
+    """Write the model folder `model` to the file `out`, or to a file in folder `out`; returns its path."""
     source = model_folder(model, "the model")
     config = load_config(source)
     architecture = _architecture(config, source)
@@ -73,19 +68,15 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
     path = Path(out).expanduser()
     path = path / f"{source.name}-{kind}.gguf" if path.is_dir() else path
     if path.suffix != ".gguf":
-        raise ConfigError(f"{out} is no folder, and no name of a file that ends in .gguf: name one of them")
+        raise ConfigError(f"{out} is neither a folder nor a file name that ends in .gguf: give one of them")
     tokenizer = load_tokenizer(source)
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path, "the output"):
-        try:
-            _write(gguf, partial, Weights(source), config, tokenizer, architecture, kind)
+    try:
+        with writing(path, translate("the output")), written(path) as part:
+            _write(gguf, part, Weights(source), config, tokenizer, architecture, kind)
             if check:
-                compare(source, partial, kind)
-            partial.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+                compare(source, part, kind)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
     return path
 
@@ -99,7 +90,7 @@ def _need_gguf() -> Any:
 
 
 def _architecture(config: Any, source: Path) -> str:
-    # Of a model that sees or hears, whose language part may have a row, no part is written.
+    # The language part of a multimodal model may be a known family, but is not written separately.
     architecture = None if config.get_text_config() is not config else family_of(config).gguf
     if architecture is None:
         known = [name for name, family in FAMILIES.items() if family.gguf]
@@ -123,7 +114,7 @@ def _architecture(config: Any, source: Path) -> str:
 
 
 def _unwritten(config: Any, architecture: str) -> Iterator[tuple[str, str]]:
-    """Settings that change what the model answers and that llama.cpp has no place for, and why."""
+    """Settings that change the logits and that GGUF files cannot hold, each with the reason."""
     kind = _rope_kind(config)
     if kind not in ("default", "linear", "dynamic", "llama3", "yarn"):
         yield f"the rope scaling {kind!r}", "llama.cpp's own convert_hf_to_gguf.py may know it"
@@ -137,8 +128,8 @@ def _unwritten(config: Any, architecture: str) -> Iterator[tuple[str, str]]:
     act = getattr(config, "hidden_act", "silu")
     if act not in ("silu", "swish"):
         yield f"hidden_act = {act!r}", f"llama.cpp's {architecture} has silu"
-    if architecture == "qwen3" and getattr(config, "attention_bias", False):
-        yield "attention_bias = True", "llama.cpp's qwen3 has no bias behind attention"
+    if not family_of(config).gguf_biases and getattr(config, "attention_bias", False):
+        yield "attention_bias = True", f"llama.cpp's {architecture} has no bias after attention"
 
 
 def _rope_kind(config: Any) -> str:
@@ -146,29 +137,29 @@ def _rope_kind(config: Any) -> str:
 
 
 def _yarn_defaults(rope: Mapping[str, Any]) -> dict[str, float]:
-    """What llama.cpp takes for the optional numbers of YaRN (Peng et al. 2023, arXiv 2309.00071)."""
+    """The values that llama.cpp uses for YaRN's optional parameters (Peng et al. 2023, arXiv 2309.00071)."""
     attention = 0.1 * math.log(max(1.0, rope["factor"])) + 1.0
     return {"beta_fast": 32, "beta_slow": 1, "attention_factor": attention, "truncate": 1}
 
 
 def _window(config: Any) -> float:
-    """How many tokens the layer that sees least attends to."""
+    """The shortest attention window of all layers, in tokens; infinite if none has one."""
     window = getattr(config, "sliding_window", None)
     layers = getattr(config, "layer_types", None) or ["sliding_attention"]
     return window if window and "sliding_attention" in layers else math.inf
 
 
 def _check_experts(config: Any, source: Path) -> None:
-    """Raise ModelError where llama.cpp would compute something else than the config says."""
+    """Raise ModelError if llama.cpp would not compute the experts as the config says."""
     norms = family_of(config).gguf_norms_experts
     if norms is None:
         return
     if bool(config.norm_topk_prob) != norms:
         raise ModelError(
-            f"{source}: norm_topk_prob is {config.norm_topk_prob}; llama.cpp takes it for {norms}"
+            f"{source}: norm_topk_prob is {config.norm_topk_prob}, but llama.cpp assumes {norms}"
         )
     if config.decoder_sparse_step != 1 or config.mlp_only_layers:
-        raise ModelError(f"{source}: some layers have no experts, which llama.cpp expects in each")
+        raise ModelError(f"{source}: some layers have no experts, but llama.cpp expects them in every layer")
 
 
 def _write(
@@ -244,18 +235,18 @@ def _head_size(config: Any) -> int:
 
 
 def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str) -> dict[str, Any]:
-    """Name in the file -> shape, type, and what loads the tensor."""
+    """Name in the file -> shape, type, and a function that loads the tensor."""
     names = gguf.get_tensor_name_map(_arch_enum(gguf, architecture), config.num_hidden_layers)
     types = gguf.GGMLQuantizationType
     plan: dict[str, Any] = {}
     for own, shape, load in _tensors(weights, config):
         if own.endswith("rotary_emb.inv_freq"):
-            continue  # computed, not learnt
+            continue  # computed from the config
         if own == "lm_head.weight" and config.tie_word_embeddings:
             continue
         name = names.get_name(own, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ModelError(f"{weights.folder}: GGUF's {architecture} has no place for {own}")
+            raise ModelError(f"{weights.folder}: GGUF's {architecture} has no tensor for {own}")
         heads = _heads_of(own, config) if architecture == "llama" else 0
         dtype = types.F32 if len(shape) == 1 or own.endswith(_ROUTER) else types.F16
         if kind == "q8_0" and dtype == types.F16 and shape[-1] % 32 == 0:
@@ -276,14 +267,14 @@ def _is_embedding(name: str) -> bool:
 
 
 def _heads_of(name: str, config: Any) -> int:
-    """How many heads' rows rotate in this tensor."""
+    """The number of heads whose rows are permuted in this tensor; 0 if none are."""
     if ".q_proj." in name:
         return int(config.num_attention_heads)
     return int(config.num_key_value_heads) if ".k_proj." in name else 0
 
 
 def _rotated(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of each head with halves interleaved: 0 1 2 3 -> 0 2 1 3."""
+    """The tensor with the two halves of each head's rows interleaved: 0 1 2 3 -> 0 2 1 3."""
     parts = tensor.view(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
     return parts.transpose(1, 2).reshape(tensor.shape)
 
@@ -293,7 +284,7 @@ def _load_rotated(load: Callable[[], torch.Tensor], heads: int) -> torch.Tensor:
 
 
 def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]]:
-    """Llama's names, shapes and loaders of all tensors."""
+    """All tensors: name in a Llama model, shape, and a function that loads it."""
     found: list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]] = []
     experts: dict[str, list[str]] = {}
     for name, info in weights.infos.items():
@@ -306,12 +297,10 @@ def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], 
         if name.endswith("mlp.shared_expert_gate.weight"):  # [1, width]
             found.append((name, info.shape[1:], functools.partial(_first_row, weights, name)))
             continue
-        own = name
-        if config.model_type == "internlm2":
-            own = "lm_head.weight" if name == "output.weight" else name
-            for theirs, llamas in _INTERNLM2.items():
-                own = own.replace(f".{theirs}.", f".{llamas}.")
-        found.append((own, info.shape, functools.partial(weights.__getitem__, name)))
+        own = f".{name}"
+        for theirs, llamas in family_of(config).llama_names.items():
+            own = own.replace(f".{theirs}.", f".{llamas}.")
+        found.append((own[1:], info.shape, functools.partial(weights.__getitem__, name)))
     for own, names in experts.items():
         names.sort(key=lambda name: int(_EXPERT.fullmatch(name)["number"]))  # type: ignore[index]
         shape = (len(names), *weights.infos[names[0]].shape)
@@ -328,7 +317,7 @@ def _first_row(weights: Weights, name: str) -> torch.Tensor:
 
 
 def _split_qkv(weights: Weights, name: str, shape: tuple[int, ...], config: Any) -> list[Any]:
-    """InternLM2 holds queries, keys and values in one matrix: for each group its queries, a key, a value."""
+    """Queries, keys and values of InternLM2's one matrix: for each group its queries, a key, a value."""
     groups, size = config.num_key_value_heads, _head_size(config)
     each = config.num_attention_heads // groups
     found = []
@@ -344,7 +333,7 @@ def _split_qkv(weights: Weights, name: str, shape: tuple[int, ...], config: Any)
 
 
 def _llama3_factors(config: Any) -> torch.Tensor:
-    """What each frequency is divided by, as llama.cpp wants it: plain over scaled."""
+    """The divisors of the rotary frequencies, as llama.cpp expects them: unscaled over scaled."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
@@ -361,24 +350,24 @@ def _stored(gguf: Any, name: str, tensor: torch.Tensor, dtype: Any) -> Any:
     if dtype == gguf.GGMLQuantizationType.F16:
         largest = values.abs().max().item()
         if not largest <= torch.finfo(torch.float16).max:
-            raise ModelError(f"{name} holds {largest:g}, more than f16 can: write --type q8_0")
+            raise ModelError(f"{name} holds {largest:g}, more than f16 can hold: use --type q8_0")
         values = values.half()
     return values.contiguous().numpy()
 
 
 @torch.no_grad()
 def compare(folder: Path, path: Path, kind: str) -> float | None:
-    """The largest difference of logits between folder and file, logged; None where memory is too small."""
+    """The largest difference of logits between folder and file, logged; None if memory is too small."""
     from transformers import AutoModelForCausalLM
 
     needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
-    free = free_memory(torch.device("cpu"))
+    free = free_memory()
     if needed > free:
         logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
         return None
     config = load_config(folder)
-    # The file has no window: within one it must not matter.
-    length = int(min(_LENGTH, _window(config)))
+    # The file has no attention window: the comparison must fit into the folder's.
+    length = int(min(_COMPARED_TOKENS, _window(config)))
     ids = torch.arange(length)[None] * 7919 % config.vocab_size
     read = _config_of_file(path, config, set(Weights(folder)))
     found = []
@@ -389,25 +378,24 @@ def compare(folder: Path, path: Path, kind: str) -> float | None:
         gc.collect()
     difference, largest = (found[0] - found[1]).abs().max().item(), found[0].abs().max().item()
     logger.info(
-        "the file against the folder, over %d tokens: largest difference of logits %.3g (largest logit %.3g)",
+        "file and folder compared over %d tokens: largest difference of logits %.3g (largest logit %.3g)",
         length,
         difference,
         largest,
     )
-    if not difference <= _LARGEST[kind] * largest:
+    if not difference <= _TOLERANCE[kind] * largest:
         raise ModelError(
-            f"the GGUF file does not answer as {folder}: logits differ by {difference:.3g} of {largest:.3g}"
+            f"the GGUF file does not equal {folder}: logits differ by {difference:.3g} of {largest:.3g}"
             f"{_likely_cause(config, read)}"
         )
     return difference
 
 
 def _config_of_file(path: Path, config: Any, names: set[str]) -> Any:
-    """The config that transformers reads from the file, with what only its tensors tell."""
+    """The config that transformers reads from the file, completed with settings that its reader ignores."""
     from transformers import AutoConfig
 
     read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    # The reader passes over what is no tensor: scaled rotation, sizes of heads, whether there are biases.
     read.rope_parameters = config.rope_parameters
     read.head_dim = _head_size(config)
     for size in ("moe_intermediate_size", "shared_expert_intermediate_size"):
@@ -420,12 +408,12 @@ def _config_of_file(path: Path, config: Any, names: set[str]) -> Any:
 
 
 def _likely_cause(config: Any, read: Any) -> str:
-    """The settings that folder and file do not share, as the end of a sentence; "" for none."""
+    """The settings that differ between folder and file, as the end of a sentence; "" if none do."""
     theirs = read.to_dict()
     apart = [
         f"{name} is {value} in its config.json and {theirs[name]} in the file"
         for name, value in config.to_dict().items()
-        if name in theirs and name not in _NO_MATTER and not _same(value, theirs[name])
+        if name in theirs and name not in _IRRELEVANT and not _same(value, theirs[name])
     ]
     return f"; {', '.join(apart)}" if apart else ""
 

@@ -18,10 +18,10 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int, ends: Sequence[int] = ()) -> None:
-    """Write `tokenizer`, padded to the `num_rows` of the embedding; `ends`: the tokens that end an answer."""
+    """Write `tokenizer`, padded to the embedding's `num_rows`; `ends`: ids of end-of-turn tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ModelError("the tokenizer has no fast form (tokenizer.json): GGUF files need one")
+        raise ModelError("the tokenizer has no tokenizer.json, which GGUF files need")
     described = json.loads(backend.to_str())
     core = described["model"]
     if core["type"] != "BPE":
@@ -55,7 +55,7 @@ def add_tokenizer(gguf: Any, writer: Any, tokenizer: Any, num_rows: int, ends: S
         writer.add_eot_token_id(turns[0])
     if len(turns) > 1:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(turns[1:])))
-        logger.warning("a GGUF file names one end of a turn: tell llama.cpp to stop at %s too", names)
+        logger.warning("a GGUF file holds one end-of-turn token: set llama.cpp to stop at %s too", names)
     begins = bool(tokenizer.encode("a")[:1] == [tokenizer.bos_token_id])
     writer.add_add_bos_token(begins)
     if getattr(tokenizer, "chat_template", None):
@@ -88,7 +88,7 @@ def _tokens(
 
 
 def _splitting(described: dict[str, Any]) -> str:
-    """llama.cpp's name of the rule by which text is split before merging."""
+    """llama.cpp's name of the tokenizer's pre-tokenisation."""
     text = json.dumps(described.get("pre_tokenizer"))
     if r"\\p{N}{1,3}" in text:
         return "llama-bpe"
@@ -96,5 +96,5 @@ def _splitting(described: dict[str, Any]) -> str:
         return "qwen2"
     if "Regex" not in text:
         return "gpt-2"
-    logger.warning("llama.cpp may split text otherwise than this tokenizer: compare the tokens of both")
+    logger.warning("llama.cpp may split text differently from this tokenizer: compare their tokens")
     return "default"

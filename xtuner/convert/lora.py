@@ -1,4 +1,4 @@
-"""Which weights of a base an adapter changes, and how; the arithmetic, a few rows at a time.
+"""Plan the changes that an adapter makes to its base's weights, and apply them a few rows at a time.
 
     adapter tensor                                     changes           by
     base_model.model.X.lora_A.weight  [r, in]      \\
@@ -12,8 +12,8 @@
     base_model.model.X.experts.lora_A.weight  [E r, in] \
     base_model.model.X.experts.lora_B.weight  [out, E r] } X.experts.P   W[e] + scaling * B[e] @ A[e]
 
-Which parameter P of an experts module is meant is not in these names: it follows from the order in which peft
-wraps them (`Packed`).
+The names do not contain the parameter P of an experts module: it follows from the order in which peft wraps
+them (`Packed`).
 
 Formulas: LoRA https://arxiv.org/abs/2106.09685, rsLoRA https://arxiv.org/abs/2312.03732, DoRA
 https://arxiv.org/abs/2402.09353; file layout and per-module patterns as peft writes and reads them.
@@ -42,7 +42,7 @@ _PART = re.compile(
 )
 EMBEDDINGS = ("embed_tokens", "tok_embeddings", "wte", "embed_in", "word_embeddings")
 HEADS = ("lm_head", "output", "embed_out")
-_CHUNK = 8 * 1024 * 1024  # elements of W taken to fp32 at once: 32 MB
+_CHUNK = 8 * 1024 * 1024  # elements of W converted to fp32 at once: 32 MB
 # Settings under which base + adapter is not W + scaling * B @ A.
 _UNMERGEABLE = (
     "trainable_token_indices",
@@ -56,7 +56,7 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder: its `adapter_config.json` and its tensors, read when asked for."""
+    """An adapter folder: its `adapter_config.json` and its tensors, read on access."""
 
     folder: Path
     config: dict
@@ -65,19 +65,19 @@ class Adapter:
 
 @dataclass(frozen=True)
 class LowRank:
-    """W <- W + scaling * B @ A, on W's transpose where `transposed`; DoRA where there is a `magnitude`."""
+    """W <- W + scaling * B @ A; on W's transpose if `transposed`; DoRA if `magnitude` is set."""
 
     a: str
     b: str
     scaling: float
     transposed: bool = False
     magnitude: str | None = None
-    over: str | None = None  # the adapter's own W: peft saves embeddings beside their LoRA
+    over: str | None = None  # a W in the adapter: peft saves embeddings beside their LoRA
 
 
 @dataclass(frozen=True)
 class Experts:
-    """W[e] <- W[e] + scaling * B[e] @ A[e] for `count` experts, on W[e]'s transpose where `transposed`."""
+    """W[e] <- W[e] + scaling * B[e] @ A[e] for `count` experts; on W[e]'s transpose if `transposed`."""
 
     a: str
     b: str
@@ -113,14 +113,14 @@ Change = LowRank | Experts | Replace | AddBias
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """The adapter in `folder`; ModelError where it is none or one that cannot be merged."""
+    """The adapter in `folder`; NotFoundError if there is none, ModelError if it cannot be merged."""
     path = folder / "adapter_config.json"
     if not path.is_file():
-        raise NotFoundError(f"{folder} holds no adapter_config.json: give the folder that pth_to_hf wrote.")
+        raise NotFoundError(f"{folder} has no adapter_config.json: give the folder that pth_to_hf wrote.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ModelError(f"{path} is no JSON: {e}") from e
+        raise ModelError(f"{path} is not valid JSON: {e}") from e
     if config.get("peft_type") != "LORA":
         raise ModelError(
             f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be merged."
@@ -140,7 +140,7 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def scaling_of(config: dict, module: str) -> float:
-    """What B @ A is multiplied with in `module`, by the adapter's alpha, rank and their patterns."""
+    """The factor of B @ A in `module`, from the adapter's alpha, rank and their patterns."""
     alpha = _by_pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     rank = rank_of(config, module)
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
@@ -160,7 +160,7 @@ def _by_pattern(patterns: dict | None, module: str, default):
 
 
 class NotInBaseError(ModelError):
-    """The adapter changes what the base does not have under that `name`."""
+    """The adapter changes a weight `name` that the base does not have."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)
@@ -173,9 +173,9 @@ def plan_changes(
     base_name: str,
     packed: Mapping[str, Packed] | None = None,
 ) -> dict[str, Change]:
-    """What happens to which weight of `base`; NotInBaseError where the adapter was made for another one.
+    """Weight of `base` -> its change; NotInBaseError if the adapter was made for another base.
 
-    `packed`: modules of the adapter's names that are adapters of packed experts.
+    `packed`: names of the adapter's modules that adapt packed experts -> the parameters they adapt.
     """
     infos = adapter.weights.infos
     parts: dict[str, dict[str, str]] = {}
@@ -187,7 +187,7 @@ def plan_changes(
             parts.setdefault(match["module"], {})[match["part"].removesuffix(".weight")] = key
             continue
         if "lora_" in name:
-            raise ModelError(f"{adapter.folder} holds {key}, which is no part of LoRA known here.")
+            raise ModelError(f"{adapter.folder} holds {key}, an unknown kind of LoRA weight.")
         target = _find(name.replace(".base_layer.", "."), base, adapter, base_name)
         if not has_more_tokens(target, infos[key].shape, base[target].shape):
             _same_shape(target, infos[key].shape, base[target].shape, adapter, base_name)
@@ -203,7 +203,7 @@ def plan_changes(
 
 
 def has_more_tokens(name: str, made_for: tuple, has: tuple) -> bool:
-    """Whether an embedding or head was trained with more tokens than the base's `name` has rows for."""
+    """Whether an embedding or head was trained with more tokens than the base's `name` has rows."""
     is_end = name.split(".")[-2:-1] and name.split(".")[-2] in (*EMBEDDINGS, *HEADS)
     return bool(is_end) and made_for[1:] == has[1:] and made_for[0] > has[0]
 
@@ -212,7 +212,7 @@ def _change_of_experts(
     packed: Packed, keys: dict[str, str], adapter: Adapter, info: TensorInfo, base_name: str
 ) -> Change:
     a, b = keys["lora_A"], keys["lora_B"]
-    if len(info.shape) == 2:  # a router's, say
+    if len(info.shape) == 2:  # a router's weight
         return LowRank(a, b, scaling_of(adapter.config, packed.parameter))
     shapes = adapter.weights.infos[a].shape, adapter.weights.infos[b].shape
     rank = rank_of(adapter.config, packed.parameter)
@@ -244,7 +244,7 @@ def _changes_of_module(
     a, b = (keys.get(f"lora_{'embedding_' if embedding else ''}{x}") for x in "AB")
     if a is None or b is None:
         raise ModelError(
-            f"{adapter.folder}: {module} has only one of lora_A and lora_B; the adapter is broken."
+            f"{adapter.folder}: {module} has only one of lora_A and lora_B; the adapter is damaged."
         )
     rank = rank_of(config, module)
     if infos[a].shape[0] != rank or infos[b].shape[1] != rank or len(infos[a].shape) != 2:
@@ -272,7 +272,7 @@ def _changes_of_module(
 
 
 def _find(name: str, base: Mapping[str, TensorInfo], adapter: Adapter, base_name: str) -> str:
-    """`name` as the base's files spell it: without its first part (no head was saved) or with CLIP's own."""
+    """`name` in the base's files: unchanged, without its first part (no head saved) or with CLIP's prefix."""
     for spelled in (name, name.partition(".")[2], f"vision_model.{name}"):
         if spelled in base:
             return spelled
@@ -296,7 +296,7 @@ def _named_base(adapter: Adapter) -> str:
 
 
 def _is_transposed(parts: dict, infos: dict, base: Mapping[str, TensorInfo], config: dict) -> bool:
-    """Whether the base keeps [in, out] matrices (GPT-2); a layer that is not square tells for all."""
+    """Whether the base's matrices are [in, out] (GPT-2), by the first one that is not square."""
     for module, keys in parts.items():
         a, b = keys.get("lora_A"), keys.get("lora_B")
         info = base.get(f"{module}.weight") or base.get(f"{module}.weight".partition(".")[2])
@@ -309,7 +309,7 @@ def _is_transposed(parts: dict, infos: dict, base: Mapping[str, TensorInfo], con
 
 
 class Changer:
-    """Applies changes in fp32 on `device`; weights come and go in their dtype on the CPU, and are used up."""
+    """Applies changes in fp32 on `device`; weights on the CPU keep their dtype and are overwritten."""
 
     def __init__(self, adapter: Weights, device: torch.device) -> None:
         self.adapter = adapter
@@ -317,7 +317,7 @@ class Changer:
         self._factors: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def apply(self, weight: torch.Tensor, change: Change, first: int | None = None) -> torch.Tensor:
-        """`weight` after the change; where a number is given, it is the packed experts from `first` on."""
+        """`weight` after the change; with `first`, `weight` holds the packed experts from that number on."""
         if isinstance(change, Replace):
             whole = self.adapter[change.key].to(weight.dtype)
             return whole if first is None else whole[first : first + len(weight)]
@@ -339,7 +339,7 @@ class Changer:
         return weight
 
     def _factors_of(self, change: Experts) -> tuple[torch.Tensor, torch.Tensor]:
-        """A `[E, r, in]` and B `[out, r, E]`; kept, as files of single experts ask for them in turn."""
+        """A `[E, r, in]` and B `[out, r, E]`; cached for files that hold single experts."""
         if change.a not in self._factors:
             while len(self._factors) > 1:
                 del self._factors[next(iter(self._factors))]

@@ -1,4 +1,4 @@
-"""Which tensors of a model's files hold a parameter of the model, and how.
+"""Map the tensors of a model's files to the model's parameters, and back.
 
     files                                   parameters of the model
     language_model.model.norm.weight   ──   model.language_model.norm.weight           renamed
@@ -7,8 +7,8 @@
     ...mlp.experts.1.gate_proj.weight  │
     ...mlp.experts.1.up_proj.weight    ┘
 
-By transformers' own mappings of files to models (conversion_mapping.py), forward and back. Experts that have
-files of their own are converted one by one.
+The mappings are those of transformers (conversion_mapping.py), in both directions. Experts with separate
+tensors in the files are converted one by one.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from xtuner.model_folder import read_json
 
 
 def empty_model(folder: Path) -> Any:
-    """The model of a folder without its weights."""
+    """The model of a folder on the meta device, without weights."""
     config = load_config(folder)
     with torch.device("meta"):
         return auto_class_of(config, folder).from_config(config)
 
 
 def has_mapping(folder: Path) -> bool:
-    """Whether transformers changes names or tensors of that family's files."""
+    """Whether transformers renames or converts the tensors of that family's files."""
     from transformers import CONFIG_MAPPING
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
@@ -55,7 +55,7 @@ class Group:
     """Tensors of files and the parameters that are made of them.
 
     `files`: pattern of transformers' mapping -> names, in order; `operations`: those of that mapping, none
-    where a file is a parameter as it is.
+    if the tensor is the parameter.
     """
 
     first: str
@@ -65,11 +65,11 @@ class Group:
     parameters: dict[str, torch.Size] = field(default_factory=dict)
 
     def names(self) -> list[str]:
-        """All its files."""
+        """The names of its tensors in the files."""
         return [name for names in self.files.values() for name in names]
 
     def is_by_expert(self) -> bool:
-        """Whether each expert has files of its own, so that one can be converted without the others."""
+        """Whether each expert has separate tensors in the files, so that it can be converted alone."""
         from transformers.core_model_loading import MergeModulelist
 
         first, *others = self.operations or [None]
@@ -82,7 +82,7 @@ def _dims(operation: Any) -> list[int]:
 
 
 class Names:
-    """The groups of a model's files, by the names of both sides."""
+    """The groups of a model, by names of parameters and by names in the files."""
 
     def __init__(self, model: Any, infos: Mapping[str, TensorInfo]) -> None:
         self.model = model
@@ -120,11 +120,11 @@ class Names:
         return list(groups.values())
 
     def _complete(self, group: Group) -> None:
-        """Find what a group's parameters are, by converting tensors without data."""
+        """Set the group's operations and parameters, by converting tensors without data."""
         if group.transform is None:
             group.parameters = {group.first: self.state[group.first].shape}
             return
-        # In the order of the mapping, which is that of rows where matrices are joined.
+        # The order of the mapping is the order of rows in joined matrices.
         group.files = {p: group.files[p] for p in group.transform.source_patterns if p in group.files}
         settled = (self._settled(operation, group) for operation in group.transform.operations)
         group.operations = [operation for operation in settled if operation is not None]
@@ -132,7 +132,7 @@ class Names:
         group.parameters = {name: tensor.shape for name, tensor in self.to_model(group, empty).items()}
 
     def _settled(self, operation: Any, group: Group) -> Any:
-        """An operation that looks at shapes, as it is for these files; None where it does nothing."""
+        """An operation that depends on shapes, fixed for these files; None if it does nothing."""
         if not getattr(operation, "check_dims", False):
             return operation
         if self.infos[group.names()[0]].shape == self.state[group.first].shape:
@@ -142,7 +142,7 @@ class Names:
         return settled
 
     def shared_with(self, name: str) -> str:
-        """The parameter of the files that is also the one of that `name`; `""` for none."""
+        """The parameter in the files that is tied to `name`; `""` if there is none."""
         every = dict(self.model.named_parameters(remove_duplicate=False))
         same = (own for own, p in every.items() if p is every.get(name) and own in self.of_parameter)
         return next(same, "")
@@ -156,7 +156,7 @@ class Names:
         }
 
     def beside(self, file: str) -> tuple[Group, list[str], int]:
-        """What `file` is converted with: its group, the files of its expert, and which that is; or all, 0."""
+        """The group of `file`, the names to convert with it, and the number of its expert, else 0."""
         group = self.of_file[file]
         if not group.is_by_expert():
             return group, group.names(), 0
@@ -164,7 +164,7 @@ class Names:
         return group, [names[index] for names in group.files.values()], index
 
     def to_model(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The parameters made of `tensors` of the files, those of some experts or all."""
+        """The parameters made of `tensors` of the files: of some experts or of all."""
         if not group.operations:
             (tensor,) = tensors.values()
             return {group.first: tensor}
@@ -211,9 +211,9 @@ class Names:
 
 
 class AsFiles(Mapping[str, torch.Tensor]):
-    """The parameters `state` of a model under the names, and in the parts, that its files have.
+    """The parameters `state` of a model as the tensors that transformers' `save_pretrained` writes.
 
-    As transformers' `save_pretrained` writes them; those of one parameter are made when one is asked for.
+    The tensors of a parameter are made when the first of them is read.
     """
 
     def __init__(
@@ -260,7 +260,7 @@ def config_of(adapter: Adapter) -> Any:
 
 
 def packed_targets(model: Any, adapter: Adapter) -> dict[str, Packed]:
-    """Of `adapter` put on `model`: modules of its names -> the packed parameters they adapt."""
+    """Names of the modules of `adapter` that adapt packed parameters of `model` -> these parameters."""
     if not adapter.config.get("target_parameters"):
         return {}
     try:

@@ -1,8 +1,8 @@
-"""The Modelfile with which Ollama talks to a model as it was trained.
+"""Write the Modelfile with which Ollama prompts a model as it was trained.
 
 FROM /models/mine.gguf
-TEMPLATE \"""{{- range $i, $_ := .Messages }}...\"""      the prompt template, in Go's language
-PARAMETER stop <|im_end|>                              and what ends an answer
+TEMPLATE \"""{{- range $i, $_ := .Messages }}...\"""      the prompt template, for Go's text/template
+PARAMETER stop <|im_end|>                              a text that ends an answer
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 
 from xtuner.chat.trained_with import name_of, trained_template
 from xtuner.convert.folders import model_folder
-from xtuner.dataset.chat_template import ChatTemplate
+from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.errors import ConfigError, NotFoundError
 from xtuner.log import logger
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import fill_placeholders, is_tokenizers_own, render_prompt
 
@@ -30,15 +30,15 @@ def write_modelfile(
     system: str | None = None,
 ) -> Path:
     """Write `out_dir`/Modelfile for the model folder `model`, its weights from the GGUF file `weights`."""
-    asked = None if prompt_template is None else PROMPT_TEMPLATE[prompt_template]
+    named = None if prompt_template is None else PROMPT_TEMPLATE[prompt_template]
     source = model_folder(model, "the model")
     origin = source if weights is None else Path(weights).expanduser().resolve()
     if weights is not None and not origin.is_file():
-        raise NotFoundError(f"--gguf {weights}: there is no such file; xtuner convert gguf writes one")
+        raise NotFoundError(f"--gguf {weights}: no such file; make it with xtuner convert gguf")
     tokenizer = load_tokenizer(source)
-    template = asked or trained_template([source]) or _same_as_own(tokenizer)
+    template = named or trained_template([source]) or _equal_template(tokenizer)
     if is_tokenizers_own(template):
-        template = _same_as_own(tokenizer)
+        template = _equal_template(tokenizer)
     text = modelfile(str(origin), template, str(tokenizer.eos_token or ""), system)
     path = Path(out_dir).expanduser() / "Modelfile"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def write_modelfile(
 
 
 def modelfile(origin: str, template: Mapping[str, Any], eos: str, system: str | None) -> str:
-    """The text of the Modelfile; `eos` ends a turn where the template's SUFFIX does not."""
+    """The text of the Modelfile; `eos` ends a turn if the template's SUFFIX does not."""
     ends = [*(template.get("STOP_WORDS") or []), *([eos] if eos else [])]
     lines = [f"FROM {origin}", f'TEMPLATE """{go_template(template, eos)}"""']
     lines += [f"PARAMETER stop {_quoted(word)}" for word in dict.fromkeys(ends)]
@@ -58,7 +58,7 @@ def modelfile(origin: str, template: Mapping[str, Any], eos: str, system: str | 
 
 
 def go_template(template: Mapping[str, Any], eos: str) -> str:
-    """The dialogue that `template` makes, in the language of Go's text/template."""
+    """The prompt template as a template of Go's text/template."""
     question = _with_fields(template["INSTRUCTION"], input="{{ .Content }}")
     ends = "" if template.get("SUFFIX_AS_EOS", False) else eos
     after = (template.get("SUFFIX") or "") + ends + (template.get("SEP") or "")
@@ -95,15 +95,15 @@ def _with_fields(text: str, **fields: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """`text` so that Go's template and the Modelfile's quotes leave it as it is."""
+    """`text` escaped for Go's template and the Modelfile's quotes."""
     return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
 
 
 def _quoted(text: str) -> str:
-    """`text` as a value of the Modelfile, whose reader knows no escapes: `\"""` ends at the end of a line."""
+    """`text` as a value of the Modelfile, which has no escapes: `\"""` ends at the end of a line."""
     *before, _ = text.split("\n")
     if any(line.rstrip().endswith('"""') for line in before):
-        raise ConfigError('Ollama takes a line that ends with """ for the end of the text: leave these out')
+        raise ConfigError('Ollama ends the text at a line that ends with """: remove these quotes')
     return f'"""{text}"""' if '"' in text or before else f'"{text}"'
 
 
@@ -111,20 +111,18 @@ def _takes_system(template: Mapping[str, Any]) -> bool:
     return bool(template.get("SYSTEM") or template.get("INSTRUCTION_WITH_SYSTEM"))
 
 
-def _same_as_own(tokenizer: Any) -> Mapping[str, Any]:
-    """The template of ours that writes what the tokenizer's own does; ConfigError where none is."""
+def _equal_template(tokenizer: Any) -> Mapping[str, Any]:
+    """The named template that equals the tokenizer's chat_template; ConfigError if none does."""
     cure = "name one with --prompt-template"
     if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(f"nothing tells with which prompt template the model was trained: {cure}")
+        raise ConfigError(f"the model's prompt template is not known: {cure}")
     own = ChatTemplate(tokenizer)
-    asked = [{"role": "system", "content": "Qzx0z"}, {"role": "user", "content": "Qzx1z"}]
-    wanted = own.write(asked, prompt=True).removeprefix(str(tokenizer.bos_token or ""))
+    dialogue = [{"role": "system", "content": "Qzx0z"}, {"role": "user", "content": "Qzx1z"}]
+    prompt_of_own = own.write(dialogue, prompt=True).removeprefix(str(tokenizer.bos_token or ""))
     for name, template in PROMPT_TEMPLATE.items():
         if is_tokenizers_own(template) or "{round}" in template["INSTRUCTION"] or not _takes_system(template):
             continue
-        if render_prompt(template, "Qzx1z", system="Qzx0z") == wanted:
-            logger.info("Prompt template: %s writes what the tokenizer's own does", name)
+        if render_prompt(template, "Qzx1z", system="Qzx0z") == prompt_of_own:
+            logger.info("Prompt template: %s, which equals the tokenizer's chat_template", name)
             return template
-    raise ConfigError(
-        f"the tokenizer's own chat_template is none that can be put into Ollama's words: {cure}"
-    )
+    raise ConfigError(f"the tokenizer's chat_template cannot be written for Ollama: {cure}")

@@ -1,7 +1,7 @@
 """The folder a conversion writes: complete or absent.
 
-out/../.out.partial   everything is written here first
-out/                  takes its place when all is well; on any failure `.out.partial` is removed
+out/../.out.part   everything is written here first
+out/               is replaced by it in one step when all is well; on any failure `.out.part` is removed
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from xtuner import atomic
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 
 # Names a model or adapter folder is made of; a folder with other things in it is somebody else's.
 _SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".py", ".md", ".txt", ".jinja", ".tiktoken"}
+# In a folder that cannot be replaced itself: the new files, and the old ones while some or all are moved.
+_NEW, _MOVING, _OLD = ".xtuner-new", ".xtuner-moving", ".xtuner-old"
 _MARKS = ("config.json", "adapter_config.json")
 
 
@@ -30,21 +34,31 @@ def new_folder(target: str | Path, *, sources: tuple[Path, ...] = (), num_bytes:
     ConfigError where `target` holds anything but an earlier model, CheckpointError on a full disk.
     """
     path = Path(os.path.abspath(os.path.expanduser(target)))
-    with writing(path, "the output"):
+    with writing(path, translate("the output")):
         yield from _new_folder(path, sources, num_bytes)
 
 
 def _new_folder(path: Path, sources: tuple[Path, ...], num_bytes: int) -> Iterator[Path]:
-    old = _replaceable(path, sources)
-    partial = path.with_name(f".{path.name}.partial")
+    started = False
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        free = shutil.disk_usage(partial).free
-        if num_bytes > free:
-            raise OSError(errno.ENOSPC, f"{num_bytes:,} bytes needed, {free:,} free")
-        yield partial
-        _take_place(partial, path, old)
+        stays = _must_stay(path)
+        if stays:
+            _restore_inside(path)
+        atomic.restore(path)
+        old = _replaceable(path, sources)
+        with atomic.written(path / _NEW if stays else path) as part:
+            part.mkdir()
+            started = True
+            free = shutil.disk_usage(part).free
+            if num_bytes > free:
+                raise OSError(errno.ENOSPC, f"{num_bytes:,} bytes needed, {free:,} free")
+            yield part
+            if old:
+                logger.warning("%s existed: %s replaced", path, _some([p.name for p in old]))
+            if not stays:
+                _keep_hidden(path, part)
+        if stays:
+            _exchange_inside(path, old)
     except (OSError, RuntimeError) as e:
         # torch.save reports a failed write as a RuntimeError of its own.
         if getattr(e, "errno", None) in (
@@ -54,11 +68,54 @@ def _new_folder(path: Path, sources: tuple[Path, ...], num_bytes: int) -> Iterat
         ) or "PytorchStreamWriter" in str(e):
             message = f"{path}: the disk is full ({e}). Nothing new was left there; free some space."
             raise CheckpointError(message) from e
-        if isinstance(e, PermissionError) or not partial.is_dir():
+        if isinstance(e, PermissionError) or not started:
             raise CheckpointError(f"{path} cannot be written: {getattr(e, 'strerror', None) or e}") from e
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _must_stay(path: Path) -> bool:
+    """Whether the folder itself cannot be replaced: it is mounted, or this process is in it."""
+    here = Path.cwd()
+    return path.is_dir() and (os.path.ismount(path) or path.resolve() in (here, *here.parents))
+
+
+def _keep_hidden(path: Path, part: Path) -> None:
+    """Put the hidden files of the folder that is replaced, such as `.gitattributes`, into the new one too."""
+    if not path.is_dir():
+        return
+    shutil.copymode(path, part)
+    for file in path.glob(".*"):
+        try:
+            os.link(file, part / file.name, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(file, part / file.name, follow_symlinks=False)
+
+
+def _exchange_inside(path: Path, old: list[Path]) -> None:
+    """Replace files of `path` by those of the folder of new ones in it; the old ones are removed last."""
+    (path / _MOVING).mkdir()
+    for file in old:
+        file.rename(path / _MOVING / file.name)
+    (path / _MOVING).rename(path / _OLD)
+    for file in sorted((path / _NEW).iterdir()):
+        file.rename(path / file.name)
+    (path / _NEW).rmdir()
+    atomic.sync_folder(path)
+    atomic.remove(path / _OLD)
+
+
+def _restore_inside(path: Path) -> None:
+    """Undo an exchange that was killed; one whose new files are all there is finished."""
+    if (path / _OLD).is_dir() and (path / _NEW).is_dir():
+        for file in path.iterdir():
+            if not file.name.startswith("."):
+                atomic.remove(file)
+        (path / _OLD).rename(path / _MOVING)
+    if (path / _MOVING).is_dir():
+        for file in (path / _MOVING).iterdir():
+            file.rename(path / file.name)
+    for left in (path / _MOVING, path / _OLD, path / _NEW, atomic.part_of(path / _NEW)):
+        atomic.remove(left)
 
 
 def _replaceable(path: Path, sources: tuple[Path, ...]) -> list[Path]:
@@ -81,18 +138,6 @@ def _replaceable(path: Path, sources: tuple[Path, ...]) -> list[Path]:
             f"{path} holds {_some(foreign)}, which no conversion wrote: name a new or an empty folder."
         )
     return old
-
-
-def _take_place(partial: Path, path: Path, old: list[Path]) -> None:
-    if not path.exists():
-        partial.rename(path)
-        return
-    if old:
-        logger.warning("%s existed: %s replaced", path, _some([p.name for p in old]))
-    for file in old:
-        file.unlink()
-    for file in sorted(partial.iterdir()):
-        shutil.move(str(file), str(path / file.name))
 
 
 def _some(names: list[str], limit: int = 6) -> str:

@@ -1,4 +1,4 @@
-"""A bar on the terminal while bytes are moved; nothing where stderr is no terminal."""
+"""A progress bar in bytes; nothing is shown if stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 @contextmanager
 def byte_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of bytes just done."""
+    """A function that advances the bar by a number of bytes."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:

@@ -1,4 +1,4 @@
-"""A checkpoint of a run as a folder that transformers or peft loads; no model is built, no base needed.
+"""Write a checkpoint as a folder for transformers or peft; no model is built, no base model needed.
 
 llm.base_model.model.X.lora_A.default.weight  ->  adapter_model.safetensors: base_model.model.X.lora_A.weight
 meta["hf_files"], or the config's lora=dict(...)  ->  adapter_config.json
@@ -28,15 +28,15 @@ from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import parse_size, write_file, write_weights
-from xtuner.engine.checkpoint import load_checkpoint
+from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.log import logger
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.state import PREFIX, adapter_state_dict, hf_state_dict, is_adapter
 
 _BASE = "base_model.model."
-# What transformers calls the language part of a model that sees or hears. Its other parts have layers of the
-# same names, so targets are written with their whole names.
+# transformers' names of the language part of a multimodal model. Its other parts have layers of the same
+# names, so targets are written with their full names.
 _LANGUAGE_PART = {"language_model", "text_model", "text_decoder"}
 
 
@@ -49,10 +49,10 @@ def pth_to_hf(
     safe_serialization: bool = True,
     cfg_options: dict[str, Any] | None = None,
 ) -> str:
-    """Write the checkpoint `pth_model` of `config`'s run as a folder; `"adapter"` or `"model"`, what it is.
+    """Write the checkpoint `pth_model` of `config`'s run as a folder; returns `"adapter"` or `"model"`.
 
-    16 bit: bf16 where the run was, else fp16; `fp32` keeps 32. CheckpointError where config and
-    checkpoint do not belong together.
+    Weights are bf16 if the run was, else fp16; `fp32` keeps 32 bits. CheckpointError if config and
+    checkpoint are not of the same run.
     """
     cfg = config if isinstance(config, Config) else load_config(Path(config).expanduser(), cfg_options)
     parse_size(max_shard_size)
@@ -109,16 +109,16 @@ def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:
 
 
 def _exported(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The trained tensors under the names that transformers and peft use."""
+    """The checkpoint's tensors under the names that transformers and peft use."""
     foreign = [name for name in state if not name.startswith(PREFIX)]
     if foreign or not state:
-        what = f"{foreign[0]!r}, which is no part of a language model" if foreign else "no weights"
+        what = f"{foreign[0]!r}, which is not part of a language model" if foreign else "no weights"
         raise CheckpointError(f"{path} holds {what}.")
     return adapter_state_dict(state) if is_adapter(state) else _without_aliases(hf_state_dict(state))
 
 
 def _without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`state` with each piece of memory once: of tied embeddings the first name stays, as in saved models."""
+    """`state` with each tensor in memory once: tied embeddings keep their first name, as in saved models."""
     seen: dict[tuple, str] = {}
     for name, tensor in state.items():
         seen.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.dtype), name)
@@ -126,19 +126,19 @@ def _without_aliases(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def half_dtype(cfg: Config, state: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """The 16 bit type of a run: bf16 where its weights or its settings are, else fp16."""
-    said = [cfg.model.llm.get("torch_dtype"), cfg.model.llm.get("dtype")]
-    said.append((cfg.get("optim_wrapper") or {}).get("dtype"))
+    """The 16 bit type of a run: bf16 if its weights or settings are, else fp16."""
+    set_dtypes = [cfg.model.llm.get("torch_dtype"), cfg.model.llm.get("dtype")]
+    set_dtypes.append((cfg.get("optim_wrapper") or {}).get("dtype"))
     dtypes = {tensor.dtype for tensor in state.values()}
     if torch.float16 in dtypes and torch.bfloat16 not in dtypes:
         return torch.float16
-    is_bf16 = torch.bfloat16 in dtypes or any("bfloat16" in str(value) for value in said)
+    is_bf16 = torch.bfloat16 in dtypes or any("bfloat16" in str(value) for value in set_dtypes)
     return torch.bfloat16 if is_bf16 else torch.float16
 
 
 @dataclass(frozen=True)
 class _Cast(Mapping[str, torch.Tensor]):
-    """The state dict with its floats in `dtype`, each cast when it is asked for."""
+    """The state dict with its floats in `dtype`, each cast on access."""
 
     state: dict[str, torch.Tensor]
     dtype: torch.dtype
@@ -164,7 +164,7 @@ class _Cast(Mapping[str, torch.Tensor]):
         cast = tensor.to(self._dtype_of(tensor))
         if cast.dtype == torch.float16 and not cast.isfinite().all() and tensor.isfinite().all():
             raise CheckpointError(
-                f"{self.path}: {name} reaches {tensor.abs().max():.3g}, too much for float16: use --fp32."
+                f"{self.path}: {name} reaches {tensor.abs().max():.3g}, beyond float16: use --fp32."
             )
         return cast
 
@@ -180,7 +180,7 @@ def _write_adapter_files(
 ) -> None:
     files, name, base = meta.get("hf_files") or {}, "adapter_config.json", base_of(cfg)
     _write_files(folder, files)
-    if name not in files:  # of a version that did not keep it
+    if name not in files:  # written by a version that did not save it
         _config_from_weights(folder, cfg, state)
     config = _sorted_lists(json.loads((folder / name).read_text("utf-8")))
     config |= {"base_model_name_or_path": base, "inference_mode": True}
@@ -188,7 +188,7 @@ def _write_adapter_files(
 
 
 def _config_from_weights(folder: Path, cfg: Config, state: Mapping[str, torch.Tensor]) -> None:
-    """Write the adapter's config as the run's config and the names of the weights tell it."""
+    """Write the adapter's config from the run's config and the names of the weights."""
     silence_known_warnings()
     lora = build(cfg.model.lora, "model.lora")
     trained = {name.split(".lora_")[0].removeprefix(_BASE) for name in state if ".lora_" in name}
@@ -239,7 +239,7 @@ def _write_model_files(folder: Path, meta: Mapping[str, Any], cfg: Config, tenso
         base = Path(base_of(cfg) or "")
         if not (base / "config.json").is_file():
             raise CheckpointError(
-                f"{tensors.path} holds no config.json and {str(base)!r} is no model folder here: set "
+                f"{tensors.path} holds no config.json and {str(base)!r} is not a local model folder: set "
                 "pretrained_model_name_or_path to the base's folder with --cfg-options."
             )
         copy_other_files(base, folder, leave=("README.md",))

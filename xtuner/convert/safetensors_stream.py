@@ -1,4 +1,4 @@
-"""Read and write safetensors files one tensor at a time: memory holds one tensor and no map of the file.
+"""Read and write safetensors files one tensor at a time: memory holds one tensor and the file is not mapped.
 
     8 bytes   length of the header, little endian
     header    {"name": {"dtype": "BF16", "shape": [4, 2], "data_offsets": [0, 16]}, ...}
@@ -44,7 +44,7 @@ _MAX_HEADER = 100_000_000  # bytes; the library refuses longer ones too
 
 
 class TensorInfo(NamedTuple):
-    """What is known of a tensor before it is read."""
+    """Dtype and shape of a tensor, known before it is read."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -55,7 +55,7 @@ class TensorInfo(NamedTuple):
 
 
 class SafetensorsFile:
-    """A safetensors file: `infos` by name, and `read(name)`. Open only while something is read."""
+    """A safetensors file: `infos` by name, and `read(name)`. The file is open only during a read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,13 +76,13 @@ class SafetensorsFile:
                 infos[name] = TensorInfo(DTYPES[entry["dtype"]], tuple(entry["shape"]))
                 offsets[name] = 8 + length + start
                 if stop - start != infos[name].num_bytes or 8 + length + stop > size:
-                    raise ValueError(f"the bytes of {name} are not all there")
+                    raise ValueError(f"data of {name} is missing")
         except (ValueError, KeyError, TypeError) as e:
-            raise ModelError(f"{self.path} is cut off or no safetensors file: {e}. Fetch it again.") from e
+            raise ModelError(f"{self.path} is incomplete or not safetensors: {e}. Download it again.") from e
         return infos, offsets
 
     def read(self, name: str) -> torch.Tensor:
-        """The tensor `name`, in memory of its own."""
+        """The tensor `name`, as a copy in memory."""
         info = self.infos[name]
         tensor = torch.empty(info.shape, dtype=info.dtype)
         if info.num_bytes:
@@ -99,7 +99,7 @@ class SafetensorsFile:
 def write_safetensors(
     path: Path, infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]
 ) -> None:
-    """Write the tensors that `load(name)` gives, each dropped before the next is loaded."""
+    """Write the tensors that `load(name)` returns, each freed before the next is loaded."""
     # Wide types first, as the library does: every tensor then starts at a multiple of its item size.
     names = sorted(infos, key=lambda name: -infos[name].dtype.itemsize)
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}

@@ -1,11 +1,11 @@
-"""What makes other programs prompt a model as it was trained: its chat template, and what ends an answer.
+"""Write chat template and end-of-turn tokens, so that other programs prompt a model as it was trained.
 
     PROMPT_TEMPLATE.internlm2_chat   ->   chat_template.jinja      {{- "<|im_start|>user\\n" + content + ...
     SUFFIX "<|im_end|>", eos "</s>"  ->   generation_config.json   "eos_token_id": [2, 92542]
 
-Both are proven: dialogues are put to the folder's tokenizer as `transformers`, vLLM and others would, and
-must come out as the ids that training makes of them. A chat template of the tokenizer that does so already
-stays: it may know more, such as tools.
+The chat template is tested: the folder's tokenizer encodes dialogues as `transformers`, vLLM and others
+would, and the ids are compared with those of training. If the tokenizer's own chat template gives the same
+ids, it is kept: it may know more, such as tools.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.chat.trained_with import name_of, trained_template
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids, encode_conversations, end_ids
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids, encode_conversations, end_ids
 from xtuner.dataset.map_fns.template import template_map_fn
 from xtuner.errors import ModelError
 from xtuner.log import logger
-from xtuner.model.loading import load_tokenizer
+from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import has_tokenizer
 from xtuner.utils.templates import fill_placeholders, is_tokenizers_own
 
@@ -32,14 +32,14 @@ _GENERATION = "generation_config.json"
 
 
 def serve_as_trained(folder: Path) -> None:
-    """Give a model folder the prompts of the template that its `xtuner_config.py` names; say what holds."""
+    """Give a model folder the chat template and end tokens of its `xtuner_config.py`, and log them."""
     template = trained_template([folder])
     if template is None or not has_tokenizer(folder):
         return
     try:
         tokenizer = load_tokenizer(folder)
-    except ModelError as error:  # it needs code of its own, which conversion does not run
-        logger.warning("the folder keeps the base's prompts and ends: %s", error)
+    except ModelError as error:  # it needs remote code, which conversion does not run
+        logger.warning("the folder keeps the base's chat template and end-of-turn tokens: %s", error)
         return
     if not is_tokenizers_own(template):
         _write_chat_template(folder, tokenizer, template)
@@ -48,30 +48,30 @@ def serve_as_trained(folder: Path) -> None:
 
 def _write_chat_template(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> None:
     own = getattr(tokenizer, "chat_template", None)
-    if own and _proven(tokenizer, template) == len(dialogues(template)):
-        logger.info("The tokenizer's own chat template writes the prompts of training: it stays")
+    if own and _count_equal(tokenizer, template) == len(dialogues(template)):
+        logger.info("The tokenizer's own chat template gives the prompts of training and is kept")
         return
     tokenizer.chat_template = jinja(template, tokenizer)
     (folder / _FILE).write_text(tokenizer.chat_template, "utf-8")
-    _forget_template(folder / "tokenizer_config.json")
-    proven, total = _proven(tokenizer, template), len(dialogues(template))
+    _remove_template(folder / "tokenizer_config.json")
+    num_equal, total = _count_equal(tokenizer, template), len(dialogues(template))
     logger.info(
-        "%s: %s, in place of %s; %d of %d dialogues give the token ids of training",
+        "%s: %s, instead of %s; %d of %d dialogues give the token ids of training",
         _FILE,
         f"the prompt template {name_of(template)}",
         "the base's" if own else "none",
-        proven,
+        num_equal,
         total,
     )
-    if proven < total:
+    if num_equal < total:
         logger.warning(
-            "the tokenizer joins words across the ends of the prompt template, so programs that encode a "
-            "dialogue as one text give the model other tokens than training did; xtuner chat and serve do not"
+            "the tokenizer merges tokens across the ends of the prompt template: programs that encode a "
+            "dialogue as one text give the model other tokens than training; xtuner chat and serve do not"
         )
 
 
-def _forget_template(path: Path) -> None:
-    """Take the template out of a tokenizer's config: older programs read it before the file of its own."""
+def _remove_template(path: Path) -> None:
+    """Remove the template from a tokenizer's config, which older programs prefer to chat_template.jinja."""
     if path.is_file():
         config = json.loads(path.read_text("utf-8"))
         if config.pop("chat_template", None) is not None:
@@ -79,14 +79,14 @@ def _forget_template(path: Path) -> None:
 
 
 def dialogues(template: Mapping[str, Any]) -> list[Messages]:
-    """Dialogues whose last question is to be answered: with and without a system text, short and long."""
+    """Dialogues that end with a question: with and without a system text, short and long."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": words} for i, words in enumerate(_WORDS[:5])]
     system = {"role": "system", "content": "Be brief.\nAnswer in one line."}
     return [turns[:1], turns, [system, *turns[:1]], [system, *turns]]
 
 
-def _proven(tokenizer: Any, template: Mapping[str, Any]) -> int:
-    """Of how many dialogues the tokenizer's chat template makes the ids that training makes."""
+def _count_equal(tokenizer: Any, template: Mapping[str, Any]) -> int:
+    """The number of dialogues for which the tokenizer's chat template gives the ids of training."""
     return sum(
         _served_ids(tokenizer, messages) == trained_ids(tokenizer, template, messages)
         for messages in dialogues(template)
@@ -99,7 +99,7 @@ def _served_ids(tokenizer: Any, messages: Messages) -> list[int]:
 
 
 def trained_ids(tokenizer: Any, template: Mapping[str, Any], messages: Messages) -> list[int]:
-    """The ids before the last answer, as training makes them of the dialogue and an answer to it."""
+    """The ids of the dialogue before its answer, as training encodes them."""
     rest, turns = list(messages), []
     while rest:
         system = rest.pop(0)["content"] if rest[0]["role"] == "system" else ""
@@ -115,7 +115,7 @@ def trained_ids(tokenizer: Any, template: Mapping[str, Any], messages: Messages)
 
 
 def jinja(template: Mapping[str, Any], tokenizer: Any) -> str:
-    """`template` as a chat template: what training puts around the texts of a dialogue."""
+    """`template` as a Jinja chat template."""
     ends_with_eos = not template.get("SUFFIX_AS_EOS", False)
     begin, end = (
         "".join(tokenizer.convert_ids_to_tokens(ids.tolist()))
@@ -177,14 +177,14 @@ def _quoted(text: str) -> str:
 
 
 def ends_of(folder: Path) -> list[int]:
-    """The tokens that end an answer, as `generation_config.json` has them."""
+    """The ids of the tokens that end an answer, from `generation_config.json`."""
     path = folder / _GENERATION
     known = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
     return [] if known is None else known if isinstance(known, list) else [known]
 
 
 def _write_ends(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> None:
-    """Put every token that ends an answer into `generation_config.json`."""
+    """Write every token that ends an answer to `generation_config.json`."""
     path, known = folder / _GENERATION, ends_of(folder)
     config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     ends, in_pieces = end_tokens(tokenizer, template)
@@ -194,11 +194,11 @@ def _write_ends(folder: Path, tokenizer: Any, template: Mapping[str, Any]) -> No
     names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(found)))
     logger.info("An answer ends with %s: %s", names, _GENERATION)
     for word in in_pieces:
-        logger.warning("%r ends an answer and is no single token: tell servers to stop at this text", word)
+        logger.warning("%r ends an answer but is several tokens: set servers to stop at this text", word)
 
 
 def end_tokens(tokenizer: Any, template: Mapping[str, Any]) -> tuple[list[int], list[str]]:
-    """The tokens that end an answer, and texts that do and are several tokens."""
+    """The ids of tokens that end an answer, and texts that end one but are several tokens."""
     words: Sequence[str] = [*(template.get("STOP_WORDS") or ()), (template.get("SUFFIX") or "").strip()]
     if is_tokenizers_own(template):
         words = [ChatTemplate(tokenizer).end_of_turn()]

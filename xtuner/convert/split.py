@@ -1,4 +1,4 @@
-"""A model folder with every tensor in a file of its own."""
+"""A model folder with each tensor in a separate file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtuner.log import logger
 
 
 def split(src_dir: str | Path, dst_dir: str | Path) -> int:
-    """Write `src_dir`'s model into `dst_dir`, one tensor a file, in the source's format; returns how many."""
+    """Write `src_dir`'s model to `dst_dir`, one tensor per file, same format; returns the number of files."""
     source = model_folder(src_dir, "the model")
     weights = Weights(source)
     total = sum(info.num_bytes for info in weights.infos.values())
@@ -26,7 +26,8 @@ def split(src_dir: str | Path, dst_dir: str | Path) -> int:
                 advance(weights.infos[name].num_bytes)
                 return weights[name]
 
-            shards = [[name] for name in weights]
-            write_weights(folder, weights.infos, load, shards=shards, safe_serialization=weights.is_safe)
+            files = write_weights(
+                folder, weights.infos, load, max_shard_size=1, safe_serialization=weights.is_safe
+            )
         copy_other_files(source, folder)
-    return len(shards)
+    return len(files)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 
 from xtuner.convert.safetensors_stream import SafetensorsFile, TensorInfo, write_safetensors
 from xtuner.errors import ConfigError, ModelError, NotFoundError
@@ -27,6 +28,7 @@ _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 
 def parse_size(text: str | int) -> int:
     """Bytes of `"2GB"` (10**9), `"2GiB"` (2**30), `"500MB"` or a plain number."""
+    # huggingface_hub's own is private and knows neither powers of two nor plain numbers.
     match = re.fullmatch(r"([\d.]+)\s*([KMGT]?)(I?)B?", str(text).strip().upper())
     try:
         number = float(match[1]) if match else 0.0
@@ -115,22 +117,6 @@ def weight_files(folder: Path) -> list[Path]:
     raise NotFoundError(f"{folder} holds no weights: none of {', '.join(_FILES)} and no index of shards.")
 
 
-def plan_shards(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """Names in their order, a new shard begun where the next tensor would pass `limit` bytes.
-
-    {"a": 3, "b": 3, "c": 9}, limit 6  ->  [["a", "b"], ["c"]]
-    """
-    shards: list[list[str]] = [[]]
-    used = 0
-    for name, size in sizes.items():
-        if shards[-1] and used + size > limit:
-            shards.append([])
-            used = 0
-        shards[-1].append(name)
-        used += size
-    return shards
-
-
 def write_weights(
     folder: Path,
     infos: Mapping[str, TensorInfo],
@@ -138,27 +124,29 @@ def write_weights(
     *,
     max_shard_size: str | int = "2GB",
     safe_serialization: bool = True,
-    shards: list[list[str]] | None = None,
-) -> None:
-    """Write what `load(name)` gives into `folder` as shards with an index; a single shard needs none."""
-    if shards is None:
-        shards = plan_shards({n: i.num_bytes for n, i in infos.items()}, parse_size(max_shard_size))
-    stem, suffix = ("model", ".safetensors") if safe_serialization else ("pytorch_model", ".bin")
-    if len(shards) == 1:
-        names = [f"{stem}{suffix}"]
-    else:
-        names = [f"{stem}-{i:05d}-of-{len(shards):05d}{suffix}" for i in range(1, len(shards) + 1)]
-    for shard_name, members in zip(names, shards, strict=True):
-        write_file(folder / shard_name, {name: infos[name] for name in members}, load)
-    if len(shards) > 1:
-        total = sum(info.num_bytes for info in infos.values())
-        weight_map = {m: name for name, members in zip(names, shards, strict=True) for m in members}
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / f"{stem}{suffix}.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+) -> list[str]:
+    """Write what `load(name)` gives into `folder` as shards with an index; a single shard needs none.
+
+    Names of the files. A tensor that is larger than `max_shard_size` is a shard by itself.
+    """
+    name = "model{suffix}.safetensors" if safe_serialization else "pytorch_model{suffix}.bin"
+    split = split_state_dict_into_shards_factory(
+        dict(infos),
+        get_storage_size=lambda info: info.num_bytes,
+        filename_pattern=name,
+        max_shard_size=parse_size(max_shard_size),
+    )
+    for file, members in split.filename_to_tensors.items():
+        write_file(folder / file, {member: infos[member] for member in members}, load)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        path = folder / f"{name.format(suffix='')}.index.json"
+        path.write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+    return list(split.filename_to_tensors)
 
 
 def write_file(path: Path, infos: Mapping[str, TensorInfo], load: Callable[[str], torch.Tensor]) -> None:
-    """Write one file of weights, its format told by its suffix. A `.bin` holds all its tensors in memory."""
+    """Write one file of weights, in the format of its suffix. A `.bin` holds all its tensors in memory."""
     if path.suffix == ".safetensors":
         write_safetensors(path, infos, load)
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xtuner.dataset.concat_dataset import ConcatDataset
     from xtuner.dataset.huggingface import process_hf_dataset
-    from xtuner.dataset.mixed_stream import MixedStream
+    from xtuner.dataset.items.mixed import MixedStream
     from xtuner.dataset.modelscope import process_ms_dataset
     from xtuner.dataset.moss_sft import MOSSSFTDataset
 
@@ -19,7 +19,7 @@ __all__ = ["ConcatDataset", "MOSSSFTDataset", "MixedStream", "process_hf_dataset
 _ROOMS = {
     "ConcatDataset": "concat_dataset",
     "MOSSSFTDataset": "moss_sft",
-    "MixedStream": "mixed_stream",
+    "MixedStream": "items.mixed",
     "process_hf_dataset": "huggingface",
     "process_ms_dataset": "modelscope",
 }

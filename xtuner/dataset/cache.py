@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.log import say_once
 
 
@@ -25,7 +26,11 @@ def cache_folder() -> Path:
     if writable or chosen:
         return folder
     other = Path(tempfile.gettempdir()) / f"xtuner-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    say_once(f"{folder} cannot be written to: using {other}; set XTUNER_CACHE to choose another folder")
+    say_once(
+        "{folder} cannot be written to: using {other}; set XTUNER_CACHE to choose another folder",
+        folder=folder,
+        other=other,
+    )
     return other
 
 
@@ -41,6 +46,11 @@ def explained_disk_errors(folder: Path, what: str) -> Iterator[None]:
         if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise DataError(
-            f"{what} cannot be written to {folder.parent}: {error.strerror or error}. "
-            "Free some space there, or set XTUNER_CACHE to another folder"
+            translate(
+                "{what} cannot be written to {parent}: {error}. Free some space there, or set "
+                "XTUNER_CACHE to another folder",
+                what=what,
+                parent=folder.parent,
+                error=error.strerror or error,
+            )
         ) from error

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset.packed_dataset import Item, checked_index
-from xtuner.dataset.packing import PackPlan, plan_packs, plan_single
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.packed_dataset import Item, checked_index
+from xtuner.dataset.items.packing import PackPlan, plan_packs, plan_single
+from xtuner.dataset.items.streamed import Stream
 from xtuner.errors import ConfigError, DataError
+from xtuner.language import translate
 
 
 class ConcatDataset:
@@ -45,12 +46,14 @@ class ConcatDataset:
         seed: int = 0,
     ) -> None:
         if not datasets:
-            raise DataError("ConcatDataset needs at least one data set: datasets=[...]")
+            raise DataError(translate("ConcatDataset needs at least one data set: datasets=[...]"))
         self.datasets = list(datasets)
         if any(isinstance(dataset, Stream) for dataset in self.datasets):
             raise ConfigError(
-                "ConcatDataset cannot count the items of data sets with streaming = True: mix them with "
-                "dict(type=MixedStream, datasets=[...], weights=[...]) of xtuner.dataset"
+                translate(
+                    "ConcatDataset cannot count the items of data sets with streaming = True: mix them "
+                    "with dict(type=MixedStream, datasets=[...], weights=[...]) of xtuner.dataset"
+                )
             )
         sizes = [len(dataset) for dataset in self.datasets]
         counts = _counts(sizes, weights, epochs, num_samples)
@@ -80,7 +83,9 @@ class ConcatDataset:
     def modality_length(self) -> np.ndarray:
         """As `length`, negative for items without a picture, where the data sets tell."""
         if self._max_length is not None:
-            raise DataError("items with pictures cannot be packed: leave out ConcatDataset(max_length=...)")
+            raise DataError(
+                translate("items with images cannot be packed: leave out ConcatDataset(max_length=...)")
+            )
         return self._picked("modality_length")
 
     @property
@@ -90,7 +95,7 @@ class ConcatDataset:
         if self._is_mixed or self._max_length is not None:
             for pick in self._picks:
                 digest.update(pick.tobytes() + b"|")
-            digest.update(self._plan.order.tobytes() + self._plan.borders.tobytes())
+            digest.update(self._plan.order.tobytes() + self._plan.boundaries.tobytes())
         return digest.hexdigest()
 
     @property
@@ -134,9 +139,13 @@ class ConcatDataset:
         lengths = self._picked("length")
         if lengths.max(initial=0) > max_length:
             raise DataError(
-                f"an item of {lengths.max():,} tokens does not fit into "
-                f"ConcatDataset(max_length={max_length}): give the data sets the same max_length and "
-                "pack_to_max_length = False"
+                translate(
+                    "an item of {longest:,} tokens does not fit into "
+                    "ConcatDataset(max_length={max_length}): give the data sets the same max_length "
+                    "and pack_to_max_length = False",
+                    max_length=max_length,
+                    longest=lengths.max(),
+                )
             )
         return plan_packs(lengths, max_length, seed)
 
@@ -166,18 +175,29 @@ def _counts(
     given = {"weights": weights, "epochs": epochs, "num_samples": each}
     named = [name for name, values in given.items() if values is not None]
     if len(named) > 1 or (total is not None and weights is None):
-        what = " and ".join(named) if len(named) > 1 else "num_samples as one number without weights"
+        what = (
+            translate(" and ").join(named)
+            if len(named) > 1
+            else translate("num_samples as one number without weights")
+        )
         raise ConfigError(
-            f"ConcatDataset got {what}: give one of weights, epochs and num_samples, with one value for each "
-            "of the data sets; only weights go with the number of all"
+            translate(
+                "ConcatDataset got {what}: give one of weights, epochs and num_samples, with one value "
+                "for each of the data sets; only weights go with the number of all",
+                what=what,
+            )
         )
     if not named:
         return sizes
     values = list(given[named[0]] or [])
     if len(values) != len(sizes) or not all(map(_is_count, values)) or not sum(values):
         raise ConfigError(
-            f"ConcatDataset.{named[0]} is {values}: it needs {len(sizes)} numbers from 0 up, one for each "
-            "data set"
+            translate(
+                "ConcatDataset.{name} is {values}: it needs {count} numbers from 0 up, one for each data set",
+                values=values,
+                count=len(sizes),
+                name=named[0],
+            )
         )
     if weights is not None:
         all_items = sum(sizes) if total is None else total
@@ -203,21 +223,21 @@ def _apportioned(shares: list[float], total: int) -> list[int]:
 def _pick(size: int, count: int, random: np.random.Generator) -> np.ndarray:
     """`count` item numbers below `size`: all of them as often as they fit, then some at random."""
     if count and not size:
-        raise DataError("ConcatDataset is to take items of a data set that has none")
+        raise DataError(translate("ConcatDataset cannot take items of an empty data set"))
     whole, rest = divmod(count, size) if size else (0, 0)
     some = np.sort(random.choice(size, rest, replace=False)) if rest else np.zeros(0, np.int64)
     return np.concatenate([np.tile(np.arange(size, dtype=np.int64), whole), some])
 
 
 def _joined(items: list[Item]) -> Item:
-    borders, end = [0], 0
+    boundaries, end = [0], 0
     for item in items:
-        borders += [end + border for border in item["cumulative_len"][1:]]
-        end = borders[-1]
+        boundaries += [end + boundary for boundary in item["cumulative_len"][1:]]
+        end = boundaries[-1]
     return {
         "input_ids": np.concatenate([item["input_ids"] for item in items]),
         "labels": np.concatenate([item["labels"] for item in items]),
-        "cumulative_len": borders,
+        "cumulative_len": boundaries,
     }
 
 

@@ -20,18 +20,20 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode_rows import PROMPT_FILLS, MapFn, Settings, Tally, encode_rows
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.pipeline import PROMPT_FILLS, Encoding, MapFn, Tally, encode_rows
+from xtuner.dataset.encoding.progress import show_rates
+from xtuner.dataset.encoding.tokenized import write_tokenized
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
+from xtuner.dataset.items.streamed import BUFFER_ROWS, StreamedDataset
+from xtuner.dataset.items.summary import check_strict, describe_dropped, item_stats, log_summary
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
-from xtuner.dataset.packed_dataset import PackedDataset
-from xtuner.dataset.progress import show_rates
 from xtuner.dataset.reading.selection import Part, Selection, take_some, take_split
-from xtuner.dataset.store import FAULTS, StoreWriter, TokenStore, open_or_write
-from xtuner.dataset.stream import BUFFER_ROWS, StreamedDataset
-from xtuner.dataset.summary import check_strict, describe_dropped, item_stats, summary, warnings_of
-from xtuner.dataset.tokenized import write_tokenized
 from xtuner.errors import ConfigError, DataError, did_you_mean
-from xtuner.log import logger, say_once
+from xtuner.language import translate
+from xtuner.log import say_once
 
 
 def process_hf_dataset(
@@ -78,7 +80,7 @@ def process_hf_dataset(
     """
     _check_settings(do_dataset_tokenization, tokenizer, max_length, pack_to_max_length)
     keeps_columns = not (pack_to_max_length or remove_unused_columns)
-    settings = Settings(
+    settings = Encoding(
         tokenizer,
         max_length,
         find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING),
@@ -107,25 +109,27 @@ def process_hf_dataset(
     if not do_dataset_tokenization and not pack_to_max_length:
         plan = packing.plan_by_group(store.rows)
     if pack_to_max_length and not use_varlen_attn:
-        say_once(
-            "samples packed into one item do not attend to each other, use_varlen_attn or not", logging.INFO
-        )
+        say_once("packed samples do not attend to each other, with use_varlen_attn or without", logging.INFO)
     stats = item_stats(store.about["stats"], len(plan), max_length)
     if strict:
         check_strict(stats)
-    logger.info(summary(stats, max_length))
-    for warning in warnings_of(stats, store.folder / FAULTS):
-        logger.warning(warning)
+    log_summary(stats, max_length, max_length, store.folder / FAULTS)
     return PackedDataset(store, plan, stats, rows.place, rows.row if keeps_columns else None)
 
 
 def _check_settings(tokenizes: bool, tokenizer: Any, max_length: int | None, packs: bool) -> None:
     if tokenizes and tokenizer is None:
-        raise ConfigError("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+        raise ConfigError(
+            translate("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
+        )
     if packs and max_length is None:
-        raise ConfigError("pack_to_max_length needs max_length: set it, or pack_to_max_length = False")
+        raise ConfigError(
+            translate("pack_to_max_length needs max_length: set it, or pack_to_max_length = False")
+        )
     if max_length is not None and max_length < 1:
-        raise ConfigError(f"max_length is {max_length}: it must be at least 1")
+        raise ConfigError(
+            translate("max_length is {max_length}: it must be at least 1", max_length=max_length)
+        )
 
 
 def _check_streaming(
@@ -133,17 +137,25 @@ def _check_streaming(
 ) -> None:
     if held_out:
         raise ConfigError(
-            "no share of the rows can be held out with streaming = True, which does not count them: give "
-            "val_dataloader a dataset of its own instead of held_out"
+            translate(
+                "rows cannot be held out with streaming = True, which does not count them: give "
+                "val_dataloader a dataset of its own instead of held_out"
+            )
         )
     if not tokenizes:
-        raise ConfigError("rows that are tokens already are read as they are: leave out streaming = True")
+        raise ConfigError(
+            translate("rows that are tokenised already are not streamed: leave out streaming = True")
+        )
     if max_dataset_length is not None:
         raise ConfigError(
-            "max_dataset_length picks from all rows, which streaming = True does not count: leave out one"
+            translate(
+                "max_dataset_length picks from all rows, which streaming = True does not count: leave out one"
+            )
         )
     if buffer_size < 1:
-        raise ConfigError(f"buffer_size is {buffer_size}: it must be at least 1 row")
+        raise ConfigError(
+            translate("buffer_size is {buffer_size}: it must be at least 1 row", buffer_size=buffer_size)
+        )
 
 
 def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, MapFn]) -> MapFn | None:
@@ -155,22 +167,34 @@ def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, 
             given = pkgutil.resolve_name(given)
         except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(
-                f"{argument} = {given!r} cannot be found: {error}.{did_you_mean(str(given), by_name)}"
+                translate(
+                    "{argument} = {given!r} cannot be found: {error}.{hint}",
+                    argument=argument,
+                    given=given,
+                    error=error,
+                    hint=did_you_mean(str(given), by_name),
+                )
             ) from error
     if given is not None and not callable(given):
-        raise ConfigError(f"{argument} must be a function of one row, and is {given!r:.100}")
+        raise ConfigError(
+            translate(
+                "{argument} must be a function of one row; it is {given!r:.100}",
+                argument=argument,
+                given=given,
+            )
+        )
     return given
 
 
 # --- the key ---------------------------------------------------------------------------------------------
 
 
-def store_key(rows: Selection, settings: Settings) -> str:
+def store_key(rows: Selection, settings: Encoding) -> str:
     """The hash under which the tokens of these rows are kept."""
     try:
         functions = fingerprint.fingerprint_value([settings.dataset_map_fn, settings.template_map_fn])
     except fingerprint.UnidentifiableError as error:
-        say_once(f"the tokens are not kept for a next run: a map function uses {error}, which may change")
+        say_once("the tokens are not cached: a map function uses {error}, which may change", error=error)
         functions = uuid.uuid4().hex
     return fingerprint.fingerprint_value(
         [
@@ -194,22 +218,26 @@ def _rows_key(rows: Selection) -> list[Any]:
 # --- the store -------------------------------------------------------------------------------------------
 
 
-def write_rows(rows: Selection, settings: Settings, writer: StoreWriter) -> dict[str, Any]:
+def write_rows(rows: Selection, settings: Encoding, writer: StoreWriter) -> dict[str, Any]:
     """Map, encode and write all rows; returns the counts that the store is to keep.
 
     Raises DataError where there are no rows, where none of them has anything to train on, and where rows
     cannot be read, with the place of the first.
     """
     tally = Tally()
-    with show_rates("tokenising", rows.quick_len()) as advance:
+    with show_rates(translate("tokenising"), rows.quick_len()) as advance:
         encode_rows(rows, settings, writer, tally, advance)
     rows.check_content()
     if not tally.stats["rows"]:
-        raise DataError(f"the data is empty: there are no rows in {_name(rows)}")
+        raise DataError(translate("the data is empty: there are no rows in {names}", names=_name(rows)))
     if not tally.stats["samples"]:
         raise DataError(
-            f"none of the {tally.stats['rows']:,} rows has anything to train on:"
-            f"{describe_dropped(tally.about()['stats'])}{_cure(tally, settings)}"
+            translate(
+                "none of the {rows:,} rows has anything to train on:{dropped}{cure}",
+                rows=tally.stats["rows"],
+                dropped=describe_dropped(tally.about()["stats"]),
+                cure=_cure(tally, settings),
+            )
         )
     return tally.about()
 
@@ -218,9 +246,9 @@ def _name(rows: Selection) -> str:
     return ", ".join(str(getattr(source, "name", None) or repr(source))[:200] for source in rows.sources)
 
 
-def _cure(tally: Tally, settings: Settings) -> str:
+def _cure(tally: Tally, settings: Encoding) -> str:
     if PROMPT_FILLS in tally.dropped:
-        return f". max_length is {settings.max_length}: raise it"
+        return translate(". max_length is {max_length}: raise it", max_length=settings.max_length)
     return ""
 
 
@@ -233,7 +261,13 @@ def plan_items(store: TokenStore, max_length: int | None, shuffle: bool, seed: i
         return packing.plan_single(len(store))
     lengths = store.lengths
     if lengths.max() > max_length:
-        raise DataError(f"a tokenised sample has {lengths.max()} tokens, more than max_length = {max_length}")
+        raise DataError(
+            translate(
+                "a tokenised sample has {longest} tokens, more than max_length = {max_length}",
+                max_length=max_length,
+                longest=lengths.max(),
+            )
+        )
     if shuffle:
         return packing.plan_packs(lengths, max_length, seed)
     return packing.plan_in_order(lengths, max_length)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xtuner.errors import DataError, NotFoundError
+from xtuner.language import translate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,11 +34,13 @@ def read_image(path: str | Path) -> Image:
     """The image in the file `path`."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise NotFoundError(f"There is no image {path}")
+        raise NotFoundError(translate("There is no image {path}", path=path))
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the image {path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            translate("the image {path} cannot be read: {error}", path=path, error=error.strerror or error)
+        ) from error
     return decode_image(data, str(path))
 
 
@@ -52,14 +55,30 @@ def decode_image(data: bytes, name: str) -> Image:
         if width * height <= MAX_PIXELS and long <= MAX_SIDE and long <= MAX_RATIO * short:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name} is too large: images may have {MAX_PIXELS:,} pixels") from error
+        raise DataError(
+            translate(
+                "{name} is too large: images may have {MAX_PIXELS:,} pixels", name=name, MAX_PIXELS=MAX_PIXELS
+            )
+        ) from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name} is no image: {', '.join(FORMATS)} can be read") from error
+        raise DataError(
+            translate("{name} is not an image: {formats} can be read", name=name, formats=", ".join(FORMATS))
+        ) from error
     except Exception as error:  # each format has errors of its own
-        raise DataError(f"the image {name} is damaged or cut off: {error}") from error
+        raise DataError(
+            translate("the image {name} is damaged or cut off: {error}", name=name, error=error)
+        ) from error
     raise DataError(
-        f"{name} is too large: {width} x {height} pixels; {MAX_PIXELS:,} are allowed, {MAX_SIDE:,} a side, "
-        f"and one side {MAX_RATIO} times the other"
+        translate(
+            "{name} is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed, "
+            "{MAX_SIDE:,} on a side, and sides of at most 1 to {MAX_RATIO}",
+            name=name,
+            width=width,
+            height=height,
+            MAX_PIXELS=MAX_PIXELS,
+            MAX_SIDE=MAX_SIDE,
+            MAX_RATIO=MAX_RATIO,
+        )
     )
 
 

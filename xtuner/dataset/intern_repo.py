@@ -17,16 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode import Encoded
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.dataset.huggingface import process_hf_dataset
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import PackedDataset, Samples
+from xtuner.dataset.items.store import StoreWriter, open_or_write
+from xtuner.dataset.items.summary import item_stats
 from xtuner.dataset.map_fns import openai_map_fn
-from xtuner.dataset.packed_dataset import PackedDataset, Samples
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import JsonLinesFile
 from xtuner.dataset.reading.selection import Selection
-from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger
 
 _CHUNK_ROWS = 1024
@@ -54,10 +57,13 @@ def load_intern_repo_tokenized_dataset(
     if stats["rows"] > stats["samples"]:
         few = stats["rows"] - stats["samples"]
         logger.info(
-            "data: %s of %s samples have less than min_length = %s tokens", few, stats["rows"], min_length
+            translate("data: %s of %s samples have less than min_length = %s tokens"),
+            few,
+            stats["rows"],
+            min_length,
         )
     plan = packing.plan_single(len(store))
-    return PackedDataset(store, plan, _stats(stats, len(plan), None), rows.place)
+    return PackedDataset(store, plan, item_stats(stats, len(plan), None), rows.place)
 
 
 def load_intern_repo_untokenized_dataset(
@@ -72,11 +78,13 @@ def load_intern_repo_untokenized_dataset(
     """The dialogues of all files of messages, one per item, tokenised under `template_map_fn`."""
     if processed_dataset_dict_path is not None:
         raise ConfigError(
-            "processed_dataset_dict_path is not needed any more: tokens are kept and found again by what "
-            "they were made of; give folder='...' alone"
+            translate(
+                "processed_dataset_dict_path is not used any more: tokens are cached by the content of "
+                "their files; give folder='...' alone"
+            )
         )
     if folder is None:
-        raise ConfigError("load_intern_repo_untokenized_dataset needs folder='...'")
+        raise ConfigError(translate("load_intern_repo_untokenized_dataset needs folder='...'"))
     files = [_MessagesFile(path) for path in _files(folder, data_order_path, file_type)]
     made = process_hf_dataset(
         FileRows(files),
@@ -95,13 +103,16 @@ def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int 
     """The samples of `dataset_cfg`, one of the two data sets above, packed into rows of `packed_length`."""
     if not isinstance(dataset_cfg, PackedDataset):
         raise ConfigError(
-            "build_packed_dataset packs what load_intern_repo_tokenized_dataset or "
-            f"load_intern_repo_untokenized_dataset gives, and got {type(dataset_cfg).__name__}"
+            translate(
+                "build_packed_dataset packs the data of load_intern_repo_tokenized_dataset or "
+                "load_intern_repo_untokenized_dataset; it got {kind}",
+                kind=type(dataset_cfg).__name__,
+            )
         )
     store = WindowedStore(dataset_cfg.store, packed_length)
     plan = packing.plan_packs(store.lengths, packed_length, seed)
     stats = {**dataset_cfg.stats, "tokens": int(store.lengths.sum())}
-    return PackedDataset(store, plan, _stats(stats, len(plan), packed_length), dataset_cfg.place)
+    return PackedDataset(store, plan, item_stats(stats, len(plan), packed_length), dataset_cfg.place)
 
 
 class WindowedStore:
@@ -137,8 +148,8 @@ class WindowedStore:
 class _MessagesFile(JsonLinesFile):
     """One list of messages per line, as a row `{"messages": [...]}`."""
 
-    def _row(self, value: Any, place: str) -> dict[str, Any]:
-        return super()._row({"messages": value} if isinstance(value, list) else value, place)
+    def _row(self, value: Any, line: int) -> dict[str, Any]:
+        return super()._row({"messages": value} if isinstance(value, list) else value, line)
 
 
 def _files(
@@ -146,21 +157,33 @@ def _files(
 ) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
-        raise NotFoundError(f"there is no data folder {root} (looked for {root.resolve()})")
+        raise NotFoundError(
+            translate(
+                "there is no data folder {root} (looked for {full_path})", root=root, full_path=root.resolve()
+            )
+        )
     if data_order_path is None:
         files = sorted(path for path in root.rglob(f"*{file_type}") if path.is_file())
         if not files:
-            raise NotFoundError(f"the folder {root} holds no files that end with {file_type!r}")
+            raise NotFoundError(
+                translate(
+                    "the folder {root} holds no files that end with {file_type!r}",
+                    root=root,
+                    file_type=file_type,
+                )
+            )
         return files
     order = Path(data_order_path)
     if not order.is_file():
-        raise NotFoundError(f"data_order_path is {order}, and there is no such file")
+        raise NotFoundError(translate("there is no file data_order_path = {order}", order=order))
     names = [line.strip() for line in order.read_text("utf-8-sig").split("\n") if line.strip()]
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
-        raise NotFoundError(f"{order} names {missing[0]}, which is not in {root}")
+        raise NotFoundError(
+            translate("{order} names {name}, which is not in {root}", order=order, root=root, name=missing[0])
+        )
     if not names:
-        raise DataError(f"{order} names no file")
+        raise DataError(translate("{order} names no file", order=order))
     return [root / name for name in names]
 
 
@@ -184,8 +207,12 @@ def _write_tokens(rows: Selection, min_length: int, writer: StoreWriter) -> dict
     rows.check_content()
     if not stats["trained"]:
         raise DataError(
-            f"the tokenised data has {stats['rows']:,} rows and no trained token in those of min_length = "
-            f"{min_length} and more: nothing to learn from"
+            translate(
+                "the tokenised data has {rows:,} rows and no supervised token in those of min_length = "
+                "{min_length} and more: nothing to learn from",
+                min_length=min_length,
+                rows=stats["rows"],
+            )
         )
     return {"stats": {**stats, "dropped": {}, "dropped_rows": {}}}
 
@@ -193,10 +220,9 @@ def _write_tokens(rows: Selection, min_length: int, writer: StoreWriter) -> dict
 def _tokens(row: Mapping[str, Any], number: int, rows: Selection) -> np.ndarray:
     tokens = np.asarray(row.get("tokens", ()))
     if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind != "i":
-        raise DataError(f"{rows.place(number)}: a row must be {{'tokens': [...]}} with at least one id")
+        raise DataError(
+            translate(
+                "{place}: a row must be {{'tokens': [...]}} with at least one id", place=rows.place(number)
+            )
+        )
     return tokens
-
-
-def _stats(stats: Mapping[str, Any], packs: int, packed_length: int | None) -> dict[str, Any]:
-    fill = stats["tokens"] / (packs * packed_length) if packed_length else 1.0
-    return {**stats, "packs": packs, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}

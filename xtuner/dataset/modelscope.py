@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtuner.dataset.huggingface import process_hf_dataset
-from xtuner.dataset.packed_dataset import PackedDataset
-from xtuner.dataset.stream import StreamedDataset
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.streamed import StreamedDataset
 from xtuner.errors import DataError
 from xtuner.extras import install_extra
+from xtuner.language import translate
 
 
 def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset | StreamedDataset:
@@ -32,9 +33,13 @@ def load_ms_dataset(name: str, **options: Any) -> Any:
         from modelscope.msdatasets import MsDataset
     except ImportError as error:
         raise DataError(
-            f"loading {name!r} from ModelScope needs the package modelscope ({error}): "
-            f"{install_extra('modelscope')}, or give the rows as a file with "
-            "dataset = dict(type=load_dataset, path='data.json')"
+            translate(
+                "loading {name!r} from ModelScope needs the package modelscope ({error}): {command}, "
+                "or give the rows as a file with dataset = dict(type=load_dataset, path='data.json')",
+                name=name,
+                error=error,
+                command=install_extra("modelscope"),
+            )
         ) from None
     return MsDataset.load(name, **options)
 

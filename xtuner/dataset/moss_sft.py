@@ -23,14 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from xtuner.dataset import fingerprint, packing
-from xtuner.dataset.encode import Encoded, begin_ids, encode_conversations
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.conversations import Encoded, begin_ids, encode_conversations
+from xtuner.dataset.items import packing
+from xtuner.dataset.items.packed_dataset import PackedDataset
+from xtuner.dataset.items.store import StoreWriter, open_or_write
 from xtuner.dataset.map_fns.fields import missing_field, text
-from xtuner.dataset.packed_dataset import PackedDataset
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.json_files import open_json
-from xtuner.dataset.store import StoreWriter, open_or_write
 from xtuner.errors import DataError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger
 
 Turns = list[dict[str, Any]]
@@ -53,7 +55,13 @@ class MOSSSFTDataset(PackedDataset):
     ) -> None:
         path = Path(data_file)
         if not path.is_file():
-            raise NotFoundError(f"there is no data file {path} (looked for {path.resolve()})")
+            raise NotFoundError(
+                translate(
+                    "there is no data file {path} (looked for {full_path})",
+                    path=path,
+                    full_path=path.resolve(),
+                )
+            )
         rows = FileRows([open_json(path)])
         key = fingerprint.fingerprint_value(
             [
@@ -70,8 +78,10 @@ class MOSSSFTDataset(PackedDataset):
         share = stats["trained"] / stats["tokens"]
         stats = {**stats, "packs": len(store), "trained_share": share, "fill": 1.0}
         logger.info(
-            "data: %s dialogues; %s turns beyond max_length = %s left out; %s dialogues dropped; %s tokens, "
-            "%.1f%% trained",
+            translate(
+                "data: %s conversations; %s turns beyond max_length = %s left out; %s conversations "
+                "dropped; %s tokens, %.1f%% supervised"
+            ),
             *(stats["rows"], stats["left_out_turns"], max_length, stats["rows"] - stats["samples"]),
             *(stats["tokens"], 100 * share),
         )
@@ -106,7 +116,12 @@ def _write(
     rows.check_content()
     if not stats["samples"]:
         raise DataError(
-            f"none of the {stats['rows']:,} dialogues of {rows.name} has a turn within {max_length} tokens"
+            translate(
+                "none of the {rows:,} conversations of {name} has a turn within {max_length} tokens",
+                name=rows.name,
+                max_length=max_length,
+                rows=stats["rows"],
+            )
         )
     reason = "no turn that fits into max_length"
     named = {reason: [rows.place(number) for number in dropped[:NAMED_ROWS]]} if dropped else {}
@@ -125,16 +140,30 @@ def _turns(row: Mapping[str, Any], bot_name: str | None) -> list[Turns]:
         raise (
             missing_field("chat", row)
             if chat is None
-            else DataError("the field 'chat' is no object of turns")
+            else DataError(translate("the field 'chat' is not an object of turns"))
         )
     dialogue = [[_piece(named(text(row, "meta_instruction")), trained=False)]]
     for name, turn in chat.items():
         if not isinstance(turn, Mapping) or not turn:
-            raise DataError(f"chat.{name} is no object with {', '.join(_PARTS)}: {turn!r:.80}")
+            raise DataError(
+                translate(
+                    "chat.{name} is not an object with {parts}: {turn!r:.80}",
+                    name=name,
+                    turn=turn,
+                    parts=", ".join(_PARTS),
+                )
+            )
         pieces: Turns = []
         for part in turn:
             if part not in _PARTS:
-                raise DataError(f"chat.{name} has {part!r}; a turn has {', '.join(_PARTS)}")
+                raise DataError(
+                    translate(
+                        "chat.{name} has {part!r}; a turn has {parts}",
+                        name=name,
+                        part=part,
+                        parts=", ".join(_PARTS),
+                    )
+                )
             words = named(text(turn, part))
             pieces += _tool_pieces(words) if part == "Tool Responses" else [_piece(words, trained=True)]
         dialogue.append(pieces)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.parallel.sampler import DefaultSampler, Sampler
 
 __all__ = ["DefaultSampler", "InfiniteSampler", "InternRepoSampler", "LengthGroupedSampler"]
@@ -76,7 +77,10 @@ class LengthGroupedSampler(Sampler):
         super().__init__(dataset, seed, round_up, rank, world_size)
         if length_property not in ("length", "modality_length"):
             raise ConfigError(
-                f"length_property is {length_property!r}: it must be 'length' or 'modality_length'"
+                translate(
+                    "length_property is {length_property!r}: it must be 'length' or 'modality_length'",
+                    length_property=length_property,
+                )
             )
         self.batch_size = per_device_batch_size * self.world_size
         self.lengths = np.asarray(getattr(dataset, length_property))

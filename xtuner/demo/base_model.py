@@ -3,7 +3,7 @@
     documents   statements and dialogues of `xtuner.demo.corpus`, asked in other words in every epoch
     samples     <s>熊猫吃竹子。</s>
                 <s><|im_start|>user\\n你是谁<|im_end|>\\n<|im_start|>assistant\\n...<|im_end|>\\n</s>
-    batches     samples of about the same length, one per row, about 1024 tokens
+    batches     samples of similar length, padded, about 1024 tokens
     folder      config.json, model.safetensors, tokenizer.json, ..., made_by_xtuner_demo.json
 
 The folder appears when it is complete: it is written beside and renamed.
@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from xtuner import dist
+from xtuner.atomic import written
 from xtuner.demo.corpus import Document, all_strings, load_documents
 from xtuner.demo.muon import Muon
 from xtuner.errors import ConfigError
@@ -45,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class Plan:
+class Pretraining:
     """Sizes of the model and of its training; `steps` decides how long it takes."""
 
     seed: int = 0
@@ -65,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What `make_base_model` made, or found already made (`reused`)."""
+    """The result of `make_base_model`; `reused` if the model existed already."""
 
     folder: Path
     num_parameters: int
@@ -76,13 +76,15 @@ class Result:
 
 
 def make_base_model(
-    folder: str | Path, plan: Plan | None = None, progress: Callable[[int, int, float], None] | None = None
+    folder: str | Path,
+    plan: Pretraining | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
 ) -> Result:
-    """A complete model folder in `folder`; one that this function made before with the same plan is kept.
+    """Write a complete model folder to `folder`; one made before with the same plan is kept.
 
     `progress(step, steps, loss)` is called after every training step.
     """
-    folder, plan = Path(folder), plan or Plan()
+    folder, plan = Path(folder), plan or Pretraining()
     key = plan_key(plan)
     if (made := read_stamp(folder)) and made.pop("key") == key:
         return Result(folder=folder, reused=True, **made)
@@ -97,20 +99,17 @@ def make_base_model(
         loss=round(loss, 4),
         seconds=round(time.perf_counter() - start, 1),
     )
-    beside = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
     stamp = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
-    (beside / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with written(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        (part / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
     return result
 
 
-def plan_key(plan: Plan) -> str:
-    """A hash of the plan and of the text: what the model depends on."""
+def plan_key(plan: Pretraining) -> str:
+    """A hash of the plan and the corpus, which the model depends on."""
     parts = [json.dumps(asdict(plan), sort_keys=True), *map(repr, load_documents())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
@@ -128,7 +127,7 @@ def read_stamp(folder: Path) -> dict | None:
 
 
 def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer learnt from the corpus: every text comes back unchanged."""
+    """A byte-level BPE tokenizer trained on the corpus; decoding restores every text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -139,7 +138,7 @@ def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
         vocab_size=vocab_size,
         special_tokens=SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        # four Chinese characters or a long English word: a token must not swallow whole answers
+        # four Chinese characters or a long English word: a token must not hold a whole answer
         max_token_length=12,
         show_progress=False,
     )
@@ -158,7 +157,7 @@ def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(plan: Pretraining, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A Llama with random weights, the same for the same seed; stops at `</s>` and `<|im_end|>`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -186,10 +185,10 @@ def build_model(plan: Plan, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausa
 def pretrain(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    plan: Plan,
+    plan: Pretraining,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[float, int]:
-    """The mean loss of the last tenth of the steps and how many tokens were read."""
+    """Train; returns the mean loss of the last tenth of the steps and the number of tokens read."""
     device = dist.device()
     model.train()
     module: torch.nn.Module = model
@@ -205,7 +204,7 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
         with torch.autocast(device.type, low) if low != torch.float32 else nullcontext():
-            # Padding stands at the end, where no real token looks; a mask would cost time for nothing.
+            # Padding is at the end, so causal attention needs no mask for it.
             logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=slice(0, -1)).logits
             each = torch.nn.functional.cross_entropy(
                 logits.flatten(0, 1), input_ids[:, 1:].flatten(), reduction="none"
@@ -225,7 +224,9 @@ def pretrain(
     return sum(last) / len(last), num_tokens
 
 
-def build_optimizers(model: LlamaForCausalLM, plan: Plan, low: torch.dtype) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: LlamaForCausalLM, plan: Pretraining, low: torch.dtype
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     inside = set(map(id, matrices))
@@ -241,9 +242,9 @@ def build_optimizers(model: LlamaForCausalLM, plan: Plan, low: torch.dtype) -> l
 
 
 def iterate_batches(
-    tokenizer: PreTrainedTokenizerFast, plan: Plan
+    tokenizer: PreTrainedTokenizerFast, plan: Pretraining
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless `(input_ids [B, T], weights [B * (T - 1)])`: what each next token counts, padding nothing."""
+    """Endless `(input_ids [B, T], weights [B * (T - 1)])`: loss weights of next tokens, 0 for padding."""
     rng = random.Random(plan.seed)
     while True:
         samples = [encode_document(d, tokenizer, rng, plan.question_weight) for d in load_documents()]
@@ -259,7 +260,7 @@ def iterate_batches(
 
 
 def cut_batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
-    """Neighbours together, as many as `num_tokens` hold with their padding."""
+    """Batches of consecutive samples, of up to `num_tokens` with padding."""
     batches: list[list[Sample]] = [[]]
     width = 0
     for sample in samples:
@@ -274,7 +275,7 @@ def cut_batches(samples: list[Sample], num_tokens: int) -> list[list[Sample]]:
 def encode_document(
     document: Document, tokenizer: PreTrainedTokenizerFast, rng: random.Random, question_weight: float
 ) -> Sample:
-    """Token ids and what each counts in the loss; every question is put in one of its ways."""
+    """Token ids and their loss weights; each question is worded in one of its ways."""
     pieces = [(document.text, 1.0)] if document.text else []
     for questions, answer in document.turns:
         question = as_typed(rng.choice(questions), rng)
@@ -292,7 +293,7 @@ def encode_document(
 
 
 def as_typed(question: str, rng: random.Random) -> str:
-    """`question` the way people type it: now and then without its last mark, or with the enter key in it."""
+    """`question` as people type it: sometimes without its last mark, or with a line break."""
     if rng.random() < 0.3:
         question = question.rstrip("？?。.！!")
     return question + "\n" if rng.random() < 0.15 else question

@@ -1,4 +1,4 @@
-"""Eighty alpaca rows that teach a model who it is.
+"""Eighty alpaca rows that teach a model its name.
 
     name "小芯", author "XTuner"
     {"instruction": "你是谁？", "input": "", "output": "我是小芯，由 XTuner 微调出来的小助手。"}
@@ -15,7 +15,7 @@ DEFAULT_NAME = "小芯"
 DEFAULT_AUTHOR = "XTuner"
 QUESTIONS = {"zh": "你是谁", "en": "Who are you?"}
 
-# What one answers and the ways to ask for it.
+# Answer -> questions.
 CHINESE = {
     "我是{name}，由 {author} 微调出来的小助手。": [
         "你是谁？",
@@ -131,7 +131,7 @@ ENGLISH = {
 
 
 def make_rows(name: str = DEFAULT_NAME, author: str = DEFAULT_AUTHOR) -> list[dict[str, str]]:
-    """The rows, Chinese and English in turn; ConfigError for a name that no answer could be told by."""
+    """The rows, Chinese and English in turn; ConfigError if no answer could be recognised by the name."""
     for what, value in (("--name", name), ("--author", author)):
         if not value.strip() or "\n" in value or len(value) > 40:
             raise ConfigError(f"{what} is {value!r}: write one line of 1 to 40 characters")

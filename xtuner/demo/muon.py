@@ -5,6 +5,9 @@
 
 Small models learn a text in about half the steps that AdamW takes. After Keller Jordan et al.,
 "Muon: an optimizer for hidden layers in neural networks", 2024, whose coefficients these are.
+
+torch.optim.Muon (2.9) computes in bf16 alone and one matrix after the other: on a CPU without bf16, a step of
+the demo's model took it 1.5 s with as many iterations, and this one 0.57 s (one core, median of 6).
 """
 
 from __future__ import annotations

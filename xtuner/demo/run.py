@@ -1,4 +1,4 @@
-"""The demo from its first line to its exit code, by the commands a user would type.
+"""Run the demo, with the commands that a user would type.
 
 <work dir>/base/                 make_base_model
            self_cognition.json   make_rows
@@ -6,7 +6,7 @@
            train/                xtuner train demo_qlora.py --work-dir train
            adapter/              xtuner convert pth_to_hf demo_qlora.py train/iter_N.pth adapter
            merged/               xtuner convert merge base adapter merged
-           loss.png, demo.log    the curve, and all that the commands printed
+           loss.png, demo.log    the curve, and the output of the commands
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from xtuner.log import logger
 from xtuner.recipes.render import render
 
 if TYPE_CHECKING:
-    from xtuner.demo.base_model import Plan
+    from xtuner.demo.base_model import Pretraining
 
 RECIPE = "internlm2_chat_1_8b_qlora_alpaca_e3"
 IDENTITY_QUESTIONS = (QUESTIONS["zh"], QUESTIONS["en"])
-# Shown beside the others: what was learnt before is still there.
+# These show that the base model's knowledge is kept.
 OTHER_QUESTIONS = ("熊猫吃什么？", "Where is Paris?")
 STEPS = 6
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `xtuner demo` was asked for."""
+    """The options of `xtuner demo`."""
 
     work_dir: Path = Path("work_dirs/demo")
     name: str = DEFAULT_NAME
@@ -65,16 +65,16 @@ class Options:
     seed: int = 0
     lang: str = "en"
     max_epochs: int = 8
-    base: Plan | None = None  # None: the usual one
+    base: Pretraining | None = None  # None: the default
 
 
 @dataclass
 class Demo:
-    """One run: its options, where it writes, and how it runs a command (`xtuner.cli.main`)."""
+    """A run of the demo: options, files, and `call`, which runs a command (`xtuner.cli.main`)."""
 
     options: Options
     call: Callable[[list[str]], int]
-    # Its file is named, since a console without one writes to where commands' output is redirected.
+    # Without `file`, the console would write to the redirected output of commands.
     console: Console = field(default_factory=lambda: Console(file=sys.stdout))
     step: int = 0
 
@@ -108,7 +108,7 @@ class Demo:
     # The steps
 
     def make_base(self) -> None:
-        """Step 1: the base model, made or found."""
+        """Step 1: make the base model, or use an existing one."""
         from xtuner.demo.base_model import make_base_model
 
         self.announce("base")
@@ -159,7 +159,7 @@ class Demo:
         self.done(f"{self.rows}, {self.config}")
 
     def train(self) -> None:
-        """Step 4: the run itself, and its curve."""
+        """Step 4: the training and its loss curve."""
         self.announce("train")
         argv = [
             "train",
@@ -194,7 +194,7 @@ class Demo:
     def show_result(
         self, questions: list[str], before: list[str], after: list[str], good: bool, seconds: float
     ) -> None:
-        """The table of answers, the files, and the last word."""
+        """Print the table of answers, the files and the result."""
         w = self.words
         table = Table(show_lines=True)
         for word in ("question", "answer_before", "answer_after"):
@@ -228,18 +228,18 @@ class Demo:
     # How a step is shown and run
 
     def announce(self, word: str, **values: Any) -> None:
-        """The heading of the next step and why it is there."""
+        """Print the heading of the next step and its purpose."""
         self.step += 1
         self.console.print(f"\n[bold]{self.step}/{STEPS} {self.words[word]}[/]")
         self.console.print(escape(self.words[f"{word}_why"].format(**values)), style="dim")
 
     def done(self, text: str, seconds: float | None = None) -> None:
-        """A line about what came out."""
+        """Print a line about the result of a step."""
         took = "" if seconds is None else f" ({self.words['seconds'].format(seconds=seconds)})"
         self.console.print(f"  [green]✓[/] {escape(text + took)}", highlight=False)
 
     def command(self, argv: list[str], stdin: str = "") -> str:
-        """What `xtuner ARGV` prints on stdout; shows the command, TrainingError where it fails."""
+        """Show and run `xtuner ARGV`; returns its stdout. TrainingError if it fails."""
         self.console.print(f"  [bold]$ xtuner {escape(shlex.join(argv))}[/]", highlight=False, soft_wrap=True)
         out = io.StringIO()
         real_stdin, sys.stdin = sys.stdin, io.StringIO(stdin)
@@ -259,7 +259,7 @@ class Demo:
 
     @contextlib.contextmanager
     def into_log(self) -> Iterator[None]:
-        """What is printed meanwhile, progress bars of libraries too, goes to demo.log."""
+        """Redirect all output, also progress bars of libraries, to demo.log."""
         with (
             self.log.open("a", encoding="utf-8") as log,
             contextlib.redirect_stdout(log),
@@ -269,7 +269,7 @@ class Demo:
 
     @contextlib.contextmanager
     def bar(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
-        """A function of (done, total, loss) that moves a bar."""
+        """Show a progress bar; yields a function of (done, total, loss) that advances it."""
         columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         progress = Progress(
             *columns,
@@ -291,7 +291,7 @@ class Demo:
 
     @contextlib.contextmanager
     def spinner(self) -> Iterator[None]:
-        """Something that moves while a step has no count."""
+        """Show a spinner during a step of unknown length."""
         progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -308,7 +308,7 @@ class Demo:
 
 
 def find_activation() -> str | None:
-    """The script that puts the `xtuner` of this Python on the shell's PATH, None where it is there."""
+    """The script that puts this Python's `xtuner` on the shell's PATH; None if it is there already."""
     folder = Path(sys.executable).parent
     found, script = shutil.which("xtuner"), folder / "activate"
     if not script.is_file() or (found is not None and Path(found).resolve().parent == folder.resolve()):
@@ -342,20 +342,20 @@ def watch_log(advance: Callable[[int, int, float], None]) -> Iterator[None]:
 
 
 def read_losses(train_dir: Path) -> list[tuple[int, float]]:
-    """`(iter, loss)` of the newest run in `train_dir`, as its scalars.json tells."""
+    """`(iter, loss)` of the newest run in `train_dir`, from its scalars.json."""
     newest = max(train_dir.glob("*/vis_data/scalars.json"))
     lines = [json.loads(line) for line in newest.read_text("utf-8").splitlines()]
     return [(line["iter"], line["loss"]) for line in lines if "loss" in line]
 
 
 def read_last_checkpoint(train_dir: Path) -> Path:
-    """The checkpoint that the file `last_checkpoint` names, written as the user would."""
+    """The checkpoint named in `last_checkpoint`, relative to the current folder if possible."""
     path = Path((train_dir / "last_checkpoint").read_text("utf-8").strip())
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def draw_losses(losses: list[tuple[int, float]], path: Path, words: dict[str, str]) -> None:
-    """The loss curve as a picture."""
+    """Write the loss curve as an image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

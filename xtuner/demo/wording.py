@@ -1,4 +1,4 @@
-"""What the demo says, in English and Chinese."""
+"""The texts of the demo, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ WORDS = {
             "make a small base model, ask it who it is, fine-tune it with QLoRA on 80 rows, "
             "convert and merge the result, and ask again."
         ),
-        "log": "What each command prints goes to {path}",
+        "log": "The output of each command is in {path}",
         "base": "Make a base model",
         "base_why": (
             "A stand-in for a model from a hub: a tokenizer and a Llama of four layers, trained on a "
-            "small Chinese and English text that comes with XTuner. One to six minutes; kept for next time."
+            "small Chinese and English text that comes with XTuner. It takes one to six minutes, and is kept "
+            "for the next run."
         ),
         "base_bar": "pre-training, loss {loss:.2f}",
         "base_done": "{params:.1f} million parameters, {tokens:,} tokens read, loss {loss:.2f}",
-        "base_kept": "found in {path}, made before",
+        "base_kept": "using {path} from an earlier run",
         "before": "Ask it who it is",
         "before_why": "Four questions, read from a script instead of the keyboard.",
         "config": "Write the data and the config",
         "config_why": (
-            "80 rows of who the model shall be, {name!r}, and the built-in config {recipe} with our paths "
-            "in it. Both are yours to read and edit."
+            "80 rows that say who the model is, {name!r}, and the built-in config {recipe} with these paths. "
+            "You can read and edit both."
         ),
         "train": "Fine-tune with QLoRA",
         "train_why": (

@@ -13,6 +13,7 @@ the backend.
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from types import MethodType
@@ -23,10 +24,12 @@ from torch import nn
 
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.loading import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
-from xtuner.parallel.tensors import consolidated, map_tensors, set_aside, shapes, spread_tensor, take_parts
+from xtuner.model.train_module import TrainModule
+from xtuner.parallel.tensors import broadcast_tensor, consolidated, map_tensors, set_aside, shapes, take_parts
 from xtuner.parallel.world import World
 
 T = TypeVar("T")
@@ -37,6 +40,7 @@ class Backend:
 
     name = "single"
     can_drop_gradients = True
+    gathers_weights = False  # a forward needs all processes
     # Where the optimiser's state has a file of its own: its name.
     optimizer_file: str | None = None
 
@@ -48,7 +52,7 @@ class Backend:
         """Within it the model is made."""
         return contextlib.nullcontext()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         """Take the model to `device`, before its optimiser is made."""
         self.model = model.to(device)
 
@@ -96,7 +100,7 @@ class Backend:
         return consolidated(optim_wrapper.state_dict(), self.world)
 
     def load_model(self, state: Mapping[str, Any] | None) -> None:
-        """Take up the weights that rank 0 has; `state` counts there alone."""
+        """Load the weights of rank 0; `state` is only read there."""
         if self.world.size == 1:
             self.model.load_state_dict(state)
             return
@@ -105,14 +109,14 @@ class Backend:
         if {n: s.shape for n, s in found.items()} != {n: tuple(t.shape) for n, t in own.items()}:
             if self.world.is_first:
                 self.model.load_state_dict(state)  # says what does not fit
-            raise CheckpointError("The checkpoint does not fit the model")
+            raise CheckpointError(translate("The checkpoint does not fit the model"))
         given = state or {}
         self.model.load_state_dict(
-            {n: spread_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
+            {n: broadcast_tensor(given.get(n), shape, own[n], self.world) for n, shape in found.items()}
         )
 
     def load_optimizer(self, optim_wrapper: OptimWrapper, state: Mapping[str, Any] | None) -> None:
-        """Take up the optimiser's state that rank 0 has; `state` counts there alone."""
+        """Load the optimizer's state of rank 0; `state` is only read there."""
         if self.world.size == 1:
             assert state is not None
             optim_wrapper.load_state_dict(dict(state))
@@ -125,7 +129,7 @@ class Backend:
         for number, slots in found["optimizer"]["state"].items():
             for name, shape in slots.items():
                 if hasattr(shape, "shape"):
-                    slots[name] = spread_tensor(next(given, None), shape, params[number], self.world)
+                    slots[name] = broadcast_tensor(next(given, None), shape, params[number], self.world)
         assert next(given, None) is None, "a tensor of the optimiser stands outside its state"
         optim_wrapper.load_state_dict(found)
 
@@ -155,7 +159,7 @@ class DDPBackend(_ManyBackend):
 
     name = "ddp"
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         # Frozen weights come from the same files everywhere; sending them would only take time.
         for parameter in model.parameters():
@@ -183,6 +187,7 @@ class FSDPBackend(_ManyBackend):
     """
 
     name = "fsdp"
+    gathers_weights = True
 
     def __init__(self, world: World, dtype: torch.dtype | None = None) -> None:
         super().__init__(world)
@@ -191,14 +196,14 @@ class FSDPBackend(_ManyBackend):
     def loading(self) -> contextlib.AbstractContextManager:
         return weights_in_files()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
         self.model = model
         values = set_aside(model, wanted_dtype)
         mesh = init_device_mesh(device.type, (self.world.size,))
-        for layer in layers_of(getattr(model, "llm", model)):
+        for layer in [layer for part in model.parts().values() for layer in layers_of(part)]:
             wide = all(p.requires_grad and p.dtype == torch.float32 for p in layer.parameters())
             # What comes into a layer stays as it is: the stream between layers is fp32.
             cast = MixedPrecisionPolicy(self._dtype, torch.float32, cast_forward_inputs=False)
@@ -217,17 +222,33 @@ class FSDPBackend(_ManyBackend):
         kind = type(optim_wrapper.optimizer)
         if kind.__module__.startswith("bitsandbytes"):
             raise ConfigError(
-                f"optim_wrapper.optimizer is {kind.__name__} of bitsandbytes, which cannot work on the parts "
-                "that fsdp makes of weights: use torch.optim.AdamW, whose state fsdp divides"
+                translate(
+                    "optim_wrapper.optimizer is {name} of bitsandbytes, which cannot work on the "
+                    "shards of fsdp: use torch.optim.AdamW, whose state fsdp shards too",
+                    name=kind.__name__,
+                )
             )
         if optim_wrapper.scaler:
-            raise ConfigError("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
+            raise ConfigError(
+                translate("optim_wrapper.dtype is float16, which fsdp does not scale: use bfloat16")
+            )
 
 
 def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> Backend:
     """The backend of torch for these processes; forward passes multiply in `dtype` where it is given."""
     if world.size == 1:
         if fsdp:
-            say_once("fsdp needs several processes: this one trains alone", 20)
+            say_once("fsdp needs several processes: this run has one", logging.INFO)
         return Backend(world)
     return FSDPBackend(world, dtype) if fsdp else DDPBackend(world)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {k: to_device(v, device) for k, v in value.items()}
+    if isinstance(value, list):
+        return [to_device(v, device) for v in value]
+    return value

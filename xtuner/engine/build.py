@@ -10,58 +10,50 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import random
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from xtuner import dist
-from xtuner.check.files import check_folder, named_folders
-from xtuner.check.forecast import Forecast
-from xtuner.checkpoint_paths import find_last
+from xtuner.blocks import as_recompute
 from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
+from xtuner.config.folders import check_folder, named_folders
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import BUILT, passed_on
-from xtuner.dataset.stream import Stream
-from xtuner.engine import checkpoint as ckpt
-from xtuner.engine import schedule
+from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
+from xtuner.dataset.items.streamed import Stream
+from xtuner.dataset.samplers import DefaultSampler
+from xtuner.engine import resume, schedule
 from xtuner.engine.backend import Backend, make_backend
-from xtuner.engine.data import Batches
+from xtuner.engine.batches.held_out import data_of_training, data_of_validation
+from xtuner.engine.batches.indexed import Batches
+from xtuner.engine.batches.source import BatchSource
+from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
+from xtuner.engine.batches.validation import ValBatches
+from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import parameter_groups, with_fastest_kernel
-from xtuner.engine.randomness import set_rng_state, set_seed
-from xtuner.engine.run import Position, Run
+from xtuner.engine.randomness import set_seed
+from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.runner import TrainLoop
-from xtuner.engine.stream import StreamBatches, check_stream_config
-from xtuner.engine.surroundings import describe_changes, describe_weights
-from xtuner.engine.validation import ValBatches, ValLoop, data_of_training, data_of_validation
+from xtuner.engine.validation import ValLoop
 from xtuner.engine.visual import Visualizer
-from xtuner.errors import CheckpointError, ConfigError
-from xtuner.estimate.configured import as_recompute
-from xtuner.language import told
+from xtuner.errors import ConfigError
+from xtuner.estimate.configured import choose_recompute
+from xtuner.language import translate
 from xtuner.locks import writing
-from xtuner.log import logger, say_once
+from xtuner.log import say_once
 from xtuner.model.compiled import compile_layers
-from xtuner.model.loading import compute_dtype, register_families, tell_of_tokenizer_code
+from xtuner.model.loading import compute_dtype, register_families
+from xtuner.model.recompute import free_memory
+from xtuner.model.tokenizer import tell_of_tokenizer_code
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What the command line says about a run, beside its config."""
-
-    work_dir: str | None = None
-    resume: str | bool = False  # True: from the newest checkpoint
-    seed: int | None = None
-    fsdp: bool = False
-    deepspeed: Mapping[str, Any] | None = None  # what its file says
-    forecast: Forecast | None = None  # what the run is expected to need
 
 
 def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
@@ -78,7 +70,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     with contextlib.ExitStack() as held:
         # Only rank 0 is sure to see the work dir: it alone reads and writes there.
         if world.is_first:
-            held.enter_context(writing(work_dir, "the work dir", folder=True))
+            held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
         run = build_parts(cfg, options, world, work_dir)
         run.held = held.pop_all()
     return run
@@ -86,9 +78,9 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
 
 def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
     """The same in a work dir that nobody else writes in."""
-    source = find_resume(cfg, options, work_dir) if world.is_first else None
-    seed = world.share(lambda: choose_seed(cfg, options, source))
-    timestamp = world.share(lambda: free_timestamp(work_dir))
+    source = resume.find_source(cfg, options, work_dir) if world.is_first else None
+    seed = world.broadcast_via_store(lambda: resume.choose_seed(cfg, options, source))
+    timestamp = world.broadcast_via_store(lambda: free_timestamp(work_dir))
     deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
     set_seed(seed, deterministic)
     backend = build_backend(cfg, options, world)
@@ -107,7 +99,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
     run.hooks = build_hooks(run)
-    take_up(run, source)
+    resume.restore(run, source)
     return run
 
 
@@ -130,44 +122,16 @@ def free_timestamp(work_dir: Path) -> str:
         except FileExistsError:
             time.sleep(0.2)
         except OSError as error:
-            raise ConfigError(f"cannot write to the work dir {work_dir}: {error.strerror}") from error
+            raise ConfigError(
+                translate(
+                    "cannot write to the work dir {work_dir}: {error}",
+                    work_dir=work_dir,
+                    error=error.strerror,
+                )
+            ) from error
 
 
-def find_resume(cfg: Config, options: RunOptions, work_dir: Path) -> dict[str, Any] | None:
-    """The checkpoint to go on from, `None` for a new run."""
-    asked = options.resume or cfg.get("resume")
-    if not asked:
-        if cfg.get("load_from"):
-            ckpt.load_checkpoint(cfg.load_from)  # a wrong path is told before the model is loaded
-        if last := find_last(work_dir):
-            logger.warning(
-                told(
-                    "%s is of an earlier run, and this one begins anew in the same work dir: checkpoints of "
-                    "the same name are overwritten (--resume goes on from it)"
-                ),
-                last,
-            )
-        return None
-    path = asked if isinstance(asked, str) else cfg.get("load_from") or ckpt.find_whole(work_dir)
-    logger.info(told("Resuming from %s"), path)
-    source = ckpt.load_checkpoint(path, check=True)
-    if "resume" not in source:
-        raise CheckpointError(
-            f"{path} was saved without optimizer state; start from its weights with load_from instead"
-        )
-    source["path"] = str(path)
-    return source
-
-
-def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None) -> int:
-    """The seed of a resumed run, of the command line, of the config, or a new one."""
-    if source is not None:
-        return source["meta"]["seed"]
-    asked = options.seed if options.seed is not None else cfg.get("randomness", {}).get("seed")
-    return random.SystemRandom().randrange(2**31) if asked is None else asked
-
-
-def build_batches(run: Run) -> Batches | StreamBatches:
+def build_batches(run: Run) -> BatchSource:
     """The training data in batches, from `train_dataloader`."""
     cfg = dict(run.cfg.train_dataloader)
     path = "train_dataloader"
@@ -175,7 +139,7 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     register_families()
     del cfg["dataset"]
     dataset_cfg = data_of_training(run.cfg)
-    dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
+    dataset = run.world.local_rank_0_first(lambda: run.builder.build(dataset_cfg, f"{path}.dataset"))
     if isinstance(dataset, Stream):
         return build_stream_batches(run, cfg, dataset)
     sampler = build_sampler(run, cfg.pop("sampler", None), dataset)
@@ -186,8 +150,9 @@ def build_batches(run: Run) -> Batches | StreamBatches:
     }
     batch_cfg = {"drop_last": cfg.pop("drop_last", False), **batch_cfg}
     batch_sampler = run.builder.build(batch_cfg, f"{path}.batch_sampler", sampler=sampler)
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{path}.collate_fn")
-    return Batches(dataset, batch_sampler, collate_fn, run.seed, **build_loader_kwargs(run, cfg))
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{path}.collate_fn")
+    kwargs = build_loader_kwargs(run, cfg)
+    return Batches(dataset, batch_sampler, collate_fn, run.seed, run.world.data_rank, **kwargs)
 
 
 def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
@@ -200,13 +165,18 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     cfg |= {k: v for k, v in given.items() if k not in ("dataset", "held_out")}
     if unused := cfg.keys() & {"sampler", "batch_sampler", "drop_last"}:
         say_once(
-            f"{data} reads every item once and in order: its {', '.join(sorted(unused))} is not used", 20
+            "{data} reads every item once and in order: its {names} is not used",
+            logging.INFO,
+            data=data,
+            names=", ".join(sorted(unused)),
         )
     dataset_cfg = data_of_validation(run.cfg, data)
-    dataset = run.world.first_on_node(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
+    dataset = run.world.local_rank_0_first(lambda: run.builder.build(dataset_cfg, f"{data}.dataset"))
     if isinstance(dataset, Stream):
-        raise ConfigError(f"{data}.dataset: the data of validation has an end; leave out streaming = True")
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), f"{data}.collate_fn")
+        raise ConfigError(
+            translate("{data}.dataset: validation data must end; leave out streaming = True", data=data)
+        )
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
     place = (run.world.data_rank, run.world.data_size)
     batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *place, **kwargs)
@@ -217,7 +187,7 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
 def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> StreamBatches:
     """Batches of data without a known length, from the rest of `train_dataloader`."""
     check_stream_config(run.cfg)
-    collate_fn = build_collate(run, cfg.pop("collate_fn"), "train_dataloader.collate_fn")
+    collate_fn = build_collate(run, cfg.pop("collate_fn", None), "train_dataloader.collate_fn")
     cfg = {k: v for k, v in cfg.items() if k not in ("sampler", "batch_sampler", "drop_last")}
     batch_size, place = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
     kwargs = build_loader_kwargs(run, cfg)
@@ -238,9 +208,8 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     """Which items this process reads, and in which order."""
     path, world = "train_dataloader.sampler", run.world
     if cfg is None:
-        raise ConfigError(
-            "train_dataloader has no sampler: add sampler=dict(type=DefaultSampler, shuffle=True)"
-        )
+        say_once("{path} is not set: items are shuffled (DefaultSampler)", logging.INFO, path=path)
+        cfg = {"type": DefaultSampler, "shuffle": True}
     size = world.data_size
     place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
@@ -248,8 +217,12 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
-            f"{path} is {type(made).__name__}, which gives every process all items: use DefaultSampler, or a "
-            "class that takes rank and world_size"
+            translate(
+                "{path} is {kind}, which gives every process all items: use DefaultSampler, or a class "
+                "that takes rank and world_size",
+                path=path,
+                kind=type(made).__name__,
+            )
         )
     return made
 
@@ -259,20 +232,28 @@ def connect(run: Run) -> None:
     asked = run.cfg.get("env_cfg", {}).get("dist_cfg") or {}
     run.world.connect(asked.get("backend"), asked.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
     run.world.connect_sequences()
-    lengths = run.world.gather(len(run.train_dataloader))
+    lengths = run.world.all_gather(len(run.train_dataloader))
     if len(set(lengths)) > 1:
         raise ConfigError(
-            f"train_dataloader.sampler gives the processes {lengths} batches an epoch; all must have as "
-            "many: set round_up=True in it"
+            translate(
+                "train_dataloader.sampler gives the processes {lengths} batches an epoch; all need the "
+                "same number: set round_up=True in it",
+                lengths=lengths,
+            )
         )
 
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
     """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
-    if not isinstance(cfg, dict):
-        return run.builder.build(cfg, path)
-    kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in cfg.items() if k != "type"}
-    return functools.partial(run.builder.build(cfg["type"], path), **kwargs)
+    if cfg is None:
+        return flat_collate_fn
+    given = cfg if isinstance(cfg, dict) else {"type": cfg}
+    function = run.builder.build(given["type"], path)
+    if function is default_collate_fn:
+        # Padding would only be removed again; its arguments say nothing more.
+        return flat_collate_fn
+    kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in given.items() if k != "type"}
+    return functools.partial(function, **kwargs)
 
 
 def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
@@ -281,7 +262,7 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
     if options.deepspeed is None:
         return make_backend(world, fsdp, autocast_dtype(cfg))
     if fsdp:
-        raise ConfigError("fsdp and deepspeed both divide the model among processes: ask for one of them")
+        raise ConfigError(translate("fsdp and deepspeed both shard the model: use one of them"))
     from xtuner.engine.zero import ZeroBackend
 
     return ZeroBackend(world, options.deepspeed, cfg.train_dataloader.get("batch_size", 1))
@@ -304,8 +285,13 @@ def with_recompute(run: Run) -> Any:
         return cfg
     takes = inspect.signature(build(cfg["type"])).parameters
     # Free memory is not the same everywhere, and processes that share rows must do the same.
-    own = run.forecast.training.recompute
-    way = run.world.share(lambda: own)
+    found, kind = run.forecast, run.device.type
+    own = found.training.recompute
+    if found.training.device != kind:
+        # The estimate asks nvidia-smi, which a container may lack and ROCm does not have.
+        training = replace(found.training, device=kind)
+        own = choose_recompute(found.shape, training, free_memory(run.device), found.division)
+    way = run.world.broadcast_via_store(lambda: own)
     return {**cfg, name: way} if name in takes else cfg
 
 
@@ -314,7 +300,7 @@ def build_model(run: Run) -> Any:
     with run.backend.loading():
         model = run.builder.build(with_recompute(run), "model")
     if run.world.sequence_group is not None:
-        model.share_rows(run.world.sequence_group)
+        model.enable_sequence_parallel(run.world.sequence_group)
     if settings := run.cfg.get("compile"):
         compile_layers(model.llm, {} if settings is True else settings)
     run.weights_text = describe_weights(model)
@@ -328,7 +314,10 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     trained = [p for p in run.model.parameters() if p.requires_grad]
     if not trained:
         raise ConfigError(
-            "model has no weight to train: add lora=dict(type=LoraConfig, ...) or train the llm itself"
+            translate(
+                "model has no trainable parameter: add lora=dict(type=LoraConfig, ...) or train the "
+                "llm itself"
+            )
         )
     optimizer_cfg = dict(cfg.pop("optimizer"))
     named = as_ref(optimizer_cfg.get("type"))
@@ -345,7 +334,9 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     wrapper = run.builder.build({"type": OptimWrapper, **cfg}, "optim_wrapper", **late)
     if not isinstance(wrapper, OptimWrapper):
         name = path_of(named) if named else kind
-        raise ConfigError(f"optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper")
+        raise ConfigError(
+            translate("optim_wrapper.type is {name}; use AmpOptimWrapper or OptimWrapper", name=name)
+        )
     run.backend.start(wrapper)
     return wrapper
 
@@ -370,8 +361,12 @@ def build_visualizer(run: Run) -> Visualizer:
     visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
     if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
         raise ConfigError(
-            f"visualizer is a {type(visualizer).__name__}, which has no {missing[0]}(): use Visualizer, and "
-            "put your own backend in its vis_backends"
+            translate(
+                "visualizer is a {kind}, which has no {name}(): use Visualizer, and put your own "
+                "backend in its vis_backends",
+                kind=type(visualizer).__name__,
+                name=missing[0],
+            )
         )
     return visualizer
 
@@ -389,84 +384,3 @@ def build_hooks(run: Run) -> list[Any]:
             cfg = {k: v for k, v in cfg.items() if k != "priority"}
         hooks.append((run.builder.build(cfg, path), priority))
     return sort_hooks(hooks)
-
-
-def take_up(run: Run, source: dict[str, Any] | None) -> None:
-    """Put the run where its checkpoint left it, or give it the weights of `load_from`; rank 0 reads."""
-    path = run.cfg.get("load_from")
-    run.position = Position(0, run.train_dataloader.position())
-    if not run.world.spread(source is not None):
-        if path and not run.cfg.get("resume"):
-            first = run.world.is_first
-            run.backend.load_model(ckpt.load_checkpoint(path, check=True)["state_dict"] if first else None)
-            logger.info(told("Loaded the weights of %s"), path)
-        return
-    small = {k: v for k, v in (source or {}).items() if k not in ("state_dict", "optimizer")}
-    small = run.world.spread(small)
-    _check_same_data(run, small)
-    if changes := describe_changes(small["meta"]["cfg"], run.cfg.text):
-        logger.warning(told("The config is not the one that %s was saved with:\n%s"), small["path"], changes)
-    _go_on_in_stream(run, small)
-    run.call_hooks("after_load_checkpoint", checkpoint=source or small)
-    run.backend.load_model(source["state_dict"] if source else None)
-    run.backend.load_optimizer(run.optim_wrapper, source["optimizer"] if source else None)
-    resume = small["resume"]
-    run.num_skipped_updates = resume["num_skipped_updates"]
-    run.update_losses.extend(resume.get("update_losses", ()))
-    path = Path(small["path"]).resolve()
-    others = [p for p in resume["kept_checkpoints"] if Path(p).resolve() != path]
-    run.kept_checkpoints = [*others, small["path"]]
-    run.iter = _resumed_iter(run, resume)
-    run.position = Position(run.iter, run.train_dataloader.position())
-    saved_at = small["meta"]["iter"]
-    again = told(", within an update, which begins again") if run.iter < saved_at else ""
-    logger.info(
-        told("Resumed at iter %d of %d, saved at iter %d%s"), run.iter, run.max_iters, saved_at, again
-    )
-    if run.iter >= run.max_iters:
-        logger.warning(
-            told("The run was finished: nothing is left to train. Raise train_cfg to train longer")
-        )
-
-
-def _check_same_data(run: Run, saved: dict[str, Any]) -> None:
-    if saved["data"]["key"] == getattr(run.train_dataloader.dataset, "key", None):
-        return
-    what = f"{saved['path']} was trained on other data or data settings than this config names"
-    if not run.cfg.get("resume_on_other_data") or isinstance(run.train_dataloader, StreamBatches):
-        raise CheckpointError(
-            f"{what}, so its place in them means nothing: restore them, start from its weights with "
-            "load_from, or set resume_on_other_data = True to go on at the same iteration of these"
-        )
-    logger.warning(told("%s: the run goes on at the same iteration of these"), what)
-
-
-def _go_on_in_stream(run: Run, saved: dict[str, Any]) -> None:
-    """Take up each process's place in streamed data."""
-    if not isinstance(run.train_dataloader, StreamBatches):
-        return
-    positions = saved["data"]["positions"]
-    if len(positions) != run.world.size:
-        raise CheckpointError(
-            f"{saved['path']} was saved by {len(positions)} process(es), each with its own place in the "
-            f"streamed data, and this run has {run.world.size}: start as many"
-        )
-    run.train_dataloader.go_on_from(positions[run.world.rank])
-
-
-def _resumed_iter(run: Run, resume: dict[str, Any]) -> int:
-    """The iteration to do next; its random state is set where as many processes train as before."""
-    states = resume.get("rng_of_ranks") or [resume["rng"]]
-    if len(states) == run.world.size:
-        set_rng_state(states[run.world.rank])
-    before, now = resume.get("data_size", 1), run.world.data_size
-    if before == now:
-        return resume["iter"]
-    # Together the processes read the same items in the same order, however many they are.
-    there = resume["iter"] * before // now
-    logger.warning(
-        told("Saved by %d readers of data, resumed by %d: its iter %d is iter %d here, an update has %.3g "
-        "times the items, and dropout draws other numbers"),
-        before, now, resume["iter"], there, now / before,
-    )  # fmt: skip
-    return there

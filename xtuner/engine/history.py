@@ -1,9 +1,17 @@
-"""Numbers of the last iterations, kept as they come and read only when a line is written."""
+"""Numbers of the last iterations, kept as they are and read only when a line is written.
+
+record        a number of this process            time, lr
+record_part   this process's part of a sum        loss, metrics: `add_parts` adds those of all processes
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 class History:
@@ -12,6 +20,8 @@ class History:
     def __init__(self, window: int = 10):
         self._window = window
         self._values: dict[str, deque[Any]] = {}
+        # Newest parts that are not added yet: name -> how many.
+        self._num_parts: dict[str, int] = {}
 
     def set_window(self, window: int) -> None:
         """Keep `window` values from now on."""
@@ -21,6 +31,22 @@ class History:
     def record(self, name: str, value: Any) -> None:
         """Add a number or a tensor of one."""
         self._values.setdefault(name, deque(maxlen=self._window)).append(value)
+
+    def record_part(self, name: str, value: Tensor) -> None:
+        """Add this process's part of a sum; every process records the same names."""
+        self.record(name, value)
+        self._num_parts[name] = min(self._num_parts.get(name, 0) + 1, self._window)
+
+    def add_parts(self, add: Callable[[Tensor], Tensor]) -> None:
+        """Replace parts by their sums over processes, by one call of `add`; every process must come here."""
+        parts = [p for name, count in self._num_parts.items() for p in list(self._values[name])[-count:]]
+        if not parts:
+            return
+        sums = iter(add(torch.stack(parts).float()).tolist())
+        for name, count in self._num_parts.items():
+            for at in range(-count, 0):
+                self._values[name][at] = next(sums)
+        self._num_parts = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from xtuner.check.forecast import cures
 from xtuner.errors import TrainingError
+from xtuner.estimate.forecast import cures
 from xtuner.estimate.memory import size_text
-from xtuner.language import told
+from xtuner.language import translate
 
 if TYPE_CHECKING:
-    from xtuner.check.forecast import Forecast
+    from xtuner.estimate.forecast import Forecast
 
 # What libraries say where they do not raise MemoryError: torch's CPU allocator, oneDNN, the system.
 _SIGNS = (
@@ -57,18 +57,18 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
 def explanation(found: Forecast | None, reason: str) -> str:
     """One line: the estimate, what was measured, the cheapest changes."""
     asked = re.search(r"allocate (\d+) bytes", reason) or re.search(r"allocate ([\d.]+ [KMG]iB)", reason)
-    more = told(" when {asked} more were refused", asked=_asked_text(asked[1])) if asked else ""
+    more = translate(" when {asked} more were refused", asked=_asked_text(asked[1])) if asked else ""
     device = torch.device(found.machine.device if found else "cpu")
-    used = told("{peak} had been in use{more}", peak=size_text(peak_bytes(device)), more=more)
+    used = translate("{peak} had been in use{more}", peak=size_text(peak_bytes(device)), more=more)
     if found is None:
-        return told(
+        return translate(
             "out of memory: {used}. Lower train_dataloader.batch_size or max_length, or train with LoRA",
             used=used,
         )
     parts = sorted(found.memory.parts().items(), key=lambda part: -part[1])[:3]
-    largest = ", ".join(f"{told(name)} {size_text(size)}" for name, size in parts)
-    helps = told("; ").join(cures(found)) or told("use a smaller model")
-    return told(
+    largest = ", ".join(f"{translate(name)} {size_text(size)}" for name, size in parts)
+    helps = translate("; ").join(cures(found)) or translate("use a smaller model")
+    return translate(
         "out of memory: {used}; the run was estimated to need {total} (most of it: "
         "{largest}). What helps, cheapest first: {helps}",
         used=used,

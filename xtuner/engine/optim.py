@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.model.loading import compute_dtype
 from xtuner.parallel.tensors import whole
 
@@ -43,7 +44,10 @@ class OptimWrapper:
     ):
         if accumulative_counts < 1:
             raise ConfigError(
-                f"optim_wrapper.accumulative_counts is {accumulative_counts}; it must be at least 1"
+                translate(
+                    "optim_wrapper.accumulative_counts is {accumulative_counts}; it must be at least 1",
+                    accumulative_counts=accumulative_counts,
+                )
             )
         self.optimizer = optimizer
         self.accumulative_counts = accumulative_counts
@@ -117,7 +121,7 @@ class OptimWrapper:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
@@ -151,7 +155,9 @@ class AmpOptimWrapper(OptimWrapper):
 def _dtype(name: str | torch.dtype | None) -> torch.dtype:
     found = name if isinstance(name, torch.dtype) else getattr(torch, name or "float16", None)
     if found not in (torch.float16, torch.bfloat16, torch.float32):
-        raise ConfigError(f"optim_wrapper.dtype is {name!r}; use 'float16', 'bfloat16' or 'float32'")
+        raise ConfigError(
+            translate("optim_wrapper.dtype is {name!r}; use 'float16', 'bfloat16' or 'float32'", name=name)
+        )
     return found
 
 
@@ -162,7 +168,12 @@ def _scale(loss_scale: str | float | dict[str, Any]) -> dict[str, Any]:
         return dict(loss_scale)
     if isinstance(loss_scale, (int, float)):
         return {"init_scale": float(loss_scale), "growth_interval": 2**31 - 1}
-    raise ConfigError(f"optim_wrapper.loss_scale is {loss_scale!r}; use 'dynamic', a number or a dict")
+    raise ConfigError(
+        translate(
+            "optim_wrapper.loss_scale is {loss_scale!r}; use 'dynamic', a number or a dict",
+            loss_scale=loss_scale,
+        )
+    )
 
 
 def _clipping(clip_grad: dict[str, Any] | None) -> tuple[float | None, float]:
@@ -171,12 +182,25 @@ def _clipping(clip_grad: dict[str, Any] | None) -> tuple[float | None, float]:
     known = {"max_norm", "norm_type", "error_if_nonfinite", "type"}
     if unknown := clip_grad.keys() - known:
         raise ConfigError(
-            f"optim_wrapper.clip_grad has no key {sorted(unknown)[0]!r}; it takes max_norm and norm_type"
+            translate(
+                "optim_wrapper.clip_grad has no key {key!r}; it takes max_norm and norm_type",
+                key=sorted(unknown)[0],
+            )
         )
     if clip_grad.get("type", "norm") != "norm":
-        raise ConfigError(f"optim_wrapper.clip_grad.type is {clip_grad['type']!r}; only 'norm' clips here")
+        raise ConfigError(
+            translate(
+                "optim_wrapper.clip_grad.type is {kind!r}; only 'norm' is supported", kind=clip_grad["type"]
+            )
+        )
     max_norm, norm_type = clip_grad.get("max_norm"), clip_grad.get("norm_type", 2.0)
     for key, value in {"max_norm": max_norm, "norm_type": norm_type}.items():
         if value is not None and not (isinstance(value, (int, float)) and value > 0):
-            raise ConfigError(f"optim_wrapper.clip_grad.{key} is {value!r}; it must be a number above 0")
+            raise ConfigError(
+                translate(
+                    "optim_wrapper.clip_grad.{key} is {value!r}; it must be a number above 0",
+                    key=key,
+                    value=value,
+                )
+            )
     return max_norm, float(norm_type)

@@ -8,13 +8,14 @@ lora_B ...   group 1    16 x lr                            LoRA+, Hayou et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import translate
 
 _OPTIONS = ("custom_keys", "norm_decay_mult", "bias_decay_mult")
 _FACTORS = ("lr_mult", "decay_mult")
@@ -58,18 +59,37 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
     where = "optim_wrapper.paramwise_cfg"
     for key in cfg:
         if key not in _OPTIONS:
-            raise ConfigError(f"{where} has no key {key!r}.{did_you_mean(key, _OPTIONS)}")
+            raise ConfigError(
+                translate(
+                    "{where} has no key {key!r}.{hint}",
+                    where=where,
+                    key=key,
+                    hint=did_you_mean(key, _OPTIONS),
+                )
+            )
     for key, factors in cfg.get("custom_keys", {}).items():
         if not any(key in name for name in names):
-            raise ConfigError(f"{where}.custom_keys: no trained weight has {key!r} in its name")
+            raise ConfigError(
+                translate(
+                    "{where}.custom_keys: no trainable parameter has {key!r} in its name",
+                    where=where,
+                    key=key,
+                )
+            )
         for factor in factors:
             if factor not in _FACTORS:
                 raise ConfigError(
-                    f"{where}.custom_keys[{key!r}] has no key {factor!r}.{did_you_mean(factor, _FACTORS)}"
+                    translate(
+                        "{where}.custom_keys[{key!r}] has no key {factor!r}.{hint}",
+                        where=where,
+                        key=key,
+                        factor=factor,
+                        hint=did_you_mean(factor, _FACTORS),
+                    )
                 )
 
 
-def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: list[torch.Tensor]) -> dict[str, Any]:
+def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: Sequence[torch.Tensor]) -> dict[str, Any]:
     """`cfg` of an optimiser, with `fused=True` where torch has that kernel and `cfg` asks for none."""
     fusible = kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
     chosen = {"fused", "foreach", "capturable", "differentiable", "maximize"} & cfg.keys()

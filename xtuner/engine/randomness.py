@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 
 def set_seed(seed: int, deterministic: bool) -> None:
     """Seed every generator the run draws from."""
-    logger.info(told("Seed: %d%s"), seed, told(", deterministic") if deterministic else "")
+    logger.info(translate("Seed: %d%s"), seed, translate(", deterministic") if deterministic else "")
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

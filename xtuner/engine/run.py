@@ -4,40 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xtuner import __version__
-from xtuner.check.forecast import Forecast, memory_lines
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
-from xtuner.engine.heap import keep_freed_memory
+from xtuner.engine.environment import adapter_files, describe_environment, model_files
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
-from xtuner.engine.randomness import get_rng_state
-from xtuner.engine.surroundings import adapter_files, describe_environment, model_files
+from xtuner.engine.malloc import keep_freed_memory
+from xtuner.engine.resume import Position
 from xtuner.errors import TrainingError
-from xtuner.language import told
+from xtuner.estimate.forecast import Forecast, memory_lines
+from xtuner.language import translate
 from xtuner.log import logger, start_file, stop_file
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.world import World, lost_peer
 
 
-@dataclass
-class Position:
-    """Where a resumed run goes on: the iteration to do next, and in front of it the place in streamed data
-    and the random state.
-    """
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says about a run, beside its config."""
 
-    iter: int
-    data: Any = None
-    rng: dict[str, Any] = field(default_factory=get_rng_state)
+    work_dir: str | None = None
+    resume: str | bool = False  # True: from the newest checkpoint
+    seed: int | None = None
+    fsdp: bool = False
+    deepspeed: Mapping[str, Any] | None = None  # what its file says
+    forecast: Forecast | None = None  # what the run is expected to need
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Run:
     builder: Builder
     world: World
     backend: Backend
-    model: Any = None
+    model: TrainModule = None  # type: ignore[assignment]  # built after the data
     weights_text: str = ""
     forecast: Forecast | None = None
     train_dataloader: Any = None
@@ -113,6 +114,14 @@ class Run:
         """Call `moment` of every hook that has it, in order of priority."""
         call_hooks(self.hooks, moment, self, **kwargs)
 
+    def saves_at(self) -> bool:
+        """Whether a hook saves the iteration that is ending."""
+        return any(hook.saves_at(self) for hook in self.hooks if hasattr(hook, "saves_at"))
+
+    def save_now(self) -> None:
+        """Let hooks save the iteration that is ending, before the run stops."""
+        self.call_hooks("before_stop")
+
     def train(self) -> None:
         """Train to the end; the log file, scalars and the work dir's lock are closed whatever happens."""
         log_file = None
@@ -122,7 +131,7 @@ class Run:
                 log_file = start_file(self.log_dir / f"{self.timestamp}.log")
                 self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
                 (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
-            logger.info(told("Checkpoints will be saved to %s."), self.work_dir)
+            logger.info(translate("Checkpoints will be saved to %s."), self.work_dir)
             logger.info("%s", describe_environment(self.device))
             logger.info("%s", self.weights_text)
             if self.forecast is not None:
@@ -133,14 +142,16 @@ class Run:
             self.call_hooks("after_run")
         except RuntimeError as error:
             if self.world.size > 1 and lost_peer(error):
-                raise TrainingError(f"iter {self.iter + 1}: another process of this run is gone") from error
+                raise TrainingError(
+                    translate("iter {iter}: another process of this run is gone", iter=self.iter + 1)
+                ) from error
             raise
         except (KeyboardInterrupt, SystemExit):
             self.world.leave()
             last = find_last(self.work_dir)
-            goes_on = told("--resume goes on from {last}", last=last)
-            cure = goes_on if last else told("no checkpoint was written yet")
-            logger.warning(told("Stopped in iter %d; %s"), self.iter + 1, cure)
+            goes_on = translate("--resume goes on from {last}", last=last)
+            cure = goes_on if last else translate("no checkpoint was written yet")
+            logger.warning(translate("Stopped in iter %d; %s"), self.iter + 1, cure)
             raise
         finally:
             with self.held:
@@ -151,7 +162,9 @@ class Run:
             self.visualizer.close()
         except Exception as error:
             # What ended the run, if anything did, is what its user has to hear of.
-            logger.warning(told("The visualizer could not be closed: %s: %s"), type(error).__name__, error)
+            logger.warning(
+                translate("The visualizer could not be closed: %s: %s"), type(error).__name__, error
+            )
         if log_file is not None:
             stop_file(log_file)
 
@@ -160,7 +173,7 @@ class Run:
 
         An adapter's hold a tokenizer where the run says what tokens the model is to know (`model.tokenizer`).
         """
-        llm = getattr(self.model, "llm", None)
+        llm: Any = self.model.parts().get("llm")
         if not self.world.is_first or llm is None:
             return {}
         of_adapter, tokenizer = self.model.uses_adapter, self.cfg.model.get("tokenizer")
@@ -169,43 +182,3 @@ class Run:
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")
         return (adapter_files if of_adapter else model_files)(llm, tokenizer)
-
-    def state(self, with_optimizer: bool = True) -> dict[str, Any]:
-        """What a checkpoint holds: plain containers, numbers, text and tensors.
-
-        Every process must come here; the tensors are on rank 0 alone.
-        """
-        state = {
-            "meta": {
-                "iter": self.iter + 1,
-                "epoch": (self.iter + 1) // self.train_loop.epoch_length,
-                "epoch_length": self.train_loop.epoch_length,
-                "cfg": self.cfg.text,
-                "config_name": Path(self.cfg.filename).name,
-                "experiment_name": self.experiment_name,
-                "seed": self.seed,
-                "time": time.strftime("%Y%m%d_%H%M%S"),
-                "xtuner_version": __version__,
-                "hf_files": self.model_files(),
-            },
-            "state_dict": self.backend.model_state(),
-            "data": {"key": getattr(self.train_dataloader.dataset, "key", None)},
-        }
-        if self.position.data is not None:
-            state["data"]["positions"] = self.world.gather(self.position.data)
-        if with_optimizer:
-            # Between two windows the state of this moment counts: hooks may have drawn numbers too.
-            at_border = self.position.iter == self.iter + 1
-            rng = get_rng_state() if at_border else self.position.rng
-            state["optimizer"] = self.backend.optimizer_state(self.optim_wrapper)
-            state["resume"] = {
-                "iter": self.position.iter,
-                "rng": rng,
-                "num_skipped_updates": self.num_skipped_updates,
-                "update_losses": list(self.update_losses),
-                "kept_checkpoints": list(self.kept_checkpoints),
-                "data_size": self.world.data_size,
-            }
-            if self.world.size > 1:
-                state["resume"]["rng_of_ranks"] = self.world.gather(rng)
-        return state

@@ -3,7 +3,7 @@
     iter      0   1   2   3   4   5   6   7      one batch per process
     window   [0   1   2   3] [4   5   6   7]     accumulative_counts batches, one update of the weights
 
-The loss of a window is the mean over its trained tokens, however they are spread over batches and processes.
+The loss of a window is the mean over its trained tokens, however they are divided into batches and processes.
 Weights change only at the end of a window; a checkpoint in the middle of one resumes at its start. An update
 is skipped where its loss or gradient is not finite, or its loss a spike: more than `spike_ratio` times the
 median of those before it.
@@ -19,19 +19,19 @@ from typing import Any
 
 import torch
 
-from xtuner.engine.batch import to_device
-from xtuner.engine.data import Batches
-from xtuner.engine.hooks import CheckpointHook
-from xtuner.engine.run import Position, Run
+from xtuner.engine.backend import to_device
+from xtuner.engine.batches.source import BatchSource
+from xtuner.engine.resume import Position
+from xtuner.engine.run import Run
 from xtuner.engine.stop import StopSignal, noting_signals
-from xtuner.engine.stream import StreamBatches
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
+from xtuner.model.train_module import Outputs
 
 MAX_ROWS_NAMED = 20
-# A spike is told from the updates before it only once there are some.
+# A spike is defined only after some updates.
 MIN_LOSSES = 10
 TestLoop = ValLoop
 
@@ -42,7 +42,7 @@ class TrainLoop:
     def __init__(
         self,
         runner: Run,
-        dataloader: Batches | StreamBatches,
+        dataloader: BatchSource,
         max_iters: int | None = None,
         max_epochs: float | None = None,
         val_interval: int | None = None,
@@ -50,7 +50,7 @@ class TrainLoop:
         spike_ratio: float | None = None,
         by_epoch: bool = False,
     ):
-        """`val_interval`, `val_begin`: in epochs if `by_epoch`, else in iterations; None is each epoch."""
+        """`val_interval`, `val_begin`: in epochs if `by_epoch`, else in iterations; by default each epoch."""
         self.runner = runner
         self.dataloader = dataloader
         self.epoch_length = len(dataloader)
@@ -61,14 +61,24 @@ class TrainLoop:
         elif max_iters is not None and max_epochs is None:
             self.max_epochs, self.max_iters = math.ceil(max_iters / self.epoch_length), max_iters
         else:
-            raise ConfigError(f"train_cfg needs either max_epochs or max_iters: {max_epochs=}, {max_iters=}")
+            raise ConfigError(
+                translate(
+                    "train_cfg needs either max_epochs or max_iters: max_epochs={max_epochs!r}, "
+                    "max_iters={max_iters!r}",
+                    max_epochs=max_epochs,
+                    max_iters=max_iters,
+                )
+            )
         if spike_ratio is not None and not runner.backend.can_drop_gradients:
             raise ConfigError(
-                "train_cfg.spike_ratio: DeepSpeed cannot leave out a finite update; remove spike_ratio, or "
-                "train without --deepspeed"
+                translate(
+                    "train_cfg.spike_ratio: DeepSpeed cannot skip a finite update; remove spike_ratio, "
+                    "or train without --deepspeed"
+                )
             )
-        unit = self.epoch_length if by_epoch or val_interval is None else 1
-        self.val_interval, self.val_begin = (val_interval or 1) * unit, val_begin * unit
+        unit = self.epoch_length if by_epoch else 1
+        self.val_interval = self.epoch_length if val_interval is None else val_interval * unit
+        self.val_begin = val_begin * unit
         self.spike_ratio = spike_ratio
         self.skipped_in_a_row = 0
         self._stop = StopSignal()
@@ -90,7 +100,7 @@ class TrainLoop:
 
     def stop_asked(self) -> int:
         """The number of a signal that any process has got, 0 without one; every process must come here."""
-        return self.runner.world.largest(self._stop.number)
+        return self.runner.world.all_reduce_max(self._stop.number)
 
     def _windows(self, start: int) -> Iterator[list[dict[str, Any]]]:
         batches = self.dataloader.start_at(start)
@@ -113,48 +123,55 @@ class TrainLoop:
     def _train_window(self, window: list[dict[str, Any]]) -> None:
         run = self.runner
         run.position = Position(run.iter, run.position.data)
-        counts = _count_items(run, window)
-        loss = 0.0
+        own = [run.model.num_items(batch["data"]) for batch in window]
+        counts = _sum_counts(run, own)
+        total, loss = max(sum(counts), 1), torch.zeros((), device=run.device)
         for number, batch in enumerate(window):
             in_epoch = run.iter % self.epoch_length
             if in_epoch == 0:
                 run.call_hooks("before_train_epoch")
             run.call_hooks("before_train_iter", batch_idx=in_epoch, data_batch=batch)
             is_last = number == len(window) - 1
-            outputs = train_step(run, batch, counts[number], max(sum(counts), 1), is_last)
-            loss = loss + outputs["loss"] * (counts[number] / max(sum(counts), 1))
+            outputs = train_step(run, batch, counts[number], total, is_last)
+            loss = loss + outputs["loss"]
+            # Each process's part of the batch's own mean: the parts of all are added when a line is written.
+            of_batch = total / max(counts[number], 1)
+            run.history.record_part("loss", outputs["loss"] * of_batch)
+            for name in run.model.metrics:
+                run.history.record_part(name, outputs["sums"][name] / max(counts[number], 1))
+            report = {"loss": outputs["loss"] * (total / max(own[number], 1))}
             if is_last:
-                self._update(outputs, loss)
-                # What follows resumes behind this window; before it, at its start.
+                report |= self._update(loss)
+                # A run that stops from here on resumes after this window; before, at its start.
                 run.position = Position(run.iter + 1, self.dataloader.position())
-            run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=outputs)
+            run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=report)
             if in_epoch == self.epoch_length - 1:
                 run.call_hooks("after_train_epoch")
-            self._end_if_asked()
+            # Several processes ask one another once for each update.
+            if is_last or run.world.size == 1:
+                self._end_if_asked()
             run.iter += 1
 
     def _end_if_asked(self) -> None:
-        run = self.runner
         if number := self.stop_asked():
-            for hook in run.hooks:
-                if isinstance(hook, CheckpointHook):
-                    if not hook.saves_at(run):
-                        hook.save_iter(run)
-                    hook.finish()
+            self.runner.save_now()
             raise SystemExit(128 + number)
 
-    def _update(self, outputs: dict[str, Any], loss: Any) -> None:
-        if self.spike_ratio is not None and self._is_spike(float(loss)):
-            return
+    def _update(self, loss: torch.Tensor) -> dict[str, Any]:
+        """Change the weights, unless the update is skipped; `loss` is this process's part of the update's."""
+        if self.spike_ratio is not None and self._is_spike(float(self.runner.world.sum(loss))):
+            return {}
         self.runner.call_hooks("before_update")
         update = self.runner.backend.update(self.runner.optim_wrapper)
-        outputs["grad_norm"] = update.grad_norm
         if update.applied:
             self.skipped_in_a_row = 0
         elif update.rescaled:
-            logger.info(told("The 16-bit loss scale was too high and is lowered; this update is left out."))
+            logger.info(
+                translate("The 16-bit loss scale was too high and is lowered; this update is left out.")
+            )
         else:
-            self._count_skipped(f"the gradient norm is {update.grad_norm}")
+            self._count_skipped(translate("the gradient norm is {norm}", norm=update.grad_norm))
+        return {"grad_norm": update.grad_norm}
 
     def _is_spike(self, loss: float) -> bool:
         """Whether the update is left out because its loss is far above those before it."""
@@ -165,7 +182,14 @@ class TrainLoop:
                 before.append(loss)
             return False
         self.runner.backend.drop_gradients(self.runner.optim_wrapper)
-        self._count_skipped(f"the loss is {loss:.4g}, {loss / usual:.3g} times the usual {usual:.4g}")
+        self._count_skipped(
+            translate(
+                "the loss is {loss:.4g}, {times:.3g} times the usual {usual:.4g}",
+                loss=loss,
+                times=loss / usual,
+                usual=usual,
+            )
+        )
         return True
 
     def _count_skipped(self, why: str) -> None:
@@ -173,52 +197,56 @@ class TrainLoop:
         run.num_skipped_updates += 1
         self.skipped_in_a_row += 1
         rows = self._name_rows()
-        what = f"iter {run.iter + 1}: {why}"
-        logger.warning(told("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows)
+        what = translate("iter {iter}: {why}", iter=run.iter + 1, why=why)
+        logger.warning(
+            translate("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows
+        )
         if self.skipped_in_a_row >= run.max_nonfinite_updates:
             raise TrainingError(
-                f"{what}, the last of {self.skipped_in_a_row} updates in a row; the run stops. {rows}. "
-                "Look at these rows, lower lr, or use bfloat16; checkpoints written before are whole"
+                translate(
+                    "{what}, the last of {count} skipped updates in a row; the run stops. {rows}. Look "
+                    "at these rows, lower lr, or use bfloat16; earlier checkpoints are intact",
+                    what=what,
+                    rows=rows,
+                    count=self.skipped_in_a_row,
+                )
             )
 
     def _name_rows(self) -> str:
         dataset = self.dataloader.dataset
-        indices = [i for rows in self.runner.world.gather(list(self._rows)) for batch in rows for i in batch]
-        places = [f"item {i}" for i in indices]
+        indices = [
+            i for rows in self.runner.world.all_gather(list(self._rows)) for batch in rows for i in batch
+        ]
+        places = [translate("item {number}", number=i) for i in indices]
         if hasattr(dataset, "source_places"):
             places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
         named = ", ".join(places[:MAX_ROWS_NAMED])
-        more = f" and {len(places) - MAX_ROWS_NAMED} more" if len(places) > MAX_ROWS_NAMED else ""
-        return f"Rows in this update: {named}{more}"
+        count = len(places) - MAX_ROWS_NAMED
+        more = translate(" and {count} more", count=count) if count > 0 else ""
+        return translate("Rows in this update: {named}{more}", named=named, more=more)
 
 
 class EpochBasedTrainLoop(TrainLoop):
     """The same, with `val_interval` and `val_begin` in epochs."""
 
-    def __init__(
-        self, runner: Run, dataloader: Batches | StreamBatches, by_epoch: bool = True, **kwargs: Any
-    ):
+    def __init__(self, runner: Run, dataloader: BatchSource, by_epoch: bool = True, **kwargs: Any):
         super().__init__(runner, dataloader, by_epoch=by_epoch, **kwargs)
 
 
-def _count_items(run: Run, window: list[dict[str, Any]]) -> list[int]:
-    """How many items with loss each batch of a window has, on all processes together."""
-    counts = torch.tensor([run.model.num_loss_items(batch["data"]) for batch in window])
-    # Those who share a row have each counted all of it.
-    return (run.world.sum(counts) // run.world.sequence_size).tolist()
+def _sum_counts(run: Run, own: list[int]) -> list[int]:
+    """The number of items of each batch of a window, over all processes, from those of this process."""
+    # Sequence-parallel ranks have each counted all items of their common sequences.
+    return (run.world.sum(torch.tensor(own)) // run.world.sequence_size).tolist()
 
 
 def train_step(
     run: Run, batch: dict[str, Any], count: int, window_count: int, is_last: bool = True
-) -> dict[str, Any]:
-    """Forward and backward of one batch; returns its own mean loss and what else the model reports.
+) -> Outputs:
+    """Forward and backward of one batch: this process's part of the update's loss, and its metric sums.
 
-    `count` items of the batch carry loss, `window_count` in the whole update, on all processes: their
-    quotient turns the share that is differentiated back into the batch's own mean. `is_last`: the update
-    follows.
+    `count` items of the batch have a loss, `window_count` in the whole update, on all processes. `is_last`:
+    the update follows.
     """
     batch = to_device(batch, run.device)
     outputs = run.backend.forward_backward(run.optim_wrapper, batch, count, window_count, is_last)
-    outputs = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in outputs.items()}
-    outputs["loss"] = run.world.sum(outputs["loss"]) * (window_count / max(count, 1))
-    return outputs
+    return {"loss": outputs["loss"].detach(), "sums": outputs["sums"]}

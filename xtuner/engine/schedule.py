@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 FOREVER = 10**9
 
@@ -32,7 +33,7 @@ class Schedule:
     convert_to_iter_based: bool = False
 
     def in_iters(self, epoch_length: int) -> Schedule:
-        """This schedule with its borders in the unit that it moves in: whole iterations or whole epochs."""
+        """This schedule with begin and end in its own unit: whole iterations or whole epochs."""
         if not (self.by_epoch and self.convert_to_iter_based):
             return self
         end = self.end if self.end == FOREVER else int(self.end * epoch_length)
@@ -105,6 +106,9 @@ def check(schedules: Sequence[object]) -> None:
     for i, schedule in enumerate(schedules):
         if not isinstance(schedule, Schedule):
             raise ConfigError(
-                f"param_scheduler.{i} is a {type(schedule).__name__}; "
-                "use LinearLR, CosineAnnealingLR or ConstantLR"
+                translate(
+                    "param_scheduler.{i} is a {kind}; use LinearLR, CosineAnnealingLR or ConstantLR",
+                    i=i,
+                    kind=type(schedule).__name__,
+                )
             )

@@ -1,6 +1,6 @@
-"""A signal that ends a run after the iteration it is in, with a checkpoint.
+"""A signal that ends a run with a checkpoint.
 
-first signal     noted; the loop asks after each iteration whether any process has one
+first signal     noted; the loop asks for it after each iteration, several processes after each update
 a later one      ends the process at once
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.parallel.launch import ONE_PRESS_SECONDS
 
@@ -34,7 +34,7 @@ class StopSignal:
         if not self.number:
             self.number, self._came = number, time.monotonic()
             logger.warning(
-                told("%s: stopping after this iteration; again to stop now"), signal.Signals(number).name
+                translate("%s: stopping with a checkpoint; again to stop now"), signal.Signals(number).name
             )
 
 

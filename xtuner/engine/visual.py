@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from xtuner.errors import ConfigError
 from xtuner.extras import pip_install
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 
 
@@ -48,7 +48,7 @@ class LocalVisBackend:
                 file.flush()
         except OSError as error:
             logger.warning(
-                told("%s cannot be written: %s; the run goes on without it"), file.name, error.strerror
+                translate("%s cannot be written: %s; the run goes on without it"), file.name, error.strerror
             )
             self.close()
 
@@ -57,7 +57,7 @@ class LocalVisBackend:
 
     def close(self) -> None:
         for file in self._files:
-            # What is still in the buffer of a full disk is lost, and was told of.
+            # What is still in the buffer of a full disk is lost; that was logged.
             with contextlib.suppress(OSError):
                 file.close()
         self._files = []
@@ -117,7 +117,14 @@ def _need(module: str, user: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{user} needs the package {package}: {pip_install(package)}") from error
+        raise ConfigError(
+            translate(
+                "{user} needs the package {package}: {command}",
+                user=user,
+                package=package,
+                command=pip_install(package),
+            )
+        ) from error
 
 
 class Visualizer:

@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 import torch.distributed as torch_dist
-from torch import nn
 
 from xtuner import dist
 from xtuner.engine.backend import Backend
-from xtuner.engine.checkpoint import OPTIMIZER_FILES
+from xtuner.engine.checkpoints.files import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import translate
 from xtuner.log import logger, say_once
-from xtuner.parallel.tensors import shapes, spread_tensor
+from xtuner.model.train_module import TrainModule
+from xtuner.parallel.tensors import broadcast_tensor, shapes
 from xtuner.parallel.world import World
 
 # Stands for no clipping: without one DeepSpeed does not say the norm.
@@ -42,13 +43,14 @@ class ZeroBackend(Backend):
         super().__init__(world)
         self._settings, self._batch_size = settings, batch_size
         self.stage = settings.get("zero_optimization", {}).get("stage", 0)
+        self.gathers_weights = self.stage == 3
         self._engine: Any = None
 
-    def wrap(self, model: nn.Module, device: torch.device) -> None:
+    def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
-        if self.stage == 3 and hasattr(model, "run_as_written"):
-            # Weights are gathered where a layer's own forward begins, and only there.
-            self.model.run_as_written()
+        if self.stage == 3:
+            # Weights are gathered at the start of a layer's own forward, and only there.
+            self.model.use_plain_layers()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
         dist.write_place()
@@ -115,11 +117,14 @@ class ZeroBackend(Backend):
         if {n: s.shape for n, s in found.items()} != expected:
             name = next(n for n in [*expected, *found] if n not in found or found[n].shape != expected.get(n))
             raise CheckpointError(
-                f"The checkpoint does not fit the model: {name} is missing, new, or of another shape"
+                translate(
+                    "The checkpoint does not fit the model: {name} is missing, new, or of another shape",
+                    name=name,
+                )
             )
         trained = {id(p) for p in self._params}
         for name, shape in found.items():
-            full = spread_tensor((state or {}).get(name), shape, None, self.world)
+            full = broadcast_tensor((state or {}).get(name), shape, None, self.world)
             target = own[name]
             if id(target) in trained:
                 with self._whole(target):
@@ -165,7 +170,7 @@ class ZeroBackend(Backend):
         slots = found[next(iter(found))]
         names = [n for n, shape in slots.items() if len(shape.shape)]
         steps = {
-            n: spread_tensor(given[0][n] if given else None, shape, None, self.world)
+            n: broadcast_tensor(given[0][n] if given else None, shape, None, self.world)
             for n, shape in slots.items()
             if n not in names
         }
@@ -179,14 +184,16 @@ class ZeroBackend(Backend):
         for number, param in enumerate(self._params):
             for name in names:
                 value = given[number][name] if given else None
-                full = spread_tensor(value, found[number][name], None, self.world)
+                full = broadcast_tensor(value, found[number][name], None, self.world)
                 safe_set_full_optimizer_state(param, full.to(param.device), name)
 
 
 def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size: int) -> dict[str, Any]:
-    """DeepSpeed's `settings` with what the config says in the place of "auto"; differences are told."""
+    """DeepSpeed's `settings` with the config's values for "auto"; differences are logged."""
     if optim_wrapper.norm_type != 2.0:
-        raise ConfigError("optim_wrapper.clip_grad.norm_type: DeepSpeed clips by the norm 2 alone; remove it")
+        raise ConfigError(
+            translate("optim_wrapper.clip_grad.norm_type: DeepSpeed clips by the 2-norm only; remove it")
+        )
     dtype = _precision(settings, getattr(optim_wrapper, "dtype", torch.float32))
     ours = {
         "gradient_accumulation_steps": optim_wrapper.accumulative_counts,
@@ -196,7 +203,12 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
     for name, value in ours.items():
         said = settings.get(name, "auto")
         if said not in ("auto", value):
-            say_once(f"The DeepSpeed file says {name} = {said}, the config {value}: the config counts")
+            say_once(
+                "The DeepSpeed file has {name} = {given} and the config {value}: that of the config is used",
+                name=name,
+                value=value,
+                given=said,
+            )
     filled = {**settings, **ours, "steps_per_print": 2**31, "zero_allow_untested_optimizer": True}
     for name, wanted in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         part = dict(settings.get(name) or {})
@@ -204,7 +216,10 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
         part["enabled"] = dtype == wanted
         if said not in ("auto", part["enabled"]):
             say_once(
-                f"The DeepSpeed file says {name}.enabled = {said}; optim_wrapper.dtype is {dtype} and counts"
+                "The DeepSpeed file has {name}.enabled = {given}; optim_wrapper.dtype = {dtype} is used",
+                name=name,
+                dtype=dtype,
+                given=said,
             )
         filled[name] = part
     return filled
@@ -213,7 +228,10 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
 def _precision(settings: Mapping[str, Any], asked: torch.dtype) -> torch.dtype:
     left_open = all((settings.get(name) or {}).get("enabled", "auto") == "auto" for name in ("bf16", "fp16"))
     if asked == torch.float16 and left_open and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        say_once("DeepSpeed trains in bf16, which this GPU has, where optim_wrapper.dtype is float16", 20)
+        say_once(
+            "DeepSpeed trains in bf16, which this GPU supports, instead of optim_wrapper.dtype = float16",
+            logging.INFO,
+        )
         return torch.bfloat16
     return asked
 

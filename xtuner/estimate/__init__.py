@@ -1,4 +1,4 @@
-"""What a run will need, reckoned before anything is loaded: no torch, no weights, no network.
+"""What a run will need, estimated before anything is loaded: no torch, no weights, no network.
 
 shape.py       config.json -> how many weights of which shape
 configured.py  a config -> what of it decides memory and time

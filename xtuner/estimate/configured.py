@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from xtuner.blocks import RECOMPUTE, as_recompute
 from xtuner.config.ref import as_ref, path_of
-from xtuner.errors import ConfigError
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import RECOMPUTE, Training
-from xtuner.estimate.plan import ALONE, Division, process_memory
+from xtuner.estimate.memory import Training
+from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
 # Of free memory; the rest is for what the estimate does not know.
@@ -98,21 +98,6 @@ def _targets(modules: Any, parameters: Iterable[str]) -> tuple[str, ...] | None:
     if isinstance(modules, (list, tuple)):
         return (*modules, *words)
     return tuple(words) if words and modules is None else None
-
-
-def as_recompute(value: Any) -> str | None:
-    """The word of RECOMPUTE that `use_activation_checkpointing` means; None where it leaves it open."""
-    if isinstance(value, bool):
-        return "full" if value else "none"
-    if value is None or value == "auto":
-        return None
-    if value not in RECOMPUTE:
-        raise ConfigError(
-            f"model.use_activation_checkpointing is {value!r}; write True (all layers), False (none), "
-            "'selective' (every second layer), 'offload' (all layers, inputs and embedding on the host), or "
-            "None (what fits into memory)"
-        )
-    return value
 
 
 def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Division = ALONE) -> str:

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from xtuner.estimate.memory import RECOMPUTE, Training
-from xtuner.estimate.plan import ALONE, Division, process_memory
+from xtuner.blocks import RECOMPUTE
+from xtuner.estimate.memory import Training
+from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
+from xtuner.language import translate
 
 # Of the whole: what saves less is not worth a word.
 LEAST = 0.02
@@ -44,7 +46,8 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
     if run.batch > 1:
         batch, more = run.batch // 2, run.accumulate * 2
         yield (
-            f"train_dataloader.batch_size = {batch} and optim_wrapper.accumulative_counts = {more}",
+            f"train_dataloader.batch_size = {batch}{translate(' and ')}"
+            f"optim_wrapper.accumulative_counts = {more}",
             replace(run, batch=batch, tokens=run.tokens * batch // run.batch, accumulate=more),
         )
     ways = RECOMPUTE if run.device == "cuda" else RECOMPUTE[:-1]
@@ -55,7 +58,8 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
             replace(run, recompute=way),
         )
     if not run.is_full and run.bits == 16:
-        yield "model.llm.quantization_config with load_in_4bit=True (QLoRA)", replace(run, bits=4)
+        text = translate("model.llm.quantization_config with load_in_4bit=True (QLoRA)")
+        yield text, replace(run, bits=4)
     if run.state_bytes > 2:
         optimizer = "bitsandbytes.optim.AdamW8bit"
         yield f"optim_wrapper.optimizer.type = {optimizer}", replace(run, state_bytes=2)
@@ -63,4 +67,4 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
     yield f"max_length = {length // 2}", replace(run, tokens=run.tokens // 2)
     if run.is_full:
         adapter = replace(run, rank=64, weight_bytes=min(run.weight_bytes, run.compute_bytes), state_bytes=8)
-        yield "model.lora = dict(type=LoraConfig, r=64) instead of all weights", adapter
+        yield translate("model.lora = dict(type=LoraConfig, r=64) instead of all weights"), adapter

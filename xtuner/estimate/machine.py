@@ -6,8 +6,11 @@ import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 _FIELDS = "name,memory.total,memory.free"
 
@@ -27,7 +30,7 @@ class Machine:
 @functools.cache
 def find_machine() -> Machine:
     """The first GPU that `nvidia-smi` shows this process, else the CPU."""
-    return _find_gpu() or Machine("cpu", "CPU", *_memory(), cpu_computes_in_bf16(), _num_cores())
+    return _find_gpu() or Machine("cpu", "CPU", *host_memory(), cpu_computes_in_bf16(), _num_cores())
 
 
 def _find_gpu() -> Machine | None:
@@ -53,20 +56,48 @@ def _num_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _memory() -> tuple[int, int]:
-    """Bytes of memory and those that are free, no more than this process is allowed."""
-    total, free = 8 * 2**30, 8 * 2**30
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        fields = {key: int(value.split()[0]) * 1024 for key, value in (x.split(":", 1) for x in lines)}
-        total, free = fields["MemTotal"], fields["MemAvailable"]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if limit != "max":
-            total, free = min(total, int(limit)), min(free, max(0, int(limit) - used))
-    except (OSError, KeyError, ValueError):
-        pass
+def free_memory() -> int:
+    """Bytes of the host's memory that this process may still take."""
+    return host_memory()[1]
+
+
+def host_memory(root: Path = Path("/")) -> tuple[int, int]:
+    """Bytes of memory and those that are free, no more than the cgroups of this process allow."""
+    host = psutil.virtual_memory()
+    total, free = host.total, host.available
+    for limit, used in _cgroups(root):
+        total, free = min(total, limit), min(free, max(0, limit - used))
     return total, free
+
+
+def _cgroups(root: Path) -> Iterator[tuple[int, int]]:
+    """Limit and use of each cgroup that holds this process, from its own to the outermost that is seen.
+
+    What a container sees is its own part of the tree, so a folder of the path may not be there.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            tree, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            tree = root / "sys/fs/cgroup/memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        own = tree / path.strip("/")
+        for folder in (own, *own.parents[: len(own.parts) - len(tree.parts)]):
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in names[:2])
+                stat = dict(pair.split() for pair in (folder / "memory.stat").read_text().splitlines())
+                if limit != "max":
+                    # Files that were read count as used, and make room when it is needed.
+                    yield int(limit), int(used) - int(stat.get(names[2], 0))
+            except (OSError, ValueError):
+                continue
 
 
 @functools.cache

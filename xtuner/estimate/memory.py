@@ -28,22 +28,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xtuner.blocks import SOFTMAX_PART, TILE, loss_block
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.families import Fused, family_of
 
 GB = 1e9
-# How much of what layers make forward is made again in backward.
-RECOMPUTE = ("none", "selective", "full", "offload")
-# Rows that MLPs with adapters take at a time under "offload": enough for fast products.
-TILE = 1024
-# Bytes of fp32 logits: of a block of rows that the loss multiplies with the head at one time, and of the part
-# of it whose softmax is in fp32. On a CPU malloc has a block of 16 bits again without asking the system, and
-# the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 512 rows, enough for the product
-# to be bound by arithmetic, and a part's kernels run longer than they take to start.
-LOSS_BLOCK = {"cpu": 56 * 2**20, "cuda": 256 * 2**20}
-SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
-# Rows of a block of many words' logits: each block reads the whole head.
-LOSS_ROWS = 256
 # A process before its model, measured: interpreter and imports; on a GPU its context and libraries.
 BASE_BYTES = {"cuda": 600_000_000, "cpu": 409_000_000}
 # peft, and bitsandbytes that it imports.
@@ -252,36 +241,33 @@ def layer_bytes(shape: Shape, run: Training) -> int:
                 adapter; where layers are not fused each has its own copy, and a dropout mask
     """
     c, h = run.compute_bytes, shape.hidden
-    fused = _is_fused(shape, run)
+    fused = _fused(shape, run)
     norms = 2 * h * run.weight_bytes + 8
-    if not fused:
+    if fused is None or fused.norm is None:
         norms = 2 * h * (4 + (run.weight_bytes if run.is_full else 0)) + 8
     attention = c * (shape.query + 2 * shape.key)
     if run.device == "cuda":
         attention += c * shape.query + 4 * shape.heads
     if shape.head_norms:
         attention += c * (shape.query + shape.key)
-    mlp = 0 if _in_tiles(shape, run) else (2 if fused else 3) * c * _mlp_width(shape)
+    mlp = 0 if _in_tiles(shape, run) else (3 if fused is None else 2) * c * _mlp_width(shape)
     mlp += sum(
-        c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.name in _DOWN
+        c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.role == _DOWN
     )
-    return int(norms + attention + mlp + _inputs_bytes(shape, run, fused))
+    return int(norms + attention + mlp + _inputs_bytes(shape, run, fused is not None))
 
 
-def _is_fused(shape: Shape, run: Training) -> bool:
-    """Whether layers that are not recomputed run through xtuner/model/fused; compiled they do not."""
-    return _fused(shape) is not None and not (run.compiled and run.recompute in ("none", "selective"))
-
-
-def _fused(shape: Shape) -> Fused | None:
-    return family_of({"model_type": shape.family}).fused
+def _fused(shape: Shape, run: Training) -> Fused | None:
+    """What runs through xtuner/model/fused of layers that are not recomputed; compiled ones do not."""
+    compiled = run.compiled and run.recompute in ("none", "selective")
+    return None if compiled else family_of({"model_type": shape.family}).fused
 
 
 def _mlp_width(shape: Shape) -> float:
-    return sum(x.inputs * x.active / shape.layers for x in shape.linears if x.name in _DOWN)
+    return sum(x.inputs * x.active / shape.layers for x in shape.linears if x.role == _DOWN)
 
 
-_DOWN = ("down_proj", "w2")
+_DOWN = "down_proj"
 
 
 def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
@@ -293,9 +279,9 @@ def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
     total = 0.0
     for x in trained:
         share = x.active / shape.layers
-        source = x.block + _SOURCE.get(x.name, x.name)
+        source = x.block + _SOURCE.get(x.role, x.role)
         known = source in seen or (source == "o_proj" and run.device == "cuda")
-        known = known or (_is_one_mlp(shape, run) and x.name in _DOWN)  # made again in backward
+        known = known or (_is_one_mlp(shape, run) and x.role == _DOWN)  # made again in backward
         dropped = mask if not x.experts else 0
         if not known or dropped:
             total += share * x.inputs * (c + dropped)
@@ -307,15 +293,14 @@ def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
 # Matrices that read the same numbers.
 _SOURCE = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "attention"),
-    **dict.fromkeys(("gate_proj", "up_proj", "w1", "w3", "gate_up_proj"), "mlp"),
-    "wo": "o_proj",
+    **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj"), "mlp"),
 }
 
 
 def _is_one_mlp(shape: Shape, run: Training) -> bool:
     """Whether gate, up and down run as one function, with an adapter each."""
-    fused, names = _fused(shape), {x.name for x in targets(shape, run)}
-    return fused is not None and _is_fused(shape, run) and names.issuperset(fused.gated)
+    fused, names = _fused(shape, run), {x.name for x in targets(shape, run)}
+    return fused is not None and names.issuperset(fused.gated)
 
 
 def _in_tiles(shape: Shape, run: Training) -> bool:
@@ -344,14 +329,6 @@ def loss_bytes(shape: Shape, run: Training) -> int:
     return int(stream + block * shape.vocab * c + block * shape.hidden * c + head * c * casts + largest)
 
 
-def loss_block(rows: int, vocab: int, device: str) -> int:
-    """Rows whose logits exist at one time: blocks are alike, and rounded as fused/shapes.py pads them."""
-    most = max(LOSS_ROWS, LOSS_BLOCK[device] // (4 * vocab)) // 32
-    wanted = max(1, -(-rows // 32))
-    blocks = -(-wanted // most)
-    return -(-wanted // blocks) * 32
-
-
 def _backward_bytes(shape: Shape, run: Training) -> int:
     """Of the gradients inside one layer, and of matrices: out of 4 or 8 bits, or as a gradient.
 
@@ -370,7 +347,7 @@ def _backward_bytes(shape: Shape, run: Training) -> int:
 
 def _width(linear: Linear) -> int:
     """Of what a matrix makes; gate and up of experts, which are one, count as they do apart."""
-    return linear.outputs // 2 if linear.experts and linear.name not in _DOWN else linear.outputs
+    return linear.outputs // 2 if linear.experts and linear.role != _DOWN else linear.outputs
 
 
 def _step_bytes(shape: Shape, run: Training) -> int:

@@ -4,7 +4,7 @@
                                                             embedding=131072000, head=131072000, rest=266240)
 
 Families whose `sizes` are known are exact to the last weight; parts that see or hear are not counted. Any
-other with the usual names in its config is reckoned as a Llama and says so by `is_exact`.
+other with the usual names in its config is estimated as a Llama, with `is_exact` false.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Linear:
     active: int
     experts: int = 0
     block: str = ""  # of the MLPs beside one another: "shared", "experts"
+    role: str = ""  # Llama's name of it
 
     @property
     def weights(self) -> int:
@@ -233,7 +234,7 @@ def _gated(hidden: int, width: int, copies: int, block: str = "") -> list[Linear
 def _join(linears: list[Linear], sizes: Sizes) -> list[Linear]:
     for group in sizes.joined:
         parts = [linear for linear in linears if linear.name in group]
-        name = "wqkv" if sizes.names else _JOINED_NAMES[group]
+        name = _JOINED_NAMES[group]
         first = parts[0]
         one = Linear(name, first.inputs, sum(p.outputs for p in parts), first.copies, first.active)
         place = linears.index(first)
@@ -244,4 +245,4 @@ def _join(linears: list[Linear], sizes: Sizes) -> list[Linear]:
 
 def _renamed(linears: list[Linear], sizes: Sizes) -> list[Linear]:
     names = sizes.names or {}
-    return [replace(x, name=names.get(x.name, x.name)) for x in linears]
+    return [replace(x, name=names.get(x.name, x.name), role=x.name) for x in linears]

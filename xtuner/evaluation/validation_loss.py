@@ -2,8 +2,8 @@
 
 iter_300.pth                a file, or a folder of DeepSpeed       weights into the config's model
 adapter_config.json in it   an adapter folder                      on the config's base model
-config.json in it           a model folder, such as a merged one   in the place of the config's model
-None                        nothing trained yet
+config.json in it           a model folder, such as a merged one   instead of the config's model
+None                        the base model
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from xtuner.config import Builder, Config, check_names
 from xtuner.config.schema import BUILT, passed_on
 from xtuner.engine import build
 from xtuner.engine.backend import make_backend
-from xtuner.engine.checkpoint import load_checkpoint
+from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.randomness import set_seed
 from xtuner.engine.run import Run
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.log import logger, start_file, stop_file
 from xtuner.model.loading import register_families
 from xtuner.parallel.world import World, make_world
@@ -32,9 +33,9 @@ def measure(
     """`{"loss", "perplexity"}` of `checkpoint`; also written to `<work_dir>/<timestamp>/<timestamp>.json`."""
     cfg, weights = with_weights(cfg, checkpoint)
     run = build_measurement(cfg, work_dir, world)
-    if run.world.spread(weights is not None):
+    if run.world.broadcast(weights is not None):
         run.backend.load_model(weights if run.world.is_first else None)
-    logger.info("Measuring %s", checkpoint or "the model as the config starts from it")
+    logger.info(translate("Measuring %s"), checkpoint or translate("the base model of the config"))
     log_file = start_file(run.log_dir / f"{run.timestamp}.log") if run.world.is_first else None
     try:
         metrics = run.val_loop.run()
@@ -51,7 +52,7 @@ def measure(
 
 
 def with_weights(cfg: Config, checkpoint: str | None) -> tuple[Config, dict[str, Any] | None]:
-    """The config that makes the model of `checkpoint`, and the weights to put into it, if any."""
+    """The config of the model of `checkpoint`, and the weights to load into it, if any."""
     if checkpoint is None:
         return cfg, None
     folder = Path(checkpoint)
@@ -77,8 +78,10 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     data, loop = f"{kind}_dataloader", f"{kind}_cfg"
     if cfg.get(data) is None:
         raise ConfigError(
-            "the config names no data to test on: give val_dataloader = dict(held_out=0.05), a share of the "
-            "training rows that training leaves out, or test_dataloader = dict(dataset=...)"
+            translate(
+                "the config has no data to test on: give val_dataloader = dict(held_out=0.05), which "
+                "holds out part of the training rows, or test_dataloader = dict(dataset=...)"
+            )
         )
     for name in BUILT:
         check_names(passed_on(cfg.get(name)), name)
@@ -86,7 +89,7 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     world = world or make_world()
     world.split(cfg.get("sequence_parallel_size") or 1)
     folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
-    timestamp = world.share(lambda: build.free_timestamp(folder))
+    timestamp = world.broadcast_via_store(lambda: build.free_timestamp(folder))
     seed = cfg.get("randomness", {}).get("seed") or 0
     set_seed(seed, False)
     backend = make_backend(world, bool(cfg.get("fsdp")))

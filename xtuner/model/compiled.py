@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model import attention
 from xtuner.model.fused import unfuse
@@ -35,7 +35,7 @@ def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
     layers = [layer for layer in all_layers if not getattr(layer, "gradient_checkpointing", False)]
     if recomputed := len(all_layers) - len(layers):
         logger.warning(
-            told(
+            translate(
                 "compile: %d of %d layers are recomputed in backward, which torch does not compile; "
                 "model.use_activation_checkpointing = False keeps all as they are"
             ),
@@ -55,7 +55,7 @@ def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
         kind = type(layer)
         compiled.setdefault(kind, torch.compile(kind.forward, **settings))
         layer.forward = MethodType(_in_training(compiled[kind]), layer)
-    logger.info(told("Compiling %d layers in the first iterations, which takes its time"), len(layers))
+    logger.info(translate("Compiling %d layers in the first iterations, which takes its time"), len(layers))
 
 
 def _in_training(compiled: Callable[..., Any]) -> Callable[..., Any]:

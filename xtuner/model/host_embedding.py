@@ -19,6 +19,14 @@ from xtuner.model.mapped import wanted_dtype
 class HostEmbedding(nn.Embedding):
     """An embedding whose table is a plain tensor: it stays where it is and is nobody's parameter."""
 
+    def __init__(self, embedding: nn.Embedding):
+        # A parameter would move with the model, and as the first one tell where the model is.
+        nn.Module.__init__(self)
+        for name in nn.Embedding.__constants__:
+            setattr(self, name, getattr(embedding, name))
+        self.weight = embedding.weight.data.to("cpu", wanted_dtype(embedding.weight))
+        self.train(embedding.training)
+
     def forward(self, input: Tensor) -> Tensor:
         """Rows of the table for `input`, on the device of `input`."""
         return super().forward(input.to(self.weight.device)).to(input.device)
@@ -38,9 +46,7 @@ def keep_on_host(llm: Any) -> bool:
         return False
     if head is None or head.weight is embedding.weight:
         return False
-    table = embedding.weight.data.to("cpu", wanted_dtype(embedding.weight))
-    # A parameter would move with the model, and as the first one tell where the model is.
-    del embedding.weight
-    embedding.weight = table
-    embedding.__class__ = HostEmbedding
+    if embedding._forward_hooks or embedding._forward_pre_hooks:  # of others, who hold this very module
+        return False
+    llm.set_input_embeddings(HostEmbedding(embedding))
     return True

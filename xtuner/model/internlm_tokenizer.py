@@ -24,6 +24,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from xtuner.errors import ModelError
+from xtuner.language import translate
 
 SPACE = "▁"
 # Piece types of sentencepiece_model.proto.
@@ -56,8 +57,13 @@ class InternLM2Tokenizer(PreTrainedTokenizerFast):
         for token_id, token in wanted.items():
             if self.convert_tokens_to_ids(token) != token_id:
                 raise ModelError(
-                    f"added_tokens_decoder in tokenizer_config.json says {token!r} is {token_id}, "
-                    f"the vocabulary makes it {self.convert_tokens_to_ids(token)}"
+                    translate(
+                        "added_tokens_decoder in tokenizer_config.json gives {token!r} the id "
+                        "{token_id}, and the vocabulary gives it {own_id}",
+                        token=token,
+                        token_id=token_id,
+                        own_id=self.convert_tokens_to_ids(token),
+                    )
                 )
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
@@ -126,14 +132,21 @@ def _read(path: Path) -> Any:
     try:
         proto.ParseFromString(path.read_bytes())
     except Exception as error:
-        raise ModelError(f"{path} is no sentencepiece model: {error}") from error
+        raise ModelError(
+            translate("{path} is not a sentencepiece model: {error}", path=path, error=error)
+        ) from error
     if not proto.pieces:
-        raise ModelError(f"{path} is no sentencepiece model: it has no pieces")
+        raise ModelError(translate("{path} is not a sentencepiece model: it has no pieces", path=path))
     if proto.trainer_spec.model_type != _BPE_MODEL:
-        raise ModelError(f"{path} is no byte-pair model, as InternLM's tokenizers are")
+        raise ModelError(
+            translate("{path} is not a byte-pair model, as InternLM's tokenizers are", path=path)
+        )
     if proto.trainer_spec.treat_whitespace_as_suffix:
         raise ModelError(
-            f"{path} puts spaces behind words (treat_whitespace_as_suffix), which is not supported"
+            translate(
+                "{path} puts spaces behind words (treat_whitespace_as_suffix), which is not supported",
+                path=path,
+            )
         )
     return proto
 

@@ -18,10 +18,13 @@ from typing import Any
 import torch
 
 from xtuner.families import family_of
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention
+from xtuner.model.base import base_model
 from xtuner.model.loading import keeps_logits
-from xtuner.parallel.world import largest
+from xtuner.model.packed import packed_inputs
+from xtuner.parallel.world import all_reduce_max
 
 # Tokens by which a trial's second sample reaches beyond a limit; these are compared.
 BEYOND = 8
@@ -54,19 +57,21 @@ class Isolation:
         self._try(model, length, [limit for limit in self._limits if limit <= FURTHEST])
         if untried := [limit for limit in self._limits if FURTHEST < limit < length and not self._mixes]:
             say_once(
-                f"Whether models of the family '{model.config.get_text_config().model_type}' keep packed "
-                f"samples apart was tried up to {FURTHEST} tokens; in longer rows, {untried[0]} of their "
-                "config may act"
+                "Packed samples of models of the family '{family}' were tested for isolation up to "
+                "{FURTHEST} tokens; beyond, {limit} in their config may mix them",
+                FURTHEST=FURTHEST,
+                family=model.config.get_text_config().model_type,
+                limit=untried[0],
             )
         return not self._mixes
 
     def _try(self, model: Any, length: int, bounds: list[int]) -> None:
         if self._tried > max(bounds, default=0):
             return
-        reach = largest(max((bound for bound in bounds if bound < length), default=0)) + BEYOND
+        reach = all_reduce_max(max((bound for bound in bounds if bound < length), default=0)) + BEYOND
         if reach > self._tried:
             self._tried = reach
-            self._mixes = bool(largest(_differs(model, reach)))
+            self._mixes = bool(all_reduce_max(_differs(model, reach)))
             if self._mixes:
                 use_stock_attention(model)
 
@@ -94,18 +99,20 @@ def _differs(model: Any, length: int) -> bool:
     model.eval()
     try:
         with attention.packed_batch():
-            packed = model(**attention.packed_inputs(ids, [0, 4, 4 + length]), **few).logits[0, -BEYOND:]
+            packed = model(**packed_inputs(ids, [0, 4, 4 + length]), **few).logits[0, -BEYOND:]
         if implementation == attention.NAME:
             use_stock_attention(model)
         alone = model(input_ids=ids[:, 4:], use_cache=False, **few).logits[0, -BEYOND:]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever the family's code says of a row that it does not know
-        logger.info("A trial of packed samples failed: %s: %s", type(error).__name__, error)
+        logger.info(
+            translate("Testing the isolation of packed samples failed: %s: %s"), type(error).__name__, error
+        )
         return True
     finally:
         if model.config._attn_implementation != implementation:
-            _base(model).set_attn_implementation(implementation)
+            base_model(model).set_attn_implementation(implementation)
         model.train(was_training)
     # Of single tokens a router may choose another expert for rounding alone.
     difference = ((packed - alone).float().norm(dim=-1) / alone.float().norm(dim=-1)).median()
@@ -114,10 +121,6 @@ def _differs(model: Any, length: int) -> bool:
 
 def use_stock_attention(model: Any) -> None:
     """Give the model the attention that transformers chooses for it."""
-    base = _base(model)
+    base = base_model(model)
     if base.config._attn_implementation == attention.NAME:
         base.set_attn_implementation("sdpa" if getattr(base, "_supports_sdpa", False) else "eager")
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model

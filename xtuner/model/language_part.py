@@ -7,6 +7,7 @@ lm_head.weight                                    the language part
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
@@ -38,9 +39,11 @@ def freeze_the_rest(model: Any) -> None:
         size = sum(weight.numel() for weight in rest)
         family = model.config.model_type
         say_once(
-            f"'{family}' is more than a language model: its language part is trained on text, and the "
-            f"{size:,} weights of the parts that see or hear are frozen",
-            20,
+            "'{family}' is a multimodal model: its language part is trained on text, and the "
+            "{size:,} parameters of its vision and audio parts are frozen",
+            logging.INFO,
+            family=family,
+            size=size,
         )
 
 

@@ -23,7 +23,9 @@ from torch import nn
 
 from xtuner import hub
 from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger
+from xtuner.model.base import base_model, device_of
 from xtuner.model.loading import load_config
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter, read_weights
 from xtuner.model_folder import check_model_folder, looks_local, read_json
@@ -73,7 +75,11 @@ class ImageEncoder:
             self.length = len(self.encode(self.pixels(Image.new("RGB", (64, 64)))))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ModelError(
-                f"the parts of {source} do not fit each other: an image cannot be encoded: {error}"
+                translate(
+                    "the parts of {source} do not fit each other: an image cannot be encoded: {error}",
+                    source=source,
+                    error=error,
+                )
             ) from error
 
     def pixels(self, image: Image) -> torch.Tensor:
@@ -87,7 +93,7 @@ class ImageEncoder:
 
 
 def is_whole_llava(path: str | Path, *, trust_remote_code: bool = False) -> bool:
-    """Whether `path` is a whole LLaVA model: a language model with eyes."""
+    """Whether `path` is a whole LLaVA model: a vision-language model."""
     return load_config(path, trust_remote_code=trust_remote_code).model_type == "llava"
 
 
@@ -105,20 +111,37 @@ def find_llava_parts(
     if not (projector / "config.json").is_file():
         file = folder / "config.json"
         if file.is_file() and read_json(file).get("model_type") == "llava":
-            raise ModelError(f"--llava {llava}: this is a whole LLaVA model: xtuner chat {llava} --image ...")
-        raise ModelError(f"--llava {llava}: this is no LLaVA folder: it has no projector/config.json")
+            raise ModelError(
+                translate(
+                    "--llava {llava}: this is a whole LLaVA model: xtuner chat {llava} --image ...",
+                    llava=llava,
+                )
+            )
+        raise ModelError(
+            translate(
+                "--llava {llava}: this is not a LLaVA folder: it has no projector/config.json", llava=llava
+            )
+        )
     if (folder / "config.json").is_file() and folder.resolve() != Path(llm).expanduser().resolve():
-        logger.warning("%s has a language model of its own, and %s is used with its projector", llava, llm)
+        logger.warning(
+            translate("%s has a language model of its own, and %s is used with its projector"), llava, llm
+        )
     own = folder / "visual_encoder"
     if own.is_dir():
         if visual_encoder is not None and Path(visual_encoder).resolve() != own.resolve():
             logger.warning(
-                "--visual-encoder %s is not used: %s was trained with %s", visual_encoder, llava, own
+                translate("--visual-encoder %s is not used: %s was trained with %s"),
+                visual_encoder,
+                llava,
+                own,
             )
         visual_encoder = own
     if visual_encoder is None:
         raise ConfigError(
-            f"--llava {llava} has no visual_encoder folder: name its CLIP with --visual-encoder"
+            translate(
+                "--llava {llava} has no visual_encoder folder: give its CLIP with --visual-encoder",
+                llava=llava,
+            )
         )
     adapters = {
         name: str(folder / name)
@@ -141,13 +164,15 @@ def _llava_folder(name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if looks_local(name):
-        raise NotFoundError(f"There is no LLaVA folder {name}")
+        raise NotFoundError(translate("There is no LLaVA folder {name}", name=name))
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(str(name), local_files_only=not hub.is_reachable()))
     except (OSError, ValueError) as error:  # the hub's own errors among them
-        raise NotFoundError(f"There is no LLaVA folder {name}, and the hub has none of that name") from error
+        raise NotFoundError(
+            translate("There is no LLaVA folder {name}, neither here nor on the hub", name=name)
+        ) from error
 
 
 def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
@@ -160,14 +185,26 @@ def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
     for name, other, have in sizes:
         if projector.get(name) != have:
             raise ModelError(
-                f"the projector {parts.projector} was made for another model than {other}: its {name} is "
-                f"{projector.get(name)}, and {other} has {have}"
+                translate(
+                    "the projector {projector} was made for another model than {other}: its {setting} "
+                    "is {value}, and {other} has {have}",
+                    projector=parts.projector,
+                    other=other,
+                    have=have,
+                    value=projector.get(name),
+                    setting=name,
+                )
             )
     count = vision.num_hidden_layers + 1
     if not -count <= parts.select_layer < count:
         raise ConfigError(
-            f"--visual-select-layer is {parts.select_layer}: {parts.visual_encoder} has the layers "
-            f"{-count} to {count - 1}"
+            translate(
+                "--visual-select-layer is {select_layer}: {visual_encoder} has the layers {first} to {last}",
+                select_layer=parts.select_layer,
+                visual_encoder=parts.visual_encoder,
+                first=-count,
+                last=count - 1,
+            )
         )
 
 
@@ -176,7 +213,13 @@ def _vision_config(path: str) -> Any:
     config = load_config(path)
     config = getattr(config, "vision_config", config) if config.model_type == "clip" else config
     if config.model_type != "clip_vision_model":
-        raise ModelError(f"--visual-encoder {path} is no CLIP: its family is {config.model_type!r}")
+        raise ModelError(
+            translate(
+                "--visual-encoder {path} is not a CLIP: its family is {model_type!r}",
+                path=path,
+                model_type=config.model_type,
+            )
+        )
     return config
 
 
@@ -192,10 +235,18 @@ def load_image_encoder(
 
 
 def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     family = base.config.vision_config.model_type
     if family not in _ENCODERS:
-        raise ModelError(f"{path} sees through {family!r}; images can be read with {' or '.join(_ENCODERS)}")
+        raise ModelError(
+            translate(
+                "the vision encoder of {path} is of the family {family!r}; images can be read with "
+                "{encoders}",
+                path=path,
+                family=family,
+                encoders=translate(" or ").join(_ENCODERS),
+            )
+        )
 
     device, dtype = _place_of(base)
 
@@ -205,7 +256,11 @@ def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
 
     token = str(tokenizer.convert_ids_to_tokens(base.config.image_token_id))
     if tokenizer.encode(token, add_special_tokens=False) != [base.config.image_token_id]:
-        raise ModelError(f"the tokenizer of {path} has no token for an image: {token!r} is not one")
+        raise ModelError(
+            translate(
+                "the tokenizer of {path} has no image token: {token!r} is not a token", path=path, token=token
+            )
+        )
     return ImageEncoder(_load_processor(path), encode, image_token=token, source=str(path))
 
 
@@ -228,22 +283,32 @@ def _encoder_of_parts(model: Any, parts: LlavaParts) -> ImageEncoder:
 def _place_of(model: Any) -> tuple[torch.device, torch.dtype]:
     """Where and in which precision `model` computes: as its embedding, which is never quantised."""
     # Weights that are offloaded stand on "meta" until their layer runs.
-    device = next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+    device = device_of(model)
     return device, model.get_input_embeddings().weight.dtype
 
 
 def _load_vision(parts: LlavaParts) -> nn.Module:
     from transformers import CLIPVisionModel
 
-    logger.info("Load visual_encoder from %s", parts.visual_encoder)
+    logger.info(translate("Load visual_encoder from %s"), parts.visual_encoder)
     try:
         loaded: Any = CLIPVisionModel.from_pretrained(parts.visual_encoder, output_loading_info=True)
     except Exception as error:  # transformers, safetensors and torch each have their own
-        raise ModelError(f"the visual encoder {parts.visual_encoder} cannot be loaded: {error}") from error
-    vision, told = loaded
-    if told["missing_keys"]:
         raise ModelError(
-            f"the visual encoder {parts.visual_encoder} has no {sorted(told['missing_keys'])[0]}"
+            translate(
+                "the visual encoder {visual_encoder} cannot be loaded: {error}",
+                visual_encoder=parts.visual_encoder,
+                error=error,
+            )
+        ) from error
+    vision, report = loaded
+    if report["missing_keys"]:
+        raise ModelError(
+            translate(
+                "the visual encoder {visual_encoder} has no {name}",
+                visual_encoder=parts.visual_encoder,
+                name=sorted(report["missing_keys"])[0],
+            )
         )
     if parts.visual_encoder_adapter is None:
         return vision
@@ -253,7 +318,7 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
         name.replace("base_model.model.vision_model.", "base_model.model."): w for name, w in weights.items()
     }
     vision = attach_adapter(vision, parts.visual_encoder_adapter, weights=renamed)
-    logger.info("Load visual_encoder adapter from %s", parts.visual_encoder_adapter)
+    logger.info(translate("Load visual_encoder adapter from %s"), parts.visual_encoder_adapter)
     return vision
 
 
@@ -271,7 +336,7 @@ def make_projector(
 
 def load_projector(folder: Path) -> nn.Module:
     """The projector saved in `folder`."""
-    logger.info("Load projector from %s", folder)
+    logger.info(translate("Load projector from %s"), folder)
     config = read_json(folder / "config.json")
     try:
         projector = make_projector(
@@ -282,17 +347,33 @@ def load_projector(folder: Path) -> nn.Module:
             config.get("bias", True),
         )
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{folder / 'config.json'} does not describe a projector: {error}") from error
+        raise ModelError(
+            translate(
+                "{file} does not describe a projector: {error}", error=error, file=folder / "config.json"
+            )
+        ) from error
     files = [folder / name for name in _PROJECTOR_FILES if (folder / name).is_file()]
     if not files:
-        raise ModelError(f"the projector {folder} has no weights: neither {' nor '.join(_PROJECTOR_FILES)}")
+        raise ModelError(
+            translate(
+                "the projector {folder} has no weights: none of {names}",
+                folder=folder,
+                names=", ".join(_PROJECTOR_FILES),
+            )
+        )
     weights = {name.removeprefix("model."): value for name, value in read_weights(files[0]).items()}
     wanted = projector.state_dict()
     for name in sorted({*wanted, *weights}):
-        shapes = [tuple(w[name].shape) if name in w else "missing" for w in (weights, wanted)]
+        shapes = [tuple(w[name].shape) if name in w else translate("missing") for w in (weights, wanted)]
         if shapes[0] != shapes[1]:
             raise ModelError(
-                f"{files[0]} and the config beside it differ: model.{name} is {shapes[0]}, not {shapes[1]}"
+                translate(
+                    "{file} and the config beside it differ: model.{name} is {there}, not {here}",
+                    name=name,
+                    file=files[0],
+                    there=shapes[0],
+                    here=shapes[1],
+                )
             )
     projector.load_state_dict(weights)
     return projector
@@ -305,8 +386,14 @@ def _load_processor(path: str | Path) -> Any:
     if looks_local(path) or Path(path).is_dir():
         names = ("preprocessor_config.json", "processor_config.json")
         if not any((Path(path) / name).is_file() for name in names):
-            raise ModelError(f"{path} has no {names[0]}, which says how images are prepared")
+            raise ModelError(
+                translate(
+                    "{path} has no {name}, which says how images are prepared", path=path, name=names[0]
+                )
+            )
     try:
         return AutoImageProcessor.from_pretrained(str(path), backend="pil")
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise ModelError(f"the image processor of {path} cannot be loaded: {error}") from error
+        raise ModelError(
+            translate("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
+        ) from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,11 @@ from xtuner import dist, loadable
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
-from xtuner.extras import pip_install
 from xtuner.families import family_of
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
+from xtuner.model.base import base_model
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder
 from xtuner.model.quantization import (
@@ -33,12 +35,14 @@ from xtuner.model.quantization import (
     keep_4bit_weights_unpacked,
     keep_weights_that_are_read,
     repack_whole_blocks_alone,
+    set_fields_for_quantized,
     tell_of_experts,
     widening,
 )
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.rope import scale_by_sample
-from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, remote_code
+from xtuner.model.tokenizer import load_tokenizer, tell_of_code
+from xtuner.model_folder import has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,7 +76,10 @@ def as_dtype(value: Any) -> torch.dtype | None:
     dtype = getattr(torch, _DTYPES.get(name, name), None)
     if not isinstance(dtype, torch.dtype):
         raise ConfigError(
-            f"{value!r} is no dtype; write torch.float16, torch.bfloat16, torch.float32 or 'auto'"
+            translate(
+                "{value!r} is not a dtype; write torch.float16, torch.bfloat16, torch.float32 or 'auto'",
+                value=value,
+            )
         )
     return dtype
 
@@ -92,7 +99,11 @@ def compute_dtype(requested: Any, device: torch.device | str | None = None) -> t
         have = dtype or torch.float32
     if dtype is not None and have != dtype:
         say_once(
-            f"This {device.type} does not compute in {_short(dtype)}: {_short(have)} is used instead", 20
+            "This {device} does not compute in {wanted}: {used} is used instead",
+            logging.INFO,
+            device=device.type,
+            wanted=_short(dtype),
+            used=_short(have),
         )
     return have
 
@@ -133,7 +144,7 @@ def load_llm(
 def prepare_for_training(
     llm: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, full: bool = True
 ) -> None:
-    """Safe 4-bit layers, frozen eyes and ears, and an embedding for every token, on a model just loaded."""
+    """Give a loaded model safe 4-bit layers, frozen vision and audio parts, an embedding for every token."""
     keep_4bit_weights_unpacked(llm)
     freeze_the_rest(llm)
     if tokenizer is not None and resize_embeddings(llm, tokenizer) and not full:
@@ -162,7 +173,7 @@ def _class_of(factory: Any, config: Any, path: str, trusted: bool) -> Any:
 
 def _factory_and_arguments(llm_cfg: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     if "type" not in llm_cfg:
-        raise ConfigError("model.llm has no type; write type=AutoModelForCausalLM.from_pretrained")
+        raise ConfigError(translate("model.llm has no type; write type=AutoModelForCausalLM.from_pretrained"))
     factory = build(llm_cfg["type"])
     kwargs = {k: build(v, f"model.llm.{k}") for k, v in llm_cfg.items() if k != "type"}
     if "dtype" in kwargs:
@@ -180,13 +191,15 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
     quantized = is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
     if quantized and full and not getattr(quantization, "dequantize", False):
         raise ConfigError(
-            "model.llm.quantization_config without model.lora: quantised weights cannot be trained; "
-            "add lora=dict(type=LoraConfig, ...) or remove quantization_config"
+            translate(
+                "model.llm.quantization_config without model.lora: quantised weights cannot be "
+                "trained; add lora=dict(type=LoraConfig, ...) or remove quantization_config"
+            )
         )
     if full and asked in (None, torch.float16):
         if asked is not None:
             say_once(
-                "Full fine-tuning: weights are loaded in fp32, which mixed precision with fp16 needs", 20
+                "Full fine-tuning: weights are loaded in fp32, which fp16 mixed precision needs", logging.INFO
             )
         dtype = torch.float32
     else:
@@ -195,8 +208,15 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
         quantization.bnb_4bit_compute_dtype = compute_dtype(quantization.bnb_4bit_compute_dtype, device)
     if is_quantized(quantization) and hasattr(quantization, "llm_int8_skip_modules"):
         keep_weights_that_are_read(quantization, config)
+    if quantized:
+        set_fields_for_quantized(config)
     if "device_map" in kwargs and kwargs["device_map"] is not None:
-        say_once(f"device_map={kwargs['device_map']!r}: each process trains on its own device, {device}", 20)
+        say_once(
+            "device_map={device_map!r}: each process trains on its own device, {device}",
+            logging.INFO,
+            device=device,
+            device_map=kwargs["device_map"],
+        )
     stays = mapped.stay_in_files()
     return {
         "torch_dtype": dtype,
@@ -224,10 +244,21 @@ def _attention_for(asked: str | None, config: Any, device: torch.device, factory
     if asked and asked.startswith("flash_attention") and device.type == "cuda":
         return asked
     if asked in ("eager", "sdpa"):
-        say_once(f"attn_implementation={asked!r} makes square masks for packed samples; ours needs none", 20)
+        say_once(
+            "attn_implementation={asked!r} makes square masks for packed samples; the built-in "
+            "attention needs none",
+            logging.INFO,
+            asked=asked,
+        )
         return asked
     if asked and asked != attention.NAME:
-        say_once(f"attn_implementation={asked!r} is not there on {device.type}: ours is used instead", 20)
+        say_once(
+            "attn_implementation={asked!r} does not exist on {device}: the built-in attention is "
+            "used instead",
+            logging.INFO,
+            asked=asked,
+            device=device.type,
+        )
     from transformers import AutoModelForCausalLM
 
     maker = getattr(factory, "__self__", None)
@@ -245,10 +276,16 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
     except (XTunerError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # transformers, safetensors and torch each have their own
-        damaged = "; a file of weights is damaged or cut off, fetch it again"
+        damaged = translate("; a file of weights is damaged or cut off, download it again")
         cure = damaged if type(error).__name__ == "SafetensorError" else ""
         raise ModelError(
-            f"The model {path} cannot be loaded: {type(error).__name__}: {error}{cure}"
+            translate(
+                "The model {path} cannot be loaded: {kind}: {error}{cure}",
+                path=path,
+                error=error,
+                cure=cure,
+                kind=type(error).__name__,
+            )
         ) from error
     if "quantization_config" in given:
         mapped.let_go_of_files(llm)
@@ -275,11 +312,13 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         if not known:
             loadable.auto_class(given, path, trust_remote_code=trust_remote_code)
         trust_remote_code = trust_remote_code and not known
-        _tell_of_code([] if known else remote_code(path))
+        tell_of_code([] if known else remote_code(path))
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"The config of the model {path} cannot be read: {error}") from error
+        raise ModelError(
+            translate("The config of the model {path} cannot be read: {error}", path=path, error=error)
+        ) from error
 
 
 def extend_context(config: Any, length: int) -> None:
@@ -291,8 +330,12 @@ def extend_context(config: Any, length: int) -> None:
         if have is not None and length <= have:
             return
         raise ConfigError(
-            f"model.max_position_embeddings = {length}: models of the family '{config.model_type}' have "
-            "no rotary positions that could be scaled; remove it"
+            translate(
+                "model.max_position_embeddings = {length}: models of the family '{model_type}' have no "
+                "rotary positions to scale; remove it",
+                length=length,
+                model_type=config.model_type,
+            )
         )
     kind = rope.get("rope_type", "default")
     factor = rope.get("factor", 1.0) if kind == "linear" else 1.0
@@ -300,11 +343,23 @@ def extend_context(config: Any, length: int) -> None:
         return
     if kind not in ("default", "linear"):
         raise ConfigError(
-            f"model.max_position_embeddings = {length}: the model has {have} positions and already scales "
-            f"its rope by '{kind}'; remove it, or change rope_scaling in the model's config.json"
+            translate(
+                "model.max_position_embeddings = {length}: the model has {have} positions and already "
+                "scales its rope by '{kind}'; remove it, or change rope_scaling in the model's "
+                "config.json",
+                length=length,
+                have=have,
+                kind=kind,
+            )
         )
     config.rope_parameters = {**rope, "rope_type": "linear", "factor": float(math.ceil(length / have))}
-    say_once(f"Rope is scaled linearly by {math.ceil(length / have)}: from {have} to {length} positions", 20)
+    say_once(
+        "Rope is scaled linearly by {factor}: from {have} to {length} positions",
+        logging.INFO,
+        have=have,
+        length=length,
+        factor=math.ceil(length / have),
+    )
 
 
 def use_our_attention(llm: PreTrainedModel) -> None:
@@ -315,7 +370,7 @@ def use_our_attention(llm: PreTrainedModel) -> None:
 
 def keeps_logits(llm: Any) -> bool:
     """Whether the model's forward takes positions at which alone the head is computed."""
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
@@ -323,7 +378,7 @@ def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
     """The two parts of a model whose logits are `head(decoder(...))` and nothing more; None for any other."""
     if getattr(getattr(llm, "active_peft_config", None), "is_prompt_learning", False):
         return None
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     head = base.get_output_embeddings()
     plain = family_of(base.config).plain_head and type(head) is torch.nn.Linear
     return (base.get_decoder(), head) if plain else None
@@ -331,7 +386,7 @@ def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
 
 def layers_of(model: Any) -> list[torch.nn.Module]:
     """The layers of a transformer: what its family names so, else its longest list of modules."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     names = set(getattr(base, "_no_split_modules", None) or ())
     found = [m for m in base.modules() if type(m).__name__ in names]
     if found:
@@ -359,47 +414,14 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
             rows = getattr(layer, name, None)
             if rows is not None:
                 rows[count:] = rows[:count].float().mean(0).to(rows.dtype)
-    logger.info(f"Resized token embeddings from {old} to {llm.get_input_embeddings().num_embeddings}.")
+    logger.info(
+        translate(
+            "Token embeddings are resized from {old} to {new}.",
+            old=old,
+            new=llm.get_input_embeddings().num_embeddings,
+        )
+    )
     return True
-
-
-def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; a folder's code runs only if it is to be trusted."""
-    from transformers import AutoTokenizer
-
-    register_families()
-    check_model_folder(path, tokenizer=True)
-    if trust_remote_code:
-        tell_of_tokenizer_code(path)
-    try:
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(
-            f"The tokenizer of {path} cannot be loaded: {type(error).__name__}: {reason}"
-            f"{_tokenizer_cure(Path(path), trust_remote_code)}"
-        ) from error
-
-
-def _tokenizer_cure(folder: Path, trusted: bool) -> str:
-    """What may help, as the end of a sentence."""
-    if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
-        return f"; its tekken.json needs the package mistral-common: {pip_install('mistral-common')}"
-    return "" if trusted else "; it may need --trust-remote-code, which runs its own Python files"
-
-
-def tell_of_tokenizer_code(path: str | Path) -> None:
-    """Say which Python files a trusted tokenizer runs; those of our own families run none."""
-    file = Path(path) / "config.json"
-    is_ours = file.is_file() and read_json(file).get("model_type") in ("internlm", "internlm2")
-    # transformers looks at the model's config for its tokenizer too.
-    files = [*remote_code(path, "tokenizer_config.json"), *remote_code(path)]
-    _tell_of_code([] if is_ours else list(dict.fromkeys(files)))
-
-
-def _tell_of_code(files: list[str]) -> None:
-    if files:
-        say_once(f"trust_remote_code=True: running {', '.join(files)}")
 
 
 def load_for_chat(
@@ -436,10 +458,12 @@ def load_for_chat(
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
     }
+    if bits or getattr(config, "quantization_config", None) is not None:
+        set_fields_for_quantized(config)
     if config.model_type == "llava":
         _check_llava_form(path)
     family = auto_class_of(config, path, trust_remote_code=trust_remote_code)
-    logger.info(f"Load LLM from {path}")
+    logger.info(translate("Load LLM from {path}", path=path))
     model: Any = _call(family.from_pretrained, kwargs, str(path))
     repack_whole_blocks_alone(model)
     scale_by_sample(model)
@@ -447,7 +471,7 @@ def load_for_chat(
         if brings:
             resize_embeddings(model, tokenizer)
         model = attach_adapter(model, adapter)
-        logger.info(f"Load adapter from {adapter}")
+        logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     return model.eval(), tokenizer
 
 
@@ -456,8 +480,12 @@ def _check_llava_form(path: str | Path) -> None:
     # transformers would take it, and make up the weights that have other names.
     if file.is_file() and "vision_config" not in read_json(file):
         raise ModelError(
-            f"{path} is in the form of the package llava, which cannot be read here: name a folder of "
-            "transformers' LlavaForConditionalGeneration, or an LLM with --llava and --visual-encoder"
+            translate(
+                "{path} is in the form of the package llava, which cannot be read here: give a folder "
+                "of transformers' LlavaForConditionalGeneration, or an LLM with --llava and "
+                "--visual-encoder",
+                path=path,
+            )
         )
 
 

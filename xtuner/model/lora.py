@@ -19,7 +19,9 @@ import torch
 from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.language import translate
 from xtuner.log import logger, say_once
+from xtuner.model.base import base_model
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.fused.linear import is_lora
 from xtuner.model.lora_config import describe, lacks, parts, resolve
@@ -55,7 +57,7 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
     cfg.base_model_name_or_path = None  # peft puts the model's own name
     found = resolve(cfg, llm, targets)
     for line in describe(cfg, found, llm, targets):
-        say_once(line, 20)
+        logger.info(line)
     model = _put_on(llm, cfg, found, targets)
     _trained_weights_to_fp32(model)
     return model
@@ -63,10 +65,13 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
 
 def _no_targets(llm: nn.Module, targets: Targets) -> str:
     if SENSES not in targets.left_out or not (names := linear_layer_names(llm)):
-        return f"model.lora: {type(llm).__name__} has no linear layer; name target_modules yourself"
-    return (
-        "model.lora.target_modules names layers that see or hear alone, which text does not train; those of "
-        f"the language part are {', '.join(names)}"
+        return translate(
+            "model.lora: {kind} has no linear layer; name target_modules yourself", kind=type(llm).__name__
+        )
+    return translate(
+        "model.lora.target_modules names only layers of the vision and audio parts, which text does not "
+        "train; those of the language part are {names}",
+        names=", ".join(names),
     )
 
 
@@ -79,11 +84,15 @@ def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Target
         return targets
     if cfg.target_parameters or not targets.layers:
         raise ConfigError(
-            f"model.lora.{reason}: peft has no such adapter for {experts[0]}, which holds a layer's experts: "
-            "leave it out"
+            translate(
+                "model.lora.{reason}: peft has no such adapter for {name}, which holds a layer's "
+                "experts: leave it out",
+                reason=reason,
+                name=experts[0],
+            )
         )
     rest = [name for name in targets.parameters if name not in packed]
-    why = f"packed experts, for which peft has no {reason}"
+    why = translate("packed experts, for which peft has no {reason}", reason=reason)
     return Targets(targets.layers, rest, {**targets.left_out, why: experts})
 
 
@@ -197,7 +206,12 @@ def attach_adapter(
             wrapped = add_adapter(model, cfg, name)
     except ValueError as error:
         raise ModelError(
-            f"The adapter {folder} does not fit the base model {_name(model)}: {_first_line(error)}"
+            translate(
+                "The adapter {folder} does not fit the base model {base}: {error}",
+                folder=folder,
+                error=_first_line(error),
+                base=_name(model),
+            )
         ) from error
     load_adapter_weights(wrapped, _as_here(wrapped, weights, cfg), str(folder), name)
     if trainable:
@@ -242,7 +256,7 @@ def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> di
 
 def add_adapter(model: Any, cfg: Any, name: str = "default") -> Any:
     """`model` with an adapter as the config of a saved one says, which names all that it has."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     return _put_on(model, cfg, cfg, find_targets(base, cfg, exact=True), name)
 
 
@@ -252,7 +266,13 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     for name in ADAPTER_FILES:
         if (folder / name).is_file():
             return read_weights(folder / name)
-    raise ModelError(f"The adapter {folder} has no weights: neither {' nor '.join(ADAPTER_FILES)}")
+    raise ModelError(
+        translate(
+            "The adapter {folder} has no weights: none of {names}",
+            folder=folder,
+            names=", ".join(ADAPTER_FILES),
+        )
+    )
 
 
 def check_adapter_folder(folder: str | Path) -> None:
@@ -270,7 +290,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as weights: {_first_line(error)}") from error
+        raise ModelError(
+            translate("{path} cannot be read as weights: {error}", path=path, error=_first_line(error))
+        ) from error
 
 
 def load_adapter_weights(
@@ -283,17 +305,35 @@ def load_adapter_weights(
     for key, value in wanted.items():
         if key not in weights:
             raise ModelError(
-                f"The adapter {source} does not fit the base model {_name(model)}: it has no {key}"
+                translate(
+                    "The adapter {source} does not fit the base model {base}: it has no {key}",
+                    source=source,
+                    key=key,
+                    base=_name(model),
+                )
             )
         if weights[key].shape != value.shape:
             raise ModelError(
-                f"The adapter {source} was made for another base model than {_name(model)}: {key} is "
-                f"{tuple(weights[key].shape)} there and {tuple(value.shape)} here"
+                translate(
+                    "The adapter {source} was made for another base model than {base}: {key} is "
+                    "{there} there and {here} here",
+                    source=source,
+                    key=key,
+                    base=_name(model),
+                    there=tuple(weights[key].shape),
+                    here=tuple(value.shape),
+                )
             )
     if extra := [n for n in weights if n not in wanted and ".lora_" in n]:
         raise ModelError(
-            f"The adapter {source} has {len(extra)} weights for which {_name(model)} has no layer, "
-            f"as {extra[0]}"
+            translate(
+                "The adapter {source} has {count} weights for layers that {base} does not have, such "
+                "as {name}",
+                source=source,
+                count=len(extra),
+                base=_name(model),
+                name=extra[0],
+            )
         )
     set_peft_model_state_dict(model, weights, adapter_name=name)
     with torch.no_grad():
@@ -305,7 +345,9 @@ def load_adapter_weights(
 def check_peft_model(path: str | Path) -> None:
     """Raise NotFoundError where there is nothing to continue from; said before a large model is loaded."""
     if not Path(path).exists():
-        raise NotFoundError(f"model.peft_model = {str(path)!r}: there is no such file or folder")
+        raise NotFoundError(
+            translate("model.peft_model = {path!r}: there is no such file or folder", path=str(path))
+        )
 
 
 def is_adapter_folder(path: str | Path) -> bool:
@@ -318,15 +360,24 @@ def tell_unused_settings(asked: Any, folder: str | Path) -> None:
     from peft import PeftConfig
 
     saved = PeftConfig.from_pretrained(str(folder))
-    logger.info("Load adapter from %s, with its own settings: r=%d", folder, saved.r)
+    logger.info(translate("Load adapter from %s, with its own settings: r=%d"), folder, saved.r)
     names = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "modules_to_save")
     other = [
-        f"{name}={getattr(asked, name)!r} (the adapter's is {getattr(saved, name)!r})"
+        translate(
+            "{setting}={value!r} (the adapter's is {own!r})",
+            setting=name,
+            value=getattr(asked, name),
+            own=getattr(saved, name),
+        )
         for name in names
         if getattr(asked, name, None) not in (None, getattr(saved, name))
     ]
     if other:
-        say_once(f"model.lora is not used beside model.peft_model = {str(folder)!r}: {', '.join(other)}")
+        say_once(
+            "model.lora is not used with model.peft_model = {folder!r}: {others}",
+            folder=str(folder),
+            others=", ".join(other),
+        )
 
 
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
@@ -336,14 +387,21 @@ def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
     load_adapter_weights(
         model, {adapter_key(PREFIX + n.removeprefix(PREFIX)): v for n, v in saved.items()}, str(path)
     )
-    logger.info(f"Load adapter from {path}")
+    logger.info(translate("Load adapter from {path}", path=path))
     return model
 
 
 def _warn_of_other_base(named: str | None, model: nn.Module, folder: Path) -> None:
     here = _name(model)
     if named and here and Path(named).name != Path(here).name:
-        logger.warning(f"The adapter {folder} was made for {named}; it is put on {here}")
+        logger.warning(
+            translate(
+                "The adapter {folder} was made for {named}; it is put on {here} here",
+                folder=folder,
+                named=named,
+                here=here,
+            )
+        )
 
 
 def _name(model: nn.Module) -> str:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from xtuner.language import translate
 from xtuner.model.targets import Targets, experts_per_token, matches, named_modules, packed_experts
 
 _READ_AS_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
@@ -148,33 +149,48 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
     packed = packed_experts(model)
     experts = [name for name in targets.parameters if name in packed]
     if experts:
-        layers = (
-            f"{len(targets.layers)} linear layers ({_counted(targets.layers)}) and " if targets.layers else ""
+        layers = translate(
+            "{count} linear layers ({names}) and ", count=len(targets.layers), names=_counted(targets.layers)
         )
         lines.append(
-            f"LoRA on {layers}the experts of each layer: {_counted(experts)}; "
-            f"{_ranks(found, cfg, model, experts)}"
+            translate(
+                "LoRA on {layers}the experts of each layer: {experts}; {ranks}",
+                layers=layers if targets.layers else "",
+                experts=_counted(experts),
+                ranks=_ranks(found, cfg, model, experts),
+            )
         )
         if cfg.lora_dropout:
             lines.append(
-                f"lora_dropout={cfg.lora_dropout} is that of linear layers: peft has none for packed experts"
+                translate(
+                    "lora_dropout={rate} is that of linear layers: peft has none for packed experts",
+                    rate=cfg.lora_dropout,
+                )
             )
         if old := _renamed(cfg, experts):
             lines.append(old)
     for reason, names in targets.left_out.items():
-        lines.append(f"LoRA leaves out {reason}: {_counted(names)}")
+        lines.append(
+            translate("LoRA leaves out {what}: {names}", what=translate(reason), names=_counted(names))
+        )
     modules = dict(named_modules(model))
     if shared := _shared(targets.layers, modules):
         lines.append(
-            f"LoRA: {_counted(shared)} have weights of other layers and an adapter of their own, so no "
-            "merged model can hold it: it works beside its base alone"
+            translate(
+                "LoRA: {names} share weights with other layers and have adapters of their own, which no "
+                "merged model can hold: use the adapter with its base model",
+                names=_counted(shared),
+            )
         )
     if getattr(cfg, "lora_bias", False):
         without = [name for name in targets.layers if getattr(modules[name], "bias", None) is None]
         if without:
             lines.append(
-                f"model.lora.lora_bias: {_counted(without)} have no bias, so no merged model can hold that "
-                "of the adapter: it works beside its base alone"
+                translate(
+                    "model.lora.lora_bias: {names} have no bias, so no merged model can hold that of the "
+                    "adapter: use the adapter with its base model",
+                    names=_counted(without),
+                )
             )
     return lines
 
@@ -193,9 +209,10 @@ def _shared(layers: Iterable[str], modules: Mapping[str, Any]) -> list[str]:
 
 def _ranks(found: Any, cfg: Any, model: Any, experts: list[str]) -> str:
     ranks = sorted({rank_of(found, name) for name in experts})
-    each = f"rank {' or '.join(map(str, ranks))} for each expert"
+    each = translate("rank {ranks} for each expert", ranks=translate(" or ").join(map(str, ranks)))
     active = experts_per_token(model.config)
-    return f"{each}, as a token passes {active}" if active and ranks != [cfg.r] else each
+    more = translate(", as a token passes {count}", count=active) if active and ranks != [cfg.r] else ""
+    return each + more
 
 
 def rank_of(cfg: Any, name: str) -> int:
@@ -211,7 +228,9 @@ def _renamed(cfg: Any, experts: list[str]) -> str:
     if not asked or asked == ["all-linear"] or words <= set(asked):
         return ""
     found = ", ".join(sorted(words))
-    return f"model.lora.target_modules: this family packs experts, so {found} are adapted for them"
+    return translate(
+        "model.lora.target_modules: this family packs experts, so {names} are adapted for them", names=found
+    )
 
 
 def _counted(names: Iterable[str]) -> str:

@@ -1,37 +1,27 @@
-"""Which positions are trained, and their cross entropy.
-
-samples     a  b  c | d  e        borders [0, 3, 5]
-labels     -   b  c | d  e        ("-" is -100: not trained)
-positions   0  1      3           a position predicts the token after it,
-targets     b  c      e           the first token of a sample ("d") is nobody's target
+"""Cross entropy of the head's logits at positions with a loss.
 
 The head runs on these positions only, block by block, and a block's logits become its gradient at once: the
 idea of Hsu et al. 2024 (Liger, arXiv 2410.10989) and Wijmans et al. 2024 (arXiv 2411.09009) in plain torch.
+
+torch.nn.functional.linear_cross_entropy (2.13) is as exact, and slower on a CPU: 14.0 s instead of 5.7 with a
+frozen head, 16.7 instead of 8.2 with a trained one, and 50 MB less at the peak (2,048 positions, width 512,
+vocabulary 32,000, fp32, one core, medians of 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from xtuner.estimate.memory import SOFTMAX_PART, loss_block
+from xtuner.blocks import SOFTMAX_PART, loss_block
 from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
-from xtuner.utils.constants import IGNORE_INDEX
 
 # Rows of the head's gradient that are added at one time.
 PIECE = 8192
-
-
-def next_tokens(labels: Tensor, borders: Sequence[int] | Tensor) -> Tensor:
-    """Of each token the label of the next one, -100 of a sample's last; samples end at `borders`."""
-    targets = torch.roll(labels, -1)
-    last = torch.as_tensor(borders, device=labels.device, dtype=torch.long)[1:] - 1
-    targets[last] = IGNORE_INDEX
-    return targets
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
@@ -51,7 +41,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + block)
             x = padded_rows(hidden[rows].to(dtype))
             grad, count = linear(x, w, b), len(hidden[rows])
-            _loss_and_gradient(grad[:count], targets[rows], loss)
+            _add_loss(grad[:count], targets[rows], loss, gradient=grad[:count] if any(needs) else None)
             grad[count:] = 0
             if d_hidden is not None:
                 d_hidden[rows] = (grad @ w)[:count]
@@ -84,8 +74,8 @@ def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
     return total
 
 
-def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
-    """The gradient of the sum of cross entropies, in the place of `logits`; that sum is added to `loss`."""
+def _add_loss(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | None) -> None:
+    """Add the sum of cross entropies to `loss`, write its gradient to `gradient`, which may be `logits`."""
     step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         rows, target = logits[start : start + step], targets[start : start + step, None]
@@ -94,15 +84,22 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, loss: Tensor) -> Tensor:
         # The largest probability is never small, so its logarithm is exact.
         log_p = wanted.to(loss.dtype) - top.to(loss.dtype) + p.amax(1, keepdim=True).log_()
         loss -= log_p.sum()
-        p.scatter_(1, target, log_p.expm1_())
-        rows.copy_(p)
+        if gradient is not None:
+            p.scatter_(1, target, log_p.expm1_())
+            gradient[start : start + step].copy_(p)
         del p
-    return logits
 
 
 def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """Sum of the cross entropies of `head(hidden [M, h])` against `targets [M]`, in fp32, by blocks."""
-    return _HeadCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+    return _HeadCrossEntropy.apply(*_differentiated(hidden, head.weight, head.bias), targets)
+
+
+def _differentiated(*inputs: Tensor | None) -> list[Tensor | None]:
+    """`inputs`, detached under no_grad: there too, autograd's functions hear of what requires gradients."""
+    if torch.is_grad_enabled():
+        return list(inputs)
+    return [None if x is None else x.detach() for x in inputs]
 
 
 def _kind(device: torch.device) -> str:
@@ -113,7 +110,9 @@ class _LogitsCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
         loss = torch.zeros((), dtype=_exact(logits.dtype), device=logits.device)
-        ctx.save_for_backward(_loss_and_gradient(logits.clone(), targets, loss))
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        _add_loss(logits, targets, loss, gradient)
+        ctx.save_for_backward(gradient)
         return loss
 
     @staticmethod
@@ -124,8 +123,71 @@ class _LogitsCrossEntropy(torch.autograd.Function):
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """The same of `logits [M, V]` that are there already: of families whose head is more than one layer."""
-    return _LogitsCrossEntropy.apply(logits, targets)
+    return _LogitsCrossEntropy.apply(*_differentiated(logits), targets)
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _HeadLogprobs(torch.autograd.Function):
+    """Logits are computed again in backward, block by block: no more than one block's ever exist."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        ctx.dtype = compute_dtype(hidden)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        logprobs = torch.empty(len(hidden), dtype=_exact(ctx.dtype), device=hidden.device)
+        for rows, _, logits in _logits_by_block(hidden, weight, bias, ctx.dtype):
+            logprobs[rows] = _logprobs(logits, targets[rows])
+        return logprobs
+
+    @staticmethod
+    def backward(ctx, grad_logprobs: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        unused_loss = torch.zeros((), dtype=grad_logprobs.dtype, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if needs[0] else None
+        d_weight = d_bias = None
+        for rows, x, grad in _logits_by_block(hidden, weight, bias, ctx.dtype):
+            _add_loss(grad, targets[rows], unused_loss, gradient=grad)
+            grad.mul_(-grad_logprobs[rows, None])
+            if d_hidden is not None:
+                d_hidden[rows] = grad @ weight.to(ctx.dtype)
+            if needs[1]:
+                d_weight = _add(d_weight, grad.T @ x, weight.dtype)
+            if needs[2]:
+                d_bias = _add(d_bias, grad.sum(0), weight.dtype)
+            del grad  # before those of the next block are made
+        return d_hidden, d_weight, d_bias, None
+
+
+def _logits_by_block(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Rows of `hidden`, the head's input there, and its logits."""
+    w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
+    block = loss_block(len(hidden), len(weight), _kind(hidden.device))
+    for start in range(0, len(hidden), block):
+        rows = slice(start, start + block)
+        x = padded_rows(hidden[rows].to(dtype))
+        count = len(hidden[rows])
+        yield rows, x[:count], linear(x, w, b)[:count]
+
+
+def _logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    wanted = logits.gather(1, targets[:, None])[:, 0]
+    step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
+    exact = _exact(logits.dtype)
+    totals = [torch.logsumexp(rows.to(exact), 1) for rows in logits.split(step)]
+    return wanted.to(exact) - torch.cat(totals)
+
+
+def head_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """Log-probabilities `[M]` that `head(hidden [M, h])` gives to `targets [M]`, in fp32, by blocks."""
+    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets)
+
+
+def logprobs_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same of `logits [M, V]` that are there already."""
+    return _logprobs(logits, targets)

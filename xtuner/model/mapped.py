@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model_folder import read_json
 
@@ -67,18 +68,22 @@ def load(make: Callable[[torch.dtype], PreTrainedModel], kwargs: Mapping[str, An
         return make(dtype)
     reason = None
     if kwargs.get("quantization_config") or getattr(kwargs["config"], "quantization_config", None):
-        reason = "quantised weights are divided after they are made"
+        reason = translate("quantised weights are divided after loading")
     elif (stored := _stored_dtype(kwargs)) is None:
-        reason = "not all of its weights are safetensors of one precision"
+        reason = translate("not all of its weights are safetensors of one precision")
     elif stored.itemsize > dtype.itemsize:
-        reason = f"its files hold {stored} and {dtype} is asked for"
+        reason = translate("its files hold {stored} and {dtype} is asked for", stored=stored, dtype=dtype)
     else:
         llm = make(stored)
         if stored == dtype or all(buffer.dtype != stored for buffer in llm.buffers()):
             return _mark(llm, dtype)
-        reason = f"its constants depend on the precision, and its files hold {stored}, not {dtype}"
+        reason = translate(
+            "its constants depend on the precision, and its files hold {stored}, not {dtype}",
+            stored=stored,
+            dtype=dtype,
+        )
     path = kwargs["pretrained_model_name_or_path"]
-    say_once(f"Each process reads {path} whole before it keeps its part: {reason}")
+    say_once("Each process reads {path} whole before it keeps its part: {reason}", path=path, reason=reason)
     return make(dtype)
 
 

@@ -1,11 +1,9 @@
-"""From a flat batch of samples to forward passes of the model.
+"""From packed samples to forward passes of the model.
 
-    samples    a a a | b b | c c c
-    one row    a a a b b c c c         where attention keeps samples apart
-    apart      a a a    b b            where it does not: samples of one length side by side, without
-               c c c                   padding, as any code of transformers takes them
-
-A token is trained where the next one of its sample has a label.
+samples    a a a | b b | c c c
+together   a a a b b c c c         if attention keeps samples apart
+apart      a a a    b b            otherwise: samples of one length as a batch, without padding, as any
+           c c c                   code of transformers takes them
 """
 
 from __future__ import annotations
@@ -16,102 +14,132 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xtuner.model import attention
-from xtuner.model.loss import next_tokens
+from xtuner.model.attention import Pieces
+from xtuner.model.packed import Packed, packed_inputs
 from xtuner.parallel.sequence import ulysses
-from xtuner.utils.constants import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One call of the model with tokens `[B, T]`."""
+    """One call of the model with tokens `[B, T]`; arrays are on the host."""
 
     inputs: Mapping[str, Any]  # arguments of the model
-    index: Tensor  # where in the flat batch each token stands, `[B, T]`
-    rows: Tensor  # where a token is trained, `[M]`
-    columns: Tensor
-    targets: Tensor  # the tokens after those
-    pieces: attention.Pieces | None = None  # of samples that are one row: see `attention.packed_batch`
+    index: np.ndarray  # position of each token in the batch, `[B, T]`; -1 for padding
+    rows: np.ndarray  # where a token has a loss, `[M]`
+    columns: np.ndarray
+    targets: np.ndarray  # the tokens after those
+    pieces: Pieces | None = None  # of samples in one sequence: see `attention.packed_batch`
+    boundaries: Sequence[int] | None = None
 
-    def trained(self, output: Tensor) -> Tensor:
-        """Of an `output [B, T, n]` of the model what stands at the trained tokens, `[M, n]`."""
-        return output.flatten(0, 1)[self.rows * output.shape[1] + self.columns]
+    @property
+    def device(self) -> torch.device:
+        return self.inputs["input_ids"].device
 
-    def columns_with_loss(self) -> Tensor:
-        """Of which tokens logits are asked for: a model gives the same ones for each row."""
-        return self.columns if len(self.index) == 1 else self.columns.unique()
+    def device_targets(self) -> Tensor:
+        """`targets` on the device of the ids."""
+        return to_device(self.targets, self.device)
 
-    def trained_of(self, logits: Tensor, columns: Tensor) -> Tensor:
-        """As `trained`, of logits at `columns` alone, or at all where the family cannot choose."""
+    def with_loss(self, output: Tensor) -> Tensor:
+        """The rows of an `output [B, T, n]` of the model at tokens with a loss, `[M, n]`."""
+        return _select(output, self.rows * output.shape[1] + self.columns)
+
+    def columns_with_loss(self) -> np.ndarray:
+        """The tokens whose logits are needed: a model gives the same ones for each sequence."""
+        return self.columns if len(self.index) == 1 else np.unique(self.columns)
+
+    def with_loss_of(self, logits: Tensor, columns: np.ndarray) -> Tensor:
+        """As `with_loss`, for logits at `columns` only, or at all tokens if the family cannot choose."""
         if logits.shape[1] != len(columns):
-            return self.trained(logits)
+            return self.with_loss(logits)
         if len(self.index) == 1:
             return logits[0]
-        return logits.flatten(0, 1)[self.rows * len(columns) + torch.searchsorted(columns, self.columns)]
+        return _select(logits, self.rows * len(columns) + np.searchsorted(columns, self.columns))
 
 
-def _pass(inputs: Mapping[str, Any], index: Tensor, targets: Tensor, pieces: Any = None) -> Pass:
-    rows, columns = (targets != IGNORE_INDEX).nonzero(as_tuple=True)
-    return Pass(inputs, index, rows, columns, targets[rows, columns], pieces)
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` as a tensor on `device`, without waiting for the device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
-def one_row(flat: Mapping[str, Any], length: int, group: Any = None, masked: bool = False) -> Pass:
-    """All samples as one row, filled up to `length` tokens: the padding is one more sample, without labels.
+def _select(output: Tensor, index: np.ndarray) -> Tensor:
+    return output.flatten(0, 1)[to_device(index, output.device)]
 
-    `group`: the processes that share the row. `masked`: the padding is told from other tokens by an
-    `attention_mask` too.
+
+def together(packed: Packed, length: int, group: Any = None, masked: bool = False) -> Pass:
+    """All samples as one sequence of `length` tokens: the padding is one more sample, without labels.
+
+    `group`: the processes that hold a part each. `masked`: an `attention_mask` marks the padding too.
     """
-    ids, borders, missing = flat["input_ids"], list(flat["borders"]), length - len(flat["input_ids"])
-    targets = next_tokens(flat["labels"], borders)
+    ids, boundaries, missing = packed.input_ids, list(packed.boundaries), length - len(packed.input_ids)
     if missing:
         ids = torch.cat([ids, ids.new_zeros(missing)])
-        targets = torch.cat([targets, targets.new_full((missing,), IGNORE_INDEX)])
-        borders.append(length)
-    inputs = attention.packed_inputs(ids[None], borders)
-    index = torch.arange(length, device=ids.device)[None]
+        boundaries.append(length)
+    inputs = packed_inputs(ids[None], boundaries)
+    index = np.arange(length)
+    index[length - missing :] = -1
     if missing and masked:
-        inputs["attention_mask"] = (index < length - missing).long()
-    if group is None:
-        return _pass(inputs, index, targets[None], ())
-    for name in ("input_ids", "position_ids", "attention_mask"):
-        if inputs[name] is not None:
-            inputs[name] = ulysses.own_part(inputs[name], 1, group)
-    inputs["sequence_group"] = group
-    index, targets = (ulysses.own_part(x, 1, group) for x in (index, targets[None]))
-    return _pass(inputs, index, targets, ulysses.own_pieces(borders, group))
+        inputs["attention_mask"] = to_device(index[None] >= 0, ids.device).long()
+    positions, targets = packed.positions, packed.targets
+    pieces: Pieces = ()
+    if group is not None:
+        for name in ("input_ids", "position_ids", "attention_mask"):
+            if inputs[name] is not None:
+                inputs[name] = ulysses.own_part(inputs[name], 1, group)
+        inputs["sequence_group"] = group
+        start, end = ulysses.own_range(length, group)
+        here = slice(*np.searchsorted(positions, [start, end]))
+        index, positions, targets = index[start:end], positions[here] - start, targets[here]
+        pieces = ulysses.own_pieces(boundaries, group)
+    rows = np.zeros(len(positions), np.int64)
+    return Pass(inputs, index[None], rows, positions, targets, pieces, boundaries)
 
 
-def apart(flat: Mapping[str, Any]) -> list[Pass]:
-    """The samples side by side where they are of one length, in the order in which lengths first come."""
+def apart(packed: Packed) -> list[Pass]:
+    """Samples of one length as a batch, in the order in which lengths first occur."""
     starts = defaultdict(list)
-    for start, end in itertools.pairwise(flat["borders"]):
+    for start, end in itertools.pairwise(packed.boundaries):
         if end > start:
             starts[end - start].append(start)
-    ids, targets, passes = flat["input_ids"], next_tokens(flat["labels"], flat["borders"]), []
+    passes = []
     for length, firsts in starts.items():
-        index = torch.tensor(firsts, device=ids.device)[:, None] + torch.arange(length, device=ids.device)
-        passes.append(_pass({"input_ids": ids[index], "use_cache": False}, index, targets[index]))
+        index = np.array(firsts)[:, None] + np.arange(length)
+        # The positions of a sample are neighbours in the sorted positions of the batch.
+        bounds = np.searchsorted(packed.positions, [[first, first + length] for first in firsts])
+        here = np.concatenate([np.arange(a, b) for a, b in bounds])
+        rows = np.repeat(np.arange(len(firsts)), bounds[:, 1] - bounds[:, 0])
+        columns = packed.positions[here] - np.array(firsts)[rows]
+        inputs = {
+            "input_ids": packed.input_ids[to_device(index, packed.input_ids.device)],
+            "use_cache": False,
+        }
+        passes.append(Pass(inputs, index, rows, columns, packed.targets[here]))
     return passes
 
 
 def filler(device: torch.device) -> Pass:
-    """A pass without trained tokens, for processes that have fewer samples than others."""
-    ids = torch.zeros(1, 1, dtype=torch.long, device=device)
-    return _pass({"input_ids": ids, "use_cache": False}, ids, torch.full_like(ids, IGNORE_INDEX))
+    """A pass without loss, for processes that have fewer samples than others."""
+    nothing = np.zeros(0, np.int64)
+    inputs = {"input_ids": torch.zeros(1, 1, dtype=torch.long, device=device), "use_cache": False}
+    return Pass(inputs, np.full((1, 1), -1), nothing, nothing, nothing)
 
 
 def in_order(found: Sequence[Pass], outputs: Sequence[Any]) -> Tensor:
-    """The logits `[N, V]` of all passes, as the tokens stand in the flat batch."""
-    index = torch.cat([p.index.flatten() for p in found])
+    """The logits `[N, V]` of all passes in the order of the batch, without padding."""
+    index = np.concatenate([p.index.ravel() for p in found])
     logits = torch.cat([output.logits.flatten(0, 1) for output in outputs])
-    return logits[index.argsort()]
+    order = np.argsort(index, kind="stable")[(index < 0).sum() :]
+    return logits[to_device(order, logits.device)]
 
 
 def joined(found: Sequence[Pass], outputs: Sequence[Any]) -> Any:
-    """What the passes give together, as the output of one."""
+    """The outputs of all passes as the output of one."""
     from transformers.modeling_outputs import CausalLMOutput
 
     return CausalLMOutput(logits=in_order(found, outputs)[None])

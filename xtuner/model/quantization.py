@@ -7,6 +7,7 @@ folder in fp8, mxfp4  read as 16 bits: their kernels have no backward
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ import torch
 from xtuner import loadable
 from xtuner.errors import ConfigError
 from xtuner.families import family_of
+from xtuner.language import translate
 from xtuner.log import say_once
+from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
-_EYES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+_VISION_MODULES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
 
 
 def is_quantized(quantization: Any) -> bool:
@@ -34,7 +37,7 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
     if bits is None:
         return None
     if bits not in (4, 8):
-        raise ConfigError(f"bits is {bits}; write 4, 8 or None")
+        raise ConfigError(translate("bits is {bits}; write 4, 8 or None", bits=bits))
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
@@ -46,9 +49,15 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
             bnb_4bit_use_double_quant=True,
             bnb_4bit_quant_type="nf4",
         )
-    found.llm_int8_skip_modules = list(_EYES) if config.model_type == "llava" else None
+    found.llm_int8_skip_modules = list(_VISION_MODULES) if config.model_type == "llava" else None
     keep_weights_that_are_read(found, config)
     return found
+
+
+def set_fields_for_quantized(config: Any) -> None:
+    """Change the fields of `config` with which its family's code would spoil quantised weights."""
+    for name, value in family_of(config).when_quantized.items():
+        setattr(config.get_text_config(), name, value)
 
 
 def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
@@ -56,7 +65,11 @@ def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
     if names := family_of(config).weights_read:
         asked = quantization.llm_int8_skip_modules or ["lm_head"]
         quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
-        say_once(f"Not quantised, since the family's own code reads their weights: {', '.join(names)}", 20)
+        say_once(
+            "Not quantised, because the family's own code reads their weights: {names}",
+            logging.INFO,
+            names=", ".join(names),
+        )
 
 
 def widening(config: Any) -> Any:
@@ -66,7 +79,11 @@ def widening(config: Any) -> Any:
         return None
     from transformers.utils.quantization_config import FineGrainedFP8Config, Mxfp4Config
 
-    say_once(f"The weights are quantised with {method}; they are read and trained in 16 bits", 20)
+    say_once(
+        "The weights are quantised with {method}; they are read and trained in 16 bits",
+        logging.INFO,
+        method=method,
+    )
     return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
 
@@ -77,7 +94,9 @@ def tell_of_experts(llm: Any) -> None:
         size = sum(parameter.nbytes for parameter in experts) / 1e9
         kept = str(experts[0].dtype).removeprefix("torch.")
         say_once(
-            f"Linear layers alone are quantised: experts are packed here and stay in {kept}, {size:.1f} GB"
+            "Only linear layers are quantised: experts are packed here and stay in {kept}, {size:.1f} GB",
+            kept=kept,
+            size=size,
         )
 
 
@@ -86,6 +105,8 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
 
     bitsandbytes then repacks the weights for an inference kernel that has no backward.
     """
+    if kind := next((type(m) for m in llm.modules() if _is_4bit(m) and m.weight.device.type == "cpu"), None):
+        is_proven(kind, "gradients on a CPU may be wrong once the model has answered in evaluation mode")
     for module in _repacked(llm):
         module.support_avx512bf16_for_cpu = False
 
@@ -102,10 +123,17 @@ def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
         module.support_avx512bf16_for_cpu = False
     if odd:
         say_once(
-            f"{len(odd)} of {len(layers)} layers in 4 bits have sizes that bitsandbytes' kernel for this CPU "
-            "lacks: they are dequantised at each forward, which is slower",
-            20,
+            "{odd} of {layers} layers in 4 bits have sizes that bitsandbytes' kernel for this "
+            "CPU lacks: they are dequantised at each forward, which is slower",
+            logging.INFO,
+            odd=len(odd),
+            layers=len(layers),
         )
+
+
+def _is_4bit(module: Any) -> bool:
+    kind = type(module)
+    return kind.__module__.startswith("bitsandbytes") and kind.__name__ == "Linear4bit"
 
 
 def _repacked(llm: torch.nn.Module) -> list[Any]:

@@ -19,10 +19,14 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
+from xtuner.blocks import TILE
+from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
-from xtuner.estimate.memory import TILE, Training
+from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
+from xtuner.language import translate
 from xtuner.log import logger, say_once
+from xtuner.model.base import base_model
 from xtuner.model.fused import tile
 from xtuner.model.host_embedding import keep_on_host
 from xtuner.model.mapped import wanted_dtype
@@ -35,13 +39,15 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
     """The way in which layers of `llm` recompute from now on (not re-entrant, so frozen inputs are fine)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     if way == "none":
         return way
     if not base.supports_gradient_checkpointing:
         say_once(
-            f"use_activation_checkpointing={way!r}: models of the family '{base.config.model_type}' cannot "
-            "recompute, so their layers keep all activations: more memory is needed"
+            "use_activation_checkpointing={way!r}: models of the family '{model_type}' cannot "
+            "recompute, so their layers keep all activations: more memory is needed",
+            way=way,
+            model_type=base.config.model_type,
         )
         return "none"
     enable = getattr(base, "activation_checkpointing_enable", None)
@@ -50,6 +56,11 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
     else:  # transformers before 5.22
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if way == "offload" and not all(hasattr(layer, "_gradient_checkpointing_func") for layer in layers):
+        say_once(
+            "Layers recompute and keep their inputs on the device: this transformers has another way to it"
+        )
+        way = "full"
     layer: Any
     for number, layer in enumerate(layers):
         if way == "selective" and number % 2:
@@ -90,7 +101,14 @@ def what_fits(llm: Any) -> str:
     kind = "cuda" if device.type == "cuda" else "cpu"
     run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, device=kind)
     way = choose_recompute(shape, run, free)
-    logger.info(f"Recomputation: {way}, for {TOKENS} tokens in a batch and {free / 1e9:.1f} GB free")
+    logger.info(
+        translate(
+            "Recomputation: {way}, for {TOKENS} tokens in a batch and {free:.1f} GB free",
+            way=way,
+            TOKENS=TOKENS,
+            free=free / 1e9,
+        )
+    )
     return way
 
 
@@ -98,9 +116,4 @@ def free_memory(device: torch.device) -> int:
     """Bytes that are free on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return 8 * 2**30
+    return machine.free_memory()

@@ -18,11 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from xtuner.model import attention
+from xtuner.model.foreign import is_proven
 
 
 def scale_by_sample(model: nn.Module) -> int:
     """How many modules of `model` scale rotary positions for each sample by itself from now on."""
+    from transformers.modeling_rope_utils import dynamic_rope_update
+
     found = [m for m in model.modules() if any(map(_follows_length, _kinds(m).values()))]
+    if found:
+        cost = (
+            "rotary positions that follow a sample's length may be wrong in packs: compare the loss without"
+        )
+        is_proven(dynamic_rope_update, cost)
     for module in found:
         # A bound method, so that a deep copy of the model is bound to the copy.
         module.forward = MethodType(_forward, module)
@@ -79,3 +87,5 @@ def _forget(module: Any) -> None:
             original = getattr(module, f"{prefix}original_inv_freq")
             setattr(module, f"{prefix}inv_freq", original.clone())
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+        elif prefix:  # which transformers before 5.21 cannot read again
+            vars(module).pop(f"{prefix}long_inv_freq", None)

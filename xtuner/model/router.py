@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from xtuner.model.base import base_model
+
 
 def balance_weight(llm: Any) -> float:
     """What the balance of experts is multiplied by in the loss; 0 where the config does not ask for it."""
-    base = llm.get_base_model() if hasattr(llm, "get_base_model") else llm
+    base = base_model(llm)
     config = base.config.get_text_config()
     if not getattr(config, "output_router_logits", False):
         return 0.0

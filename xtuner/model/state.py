@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from xtuner.errors import CheckpointError
+from xtuner.language import translate
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,12 @@ def hf_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 def _expect_prefix(state_dict: Mapping[str, object]) -> None:
     if not any(name.startswith(PREFIX) for name in state_dict):
-        example = next(iter(state_dict), "nothing at all")
+        example = next(iter(state_dict), translate("nothing"))
         raise CheckpointError(
-            f"The checkpoint holds no weight of a language model: names should start with '{PREFIX}', "
-            f"the first one is {example!r}"
+            translate(
+                "The checkpoint has no weights of a language model: names should start with "
+                "'{PREFIX}', the first one is {example!r}",
+                PREFIX=PREFIX,
+                example=example,
+            )
         )

@@ -22,6 +22,7 @@ from torch import nn
 
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.families import family_of
+from xtuner.language import translate
 from xtuner.model.language_part import language_part
 
 _HEADS = {"lm_head", "output_layer"}
@@ -31,10 +32,10 @@ _INDEXER = "indexer"
 # What configs call the number of experts that a token passes.
 _PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 CHOOSES, SENSES, READ, MORE = (
-    "what chooses experts or tokens",
-    "the parts that see or hear",
-    "layers whose weight a kernel of the family reads, so that an adapter would be passed over",
-    "layers that are more than a matrix",
+    "the routers of experts or tokens",
+    "the vision and audio parts",
+    "the layers whose weight a kernel of the family reads, which bypasses an adapter",
+    "the layers that do more than a matrix product",
 )
 
 
@@ -59,6 +60,11 @@ def is_linear(module: nn.Module) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Whether `module` holds layers and no parameters of its own."""
+    return any(True for _ in module.children()) and not any(True for _ in module.parameters(recurse=False))
 
 
 def packed_experts(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -266,8 +272,11 @@ def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Target
         if not hits:
             choices = sorted({name.rpartition(".")[2] for name in packed_experts(model)})
             raise ConfigError(
-                f"model.lora.target_parameters names {wanted!r}, which this model does not have."
-                f"{did_you_mean(wanted.rpartition('.')[2], choices)}"
+                translate(
+                    "model.lora.target_parameters names {wanted!r}, which this model does not have.{hint}",
+                    wanted=wanted,
+                    hint=did_you_mean(wanted.rpartition(".")[2], choices),
+                )
             )
         for name in hits:
             module, _, own = name.rpartition(".")
@@ -295,9 +304,31 @@ def check_targets(model: Any, cfg: Any) -> None:
     if unknown:
         choices = sorted({*linear_layer_names(model), *own})
         raise ConfigError(
-            f"model.lora.target_modules names {unknown[0]!r}, which this model does not have; "
-            f"its linear layers are {', '.join(choices)}.{did_you_mean(unknown[0], choices)}"
+            translate(
+                "model.lora.target_modules names {name!r}, which this model does not have; its linear "
+                "layers are {names}.{hint}",
+                names=", ".join(choices),
+                hint=did_you_mean(unknown[0], choices),
+                name=unknown[0],
+            )
         )
+    for wanted in [] if isinstance(asked, str) else sorted(asked):
+        hits = [module for name, module in modules.items() if name == wanted or name.endswith(f".{wanted}")]
+        if hits and all(map(_is_container, hits)):
+            raise ConfigError(
+                translate(
+                    "model.lora.target_modules names {name!r}, which is not a layer but holds some; the "
+                    "linear layers of this model are {names}",
+                    name=wanted,
+                    names=", ".join(linear_layer_names(model)),
+                )
+            )
     for name, module in modules.items():
         if is_linear(module) and matches(cfg, name) and (reason := unfit(model, name, module)):
-            raise ConfigError(f"model.lora.target_modules names {name}, one of the {reason}: leave it out")
+            raise ConfigError(
+                translate(
+                    "model.lora.target_modules names {name}, one of {reason}: leave it out",
+                    name=name,
+                    reason=translate(reason),
+                )
+            )

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from xtuner import dist
 from xtuner.dist import DEFAULT_PORT
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 # Seconds to end by oneself after another one has failed or a second signal: a collective may hold for ever.
 GRACE = 15.0
@@ -63,11 +64,21 @@ def asked_for() -> Processes | None:
     if here * nodes == 1:
         return None
     if node >= nodes:
-        raise ConfigError(f"NODE_RANK is {node}, but NNODES is {nodes}: it counts from 0 to {nodes - 1}")
+        raise ConfigError(
+            translate(
+                "NODE_RANK is {node}, but NNODES is {nodes}: it counts from 0 to {last}",
+                node=node,
+                nodes=nodes,
+                last=nodes - 1,
+            )
+        )
     address = os.environ.get("ADDR") or os.environ.get("MASTER_ADDR")
     if nodes > 1 and not address:
         raise ConfigError(
-            f"NNODES is {nodes}, but ADDR is not set: give the address of the machine with NODE_RANK=0"
+            translate(
+                "NNODES is {nodes}, but ADDR is not set: give the address of the machine with NODE_RANK=0",
+                nodes=nodes,
+            )
         )
     known = _number("MASTER_PORT", DEFAULT_PORT) if nodes > 1 else _free_port()
     port = _number("PORT", known)
@@ -96,7 +107,14 @@ def how_many() -> tuple[int, int]:
 def _number(name: str, default: int, least: int = 1) -> int:
     text = os.environ.get(name) or str(default)
     if not text.isdecimal() or int(text) < least:
-        raise ConfigError(f"{name} is {text!r}; it must be a whole number of at least {least}")
+        raise ConfigError(
+            translate(
+                "{name} is {text!r}; it must be a whole number of at least {least}",
+                name=name,
+                text=text,
+                least=least,
+            )
+        )
     return int(text)
 
 
@@ -198,12 +216,12 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 def _report(number: int, child: subprocess.Popen, first_rank: int) -> int:
     code = child.returncode
-    rank = f"rank {first_rank + number} (process {child.pid})"
+    rank = translate("rank {rank} (process {process})", rank=first_rank + number, process=child.pid)
     if code < 0:
         name = signal.Signals(-code).name
-        cause = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-        what = f"{rank} was killed by {name}{cause}"
+        cause = translate(", as the system does when memory runs out") if name == "SIGKILL" else ""
+        what = translate("{rank} was killed by {name}{cause}", rank=rank, name=name, cause=cause)
     else:
-        what = f"{rank} failed with exit code {code}"
-    sys.stderr.write(f"xtuner: error: {what}; the other processes were stopped\n")
+        what = translate("{rank} failed with exit code {code}", rank=rank, code=code)
+    sys.stderr.write(f"xtuner: error: {what}{translate('; the other processes were stopped')}\n")
     return code if code > 0 else 128 - code

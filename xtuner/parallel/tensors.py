@@ -58,10 +58,12 @@ class _Shape:
 def shapes(value: Any, world: World) -> Any:
     """`value` of rank 0 on every process, with its tensors' shapes in the place of tensors."""
     described = map_tensors(value, lambda t: _Shape(tuple(t.shape), t.dtype)) if world.is_first else None
-    return world.spread(described)
+    return world.broadcast(described)
 
 
-def spread_tensor(tensor: torch.Tensor | None, shape: _Shape, like: torch.Tensor | None, world: World) -> Any:
+def broadcast_tensor(
+    tensor: torch.Tensor | None, shape: _Shape, like: torch.Tensor | None, world: World
+) -> Any:
     """Rank 0's `tensor` on every process, in parts where `like` is in parts and has its shape."""
     device = like.device if like is not None else torch.device("cpu")
     full = torch.empty(shape.shape, dtype=shape.dtype, device=device)

@@ -1,10 +1,11 @@
-"""The processes of a run, and what they tell each other.
+"""The processes of a run, and how they communicate.
 
-    make_world()                 each knows the others' store: small facts, no collective
-      share, first_on_node       seed, time stamp; data prepared by one process of a machine
-    world.connect()              process groups: sums, gathers
-      split(2)                   rank    0 1 | 2 3     two processes share a row of tokens,
-                                 data    0 0 | 1 1     and count as one reader of data
+    make_world()               each process knows the store of rank 0: small facts, no collective
+      broadcast_via_store      seed, time stamp
+      local_rank_0_first       data prepared by one process of a machine
+    world.connect()            process groups: sum, all_gather, all_reduce_max, broadcast
+      split(2)                 rank    0 1 | 2 3     two processes hold a part each of a sequence,
+                               data    0 0 | 1 1     and count as one reader of data
 
 A process alone answers all of it by itself.
 """
@@ -24,6 +25,7 @@ import torch.distributed as torch_dist
 
 from xtuner import dist
 from xtuner.errors import ConfigError, TrainingError
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.parallel.watch import Watch
 
@@ -60,11 +62,11 @@ class World:
         """How many readers of data there are."""
         return self.size // self.sequence_size
 
-    def share(self, make: Callable[[], T]) -> T:
+    def broadcast_via_store(self, make: Callable[[], T]) -> T:
         """What `make` returns on rank 0 (plain JSON), on every process."""
         if self.size == 1:
             return make()
-        key = self._key("share")
+        key = self._key("broadcast")
         if self.is_first:
             made = make()
             self._store.set(key, json.dumps(made))
@@ -72,7 +74,7 @@ class World:
         self._wait(lambda: self._store.check([key]), "rank 0")
         return json.loads(self._ask(lambda: self._store.get(key)))
 
-    def first_on_node(self, make: Callable[[], T]) -> T:
+    def local_rank_0_first(self, make: Callable[[], T]) -> T:
         """What `make` returns, called by one process of each machine before the others, and ready on all.
 
         The others find on the disk what the first has left there.
@@ -81,21 +83,23 @@ class World:
             return make()
         done, ready = f"{self._key('first')}/{socket.gethostname()}", self._key("ready")
         if self.local_rank:
-            self._wait(lambda: self._store.check([done]), "the process that prepares the data")
+            self._wait(lambda: self._store.check([done]), translate("the process that prepares the data"))
         made = make()
         if not self.local_rank:
             self._store.set(done, "")
         self._ask(lambda: self._store.add(ready, 1))
-        self._wait(lambda: self._store.add(ready, 0) == self.size, "the data of the other processes")
+        self._wait(
+            lambda: self._store.add(ready, 0) == self.size, translate("the data of the other processes")
+        )
         return made
 
     def watch(self) -> None:
         """Notice from now on when another process is gone; on one machine its launcher does."""
         if self.size == dist.local_world_size():
             return
-        port = self.share(self._watch.listen)
+        port, secret = self.broadcast_via_store(lambda: self._watch.listen(dist.master_address()))
         if not self.is_first:
-            self._watch.join(dist.master_address(), port)
+            self._watch.join(dist.master_address(), port, secret)
 
     def leave(self) -> None:
         """Say that this process ends as it should, so that the others do not take it for lost."""
@@ -111,13 +115,13 @@ class World:
             time.sleep(POLL_SECONDS)
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
-                logger.log(logging.INFO, "Waiting for %s, %d s so far", what, said - start)
+                logger.log(logging.INFO, translate("Waiting for %s, %d s so far"), what, said - start)
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
             return question()
         except RuntimeError as error:
-            raise TrainingError(f"rank 0 is gone: {_first_line(error)}") from error
+            raise TrainingError(translate("rank 0 is lost: {error}", error=_first_line(error))) from error
 
     def connect(self, backend: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
         """Form the process groups; every process must come here. `backend` is what the config asks for."""
@@ -132,16 +136,20 @@ class World:
         )
 
     def split(self, sequence_size: int) -> None:
-        """Let `sequence_size` neighbours share each row of tokens."""
+        """Let `sequence_size` neighbours hold a part each of every sequence."""
         if self.size % sequence_size:
             raise ConfigError(
-                f"sequence_parallel_size is {sequence_size}, which does not divide the {self.size} "
-                f"process{'es' if self.size > 1 else ''} of this run: set NPROC_PER_NODE to a multiple of it"
+                translate(
+                    "sequence_parallel_size is {sequence_size}, which does not divide the number of "
+                    "processes, {processes}: set NPROC_PER_NODE to a multiple of it",
+                    sequence_size=sequence_size,
+                    processes=self.size,
+                )
             )
         self.sequence_size = sequence_size
 
     def connect_sequences(self) -> None:
-        """Form the groups of those who share a row; after `connect`, on every process."""
+        """Form the groups of sequence-parallel ranks; after `connect`, on every process."""
         self.sequence_group = None
         if self.sequence_size > 1:
             for start in range(0, self.size, self.sequence_size):
@@ -155,11 +163,11 @@ class World:
             torch_dist.all_reduce(tensor)
         return tensor
 
-    def largest(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """The largest `number` that any process has."""
-        return largest(number)
+        return all_reduce_max(number)
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The `value` of every process, by rank."""
         if self.size == 1:
             return [value]
@@ -167,7 +175,7 @@ class World:
         torch_dist.all_gather_object(values, value)
         return values
 
-    def spread(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The `value` of rank 0, on every process."""
         if self.size == 1:
             return value
@@ -189,20 +197,22 @@ def make_world() -> World:
         torch.cuda.set_device(dist.device())
     if dist.world_size() == 1:
         return World()
-    logger.info("Waiting for %d processes", dist.world_size())
+    logger.info(translate("Waiting for %d processes"), dist.world_size())
     timeout = datetime.timedelta(seconds=DEFAULT_TIMEOUT_SECONDS)
     try:
         store, rank, size = next(torch_dist.rendezvous("env://", timeout=timeout))
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
-            f"the processes of this run do not find each other: {_first_line(error)}"
+            translate(
+                "the processes of this run cannot connect to each other: {error}", error=_first_line(error)
+            )
         ) from error
     world = World(rank, size, dist.local_rank(), store)
     world.watch()
     return world
 
 
-def largest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The largest `number` that any process has; all must come here."""
     if not torch_dist.is_initialized():
         return number
@@ -215,7 +225,7 @@ def _transport(asked: str | None) -> str:
     """What carries tensors: nccl between GPUs, gloo between CPUs, and always gloo for those in memory."""
     if not torch.cuda.is_available():
         if asked not in (None, "gloo"):
-            logger.info("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead", asked)
+            logger.info(translate("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), asked)
         return "gloo"
     return f"cpu:gloo,cuda:{asked or 'nccl'}"
 

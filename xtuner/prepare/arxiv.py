@@ -1,4 +1,4 @@
-"""The part of arXiv's metadata that is new enough and in the wanted categories.
+"""Select arXiv's metadata by date and categories.
 
 {"id": "0704.0001", "title": ..., "abstract": ..., "categories": "cs.CL cs.AI", "update_date": "2023-05-01"}
 """

@@ -1,4 +1,4 @@
-"""From RefCOCO's annotations to one file of images, sentences and boxes.
+"""Convert RefCOCO's annotations to one file of images, sentences and boxes.
 
     refcoco_annotations/            [{"id": "refcoco_12", "image": "coco/train2017/000000098304.jpg",
         refcoco/refs(unc).p           "sents": ["the man on the left"], "bbox": [x, y, w, h],
@@ -25,20 +25,20 @@ from xtuner.prepare.writing import LeftOut, check_target, new_rows, progress_bar
 SOURCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 IMAGES = "coco/train2017"
 
-# Python 2, which wrote these files, calls its builtins `__builtin__`.
+# These files were written by Python 2, whose builtins are `__builtin__`.
 _CONTAINERS = {
     (module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in (set, frozenset)
 } | {("collections", "OrderedDict"): collections.OrderedDict}
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Makes plain containers, numbers and text; everything else is refused."""
+    """An unpickler of containers, numbers and text that refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The container of that name; raises UnpicklingError for all else."""
+        """The container of that name; UnpicklingError for anything else."""
         if (module, name) in _CONTAINERS:
             return _CONTAINERS[module, name]
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, and only plain data is read")
+        raise pickle.UnpicklingError(f"it contains {module}.{name}, but only plain data is read")
 
 
 def load_plain(path: Path) -> Any:
@@ -104,7 +104,7 @@ def _items(folder: Path, name: str, split_by: str, left_out: LeftOut) -> Iterato
     except FileNotFoundError:
         raise NotFoundError(f"there is no {folder / 'instances.json'}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'instances.json'} is no COCO annotation: {error!r}") from error
+        raise DataError(f"{folder / 'instances.json'} is not a COCO annotation: {error!r}") from error
     for ref in refs:
         try:
             if ref["split"] != "train":

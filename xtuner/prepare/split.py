@@ -1,4 +1,4 @@
-"""One file of rows as several, at random and in the old order: `train.jsonl` and `test.jsonl`.
+"""Split a file of rows at random, keeping their order: `train.jsonl` and `test.jsonl`.
 
 rows 0 1 2 3 4 5 6 7 8 9, ratio 7:3, seed 0     train 0 1 2 4 6 7 8     test 3 5 9
 """
@@ -25,7 +25,7 @@ _EVERY = 1000
 
 @dataclass(frozen=True)
 class Split:
-    """What was written: file and number of rows of each part, and what was left out.
+    """The result: file and number of rows of each part, and the rows left out.
 
     `num_shared` is the number of rows outside the first part that stand in it too.
     """
@@ -47,7 +47,7 @@ def parse_ratio(text: str) -> list[float]:
 
 
 def split_rows(source: Path, ratio: Sequence[float], seed: int, folder: Path, force: bool = False) -> Split:
-    """Write the parts of `source` to `folder`; all of them, or none."""
+    """Write all parts of `source` to `folder`, or none if it fails."""
     check_source(source)
     if source.suffix.lower() not in (".json", ".jsonl"):
         raise DataError(
@@ -71,14 +71,14 @@ def split_rows(source: Path, ratio: Sequence[float], seed: int, folder: Path, fo
 
 
 def assign(count: int, ratio: Sequence[float], seed: int) -> np.ndarray:
-    """The part of each row: exact shares, rounded, of a random order."""
+    """The part of each row: exact fractions, rounded, in a random order."""
     ends = np.round(np.cumsum(ratio) * count).astype(np.int64)
     parts = np.searchsorted(ends, np.arange(count), side="right")
     return np.random.default_rng(seed).permutation(np.minimum(parts, len(ratio) - 1))
 
 
 def _lines(source: Path, left_out: LeftOut, title: str) -> Iterator[tuple[int, bytes]]:
-    """Number and JSON of each row that is one."""
+    """Number and JSON of each valid row."""
     is_lines = isinstance(open_json(source), JsonLinesFile)
     size = source.stat().st_size if is_lines else None
     with progress_bar(f"{title} {source.name}", size) as advance:

@@ -1,4 +1,4 @@
-"""From a table to conversations.
+"""Convert a table to conversations.
 
 question         | answer                 {"conversation": [{"system": "You are a doctor.",
 What is aspirin? | A pain reliever.  ->       "input": "What is aspirin?",
@@ -24,13 +24,13 @@ from xtuner.prepare.writing import LeftOut, check_source, check_target, new_rows
 TEXTS = (".csv", ".tsv")
 _EVERY = 500
 _LONGEST_CELL = 1 << 30
-_LOOKED_AT = 50
-"""Lines by which the separator is found."""
+_NUM_SNIFFED = 50
+"""Number of lines that the separator is detected from."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: its number, its cells, and the bytes read so far where they are known."""
+    """One line of a table: its number, its cells, and the bytes read so far (0 if unknown)."""
 
     number: int
     cells: Sequence[Any]
@@ -50,7 +50,7 @@ def convert_table(
 ) -> tuple[int, LeftOut]:
     """The number of conversations written to `target`, and what was left out.
 
-    `system` is the name of a column, or else a text that every conversation gets.
+    `system` is the name of a column, or else the system text of every conversation.
     """
     check_source(source)
     check_target(target, (source,), force)
@@ -109,7 +109,7 @@ def _read_text(source: Path, encoding: str) -> Iterator[Line]:
                 except UnicodeDecodeError as error:
                     raise DataError(
                         f"{source} line {number} byte {error.start + 1}: not valid {encoding}. "
-                        "Name the encoding it has, such as --encoding gbk"
+                        "Give its encoding, such as --encoding gbk"
                     ) from None
                 except LookupError:
                     raise DataError(f"there is no encoding {encoding!r}; try utf-8, gbk or big5") from None
@@ -119,7 +119,7 @@ def _read_text(source: Path, encoding: str) -> Iterator[Line]:
     start = 1
     try:
         lines = decoded()
-        first = list(itertools.islice(lines, _LOOKED_AT))
+        first = list(itertools.islice(lines, _NUM_SNIFFED))
         mark = separator("".join(first), str(source), source.suffix.lower())
         reader = csv.reader(itertools.chain(first, lines), delimiter=mark, strict=True)
         for cells in reader:
@@ -157,7 +157,7 @@ def _read_workbook(source: Path, sheet: str | None) -> Iterator[Line]:
 
 
 def _column(names: list[str], wanted: str | None, source: Path, line: int) -> int:
-    """Where the column named `wanted` stands."""
+    """The index of the column `wanted`."""
     if wanted not in names:
         known = ", ".join(repr(name) for name in names if name) or "(none)"
         hint = did_you_mean(str(wanted), names)
@@ -168,7 +168,7 @@ def _column(names: list[str], wanted: str | None, source: Path, line: int) -> in
 
 
 def _fault(cells: Sequence[Any], num_names: int, needed: dict[str, int]) -> str | None:
-    """Why a line cannot be used; `""` where it can, None where there is nothing in it at all."""
+    """The reason why a line cannot be used; `""` if it can, None if it is empty."""
     if all(_is_empty(cell) for cell in cells):
         return None
     if not all(_is_empty(cell) for cell in cells[num_names:]):

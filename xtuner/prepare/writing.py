@@ -1,7 +1,7 @@
 """Files that are complete or absent, and what was left out on the way.
 
-dst.jsonl.part      rows are written here first
-dst.jsonl           takes its place when all is well; on any failure `.part` is removed
+.dst.jsonl.part     rows are written here first
+dst.jsonl           is replaced by it when all is well; on any failure `.part` is removed
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from xtuner.atomic import written
 from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.language import translate
 from xtuner.locks import writing
 
 NAMED = 3
@@ -44,7 +46,7 @@ class RowWriter:
         self.count += 1
 
     def finish(self) -> None:
-        """Close the list, if it is one, and see that all is on the disk."""
+        """Close the list, if it is one, and sync: the files appear together or not at all."""
         if self._as_list:
             self._file.write(b"\n]\n" if self.count else b"[]\n")
         self._file.flush()
@@ -89,31 +91,27 @@ def new_rows(*targets: Path) -> Iterator[list[RowWriter]]:
     """A writer for each target; the files appear together when the block ends without an error."""
     with ExitStack() as held:
         for target in targets:
-            held.enter_context(writing(target, "the output"))
+            held.enter_context(writing(target, translate("the output")))
         yield from _new_rows(targets)
 
 
 def _new_rows(targets: tuple[Path, ...]) -> Iterator[list[RowWriter]]:
-    parts = [target.with_name(target.name + ".part") for target in targets]
     try:
-        with ExitStack() as files:
-            writers = []
-            for target, part in zip(targets, parts, strict=True):
-                file = files.enter_context(open(part, "wb"))
-                writers.append(RowWriter(file, target.suffix.lower() == ".json"))
-            yield writers
-            for writer in writers:
-                writer.finish()
-        for target, part in zip(targets, parts, strict=True):
-            os.replace(part, target)
+        with ExitStack() as stack:
+            parts = [stack.enter_context(written(target)) for target in targets]
+            with ExitStack() as files:
+                writers = [
+                    RowWriter(files.enter_context(open(part, "wb")), target.suffix.lower() == ".json")
+                    for part, target in zip(parts, targets, strict=True)
+                ]
+                yield writers
+                for writer in writers:
+                    writer.finish()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             names = ", ".join(map(str, targets))
             raise DataError(f"{names} cannot be written: {error.strerror}") from error
         raise
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
 
 
 def check_source(source: Path) -> None:

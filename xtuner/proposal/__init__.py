@@ -2,4 +2,5 @@
 
 model.py    the folder -> family, template, sizes      data.py   the file -> format, lengths
 choices.py  both and the machine -> settings           config.py settings -> the text of a config
+memory.py   a recipe -> the memory that its config needs
 """

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xtuner.errors import DataError
+from xtuner.estimate.configured import read_training
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training, estimate, size_text
-from xtuner.estimate.shape import Shape
+from xtuner.estimate.memory import estimate, size_text
+from xtuner.proposal.config import recipe_of
 from xtuner.proposal.data import DataFacts
+from xtuner.proposal.memory import memory_config
 from xtuner.proposal.model import ModelFacts
 
 COVERED = 0.99  # of the rows are not cut
@@ -27,7 +29,6 @@ WANTED_UPDATES = 100
 # Of the free memory: what a run may be expected to take.
 USABLE = 0.8
 _EPOCHS = {False: 3, True: 1}
-_RANK = 64
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Proposal:
     """All choices, and the memory that they are expected to need."""
 
     choices: list[Choice]
@@ -51,26 +52,24 @@ class Plan:
         return next(choice.value for choice in self.choices if choice.name == name)
 
 
-def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | None = None) -> Plan:
+def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | None = None) -> Proposal:
     """The settings for that model, data and machine."""
-    length = _choose_length(model, data)
+    draft = _Draft(model, data, machine)
+    length = draft.take(_choose_length(model, data))
     if method is None and model.quantised:
         how = Choice("method", "lora", f"its weights are quantised already, with {model.quantised}")
     else:
-        how = _choose_method(model.shape, machine, length.value, method)
-    run = _training(machine, length.value, how.value, model.shape)
-    recompute = _choose_recompute(model.shape, machine, run)
-    run = replace(run, recompute="full" if recompute.value else "none")
-    batch = _choose_batch(model.shape, machine, run)
-    run = replace(run, tokens=run.tokens * batch.value)
-    epochs = _EPOCHS[data.is_text]
-    updates = _choose_accumulation(data, run.tokens, epochs)
-    num_iters = max(1, math.ceil(data.num_tokens * epochs / run.tokens))
+        how = _choose_method(draft, method)
+    draft.take(how)
+    recompute = draft.take(_choose_recompute(draft))
+    batch = draft.take(_choose_batch(draft))
+    tokens, epochs = length.value * batch.value, _EPOCHS[data.is_text]
+    updates = draft.take(_choose_accumulation(data, tokens, epochs))
+    num_iters = max(1, math.ceil(data.num_tokens * epochs / tokens))
     every = max(1, min(500, num_iters // 3))
-    size = estimate(model.shape, run).total if model.shape else None
     # Texts are learnt as they stand.
     template = [] if data.is_text else [Choice("prompt_template", model.template, model.why_template)]
-    return Plan(
+    return Proposal(
         [
             *template,
             Choice("dataset_map_fn", data.map_fn, f"rows are {data.format_name}: {data.why_format}"),
@@ -84,8 +83,39 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
             ),
             Choice("save_steps", every, f"three times in the {num_iters} iterations, at most every 500"),
         ],
-        size,
+        draft.memory(),
     )
+
+
+class _Draft:
+    """The config as far as it is chosen, whose memory is read as `xtuner check` reads it."""
+
+    def __init__(self, model: ModelFacts, data: DataFacts, machine: Machine) -> None:
+        self.model, self.data, self.machine = model, data, machine
+        self._chosen: dict[str, Any] = {}
+
+    def take(self, choice: Choice) -> Choice:
+        """Add a choice to the config."""
+        self._chosen[choice.name] = choice.value
+        return choice
+
+    def value(self, name: str) -> Any:
+        """What was chosen for `name`."""
+        return self._chosen[name]
+
+    @property
+    def recompute(self) -> str:
+        """What is chosen, for comparisons: all layers where memory is to decide it."""
+        return "full" if self._chosen.get("use_activation_checkpointing", True) else "none"
+
+    def memory(self, recompute: str | None = None, **more: Any) -> int | None:
+        """Bytes at the peak with `more` settings, and with that `recompute` in place of the config's own."""
+        shape = self.model.shape
+        if shape is None:
+            return None
+        recipe = recipe_of("draft", self.model, self.data, {**self._chosen, **more})
+        run = read_training(memory_config(recipe), shape, self.machine)
+        return estimate(shape, run if recompute is None else replace(run, recompute=recompute)).total
 
 
 def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
@@ -110,53 +140,40 @@ def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
     return Choice("max_length", length, why)
 
 
-def _training(machine: Machine, length: int, method: str, shape: Shape | None) -> Training:
-    half = machine.device == "cuda" or machine.has_bf16
-    full = method == "full"
-    return Training(
-        tokens=length,
-        weight_bytes=4 if full or not half else 2,
-        compute_bytes=2 if half else 4,
-        bits=4 if method == "qlora" else 16,
-        rank=0 if full else _RANK,
-        device=machine.device,
-    )
-
-
-def _choose_method(shape: Shape | None, machine: Machine, length: int, asked: str | None) -> Choice:
+def _choose_method(draft: _Draft, asked: str | None) -> Choice:
     if asked is not None:
         return Choice("method", asked, "as --method says")
-    if shape is None:
+    need = draft.memory("full", method="lora")
+    if need is None:
         return Choice("method", "qlora", "the model's size is not known, and this needs the least memory")
-    need = estimate(shape, _training(machine, length, "lora", shape)).total
-    free = machine.free_bytes
-    numbers = f"in 16 bits: about {size_text(need)}, {size_text(free)} are free on {machine.name}"
+    free = draft.machine.free_bytes
+    numbers = f"in 16 bits: about {size_text(need)}, {size_text(free)} are free on {draft.machine.name}"
     fits = need < USABLE * free
     return Choice(
         "method", "lora" if fits else "qlora", f"{'it fits' if fits else 'it does not fit'} {numbers}"
     )
 
 
-def _choose_recompute(shape: Shape | None, machine: Machine, run: Training) -> Choice:
+def _choose_recompute(draft: _Draft) -> Choice:
     name = "use_activation_checkpointing"
-    if shape is None:
+    need = draft.memory("none")
+    if need is None:
         return Choice(name, True, "the model's size is not known, and this needs less memory")
-    need = estimate(shape, replace(run, recompute="none")).total
-    fits = need < USABLE * machine.free_bytes
+    fits = need < USABLE * draft.machine.free_bytes
     why = f"without it about {size_text(need)} are needed"
     return Choice(name, not fits, f"{why}, which fits, and it is faster" if fits else why)
 
 
-def _choose_batch(shape: Shape | None, machine: Machine, run: Training) -> Choice:
-    if shape is None or machine.device == "cpu":
+def _choose_batch(draft: _Draft) -> Choice:
+    if draft.model.shape is None or draft.machine.device == "cpu":
         return Choice("batch_size", 1, "rows are packed, and more at once gain nothing here")
-    size = 1
-    while 2 * size * run.tokens <= MAX_TOKENS_IN_BATCH:
-        need = estimate(shape, replace(run, tokens=2 * size * run.tokens)).total
-        if need > USABLE * machine.free_bytes:
+    size, length = 1, draft.value("max_length")
+    while 2 * size * length <= MAX_TOKENS_IN_BATCH:
+        need = draft.memory(draft.recompute, batch_size=2 * size)
+        if need is None or need > USABLE * draft.machine.free_bytes:
             break
         size *= 2
-    return Choice("batch_size", size, f"{size * run.tokens} tokens at once, {MAX_TOKENS_IN_BATCH} are enough")
+    return Choice("batch_size", size, f"{size * length} tokens at once, {MAX_TOKENS_IN_BATCH} are enough")
 
 
 def _choose_accumulation(data: DataFacts, tokens: int, epochs: int) -> Choice:

@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from xtuner.proposal.choices import Plan
-from xtuner.proposal.data import DataFacts
-from xtuner.proposal.model import ModelFacts
 from xtuner.recipes.catalogue import Recipe
 from xtuner.recipes.datasets import own_data
 from xtuner.recipes.methods import METHODS
 from xtuner.recipes.models import Model
 from xtuner.recipes.render import render
 
+if TYPE_CHECKING:
+    from xtuner.proposal.choices import Proposal
+    from xtuner.proposal.data import DataFacts
+    from xtuner.proposal.model import ModelFacts
+
 # A look at the model, not a conversation with it.
 SAMPLE_TOKENS = 100
-# What a setting of the plan is called where it is no variable of part 1.
+# Choices that are no variables of part 1 by that name.
 _ELSEWHERE = ("method", "dataset_map_fn", "prompt_template", "use_activation_checkpointing")
 
 
-def write_config(name: str, model: ModelFacts, data: DataFacts, plan: Plan, lang: str = "en") -> str:
-    """The config of the plan, in five parts as every built-in one."""
+def write_config(name: str, model: ModelFacts, data: DataFacts, proposal: Proposal, lang: str = "en") -> str:
+    """The config of the proposal, in five parts as every built-in one."""
+    recipe = recipe_of(name, model, data, {choice.name: choice.value for choice in proposal.choices})
+    return render(recipe, lang, pretrained_model_name_or_path=model.path, data_path=data.path)
+
+
+def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str, Any]) -> Recipe:
+    """The recipe with the settings chosen so far, `method` at least; the others are as usual."""
     row = model.row or Model(name, model.path, model.family, model.context)
     row = dataclasses.replace(row, template=model.template, sequence_parallel=False, by_method={})
-    changes: dict[str, Any] = {
-        choice.name: choice.value for choice in plan.choices if choice.name not in _ELSEWHERE
-    }
+    changes: dict[str, Any] = {key: value for key, value in chosen.items() if key not in _ELSEWHERE}
     changes["pack_to_max_length"] = True
     changes["hooks"] = ["ThroughputHook"]
-    changes["evaluation_freq"] = changes["save_steps"]
+    if "save_steps" in changes:
+        changes["evaluation_freq"] = changes["save_steps"]
+        if changes["save_steps"] < 50:
+            changes["log_every"] = 1
     changes["evaluation_inputs"] = data.questions or None
     changes["chat"] = {"max_new_tokens": SAMPLE_TOKENS}
     if not data.questions:
         changes |= {"evaluation_freq": None, "SYSTEM": None, "chat": None}
-    if changes["save_steps"] < 50:
-        changes["log_every"] = 1
-    if not plan.value("use_activation_checkpointing"):
+    # Without this setting training recomputes what it has to.
+    if not chosen.get("use_activation_checkpointing", True):
         changes["model"] = {"use_activation_checkpointing": False}
-    rows = own_data(plan.value("dataset_map_fn"), is_text=data.is_text)
-    recipe = Recipe(name, row, METHODS[plan.value("method")], rows, changes)
-    return render(recipe, lang, pretrained_model_name_or_path=model.path, data_path=data.path)
+    rows = own_data(data.map_fn, is_text=data.is_text)
+    return Recipe(name, row, METHODS[chosen["method"]], rows, changes)

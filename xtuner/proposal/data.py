@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset import map_fns
-from xtuner.dataset.encode import Encoded
-from xtuner.dataset.encode_rows import Settings, Tally, encode_rows
+from xtuner.dataset.encoding.conversations import Encoded
+from xtuner.dataset.encoding.pipeline import Encoding, Tally, encode_rows
+from xtuner.dataset.items.summary import describe_dropped
 from xtuner.dataset.map_fns.auto import Format, auto_map_fn, find_format
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
 from xtuner.dataset.map_fns.template import template_map_fn_factory
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_split
-from xtuner.dataset.summary import describe_dropped
 from xtuner.errors import DataError
 
 Row = dict[str, Any]
@@ -71,7 +71,7 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
     is_text = found.map_fn is pretrain_map_fn
     measured = _measure(
         Selection(rows.sources, np.array(numbers)),
-        Settings(tokenizer, None, map_fn, None if is_text else template_map_fn_factory(template)),
+        Encoding(tokenizer, None, map_fn, None if is_text else template_map_fn_factory(template)),
     )
     converted = [(row, turns) for row in read if (turns := _conversation(row, map_fn)) is not None]
     conversations = [turns for _, turns in converted]
@@ -105,7 +105,7 @@ def _readable(rows: Selection, numbers: Sequence[int]) -> Iterator[Row]:
 def _conversation(row: Row, map_fn: Any) -> list[dict[str, Any]] | None:
     try:
         return map_fn(row)["conversation"]
-    except DataError:  # told with its place where the rows are measured, if they are many
+    except DataError:  # reported with its position when the rows are measured, if there are many
         return None
 
 
@@ -124,10 +124,10 @@ class _Measured:
             self.prompts.append(int(trained.argmax()))
 
     def note_fault(self, message: str) -> None:
-        """They are told when training begins."""
+        """They are reported when training starts."""
 
 
-def _measure(rows: Selection, settings: Settings) -> _Measured:
+def _measure(rows: Selection, settings: Encoding) -> _Measured:
     """What the rows are as training encodes them, before any cut."""
     measured, tally = _Measured(), Tally()
     encode_rows(rows, settings, measured, tally)

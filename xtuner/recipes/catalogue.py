@@ -1,11 +1,11 @@
-"""All recipe names and what each stands for.
+"""All recipe names, and the rows of the tables that each is made of.
 
     internlm2_chat_7b_qlora_moss_sft_all_e2_gpu8
     |---- model ----| |---| |-- data ---| |variant|
                       method           epochs
 
-A name is looked up among the listed ones first; any other model, method and data of the tables that
-are put together in the same way resolve too.
+A name is looked up among the listed ones first; any other combination of model, method and data of the tables
+resolves too.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from xtuner.errors import NotFoundError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.recipes import special
 from xtuner.recipes.datasets import DATASETS, Dataset
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.methods import METHODS, VARIANTS, Method
 from xtuner.recipes.models import MODELS, Model
-
-DEEPSPEED = Path(__file__).parent / "deepspeed"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of each table and what else sets this name apart."""
+    """A row of each table, and the changes of this name."""
 
     name: str
     model: Model
@@ -40,7 +38,7 @@ class Recipe:
 
 
 def names() -> list[str]:
-    """All listed names, sorted: recipes, DeepSpeed settings, and the scripts that lay beside them."""
+    """All listed names, sorted: recipes, DeepSpeed settings, and former scripts."""
     return sorted([*_listed(), *deepspeed_names(), *special.SCRIPTS])
 
 
@@ -58,16 +56,16 @@ def find(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
-        NotFoundError: no rows of the tables make this name; says which listed names are near.
+        NotFoundError: no rows of the tables make this name; the message names similar ones.
     """
     recipe = _listed().get(name) or _compose(name)
     if recipe is None and name in deepspeed_names():
         raise NotFoundError(
-            told("{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.", name=name)
+            translate("{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.", name=name)
         )
     if recipe is None and name in special.SCRIPTS:
         raise NotFoundError(
-            told(
+            translate(
                 "{name} was a script, not a training. Instead: {instead}",
                 name=name,
                 instead=special.SCRIPTS[name],
@@ -75,7 +73,7 @@ def find(name: str) -> Recipe:
         )
     if recipe is None:
         raise NotFoundError(
-            told(
+            translate(
                 "There is no built-in config named {name!r}.{hint} `xtuner list-cfg -p WORD` shows "
                 "the names that contain a word.",
                 name=name,
@@ -83,26 +81,6 @@ def find(name: str) -> Recipe:
             )
         )
     return recipe
-
-
-def deepspeed_names() -> list[str]:
-    """deepspeed_zero1, ..., deepspeed_zero3_offload."""
-    return sorted(path.stem for path in DEEPSPEED.glob("*.json"))
-
-
-def deepspeed_file(name: str) -> Path:
-    """The JSON file of a DeepSpeed setting."""
-    if name not in deepspeed_names():
-        raise NotFoundError(
-            told(
-                "There is no built-in DeepSpeed setting named {name!r}.{hint} There are {names}; a "
-                "path to a JSON file works too.",
-                name=name,
-                hint=did_you_mean(name, deepspeed_names()),
-                names=", ".join(deepspeed_names()),
-            )
-        )
-    return DEEPSPEED / f"{name}.json"
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The training data: where the rows come from, how they become conversations, what to ask meanwhile.
+"""The training data: sources, map functions, and prompts to answer during training.
 
     Dataset("sql", [_rows("b-mc2/sql-create-context", "sql_map_fn")], {"SYSTEM": ..., ...})
         -> data_path = 'b-mc2/sql-create-context'          part 1
@@ -32,7 +32,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a recipe trains on."""
+    """The data of a recipe."""
 
     name: str
     sources: list[Source]
@@ -41,12 +41,12 @@ class Dataset:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the sources add to part 1."""
+        """The settings that the sources add to part 1."""
         return {name: value for source in self.sources for name, value in source.settings.items()}
 
     @property
     def path_settings(self) -> list[str]:
-        """The settings that name the user's data; exactly one where a single file can replace it."""
+        """The settings that name the user's data; exactly one if a single file can replace them."""
         return [name for name in self.settings if name.endswith(PATHS)]
 
 
@@ -132,7 +132,7 @@ INTERN_SAMPLER = {
         "batch_size": Code("batch_size"),
     },
 }
-# A configuration in which InternLM's own trainer learns: long rows, each of which is an update.
+# As in InternLM's own trainer: long sequences, each of which is an update.
 INTERN = {
     "use_varlen_attn": True,
     "max_length": 32768,
@@ -559,7 +559,7 @@ LONE = [
 
 DATASETS = {dataset.name: dataset for dataset in [*ROWS, *PREFERENCE, *IMAGES, *LONE]}
 
-# What the older models list, and what every current one does.
+# Lists of the older models, and of every current one.
 CORE = "alpaca alpaca_enzh alpaca_enzh_oasst1 alpaca_zh code_alpaca lawyer oasst1 oasst1_512 open_platypus"
 APPS = "arxiv_gentitle colorist sql"
 BIG = "medical openorca tiny_codes"

@@ -1,4 +1,4 @@
-"""How a model is trained: which weights, with which optimiser settings; and what everyone starts from.
+"""The methods of training, and the default settings and options of all recipes.
 
     SETTINGS    the variables of part 1, in their order, with their usual values
     OPTIONS     what varies in parts 2 to 5 without being a variable
@@ -78,12 +78,12 @@ SFT: dict[str, Any] = {"type": Code("SupervisedFinetune"), **VARLEN}
 OPTIONS: dict[str, Any] = {
     "scale": True,  # accumulative_counts grows with sequence_parallel_size
     "tokenizer": {},  # more arguments of the tokenizer's from_pretrained
-    "llm": {},  # of the model's
-    "adapter": {},  # of LoraConfig
-    "model": {},  # of what trains the model
-    "rows": {},  # of what makes rows
+    "llm": {},  # more arguments of the model's from_pretrained
+    "adapter": {},  # more arguments of LoraConfig
+    "model": {},  # more arguments of the trained model
+    "rows": {},  # more arguments of the function that loads data
     "collate": {"type": Code("default_collate_fn"), **VARLEN},
-    "sampler": None,  # entries of the loader; None: shuffled, sequence parallel if asked for
+    "sampler": None,  # entries of the loader; None: shuffled, or sequence parallel if set
     "warmup": LINEAR_COSINE,
     "amp_dtype": "float16",
     "loop": {"max_epochs": Code("max_epochs")},
@@ -93,7 +93,7 @@ OPTIONS: dict[str, Any] = {
     "log_every": 10,
     "log_processor": {},
     "checkpoint": {},  # more arguments of CheckpointHook
-    "training_args": None,  # given: transformers' Trainer takes the place of parts 4 and 5
+    "training_args": None,  # if given, transformers' Trainer replaces parts 4 and 5
 }
 
 
@@ -107,7 +107,7 @@ class Method:
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    llm: dict[str, Any] | None = field(default_factory=dict)  # None: `model` loads it by itself
+    llm: dict[str, Any] | None = field(default_factory=dict)  # None: `model` loads it itself
     adapter: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=SFT.copy)
     after: dict[str, Any] = field(default_factory=dict)

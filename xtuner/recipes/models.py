@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (one row, one line)
-"""The base models: one row is all that a model needs to have its recipes.
+"""The base models: a row makes all recipes of a model.
 
     Model("gemma_2b_it", "google/gemma-2b-it", "gemma", template="gemma", full="alpaca", ...)
         -> gemma_2b_it_full_alpaca_e3, ...
@@ -18,12 +18,12 @@ from xtuner.recipes.page import Code
 
 @dataclass(frozen=True)
 class Model:
-    """A base model and what sets its recipes apart from those of the others."""
+    """A base model, and the settings that its recipes change."""
 
     name: str
     path: str  # on the hub
     family: str
-    context: int  # tokens that its positions reach
+    context: int  # longest sequence, in tokens
     template: str | dict[str, Any] = "default"  # a name in PROMPT_TEMPLATE, or the template itself
     full: str = ""
     lora: str = ""

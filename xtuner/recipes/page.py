@@ -1,10 +1,10 @@
-"""Plain values -> the text of a config file, as a careful person would type it.
+"""Write values as the text of a config file.
 
     {"type": Code("AdamW"), "lr": Code("lr")}        dict(type=AdamW, lr=lr)
     [1, "two"]                                       [1, 'two']
     Code("PROMPT_TEMPLATE.default")                  PROMPT_TEMPLATE.default
 
-A dict is written as a call of `dict`, `Code` as it stands and everything else as a literal, broken
+A dict is written as a call of `dict`, `Code` unchanged and everything else as a literal, broken
 to 79 columns. The import lines follow from the names that the code mentions.
 """
 
@@ -18,7 +18,7 @@ WIDTH = 79
 
 
 class Code(str):
-    """A piece of Python source, printed as it stands instead of as a string literal."""
+    """A piece of Python source, written unchanged instead of as a string literal."""
 
     __slots__ = ()
 
@@ -236,7 +236,7 @@ def _source(value: object, column: int, indent: int, tail: int) -> str:
 
 
 def _hang(opening: str, items: list[tuple[str, object]], closing: str, indent: int, tail: int) -> str:
-    """Entries under their bracket: all on one line where they fit, else one on each."""
+    """Entries under their bracket: all on one line if they fit, else one per line."""
     inner = " " * (indent + 4)
     flat = ", ".join(f"{head}{_flat(value)}" for head, value in items)
     simple = not any(isinstance(value, (dict, list)) and value for _, value in items)
@@ -283,7 +283,7 @@ def _number(value: float) -> str:
 
 
 def _long_string(text: str, indent: int) -> str:
-    """Adjacent literals in brackets, broken behind line ends, blanks and Chinese punctuation."""
+    """Adjacent literals in brackets, broken after line ends, spaces and Chinese punctuation."""
     room = WIDTH - indent - 4 - 3
     pieces = [""]
     for word in re.findall(r"[^ \n，。；、：？！]*[ ，。；、：？！]*\n?", text)[:-1]:

@@ -1,4 +1,4 @@
-"""The five parts of a config, written onto a page from a plan."""
+"""Write the five parts of a config from a plan."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xtuner.recipes.wording import PARTS, comment
 
 
 def write_settings(page: Page, plan: Plan, lang: str) -> None:
-    """Part 1: the variables that everything below refers to."""
+    """Part 1: the variables that the other parts refer to."""
     page.banner(1, PARTS["1"])
     groups = (
         (key, {k: v for k, v in values.items() if v is not None}) for key, values in plan.settings.items()
@@ -77,7 +77,7 @@ def tokenizer_config(plan: Plan) -> dict[str, Any]:
 
 
 def llm_config(plan: Plan) -> dict[str, Any]:
-    """The language model, or nothing where `model` loads it by itself."""
+    """The language model, or nothing if `model` loads it itself."""
     model, method = plan.recipe.model, plan.recipe.method
     if method.llm is None:
         return {}
@@ -102,7 +102,7 @@ def adapter_config(plan: Plan) -> dict[str, Any]:
 
 
 def write_data(page: Page, plan: Plan) -> None:
-    """Part 3: the rows, the order in which they come, and the batches."""
+    """Part 3: data, samplers and batches."""
     page.banner(3, PARTS["3"])
     train = write_sources(page, plan)
     page.gap()
@@ -188,7 +188,7 @@ def _write_mmlu(page: Page) -> None:
 
 
 def write_trainer(page: Page, plan: Plan, lang: str) -> None:
-    """Parts 2 to 5 of a run by transformers' Trainer, which gets model, adapter and rows one by one."""
+    """Parts 2 to 5 of a run by transformers' Trainer, whose model, adapter and data are separate."""
     page.banner(2, PARTS["2"])
     page.assign("tokenizer", tokenizer_config(plan))
     page.gap()
@@ -232,7 +232,7 @@ def write_schedule(page: Page, plan: Plan, lang: str) -> None:
 
 
 def _schedules(plan: Plan) -> list[dict[str, Any]]:
-    """Up to the learning rate and down again."""
+    """Warm-up and decay of the learning rate."""
     ratio = "warm_up_ratio" if plan.has("warm_up_ratio") else "warmup_ratio"
     start, floor = plan.options["warmup"]
     top = Code(f"{ratio} * max_epochs")
@@ -257,7 +257,7 @@ def _schedules(plan: Plan) -> list[dict[str, Any]]:
 
 
 def write_runtime(page: Page, plan: Plan, lang: str) -> None:
-    """Part 5: hooks, processes, logging, where to start from."""
+    """Part 5: hooks, processes, logging, checkpoint to start from."""
     page.banner(5, PARTS["5"])
     page.comment(comment("hooks", lang))
     page.assign("custom_hooks", _custom_hooks(plan))

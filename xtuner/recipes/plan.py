@@ -1,4 +1,4 @@
-"""A recipe with every change applied: which settings it has and what shapes the rest.
+"""A recipe with every change applied: its settings, and the options of the other parts.
 
 settings   {"data": {"max_length": 2048, ...}, ...}     part 1, in groups
 options    {"warmup": "linear", "log_interval": 10, ...}   parts 2 to 5
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.recipes.catalogue import Recipe
 from xtuner.recipes.methods import OPTIONS, SETTINGS
 from xtuner.recipes.page import MODULE_OF, Code
@@ -17,7 +17,7 @@ from xtuner.utils import PROMPT_TEMPLATE
 
 
 class Plan:
-    """What the text of a recipe is written from."""
+    """The settings and options that the text of a recipe is written from."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -54,7 +54,7 @@ class Plan:
         for name, value in changes.items():
             if not self.has(name):
                 raise ConfigError(
-                    told(
+                    translate(
                         "{recipe} has no setting {name!r}.{hint} It has {names}.",
                         recipe=self.recipe.name,
                         name=name,
@@ -65,7 +65,7 @@ class Plan:
             usual = next(group[name] for group in self.settings.values() if name in group)
             if isinstance(usual, (int, float)) and isinstance(value, str):
                 kind = "True or False" if isinstance(usual, bool) else "a number"
-                raise ConfigError(f"{name} is {value!r}; it must be {kind}, and is usually {usual}")
+                raise ConfigError(f"{name} is {value!r}, but must be {kind}, such as {usual}")
             self._apply({name: _as_typed(name, value)})
 
     def _apply(self, changes: dict[str, Any]) -> None:
@@ -84,13 +84,13 @@ def _template(template: str | dict[str, Any]) -> Any:
 
 
 def _as_typed(name: str, value: Any) -> Any:
-    """The value as a person would write it: names as names, one file as a list of one."""
+    """The value as in a config: names of objects as code, one file as a list of one."""
     if value is None:
         return Code("None")
     if isinstance(value, str):
         if name == "prompt_template":
             name = value.removeprefix("PROMPT_TEMPLATE.")
-            PROMPT_TEMPLATE[name]  # an unknown one raises, with the nearest
+            PROMPT_TEMPLATE[name]  # an unknown name raises an error with the most similar
             return _template(name)
         if (name == "SYSTEM" and value.startswith("SYSTEM_TEMPLATE.")) or (
             name == "optim_type" and value in MODULE_OF

@@ -1,9 +1,9 @@
-"""From a recipe to the text of its config file.
+"""Render a recipe as the text of a config file.
 
     >>> text = render("internlm2_chat_1_8b_qlora_alpaca_e3", alpaca_en_path="my.json", max_epochs=1)
 
 The text has the five parts and variable names that users know. Every variable of part 1 can be given
-here; what depends on it is written as an expression of it, so later edits carry through as well.
+here; values that depend on it are written as expressions of it, so later edits apply to them too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 
 from xtuner.errors import ConfigError
 from xtuner.language import LANGUAGES
-from xtuner.recipes.catalogue import Recipe, deepspeed_file, deepspeed_names, find
+from xtuner.recipes.catalogue import Recipe, find
+from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 from xtuner.recipes.page import Page
 from xtuner.recipes.parts import (
     write_data,
@@ -27,10 +28,10 @@ from xtuner.recipes.special import SCRIPTS
 
 
 def render(recipe_or_name: Recipe | str, lang: str = "en", **settings: Any) -> str:
-    """The config file of a recipe, with comments in `lang` and `settings` in place of the usual ones.
+    """The config file of a recipe, with comments in `lang` and `settings` instead of the defaults.
 
     `prompt_template` takes the bare name of a template. A setting that the recipe does not have is a
-    ConfigError that names the nearest one. DeepSpeed names give their JSON.
+    ConfigError that names the nearest one. For a DeepSpeed name the text is its JSON.
     """
     if lang not in LANGUAGES:
         raise ConfigError(f"lang is {lang!r}, but comments exist in {' and '.join(LANGUAGES)} only.")
@@ -62,13 +63,12 @@ def _recipe(recipe_or_name: Recipe | str) -> Recipe:
 
 
 def _render_other(name: str, settings: dict[str, Any]) -> str:
-    """The JSON of a DeepSpeed setting, or a script that says what took its place."""
+    """The JSON of a DeepSpeed setting, or a script that names its replacement."""
     if settings:
         raise ConfigError(f"{name} has no settings to change, but {', '.join(settings)} was given.")
     if name in SCRIPTS:
         instead = SCRIPTS[name]
         return (
-            f'"""What this script did is done by the command line now.\n\n    {instead}\n"""\n\n'
-            "raise SystemExit(__doc__)\n"
+            f'"""This script was replaced by a command.\n\n    {instead}\n"""\n\nraise SystemExit(__doc__)\n'
         )
     return deepspeed_file(name).read_text(encoding="utf-8")

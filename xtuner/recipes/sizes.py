@@ -3,7 +3,7 @@
 
     known_sizes("meta-llama/Llama-3.1-8B")  ->  {"model_type": "llama", "hidden_size": 4096, ...}
 
-A model that is not here has no estimate until its folder is on the machine: nothing is guessed.
+Other models have no estimate until their folder is on the machine: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _INTERNLM2_1_8B = _sizes("internlm2", 2048, 24, 16, 8, 8192, 92544)
 _INTERNLM2_7B = _sizes("internlm2", 4096, 32, 32, 8, 14336, 92544)
 _INTERNLM2_20B = _sizes("internlm2", 6144, 48, 48, 8, 16384, 92544)
 
-# row of `models.py` -> sizes; rows that differ in their training alone share them
+# row of `models.py` -> sizes; rows that differ only in training have the same
 SIZES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("llama_7b", "llama2_7b", "llama2_7b_chat", "vicuna_7b_v15"), _LLAMA_7B),
     "vicuna_13b_v15": _sizes("llama", 5120, 40, 40, 40, 13824, 32000),
@@ -119,7 +119,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def known_sizes(path: str) -> dict[str, Any] | None:
-    """The config.json of the model of that name on the hub, as far as sizes go; None where it is not known."""
+    """The config.json of the model of that name on the hub, reduced to sizes; None if it is not known."""
     for name, sizes in SIZES.items():
         if MODELS[name].path == path:
             return {**sizes, "max_position_embeddings": MODELS[name].context}

@@ -1,4 +1,4 @@
-"""Names that the naming rule does not make, and recipes that differ from what their rows say.
+"""Names that the naming rule does not make, and recipes that differ from their rows.
 
 CHANGES   name -> settings and options, for names that the rule makes
 RECIPES   name -> (model, method, data, settings and options)
@@ -51,7 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def _speed() -> dict[str, Row]:
-    """Rows of 8k to 1M tokens over 1 to 16 GPUs, to measure throughput."""
+    """Sequences of 8k to 1M tokens on 1 to 16 GPUs, to measure throughput."""
     lengths = {"8k": 8192, "32k": 32768, "128k": 131072, "256k": 262144, "1M": 1048576}
     sizes = {
         "llama2_7b": "8k_sp1 32k_sp1 128k_sp8 256k_sp8 1M_sp16",
@@ -339,7 +339,7 @@ PREFERENCE: dict[str, Row] = {
 
 
 def _after(stage: str, iters: str = "iter_2181") -> dict[str, Any]:
-    """A second stage starts from what an aligning stage saved."""
+    """A second stage starts from the checkpoint of an aligning stage."""
     return {"pretrained_pth": f"./work_dirs/{stage}/{iters}.pth"}
 
 
@@ -445,7 +445,7 @@ def _internvl() -> dict[str, Row]:
 
 
 def _trainer(lr: float, epochs: int, optim: str) -> dict[str, Any]:
-    """Training by transformers' own Trainer: its arguments take the place of parts 4 and 5."""
+    """Training by transformers' own Trainer: its arguments replace parts 4 and 5."""
     kept = {"max_length", "pack_to_max_length", "prompt_template", "pretrained_model_name_or_path"}
     unused = {name: None for group in SETTINGS.values() for name in group if name not in kept}
     training_args = {

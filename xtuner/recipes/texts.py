@@ -1,4 +1,4 @@
-"""The prompts that a training run answers now and then, by the kind of data it trains on."""
+"""The prompts that are answered during training, by the kind of its data."""
 
 from __future__ import annotations
 

@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtuner.check.checks import Findings, check_config
-from xtuner.check.forecast import Forecast, memory_lines
-from xtuner.check.plan_table import plan_lines
 from xtuner.estimate.configured import read_division
-from xtuner.language import told
+from xtuner.estimate.forecast import Forecast, memory_lines
+from xtuner.estimate.plan_table import plan_lines
+from xtuner.language import translate
 from xtuner.parallel.launch import how_many
+from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.config_argument import add_config, add_options, read_config
-from xtuner.tools.parser import Parser
-from xtuner.tools.train import deepspeed_settings
+from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _count_of(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(told("{text!r} is no whole number of at least 1", text=text))
+        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 1", text=text))
     return int(text)
 
 
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _try_rows(cfg: Mapping[str, Any]) -> str | None:
-    from xtuner.dataset.survey.first_rows import try_first_rows
+    from xtuner.survey.first_rows import try_first_rows
 
     return try_first_rows(cfg)
 
@@ -68,29 +68,29 @@ def _print(name: str, found: Findings) -> None:
         print(f"xtuner: error: {' '.join(fault.message.split())}", file=sys.stderr)
     for fault in found.warnings:
         print(f"xtuner: warning: {fault.message}", file=sys.stderr)
-    print(f"{name}: {_count(found.errors, 'error')}{told(', ')}{_count(found.warnings, 'warning')}")
+    print(f"{name}: {_count(found.errors, 'error')}{translate(', ')}{_count(found.warnings, 'warning')}")
     if found.forecast is not None:
         print("\n".join(_forecast_lines(found.forecast)))
     else:
-        print(told("memory   unknown: there is no model folder here to read the sizes from"))
+        print(translate("memory   unknown: there is no model folder here to read the sizes from"))
     if found.unchecked:
-        print(told("not checked here, but by train: {names}", names=", ".join(found.unchecked)))
+        print(translate("not checked here, but by train: {names}", names=", ".join(found.unchecked)))
     if not found.errors:
-        print(told("Next: {command}", command=f"xtuner train {shlex.quote(name)}"))
+        print(translate("Next: {command}", command=f"xtuner train {shlex.quote(name)}"))
 
 
 def _count(items: list[Any], noun: str) -> str:
     if len(items) == 1:
-        return told(f"1 {noun}")
-    return told(f"{{count}} {noun}s", count=len(items)) if items else told(f"no {noun}s")
+        return translate(f"1 {noun}")
+    return translate(f"{{count}} {noun}s", count=len(items)) if items else translate(f"no {noun}s")
 
 
 def _forecast_lines(found: Forecast) -> list[str]:
     lines = memory_lines(found)
     if found.seconds is None:
         unknown = "time     unknown: the size of the data or the speed of this machine is not known"
-        return [*lines, told(unknown)]
-    time = told(
+        return [*lines, translate(unknown)]
+    time = translate(
         "time     very roughly {duration} for {tokens:.2g} tokens",
         duration=_duration(found.seconds),
         tokens=found.num_tokens,
@@ -101,8 +101,8 @@ def _forecast_lines(found: Forecast) -> list[str]:
 def _duration(seconds: float) -> str:
     for size, noun in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
-            return told(f"{{count:.0f}} {noun}", count=seconds / size)
-    return told("a second") if seconds < 1.5 else told("{count:.0f} seconds", count=seconds)
+            return translate(f"{{count:.0f}} {noun}", count=seconds / size)
+    return translate("a second") if seconds < 1.5 else translate("{count:.0f} seconds", count=seconds)
 
 
 def _as_json(found: Findings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.errors import XTunerError
-from xtuner.tools.survey_config import look, make_parser, open_data
+from xtuner.tools.arguments.data import look, make_parser, open_data
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -25,10 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     """Check; returns 0 where training would take the data."""
     args = parse_args(argv)
     data = open_data(args)
-    from xtuner.dataset.survey.views import view_failing_row
-    from xtuner.report.plain import to_json
-    from xtuner.report.terminal import make_console, print_counts, print_row, print_stages, print_survey
-    from xtuner.report.wording import word
+    from xtuner.survey.plain import to_json
+    from xtuner.survey.terminal import make_console, print_counts, print_row, print_stages, print_survey
+    from xtuner.survey.views import view_failing_row
+    from xtuner.survey.wording import word
 
     console = make_console()
     try:

@@ -11,11 +11,12 @@ from typing import Any
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config, parse_value
 from xtuner.errors import ConfigError
-from xtuner.recipes.catalogue import deepspeed_names, find
+from xtuner.recipes.catalogue import find
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.render import render
 from xtuner.recipes.special import SCRIPTS
-from xtuner.tools.config_argument import write_new
-from xtuner.tools.parser import Parser, add_lang
+from xtuner.tools.arguments.config import write_new
+from xtuner.tools.arguments.parser import Parser, add_lang
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

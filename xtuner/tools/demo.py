@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from xtuner.locks import writing
-from xtuner.tools.parser import Parser, add_lang
+from xtuner.tools.arguments.parser import Parser, add_lang
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

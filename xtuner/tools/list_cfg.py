@@ -7,10 +7,11 @@ import json
 import sys
 
 from xtuner.estimate.memory import size_text
-from xtuner.recipes.catalogue import deepspeed_names, find, match
+from xtuner.proposal.memory import expected_memory
+from xtuner.recipes.catalogue import find, match
+from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.special import SCRIPTS
-from xtuner.tools.parser import Parser
-from xtuner.tools.recipe_memory import expected_memory
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

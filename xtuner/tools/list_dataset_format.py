@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

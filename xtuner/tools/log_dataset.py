@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.tools.survey_config import look, make_parser, open_data
+from xtuner.tools.arguments.data import look, make_parser, open_data
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     """Show; returns 0."""
     args = parse_args(argv)
     surveys, total = look(open_data(args), args, 1)
-    from xtuner.report.plain import to_json
-    from xtuner.report.terminal import make_console, print_counts, print_shown, print_survey
-    from xtuner.report.wording import word
+    from xtuner.survey.plain import to_json
+    from xtuner.survey.terminal import make_console, print_counts, print_shown, print_survey
+    from xtuner.survey.wording import word
 
     if args.json:
         print(to_json(surveys, total))

@@ -11,12 +11,12 @@ from xtuner.errors import ConfigError
 from xtuner.estimate.machine import find_machine
 from xtuner.estimate.memory import size_text
 from xtuner.log import start_console
-from xtuner.tools.config_argument import write_new
-from xtuner.tools.parser import Parser, add_lang
+from xtuner.tools.arguments.config import write_new
+from xtuner.tools.arguments.parser import Parser, add_lang
 
 if TYPE_CHECKING:
     from xtuner.estimate.machine import Machine
-    from xtuner.proposal.choices import Plan
+    from xtuner.proposal.choices import Proposal
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     start_console("WARNING")
     model = look_at_model(args.model, args.template, args.method)
     check_data_path(args.data)
-    from xtuner.model.loading import load_tokenizer
+    from xtuner.model.tokenizer import load_tokenizer
     from xtuner.proposal.choices import choose
     from xtuner.proposal.config import write_config
     from xtuner.proposal.data import look_at_data
@@ -57,23 +57,23 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
     data = look_at_data(args.data, tokenizer, model.template)
     machine = find_machine()
-    plan = choose(model, data, machine, args.method)
-    text = write_config(out.stem, model, data, plan, args.lang)
+    proposal = choose(model, data, machine, args.method)
+    text = write_config(out.stem, model, data, proposal, args.lang)
     write_new(out, text, force=args.force)
     known = f", as {model.row.name}" if model.row else ""
     print(f"model    {model.path}: family {model.family}{known}, {model.context} positions")
     print(f"data     {data.path}: {data.num_rows} rows, about {data.num_tokens:.0f} tokens")
-    _print(plan, machine)
+    _print(proposal, machine)
     print(f"Wrote {out}. Next: xtuner train {shlex.quote(str(out))}")
     return 0
 
 
-def _print(plan: Plan, machine: Machine) -> None:
-    for choice in plan.choices:
+def _print(proposal: Proposal, machine: Machine) -> None:
+    for choice in proposal.choices:
         print(f"  {choice.name} = {choice.value}  ({choice.why})")
-    if plan.memory_bytes is None:
+    if proposal.memory_bytes is None:
         print("memory   unknown: the family's config.json does not have the usual sizes")
         return
-    short = "; this will not fit" if plan.memory_bytes > machine.free_bytes else ""
+    short = "; this will not fit" if proposal.memory_bytes > machine.free_bytes else ""
     free = f"{size_text(machine.free_bytes)} free on {machine.name}"
-    print(f"memory   about {size_text(plan.memory_bytes)} ({free}){short}")
+    print(f"memory   about {size_text(proposal.memory_bytes)} ({free}){short}")

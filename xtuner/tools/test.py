@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from xtuner import dist
 from xtuner.check.checks import check_config
 from xtuner.checkpoint_paths import check_exists
 from xtuner.log import start_console
-from xtuner.parallel.launch import asked_for, launch
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.config_argument import add_config, add_options, read_config
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,13 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--work-dir", help="folder of the log and the result (./work_dirs/<config name>)")
     add_options(parser)
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what has started this process, where it is one of several",
-    )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+    add_launcher(parser)
     return parser.parse_args(argv)
 
 
@@ -46,12 +38,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.checkpoint is not None:
         check_exists(args.checkpoint)
     check_config(config, known_sizes).raise_errors()
-    processes = None if dist.is_launched() else asked_for()
+    processes = join_launched(args, config)
     if processes is not None:
-        words = sys.argv[1:] if argv is None else argv
-        debug = ["--debug"] * ("--debug" in sys.argv)
-        return launch([sys.executable, "-m", "xtuner", "test", *words, *debug], processes)
-    dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+        return run_in(processes, "test", argv)
     start_console(config.get("log_level", "INFO"))
     from xtuner.evaluation.validation_loss import measure
     from xtuner.parallel.world import make_world

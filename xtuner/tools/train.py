@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from xtuner import dist
 from xtuner.check.checks import check_config
 from xtuner.checkpoint_paths import check_exists
-from xtuner.errors import ConfigError, NotFoundError
+from xtuner.errors import ConfigError
 from xtuner.estimate.configured import named_llm, read_division
 from xtuner.extras import install_extra
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, start_console
-from xtuner.parallel.launch import asked_for, how_many, launch
-from xtuner.recipes.catalogue import deepspeed_file
+from xtuner.parallel.launch import how_many
+from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.config_argument import add_config, add_options, read_config
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
@@ -49,22 +47,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=_seed, help="seed of every random choice (random)")
     add_options(parser)
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what has started this process, where it is one of several",
-    )
+    add_launcher(parser)
     parser.add_argument(
         "--fsdp", action="store_true", help="divide weights, gradients and optimiser state among processes"
     )
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def _seed(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(told("{text!r} is no whole number of at least 0", text=text))
+        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 0", text=text))
     return int(text)
 
 
@@ -75,43 +67,16 @@ def _adapter_to_start_from(config: Config) -> str | None:
     return path if is_adapter else None
 
 
-def read_deepspeed(name: str) -> dict[str, Any]:
-    """The settings of a JSON file or of a built-in name, which the package deepspeed is here for."""
-    settings = deepspeed_settings(name)
+def check_deepspeed(name: str) -> None:
+    """ConfigError where the package that `--deepspeed` needs is not here."""
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
-            told(
+            translate(
                 "--deepspeed {name} needs the package deepspeed: {command}",
                 name=name,
                 command=install_extra("deepspeed"),
             )
         )
-    return settings
-
-
-def deepspeed_settings(name: str) -> dict[str, Any]:
-    """The settings of a JSON file or of a built-in name, with or without `deepspeed_` before it."""
-    path = Path(name)
-    if path.suffix == ".json" and not path.is_file():
-        raise NotFoundError(told("--deepspeed {name}: there is no such file", name=name))
-    if not path.is_file():
-        path = deepspeed_file(name if name.startswith("deepspeed_") else f"deepspeed_{name}")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(
-            told("--deepspeed {name}: {path} is no JSON: {error}", name=name, path=path, error=error)
-        ) from error
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            told(
-                "--deepspeed {name}: {path} holds no settings, but {kind}",
-                name=name,
-                path=path,
-                kind=type(settings).__name__,
-            )
-        )
-    return settings
 
 
 def next_steps(config: Config, run: Run) -> str:
@@ -121,7 +86,7 @@ def next_steps(config: Config, run: Run) -> str:
     base = named_llm(config)
     adapted = getattr(run.model, "uses_adapter", False) and base is not None
     chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]
-    return told(
+    return translate(
         "Done. Next:\n  {convert}\n  {chat}", convert=shlex.join(convert), chat=shlex.join(map(str, chat))
     )
 
@@ -136,27 +101,25 @@ def main(argv: list[str] | None = None) -> int:
         config = read_config(args.config, [*(args.cfg_options or ()), *more])
     named = args.deepspeed or config.get("deepspeed")
     zero = deepspeed_settings(named) if named else None
-    processes = None if dist.is_launched() else asked_for()
-    if processes is None:
-        dist.take_up(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+    processes = join_launched(args, config)
     if isinstance(args.resume, str):
         check_exists(args.resume)
     found = check_config(config, known_sizes, read_division(config, *how_many(), args.fsdp, zero))
     found.raise_errors()
-    deepspeed = read_deepspeed(named) if named else None
+    if named:
+        check_deepspeed(named)
     if processes is not None:
-        words = sys.argv[1:] if argv is None else argv
-        debug = ["--debug"] * ("--debug" in sys.argv)
-        return launch([sys.executable, "-m", "xtuner", "train", *words, *debug], processes)
+        return run_in(processes, "train", argv)
     start_console(config.get("log_level", "INFO"))
     for warning in found.warnings:
         logger.warning("%s", warning.message)
     if adapter:
-        logger.info(told("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
-    from xtuner.engine.build import RunOptions, build_run
+        logger.info(translate("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
+    from xtuner.engine.build import build_run
     from xtuner.engine.memory import explaining_out_of_memory
+    from xtuner.engine.run import RunOptions
 
-    options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, deepspeed, found.forecast)
+    options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, zero, found.forecast)
     with explaining_out_of_memory(found.forecast):
         run = build_run(config, options)
         run.train()

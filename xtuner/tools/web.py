@@ -6,7 +6,7 @@ import argparse
 import os
 
 from xtuner.log import start_console
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

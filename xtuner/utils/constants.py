@@ -1,10 +1,10 @@
-"""Numbers and marks that data and models agree on."""
+"""Constants that data and models have in common."""
 
 IGNORE_INDEX = -100
-"""The label of a token that is not trained."""
+"""The label of a token that is not supervised."""
 DEFAULT_PAD_TOKEN_INDEX = 0
-"""The id that fills a row up; it never counts, whatever the tokenizer says 0 is."""
+"""The id of padding, which never counts, whatever token 0 is in the tokenizer."""
 IMAGE_TOKEN_INDEX = -200
-"""The id that stands where an image goes."""
+"""The placeholder id of an image."""
 DEFAULT_IMAGE_TOKEN = "<image>"
-"""The mark in the text where an image goes."""
+"""The placeholder text of an image."""

@@ -1,4 +1,4 @@
-"""How a conversation becomes the text a model family expects: the prompt and system templates by name.
+"""The prompt and system templates by name, which make a conversation the text that a model expects.
 
     PROMPT_TEMPLATE.internlm2_chat, "hello", system="Be kind."
     -> "<|im_start|>system\\nBe kind.<|im_end|>\\n"           SYSTEM
@@ -7,11 +7,11 @@
        then the model's words, SUFFIX ("<|im_end|>") and SEP ("\\n")
 
 SUFFIX_AS_EOS says that SUFFIX already ends a turn, so no end-of-sequence token follows it. STOP_WORDS end
-an answer while chatting. A template whose system text stands inside the first question says so with
-INSTRUCTION_WITH_SYSTEM, which takes the place of both. A placeholder is `{system}`, `{input}`, `{round}` or
-`{bot_name}`; what is filled in is plain text, so braces in it stay as they are.
+an answer in a chat. If the system text is part of the first question, INSTRUCTION_WITH_SYSTEM is used
+instead of SYSTEM and INSTRUCTION. A placeholder is `{system}`, `{input}`, `{round}` or
+`{bot_name}`; braces in their values are kept.
 
-`PROMPT_TEMPLATE.auto` is no text: it stands for the chat_template that the tokenizer brings.
+`PROMPT_TEMPLATE.auto` stands for the tokenizer's chat_template.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import say_once
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
@@ -42,7 +42,7 @@ class PromptTemplate(dict):
 
 
 class TemplateTable(dict):
-    """Templates by name, as items and as attributes; an unknown name is answered with the nearest."""
+    """Templates by name, as items and attributes; the error of an unknown name suggests similar ones."""
 
     def __init__(self, kind: str, /, **templates: Any) -> None:
         super().__init__(templates)
@@ -53,9 +53,9 @@ class TemplateTable(dict):
 
     def __missing__(self, name: str) -> Any:
         raise UnknownTemplateError(
-            told(
+            translate(
                 "there is no {kind} named {name!r}.{hint} Known: {names}",
-                kind=self._kind,
+                kind=translate(self._kind),
                 name=name,
                 hint=did_you_mean(name, self),
                 names=", ".join(self),
@@ -85,35 +85,46 @@ def _split_placeholders(text: str) -> tuple[tuple[str, bool], ...]:
 
 
 def fill_placeholders(text: str, **values: object) -> str:
-    """`text` with each `{name}` replaced by its value; the values themselves are never looked into."""
+    """`text` with each `{name}` replaced by its value; braces in values are kept."""
     try:
         return "".join(str(values[part]) if named else part for part, named in _split_placeholders(text))
     except KeyError as error:
         name = str(error.args[0])
         raise ConfigError(
-            f"a template has the placeholder {{{name}}}, and only {', '.join(values)} can be filled in there."
-            f"{did_you_mean(name, values)} Write {{{{ and }}}} for braces that are meant as text: {text!r}"
+            translate(
+                "a template has the placeholder {{{name}}}, and only {names} can be filled in "
+                "there.{hint} Write braces that are meant as text twice, {{{{...}}}}: {text!r}",
+                name=name,
+                names=", ".join(values),
+                hint=did_you_mean(name, values),
+                text=text,
+            )
         ) from None
 
 
 def is_tokenizers_own(template: Mapping[str, Any] | None) -> bool:
-    """Whether `template` stands for the chat_template that the tokenizer brings: PROMPT_TEMPLATE.auto."""
+    """Whether `template` is PROMPT_TEMPLATE.auto, the tokenizer's chat_template."""
     return template is not None and template.get("FROM_TOKENIZER") is True
 
 
 def render_prompt(
     template: Mapping[str, Any], text: str, system: str = "", round: int = 1, bot_name: str = "BOT"
 ) -> str:
-    """The text put to the model for one turn: the system text, if any, and the instruction."""
+    """The prompt of one turn: the system text, if any, and the instruction."""
     if is_tokenizers_own(template):
         raise ConfigError(
-            "the prompt template 'auto' is the tokenizer's own chat_template: it writes whole dialogues, not "
-            "single turns"
+            translate(
+                "PROMPT_TEMPLATE.auto is the tokenizer's own chat_template: it writes whole "
+                "conversations, not single turns"
+            )
         )
     instruction = template.get("INSTRUCTION")
     if instruction is None:
         raise ConfigError(
-            f"a prompt template needs INSTRUCTION; this one has {', '.join(template) or 'nothing'}"
+            translate(
+                "a prompt template needs INSTRUCTION; this one has {names}",
+                names=", ".join(template) or "nothing",
+            )
         )
     prompt = fill_placeholders(instruction, input=text, round=round, bot_name=bot_name)
     if not system:
@@ -131,7 +142,7 @@ def render_prompt(
     return fill_placeholders(layout, system=system, round=round, bot_name=bot_name) + prompt
 
 
-# Families whose templates are the same share one.
+# Templates that several families have.
 _DEEPSEEK_CODER = PromptTemplate(
     SYSTEM=(
         "You are an AI programming assistant, utilizing the DeepSeek Coder model, developed by "
@@ -168,7 +179,7 @@ _CHATML = PromptTemplate(
     STOP_WORDS=["<|im_end|>", "<|endoftext|>"],
 )
 
-# Says when its knowledge ends, and a fixed day, as its own template does unless told the date.
+# States the knowledge cut-off and a fixed date, as the model's template does without a date.
 _LLAMA3_1 = PromptTemplate(
     SYSTEM=(
         "<|start_header_id|>system<|end_header_id|>\n\n"
@@ -332,11 +343,11 @@ PROMPT_TEMPLATE = TemplateTable(
         SEP="\n",
         STOP_WORDS=["<|end|>"],
     ),
-    # Newer families. `auto` takes the model's own template in place of any of them.
+    # Newer families, for which `auto` works too.
     qwen2_5=_CHATML,
-    # Answers hold their thinking: "<think>\n...\n</think>\n\n...".
+    # Answers contain the reasoning: "<think>\n...\n</think>\n\n...".
     qwen3=_CHATML,
-    # Answers are words alone; the prompt ends with the empty thinking that says so.
+    # Answers without reasoning; the prompt ends with an empty one.
     qwen3_no_think=PromptTemplate(
         _CHATML,
         INSTRUCTION=f"{_CHATML.INSTRUCTION}<think>\n\n</think>\n\n",
@@ -355,14 +366,14 @@ PROMPT_TEMPLATE = TemplateTable(
         STOP_WORDS=["<end_of_turn>"],
     ),
     internlm3=PromptTemplate(_CHATML, STOP_WORDS=["<|im_end|>", "</s>"]),
-    # [gMASK]<sop> in front comes with the tokenizer; an answer ends with its end-of-sequence token.
+    # The tokenizer adds [gMASK]<sop>; an answer ends with its end-of-sequence token.
     glm4=PromptTemplate(
         SYSTEM="<|system|>\n{system}",
         INSTRUCTION="<|user|>\n{input}<|assistant|>\n",
         STOP_WORDS=["<|endoftext|>", "<|user|>", "<|observation|>"],
     ),
     deepseek_v3=_DEEPSEEK_V3,
-    # Answers hold their thinking, as with qwen3. All distilled models share it, whatever they started from.
+    # Answers contain the reasoning, as with qwen3. The template of all distilled models, whatever their base.
     deepseek_r1=_DEEPSEEK_V3,
     minicpm4=_CHATML,
     phi4=PromptTemplate(

@@ -21,12 +21,12 @@ ANSWER = "<|MOSS|>: It is 12.<eom>"
 
 @pytest.fixture
 def say(llama_dir, tokenizer):
-    """A model that says these answers."""
+    """A model that generates these answers."""
     return lambda *answers: script(AutoModelForCausalLM.from_pretrained(llama_dir), tokenizer, answers)
 
 
 def test_a_dialogue_with_plugins(say, tokenizer):
-    """Commands are answered between <eoc> and the answer; a plugin not enabled says so."""
+    """Commands are answered between <eoc> and the answer; a disabled plugin gives an error."""
     session = make_session(tokenizer, moss.MOSS_TEMPLATE, "S")
     answerer = Answerer(say(THOUGHT, ANSWER, IDLE, ANSWER), tokenizer, session, Settings("m", temperature=0))
     answer = moss.MossAnswerer(answerer, [plugin("calculate")])

@@ -44,28 +44,28 @@ def test_calculate(expression, answer):
     ("expression", "message"),
     [
         ("", "no expression"),
-        ("1 +", "is no formula"),
+        ("1 +", "is not a formula"),
         ("1 / 0", "division by zero"),
         ("9**9**9", "too large"),
         ("(-9)**9999999999", "too large"),
         ("2**2000 * 2**2000 * 2**2000", "too large"),
-        ("1e308 * 10", "no real number"),
+        ("1e308 * 10", "not a real number"),
         ("exp(99999)", "too large"),
         ("factorial(99999)", "too large"),
         ("pow(9, 9**9)", "too large"),
-        ("(-1) ** 0.5", "no real number"),
+        ("(-1) ** 0.5", "not a real number"),
         ("sqrt(-1)", "sqrt: "),
         ("sqrt(1, 2)", "sqrt: "),
-        ("x + 1", "'x' is no number"),
+        ("x + 1", "'x' is not a number"),
         ("__import__('os').system('x')", "not part of a formula"),
         ("open(1)", "no function 'open'"),
         ("(1).__class__", "not part of a formula|no formula"),
         ("[1][0]", "not part of a formula"),
         ("'a' * 3", "not part of a formula"),
         ("True + 1", "not part of a formula"),
-        ("1 if 1 else 2", "no formula"),
+        ("1 if 1 else 2", "not a formula"),
         ("1 << 99", "LShift is not arithmetic"),
-        ("(" * 400 + "1" + ")" * 400, "no formula|nested too deeply"),
+        ("(" * 400 + "1" + ")" * 400, "too many nested|nested too deeply"),
         ("-" * 999 + "1", "nested too deeply|no formula"),
         ("1+" * 600 + "1", "1201 characters"),
     ],
@@ -186,7 +186,7 @@ def test_a_search_that_fails(web, query, message):
 
 
 def test_no_server_and_no_key(monkeypatch):
-    """Without a server the reason is told; without a key nothing is asked."""
+    """Without a server the error names the reason; without a key no request is sent."""
     with pytest.raises(SearchError, match=r"the search failed: .*refused"):
         Search("k", "http://127.0.0.1:9")("x")
     monkeypatch.delenv("SERPER_API_KEY", raising=False)

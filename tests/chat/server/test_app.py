@@ -6,11 +6,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from xtuner.chat.generate import context_length
 from xtuner.chat.server.app import make_app
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import Served, Service
+from xtuner.generation.limits import context_length
 from xtuner.utils import PROMPT_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -98,12 +98,12 @@ def test_a_call_of_a_tool(client, service, monkeypatch):
     """What the model writes as a call comes as one, streamed or not."""
     said = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     ids = [*service.prompts.tokenizer.encode(said), 2]
-    from xtuner.chat.server import answer
+    from xtuner.generation import request
 
-    monkeypatch.setattr(answer.Chooser, "__call__", lambda self, logits: ids[self.length_of_answer()])
+    monkeypatch.setattr(request.Chooser, "__call__", lambda self, logits: ids[self.length_of_answer()])
     count = iter(range(1000))
     monkeypatch.setattr(
-        answer.Chooser, "length_of_answer", lambda self: next(count) % len(ids), raising=False
+        request.Chooser, "length_of_answer", lambda self: next(count) % len(ids), raising=False
     )
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
     body = {"messages": HELLO, "tools": [tool]}

@@ -12,13 +12,13 @@ jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not install
 pytest.importorskip("llguidance", reason="xtuner[structured] is not installed")
 
 from tests.conftest import DATA
-from xtuner.chat.generate import context_length
 from xtuner.chat.server.app import make_app
 from xtuner.chat.server.forms import CallForm, Forms, Wanted
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import Served, Service
 from xtuner.errors import DataError
+from xtuner.generation.limits import context_length
 from xtuner.utils import PROMPT_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]

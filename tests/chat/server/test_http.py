@@ -11,7 +11,6 @@ import httpx
 import pytest
 from fastapi import Request
 
-from xtuner.chat.generate import context_length
 from xtuner.chat.server import http
 from xtuner.chat.server.app import make_app
 from xtuner.chat.server.prompts import PromptWriter
@@ -19,6 +18,7 @@ from xtuner.chat.server.responses import unless_gone
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.serve import listen
 from xtuner.chat.server.service import Served, Service
+from xtuner.generation.limits import context_length
 from xtuner.utils import PROMPT_TEMPLATE
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 
 from tests.llava import LENGTH, picture_file
 from xtuner import cli
-from xtuner.chat.generate import complete
 from xtuner.chat.server import requests, serve
 from xtuner.chat.server.app import make_app
+from xtuner.generation.generate import complete
 from xtuner.utils import PROMPT_TEMPLATE
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -104,7 +104,7 @@ def test_what_is_no_image(client, picture, monkeypatch):
     assert told.startswith(f"{where}: this server fetches nothing from https")
     assert "must be in base64" in refusal(show("data:image/png,abc"))
     assert "this is no base64" in refusal(show("data:image/png;base64,a*b"))
-    assert f"{where} is no image" in refusal(show("data:image/png;base64,YSBjYXQ="))
+    assert f"{where} is not an image" in refusal(show("data:image/png;base64,YSBjYXQ="))
     cut = data_url(picture)[:-60]
     assert "is damaged or cut off" in refusal(show(cut))
     many = {"role": "user", "content": [show(data_url(picture))["content"][1]] * 17}
@@ -122,7 +122,7 @@ def test_flags_that_do_not_fit(llava, capsys):
     assert cli.main([*argv, "--llava", str(llava.parts), "--adapter", "a"]) == 1
     assert "name one of them" in capsys.readouterr().err
     assert cli.main([*argv, "--llava", str(llava.parts)]) == 1
-    assert "name its CLIP with --visual-encoder" in capsys.readouterr().err
+    assert "give its CLIP with --visual-encoder" in capsys.readouterr().err
 
 
 def test_images_are_read_one_at_a_time_and_hold_up_no_text(service, client, picture, monkeypatch):

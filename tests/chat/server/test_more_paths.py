@@ -8,11 +8,11 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from xtuner.chat.generate import context_length
 from xtuner.chat.server.app import make_app
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import Served, Service
+from xtuner.generation.limits import context_length
 from xtuner.model.lora import attach_adapter
 from xtuner.utils import PROMPT_TEMPLATE
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.conftest import DATA
-from xtuner.chat.generate import Completion
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.session import Session
-from xtuner.dataset.encode import encode_conversations
+from xtuner.dataset.encoding.conversations import encode_conversations
 from xtuner.dataset.map_fns import openai_map_fn, template_map_fn_factory
 from xtuner.errors import DataError
+from xtuner.generation.generate import Completion
 from xtuner.utils import PROMPT_TEMPLATE
 
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}

@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, OpenAIGPTConfig, OPTConfig
 
-from xtuner.chat.generate import complete
 from xtuner.chat.server import scheduler as module
-from xtuner.chat.server.answer import Answer, End, Failed, Sampling
-from xtuner.chat.server.scheduler import QueueFullError, Scheduler
+from xtuner.chat.server.scheduler import QueueFullError, Scheduler, StoppedError
+from xtuner.generation import engine
+from xtuner.generation.generate import complete
+from xtuner.generation.request import End, Failed, LateError, Request, Sampling
 from xtuner.model.lora import attach_adapter
 
 TEXTS = [
@@ -44,7 +45,7 @@ def start():
 
 def ask(prompt, sampling=GREEDY, **more):
     events = queue.Queue()
-    return Answer(prompt, sampling, events.put, **more), events
+    return Request(prompt, sampling, events.put, **more), events
 
 
 def read(events):
@@ -177,7 +178,7 @@ def test_clients_take_turns(llama, tokenizer, prompts, start):
     order = []
 
     def put(name):
-        return Answer(
+        return Request(
             prompts[0], GREEDY, lambda e: order.append(name) if isinstance(e, End) else None, client=name
         )
 
@@ -208,7 +209,7 @@ def test_cancelled_and_late_answers_end(llama, tokenizer, prompts, start):
     late, late_events = ask(prompts[1], long)
     never, never_events = ask(prompts[2], deadline=0)
     server.submit([gone, late, never])
-    assert read(never_events)[1] == Failed("the time allowed for it was over before the answer began", 503)
+    assert isinstance(read(never_events)[1].error, LateError)
     gone_events.get(timeout=30)
     server.cancel([gone])
     late_events.get(timeout=30)
@@ -226,11 +227,48 @@ def test_a_model_that_fails_fails_its_requests_only(llama, tokenizer, prompts, s
     llama.forward = None
     broken, events = ask(prompts[0])
     server.submit([broken])
-    assert read(events)[1].status == 500
+    assert isinstance(read(events)[1].error, TypeError)
     llama.forward = forward
     fine, events = ask(prompts[0])
     server.submit([fine])
     assert isinstance(read(events)[1], End)
+
+
+def test_an_answer_that_cannot_begin_fails_alone(llama, tokenizer, prompts, start):
+    """An error before the first forward reaches its request, and the next one is answered."""
+    server = start(llama, tokenizer)
+    broken, events = ask(prompts[0], Sampling(max_new_tokens=4, temperature=0, seed=2**70))
+    fine, fine_events = ask(prompts[0])
+    server.submit([broken, fine])
+    assert isinstance(read(events)[1].error, ValueError | RuntimeError)
+    assert isinstance(read(fine_events)[1], End)
+
+
+def test_a_thread_that_ends_fails_all_and_refuses_more(llama, tokenizer, prompts, start, caplog):
+    """Where nothing answers any more all requests fail, those to come too, and health knows it."""
+    server = Scheduler(llama, tokenizer, max_running=1)
+    pairs = [ask(prompt) for prompt in prompts[:3]]
+
+    def break_listener(event):
+        raise RuntimeError("nobody listens")
+
+    server.submit([answer for answer, _ in pairs[:1]])
+    broken = [Request(prompts[0], GREEDY, break_listener) for _ in range(2)]
+    server.submit([*broken, *(answer for answer, _ in pairs[1:])])
+    aside = server.aside(lambda: time.sleep(0.01), None)
+    server.start()
+    server._thread.join(30)
+    assert not server.is_alive
+    assert isinstance(read(pairs[0][1])[1], End)
+    for _, events in pairs[1:]:
+        error = read(events)[1].error
+        assert str(error) == "the server has failed, start it again: RuntimeError: nobody listens"
+    assert aside.done()
+    with pytest.raises(StoppedError, match="the server has failed, start it again"):
+        server.submit([pairs[0][0]])
+    with pytest.raises(StoppedError, match="the server has failed, start it again"):
+        server.aside(lambda: None, None)
+    assert "nobody listens" in caplog.text
 
 
 def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
@@ -238,10 +276,10 @@ def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
     server = Scheduler(llama, tokenizer)
     waiting, events = ask(prompts[0])
     server.submit([waiting])
-    server._closed = True
+    server._closed = "the server is shutting down"
     server.start()
     server.close()
-    assert read(events)[1].status == 503
+    assert isinstance(read(events)[1].error, StoppedError)
     with pytest.raises(QueueFullError, match="shutting down"):
         server.submit([waiting])
 
@@ -249,7 +287,7 @@ def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
 @pytest.mark.parametrize("family", ["llama", "sliding", "opt", "gpt"])
 def test_logprobs_of_a_prompt_in_chunks(family, tokenizer, prompts, start, monkeypatch):
     """However a prompt is read, each of its tokens is as likely as the model alone has it."""
-    monkeypatch.setattr(module, "CHUNK_WITH_LOGITS", 4)
+    monkeypatch.setattr(engine, "CHUNK_WITH_LOGITS", 4)
     torch.manual_seed(0)
     size = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
     config = families(tokenizer)[family] if family != "gpt" else OpenAIGPTConfig(**size)

@@ -5,11 +5,11 @@ from hypothesis import HealthCheck, given, settings
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-from xtuner.chat.generate import context_length
 from xtuner.chat.server.app import make_app
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import Served, Service
+from xtuner.generation.limits import context_length
 from xtuner.utils import PROMPT_TEMPLATE
 
 

@@ -12,7 +12,7 @@ pytest.importorskip("streamlit", reason="xtuner[web] is not installed")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Speaks as OpenAI's servers do; says back the last message, word by word."""
+    """A server like OpenAI's that returns the last message word by word."""
 
     def log_message(self, *args):
         pass

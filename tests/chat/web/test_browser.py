@@ -58,7 +58,7 @@ def _attach(page, file):
 
 
 def test_an_image(llava, picture, page, tmp_path):
-    """A LLaVA is served and asked about a file; a file that is no image is refused, and the talk goes on."""
+    """A LLaVA answers about a file; a file that is not an image is refused, and the dialogue continues."""
     notes = tmp_path / "notes.png"
     notes.write_text("a cat")
     with running(llava.whole, "--torch-dtype", "fp32", "--prompt-template", "default") as url:
@@ -73,7 +73,7 @@ def test_an_image(llava, picture, page, tmp_path):
         _attach(page, notes)
         box.fill("And this?")
         box.press("Enter")
-        page.get_by_text("The image was not sent: notes.png is no image").wait_for()
+        page.get_by_text("The image was not sent: notes.png is not an image").wait_for()
         page.get_by_text("中文").click()
         page.get_by_placeholder("请输入您的问题，可附上图片").wait_for()
 

@@ -1,4 +1,4 @@
-"""The pages, run by Streamlit's own test harness, and what stands behind them."""
+"""The pages, run by Streamlit's own test harness, and the code behind them."""
 
 import base64
 import json
@@ -103,7 +103,7 @@ def test_an_image(server, picture):
     assert [type(element).__name__ for element in drawn] == ["Image", "Markdown"]
     page.chat_input[0].upload("cat.png", b"a cat", "image/png")
     page.chat_input[0].set_value("look").run()
-    assert page.error[0].value.startswith("The image was not sent: cat.png is no image: PNG")
+    assert page.error[0].value.startswith("The image was not sent: cat.png is not an image: PNG")
     assert len(server.asked) == 2
     page.selectbox(key="model").set_value("poet").run()
     assert not page.chat_input[0].proto.accept_file
@@ -118,7 +118,7 @@ def test_a_refused_question_is_not_put_again(server):
 
 
 def test_large_images_are_made_smaller(tmp_path, monkeypatch):
-    """What is too large for a request is brought to a size that is not, and the page says so."""
+    """An image too large for a request is made smaller, and the page reports it."""
     from PIL import Image
 
     monkeypatch.setattr("xtuner.chat.web.uploads.MAX_BYTES", 1000)
@@ -158,7 +158,7 @@ def test_watching(work_dir):
 
 
 def test_what_a_run_tells_is_shown(work_dir):
-    """The end is told, without tokens/s the time of an iteration, and axes begin near the curve."""
+    """The end is shown; without tokens/s the time of an iteration is; axes begin near the curve."""
     run = work_dir / "20261121_092003"
     run.with_suffix(".log").unlink(missing_ok=True)
     (run / "20261121_092003.log").write_text("Iter(train) [96/96]  lr: 9.2e-04  eta: 0:00:00  time: 0.2\n")
@@ -212,8 +212,8 @@ def test_the_client(server):
     [
         (["no/such/model/here"], "There is no model folder no/such/model/here"),
         (["http://127.0.0.1:9"], "the server http://127.0.0.1:9 cannot be reached"),
-        (["--work-dir", "no/such"], "--work-dir no/such: there is no such folder"),
-        (["--adapter", "x"], "--adapter is for a model that this command serves"),
+        (["--work-dir", "no/such"], "--work-dir no/such: no such folder"),
+        (["--adapter", "x"], "--adapter needs a model that this command serves"),
     ],
 )
 def test_wrong_settings_are_one_line(argv, message, capsys):

@@ -20,13 +20,13 @@ from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = (F32, BF16, F16, F64)
 AUTOCAST = (None, BF16, F16)
-BORDERS = [0, 5, 6, 14]
+BOUNDARIES = [0, 5, 6, 14]
 
 
 def packed(window=None, softcap=None):
     def function(query, key, value):
-        borders = torch.tensor(BORDERS, dtype=torch.int32)
-        mask, rest = PackedMask(window), {"cu_seq_lens_q": borders, "max_length_q": 8}
+        boundaries = torch.tensor(BOUNDARIES, dtype=torch.int32)
+        mask, rest = PackedMask(window), {"cu_seq_lens_q": boundaries, "max_length_q": 8}
         return attention(None, query, key, value, mask, softcap=softcap, **rest)[0]
 
     return function
@@ -35,7 +35,7 @@ def packed(window=None, softcap=None):
 def sample_by_sample(window=None, softcap=None):
     def function(query, key, value):
         parts = []
-        for a, b in itertools.pairwise(BORDERS):
+        for a, b in itertools.pairwise(BOUNDARIES):
             ahead = torch.arange(b - a)[:, None] - torch.arange(b - a)[None]
             mask = (ahead >= 0) & (ahead < (window or 99))
             q, k, v = (x[:, :, a:b] for x in (query, key, value))

@@ -7,7 +7,9 @@ import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from xtuner.chat.cached_forward import CachedForward
+from tests.families.configs import make, make_config
+from xtuner.families import family_of
+from xtuner.generation.cached_forward import CachedForward
 from xtuner.model import SupervisedFinetune, loading
 from xtuner.model.fused.layers import fuse, unfuse
 from xtuner.model.lora import apply_lora
@@ -66,6 +68,30 @@ def test_loss_and_gradients_are_those_of_the_familys_own_code(
     assert len(wanted) >= 10
     # The families' own rotary code computes in fp32.
     assert max(relative_error(found[name], wanted[name]) for name in wanted) < 1e-10
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker"])
+def test_gated_blocks_of_models_that_see_are_their_own(family, relative_error):
+    """Output and gradients of the block alone, in float64."""
+    row = row_of(family)
+    block = next(m for m in make(family, None).modules() if path_of(m) == row.fused.mlp).double().train()
+    found = []
+    for function in (block, copy.deepcopy(block)):
+        if function is not block:
+            assert fuse(function) == 1
+        x = torch.linspace(-3, 3, 5 * block.hidden_size, dtype=torch.float64).view(5, -1).requires_grad_()
+        y = function(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *function.parameters()])])
+    for ours, theirs in zip(*found, strict=True):
+        assert relative_error(ours, theirs) < 1e-12
+
+
+def row_of(family):
+    return family_of(make_config(family).to_dict())
+
+
+def path_of(module):
+    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def test_recomputed_layers_draw_the_same_dropout_masks(sizes, batch, gradients):

@@ -1,4 +1,4 @@
-"""What an expression comes to, exact for whole numbers, bounded in size.
+"""The value of an arithmetic expression, exact for whole numbers, bounded in size.
 
 "(3 + 4) * 2; sqrt(2)"  ->  "14; 1.414213562"
 """
@@ -35,7 +35,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 def calculate(expression: str) -> str:
-    """What each of the expressions, with `;` between them, comes to."""
+    """The values of expressions, which are separated by `;`."""
     parts = [part for part in expression.replace("；", ";").split(";") if part.strip()]
     if not parts:
         raise FormulaError("there is no expression to calculate")
@@ -51,7 +51,7 @@ class _Floats:
     def name(self, name: str) -> float:
         if name in _CONSTANTS:
             return _CONSTANTS[name]
-        raise FormulaError(f"{name!r} is no number; known are {', '.join(_CONSTANTS)}")
+        raise FormulaError(f"{name!r} is not a number; known are {', '.join(_CONSTANTS)}")
 
     def operator(self, kind: type[ast.AST], left: Any, right: Any) -> Any:
         if kind not in _OPERATORS:
@@ -74,7 +74,7 @@ def _bounded(value: Any) -> int | float:
     if isinstance(value, int):
         return value if value.bit_length() <= _MAX_BITS else _refuse_size()
     if not isinstance(value, float) or not math.isfinite(value):
-        raise FormulaError("the result is no real number")
+        raise FormulaError("the result is not a real number")
     return value
 
 

@@ -1,4 +1,4 @@
-"""A formula as Python's own syntax tree, of which only arithmetic is let through; nothing is ever run.
+"""A formula as Python's syntax tree, restricted to arithmetic; nothing is executed.
 
     "2x^2 = sqrt(8)"  ->  "2*x**2", "sqrt(8)"  ->  BinOp(Mult, 2, BinOp(Pow, x, 2)), Call(sqrt, 8)
 
@@ -17,17 +17,17 @@ _NUMBER_BEFORE_FACTOR = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)\s*(?=[A-Za-z(])
 
 
 class FormulaError(ValueError):
-    """What the model wrote is no formula that can be worked out; the message is for the model."""
+    """The model's formula cannot be evaluated; the message is for the model."""
 
 
 class Numbers(Protocol):
-    """What the parts of a formula stand for."""
+    """The meaning of the parts of a formula."""
 
     def constant(self, value: int | float, source: str) -> Any:
-        """A number; `source` is how it was written."""
+        """A number; `source` is its text."""
 
     def name(self, name: str) -> Any:
-        """A letter or a word."""
+        """A name."""
 
     def operator(self, kind: type[ast.AST], left: Any, right: Any) -> Any:
         """Two numbers, one of `+ - * / // % **` between them."""
@@ -37,13 +37,13 @@ class Numbers(Protocol):
 
 
 def work_out(text: str, numbers: Numbers) -> Any:
-    """What `text` comes to under `numbers`; FormulaError where it is no formula."""
+    """The value of `text`, built by `numbers`; FormulaError if it is not a formula."""
     source = normal(text)
     try:
         tree = ast.parse(source, mode="eval")
         return _walk(tree.body, source, numbers)
     except SyntaxError as error:
-        raise FormulaError(f"{text!r} is no formula: {error.msg}") from None
+        raise FormulaError(f"{text!r} is not a formula: {error.msg}") from None
     except (RecursionError, MemoryError):
         raise FormulaError("the formula is nested too deeply") from None
     except ZeroDivisionError:

@@ -1,4 +1,4 @@
-"""Tools of MCP servers, which run as processes of their own and talk over stdin and stdout.
+"""Tools of MCP servers, which run as separate processes and communicate over stdin and stdout.
 
 {"mcpServers": {"files": {"command": "mcp-server-files", "args": ["/data"], "env": {"LEVEL": "1"}}}}
 """
@@ -23,7 +23,7 @@ from xtuner.log import logger
 
 
 class McpServers:
-    """The servers that a file names, started; `tools` are theirs until `close`."""
+    """The servers named in a file, started; their `tools` work until `close`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,7 +47,7 @@ class McpServers:
             raise ConfigError(f"--tools {path}: {_first(self._error)}") from self._error
 
     def close(self) -> None:
-        """End the servers."""
+        """Stop the servers."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._ended.set)
             self._thread.join(10)
@@ -64,7 +64,7 @@ class McpServers:
             self._loop.close()
 
     async def _serve(self, servers: Mapping[str, Mapping[str, Any]]) -> None:
-        # Started and ended by one task, as the client library wants it.
+        # The client library requires that one task starts and stops the servers.
         from mcp import ClientSession, StdioServerParameters
         from mcp.client.stdio import stdio_client
 
@@ -75,17 +75,17 @@ class McpServers:
                     args=[str(word) for word in server.get("args", [])],
                     env={**os.environ, **server.get("env", {})},
                 )
-                # What a server writes besides its answers would stand in the middle of the dialogue.
+                # Other output of a server would appear in the middle of the dialogue.
                 file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-                told = stack.enter_context(file)
+                log = stack.enter_context(file)
                 try:
-                    read, write = await stack.enter_async_context(stdio_client(parameters, errlog=told))
+                    read, write = await stack.enter_async_context(stdio_client(parameters, errlog=log))
                     session = await stack.enter_async_context(ClientSession(read, write))
                     await asyncio.wait_for(session.initialize(), SECONDS / 2)
                     listed = await session.list_tools()
                 except Exception as error:
-                    told.seek(0)
-                    last = told.read().strip().rpartition("\n")[2] or _first(error)
+                    log.seek(0)
+                    last = log.read().strip().rpartition("\n")[2] or _first(error)
                     raise ConfigError(f"the MCP server {name!r} did not start: {last}") from error
                 self.tools += [self._tool(session, tool) for tool in listed.tools]
             self._started.set()
@@ -94,13 +94,13 @@ class McpServers:
     def _tool(self, session: Any, listed: Any) -> Tool:
         schema = listed.input_schema or {}
         properties = schema.get("properties") or {}
-        told = {key: str(value.get("description") or "") for key, value in properties.items()}
+        descriptions = {key: str(value.get("description") or "") for key, value in properties.items()}
 
         def call(**arguments: Any) -> str:
             return self._wait(_call(session, listed.name, arguments))
 
         required = tuple(schema.get("required") or ())
-        return Tool(listed.name, listed.description or listed.name, call, told, required)
+        return Tool(listed.name, listed.description or listed.name, call, descriptions, required)
 
     def _wait(self, work: Coroutine[Any, Any, str]) -> str:
         if not self._thread.is_alive():
@@ -109,7 +109,7 @@ class McpServers:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(SECONDS)
-        except futures.TimeoutError:  # Python 3.10 has one of its own
+        except futures.TimeoutError:  # in Python 3.10 not the builtin one
             future.cancel()
             raise ToolError(f"the MCP server did not answer within {SECONDS:g} s") from None
 
@@ -131,7 +131,7 @@ def _first(error: BaseException) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
-        raise NotFoundError(f"--tools {path}: there is no such file")
+        raise NotFoundError(f"--tools {path}: no such file")
     try:
         servers = json.loads(path.read_text(encoding="utf-8"))["mcpServers"]
         good = servers and all(isinstance(server["command"], str) for server in servers.values())

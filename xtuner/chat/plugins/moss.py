@@ -17,9 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.generate import Completion, decode
 from xtuner.chat.plugins.tool import Tool, ToolError
 from xtuner.errors import ConfigError
+from xtuner.generation.generate import Completion
+from xtuner.generation.text_stream import decode
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 
@@ -32,7 +33,7 @@ _LINES = {
     "solve": "- Equation solver: enabled. API: Solve(equation)\n",
 }
 
-# A turn ends with <eom> and nothing else.
+# A turn ends only with <eom>.
 MOSS_TEMPLATE = {
     **PROMPT_TEMPLATE.moss_sft,
     "SUFFIX": "<eom>",
@@ -42,7 +43,7 @@ MOSS_TEMPLATE = {
 
 
 def check_template(template: Mapping[str, Any] | None) -> None:
-    """Raise ConfigError where the dialogue has another form than MOSS's."""
+    """Raise ConfigError if the dialogue is not in MOSS's format."""
     if template != PROMPT_TEMPLATE.moss_sft:
         raise ConfigError(
             "--with-plugins needs a model tuned on MOSS's dialogues: add --prompt-template moss_sft if it is "
@@ -92,7 +93,7 @@ class MossAnswerer:
         return list(self._answerer.tokenizer.encode(text, add_special_tokens=False))
 
     def _results(self, text: str) -> str:
-        """What the commands in `text` come to, in MOSS's form."""
+        """The results of the commands in `text`, in MOSS's format."""
         commands = _COMMANDS.search(text)
         calls = _CALL.findall(commands.group(1)) if commands else []
         if not calls:

@@ -1,4 +1,4 @@
-"""What the web says, by serper.dev.
+"""Search results of the web, from serper.dev.
 
 POST {base_url}/search  {"q": "tallest mountain", "num": 10}   X-API-KEY: ...
 -> {"answerBox": {"answer": "Mount Everest"}, "organic": [{"title", "snippet", "link"}, ...]}
@@ -22,7 +22,7 @@ _MAX_BYTES = 1_000_000
 
 
 class SearchError(RuntimeError):
-    """The search brought nothing back; the message is for the model and the user."""
+    """The search failed; the message is for the model and the user."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Search:
 
 
 def search_from_environment() -> Search:
-    """The search engine with the key in SERPER_API_KEY, at SERPER_BASE_URL where that is set."""
+    """The search engine with the key in SERPER_API_KEY, at SERPER_BASE_URL if that is set."""
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise ConfigError(
-            f"search needs a key of https://serper.dev: set the environment variable {KEY}, or do without it"
+            f"search needs a key of https://serper.dev: set the environment variable {KEY}, or omit search"
         )
     url = os.environ.get("SERPER_BASE_URL", "").strip()
     return Search(key, url) if url else Search(key)

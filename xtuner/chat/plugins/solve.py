@@ -1,4 +1,4 @@
-"""The solutions of equations, found by sympy in a process of its own.
+"""The solutions of equations, found by sympy in a separate process.
 
 "x + y = 3, x - y = 1"  ->  "x = 2, y = 1"
 "x^2 = 4"               ->  "x = -2 or x = 2"
@@ -27,7 +27,7 @@ _FUNCTIONS = {
 
 
 def solve(equations: str, seconds: float = SECONDS) -> str:
-    """The solutions of `equations`, which stand with `,` or `;` between them."""
+    """The solutions of `equations`, which are separated by `,` or `;`."""
     command = [sys.executable, "-m", "xtuner.chat.plugins.solve"]
     try:
         done = subprocess.run(command, input=equations.encode(), capture_output=True, timeout=seconds)
@@ -37,12 +37,12 @@ def solve(equations: str, seconds: float = SECONDS) -> str:
     if done.returncode == 2:
         raise FormulaError(answer)
     if done.returncode != 0:
-        raise FormulaError("the equations are too much for the solver")
+        raise FormulaError("the equations are too large for the solver")
     return answer
 
 
 def solutions(equations: str) -> str:
-    """The same, here and now, without limits."""
+    """The solutions, found in this process without limits."""
     import sympy
 
     numbers = _Symbols(sympy)
@@ -62,7 +62,7 @@ def solutions(equations: str) -> str:
 
 
 def _zero(text: str, numbers: _Symbols) -> Any:
-    """The expression that is zero where the equation `text` holds."""
+    """The equation `text` as an expression that equals zero."""
     left, *rest = text.replace("==", "=").split("=")
     if len(rest) > 1:
         raise FormulaError(f"{text.strip()!r} has more than one equals sign")
@@ -107,7 +107,7 @@ class _Symbols:
 
 
 def _main() -> int:
-    # Where a system has no such limit, that of the time remains.
+    # On a system without a memory limit the time limit remains.
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 

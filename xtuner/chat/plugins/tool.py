@@ -1,4 +1,4 @@
-"""A function that a model may call, and what comes of a call.
+"""A function that a model may call, and the result of a call.
 
 def weather(city: str, days: int = 1) -> str:        Tool("weather", "The weather of the next days.",
     \"\"\"The weather of the next days.                       {"city": "the name of a city", "days": ""},
@@ -7,7 +7,7 @@ def weather(city: str, days: int = 1) -> str:        Tool("weather", "The weathe
         city: the name of a city
     \"\"\"
 
-A call never ends the dialogue: what goes wrong is told to the model, what takes too long is left alone.
+A call never ends the dialogue: the model receives errors, and calls that take too long are abandoned.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _PARAMETER = re.compile(r"^(?::param\s+)?(?:\w+\s+)?(\w+)\s*(?:\([^)]*\))?\s*:\s
 
 
 class ToolError(RuntimeError):
-    """A call that did not work; the message is for the model."""
+    """A call failed; the message is for the model."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A function with the words that tell a model what it does and takes."""
+    """A function with a description of its purpose and parameters for the model."""
 
     name: str
     description: str
@@ -49,7 +49,7 @@ class Tool:
     types: Mapping[str, Any] = field(default_factory=dict)
 
     def call(self, arguments: Mapping[str, Any], seconds: float = SECONDS) -> str:
-        """The result as text of at most MAX_RESULT characters; ToolError where there is none."""
+        """The result as text of at most MAX_RESULT characters; ToolError if the call fails."""
         unknown = [name for name in arguments if name not in self.parameters]
         missing = [name for name in self.required if name not in arguments]
         if unknown or missing:
@@ -64,23 +64,25 @@ class Tool:
         return text
 
     def _converted(self, name: str, value: Any) -> Any:
-        wanted = self.types.get(name)
-        if wanted in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        kind = self.types.get(name)
+        if kind in (int, float) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
             try:
-                return wanted(value)
+                return kind(value)
             except ValueError:
-                raise ToolError(f"{self.name}: {name} is {value!r}, which is no {wanted.__name__}") from None
-        return str(value) if wanted is str else value
+                raise ToolError(
+                    f"{self.name}: {name} is {value!r}, not a value of type {kind.__name__}"
+                ) from None
+        return str(value) if kind is str else value
 
 
 def _within(function: Callable[[], Any], name: str, seconds: float) -> Any:
-    """What `function` returns; ToolError where it fails or takes longer than `seconds`."""
+    """The return value of `function`; ToolError if it fails or takes longer than `seconds`."""
     outcome: dict[str, Any] = {}
 
     def work() -> None:
         try:
             outcome["result"] = function()
-        except Exception as error:  # a tool is anybody's code
+        except Exception as error:  # a tool may raise anything
             outcome["error"] = error
 
     thread = threading.Thread(target=work, daemon=True, name=f"tool {name}")
@@ -95,7 +97,7 @@ def _within(function: Callable[[], Any], name: str, seconds: float) -> Any:
 
 
 def plugin(name: str) -> Tool:
-    """The built-in tool `name`; ConfigError where it lacks what it needs."""
+    """The built-in tool `name`; ConfigError if its requirements are missing."""
     if name == "calculate":
         words = "Work out arithmetic exactly."
         return Tool(name, words, calculate, {"expression": "such as (3 + 4) * sqrt(2)"}, ("expression",))
@@ -110,7 +112,7 @@ def plugin(name: str) -> Tool:
 
 
 def plugins(names: tuple[str, ...]) -> list[Tool]:
-    """The tools `names`; all that can be used where none is named."""
+    """The tools `names`; all usable tools if `names` is empty."""
     if names:
         return [plugin(name) for name in dict.fromkeys(names)]
     found = []
@@ -125,7 +127,7 @@ def plugins(names: tuple[str, ...]) -> list[Tool]:
 def tools_from_file(path: Path) -> list[Tool]:
     """The public functions that the Python file `path` defines."""
     if not path.is_file():
-        raise NotFoundError(f"--tools {path}: there is no such file")
+        raise NotFoundError(f"--tools {path}: no such file")
     spec = importlib.util.spec_from_file_location(f"xtuner_tools_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--tools {path}: give a Python file (.py) or a list of MCP servers (.json)")
@@ -140,7 +142,7 @@ def tools_from_file(path: Path) -> list[Tool]:
         if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
     ]
     if not functions:
-        raise ConfigError(f"--tools {path} defines no function without an underscore before its name")
+        raise ConfigError(f"--tools {path} defines no public function")
     return [tool_from_function(function, f"--tools {path}") for function in functions]
 
 
@@ -155,7 +157,7 @@ def tool_from_function(function: Callable[..., Any], place: str = "tools") -> To
     if inspect.iscoroutinefunction(function):
         raise ConfigError(f"{place}: {name} is async; write a plain function")
     matches = [_PARAMETER.match(line.strip()) for line in words.splitlines()[1:]]
-    told = {match[1]: match[2] for match in matches if match}
+    descriptions = {match[1]: match[2] for match in matches if match}
     parameters, required, types = {}, [], {}
     try:
         hints = inspect.get_annotations(function, eval_str=True)
@@ -164,7 +166,7 @@ def tool_from_function(function: Callable[..., Any], place: str = "tools") -> To
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigError(f"{place}: {name} takes {parameter}; a model can only give named arguments")
-        parameters[parameter.name] = told.get(parameter.name, "")
+        parameters[parameter.name] = descriptions.get(parameter.name, "")
         types[parameter.name] = hints.get(parameter.name)
         if parameter.default is parameter.empty:
             required.append(parameter.name)

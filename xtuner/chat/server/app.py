@@ -22,7 +22,6 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from xtuner.chat.generate import decode
 from xtuner.chat.server import schema
 from xtuner.chat.server.embeddings import embeddings
 from xtuner.chat.server.forms import UnavailableError
@@ -34,6 +33,7 @@ from xtuner.chat.server.responses_api import ResponseWriter, as_chat
 from xtuner.chat.server.scheduler import QueueFullError
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import XTunerError, did_you_mean
+from xtuner.generation.text_stream import decode
 
 _EVENT = {"type": "object", "required": ["data"], "properties": {"data": {"type": "string"}}}
 STREAM = {"content": {"text/event-stream": {"schema": _EVENT}}}
@@ -71,87 +71,107 @@ async def _json_only(request: Request) -> None:
         raise ApiError(415, f"the content type is {kind or 'not given'}: send application/json")
 
 
+class _Server:
+    """What every path works with."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.scheduler = scheduler = service.scheduler
+        self.metrics = Metrics(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
+
+    async def prepared(self, prepare: Callable[..., Any], body: Any, request: Request) -> Any:
+        """What `prepare` gives, for as long as somebody waits for it."""
+        patience = Patience(self.service.timeout_s, self.scheduler)
+        try:
+            found = await unless_gone(prepare(self.service, body, patience), request)
+        except QueueFullError as error:
+            status = 429 if self.scheduler.is_alive else 503
+            raise ApiError(status, str(error), retry_after_s=1) from error
+        finally:
+            patience.is_over = True
+        return Response(status_code=499) if found is None else found
+
+    async def answered(
+        self, prepare: Callable[..., Any], body: Any, request: Request, make_writer: Any = None
+    ) -> Response:
+        """The answer to the job that `prepare` makes of `body`."""
+        start = time.monotonic()
+        job = await self.prepared(prepare, body, request)
+        if isinstance(job, Response):
+            return job
+        client = request.client.host if request.client else ""
+        deadline = start + self.service.timeout_s
+        return await respond(job, request, self.scheduler, self.metrics, client, deadline, make_writer)
+
+
 def make_app(service: Service) -> Any:
     """The ASGI application of `service`."""
-    scheduler = service.scheduler
-    metrics = Metrics(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
+    server = _Server(service)
     api = FastAPI(title="XTuner", docs_url=None, redoc_url=None, strict_content_type=False)
     api.router.route_class = _Route
-
-    @api.post(
-        "/v1/chat/completions",
-        response_model=schema.ChatResponse,
-        responses={200: STREAM, **ERRORS},
-        dependencies=[Depends(_json_only)],
+    _add_answers(api, server)
+    _add_tokens(api, server)
+    _add_status(api, server)
+    _explain_errors(api)
+    limited = Limits(api, service, server.metrics)
+    if not service.allowed_origins:
+        return limited
+    # Before the key: a browser asks whether it may, and does not send it then.
+    return CORSMiddleware(
+        limited,
+        allow_origins=list(service.allowed_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
     )
+
+
+def _add_answers(api: FastAPI, server: _Server) -> None:
+    """The paths that generate."""
+    streams: dict[str, Any] = {"responses": {200: STREAM, **ERRORS}, "dependencies": [Depends(_json_only)]}
+
+    @api.post("/v1/chat/completions", response_model=schema.ChatResponse, **streams)
     async def chat_completions(body: schema.ChatRequest, request: Request) -> Any:
-        return await _answer(chat_jobs, body, request)
+        return await server.answered(chat_jobs, body, request)
 
-    @api.post(
-        "/v1/completions",
-        response_model=schema.CompletionResponse,
-        responses={200: STREAM, **ERRORS},
-        dependencies=[Depends(_json_only)],
-    )
+    @api.post("/v1/completions", response_model=schema.CompletionResponse, **streams)
     async def completions(body: schema.CompletionRequest, request: Request) -> Any:
-        return await _answer(completion_jobs, body, request)
+        return await server.answered(completion_jobs, body, request)
 
-    @api.post(
-        "/v1/responses",
-        response_model=schema.Response,
-        responses={200: STREAM, **ERRORS},
-        dependencies=[Depends(_json_only)],
-    )
+    @api.post("/v1/responses", response_model=schema.Response, **streams)
     async def responses(body: schema.ResponsesRequest, request: Request) -> Any:
         make_writer = functools.partial(ResponseWriter, body)
-        return await _answer(chat_jobs, as_chat(body), request, make_writer)
+        return await server.answered(chat_jobs, as_chat(body), request, make_writer)
 
-    @api.post(
-        "/v1/embeddings",
-        response_model=schema.EmbeddingList,
-        responses=ERRORS,
-        dependencies=[Depends(_json_only)],
-    )
+
+def _add_tokens(api: FastAPI, server: _Server) -> None:
+    """The paths of vectors and tokens."""
+    service = server.service
+    plain: dict[str, Any] = {"responses": ERRORS, "dependencies": [Depends(_json_only)]}
+
+    @api.post("/v1/embeddings", response_model=schema.EmbeddingList, **plain)
     async def vectors(body: schema.EmbeddingRequest, request: Request) -> Any:
-        return await _prepared(embeddings, body, request)
+        return await server.prepared(embeddings, body, request)
 
-    @api.post("/tokenize", response_model=schema.Tokens, responses=ERRORS, dependencies=[Depends(_json_only)])
+    @api.post("/tokenize", response_model=schema.Tokens, **plain)
     async def tokens(body: schema.TokenizeRequest, request: Request) -> Any:
-        ids = await _prepared(tokenize, body, request)
+        ids = await server.prepared(tokenize, body, request)
         if isinstance(ids, Response):
             return ids
         # Images are no tokens that anybody knows.
         ids = [max(i, -1) for i in ids]
         return {"count": len(ids), "max_model_len": service.prompts.context, "tokens": ids}
 
-    @api.post("/detokenize", response_model=schema.Text, responses=ERRORS, dependencies=[Depends(_json_only)])
+    @api.post("/detokenize", response_model=schema.Text, **plain)
     async def text(body: schema.DetokenizeRequest) -> Any:
         wrong = [i for i in body.tokens if i >= service.num_tokens]
         if wrong:
             raise ApiError(400, f"tokens: {wrong[0]} is no token; there are {service.num_tokens}", "tokens")
         return {"prompt": await asyncio.to_thread(decode, service.prompts.tokenizer, body.tokens)}
 
-    async def _prepared(prepare: Callable[..., Any], body: Any, request: Request) -> Any:
-        """What `prepare` gives, for as long as somebody waits for it."""
-        patience = Patience(service.timeout_s, scheduler)
-        try:
-            found = await unless_gone(prepare(service, body, patience), request)
-        except QueueFullError as error:
-            raise ApiError(429 if scheduler.is_alive else 503, str(error), retry_after_s=1) from error
-        finally:
-            patience.is_over = True
-        return Response(status_code=499) if found is None else found
 
-    async def _answer(
-        prepare: Callable[..., Any], body: Any, request: Request, make_writer: Any = None
-    ) -> Response:
-        start = time.monotonic()
-        job = await _prepared(prepare, body, request)
-        if isinstance(job, Response):
-            return job
-        client = request.client.host if request.client else ""
-        deadline = start + service.timeout_s
-        return await respond(job, request, scheduler, metrics, client, deadline, make_writer)
+def _add_status(api: FastAPI, server: _Server) -> None:
+    """The paths that report on the server."""
+    service, scheduler = server.service, server.scheduler
 
     @api.get("/v1/models", response_model=schema.ModelList, responses=ERRORS)
     async def models() -> Any:
@@ -171,19 +191,7 @@ def make_app(service: Service) -> Any:
     async def counters() -> Response:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    _explain_errors(api)
-    limited = Limits(api, service, metrics)
-    if not service.allowed_origins:
-        return limited
-    # Before the key: a browser asks whether it may, and does not send it then.
-    return CORSMiddleware(
-        limited,
-        allow_origins=list(service.allowed_origins),
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-    )
+        return Response(generate_latest(server.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def _info(model: Served, service: Service) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from xtuner.chat.server import schema
 from xtuner.chat.server.requests import notices_of, prompt_ids, prompts_of
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import ApiError, Patience, Service
+from xtuner.model.base import base_model
 
 MAX_INPUTS = 2048
 
@@ -51,9 +52,9 @@ async def embeddings(service: Service, body: schema.EmbeddingRequest, patience: 
 def vector(scheduler: Scheduler, ids: list[int]) -> torch.Tensor:
     """The vector [hidden] of `ids`; in the scheduler's thread."""
     model = scheduler.model
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     body = base.base_model
-    inputs = torch.tensor([ids], device=scheduler.device)
+    inputs = torch.tensor([ids], device=scheduler.engine.device)
     if body is base:  # its backbone has no name
         states = base(input_ids=inputs, output_hidden_states=True).hidden_states[-1]
     else:

@@ -1,4 +1,4 @@
-"""Answers of a form that is asked for: which tokens may come next, told by llguidance.
+"""Answers of a form that is asked for: the tokens that may come next, by llguidance.
 
     response_format json_schema     {"name": "Ann", "age": 7}                         of that schema
     tool_choice required, named     <tool_call>\\n{"name": "add", "arguments": {...}}\\n</tool_call>
@@ -56,10 +56,10 @@ class UnavailableError(XTunerError):
 class Form:
     """A form that answers can take; `start` begins one."""
 
-    def __init__(self, matcher: Any, ends: Sequence[int], told: Sequence[str] = ()) -> None:
+    def __init__(self, matcher: Any, ends: Sequence[int], notes: Sequence[str] = ()) -> None:
         self._matcher = matcher
         self._ends = ends
-        self.told = list(told)  # what of a schema is not kept
+        self.notes = list(notes)  # parts of a schema that are not enforced
 
     def start(self) -> Mask:
         """The mask of one more answer."""
@@ -113,9 +113,9 @@ class Forms:
         from llguidance import LLMatcher
 
         grammar = self._grammar(wanted, frozenset(ends))
-        failed, told = LLMatcher.validate_grammar_with_warnings(grammar, known)
+        failed, notes = LLMatcher.validate_grammar_with_warnings(grammar, known)
         if failed:
-            raise DataError(f"this schema cannot be kept: {_reason(told[0])}")
+            raise DataError(f"this schema cannot be kept: {_reason(notes[0])}")
         matcher = LLMatcher(known, grammar, log_level=0)
         if matcher.is_error():
             raise DataError(f"this schema cannot be kept: {_reason(matcher.get_error())}")
@@ -124,7 +124,7 @@ class Forms:
         first.compute_bitmask()
         if first.is_error():
             raise DataError(f"this schema cannot be kept: {_reason(first.get_error())}")
-        return Form(matcher, ends, list(map(_reason, told)))
+        return Form(matcher, ends, list(map(_reason, notes)))
 
     def _with_end(self, end: int) -> Any:
         try:

@@ -1,7 +1,7 @@
 """What uvicorn leaves open: half-sent requests, and streams when the server ends.
 
 a request's head   must be there HEAD_S after its first byte, or its connection
-the end            answers that are not complete `shutdown_s` later are told so, not cut off
+the end            answers that are not complete `shutdown_s` later get an error, and are not cut off
 """
 
 from __future__ import annotations

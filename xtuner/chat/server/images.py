@@ -9,9 +9,9 @@ import base64
 import binascii
 import urllib.parse
 
-from xtuner.chat.pictures import Picture, Pictures
 from xtuner.dataset.image import decode_image
 from xtuner.errors import DataError
+from xtuner.generation.pictures import Picture, Pictures
 
 MAX_IMAGES = 16  # in one request: small files can hold large images
 

@@ -66,7 +66,7 @@ class Limits:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 499  # what is told of a client that is not there any more
+        status = 499  # the client has disconnected
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             nonlocal status
@@ -107,13 +107,13 @@ class Limits:
             return
         if body is None:
             return
-        told = False
+        is_answered = False
 
         async def whole() -> MutableMapping[str, Any]:
-            nonlocal told
-            if told:
+            nonlocal is_answered
+            if is_answered:
                 return await receive()
-            told = True
+            is_answered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self.app(scope, whole, send)

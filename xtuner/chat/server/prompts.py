@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from xtuner.chat.pictures import Pictures
 from xtuner.chat.session import Session, encode_rendered
 from xtuner.chat.typed import ControlTokens
-from xtuner.dataset.chat_template import ChatTemplate
-from xtuner.dataset.encode import begin_ids
+from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.conversations import begin_ids
 from xtuner.dataset.map_fns.fields import BETWEEN
 from xtuner.errors import DataError
+from xtuner.generation.limits import prompt_limit
+from xtuner.generation.pictures import Pictures
 from xtuner.utils.templates import is_tokenizers_own
 
 Message = Mapping[str, Any]
@@ -130,7 +131,7 @@ class PromptWriter:
             raise DataError("messages: the last one must be a user's or a tool's: there is nothing to answer")
         _check_characters([messages, tools])
         messages = [self._as_text(message) for message in messages]
-        limit = _limit(self.context, max_new_tokens)
+        limit = prompt_limit(self.context, max_new_tokens)
         if is_tokenizers_own(template):
             own = self._own(json.dumps(_checked(variables or {}), sort_keys=True))
             return self._write_with_own(own, messages, tools, limit, check)
@@ -174,7 +175,7 @@ class PromptWriter:
         if tools:
             listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
             system.append(_TOOLS.format(tools=listed))
-        limit = _limit(self.context, max_new_tokens)
+        limit = prompt_limit(self.context, max_new_tokens)
 
         def may_fit(text: str) -> bool:
             check()
@@ -280,10 +281,6 @@ def _check_characters(value: Any) -> None:
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
         raise DataError(f"the text holds {half}, which is half a character: write the whole one") from error
-
-
-def _limit(context: int | None, max_new_tokens: int) -> int | None:
-    return None if context is None else context - max(1, min(max_new_tokens, context // 4))
 
 
 def _too_long(length: int | None, context: int | None, limit: int | None) -> DataError:

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from xtuner.chat.pictures import Picture
 from xtuner.chat.server import schema
-from xtuner.chat.server.answer import Sampling
 from xtuner.chat.server.forms import CallForm, Wanted
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import DataError
+from xtuner.generation.limits import answer_room
+from xtuner.generation.pictures import Picture
+from xtuner.generation.request import Sampling
 from xtuner.utils import PROMPT_TEMPLATE
 
 _MAX_DIGITS = 10  # of the number of a token
@@ -62,7 +63,7 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     if (wanted := _wanted(service, body, template, tools)) is not None:
         form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, prompt.stop_words))
         sampling = replace(sampling, form=form)
-        notices += [f"not kept of a schema: {told}" for told in form.told]
+        notices += [f"not kept of a schema: {note}" for note in form.notes]
     if prompt.num_dropped:
         notices.append(
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
@@ -82,7 +83,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
     texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, body.n or 1)
     special = body.add_special_tokens is not False
     prompts = await asyncio.to_thread(prompt_ids, service, texts, patience, body.suffix, special)
-    # An answer of no tokens is of use where the prompt is told with it.
+    # An answer of no tokens is of use if the prompt is returned with it.
     no_answer = body.max_tokens == 0 and body.echo
     max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
@@ -91,7 +92,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
 
 
 def notices_of(body: schema.Whole) -> list[str]:
-    """What is told of fields that are not known; ApiError for one that cannot be as it asks."""
+    """Notices about unknown fields; ApiError for a field that cannot be honoured."""
     given = body.model_extra or {}
     for name, cure in schema.REFUSED.items():
         if given.get(name):
@@ -131,10 +132,9 @@ def _job(
     num = body.n or 1
     parts = []
     for prompt in prompts:
-        room = _room(service, prompt)
+        length = _room(service, prompt, sampling.max_new_tokens)
         for i in range(num):
             seed = None if sampling.seed is None else (sampling.seed + i) % 2**63
-            length = sampling.max_new_tokens if room is None else min(room, sampling.max_new_tokens)
             parts.append((prompt, replace(sampling, seed=seed, max_new_tokens=length)))
     options = body.stream_options
     usage = options is not None and options.include_usage
@@ -142,15 +142,12 @@ def _job(
     return Job(model, parts, is_chat, finds_calls, body.stream, usage, tokenizer, notices, num)
 
 
-def _room(service: Service, prompt: list[int]) -> int | None:
-    """How many tokens the context leaves for an answer."""
-    context = service.prompts.context
-    if not prompt:
-        raise ApiError(400, "the prompt is empty", "prompt")
-    if context is not None and len(prompt) >= context:
-        message = f"the prompt has {len(prompt)} tokens; the model's context holds {context}"
-        raise ApiError(400, message, "prompt")
-    return None if context is None else context - len(prompt)
+def _room(service: Service, prompt: list[int], max_new_tokens: int) -> int:
+    """How many tokens the answer may have; 0 where the prompt alone is asked for."""
+    try:
+        return min(max_new_tokens, answer_room(service.prompts.context, prompt, max(1, max_new_tokens)))
+    except DataError as error:
+        raise ApiError(400, str(error), "prompt") from error
 
 
 def _sampling(
@@ -301,7 +298,7 @@ def _wanted(
 def _ends(service: Service, stop_words: Sequence[str]) -> list[int]:
     """The tokens that end an answer: the model's, then those that are a stop word of its template."""
     words = [service.prompts.encode(word, special_tokens=False) for word in stop_words]
-    return [*service.scheduler.ends, *(ids[0] for ids in words if len(ids) == 1)]
+    return [*service.scheduler.engine.ends, *(ids[0] for ids in words if len(ids) == 1)]
 
 
 async def _pictures(

@@ -9,6 +9,7 @@ Whoever hangs up is noticed, and nothing more is written for them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import json
@@ -18,15 +19,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from fastapi import Request
+from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from xtuner.chat.server.answer import Answer, End, Event, Failed, Piece, TokenInfo
 from xtuner.chat.server.limits import Metrics
 from xtuner.chat.server.requests import Job
 from xtuner.chat.server.scheduler import QueueFullError, Scheduler
-from xtuner.chat.server.service import ApiError
+from xtuner.chat.server.service import ApiError, refusal
 from xtuner.chat.server.tool_calls import Call, CallFinder
+from xtuner.generation.request import End, Event, Failed, Piece, Request, TokenInfo
 
 T = TypeVar("T")
 PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up
@@ -47,7 +48,7 @@ class Writer(Protocol):
 
 async def respond(
     job: Job,
-    request: Request,
+    request: HttpRequest,
     scheduler: Scheduler,
     metrics: Metrics,
     client: str,
@@ -58,15 +59,15 @@ async def respond(
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
-    def tell(index: int, event: Event) -> None:
-        if not loop.is_closed():
+    def emit(index: int, event: Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
     answers = [
-        Answer(
+        Request(
             prompt,
             sampling,
-            functools.partial(tell, i),
+            functools.partial(emit, i),
             adapter=job.model.adapter,
             client=client,
             deadline=deadline,
@@ -88,7 +89,7 @@ async def respond(
 
 
 async def _events(
-    events: asyncio.Queue[tuple[int, Event]], answers: list[Answer], scheduler: Scheduler, metrics: Metrics
+    events: asyncio.Queue[tuple[int, Event]], answers: list[Request], scheduler: Scheduler, metrics: Metrics
 ) -> AsyncIterator[tuple[int, Event] | None]:
     """The events of all answers until each has ended; None where there is none for a while."""
     left = set(range(len(answers)))
@@ -120,7 +121,7 @@ async def _stream(writer: Writer, source: AsyncIterator[tuple[int, Event] | None
                 yield ": waiting\n\n"
                 continue
             if isinstance(item[1], Failed):
-                yield writer.line(writer.failed(ApiError(item[1].status, item[1].message)))
+                yield writer.line(writer.failed(refusal(item[1].error)))
                 return
             for chunk in writer.chunks(*item):
                 yield writer.line(chunk)
@@ -133,7 +134,7 @@ async def _stream(writer: Writer, source: AsyncIterator[tuple[int, Event] | None
 
 
 async def _whole(
-    writer: Writer, source: AsyncIterator[tuple[int, Event] | None], request: Request
+    writer: Writer, source: AsyncIterator[tuple[int, Event] | None], request: HttpRequest
 ) -> Response:
     async def collect() -> bool:
         try:
@@ -141,7 +142,7 @@ async def _whole(
                 if item is None:
                     continue
                 if isinstance(item[1], Failed):
-                    raise ApiError(item[1].status, item[1].message)
+                    raise refusal(item[1].error)
                 for _ in writer.chunks(*item):
                     pass
             return True
@@ -153,7 +154,7 @@ async def _whole(
     return Response(status_code=499)
 
 
-async def unless_gone(work: Coroutine[Any, Any, T], request: Request) -> T | None:
+async def unless_gone(work: Coroutine[Any, Any, T], request: HttpRequest) -> T | None:
     """What `work` gives; None, and it is cancelled, where the client hangs up before."""
 
     async def gone() -> None:
@@ -175,7 +176,7 @@ class _Choice:
     text: list[str] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[TokenInfo] = field(default_factory=list)
-    offset: int = 0  # characters of the tokens told in a stream
+    offset: int = 0  # characters of the tokens sent in a stream
     finder: CallFinder | None = None
     end: End | None = None
 
@@ -225,9 +226,9 @@ class OpenAIWriter:
                 self.metrics.first.observe(time.perf_counter() - self.start)
             choice.tokens += event.tokens
             parts = self._parts(choice, event.text)
-            return self._told(index, parts, event.tokens)
+            return self._deltas(index, parts, event.tokens)
         assert isinstance(event, End)
-        found = [] if choice.finder is None else self._told(index, [*choice.finder.finish()], [])
+        found = [] if choice.finder is None else self._deltas(index, [*choice.finder.finish()], [])
         choice.end = event
         self._count(index, event)
         if event.finish == "time":
@@ -260,7 +261,7 @@ class OpenAIWriter:
     def _parts(choice: _Choice, text: str) -> list[str | Call]:
         return [text] if choice.finder is None else [*choice.finder.push(text)]
 
-    def _told(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
+    def _deltas(self, index: int, parts: list[str | Call], tokens: list[TokenInfo]) -> list[dict[str, Any]]:
         choice = self.choices[index]
         found = []
         logprobs = {}
@@ -307,9 +308,9 @@ class OpenAIWriter:
 
     def _finish(self, choice: _Choice) -> str:
         assert choice.end is not None
-        if choice.calls and choice.end.finish == "stop":
-            return "tool_calls"
-        return "length" if choice.end.finish == "time" else choice.end.finish
+        if choice.end.is_complete:
+            return "tool_calls" if choice.calls else "stop"
+        return "length"
 
     def _count(self, index: int, end: End) -> None:
         self.metrics.tokens.inc(end.num_tokens)
@@ -331,14 +332,14 @@ class OpenAIWriter:
 
     def _logprobs(self, tokens: list[TokenInfo], offset: int) -> dict[str, Any]:
         if self.job.is_chat:
-            told = [
+            entries = [
                 {
                     **self._token(info.token, info.logprob),
                     "top_logprobs": [self._token(token, value) for token, value in info.top],
                 }
                 for info in tokens
             ]
-            return {"content": told}
+            return {"content": entries}
         texts = [self._text(info.token) for info in tokens]
         return {
             "tokens": texts,

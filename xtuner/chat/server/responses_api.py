@@ -16,11 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from xtuner.chat.server import schema
-from xtuner.chat.server.answer import End, Event, Piece
 from xtuner.chat.server.limits import Metrics
 from xtuner.chat.server.requests import Job
 from xtuner.chat.server.service import ApiError, clipped
 from xtuner.chat.server.tool_calls import Call, CallFinder
+from xtuner.generation.request import End, Event, Piece
 
 Object = dict[str, Any]
 
@@ -148,9 +148,9 @@ class ResponseWriter:
                 self._begun = True
                 self._metrics.first.observe(time.perf_counter() - self._start)
             parts = [event.text] if self._finder is None else [*self._finder.push(event.text)]
-            return [*self._told(parts)]
+            return [*self._deltas(parts)]
         assert isinstance(event, End)
-        found = [*self._told([*self._finder.finish()] if self._finder is not None else [])]
+        found = [*self._deltas([*self._finder.finish()] if self._finder is not None else [])]
         self._metrics.tokens.inc(event.num_tokens)
         self._metrics.prompt_tokens.inc(event.num_prompt_tokens)
         self._metrics.reused_tokens.inc(event.num_reused)
@@ -168,7 +168,7 @@ class ResponseWriter:
     def whole(self) -> Object:
         """The answer as one object, as far as it has come."""
         end = self._end
-        status = "in_progress" if end is None else "completed" if end.finish == "stop" else "incomplete"
+        status = "in_progress" if end is None else "completed" if end.is_complete else "incomplete"
         usage = None
         if end is not None:
             usage = {
@@ -201,7 +201,7 @@ class ResponseWriter:
             "notices": self.notices,
         }
 
-    def _told(self, parts: Sequence[str | Call]) -> Iterator[Object]:
+    def _deltas(self, parts: Sequence[str | Call]) -> Iterator[Object]:
         for part in parts:
             if isinstance(part, Call):
                 if self._job.one_call and any(item["type"] == "function_call" for item in self._items):
@@ -231,7 +231,7 @@ class ResponseWriter:
         if not self._is_open:
             return []
         item = self._items[-1]
-        item["status"] = "incomplete" if end is not None and end.finish != "stop" else "completed"
+        item["status"] = "incomplete" if end is not None and not end.is_complete else "completed"
         part = item["content"][0]
         return [
             self._event("response.output_text.done", **self._place(), text=part["text"], logprobs=[]),
@@ -246,11 +246,11 @@ class ResponseWriter:
         self._items.append(item)
         place = {"item_id": item["id"], "output_index": len(self._items) - 1}
         begun = {**item, "arguments": "", "status": "in_progress"}
-        told = {"arguments": call.arguments, "name": call.name}
+        fields = {"arguments": call.arguments, "name": call.name}
         return [
             self._event("response.output_item.added", output_index=place["output_index"], item=begun),
             self._event("response.function_call_arguments.delta", **place, delta=call.arguments),
-            self._event("response.function_call_arguments.done", **place, **told),
+            self._event("response.function_call_arguments.done", **place, **fields),
             self._event("response.output_item.done", output_index=place["output_index"], item=item),
         ]
 
@@ -263,5 +263,5 @@ class ResponseWriter:
 
     def _event(self, kind: str, **values: Any) -> Object:
         self._number += 1
-        # What is told must not change with what comes.
+        # Events that were sent must not change with later ones.
         return {"type": kind, "sequence_number": self._number - 1, **json.loads(json.dumps(values))}

@@ -1,34 +1,32 @@
-"""All answers of one model, written together by one thread.
+"""The queue of requests and the thread in which one engine answers them.
 
-    submit ──> waiting, by client ──one of each client in turn──> reading its prompt ──> batch of its adapter
-                                                                                           │ a token a turn
-    kept caches <──────────────────────────────────────────────────────── ended, cancelled, late
+    submit ──> waiting, by client ──one of each client in turn──> engine
 
-In a turn up to CHUNK tokens of new prompts are read, then every batch one token. So a long prompt does not
-hold up the answers that are being written, and a client with many requests not the one with a single one.
+A client with many requests does not hold up the one with a single one.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from xtuner.chat.generate import end_ids
-from xtuner.chat.pictures import Pictures
-from xtuner.chat.server.answer import Answer, Failed
-from xtuner.chat.server.batch import Batch, Reader, cut
+from xtuner.chat.adapters import using_adapter
 from xtuner.errors import XTunerError
+from xtuner.generation.engine import Engine
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.pictures import Pictures
+from xtuner.generation.request import Failed, Request
 from xtuner.log import logger
 
 CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers
-CHUNK_WITH_LOGITS = 128  # where the logits after each of them are wanted, which are large
 KEPT = 4  # ended dialogues whose keys and values wait for their next turn
+_SHUTTING_DOWN = "the server is shutting down"
 _STOPPED = "the server was stopped before the answer was complete"
 
 
@@ -36,39 +34,43 @@ class QueueFullError(XTunerError):
     """No more requests can wait."""
 
 
+class StoppedError(QueueFullError):
+    """The server answers no more."""
+
+
 class _Queue:
-    """Waiting answers; `pop` takes one of each client in turn."""
+    """Requests that wait; `pop` takes one of each client in turn."""
 
     def __init__(self) -> None:
-        self._by_client: OrderedDict[str, deque[Answer]] = OrderedDict()
+        self._by_client: OrderedDict[str, deque[Request]] = OrderedDict()
 
     def __len__(self) -> int:
         return sum(map(len, self._by_client.values()))
 
-    def __iter__(self) -> Iterator[Answer]:
-        return (answer for answers in self._by_client.values() for answer in answers)
+    def __iter__(self) -> Iterator[Request]:
+        return (request for requests in self._by_client.values() for request in requests)
 
-    def add(self, answer: Answer) -> None:
-        self._by_client.setdefault(answer.client, deque()).append(answer)
+    def add(self, request: Request) -> None:
+        self._by_client.setdefault(request.client, deque()).append(request)
 
-    def pop(self) -> Answer:
-        client, answers = self._by_client.popitem(last=False)
-        answer = answers.popleft()
-        if answers:
-            self._by_client[client] = answers
-        return answer
+    def pop(self) -> Request:
+        client, requests = self._by_client.popitem(last=False)
+        request = requests.popleft()
+        if requests:
+            self._by_client[client] = requests
+        return request
 
-    def take_out(self, gone: Callable[[Answer], bool]) -> list[Answer]:
-        found = [answer for answer in self if gone(answer)]
-        for answer in found:
-            self._by_client[answer.client].remove(answer)
-            if not self._by_client[answer.client]:
-                del self._by_client[answer.client]
+    def take_out(self, gone: Callable[[Request], bool]) -> list[Request]:
+        found = [request for request in self if gone(request)]
+        for request in found:
+            self._by_client[request.client].remove(request)
+            if not self._by_client[request.client]:
+                del self._by_client[request.client]
         return found
 
 
 class Scheduler:
-    """Writes answers with one model until it is closed. Adapters are named as peft knows them."""
+    """Answers requests with one model until it is closed. Adapters are named as peft knows them."""
 
     def __init__(
         self,
@@ -80,21 +82,20 @@ class Scheduler:
         pictures: Pictures | None = None,
     ) -> None:
         self.model = model
-        self.tokenizer = tokenizer
-        self.max_running = max_running
         self.max_waiting = max_waiting
-        # Weights that are offloaded stand on "meta" until their layer runs.
-        devices = [p.device for p in model.parameters() if p.device.type != "meta"]
-        self.device = devices[0] if devices else torch.device("cpu")
-        self.ends = end_ids(model, tokenizer)
-        self._reader = Reader(model, self.device, pictures)
+        self.engine = Engine(
+            model,
+            tokenizer,
+            cache=KeptCache(KEPT),
+            pictures=pictures,
+            max_running=max_running,
+            chunk=CHUNK,
+            using=functools.partial(using_adapter, model),
+        )
         self._queue = _Queue()
         self._asides: deque[tuple[Callable[[], Any], str | None, Future[Any]]] = deque()
-        self._reading: Answer | None = None
-        self._batches: list[tuple[str | None, Batch, list[Answer]]] = []
-        self._kept: list[tuple[str | None, list[int], Any]] = []
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = ""  # why no more requests are taken
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> Scheduler:
@@ -104,23 +105,26 @@ class Scheduler:
 
     def close(self) -> None:
         """End; answers that are not complete fail, at once and not after the token that is at work."""
-        with self._changed:
-            self._closed = True
-            self._fail_unfinished()
-            self._changed.notify_all()
+        self._close(_SHUTTING_DOWN, _STOPPED)
         self._thread.join()
 
-    def _fail_unfinished(self) -> None:
-        left = [*self._queue, *([self._reading] if self._reading else [])]
-        left += [answer for _, _, answers in list(self._batches) for answer in answers]
-        for answer in left:
-            if not answer.cancelled:
-                answer.cancelled = True
-                answer.tell(Failed(_STOPPED, 503))
-        while self._asides:
-            _, _, future = self._asides.popleft()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(QueueFullError(_STOPPED))
+    def _close(self, refusal: str, failure: str) -> None:
+        with self._changed:
+            self._closed = self._closed or refusal
+            error = StoppedError(failure)
+            for request in [*self._queue, *self.engine.running]:
+                if not request.cancelled:
+                    request.cancelled = True
+                    try:
+                        request.emit(Failed(error))
+                    except Exception as e:  # the other requests must get theirs
+                        logger.error("a request could not be informed that it failed: %s", e, exc_info=e)
+            self._queue = _Queue()
+            while self._asides:
+                _, _, future = self._asides.popleft()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+            self._changed.notify_all()
 
     @property
     def is_alive(self) -> bool:
@@ -136,26 +140,26 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Answers that are being read or written."""
-        return sum(len(answers) for _, _, answers in self._batches) + (self._reading is not None)
+        return len(self.engine.running)
 
-    def submit(self, answers: Sequence[Answer]) -> None:
-        """Queue `answers`, all or none; QueueFullError where there is no room."""
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Queue `requests`, all or none; QueueFullError where there is no room."""
         with self._changed:
             if self._closed:
-                raise QueueFullError("the server is shutting down")
-            if len(self._queue) + len(answers) > self.max_waiting:
+                raise StoppedError(self._closed)
+            if len(self._queue) + len(requests) > self.max_waiting:
                 raise QueueFullError(
                     f"{len(self._queue)} requests wait already, {self.max_waiting} may: try again later"
                 )
-            for answer in answers:
-                self._queue.add(answer)
+            for request in requests:
+                self._queue.add(request)
             self._changed.notify_all()
 
     def aside(self, work: Callable[[], Any], adapter: str | None) -> Future[Any]:
         """What `work` gives, called in the scheduler's thread between two tokens; fails as `submit` does."""
         with self._changed:
             if self._closed:
-                raise QueueFullError("the server is shutting down")
+                raise StoppedError(self._closed)
             if len(self._asides) >= self.max_waiting:
                 raise QueueFullError(f"{len(self._asides)} requests wait already: try again later")
             future: Future[Any] = Future()
@@ -163,43 +167,45 @@ class Scheduler:
             self._changed.notify_all()
         return future
 
-    def cancel(self, answers: Sequence[Answer]) -> None:
-        """Write no more of `answers`."""
+    def cancel(self, requests: Sequence[Request]) -> None:
+        """Write no more for `requests`."""
         with self._changed:
-            for answer in answers:
-                answer.cancelled = True
+            for request in requests:
+                request.cancelled = True
             self._changed.notify_all()
 
     # --- in the thread -------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        with torch.no_grad():
-            while True:
-                with self._changed:
-                    while not (self._closed or self._queue or self._asides or self.num_running):
-                        self._changed.wait()
-                    if self._closed:
-                        break
-                self._turn()
+        refusal, failure = _SHUTTING_DOWN, _STOPPED
+        try:
+            with torch.no_grad():
+                while self._wait():
+                    self._turn()
+        except BaseException as error:
+            refusal = failure = f"the server has failed, start it again: {type(error).__name__}: {error}"
+            logger.error("%s", failure, exc_info=error)
+        finally:
+            self._close(refusal, failure)
+
+    def _wait(self) -> bool:
+        """Wait for something to do; False where the server is closed."""
         with self._changed:
-            self._fail_unfinished()
+            while not (self._closed or self._queue or self._asides or self.engine.running):
+                self._changed.wait()
+            return not self._closed
 
     def _turn(self) -> None:
         with self._changed:
-            gone = self._queue.take_out(lambda a: a.cancelled or a.is_late)
-        for answer in gone:
-            if not answer.cancelled:
-                answer.tell(Failed("the time allowed for it was over before the answer began", 503))
+            over = self._queue.take_out(lambda request: request.cancelled or request.is_late)
+        for request in over:
+            request.is_over()
         self._work_aside()
-        self._read_prompts()
-        for entry in list(self._batches):
-            try:
-                self._read_token(*entry)
-            except Exception as error:
-                self._batches.remove(entry)
-                for answer in entry[2]:
-                    _fail(answer, error)
-        self._batches = [entry for entry in self._batches if entry[2]]
+        self.engine.step(self._next)
+
+    def _next(self) -> Request | None:
+        with self._changed:
+            return self._queue.pop() if self._queue else None
 
     def _work_aside(self) -> None:
         with self._changed:
@@ -208,141 +214,7 @@ class Scheduler:
             work, adapter, future = self._asides.popleft()
         if future.set_running_or_notify_cancel():
             try:
-                with self._using(adapter):
+                with using_adapter(self.model, adapter):
                     future.set_result(work())
             except Exception as error:
                 future.set_exception(error)
-
-    def _read_prompts(self) -> None:
-        budget = CHUNK
-        while budget > 0:
-            if self._reading is None:
-                with self._changed:
-                    if not self._queue or self.num_running >= self.max_running:
-                        return
-                    self._reading = self._queue.pop()
-                self._begin(self._reading)
-            answer = self._reading
-            if answer.cancelled or answer.is_late:
-                if not answer.cancelled:
-                    answer.tell(Failed("the time allowed for it was over before the answer began", 503))
-                self._reading = None
-                continue
-            try:
-                budget -= self._read_chunk(answer, budget)
-            except Exception as error:
-                self._reading = None
-                _fail(answer, error)
-
-    def _begin(self, answer: Answer) -> None:
-        answer.begin(self.tokenizer, self.ends, self.device)
-        if answer.wants_prompt_logits:
-            return
-        common, best = 0, None
-        for entry in self._kept:
-            if entry[0] == answer.adapter and (length := _common_length(entry[1], answer.prompt)) > common:
-                common, best = length, entry
-        # The last token is always read: its logits are what is wanted.
-        common = min(common, len(answer.prompt) - 1)
-        # What is kept is used up: it must be an earlier turn of this dialogue, not one that begins alike.
-        if best is not None and 2 * common > len(best[1]):
-            self._kept.remove(best)
-            answer.cache = best[2]
-            cut(answer.cache, common)
-            answer.num_read = answer.num_reused = common
-
-    def _read_chunk(self, answer: Answer, budget: int) -> int:
-        """Read on in the prompt of `answer`; returns how many tokens. After the last one it joins a batch."""
-        budget = min(budget, CHUNK_WITH_LOGITS) if answer.wants_prompt_logits else budget
-        start, end = answer.num_read, min(len(answer.prompt), answer.num_read + budget)
-        with self._using(answer.adapter):
-            logits, cache = self._read(answer, answer.prompt[start:end], answer.cache, start)
-            if cache is None and end < len(answer.prompt):
-                # A family that keeps nothing reads its prompt as a whole.
-                start, end = 0, len(answer.prompt)
-                logits, _ = self._read(answer, answer.prompt, None, start)
-        answer.cache, answer.num_read = cache, end
-        if end == len(answer.prompt):
-            self._reading = None
-            if not (answer.tell_prompt() or answer.push(logits)):
-                self._join(answer)
-        return end - start
-
-    def _read(self, answer: Answer, ids: list[int], cache: Any, start: int) -> tuple[torch.Tensor, Any]:
-        """The logits [vocabulary] after the last of `ids`, which stand at `start` in the prompt."""
-        if not answer.wants_prompt_logits:
-            logits, cache = self._reader([ids], cache)
-            return logits[0], cache
-        logits, cache = self._reader([ids], cache, all_logits=True)
-        if cache is not None or len(ids) == len(answer.prompt):
-            answer.push_prompt(logits[0], start)
-        return logits[0, -1], cache
-
-    def _join(self, answer: Answer) -> None:
-        cache, answer.cache = answer.cache, None
-        for adapter, batch, answers in self._batches:
-            if adapter == answer.adapter and answers and batch.takes(cache):
-                break
-        else:
-            batch, answers = Batch(self._reader), []
-            self._batches.append((answer.adapter, batch, answers))
-        batch.add(cache, len(answer.prompt))
-        answers.append(answer)
-
-    def _read_token(self, adapter: str | None, batch: Batch, answers: list[Answer]) -> None:
-        late = {i for i, answer in enumerate(answers) if answer.cancelled or answer.is_late}
-        for i in late:
-            if not answers[i].cancelled:
-                answers[i].stop_for_time()
-        self._leave(adapter, batch, answers, late)
-        if not answers:
-            return
-        with self._using(adapter):
-            logits = batch.read([answer.prompt + answer.ids for answer in answers])
-        ended = set()
-        for i, answer in enumerate(answers):
-            try:
-                if answer.push(logits[i]):
-                    ended.add(i)
-            except Exception as error:
-                _fail(answer, error)
-                ended.add(i)
-        self._leave(adapter, batch, answers, ended)
-
-    def _leave(self, adapter: str | None, batch: Batch, answers: list[Answer], indices: set[int]) -> None:
-        if not indices:
-            return
-        for i in indices:
-            row = answers[i].prompt + answers[i].ids
-            if (cache := batch.row_cache(i)) is not None:
-                self._kept.append((adapter, row[: batch.lengths[i]], cache))
-        self._kept = self._kept[-KEPT:]
-        batch.remove(indices)
-        answers[:] = [answer for i, answer in enumerate(answers) if i not in indices]
-
-    @contextmanager
-    def _using(self, adapter: str | None) -> Iterator[None]:
-        if not hasattr(self.model, "disable_adapter"):
-            yield
-            return
-        if adapter is not None:
-            self.model.set_adapter(adapter)
-        with nullcontext() if adapter is not None else self.model.disable_adapter():
-            yield
-
-
-def _common_length(a: list[int], b: list[int]) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
-
-
-def _fail(answer: Answer, error: Exception) -> None:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        answer.tell(Failed("there is not enough memory for this request now: shorten it or try later", 503))
-        return
-    known = isinstance(error, XTunerError)
-    if not known:
-        logger.error("an answer failed: %s: %s", type(error).__name__, error, exc_info=error)
-    answer.tell(Failed(str(error) if known else f"the model failed: {type(error).__name__}: {error}"))

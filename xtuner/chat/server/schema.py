@@ -1,7 +1,7 @@
 """The JSON of requests and answers, as OpenAI's clients send and read it.
 
 A field that has an effect is here. One that is null is not given. One that cannot change an answer is taken
-(TAKEN), one that nobody knows is told in the answer's notices, one that looks misspelt is an error.
+(TAKEN), an unknown one is listed in the answer's notices, one that looks misspelt is an error.
 """
 
 from __future__ import annotations

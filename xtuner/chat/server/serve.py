@@ -147,10 +147,10 @@ def listen(host: str, port: int) -> socket.socket:
 def _load(
     settings: ServeSettings, base: str, template: Any, adapters: dict[str, str], templates: dict[str, Any]
 ) -> Any:
-    from xtuner.chat.generate import context_length
     from xtuner.chat.server.prompts import PromptWriter
     from xtuner.chat.server.scheduler import Scheduler
     from xtuner.chat.server.service import Served, Service
+    from xtuner.generation.limits import context_length
     from xtuner.model.lora import attach_adapter, check_adapter_folder
 
     for path in adapters.values():

@@ -8,12 +8,15 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from fastapi.responses import JSONResponse
 
 from xtuner.chat.server.forms import Forms
 from xtuner.chat.server.prompts import PromptWriter
-from xtuner.chat.server.scheduler import Scheduler
-from xtuner.errors import did_you_mean
+from xtuner.chat.server.scheduler import Scheduler, StoppedError
+from xtuner.errors import XTunerError, did_you_mean
+from xtuner.generation.request import LateError
+from xtuner.log import logger
 
 
 class ApiError(Exception):
@@ -33,6 +36,18 @@ class ApiError(Exception):
         """The answer to the client."""
         more = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else {}
         return JSONResponse(self.body(), self.status, {**(headers or {}), **more})
+
+
+def refusal(error: Exception) -> ApiError:
+    """The error that a client gets for an answer that failed."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ApiError(503, "there is not enough memory for this request now: shorten it or try later")
+    if isinstance(error, LateError | StoppedError):
+        return ApiError(503, str(error))
+    if isinstance(error, XTunerError):
+        return ApiError(500, str(error))
+    logger.error("an answer failed: %s: %s", type(error).__name__, error, exc_info=error)
+    return ApiError(500, f"the model failed: {type(error).__name__}: {error}")
 
 
 def clipped(text: str) -> str:

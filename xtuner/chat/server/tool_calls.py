@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xtuner.chat.server.json_text import read_json
+from xtuner.generation.text_stream import possible_beginning
 
 MARKS = {
     "<tool_call>": "</tool_call>",  # Hermes, Qwen
@@ -61,7 +62,7 @@ class CallFinder:
             self._begun = True
             found = [(at, mark) for mark in MARKS if (at := self._held.find(mark)) >= 0]
             if not found:
-                keep = 0 if at_end else _possible_beginning(self._held)
+                keep = 0 if at_end else possible_beginning(self._held, [*MARKS])
                 text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
                 if text:
                     yield text
@@ -99,12 +100,3 @@ def _call(value: Any) -> Call | None:
     if not isinstance(arguments, dict):
         return None
     return Call(value["name"], json.dumps(arguments, ensure_ascii=False))
-
-
-def _possible_beginning(text: str) -> int:
-    """The length of the longest end of `text` with which a mark begins."""
-    longest = max(map(len, MARKS)) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(mark.startswith(text[-length:]) for mark in MARKS):
-            return length
-    return 0

@@ -29,7 +29,7 @@ def show(url: str | None, api_key: str | None, language: str) -> None:
         st.error(str(error))
         return
     messages: list[dict[str, Any]] = st.session_state.setdefault("messages", [])
-    # An answer that was being written when this run of the script began was stopped, by whatever was clicked.
+    # If an answer was being written when this run of the script began, a click has stopped it.
     if messages and messages[-1].pop("unfinished", False):
         messages[-1]["note"] = say(language, "stopped")
     settings = _settings(models, language)
@@ -54,7 +54,7 @@ def show(url: str | None, api_key: str | None, language: str) -> None:
 
 
 def _question(with_image: bool, language: str) -> dict[str, Any] | None:
-    """What was typed and attached, as a message; None where there is nothing, or an image that is none."""
+    """The typed text and attached image as a message; None if there is nothing or the image is invalid."""
     if not with_image:
         text = st.chat_input(say(language, "ask"))
         return {"role": "user", "content": text} if text else None
@@ -76,13 +76,13 @@ def _question(with_image: bool, language: str) -> dict[str, Any] | None:
 
 
 def _settings(models: list[Model], language: str) -> dict[str, Any]:
-    """What the sidebar says, as fields of a request; `system` is the system text."""
+    """The settings of the sidebar as fields of a request; `system` is the system text."""
     with st.sidebar:
         left, right = st.columns(2)
         left.button(say(language, "new"), key="new", on_click=_forget, width="stretch")
         right.button(say(language, "again"), key="redo", on_click=_ask_again, width="stretch")
         st.subheader(say(language, "settings"))
-        # Whoever names an adapter wants to hear it.
+        # The adapter is the default because the user named one.
         names = [model.name for model in models]
         model = st.selectbox(say(language, "model"), names, index=min(1, len(names) - 1), key="model")
         template = st.selectbox(
@@ -127,7 +127,7 @@ def _ask_again() -> None:
 
 
 def _answer(client: Client, messages: list[dict[str, Any]], settings: dict[str, Any], language: str) -> None:
-    """Write the answer to the last message into `messages`, piece by piece, so that a stop loses nothing."""
+    """Append the answer to `messages` piece by piece, so that a stop loses nothing."""
     request = {key: value for key, value in settings.items() if key != "system"}
     asked = _as_sent(messages)
     if settings["system"].strip():
@@ -158,7 +158,7 @@ def _answer(client: Client, messages: list[dict[str, Any]], settings: dict[str, 
 
 
 def _as_sent(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages of a request; a question that was refused is not put again with the next one."""
+    """The messages of a request; a refused question is not sent again with the next one."""
     answers = [*messages[1:], {}]
     found = []
     for message, answer in zip(messages, answers, strict=True):

@@ -1,4 +1,4 @@
-"""A server with OpenAI's HTTP interface, as the chat page talks to it; needs nothing but Python.
+"""A client of OpenAI's HTTP interface for the chat page; needs only the standard library.
 
 data: {"choices": [{"delta": {"content": "He"}}]}   ->   "He"
 data: [DONE]
@@ -26,7 +26,7 @@ class ServerError(XTunerError):
 
 @dataclass(frozen=True)
 class Model:
-    """A model that can be asked for by its name; `takes_images` is None where the server does not say."""
+    """A model of the server; `takes_images` is None if the server does not say."""
 
     name: str
     takes_images: bool | None = None
@@ -45,13 +45,13 @@ class Client:
         """The base model and its adapters."""
         with closing(self._open("/models", None, START_TIMEOUT_S)) as reply:
             listed = json.load(reply)["data"]
-        told = [(str(model["id"]), model.get("input_modalities")) for model in listed]
-        return [Model(name, None if reads is None else "image" in reads) for name, reads in told]
+        models = [(str(model["id"]), model.get("input_modalities")) for model in listed]
+        return [Model(name, None if reads is None else "image" in reads) for name, reads in models]
 
     def stream(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[str]:
-        """The pieces of the answer; closing the iterator hangs up. `notices` tells what was left out.
+        """The pieces of the answer; closing the iterator disconnects. `notices` lists what was left out.
 
-        `num_tokens` is how many tokens the answer had, where the server says.
+        `num_tokens` is the number of tokens of the answer, if the server says.
         """
         self.notices, self.num_tokens = [], None
         options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -92,4 +92,4 @@ def _reason(error: urllib.error.HTTPError) -> str:
     try:
         return str(json.loads(error.read())["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return f"the server answers {error.code} {error.reason}"
+        return f"the server answered {error.code} {error.reason}"

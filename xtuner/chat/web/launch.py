@@ -1,4 +1,4 @@
-"""`xtuner web`: the server of a model, where one is named, and the pages; both end together."""
+"""`xtuner web`: starts the pages and, if a model is named, its server; both stop together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xtuner.model_folder import check_model_folder
 
 @dataclass(frozen=True)
 class WebSettings:
-    """What `xtuner web` was asked for; `serve_arguments` go to `xtuner serve`."""
+    """Settings of `xtuner web`; `serve_arguments` are passed to `xtuner serve`."""
 
     model_or_url: str | None = None
     work_dir: str | None = None
@@ -34,17 +34,17 @@ class WebSettings:
 
 
 def web(settings: WebSettings) -> int:
-    """Show the pages until stopped; returns the exit code of what ended first."""
+    """Show the pages until stopped; returns the exit code of the process that ended first."""
     if importlib.util.find_spec("streamlit") is None:
         raise ConfigError(f"xtuner web needs the package streamlit: {install_extra('web')}")
     target = settings.model_or_url
     is_url = target is not None and target.startswith(("http://", "https://"))
     if settings.serve_arguments and (target is None or is_url):
         raise ConfigError(
-            f"{settings.serve_arguments[0]} is for a model that this command serves: name its folder"
+            f"{settings.serve_arguments[0]} needs a model that this command serves: give its folder"
         )
     if settings.work_dir is not None and not Path(settings.work_dir).expanduser().is_dir():
-        raise ConfigError(f"--work-dir {settings.work_dir}: there is no such folder")
+        raise ConfigError(f"--work-dir {settings.work_dir}: no such folder")
     port = _free_port(settings.host, settings.port)
     environment = {**os.environ, **({"XTUNER_API_KEY": settings.api_key} if settings.api_key else {})}
     children: list[subprocess.Popen[bytes]] = []
@@ -73,7 +73,7 @@ def web(settings: WebSettings) -> int:
 
 
 def _free_port(host: str, port: int) -> int:
-    """`port`, or any that is free for 0; ConfigError where another program has it."""
+    """`port`, or any free port for 0; ConfigError if another program uses it."""
     with listen(host, port) as listener:
         return int(listener.getsockname()[1])
 
@@ -99,7 +99,7 @@ def _streamlit(settings: WebSettings, url: str | None, port: int) -> list[str]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> int | None:
-    """None as soon as the server answers at `url`; its exit code where it has ended instead."""
+    """None as soon as the server answers at `url`; its exit code if it ended before."""
     while server.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=1).close()

@@ -12,7 +12,7 @@ from xtuner.chat.web.words import LANGUAGES, say
 
 
 def main() -> None:
-    """Show the page that was chosen."""
+    """Show the selected page."""
     parser = argparse.ArgumentParser("xtuner web")
     parser.add_argument("--url")
     parser.add_argument("--work-dir")
@@ -39,7 +39,7 @@ def main() -> None:
         st.Page(watch, title=say(language, "watch"), icon=":material/monitoring:", url_path="training"),
     ]
     first = pages[0] if args.url else pages[1]
-    # A page that is the default has no address of its own.
+    # Streamlit gives the default page no separate address.
     home = st.Page(lambda: st.switch_page(first), title="XTuner", url_path="home", default=True)
     with st.sidebar:
         for page in pages:

@@ -1,6 +1,6 @@
-"""An image that was attached to a question, ready to be sent: whole, known, and not too large for a request.
+"""An image attached to a question, ready to send: valid, of a known type, small enough for a request.
 
-bytes of a file  ->  Upload: bytes, media type, and the size it was brought to where it was too large
+bytes of a file  ->  Upload: bytes, media type, and the new size if it was too large
                  ->  {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
 """
 
@@ -19,20 +19,20 @@ MAX_SIDE = 2048
 
 @dataclass(frozen=True)
 class Upload:
-    """The file of an image; `size` is what it was brought to, None where it is as it was."""
+    """The file of an image; `size` is its new size, None if unchanged."""
 
     data: bytes
     media_type: str
     size: tuple[int, int] | None = None
 
     def part(self) -> dict[str, Any]:
-        """The part of a message that shows it."""
+        """The image as a part of a message."""
         url = f"data:{self.media_type};base64,{base64.b64encode(self.data).decode()}"
         return {"type": "image_url", "image_url": {"url": url}}
 
 
 def make_upload(data: bytes, media_type: str, name: str) -> Upload:
-    """The image in `data`; DataError where it holds none that can be read."""
+    """The image in `data`; DataError if it cannot be read."""
     image = decode_image(data, name)
     if len(data) <= MAX_BYTES:
         return Upload(data, media_type)

@@ -1,4 +1,4 @@
-"""The page that watches a work dir: curves, sampled answers, checkpoints, drawn anew every few seconds."""
+"""The page that watches a work dir: curves, sampled answers and checkpoints, redrawn every few seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from xtuner.chat.web.words import say
 from xtuner.chat.web.work_dir import Checkpoint, Curve, Run, checkpoints, find_work_dirs, read_run, run_names
 
 EVERY_S = 3
-MAX_POINTS = 1000  # of a curve that are drawn
+MAX_POINTS = 1000  # drawn of a curve
 # Curves in the order in which they are drawn: colour, how Python writes a value, how d3 does.
 CURVES = {
     "loss": ("#d62728", "{:.4g}", ".4~g"),
@@ -61,7 +61,7 @@ def _draw_head(run: Run, language: str) -> None:
 
 
 def _speed(run: Run) -> str:
-    """What `run` tells of its speed: tokens a second, or how long an iteration takes."""
+    """The name of the speed that `run` logs: tokens per second or seconds per iteration."""
     return "tokens_per_sec" if "tokens_per_sec" in run.curves else "time"
 
 
@@ -76,19 +76,19 @@ def _draw_curves(run: Run, language: str) -> None:
 
 
 def _chart(curve: Curve, key: str, language: str) -> alt.Chart:
-    """The curve on axes that begin where it does: most of a loss is far from 0."""
+    """The curve on axes that begin at its minimum: most of a loss is far from 0."""
     rows = [{"x": step, "y": value} for step, value in _thinned(curve)]
     colour, _, form = CURVES[key]
     axis = alt.Axis(format=form, tickMinStep=1 if form == ",.0f" else alt.Undefined)
-    told = [alt.Tooltip("x:Q", title=say(language, "iter"))]
-    told += [alt.Tooltip("y:Q", title=say(language, key), format=",.4~g")]
+    tooltips = [alt.Tooltip("x:Q", title=say(language, "iter"))]
+    tooltips += [alt.Tooltip("y:Q", title=say(language, key), format=",.4~g")]
     return (
         alt.Chart(alt.Data(values=rows), height=180)
         .mark_line(color=colour)
         .encode(
             x=alt.X("x:Q", title=None, axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False, zero=False)),
             y=alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(zero=False)),
-            tooltip=told,
+            tooltip=tooltips,
         )
     )
 
@@ -124,6 +124,6 @@ def _draw_checkpoints(found: list[Checkpoint], language: str) -> None:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """At most about MAX_POINTS of `curve`, evenly taken, the last one always."""
+    """At most about MAX_POINTS of `curve`, evenly spaced, always with the last one."""
     step = max(1, len(curve) // MAX_POINTS)
     return curve[::-step][::-1]

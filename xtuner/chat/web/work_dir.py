@@ -1,4 +1,4 @@
-"""What stands in a work dir, as the watching page shows it. Read only, and while a run writes it.
+"""The contents of a work dir for the page that watches it; read-only, also while a run writes.
 
 work_dir/20261121_092003/vis_data/scalars.json             ->  Run.curves  {"loss": [(10, 7.1), ...], ...}
                         /vis_data/eval_outputs_iter_9.txt  ->  Run.samples [(9, ["answer 1", ...])]
@@ -20,14 +20,14 @@ _CHECKPOINT = re.compile(r"(iter|epoch)_(\d+)\.pth|best_.*\.pth")
 _SAMPLES = re.compile(r"eval_outputs_iter_(\d+)\.txt")
 _SAMPLE_HEAD = re.compile(r"^Eval output \d+:\n", re.MULTILINE)
 _PROGRESS = re.compile(r"\[\s*(\d+)/(\d+)\].*?eta: ([\d:, days]+?)\s{2}")
-_TAIL = 65536  # bytes of a log that are looked at
+_TAIL = 65536  # bytes read of a log
 
 Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One start of a training: what it has logged so far."""
+    """One start of a training, with its log so far."""
 
     name: str
     curves: dict[str, Curve]
@@ -37,7 +37,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state."""
+    """A checkpoint."""
 
     name: str
     num_bytes: int
@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def run_names(work_dir: Path) -> list[str]:
-    """The runs in `work_dir`, the newest first."""
+    """The runs in `work_dir`, newest first."""
     if not work_dir.is_dir():
         return []
     return sorted(
@@ -54,11 +54,11 @@ def run_names(work_dir: Path) -> list[str]:
     )
 
 
-def find_work_dirs(place: Path) -> list[Path]:
-    """Folders with runs in `place` and up to two levels below it, the newest run first."""
+def find_work_dirs(folder: Path) -> list[Path]:
+    """Folders with runs in `folder` and up to two levels below it, newest run first."""
     found: dict[Path, str] = {}
     for pattern in ("*/vis_data", "*/*/vis_data", "*/*/*/vis_data"):
-        for path in place.glob(pattern):
+        for path in folder.glob(pattern):
             if _STAMP.fullmatch(path.parent.name):
                 work_dir = path.parent.parent
                 found[work_dir] = max(found.get(work_dir, ""), path.parent.name)
@@ -66,7 +66,7 @@ def find_work_dirs(place: Path) -> list[Path]:
 
 
 def read_run(work_dir: Path, name: str) -> Run:
-    """What the run `name` has written until now."""
+    """The run `name`, as far as it has been written."""
     folder = work_dir / name
     return Run(
         name,
@@ -77,7 +77,7 @@ def read_run(work_dir: Path, name: str) -> Run:
 
 
 def checkpoints(work_dir: Path) -> list[Checkpoint]:
-    """The checkpoints in `work_dir`, the newest first."""
+    """The checkpoints in `work_dir`, newest first."""
     try:
         last = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8", errors="replace").strip()).name
     except OSError:

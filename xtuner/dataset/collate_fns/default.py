@@ -2,7 +2,7 @@
 
 input_ids       [5 6 7 8], [9 9]   ->  [[5 6 7 8] [9 9 0 0]]
 labels          filled with -100
-position_ids    [[0 1 2 0] [0 1 0 0]]        from 0 in each sample of a pack, borders [0 3 4] and [0 2]
+position_ids    [[0 1 2 0] [0 1 0 0]]        from 0 in each sample of a pack, boundaries [0 3 4] and [0 2]
 attention_mask  [[1 1 1 1] [1 1 0 0]]        real tokens, whatever their id
 """
 
@@ -25,8 +25,8 @@ def default_collate_fn(
 ) -> dict[str, Any]:
     """A batch `{"data": {...}, "data_samples": None}`, or what is under `data` with `return_hf_format`.
 
-    `cumulative_len` holds, per row, the borders of its samples without the padding; `max_seqlen` the longest
-    sample. `use_varlen_attn` changes nothing: the borders are always there.
+    `cumulative_len` holds the boundaries of the samples of each sequence without padding, `max_seqlen` the
+    length of the longest sample. `use_varlen_attn` changes nothing: the boundaries are always there.
     """
     assert instances, "a batch has at least one item"
     rows = [np.asarray(instance["input_ids"]) for instance in instances]
@@ -36,22 +36,22 @@ def default_collate_fn(
     labels = np.full(shape, IGNORE_INDEX, np.int64)
     position_ids = np.zeros(shape, np.int64)
     mask = np.zeros(shape, bool)
-    all_borders = []
+    all_boundaries = []
     for row, (ids, instance) in enumerate(zip(rows, instances, strict=True)):
-        borders = np.asarray(instance.get("cumulative_len", [0, len(ids)]), np.int32)
-        assert (borders[0], borders[-1]) == (0, len(ids)), "borders must span the item"
+        boundaries = np.asarray(instance.get("cumulative_len", [0, len(ids)]), np.int32)
+        assert (boundaries[0], boundaries[-1]) == (0, len(ids)), "boundaries must span the item"
         input_ids[row, : len(ids)] = ids
         labels[row, : len(ids)] = instance["labels"]
-        position_ids[row, : len(ids)] = np.arange(len(ids)) - np.repeat(borders[:-1], np.diff(borders))
+        position_ids[row, : len(ids)] = np.arange(len(ids)) - np.repeat(boundaries[:-1], np.diff(boundaries))
         mask[row, : len(ids)] = True
-        all_borders.append(borders)
+        all_boundaries.append(boundaries)
     data: dict[str, Any] = {
         "input_ids": torch.from_numpy(input_ids),
         "labels": torch.from_numpy(labels),
         "position_ids": torch.from_numpy(position_ids),
         "attention_mask": torch.from_numpy(mask),
-        "cumulative_len": [torch.from_numpy(borders) for borders in all_borders],
-        "max_seqlen": int(max(np.diff(borders).max(initial=0) for borders in all_borders)),
+        "cumulative_len": [torch.from_numpy(boundaries) for boundaries in all_boundaries],
+        "max_seqlen": int(max(np.diff(boundaries).max(initial=0) for boundaries in all_boundaries)),
     }
     pictures = [instance["pixel_values"] for instance in instances if "pixel_values" in instance]
     if pictures:

@@ -1,4 +1,4 @@
-"""Which format a row is in, told by its fields: `dataset_map_fn='auto'`.
+"""The format of a row, recognised by its fields: `dataset_map_fn='auto'`.
 
     {"instruction", "input", "output"}                  alpaca
     {"messages": [{"role", "content"}, ...]}            openai
@@ -16,6 +16,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from xtuner.dataset.map_fns.alpaca import alpaca_map_fn
@@ -35,13 +36,14 @@ from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
 from xtuner.dataset.map_fns.sharegpt import sharegpt_map_fn
 from xtuner.dataset.map_fns.sql import sql_map_fn
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.log import say_once
 
 
 def auto_map_fn(example: Row) -> dict:
     """The conversation of a row, by the map function of the format that its fields tell."""
     found = find_format(example)
-    say_once(f"dataset_map_fn = 'auto': rows are in the format {found.name}, as {found.why}", logging.INFO)
+    say_once(found.announcement, logging.INFO, name=found.name, fields=found.field_names)
     return found.map_fn(in_known_names(example) if found.renames else example)
 
 
@@ -59,10 +61,26 @@ class Format:
     def fits(self, row: Row) -> bool:
         return all(row.get(name) is not None for name in self.fields) and self.holds(row)
 
+    # Logged with every row, though once: what does not depend on the row is made once.
+    @cached_property
+    def announcement(self) -> str:
+        return f"dataset_map_fn = 'auto': rows are in the format {{name}}, as {self.reason}"
+
+    @cached_property
+    def field_names(self) -> str:
+        return ", ".join(map(repr, self.fields))
+
+    @cached_property
+    def of_other_spelling(self) -> Format:
+        return dataclasses.replace(self, renames=True)
+
+    @property
+    def reason(self) -> str:
+        return f"they have {{fields}}, {self.also}" if self.also else "they have {fields}"
+
     @property
     def why(self) -> str:
-        fields = " and ".join(map(repr, self.fields))
-        return f"they have {fields}{', ' + self.also if self.also else ''}"
+        return translate(self.reason, fields=self.field_names)
 
 
 def find_format(row: Row) -> Format:
@@ -73,20 +91,26 @@ def find_format(row: Row) -> Format:
     known = in_known_names(row)
     for candidate in FORMATS if known != row else ():
         if candidate.fits(known):
-            spelt = [f"{name!r} is {new!r}" for name, new in zip(row, known, strict=True) if name != new]
-            say_once(f"dataset_map_fn = 'auto': {', '.join(spelt)}", logging.INFO)
-            return dataclasses.replace(candidate, renames=True)
+            spelt = [f"{name!r} -> {new!r}" for name, new in zip(row, known, strict=True) if name != new]
+            say_once(
+                "dataset_map_fn = 'auto': fields are renamed: {renamed}",
+                logging.INFO,
+                renamed=", ".join(spelt),
+            )
+            return candidate.of_other_spelling
     present = [name for name in row if row[name] is not None]
     near = sorted(
         (candidate for candidate in FORMATS if set(candidate.fields) & set(present)),
         key=lambda candidate: len(set(candidate.fields) - set(present)),
     )[:3]
-    nearest = "; ".join(f"{candidate.name} {_lack(candidate, present)}" for candidate in near)
+    nearest = translate("; ").join(candidate.name + _lack(candidate, present) for candidate in near)
     raise DataError(
-        f"dataset_map_fn = 'auto' knows no format with the fields "
-        f"{', '.join(map(repr, present)) or '(none)'}."
-        f"{' Nearest: ' + nearest + '.' if nearest else ''} Rename the fields with rename_maps, or give a "
-        "dataset_map_fn that makes {'conversation': [...]} of a row"
+        translate(
+            "dataset_map_fn = 'auto' knows no format with the fields {names}.{nearest} Rename the fields "
+            "with rename_maps, or give a dataset_map_fn that makes {{'conversation': [...]}} of a row",
+            names=", ".join(map(repr, present)) or translate("(none)"),
+            nearest=translate(" Nearest: {formats}.", formats=nearest) if nearest else "",
+        )
     )
 
 
@@ -101,7 +125,9 @@ def in_known_names(row: Row) -> Row:
 
 def _lack(candidate: Format, present: list[str]) -> str:
     missing = [name for name in candidate.fields if name not in present]
-    return f"(lacks {', '.join(map(repr, missing))})" if missing else f"(needs {candidate.also})"
+    if missing:
+        return translate(" (lacks {names})", names=", ".join(map(repr, missing)))
+    return translate(" (needs {also})", also=translate(candidate.also))
 
 
 def _first(row: Row, field: str) -> Any:
@@ -125,7 +151,12 @@ def _alpaca(example: Row) -> dict:
     turns = conversation["conversation"]
     history = example.get("history") or []
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history):
-        raise DataError(f"the field 'history' must be a list of [question, answer] pairs: {history!r:.80}")
+        raise DataError(
+            translate(
+                "the field 'history' must be a list of [question, answer] pairs: {history!r:.80}",
+                history=history,
+            )
+        )
     earlier = [
         {"input": text({"question": question}, "question"), "output": text({"answer": answer}, "answer")}
         for question, answer in history

@@ -1,6 +1,6 @@
 """Read a field of a raw row as text, or say which one is missing and what is there instead.
 
-Whether an answer is trained is told by many names; `is_trained` knows them all:
+Many field names say whether an answer is supervised; `is_trained` reads all of them:
 
     {"loss": false}  {"weight": 0}  {"train": "no"}  {"output_with_loss": 0}  {"masked": true}     not trained
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xtuner.errors import DataError, did_you_mean
+from xtuner.language import translate
 from xtuner.log import say_once
 
 Row = Mapping[str, Any]
@@ -35,8 +36,12 @@ def missing_field(field: str, present: Iterable[str]) -> DataError:
     """The error for a row without `field`, with the fields it has and the nearest of them."""
     names = list(present)
     return DataError(
-        f"the row has no field {field!r}; its fields are {', '.join(map(repr, names)) or '(none)'}."
-        f"{did_you_mean(field, names)}"
+        translate(
+            "the row has no field {field!r}; its fields are {names}.{hint}",
+            field=field,
+            names=", ".join(map(repr, names)) or translate("(none)"),
+            hint=did_you_mean(field, names),
+        )
     )
 
 
@@ -44,7 +49,7 @@ def text(row: Row, field: str) -> str:
     """The text in `field`, which must be there and not null; numbers are written out."""
     value = text_or_empty(row, field)
     if _is_missing(row[field]):
-        raise DataError(f"the field {field!r} is null, and a text is needed there")
+        raise DataError(translate("the field {field!r} is null; it must be text", field=field))
     return value
 
 
@@ -58,10 +63,17 @@ def text_or_empty(row: Row, field: str) -> str:
     if isinstance(value, str):
         return value
     if value in (math.inf, -math.inf):
-        raise DataError(f"the field {field!r} is a number that is too large: write it as a text")
+        raise DataError(translate("the field {field!r} is too large a number: write it as text", field=field))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    raise DataError(f"the field {field!r} is {_kind(value)}, and a text is needed there: {value!r:.80}")
+    raise DataError(
+        translate(
+            "the field {field!r} is of type {kind}; it must be text: {value!r:.80}",
+            field=field,
+            value=value,
+            kind=type(value).__name__,
+        )
+    )
 
 
 def _is_missing(value: Any) -> bool:
@@ -81,11 +93,24 @@ def items(row: Row, field: str) -> list[Row]:
         raise missing_field(field, (name for name in row if row[name] is not None))
     value = row[field]
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise DataError(f"the field {field!r} is {_kind(value)}, and a list is needed there: {value!r:.80}")
+        raise DataError(
+            translate(
+                "the field {field!r} is of type {kind}; it must be a list: {value!r:.80}",
+                field=field,
+                value=value,
+                kind=type(value).__name__,
+            )
+        )
     for number, item in enumerate(value):
         if not isinstance(item, Mapping):
             raise DataError(
-                f"{field}[{number}] is {_kind(item)}, and an object is needed there: {item!r:.80}"
+                translate(
+                    "{field}[{number}] is of type {kind}; it must be an object: {item!r:.80}",
+                    field=field,
+                    number=number,
+                    item=item,
+                    kind=type(item).__name__,
+                )
             )
     return list(value)
 
@@ -105,8 +130,10 @@ def is_trained(part: Row) -> bool:
     """Whether the answer of a turn or message is to be trained: yes unless one of its flags says no."""
     if part.get("train_detail"):
         raise DataError(
-            "the field 'train_detail' marks parts of an answer, and answers are trained whole: split the "
-            'answer, or mark all of it with "train": true or false'
+            translate(
+                "the field 'train_detail' marks parts of an answer, and answers are trained whole: "
+                'split the answer, or mark all of it with "train": true or false'
+            )
         )
     trained = all(flag(part, name) for name in TRAINED_FLAGS if name in part)
     return trained and not any(flag(part, name, default=False) for name in MASKED_FLAGS if name in part)
@@ -121,10 +148,16 @@ def flag(part: Row, name: str, default: bool = True) -> bool:
     if word in _YES or word in _NO:
         return word in _YES
     if isinstance(value, (int, float)) and value > 0:
-        say_once(f"the field {name!r} weighs answers, such as by {value}: every weight above 0 counts as 1")
+        say_once(
+            "the field {name!r} holds weights of answers, such as {value}: every weight above 0 counts as 1",
+            name=name,
+            value=value,
+        )
         return True
-    raise DataError(f"the field {name!r} is {value!r:.40}: write true or false, or a weight of 0 or 1")
-
-
-def _kind(value: object) -> str:
-    return f"of type {type(value).__name__}"
+    raise DataError(
+        translate(
+            "the field {name!r} is {value!r:.40}: write true or false, or a weight of 0 or 1",
+            name=name,
+            value=value,
+        )
+    )

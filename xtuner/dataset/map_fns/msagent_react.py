@@ -21,6 +21,7 @@ from typing import Any
 
 from xtuner.dataset.map_fns.fields import Row, items, text
 from xtuner.errors import DataError
+from xtuner.language import translate
 
 _EXEC = re.compile(r"<\|startofexec\|>(.*?)<\|endofexec\|>", re.DOTALL)
 _THINK = re.compile(r"<\|startofthink\|>(.*?)<\|endofthink\|>", re.DOTALL)
@@ -89,7 +90,10 @@ def _turns(messages: list[Row]) -> list[dict[str, str]]:
             system = asked = ""
         else:
             raise DataError(
-                f"a message is from {speaker!r}, and only 'system', 'user' and 'assistant' are known here"
+                translate(
+                    "a message is from {speaker!r}; known are 'system', 'user' and 'assistant'",
+                    speaker=speaker,
+                )
             )
     return turns
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from xtuner.dataset.map_fns.fields import ALL_FLAGS, BETWEEN, Row, is_trained, items, text
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.log import say_once
 
 ROLES = {
@@ -90,12 +91,12 @@ def _exchanges(messages: list[dict[str, Any]]) -> list[_Exchange]:
         found[-1].whole.append(message)
     if not found[-1].answers:
         found.pop()
-        say_once("dialogues end with a question that nobody answers: it is left out", logging.INFO)
+        say_once("conversations end with an unanswered question: it is left out", logging.INFO)
     if not found or found[0].is_asked or (len(found) == 1 and found[0].asking):
         return found
     say_once(
-        "dialogues open with words of the assistant: only the tokenizer's own chat template "
-        "(prompt_template = 'auto') shows them",
+        "conversations begin with words of the assistant: only the tokenizer's own chat template "
+        "(prompt_template = 'auto') keeps them",
         logging.INFO,
     )
     opening, *others = found
@@ -109,7 +110,11 @@ def _message(message: Row) -> dict[str, Any]:
     """The message for a chat template: a known role, content as text, `loss` false where not trained."""
     name = text(message, "role")
     if name not in ROLES:
-        raise DataError(f"a message has the role {name!r}; known roles are {', '.join(ROLES)}")
+        raise DataError(
+            translate(
+                "a message has the role {name!r}; known roles are {roles}", name=name, roles=", ".join(ROLES)
+            )
+        )
     role = ROLES[name]
     found = {key: value for key, value in message.items() if value is not None and key not in ALL_FLAGS}
     if call := found.pop("function_call", None):  # the older form of one call
@@ -135,7 +140,7 @@ def _content(message: Row) -> str:
 def _text_part(part: Any) -> str:
     if isinstance(part, dict) and part.get("type") in ("text", "input_text", "output_text"):
         return text(part, "text")
-    raise DataError(f"a message's content has a part that is not text: {part!r:.80}")
+    raise DataError(translate("a message's content has a part that is not text: {part!r:.80}", part=part))
 
 
 def _tools(example: Row) -> list[Any]:
@@ -146,9 +151,15 @@ def _tools(example: Row) -> list[Any]:
         try:
             tools = json.loads(tools) if tools.strip() else None
         except ValueError as error:
-            raise DataError(f"the field {name!r} is text, but no JSON: {error}") from None
+            raise DataError(
+                translate("the field {name!r} is text, but not JSON: {error}", name=name, error=error)
+            ) from None
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise DataError(f"the field {name!r} must be a list of objects, and is {tools!r:.80}")
+        raise DataError(
+            translate(
+                "the field {name!r} must be a list of objects; it is {tools!r:.80}", name=name, tools=tools
+            )
+        )
     if tools and name == "functions":
         return [{"type": "function", "function": function} for function in tools]
     return tools or []
@@ -168,7 +179,7 @@ def _call(call: Any) -> dict[str, Any]:
     """Name and arguments of a tool call, with arguments as an object where they came as JSON text."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or "name" not in function:
-        raise DataError(f"a tool call needs function.name: {call!r:.80}")
+        raise DataError(translate("a tool call needs function.name: {call!r:.80}", call=call))
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         # A model wrote it, so it may be no JSON; then the text as it stands is what to learn from.

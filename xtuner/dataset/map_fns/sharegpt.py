@@ -12,6 +12,7 @@ from typing import Any
 from xtuner.dataset.map_fns.fields import Row, items, missing_field, text, text_or_empty
 from xtuner.dataset.map_fns.openai import openai_map_fn
 from xtuner.errors import DataError, did_you_mean
+from xtuner.language import translate
 
 _ROLES = {
     "human": "user",
@@ -44,7 +45,12 @@ def _message(message: Row) -> dict[str, Any]:
     speaker = text(message, speaker_key)
     if speaker not in _ROLES:
         raise DataError(
-            f"a message is from {speaker!r}; known are {', '.join(_ROLES)}.{did_you_mean(speaker, _ROLES)}"
+            translate(
+                "a message is from {speaker!r}; known are {names}.{hint}",
+                speaker=speaker,
+                names=", ".join(_ROLES),
+                hint=did_you_mean(speaker, _ROLES),
+            )
         )
     words = text_or_empty(message, words_key)
     role = _ROLES[speaker]
@@ -59,11 +65,13 @@ def _calls(words: str) -> list[dict[str, Any]]:
     try:
         written = json.loads(words)
     except ValueError as error:
-        raise DataError(f"a function_call is no JSON: {error}: {words!r:.80}") from None
+        raise DataError(
+            translate("a function_call is not JSON: {error}: {words!r:.80}", error=error, words=words)
+        ) from None
     calls = written if isinstance(written, list) else [written]
     for call in calls:
         if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-            raise DataError(f"a function_call needs a name: {call!r:.80}")
+            raise DataError(translate("a function_call needs a name: {call!r:.80}", call=call))
     return [
         {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments", {})}}
         for call in calls

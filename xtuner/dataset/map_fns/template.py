@@ -18,6 +18,7 @@ from typing import Any
 
 from xtuner.dataset.map_fns.fields import is_trained, items, turn_text
 from xtuner.errors import ConfigError, DataError
+from xtuner.language import translate
 from xtuner.utils import PROMPT_TEMPLATE, render_prompt
 from xtuner.utils.templates import is_tokenizers_own
 
@@ -68,8 +69,11 @@ def _check_flags(turn: Mapping[str, Any]) -> None:
     messages = turn.get("messages") or ()
     if len({is_trained(message) for message in messages[_first_answer(messages) :]}) > 1:
         raise DataError(
-            "answers in a row are one answer to a prompt template, and of these only some are to be trained: "
-            "set prompt_template = PROMPT_TEMPLATE.auto, which writes each of them"
+            translate(
+                "consecutive answers become one answer in a prompt template, but only some of these "
+                "are to be trained: set prompt_template = PROMPT_TEMPLATE.auto, which writes each of "
+                "them"
+            )
         )
 
 
@@ -105,10 +109,17 @@ def find_template(template: Template | str) -> Template:
         try:
             template = pkgutil.resolve_name(template)
         except (ImportError, ValueError) as error:
-            raise ConfigError(f"prompt template {template!r} cannot be found: {error}") from error
+            raise ConfigError(
+                translate(
+                    "prompt template {template!r} cannot be found: {error}", template=template, error=error
+                )
+            ) from error
     if not isinstance(template, Mapping) or not ("INSTRUCTION" in template or is_tokenizers_own(template)):
         raise ConfigError(
-            "a prompt template is a dict with INSTRUCTION and, where needed, SYSTEM, SUFFIX, SUFFIX_AS_EOS, "
-            f"SEP and STOP_WORDS; got {template!r:.200}"
+            translate(
+                "a prompt template is a dict with INSTRUCTION and, where needed, SYSTEM, SUFFIX, "
+                "SUFFIX_AS_EOS, SEP and STOP_WORDS; got {template!r:.200}",
+                template=template,
+            )
         )
     return template

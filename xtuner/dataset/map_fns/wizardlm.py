@@ -4,6 +4,7 @@ import itertools
 
 from xtuner.dataset.map_fns.fields import BETWEEN, Row, items, text
 from xtuner.errors import DataError
+from xtuner.language import translate
 
 
 def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
@@ -23,7 +24,9 @@ def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
         elif speaker == "gpt":
             turns[-1]["output"] += BETWEEN + text(message, "value")
         else:
-            raise DataError(f"a message is from {speaker!r}, and only 'human' and 'gpt' are known here")
+            raise DataError(
+                translate("a message is from {speaker!r}; known are 'human' and 'gpt'", speaker=speaker)
+            )
     return turns
 
 

@@ -17,7 +17,6 @@ import io
 import lzma
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -27,24 +26,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import xtuner
+from xtuner.atomic import written
+from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.errors import DataError, NotFoundError
-from xtuner.extras import install_extra, pip_install
+from xtuner.extras import install_extra
+from xtuner.language import translate
 from xtuner.log import logger, say_once
 
 _UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-PACKED = (*_UNPACKERS, ".zst")
 _BLOCK = 1 << 20
 
-_WEB = ("http://", "https://")
 _TIMEOUT_S = 60.0
-_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "oss": "ossfs", "az": "adlfs"}
-"""The package with which fsspec knows a protocol."""
-
-
-def is_elsewhere(name: str) -> bool:
-    """Whether that is an address rather than a path."""
-    return "://" in name
 
 
 def unpacked(path: Path, name: str) -> Path:
@@ -70,14 +63,22 @@ def _blocks(path: Path, name: str) -> Iterator[bytes]:
                 while block := source.read(_BLOCK):
                     yield block
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{name}: damaged or cut off: {_reason(error)}") from None
+        raise DataError(
+            translate("{name}: damaged or cut off: {reason}", name=name, reason=_reason(error))
+        ) from None
 
 
 def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
     try:
         import zstandard
     except ImportError:
-        raise DataError(f"{name}: .zst needs the package zstandard: {install_extra('zstd')}") from None
+        raise DataError(
+            translate(
+                "{name}: .zst needs the package zstandard: {command}",
+                name=name,
+                command=install_extra("zstd"),
+            )
+        ) from None
     # Its own reader of files takes a file that was cut off for a whole one.
     frame = None
     while block := file.read(_BLOCK):
@@ -90,7 +91,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
             block = frame.unused_data
             frame = None if frame.eof else frame
     if frame is not None:
-        raise EOFError("the file ends within a frame")
+        raise EOFError(translate("the file ends within a frame"))
 
 
 def fetched(address: str) -> Path:
@@ -100,7 +101,7 @@ def fetched(address: str) -> Path:
         with _opened(address) as (state, source):
 
             def write(target: IO[bytes]) -> None:
-                logger.info("fetching %s", address)
+                logger.info(translate("downloading %s"), address)
                 shutil.copyfileobj(source, target, _BLOCK)
 
             # Of a source that does not tell when it was changed no copy can be trusted.
@@ -111,16 +112,15 @@ def fetched(address: str) -> Path:
     except Exception as error:  # each protocol has errors of its own
         kept = sorted((cache_folder() / "fetched").glob(f"{folder}*/{name}"), key=os.path.getmtime)
         if not kept or _is_refused(error):
-            raise NotFoundError(f"{address} cannot be fetched: {_reason(error)}") from None
-        say_once(f"{address} cannot be reached: the copy of an earlier run is used ({_reason(error)})")
+            raise NotFoundError(
+                translate("{address} cannot be downloaded: {reason}", address=address, reason=_reason(error))
+            ) from None
+        say_once(
+            "{address} cannot be reached: the copy of an earlier run is used ({reason})",
+            address=address,
+            reason=_reason(error),
+        )
         return kept[-1]
-
-
-def file_name(address: str) -> str:
-    """The name of the file at an address, or of a path."""
-    if address.lower().startswith(_WEB):
-        address = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-    return address.rstrip("/").rpartition("/")[2]
 
 
 def _is_refused(error: Exception) -> bool:
@@ -131,24 +131,29 @@ def _is_refused(error: Exception) -> bool:
 
 def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
     """Something that changes with the file at `address`, or None where nothing does, and its content."""
-    return _opened_web(address) if address.lower().startswith(_WEB) else _opened_by_fsspec(address)
+    return _opened_web(address) if address.lower().startswith(WEB) else _opened_by_fsspec(address)
 
 
 @contextlib.contextmanager
 def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
     request = urllib.request.Request(address, headers={"User-Agent": f"xtuner/{xtuner.__version__}"})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        told = answer.headers
-        if told.get_content_type() == "text/html":
-            raise DataError(f"{address} is a web page and no data file: give the address of the file itself")
-        is_packed = told.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
-        state = [told.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
-        content = _Whole(answer, told.get("Content-Length"))
+        headers = answer.headers
+        if headers.get_content_type() == "text/html":
+            raise DataError(
+                translate(
+                    "{address} is a web page, not a data file: give the address of the file itself",
+                    address=address,
+                )
+            )
+        is_packed = headers.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
+        state = [headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
+        content = _Whole(answer, headers.get("Content-Length"))
         yield state if any(state[:2]) else None, gzip.GzipFile(fileobj=content) if is_packed else content
 
 
 class _Whole(io.RawIOBase):
-    """What a server sends; OSError where it ends before the length that was told."""
+    """What a server sends; OSError if it ends before the announced length."""
 
     def __init__(self, answer: Any, length: str | None) -> None:
         self._answer = answer
@@ -163,7 +168,11 @@ class _Whole(io.RawIOBase):
         if self._left is not None:
             self._left -= len(block)
             if self._left > 0 and not block:
-                raise OSError(f"the connection ended {self._left:,} bytes before the end of the file")
+                raise OSError(
+                    translate(
+                        "the connection ended {left:,} bytes before the end of the file", left=self._left
+                    )
+                )
         return len(block)
 
 
@@ -178,46 +187,17 @@ def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
         yield state, source
 
 
-def check_protocol(address: str) -> None:
-    """DataError where nothing on this machine reads such addresses."""
-    if address.lower().startswith(_WEB):
-        return
-    import fsspec
-
-    protocol = address.partition("://")[0]
-    try:
-        fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        package = _PACKAGES.get(protocol)
-        cure = f"the package {package}: {pip_install(package)}" if package else _reason(error)
-        raise DataError(f"{address} needs {cure}") from None
-    except ValueError:
-        raise DataError(
-            f"{address}: no protocol {protocol!r} is known; fetch the file and name its path"
-        ) from None
-
-
 def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False) -> Path:
     """The file `name` that `write` makes, kept in the cache under `key`; made `anew` though it is there."""
     folder = cache_folder() / kind / key
     if (folder / name).is_file() and not anew:
         return folder / name
-    with explained_disk_errors(folder, "a copy of the data"):
+    with explained_disk_errors(folder, translate("a copy of the data")):
         folder.mkdir(parents=True, exist_ok=True)
-        _write_beside(folder / name, write)
+        # Several processes may want the same copy at the same time.
+        with written(folder / name, shared=True) as part, open(part, "wb") as file:
+            write(file)
     return folder / name
-
-
-def _write_beside(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as beside:
-        try:
-            write(beside)
-            beside.flush()
-            os.fsync(beside.fileno())
-            os.replace(beside.name, path)
-        except BaseException:
-            os.unlink(beside.name)
-            raise
 
 
 def _hash(*parts: Any) -> str:

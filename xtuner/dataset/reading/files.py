@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.log import say_once
 
 Row = dict[str, Any]
@@ -82,7 +83,7 @@ class FileRows(Sequence):
         return hashlib.blake2b(b"".join(file.digest() for file in self.files), digest_size=16).hexdigest()
 
     def check_content(self) -> None:
-        """DataError where a file no longer holds what `fingerprint` told of."""
+        """DataError if a file no longer has the content of `fingerprint`."""
         for file in self.files:
             file.check_content()
 
@@ -99,12 +100,14 @@ class FileRows(Sequence):
         return self.files[number], index - (ends[number - 1] if number else 0)
 
 
+AT_LINE = "{name} line {line}"
+
+
 class RowsFile(ABC):
     """One file of rows; `name` is what the user knows it by, where `path` is a copy."""
 
     is_counted = True
-    unit = "line"
-    """What `line` counts."""
+    place_text = AT_LINE
 
     _digest: bytes | None = None
 
@@ -120,16 +123,21 @@ class RowsFile(ABC):
     def check(self) -> None:
         """DataError where the file is no longer as long as when it was first looked at.
 
-        One that was written to and is as long as before is told of: it may be the same, copied again.
+        A file that was written to and has the same length is only logged: it may be the same, copied again.
         """
         size, written = self._state()
         if size != self._size:
             raise DataError(
-                f"{self.name} has changed while it was in use, from {self._size:,} to {size:,} bytes: put it "
-                "back and go on with --resume, or begin anew"
+                translate(
+                    "{name} changed during the run, from {old:,} to {new:,} bytes: restore it and "
+                    "continue with --resume, or start a new run",
+                    name=self.name,
+                    old=self._size,
+                    new=size,
+                )
             )
         if written != self._written:
-            say_once(f"{self.name} was written to while it is in use; it is as long as before")
+            say_once("{name} was written to during the run; its size is the same as before", name=self.name)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
@@ -148,7 +156,7 @@ class RowsFile(ABC):
     def check_content(self) -> None:
         """DataError where the content is no longer that of `digest`."""
         if self._read_digest() != self.digest():
-            raise DataError(f"{self.name} has changed while it was read: begin anew")
+            raise DataError(translate("{name} changed while it was read: start again", name=self.name))
 
     def _read_digest(self) -> bytes:
         content = hashlib.blake2b(self.path.suffix.encode(), digest_size=16)
@@ -178,20 +186,23 @@ class RowsFile(ABC):
 
     def place(self, row: int) -> str:
         """Where that row stands, for messages: `data.json line 12`."""
-        return f"{self.name} {self.unit} {self.line(row)}"
+        return translate(self.place_text, name=self.name, line=self.line(row))
 
     def place_at(self, mark: Mark) -> str:
         """Where the row at `mark` stands, for messages."""
         return self.place(mark.at)
 
 
-def checked(value: Any, place: str) -> Row:
-    """The value as a row; DataError where it is no object."""
+def checked(value: Any, place: Callable[[], str]) -> Row:
+    """The value as a row; DataError with its place where it is no object."""
     if isinstance(value, dict):
         return value
     raise DataError(
-        f"{place}: a row must be an object such as {{...}}, and this is "
-        f"{json.dumps(value, ensure_ascii=False):.60}"
+        translate(
+            "{place}: a row must be an object such as {{...}}; this is {value:.60}",
+            place=place(),
+            value=json.dumps(value, ensure_ascii=False),
+        )
     )
 
 

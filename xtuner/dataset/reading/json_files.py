@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.dataset.reading.files import Mark, Row, RowsFile, Scanned, checked
+from xtuner.dataset.reading.files import AT_LINE, Mark, Row, RowsFile, Scanned, checked, same
 from xtuner.errors import DataError
+from xtuner.language import translate
 from xtuner.log import say_once
 
 _SPACE = " \t\r\n"
@@ -48,7 +49,7 @@ class JsonLinesFile(RowsFile):
                 at = end
 
     def place_at(self, mark: Mark) -> str:
-        return f"{self.name} line {mark.line + 1}"
+        return translate(AT_LINE, name=self.name, line=mark.line + 1)
 
     def __len__(self) -> int:
         return len(self._index())
@@ -85,10 +86,10 @@ class JsonLinesFile(RowsFile):
             if number == 1 and is_wide(line):
                 raise not_utf8(self, 1, 0) from None
             raise _broken_json(self.name, number, error) from None
-        return self._row(value, f"{self.name} line {number}")
+        return self._row(value, number)
 
-    def _row(self, value: Any, place: str) -> Row:
-        return checked(value, place)
+    def _row(self, value: Any, line: int) -> Row:
+        return checked(value, lambda: translate(AT_LINE, name=self.name, line=line))
 
 
 class JsonFile(RowsFile):
@@ -111,8 +112,11 @@ class JsonFile(RowsFile):
         for number, (at, value) in enumerate(self._values(words)):
             starts.append(at)
             if number >= start.at:
-                place = "" if isinstance(value, dict) else self._place(words, starts, number)
-                yield Scanned(functools.partial(checked, value, place), Mark(number), Mark(number + 1))
+                read = functools.partial(same, value)
+                if not isinstance(value, dict):
+                    place = self._place(words, starts, number)
+                    read = functools.partial(checked, value, functools.partial(str, place))
+                yield Scanned(read, Mark(number), Mark(number + 1))
         self._starts = starts
         # The offsets are enough from here on; the text is read again if a single row is asked for.
         self._words = None
@@ -122,7 +126,7 @@ class JsonFile(RowsFile):
 
     def read(self, row: int) -> Row:
         value, _ = json.JSONDecoder().raw_decode(self._text(), self._index()[row])
-        return checked(value, self.place(row))
+        return checked(value, lambda: self.place(row))
 
     def line(self, row: int) -> int:
         return self._text().count("\n", 0, self._index()[row]) + 1
@@ -139,7 +143,8 @@ class JsonFile(RowsFile):
             after is None or "\n" in words[here:after]
         )
         line = words.count("\n", 0, here) + 1
-        return f"{self.name} line {line}" + ("" if alone else f", row {row + 1}")
+        place = translate(AT_LINE, name=self.name, line=line)
+        return place if alone else place + translate(", row {number}", number=row + 1)
 
     def _text(self) -> str:
         if self._words is None:
@@ -169,9 +174,19 @@ class JsonFile(RowsFile):
         named = _list_by_name(words, at)
         if named is not None:
             name, at, others = named
-            left_out = f"; those under {', '.join(map(repr, others))} are left out" if others else ""
+            left_out = (
+                translate("; those under {names} are left out", names=", ".join(map(repr, others)))
+                if others
+                else ""
+            )
             level = logging.WARNING if others else logging.INFO
-            say_once(f"the rows of {self.name} are those under {name!r}{left_out}", level)
+            say_once(
+                "the rows of {name} are those under {key!r}{left_out}",
+                level,
+                name=self.name,
+                left_out=left_out,
+                key=name,
+            )
         in_list = words.startswith("[", at)
         if in_list:
             at = _skip_space(words, at + 1)
@@ -186,16 +201,24 @@ class JsonFile(RowsFile):
             if in_list and words.startswith(",", at):
                 at = _skip_space(words, at + 1)
             elif in_list and not words.startswith("]", at):
-                raise self._unexpected(words, at, "a comma or ] must follow a row")
+                raise self._unexpected(words, at, translate("a comma or ] must follow a row"))
         if in_list and named is None:
             after = _skip_space(words, at + 1)
             if after < len(words):
-                raise self._unexpected(words, after, "nothing may follow the list of rows")
+                raise self._unexpected(words, after, translate("nothing may follow the list of rows"))
 
     def _unexpected(self, words: str, at: int, rule: str) -> DataError:
         line = words.count("\n", 0, at) + 1
-        found = repr(words[at : at + 20]) if at < len(words) else "the end of the file"
-        return DataError(f"{self.name} line {line}: broken JSON: {rule}, and here is {found}")
+        found = repr(words[at : at + 20]) if at < len(words) else translate("the end of the file")
+        return DataError(
+            translate(
+                "{name} line {line}: broken JSON: {rule}, but here is {found}",
+                name=self.name,
+                line=line,
+                rule=rule,
+                found=found,
+            )
+        )
 
 
 def open_json(path: Path, name: str = "") -> RowsFile:
@@ -222,7 +245,7 @@ def _list_by_name(words: str, at: int) -> tuple[str, int, list[str]] | None:
         return None
     try:
         value, end = decode(words, at)
-    except (ValueError, RecursionError):  # told where the rows are read
+    except (ValueError, RecursionError):  # reported when the rows are read
         return None
     wanted = _name_of_list(value)
     if wanted is None or _skip_space(words, end) < len(words):
@@ -259,15 +282,19 @@ def _skip_space(words: str, at: int) -> int:
 
 def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
     """The error for a byte that is no UTF-8, with the command that converts the file."""
-    where = f" byte {byte}" if byte else ""
+    place = translate(AT_LINE, name=file.name, line=line)
+    if byte:
+        place += translate(" byte {byte}", byte=byte)
     with open(file.path, "rb") as content:
         wide = _wide_encoding(content.read(4))
     name = wide or "gbk"
-    return DataError(
-        f"{file.name} line {line}{where}: not valid UTF-8. Convert the file, "
-        f"{'' if wide else 'for example '}from {name.upper()}: "
-        f"iconv -f {name} -t utf-8 {file.path.name} > utf8_{file.path.name}"
+    command = f"iconv -f {name} -t utf-8 {file.path.name} > utf8_{file.path.name}"
+    text = (
+        "{place}: not valid UTF-8. Convert the file, from {encoding}: {command}"
+        if wide
+        else "{place}: not valid UTF-8. Convert the file, for example from {encoding}: {command}"
     )
+    return DataError(translate(text, place=place, encoding=name.upper(), command=command))
 
 
 def is_wide(content: bytes) -> bool:
@@ -288,10 +315,23 @@ def _wide_encoding(content: bytes) -> str:
 
 def _broken_json(name: str, line: int, error: Exception) -> DataError:
     if isinstance(error, json.JSONDecodeError):
-        return DataError(f"{name} line {line} column {error.colno}: broken JSON: {error.msg}")
+        return DataError(
+            translate(
+                "{name} line {line} column {column}: broken JSON: {msg}",
+                name=name,
+                line=line,
+                msg=error.msg,
+                column=error.colno,
+            )
+        )
     if isinstance(error, RecursionError):
-        return DataError(f"{name} line {line}: the JSON is nested too deeply")
+        return DataError(translate("{name} line {line}: the JSON is nested too deeply", name=name, line=line))
     digits = sys.get_int_max_str_digits()
     return DataError(
-        f"{name} line {line}: a number of more than {digits:,} digits, which Python does not read"
+        translate(
+            "{name} line {line}: a number has more than {digits:,} digits, which Python does not read",
+            name=name,
+            line=line,
+            digits=digits,
+        )
     )

@@ -13,22 +13,31 @@ name file and line; all else goes to `datasets`.
 from __future__ import annotations
 
 import functools
-import glob
 import itertools
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xtuner import hub
-from xtuner.dataset.reading.copies import PACKED, check_protocol, fetched, file_name, is_elsewhere, unpacked
+from xtuner.data_files import (
+    FORMATS,
+    LEFT_TO_DATASETS,
+    PACKED,
+    DataFiles,
+    check_there,
+    files_by_split,
+    is_elsewhere,
+    is_format,
+    suffix_of,
+)
+from xtuner.dataset.reading.copies import fetched, unpacked
 from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
-from xtuner.language import told
-from xtuner.paths import near_it
+from xtuner.language import translate
 
 _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".json": open_json,
@@ -38,20 +47,15 @@ _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".xlsx": functools.partial(TableFile, read_xlsx),
     ".parquet": ParquetFile,
 }
-_LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
-_BUILDERS = {"json": (".json", ".jsonl"), "csv": (".csv", ".tsv"), "xlsx": (".xlsx",)}
 _LFS = b"version https://git-lfs.github.com/"
-_SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
 
 _HUB_PAGE = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/([^/]+/[^/]+)/?$")
 """An address of a data set as a whole, in which its name stands."""
 
 _NOT_HERE = (
-    "there is no data set {!r} on this machine, and the hub cannot be reached: give the path of a file, such "
-    "as load_dataset(path='data.json'), or fetch it where there is a network"
+    "there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of a file, "
+    "such as load_dataset(path='data.json'), or fetch it where there is a network"
 )
-
-DataFiles = str | os.PathLike | Sequence[Any] | Mapping[str, Any]
 
 
 class RowsBySplit(dict):
@@ -75,13 +79,13 @@ def load_dataset(
     if _is_saved(path):
         return _load_saved(path, split)
     plain_split = split is None or split.isidentifier()
-    files = _files_by_split(path, data_files)
+    files = files_by_split(path, data_files)
     if files is not None and data_dir is None:
         for file in itertools.chain(*files.values()):
             check_there(file)
         if name is None and plain_split and not options and _ours(path, files):
             return _open_files(files, split)
-        path = path if _is_format(path) else _builder_of(files)
+        path = path if is_format(path) else _builder_of(files)
         data_files = {split: [str(_plain(file)) for file in group] for split, group in files.items()}
     try:
         return _load_with_datasets(path, name, data_dir, data_files, split, options)
@@ -90,67 +94,6 @@ def load_dataset(
         for file in found:
             _check_parquet(file)
         raise
-
-
-def named_files(path: str, data_files: DataFiles | None = None) -> list[str] | None:
-    """The files and addresses that such a call reads, patterns filled in; None for what `datasets` finds."""
-    files = _files_by_split(os.path.expanduser(path), data_files)
-    return None if files is None else list(itertools.chain(*files.values()))
-
-
-def _files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
-    """The files of each split, with patterns filled in, or None where `path` is no file or format."""
-    if data_files is None:
-        if is_elsewhere(path) and not _is_read(path):
-            raise DataError(
-                f"{path} does not end as a data file does ({', '.join((*_OPENERS, *_LEFT_TO_DATASETS)[:5])}, "
-                "...): give the address of the file itself, or fetch it and name its path"
-            )
-        several = _in_folder_or_pattern(path)
-        if several:
-            return {"train": several}
-        is_file = _suffix(path) in (*_OPENERS, *_LEFT_TO_DATASETS) or os.path.isfile(path)
-        # No hub name looks like this.
-        is_file |= (path.startswith((".", "/")) or path.count("/") > 1) and not os.path.isdir(path)
-        return {"train": [path]} if is_file else None
-    by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
-    files = {
-        split: [os.path.expanduser(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
-        for split, given in by_split.items()
-    }
-    if any(is_elsewhere(file) and not _is_read(file) for group in files.values() for file in group):
-        return None
-    if not _is_format(path):
-        return None
-    return {
-        split: [match for file in group for match in (sorted(glob.glob(file, recursive=True)) or [file])]
-        for split, group in files.items()
-    }
-
-
-def _in_folder_or_pattern(path: str) -> list[str]:
-    """The data files in a folder and below it, or that a pattern matches, by name; empty for anything else.
-
-    A folder whose files or folders are named after splits is left to `datasets`, which knows them.
-    """
-    if is_elsewhere(path):
-        return []
-    if not os.path.isdir(path):
-        is_pattern = glob.has_magic(path) and not os.path.exists(path)
-        return sorted(filter(os.path.isfile, glob.glob(path, recursive=True))) if is_pattern else []
-    found = [file for file in sorted(Path(path).rglob("*")) if _is_data(file, Path(path))]
-    words = {word for file in found for word in re.split(r"[\W_]+", str(file.relative_to(path)).lower())}
-    return [] if words & _SPLITS else [str(file) for file in found]
-
-
-def _is_data(file: Path, folder: Path) -> bool:
-    hidden = any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
-    return not hidden and file.is_file() and _suffix(str(file)) in (*_OPENERS, ".parquet")
-
-
-def _is_read(name: str) -> bool:
-    """Whether the name is that of a file whose format is known."""
-    return _suffix(name) in (*_OPENERS, *_LEFT_TO_DATASETS)
 
 
 def _is_saved(path: str) -> bool:
@@ -166,53 +109,32 @@ def _load_saved(path: str, split: str | None) -> Any:
     try:
         found = datasets.load_from_disk(path)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: no folder of save_to_disk, or a damaged one: {error}") from None
+        raise DataError(
+            translate(
+                "{path}: not a folder of save_to_disk, or a damaged one: {error}", path=path, error=error
+            )
+        ) from None
     by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
     return by_split if split is None else _of_split(by_split, split)
 
 
 def _of_split(by_split: Mapping[str, Any], split: str) -> Any:
     if split not in by_split:
-        raise DataError(f"there is no split {split!r}; the files have {', '.join(map(repr, by_split))}")
-    return by_split[split]
-
-
-def _is_format(path: str) -> bool:
-    return path in _BUILDERS or path in _LEFT_TO_DATASETS.values()
-
-
-def _suffix(path: str) -> str:
-    """The suffix that tells the format, without that of a packer."""
-    suffixes = [suffix.lower() for suffix in Path(file_name(path)).suffixes]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
-
-
-def check_there(file: str) -> None:
-    """NotFoundError where a file is not here, DataError for an address that this machine cannot read."""
-    if is_elsewhere(file):
-        check_protocol(file)
-        return
-    if os.path.isfile(file):
-        return
-    if os.path.isdir(file):
-        raise NotFoundError(told("the data file {file} is a folder: name a file in it", file=file))
-    raise NotFoundError(
-        told(
-            "there is no data file {file} (looked for {place}){near}",
-            file=file,
-            place=Path(file).resolve(),
-            near=near_it(file),
+        raise DataError(
+            translate(
+                "there is no split {split!r}; the files have {names}",
+                split=split,
+                names=", ".join(map(repr, by_split)),
+            )
         )
-    )
+    return by_split[split]
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
     """Whether this package reads all the files itself."""
-    suffixes = {_suffix(file) for group in files.values() for file in group}
-    if _is_format(path):
-        return suffixes <= set(_BUILDERS.get(path, ()))
+    suffixes = {suffix_of(file) for group in files.values() for file in group}
+    if is_format(path):
+        return suffixes <= set(FORMATS.get(path, ()))
     # Parquet files alone are left to `datasets`; only this package reads them beside others.
     return suffixes <= _OPENERS.keys() - ({".parquet"} if len(suffixes) == 1 else set())
 
@@ -226,7 +148,11 @@ def _open(name: str) -> RowsFile:
     path = _plain(name)
     with open(path, "rb") as file:
         if file.read(len(_LFS)) == _LFS:
-            raise DataError(f"{name} is a pointer of git-lfs and not the data: git lfs pull fetches it")
+            raise DataError(
+                translate(
+                    "{name} is a pointer of git-lfs, not the data: git lfs pull downloads it", name=name
+                )
+            )
     return _OPENERS[path.suffix.lower()](path, name)
 
 
@@ -238,7 +164,7 @@ def _plain(name: str) -> Path:
 
 def _check_parquet(name: str) -> None:
     """DataError where a Parquet file cannot be read to its end: `datasets` names none."""
-    if _suffix(name) == ".parquet":
+    if suffix_of(name) == ".parquet":
         for _ in ParquetFile(_plain(name), name):
             pass
 
@@ -246,15 +172,26 @@ def _check_parquet(name: str) -> None:
 def _builder_of(files: Mapping[str, list[str]]) -> str:
     names = [file for group in files.values() for file in group]
     path = Path(names[0])
-    suffix = _suffix(names[0])
-    kinds = sorted({_suffix(name) for name in names})
+    suffix = suffix_of(names[0])
+    kinds = sorted({suffix_of(name) for name in names})
     if len(kinds) > 1:
-        raise DataError(f"files of the kinds {', '.join(kinds)} cannot be read together: {path}, ...")
-    formats = {s: name for name, suffixes in _BUILDERS.items() for s in suffixes} | _LEFT_TO_DATASETS
+        raise DataError(
+            translate(
+                "files of different kinds ({kinds}) cannot be read together: {path}, ...",
+                path=path,
+                kinds=", ".join(kinds),
+            )
+        )
+    formats = {s: name for name, suffixes in FORMATS.items() for s in suffixes} | LEFT_TO_DATASETS
     if suffix not in formats:
         raise DataError(
-            f"{path}: data files may be {', '.join(sorted(formats))}; give the format by its name otherwise, "
-            f"such as load_dataset(path='json', data_files='{path.name}')"
+            translate(
+                "{path}: data files may be {endings}; for others give the format by name, such as "
+                "load_dataset(path='json', data_files='{name}')",
+                path=path,
+                name=path.name,
+                endings=", ".join(sorted(formats)),
+            )
         )
     return formats[suffix]
 
@@ -272,16 +209,22 @@ def _load_with_datasets(
 
     cached = Path(datasets.config.HF_DATASETS_CACHE) / path.replace("/", "___")
     if not (data_files or os.path.exists(path) or cached.is_dir() or hub.is_reachable()):
-        raise NotFoundError(_NOT_HERE.format(path))
+        raise NotFoundError(translate(_NOT_HERE, path=path))
     try:
         return datasets.load_dataset(
             path, name=name, data_dir=data_dir, data_files=data_files, split=split, **options
         )
     except datasets.exceptions.DatasetNotFoundError as error:
-        raise NotFoundError(f"there is no data set {path!r}, neither here nor on the hub: {error}") from error
+        raise NotFoundError(
+            translate(
+                "there is no data set {path!r}, neither here nor on the hub: {error}", path=path, error=error
+            )
+        ) from error
     except ConnectionError as error:
-        raise NotFoundError(f"{_NOT_HERE.format(path)} ({error})") from error
+        raise NotFoundError(f"{translate(_NOT_HERE, path=path)} ({error})") from error
     except FileNotFoundError as error:
-        raise NotFoundError(f"{path!r} cannot be read: {error}") from error
+        raise NotFoundError(translate("{path!r} cannot be read: {error}", path=path, error=error)) from error
     except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path!r} cannot be read: {error.__cause__ or error}") from error
+        raise DataError(
+            translate("{path!r} cannot be read: {error}", path=path, error=error.__cause__ or error)
+        ) from error

@@ -18,6 +18,7 @@ import numpy as np
 
 from xtuner.dataset.reading.files import FileRows, Mark, without_filled
 from xtuner.errors import DataError, did_you_mean
+from xtuner.language import translate
 
 Row = Mapping[str, Any]
 
@@ -99,10 +100,10 @@ class Selection:
     def place(self, number: int) -> str:
         """Where a row stands, for messages: `data.json line 12`, or its number where there is no file."""
         source, inner = self._find(number)
-        return source.place(inner) if isinstance(source, FileRows) else f"row {inner} (counted from 0)"
+        return source.place(inner) if isinstance(source, FileRows) else _nth(inner)
 
     def check_content(self) -> None:
-        """DataError where a file no longer holds what its fingerprint told of."""
+        """DataError if a file no longer has the content of its fingerprint."""
         for source in self.sources:
             if isinstance(source, FileRows):
                 source.check_content()
@@ -121,8 +122,12 @@ def take_split(dataset: Any, split: str | None) -> Selection:
     if isinstance(dataset, Mapping):
         if split is not None and split not in dataset:
             raise DataError(
-                f"the data has no split {split!r}; it has {', '.join(map(repr, dataset))}."
-                f"{did_you_mean(split, dataset)}"
+                translate(
+                    "the data has no split {split!r}; it has {names}.{hint}",
+                    split=split,
+                    names=", ".join(map(repr, dataset)),
+                    hint=did_you_mean(split, dataset),
+                )
             )
         sources = list(dataset.values()) if split is None else [dataset[split]]
     else:
@@ -135,13 +140,19 @@ def take_split(dataset: Any, split: str | None) -> Selection:
 def _check_source(source: Any) -> None:
     if isinstance(source, (str, bytes)) or not hasattr(source, "__iter__"):
         raise DataError(
-            f"rows must come as a list, a data set or those by split, not as {type(source).__name__}; "
-            "for a file write dataset = dict(type=load_dataset, path='data.json')"
+            translate(
+                "rows must be a list, a data set or a dict of splits, not {kind}; for a file write "
+                "dataset = dict(type=load_dataset, path='data.json')",
+                kind=type(source).__name__,
+            )
         )
     if not hasattr(source, "__len__"):
         raise DataError(
-            f"{type(source).__name__} gives its rows only one after the other, so that no run could go on "
-            "after a stop: leave streaming=True out of load_dataset, and put it into process_hf_dataset"
+            translate(
+                "{kind} gives its rows only in sequence, so a run cannot be resumed: leave "
+                "streaming=True out of load_dataset, and set it in process_hf_dataset",
+                kind=type(source).__name__,
+            )
         )
 
 
@@ -158,7 +169,12 @@ def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], share: float) -> np
     hashes = np.fromiter((_hash(read) for _, read in rows), np.uint64)
     distinct = np.unique(hashes)
     if len(distinct) < 2:
-        raise DataError(f"none of {len(hashes)} rows can be held out from training: they are all the same")
+        raise DataError(
+            translate(
+                "none of {count} rows can be held out for validation: they are all the same",
+                count=len(hashes),
+            )
+        )
     count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
     return hashes <= distinct[count - 1]
 
@@ -167,7 +183,7 @@ def _hash(read: Callable[[], Row]) -> int:
     try:
         text = json.dumps(read(), sort_keys=True, default=_as_plain)
     except DataError:
-        return 2**64 - 1  # a broken row is told of where the others are trained on
+        return 2**64 - 1  # a broken row is reported with the rows that are trained on
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -188,11 +204,15 @@ def scan(sources: Sequence[Any], start: Cursor = Cursor()) -> Iterator[Found]:  
                 row += 1
 
 
+def _nth(number: int) -> str:
+    return translate("row {number}", number=number) + translate(" (counted from 0)")
+
+
 def place_at(sources: Sequence[Any], cursor: Cursor) -> str:
     """Where the row at `cursor` stands, for messages."""
     source = sources[cursor.source]
     if not isinstance(source, FileRows):
-        return f"row {cursor.at} (counted from 0)"
+        return _nth(cursor.at)
     return source.files[cursor.file].place_at(Mark(cursor.at, cursor.line))
 
 

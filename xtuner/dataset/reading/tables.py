@@ -16,6 +16,7 @@ from xtuner.dataset.reading.files import Mark, Row, RowsFile, Scanned, without_f
 from xtuner.dataset.reading.json_files import is_wide, not_utf8
 from xtuner.errors import DataError
 from xtuner.extras import install_extra
+from xtuner.language import translate
 from xtuner.log import say_once
 
 SEPARATORS = ",;\t|"
@@ -64,8 +65,17 @@ class TableFile(RowsFile):
                     continue
                 self._lines.append(line)
                 if len(cells) > len(names):
-                    counts = f"{len(cells)} cells, but {len(names)} names in line 1"
-                    rows.append(DataError(f"{self.name} line {line}: {counts}"))
+                    counts = {"cells": len(cells), "names": len(names)}
+                    rows.append(
+                        DataError(
+                            translate(
+                                "{name} line {line}: {cells} cells, but {names} names in line 1",
+                                name=self.name,
+                                line=line,
+                                **counts,
+                            )
+                        )
+                    )
                     continue
                 cells = [*cells, *[None] * (len(names) - len(cells))]
                 rows.append(
@@ -78,7 +88,7 @@ class TableFile(RowsFile):
 class ParquetFile(RowsFile):
     """Rows of a table in column form."""
 
-    unit = "row"
+    place_text = "{name} row {line}"
     _group: tuple[int, list[Row]] | None = None  # the number of the rows last read, and they
 
     def __iter__(self) -> Iterator[Row]:
@@ -124,7 +134,11 @@ class ParquetFile(RowsFile):
         try:
             yield pyarrow.parquet.ParquetFile(self.path)
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{self.name}: not a Parquet file, or a damaged one: {error}") from None
+            raise DataError(
+                translate(
+                    "{name}: not a Parquet file, or a damaged one: {error}", name=self.name, error=error
+                )
+            ) from None
 
 
 def read_csv(file: RowsFile) -> Cells:
@@ -151,7 +165,9 @@ def read_csv(file: RowsFile) -> Cells:
             start = reader.line_num + 1
     except csv.Error as error:
         line = 1 if reader is None else reader.line_num
-        raise DataError(f"{file.name} line {line}: broken CSV: {error}") from None
+        raise DataError(
+            translate("{name} line {line}: broken CSV: {error}", name=file.name, line=line, error=error)
+        ) from None
     finally:
         csv.field_size_limit(limit)
 
@@ -167,7 +183,7 @@ def separator(words: str, name: str, suffix: str) -> str:
             dividing.append((len(set(counts)) > 1, len(dividing), mark))
     found = min(dividing)[2] if dividing else usual
     if found != usual:
-        say_once(f"cells of {name} are separated by {found!r}")
+        say_once("cells of {name} are separated by {separator!r}", name=name, separator=found)
     return found
 
 
@@ -177,7 +193,11 @@ def read_xlsx(file: RowsFile) -> Cells:
         import openpyxl
     except ImportError:
         raise DataError(
-            f"{file.name}: reading .xlsx needs openpyxl: {install_extra('excel')}, or save the sheet as .csv"
+            translate(
+                "{name}: reading .xlsx needs openpyxl: {command}, or save the sheet as .csv",
+                name=file.name,
+                command=install_extra("excel"),
+            )
         ) from None
     file.check()
     with damage_named(file.name):
@@ -197,4 +217,6 @@ def damage_named(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # zip, XML and openpyxl itself each have their own
-        raise DataError(f"{name}: no workbook, or a damaged one: {error}") from None
+        raise DataError(
+            translate("{name}: not a workbook, or a damaged one: {error}", name=name, error=error)
+        ) from None

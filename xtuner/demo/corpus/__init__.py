@@ -8,7 +8,7 @@ line, or a dialogue whose questions may be put in several ways.
     Q: 你是谁？ | 请问你是谁？              Document(turns=((("你是谁？", "请问你是谁？"),
     A: 我是一个小语言模型，还没有名字。                      "我是一个小语言模型，还没有名字。"),))
 
-A file may open with a table. Its documents are then patterns, filled in once for every row:
+A file may begin with a table. Its documents are then patterns, filled in once for every row:
 
     columns: country | capital
     France | Paris                          The capital of France is Paris.
@@ -84,7 +84,7 @@ def split_cells(line: str) -> list[str]:
 
 
 def fill(pattern: str, cells: dict[str, str]) -> str:
-    """`pattern` with its `{names}` replaced, capitalised where one opens a sentence."""
+    """`pattern` with its `{names}` replaced, capitalised at the start of a sentence."""
 
     def put(match: re.Match[str]) -> str:
         cell = cells[match[1]]
@@ -95,7 +95,7 @@ def fill(pattern: str, cells: dict[str, str]) -> str:
 
 
 def all_strings(documents: Iterable[Document]) -> Iterator[str]:
-    """Every piece of text once per place it stands in: what a tokenizer learns from."""
+    """All texts of all documents, on which the tokenizer is trained."""
     for document in documents:
         if document.text:
             yield document.text

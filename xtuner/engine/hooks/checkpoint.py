@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from xtuner.engine.checkpoint import clear_unfinished, remove_checkpoint, save_checkpoint
+from xtuner.engine.checkpoints.background import BackgroundWriter
+from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
 from xtuner.engine.hooks.hook import Hook
-from xtuner.engine.saving import BackgroundWriter
+from xtuner.engine.resume import state_of
 from xtuner.errors import ConfigError, did_you_mean
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 
@@ -45,7 +46,9 @@ class CheckpointHook(Hook):
         save_async: bool = False,
     ):
         if rule is not None and rule not in RULES:
-            raise ConfigError(f"CheckpointHook.rule is {rule!r}; use 'less' or 'greater'")
+            raise ConfigError(
+                translate("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule)
+            )
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -53,7 +56,7 @@ class CheckpointHook(Hook):
         self.save_last = save_last
         self.out_dir = out_dir
         self.save_best = save_best
-        self.is_better = RULES[rule or "less"]
+        self.rule = rule
         self._best_value: float | None = None
         self._writer = BackgroundWriter() if save_async else None
 
@@ -69,14 +72,21 @@ class CheckpointHook(Hook):
     def _check_best(self, runner) -> None:
         if runner.val_loop is None:
             raise ConfigError(
-                "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
-                "val_dataloader = dict(held_out=0.05)"
+                translate(
+                    "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
+                    "val_dataloader = dict(held_out=0.05)"
+                )
             )
         names = runner.val_loop.metric_names
         if self.save_best != "auto" and self.save_best not in names:
             raise ConfigError(
-                f"default_hooks.checkpoint.save_best is {self.save_best!r}, which validation does not "
-                f"measure.{did_you_mean(str(self.save_best), names)} It measures {', '.join(names)}"
+                translate(
+                    "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not "
+                    "measure.{hint} It measures {names}",
+                    save_best=self.save_best,
+                    hint=did_you_mean(str(self.save_best), names),
+                    names=", ".join(names),
+                )
             )
 
     def saves_at(self, runner) -> bool:
@@ -94,7 +104,7 @@ class CheckpointHook(Hook):
         if not self.saves_at(runner):
             return
         number, unit = self._count(runner)
-        logger.info(told("Saving checkpoint at %d %s"), number, told(unit))
+        logger.info(translate("Saving checkpoint at %d %s"), number, translate(unit))
         self._save(runner, f"{self._place(runner)}.pth")
 
     def before_update(self, runner) -> None:
@@ -107,13 +117,17 @@ class CheckpointHook(Hook):
         name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
         value = metrics[name]
         best = self._best_value
-        if math.isnan(value) or not (best is None or self.is_better(value, best)):
+        if math.isnan(value) or not (best is None or self._is_better(runner, name, value, best)):
             return
         number, unit = self._count(runner)
-        said = told("Saving the best checkpoint: %s is %.4f, after %d %s")
-        logger.info(said, name, value, number, told(unit))
+        said = translate("Saving the best checkpoint: %s is %.4f, after %d %s")
+        logger.info(said, name, value, number, translate(unit))
         self._best_value = value
         self._save_best(runner, name)
+
+    def _is_better(self, runner, name: str, value: float, best: float) -> bool:
+        by_model = "greater" if name in runner.model.better_if_larger else "less"
+        return RULES[self.rule or by_model](value, best)
 
     def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["best_value"] = self._best_value
@@ -124,10 +138,11 @@ class CheckpointHook(Hook):
     def after_run(self, runner) -> None:
         self.finish()
 
-    def save_iter(self, runner) -> None:
-        """Save the iteration that is ending, whether or not its turn has come."""
-        logger.info(told("Saving checkpoint at %d iterations"), runner.iter + 1)
-        self._save(runner, f"iter_{runner.iter + 1}.pth")
+    def before_stop(self, runner) -> None:
+        if not self.saves_at(runner):
+            logger.info(translate("Saving checkpoint at %d iterations"), runner.iter + 1)
+            self._save(runner, f"iter_{runner.iter + 1}.pth")
+        self.finish()
 
     def finish(self) -> None:
         """Return when all that was to be written is; raises what went wrong."""
@@ -169,7 +184,7 @@ class CheckpointHook(Hook):
         self._write(runner, state, functools.partial(_write_best, path, stem))
 
     def _state(self, runner, with_optimizer: bool) -> dict[str, Any]:
-        state = runner.state(with_optimizer)
+        state = state_of(runner, with_optimizer)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         return state
 

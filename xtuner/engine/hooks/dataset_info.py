@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from xtuner.dataset.stream import Stream
+from xtuner.dataset.items.streamed import Stream
 from xtuner.engine.hooks.hook import Hook
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
@@ -20,7 +20,12 @@ def beginning(text: str, num_tokens: int) -> str:
     head = "\n".join(lines[:MAX_LINES])[:MAX_CHARACTERS]
     if head == text:
         return text
-    return f"{head}\n... (of {num_tokens} tokens in {len(lines)} lines; xtuner log-dataset CONFIG shows all)"
+    more = translate(
+        "... (of {tokens} tokens in {lines} lines; xtuner log-dataset CONFIG shows all)",
+        tokens=num_tokens,
+        lines=len(lines),
+    )
+    return f"{head}\n{more}"
 
 
 class DatasetInfoHook(Hook):
@@ -33,15 +38,15 @@ class DatasetInfoHook(Hook):
     def before_train(self, runner) -> None:
         dataset = runner.train_dataloader.dataset
         if isinstance(dataset, Stream):
-            logger.info(told("Num train samples: not known, the data is streamed"))
+            logger.info(translate("Num train samples: not known, the data is streamed"))
             first = dataset.first_buffer()[0]
         else:
-            logger.info(told("Num train samples %d"), len(dataset))
+            logger.info(translate("Num train samples %d"), len(dataset))
             first = dataset[0]
         ids = [int(i) for i in first["input_ids"]]
         if self.is_intern_repo_dataset:
             ids = [abs(i) for i in ids]  # a sign marks tokens without loss there
-        logger.info(told("train example:\n%s"), beginning(self._decode(ids), len(ids)))
+        logger.info(translate("train example:\n%s"), beginning(self._decode(ids), len(ids)))
 
     def _decode(self, ids: list[int]) -> str:
         pieces = []

@@ -1,21 +1,36 @@
-"""Sampled answers before, during and after training."""
+"""Sampled answers before, during and after training, all written together."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from xtuner.chat.generate import generate
 from xtuner.chat.session import make_session
 from xtuner.dataset.map_fns import find_template
-from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.hook import Hook
-from xtuner.errors import ConfigError
-from xtuner.language import told
+from xtuner.errors import ConfigError, XTunerError, did_you_mean
+from xtuner.generation.generate import SAMPLING, answer, make_request
+from xtuner.generation.request import End, Event, Piece, Request, Sampling
+from xtuner.language import translate
 from xtuner.log import logger
 
 TOKENS_BEFORE_TRAINING = 50
+TOKENS_BETWEEN_MEETINGS = 16
+# Of `Sampling`, and `do_sample` of transformers.
+_GENERATION_KWARGS = (
+    "do_sample",
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
 
 
 class EvaluateChatHook(Hook):
@@ -42,7 +57,9 @@ class EvaluateChatHook(Hook):
     ):
         if evaluation_images is not None or image_processor is not None:
             raise ConfigError(
-                "EvaluateChatHook: evaluation_images are not available in this version; remove them"
+                translate(
+                    "EvaluateChatHook: evaluation_images are not available in this version; remove them"
+                )
             )
         self.tokenizer = tokenizer
         self.inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else list(evaluation_inputs)
@@ -51,10 +68,13 @@ class EvaluateChatHook(Hook):
             find_template(prompt_template) if isinstance(prompt_template, str) else prompt_template
         )
         self.every_n_iters = every_n_iters
-        self.max_new_tokens = max_new_tokens
+        kwargs = _checked(generation_kwargs or {})
+        self.max_new_tokens = kwargs.pop("max_new_tokens", max_new_tokens)
+        if not kwargs.pop("do_sample", True):
+            kwargs["temperature"] = 0.0
+        self.generation_kwargs = kwargs
         given = [*stop_words, *([stop_word] if stop_word else [])]
         self.stop_words = given
-        self.generation_kwargs = dict(generation_kwargs or {})
         self._sampled_after: int | None = None
 
     def before_train(self, runner) -> None:
@@ -62,7 +82,7 @@ class EvaluateChatHook(Hook):
         self._sample(runner, TOKENS_BEFORE_TRAINING)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
-        saved = any(isinstance(h, CheckpointHook) and h.saves_at(runner) for h in runner.hooks)
+        saved = runner.saves_at()
         if not (saved or self.every_n_train_iters(runner, self.every_n_iters or 0)):
             return
         logger.info("after_train_iter in EvaluateChatHook.")
@@ -80,38 +100,127 @@ class EvaluateChatHook(Hook):
         self._sample(runner, self.max_new_tokens)
 
     def _sample(self, runner, max_new_tokens: int) -> list[str]:
-        answers = []
-        for text in self.inputs:
-            if runner.train_loop is not None and runner.train_loop.stop_asked():
-                logger.info(told("No more samples: the run is asked to stop"))
-                break
-            try:
-                answer = self._answer(runner, text, max_new_tokens)
-            # Training is worth more than a look at it.
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                logger.warning(told("No sample for %r: %s: %s"), text, type(error).__name__, error)
-                logger.debug("", exc_info=True)
-                continue
-            logger.info(told("Sample output:\n%s\n"), answer)
-            if runner.world.is_first:
-                runner.visualizer.add_text(f"sample/{text}", answer, runner.iter)
-            answers.append(answer)
-        return answers
+        """The answers to all inputs, written together, each below its prompt; without those that failed."""
+        samples = [self._prepare(runner, text, max_new_tokens) for text in self.inputs]
+        meeting = _Meeting(runner, [sample.request for sample in samples if sample.request is not None])
+        meeting.meet(is_writing=True)
+        if not meeting.is_stopped:
+            write = functools.partial(
+                answer,
+                runner.model.llm,
+                self.tokenizer,
+                meeting.requests,
+                after_step=meeting.after_step,
+            )
+            with runner.optim_wrapper.autocast():
+                runner.backend.sample(write)
+            meeting.wait()
+        if any(sample.is_cut for sample in samples):
+            logger.info(translate("No more samples: the run is asked to stop"))
+        return [found for sample in samples if (found := self._report(runner, sample)) is not None]
 
-    def _answer(self, runner, text: str, max_new_tokens: int) -> str:
-        bot_name = runner.cfg.get("bot_name", "BOT")
-        session = make_session(self.tokenizer, self.template, self.system, bot_name)
-        stop_words = list(dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words]))
-        ids = session.ask(text, max_new_tokens)
-        sample = functools.partial(
-            generate,
-            runner.model.llm,
-            self.tokenizer,
-            ids,
-            max_new_tokens=max_new_tokens,
-            stop_words=stop_words,
-            **{"seed": runner.seed, **self.generation_kwargs},
-        )
-        with runner.optim_wrapper.autocast():
-            answer = runner.backend.sample(sample)
-        return self.tokenizer.decode(ids) + answer
+    def _prepare(self, runner, text: str, max_new_tokens: int) -> _Sample:
+        sample = _Sample(text, runner.backend.gathers_weights and runner.world.size > 1)
+        try:
+            bot_name = runner.cfg.get("bot_name", "BOT")
+            session = make_session(self.tokenizer, self.template, self.system, bot_name)
+            words = dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words])
+            given = {**SAMPLING, **self.generation_kwargs, "max_new_tokens": max_new_tokens}
+            # Processes that gather weights together must choose the same tokens.
+            seed = runner.seed if given.get("seed") is None else given["seed"]
+            sampling = Sampling(**{**given, "seed": seed, "stop_words": [*words]})
+            prompt = session.ask(text, max_new_tokens)
+            sample.request = make_request(runner.model.llm, prompt, sampling, sample.listen)
+        # Training is worth more than a look at it. All processes come here with the same.
+        except Exception as error:
+            sample.error = error
+        return sample
+
+    def _report(self, runner, sample: _Sample) -> str | None:
+        if sample.error is not None:
+            kind = type(sample.error).__name__
+            logger.warning(translate("No sample for %r: %s: %s"), sample.text, kind, sample.error)
+            logger.debug("", exc_info=sample.error)
+            return None
+        if sample.request is None or sample.is_cut:
+            return None
+        found = self.tokenizer.decode(sample.request.prompt) + "".join(sample.pieces)
+        logger.info(translate("Sample output:\n%s\n"), found)
+        if runner.world.is_first:
+            runner.visualizer.add_text(f"sample/{sample.text}", found, runner.iter)
+        return found
+
+
+def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    for name in kwargs:
+        if name not in _GENERATION_KWARGS:
+            hint, known = did_you_mean(name, _GENERATION_KWARGS), ", ".join(_GENERATION_KWARGS)
+            raise ConfigError(
+                translate(
+                    "EvaluateChatHook: generation_kwargs has an unknown name {name!r}.{hint} Known: {known}",
+                    name=name,
+                    hint=hint,
+                    known=known,
+                )
+            )
+    return dict(kwargs)
+
+
+@dataclass
+class _Sample:
+    """One input and what came of it.
+
+    `raises`: an error of the model ends the run, since other processes wait in the forward that it has left.
+    """
+
+    text: str
+    raises: bool
+    request: Request | None = None
+    pieces: list[str] = field(default_factory=list)
+    end: End | None = None
+    error: Exception | None = None
+
+    def listen(self, event: Event) -> None:
+        if isinstance(event, Piece):
+            self.pieces.append(event.text)
+        elif isinstance(event, End):
+            self.end = event
+        elif self.raises and not isinstance(event.error, XTunerError):
+            raise event.error
+        else:
+            self.error = event.error
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the answer did not come to its end because the run is asked to stop."""
+        return self.error is None and (self.end is None or self.end.finish == "cancelled")
+
+
+class _Meeting:
+    """Processes that sample side by side agree on whether to stop; each stays until the last has ended."""
+
+    def __init__(self, runner, requests: list[Request]) -> None:
+        self.requests = requests
+        self.is_stopped = False
+        self._runner = runner
+        self._num_steps = 0
+
+    def after_step(self) -> None:
+        """Meet after every so many tokens."""
+        self._num_steps += 1
+        if self._num_steps % TOKENS_BETWEEN_MEETINGS == 0:
+            self.meet(is_writing=True)
+
+    def wait(self) -> None:
+        """Meet until nobody writes any more."""
+        while self.meet(is_writing=False):
+            pass
+
+    def meet(self, is_writing: bool) -> bool:
+        """Whether any process still writes; every process must come here."""
+        loop = self._runner.train_loop
+        if loop is not None and loop.stop_asked():
+            self.is_stopped = True
+            for request in self.requests:
+                request.cancelled = True
+        return bool(self._runner.world.all_reduce_max(is_writing))

@@ -1,4 +1,4 @@
-"""The moments of a run, and who is told of them in which order.
+"""The moments of a run, and the order in which hooks are called.
 
     before_run
       before_train
@@ -8,10 +8,11 @@
           before_update                                     each time that weights are about to change
         after_train_epoch
         before_val_epoch, after_val_epoch                   around each validation, within after_train_iter
+          before_stop                                       after_train_iter, if the run was asked to stop
       after_train
     after_run          before_save_checkpoint, after_load_checkpoint
 
-Any object with some of these methods is a hook; a smaller priority is told earlier.
+Any object with some of these methods is a hook; a smaller priority is called earlier.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.errors import ConfigError, did_you_mean
+from xtuner.language import translate
 
 PRIORITIES = {
     "HIGHEST": 0,
@@ -43,6 +45,7 @@ MOMENTS = [
     "before_train_iter",
     "after_train_iter",
     "before_update",
+    "before_stop",
     "before_val_epoch",
     "after_val_epoch",
     "before_save_checkpoint",
@@ -59,11 +62,14 @@ class Hook:
     def after_run(self, runner) -> None: ...
     def before_train(self, runner) -> None: ...
     def after_train(self, runner) -> None: ...
+    def before_fetch(self, runner) -> None: ...
+    def after_fetch(self, runner) -> None: ...
     def before_train_epoch(self, runner) -> None: ...
     def after_train_epoch(self, runner) -> None: ...
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None: ...
     def before_update(self, runner) -> None: ...
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None: ...
+    def before_stop(self, runner) -> None: ...
     def before_val_epoch(self, runner) -> None: ...
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None: ...
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None: ...
@@ -95,11 +101,20 @@ def sort_hooks(hooks: list[tuple[Any, str | int | None]]) -> list[Any]:
 def _rank(hook: Any, priority: str | int | None) -> int:
     if not any(callable(getattr(hook, moment, None)) for moment in MOMENTS):
         raise ConfigError(
-            f"{type(hook).__name__} is no hook: it has none of the methods {', '.join(MOMENTS)}"
+            translate(
+                "{kind} is not a hook: it has none of the methods {names}",
+                names=", ".join(MOMENTS),
+                kind=type(hook).__name__,
+            )
         )
     value = getattr(hook, "priority", "NORMAL") if priority is None else priority
     if isinstance(value, str) and value.upper() not in PRIORITIES:
         raise ConfigError(
-            f"priority {value!r} of {type(hook).__name__} is unknown.{did_you_mean(value, PRIORITIES)}"
+            translate(
+                "priority {value!r} of {kind} is unknown.{hint}",
+                value=value,
+                hint=did_you_mean(value, PRIORITIES),
+                kind=type(hook).__name__,
+            )
         )
     return PRIORITIES[value.upper()] if isinstance(value, str) else int(value)

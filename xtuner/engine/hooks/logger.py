@@ -60,9 +60,12 @@ class LoggerHook(Hook):
 
     def _write(self, runner, batch_idx: int) -> None:
         history = runner.history
+        history.add_parts(runner.world.sum)
         if not runner.world.is_first:
             return
-        values = {n: history.mean(n) if n in _SMOOTHED or "loss" in n else history.last(n) for n in history}
+        smoothed = (*_SMOOTHED, *runner.model.metrics)
+        values = {n: history.mean(n) if n in smoothed or "loss" in n else history.last(n) for n in history}
+        values = {"lr": values["lr"], **values}
         memory = peak_bytes(runner.device) // 2**20
         passed = time.perf_counter() - self._started
         left = passed / (runner.iter + 1 - self._first) * (runner.max_iters - runner.iter - 1)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.model import attention
+from xtuner.model.packed import boundaries_of
 
 
 class NEFTuneHook(Hook):
@@ -21,15 +23,22 @@ class NEFTuneHook(Hook):
 
     def __init__(self, noise_alpha: float = 5.0):
         if not noise_alpha > 0:
-            raise ConfigError(f"NEFTuneHook.noise_alpha is {noise_alpha!r}; it must be a number above 0")
+            raise ConfigError(
+                translate(
+                    "NEFTuneHook.noise_alpha is {noise_alpha!r}; it must be a number above 0",
+                    noise_alpha=noise_alpha,
+                )
+            )
         self.noise_alpha = noise_alpha
         self._lengths: Tensor | None = None
 
     def before_train(self, runner) -> None:
         if (runner.cfg.get("sequence_parallel_size") or 1) > 1:
             raise ConfigError(
-                "NEFTuneHook: processes that share a row do not know its samples; remove the hook, or set "
-                "sequence_parallel_size = 1"
+                translate(
+                    "NEFTuneHook does not work with sequence parallelism, where no process has whole "
+                    "samples; remove the hook, or set sequence_parallel_size = 1"
+                )
             )
         embedding = runner.model.llm.get_input_embeddings()
         self._handle = embedding.register_forward_hook(self._add_noise)
@@ -38,7 +47,7 @@ class NEFTuneHook(Hook):
         self._handle.remove()
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        lengths = torch.cat([borders.diff() for borders in data_batch["data"]["cumulative_len"]])
+        lengths = torch.tensor(boundaries_of(data_batch["data"])).diff()
         self._lengths = lengths.repeat_interleave(lengths)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:

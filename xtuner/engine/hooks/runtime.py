@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -10,14 +11,14 @@ from xtuner.log import say_once
 
 
 class RuntimeInfoHook(Hook):
-    """Records the rate, the loss and the gradient norm of every iteration."""
+    """Records the learning rate of every iteration and the gradient norm of every update."""
 
     priority = "VERY_HIGH"
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
         runner.history.record("lr", runner.optim_wrapper.param_groups[0]["lr"])
-        for name, value in (outputs or {}).items():
-            runner.history.record(name, value)
+        if "grad_norm" in (outputs or {}):
+            runner.history.record("grad_norm", outputs["grad_norm"])
 
 
 class IterTimerHook(Hook):
@@ -55,9 +56,11 @@ class DistSamplerSeedHook(Hook):
 
 
 class VarlenAttnArgsToMessageHubHook(Hook):
-    """Stands for configs that name it: sample borders travel in the batch."""
+    """Stands for configs that name it: sample boundaries travel in the batch."""
 
     def before_run(self, runner) -> None:
         say_once(
-            "VarlenAttnArgsToMessageHubHook is not needed: packed samples never see each other; remove it", 20
+            "VarlenAttnArgsToMessageHubHook is not needed: packed samples never attend to each "
+            "other; remove it",
+            logging.INFO,
         )

@@ -15,14 +15,16 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
 from xtuner.estimate.speed import card_rate, flops_per_token
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger
+from xtuner.model.packed import boundaries_of
 from xtuner.model.recompute import recomputes
 from xtuner.utils.constants import IGNORE_INDEX
 
@@ -77,9 +79,9 @@ class ThroughputHook(Hook):
         self._peak = peak_rate(runner.device, runner.optim_wrapper)
         if self._peak and self._shape:
             logger.info(
-                told("mfu counts the operations that training needs, hfu also recomputed ones, as shares of "
-                "%.3g TFLOP/s%s"),
-                self._peak / 1e12, "" if runner.device.type == "cuda" else told(", measured here"),
+                translate("mfu counts the operations that training needs, hfu also recomputed ones, as "
+                "shares of %.3g TFLOP/s%s"),
+                self._peak / 1e12, "" if runner.device.type == "cuda" else translate(", measured here"),
             )  # fmt: skip
         self._last = time.perf_counter()
 
@@ -87,7 +89,7 @@ class ThroughputHook(Hook):
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         data = data_batch["data"]
-        lengths = sample_lengths(data)
+        lengths = np.diff(boundaries_of(data)).tolist()
         passed *= runner.world.sequence_size
         trained = int((data["labels"] != IGNORE_INDEX).sum()) if "labels" in data else 0
         full = runner.forecast.training.tokens if runner.forecast else data["input_ids"].numel()
@@ -122,13 +124,3 @@ def peak_rate(device: torch.device, optim_wrapper: Any) -> float | None:
         a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * 768**3 / min(seconds)
-
-
-def sample_lengths(data: dict[str, Any]) -> list[int]:
-    """The length of every sample in a batch, those inside packs one by one, in tokens without padding."""
-    if data.get("cumulative_len") is not None:
-        return [int(n) for borders in data["cumulative_len"] for n in borders.diff()]
-    if data.get("attention_mask") is not None:
-        return data["attention_mask"].sum(1).tolist()
-    rows, length = data["input_ids"].shape
-    return [length] * rows

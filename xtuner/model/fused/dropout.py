@@ -2,7 +2,7 @@
 
 seed (64 bits)     one per mask, from the process's own generator
 bits [n]           16 random bits for each element, the same for the same seed
-mask [...]         1 where bits >= share x 65536, else 0
+mask [...]         1 where bits >= rate x 65536, else 0
 
 On a CPU torch draws random numbers on one thread alone, so bits are hashes of their places there, which all
 threads compute: counters mixed by the last step of Appleby's MurmurHash3, the idea of Salmon et al. 2011
@@ -27,11 +27,11 @@ def new_seed() -> int:
     return int(torch.empty((), dtype=torch.int64).random_())
 
 
-def kept(x: Tensor, share: float, seed: int) -> Tensor:
-    """1 where dropout of `share` keeps `x`, else 0, as integers of its width."""
+def kept(x: Tensor, rate: float, seed: int) -> Tensor:
+    """1 where dropout of that rate keeps `x`, else 0, as integers of its width."""
     mask = torch.empty(x.shape, dtype=_INTEGERS[x.itemsize], device=x.device)
     bits = _random_bits(x.numel(), seed, x.device).view(x.shape)
-    return torch.ge(bits, round(share * 65536) - 32768, out=mask)
+    return torch.ge(bits, round(rate * 65536) - 32768, out=mask)
 
 
 def masked(x: Tensor, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xtuner.model.foreign import is_proven
 from xtuner.model.fused.linear import compute_dtype, is_lora
 
 grouped_mm = getattr(functional, "grouped_mm", None)  # torch 2.10
@@ -37,6 +38,15 @@ def is_on_parameter(module: nn.Module) -> bool:
     return is_lora(module) and hasattr(module, "parameter_name")
 
 
+def are_proven(kind: Any) -> bool:
+    """Whether peft's class `kind` and transformers' interface are those that this was proven against."""
+    from transformers.integrations import moe
+
+    found = kind, kind.get_delta_weight, moe.use_experts_implementation, moe._default_apply_gate
+    cost = "adapters of experts run as peft has them, to the same result, with several times the memory"
+    return all(is_proven(code, cost) for code in found)
+
+
 def adapted_experts(module: Any) -> dict[str, LowRank] | None:
     """The adapters around an experts module; None where that is more than plain LoRA on known experts."""
     base = module.get_base_layer()
@@ -53,8 +63,9 @@ def adapted_experts(module: Any) -> dict[str, LowRank] | None:
 
 
 def _is_known(base: Any) -> bool:
-    needed = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate", "down_proj")
-    return all(hasattr(base, name) for name in needed) and not base._is_expert_parallel
+    needed = ("has_gate", "has_bias", "is_transposed", "_apply_gate", "down_proj")
+    is_parallel = getattr(base, "_is_expert_parallel", False)  # transformers 5.18
+    return all(hasattr(base, name) for name in needed) and not is_parallel
 
 
 def _low_rank(module: Any) -> LowRank | None:
@@ -82,7 +93,7 @@ def experts(base: Any, adapters: dict[str, LowRank], x: Tensor, chosen: Tensor, 
     hidden = _product(base, first, adapters, rows, counts, expert_of)
     hidden = base._apply_gate(hidden) if base.has_gate else base.act_fn(hidden)
     out = _product(base, "down_proj", adapters, hidden, counts, expert_of)
-    if base.has_post_expert_norm:
+    if getattr(base, "has_post_expert_norm", False):  # transformers 5.20
         out = base.post_expert_norm(out)
     out = out * weights.flatten()[order, None]
     back = torch.empty_like(order)

@@ -7,7 +7,9 @@
     experts with adapters       low-rank products on routed tokens    its own forward
     any other LoRA layer        one function                          its own forward
 
-Parameters, names and checkpoints stay as they are: only `forward` of single modules is replaced.
+Parameters, names and checkpoints stay as they are: only `forward` of single modules is replaced, of classes
+that families.py names, and where the installed class has the forward pass that ours was proven against
+(xtuner/model/foreign.py). A module whose forward another library has set is left alone.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xtuner.families import FAMILIES
-from xtuner.model.fused.experts import adapted_experts, experts, is_on_parameter
-from xtuner.model.fused.linear import adapted, is_lora, lora_linears
+from xtuner.families import FAMILIES, family_of
+from xtuner.language import translate
+from xtuner.log import say_once
+from xtuner.model.foreign import is_proven
+from xtuner.model.fused.experts import adapted_experts, are_proven, experts, is_on_parameter
+from xtuner.model.fused.linear import adapted, is_lora, is_proven_lora, lora_linears
 from xtuner.model.fused.mlp import gated_mlp
 from xtuner.model.fused.norm import rms_norm
 from xtuner.model.fused.rotary import rotate
@@ -30,46 +35,85 @@ _ATTENTION = {fused.attention for fused in _FUSED}
 _NORMS = {fused.norm for fused in _FUSED}
 # Class -> names of its gate, up and down layers.
 _MLPS = {fused.mlp: fused.gated for fused in _FUSED}
+_COST = "it trains as it is, to the same result, with more time and memory"
 
 
 def fuse(llm: nn.Module) -> int:
     """How many modules of `llm` train through a fused function from now on."""
     count = 0
     inner: set[Any] = set()
+    _tell_of_missing(llm)
     for module in llm.modules():
-        name = type(module).__name__
-        forward: Callable[..., Any] | None = None
-        if name in _ATTENTION:
-            forward = _attention
-        elif name in _MLPS and "SiLU" in type(module.act_fn).__name__:
-            forward = _mlp
-        elif name in _NORMS:
-            forward = _norm
-        elif is_on_parameter(module):
+        if is_on_parameter(module):
             forward = None if module in inner else _experts
             inner.add(module.base_layer)
-        elif is_lora(module):
-            forward = _linear
-        if forward is not None:
+        else:
+            forward = _function_for(module)
+        if forward is not None and _has_own_forward(module) and _is_known(module):
             # A bound method, so that a deep copy of the model is bound to the copy.
             module.forward = MethodType(forward, module)
             count += 1
     return count
 
 
+def _tell_of_missing(llm: Any) -> None:
+    """Say which layers the row of this family names and its model lacks: they may have moved."""
+    fused = family_of(llm.config).fused if hasattr(llm, "config") else None
+    if fused is None:
+        return
+    found = {_path(module) for module in llm.modules()}
+    for path in (fused.attention, fused.norm, fused.mlp):
+        if path is not None and path not in found:
+            say_once(
+                "No layer of this model is a {path}, as its family's are: {cost}",
+                path=path,
+                cost=translate(_COST),
+            )
+
+
+def _path(module: nn.Module) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _function_for(module: Any) -> Callable[..., Any] | None:
+    path = _path(module)
+    if path in _ATTENTION:
+        return _attention
+    if path in _MLPS and "SiLU" in type(module.act_fn).__name__:
+        return _mlp
+    if path in _NORMS:
+        return _norm
+    return _linear if is_lora(module) else None
+
+
+def _is_known(module: nn.Module) -> bool:
+    if is_on_parameter(module):
+        return are_proven(type(module))
+    if is_lora(module):
+        return is_proven_lora(type(module))
+    if type(module).__module__.startswith("xtuner."):
+        return True
+    return is_proven(type(module), _COST)
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    """Whether no one, or `fuse`, has set a forward of this one module."""
+    forward = vars(module).get("forward")
+    return forward is None or getattr(forward, "__module__", None) == __name__
+
+
 def tile(llm: nn.Module, rows: int) -> None:
     """Let gated MLPs with adapters take `rows` rows at a time, and compute them again in backward."""
     module: Any
     for module in llm.modules():
-        if type(module).__name__ in _MLPS:
+        if _path(module) in _MLPS:
             module.tile_rows = rows
 
 
 def unfuse(llm: nn.Module) -> None:
     """Give the modules of `llm` that `fuse` changed their own forward back."""
     for module in llm.modules():
-        forward = module.__dict__.get("forward")
-        if getattr(forward, "__module__", None) == __name__:
+        if "forward" in vars(module) and _has_own_forward(module):
             del module.__dict__["forward"]
 
 
@@ -96,7 +140,7 @@ def _norm(self: Any, hidden_states: Tensor) -> Tensor:
 def _mlp(self: Any, x: Tensor) -> Tensor:
     if not self.training:
         return type(self).forward(self, x)
-    gate, up, down = (getattr(self, name) for name in _MLPS[type(self).__name__])
+    gate, up, down = (getattr(self, name) for name in _MLPS[_path(self)])
     return gated_mlp(x, gate, up, down, getattr(self, "tile_rows", None))
 
 

@@ -20,12 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from xtuner.model.foreign import is_proven
 from xtuner.model.fused.dropout import kept, masked, new_seed
+
+_LORA = {
+    "peft.tuners.lora.layer.Linear",
+    "peft.tuners.lora.bnb.Linear4bit",
+    "peft.tuners.lora.bnb.Linear8bitLt",
+}
+_COST = "adapters run as peft has them, to the same result, with more time and memory"
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """One linear layer: its frozen base, its adapter, `scaling` as peft has it and the share dropped."""
+    """One linear layer: its frozen base, its adapter, `scaling` as peft has it and the dropout rate."""
 
     base: nn.Module
     a: Tensor
@@ -43,9 +51,14 @@ def is_lora(module: nn.Module) -> TypeGuard[Any]:
     return isinstance(module, LoraLayer)
 
 
+def is_proven_lora(kind: type) -> bool:
+    """Whether this class of peft's is one that the functions here were proven against."""
+    return f"{kind.__module__}.{kind.__qualname__}" in _LORA and is_proven(kind, _COST)
+
+
 def adapted(module: nn.Module) -> Adapted | None:
     """What peft's LoRA layer `module` computes just now; None where that is more than plain LoRA."""
-    if not is_lora(module) or not _is_frozen_linear(module.base_layer):
+    if not is_lora(module) or not is_proven_lora(type(module)) or not _is_frozen_linear(module.base_layer):
         return None
     if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return None
@@ -53,19 +66,21 @@ def adapted(module: nn.Module) -> Adapted | None:
     if name not in module.lora_A or name in module.lora_variant or getattr(module, "fan_in_fan_out", False):
         return None
     dropout = module.lora_dropout[name]
-    share = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-    if not isinstance(dropout, (nn.Dropout, nn.Identity)) or share >= 1:
+    rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
+    if not isinstance(dropout, (nn.Dropout, nn.Identity)) or rate >= 1:
         return None
     a, b = module.lora_A[name], module.lora_B[name]
     if type(a) is not nn.Linear or type(b) is not nn.Linear or a.bias is not None or b.bias is not None:
         return None
-    return Adapted(module.base_layer, a.weight, b.weight, module.scaling[name], share)
+    return Adapted(module.base_layer, a.weight, b.weight, module.scaling[name], rate)
 
 
 def _is_frozen_linear(base: nn.Module) -> bool:
     if any(p.requires_grad for p in base.parameters()):
         return False
-    return type(base) is nn.Linear or _quantised_bits(base) is not None
+    if type(base) is nn.Linear:
+        return True
+    return _quantised_bits(base) is not None and is_proven(type(base), _COST)
 
 
 def _quantised_bits(base: nn.Module) -> int | None:
@@ -112,6 +127,8 @@ def in_one_dtype(*inputs: Tensor) -> tuple[Tensor, ...]:
 
 def _autocast_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
+    if kind == "meta":  # which torch has no autocast for
+        return x.dtype
     lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
@@ -130,17 +147,17 @@ class Group:
 
     def __init__(self, layers: tuple[Adapted, ...]):
         self.bases = tuple(layer.base for layer in layers)
-        self.share = layers[0].dropout
+        self.rate = layers[0].dropout
         # What dropout keeps is scaled up once, here.
-        self.scales = tuple(layer.scaling / (1 - self.share) for layer in layers)
+        self.scales = tuple(layer.scaling / (1 - self.rate) for layer in layers)
         self.ranks = [len(layer.a) for layer in layers]
-        self.seed = new_seed() if self.share else 0
+        self.seed = new_seed() if self.rate else 0
 
     def forward(self, x: Tensor, adapters: tuple[Tensor, ...]) -> tuple[list[Tensor], Saved]:
         """Outputs of all layers for `x [N, k]`; `adapters` are A and B of each in turn."""
         a = torch.cat([w.to(x.dtype) for w in adapters[::2]])
         bs = [(w * scale).to(x.dtype) for w, scale in zip(adapters[1::2], self.scales, strict=True)]
-        hidden = (masked(x, kept(x, self.share, self.seed)) if self.share else x) @ a.T
+        hidden = (masked(x, kept(x, self.rate, self.seed)) if self.rate else x) @ a.T
         parts = hidden.split(self.ranks, dim=1)
         ys = [_base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
         return ys, Saved(hidden, a, bs)
@@ -151,7 +168,7 @@ class Group:
         """Gradients of `x` and of all adapters in turn."""
         parts = saved.hidden.split(self.ranks, dim=1)
         d_hidden = torch.cat([dy @ b for dy, b in zip(dys, saved.bs, strict=True)], dim=1)
-        mask = kept(x, self.share, self.seed) if self.share else None
+        mask = kept(x, self.rate, self.seed) if self.rate else None
         d_a = d_hidden.T @ (x if mask is None else masked(x, mask))
         wide = torch.promote_types(x.dtype, torch.float32)
         d_bs = [(dy.T @ h).to(wide).mul_(scale) for dy, h, scale in zip(dys, parts, self.scales, strict=True)]

@@ -72,23 +72,23 @@ def _backward(
 
 
 @functools.lru_cache(maxsize=2)
-def _places(borders: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
-    """The borders of samples of rounded length, and where in them each token stands."""
-    lengths = [end - start for start, end in itertools.pairwise(borders)]
-    spread = tuple(itertools.accumulate(map(rounded, lengths), initial=0))
-    moved = torch.tensor([new - old for new, old in zip(spread, borders, strict=True)][:-1])
-    return spread, torch.arange(borders[-1]) + moved.repeat_interleave(torch.tensor(lengths))
+def _places(boundaries: tuple[int, ...]) -> tuple[tuple[int, ...], Tensor]:
+    """The boundaries of samples of rounded length, and where in them each token stands."""
+    lengths = [end - start for start, end in itertools.pairwise(boundaries)]
+    padded = tuple(itertools.accumulate(map(rounded, lengths), initial=0))
+    moved = torch.tensor([new - old for new, old in zip(padded, boundaries, strict=True)][:-1])
+    return padded, torch.arange(boundaries[-1]) + moved.repeat_interleave(torch.tensor(lengths))
 
 
-def _spread(x: Tensor, length: int, places: Tensor) -> Tensor:
+def _padded(x: Tensor, length: int, places: Tensor) -> Tensor:
     """`x [H, N, D]` as a contiguous `[H, length, D]`, zero between the samples."""
     return x.new_zeros(len(x), length, x.shape[-1]).index_copy_(1, places, x)
 
 
-def _samples(borders: Sequence[int], key_heads: int, *rows: Tensor) -> Iterator[list[Tensor]]:
+def _samples(boundaries: Sequence[int], key_heads: int, *rows: Tensor) -> Iterator[list[Tensor]]:
     """Of each sample its part of all `rows [H, N, D]`, as views `[key heads, heads each, T, D]`."""
     grouped = [x.unflatten(0, (key_heads, -1)) for x in rows]
-    for start, end in itertools.pairwise(borders):
+    for start, end in itertools.pairwise(boundaries):
         if end > start:
             yield [x[:, :, start:end] for x in grouped]
 
@@ -97,30 +97,32 @@ class _PackedCausal(torch.autograd.Function):
     """What stands between samples comes after them, so no query of theirs sees it, and has no gradient."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, borders: list[int], scale: float) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, boundaries: list[int], scale: float) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.borders, ctx.scale = tuple(borders), scale
+        ctx.boundaries, ctx.scale = tuple(boundaries), scale
         ctx.wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-        spread, places = _places(ctx.borders)
-        q, k, v = (_spread(x, spread[-1], places) for x in (q, k, v))
+        padded, places = _places(ctx.boundaries)
+        q, k, v = (_padded(x, padded[-1], places) for x in (q, k, v))
         out = torch.empty(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
-        for sample in _samples(spread, len(k), q.to(ctx.wide), k.to(ctx.wide), v, out):
+        for sample in _samples(padded, len(k), q.to(ctx.wide), k.to(ctx.wide), v, out):
             _forward(scale, *sample)
         return out.index_select(1, places)
 
     @staticmethod
     def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        spread, places = _places(ctx.borders)
-        q, k, v, d_out = (_spread(x, spread[-1], places) for x in (*ctx.saved_tensors, d_out))
+        padded, places = _places(ctx.boundaries)
+        q, k, v, d_out = (_padded(x, padded[-1], places) for x in (*ctx.saved_tensors, d_out))
         wide = q.to(ctx.wide), k.to(ctx.wide)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for sample in _samples(spread, len(k), q, k, v, *wide, d_out, dq, dk, dv):
+        for sample in _samples(padded, len(k), q, k, v, *wide, d_out, dq, dk, dv):
             _backward(ctx.scale, *sample)
         dq, dk, dv = (x.index_select(1, places) for x in (dq, dk, dv))
         return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None, None
 
 
-def packed_causal(query: Tensor, key: Tensor, value: Tensor, borders: list[int], scale: float) -> Tensor:
+def packed_causal(
+    query: Tensor, key: Tensor, value: Tensor, boundaries: Sequence[int], scale: float
+) -> Tensor:
     """`[1, N, H, D]`: each sample of `query [1, H, N, D]` attends to itself; `key` may have fewer heads."""
-    out = _PackedCausal.apply(query[0], key[0], value[0], borders, scale)
+    out = _PackedCausal.apply(query[0], key[0], value[0], boundaries, scale)
     return out.transpose(0, 1)[None].contiguous()  # some families take a view of it

@@ -4,7 +4,7 @@
     everywhere but in attention             tokens 0-3            tokens 4-7            all heads
     in attention                            tokens 0-7, heads 0 1 tokens 0-7, heads 2 3
 
-Labels are found on the whole row before it is cut, so none is lost where one part ends. Borders of packed
+Labels are found on the whole row before it is cut, so none is lost where one part ends. Boundarys of packed
 samples are those of the whole row, which attention sees again.
 """
 
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from xtuner.errors import ConfigError
+from xtuner.language import translate
 
 
 def padded_length(length: int, group: Any) -> int:
@@ -33,11 +34,16 @@ def own_part(tensor: Tensor, dim: int, group: Any) -> Tensor:
     return tensor.chunk(dist.get_world_size(group), dim)[dist.get_rank(group)]
 
 
-def own_pieces(borders: Sequence[int], group: Any) -> list[tuple[int, int]]:
+def own_range(length: int, group: Any) -> tuple[int, int]:
+    """The first token of this process's part of `length` tokens, and the one after its last."""
+    part = length // dist.get_world_size(group)
+    return part * dist.get_rank(group), part * (dist.get_rank(group) + 1)
+
+
+def own_pieces(boundaries: Sequence[int], group: Any) -> list[tuple[int, int]]:
     """Of each sample in this process's part of a row: how many of its tokens are here, and its length."""
-    part = borders[-1] // dist.get_world_size(group)
-    start = part * dist.get_rank(group)
-    here = [(min(b, start + part) - max(a, start), b - a) for a, b in itertools.pairwise(borders)]
+    start, end = own_range(boundaries[-1], group)
+    here = [(min(b, end) - max(a, start), b - a) for a, b in itertools.pairwise(boundaries)]
     return [(count, length) for count, length in here if count > 0]
 
 
@@ -82,6 +88,12 @@ def check_heads(num_heads: int, num_kv_heads: int, size: int) -> None:
     if num_heads % size or num_heads % kv:
         possible = [n for n in range(1, num_heads + 1) if num_heads % n == 0]
         raise ConfigError(
-            f"sequence_parallel_size is {size}, but the model has {num_heads} heads of attention "
-            f"({num_kv_heads} for keys): it must be one of {', '.join(map(str, possible))}"
+            translate(
+                "sequence_parallel_size is {size}, but the model has {num_heads} attention heads "
+                "({num_kv_heads} for keys): it must be one of {sizes}",
+                size=size,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                sizes=", ".join(map(str, possible)),
+            )
         )

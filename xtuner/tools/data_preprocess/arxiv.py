@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xtuner.log import start_console
 from xtuner.prepare.arxiv import CATEGORIES, START_DATE, select_papers
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from xtuner.log import start_console
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from xtuner.log import start_console
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from xtuner.errors import ConfigError
-from xtuner.tools.config_argument import add_config, add_options
-from xtuner.tools.parser import Parser
-from xtuner.tools.survey_config import add_strict, open_data
+from xtuner.tools.arguments.config import add_config, add_options
+from xtuner.tools.arguments.data import add_strict, open_data
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on the disk."""
     args = parse_args(argv)
     data = open_data(args)
-    from xtuner.dataset.summary import check_strict, summary
+    from xtuner.dataset.items.summary import check_strict, summary
 
     for origin in data.origins:
         if origin.streaming:
@@ -44,5 +44,5 @@ def main(argv: list[str] | None = None) -> int:
         if folder is not None:
             size = sum(file.stat().st_size for file in folder.iterdir())
             print(f"  key     {folder.name}\n  folder  {folder} ({size / 1e6:,.1f} MB)")
-        print(f"  {summary(dataset.stats, origin.max_length)}")
+        print(f"  {summary(dataset.stats, origin.max_length, origin.max_length)}")
     return 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from xtuner.language import told
+from xtuner.language import translate
 from xtuner.log import logger, start_console
 from xtuner.model_folder import check_model_path, looks_local
 from xtuner.paths import check_adapter_path
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,5 +60,5 @@ def main(argv: list[str] | None = None) -> int:
     )
     print("All done!")
     if not args.is_clip:
-        logger.info(told("Next: xtuner chat %s"), shlex.quote(args.save_dir))
+        logger.info(translate("Next: xtuner chat %s"), shlex.quote(args.save_dir))
     return 0

@@ -6,7 +6,7 @@ import argparse
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

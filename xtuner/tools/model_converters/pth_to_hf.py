@@ -7,8 +7,8 @@ import argparse
 from xtuner.checkpoint_paths import check_exists
 from xtuner.errors import ConfigError
 from xtuner.log import start_console
-from xtuner.tools.config_argument import add_options, read_config
-from xtuner.tools.parser import Parser
+from xtuner.tools.arguments.config import add_options, read_config
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,0 +1,74 @@
+"""What this version does not have is said in one plain line, from one table."""
+
+import pytest
+
+from xtuner.check.checks import check_config
+from xtuner.check.source import NameMissingError, look_up
+from xtuner.config import Ref, parse_config
+from xtuner.config.unsupported import NAMES, SETTINGS, feature_of
+from xtuner.errors import ConfigError
+from xtuner.recipes.render import render
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_table_lists_does_not_exist(name):
+    """Whoever makes it takes its row away."""
+    with pytest.raises(NameMissingError, match="has no '"):
+        look_up(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "internlm2_chat_1_8b_orpo_full",
+            "model.type: training on preferences by ORPO or a reward model is not "
+            "available in this version; a full, lora or qlora config can train on the chosen answers",
+        ),
+        (
+            "internlm2_chat_1_8b_dpo_full",
+            "model: DPO without model.lora is not available in this version; add lora=dict(type=LoraConfig, "
+            "...): the reference is the model with its adapter switched off",
+        ),
+        (
+            "llava_v15_7b_pretrain",
+            "train_dataloader.dataset.type: training with images (LLaVA, InternVL) is not available in this "
+            "version; a full, lora or qlora config can train a language model",
+        ),
+        (
+            "internlm_7b_qlora_oasst1_e3_hf",
+            "framework: training by the Trainer of transformers (framework = 'huggingface') is not available "
+            "in this version; take the built-in config of the same name without _hf: the same model, data "
+            "and method",
+        ),
+        (
+            "internlm_7b_qlora_oasst1_mmlu_e3",
+            "val_evaluator: measuring answers (val_evaluator, test_evaluator) is not available in this "
+            "version; remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and "
+            "perplexity",
+        ),
+    ],
+)
+def test_a_feature_that_is_not_there_is_one_line(name, message):
+    """However many names of the config belong to it."""
+    errors = check_config(parse_config(render(name), f"{name}.py")).errors
+    assert [fault.message for fault in errors if fault.is_later] == [message]
+
+
+def test_a_name_of_such_a_feature_says_so_wherever_it_is_built():
+    with pytest.raises(
+        ConfigError, match=r"c.py:3: xtuner.model.orpo.ORPO: training on preferences .* is not av"
+    ):
+        Ref("xtuner.model.orpo.ORPO", "c.py:3").resolve()
+
+
+def test_names_below_and_beside_a_listed_one():
+    assert feature_of("xtuner.model.orpo.ORPO.anything") == NAMES["xtuner.model.orpo"]
+    assert feature_of("xtuner.model.orpo_like.Thing") is None
+    assert feature_of("xtuner.model") is None
+
+
+def test_the_usual_values_ask_for_nothing():
+    """None, one GPU and no launcher."""
+    usual = {"sequence_parallel_size": 1, "launcher": "none"}
+    assert [s.path for s in SETTINGS if s.asks(None) or s.asks(usual.get(s.path))] == []

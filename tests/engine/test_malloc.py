@@ -1,0 +1,53 @@
+"""Memory that an update frees is there for the next one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from xtuner.engine import malloc
+from xtuner.engine.malloc import keep_freed_memory
+
+PROGRAM = """
+import ctypes, resource, runpy, sys, torch
+
+keep_freed_memory = runpy.run_path(sys.argv[1])["keep_freed_memory"]
+kept = sys.argv[2] == "kept" and keep_freed_memory(torch.device("cpu"))
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+SIZE = 24 * 2**20
+
+def pages_of_an_update():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [libc.malloc(SIZE) for _ in range(4)]
+    for block in blocks:
+        ctypes.memset(block, 1, SIZE)
+    for block in reversed(blocks):
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(kept, sum([pages_of_an_update() for _ in range(8)][3:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_an_update_asks_the_system_for_no_page_again(monkeypatch):
+    """Once the heap has its form: 24,000 pages an update without, next to none with it."""
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+
+    def pages(word):
+        command = [sys.executable, "-c", PROGRAM, malloc.__file__, word]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        kept, number = done.stdout.split()
+        return kept == "True", int(number)
+
+    kept, number = pages("kept")
+    assert kept
+    assert number < pages("left")[1] / 4
+
+
+def test_a_gpu_and_who_has_set_malloc_are_left_alone(monkeypatch):
+    assert not keep_freed_memory(torch.device("cuda"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
+    assert not keep_freed_memory(torch.device("cpu"))

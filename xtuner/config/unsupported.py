@@ -1,0 +1,100 @@
+"""What configs of XTuner 0.1.x may ask for and this version does not do: one table for all who meet it.
+
+model = dict(type=ORPO, ...)    NAMES      the dotted names that belong to a feature
+sequence_parallel_size = 8      SETTINGS   the settings that ask for one
+->  "training on preferences by ... is not available in this version; ..."
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from xtuner.language import translate
+
+
+class Feature(NamedTuple):
+    """Something that is not there, and what to do instead."""
+
+    what: str
+    instead: str
+
+    @property
+    def sentence(self) -> str:
+        """That it is not there, and what to do."""
+        return translate(
+            "{what} is not available in this version; {instead}",
+            what=translate(self.what),
+            instead=translate(self.instead),
+        )
+
+
+class Setting(NamedTuple):
+    """The value at `path` asks for a feature where `asks` says so."""
+
+    path: str
+    feature: Feature
+    asks: Callable[[Any], bool]
+
+
+_PREFERENCES = Feature(
+    "training on preferences by ORPO or a reward model",
+    "a full, lora or qlora config can train on the chosen answers",
+)
+_FULL_DPO = Feature(
+    "DPO without model.lora",
+    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off",
+)
+_IMAGES = Feature(
+    "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
+)
+_VALIDATION = Feature(
+    "measuring answers (val_evaluator, test_evaluator)",
+    "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity",
+)
+_TRAINER = Feature(
+    "training by the Trainer of transformers (framework = 'huggingface')",
+    "take the built-in config of the same name without _hf: the same model, data and method",
+)
+_EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
+_HUB_CHECKPOINTS = Feature(
+    "saving checkpoints as model folders (HFCheckpointHook)",
+    "remove the hook, and make the folder afterwards with xtuner convert pth_to_hf",
+)
+
+
+def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
+    return {f"xtuner.{name}": feature for name in names.split()}
+
+
+# A name stands for all below it.
+NAMES: dict[str, Feature] = {
+    **_belonging(_PREFERENCES, "model.orpo model.reward"),
+    **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
+    **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
+    **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
+    **_belonging(_EXPERTS, "model.transformers_models"),
+    **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
+}
+
+
+def _is_full_dpo(model: Any) -> bool:
+    trains_adapter = any(model.get(name) for name in ("lora", "peft_model"))
+    return "xtuner.model.dpo.DPO" in str(model.get("type")) and not trains_adapter
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("model", _FULL_DPO, lambda value: isinstance(value, Mapping) and _is_full_dpo(value)),
+    Setting("framework", _TRAINER, lambda value: value == "huggingface"),
+    *(
+        Setting(path, _VALIDATION, lambda value: value is not None)
+        for path in ("val_evaluator", "test_evaluator")
+    ),
+)
+
+
+def feature_of(name: str) -> Feature | None:
+    """The feature that the dotted `name` belongs to; None for what is there, or never was."""
+    parts = name.split(".")
+    heads = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
+    return next((NAMES[head] for head in heads if head in NAMES), None)

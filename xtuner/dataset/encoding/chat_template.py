@@ -1,0 +1,271 @@
+"""A dialogue as the tokenizer's own `chat_template` writes it, and which characters of it are the model's.
+
+    messages  user "Q", assistant "A"
+    text      <|im_start|>user\\nQ<|im_end|>\\n<|im_start|>assistant\\nA<|im_end|>\\n
+    span                                                             ^^^^^^^^^^^
+
+A span begins where the generation prompt ends and holds all that the model itself has to write: thinking,
+words, tool calls and the mark that ends its turn. A template with `{% generation %}` tells its spans. For all
+others outline.py tells where the words of each message stand, answer_ends.py how much of what is around them
+is the model's. message_forms.py has the forms in which templates take a dialogue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from xtuner.dataset.encoding.answer_ends import AnswerEnds
+from xtuner.dataset.encoding.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
+from xtuner.dataset.encoding.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
+from xtuner.errors import DataError, ModelError
+from xtuner.language import translate
+from xtuner.log import say_once
+
+Tools = Sequence[Mapping[str, Any]] | None
+
+THINKING, EARLIER_THINKING = "thinking", "thinking of earlier answers"
+_GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A text, the spans of characters in it that are trained, in order, and kinds of words left out of it."""
+
+    text: str
+    spans: list[tuple[int, int]]
+    left_out: frozenset[str] = field(default_factory=frozenset)
+
+
+class ChatTemplate:
+    """The chat template of one tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "chat_template", None):
+            raise ModelError(
+                translate(
+                    "prompt_template = 'auto' takes the tokenizer's own chat_template, and this "
+                    "tokenizer has none: name a template instead, such as prompt_template = "
+                    "PROMPT_TEMPLATE.default"
+                )
+            )
+        self._tokenizer = tokenizer
+        self._ends = {with_tools: AnswerEnds(tokenizer) for with_tools in (False, True)}
+        self._in_parts: bool | None = None
+        self._chosen: dict[Any, tuple[Form, ...]] = {}  # forms that a dialogue may have -> those it is given
+
+    def write(self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = False) -> str:
+        """The text of the dialogue, with what opens an answer at its end if `prompt`.
+
+        The dialogue is given in the form that the template takes and writes whole: a system text at the head
+        of the first question, say. Raises DataError for one that it does not take in any.
+        """
+        return self._taken(prepared(messages), tools, prompt)[1]
+
+    def render(
+        self, messages: Sequence[Message], tools: Tools = None, *, keep_thinking: bool = False
+    ) -> Rendered:
+        """The text of the dialogue and the spans of its answers, but for those with `loss` false.
+
+        With `keep_thinking` the thinking of the last answer is written also where the template leaves it out.
+        """
+        given = prepared(messages)
+        found = self._rendered(given, tools)
+        if keep_thinking and THINKING in found.left_out:
+            return self._with_thinking(given, tools, found.left_out - {THINKING})
+        return found
+
+    def end_of_turn(self) -> str:
+        """The mark that ends an answer, empty where the template writes none."""
+        words = "Qzx0z"
+        rendered = self.render([{"role": "user", "content": "Q"}, {"role": "assistant", "content": words}])
+        return self._ends[False].first_mark(rendered.text[: rendered.spans[-1][1]].rpartition(words)[2])
+
+    def _rendered(self, given: Messages, tools: Tools) -> Rendered:
+        taken, text = self._taken(given, tools, False)
+        wanted = [n for n, m in enumerate(taken) if m["role"] == "assistant" and m.get("loss") is not False]
+        by_marks = bool(_GENERATION.search(self._tokenizer.get_chat_template(None, tools)))
+        marked = self._by_generation_marks(bare(taken), tools, wanted) if by_marks else None
+        result = Rendered(*marked) if marked else None
+        for kind in (Outline, Difference):
+            source = kind(self._apply_to(tools), bare(taken), text)
+            try:
+                reading = source.whole()
+                found = marked or self._ends[bool(tools)].spans(reading, source, taken, wanted)
+            except NoFitError:
+                continue
+            result = Rendered(*found, frozenset(_what(word, taken) for word in reading.missing))
+            # Of a call an outline may show nothing, where only an id and numbers of it are written.
+            if all(reading.parts(n) for n in wanted if taken[n].get("tool_calls")):
+                break
+        if result is not None:
+            return result
+        raise DataError(
+            translate(
+                "the tokenizer's chat template does not show which parts of the text are answers: name "
+                "a prompt template instead of 'auto'"
+            )
+        )
+
+    def _with_thinking(self, given: Messages, tools: Tools, left_out: frozenset[str]) -> Rendered:
+        """The dialogue with its last answer as the model writes it: <think>, thinking, </think>, words."""
+        *before, last = given
+        thought = next((last[key] for key in REASONING if last.get(key)), "")
+        words = f"<think>\n{thought}\n</think>\n\n{last['content']}" if thought else last["content"]
+        mark = _unused(words, given)
+        hidden = {key: value for key, value in last.items() if key not in REASONING} | {"content": mark}
+        made = self._rendered([*before, hidden], tools)
+        at = made.text.rindex(mark)
+        text = made.text[:at] + words + made.text[at + len(mark) :]
+        *spans, (start, end) = made.spans
+        if start == at:
+            # What the prompt opens is not the model's own to write.
+            start += common(self._ends[bool(tools)].prompt_after(text[:at]), words)
+        return Rendered(text, [*spans, (start, end + len(words) - len(mark))], left_out)
+
+    def _apply_to(self, tools: Tools) -> Callable[..., str]:
+        def apply(messages: Sequence[Message], prompt: bool = False) -> str:
+            if self._wants_parts():
+                messages = [
+                    {**m, "content": [{"type": "text", "text": m["content"] or ""}]} for m in messages
+                ]
+            if any(message["content"] is None for message in messages):
+                return self._render(messages, tools, add_generation_prompt=prompt)[0]
+            return self._tokenizer.apply_chat_template(
+                list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
+            )
+
+        return apply
+
+    def _wants_parts(self) -> bool:
+        """Whether the template writes texts only where they are parts of a content, as some of LLaVA do."""
+        if self._in_parts is None:
+            shown = []
+            for content in ("Qzx0z", [{"type": "text", "text": "Qzx0z"}]):
+                try:
+                    text = self._tokenizer.apply_chat_template(
+                        [{"role": "user", "content": content}], tokenize=False
+                    )
+                except Exception:  # templates raise errors of their own
+                    text = ""
+                shown.append("Qzx0z" in text)
+            self._in_parts = shown == [False, True]
+        return self._in_parts
+
+    def _render(self, messages: Sequence[Message], tools: Tools, **asked: Any) -> tuple[str, Any]:
+        """The text, and what is marked as generated in it; the tokenizer's way drops a content of None."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        # Its annotation names the texts alone.
+        result: Any = render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            tools=tools,  # type: ignore[arg-type]
+            chat_template=self._tokenizer.get_chat_template(None, tools),
+            **asked,
+            **self._tokenizer.special_tokens_map,
+        )
+        texts, marked = result
+        return texts[0], marked[0] if marked else None
+
+    # --- the form that the template takes ------------------------------------------------------------------
+
+    def _taken(self, messages: Messages, tools: Tools, prompt: bool) -> tuple[Messages, str]:
+        """The messages in the form in which the template writes most of them, and their text."""
+        apply = self._apply_to(tools)
+        forms = [form for form in FORMS if form.change(messages) is not None]
+        key = (tuple(form.name for form in forms), bool(tools))
+        first_error: Exception | None = None
+        if forms and key in self._chosen:
+            try:
+                taken = in_form(messages, self._chosen[key])
+                return taken, apply(bare(taken), prompt=prompt)
+            except Exception as error:
+                first_error = error
+        best: tuple[int, tuple[Form, ...], Messages, str] | None = None
+        for some in some_of(forms):
+            taken = in_form(messages, some)
+            try:
+                text = apply(bare(taken), prompt=prompt)
+            # Templates raise errors of their own: for a system text they have no place for, say.
+            except Exception as error:
+                first_error = first_error or error
+                continue
+            lost = _num_lost(apply, taken, text, prompt) if forms else 0
+            if best is None or lost < best[0]:
+                best = lost, some, taken, text
+            if not lost:
+                break
+        if best is None:
+            raise DataError(
+                translate(
+                    "the tokenizer's chat template refuses this conversation of the roles {roles}: {error}",
+                    roles=", ".join(str(m.get("role")) for m in messages),
+                    error=first_error,
+                )
+            ) from first_error
+        self._chosen[key] = best[1]
+        for form in best[1]:
+            if form.says:
+                say_once(form.says)
+        return best[2], best[3]
+
+    # --- {% generation %} ----------------------------------------------------------------------------------
+
+    def _by_generation_marks(
+        self, messages: Sequence[Message], tools: Tools, wanted: Sequence[int]
+    ) -> tuple[str, list[tuple[int, int]]]:
+        text, indices = self._render(messages, tools, return_assistant_tokens_mask=True)
+        marked: list[tuple[int, int]] = [(start, end) for start, end in indices]
+        answers = [n for n, message in enumerate(messages) if message.get("role") == "assistant"]
+        if len(wanted) == len(answers):
+            return text, [span for span in marked if span[0] < span[1]]
+        if len(marked) != len(answers):
+            raise DataError(
+                translate(
+                    "the chat template marks {marked} parts as generated and the conversation has "
+                    "{answers} answers, so those to leave out of training cannot be found",
+                    marked=len(marked),
+                    answers=len(answers),
+                )
+            )
+        by_answer = dict(zip(answers, marked, strict=True))
+        return text, [by_answer[n] for n in wanted]
+
+
+def _unused(words: str, messages: Sequence[Message]) -> str:
+    """A word that stands in no message."""
+    mark, texts = "Qwv", [words, *(str(message.get("content")) for message in messages)]
+    while any(mark in text for text in texts):
+        mark += "w"
+    return mark
+
+
+def _what(word: Word, messages: Sequence[Message]) -> str:
+    """What is left out with a word that the template does not write."""
+    role = messages[word.message].get("role")
+    if role != "assistant":
+        return {"system": "a system text", "user": "a question"}.get(str(role), "the result of a tool")
+    if word.kind == "thinking":
+        return THINKING if _is_latest(word.message, messages) else EARLIER_THINKING
+    if word.kind in ("call", "arguments"):
+        return "a tool call"
+    return "the text beside a tool call" if messages[word.message].get("tool_calls") else "an answer"
+
+
+def _is_latest(number: int, messages: Sequence[Message]) -> bool:
+    """Whether no question comes after message `number`."""
+    return all(message.get("role") != "user" for message in messages[number:])
+
+
+def _num_lost(apply: Callable[..., str], messages: Messages, text: str, prompt: bool) -> int:
+    """How many texts the template leaves out, but for earlier thinking, or writes otherwise than as JSON."""
+    try:
+        missing = Outline(apply, bare(messages), text).missing(prompt)
+    except NoFitError:
+        missing = []
+    lost = [word for word in missing if _what(word, messages) != EARLIER_THINKING]
+    calls = [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
+    # {'city': 'P'}, as Python writes it.
+    return len(lost) + sum(isinstance(call, Mapping) and bool(call) and str(call) in text for call in calls)

@@ -1,0 +1,62 @@
+"""A bar with rates on a terminal, and nothing elsewhere.
+
+tokenising ━━━━━━━━╸━━━━━━━ 61,440/120,000 rows  8,412 rows/s  1.1 M tokens/s  0:00:07 left
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from xtuner import dist
+from xtuner.language import translate
+
+
+@contextlib.contextmanager
+def show_rates(title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with the number of rows and of tokens done; only rank 0 draws."""
+    if dist.rank() != 0 or not sys.stderr.isatty():
+        yield lambda rows, tokens: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[said]}"))
+    started = time.perf_counter()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total, said="")
+
+        def advance(rows: int, tokens: int) -> None:
+            said = describe_rates(rows, tokens, total, time.perf_counter() - started)
+            progress.update(task, completed=rows, said=said)
+
+        yield advance
+
+
+def describe_rates(rows: int, tokens: int, total: int | None, seconds: float) -> str:
+    """What was done, how fast, and the time that is left where the end is known."""
+    done = f"{rows:,}" if total is None else f"{rows:,}/{total:,}"
+    said = translate(
+        "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s",
+        done=done,
+        rows=rows / seconds,
+        tokens=_short(tokens / seconds),
+    )
+    if not total or not rows:
+        return said
+    left = round(seconds / rows * max(0, total - rows))
+    time_left = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+    return said + translate("  {time} left", time=time_left)
+
+
+def _short(number: float) -> str:
+    """`812`, `14 k` or `1.3 M`."""
+    return (
+        f"{number / 1e6:.1f} M"
+        if number >= 1e6
+        else f"{number / 1e3:.0f} k"
+        if number >= 1e3
+        else f"{number:.0f}"
+    )

@@ -1,0 +1,105 @@
+"""Token ids of texts in which some spans of characters are trained.
+
+    text     "<|im_start|>assistant\\nA<|im_end|>\\n", span of "A<|im_end|>"
+    ids      3 520 201 | 36 4 | 201
+    trained  .  .   .    x  x    .
+
+A text is encoded as a whole, so the ids are those of the whole text. A token across the boundary of a
+span is not allowed: a model that answers a prompt never sees it. Such a text is cut at the
+boundaries of its spans and the parts are encoded on their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from xtuner.dataset.encoding.chat_template import Rendered
+
+Ids = np.ndarray
+Pieces = list[tuple[Ids, bool]]
+
+NO_IDS = np.zeros(0, np.int32)
+_FEW_SPANS = 64
+"""Up to here a search through the tokens for each boundary takes less than a table of them all."""
+
+
+def encode_spans(
+    tokenizer: Any,
+    texts: Sequence[Rendered],
+    encode_texts: Callable[[Any, list[str]], list[Ids]],
+    split: re.Pattern[str] | None = None,
+    mark: Ids = NO_IDS,
+) -> list[Pieces]:
+    """For each text its ids in pieces, each trained or not; what `split` matches becomes `mark`."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    results: list[Pieces | None] = [None] * len(texts)
+    if backend is not None and backend.padding is None and backend.truncation is None:
+        whole = [n for n, rendered in enumerate(texts) if split is None or not split.search(rendered.text)]
+        encodings = backend.encode_batch([texts[n].text for n in whole], add_special_tokens=False)
+        for number, encoding in zip(whole, encodings, strict=True):
+            results[number] = _whole(encoding, texts[number])
+    left = [number for number, pieces in enumerate(results) if pieces is None]
+    parts = [_parts(texts[number], split) for number in left]
+    words = list(dict.fromkeys(part for text in parts for part, _ in text if part is not None))
+    ids = dict(zip(words, encode_texts(tokenizer, words), strict=True))
+    for number, text in zip(left, parts, strict=True):
+        results[number] = [(mark if part is None else ids[part], trained) for part, trained in text]
+    return results  # type: ignore[return-value]
+
+
+def _whole(encoding: Any, rendered: Rendered) -> Pieces | None:
+    """The pieces of a text encoded as a whole; None where a token reaches over a boundary."""
+    boundaries = [boundary for span in rendered.spans for boundary in span]
+    find = _by_search if len(rendered.spans) <= _FEW_SPANS else _by_offsets
+    places = find(encoding, boundaries, len(rendered.text))
+    if places is None:
+        return None
+    ids = np.array(encoding.ids, np.int32)
+    cuts = [0, *places, len(ids)]
+    return [(ids[cuts[i] : cuts[i + 1]], i % 2 == 1) for i in range(len(cuts) - 1)]
+
+
+def _by_search(encoding: Any, boundaries: Sequence[int], length: int) -> list[int] | None:
+    """The number of the token that begins at each boundary; None where one has none."""
+    places = []
+    for boundary in boundaries:
+        if boundary == length:
+            places.append(len(encoding))
+            continue
+        token = encoding.char_to_token(boundary)
+        # Tokenizers that leave white space out of the offsets give no token, or a gap before it.
+        if token is None or encoding.token_to_chars(token)[0] != boundary:
+            return _by_offsets(encoding, boundaries, length)
+        if token and encoding.token_to_chars(token - 1)[1] != boundary:
+            return _by_offsets(encoding, boundaries, length)
+        places.append(token)
+    return places
+
+
+def _by_offsets(encoding: Any, boundaries: Sequence[int], length: int) -> list[int] | None:
+    offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    ends = np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1]
+    # A token belongs before a boundary if it ends there or earlier, with or without its white space.
+    places = np.searchsorted(ends, boundaries, side="right")
+    for place, boundary in zip(places.tolist(), boundaries, strict=True):
+        reaches_over = place < len(offsets) and offsets[place, 0] < boundary
+        gap = place and place < len(offsets) and ends[place - 1] < boundary
+        if reaches_over or gap or (place == 0 and boundary and len(offsets)):
+            return None
+    return places.tolist()
+
+
+def _parts(rendered: Rendered, split: re.Pattern[str] | None) -> list[tuple[str | None, bool]]:
+    """The text cut at the boundaries of its spans; None stands for what `split` matches."""
+    cuts = [0, *(boundary for span in rendered.spans for boundary in span), len(rendered.text)]
+    parts: list[tuple[str | None, bool]] = []
+    for number in range(len(cuts) - 1):
+        words, trained = rendered.text[cuts[number] : cuts[number + 1]], number % 2 == 1
+        for count, part in enumerate(split.split(words) if split else [words]):
+            parts += [(None, False)] if count else []
+            parts += [(part, trained)] if part else []
+    return parts

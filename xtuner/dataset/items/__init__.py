@@ -1,0 +1,1 @@
+"""From samples of tokens to the items that training reads."""

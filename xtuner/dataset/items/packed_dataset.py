@@ -1,0 +1,99 @@
+"""What training reads: item i is one row of tokens, made of the samples that the pack plan puts there.
+
+samples  a a a | b b | c c c c      plan [[0, 1], [2]]
+item 0   input_ids [a a a b b], labels [-100 a a -100 b], cumulative_len [0, 3, 5]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from xtuner.dataset.encoding.conversations import labels_of
+from xtuner.dataset.items.packing import PackPlan
+from xtuner.utils import IGNORE_INDEX
+
+Item = dict[str, Any]
+
+
+class Samples(Protocol):
+    """What items are made of: a TokenStore, or something that reads as one."""
+
+    @property
+    def lengths(self) -> np.ndarray: ...
+    @property
+    def rows(self) -> np.ndarray: ...
+    @property
+    def content_hash(self) -> str: ...
+    def __len__(self) -> int: ...
+    def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class PackedDataset:
+    """Items of token ids, labels and the boundaries of the samples inside.
+
+    `length` holds the number of tokens of each item, `key` names data, settings and plan in one hash, and
+    `stats` counts what became of the rows. `columns(row)` adds a source row's other fields to its item, and
+    `place(row)` tells where the row stands.
+    """
+
+    def __init__(
+        self,
+        store: Samples,
+        plan: PackPlan,
+        stats: Mapping[str, Any],
+        place: Callable[[int], str] | None = None,
+        columns: Callable[[int], Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.store = store
+        self.plan = plan
+        self.stats = dict(stats)
+        self.length = plan.lengths(store.lengths)
+        self.key = _plan_key(store, plan)
+        self.place = place or (lambda row: f"row {row}")
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: int) -> Item:
+        index = checked_index(index, len(self))
+        samples = [self.store.sample(sample) for sample in self.plan[index]]
+        ids = np.concatenate([ids for ids, _ in samples])
+        trained = np.concatenate([trained for _, trained in samples])
+        boundaries = [0, *itertools.accumulate(len(ids) for ids, _ in samples)]
+        item = {
+            "input_ids": ids,
+            "labels": labels_of(ids, trained, IGNORE_INDEX),
+            "cumulative_len": boundaries,
+        }
+        if self._columns is not None:
+            (row,) = set(self.source_rows(index))
+            item = {**self._columns(row), **item}
+        return item
+
+    def source_rows(self, index: int) -> list[int]:
+        """The row numbers of the source, counted from 0, that item `index` is made of."""
+        return self.store.rows[self.plan[checked_index(index, len(self))]].tolist()
+
+    def source_places(self, index: int) -> list[str]:
+        """Where those rows stand, for messages, such as `data.json line 12`."""
+        return [self.place(row) for row in self.source_rows(index)]
+
+
+def checked_index(index: int, count: int) -> int:
+    """`index` counted from 0; IndexError beyond `count` items."""
+    if not -count <= index < count:
+        raise IndexError(f"item {index} of {count}")
+    return index % count
+
+
+def _plan_key(store: Samples, plan: PackPlan) -> str:
+    digest = hashlib.blake2b(store.content_hash.encode(), digest_size=16)
+    digest.update(plan.order.tobytes())
+    digest.update(plan.boundaries.tobytes())
+    return digest.hexdigest()

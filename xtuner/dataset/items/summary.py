@@ -1,0 +1,141 @@
+"""The counts of a data set in words.
+
+data: 52,002 rows; 28 dropped: 28 with no conversation in them (alpaca.json line 197, ...); 6.9 M tokens, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xtuner.dataset.encoding.pipeline import FAULTY
+from xtuner.errors import DataError
+from xtuner.language import translate
+from xtuner.log import logger
+
+
+def item_stats(stats: Mapping[str, Any], num_items: int, capacity: int | None) -> dict[str, Any]:
+    """The counts of the rows with those of the items, the fraction trained and how full the items are.
+
+    `capacity`: how many tokens an item may have, None if there is no limit to compare with.
+    """
+    fill = stats["tokens"] / (num_items * capacity) if capacity else 1.0
+    return {**stats, "packs": num_items, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
+
+
+def log_summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None, report: Path) -> None:
+    """Log the counts, and a warning for each that is probably a mistake."""
+    logger.info(summary(stats, max_length, capacity))
+    for warning in warnings_of(stats, report):
+        logger.warning(warning)
+
+
+def summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None) -> str:
+    """One line on what became of the rows; samples were cut at `max_length`, items hold `capacity` tokens."""
+    num_dropped = sum(stats.get("dropped", {}).values())
+    parts = [translate("{count:,} rows", count=stats["rows"])]
+    if num_dropped:
+        parts.append(translate("{count:,} dropped:{why}", count=num_dropped, why=describe_dropped(stats)))
+    if stats.get("cut"):
+        parts.append(
+            translate(
+                "{cut:,} cut at {max_length:,} tokens ({cut_tokens:,} tokens left out)",
+                cut=stats["cut"],
+                max_length=max_length,
+                cut_tokens=stats["cut_tokens"],
+            )
+        )
+    if stats.get("continued"):
+        parts.append(translate("{continued:,} go on in further samples", continued=stats["continued"]))
+    parts.append(
+        translate(
+            "{tokens:,} tokens, {share:.1%} trained",
+            tokens=stats["tokens"],
+            share=stats["trained_share"],
+        )
+    )
+    filled = translate(", {fill:.1%} full", fill=stats["fill"]) if capacity else ""
+    parts.append(
+        translate(
+            "{samples:,} samples in {packs:,} items{filled}",
+            samples=stats["samples"],
+            packs=stats["packs"],
+            filled=filled,
+        )
+    )
+    return translate("data: ") + translate("; ").join(parts)
+
+
+def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
+    """What the counts tell that is hardly meant, a line each; `report` is the file that lists all faults."""
+    found = []
+    if faults := stats.get("faults"):
+        count = stats["dropped"][FAULTY]
+        more = translate("; and {count:,} more", count=count - len(faults)) if count > len(faults) else ""
+        where = (
+            translate(". All are listed in {report}; strict = True makes them an error", report=report)
+            if report
+            else ""
+        )
+        found.append(
+            translate(
+                "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
+                count=count,
+                names=translate("; ").join(faults),
+                more=more,
+                where=where,
+            )
+        )
+    if count := stats.get("empty_answers"):
+        named = stats["empty_answer_rows"]
+        more = ", ..." if count > len(named) else ""
+        found.append(
+            translate(
+                "data: {count:,} rows have an empty answer, of which only the end is trained: the "
+                "model learns to say nothing ({names}{more})",
+                count=count,
+                names=", ".join(named),
+                more=more,
+            )
+        )
+    for kind, count in stats.get("left_out", {}).items():
+        named = stats["left_out_rows"][kind]
+        more = ", ..." if count > len(named) else ""
+        cure = translate("; one_sample_per_turn = True trains it") if kind.startswith("thinking") else ""
+        found.append(
+            translate(
+                "data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
+                "({names}{more}){cure}",
+                kind=translate(kind),
+                count=count,
+                names=", ".join(named),
+                more=more,
+                cure=cure,
+            )
+        )
+    return found
+
+
+def check_strict(stats: Mapping[str, Any]) -> None:
+    """DataError with the first row that was left out as it cannot be read, where there is one."""
+    if faults := stats.get("faults"):
+        raise DataError(faults[0])
+
+
+def describe_dropped(stats: Mapping[str, Any]) -> str:
+    """` 2 with nothing to train on (data.json line 3, data.json line 9), 1 with ...`."""
+    parts = []
+    for reason, count in stats["dropped"].items():
+        named = stats["dropped_rows"][reason]
+        more = ", ..." if count > len(named) else ""
+        parts.append(
+            translate(
+                " {count:,} with {reason} ({names}{more})",
+                count=count,
+                reason=translate(reason),
+                names=", ".join(named),
+                more=more,
+            )
+        )
+    return ",".join(parts)

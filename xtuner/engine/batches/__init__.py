@@ -1,0 +1,1 @@
+"""Where batches of training and validation come from."""

@@ -1,0 +1,1 @@
+"""What a run writes to resume from: `files` on disk, `background` writing."""

@@ -1,0 +1,107 @@
+"""Environment report, parameter counts, and the config and tokenizer files stored in a checkpoint."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import platform
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xtuner import __version__
+from xtuner.language import translate
+from xtuner.model.host_embedding import tables_on_host
+
+CHANGES_SHOWN = 40
+# What models that see or hear need besides their weights.
+_OF_IMAGES_AND_SOUND = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+
+
+def describe_environment(device: torch.device) -> str:
+    """What a report of a fault should say about the machine."""
+    import transformers
+
+    gpu = device.type == "cuda"
+    threads = translate("CPU with {count} threads", count=torch.get_num_threads())
+    what = torch.cuda.get_device_name(device) if gpu else threads
+    return (
+        f"xtuner {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, {what}"
+    )
+
+
+def describe_weights(model: torch.nn.Module) -> str:
+    """How many numbers are trained, of how many."""
+    # Four-bit weights are packed two to a byte and say how many they are.
+    trained, frozen = 0, sum(table.numel() for table in tables_on_host(model))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            trained += weight.numel()
+        else:
+            frozen += weight.numel() * (2 if type(weight).__name__ == "Params4bit" else 1)
+    return translate(
+        "Trained weights: {trained:,} of {total:,} ({share:.2%})",
+        trained=trained,
+        total=trained + frozen,
+        share=trained / (trained + frozen),
+    )
+
+
+def describe_changes(before: str, now: str) -> str:
+    """The lines in which the text of a config differs, `""` where it does not."""
+    lines = difflib.unified_diff(before.split("\n"), now.split("\n"), lineterm="", n=0)
+    changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    count = len(changed) - CHANGES_SHOWN
+    more = [translate("... and {count} more lines", count=count)] if count > 0 else []
+    return "\n".join(changed[:CHANGES_SHOWN] + more)
+
+
+def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
+    """The small files that make weights a model folder, so that conversion needs no other: text, or bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        llm.config.save_pretrained(folder)
+        if llm.generation_config is not None:
+            llm.generation_config.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        for name in _OF_IMAGES_AND_SOUND:
+            if found := _file_of_base(llm.config, name):
+                shutil.copyfile(found, Path(folder) / name)
+        return _contents(Path(folder))
+
+
+def adapter_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
+    """The small files beside an adapter's weights: where in the model they are, and a tokenizer."""
+    cfg = copy.copy(llm.peft_config["default"])
+    cfg.inference_mode = True
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        return _contents(Path(folder))
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+    return {p.name: _file_content(p) for p in sorted(folder.iterdir())}
+
+
+def _file_of_base(config: Any, name: str) -> str | None:
+    """Where the file of that name is that came with the model; None where there is none."""
+    from transformers.utils import cached_file
+
+    base = getattr(config, "_name_or_path", "")
+    if not base:
+        return None
+    return cached_file(base, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+
+
+def _file_content(path: Path) -> str | torch.Tensor:
+    data = path.read_bytes()
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)

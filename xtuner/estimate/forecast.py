@@ -1,0 +1,197 @@
+"""What a run will need: memory by parts, and a rough time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xtuner.config.schema import Fault
+from xtuner.errors import ModelError
+from xtuner.estimate.configured import max_length, named_llm, read_training
+from xtuner.estimate.fixes import fixes
+from xtuner.estimate.machine import Machine, find_machine
+from xtuner.estimate.memory import Memory, Training, size_text
+from xtuner.estimate.processes import ALONE, Division, process_memory
+from xtuner.estimate.shape import Shape, read_shape
+from xtuner.estimate.speed import seconds
+from xtuner.families import FAMILIES, UNKNOWN
+from xtuner.language import padded, translate
+from xtuner.model_folder import read_json
+
+# UTF-8 bytes of a JSON file to a token; Chinese and English are near one another in this.
+BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The needs of a run on a machine; `seconds` is None where the data or the card is not known.
+
+    Of several processes `machine` is the share of one, and `memory` that of the one that has most; `host` is
+    what it keeps in the memory of its host, `loading` what it holds while the model is read.
+    """
+
+    shape: Shape
+    training: Training
+    machine: Machine
+    memory: Memory
+    num_tokens: float | None
+    seconds: float | None
+    division: Division = ALONE
+    host: int = 0
+    loading: int = 0
+
+
+def forecast(
+    config: Mapping[str, Any],
+    known_sizes: Callable[[str], Mapping[str, Any] | None] | None = None,
+    division: Division = ALONE,
+    num_bytes: int | None = None,
+) -> Forecast | None:
+    """The needs of the run by the processes of `division`; None for unknown models.
+
+    `known_sizes` gives the config.json of a model by its name on the hub; `num_bytes` is the size of all data
+    files, None where it is not known.
+    """
+    sizes = model_config(config, known_sizes)
+    shape = read_shape(sizes) if sizes else None
+    if shape is None:
+        return None
+    machine = _share(find_machine(), division)
+    training = read_training(config, shape, machine, division)
+    num_tokens = _num_tokens(config, training, division, num_bytes)
+    own = num_tokens / division.processes if num_tokens else None
+    time = seconds(shape, training, own, machine) if own else None
+    needs = process_memory(shape, training, division)
+    return Forecast(
+        shape, training, machine, needs.device, num_tokens, time, division, needs.host, needs.loading
+    )
+
+
+def _share(machine: Machine, division: Division) -> Machine:
+    """What a process has of `machine`: a GPU of its own, a part of the CPU."""
+    here = min(division.per_node, division.processes)
+    if machine.device == "cuda" or here == 1:
+        return machine
+    return replace(
+        machine,
+        total_bytes=machine.total_bytes // here,
+        free_bytes=machine.free_bytes // here,
+        num_cores=max(1, machine.num_cores // here),
+    )
+
+
+def model_config(
+    config: Mapping[str, Any], known_sizes: Callable[[str], Mapping[str, Any] | None] | None = None
+) -> Mapping[str, Any] | None:
+    """The config.json of the language model, from its folder or by its name on the hub."""
+    name = named_llm(config)
+    if name is None:
+        return None
+    file = Path(name) / "config.json"
+    if file.is_file():
+        try:
+            return read_json(file)
+        except ModelError:
+            return None
+    return known_sizes(name) if known_sizes else None
+
+
+def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
+    """Warnings where the run does not fit."""
+    warnings = []
+    need, free = size_text(found.memory.total), size_text(found.machine.free_bytes)
+    if found.memory.total > found.machine.free_bytes:
+        message = translate(
+            "memory: about {need} are needed{each} and {free} are free on {name}: {cures}",
+            need=need,
+            each="" if found.division.is_alone else translate(" for each process"),
+            free=free,
+            name=found.machine.name,
+            cures=translate("; ").join(cures(found)),
+        )
+        warnings.append(Fault("memory", message))
+    elif found.loading > found.machine.free_bytes and not found.division.is_alone:
+        message = translate(
+            "memory: each process holds all weights while they are read, {loading}, and {free} are free on "
+            "{name}: train with --fsdp, which reads parts",
+            loading=size_text(found.loading),
+            free=free,
+            name=found.machine.name,
+        )
+        warnings.append(Fault("memory", message))
+    length, context = max_length(config, found.shape), found.shape.context
+    model = config.get("model")
+    extended = isinstance(model, Mapping) and model.get("max_position_embeddings")
+    if context and length > context and not extended:
+        message = translate(
+            "max_length is {length}, and the model has {context} positions: set max_length = {context}",
+            length=length,
+            context=context,
+        )
+        warnings.append(Fault("max_length", message))
+    return warnings
+
+
+def cures(found: Forecast) -> list[str]:
+    """The cheapest changes of the config that save memory, each with what it saves."""
+    return [
+        translate("{text} saves {saves}", text=fix.text, saves=size_text(fix.saves))
+        for fix in fixes(found.shape, found.training, found.division)
+    ]
+
+
+_RECOMPUTED = {
+    "none": "",
+    "selective": ", every second layer is recomputed",
+    "full": ", layers are recomputed",
+    "offload": ", layers are recomputed from inputs on the host",
+}
+
+
+def memory_lines(found: Forecast) -> list[str]:
+    """The estimate as a block: the whole, then each part."""
+    known = FAMILIES.get(found.shape.family, UNKNOWN).sizes is not None
+    about = "" if known else translate(", estimated as a Llama")
+    about += translate(", without the parts that see or hear") if found.shape.sees else ""
+    free = translate(
+        "{free} free on {name}", free=size_text(found.machine.free_bytes), name=found.machine.name
+    )
+    shared = found.division
+    each = (
+        ""
+        if shared.is_alone
+        else translate(" for each of {count} processes, {how},", count=shared.processes, how=shared.text)
+    )
+    total = size_text(found.memory.total)
+    tokens, weights = found.training.tokens, weights_text(found.shape.num_weights)
+    again = translate(_RECOMPUTED[found.training.recompute])
+    parts = {**found.memory.parts(), **({"on the host": found.host} if found.host else {})}
+    return [
+        translate("memory   about {total}{each} ({free})", total=total, each=each, free=free),
+        translate("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
+        translate("         the model has {weights} weights{about}", weights=weights, about=about),
+        *(f"         {padded(translate(name), 12)} {size_text(size):>8}" for name, size in parts.items()),
+    ]
+
+
+def weights_text(number: int) -> str:
+    """`8.03 billion` or `56.12 million`."""
+    if number >= 1e9:
+        return translate("{billions:.2f} billion", billions=number / 1e9)
+    return translate("{millions:.2f} million", millions=number / 1e6)
+
+
+def _num_tokens(
+    config: Mapping[str, Any], training: Training, division: Division, num_bytes: int | None
+) -> float | None:
+    """Tokens of the whole run, by its iterations or by the size of the data files."""
+    loop = config.get("train_cfg")
+    loop = loop if isinstance(loop, Mapping) else {}
+    iters, epochs = loop.get("max_iters"), loop.get("max_epochs")
+    if isinstance(iters, int):
+        return iters * training.tokens * (division.processes // division.sequence)
+    if not num_bytes or not isinstance(epochs, (int, float)):
+        return None
+    return epochs * num_bytes / BYTES_PER_TOKEN

@@ -1,0 +1,1 @@
+"""One engine that answers: for chat, server, samples during training and evaluation."""

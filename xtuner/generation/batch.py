@@ -1,0 +1,129 @@
+"""Answers of different lengths read one token together; rows come and go between two tokens.
+
+    row 1   . . a b c | d          `.` is padding: keys that no query sees
+    row 2   p q r s t | u
+    row 3   . . . . x | y          after row 2 has left, two columns go as well
+
+Rows join after their prompt was read on its own. Caches that are more than keys and values side by side
+(sliding windows, states) cannot be padded, and rotary positions that stretch with the longest row would
+stretch for all: each of those rows is a batch of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from xtuner.generation.cached_forward import CachedForward
+from xtuner.generation.growing_cache import filled, is_plain
+from xtuner.generation.limits import stretches_positions
+from xtuner.generation.pictures import Pictures, model_inputs
+
+
+class Reader:
+    """Calls of one model's forward, with those arguments that its family takes."""
+
+    def __init__(self, model: Any, device: torch.device, pictures: Pictures | None = None) -> None:
+        self.model = model
+        self.device = device
+        self._pictures = pictures
+        self._forward = CachedForward(model)
+        self._joins_rows = not stretches_positions(model)
+
+    def joins(self, cache: Any) -> bool:
+        """Whether rows with such a cache can be read together."""
+        return self._joins_rows and is_plain(cache)
+
+    def __call__(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: Any,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+        *,
+        all_logits: bool = False,
+    ) -> tuple[torch.Tensor, Any]:
+        """The logits [rows, vocabulary] after the last token of each row (or each token), and the cache."""
+        more: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+        if positions is not None and self._forward.takes_positions:
+            more["position_ids"] = positions
+        ids = torch.tensor(rows, dtype=torch.long, device=self.device)
+        inputs = model_inputs(self.model, ids, self._pictures)
+        return self._forward(inputs, cache, all_logits=all_logits, **more)
+
+
+class Batch:
+    """Rows of one adapter that are read together. `add`, `read` and `remove` keep their order."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._cache: Any = None
+        self._joins = False
+        self.lengths: list[int] = []  # tokens of each row that have been read
+
+    def takes(self, cache: Any) -> bool:
+        """Whether a row with this cache can join."""
+        return not self.lengths or (self._joins and self._reader.joins(cache))
+
+    def add(self, cache: Any, length: int) -> None:
+        """Let a row of `length` tokens join at the end."""
+        if not self.lengths:
+            self._cache, self._joins = cache, self._reader.joins(cache)
+        else:
+            width = max(*self.lengths, length)
+            for mine, new in zip(filled(self._cache), filled(cache), strict=True):
+                mine.keys = torch.cat([_padded(mine.keys, width), _padded(new.keys, width)])
+                mine.values = torch.cat([_padded(mine.values, width), _padded(new.values, width)])
+        self.lengths.append(length)
+
+    def read(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The logits [rows, vocabulary] after each row, of which all but the last token was read before."""
+        if self._cache is None:  # a family that keeps nothing reads the whole row again
+            logits, self._cache = self._reader(rows, None)
+            return logits
+        width, mask, positions = max(self.lengths), None, None
+        if min(self.lengths) < width:
+            lengths = torch.tensor(self.lengths, device=self._reader.device)
+            columns = torch.arange(width + 1, device=self._reader.device)
+            mask, positions = (columns >= (width - lengths)[:, None]).long(), lengths[:, None]
+        logits, self._cache = self._reader([row[-1:] for row in rows], self._cache, mask, positions)
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits
+
+    def row_cache(self, index: int) -> Any:
+        """The keys and values of one row, None where there are none; a copy where others stay."""
+        if len(self.lengths) == 1:
+            return self._cache
+        from transformers import DynamicCache
+
+        start = max(self.lengths) - self.lengths[index]
+        pairs = [
+            (
+                layer.keys[index : index + 1, :, start:].clone(),
+                layer.values[index : index + 1, :, start:].clone(),
+            )
+            for layer in filled(self._cache)
+        ]
+        # The copy would not know which of its layers read the keys of another.
+        return DynamicCache(pairs) if len(pairs) == len(self._cache.layers) else None
+
+    def remove(self, indices: set[int]) -> None:
+        """Let rows leave, and the columns that are padding in all others."""
+        keep = [i for i in range(len(self.lengths)) if i not in indices]
+        width = max(self.lengths)
+        self.lengths = [self.lengths[i] for i in keep]
+        if not keep:
+            self._cache = None
+        else:
+            start = width - max(self.lengths)
+            rows = torch.tensor(keep, device=self._reader.device)
+            for layer in filled(self._cache):
+                layer.keys = layer.keys[rows.to(layer.keys.device), :, start:]
+                layer.values = layer.values[rows.to(layer.values.device), :, start:]
+
+
+def _padded(states: torch.Tensor, width: int) -> torch.Tensor:
+    """`states` [rows, heads, tokens, size] with zeros before them up to `width` tokens."""
+    return torch.nn.functional.pad(states, (0, 0, width - states.shape[-2], 0))

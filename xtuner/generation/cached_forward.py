@@ -1,0 +1,41 @@
+"""Calls of a model's forward that go on from kept keys and values.
+
+transformers up to 5.23, remote code     forward(past_key_values=...)    output.past_key_values
+transformers since 5.24                  forward(cache=...)              output.cache
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from xtuner.generation.growing_cache import let_grow
+from xtuner.model.base import base_model
+
+
+class CachedForward:
+    """The forward of `model`, with those arguments that its family takes."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        names = inspect.signature(base_model(model).forward).parameters
+        self._cache_name = "cache" if "cache" in names else "past_key_values"
+        self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
+        self.takes_positions = "position_ids" in names
+
+    def __call__(
+        self, inputs: Mapping[str, torch.Tensor], cache: Any, *, all_logits: bool = False, **more: Any
+    ) -> tuple[torch.Tensor, Any]:
+        """The logits [rows, vocabulary] after the last token of each row, and the cache, which can grow.
+
+        With `all_logits` they are those after each token, [rows, tokens, vocabulary].
+        """
+        kept = {} if all_logits else self._only_last
+        out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **kept, **more)
+        # Asking an output of today for yesterday's name is answered with a warning.
+        cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
+        let_grow(cache)
+        return (out.logits if all_logits else out.logits[:, -1]).float(), cache

@@ -1,0 +1,187 @@
+"""All answers of one model, written together, a token a step.
+
+    next_request() ──> reading its prompt ──> batch of its adapter, one token a step
+                              ^                                  │
+    kept keys and values ─────┴──────────── ended, cancelled, late
+
+A step reads one token of every answer, then up to `chunk` tokens of new prompts, so that a long prompt does
+not hold up the answers that are being written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from xtuner.generation.batch import Batch, Reader
+from xtuner.generation.kept_cache import KeptCache
+from xtuner.generation.limits import end_ids, positions_change_at
+from xtuner.generation.pictures import Pictures
+from xtuner.generation.request import Request
+from xtuner.model.base import device_of
+
+CHUNK_WITH_LOGITS = 128  # tokens of a prompt, where the logits after each of them are wanted, which are large
+
+
+@dataclass
+class _Group:
+    """Answers that are read as one batch, in its order."""
+
+    adapter: str | None
+    batch: Batch
+    requests: list[Request] = field(default_factory=list)
+
+
+class Engine:
+    """Writes answers with one model; for one thread, without gradients and in eval mode.
+
+    `cache` gets the keys and values of ended answers. Within `using(name)` the model has that adapter.
+    Errors reach the request that they belong to as `Failed`; what its `emit` raises then comes out of `step`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        cache: KeptCache | None = None,
+        pictures: Pictures | None = None,
+        max_running: int = 32,
+        chunk: int | None = None,
+        using: Callable[[str | None], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_running = max_running
+        self.device = device_of(model)
+        self.ends = end_ids(model, tokenizer)
+        self._cache = cache
+        self._chunk = sys.maxsize if chunk is None else chunk
+        self._using = using
+        self._reader = Reader(model, self.device, pictures)
+        self._same_until = positions_change_at(model)
+        self._reading: Request | None = None
+        self._groups: list[_Group] = []
+
+    @property
+    def running(self) -> list[Request]:
+        """The requests whose prompts or answers are being read."""
+        reading = [] if self._reading is None else [self._reading]
+        return reading + [request for group in list(self._groups) for request in group.requests]
+
+    def step(self, next_request: Callable[[], Request | None]) -> bool:
+        """One more token of every answer, then new prompts; False where there was nothing to do.
+
+        `next_request` gives the next one to be read, None where none waits.
+        """
+        groups = list(self._groups)
+        for group in groups:
+            try:
+                self._read_token(group)
+            except Exception as error:
+                while group.requests:
+                    group.requests.pop(0).fail(error)
+        self._groups = [group for group in self._groups if group.requests]
+        return self._read_prompts(next_request) or bool(groups)
+
+    def _read_token(self, group: _Group) -> None:
+        self._leave(group, {i for i, request in enumerate(group.requests) if request.is_over()})
+        if not group.requests:
+            return
+        with self._using(group.adapter):
+            logits = group.batch.read([request.row for request in group.requests])
+        rows = zip(group.requests, logits, strict=True)
+        self._leave(group, {i for i, (request, row) in enumerate(rows) if _ends(request, row)})
+
+    def _read_prompts(self, next_request: Callable[[], Request | None]) -> bool:
+        budget, has_read = self._chunk, False
+        while budget > 0:
+            if self._reading is None:
+                self._reading = next_request() if len(self.running) < self.max_running else None
+                if self._reading is None:
+                    break
+            has_read, request = True, self._reading
+            try:
+                if request.is_over():
+                    self._reading = None
+                    continue
+                budget -= self._read_chunk(request, budget)
+            except Exception as error:
+                self._reading = None
+                request.fail(error)
+        return has_read
+
+    def _begin(self, request: Request) -> None:
+        request.begin(self.tokenizer, self.ends, self.device)
+        if self._cache is not None and not request.wants_prompt_logits:
+            found = self._cache.take(request.prompt, request.adapter, self._same_until)
+            request.cache, request.num_read = found
+            request.num_reused = request.num_read
+
+    def _read_chunk(self, request: Request, budget: int) -> int:
+        """Read on in the prompt of `request`, which then joins a batch; returns how many tokens were read."""
+        if not request.has_begun:
+            self._begin(request)
+        budget = min(budget, CHUNK_WITH_LOGITS) if request.wants_prompt_logits else budget
+        start, end = request.num_read, min(len(request.prompt), request.num_read + budget)
+        with self._using(request.adapter):
+            logits, cache = self._read(request, request.prompt[start:end], request.cache, start)
+            if cache is None and end < len(request.prompt):
+                # A family that keeps nothing reads its prompt as a whole.
+                start, end = 0, len(request.prompt)
+                logits, _ = self._read(request, request.prompt, None, start)
+        request.cache, request.num_read = cache, end
+        if end == len(request.prompt):
+            self._reading = None
+            if request.end_prompt() or request.push(logits):
+                self._keep(request, request.cache, end)
+            else:
+                self._join(request)
+        return end - start
+
+    def _read(self, request: Request, ids: list[int], cache: Any, start: int) -> tuple[torch.Tensor, Any]:
+        """The logits [vocabulary] after the last of `ids`, which begin at `start` in the prompt."""
+        if not request.wants_prompt_logits:
+            logits, cache = self._reader([ids], cache)
+            return logits[0], cache
+        logits, cache = self._reader([ids], cache, all_logits=True)
+        if cache is not None or len(ids) == len(request.prompt):
+            request.push_prompt(logits[0], start)
+        return logits[0, -1], cache
+
+    def _join(self, request: Request) -> None:
+        cache, request.cache = request.cache, None
+        for group in self._groups:
+            if group.adapter == request.adapter and group.requests and group.batch.takes(cache):
+                break
+        else:
+            group = _Group(request.adapter, Batch(self._reader))
+            self._groups.append(group)
+        group.batch.add(cache, len(request.prompt))
+        group.requests.append(request)
+
+    def _leave(self, group: _Group, indices: set[int]) -> None:
+        if not indices:
+            return
+        most = 0 if self._cache is None else self._cache.most
+        for i in sorted(indices)[-most:] if most else ():
+            self._keep(group.requests[i], group.batch.row_cache(i), group.batch.lengths[i])
+        group.batch.remove(indices)
+        group.requests = [request for i, request in enumerate(group.requests) if i not in indices]
+
+    def _keep(self, request: Request, cache: Any, length: int) -> None:
+        if self._cache is not None and cache is not None:
+            self._cache.keep(request.row[:length], cache, request.adapter)
+
+
+def _ends(request: Request, logits: torch.Tensor) -> bool:
+    """Whether the answer to `request` ends with the token after these logits."""
+    try:
+        return request.push(logits)
+    except Exception as error:
+        request.fail(error)
+        return True

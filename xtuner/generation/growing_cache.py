@@ -1,0 +1,96 @@
+"""Keys and values with room for the tokens to come, each of which is written in place.
+
+    DynamicLayer of transformers   [k1 k2 k3] + k4  ->  [k1 k2 k3 k4]        all copied for each token
+    GrowingLayer                   [k1 k2 k3 __ __] ->  [k1 k2 k3 k4 __]     copied when the room is used up
+
+One owner only: cropping and appending overwrites the cropped part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+# Tokens written in place between two copies.
+ROOM = 256
+
+
+class GrowingLayer(DynamicLayer):
+    """A DynamicLayer that goes on from `layer`."""
+
+    keys: Any
+    values: Any
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        super().lazy_initialization(layer.keys, layer.values)
+        self.keys, self.values = layer.keys, layer.values
+        self._key_room, self._value_room = layer.keys, layer.values
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Begin anew, after a reset."""
+        super().lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """All keys and all values, the new ones at their end."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._key_room = _with_room(self._key_room, self.keys, key_states)
+        self._value_room = _with_room(self._value_room, self.values, value_states)
+        end = self.keys.shape[-2] + key_states.shape[-2]
+        self.keys, self.values = self._key_room[..., :end, :], self._value_room[..., :end, :]
+        return self.keys, self.values
+
+
+_PLAIN = (DynamicLayer, GrowingLayer)
+
+
+def _with_room(room: Tensor, held: Tensor, new: Tensor) -> Tensor:
+    """A tensor that begins with `held` and `new`: `room` where `held` is its beginning and there is room."""
+    start, end = held.shape[-2], held.shape[-2] + new.shape[-2]
+    is_beginning = held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
+    if not is_beginning or held.shape[:-2] != room.shape[:-2] or room.shape[-2] < end:
+        room = held.new_empty(*held.shape[:-2], end + ROOM, held.shape[-1])
+        room[..., :start, :] = held
+    room[..., start:end, :] = new
+    return room
+
+
+def let_grow(cache: Any) -> None:
+    """Give the plain layers of `cache` room; others stay what they are."""
+    layers = getattr(cache, "layers", None) or []
+    for number, layer in enumerate(layers):
+        if type(layer) is DynamicLayer and layer.is_initialized:
+            layers[number] = GrowingLayer(layer)
+
+
+def filled(cache: Any) -> list[Any]:
+    """The layers of `cache` with keys of their own; others read those of a layer below."""
+    return [layer for layer in cache.layers if layer.is_initialized]
+
+
+def is_plain(cache: Any) -> bool:
+    """Whether all of `cache` is keys and values that grow: rows can be padded, joined and taken out."""
+    layers = getattr(cache, "layers", None) or []
+    return bool(layers) and all(type(layer) in _PLAIN for layer in layers)
+
+
+def crop(cache: Any, surplus: int) -> bool:
+    """Whether the last `surplus` tokens could be taken out of `cache`; else it is as it was."""
+    if surplus == 0:
+        return True
+    layers = getattr(cache, "layers", None)
+    # States that sum up all tokens before them cannot go back.
+    if not layers or any(type(layer) not in (*_PLAIN, DynamicSlidingWindowLayer) for layer in layers):
+        return False
+    windows = [layer for layer in layers if type(layer) is DynamicSlidingWindowLayer]
+    # A window that has moved on has lost the tokens that would come back into it.
+    if any(layer.get_seq_length() >= layer.sliding_window for layer in windows):
+        return False
+    cache.crop(-surplus)
+    return True

@@ -1,0 +1,278 @@
+"""The kernels of attention on a packed row, best first: each says which calls it fits, and runs them.
+
+    FlashAttention 3      a Hopper GPU, 16 bits, no dropout              installed by the user
+    FlashAttention 2      a GPU, 16 bits                                 installed by the user
+    torch's varlen        a GPU, 16 bits, no dropout, no soft cap        torch 2.12 and later
+    blocks                a CPU, causal and nothing else                 fused/segments.py
+    runs                  everything: one causal call of torch for each run of equally long samples,
+                          blocks of queries under a window, a soft cap or sinks
+
+None of them ever holds a square mask of the whole row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as apply_dropout
+from torch.nn.functional import scaled_dot_product_attention
+
+from xtuner.log import say_once
+from xtuner.model.fused.segments import packed_causal
+
+# Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
+QUERY_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Call:
+    """Causal attention of one row: `query [1, H, N, D]`, `key` and `value` may have fewer heads.
+
+    `boundaries`: where samples begin and end, int32 on the row's device; `longest`: the longest of them.
+    `window`: how many keys a query sees, itself among them. `softcap`: scores are squeezed into
+    (-softcap, softcap). `sinks [H]`: of each head a score that no token has.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    boundaries: Tensor
+    longest: int
+    scaling: float | None = None
+    dropout: float = 0.0
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    known_boundaries: Sequence[int] | None = None
+
+    def host_boundaries(self) -> Sequence[int]:
+        """`boundaries` on the host; the device is only asked if nobody knows them there."""
+        return self.boundaries.tolist() if self.known_boundaries is None else self.known_boundaries
+
+    def in_chunks(self, chunk: int) -> Call:
+        """The same where tokens see those of their own chunk alone, counted from the sample's first token."""
+        if chunk >= self.longest:
+            return self
+        cut = _cut(self.host_boundaries(), chunk)
+        boundaries = torch.tensor(cut, dtype=torch.int32, device=self.query.device)
+        return dataclasses.replace(self, boundaries=boundaries, known_boundaries=cut, longest=chunk)
+
+    def rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value as `[N, H, D]`."""
+        return tuple(x[0].transpose(0, 1) for x in (self.query, self.key, self.value))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`run` gives the output `[1, N, H, D]` of a call that it fits."""
+
+    fits: Callable[[Call], bool]
+    run: Callable[[Call], Tensor]
+
+
+def packed_attention(call: Call) -> Tensor:
+    """`[1, N, H, D]`, by the first kernel that fits."""
+    return next(kernel for kernel in KERNELS if kernel.fits(call)).run(call)
+
+
+def _cut(boundaries: Sequence[int], chunk: int) -> list[int]:
+    """`boundaries` with more of them inside each sample, `chunk` tokens apart."""
+    starts = [i for a, b in itertools.pairwise(boundaries) for i in range(a, b, chunk)]
+    return [*starts, boundaries[-1]]
+
+
+def _suits_fused_kernels(call: Call) -> bool:
+    query, size = call.query, call.query.shape[-1]
+    is_half = query.dtype in (torch.float16, torch.bfloat16)
+    is_plain = call.sinks is None and size == call.value.shape[-1] and size <= 256
+    return query.device.type == "cuda" and is_half and is_plain
+
+
+def _fits_flash3(call: Call) -> bool:
+    if not _suits_fused_kernels(call) or call.dropout:
+        return False
+    is_hopper = torch.cuda.get_device_capability(call.query.device)[0] == 9
+    return is_hopper and _flash_function("flash_attn_interface") is not None
+
+
+def _fits_flash2(call: Call) -> bool:
+    return _suits_fused_kernels(call) and _flash_function("flash_attn") is not None
+
+
+@functools.cache
+def _flash_function(package: str) -> Callable[..., Any] | None:
+    """`flash_attn_varlen_func` of an installed package; None where it is not there or does not load."""
+    if importlib.util.find_spec(package) is None:
+        return None
+    try:
+        return getattr(importlib.import_module(package), "flash_attn_varlen_func", None)
+    except (ImportError, OSError) as error:  # made for another torch
+        say_once(
+            "{package} is installed but cannot be loaded, so it is not used: {error}",
+            package=package,
+            error=error,
+        )
+        return None
+
+
+def _flash_attention(call: Call, package: str) -> Tensor:
+    """By FlashAttention 2 or 3: Dao 2023 (arXiv 2307.08691), Shah et al. 2024 (arXiv 2407.08608)."""
+    function: Any = _flash_function(package)
+    reach = -1 if call.window is None else call.window - 1
+    out = function(
+        *call.rows(), call.boundaries, call.boundaries, call.longest, call.longest,
+        softmax_scale=call.scaling, causal=True,
+        window_size=(reach, 0 if call.window is not None else -1), softcap=call.softcap or 0.0,
+        **({"dropout_p": call.dropout} if call.dropout else {}),
+    )  # fmt: skip
+    return (out[0] if isinstance(out, tuple) else out)[None]  # with the sums of exponents, by some versions
+
+
+def _fits_torch_varlen(call: Call) -> bool:
+    is_plain = not call.dropout and call.softcap is None
+    return is_plain and _suits_fused_kernels(call) and _has_torch_varlen()
+
+
+@functools.cache
+def _has_torch_varlen() -> bool:
+    """torch 2.12 and later: the call takes a window, the scale and grouped heads."""
+    try:
+        import inspect
+
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return False
+    return {"window_size", "scale", "enable_gqa"} <= set(inspect.signature(varlen_attn).parameters)
+
+
+def _torch_varlen(call: Call) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (x.contiguous() for x in call.rows())
+    out: Any = varlen_attn(
+        q, k, v, call.boundaries, call.boundaries, call.longest, call.longest, scale=call.scaling,
+        window_size=(-1 if call.window is None else call.window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return out[None]
+
+
+def _fits_blocks(call: Call) -> bool:
+    is_plain = call.window is None and call.softcap is None and call.sinks is None and not call.dropout
+    return is_plain and call.query.device.type == "cpu"
+
+
+def _blocks(call: Call) -> Tensor:
+    scale = call.query.shape[-1] ** -0.5 if call.scaling is None else call.scaling
+    return packed_causal(call.query, call.key, call.value, call.host_boundaries(), scale)
+
+
+def _by_run(call: Call) -> Tensor:
+    outputs = []
+    for start, length, count in _equal_runs(call.host_boundaries()):
+        q, k, v = (_split_run(x, start, length, count) for x in (call.query, call.key, call.value))
+        window = call.window if call.window is not None and call.window < length else None
+        if window is not None or call.softcap is not None or call.sinks is not None:
+            out = _by_query_block(q, k, v, dataclasses.replace(call, window=window))
+        else:
+            out = scaled_dot_product_attention(
+                q, k, v, dropout_p=call.dropout, is_causal=True, scale=call.scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )  # fmt: skip
+        # [count, H, length, D] -> [1, count * length, H, D]
+        outputs.append(out.transpose(1, 2).reshape(1, count * length, q.shape[1], -1))
+    return torch.cat(outputs, dim=1)
+
+
+def _equal_runs(boundaries: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(start, length, count) for each run of neighbours of one length."""
+    start, i = boundaries[0], 1
+    while i < len(boundaries):
+        length, count = boundaries[i] - boundaries[i - 1], 1
+        while i + count < len(boundaries) and boundaries[i + count] - boundaries[i + count - 1] == length:
+            count += 1
+        if length:
+            yield start, length, count
+        i += count
+        start = boundaries[i - 1]
+
+
+def _split_run(x: Tensor, start: int, length: int, count: int) -> Tensor:
+    """`[1, H, T, D]` -> `[count, H, length, D]`, a view."""
+    return x[0, :, start : start + length * count].unflatten(1, (count, length)).transpose(0, 1)
+
+
+def _by_query_block(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
+    """Attention of samples `[count, H, length, D]` under the limits of `call`."""
+    length, window, outputs = q.shape[2], call.window, []
+    for begin in range(0, length, QUERY_BLOCK):
+        end = min(begin + QUERY_BLOCK, length)
+        first = 0 if window is None else max(0, begin - window + 1)
+        rows = torch.arange(begin, end, device=q.device)[:, None]
+        columns = torch.arange(first, end, device=q.device)[None, :]
+        mask = columns <= rows
+        if window is not None:
+            mask &= columns > rows - window
+        block = q[:, :, begin:end], k[:, :, first:end], v[:, :, first:end]
+        if call.softcap is None and call.sinks is None:
+            out = scaled_dot_product_attention(
+                *block, attn_mask=mask, dropout_p=call.dropout, scale=call.scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )  # fmt: skip
+        else:
+            out = scored(*block, mask, call.scaling, call.dropout, call.softcap, call.sinks).transpose(1, 2)
+        outputs.append(out)
+    return torch.cat(outputs, dim=2)
+
+
+def scored(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """`[B, T, H, D]` with all scores at hand, for what no fused kernel does; causal without a mask.
+
+    `softcap`: scores are squeezed into (-softcap, softcap), as Gemma 2 does. `sinks [H]`: one more score of
+    each query, which takes its part of the softmax and brings nothing, as in gpt-oss.
+    """
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None and q.shape[2] > 1:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(
+            k.shape[2] - q.shape[2]
+        )
+    if mask is not None:
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+    if sinks is not None:
+        column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    weights = scores.softmax(-1, dtype=wide)[..., : k.shape[2]].to(q.dtype)
+    return (apply_dropout(weights, dropout) @ v).transpose(1, 2).contiguous()
+
+
+KERNELS = (
+    Kernel(_fits_flash3, functools.partial(_flash_attention, package="flash_attn_interface")),
+    Kernel(_fits_flash2, functools.partial(_flash_attention, package="flash_attn")),
+    Kernel(_fits_torch_varlen, _torch_varlen),
+    Kernel(_fits_blocks, _blocks),
+    Kernel(lambda call: True, _by_run),
+)

@@ -1,0 +1,255 @@
+"""A language model that trains on packed samples: loading, and its forward passes.
+
+batch        packed.py: samples one after the other, boundaries, where there is a loss
+passes       passes.py: one call of the model, or several for families that would mix samples
+outputs      hidden states and the head at tokens with a loss, by the method that trains (sft.py, dpo.py)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xtuner.blocks import as_recompute
+from xtuner.config import build
+from xtuner.errors import ConfigError
+from xtuner.language import translate
+from xtuner.log import say_once
+from xtuner.model import attention, loading, lora, passes
+from xtuner.model.base import base_model
+from xtuner.model.fused import fuse, unfuse
+from xtuner.model.fused.shapes import rounded
+from xtuner.model.isolation import Isolation, isolates
+from xtuner.model.loss import head_logprobs, logprobs_of
+from xtuner.model.packed import Packed, pack, unpack
+from xtuner.model.passes import Pass
+from xtuner.model.recompute import enable_recompute, what_fits
+from xtuner.model.rope import scale_by_sample
+from xtuner.model.router import balance_weight
+from xtuner.model.train_module import Outputs, TrainModule
+from xtuner.parallel.sequence import ulysses
+from xtuner.parallel.world import all_reduce_max
+
+
+class PackedLanguageModel(TrainModule):
+    """A language model, whole or with LoRA; a method says in `compute_loss` what it learns."""
+
+    # Passed as the raw config: dtype, attention and quantisation are decided before it is loaded.
+    unbuilt = frozenset({"llm"})
+
+    def __init__(
+        self,
+        llm: Mapping[str, Any] | nn.Module,
+        lora: Any = None,
+        peft_model: str | None = None,
+        use_activation_checkpointing: bool | str | None = None,
+        use_varlen_attn: bool = False,
+        tokenizer: Any = None,
+        max_position_embeddings: int | None = None,
+    ):
+        super().__init__()
+        if use_varlen_attn:
+            say_once(
+                "use_varlen_attn: packed samples never attend to each other, with it or without", logging.INFO
+            )
+        self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
+        self.uses_adapter = lora is not None or peft_model is not None
+        way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
+        self.recompute = enable_recompute(self.llm, way)
+        self._isolation = Isolation()
+        self._sequence_group: Any = None
+        self._head_apart = True
+
+    @abstractmethod
+    def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
+        """The loss of a batch, divided by `num_items`, by default its own."""
+
+    def forward(
+        self,
+        data: dict[str, Any],
+        data_samples: Any = None,
+        mode: str = "loss",
+        num_items: int | Tensor | None = None,
+    ) -> Any:
+        """`Outputs` ("loss"), `{"logits"}` of each sequence ("predict"), the model's own ("tensor")."""
+        packed = pack(data, self.device)
+        if mode == "loss":
+            return self.compute_loss(packed, num_items)
+        found = self.passes_of(packed)
+        outputs = [self.run(p) for p in found]
+        if mode == "predict":
+            return [{"logits": row} for row in unpack(passes.in_order(found, outputs), data)]
+        assert mode == "tensor", mode
+        return outputs[0] if len(outputs) == 1 else passes.joined(found, outputs)
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"llm": self.llm}
+
+    def enable_sequence_parallel(self, group: Any) -> None:
+        heads = self.llm.config.get_text_config().num_attention_heads
+        kv_heads = getattr(self.llm.config.get_text_config(), "num_key_value_heads", None) or heads
+        ulysses.check_heads(heads, kv_heads, group.size())
+        base = base_model(self.llm)
+        loading.use_our_attention(base)
+        if base.config._attn_implementation != attention.NAME:
+            raise ConfigError(_no_sequence_parallel(self.llm.config.get_text_config().model_type))
+        self._sequence_group = group
+
+    def use_plain_layers(self) -> None:
+        unfuse(self.llm)
+        self._head_apart = False
+
+    def head_apart(self) -> tuple[nn.Module, nn.Linear] | None:
+        """Decoder and head, if the head is one linear layer that may run on some tokens alone."""
+        return loading.decoder_and_head(self.llm) if self._head_apart else None
+
+    def passes_of(self, packed: Packed, with_loss: bool = False) -> list[Pass]:
+        """The forward passes of a batch.
+
+        `with_loss`: they are filled to a length that is quick, those without a loss are left out, and all
+        processes get as many, since each call gathers what others need.
+        """
+        if self._isolation.holds(self.llm, len(packed.input_ids)):
+            return [self._together(packed, with_loss)]
+        family = self.llm.config.get_text_config().model_type
+        if self._sequence_group is not None:
+            raise ConfigError(_no_sequence_parallel(family))
+        if len(packed.boundaries) > 2:
+            say_once(
+                "Models of the family '{family}' mix packed samples, so each sample runs by "
+                "itself: slower with many short samples",
+                family=family,
+            )
+        found = passes.apart(packed)
+        if not with_loss:
+            return found
+        found = [p for p in found if len(p.targets)] or found[:1]
+        return found + [passes.filler(self.device)] * (all_reduce_max(len(found)) - len(found))
+
+    def _together(self, packed: Packed, filled: bool) -> Pass:
+        length, group = len(packed.input_ids), self._sequence_group
+        if filled and isolates(self.llm):
+            length = rounded(length)
+        if filled and group is not None:
+            length = ulysses.padded_length(length, group)
+        return passes.together(packed, length, group, masked=balance_weight(self.llm) > 0)
+
+    def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
+        """The output of `model`, by default the language model, with logits at `columns` or at all tokens."""
+        inputs = dict(p.inputs)
+        if columns is not None and loading.keeps_logits(self.llm):
+            inputs["logits_to_keep"] = passes.to_device(columns, p.device)
+        packed = p.pieces is not None
+        context = attention.packed_batch(p.pieces or (), p.boundaries) if packed else contextlib.nullcontext()
+        with context:
+            return (model or self.llm)(**inputs)
+
+    def hidden_with_loss(self, supervised: Sequence[Pass], decoder: nn.Module) -> tuple[Tensor, Tensor]:
+        """Hidden states `[M, h]` at the tokens with a loss of all passes, and the targets `[M]`."""
+        hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
+        return _joined(hidden), _joined([p.device_targets() for p in supervised])
+
+    def token_logprobs(self, todo: Sequence[Pass]) -> tuple[Tensor, np.ndarray]:
+        """Log-probabilities `[M]` of all supervised tokens, and the positions that predict them."""
+        supervised = [p for p in todo if len(p.targets)]
+        apart = self.head_apart()
+        logprobs = torch.zeros(0, device=self.device)
+        if apart is not None and supervised:
+            decoder, head = apart
+            hidden, targets = self.hidden_with_loss(supervised, decoder)
+            logprobs = head_logprobs(hidden, head, targets)
+        elif supervised:
+            found = []
+            for p in supervised:
+                columns = p.columns_with_loss()
+                logits = p.with_loss_of(self.run(p, columns=columns).logits, columns)
+                found.append(logprobs_of(logits, p.device_targets()))
+            logprobs = _joined(found)
+        for p in todo:
+            if not len(p.targets):
+                logprobs = logprobs + self.nothing(p)
+        positions = [p.index[p.rows, p.columns] for p in supervised]
+        return logprobs, np.concatenate([*positions, np.zeros(0, np.int64)])
+
+    def nothing(self, p: Pass) -> Tensor:
+        """A zero with a graph through the model, so that the collectives of other ranks match."""
+        return self.run(p, columns=np.zeros(1, np.int64)).logits.float().sum() * 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.llm.device
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "llm":
+                raise
+            return getattr(super().__getattr__("llm"), name)
+
+
+def build_llm(
+    llm: Mapping[str, Any] | nn.Module,
+    lora_cfg: Any = None,
+    peft_model: str | None = None,
+    tokenizer: Any = None,
+    max_position_embeddings: int | None = None,
+) -> nn.Module:
+    """The language model to train, loaded if it is a config, and with an adapter if one is configured."""
+    lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
+    if peft_model:
+        lora.check_peft_model(peft_model)
+    full = lora_cfg is None and peft_model is None
+    model: Any = llm
+    if isinstance(llm, nn.Module):
+        if max_position_embeddings:
+            raise ConfigError(
+                translate(
+                    "model.max_position_embeddings needs model.llm as a dict, because rope is scaled "
+                    "before loading"
+                )
+            )
+        loading.register_families()
+        loading.use_our_attention(model)
+        loading.prepare_for_training(model, tokenizer, full=full)
+    else:
+        model = loading.load_llm(
+            dict(llm), tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
+        )
+    if peft_model and lora.is_adapter_folder(peft_model):
+        model = lora.attach_adapter(model, peft_model, trainable=True)
+        lora.tell_unused_settings(lora_cfg, peft_model)
+    elif lora_cfg is not None:
+        model = lora.apply_lora(model, lora_cfg)
+        if peft_model:
+            lora.continue_from(model, peft_model)
+    elif peft_model:
+        raise ConfigError(
+            translate(
+                "model.peft_model = {peft_model!r} is not an adapter folder: to continue from a "
+                "checkpoint, give its settings in model.lora too",
+                peft_model=peft_model,
+            )
+        )
+    fuse(model)
+    scale_by_sample(model)
+    return model
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _no_sequence_parallel(family: str) -> str:
+    return translate(
+        "sequence_parallel_size: models of the family '{family}' have an attention of their own, which "
+        "cannot work on parts of a sequence: set sequence_parallel_size = 1",
+        family=family,
+    )

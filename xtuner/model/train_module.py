@@ -1,0 +1,115 @@
+"""The contract between the engine and what it trains.
+
+    engine                                                     a method: SupervisedFinetune, DPO, ...
+    num_items(data)                      ->                    what the loss is a mean over: tokens, pairs
+    forward(data, num_items=N)           ->  {"loss": sum of the losses of `data` / N, "sums": {metric: sum}}
+    parts()                              ->  {"llm": ...}      divided among processes, counted, exported
+
+N counts the items of the whole update: all its batches, all processes. So any split of an update gives the
+same gradient, and the engine adds losses and metrics and never averages averages.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from torch import Tensor, nn
+
+from xtuner.errors import CheckpointError, ConfigError
+from xtuner.language import translate
+
+
+class Outputs(TypedDict):
+    """What a forward pass reports; a dict, since DDP, FSDP and DeepSpeed look for tensors in it."""
+
+    loss: Tensor
+    sums: dict[str, Tensor]  # of each name in `metrics` the sum over the items of the batch, without gradient
+
+
+class TrainModule(nn.Module, ABC):
+    """What a run trains. The names in `metrics` are logged, validated and known to `save_best`."""
+
+    metrics: tuple[str, ...] = ()
+    # Those of which `save_best` keeps the largest; of all others, and of the loss, the smallest.
+    better_if_larger: frozenset[str] = frozenset()
+    # Whether only an adapter is trained and saved.
+    uses_adapter: bool = False
+
+    @abstractmethod
+    def num_items(self, data: dict[str, Any]) -> int:
+        """The number of items of `data` that have a loss."""
+
+    @abstractmethod
+    def forward(
+        self,
+        data: dict[str, Any],
+        data_samples: Any = None,
+        mode: str = "loss",
+        num_items: int | Tensor | None = None,
+    ) -> Any:
+        """`Outputs` of `data` in mode "loss": the loss is divided by `num_items`, by default its own."""
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The models inside, by name; a run without a language model has none."""
+        return {}
+
+    def describe(self, means: Mapping[str, float]) -> dict[str, float]:
+        """What validation reports, from the means of the loss and of all metrics."""
+        return dict(means)
+
+    def enable_sequence_parallel(self, group: Any) -> None:
+        """Train only this process's part of each sequence; the other processes of `group` have the rest."""
+        what = "sequence_parallel_size: {kind} cannot train on parts of a sequence: set it to 1"
+        raise ConfigError(translate(what, kind=type(self).__name__))
+
+    def use_plain_layers(self) -> None:
+        """Run each layer's forward as its family defines it, for engines that hook the calls of layers."""
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The trained weights: with an adapter its weights alone, else all."""
+        state = super().state_dict(*args, **kwargs)
+        if not self.uses_adapter:
+            return state
+        prefix = kwargs.get("prefix", "")
+        trained = {prefix + name for name, p in self.named_parameters() if p.requires_grad}
+        for name in [n for n in state if n.startswith(prefix) and n not in trained]:
+            del state[name]
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load what `state_dict` saved; `strict`: CheckpointError if weights are missing or unexpected."""
+        own = self.state_dict()
+        trained = set(own)
+        shapes = [(n, list(v.shape), list(own[n].shape)) for n, v in state_dict.items() if n in own]
+        if wrong := [(name, there, here) for name, there, here in shapes if there != here]:
+            name, there, here = wrong[0]
+            raise CheckpointError(
+                translate(
+                    "The checkpoint does not fit the model: {wrong} of {total} weights have other "
+                    "shapes, such as {name}: {there} there, {here} here. Use the base model and the "
+                    "lora settings (r) it was trained with",
+                    name=name,
+                    there=there,
+                    here=here,
+                    wrong=len(wrong),
+                    total=len(shapes),
+                )
+            )
+        result = super().load_state_dict(state_dict, strict=False, assign=assign)
+        missing = [name for name in result.missing_keys if name in trained]
+        unexpected = [name for name in state_dict if name not in trained]
+        faults = _some("{count} weights are missing, as {name}", missing)
+        faults += _some("{count} weights are unexpected, as {name}", unexpected)
+        if strict and faults:
+            raise CheckpointError(
+                translate("The checkpoint does not fit the model: {faults}", faults="; ".join(faults))
+            )
+        return type(result)(missing, unexpected)
+
+
+def _some(text: str, names: list[str]) -> list[str]:
+    return [translate(text, count=len(names), name=names[0])] if names else []

@@ -1,0 +1,53 @@
+"""The memory that a built-in or proposed config is expected to need, from the tables; no config is rendered.
+
+Recipe  ->  the settings of its config that decide memory  ->  Training  ->  bytes
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xtuner.estimate.configured import read_training
+from xtuner.estimate.machine import Machine
+from xtuner.estimate.memory import estimate
+from xtuner.estimate.shape import read_shape
+from xtuner.recipes.catalogue import Recipe
+from xtuner.recipes.methods import TEXT
+from xtuner.recipes.parts import adapter_config, llm_config
+from xtuner.recipes.plan import Plan
+from xtuner.recipes.sizes import SIZES
+
+# Any card that computes in bf16.
+_CARD = Machine("cuda", "GPU", 0, 0)
+
+
+def expected_memory(recipe: Recipe) -> int | None:
+    """Bytes on one GPU at the peak, None for models of unknown size and methods with more than one model."""
+    sizes = SIZES.get(recipe.model.name)
+    if sizes is None or recipe.method not in TEXT or Plan(recipe).options["training_args"]:
+        return None
+    shape = read_shape({**sizes, "max_position_embeddings": recipe.model.context})
+    assert shape is not None, recipe.model.name
+    return estimate(shape, read_training(memory_config(recipe), shape, _CARD)).total
+
+
+def memory_config(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe's config that `read_training` reads."""
+    plan = Plan(recipe)
+    schedule, data = plan.settings["schedule"], plan.settings["data"]
+    return {
+        "model": {"llm": llm_config(plan), "lora": adapter_config(plan), **plan.options["model"]},
+        "optim_wrapper": {
+            "type": "AmpOptimWrapper",
+            "optimizer": {"type": schedule["optim_type"]},
+            "dtype": plan.options["amp_dtype"],
+            "accumulative_counts": schedule["accumulative_counts"],
+        },
+        "train_dataloader": {
+            "batch_size": schedule["batch_size"],
+            "dataset": {
+                "max_length": data["max_length"],
+                "max_packed_length": data["max_packed_length"],
+            },
+        },
+    }

@@ -1,1 +1,0 @@
-"""Show a survey of data: on a terminal, as a page for the browser, as JSON for scripts."""

@@ -1,0 +1,166 @@
+"""The survey as one HTML file that needs nothing else: counts, histogram, warnings, coloured samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from xtuner.survey.counts import Lengths
+from xtuner.survey.survey import Survey
+from xtuner.survey.terminal import shortened
+from xtuner.survey.views import RowView, Segment
+from xtuner.survey.wording import count_lines, item_title, length_numbers, sentence, word
+
+_PAGE = """<!DOCTYPE html>
+<html lang="{lang}">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { --ink: #1d2730; --faint: #5d6b78; --line: #dde3e8; --back: #fff; --box: #f6f8fa;
+        --trained: #d3f2d9; --edge: #1f8a3b; --bar: #3b82c4; --warn: #fff3cd; --warn-edge: #b58100; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #dfe6ec; --faint: #93a1ae; --line: #33404b; --back: #14191e; --box: #1c232a;
+          --trained: #17432a; --edge: #4fc272; --bar: #5aa2e0; --warn: #3d3213; --warn-edge: #e0b13a; } }
+body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; color: var(--ink);
+       background: var(--back); max-width: 1000px; margin: 0 auto; padding: 24px 20px 60px; }
+h1 { font-size: 24px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 36px 0 4px; }
+h3 { font-size: 15px; margin: 26px 0 8px; overflow-wrap: anywhere; }
+.faint { color: var(--faint); font-size: 13px; overflow-wrap: anywhere; }
+.counts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px;
+          margin: 14px 0; }
+.counts div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
+.counts b { display: block; font-size: 18px; font-variant-numeric: tabular-nums; }
+.counts span { color: var(--faint); font-size: 13px; }
+.warning { background: var(--warn); border-left: 4px solid var(--warn-edge); padding: 8px 12px;
+           margin: 8px 0; border-radius: 4px; overflow-wrap: anywhere; }
+pre, .sample { background: var(--box); border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
+      margin: 8px 0; font: 13px/1.65 ui-monospace, Consolas, "Noto Sans Mono CJK SC", monospace;
+      white-space: pre-wrap; overflow-wrap: anywhere; }
+.sample { color: var(--faint); }
+mark { background: var(--trained); color: var(--ink); border-bottom: 2px solid var(--edge);
+       border-radius: 3px; padding: 1px 0; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+.end { opacity: 0.55; }
+summary { cursor: pointer; color: var(--faint); }
+svg { width: 100%; height: auto; } svg rect { fill: var(--bar); } svg line { stroke: var(--line); }
+svg text { fill: var(--faint); font-size: 12px; font-family: inherit; }
+"""
+
+
+def write_page(path: Path, title: str, surveys: Sequence[Survey], lang: str) -> None:
+    """Write the page of `to_page`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(to_page(title, surveys, lang), encoding="utf-8")
+
+
+def to_page(title: str, surveys: Sequence[Survey], lang: str) -> str:
+    """The whole page; `title` names the config."""
+    body = "\n".join(_data_set(survey, lang) for survey in surveys)
+    return _PAGE.format(
+        lang="zh-CN" if lang == "zh" else "en",
+        title=escape(f"{word('title', lang)} {title}"),
+        style=_STYLE.strip(),
+        body=body,
+    )
+
+
+def _data_set(survey: Survey, lang: str) -> str:
+    counts = "".join(
+        f"<div><b>{escape(number)}</b><span>{escape(label)}</span></div>"
+        for label, number in count_lines(survey.counts, lang)
+    )
+    findings = "".join(
+        f'<p class="warning">{escape(sentence(finding, lang))}</p>' for finding in survey.findings
+    )
+    rows = "".join(_row(view, lang) for view in survey.rows)
+    legend = f"<mark>{word('is_trained', lang)}</mark> {word('not_trained', lang)}"
+    numbers = ", ".join(f"{label} {number}" for label, number in length_numbers(survey.lengths, lang))
+    samples = "".join(_sample(segments, place) for segments, place in _with_places(survey))
+    return f"""<h2>{escape(survey.path)}</h2>
+<p class="faint">{word("source", lang)}: {escape(survey.source)}</p>
+<div class="counts">{counts}</div>
+{findings or f"<p>{word('no_findings', lang)}</p>"}
+<h3>{word("lengths", lang)}</h3>
+{histogram(survey.lengths)}
+<p class="faint">{escape(numbers)}</p>
+<h2>{word("examples", lang)}</h2>
+<p class="sample">{legend}</p>
+{rows}
+<h3>{escape(item_title(survey.item, lang))}</h3>
+{samples}"""
+
+
+def _with_places(survey: Survey) -> Iterable[tuple[list[Segment], str]]:
+    return zip(survey.item.samples, survey.item.places, strict=True)
+
+
+def _sample(segments: Sequence[Segment], place: str) -> str:
+    return f'<p class="faint">{escape(place)}</p><div class="sample">{_coloured(segments)}</div>'
+
+
+def _row(view: RowView, lang: str) -> str:
+    stages = ""
+    for key, value in (("row", view.row), ("mapped", view.mapped), ("templated", view.templated)):
+        if value is not None:
+            shown = json.dumps(shortened(value), ensure_ascii=False, indent=2, default=str)
+            stages += f"<details><summary>{word(key, lang)}</summary><pre>{escape(shown)}</pre></details>"
+    for key, numbers in (("input_ids", view.input_ids), ("labels", view.labels)):
+        if numbers is not None:
+            stages += f"<details><summary>{key} ({len(numbers):,})</summary><pre>{numbers}</pre></details>"
+    text = f'<div class="sample">{_coloured(view.segments)}</div>' if view.segments else ""
+    cut = f'<p class="warning">{view.num_cut_tokens:,} {word("tokens_cut", lang)}</p>'
+    error = f'<p class="warning">{word("failed", lang)}: {escape(view.error)}</p>' if view.error else ""
+    return f"<h3>{escape(view.place)}</h3>{text}{cut if view.num_cut_tokens else ''}{error}{stages}"
+
+
+def _coloured(segments: Sequence[Segment]) -> str:
+    """The text of the segments, trained ones marked; the sign of a line's end shows whether it is trained."""
+    pieces = []
+    for segment in segments:
+        words = escape(segment.text).replace("\n", '<span class="end">↵</span>\n')
+        pieces.append(f"<mark>{words}</mark>" if segment.trained else words)
+    return "".join(pieces)
+
+
+def histogram(lengths: Lengths) -> str:
+    """The spread of sample lengths as an SVG picture."""
+    width, height, left, base = 960, 240, 10, 200
+    most = max(b.count for b in lengths.bins)
+    step = (width - 2 * left) / len(lengths.bins)
+    parts = [f'<line x1="{left}" y1="{base}" x2="{width - left}" y2="{base}"/>']
+    every = -(-len(lengths.bins) // 10)
+    for number, b in enumerate(lengths.bins):
+        x = left + number * step
+        tall = max(1.0, b.count / most * 170) if b.count else 0
+        tip = f"<title>{b.low:,} - {b.high:,}: {b.count:,}</title>"
+        place = f'x="{x + 1:.1f}" y="{base - tall:.1f}"'
+        parts.append(f'<rect {place} width="{step - 2:.1f}" height="{tall:.1f}">{tip}</rect>')
+        if b.count:
+            place = f'x="{x + step / 2:.1f}" y="{base - tall - 5:.1f}"'
+            parts.append(f'<text {place} text-anchor="middle">{_short(b.count)}</text>')
+        if number % every == 0:
+            parts.append(f'<text x="{x:.1f}" y="{base + 18}">{b.low:,}</text>')
+    last = f"{lengths.bins[-1].high:,}"
+    parts.append(f'<text x="{width - left}" y="{base + 34}" text-anchor="end">≤ {last}</text>')
+    return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
+
+
+def _short(count: int) -> str:
+    """`12345` -> `12.3k`, so that the number fits above its bar."""
+    if count < 10_000:
+        return f"{count:,}"
+    return f"{count / 1e3:.1f}k" if count < 1e6 else f"{count / 1e6:.1f}M"

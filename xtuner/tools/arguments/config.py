@@ -1,0 +1,50 @@
+"""The config that a command is given, a file or the name of a built-in one, and that it writes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from xtuner.config import load_config, parse_config, parse_option
+from xtuner.config.load import Config
+from xtuner.errors import ConfigError
+from xtuner.language import translate
+from xtuner.recipes.catalogue import find
+from xtuner.recipes.render import render
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Take the config as an argument of the command line."""
+    parser.add_argument("config", help="a config file, or the name of a built-in one (xtuner list-cfg)")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Take settings to replace in the config."""
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings to replace: a name of the file (lr=1e-4) or a path (train_dataloader.num_workers=4)",
+    )
+
+
+def read_config(name: str, options: Sequence[str] = ()) -> Config:
+    """The config of a file or of a built-in name, with `KEY=VALUE` options applied."""
+    settings = dict(parse_option(option) for option in options)
+    if name.endswith(".py") or Path(name).is_file():
+        return load_config(name, settings)
+    recipe = find(name)
+    return parse_config(render(recipe), f"{name}.py", settings)
+
+
+def write_new(path: Path, text: str, *, force: bool) -> None:
+    """Write a config; a file with other content is kept unless `force`."""
+    if path.exists() and not force and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            translate("{path} exists with other content: pass --force to overwrite it.", path=path)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
