@@ -20,6 +20,10 @@ from xtuner.model.kernels import dropout, gated, loss, norm, rotary
 CAPABILITIES = (80, 90, 100)
 # Kernel -> its arguments with the sizes of Llama 3.1 8B: types of tensors and numbers, and the constants.
 BF16, FP32, IDS = "*bf16", "*fp32", "*i64"
+# Numbers that are multiples of 16 in all models of note.
+DIVISIBLE = {"rows", "width", "half", "length", "count", "stride", "query_stride", "key_stride", "cos_stride"}
+DIVISIBLE |= {"cos_row", "sin_stride", "sin_row"}
+SEED = {"seed": "i64", "limit": "i32", "count": "i32"}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
     "rms norm": (
         norm._forward,
@@ -29,10 +33,10 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
     "rms norm, gradient": (
         norm._backward,
         {
-            **{"dy": BF16, "x": BF16, "weight": BF16, "scale": FP32, "dx": BF16, "d_weight": FP32},
-            **{"rows": "i32", "width": "i32", "steps": "i32"},
+            **{"dy": BF16, "x": BF16, "weight": BF16, "scale": FP32, "beside": BF16, "dx": BF16},
+            **{"d_weight": FP32, "rows": "i32", "width": "i32", "steps": "i32"},
         },
-        {"NEEDS_X": 1, "NEEDS_WEIGHT": 1, "ROWS": 1, "BLOCK": 4096},
+        {"NEEDS_X": 1, "NEEDS_WEIGHT": 1, "BESIDE": 1, "ROWS": 1, "BLOCK": 4096},
     ),
     "rms norm of a head": (
         norm._forward,
@@ -40,41 +44,61 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
         {"ROWS": 32, "BLOCK": 128},
     ),
     "rotary positions": (
-        rotary._turn,
+        rotary._rotate,
         {
-            **{"x": BF16, "cos": BF16, "sin": BF16, "y": BF16, "heads": "i32", "half": "i32"},
-            **{"token_stride": "i32", "angle_stride": "i32", "sign": "fp32"},
+            **dict.fromkeys(("query", "key", "cos", "sin", "new_query", "new_key"), BF16),
+            **dict.fromkeys(("length", "heads", "key_heads", "half", "query_stride", "key_stride"), "i32"),
+            **dict.fromkeys(("cos_stride", "cos_row", "sin_stride", "sin_row"), "i32"),
+            "sign": "fp32",
         },
-        {"HEADS": 32, "HALF": 64},
+        {"HEADS": 32, "KEY_HEADS": 8, "HALF": 64},
+    ),
+    "gated product, dropped": (
+        gated._forward,
+        {**dict.fromkeys(("gate", "up", "h", "dropped"), BF16), **SEED},
+        {"DROPS": 1, "BLOCK": dropout.BLOCK},
+    ),
+    "gated product, dropped, gradient": (
+        gated._backward,
+        {**dict.fromkeys(("dh", "low", "gate", "up", "h", "d_gate", "d_up"), BF16), **SEED},
+        {"NEEDS_H": 1, "DROPS": 1, "BLOCK": dropout.BLOCK},
     ),
     "gated product": (
         gated._forward,
-        {"gate": BF16, "up": BF16, "h": BF16, "count": "i32"},
-        {"BLOCK": gated._BLOCK},
+        {**dict.fromkeys(("gate", "up", "h", "dropped"), BF16), **SEED},
+        {"DROPS": 0, "BLOCK": dropout.BLOCK},
     ),
     "gated product, gradient": (
         gated._backward,
-        {**dict.fromkeys(("dh", "gate", "up", "h", "d_gate", "d_up"), BF16), "count": "i32"},
-        {"NEEDS_H": 1, "BLOCK": gated._BLOCK},
+        {**dict.fromkeys(("dh", "low", "gate", "up", "h", "d_gate", "d_up"), BF16), **SEED},
+        {"NEEDS_H": 0, "DROPS": 0, "BLOCK": dropout.BLOCK},
     ),
-    "dropout": (
-        dropout._masked,
-        {"x": BF16, "y": BF16, "seed": "i64", "limit": "i32", "count": "i32"},
-        {"BLOCK": dropout._BLOCK},
-    ),
+    "dropout": (dropout._masked, {"x": BF16, "y": BF16, **SEED}, {"BLOCK": dropout.BLOCK}),
     "cross entropy": (
         loss._cross_entropy,
-        {"logits": BF16, "targets": IDS, "losses": FP32, "width": "i32", "stride": "i32"},
-        {"BLOCK": loss._BLOCK},
+        {"logits": BF16, "targets": IDS, "factors": FP32, "losses": FP32, "width": "i32", "stride": "i32"},
+        {"GRADIENT": 1, "FACTORS": 0, "BLOCK": loss._BLOCK},
+    ),
+    "cross entropy, weighted": (
+        loss._cross_entropy,
+        {"logits": BF16, "targets": IDS, "factors": FP32, "losses": FP32, "width": "i32", "stride": "i32"},
+        {"GRADIENT": 1, "FACTORS": 1, "BLOCK": loss._BLOCK},
     ),
 }
-_WARPS = {"cross entropy": loss._WARPS, **dict.fromkeys([n for n in KERNELS if "norm" in n], norm._WARPS)}
+_WARPS = {
+    **dict.fromkeys([n for n in KERNELS if "entropy" in n], loss._WARPS),
+    **dict.fromkeys([n for n in KERNELS if "norm" in n], norm._WARPS),
+}
 
 
 def compiled(name: str, capability: int) -> dict[str, int]:
     """Registers of a thread, bytes spilled by it, and bytes of shared memory of a program."""
     kernel, types, fixed = KERNELS[name]
-    source = ASTSource(fn=kernel, signature={**types, **dict.fromkeys(fixed, "constexpr")}, constexprs=fixed)
+    signature = {**types, **dict.fromkeys(fixed, "constexpr")}
+    # As at run time, where Triton looks at addresses and numbers.
+    aligned = [i for i, (n, kind) in enumerate(types.items()) if kind[0] == "*" or n in DIVISIBLE]
+    attrs = {(i,): [["tt.divisibility", 16]] for i in aligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=attrs)
     options = {"num_warps": _WARPS.get(name, 4)}
     result = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     usage = _usage(result.asm["cubin"])
@@ -94,9 +118,8 @@ def _usage(cubin: bytes) -> dict[str, int]:
 
 def main() -> None:
     """Print the table."""
-    print(
-        "| kernel | compute capability | registers | stack, bytes | shared memory, bytes |\n|---|---|---|---|---|"
-    )
+    print("| kernel | compute capability | registers | stack, bytes | shared memory, bytes |")
+    print("|---|---|---|---|---|")
     for name in KERNELS:
         for capability in CAPABILITIES:
             found = compiled(name, capability)

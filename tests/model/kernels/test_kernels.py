@@ -26,46 +26,75 @@ def test_rms_norm(shape, dtype, random, assert_close):
     expected = x64 * (x64.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight64
     expected.backward(dy.double())
     y, scale = rms_norm(x, weight, 1e-5, dtype)
-    dx, d_weight = rms_norm_backward(dy, x, weight, scale, True, True)
+    dx, d_weight = rms_norm_backward(dy, x, weight, scale, None, True, True)
     assert_close(y, expected)
     if shape != (1, 1):  # there the gradient is what rounding leaves of zero
         assert_close(dx, x64.grad)
     assert_close(d_weight, weight64.grad)
-    assert rms_norm_backward(dy, x, weight, scale, False, True)[0].numel() == 0
-    assert torch.equal(rms_norm_backward(dy, x, weight, scale, True, False)[0], dx)
+    assert rms_norm_backward(dy, x, weight, scale, None, False, True)[0].numel() == 0
+    assert torch.equal(rms_norm_backward(dy, x, weight, scale, None, True, False)[0], dx)
+    both, none = rms_norm_backward(dy, x, weight, scale, x, True, False)
+    assert none.numel() == 0
+    assert_close(both, x64.grad + x64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gated_product(shape, dtype, random, assert_close):
-    """The product, its gradients, and the product again with them."""
+    """The product and its gradients."""
     from xtuner.model.kernels.gated import silu_product, silu_product_backward
 
     gate, up, dh = (random(*shape, dtype=dtype) for _ in range(3))
     gate64, up64 = wide(gate, up)
     expected = silu(gate64) * up64
     expected.backward(dh.double())
-    h, d_gate, d_up = silu_product_backward(dh, gate, up, True)
-    assert_close(silu_product(gate, up), expected)
-    assert torch.equal(h, silu_product(gate, up))
+    h, dropped = silu_product(gate, up, 0.0, 0)
+    assert dropped.numel() == 0
+    assert_close(h, expected)
+    d_gate, d_up = silu_product_backward(dh, gate, up)
     assert_close(d_gate, gate64.grad)
     assert_close(d_up, up64.grad)
-    assert silu_product_backward(dh, gate, up, False)[0].numel() == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "width"), [(1, 2), (3, 16), (5, 24)])
-def test_rotary_positions(heads, width, dtype, random, assert_close):
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_dropped_gated_product(rate, dtype, random, assert_close):
+    """Dropout of the product, its mask again on the gradient of the adapter, gradients in place."""
+    from xtuner.model.kernels.dropout import masked
+    from xtuner.model.kernels.gated import dropped_silu_product_backward_, silu_product
+
+    gate, up, dh, low = (random(71, 129, dtype=dtype) for _ in range(4))
+    mask = masked(torch.ones_like(gate), rate, 7).double()
+    gate64, up64 = wide(gate, up)
+    expected = silu(gate64) * up64
+    expected.backward(dh.double() + (mask * low.double() if rate else 0))
+    h, dropped = silu_product(gate, up, rate, 7)
+    assert_close(h, expected)
+    wanted = h * mask.to(dtype)
+    if rate:
+        assert torch.equal(dropped, wanted)
+    assert torch.equal(dropped_silu_product_backward_(dh, low, gate, up, rate, 7), wanted)
+    assert_close(dh, gate64.grad)
+    assert_close(low, up64.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("heads", "key_heads", "width"), [(1, 1, 2), (3, 2, 16), (5, 1, 24)])
+def test_rotary_positions(heads, key_heads, width, rows, dtype, random, assert_close):
     """Halves are turned, also in a part of a wider projection; the opposite angle turns them back."""
     from xtuner.model.kernels.rotary import rotate
 
-    x = random(2, 5, (heads + 2) * width, dtype=dtype)[..., : heads * width].view(2, 5, heads, width)
-    angle = random(1, 5, 1, width // 2)
+    q, k = (random(2, 5, (n + 2) * width, dtype=dtype)[..., : n * width] for n in (heads, key_heads))
+    q, k = q.view(2, 5, heads, width), k.view(2, 5, key_heads, width)
+    angle = random(rows, 5, 1, width)[..., : width // 2]
     cos, sin = angle.cos(), angle.sin()
-    first, second = x.double().chunk(2, -1)
-    expected = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
-    assert_close(rotate(x, cos, sin, 1.0), expected)
-    assert_close(rotate(rotate(x, cos, sin, 1.0), cos, sin, -1.0), x)
+    turned = rotate(q, k, cos, sin, 1.0)
+    for x, found in zip((q, k), turned, strict=True):
+        first, second = x.double().chunk(2, -1)
+        assert_close(found, torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
+    for x, found in zip((q, k), rotate(*turned, cos, sin, -1.0), strict=True):
+        assert_close(found, x)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -92,15 +121,18 @@ def test_dropout(dtype, random):
 @pytest.mark.parametrize("width", [3, 1000, 20_000])
 def test_cross_entropy(width, dtype, random, assert_close):
     """Losses in fp32; the logits, a part of wider rows, become the gradient of their sum."""
-    from xtuner.model.kernels.loss import cross_entropy_
+    from xtuner.model.kernels import loss
 
     logits = random(5, width + 8, dtype=dtype)[:, :width].mul_(4)
     targets = torch.tensor([0, width - 1, width // 2, 1, 1], device=logits.device)
     (logits64,) = wide(logits)
     expected = cross_entropy(logits64, targets, reduction="none")
     expected.sum().backward()
-    losses = cross_entropy_(logits, targets)
-    assert_close(losses, expected)
+    assert_close(loss.cross_entropy(logits, targets), expected)
+    scaled, factors = logits.clone(), random(5)
+    assert_close(loss.cross_entropy_(scaled, targets, factors), expected)
+    assert_close(scaled, logits64.grad * factors[:, None])
+    assert_close(loss.cross_entropy_(logits, targets, None), expected)
     assert_close(logits, logits64.grad)
 
 
@@ -112,16 +144,23 @@ def test_shapes_are_known_without_values():
 
     x, w, one = torch.randn(3, 4, 8), torch.randn(8), torch.randn(3, 4, 1)
     angle = torch.randn(1, 3, 1, 4)
+    logits, targets = torch.randn(3, 9), torch.tensor([1, 2, 8])
+    heads = x.view(1, 3, 4, 8)
     calls = [
         (norm.rms_norm, (x, w, 1e-5, torch.bfloat16)),
-        (norm.rms_norm_backward, (x, x, w, one, True, True)),
-        (norm.rms_norm_backward, (x, x, w, one, False, False)),
-        (gated.silu_product, (x, x)),
-        (gated.silu_product_backward, (x, x, x, False)),
-        (rotary.rotate, (x.view(1, 3, 4, 8), angle, angle, 1.0)),
+        (norm.rms_norm_backward, (x, x, w, one, None, True, True)),
+        (norm.rms_norm_backward, (x, x, w, one, x, True, False)),
+        (norm.rms_norm_backward, (x, x, w, one, None, False, False)),
+        (gated.silu_product, (x, x, 0.0, 0)),
+        (gated.silu_product, (x, x, 0.5, 1)),
+        (gated.silu_product_backward, (x, x, x)),
+        (gated.dropped_silu_product_backward_, (x.clone(), x.clone(), x, x, 0.5, 1)),
+        (rotary.rotate, (heads, heads[:, :, :2], angle, angle, 1.0)),
         (dropout.masked, (x, 0.5, 1)),
         (dropout.mask_, (x.clone(), 0.5, 1)),
-        (loss.cross_entropy_, (torch.randn(3, 9), torch.tensor([1, 2, 8]))),
+        (loss.cross_entropy, (logits, targets)),
+        (loss.cross_entropy_, (logits.clone(), targets, None)),
+        (loss.cross_entropy_, (logits.clone(), targets, torch.randn(3))),
     ]
     for operator, arguments in calls:
         opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -1,6 +1,6 @@
 """Cross entropy of logits, which become their gradient in place.
 
-logits [M, V]  ->  softmax(logits) - onehot(target), in place
+logits [M, V]  ->  softmax(logits) - onehot(target), times a factor for each row, in place
 losses [M]     =   log sum exp(logits) - logit of the target
 
 A program reads a row for its maximum and the sum of its exponentials (Milakov and Gimelshein 2018, arXiv
@@ -19,7 +19,10 @@ _WARPS = 16
 
 
 @triton.jit
-def _cross_entropy(logits, targets, losses, width, stride, BLOCK: tl.constexpr):
+def _cross_entropy(
+    logits, targets, factors, losses, width, stride,
+    GRADIENT: tl.constexpr, FACTORS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     target = tl.load(targets + row)
@@ -32,28 +35,48 @@ def _cross_entropy(logits, targets, losses, width, stride, BLOCK: tl.constexpr):
         top = higher
     wanted = tl.load(logits + target).to(tl.float32)
     tl.store(losses + row, tl.log(total) + (top - wanted))
-    # All threads have read the target's logit before it is overwritten.
-    tl.debug_barrier()
-    for start in range(0, width, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        x = tl.load(logits + column, mask=column < width, other=-float("inf")).to(tl.float32)
-        p = tl.exp(x - top) / total
-        grad = tl.where(column == target, p - 1, p)
-        tl.store(logits + column, grad.to(logits.dtype.element_ty), mask=column < width)
+    if GRADIENT:
+        factor = 1.0
+        if FACTORS:
+            factor = tl.load(factors + row).to(tl.float32)
+        # All threads have read the target's logit before it is overwritten.
+        tl.debug_barrier()
+        for start in range(0, width, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            x = tl.load(logits + column, mask=column < width, other=-float("inf")).to(tl.float32)
+            p = tl.exp(x - top) / total
+            grad = tl.where(column == target, p - 1, p) * factor
+            tl.store(logits + column, grad.to(logits.dtype.element_ty), mask=column < width)
 
 
-@torch.library.custom_op("xtuner::cross_entropy_", mutates_args=("logits",))
-def cross_entropy_(logits: Tensor, targets: Tensor) -> Tensor:
-    """Losses `[M]` in fp32 of `logits [M, V]` for `targets [M]`; `logits` become the gradient of their sum."""
+def _launch(logits: Tensor, targets: Tensor, factors: Tensor | None, gradient: bool) -> Tensor:
     assert logits.stride(1) == 1
     losses = _like(logits, targets)
     block = min(_BLOCK, triton.next_power_of_2(logits.shape[1]))
     _cross_entropy[(len(logits),)](
-        logits, targets, losses, logits.shape[1], logits.stride(0), BLOCK=block, num_warps=_WARPS
+        logits, targets, losses if factors is None else factors, losses, logits.shape[1], logits.stride(0),
+        GRADIENT=gradient, FACTORS=factors is not None, BLOCK=block, num_warps=_WARPS,
     )  # fmt: skip
     return losses
 
 
-@cross_entropy_.register_fake
+@torch.library.custom_op("xtuner::cross_entropy", mutates_args=())
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Losses `[M]` in fp32 of `logits [M, V]` for `targets [M]`."""
+    return _launch(logits, targets, None, False)
+
+
+@torch.library.custom_op("xtuner::cross_entropy_", mutates_args=("logits",))
+def cross_entropy_(logits: Tensor, targets: Tensor, factors: Tensor | None) -> Tensor:
+    """The same; `logits` become the gradient of the sum of the losses, each times its factor, if any."""
+    return _launch(logits, targets, factors, True)
+
+
+@cross_entropy.register_fake
 def _like(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.new_empty(len(logits), dtype=torch.float32)
+
+
+@cross_entropy_.register_fake
+def _like_losses(logits: Tensor, targets: Tensor, factors: Tensor | None) -> Tensor:
+    return _like(logits, targets)

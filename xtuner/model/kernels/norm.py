@@ -2,6 +2,8 @@
 
 y = round(x * scale) * weight        scale = 1 / sqrt(mean(x^2) + eps), one number a row, in fp32
 dx = scale * (g - n * mean(g * n))   g = dy * weight, n = x * scale
+
+x goes on beside the norm, too: the gradient that comes back along it is added in the same pass.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ def _forward(x, weight, y, scale, rows, width, eps, ROWS: tl.constexpr, BLOCK: t
 
 @triton.jit
 def _backward(
-    dy, x, weight, scale, dx, d_weight, rows, width, steps,
-    NEEDS_X: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    dy, x, weight, scale, beside, dx, d_weight, rows, width, steps,
+    NEEDS_X: tl.constexpr, NEEDS_WEIGHT: tl.constexpr, BESIDE: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, BLOCK)[None, :]
     w = tl.load(weight + column, mask=column < width, other=0.0).to(tl.float32)
@@ -54,7 +57,10 @@ def _backward(
         if NEEDS_X:
             grad = grad * w
             along = tl.sum(grad * normed, 1, keep_dims=True) / width
-            tl.store(dx + at, ((grad - normed * along) * factor).to(dx.dtype.element_ty), mask=inside)
+            grad = (grad - normed * along) * factor
+            if BESIDE:
+                grad += tl.load(beside + at, mask=inside, other=0.0).to(tl.float32)
+            tl.store(dx + at, grad.to(dx.dtype.element_ty), mask=inside)
     if NEEDS_WEIGHT:
         tl.store(d_weight + tl.program_id(0) * width + column, total, mask=column < width)
 
@@ -83,9 +89,13 @@ def _like_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tup
 
 @torch.library.custom_op("xtuner::rms_norm_backward", mutates_args=())
 def rms_norm_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor, needs_x: bool, needs_weight: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients of `x` and, summed over rows, of `weight` in fp32; empty tensors for those not needed."""
+    dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor, beside: Tensor | None, needs_x: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of `x` and, summed over rows, of `weight` in fp32; empty tensors for those not needed.
+
+    `beside`: what else is added to the gradient of `x`.
+    """
     dy, x = dy.contiguous(), x.contiguous()
     rows, width, sizes = scale.numel(), x.shape[-1], _sizes(x.shape[-1])
     tiles = triton.cdiv(rows, sizes["ROWS"])
@@ -94,7 +104,8 @@ def rms_norm_backward(
     dx = torch.empty_like(x) if needs_x else x.new_empty(0)
     d_weight = x.new_empty((parts, width) if needs_weight else 0, dtype=torch.float32)
     _backward[(parts,)](
-        dy, x, weight, scale, dx, d_weight, rows, width, steps, needs_x, needs_weight,
+        dy, x, weight, scale, dy if beside is None else beside.contiguous(), dx, d_weight, rows, width, steps,
+        NEEDS_X=needs_x, NEEDS_WEIGHT=needs_weight, BESIDE=beside is not None,
         **sizes, num_warps=_WARPS,
     )  # fmt: skip
     return dx, d_weight.sum(0) if needs_weight else d_weight
@@ -102,7 +113,8 @@ def rms_norm_backward(
 
 @rms_norm_backward.register_fake
 def _like_gradients(
-    dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor, needs_x: bool, needs_weight: bool
-) -> tuple[Tensor, Tensor]:
+    dy: Tensor, x: Tensor, weight: Tensor, scale: Tensor, beside: Tensor | None, needs_x: bool,
+    needs_weight: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     dx = torch.empty_like(x) if needs_x else x.new_empty(0)
     return dx, x.new_empty(x.shape[-1] if needs_weight else 0, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Rotary positions: both halves of a head are read and written once.
+"""Rotary positions on queries and keys: both halves of all heads are read and written once.
 
 (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)        the gradient: the same with -sin
 """
@@ -12,39 +12,62 @@ from torch import Tensor
 
 
 @triton.jit
-def _turn(
-    x, cos, sin, y, heads, half, token_stride, angle_stride, sign,
-    HEADS: tl.constexpr, HALF: tl.constexpr,
-):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
+def _turn(x, y, c, s, heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
     head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
     inside = (head < heads) & (column < half)
-    c = tl.load(cos + token * angle_stride + column, mask=column < half, other=0.0).to(tl.float32)
-    s = tl.load(sin + token * angle_stride + column, mask=column < half, other=0.0).to(tl.float32) * sign
-    at = token * token_stride + head * 2 * half + column
+    at = head * 2 * half + column
     first = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(x + at + half, mask=inside, other=0.0).to(tl.float32)
-    to = token * heads * 2 * half + head * 2 * half + column
-    tl.store(y + to, (first * c - second * s).to(y.dtype.element_ty), mask=inside)
-    tl.store(y + to + half, (second * c + first * s).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + at, (first * c - second * s).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + at + half, (second * c + first * s).to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _rotate(
+    query, key, cos, sin, new_query, new_key, length, heads, key_heads, half,
+    query_stride, key_stride, cos_stride, cos_row, sin_stride, sin_row, sign,
+    HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    row, place = token // length, token % length
+    column = tl.arange(0, HALF)[None, :]
+    at_cos, at_sin = row * cos_row + place * cos_stride, row * sin_row + place * sin_stride
+    c = tl.load(cos + at_cos + column, mask=column < half, other=0.0).to(tl.float32)
+    s = tl.load(sin + at_sin + column, mask=column < half, other=0.0).to(tl.float32) * sign
+    width = 2 * half
+    _turn(query + token * query_stride, new_query + token * heads * width, c, s, heads, half, HEADS, HALF)
+    _turn(
+        key + token * key_stride, new_key + token * key_heads * width, c, s, key_heads, half, KEY_HEADS, HALF
+    )
 
 
 @torch.library.custom_op("xtuner::rotate", mutates_args=())
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    """`x [B, T, H, D]` turned by the angles of `cos` and `sin [B, T, 1, D / 2]`, or back where `sign` is -1."""
-    heads, width = x.shape[2:]
-    if x.stride()[2:] != (width, 1) or x.stride(0) != x.shape[1] * x.stride(1):
-        x = x.contiguous()
-    y = _like(x, cos, sin, sign)
-    half = width // 2
-    angles = [a.expand(*x.shape[:2], 1, half).reshape(-1, half) for a in (cos, sin)]
-    _turn[(x.shape[0] * x.shape[1],)](
-        x, *angles, y, heads, half, x.stride(1), half, sign,
-        HEADS=triton.next_power_of_2(heads), HALF=triton.next_power_of_2(half),
+def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+    """`query` and `key [B, T, H, D]` turned by the angles of `cos` and `sin [B or 1, T, 1, D / 2]`.
+
+    They are turned back where `sign` is -1.
+    """
+    query, key = _with_whole_heads(query), _with_whole_heads(key)
+    turned = _like(query, key, cos, sin, sign)
+    half = query.shape[3] // 2
+    heads, key_heads = query.shape[2], key.shape[2]
+    rows = [0 if x.shape[0] == 1 else x.stride(0) for x in (cos, sin)]
+    _rotate[(query.shape[0] * query.shape[1],)](
+        query, key, cos, sin, *turned, query.shape[1], heads, key_heads, half,
+        query.stride(1), key.stride(1), cos.stride(1), rows[0], sin.stride(1), rows[1], sign,
+        HEADS=triton.next_power_of_2(heads), KEY_HEADS=triton.next_power_of_2(key_heads),
+        HALF=triton.next_power_of_2(half),
     )  # fmt: skip
-    return y
+    return turned
+
+
+def _with_whole_heads(x: Tensor) -> Tensor:
+    """`x` with heads side by side, and one stride from token to token."""
+    fits = x.stride()[2:] == (x.shape[3], 1) and (len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1))
+    return x if fits else x.contiguous()
 
 
 @rotate.register_fake
-def _like(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _like(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+    whole = torch.contiguous_format
+    return torch.empty_like(query, memory_format=whole), torch.empty_like(key, memory_format=whole)
