@@ -1,13 +1,9 @@
-"""Without a GPU the kernels run in Triton's interpreter, which is chosen before Triton is imported."""
-
-import os
+"""What tests of kernels share; without a GPU they run in Triton's interpreter (tests/conftest.py)."""
 
 import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture
