@@ -21,7 +21,18 @@ CAPABILITIES = (80, 90, 100)
 # Kernel -> its arguments with the sizes of Llama 3.1 8B: types of tensors and numbers, and the constants.
 BF16, FP32, IDS = "*bf16", "*fp32", "*i64"
 # Numbers that are multiples of 16 in all models of note.
-DIVISIBLE = {"rows", "width", "half", "length", "count", "stride", "query_stride", "key_stride", "cos_stride"}
+DIVISIBLE = {
+    "rows",
+    "tokens",
+    "width",
+    "half",
+    "length",
+    "count",
+    "stride",
+    "query_stride",
+    "key_stride",
+    "cos_stride",
+}
 DIVISIBLE |= {"cos_row", "sin_stride", "sin_row"}
 SEED = {"seed": "i64", "limit": "i32", "count": "i32"}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
@@ -47,11 +58,12 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
         rotary._rotate,
         {
             **dict.fromkeys(("query", "key", "cos", "sin", "new_query", "new_key"), BF16),
-            **dict.fromkeys(("length", "heads", "key_heads", "half", "query_stride", "key_stride"), "i32"),
-            **dict.fromkeys(("cos_stride", "cos_row", "sin_stride", "sin_row"), "i32"),
+            **dict.fromkeys(("tokens", "length", "heads", "key_heads", "half"), "i32"),
+            **dict.fromkeys(("query_stride", "key_stride", "cos_stride", "cos_row"), "i32"),
+            **dict.fromkeys(("sin_stride", "sin_row"), "i32"),
             "sign": "fp32",
         },
-        {"HEADS": 32, "KEY_HEADS": 8, "HALF": 64},
+        {"TOKENS": 1, "HEADS": 32, "KEY_HEADS": 8, "HALF": 64},
     ),
     "gated product, dropped": (
         gated._forward,

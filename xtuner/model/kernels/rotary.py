@@ -10,35 +10,37 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# Elements of a program: a token of many heads has one of its own, tokens of few heads share one.
+_TILE = 2048
+
 
 @triton.jit
-def _turn(x, y, c, s, heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
-    head, column = tl.arange(0, HEADS)[:, None], tl.arange(0, HALF)[None, :]
-    inside = (head < heads) & (column < half)
+def _turn(x, y, c, s, token, stride, tokens, heads, half, HEADS: tl.constexpr, HALF: tl.constexpr):
+    head, column = tl.arange(0, HEADS)[None, :, None], tl.arange(0, HALF)[None, None, :]
+    inside = (token < tokens) & (head < heads) & (column < half)
     at = head * 2 * half + column
-    first = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    second = tl.load(x + at + half, mask=inside, other=0.0).to(tl.float32)
-    tl.store(y + at, (first * c - second * s).to(y.dtype.element_ty), mask=inside)
-    tl.store(y + at + half, (second * c + first * s).to(y.dtype.element_ty), mask=inside)
+    first = tl.load(x + token * stride + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(x + token * stride + at + half, mask=inside, other=0.0).to(tl.float32)
+    to = token * heads * 2 * half + at
+    tl.store(y + to, (first * c - second * s).to(y.dtype.element_ty), mask=inside)
+    tl.store(y + to + half, (second * c + first * s).to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _rotate(
-    query, key, cos, sin, new_query, new_key, length, heads, key_heads, half,
+    query, key, cos, sin, new_query, new_key, tokens, length, heads, key_heads, half,
     query_stride, key_stride, cos_stride, cos_row, sin_stride, sin_row, sign,
-    HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HALF: tl.constexpr,
+    TOKENS: tl.constexpr, HEADS: tl.constexpr, KEY_HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64)
+    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)[:, None, None]
     row, place = token // length, token % length
-    column = tl.arange(0, HALF)[None, :]
-    at_cos, at_sin = row * cos_row + place * cos_stride, row * sin_row + place * sin_stride
-    c = tl.load(cos + at_cos + column, mask=column < half, other=0.0).to(tl.float32)
-    s = tl.load(sin + at_sin + column, mask=column < half, other=0.0).to(tl.float32) * sign
-    width = 2 * half
-    _turn(query + token * query_stride, new_query + token * heads * width, c, s, heads, half, HEADS, HALF)
-    _turn(
-        key + token * key_stride, new_key + token * key_heads * width, c, s, key_heads, half, KEY_HEADS, HALF
-    )
+    column = tl.arange(0, HALF)[None, None, :]
+    inside = (token < tokens) & (column < half)
+    c = tl.load(cos + row * cos_row + place * cos_stride + column, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + row * sin_row + place * sin_stride + column, mask=inside, other=0.0).to(tl.float32)
+    s *= sign
+    _turn(query, new_query, c, s, token, query_stride, tokens, heads, half, HEADS, HALF)
+    _turn(key, new_key, c, s, token, key_stride, tokens, key_heads, half, KEY_HEADS, HALF)
 
 
 @torch.library.custom_op("xtuner::rotate", mutates_args=())
@@ -50,13 +52,15 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, sign: float) ->
     query, key = _with_whole_heads(query), _with_whole_heads(key)
     turned = _like(query, key, cos, sin, sign)
     half = query.shape[3] // 2
-    heads, key_heads = query.shape[2], key.shape[2]
+    length, heads, key_heads = query.shape[1], query.shape[2], key.shape[2]
     rows = [0 if x.shape[0] == 1 else x.stride(0) for x in (cos, sin)]
-    _rotate[(query.shape[0] * query.shape[1],)](
-        query, key, cos, sin, *turned, query.shape[1], heads, key_heads, half,
+    sizes = [triton.next_power_of_2(n) for n in (heads, key_heads, half)]
+    each = max(1, _TILE // (sizes[0] * sizes[2]))
+    tokens = len(query) * length
+    _rotate[(triton.cdiv(tokens, each),)](
+        query, key, cos, sin, *turned, tokens, length, heads, key_heads, half,
         query.stride(1), key.stride(1), cos.stride(1), rows[0], sin.stride(1), rows[1], sign,
-        HEADS=triton.next_power_of_2(heads), KEY_HEADS=triton.next_power_of_2(key_heads),
-        HALF=triton.next_power_of_2(half),
+        TOKENS=each, HEADS=sizes[0], KEY_HEADS=sizes[1], HALF=sizes[2],
     )  # fmt: skip
     return turned
 
