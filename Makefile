@@ -120,7 +120,7 @@ constraints: $(VENV)/.dev
 	$(PIP) uv
 	{ sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(BIN)/uv pip compile pyproject.toml \
 	  --all-extras --no-extra modelscope --universal --python-version 3.10 --constraint - --no-header --no-annotate --quiet \
-	  | grep -vE '^(nvidia|cuda|triton)'; } > constraints.new
+	  | grep -vE '^(nvidia|cuda)'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:

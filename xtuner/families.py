@@ -16,6 +16,7 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj"}
 _GATE_UP = ("gate_proj", "up_proj")
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATED = ("gate_proj", "up_proj", "down_proj")
+_LAYER_PARTS = ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp")
 _MAMBA = ("x_proj", "dt_proj", "out_proj")
 
 
@@ -48,6 +49,10 @@ class Fused:
     norm: str | None
     mlp: str
     gated: tuple[str, str, str] = _GATED  # names of the MLP's gate, up and down layers
+    layer: str | None = None
+    layer_parts: tuple[str, str, str, str] = (
+        _LAYER_PARTS  # names of its norms, attention and MLP, as they run
+    )
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,9 @@ def _layer(family: str, name: str) -> str:
 
 
 def _like(name: str) -> Fused:
-    attention, norm, mlp = (_layer(name.lower(), name + kind) for kind in ("Attention", "RMSNorm", "MLP"))
-    return Fused(attention, norm, mlp)
+    kinds = ("Attention", "RMSNorm", "MLP", "DecoderLayer")
+    attention, norm, mlp, layer = (_layer(name.lower(), name + kind) for kind in kinds)
+    return Fused(attention, norm, mlp, layer=layer)
 
 
 _CURE = "name the folder of a language model"
@@ -196,7 +202,9 @@ FAMILIES: dict[str, Family] = {
     "internlm2": Family(
         packs=True, plain_head=True, ours=True, llama_names=_INTERNLM2_AS_LLAMA,
         fused=Fused(
-            None, _layer("llama", "LlamaRMSNorm"), "xtuner.model.internlm2.InternLM2MLP", ("w1", "w3", "w2")
+            None, _layer("llama", "LlamaRMSNorm"), "xtuner.model.internlm2.InternLM2MLP", ("w1", "w3", "w2"),
+            "xtuner.model.internlm2.InternLM2DecoderLayer",
+            ("attention_norm", "attention", "ffn_norm", "feed_forward"),
         ),
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),

@@ -85,7 +85,7 @@ def test_a_changed_layer_runs_as_it_is_and_is_named_once(llama, monkeypatch, cap
     monkeypatch.setattr(llama_code.LlamaMLP, "forward", doubled)
     llama.train()
     wanted, ids = llama(torch.arange(9)[None]).logits, torch.arange(9)[None]
-    assert fuse(llama) == 2 * 3 + 1  # attention and two norms of each layer, and the last norm
+    assert fuse(llama) == 2 * 4 + 1  # each layer, its attention and two norms, and the last norm
     # The family's norms and rotary positions compute in fp32.
     torch.testing.assert_close(llama(ids).logits, wanted, rtol=1e-3, atol=1e-5)
     version = importlib.metadata.version("transformers")

@@ -72,7 +72,8 @@ class Call:
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value as `[N, H, D]`."""
-        return tuple(x[0].transpose(0, 1) for x in (self.query, self.key, self.value))  # type: ignore[return-value]
+        # The gradient of a squeeze is a view; that of an index is a copy between zeros.
+        return tuple(x.squeeze(0).transpose(0, 1) for x in (self.query, self.key, self.value))  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def guarded() -> Iterator[str]:
         layer
         for family in FAMILIES.values()
         if family.fused is not None
-        for layer in (family.fused.attention, family.fused.norm, family.fused.mlp)
+        for layer in (family.fused.layer, family.fused.attention, family.fused.norm, family.fused.mlp)
         if layer is not None and not layer.startswith("xtuner.")
     }
     yield from sorted(f"{layer}.forward" for layer in layers)

@@ -27,6 +27,7 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
+from xtuner.model.fused.linear import linear_onto
 from xtuner.model.fused.rotary import rotate
 
 
@@ -57,6 +58,8 @@ class InternLM2Config(HubRopeConfig):
 
 
 class InternLM2Attention(nn.Module):
+    adds_residual = True
+
     def __init__(self, config: InternLM2Config, layer_idx: int):
         super().__init__()
         self.config = config
@@ -78,6 +81,7 @@ class InternLM2Attention(nn.Module):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         cache: Cache | None = None,
+        residual: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         shape = hidden_states.shape[:-1]
@@ -105,7 +109,8 @@ class InternLM2Attention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.wo(output.reshape(*shape, -1)), weights
+        output = output.reshape(*shape, -1)
+        return self.wo(output) if residual is None else linear_onto(residual, output, self.wo), weights
 
 
 class InternLM2MLP(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from xtuner.blocks import SOFTMAX_PART, loss_block
+from xtuner.model import kernels
 from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
 
@@ -41,15 +42,19 @@ class _HeadCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + block)
             x = padded_rows(hidden[rows].to(dtype))
             grad, count = linear(x, w, b), len(hidden[rows])
-            _add_loss(grad[:count], targets[rows], loss, gradient=grad[:count] if any(needs) else None)
-            grad[count:] = 0
-            if d_hidden is not None:
+            logits = grad[:count]
+            _add_loss(logits, targets[rows], loss, gradient=logits if any(needs) else None)
+            if count < len(grad):
+                grad[count:] = 0
+            if d_hidden is not None and kernels.available(grad) and d_hidden.dtype == dtype:
+                torch.mm(logits, w, out=d_hidden[rows])
+            elif d_hidden is not None:
                 d_hidden[rows] = (grad @ w)[:count]
             if needs[1]:
                 d_weight = _add(d_weight, grad.T @ x, weight.dtype)
             if needs[2]:
                 d_bias = _add(d_bias, grad.sum(0), weight.dtype)
-            del grad  # before those of the next block are made
+            del grad, logits  # before those of the next block are made
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return loss
 
@@ -76,6 +81,9 @@ def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _add_loss(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | None) -> None:
     """Add the sum of cross entropies to `loss`, write its gradient to `gradient`, which may be `logits`."""
+    if kernels.available(logits):
+        _add_loss_by_kernel(logits, targets, loss, gradient)
+        return
     step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         rows, target = logits[start : start + step], targets[start : start + step, None]
@@ -88,6 +96,17 @@ def _add_loss(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | 
             p.scatter_(1, target, log_p.expm1_())
             gradient[start : start + step].copy_(p)
         del p
+
+
+def _add_loss_by_kernel(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | None) -> None:
+    from xtuner.model.kernels.loss import cross_entropy, cross_entropy_
+
+    if gradient is None:
+        loss += cross_entropy(logits, targets).sum()
+        return
+    if gradient is not logits:
+        gradient.copy_(logits)
+    loss += cross_entropy_(gradient, targets, None).sum()
 
 
 def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
@@ -139,7 +158,12 @@ class _HeadLogprobs(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, targets)
         logprobs = torch.empty(len(hidden), dtype=_exact(ctx.dtype), device=hidden.device)
         for rows, _, logits in _logits_by_block(hidden, weight, bias, ctx.dtype):
-            logprobs[rows] = _logprobs(logits, targets[rows])
+            if kernels.available(logits):
+                from xtuner.model.kernels.loss import cross_entropy
+
+                torch.neg(cross_entropy(logits, targets[rows]), out=logprobs[rows])
+            else:
+                logprobs[rows] = _logprobs(logits, targets[rows])
         return logprobs
 
     @staticmethod
@@ -150,8 +174,13 @@ class _HeadLogprobs(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if needs[0] else None
         d_weight = d_bias = None
         for rows, x, grad in _logits_by_block(hidden, weight, bias, ctx.dtype):
-            _add_loss(grad, targets[rows], unused_loss, gradient=grad)
-            grad.mul_(-grad_logprobs[rows, None])
+            if kernels.available(grad):
+                from xtuner.model.kernels.loss import cross_entropy_
+
+                cross_entropy_(grad, targets[rows], -grad_logprobs[rows])
+            else:
+                _add_loss(grad, targets[rows], unused_loss, gradient=grad)
+                grad.mul_(-grad_logprobs[rows, None])
             if d_hidden is not None:
                 d_hidden[rows] = grad @ weight.to(ctx.dtype)
             if needs[1]:

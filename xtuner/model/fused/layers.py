@@ -1,6 +1,7 @@
 """Which modules of a loaded model run through the fused functions, and their forward passes.
 
     family's module             while it trains                      else
+    LlamaDecoderLayer, kin      on a GPU: norms and products add      its own forward
     LlamaAttention and its kin  q, k, v as one group, rotate          its own forward
     gated MLPs                  one function                          its own forward
     RMS norms                   one function                          its own forward
@@ -14,6 +15,7 @@ that families.py names, and where the installed class has the forward pass that 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from types import MethodType
 from typing import Any
@@ -23,16 +25,26 @@ from torch import Tensor, nn
 from xtuner.families import FAMILIES, family_of
 from xtuner.language import translate
 from xtuner.log import say_once
+from xtuner.model import kernels
 from xtuner.model.foreign import is_proven
 from xtuner.model.fused.experts import adapted_experts, are_proven, experts, is_on_parameter
-from xtuner.model.fused.linear import adapted, is_lora, is_proven_lora, lora_linears
+from xtuner.model.fused.linear import (
+    adapted,
+    compute_dtype,
+    is_lora,
+    is_proven_lora,
+    linear_onto,
+    lora_linears,
+)
 from xtuner.model.fused.mlp import gated_mlp
-from xtuner.model.fused.norm import rms_norm
+from xtuner.model.fused.norm import norm_beside, rms_norm
 from xtuner.model.fused.rotary import rotate
 
 _FUSED = [family.fused for family in FAMILIES.values() if family.fused is not None]
 _ATTENTION = {fused.attention for fused in _FUSED}
 _NORMS = {fused.norm for fused in _FUSED}
+# Class -> names of its norms, attention and MLP.
+_LAYERS = {fused.layer: fused.layer_parts for fused in _FUSED if fused.layer is not None}
 # Class -> names of its gate, up and down layers.
 _MLPS = {fused.mlp: fused.gated for fused in _FUSED}
 _COST = "it trains as it is, to the same result, with more time and memory"
@@ -62,7 +74,7 @@ def _tell_of_missing(llm: Any) -> None:
     if fused is None:
         return
     found = {_path(module) for module in llm.modules()}
-    for path in (fused.attention, fused.norm, fused.mlp):
+    for path in (fused.layer, fused.attention, fused.norm, fused.mlp):
         if path is not None and path not in found:
             say_once(
                 "No layer of this model is a {path}, as its family's are: {cost}",
@@ -77,6 +89,8 @@ def _path(module: nn.Module) -> str:
 
 def _function_for(module: Any) -> Callable[..., Any] | None:
     path = _path(module)
+    if path in _LAYERS:
+        return _layer
     if path in _ATTENTION:
         return _attention
     if path in _MLPS and "SiLU" in type(module.act_fn).__name__:
@@ -137,11 +151,40 @@ def _norm(self: Any, hidden_states: Tensor) -> Tensor:
     return rms_norm(hidden_states, self.weight, self.variance_epsilon)
 
 
-def _mlp(self: Any, x: Tensor) -> Tensor:
+def _mlp(self: Any, x: Tensor, residual: Tensor | None = None) -> Tensor:
     if not self.training:
         return type(self).forward(self, x)
     gate, up, down = (getattr(self, name) for name in _MLPS[_path(self)])
-    return gated_mlp(x, gate, up, down, getattr(self, "tile_rows", None))
+    return gated_mlp(x, gate, up, down, getattr(self, "tile_rows", None), residual)
+
+
+def _layer(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    own = type(self).forward
+    if args or not kernels.available(hidden_states) or not _adds(self, hidden_states, kwargs):
+        return own(self, hidden_states, *args, **kwargs)
+    # Up to transformers 5.2x a layer recomputes outside of its forward pass, later within it.
+    if self.gradient_checkpointing and own.__globals__["__name__"] == "transformers.modeling_layers":
+        return self._gradient_checkpointing_func(functools.partial(_added, self, **kwargs), hidden_states)
+    return _added(self, hidden_states, **kwargs)
+
+
+def _adds(layer: Any, hidden: Tensor, kwargs: dict[str, Any]) -> bool:
+    """Whether the parts of `layer` add what goes on beside them, in its precision."""
+    parts: list[Any] = [getattr(layer, name) for name in _LAYERS[_path(layer)]]
+    cached = kwargs.get("cache") is not None or kwargs.get("past_key_values") is not None
+    if not layer.training or cached or parts[1].config._attn_implementation == "eager":
+        return False
+    ours = ("forward" in vars(part) or getattr(part, "adds_residual", False) for part in parts)
+    return hidden.dtype == compute_dtype(hidden) and all(ours) and all(map(_has_own_forward, parts))
+
+
+def _added(self: Any, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    """A layer whose sums are made by the products before them, and their gradients by the norms."""
+    first, attention, second, mlp = (getattr(self, name) for name in _LAYERS[_path(self)])
+    normed, beside = norm_beside(hidden_states, first.weight, first.variance_epsilon)
+    hidden_states, _ = attention(normed, residual=beside, **kwargs)
+    normed, beside = norm_beside(hidden_states, second.weight, second.variance_epsilon)
+    return mlp(normed, residual=beside)
 
 
 def _attention(
@@ -149,6 +192,7 @@ def _attention(
     hidden_states: Tensor,
     position_embeddings: Any = None,
     attention_mask: Tensor | None = None,
+    residual: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     implementation = self.config._attn_implementation
@@ -175,7 +219,8 @@ def _attention(
         sliding_window=_window(self),
         **kwargs,
     )
-    return self.o_proj(output.reshape(*shape, -1)), weights
+    output = output.reshape(*shape, -1)
+    return self.o_proj(output) if residual is None else linear_onto(residual, output, self.o_proj), weights
 
 
 def _window(attention: Any) -> int | None:

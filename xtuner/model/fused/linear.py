@@ -13,6 +13,7 @@ Han et al.'s manual LoRA backward in Unsloth.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from xtuner.model import kernels
 from xtuner.model.foreign import is_proven
 from xtuner.model.fused.dropout import kept, masked, new_seed
 
@@ -107,11 +109,15 @@ def frozen_weight(base: Any, dtype: torch.dtype) -> Tensor:
     return codes.to(dtype).mul_(scale.unsqueeze(1).mul(1 / 127).to(dtype))
 
 
-def _base_forward(base: Any, x: Tensor) -> Tensor:
-    if _quantised_bits(base) == 8:  # outliers in x are multiplied apart
-        return base(x)
+def base_forward(base: Any, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    """What a frozen layer returns for `x [N, k]`, in new memory, plus `residual`."""
     bias = None if base.bias is None else base.bias.to(x.dtype)
-    return linear(x, frozen_weight(base, x.dtype), bias)
+    is_8_bit = _quantised_bits(base) == 8
+    if residual is not None and bias is None and not is_8_bit:
+        return torch.addmm(residual, x, frozen_weight(base, x.dtype).T)
+    # Outliers in x are multiplied apart.
+    y = base(x) if is_8_bit else linear(x, frozen_weight(base, x.dtype), bias)
+    return y if residual is None else y.add_(residual)
 
 
 def compute_dtype(*inputs: Tensor) -> torch.dtype:
@@ -153,17 +159,17 @@ class Group:
         self.ranks = [len(layer.a) for layer in layers]
         self.seed = new_seed() if self.rate else 0
 
-    def forward(self, x: Tensor, adapters: tuple[Tensor, ...]) -> tuple[list[Tensor], Saved]:
+    def forward(self, x: Tensor, adapters: Sequence[Tensor]) -> tuple[list[Tensor], Saved]:
         """Outputs of all layers for `x [N, k]`; `adapters` are A and B of each in turn."""
         a = torch.cat([w.to(x.dtype) for w in adapters[::2]])
         bs = [(w * scale).to(x.dtype) for w, scale in zip(adapters[1::2], self.scales, strict=True)]
         hidden = (masked(x, kept(x, self.rate, self.seed)) if self.rate else x) @ a.T
         parts = hidden.split(self.ranks, dim=1)
-        ys = [_base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
+        ys = [base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
         return ys, Saved(hidden, a, bs)
 
     def backward(
-        self, x: Tensor, saved: Saved, dys: list[Tensor], needs_dx: bool
+        self, x: Tensor, saved: Saved, dys: Sequence[Tensor], needs_dx: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients of `x` and of all adapters in turn."""
         parts = saved.hidden.split(self.ranks, dim=1)
@@ -183,11 +189,95 @@ class Group:
         return dx, grads
 
 
+class KernelGroup(Group):
+    """The same on a GPU: kernels draw the masks, adapters are cast at once, products take the factors."""
+
+    def forward(
+        self,
+        x: Tensor,
+        adapters: Sequence[Tensor],
+        residual: Tensor | None = None,
+        dropped: Tensor | None = None,
+    ) -> tuple[list[Tensor], Saved]:
+        """As Group's, plus `residual`; `dropped` is `x` after dropout, where it is at hand."""
+        a, bs = self._cast(adapters, x.dtype)
+        hidden = (self.drop(x) if dropped is None else dropped) @ a.T
+        ys = [
+            base_forward(base, x, residual).addmm_(h, b.T, alpha=scale)
+            for base, h, b, scale in zip(
+                self.bases, hidden.split(self.ranks, 1), bs, self.scales, strict=True
+            )
+        ]
+        return ys, Saved(hidden, a, bs)
+
+    def _cast(self, adapters: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
+        """All A in one matrix and each B, in `dtype`."""
+        first, *_ = adapters
+        a = first.new_empty((sum(self.ranks), first.shape[1]), dtype=dtype)
+        bs = [torch.empty_like(b, dtype=dtype) for b in adapters[1::2]]
+        torch._foreach_copy_([*a.split(self.ranks), *bs], [*adapters[::2], *adapters[1::2]])
+        return a, bs
+
+    def drop(self, x: Tensor) -> Tensor:
+        """`x` after dropout, not scaled up."""
+        from xtuner.model.kernels.dropout import masked
+
+        return masked(x, self.rate, self.seed) if self.rate else x
+
+    def backward(
+        self, x: Tensor, saved: Saved, dys: Sequence[Tensor], needs_dx: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        from xtuner.model.kernels.dropout import mask_
+
+        d_hidden = self.d_hidden(saved, dys)
+        grads = self.adapter_grads(self.drop(x), saved, dys, d_hidden)
+        if not needs_dx:
+            return None, grads
+        dx = d_hidden @ saved.a
+        if self.rate:
+            mask_(dx, self.rate, self.seed)
+        for dy, base in zip(dys, self.bases, strict=True):
+            dx.addmm_(dy, frozen_weight(base, dy.dtype))
+        return dx, grads
+
+    def d_hidden(self, saved: Saved, dys: Sequence[Tensor]) -> Tensor:
+        """The gradient of `saved.hidden`."""
+        found = torch.empty_like(saved.hidden)
+        for part, dy, b, scale in zip(found.split(self.ranks, 1), dys, saved.bs, self.scales, strict=True):
+            torch.addmm(part, dy, b, beta=0, alpha=scale, out=part)
+        return found
+
+    def adapter_grads(
+        self, dropped: Tensor, saved: Saved, dys: Sequence[Tensor], d_hidden: Tensor
+    ) -> list[Tensor]:
+        """Gradients of all adapters in turn, in fp32, from the group's input after dropout."""
+        d_a = d_hidden.T @ dropped
+        hiddens = saved.hidden.split(self.ranks, 1)
+        d_bs = [
+            torch.addmm(b, dy.T, h, beta=0, alpha=scale)
+            for b, dy, h, scale in zip(saved.bs, dys, hiddens, self.scales, strict=True)
+        ]
+        narrow = [g for pair in zip(d_a.split(self.ranks), d_bs, strict=True) for g in pair]
+        wide = [torch.empty_like(g, dtype=torch.float32) for g in narrow]
+        torch._foreach_copy_(wide, narrow)
+        return wide
+
+
+def group_of(layers: tuple[Adapted, ...], x: Tensor) -> Group:
+    """The group of `layers`, on the device of `x`."""
+    return (KernelGroup if kernels.available(x) else Group)(layers)
+
+
 class _LoraLinears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, group: Group, *adapters: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx, x: Tensor, residual: Tensor | None, group: Group, *adapters: Tensor
+    ) -> tuple[Tensor, ...]:
         cast = x.to(compute_dtype(x))
-        ys, saved = group.forward(cast, adapters)
+        if isinstance(group, KernelGroup):
+            ys, saved = group.forward(cast, adapters, residual)
+        else:
+            ys, saved = group.forward(cast, adapters)
         ctx.group, ctx.dtype, ctx.dtypes = group, x.dtype, [w.dtype for w in adapters]
         ctx.save_for_backward(cast, saved.hidden, saved.a, *saved.bs)
         return tuple(ys)
@@ -198,7 +288,8 @@ class _LoraLinears(torch.autograd.Function):
         dys_ = [dy.to(x.dtype) for dy in dys]
         dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), dys_, ctx.needs_input_grad[0])
         grads = [g.to(dtype) for g, dtype in zip(grads, ctx.dtypes, strict=True)]
-        return None if dx is None else dx.to(ctx.dtype), None, *grads
+        d_residual = dys[0] if ctx.needs_input_grad[1] else None
+        return None if dx is None else dx.to(ctx.dtype), d_residual, None, *grads
 
 
 def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
@@ -206,7 +297,24 @@ def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...
     layers = tuple(layer for m in modules if (layer := adapted(m)) is not None)
     if len(layers) < len(modules) or len({layer.dropout for layer in layers}) > 1:
         return tuple(m(x) for m in modules)
+    return _together(x, layers, None)
+
+
+def _together(x: Tensor, layers: tuple[Adapted, ...], residual: Tensor | None) -> tuple[Tensor, ...]:
     adapters = [w for layer in layers for w in (layer.a, layer.b)]
     # Outside of the function, as nobody may change its views in place, and llama4 adds to an expert's output.
-    ys = _LoraLinears.apply(x.reshape(-1, x.shape[-1]), Group(layers), *adapters)
+    ys = _LoraLinears.apply(x.reshape(-1, x.shape[-1]), residual, group_of(layers, x), *adapters)
     return tuple(y.view(*x.shape[:-1], -1) for y in ys)
+
+
+def linear_onto(residual: Tensor, x: Tensor, module: nn.Module) -> Tensor:
+    """`residual + module(x)`; on a GPU a product of matrices adds them, where their precision is one."""
+    if not kernels.available(x) or residual.dtype != compute_dtype(x):
+        return residual + module(x)
+    flat = residual.reshape(-1, residual.shape[-1])
+    layer = adapted(module)
+    if layer is not None:
+        return _together(x, (layer,), flat)[0]
+    if type(module) is nn.Linear and module.bias is None:
+        return torch.addmm(flat, x.reshape(-1, x.shape[-1]), module.weight.T).view_as(residual)
+    return residual + module(x)

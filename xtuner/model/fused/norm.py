@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xtuner.model import kernels
 from xtuner.model.fused.linear import compute_dtype
 
 
@@ -33,6 +34,35 @@ class _RmsNorm(torch.autograd.Function):
         return dx, d_weight, None
 
 
+class _NormBeside(torch.autograd.Function):
+    """As _RmsNorm by kernels, with `x` as a second output: gradients of both are added in the kernel."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        from xtuner.model.kernels.norm import rms_norm as norm
+
+        ctx.set_materialize_grads(False)
+        y, scale = norm(x, weight, eps, compute_dtype(x))
+        ctx.save_for_backward(x, weight, scale)
+        return y, x
+
+    @staticmethod
+    def backward(ctx, dy: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+        from xtuner.model.kernels.norm import rms_norm_backward
+
+        if dy is None:
+            return beside, None, None
+        x, weight, scale = ctx.saved_tensors
+        needs_x, needs_weight, _ = ctx.needs_input_grad
+        dx, d_weight = rms_norm_backward(dy, x, weight, scale, beside, needs_x, needs_weight)
+        return dx if needs_x else None, d_weight.to(weight.dtype) if needs_weight else None, None
+
+
+def norm_beside(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`x` normed, and `x` as it goes on beside the norm; where kernels are available."""
+    return _NormBeside.apply(x, weight, eps)
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`x` normed over its last dimension, in the dtype that the linear layers after it compute in."""
-    return _RmsNorm.apply(x, weight, eps)
+    return norm_beside(x, weight, eps)[0] if kernels.available(x) else _RmsNorm.apply(x, weight, eps)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xtuner.model import kernels
+
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x [B, T, H, D]` turned by angles `[B, T, 1, D / 2]`."""
@@ -33,8 +35,23 @@ class _Rotate(torch.autograd.Function):
         return _turn(d_query, cos, -sin), _turn(d_key, cos, -sin), None, None
 
 
+class _KernelRotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        from xtuner.model.kernels.rotary import rotate
+
+        ctx.save_for_backward(cos, sin)
+        return rotate(query, key, cos, sin, 1.0)
+
+    @staticmethod
+    def backward(ctx, d_query: Tensor, d_key: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        from xtuner.model.kernels.rotary import rotate
+
+        return *rotate(d_query, d_key, *ctx.saved_tensors, -1.0), None, None
+
+
 def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """`query` and `key`, `[B, T, H, D]`, turned; `cos` and `sin` are `[B, T, D]` with equal halves."""
     half = cos.shape[-1] // 2
     angles = (x[..., :half].unsqueeze(2) for x in (cos, sin))
-    return _Rotate.apply(query, key, *angles)
+    return (_KernelRotate if kernels.available(query) else _Rotate).apply(query, key, *angles)

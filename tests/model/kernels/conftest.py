@@ -1,0 +1,29 @@
+"""What tests of kernels share; without a GPU they run in Triton's interpreter (tests/conftest.py)."""
+
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture
+def random():
+    """Function of a shape and a dtype: normal numbers, the same in every test."""
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*shape, dtype=torch.float32):
+        return torch.randn(shape, generator=generator).to(DEVICE, dtype)
+
+    return make
+
+
+@pytest.fixture
+def assert_close():
+    """Within a few units of rounding of the largest number."""
+
+    def check(found, expected, unit=None):
+        unit = torch.finfo(found.dtype).eps if unit is None else unit
+        error = (found.double() - expected.double()).abs().max() / expected.double().abs().max()
+        assert error < 4 * unit
+
+    return check
