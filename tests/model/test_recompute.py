@@ -10,6 +10,7 @@ from xtuner import log
 from xtuner.blocks import RECOMPUTE
 from xtuner.errors import ConfigError
 from xtuner.model import SupervisedFinetune
+from xtuner.model.host_embedding import HostEmbedding
 from xtuner.model.recompute import recomputes
 
 
@@ -58,6 +59,15 @@ def test_tiles_change_nothing_but_rounding(llama, batch, monkeypatch):
     assert loss == pytest.approx(again, rel=1e-6)
     for ours, theirs in zip(others, gradients, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("way", RECOMPUTE)
+def test_a_frozen_embedding_has_no_gradient_and_waits_on_the_host(llama, batch, way):
+    """Offloaded, its table is a plain tensor; whatever is recomputed, no gradient goes beyond the first layer."""
+    model, *_ = loss_and_gradients(llama, batch, way)
+    embedding = model.llm.get_input_embeddings()
+    assert isinstance(embedding, HostEmbedding) == (way == "offload")
+    assert not embedding(batch["input_ids"]).requires_grad
 
 
 def test_layer_inputs_are_all_that_is_kept(llama, batch):

@@ -13,7 +13,8 @@ weight that is not quantised (and of a number in the stream between layers), `c`
       loss       activations, and the logits of a block of rows with their gradient
       layer      activations, and what the backward pass of a layer makes: with recomputation that layer's
                  activations, gradients as wide as the MLP, a matrix out of 4 bits
-      last layer gradients of all, and the same of a layer
+      last layer gradients of all layers, and the same of a layer
+      embedding  gradients of all, and that of its output
       step       gradients of all, and what the optimiser's step makes beside its state
 
 What a layer keeps is in `layer_bytes`; the functions of xtuner/model/fused decide it for families that have
@@ -105,8 +106,12 @@ def estimate(shape: Shape, run: Training) -> Memory:
     head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
     # A gradient is whole before it is added to the one of the batch before.
     added = head if before else 0
-    # Within autocast the copies of all weights are kept until the forward pass is over.
-    copies = _copied_bytes(shape, run) * shape.layers if run.is_full and run.recompute != "none" else 0
+    # Within autocast the copies of all weights are kept until the forward pass is over; those of layers that
+    # are not made again are among the activations.
+    copies = _copied_bytes(shape, run) * _made_again(shape, run) if run.is_full else 0
+    # The gradient of the embedding, if it is not the head's too, comes after those of all layers.
+    embedding = shape.embedding * run.weight_bytes if run.is_full and shape.head and not before else 0
+    stream = run.tokens * shape.hidden * run.weight_bytes
     moments = {
         "loss": {
             "gradients": before,
@@ -114,7 +119,8 @@ def estimate(shape: Shape, run: Training) -> Memory:
             "loss": loss_bytes(shape, run) + copies,
         },
         "layer": {"gradients": max(before, head), "activations": activations, "layer": making},
-        "last layer": {"gradients": gradients, "layer": max(making, added)},
+        "last layer": {"gradients": gradients - embedding, "layer": max(making, added)},
+        "embedding": {"gradients": gradients, "layer": 2 * stream if run.is_full else 0},
         "step": {"gradients": gradients, "step": _step_bytes(shape, run)},
     }
     kept = {
@@ -140,14 +146,19 @@ def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int,
     stream = run.tokens * shape.hidden * run.weight_bytes
     if run.recompute == "none":
         return shape.layers * one_layer, 0
-    if run.recompute == "selective":  # every second layer
-        made_again = (shape.layers + 1) // 2
+    if run.recompute == "selective":
+        made_again = _made_again(shape, run)
         # The last is made again beside all others; any before it in the place of one that is done.
         again = one_layer if shape.layers % 2 else 0
         return made_again * stream + (shape.layers - made_again) * one_layer, again
     kept = shape.layers * stream
     # Layer inputs that are kept on the host take none of a GPU's memory but the one that comes back.
     return (stream if run.recompute == "offload" and run.device == "cuda" else kept), one_layer
+
+
+def _made_again(shape: Shape, run: Training) -> int:
+    """How many layers are made again in backward."""
+    return {"none": 0, "selective": (shape.layers + 1) // 2}.get(run.recompute, shape.layers)
 
 
 def bytes_per_weight(run: Training) -> float:
@@ -234,11 +245,12 @@ def layer_bytes(shape: Shape, run: Training) -> int:
     """What a layer keeps of one token until backward.
 
     norms       two, the stream before each and a number of fp32; of other families in fp32 and normalised too
-    attention   queries, keys, values; on a GPU the result and one number of fp32 for each head
+    attention   queries, keys, values; on a GPU the result and one number of fp32 for each head; queries and
+                keys before their norms, of other families in fp32
     MLP         gate, up; of other families the activation too; nothing where it runs by tiles
     experts     what comes out of each, before the router's weights
     matrices    the inputs of those that are trained, once for those that share them; rank numbers of each
-                adapter; where layers are not fused each has its own copy, and a dropout mask
+                adapter; where torch compiles the layers each has its own copy, and a dropout mask
     """
     c, h = run.compute_bytes, shape.hidden
     fused = _fused(shape, run)
@@ -249,18 +261,22 @@ def layer_bytes(shape: Shape, run: Training) -> int:
     if run.device == "cuda":
         attention += c * shape.query + 4 * shape.heads
     if shape.head_norms:
-        attention += c * (shape.query + shape.key)
+        width = c if fused is not None and fused.norm is not None else 4 + (c if run.is_full else 0)
+        attention += width * (shape.query + shape.key)
     mlp = 0 if _in_tiles(shape, run) else (3 if fused is None else 2) * c * _mlp_width(shape)
     mlp += sum(
         c * x.outputs * x.active / shape.layers for x in shape.linears if x.experts and x.role == _DOWN
     )
-    return int(norms + attention + mlp + _inputs_bytes(shape, run, fused is not None))
+    return int(norms + attention + mlp + _inputs_bytes(shape, run))
 
 
 def _fused(shape: Shape, run: Training) -> Fused | None:
     """What runs through xtuner/model/fused of layers that are not recomputed; compiled ones do not."""
-    compiled = run.compiled and run.recompute in ("none", "selective")
-    return None if compiled else family_of({"model_type": shape.family}).fused
+    return None if _is_compiled(run) else family_of({"model_type": shape.family}).fused
+
+
+def _is_compiled(run: Training) -> bool:
+    return run.compiled and run.recompute in ("none", "selective")
 
 
 def _mlp_width(shape: Shape) -> float:
@@ -270,11 +286,11 @@ def _mlp_width(shape: Shape) -> float:
 _DOWN = "down_proj"
 
 
-def _inputs_bytes(shape: Shape, run: Training, fused: bool) -> float:
-    """Of the inputs of trained matrices."""
+def _inputs_bytes(shape: Shape, run: Training) -> float:
+    """Of the inputs of trained matrices; adapters are fused in every family, unless torch compiles them."""
     c = run.compute_bytes
     trained = list(shape.linears) if run.is_full else targets(shape, run)
-    mask = 1 if run.dropout and not run.is_full and not fused else 0
+    mask = 1 if run.dropout and not run.is_full and _is_compiled(run) else 0
     seen: set[str] = set()
     total = 0.0
     for x in trained:

@@ -197,6 +197,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
         "loss": {"gradients": before, "gathered": gathered},
         "layer": {"gradients": before + head + summed, "gathered": gathered},
         "last layer": {"gradients": gradient + whole + max(summed, whole), "gathered": gathered},
+        "embedding": {"gradients": gradient + 2 * whole, "gathered": gathered},
         "step": {
             "gradients": gradient,
             "step": alone.moments["step"].get("step", 0) * trained // _trained(shape, run),
@@ -219,7 +220,7 @@ def _copies(shape: Shape, run: Training) -> dict[str, int]:
     if run.recompute == "none":
         return {f"{moment}/activations": copies for moment in ("loss", "layer")}
     kept = shape.layers // 2 * layer if run.recompute == "selective" else 0
-    found = {"loss/loss": copies, "layer/layer": layer}
+    found = {"loss/loss": copies - kept, "layer/layer": layer}
     return found | {f"{moment}/activations": kept for moment in ("loss", "layer") if kept}
 
 
@@ -261,6 +262,7 @@ def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memor
             "loss": {"gradients": before, "gathered": gathered},
             "layer": {"gradients": gradient, "buckets": bucket, "gathered": gathered},
             "last layer": {"gradients": gradient, "buckets": bucket, "gathered": gathered},
+            "embedding": {"gradients": gradient, "buckets": bucket, "gathered": gathered},
             "step": {"gradients": gradient, "step": step},
         },
     ), host

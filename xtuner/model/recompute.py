@@ -55,6 +55,10 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
         enable({"use_reentrant": False})
     else:  # transformers before 5.22
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(base, "_require_grads_hook"):
+        # For re-entrant recomputation alone: it costs a gradient that no one reads, and the hook on the
+        # embedding would keep its table on the device.
+        base.disable_input_require_grads()
     layers = [m for m in base.modules() if isinstance(m, GradientCheckpointingLayer)]
     if way == "offload" and not all(hasattr(layer, "_gradient_checkpointing_func") for layer in layers):
         say_once(

@@ -1,0 +1,212 @@
+"""What one update moves, launches and holds on a GPU, counted on `meta` tensors: no GPU, no weights, no network.
+
+    python benchmarks/gpu_on_paper.py                        the case of the goals, ours and transformers + peft
+    python benchmarks/gpu_on_paper.py --by-op                and which parts and operators of it move most
+    python benchmarks/gpu_on_paper.py --model qwen3-8b --method full --recompute full --tokens 8192
+    python benchmarks/gpu_on_paper.py --all --write          all models, methods and lengths, into RESULTS.md: half an hour
+
+Time is a roofline: products at --tflops, all other traffic at --tbs, one after the other. Left out are the
+products inside attention (a column of their own), starting kernels, and that no kernel reaches the whole rate.
+Peaks are without the context of the GPU and what an allocator has free; so is the estimate beside them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from on_paper.gpu import has_kernels
+from on_paper.models import METHODS, MODELS, Case
+from on_paper.update import Counted, count
+from results import machine, write_section
+
+from xtuner.blocks import RECOMPUTE
+from xtuner.estimate.memory import Training, estimate
+from xtuner.estimate.shape import read_shape
+
+GIB = 2**30
+LENGTHS = (2048, 8192, 32768)
+GOALS = Case()
+# What is promised for a card of 8 GB: 7B in 4 bits, as the recipes have it.
+SMALL = [
+    Case(model, tokens=tokens, rank=16, double_quant=True, recompute=way)
+    for model in ("llama2-7b", "internlm2-7b")
+    for tokens in (2048, 8192)
+    for way in ("full", "offload")
+]
+COLUMNS = (
+    "| run | products | their traffic | other traffic | launches | waits | attention | peak | estimate | roofline |\n"
+    "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
+)
+
+
+def estimated(case: Case) -> float:
+    """Bytes by xtuner.estimate, without the process and what its allocator has free."""
+    full = case.method == "full"
+    run = Training(
+        tokens=case.tokens,
+        weight_bytes=4 if full else 2,
+        bits=4 if case.method == "qlora" else 16,
+        double_quant=case.double_quant,
+        rank=0 if full else case.rank,
+        dropout=case.dropout > 0,
+        recompute=case.recompute,
+        fused_step=case.fused_step,
+    )
+    shape = read_shape(case.sizes())
+    assert shape is not None
+    memory = estimate(shape, run)
+    kept = sum(size for name, size in memory.kept.items() if name != "process")
+    return kept + max(
+        sum(size for name, size in moment.items() if name != "allocator") for moment in memory.moments.values()
+    )
+
+
+def off(case: Case, counted: Counted) -> str:
+    """By how much the estimate is more than what is counted."""
+    return "" if case.stock else f"{estimated(case) / counted.peak - 1:+.1%}"
+
+
+def tokens_per_second(case: Case, counted: Counted, rates: argparse.Namespace) -> float:
+    """By the roofline."""
+    work = counted.total()
+    return case.tokens / (work.flop / (rates.tflops * 1e12) + work.bytes / (rates.tbs * 1e12))
+
+
+def name_of(case: Case) -> str:
+    """The run in words."""
+    words = [case.model, {"qlora": "QLoRA", "lora": "LoRA", "full": "full"}[case.method]]
+    words += [] if case.method == "full" else [f"rank {case.rank}"]
+    words += [f"{case.tokens:,} tokens", f"recompute {case.recompute}"]
+    return ("transformers + peft: " if case.stock else "") + ", ".join(words)
+
+
+def row(case: Case, counted: Counted, rates: argparse.Namespace) -> str:
+    """A line of the table."""
+    work = counted.total()
+    cells = [
+        name_of(case),
+        f"{work.flop / 1e12:,.0f} TFLOP",
+        f"{work.product_bytes / 1e9:,.0f} GB",
+        f"{work.bytes / 1e9:,.0f} GB",
+        f"{work.launches:,.0f}",
+        f"{work.waits:.0f}",
+        f"{work.attention_flop / 1e12:,.0f} TFLOP",
+        f"{counted.peak / GIB:.2f} GiB",
+        off(case, counted),
+        f"{tokens_per_second(case, counted, rates):,.0f} tok/s",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def by_part(counted: Counted, operators: int = 4) -> Iterator[str]:
+    """Parts of the step, most traffic first, and the operators in each that move most."""
+    yield "| part | other traffic | launches | products' traffic | most of it |"
+    yield "|---|---:|---:|---:|---|"
+    parts = {part for part, _ in counted.work}
+    for part in sorted(parts, key=lambda part: -counted.total(part).bytes):
+        total = counted.total(part)
+        inside = [(name, work) for (its, name), work in counted.work.items() if its == part and work.bytes]
+        inside.sort(key=lambda pair: -pair[1].bytes)
+        most = ", ".join(f"{name} {w.bytes / 1e9:,.1f} ({w.launches:,.0f})" for name, w in inside[:operators])
+        yield (
+            f"| {part} | {total.bytes / 1e9:,.1f} GB | {total.launches:,.0f} | "
+            f"{total.product_bytes / 1e9:,.1f} GB | {most} |"
+        )
+
+
+def rows(cases: list[Case], rates: argparse.Namespace, by_op: bool = False) -> Iterator[str]:
+    """The table of `cases`, with their parts where those are asked for."""
+    yield COLUMNS
+    parts = []
+    for case in cases:
+        counted = count(case, whole=rates.whole)
+        yield row(case, counted, rates)
+        if by_op:
+            parts += ["", f"{name_of(case)}, by part:", "", *by_part(counted)]
+    yield from parts
+
+
+def overview(rates: argparse.Namespace) -> Iterator[str]:
+    """All models, methods and recomputations: peaks by length, and what 8,192 tokens move."""
+    heads = " | ".join(f"peak {n:,}" for n in LENGTHS)
+    yield f"| run, rank 64 | {heads} | estimate | at 8,192: other traffic | launches | waits | roofline |"
+    yield "|---|" + "---:|" * (len(LENGTHS) + 5)
+    for model, method in itertools.product(MODELS, METHODS):
+        ours = [Case(model, method, recompute=way) for way in RECOMPUTE]
+        for case in (*ours, *(replace(ours[0], stock=True, recompute=way) for way in ("none", "full"))):
+            yield _overview_row(case, rates)
+
+
+def _overview_row(case: Case, rates: argparse.Namespace) -> str:
+    found = {n: count(replace(case, tokens=n)) for n in LENGTHS}
+    work, middle = found[8192].total(), replace(case, tokens=8192)
+    peaks = " | ".join(f"{counted.peak / GIB:.1f} GiB" for counted in found.values())
+    offs = [] if case.stock else [estimated(replace(case, tokens=n)) / c.peak - 1 for n, c in found.items()]
+    worst = f"{max(offs, key=abs):+.1%}" if offs else ""
+    name = name_of(middle).replace(", rank 64", "").replace(", 8,192 tokens", "").replace("recompute ", "")
+    return (
+        f"| {name} | {peaks} | {worst} | {work.bytes / 1e9:,.0f} GB | {work.launches:,.0f} | "
+        f"{work.waits:.0f} | {tokens_per_second(middle, found[8192], rates):,.0f} tok/s |"
+    )
+
+
+def main() -> None:
+    """Print the tables that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default=GOALS.model)
+    parser.add_argument("--method", choices=METHODS, default=GOALS.method)
+    parser.add_argument("--tokens", type=int, default=GOALS.tokens, help="of a batch, packed")
+    parser.add_argument("--samples", type=int, default=GOALS.samples, help="equally long, in the batch")
+    parser.add_argument("--rank", type=int, default=GOALS.rank)
+    parser.add_argument("--dropout", type=float, default=GOALS.dropout)
+    parser.add_argument("--recompute", choices=RECOMPUTE, default=GOALS.recompute)
+    parser.add_argument("--double-quant", action="store_true", help="scales of 4-bit weights in 8 bits")
+    parser.add_argument("--foreach", action="store_true", help="AdamW as torch has it without fused=True")
+    parser.add_argument("--ours", action="store_true", help="leave transformers + peft out")
+    parser.add_argument("--by-op", action="store_true", help="parts and operators that move most")
+    parser.add_argument("--whole", action="store_true", help="run all layers, not 4 and 6 of them")
+    parser.add_argument("--small", action="store_true", help="the runs that a card of 8 GB is promised")
+    parser.add_argument("--all", action="store_true", help="all models, methods, recomputations, lengths")
+    parser.add_argument("--write", action="store_true", help="what is printed into RESULTS.md too")
+    parser.add_argument("--tflops", type=float, default=790, help="products in bf16 (H100, H200: measured)")
+    parser.add_argument("--tbs", type=float, default=4.3, help="memory, TB/s (H200: measured; H100: 3.0)")
+    args = parser.parse_args()
+    case = Case(
+        args.model, args.method, args.tokens, args.rank, args.dropout, args.recompute, args.samples,
+        args.double_quant, not args.foreach,
+    )  # fmt: skip
+    lines = [_heading(args)]
+    for line in _asked(case, args):
+        lines.append(line)
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    if args.write:
+        write_section("On paper", "\n".join(lines))
+
+
+def _asked(case: Case, args: argparse.Namespace) -> Iterator[str]:
+    ways = [case] if args.ours or case.recompute in ("selective", "offload") else [case, replace(case, stock=True)]
+    if args.all or not args.small:
+        yield from rows(ways, args, args.by_op)
+    if args.all or args.small:
+        yield "\nFor a card of 8 GB, with double quantisation as in the recipes:\n"
+        yield from rows(SMALL, args)
+    if args.all:
+        yield ""
+        yield from overview(args)
+
+
+def _heading(args: argparse.Namespace) -> str:
+    kernels = "with its kernels" if has_kernels() else "without kernels of its own"
+    return (
+        f"`python benchmarks/gpu_on_paper.py {' '.join(sys.argv[1:])}`: XTuner {kernels}; products at "
+        f"{args.tflops:g} TFLOP/s, memory at {args.tbs:g} TB/s. {machine()}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""One update of a case, counted; from two models of few layers where the layers are alike.
+
+    work(32 layers) = work(4) + 28 / 2 x (work(6) - work(4))        so for the peak of each phase and layer
+
+A phase of a layer is named by its distance from the nearer end: layers between need more than neither end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from on_paper.build import build, held
+from on_paper.counter import Counter
+from on_paper.gpu import like_a_gpu
+from on_paper.models import Case
+from on_paper.rules import Work
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
+
+from xtuner.engine.optim import OptimWrapper
+from xtuner.model import attention
+from xtuner.model.loading import layers_of
+from xtuner.model.packed import packed_inputs
+
+# Even, as every second layer may be recomputed.
+_FEW = (4, 6)
+
+
+@dataclass
+class Counted:
+    """What an update takes, by part and operator, and holds, by phase and layer."""
+
+    weights: float
+    work: dict[tuple[str, str], Work]
+    peaks: dict[tuple[str, str], float]
+    moments: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.moments = {}
+        for (phase, _), size in self.peaks.items():
+            self.moments[phase] = max(self.moments.get(phase, 0), size)
+
+    @property
+    def peak(self) -> float:
+        """The most bytes at one time."""
+        return max(self.peaks.values())
+
+    def total(self, *parts: str) -> Work:
+        """The work of these parts, or of all."""
+        total = Work()
+        for (part, _), work in self.work.items():
+            if not parts or part in parts:
+                total.add(work)
+        return total
+
+
+def count(case: Case, whole: bool = False) -> Counted:
+    """An update of `case`; `whole`: all layers of the model are run."""
+    layers = case.sizes()["num_hidden_layers"]
+    if whole:
+        return _count(case, layers)
+    few, more = (_count(case, n) for n in _FEW)
+    steps = (layers - _FEW[0]) / (_FEW[1] - _FEW[0])
+
+    def grown(a: float, b: float) -> float:
+        return a + steps * (b - a)
+
+    nothing = Work()
+    work = {
+        key: Work(
+            *(grown(x, y) for x, y in zip(vars(few.work.get(key, nothing)).values(), vars(w).values(), strict=True))
+        )
+        for key, w in more.work.items()
+    }
+    peaks = {key: grown(size, more.peaks[key]) for key, size in few.peaks.items()}
+    return Counted(grown(few.weights, more.weights), work, peaks)
+
+
+def _count(case: Case, layers: int) -> Counted:
+    with like_a_gpu() as autocast:
+        model = build(case, layers)
+        counter = Counter()
+        counter.watch(_layers(model))
+        counter.hold(held(model))
+        weights = counter.live
+        run = _Run(case, model, counter, autocast)
+        for _ in range(2):  # the second has the optimizer's state
+            counter.clear()
+            run.update()
+    peaks: dict[tuple[str, str], float] = {}
+    for (phase, layer), size in counter.peaks.items():
+        key = phase, _from_an_end(layer, layers)
+        peaks[key] = max(peaks.get(key, 0), size)
+    return Counted(weights, dict(counter.work), peaks)
+
+
+def _from_an_end(layer: str, layers: int) -> str:
+    if not layer:
+        return ""
+    number = int(layer)
+    return layer if number < layers // 2 else str(number - layers)
+
+
+def _layers(model: Any) -> list[nn.Module]:
+    return layers_of(model.llm if hasattr(model, "llm") else model)
+
+
+class _Run:
+    """Updates of one model."""
+
+    def __init__(self, case: Case, model: nn.Module, counter: Counter, autocast: Any):
+        self.case, self.model, self.counter, self.autocast = case, model, counter, autocast
+        trained = [p for p in model.parameters() if p.requires_grad]
+        kind = {"fused": True} if case.fused_step else {"foreach": True}
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, **kind)
+        self.wrapper = OptimWrapper(self.optimizer, clip_grad={"max_norm": 1})
+
+    def update(self) -> None:
+        """Forward, backward, clipping, step."""
+        with self.counter.phase("forward"), self.autocast.forward():
+            loss = self._loss()
+        with self.counter.phase("backward"):
+            _engine_run_backward(  # as Tensor.backward, which would leave the function mode
+                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+            )
+        del loss
+        with self.counter.phase("step"), mock.patch.object(torch.Tensor, "item", self._norm):
+            self.wrapper.update()
+        self.counter.hold(v for s in self.optimizer.state.values() for v in s.values() if v.is_meta)
+
+    def _norm(self) -> float:
+        """A norm that is clipped; the host waits for it."""
+        self.counter.work["optimizer", "item"].add(Work(waits=1))
+        return 2.0
+
+    def _loss(self) -> Tensor:
+        ids = torch.zeros(1, self.case.tokens, dtype=torch.long)
+        if self.case.stock:
+            inputs = packed_inputs(ids, self.case.boundaries)
+            inputs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in inputs.items()}
+            with attention.packed_batch(boundaries=self.case.boundaries):
+                return self.model(**inputs, labels=inputs["input_ids"]).loss
+        data = {"input_ids": ids.to("meta"), "labels": ids, "cumulative_len": None}
+        data |= {"boundaries": self.case.boundaries}
+        return self.model(data, num_items=self.case.tokens)["loss"]
