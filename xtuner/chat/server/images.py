@@ -16,7 +16,7 @@ from xtuner.generation.pictures import Picture, Pictures
 MAX_IMAGES = 16  # in one request: small files can hold large images
 
 
-def picture_of(url: str, where: str, pictures: Pictures, seen_by: str | None) -> Picture:
+def picture_of(url: str, where: str, pictures: Pictures, adapter: str | None) -> Picture:
     """The picture that the data URL `url` at `where` holds; DataError where it holds none."""
     scheme, _, rest = url.strip().partition(":")
     if scheme.lower() != "data":
@@ -31,4 +31,4 @@ def picture_of(url: str, where: str, pictures: Pictures, seen_by: str | None) ->
         data = base64.b64decode(urllib.parse.unquote(body), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where}: this is no base64: {error}") from error
-    return pictures.add(decode_image(data, where), seen_by)
+    return pictures.add(decode_image(data, where), adapter)

@@ -314,9 +314,9 @@ async def _pictures(
     return found
 
 
-def _picture(url: str, where: str, pictures: Any, seen_by: str | None, patience: Patience) -> Picture:
+def _picture(url: str, where: str, pictures: Any, adapter: str | None, patience: Patience) -> Picture:
     patience.check()
-    return picture_of(url, where, pictures, seen_by)
+    return picture_of(url, where, pictures, adapter)
 
 
 def _image_urls(
