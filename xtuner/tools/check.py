@@ -14,7 +14,7 @@ from xtuner.estimate.configured import read_division
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.estimate.plan_table import plan_lines
 from xtuner.language import translate
-from xtuner.parallel.launch import how_many
+from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     config = read_config(args.config, args.cfg_options)
     named = config.get("deepspeed")
     zero = deepspeed_settings(named) if named else None
-    processes, per_node = (args.processes, 8) if args.processes else how_many()
+    processes, per_node = (args.processes, 8) if args.processes else num_processes()
     division = read_division(config, processes, args.per_node or per_node, zero=zero)
     found = check_config(config, known_sizes, division, _try_rows)
     if args.json:

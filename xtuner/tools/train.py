@@ -15,7 +15,7 @@ from xtuner.estimate.configured import named_llm, read_division
 from xtuner.extras import install_extra
 from xtuner.language import translate
 from xtuner.log import logger, start_console
-from xtuner.parallel.launch import how_many
+from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     processes = join_launched(args, config)
     if isinstance(args.resume, str):
         check_exists(args.resume)
-    found = check_config(config, known_sizes, read_division(config, *how_many(), args.fsdp, zero))
+    found = check_config(config, known_sizes, read_division(config, *num_processes(), args.fsdp, zero))
     found.raise_errors()
     if named:
         check_deepspeed(named)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from xtuner import dist
 from xtuner.config.load import Config
-from xtuner.parallel.launch import Processes, asked_for, launch
+from xtuner.parallel.launch import Processes, configured_processes, launch
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
 
 def join_launched(args: argparse.Namespace, config: Config) -> Processes | None:
     """Take this process's place among those of the launcher; or the processes that are to be started here."""
-    processes = None if dist.is_launched() else asked_for()
+    processes = None if dist.is_launched() else configured_processes()
     if processes is None:
         dist.init_from_launcher(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
     return processes
