@@ -178,8 +178,8 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
         )
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
-    place = (run.world.data_rank, run.world.data_size)
-    batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *place, **kwargs)
+    reader = (run.world.data_rank, run.world.data_size)
+    batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *reader, **kwargs)
     loop_cfg = {"type": ValLoop, **(run.cfg.get(loop) or {})}
     return run.builder.build(loop_cfg, loop, runner=run, dataloader=batches)
 
@@ -189,9 +189,9 @@ def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> Stre
     check_stream_config(run.cfg)
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), "train_dataloader.collate_fn")
     cfg = {k: v for k, v in cfg.items() if k not in ("sampler", "batch_sampler", "drop_last")}
-    batch_size, place = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
+    batch_size, reader = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
     kwargs = build_loader_kwargs(run, cfg)
-    return StreamBatches(dataset, batch_size, collate_fn, run.seed, *place, **kwargs)
+    return StreamBatches(dataset, batch_size, collate_fn, run.seed, *reader, **kwargs)
 
 
 def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -211,9 +211,9 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
         say_once("{path} is not set: items are shuffled (DefaultSampler)", logging.INFO, path=path)
         cfg = {"type": DefaultSampler, "shuffle": True}
     size = world.data_size
-    place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
+    rank_arguments = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
-    late = {name: value for name, value in place.items() if name in taken}
+    late = {name: value for name, value in rank_arguments.items() if name in taken}
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
