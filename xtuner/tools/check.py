@@ -1,4 +1,4 @@
-"""`xtuner check`: everything that can be wrong with a config, and what its run needs, in half a second."""
+"""`xtuner check`: errors of a config, and the memory and time of its run, in half a second."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _count_of(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what was found; 1 where a run would fail."""
+    """Print the findings; returns 1 if a run would fail."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     named = config.get("deepspeed")
