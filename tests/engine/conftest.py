@@ -16,7 +16,7 @@ from xtuner.model.train_module import TrainModule
 
 
 class Rows:
-    """Ten rows `[x, y]`; row i has i % 3 + 1 items with loss. They stand on the lines from 100 on."""
+    """Ten rows `[x, y]`; row i has i % 3 + 1 items with loss. Their lines are 100 and up."""
 
     key = "rows"
 
@@ -103,7 +103,7 @@ TEXT = """
 
 @pytest.fixture
 def toy_config(monkeypatch):
-    """Function of options: the toy config with them."""
+    """A function that returns the toy config with options."""
     module = types.ModuleType("engine_toys")
     module.Rows, module.Toy, module.collate = Rows, Toy, collate
     monkeypatch.setitem(sys.modules, "engine_toys", module)

@@ -1,4 +1,4 @@
-"""What the log shows of the data."""
+"""The sample of the data in the log."""
 
 import pytest
 
@@ -17,8 +17,8 @@ def test_a_short_example_is_shown_whole(text):
         ("a" * 9000, "a" * 1500),
     ],
 )
-def test_a_long_one_is_shown_as_far_as_it_can_be_read_at_a_glance(text, shown):
-    """The last line says how much there is, and where to see it."""
+def test_the_start_of_a_long_example_is_shown(text, shown):
+    """The last line has the full length and how to print all of it."""
     lines = text.count("\n") + 1
     end = f"... (of 2048 tokens in {lines} lines; xtuner log-dataset CONFIG shows all)"
     assert beginning(text, 2048) == f"{shown}\n{end}"

@@ -1,4 +1,4 @@
-"""Samples during training: one batch, and what fails costs neither the run nor another process its time."""
+"""Samples during training: one batch; a failure stops neither the run nor another process."""
 
 import contextlib
 import threading
@@ -22,7 +22,7 @@ def llama(llama_dir):
 
 @pytest.fixture
 def make_run(llama, tmp_path):
-    """What the hook asks of a run: around a real model, alone or one of `size` processes."""
+    """The parts of a run that the hook uses: a real model, alone or in one of `size` processes."""
 
     def make(size=1, largest=int, gathers=False, stop_asked=lambda: 0):
         return SimpleNamespace(
@@ -48,7 +48,7 @@ def hook(tokenizer, inputs=INPUTS, **more):
     )
 
 
-def test_samples_are_one_batch_and_those_that_each_gets_alone(llama, tokenizer, make_run):
+def test_samples_are_one_batch_and_equal_those_generated_alone(llama, tokenizer, make_run):
     """A forward for each prompt, then one for each token of all."""
     llama.generation_config.eos_token_id = llama.config.eos_token_id = 399
     prompts = [tokenizer.encode(f"<s>{text}", add_special_tokens=False) for text in INPUTS]
@@ -61,15 +61,15 @@ def test_samples_are_one_batch_and_those_that_each_gets_alone(llama, tokenizer, 
         assert answer == tokenizer.decode(prompt) + alone.text
 
 
-def test_an_input_without_room_costs_the_others_nothing(tokenizer, make_run, caplog):
-    """It is named with the reason; the others are answered."""
+def test_an_input_without_room_does_not_affect_the_others(tokenizer, make_run, caplog):
+    """It is logged with the reason; the others are answered."""
     found = hook(tokenizer, ["hello " * 600, "hello"])._sample(make_run(), 12)
     assert len(found) == 1
     assert "DataError: the prompt has" in caplog.text
 
 
-def test_a_model_that_fails_costs_a_look_only(llama, tokenizer, make_run, caplog):
-    """Where a forward needs no other process the run goes on, in the mode it was in."""
+def test_a_failing_model_loses_only_the_sample(llama, tokenizer, make_run, caplog):
+    """If a forward needs no other process the run continues, in the same mode."""
     llama.train()
     llama.lm_head.forward = lambda _: (_ for _ in ()).throw(RuntimeError("out of luck"))
     assert hook(tokenizer)._sample(make_run(size=2), 12) == []
@@ -77,22 +77,22 @@ def test_a_model_that_fails_costs_a_look_only(llama, tokenizer, make_run, caplog
     assert llama.training
 
 
-def test_a_model_that_fails_in_a_common_forward_ends_the_run(llama, tokenizer, make_run):
-    """The other processes wait in that forward: none of them would get on."""
+def test_a_failure_in_a_collective_forward_stops_the_run(llama, tokenizer, make_run):
+    """The other processes wait in that forward and could not continue."""
     llama.lm_head.forward = lambda _: (_ for _ in ()).throw(RuntimeError("out of luck"))
     with pytest.raises(RuntimeError, match="out of luck"):
         hook(tokenizer)._sample(make_run(size=2, gathers=True), 12)
 
 
-def test_numbers_that_are_not_finite_end_no_run(llama, tokenizer, make_run, caplog):
-    """All processes see the same logits, so that all of them leave the sample out."""
+def test_logits_that_are_not_finite_do_not_stop_a_run(llama, tokenizer, make_run, caplog):
+    """All processes have the same logits, so all of them skip the sample."""
     llama.lm_head.weight.data.fill_(float("nan"))
     assert hook(tokenizer)._sample(make_run(size=2, gathers=True), 12) == []
     assert caplog.text.count("not finite") == 3
 
 
-def test_who_fails_waits_for_the_others(llama, tokenizer, make_run, llama_dir):
-    """Both processes come to each meeting equally often, though one has nothing to write."""
+def test_a_failed_process_waits_for_the_others(llama, tokenizer, make_run, llama_dir):
+    """Both processes synchronise equally often, though one has nothing to generate."""
     barrier, values, counts, answers = threading.Barrier(2), {}, {0: 0, 1: 0}, {}
 
     def meet(rank, number):
@@ -122,8 +122,8 @@ def test_who_fails_waits_for_the_others(llama, tokenizer, make_run, llama_dir):
     assert counts[0] == counts[1] == 4
 
 
-def test_a_stop_ends_samples_within_a_few_tokens(llama, tokenizer, make_run, caplog):
-    """What was begun is not shown; asked for before, none is begun."""
+def test_a_stop_signal_ends_samples_within_a_few_tokens(llama, tokenizer, make_run, caplog):
+    """Incomplete answers are not logged; after an earlier signal none is begun."""
     llama.generation_config.eos_token_id = llama.config.eos_token_id = 399
     caplog.set_level("INFO")
     asked = iter([0, 15])
@@ -137,8 +137,8 @@ def test_a_stop_ends_samples_within_a_few_tokens(llama, tokenizer, make_run, cap
     assert caplog.text.count("No more samples: the run is asked to stop") == 2
 
 
-def test_generation_kwargs_that_are_not_known_are_named(tokenizer):
-    """Before training, with the nearest that is."""
+def test_unknown_generation_kwargs_are_named(tokenizer):
+    """The error comes before training and suggests a similar name."""
     with pytest.raises(ConfigError, match=r"unknown name 'temperatur'.*Did you mean 'temperature'"):
         EvaluateChatHook(tokenizer, "hello", generation_kwargs={"temperatur": 0.5})
     given = EvaluateChatHook(tokenizer, "hello", generation_kwargs={"max_new_tokens": 3, "top_k": 5})

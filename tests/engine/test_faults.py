@@ -1,4 +1,4 @@
-"""What is done to a run from outside: it stops, goes on, or says why not; nothing is lost."""
+"""Disturbed runs stop, resume or report the reason; nothing is lost."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def test_killed_runs_lose_nothing():
     assert counts["other_weights"] == counts["newest_damaged"] == counts["nothing_loads"] == 0
 
 
-def test_every_flipped_byte_is_found_or_changes_nothing(tmp_path):
+def test_every_flipped_byte_is_detected_or_has_no_effect(tmp_path):
     """Each byte of a small checkpoint, one after the other."""
     path = tmp_path / "iter_1.pth"
     state = {"state_dict": {"w": torch.arange(8.0)}, "meta": {"iter": 1}}
@@ -62,7 +62,7 @@ def test_every_flipped_byte_is_found_or_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 1, 0.5, 0.99, -1])
-def test_every_cut_is_found(tmp_path, length):
+def test_every_truncation_is_detected(tmp_path, length):
     path = tmp_path / "iter_1.pth"
     save_checkpoint({"state_dict": {"w": torch.arange(8.0)}}, path)
     data = path.read_bytes()
@@ -80,7 +80,7 @@ def test_a_changed_config_shows_its_differences(toy_config, tmp_path, caplog):
     assert f"iter_10.pth was saved with:{changes}" in caplog.text
 
 
-def test_changed_data_are_gone_on_with_only_if_told(toy_config, tmp_path, monkeypatch, caplog):
+def test_changed_data_are_used_only_on_request(toy_config, tmp_path, monkeypatch, caplog):
     train(toy_config(max_epochs=1), tmp_path)
     import engine_toys
 
@@ -110,7 +110,7 @@ def with_hook(config, iteration, action):
 
 
 def spoil(value):
-    """Make the rows of a batch such that the loss is `value` times as large, or not finite."""
+    """Change the rows of a batch so that the loss is `value` times as large, or not finite."""
     return lambda runner, batch: batch["data"]["x"].mul_(value)
 
 
@@ -123,7 +123,7 @@ def test_a_batch_that_is_not_finite_is_skipped(toy_config, tmp_path, caplog, val
 
 
 def test_a_spike_is_skipped_and_its_rows_named(toy_config, tmp_path, caplog):
-    """The weights are those of a run without that update; without the option nothing is skipped."""
+    """The weights equal those of a run without that update; without the option nothing is skipped."""
     spiked = {"train_cfg.spike_ratio": 20.0, "param_scheduler": []}
     run = train(with_hook(toy_config(**spiked), 15, spoil(100)), tmp_path / "a")
     assert run.num_skipped_updates == 1
@@ -141,8 +141,8 @@ def test_spikes_in_a_row_stop_the_run(toy_config, tmp_path):
         train(config, tmp_path)
 
 
-def test_what_is_usual_is_known_after_resuming(toy_config, tmp_path):
-    """A spike right behind the checkpoint is told as in the undisturbed run."""
+def test_the_median_loss_is_known_after_resuming(toy_config, tmp_path):
+    """A spike directly after the checkpoint is reported as in the undisturbed run."""
     options = {"train_cfg.spike_ratio": 20.0, "dropout": 0.2, "keep": -1}
     whole = train(with_hook(toy_config(**options), 15, spoil(100)), tmp_path / "a")
     first = str(tmp_path / "a" / "iter_15.pth")
@@ -151,8 +151,8 @@ def test_what_is_usual_is_known_after_resuming(toy_config, tmp_path):
     assert torch.equal(weights(whole), weights(again))
 
 
-def test_an_overflow_in_16_bits_halves_the_scale_and_is_no_fault(toy_config, tmp_path, caplog, monkeypatch):
-    """More of them in a row than faults may be; the rest of the run trains."""
+def test_an_overflow_in_16_bits_halves_the_scale_without_an_error(toy_config, tmp_path, caplog, monkeypatch):
+    """Consecutive ones beyond the limit of skipped updates do not stop the run."""
     monkeypatch.setattr("xtuner.engine.optim.compute_dtype", lambda dtype, device: dtype)
     scale = {"loss_scale": {"init_scale": 2.0**24, "growth_interval": 1000}, "dtype": "float16"}
     amp = {f"optim_wrapper.{name}": value for name, value in scale.items()}
@@ -171,13 +171,13 @@ def test_an_overflow_in_16_bits_halves_the_scale_and_is_no_fault(toy_config, tmp
     assert saved["optimizer"]["scaler"]["scale"] == 2.0 ** (24 - overflows)
 
 
-def test_a_backend_that_cannot_leave_out_updates_says_so(toy_config, tmp_path, monkeypatch):
+def test_a_backend_that_cannot_skip_updates_is_an_error(toy_config, tmp_path, monkeypatch):
     monkeypatch.setattr("xtuner.engine.backend.Backend.can_drop_gradients", False)
     with pytest.raises(ConfigError, match="DeepSpeed cannot skip a finite update"):
         train(toy_config(**{"train_cfg.spike_ratio": 3.0}), tmp_path)
 
 
-def test_a_signal_during_validation_breaks_it_off(toy_config, tmp_path, caplog):
+def test_a_signal_interrupts_validation(toy_config, tmp_path, caplog):
     """The checkpoint of the iteration is written, and validation is not."""
 
     class Stop:
@@ -195,7 +195,7 @@ def test_a_signal_during_validation_breaks_it_off(toy_config, tmp_path, caplog):
 
 @pytest.mark.parametrize("number", [2, 10, 15])
 def test_a_signal_while_a_file_is_written_in_the_background(toy_config, tmp_path, number):
-    """The file is whole when the run has ended, and the run goes on from it."""
+    """The file is complete when the run has ended, and the run resumes from it."""
     options = {"default_hooks.checkpoint.save_async": True, "interval": 5, "dropout": 0.2}
     whole = train(toy_config(**options), tmp_path / "a")
     send = lambda runner, batch: os.kill(os.getpid(), number)  # noqa: E731
@@ -221,7 +221,7 @@ def test_checkpoints_written_in_the_background_are_the_same(toy_config, tmp_path
 
 
 def test_an_update_waits_until_the_weights_are_copied(toy_config, tmp_path, monkeypatch):
-    """However slow the copy is, it holds the weights of its iteration."""
+    """A slow copy still has the weights of its iteration."""
 
     train(toy_config(dropout=0.2, keep=-1), tmp_path / "a")
     take = Snapshots.take
@@ -235,7 +235,7 @@ def test_an_update_waits_until_the_weights_are_copied(toy_config, tmp_path, monk
 
 
 def test_a_failed_write_in_the_background_stops_the_run(toy_config, tmp_path, monkeypatch):
-    """At the next iteration; the checkpoint before it is whole."""
+    """It stops at the next iteration; the checkpoint before is complete."""
     import xtuner.engine.hooks.checkpoint as hook
 
     def fail_at_nine(state, path, *args, **kwargs):
@@ -279,8 +279,8 @@ def test_tied_tensors_stay_tied_in_a_copy():
     assert copied["c"] == "text"
 
 
-def test_resuming_in_a_stopped_state_is_told(toy_config, tmp_path, caplog):
-    """What a killed run has left half-written is removed and named."""
+def test_resuming_after_a_kill_is_logged(toy_config, tmp_path, caplog):
+    """Incomplete files of a killed run are removed and named."""
     caplog.set_level(logging.INFO, "xtuner")
     train(toy_config(max_epochs=1), tmp_path)
     (tmp_path / ".iter_12.pth.part").write_bytes(b"half")
@@ -290,7 +290,7 @@ def test_resuming_in_a_stopped_state_is_told(toy_config, tmp_path, caplog):
 
 
 def test_two_runs_do_not_write_in_one_work_dir(toy_config, tmp_path):
-    """The second ends before it writes; what the first leaves in the end is its own."""
+    """The second stops before it writes; the results of the first are not changed."""
     first = build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(ConfigError, match=rf"the work dir .* is in use by process {os.getpid()} on "):
@@ -311,8 +311,8 @@ def test_two_runs_do_not_write_their_checkpoints_in_one_folder(toy_config, tmp_p
     assert train(toy_config(**options), tmp_path / "b" / "w").iter == 20
 
 
-def test_a_damaged_last_checkpoint_is_told_and_passed_over(toy_config, tmp_path, caplog):
-    """What it names is the newest by its time all the same."""
+def test_a_damaged_last_checkpoint_is_logged_and_skipped(toy_config, tmp_path, caplog):
+    """If the file `last_checkpoint` is damaged, the newest checkpoint by time is used."""
     train(toy_config(), tmp_path)
     (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe\x00")
     assert train(toy_config(max_epochs=3), tmp_path, resume=True).iter == 30
@@ -320,7 +320,7 @@ def test_a_damaged_last_checkpoint_is_told_and_passed_over(toy_config, tmp_path,
     assert "Resumed at iter 20 of 30" in caplog.text
 
 
-def test_a_full_disk_ends_the_log_and_not_the_run(toy_config, tmp_path, caplog, capsys):
+def test_a_full_disk_stops_the_log_but_not_the_run(toy_config, tmp_path, caplog, capsys):
     """One line each of the log and the scalars, and no traceback."""
     run = build_run(toy_config(), RunOptions(work_dir=str(tmp_path)))
     (run.log_dir / "vis_data").mkdir()
@@ -336,8 +336,8 @@ def test_a_full_disk_ends_the_log_and_not_the_run(toy_config, tmp_path, caplog, 
     assert find_fault(tmp_path / "iter_20.pth") is None
 
 
-def test_a_new_run_in_the_work_dir_of_an_earlier_one_is_told(toy_config, tmp_path, caplog):
-    """It may have been meant to go on."""
+def test_a_new_run_in_the_work_dir_of_an_earlier_one_is_logged(toy_config, tmp_path, caplog):
+    """The user may have wanted to resume."""
     train(toy_config(), tmp_path)
     assert "earlier run" not in caplog.text
     train(toy_config(), tmp_path, resume=True)

@@ -1,4 +1,4 @@
-"""Memory that an update frees is there for the next one."""
+"""The next update reuses the memory that an update frees."""
 
 import subprocess
 import sys
@@ -32,8 +32,8 @@ print(kept, sum([pages_of_an_update() for _ in range(8)][3:]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
-def test_an_update_asks_the_system_for_no_page_again(monkeypatch):
-    """Once the heap has its form: 24,000 pages an update without, next to none with it."""
+def test_an_update_allocates_no_pages_again(monkeypatch):
+    """After the first updates: 24,000 page faults per update without the setting, almost none with it."""
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
 
     def pages(word):
@@ -47,7 +47,7 @@ def test_an_update_asks_the_system_for_no_page_again(monkeypatch):
     assert number < pages("left")[1] / 4
 
 
-def test_a_gpu_and_who_has_set_malloc_are_left_alone(monkeypatch):
+def test_runs_on_a_gpu_and_malloc_settings_of_the_user_are_unchanged(monkeypatch):
     assert not keep_freed_memory(torch.device("cuda"))
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")
     assert not keep_freed_memory(torch.device("cpu"))

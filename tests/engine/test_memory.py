@@ -1,4 +1,4 @@
-"""A run that cannot get memory ends with one message that says what to change."""
+"""A run out of memory ends with one message that includes the cures."""
 
 import json
 import os
@@ -69,8 +69,8 @@ def write_run(folder, model, batch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident set as Linux counts it")
 @pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build's libraries take half a GB more")
-def test_a_run_takes_what_was_estimated(llama_dir, tmp_path):
-    """To a fifth, as a model this small needs little beside its libraries. Speed is recorded."""
+def test_a_run_uses_the_estimated_memory(llama_dir, tmp_path):
+    """Within a fifth; a model this small needs little besides its libraries. Speed is recorded."""
     write_run(tmp_path, llama_dir, batch=4)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", WATCHED]
@@ -89,8 +89,8 @@ def test_a_run_takes_what_was_estimated(llama_dir, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory as Linux has them")
-def test_memory_that_is_refused_is_answered_with_changes(llama_dir, tmp_path):
-    """A process that may not have as much as a batch of 2048 rows needs."""
+def test_out_of_memory_is_an_error_with_cures(llama_dir, tmp_path):
+    """A process whose memory limit is too low for a batch of 2048 rows."""
     write_run(tmp_path, llama_dir, batch=2048)
     done = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True)
     (line,) = done.stderr.splitlines()[-1:]
@@ -108,7 +108,7 @@ def test_other_errors_pass():
         raise RuntimeError("shapes do not fit")
 
 
-def test_memory_is_named_where_nothing_was_estimated():
+def test_out_of_memory_without_an_estimate():
     wanted = r"^out of memory: .* had been in use\. Lower train_data"
     with pytest.raises(TrainingError, match=wanted), explaining_out_of_memory(None):
         raise MemoryError

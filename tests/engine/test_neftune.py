@@ -8,7 +8,7 @@ from xtuner.model.attention import packed_batch
 
 
 def test_noise_is_bounded_by_each_samples_own_length():
-    """Samples of 4 and 12 tokens, then padding; three of 4 side by side; nothing but in training."""
+    """Samples of 4 and 12 tokens, then padding; a batch of three of 4; noise only in training."""
     embedding = nn.Embedding(8, 25)
     model = SimpleNamespace(llm=SimpleNamespace(get_input_embeddings=lambda: embedding))
     runner, ids = SimpleNamespace(model=model, cfg={}), torch.zeros(1, 20, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""One update: clipping, scaling, what is not finite."""
+"""One update: clipping, scaling, gradients that are not finite."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_clipping_and_the_norm_before_it():
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
 def test_a_clipped_step_is_that_of_torch(kind, fused, dtype):
-    """Of gradients that are too long and of short ones, whether the optimiser's kernel clips them or not."""
+    """For gradients above and below the norm, with and without clipping in the optimizer's kernel."""
     torch.manual_seed(0)
     ours, theirs = ([torch.nn.Parameter(torch.arange(6, dtype=dtype).view(2, 3))] for _ in range(2))
     wrapper = OptimWrapper(kind(ours, lr=0.1, fused=fused), clip_grad={"max_norm": 1.0})
@@ -52,7 +52,7 @@ def test_without_clipping_the_gradient_is_used_as_it_is():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_gradient_that_is_not_finite_moves_nothing(value):
+def test_a_gradient_that_is_not_finite_changes_nothing(value):
     weight, optimizer = weight_and_optimizer()
     wrapper = OptimWrapper(optimizer, clip_grad={"max_norm": 1.0})
     wrapper.backward((weight * value).sum())
@@ -62,7 +62,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(value):
     assert weight.grad is None
 
 
-def test_a_loss_scale_that_is_too_high_is_lowered_and_no_fault():
+def test_a_loss_scale_that_is_too_high_is_lowered_without_an_error():
     weight, optimizer = weight_and_optimizer()
     wrapper = AmpOptimWrapper(optimizer, dtype="float32")
     wrapper.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
@@ -81,6 +81,6 @@ def test_a_loss_scale_that_is_too_high_is_lowered_and_no_fault():
         ({"dtype": "float17"}, "dtype is 'float17'"),
     ],
 )
-def test_settings_that_cannot_be_meant(kwargs, message):
+def test_invalid_settings(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         AmpOptimWrapper(weight_and_optimizer()[1], **kwargs)

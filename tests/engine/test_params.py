@@ -46,13 +46,13 @@ def test_the_longest_key_in_a_name_gives_rate_and_decay_norms_and_biases_their_o
         ({"custom_keys": {"lora_B": {"lr_mul": 2}}}, "has no key 'lr_mul'. Did you mean 'lr_mult'?"),
     ],
 )
-def test_a_setting_that_would_do_nothing_is_an_error(cfg, message):
+def test_a_setting_without_effect_is_an_error(cfg, message):
     with pytest.raises(ConfigError) as error:
         parameter_groups(Layer(), cfg, 1e-3, 0.1)
     assert message in str(error.value)
 
 
-def test_torchs_optimisers_use_the_fused_kernel_unless_told_otherwise():
+def test_torchs_optimizers_use_the_fused_kernel_by_default():
     params = [torch.zeros(1)]
     assert with_fastest_kernel({"lr": 1}, torch.optim.AdamW, params) == {"lr": 1, "fused": True}
     assert with_fastest_kernel({"foreach": True}, torch.optim.AdamW, params) == {"foreach": True}

@@ -1,4 +1,4 @@
-"""What the engine reads of a config is what the schema knows, as required or with a default."""
+"""The names that the engine reads from a config are in the schema, as required or with a default."""
 
 import ast
 import re
@@ -47,13 +47,13 @@ ABSENT_IS_A_FAULT = {*REQUIRED, *(place for place, made in MADE.items() if not m
 PARTS = {place.rpartition(".")[2] for place in ABSENT_IS_A_FAULT} | {"type"}
 
 
-def test_what_is_read_without_a_default_is_required():
+def test_names_read_without_a_default_are_required():
     assert {"train_dataloader", "optim_wrapper", "dataset"} <= NEEDED
     assert set() == NEEDED - PARTS
 
 
-def test_what_is_read_at_all_is_a_key_of_the_schema():
-    """Or an argument of what a dict names, which is checked against its signature."""
+def test_names_that_are_read_are_keys_of_the_schema():
+    """Or an argument of the type in a dict, which is checked against its signature."""
     keys = {key for keys in KEYS.values() for key in keys.split()} | set(RUN_KEYS) | set(RUNS_OWN) | PARTS
     arguments = {"lr", "weight_decay", "dtype", "shuffle", "seed", "by_epoch", "interval"}
     assert KNOWN - keys - arguments == set()
@@ -69,8 +69,8 @@ GOOD = {
 
 
 @pytest.mark.parametrize("place", sorted(ABSENT_IS_A_FAULT))
-def test_what_is_required_is_missed_before_anything_runs(place):
-    """In one line that names it."""
+def test_a_missing_required_name_is_an_error_before_anything_runs(place):
+    """The error is one line that names it."""
     assert [*find_faults(GOOD), *unmade(GOOD)] == []
     parent, _, key = place.rpartition(".")
     without = {**GOOD, parent: {}} if parent else {k: v for k, v in GOOD.items() if k != key}

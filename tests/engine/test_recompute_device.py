@@ -1,4 +1,4 @@
-"""What is recomputed follows the device that the run is on, not the one that nvidia-smi shows."""
+"""Recomputation is chosen for the device of the run, not for that of nvidia-smi."""
 
 import types
 

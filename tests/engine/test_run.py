@@ -1,4 +1,4 @@
-"""The loop on a toy model: windows, resuming, faults, the files it leaves."""
+"""The loop on a toy model: windows, resuming, errors, its files."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_a_resumed_run_ends_in_the_same_bits(toy_config, tmp_path, stop, options
     assert torch.equal(weights(whole), weights(again))
 
 
-def test_bare_resume_passes_over_a_damaged_checkpoint(toy_config, tmp_path, caplog):
+def test_bare_resume_skips_a_damaged_checkpoint(toy_config, tmp_path, caplog):
     whole = train(toy_config(), tmp_path)
     newest = tmp_path / "iter_20.pth"
     newest.write_bytes(newest.read_bytes()[:3000])
@@ -173,7 +173,7 @@ class Recorder:
         self.calls.append(f"epoch {runner.epoch}")
 
 
-def test_a_users_hook_is_told_of_every_moment(toy_config, tmp_path):
+def test_a_users_hook_is_called_at_every_moment(toy_config, tmp_path):
     config = toy_config(batch_size=5, accumulative_counts=3)
     config.custom_hooks = [{"type": Recorder}]
     run = train(config, tmp_path)
@@ -190,7 +190,7 @@ def test_a_users_hook_is_told_of_every_moment(toy_config, tmp_path):
 
 
 def test_every_moment_is_a_method_of_the_base():
-    """A hook of a user may call what it extends, at every moment that the engine knows."""
+    """The base class has a method for every moment, which a user's hook may call."""
     methods = {name for name, value in vars(Hook).items() if name.startswith(("before_", "after_"))}
     assert methods == set(MOMENTS)
     called = set()
@@ -199,7 +199,7 @@ def test_every_moment_is_a_method_of_the_base():
     assert called == set(MOMENTS)
 
 
-def test_what_is_no_hook_is_an_error(toy_config, tmp_path):
+def test_an_object_that_is_not_a_hook_is_an_error(toy_config, tmp_path):
     config = toy_config()
     config.custom_hooks = [{"type": dict}]
     with pytest.raises(ConfigError, match="dict is not a hook"):
@@ -212,8 +212,8 @@ def test_a_read_only_work_dir_is_one_clear_error(toy_config, tmp_path):
         train(toy_config(), tmp_path / "file")
 
 
-def test_a_checkpoint_of_another_folder_is_left_alone(toy_config, tmp_path):
-    """A run that goes on from it elsewhere keeps its own newest two and removes none of the other's."""
+def test_a_checkpoint_of_another_folder_is_not_removed(toy_config, tmp_path):
+    """A run that resumes from it in another folder keeps its newest two and removes none of the other's."""
     train(toy_config(max_epochs=1), tmp_path / "a")
     before = sorted(p.name for p in (tmp_path / "a").glob("*.pth"))
     train(toy_config(), tmp_path / "b", resume=str(tmp_path / "a" / "iter_9.pth"))
@@ -222,19 +222,19 @@ def test_a_checkpoint_of_another_folder_is_left_alone(toy_config, tmp_path):
 
 
 def test_a_visualizer_that_shows_nothing_is_named(toy_config, tmp_path, monkeypatch):
-    """Its error is the one that is told, and not that of closing it."""
+    """Its error is reported, not that of closing it."""
     monkeypatch.setattr(sys.modules["engine_toys"], "Mute", type("Mute", (), {}), raising=False)
     config = toy_config(**{"visualizer.type": "engine_toys.Mute"})
     with pytest.raises(ConfigError, match=r"visualizer is a Mute, which has no open\(\): use Visualizer"):
         train(config, tmp_path)
 
 
-def test_a_visualizer_without_a_type_is_the_usual_one(toy_config, tmp_path):
+def test_a_visualizer_without_a_type_is_the_default(toy_config, tmp_path):
     run = train(toy_config(**{"visualizer.name": "mine"}), tmp_path)
     assert len(scalars(run)) == 20
 
 
-def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
+def test_an_update_that_begins_again_is_logged(toy_config, tmp_path, caplog):
     """Three of its four batches were read when the checkpoint was saved."""
     options = {"accumulative_counts": 4, "keep": -1}
     train(toy_config(**options), tmp_path)
@@ -245,7 +245,7 @@ def test_an_update_that_begins_again_is_told(toy_config, tmp_path, caplog):
 
 
 def test_data_without_a_sampler_are_shuffled(toy_config, tmp_path, caplog):
-    """As if it were written, which is said."""
+    """The default sampler is used, and logged."""
     written = weights(train(toy_config(), tmp_path / "a"))
     assert torch.equal(
         written, weights(train(toy_config(**{"train_dataloader.sampler": None}), tmp_path / "b"))
@@ -267,13 +267,13 @@ def test_settings_of_the_loader_that_change_nothing_are_logged(toy_config, tmp_p
 
 @pytest.mark.parametrize("given", [None, default_collate_fn, {"type": default_collate_fn, "pad_index": 3}])
 def test_batches_of_the_default_collate_fn_are_flat(given):
-    """Without one, and with the one that configs name, samples are packed without padding."""
+    """With the default or the configured default_collate_fn, samples are packed without padding."""
     run = types.SimpleNamespace(builder=Builder())
     assert build.build_collate(run, given, "train_dataloader.collate_fn") is flat_collate_fn
 
 
 def test_a_visualizer_that_cannot_be_closed_hides_no_error(toy_config, tmp_path, monkeypatch, caplog):
-    """The work dir is free again all the same."""
+    """The lock of the work dir is released in any case."""
     from xtuner.engine.visual import Visualizer
 
     class Broken(Visualizer):

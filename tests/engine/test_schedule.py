@@ -46,7 +46,7 @@ def test_constant_returns_to_the_rate_at_its_end():
     assert [value_at(schedule, 1.0, t, 10) for t in range(6)] == [1.0, 0.5, 0.5, 1.0, 1.0, 1.0]
 
 
-def test_a_schedule_by_epoch_moves_with_epochs():
+def test_a_schedule_by_epoch_changes_with_epochs():
     schedule = [LinearLR(start_factor=0.5, end_factor=1.0, by_epoch=True, begin=0, end=3)]
     assert [value_at(schedule, 1.0, t, 2) for t in range(8)] == [0.5, 0.5, 0.75, 0.75, 1.0, 1.0, 1.0, 1.0]
 
@@ -56,5 +56,5 @@ def test_the_floor_of_a_cosine():
     assert [round(value_at(schedule, 1.0, t, 9), 6) for t in (0, 2, 4, 7)] == [1.0, 0.6, 0.2, 0.2]
 
 
-def test_warm_up_shorter_than_an_iteration_leaves_the_rate_alone():
+def test_warm_up_shorter_than_an_iteration_does_not_change_the_rate():
     assert value_at(usual(1, 5), 1.0, 0, 5) == 1.0

@@ -1,4 +1,4 @@
-"""Validation measures the mean loss over trained tokens, and training goes on as if it had not been."""
+"""Validation measures the mean loss over supervised tokens, without an effect on training."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def validations(run):
 
 
 def loss_by_hand(run, dataset):
-    """Of each row alone, weighed by its number of items with loss."""
+    """The losses of single rows, weighted by their number of items with loss."""
     rows = [dataset[i] for i in range(len(dataset))]
     with torch.no_grad():
         total = sum(float(run.model.eval().net(row["x"]) ** 2) * row["count"] for row in rows)
@@ -38,7 +38,7 @@ def loss_by_hand(run, dataset):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10])
-def test_the_loss_is_the_mean_over_trained_tokens_whatever_the_batches(toy_config, tmp_path, batch_size):
+def test_the_loss_is_the_mean_over_supervised_tokens_for_any_batches(toy_config, tmp_path, batch_size):
     """Dropout is off."""
     config = toy_config(
         dropout=0.5, val_dataloader={"dataset": OTHER, "batch_size": batch_size}, custom_hooks=[]
@@ -78,7 +78,7 @@ def test_training_ends_in_the_same_bits_with_validation_as_without(toy_config, t
     ],
 )
 def test_validation_comes_every_interval_and_at_the_end(toy_config, tmp_path, train_cfg, iters):
-    """Without an interval, after each epoch; where it begins is counted in iterations unless by_epoch."""
+    """Without an interval, after each epoch; `val_begin` is in iterations unless by_epoch."""
     options = {"val_dataloader": {"dataset": OTHER}, "val_cfg": {"type": "ValLoop"}}
     config = toy_config(**options)
     config.train_cfg = train_cfg
@@ -93,13 +93,13 @@ def test_every_item_is_counted_once_on_any_number_of_processes():
         assert sorted(counted) == list(range(7))
 
 
-def test_rows_cannot_be_held_out_of_any_data(toy_config, tmp_path):
+def test_rows_cannot_be_held_out_of_some_data(toy_config, tmp_path):
     with pytest.raises(ConfigError, match="dataset has no process_hf_dataset"):
         train(toy_config(val_dataloader={"held_out": 0.2}), tmp_path)
 
 
 class Falling:
-    """A user's hook that lets validation see the losses it is given, one after the other."""
+    """A user's hook that replaces the losses of validation by given ones in turn."""
 
     priority = "VERY_HIGH"
 
@@ -123,7 +123,7 @@ def with_best(toy_config, losses, **options):
 
 
 def test_the_best_checkpoint_is_kept(toy_config, tmp_path):
-    """Weights alone; --resume does not take it for the newest."""
+    """It holds only weights; --resume ignores it."""
     train(with_best(toy_config, [3.0, 1.0, math.nan, 2.0], interval=-1), tmp_path)
     assert best(tmp_path) == ["best_loss_iter_4.pth"]
     found = torch.load(tmp_path / "best_loss_iter_4.pth", weights_only=True)
@@ -132,7 +132,7 @@ def test_the_best_checkpoint_is_kept(toy_config, tmp_path):
 
 
 def test_a_resumed_run_knows_the_best(toy_config, tmp_path):
-    """It was found at the very iteration that is resumed."""
+    """The best is of the iteration that is resumed."""
     train(with_best(toy_config, [3.0, 1.0], interval=4), tmp_path)
     train(with_best(toy_config, [3.0, 1.0, 2.0], interval=4), tmp_path, resume=str(tmp_path / "iter_4.pth"))
     assert best(tmp_path) == ["best_loss_iter_4.pth"]
@@ -140,7 +140,7 @@ def test_a_resumed_run_knows_the_best(toy_config, tmp_path):
     assert best(tmp_path) == ["best_loss_iter_8.pth"]
 
 
-def test_a_larger_value_is_better_where_the_rule_says_so(toy_config, tmp_path):
+def test_a_larger_value_is_better_by_the_rule(toy_config, tmp_path):
     config = with_best(toy_config, [3.0, 1.0], **{"default_hooks.checkpoint.rule": "greater"})
     train(config, tmp_path)
     assert best(tmp_path) == ["best_loss_iter_2.pth"]

@@ -1,4 +1,4 @@
-"""Scalars end up in the files of the real libraries."""
+"""Scalars are in the files of the real libraries."""
 
 import json
 import time
@@ -37,7 +37,7 @@ def test_tensorboard_reads_them_back(tmp_path):
     assert (tmp_path / "vis_data" / "scalars.json").exists()
 
 
-def test_wandb_offline_leaves_a_run(tmp_path, monkeypatch):
+def test_wandb_offline_writes_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     init = {"project": "x", "mode": "offline", "settings": {"console": "off"}}
     with warnings.catch_warnings():
@@ -51,6 +51,6 @@ def test_wandb_offline_leaves_a_run(tmp_path, monkeypatch):
     assert b"loss" in run.read_bytes()
 
 
-def test_a_missing_library_says_what_to_install():
+def test_a_missing_library_is_an_error_with_the_package():
     with pytest.raises(ConfigError, match=r"XBackend needs the package nothing: .+ -m pip install nothing"):
         visual._need("nothing_of_the_kind", "XBackend", "nothing")

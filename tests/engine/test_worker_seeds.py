@@ -1,4 +1,4 @@
-"""What user code draws at random in the workers of a loader."""
+"""Random numbers of user code in the workers of a loader."""
 
 import itertools
 import random
@@ -19,7 +19,7 @@ def draw():
 
 
 class Draws:
-    """Eight items, each of which is what `random`, numpy and torch gave when it was read."""
+    """Eight items, each with random numbers of `random`, numpy and torch from when it was read."""
 
     def __len__(self):
         return 8
@@ -33,7 +33,7 @@ def collate(items):
 
 
 def drawn(rank=0, start=0, count=8, num_workers=2):
-    """What is drawn for `count` batches from batch `start` on; four are an epoch."""
+    """The random numbers of `count` batches from batch `start` on; an epoch has four."""
     sampler = BatchSampler(SequentialSampler(range(8)), 2, drop_last=False)
     batches = Batches(Draws(), sampler, collate, 5, rank, num_workers=num_workers)
     return [batch for _, batch in itertools.islice(batches.start_at(start), count)]
@@ -43,19 +43,19 @@ def numbers(batches):
     return [number for batch in batches for triple in batch for number in triple]
 
 
-def test_no_worker_process_or_epoch_draws_what_another_does():
+def test_workers_processes_and_epochs_draw_different_numbers():
     found = numbers(drawn(rank=0) + drawn(rank=1))
     assert len(set(found)) == len(found) == 2 * 8 * 3 * 3
 
 
-def test_a_batch_draws_the_same_wherever_a_run_begins_and_whoever_reads_it():
-    """So a resumed run sees what one without a break sees."""
+def test_a_batch_draws_the_same_numbers_for_any_start_and_worker():
+    """So a resumed run has the same numbers as one without a stop."""
     whole = drawn()
     assert drawn(start=3, count=5) == whole[3:]
     assert drawn(num_workers=1) == whole
 
 
-def test_without_workers_the_runs_own_numbers_are_drawn():
+def test_without_workers_the_generators_of_the_run_are_used():
     """Their state is in the checkpoint."""
     torch.manual_seed(0)
     before = torch.rand(3, dtype=torch.float64).tolist()
@@ -69,8 +69,8 @@ def say_a_number(row):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_stream_goes_on_with_the_same_numbers(tokenizer, rank):
-    """Those of map functions too, which read a buffer anew where a run goes on in the middle of it."""
+def test_a_stream_resumes_with_the_same_numbers(tokenizer, rank):
+    """Also in map functions, although a run that resumes within a buffer reads it again."""
     rows = [{"n": n} for n in range(24)]
 
     def made():

@@ -1,4 +1,4 @@
-"""One engine: a request alone, many together and transformers' own loop choose the same tokens."""
+"""A request alone, many together and transformers' own loop choose the same tokens."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def together(model, tokenizer, prompts, samplings, **more):
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "sliding", "opt", "mamba", "gpt"])
 @pytest.mark.filterwarnings("ignore")
 def test_one_many_and_transformers_agree(family, tokenizer):
-    """Greedy ids of a request alone, of many together and of `generate` are the same, whatever is kept."""
+    """Greedy ids of a request alone, of many together and of `generate` are equal, also with kept caches."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(families(tokenizer)[family]).eval()
     model.generation_config.eos_token_id = None
@@ -86,7 +86,7 @@ def without_end(tokenizer):
 
 
 def test_a_failing_answer_leaves_the_others(llama, tokenizer):
-    """What cannot be answered says why; the answers beside it are those that they get alone."""
+    """A failing request reports its error; the other answers are the same as alone."""
 
     class Broken:
         def start(self):
@@ -104,8 +104,8 @@ def test_a_failing_answer_leaves_the_others(llama, tokenizer):
         assert requests[i].ids == complete(llama, tokenizer, PROMPTS[i], max_new_tokens=8, temperature=0).ids
 
 
-def test_cancelled_answers_end_with_what_there_is(llama, tokenizer):
-    """One that runs ends where it is, one that waits before its first token; both say so once."""
+def test_cancelled_answers_keep_their_text(llama, tokenizer):
+    """A running request ends at its last token, a waiting one before its first; each emits one End."""
     llama.generation_config.eos_token_id = None
     samplings = [Sampling(max_new_tokens=50, temperature=0, logit_bias={2: -100.0}) for _ in PROMPTS[:2]]
     events = [[], []]
@@ -129,7 +129,7 @@ def test_cancelled_answers_end_with_what_there_is(llama, tokenizer):
 
 
 def test_a_row_that_was_read_together_is_kept(llama, tokenizer):
-    """The next turn of one of many dialogues reads its new tokens only, and says what it says alone."""
+    """The next turn of one of many dialogues reads only its new tokens, and gets the same answer as alone."""
     cache = KeptCache(2)
     samplings = [Sampling(max_new_tokens=6, temperature=0)] * 2
     requests, _ = together(llama, tokenizer, PROMPTS[:2], samplings, cache=cache)

@@ -1,4 +1,4 @@
-"""Generation equals transformers' own and leaves no trace."""
+"""Generation equals that of transformers and has no side effects."""
 
 import pytest
 import torch
@@ -34,14 +34,14 @@ def reference(model, tokenizer, ids, **kwargs):
 
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_greedy_equals_transformers(model, tokenizer, ids, penalty):
-    """At temperature 0 the tokens are those of `model.generate`, with a repetition penalty too."""
+    """At temperature 0 the tokens equal those of `model.generate`, with a repetition penalty too."""
     expected = reference(model, tokenizer, ids, repetition_penalty=penalty)
     found = complete(model, tokenizer, ids, max_new_tokens=20, temperature=0, repetition_penalty=penalty)
     assert found.ids == expected
 
 
 def test_text_and_stream_are_the_tokens(model, tokenizer, ids):
-    """The text is what the tokens decode to, and the streamed pieces join to it."""
+    """The text is that of the tokens, and the streamed pieces join to it."""
     pieces = []
     found = complete(model, tokenizer, ids, max_new_tokens=30, temperature=1.0, seed=3, on_text=pieces.append)
     assert found.finish == "length"
@@ -71,7 +71,7 @@ def test_sampling_keeps_to_top_k_and_top_p(model, tokenizer, ids):
 
 
 def test_stops_at_end_of_sequence_and_at_stop_words(model, tokenizer, ids):
-    """The text ends before a stop word, the tokens hold it; an end token ends both."""
+    """The text ends before a stop word, the tokens include it; an end token ends both."""
     free = complete(model, tokenizer, ids, max_new_tokens=20, temperature=0)
     word = free.text[3:6]
     found = complete(model, tokenizer, ids, max_new_tokens=20, temperature=0, stop_words=[word])
@@ -84,8 +84,8 @@ def test_stops_at_end_of_sequence_and_at_stop_words(model, tokenizer, ids):
     assert found.text == tokenizer.decode(free.ids[: cut - 1])
 
 
-def test_leaves_no_trace(model, tokenizer, ids):
-    """Modes of every module, random state and gradients are those of a run without it."""
+def test_generation_has_no_side_effects(model, tokenizer, ids):
+    """The modes of modules, the random state and gradients are the same as without generation."""
     model.train()
     model.model.layers[0].eval()
     modes = [m.training for m in model.modules()]
@@ -100,8 +100,8 @@ def test_leaves_no_trace(model, tokenizer, ids):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_modes_come_back_after_an_error(model, tokenizer, ids):
-    """An interrupted answer leaves a training model in training."""
+def test_modes_are_restored_after_an_error(model, tokenizer, ids):
+    """After an interrupted answer a model in training mode is in training mode."""
     model.train()
 
     def interrupt(piece):
@@ -113,7 +113,7 @@ def test_modes_come_back_after_an_error(model, tokenizer, ids):
 
 
 def test_the_cache_is_kept_between_turns(model, tokenizer, ids, monkeypatch):
-    """What was read is not read again, and the answer is the same as without a cache."""
+    """Tokens in the cache are not read again, and the answer is the same as without a cache."""
     cache = KeptCache()
     first = complete(model, tokenizer, ids, max_new_tokens=6, temperature=0, cache=cache)
     second = [*ids, *first.ids, 5, 6, 7]
@@ -135,7 +135,7 @@ def test_the_cache_is_kept_between_turns(model, tokenizer, ids, monkeypatch):
 
 
 def test_the_context_bounds_the_answer(tokenizer, ids):
-    """An answer ends where the context does; a prompt that fills it is an error."""
+    """An answer ends at the end of the context; a prompt that fills the context is an error."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=len(ids) + 4)
     config.bos_token_id = config.eos_token_id = None
@@ -149,7 +149,7 @@ def test_the_context_bounds_the_answer(tokenizer, ids):
 
 
 def test_numbers_that_are_not_finite_are_an_error(model, tokenizer, ids):
-    """A model that overflows says so instead of sampling from NaN."""
+    """A model that overflows is an error instead of a sample from NaN."""
     model.lm_head.weight.data.fill_(float("nan"))
     with pytest.raises(ModelError, match="not finite"):
         complete(model, tokenizer, ids, max_new_tokens=3, temperature=1.0)

@@ -1,4 +1,4 @@
-"""Kept keys and values grow in place, and are those of transformers' own cache."""
+"""Kept keys and values grow in place, and equal those of transformers' cache."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from xtuner.generation.growing_cache import ROOM, let_grow
 
 
 def step(rows: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values of `tokens` new tokens; values are of another width."""
+    """Keys and values of `tokens` new tokens; values have another width."""
     return torch.randn(rows, 2, tokens, 4), torch.randn(rows, 2, tokens, 3)
 
 
@@ -24,7 +24,7 @@ def both():
 
 
 def test_the_same_after_every_change(both):
-    """Tokens one by one and many at once, cut off, a row taken out, a reset: always the same numbers."""
+    """One token, many tokens, a crop, a removed row, a reset: the numbers stay the same."""
 
     def crop(cache):
         cache.crop(-3)
@@ -49,7 +49,7 @@ def test_the_same_after_every_change(both):
 
 
 def test_a_token_is_written_in_place(both):
-    """What is there is moved once for many tokens."""
+    """The kept tokens are copied once for many new tokens."""
     places = set()
     for _ in range(ROOM):
         keys, values = both[0].update(*step(2, 1), 0)

@@ -1,4 +1,4 @@
-"""With kept keys and values an answer is the same as without, and what was read is not read again."""
+"""With kept keys and values an answer is the same as without, and kept tokens are not read again."""
 
 import pytest
 from transformers import AutoModelForCausalLM
@@ -24,7 +24,7 @@ def answers(model, tokenizer, cache):
 
 
 def compare(model, tokenizer):
-    """How many tokens were reused at each prompt, after the answers proved equal."""
+    """The number of reused tokens for each prompt; the answers are compared first."""
     kept = answers(model, tokenizer, KeptCache())
     assert [ids for ids, _ in kept] == [ids for ids, _ in answers(model, tokenizer, None)]
     return [reused for _, reused in kept]
@@ -33,8 +33,8 @@ def compare(model, tokenizer):
 EXPECTED = [0, 30, 30, 45, 0, 14, 0, 5]
 
 
-def test_the_common_beginning_is_kept(llama_dir, tokenizer):
-    """Going on, undoing and resetting reuse what stays the same; a prompt's last token is read again."""
+def test_the_common_prefix_is_kept(llama_dir, tokenizer):
+    """A next turn, an undone turn and a reset reuse the common prefix; the last token is read again."""
     model = AutoModelForCausalLM.from_pretrained(llama_dir)
     assert compare(model, tokenizer) == EXPECTED
 
@@ -42,13 +42,13 @@ def test_the_common_beginning_is_kept(llama_dir, tokenizer):
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.filterwarnings("ignore")
 def test_quantised(llama_dir, bits):
-    """4 and 8 bits change nothing about it."""
+    """A model of 4 or 8 bits reuses the same tokens."""
     model, tokenizer = load_for_chat(llama_dir, dtype="fp32", bits=bits)
     assert compare(model, tokenizer) == EXPECTED
 
 
 def test_with_an_adapter(llama_dir, tokenizer):
-    """Nor does an adapter."""
+    """A model with an adapter reuses the same tokens."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=4, lora_alpha=64, init_lora_weights=False, task_type="CAUSAL_LM")
@@ -56,8 +56,8 @@ def test_with_an_adapter(llama_dir, tokenizer):
     assert compare(model, tokenizer) == EXPECTED
 
 
-def test_a_window_that_has_moved_on_starts_anew(saved, tokenizer):
-    """Keys that a sliding window has lost are read again; going on needs none of them."""
+def test_a_window_that_has_moved_starts_again(saved, tokenizer):
+    """Keys that a sliding window has lost are read again; a next turn needs none of them."""
     model = AutoModelForCausalLM.from_pretrained(saved("mistral", sliding_window=16))
     assert compare(model, tokenizer) == [0, 0, 0, 0, 0, 0, 0, 5]
     cache = KeptCache()
@@ -69,7 +69,7 @@ def test_a_window_that_has_moved_on_starts_anew(saved, tokenizer):
 
 
 def test_an_interrupted_forward_leaves_nothing(llama_dir, tokenizer):
-    """Ctrl-C in the middle of a layer, and the next answer is still right."""
+    """After Ctrl-C in the middle of a layer the next answer is still correct."""
     model = AutoModelForCausalLM.from_pretrained(llama_dir)
     cache = KeptCache()
     complete(model, tokenizer, A, max_new_tokens=6, temperature=0, cache=cache)
@@ -85,8 +85,8 @@ def test_an_interrupted_forward_leaves_nothing(llama_dir, tokenizer):
     assert compare(model, tokenizer) == EXPECTED
 
 
-def test_positions_that_change_with_the_length_start_anew():
-    """Where rotary positions change at a length, a prompt that crosses it is read whole."""
+def test_positions_that_change_with_the_length_start_again():
+    """If rotary positions change at a length, a prompt that crosses it is read as a whole."""
     cache, values = KeptCache(), object()
     cache.keep(list(range(8)), values)
     assert cache.take(list(range(12)), same_until=16) == (values, 8)
@@ -96,7 +96,7 @@ def test_positions_that_change_with_the_length_start_anew():
 
 
 def test_an_answer_can_be_cancelled(llama_dir, tokenizer):
-    """`cancelled` ends an answer after a token; what came is kept."""
+    """`cancelled` ends an answer after a token; the text so far is returned."""
     model = AutoModelForCausalLM.from_pretrained(llama_dir)
     pieces = []
     done = complete(

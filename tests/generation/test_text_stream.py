@@ -1,4 +1,4 @@
-"""Streaming gives whole characters and nothing of a stop word."""
+"""Streaming yields whole characters and no part of a stop word."""
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ def bytes_as_text(ids):
 
 
 def run(data, stop_words=()):
-    """The pieces shown for the bytes of `data`, one byte a token, and the stream."""
+    """The pieces for the bytes of `data`, one byte a token, and the stream."""
     stream = TextStream(bytes_as_text, stop_words)
     pieces = []
     for byte in data:
@@ -26,7 +26,7 @@ def run(data, stop_words=()):
 @settings(max_examples=100, deadline=None)
 @given(st.text(max_size=20))
 def test_pieces_make_the_text_and_are_whole(text):
-    """Whatever the text, the pieces join to it and none holds half a character."""
+    """The pieces join to any text, and none contains half a character."""
     pieces, stream = run(text.encode("utf-8", errors="ignore"))
     assert "".join(pieces) == text.encode("utf-8", errors="ignore").decode()
     assert not stream.stopped
@@ -36,7 +36,7 @@ def test_pieces_make_the_text_and_are_whole(text):
 @settings(max_examples=100, deadline=None)
 @given(st.text("ab<>e", max_size=20), st.lists(st.text("ab<>e", min_size=1, max_size=4), max_size=3))
 def test_stop_words_across_tokens(text, words):
-    """The text ends where the first stop word begins, however it is spread over tokens."""
+    """The text ends before the first stop word, for any split into tokens."""
     pieces, stream = run(text.encode(), words)
     # The word that is complete first wins, as it would for a reader of the stream.
     ends = [text.find(w) + len(w) for w in words if w in text]
@@ -47,13 +47,13 @@ def test_stop_words_across_tokens(text, words):
 
 
 def test_a_possible_stop_word_waits():
-    """Text that may begin a stop word is shown only once it cannot be one."""
+    """Text that may be the start of a stop word is shown once it cannot be one."""
     stream = TextStream(bytes_as_text, ["<eoa>"])
     assert [stream.push(b) for b in b"hi<eob"] == ["h", "i", "", "", "", "<eob"]
 
 
-def test_bytes_that_are_no_text_do_not_block():
-    """Broken bytes come out as replacement marks after a few tokens; what follows is shown."""
+def test_invalid_bytes_do_not_block():
+    """Invalid bytes become replacement characters after a few tokens; later text is shown."""
     pieces, _ = run(b"\xe4" * 20 + b"ok")
     assert "".join(pieces).endswith("ok")
     assert sum(bool(p) for p in pieces) >= 3
@@ -75,7 +75,7 @@ def test_cost_of_a_token_does_not_grow():
 
 
 def test_spaces_between_words_survive(tokenizer):
-    """With a real tokenizer the pieces join to what it decodes at once."""
+    """With a real tokenizer the pieces join to the text of all tokens."""
     text = "def add(a, b):\n    return a + b\n你是谁？ 🙂 today"
     ids = tokenizer.encode(text, add_special_tokens=False)
     stream = TextStream(tokenizer.decode)

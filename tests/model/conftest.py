@@ -1,4 +1,4 @@
-"""Tiny models, batches and tokenizers that the model tests share."""
+"""Tiny models, batches and tokenizers of the model tests."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _samples_of(batch):
 
 @contextlib.contextmanager
 def _stock_code(model):
-    """Within it every module of `model` runs its family's own code, norms in the precision of their input."""
+    """A context in which every module of `model` runs its family's own code, norms in their input's dtype."""
     fused = {m: m.__dict__.pop("forward") for m in model.modules() if "forward" in m.__dict__}
     norms = {type(m) for m in model.modules() if type(m).__name__.endswith("RMSNorm")}
     with pytest.MonkeyPatch.context() as patch:
@@ -84,7 +84,7 @@ def _exact_norm(norm, x):
 
 
 def _naive_loss(model, batch):
-    """Mean cross entropy over trained tokens, each sample run alone through stock code."""
+    """Mean cross entropy over supervised tokens, each sample run alone through stock code."""
     total, count = 0.0, 0
     for input_ids, labels in _samples_of(batch):
         with _stock_code(model):
@@ -105,7 +105,7 @@ def _gradients(model):
 
 @pytest.fixture
 def gradients():
-    """Function: gradients of a model by name."""
+    """A function that returns the gradients of a model by name."""
     return _gradients
 
 

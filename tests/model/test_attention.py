@@ -21,7 +21,7 @@ def ids(length=24):
 
 @pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.packs])
 def test_packed_logits_equal_those_of_each_sample_alone(family, relative_error):
-    """For every family we claim: ours on a packed row gives what stock attention gives sample by sample."""
+    """For every supported family, ours on a pack equals stock attention sample by sample."""
     if family not in CONFIG_MAPPING:
         pytest.skip("not in this transformers")
     model, row = make(family), ids()
@@ -37,8 +37,8 @@ def test_packed_logits_equal_those_of_each_sample_alone(family, relative_error):
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mistral"])
-def test_gradients_of_a_packed_row_are_the_sum_of_its_samples(family, relative_error):
-    """Backward keeps the samples apart too: plain, soft-capped and windowed attention."""
+def test_gradients_of_a_pack_are_the_sum_of_its_samples(family, relative_error):
+    """Backward isolates the samples too: plain, soft-capped and windowed attention."""
     ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
     with packed_batch():
         ours(**packed_inputs(row, BOUNDARIES)).logits.square().sum().backward()
@@ -66,8 +66,8 @@ def mask_inputs(model, row):
     return model.config, embeddings, None, None, packed_inputs(row, BOUNDARIES)["position_ids"]
 
 
-def test_no_square_mask_is_made_for_a_packed_row():
-    """Within `packed_batch` transformers' masks say what they ask for, outside of it they are tensors."""
+def test_no_square_mask_is_made_for_a_pack():
+    """Within `packed_batch` transformers' masks are PackedMasks, outside of it they are tensors."""
     from transformers import masking_utils as masks
 
     inputs = mask_inputs(make("llama4_text"), ids())
@@ -104,8 +104,8 @@ def test_no_square_mask_is_made_for_a_packed_row():
         (None, {}, "a mask of its own"),
     ],
 )
-def test_what_a_family_asks_for_is_done_or_refused(mask, asked, message):
-    """A packed row knows windows, chunks, caps and sinks; anything else is no silent difference."""
+def test_features_of_a_family_are_supported_or_refused(mask, asked, message):
+    """A pack supports windows, chunks, caps and sinks; anything else is an error."""
     x, boundaries = torch.randn(1, 2, 5, 4), torch.tensor([0, 2, 5], dtype=torch.int32)
     with pytest.raises(ModelError, match=f"asks for {message}: set attn_implementation = 'eager'"):
         attention.attention(
@@ -113,8 +113,8 @@ def test_what_a_family_asks_for_is_done_or_refused(mask, asked, message):
         )
 
 
-def test_the_advice_of_these_errors_trains(relative_error):
-    """A Llama that looks at later tokens too: with 'eager' each sample is run by itself, as by stock code."""
+def test_the_cure_of_these_errors_trains(relative_error):
+    """A bidirectional Llama: with 'eager' each sample is run by itself, as by stock code."""
     model = make("llama", is_causal=False)
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
@@ -133,13 +133,13 @@ def test_the_advice_of_these_errors_trains(relative_error):
 
 
 def test_chunks_are_counted_from_the_first_token_of_a_sample():
-    """A chunk that a sample does not fill ends with it."""
+    """A sample ends its last, incomplete chunk."""
     assert attention_kernels._cut([0, 10, 12, 16], 4) == [0, 4, 8, 10, 12, 16]
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "granite_swa"])
 def test_sinks_are_exact(family, relative_error):
-    """Logits and gradients, those of the sinks among them, in float64 against stock code sample by sample."""
+    """Logits and gradients, including those of sinks, in float64 against stock code sample by sample."""
     ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
     for model in (ours, stock):
         model.set_experts_implementation("eager")
@@ -157,7 +157,7 @@ def test_sinks_are_exact(family, relative_error):
 
 
 def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):
-    """A long sample under a window gives the same output whatever the block is."""
+    """A long sample under a window has the same output for any block size."""
     model, row = make("mistral"), ids()
     with torch.no_grad(), packed_batch():
         whole = model(**packed_inputs(row, [0, 24])).logits
@@ -169,7 +169,7 @@ def flash_attn_varlen_func(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None,
     causal=False, window_size=(-1, -1), softcap=0.0,
 ):  # fmt: skip
-    """What FlashAttention documents for this function, with all scores: rows `[N, H, D]`."""
+    """The documented result of this function of FlashAttention, from all scores: `[N, H, D]`."""
     assert (cu_seqlens_q is cu_seqlens_k, max_seqlen_q, dropout_p, causal) == (True, max_seqlen_k, 0.0, True)
     left, right = (reach if reach >= 0 else len(q) for reach in window_size)
     place = torch.arange(len(q))
@@ -188,10 +188,10 @@ def flash_attn_varlen_func(
 @pytest.mark.parametrize(
     ("window", "softcap", "scaling"), [(None, None, None), (3, None, 0.5), (None, 2.0, None)]
 )
-def test_flash_attention_is_asked_for_what_is_computed_without_it(
+def test_flash_attention_gets_the_arguments_for_the_same_result(
     version, window, softcap, scaling, monkeypatch
 ):
-    """Version 3 may return more than the result."""
+    """Version 3 may return a tuple."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 9, 8) for heads in (4, 2, 2))
     boundaries = [0, 2, 8, 9]
@@ -208,8 +208,8 @@ def test_flash_attention_is_asked_for_what_is_computed_without_it(
     torch.testing.assert_close(ours, wanted)
 
 
-def test_a_package_without_the_function_is_no_flash_attention(tmp_path, monkeypatch, caplog):
-    """FlashAttention 4 leaves a folder of that name; one made for another torch is said not to load."""
+def test_a_package_without_the_function_is_not_used(tmp_path, monkeypatch, caplog):
+    """FlashAttention 4 has a folder of that name; a build for another torch is logged as not importable."""
     (tmp_path / "flash_four" / "cute").mkdir(parents=True)
     (tmp_path / "flash_broken.py").write_text("raise ImportError('undefined symbol')")
     (tmp_path / "flash_there.py").write_text("def flash_attn_varlen_func(): ...")
@@ -236,5 +236,5 @@ def test_dropout_is_applied_in_training_only():
 
 
 def test_neighbours_of_one_length_are_one_call():
-    """Runs are (start, length, count); empty samples vanish."""
+    """Runs are (start, length, count), without empty samples."""
     assert list(attention_kernels._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]

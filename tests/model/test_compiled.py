@@ -1,4 +1,4 @@
-"""Layers that torch compiles train as those that it does not."""
+"""Compiled layers train as layers that are not compiled."""
 
 import copy
 
@@ -51,7 +51,7 @@ def test_loss_and_gradients_are_those_without(llama, batch, gradients, way, is_c
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look
 def test_adapted_experts_stay_out_of_compiled_layers(gradients):
-    """Which tokens are an expert's changes with every batch: no layer is compiled again for a second."""
+    """The tokens of an expert change with every batch: a second one compiles no layer again."""
     plain = SupervisedFinetune(
         moe.make("qwen3_moe"), lora=LoraConfig(r=4), use_activation_checkpointing=False
     ).train()

@@ -46,7 +46,7 @@ def adapted(llama):
 
 @contextlib.contextmanager
 def exact_norms():
-    """Norms of Llama in the precision of their input; transformers has them in fp32."""
+    """Set Llama's norms to the precision of their input; transformers computes them in fp32."""
 
     def forward(norm, x):
         return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
@@ -97,7 +97,7 @@ def trained_like(llama, policy, **kwargs):
 def test_loss_metrics_and_gradients_equal_plain_torch(
     llama, items, recompute, smoothing, gradients, relative_error
 ):
-    """Packed pairs, the adapter switched off and the blocks of the head change nothing."""
+    """Packing, switching off the adapter and blocks of the head have no effect on the result."""
     base, policy = copy.deepcopy(llama), adapted(copy.deepcopy(llama))
     with exact_norms():
         wanted, wanted_sums = plain_dpo(policy, base, items, smoothing)
@@ -118,7 +118,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_an_untrained_adapter_has_no_preference(llama, items, dtype, monkeypatch):
-    """All rewards are 0, to the last bit, and the loss is that of a coin."""
+    """All rewards are 0, to the last bit, and the loss is log 2."""
     monkeypatch.setattr("xtuner.model.loading.cpu_computes_in_bf16", lambda: True)
     model = DPO(llama.to(dtype), lora=LoraConfig(r=4, lora_dropout=0.0)).train()
     outputs = model(preference_collate_fn(items)["data"])
@@ -128,8 +128,8 @@ def test_an_untrained_adapter_has_no_preference(llama, items, dtype, monkeypatch
     )
 
 
-def test_the_reference_has_no_dropout_and_leaves_the_model_as_it_was(llama):
-    """Of a model whose attention drops tokens, which is in training before and after."""
+def test_the_reference_has_no_dropout_and_restores_the_model(llama):
+    """For a model with attention dropout, which is in training mode before and after."""
     llama.config.attention_dropout = 0.5
     for layer in llama.model.layers:
         layer.self_attn.attention_dropout = 0.5
@@ -146,7 +146,7 @@ def test_the_reference_has_no_dropout_and_leaves_the_model_as_it_was(llama):
 
 
 def test_batches_of_an_update_add_up(llama, items):
-    """Two batches divided by the pairs of both give the loss of one batch with all."""
+    """Two batches divided by their common number of pairs have the loss of one batch with all."""
     policy = adapted(copy.deepcopy(llama))
     model = trained_like(llama, policy)
     whole = model(preference_collate_fn(items)["data"])
@@ -157,8 +157,8 @@ def test_batches_of_an_update_add_up(llama, items):
         assert added == pytest.approx(whole["sums"][name].item(), rel=1e-12)
 
 
-def test_families_that_mix_packed_samples_give_the_same(items, gradients, relative_error):
-    """Bloom: each answer is run by itself, and its log-probabilities are added up for its own sample."""
+def test_families_that_mix_packed_samples_have_the_same_loss(items, gradients, relative_error):
+    """Bloom: each answer is run by itself, and its log-probabilities are summed for its sample."""
     from transformers import BloomConfig, BloomForCausalLM
 
     torch.manual_seed(0)
@@ -217,6 +217,6 @@ def test_data_without_pairs_is_named(llama, batch):
         ({"lora": LoraConfig(), "ref_llm": {}}, "leave ref_llm out"),
     ],
 )
-def test_settings_that_are_not_there_are_named_before_a_model_is_loaded(wrong, message):
+def test_invalid_settings_are_named_before_a_model_is_loaded(wrong, message):
     with pytest.raises(ConfigError, match=message):
         DPO({"type": "not looked at"}, **wrong)

@@ -1,4 +1,4 @@
-"""Code of other packages is replaced where it is what ours was proven against, and left alone elsewhere."""
+"""Code of other packages is replaced only if ours was proven against it."""
 
 import copy
 import importlib.metadata
@@ -43,8 +43,8 @@ def fingerprint_of(folder, name, **changes):
     return foreign.fingerprint(module.forward)
 
 
-def test_a_fingerprint_is_of_the_code_and_of_what_it_calls(tmp_path):
-    """Comments, docstrings, annotations and line breaks do not count."""
+def test_a_fingerprint_is_of_the_code_and_the_functions_it_calls(tmp_path):
+    """Comments, docstrings, annotations and line breaks have no effect."""
     same = {
         "annotation": {"annotation": ": 'Tensor'"},
         "brackets": {"factor": "(\n        2  # twice\n    )"},
@@ -65,8 +65,8 @@ def test_a_fingerprint_is_of_the_code_and_of_what_it_calls(tmp_path):
     assert foreign.fingerprint(len) == ""
 
 
-def test_all_that_is_installed_is_proven():
-    """Else: after a look at what has changed, make prove PACKAGE=transformers==VERSION."""
+def test_all_installed_versions_are_proven():
+    """If this fails: inspect the change, then make prove PACKAGE=transformers==VERSION."""
     unknown = {}
     for path in foreign.guarded():
         package = path.split(".")[0]
@@ -80,7 +80,7 @@ def doubled(self, x):
     return 2 * self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
 
 
-def test_a_changed_layer_runs_as_it_is_and_is_named_once(llama, monkeypatch, caplog):
+def test_a_changed_layer_is_not_replaced_and_named_once(llama, monkeypatch, caplog):
     """The others run through the fused functions."""
     monkeypatch.setattr(llama_code.LlamaMLP, "forward", doubled)
     llama.train()
@@ -96,7 +96,7 @@ def test_a_changed_layer_runs_as_it_is_and_is_named_once(llama, monkeypatch, cap
 
 
 def test_a_function_that_a_layer_calls_counts_too(llama, monkeypatch):
-    """Rotary positions of other pairs leave attention alone."""
+    """With other pairs of rotary positions attention is not replaced."""
 
     def apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1):
         return q, k
@@ -109,8 +109,8 @@ def test_a_function_that_a_layer_calls_counts_too(llama, monkeypatch):
     foreign.fingerprint.cache_clear()
 
 
-def test_a_forward_that_another_library_set_stays(llama):
-    """Hooks of accelerate are such ones; unfuse leaves them too."""
+def test_a_forward_set_by_another_library_is_not_replaced(llama):
+    """Hooks of accelerate are such forwards; unfuse does not change them either."""
     mlp = llama.model.layers[0].mlp
     mlp.forward = other = lambda x: x
     fuse(llama)
@@ -121,8 +121,8 @@ def test_a_forward_that_another_library_set_stays(llama):
     assert "forward" not in vars(llama.model.layers[1].mlp)
 
 
-def test_layers_that_are_somewhere_else_are_missed(llama, monkeypatch, caplog):
-    """A class of the same name in another module is no class that ours was proven against."""
+def test_layers_in_another_module_are_not_replaced(llama, monkeypatch, caplog):
+    """Ours was not proven against a class of the same name in another module."""
     monkeypatch.setattr(llama_code.LlamaMLP, "__module__", "transformers_modules.somebody")
     fuse(llama)
     assert "forward" not in vars(llama.model.layers[0].mlp)
@@ -133,8 +133,8 @@ def lora_linear(self, x, *args, **kwargs):
     return self.base_layer(x)
 
 
-def test_changed_adapters_run_as_peft_has_them(llama, monkeypatch, caplog):
-    """Layers that read several at once ask each."""
+def test_changed_adapters_run_by_pefts_code(llama, monkeypatch, caplog):
+    """Layers that use several adapters at once check each."""
     model = apply_lora(llama, LoraConfig(target_modules=["q_proj", "up_proj"], init_lora_weights=False))
     fuse(model)
     layer = model.base_model.model.model.layers[0]
@@ -147,8 +147,8 @@ def test_changed_adapters_run_as_peft_has_them(llama, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("what", ["get_delta_weight", "use_experts_implementation"])
-def test_changed_experts_run_as_peft_has_them(what, monkeypatch, caplog):
-    """How peft lays an adapter, and how transformers describes experts."""
+def test_changed_experts_run_by_pefts_code(what, monkeypatch, caplog):
+    """A change in the layout of peft's adapter, or in transformers' description of experts."""
     model = apply_lora(models.make("qwen3_moe"), LoraConfig(r=4))
     owner = moe if what == "use_experts_implementation" else peft_layer.ParamWrapper
     monkeypatch.setattr(owner, what, doubled)
@@ -160,7 +160,7 @@ def test_changed_experts_run_as_peft_has_them(what, monkeypatch, caplog):
 
 
 def test_changed_rotary_positions_are_named(monkeypatch, caplog):
-    """Where they follow the length of a sample; others are not looked at."""
+    """Those that depend on the length of a sample; others are not checked."""
     from transformers import LlamaConfig, LlamaForCausalLM, modeling_rope_utils
 
     monkeypatch.setattr(modeling_rope_utils, "dynamic_rope_update", doubled)
@@ -173,7 +173,7 @@ def test_changed_rotary_positions_are_named(monkeypatch, caplog):
 
 
 def test_changed_4bit_layers_are_named(monkeypatch, caplog):
-    """A CPU's gradients after an answer hang on one attribute of theirs."""
+    """On a CPU the gradients after generation depend on one of their attributes."""
     bnb = pytest.importorskip("bitsandbytes.nn")
     model = torch.nn.Sequential(bnb.Linear4bit(8, 8))
     quantization.keep_4bit_weights_unpacked(model)
@@ -185,7 +185,7 @@ def test_changed_4bit_layers_are_named(monkeypatch, caplog):
 
 
 def test_a_version_that_cannot_be_installed_is_a_failure(tmp_path):
-    """Without a package index, or with a version that is none, the command says so and fails."""
+    """Without a package index, or with an invalid version, the command fails with a message."""
     command = [sys.executable, "-m", "tests.other_versions", "test", "transformers==0.0.0"]
     index = {"PIP_INDEX_URL": tmp_path.as_uri(), "PIP_EXTRA_INDEX_URL": "", "PIP_CONFIG_FILE": "/dev/null"}
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **index})

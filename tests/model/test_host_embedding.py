@@ -1,4 +1,4 @@
-"""A frozen embedding may wait on the host: the rest of the model moves without it."""
+"""A frozen embedding may be offloaded: the rest of the model moves without it."""
 
 import copy
 
@@ -15,7 +15,7 @@ def frozen(llama):
 
 
 def test_the_model_moves_and_the_table_stays(llama):
-    """A model tells its device by its first parameter, and an optimiser its weights by the parameters."""
+    """The device of a model is that of its first parameter; an optimizer gets all parameters."""
     llm = frozen(llama)
     ids = torch.tensor([[5, 3, 5]])
     before, weights = llm.get_input_embeddings()(ids), describe_weights(llm)

@@ -55,7 +55,7 @@ def llama_twin(model):
 
 
 def test_logits_are_those_of_the_reference_code():
-    """A hub-layout checkpoint with remote code named in it loads natively; logits to 1e-5."""
+    """A hub-layout checkpoint that names remote code loads natively; logits agree to 1e-5."""
     model = AutoModelForCausalLM.from_pretrained(REFERENCE, trust_remote_code=True)
     assert type(model) is InternLM2ForCausalLM
     expected = load_file(REFERENCE / "expected_logits.safetensors")
@@ -80,7 +80,7 @@ def test_it_equals_the_llama_with_the_same_weights(sizes, kv_heads, bias, rope):
 
 
 def test_generation_with_a_cache_equals_generation_without(sizes):
-    """The key-value cache changes nothing; padding on the left neither."""
+    """The KV cache and padding on the left do not change the result."""
     model, ids = internlm2(sizes), torch.arange(12).view(2, 6) + 3
     wanted = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     cached = model.generate(ids, use_cache=True, **wanted)
@@ -116,7 +116,7 @@ def test_a_saved_folder_has_the_hubs_layout(tmp_path):
 
 @pytest.mark.parametrize("config_class", [InternLM2Config, InternLMConfig])
 def test_scaled_rope_survives_a_config_round_trip(sizes, config_class, tmp_path):
-    """What was read is what is written and read again."""
+    """The fields are the same after reading, writing and reading again."""
     config = config_class(**sizes, rope_theta=5e4, rope_scaling={"type": "dynamic", "factor": 3.0})
     config.save_pretrained(tmp_path)
     again = config_class.from_pretrained(tmp_path)

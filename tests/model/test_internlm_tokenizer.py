@@ -46,7 +46,7 @@ TEXTS = st.lists(PARTS, max_size=8).map("".join).filter(lambda text: not any(c i
 
 @pytest.fixture(scope="module")
 def pair_of(tmp_path_factory, train_sentencepiece):
-    """Function of a spec: the sentencepiece library's own processor and our backend of the same file."""
+    """A function from a spec to the sentencepiece processor and our backend of the same file."""
     import sentencepiece
 
     folder, made = tmp_path_factory.mktemp("spm"), {}
@@ -71,7 +71,7 @@ def test_ids_and_decoded_text_are_those_of_the_sentencepiece_library(pair_of, sp
 
 
 def test_a_folder_with_tokenizer_model_alone_is_enough(internlm2_dir):
-    """AutoTokenizer, called as configs do, gives our fast tokenizer: BOS in front, `</s>` as padding."""
+    """AutoTokenizer, called as in configs, returns our fast tokenizer: BOS in front, `</s>` as padding."""
     tokenizer = AutoTokenizer.from_pretrained(internlm2_dir, trust_remote_code=True, padding_side="right")
     assert type(tokenizer) is InternLM2Tokenizer
     assert tokenizer.is_fast
@@ -107,8 +107,8 @@ def chat_dir(internlm2_dir, tmp_path):
     return tmp_path
 
 
-def test_added_tokens_take_the_place_of_reserved_pieces(chat_dir, internlm2_dir):
-    """`<|im_start|>` is one token with the reserved id; remote code named in the folder is not asked for."""
+def test_added_tokens_replace_reserved_pieces(chat_dir, internlm2_dir):
+    """`<|im_start|>` is one token with the reserved id; remote code named in the folder is not needed."""
     tokenizer = AutoTokenizer.from_pretrained(chat_dir, trust_remote_code=True)
     assert type(tokenizer) is InternLM2Tokenizer
     plain = AutoTokenizer.from_pretrained(internlm2_dir)
@@ -152,7 +152,7 @@ def test_the_first_internlm_too(sizes, tmp_path, train_sentencepiece):
 
 
 def test_an_added_token_that_disagrees_with_the_vocabulary_is_an_error(chat_dir):
-    """An id beyond the pieces cannot be promised."""
+    """An id beyond the pieces cannot be kept."""
     path = chat_dir / "tokenizer_config.json"
     config = json.loads(path.read_text())
     config["added_tokens_decoder"]["900"] = {"content": "<|far|>", "special": True}

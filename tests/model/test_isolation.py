@@ -1,4 +1,4 @@
-"""Which families may have several samples in one row: known, or tried."""
+"""The families that may pack samples: known, or tested."""
 
 import logging
 
@@ -10,8 +10,8 @@ from xtuner.model import isolation
 from xtuner.model.isolation import Isolation
 
 
-def test_a_family_that_keeps_samples_apart_is_left_as_it_was():
-    """The trial restores mode and attention, and is not repeated."""
+def test_a_family_that_isolates_samples_is_unchanged():
+    """The test restores mode and attention, and is not repeated."""
     model, known = make("arcee").train(), Isolation()
     assert known.holds(model, 24)
     assert model.training
@@ -22,7 +22,7 @@ def test_a_family_that_keeps_samples_apart_is_left_as_it_was():
 
 @pytest.mark.parametrize(("family", "own"), [("nemotron", "sdpa"), ("doge", "sdpa"), ("hy_v4", "eager")])
 def test_a_family_that_mixes_them_gets_its_own_attention_back(family, own, caplog):
-    """Its layers drop what a pack needs, make masks of their own, or choose keys; the log says so."""
+    """Its layers drop the arguments of a pack, make their own masks, or choose keys; this is logged."""
     caplog.set_level(logging.INFO)
     model = make(family)
     assert not Isolation().holds(model, 24)
@@ -30,8 +30,8 @@ def test_a_family_that_mixes_them_gets_its_own_attention_back(family, own, caplo
     assert "Testing the isolation of packed samples failed" in caplog.text
 
 
-def test_a_trial_reaches_as_far_as_rows_do():
-    """What sums up every twelve tokens of the row mixes samples only where a row has so many."""
+def test_a_test_is_as_long_as_the_sequences():
+    """A sum over every twelve tokens mixes samples only in sequences of so many tokens."""
     rates = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 12}
     model = make("deepseek_v4", compress_rates=rates, layer_types=["heavily_compressed_attention"] * 2)
     # The other kind of layer is not there, nor is any window below 64.
@@ -42,8 +42,8 @@ def test_a_trial_reaches_as_far_as_rows_do():
     assert not known.holds(model, 13)
 
 
-def test_what_lies_too_far_is_not_tried_and_said(caplog, monkeypatch):
-    """A limit of 9,000 tokens: rows beyond it are packed as shorter ones are, with a warning."""
+def test_limits_that_are_too_large_are_not_tested(caplog, monkeypatch):
+    """A limit of 9,000 tokens: longer sequences are packed as shorter ones are, with a warning."""
     monkeypatch.setattr(log, "_said", set())
     model, known = make("arcee"), Isolation()
     model.config.some_window = 9000
@@ -54,15 +54,15 @@ def test_what_lies_too_far_is_not_tried_and_said(caplog, monkeypatch):
 
 
 def test_limits_are_read_from_the_config():
-    """Windows, chunks and numbers of chosen keys, wherever they stand in it."""
+    """Windows, chunks and numbers of chosen keys, at any position in it."""
     config = make("deepseek_v32").config
     config.nested = {"attention_chunk_size": 77, "use_window": True, "unlike": 5}
     assert set(isolation.limits(config)) >= {4, 77}
     assert 5 not in isolation.limits(config)
 
 
-def test_one_token_of_another_expert_is_no_leak():
-    """Rounding may send a token elsewhere; samples that see each other differ in all of their tokens."""
+def test_one_token_with_another_expert_is_not_a_leak():
+    """Rounding may change the expert of a token; samples that are mixed differ in all tokens."""
     model = make("arcee")
 
     def disturb(number):

@@ -1,4 +1,4 @@
-"""Text data on models that see or hear: their language part is trained, packed samples stay apart."""
+"""Text data on models with images or audio: the language part is trained, packed samples are isolated."""
 
 import copy
 import itertools
@@ -49,7 +49,7 @@ def sees(family, name):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_text_gives_the_logits_of_each_sample_alone(family, relative_error):
-    """Ours on a packed row, positions restarting, as stock attention gives sample by sample."""
+    """Ours on a pack, with restarting positions, equals stock attention sample by sample."""
     model, row = seeing.make(family), ids()
     model.set_attn_implementation("xtuner")
     assert Isolation().holds(model, 24)
@@ -64,8 +64,8 @@ def test_packed_text_gives_the_logits_of_each_sample_alone(family, relative_erro
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_language_part_is_what_text_gives_a_gradient(family):
-    """And nothing else: what sees or hears, and what attends to images."""
+def test_text_gives_a_gradient_to_exactly_the_language_part(family):
+    """Not to parts for images or audio, nor to layers that attend to images."""
     model = seeing.make(family).train()
     model(input_ids=ids(), use_cache=False).logits.square().sum().backward()
     belongs = language_part(model)
@@ -82,7 +82,7 @@ def test_the_language_part_is_what_text_gives_a_gradient(family):
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("kimi_k25", "llama4", "qwen3_vl_moe")])
 def test_an_adapter_is_put_on_the_language_part(family):
-    """On every linear layer of it but the head, none of which is passed over."""
+    """On every linear layer of it but the head."""
     model = apply_lora(seeing.make(family), LoraConfig(r=2)).train()
     model(input_ids=ids(), use_cache=False).logits.square().sum().backward()
     adapted = [n for n, w in model.named_parameters() if w.requires_grad]
@@ -97,15 +97,15 @@ def test_an_adapter_is_put_on_the_language_part(family):
 
 
 def test_a_text_model_is_its_own_language_part(llama):
-    """Nothing is frozen, nothing said."""
+    """Nothing is frozen or logged."""
     belongs = language_part(llama)
     assert all(belongs(name) for name, _ in llama.named_parameters())
     freeze_the_rest(llama)
     assert all(w.requires_grad for w in llama.parameters())
 
 
-def test_targets_that_also_name_layers_that_see_mean_the_language_part(caplog):
-    """It is said; targets that name nothing else are an error."""
+def test_targets_that_also_match_layers_for_images_mean_the_language_part(caplog):
+    """It is logged; targets that match only layers for images are an error."""
     with caplog.at_level(logging.INFO):
         model = apply_lora(seeing.make("qwen2_5_vl"), LoraConfig(r=2, target_modules=["gate_proj", "q_proj"]))
     adapted = {n.partition(".lora_")[0] for n, w in model.named_parameters() if w.requires_grad}
@@ -125,7 +125,7 @@ def test_targets_that_also_name_layers_that_see_mean_the_language_part(caplog):
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen2_5_vl", "smolvlm"])
 def test_the_loss_is_that_of_the_stock_model(family, tmp_path, tokenizer, batch, relative_error, caplog):
-    """AutoModelForCausalLM means the class of the folder; full fine-tuning freezes the rest and says it."""
+    """AutoModelForCausalLM means the class of the folder; full fine-tuning freezes the rest and logs it."""
     folder = seeing.save(family, tmp_path, tokenizer)
     with caplog.at_level(logging.INFO):
         model = SupervisedFinetune(
@@ -152,8 +152,8 @@ def test_the_loss_is_that_of_the_stock_model(family, tmp_path, tokenizer, batch,
             assert relative_error(ours.grad, theirs.grad) < 1e-4, name
 
 
-def test_a_class_that_the_config_names_is_taken_as_it_is(tmp_path, tokenizer):
-    """And attends through our function."""
+def test_a_class_that_the_config_names_is_used(tmp_path, tokenizer):
+    """With our attention function."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     folder = seeing.save("qwen2_5_vl", tmp_path, tokenizer)

@@ -1,4 +1,4 @@
-"""Images as an LLM reads them: both layouts on disk beside transformers' own LLaVA."""
+"""Image features for an LLM: both layouts on disk against transformers' LLaVA."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def load(llava, layout):
 
 @pytest.fixture(scope="module")
 def reference(llava):
-    """transformers' own model and processor."""
+    """transformers' model and processor."""
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
     model = LlavaForConditionalGeneration.from_pretrained(llava.whole).eval()
@@ -38,7 +38,7 @@ def reference(llava):
 
 @pytest.mark.parametrize("layout", ["whole", "parts"])
 def test_the_answers_of_transformers(llava, reference, picture, layout):
-    """Logits and greedy answers about an image are those of transformers' model, processor and generate."""
+    """Logits and greedy answers about an image equal those of transformers."""
     from PIL import Image
 
     theirs, processor = reference
@@ -72,7 +72,7 @@ def test_quantised(llava, bits):
 
 
 def test_another_picture_gives_other_logits(llava, picture, tmp_path):
-    """The same image has the same ids whatever its name; another one has none of them."""
+    """The same image has the same ids under any file name; another image has other ids."""
     model, _, pictures = load(llava, "parts")
     other = picture_file(tmp_path / "dog.png", (0, 250, 0))
     same = tmp_path / "same.png"
@@ -102,8 +102,8 @@ def test_the_square(size):
     assert counts.get((9, 9, 9), 0) == side**2 - size[0] * size[1]
 
 
-def test_files_as_they_were_once_written(llava, picture, tmp_path, capfd):
-    """A CLIP with its text half, a processor in older words, a projector of torch.save: the same rows."""
+def test_files_of_older_formats(llava, picture, tmp_path, capfd):
+    """A CLIP with its text half, an older processor config, a projector of torch.save: the same features."""
     from safetensors.torch import load_file
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionModel
 
@@ -131,7 +131,7 @@ def test_files_as_they_were_once_written(llava, picture, tmp_path, capfd):
     assert torch.equal(encoder.encode(Pictures(encoder).read(picture).pixels), expected)
 
 
-def test_each_layer_can_be_seen(llava, picture):
+def test_each_layer_can_be_selected(llava, picture):
     """--visual-select-layer counts from the end, as hidden states do."""
     model, tokenizer, _ = load(llava, "parts")
     rows = []

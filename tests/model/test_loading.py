@@ -33,14 +33,14 @@ def llm_cfg(folder, **changes):
         ("auto", False, torch.float32),
     ],
 )
-def test_a_cpu_gets_bf16_where_it_computes_in_it_else_fp32(monkeypatch, requested, bf16, wanted):
-    """fp32 stays what it is."""
+def test_a_cpu_gets_bf16_if_it_computes_in_it_else_fp32(monkeypatch, requested, bf16, wanted):
+    """fp32 stays fp32."""
     monkeypatch.setattr(loading, "cpu_computes_in_bf16", lambda: bf16)
     assert compute_dtype(requested, "cpu") is wanted
 
 
-def test_a_word_that_is_no_dtype_is_an_error():
-    """With what may be written."""
+def test_an_invalid_dtype_is_an_error():
+    """The error lists the valid ones."""
     with pytest.raises(ConfigError, match="'fp17' is not a dtype"):
         compute_dtype("fp17", "cpu")
 
@@ -71,8 +71,8 @@ def test_full_fine_tuning_starts_from_fp32_weights(llama_dir, asked):
     assert SupervisedFinetune(asked).llm.dtype == compute_dtype(torch.bfloat16)
 
 
-def test_an_attention_that_was_asked_for_is_kept(llama_dir):
-    """eager stays eager; FlashAttention is not there on a CPU."""
+def test_a_configured_attention_is_kept(llama_dir):
+    """eager stays eager; FlashAttention is not available on a CPU."""
     assert load_llm(llm_cfg(llama_dir, attn_implementation="eager")).config._attn_implementation == "eager"
     asked = llm_cfg(llama_dir, attn_implementation="flash_attention_2")
     assert load_llm(asked).config._attn_implementation == "xtuner"
@@ -90,7 +90,7 @@ def test_a_native_family_never_runs_the_folders_code(llama_dir, tmp_path):
 
 
 def test_more_tokens_than_rows_grow_the_embedding(llama_dir, tokenizer):
-    """Padded to 64; every new row, real ones too, is the mean of the old."""
+    """Padded to 64; every new row, with or without a token, is the mean of the old ones."""
     import copy
 
     larger = copy.deepcopy(tokenizer)
@@ -130,8 +130,8 @@ def test_rope_that_is_scaled_already_is_not_scaled_back(sizes):
         extend_context(GPT2Config(), 5000)
 
 
-def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, llama_dir):
-    """Nothing there, no config, no weights, no tokenizer, a broken config."""
+def test_the_error_of_an_incomplete_folder_names_what_is_missing(tmp_path, llama_dir):
+    """No folder, no config, no weights, no tokenizer, a broken config."""
     with pytest.raises(NotFoundError, match=r"There is no model folder .*nowhere"):
         load_llm(llm_cfg(tmp_path / "nowhere"))
     with pytest.raises(ModelError, match=r"has no config\.json"):
@@ -151,7 +151,7 @@ def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path, llama_dir):
         load_llm({})
 
 
-def test_a_hub_name_that_cannot_be_asked_for_is_one_clear_error():
+def test_a_hub_name_without_internet_is_one_clear_error():
     """The tests run offline, as many machines do."""
     with pytest.raises(
         NotFoundError, match=r"no model someone/something on this machine.*path of its folder"
@@ -183,7 +183,7 @@ def test_chat_gets_model_tokenizer_and_adapter_in_eval_mode(llama_dir, tmp_path,
 
 @pytest.mark.parametrize("purpose", ["training", "chat"])
 def test_a_dynamic_scale_of_rope_forgets_what_was_longer(llama_dir, tmp_path, purpose):
-    """A text of 40 tokens after one of 60, both beyond the model's 16 positions: as if it were the first."""
+    """A text of 40 tokens after one of 60, both beyond 16 positions, has the same result as alone."""
     config = LlamaConfig.from_pretrained(llama_dir, max_position_embeddings=16)
     config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     LlamaForCausalLM(config).save_pretrained(tmp_path)
@@ -201,7 +201,7 @@ def test_a_dynamic_scale_of_rope_forgets_what_was_longer(llama_dir, tmp_path, pu
 
 
 def test_fields_of_the_config_may_be_given_beside_it(llama_dir):
-    """As to `from_pretrained`; what is neither a field nor an argument is still an error."""
+    """As in `from_pretrained`; a name that is neither a field nor an argument is an error."""
     llm = load_llm(llm_cfg(llama_dir, attention_dropout=0.25, torch_dtype=torch.float32))
     assert (llm.config.attention_dropout, llm.model.layers[0].self_attn.attention_dropout) == (0.25, 0.25)
     with pytest.raises(ModelError, match="unexpected keyword argument 'attention_dropping'"):

@@ -15,7 +15,7 @@ LINEARS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v
 
 
 def randomise(model):
-    """Adapters that do something: lora_B starts as zero."""
+    """Adapters with random lora_B instead of zeros."""
     torch.manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -24,7 +24,7 @@ def randomise(model):
 
 
 def test_without_targets_all_linear_layers_but_the_head_are_adapted(llama):
-    """The head is told by what it is, not by its name."""
+    """The head is recognised as the output embedding, not by its name."""
     assert linear_layer_names(llama) == LINEARS
     model = apply_lora(llama, LoraConfig(r=4))
     adapted = {name.split(".")[-4] for name, p in model.named_parameters() if p.requires_grad}
@@ -34,7 +34,7 @@ def test_without_targets_all_linear_layers_but_the_head_are_adapted(llama):
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 def test_loss_and_gradients_are_those_of_peft_itself(llama, batch, naive_loss, gradients, relative_error):
-    """The same adapter put on by peft and run sample by sample through stock code."""
+    """The same adapter created by peft and run sample by sample through stock code."""
     cfg = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type=TaskType.CAUSAL_LM)
     reference = PeftModel(copy.deepcopy(llama), copy.deepcopy(cfg))
     randomise(reference)
@@ -52,7 +52,7 @@ def test_loss_and_gradients_are_those_of_peft_itself(llama, batch, naive_loss, g
 
 
 def test_the_base_keeps_its_precision_and_the_adapter_is_fp32(llama, batch):
-    """bf16 base, fp32 adapters and fp32 copies in modules_to_save that still fit between bf16 layers."""
+    """bf16 base, fp32 adapters and fp32 copies in modules_to_save between bf16 layers."""
     cfg = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"])
     model = SupervisedFinetune(llama.bfloat16(), lora=cfg).train()
     for name, parameter in model.named_parameters():
@@ -80,8 +80,8 @@ def test_state_dict_holds_the_adapter_alone_and_loads_back(llama):
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
 
 
-def test_a_target_that_is_no_layer_is_an_error_with_the_nearest(llama):
-    """The message lists what there is."""
+def test_a_target_that_matches_no_layer_is_an_error_with_a_suggestion(llama):
+    """The message lists the layers."""
     lists = (
         r"'q_prj', which this model does not have; its linear layers are down_proj, .* Did you mean 'q_proj'"
     )
@@ -90,7 +90,7 @@ def test_a_target_that_is_no_layer_is_an_error_with_the_nearest(llama):
 
 
 def test_targets_may_be_a_pattern_and_other_names_of_peft(llama):
-    """A text is a pattern over whole names; "all-linear" is peft's own."""
+    """A string is a pattern for whole names; "all-linear" is defined by peft."""
     model = apply_lora(copy.deepcopy(llama), LoraConfig(target_modules=r".*layers\.1\..*q_proj", r=2))
     assert sum(p.requires_grad for p in model.parameters()) == 2
     model = apply_lora(copy.deepcopy(llama), LoraConfig(target_modules="all-linear", r=2))
@@ -99,15 +99,15 @@ def test_targets_may_be_a_pattern_and_other_names_of_peft(llama):
         apply_lora(llama, LoraConfig(target_modules="nothing_like_it"))
 
 
-def test_inference_mode_does_not_freeze_a_training(llama):
-    """The config says inference_mode=True; the adapter is trained and the log says so."""
+def test_inference_mode_does_not_freeze_the_adapter(llama):
+    """With inference_mode=True in the config the adapter is still trained, which is logged."""
     model = apply_lora(llama, LoraConfig(r=2, inference_mode=True))
     assert any(p.requires_grad for p in model.parameters())
 
 
 @pytest.fixture
 def adapter(llama, tmp_path):
-    """A saved adapter on q_proj and the logits that base and adapter give together."""
+    """A saved adapter on q_proj, and the logits of the base with it."""
     model = apply_lora(copy.deepcopy(llama), LoraConfig(r=4, target_modules=["q_proj"]))
     randomise(model)
     model.save_pretrained(tmp_path / "adapter")
@@ -128,7 +128,7 @@ def test_an_adapter_attaches_to_its_base(llama, adapter):
 @pytest.mark.parametrize("family", ["laguna", "inkling2_text"])
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_every_weight_of_an_adapter_is_loaded(family, tmp_path):
-    """Also those that peft renames on the way, as those of a family's older files, and loses."""
+    """Also weights that peft would rename, as in older files of a family, and lose."""
     base = make_model(family)
     layers = [name for name, m in base.named_modules() if type(m) is torch.nn.Linear and "head" not in name]
     config = LoraConfig(r=2, target_modules=layers, init_lora_weights=False, task_type="CAUSAL_LM")
@@ -139,7 +139,7 @@ def test_every_weight_of_an_adapter_is_loaded(family, tmp_path):
 
 
 def test_lora_continues_from_a_folder_or_a_checkpoint(llama, adapter, tmp_path, caplog):
-    """`peft_model` beside `lora`: the adapter starts from what was saved, a folder with its own settings."""
+    """With `peft_model` the adapter starts from the saved weights; a folder has its own settings."""
     folder, logits = adapter
     cfg = LoraConfig(r=4, target_modules=["q_proj"])
     other = LoraConfig(r=64, lora_alpha=1)
@@ -174,8 +174,8 @@ def test_an_adapter_for_another_base_is_one_clear_line(adapter, sizes):
         attach_adapter(shallow, folder)
 
 
-def test_a_base_of_another_name_is_said(llama, adapter, caplog):
-    """It may be the same model moved, so it is a warning."""
+def test_a_base_of_another_name_is_logged(llama, adapter, caplog):
+    """It may be the same model at another path, so it is a warning."""
     folder, _ = adapter
     config = (
         (folder / "adapter_config.json")
@@ -216,7 +216,7 @@ def test_broken_adapter_folders_are_named(tmp_path, llama):
     "options", [{"use_dora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head", "embed_tokens"]}]
 )
 def test_names_in_the_adapter_file_are_pefts(llama, options, tmp_path):
-    """`adapter_state_dict` gives what peft itself would save, name by name and value by value."""
+    """`adapter_state_dict` equals what peft would save, in names and values."""
     from peft import get_peft_model_state_dict
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

@@ -9,8 +9,8 @@ from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum
 from xtuner.next_tokens import next_tokens
 
 
-def test_a_position_is_trained_on_the_next_token_of_its_own_sample():
-    """The first token of a sample is nobody's target, however its label reads; -100 anywhere stays."""
+def test_the_target_of_a_position_is_the_next_token_of_its_sample():
+    """The first token of a sample is never a target, for any label; -100 stays masked."""
     positions, targets = next_tokens(np.array([10, 11, -100, 20, 21]), [0, 3, 5])
     assert (positions.tolist(), targets.tolist()) == ([0, 3], [11, 21])
     assert [x.tolist() for x in next_tokens(np.zeros(0, np.int64), [0, 0])] == [[], []]
@@ -37,7 +37,7 @@ def test_the_head_loss_and_its_gradients_are_those_of_torch(monkeypatch, dtype, 
 
 
 class Shapes(TorchDispatchMode):
-    """Notes the shape of everything that is made within it."""
+    """Records the shape of every tensor created within it."""
 
     def __init__(self):
         super().__init__()
@@ -51,8 +51,8 @@ class Shapes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_no_gradient_is_computed_where_none_is_wanted(bias, monkeypatch):
-    """Under no_grad the loss is the same, and nothing of the size of the head, states or logits is made."""
+def test_no_gradient_is_computed_under_no_grad(bias, monkeypatch):
+    """The loss is the same, and no tensor of the size of the head, states or logits is created."""
     monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)
     head = torch.nn.Linear(5, 11, bias=bias, dtype=torch.float64)
     hidden = torch.randn(130, 5, dtype=torch.float64, requires_grad=True)
@@ -70,7 +70,7 @@ def test_no_gradient_is_computed_where_none_is_wanted(bias, monkeypatch):
 
 
 def test_a_target_that_is_certain_keeps_its_small_gradient():
-    """p - 1 is computed without cancellation, a loss of nearly nothing without log(0)."""
+    """p - 1 is computed without cancellation, a loss near zero without log(0)."""
     logits = torch.tensor([[30.0, 0.0], [0.0, 200.0]], requires_grad=True)
     total = cross_entropy_sum(logits, torch.tensor([0, 0]))
     total.backward()
@@ -93,7 +93,7 @@ def test_the_sum_and_its_gradient_are_those_of_torch(monkeypatch):
 
 
 def test_a_scale_beyond_16_bits_reaches_the_gradient():
-    """The factor of a loss scaler may exceed fp16's largest number where its product does not."""
+    """The factor of a loss scaler may exceed fp16's largest number although the product does not."""
     logits = torch.tensor([[12.0, 0.0]], dtype=torch.float16, requires_grad=True)
     (cross_entropy_sum(logits, torch.tensor([0])) * 2.0**20).backward()
     torch.testing.assert_close(logits.grad[0, 1].item(), 6.442, rtol=5e-3, atol=0)

@@ -1,4 +1,4 @@
-"""Weights wait in their files for the processes that share them, where their values allow it."""
+"""Weights stay in their files until they are divided among processes, if their format allows it."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from xtuner.model.mapped import wanted_dtype, weights_in_files
 
 @pytest.fixture
 def save(tmp_path, tokenizer):
-    """Function of (config class, model class, ...): a folder with such a model of bf16 weights."""
+    """A function from (config class, model class, ...) to a folder with such a model in bf16."""
 
     def make(config_class, model_class, *, as_bin=False, change=None, **settings):
         torch.manual_seed(0)
@@ -29,7 +29,7 @@ def save(tmp_path, tokenizer):
 
 
 def _mapped_from(folder):
-    """Ranges of addresses that stand for the files of a folder."""
+    """Ranges of addresses that are mapped to the files of a folder."""
     with open("/proc/self/maps") as maps:
         named = [line.split() for line in maps if str(folder) in line]
     return [tuple(int(end, 16) for end in words[0].split("-")) for words in named]
@@ -47,7 +47,7 @@ def _load(folder, dtype, full=True, **more):
 
 
 def test_weights_stay_in_their_files(save, caplog):
-    """Full fine-tuning in fp32 of files in bf16: no weight is read, each knows that it will be fp32."""
+    """Full fine-tuning in fp32 of files in bf16: no weight is read, each is marked to become fp32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = save(LlamaConfig, LlamaForCausalLM, tie_word_embeddings=True)
@@ -101,8 +101,8 @@ def _widen_a_norm(model):
         ({"family": "Gemma"}, torch.float32, "its constants depend on the precision"),
     ],
 )
-def test_what_does_not_allow_it_is_read_whole(made, dtype, reason, save, caplog, monkeypatch):
-    """A model is never changed by the way it is read, and the log says why it is read whole."""
+def test_other_models_are_read_whole(made, dtype, reason, save, caplog, monkeypatch):
+    """A model has the same weights in either case, and the reason is logged."""
     import transformers
 
     monkeypatch.setattr("xtuner.model.loading.cpu_computes_in_bf16", lambda: True)

@@ -1,4 +1,4 @@
-"""What a loaded model holds of its files."""
+"""The files that a loaded model keeps mapped."""
 
 import gc
 import shutil
@@ -21,8 +21,8 @@ def mapped(folder):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_a_quantised_model_lets_go_of_its_files(llama_dir, tmp_path, bits):
-    """Embedding and norms, which are not quantised, would hold the whole file as parts of its map."""
+def test_a_quantised_model_keeps_no_file_mapped(llama_dir, tmp_path, bits):
+    """Embedding and norms, which are not quantised, would keep the whole file mapped."""
     model_dir = shutil.copytree(llama_dir, tmp_path / "model")  # other tests may still hold the shared one
     quantization = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     folder = {"pretrained_model_name_or_path": str(model_dir), "quantization_config": quantization}

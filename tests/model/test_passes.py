@@ -1,4 +1,4 @@
-"""A batch trains as its samples do one by one through stock code, whatever their family."""
+"""For every family a batch trains as its samples one by one through stock code."""
 
 import copy
 import itertools
@@ -34,7 +34,7 @@ def samples(data):
 
 
 def stock_loss(model, data):
-    """The mean over trained tokens, each sample run alone."""
+    """The mean loss over supervised tokens, each sample run alone."""
     total, count = torch.zeros(()), 0
     for ids, labels in samples(data):
         logits = model(ids, use_cache=False).logits[0, :-1]
@@ -64,13 +64,13 @@ def test_a_batch_trains_as_its_samples_do_alone(family, relative_error):
 
 
 def test_every_known_family_is_among_them():
-    """But for those that read images too, whose language part is a family of its own here."""
+    """Except those that read images too, whose language part is a separate family here."""
     known = {name for name, family in FAMILIES.items() if family.packs is not None} & set(CONFIG_MAPPING)
     assert known - set(OF_TEXT) == {"qwen3_5", "qwen3_5_moe"}
 
 
-def test_equally_long_samples_run_side_by_side():
-    """Ten tokens by themselves, twice seven together; no padding, and only tokens with a label count."""
+def test_equally_long_samples_run_as_one_batch():
+    """Ten tokens alone, twice seven together; no padding, and only tokens with a label count."""
     first, rest = passes.apart(pack(rows(), torch.device("cpu")))
     assert [set(p.inputs) for p in (first, rest)] == [{"input_ids", "use_cache"}] * 2
     assert first.index.tolist() == [list(range(10))]
@@ -86,8 +86,8 @@ def test_equally_long_samples_run_side_by_side():
     assert rest.with_loss_of(output, columns).flatten().tolist() == wanted
 
 
-def test_the_head_runs_where_any_of_them_is_trained():
-    """Of two samples with one label each, two columns of logits are asked for."""
+def test_the_head_runs_on_positions_with_a_label_in_any_sample():
+    """Two samples with one label each need two columns of logits."""
     data = rows()
     data["labels"].fill_(-100)
     data["labels"][0, 12] = data["labels"][1, 6] = 5
@@ -103,7 +103,7 @@ def test_the_head_runs_where_any_of_them_is_trained():
 @pytest.mark.parametrize("family", ["mamba", "qwen3_next", "lfm2"])
 @pytest.mark.parametrize("way", ["selective", "full", "offload"])
 def test_recomputation_works_with_several_passes(family, way, relative_error):
-    """Each layer is computed again for every pass."""
+    """Each layer is recomputed for every pass."""
     model = make(family, None)
     twin = copy.deepcopy(model)
     for llm, recompute in ((model, "none"), (twin, way)):
@@ -112,8 +112,8 @@ def test_recomputation_works_with_several_passes(family, way, relative_error):
     assert relative_error(gradient(twin), gradient(model)) < 1e-6
 
 
-def test_a_family_that_mixes_samples_says_so_once(caplog, monkeypatch):
-    """With what it costs; a batch of one sample is silent."""
+def test_a_family_that_mixes_samples_is_logged_once(caplog, monkeypatch):
+    """With the cost; a batch of one sample logs nothing."""
     monkeypatch.setattr(log, "_said", set())
     ours = SupervisedFinetune(make("rwkv", None), use_activation_checkpointing=False)
     ours({"input_ids": torch.arange(3, 9)[None], "labels": torch.arange(3, 9)[None]})
@@ -126,7 +126,7 @@ def test_a_family_that_mixes_samples_says_so_once(caplog, monkeypatch):
 
 @pytest.mark.parametrize("family", ["bloom", "llama"])
 def test_predict_and_tensor_keep_the_order_of_the_batch(family, relative_error):
-    """Whatever runs first."""
+    """For any order of the passes."""
     data = rows()
     data["cumulative_len"][0] = torch.tensor([0, 7, 17])
     model = make(family, None)

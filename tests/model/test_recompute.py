@@ -1,4 +1,4 @@
-"""Recomputation changes memory and nothing else."""
+"""Recomputation changes only the memory."""
 
 import copy
 
@@ -38,16 +38,16 @@ def test_gradients_are_those_without_recomputation(llama, batch, way, share):
 
 
 @pytest.mark.parametrize("way", ["selective", "full", "offload"])
-def test_layers_that_cannot_recompute_keep_all_and_that_is_said(way, caplog, monkeypatch):
-    """A family without recomputation trains, whatever the config or the estimate asks for."""
+def test_layers_that_cannot_recompute_keep_all_which_is_logged(way, caplog, monkeypatch):
+    """A family without recomputation trains, for any setting of the config or estimate."""
     monkeypatch.setattr(log, "_said", set())
     model = SupervisedFinetune(make_model("jetmoe"), use_activation_checkpointing=way)
     assert (model.recompute, recomputes(model.llm)) == ("none", 0)
     assert f"use_activation_checkpointing={way!r}: models of the family 'jetmoe' cannot" in caplog.text
 
 
-def test_tiles_change_nothing_but_rounding(llama, batch, monkeypatch):
-    """Offloaded, MLPs take few rows at a time; a batch of one tile is computed as ever."""
+def test_tiles_change_only_rounding(llama, batch, monkeypatch):
+    """With offload, MLPs read few rows at a time; a batch of one tile is computed as without."""
     from xtuner.model import recompute
 
     torch.manual_seed(0)
@@ -63,15 +63,15 @@ def test_tiles_change_nothing_but_rounding(llama, batch, monkeypatch):
 
 @pytest.mark.parametrize("way", RECOMPUTE)
 def test_a_frozen_embedding_has_no_gradient_and_waits_on_the_host(llama, batch, way):
-    """Offloaded, its table is a plain tensor; whatever is recomputed, no gradient goes beyond the first layer."""
+    """With offload its table is a plain tensor; no gradient goes beyond the first layer either way."""
     model, *_ = loss_and_gradients(llama, batch, way)
     embedding = model.llm.get_input_embeddings()
     assert isinstance(embedding, HostEmbedding) == (way == "offload")
     assert not embedding(batch["input_ids"]).requires_grad
 
 
-def test_layer_inputs_are_all_that_is_kept(llama, batch):
-    """Offloaded, even those go through the hooks that take them to the host."""
+def test_only_layer_inputs_are_kept(llama, batch):
+    """With offload these pass the hooks that move them to the host."""
     sizes = {}
     for way in RECOMPUTE:
         seen = {}
@@ -89,7 +89,7 @@ def test_layer_inputs_are_all_that_is_kept(llama, batch):
     assert sizes["none"] > sizes["selective"] > sizes["full"] > sizes["offload"]
 
 
-def test_what_is_left_open_is_what_fits(llama, monkeypatch):
+def test_the_default_is_what_fits(llama, monkeypatch):
     from xtuner.model import recompute
 
     monkeypatch.setattr(recompute, "free_memory", lambda device: 10**12)
@@ -98,6 +98,6 @@ def test_what_is_left_open_is_what_fits(llama, monkeypatch):
     assert SupervisedFinetune(llama, use_activation_checkpointing="auto").recompute == "full"
 
 
-def test_another_word_is_answered_with_the_choices(llama):
+def test_the_error_of_an_invalid_value_lists_the_choices(llama):
     with pytest.raises(ConfigError, match=r"use_activation_checkpointing is 'half'; write True \(all"):
         SupervisedFinetune(llama, use_activation_checkpointing="half")

@@ -1,4 +1,4 @@
-"""Rotary positions that follow the length of a sample: as if every sample were alone in the world."""
+"""Rotary positions that depend on the length of a sample equal those of each sample alone."""
 
 import itertools
 
@@ -39,14 +39,14 @@ LENGTHS = [30, 10, 16, 21, 12]
 
 
 def stock(family, changes, ids):
-    """What a model that has seen nothing before gives for one sample."""
+    """The logits of a new model for one sample."""
     with torch.no_grad():
         return make(family, "eager", **changes)(ids, use_cache=False).logits[0]
 
 
 @pytest.mark.parametrize(("family", "changes"), MODELS, ids=[f"{f}-{i}" for i, (f, _) in enumerate(MODELS)])
 def test_each_sample_is_scaled_by_its_own_length(family, changes, relative_error):
-    """In one row, alone after longer ones, and in any order: stock's logits of each sample by itself."""
+    """In one pack, alone after longer ones, and in any order: the stock logits of each sample alone."""
     row = torch.randint(3, 64, (1, sum(LENGTHS)), generator=torch.Generator().manual_seed(1))
     samples = row.split(LENGTHS, dim=1)
     wanted = [stock(family, changes, ids) for ids in samples]
@@ -64,8 +64,8 @@ def test_each_sample_is_scaled_by_its_own_length(family, changes, relative_error
             assert relative_error(alone, wanted[i]) < 3e-6
 
 
-def test_a_part_of_a_row_is_scaled_by_whole_samples():
-    """Of processes that share a row, each has parts of samples whose length it is told."""
+def test_a_part_of_a_pack_is_scaled_by_whole_samples():
+    """A sequence-parallel rank has parts of samples, and gets the lengths of the whole samples."""
     model = make("llama", **SHORT, rope_parameters=DYNAMIC)
     scale_by_sample(model)
     x, ids = torch.zeros(1), torch.zeros(1, 42, dtype=torch.long)
@@ -79,8 +79,8 @@ def test_a_part_of_a_row_is_scaled_by_whole_samples():
         torch.testing.assert_close(torch.cat(halves, dim=1), angles)
 
 
-def test_padding_is_no_pack():
-    """Rows of a padded batch share the scale of the longest, as everywhere; zeros begin no sample there."""
+def test_padding_is_not_a_pack():
+    """Rows of a padded batch have the scale of the longest, as in stock code; zeros begin no sample there."""
     model, twin = (make("llama", **SHORT, rope_parameters=DYNAMIC) for _ in range(2))
     scale_by_sample(model)
     positions = torch.tensor([[0] * 5 + list(range(15)), list(range(20))])
@@ -88,7 +88,7 @@ def test_padding_is_no_pack():
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_other_ropes_are_left_alone():
-    """A scale that is the same for all lengths needs nothing."""
+def test_other_ropes_are_unchanged():
+    """A scale that is the same for all lengths needs no change."""
     yarn = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 32}
     assert [scale_by_sample(make("llama", rope_parameters=rope)) for rope in (PLAIN, yarn)] == [0, 0]

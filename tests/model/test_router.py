@@ -1,4 +1,4 @@
-"""The loss that balances experts enters the loss as in transformers, where a config asks for it."""
+"""The balance loss of experts is added to the loss as in transformers, if configured."""
 
 import copy
 import inspect
@@ -21,7 +21,7 @@ def asks(family):
 
 
 def one_sample():
-    """Ten tokens, which a row of ours has 22 more beside."""
+    """Ten tokens, which are padded with 22 more in ours."""
     data = rows()
     return {
         "input_ids": data["input_ids"][:1, :10],
@@ -43,7 +43,7 @@ def train(model, data, **settings):
 
 @pytest.mark.parametrize("family", [family for family in OF_TEXT if asks(family)])
 def test_the_loss_of_one_sample_is_that_of_transformers(family, relative_error):
-    """Loss and gradients of the family's own forward with labels; no padding is balanced."""
+    """Loss and gradients of the family's own forward with labels; padding is not counted."""
     model, reference = prepared(family)
     data = one_sample()
     wanted = reference(data["input_ids"], labels=data["labels"], use_cache=False).loss
@@ -55,7 +55,7 @@ def test_the_loss_of_one_sample_is_that_of_transformers(family, relative_error):
 
 
 def balance(model, data):
-    """The family's own function over the routers' logits of samples that were each run alone."""
+    """The family's own function on the router logits of samples that were run alone."""
     logits = [model(ids, use_cache=False).router_logits for ids, _ in samples(data)]
     function = sys.modules[type(model).__module__].load_balancing_loss_func
     assert list(inspect.signature(function).parameters)[:3] == ["gate_logits", "num_experts", "top_k"]
@@ -64,15 +64,15 @@ def balance(model, data):
 
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
 def test_packed_samples_are_balanced_together(family):
-    """All real tokens of a row count once, the padding of rows and of the pack not."""
+    """All real tokens count once; padding of rows and of the pack does not count."""
     model, reference = prepared(family)
     data = rows()
     wanted = stock_loss(reference, data) + 0.3 * balance(reference, data)
     assert train(model, data)[1].item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
-def test_samples_that_run_apart_are_balanced_apart():
-    """The mean of the passes, weighted by trained tokens: 9 of ten tokens, 10 of twice seven."""
+def test_samples_that_run_separately_are_balanced_separately():
+    """The mean of the passes, weighted by supervised tokens: 9 of ten tokens, 10 of twice seven."""
     model, reference = prepared("jamba")
     data = rows()
     first = dict(zip(("ids", "labels"), next(samples(data)), strict=True))
@@ -84,7 +84,7 @@ def test_samples_that_run_apart_are_balanced_apart():
 
 @pytest.mark.parametrize("recompute", ["none", "full"])
 def test_adapters_and_recomputation_change_nothing(recompute, relative_error):
-    """The routers' gradient comes through layers that are computed again."""
+    """The gradient of routers passes through recomputed layers."""
     from peft import LoraConfig
 
     model, reference = prepared("mixtral")
@@ -102,7 +102,7 @@ def test_adapters_and_recomputation_change_nothing(recompute, relative_error):
 
 
 def test_an_update_has_the_mean_of_its_batches():
-    """Weighted by trained tokens; one batch alone has its own."""
+    """Weighted by supervised tokens."""
     model, _ = prepared("mixtral")
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).train()
     batches = [one_sample(), one_sample()]
@@ -114,15 +114,15 @@ def test_an_update_has_the_mean_of_its_batches():
     torch.testing.assert_close(together, (9 * alone[0] + 5 * alone[1]) / 14)
 
 
-def test_validation_measures_the_model_alone():
+def test_validation_has_no_balance_loss():
     """In eval mode the loss is the cross entropy, whose exponential is the perplexity."""
     model, reference = prepared("mixtral")
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).eval()
     assert ours(rows())["loss"].item() == pytest.approx(stock_loss(reference, rows()).item(), rel=1e-6)
 
 
-def test_a_coefficient_alone_asks_for_nothing():
-    """Released configs have one, and transformers' loss is without it unless router logits are asked for."""
+def test_a_coefficient_alone_has_no_effect():
+    """Released configs have one, but transformers' loss ignores it unless router logits are requested."""
     assert balance_weight(make("mixtral", None, router_aux_loss_coef=0.3)) == 0
     assert balance_weight(make("llama", None)) == 0
     assert balance_weight(prepared("mixtral")[0]) == 0.3

@@ -12,8 +12,8 @@ from xtuner.model.loss import head_cross_entropy_sum
 from xtuner.model.packed import pack
 
 
-def test_rows_become_one_row_without_padding(batch):
-    """Padding goes; boundaries of all rows follow one another."""
+def test_a_padded_batch_becomes_one_sequence(batch):
+    """Padding is removed; boundaries of all rows are joined."""
     packed = pack(batch, torch.device("cpu"))
     assert packed.input_ids.tolist() == batch["input_ids"][0].tolist() + batch["input_ids"][1, :6].tolist()
     assert packed.boundaries == [0, 4, 9, 15]
@@ -23,7 +23,7 @@ def test_rows_become_one_row_without_padding(batch):
 def test_loss_and_gradients_equal_those_of_samples_run_alone(
     llama, batch, recompute, naive_loss, gradients, relative_error
 ):
-    """Packing, flattening, chosen positions and recomputation change nothing but the speed."""
+    """Packing, flattening, chosen positions and recomputation do not change the result."""
     reference = copy.deepcopy(llama)
     wanted = naive_loss(reference, batch)
     wanted.backward()
@@ -37,8 +37,8 @@ def test_loss_and_gradients_equal_those_of_samples_run_alone(
     assert model.llm.model.gradient_checkpointing is recompute
 
 
-def test_the_first_token_of_a_sample_is_never_trained(llama, batch):
-    """Its label may be anything: loss and count stay."""
+def test_the_first_token_of_a_sample_is_never_supervised(llama, batch):
+    """Its label has no effect on loss and count."""
     model = SupervisedFinetune(llama, use_activation_checkpointing=False)
     before = model(batch)["loss"], model.num_items(batch)
     batch["labels"][0, 4] = 7
@@ -48,7 +48,7 @@ def test_the_first_token_of_a_sample_is_never_trained(llama, batch):
 
 
 def test_num_items_makes_the_mean_that_of_the_whole_update(llama, batch):
-    """Two micro-batches divided by their common count give the loss of both together."""
+    """Two micro-batches divided by their common count have the loss of both together."""
     model = SupervisedFinetune(llama, use_activation_checkpointing=False)
     halves = [{k: v[i : i + 1] for k, v in batch.items() if k not in ("max_seqlen",)} for i in range(2)]
     count = sum(model.num_items(half) for half in halves)
@@ -56,8 +56,8 @@ def test_num_items_makes_the_mean_that_of_the_whole_update(llama, batch):
     torch.testing.assert_close(parts, model(batch)["loss"], rtol=1e-12, atol=0)
 
 
-def test_a_batch_without_trained_tokens_has_loss_zero_and_gradients(llama, batch):
-    """Other ranks wait for gradients of every weight, so the graph is there."""
+def test_a_batch_without_supervised_tokens_has_loss_zero_and_gradients(llama, batch):
+    """Other ranks wait for gradients of every weight, so a graph is needed."""
     batch["labels"][:] = -100
     model = SupervisedFinetune(llama, use_activation_checkpointing=False)
     loss = model(batch)["loss"]
@@ -66,8 +66,8 @@ def test_a_batch_without_trained_tokens_has_loss_zero_and_gradients(llama, batch
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
-def test_the_head_runs_on_trained_positions_only(llama, batch, monkeypatch):
-    """Ten trained tokens: ten rows of hidden states reach the head."""
+def test_the_head_runs_on_supervised_positions_only(llama, batch, monkeypatch):
+    """Ten supervised tokens: the head gets ten rows of hidden states."""
     model, seen = SupervisedFinetune(llama, use_activation_checkpointing=False), []
 
     def spy(hidden, *args):
@@ -81,7 +81,7 @@ def test_the_head_runs_on_trained_positions_only(llama, batch, monkeypatch):
 
 @pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.plain_head])
 def test_a_plain_head_is_all_that_comes_after_the_decoder(family, sizes, batch, naive_loss):
-    """Decoder, head and loss apart give what the family's own forward gives."""
+    """Decoder, head and loss called separately equal the family's own forward."""
     loading.register_families()
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **{**sizes, **moe.OWN.get(family, {})})
@@ -94,7 +94,7 @@ def test_a_plain_head_is_all_that_comes_after_the_decoder(family, sizes, batch, 
 
 
 def test_predict_gives_logits_row_by_row_and_tensor_the_models_output(llama, batch):
-    """Row one of `predict` is what the model says of its sample alone."""
+    """Row one of `predict` equals the output for its sample alone."""
     model = SupervisedFinetune(llama, use_activation_checkpointing=False).eval()
     rows = model(batch, mode="predict")
     assert [row["logits"].shape for row in rows] == [(9, 128), (9, 128)]
@@ -104,7 +104,7 @@ def test_predict_gives_logits_row_by_row_and_tensor_the_models_output(llama, bat
 
 
 def test_families_without_positions_for_the_head_train_too(batch, naive_loss):
-    """Where logits cannot be asked for single positions, they are picked afterwards."""
+    """If a model cannot compute logits of single positions, they are selected afterwards."""
     from transformers import BloomConfig, BloomForCausalLM
 
     model = SupervisedFinetune(
@@ -114,7 +114,7 @@ def test_families_without_positions_for_the_head_train_too(batch, naive_loss):
     assert model(batch)["loss"].item() == pytest.approx(naive_loss(model.llm, batch).item(), rel=1e-5)
 
 
-def test_names_it_does_not_have_are_the_models(llama):
+def test_other_attributes_are_those_of_the_model(llama):
     """`model.generate`, `model.config` work; a wrong name is an AttributeError."""
     model = SupervisedFinetune(llama)
     assert model.config is llama.config

@@ -20,14 +20,14 @@ FILE = {
 
 
 def test_names_of_a_lora_run_become_those_of_an_adapter_file():
-    """The adapter's own name goes; values pass untouched; the way back is found."""
+    """The adapter's name is removed; values are unchanged; the names convert back."""
     assert adapter_state_dict(RUN) == FILE
     assert {run_key(name, set(RUN)): value for name, value in FILE.items()} == RUN
     assert run_key("base_model.nothing", set(RUN)) is None
 
 
 def test_names_of_a_full_run_become_those_of_a_model_folder():
-    """`llm.` goes, once and at the front only."""
+    """`llm.` is removed once, only at the front."""
     assert hf_state_dict({"llm.model.llm.weight": 1, "llm.lm_head.weight": 2}) == {
         "model.llm.weight": 1,
         "lm_head.weight": 2,
@@ -35,7 +35,7 @@ def test_names_of_a_full_run_become_those_of_a_model_folder():
 
 
 def test_a_run_is_an_adapter_when_it_has_adapter_weights():
-    """Told by names alone."""
+    """It is recognised by names only."""
     assert is_adapter(RUN)
     assert not is_adapter({"llm.lm_head.weight": 0})
 

@@ -1,4 +1,4 @@
-"""Where an adapter goes, told by the tree of modules."""
+"""The targets of an adapter, from the tree of modules."""
 
 import re
 
@@ -111,14 +111,14 @@ def _nothing_said_yet(monkeypatch):
 
 
 def ends(names):
-    """The last two words of names that are no numbers, each once."""
+    """The last two words of names that are not numbers, each once."""
     words = (re.sub(r"\.\d+(?=\.|$)", "", name).split(".") for name in names)
     return {".".join(w[-1:] if w[-1].endswith("_list") else w[-2:]) for w in words}
 
 
 @pytest.mark.parametrize("family", FOUND)
 def test_the_layers_and_experts_of_a_family(family):
-    """All linear layers and packed experts, but routers and what kernels read."""
+    """All linear layers and packed experts, but not routers and weights that kernels read."""
     layers, experts, left_out = FOUND[family]
     found = default_targets(moe.make(family))
     assert ends(found.layers) == set(layers.split())
@@ -130,7 +130,7 @@ def test_the_layers_and_experts_of_a_family(family):
 
 @pytest.mark.parametrize("family", FOUND)
 def test_every_weight_of_an_adapter_has_a_gradient(family):
-    """Nothing that is adapted is passed over, and nothing without a say in the loss is adapted."""
+    """Every adapted layer is called, and has an effect on the loss."""
     model = apply_lora(moe.make(family), LoraConfig(r=4, lora_dropout=0.1))
     moe.randomise(model, 0.1)
     model.train()(input_ids=moe.ids(), labels=moe.ids(), use_cache=False).loss.backward()
@@ -139,8 +139,8 @@ def test_every_weight_of_an_adapter_has_a_gradient(family):
     assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
 
 
-def test_a_model_that_sees_is_adapted_where_it_reads(caplog):
-    """The tower is left out and named; words that it shares with the language part are excluded."""
+def test_a_vision_language_model_is_adapted_in_its_language_part(caplog):
+    """The vision tower is left out and named; names common to both are excluded there."""
     model = moe.make_gemma3()
     assert ends(default_targets(model).layers) == {*QKVO.split(), *MLP.split()}
     assert set(default_targets(model).left_out) == {SENSES}
@@ -197,13 +197,13 @@ EXPERTS = ["mlp.experts", "mlp.experts.base_layer"]
         ("mixtral", ["gate"], ["mlp.gate"]),
     ],
 )
-def test_names_of_an_experts_own_layers_mean_the_packed_ones(family, targets, wanted):
-    """As configs have them that were written when each expert was a module; other layers of that name too."""
+def test_names_of_separate_expert_layers_mean_the_packed_ones(family, targets, wanted):
+    """As in configs from before experts were packed; other layers of that name are adapted too."""
     assert adapted(LoraConfig(r=4, target_modules=targets), family) == wanted
 
 
-def test_what_names_were_read_as_is_said(caplog):
-    """Once, beside the ranks and the dropout."""
+def test_the_meaning_of_names_is_logged(caplog):
+    """Once, with the ranks and the dropout."""
     cfg = LoraConfig(r=4, lora_dropout=0.2, target_modules=["gate_proj", "up_proj", "down_proj"])
     with caplog.at_level("INFO", logger="xtuner"):
         apply_lora(moe.make("olmoe"), cfg)
@@ -215,14 +215,14 @@ def test_what_names_were_read_as_is_said(caplog):
     assert "this family packs experts, so down_proj, gate_up_proj are adapted for them" in caplog.text
 
 
-def test_all_linear_is_what_no_names_are():
-    """peft's own word leaves packed experts and would take routers."""
+def test_all_linear_means_the_default():
+    """In peft it omits packed experts and would adapt routers."""
     assert adapted(LoraConfig(r=4, target_modules="all-linear"), "llama4_text") == adapted(
         LoraConfig(r=4), "llama4_text"
     )
 
 
-def test_limits_of_the_config_hold_for_experts_too():
+def test_limits_of_the_config_apply_to_experts_too():
     """`layers_to_transform` and `exclude_modules`, with targets found and named."""
     model = apply_lora(
         moe.make("qwen3_moe"), LoraConfig(r=4, layers_to_transform=[1], exclude_modules=["q_proj"])
@@ -242,7 +242,7 @@ def test_named_parameters_are_respected():
     assert {p.shape for n, p in model.named_parameters() if "lora_A" in n} == {(4 * 4, 16)}
 
 
-def test_wrong_names_are_errors_with_what_there_is():
+def test_wrong_names_are_errors_that_list_valid_ones():
     """Of a layer, a block, a parameter, a layer that is not called, a router that is more than a matrix."""
     model = moe.make("qwen3_moe")
     there = (
@@ -264,7 +264,7 @@ def test_wrong_names_are_errors_with_what_there_is():
         apply_lora(moe.make("llama4_text"), LoraConfig(target_modules=["router"]))
 
 
-def test_experts_share_the_rank_that_a_token_meets():
+def test_the_rank_is_divided_among_the_experts_of_a_token():
     """r / experts per token each, at least one; alpha keeps the scale; patterns of the config win."""
     many = {"num_experts": 16, "num_local_experts": 16, "num_experts_per_tok": 8}
 
@@ -285,8 +285,8 @@ def test_experts_share_the_rank_that_a_token_meets():
     )
 
 
-def test_how_many_experts_a_token_passes():
-    """Families have several words for it; one that does not say counts as one."""
+def test_the_number_of_experts_per_token():
+    """Families have several names for it; without one the number is 1."""
     wanted = {"qwen3_moe": 2, "ernie4_5_moe": 2, "longcat_flash": 2, "llama4_text": 1, "mamba2": None}
     assert {family: experts_per_token(moe.make(family).config) for family in wanted} == wanted
 
@@ -295,8 +295,8 @@ def test_how_many_experts_a_token_passes():
     "lora", [{"use_dora": True}, {"lora_bias": True}, {"init_lora_weights": "olora"}], ids=str
 )
 @pytest.mark.filterwarnings("ignore:.*lora_bias:UserWarning")
-def test_what_peft_lacks_for_experts_leaves_them_out(lora, caplog):
-    """Linear layers have it; experts that were asked for by name are an error."""
+def test_features_that_peft_lacks_for_experts_leave_them_out(lora, caplog):
+    """Linear layers support them; experts configured by name are an error."""
     with caplog.at_level("INFO", logger="xtuner"):
         assert adapted(LoraConfig(r=4, **lora), "granitemoe") == [f"self_attn.{x}_proj" for x in "koqv"]
     assert "LoRA leaves out packed experts, for which peft has no " in caplog.text
@@ -304,7 +304,7 @@ def test_what_peft_lacks_for_experts_leaves_them_out(lora, caplog):
         apply_lora(moe.make("mixtral"), LoraConfig(r=4, target_parameters=["experts.down_proj"], **lora))
 
 
-def test_a_bias_that_no_merged_model_can_hold_is_said(caplog):
+def test_a_bias_that_a_merged_model_cannot_hold_is_logged(caplog):
     """Before training, with the layers that have none."""
     with caplog.at_level("INFO", logger="xtuner"):
         apply_lora(moe.make("falcon_h1"), LoraConfig(r=4, target_modules=["q_proj"], lora_bias=True))
@@ -312,7 +312,7 @@ def test_a_bias_that_no_merged_model_can_hold_is_said(caplog):
 
 
 def test_dropout_is_on_layers_and_not_in_the_file():
-    """peft refuses an adapter of parameters that names any."""
+    """peft refuses an adapter of parameters with dropout."""
     model = apply_lora(moe.make("deepseek_v3"), LoraConfig(r=4, lora_dropout=0.3))
     assert model.peft_config["default"].lora_dropout == 0
     rates = {
@@ -335,8 +335,8 @@ def test_dropout_is_on_layers_and_not_in_the_file():
     assert set(rates.values()) == {0.3}
 
 
-def test_biases_of_adapted_layers_are_trained_where_asked():
-    """`bias="lora_only"` in a family with packed experts, whose adapter comes in two parts."""
+def test_biases_of_adapted_layers_are_trained_if_configured():
+    """`bias="lora_only"` in a family with packed experts, whose adapter has two parts."""
     model = apply_lora(moe.make("qwen2_moe"), LoraConfig(r=4, bias="lora_only"))
     trained = {
         n.partition(".self_attn.")[2]
@@ -347,7 +347,7 @@ def test_biases_of_adapted_layers_are_trained_where_asked():
 
 
 def test_packed_experts_are_found_in_a_model_with_an_adapter():
-    """Names are those without it."""
+    """With the names that they have without it."""
     model = moe.make("qwen3_moe")
     before = {name: tuple(p.shape) for name, p in packed_experts(model).items()}
     assert before["model.layers.1.mlp.experts.gate_up_proj"] == (4, 32, 32)

@@ -1,4 +1,4 @@
-"""Cases that a world of two gloo processes trains one after the other, and the same by one process."""
+"""Cases trained by two gloo processes one after the other, and the same by one process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xtuner.parallel.launch import asked_for, launch
+from xtuner.parallel.launch import configured_processes, launch
 from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 
 SCRIPT = Path(__file__).with_name("train_in_world.py")
@@ -74,7 +74,7 @@ def _train() -> Callable[..., dict]:
 
 @pytest.fixture(scope="session")
 def common(tmp_path_factory, llama_dir) -> dict[str, str]:
-    """Options of every case: a small Llama, forty short answers that packing puts in a third as many rows."""
+    """Options of every case: a small Llama, forty short samples that make a third as many packs."""
     rows = [
         {"instruction": f"Say {a} and {b}.", "input": "", "output": f"{a} {b}"}
         for a in WORDS
@@ -87,7 +87,7 @@ def common(tmp_path_factory, llama_dir) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def long_and_short(tmp_path_factory) -> str:
-    """Data that packs into rows of one sample and rows of several, by turns."""
+    """Data that makes packs of one sample and packs of several in turn."""
     long = {"instruction": "Say them all.", "input": "", "output": " ".join(WORDS * 4)}
     short = [{"instruction": f"Say {word}.", "input": "", "output": word} for word in WORDS]
     path = tmp_path_factory.mktemp("data") / "long_and_short.json"
@@ -97,13 +97,13 @@ def long_and_short(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def single_key_head(saved) -> str:
-    """A model whose four heads share one head of keys."""
+    """A model with four heads and one head of keys."""
     return str(saved("llama", num_key_value_heads=1))
 
 
 @pytest.fixture(scope="session")
 def experts(saved) -> str:
-    """A model with three packed experts, an odd number, and one that all tokens pass."""
+    """A model with three packed experts, an odd number, and a shared expert."""
     sizes = {"moe_intermediate_size": 24, "shared_expert_intermediate_size": 24}
     return str(saved("qwen2_moe", **sizes, num_experts=3, num_experts_per_tok=2))
 
@@ -143,7 +143,7 @@ def others(saved) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def one(tmp_path_factory, common) -> Callable[..., dict]:
-    """Function of options: what one process makes of them; the same options are trained once."""
+    """A function from options to the results of one process; the same options are trained once."""
     train, known = _train(), {}
 
     def train_once(**options) -> dict:
@@ -162,7 +162,7 @@ def one(tmp_path_factory, common) -> Callable[..., dict]:
 def two(
     tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others, experts
 ) -> dict[str, dict]:
-    """What two processes make of each case."""
+    """The results of two processes for each case."""
     folder = tmp_path_factory.mktemp("two")
     saved_by_one = one(**TWICE, interval=20)["folder"] / "iter_20.pth"
     cases = {
@@ -198,7 +198,7 @@ def two(
 
 @pytest.fixture(scope="session")
 def two_by_zero(tmp_path_factory, common, one, others, experts) -> dict[str, dict]:
-    """What two processes with DeepSpeed make of each case; skipped where it is not installed."""
+    """The results of two processes with DeepSpeed for each case; skipped if it is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
     folder = tmp_path_factory.mktemp("zero")
@@ -230,13 +230,13 @@ def launched(cases: dict[str, dict], folder: Path, size: int, script: Path = SCR
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("NPROC_PER_NODE", str(size))
-        processes = asked_for()
+        processes = configured_processes()
         assert processes is not None
         return launch([sys.executable, str(script), str(folder)], processes)
 
 
 def in_two_processes(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
-    """What a world of two makes of each case."""
+    """The results of a world of two for each case."""
     assert launched(cases, folder, 2) == 0
     found = {name: torch.load(folder / f"{name}.pt") for name in cases}
     alone = {name: {k: v for k, v in options.items() if k not in ALONE} for name, options in cases.items()}

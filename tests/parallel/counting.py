@@ -1,4 +1,4 @@
-"""What a process holds and sends in an update: bytes of tensors, connections, collectives."""
+"""Measures an update of a process: bytes of tensors, connections, collectives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WHOLE = {
 
 
 def bytes_sent() -> int:
-    """What this process has ever sent over its open TCP connections; 0 where the system does not say."""
+    """The bytes sent over the open TCP connections of this process; 0 if the system does not report them."""
     total = 0
     if sys.platform != "linux":
         return total
@@ -56,7 +56,7 @@ class Counting:
             setattr(torch_dist, name, self._noting(name))
 
     def stop(self) -> None:
-        """Leave torch as it was."""
+        """Restore torch."""
         for name, real in self._real.items():
             setattr(torch_dist, name, real)
 

@@ -1,4 +1,4 @@
-"""DPO by two processes: losses, metrics and weights are those of one."""
+"""DPO by two processes has the losses, metrics and weights of one."""
 
 import json
 
@@ -66,7 +66,7 @@ def pairs_by_two(tmp_path_factory, common, cases):
 
 @pytest.mark.parametrize("case", CASES)
 def test_pairs_by_two_processes_train_as_by_one(case, one, pairs_by_two, assert_same):
-    """Log-probabilities are those of whole answers; the reference gathers weights as the model does."""
+    """Log-probabilities are of whole answers; the reference gathers weights as the model does."""
     found = pairs_by_two[case]
     twice = {} if case == "shared" else {"train_dataloader.batch_size": 2}
     expected = one(**found["options"], **twice)

@@ -1,4 +1,4 @@
-"""Starting processes: what the environment asks for, signals, failures, exit codes."""
+"""Starting processes: environment variables, signals, failures, exit codes."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pytest
 
 from xtuner import dist
 from xtuner.errors import ConfigError
-from xtuner.parallel.launch import Processes, asked_for, how_many, launch
+from xtuner.parallel.launch import Processes, configured_processes, launch, num_processes
 
 NAMES = (
     "NPROC_PER_NODE NNODES NODE_RANK ADDR PORT RANK WORLD_SIZE LOCAL_RANK MASTER_ADDR MASTER_PORT PET_NNODES"
@@ -20,7 +20,7 @@ NAMES = (
 
 @pytest.fixture
 def env(monkeypatch):
-    """Function: the environment without any launcher's names but those given."""
+    """A function that sets the environment to the given variables of launchers only."""
     for name in [*NAMES.split(), *(n for n in os.environ if n.startswith(("SLURM_", "OMPI_", "PMI_")))]:
         monkeypatch.delenv(name, raising=False)
 
@@ -32,20 +32,20 @@ def env(monkeypatch):
 
 
 def test_one_process_needs_no_launch(env):
-    assert asked_for() is None
+    assert configured_processes() is None
 
 
-def test_one_machine_meets_on_a_free_port(env):
+def test_one_machine_uses_a_free_port(env):
     env(NPROC_PER_NODE="2")
-    first, second = asked_for(), asked_for()
+    first, second = configured_processes(), configured_processes()
     assert (first.here, first.world_size, first.address) == (2, 2, "127.0.0.1")
     assert first.port != second.port
 
 
-def test_several_machines_meet_on_a_port_that_all_know(env):
+def test_several_machines_use_a_fixed_port(env):
     env(NPROC_PER_NODE="8", NNODES="2", NODE_RANK="1", ADDR="10.0.0.1")
-    assert asked_for() == Processes(here=8, nodes=2, node=1, address="10.0.0.1", port=29500)
-    assert asked_for().first_rank == 8
+    assert configured_processes() == Processes(here=8, nodes=2, node=1, address="10.0.0.1", port=29500)
+    assert configured_processes().first_rank == 8
 
 
 POD = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "job-master-0", "MASTER_PORT": "23456"}
@@ -63,13 +63,13 @@ POD = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "job-master-0", "MASTER_PO
 def test_pods_of_kubernetes_are_machines(env, names, here, nodes):
     """The operator gives RANK to a pod, not to a process."""
     env(**POD, **names)
-    assert asked_for() == Processes(here, nodes, node=1, address="job-master-0", port=23456)
-    assert how_many() == (here * nodes, here)
+    assert configured_processes() == Processes(here, nodes, node=1, address="job-master-0", port=23456)
+    assert num_processes() == (here * nodes, here)
 
 
-def test_a_process_of_torchrun_is_no_pod(env):
+def test_a_process_of_torchrun_is_not_a_pod(env):
     env(**POD, LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")
-    assert how_many() == (4, 2)
+    assert num_processes() == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_a_process_of_torchrun_is_no_pod(env):
         ({"NNODES": "2", "NODE_RANK": "2", "ADDR": "a"}, "NODE_RANK is 2, but NNODES is 2: it counts from 0"),
     ],
 )
-def test_what_cannot_be_started(env, names, message):
+def test_invalid_settings(env, names, message):
     env(**names)
     with pytest.raises(ConfigError, match=message):
-        asked_for()
+        configured_processes()
 
 
 SLURM = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4242"}
@@ -99,7 +99,7 @@ MPI = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORL
         ("none", SLURM, (None,) * 5),
     ],
 )
-def test_a_scheduler_says_who_is_who(env, launcher, names, place):
+def test_ranks_from_a_scheduler(env, launcher, names, place):
     env(RANK="", **names)
     del os.environ["RANK"]
     dist.init_from_launcher(launcher)
@@ -129,7 +129,7 @@ def in_each(code):
     return [sys.executable, "-c", f"import os, sys, signal, time\nrank = int(os.environ['RANK'])\n{code}"]
 
 
-def test_each_process_knows_its_place(tmp_path):
+def test_each_process_gets_its_rank(tmp_path):
     code = f"open(r'{tmp_path}/' + os.environ['RANK'], 'w').write(' '.join(os.environ[n] for n in "
     code += "('LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')))"
     assert launch(in_each(code), Processes(2, nodes=2, node=1, address="a", port=7)) == 0
@@ -147,7 +147,7 @@ def test_each_process_knows_its_place(tmp_path):
         ),
     ],
 )
-def test_one_that_fails_ends_all_and_is_named(end, code, message, capfd):
+def test_a_failed_process_stops_all_and_is_named(end, code, message, capfd):
     start = time.monotonic()
     assert launch(in_each(f"{end} if rank == 1 else time.sleep(60)"), Processes(2)) == code
     assert time.monotonic() - start < 10
@@ -157,8 +157,8 @@ def test_one_that_fails_ends_all_and_is_named(end, code, message, capfd):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_reaches_all_and_is_the_exit_code(number, code, tmp_path):
-    """The processes take their time to save; nobody hurries them."""
+def test_a_signal_reaches_all_and_sets_the_exit_code(number, code, tmp_path):
+    """The processes have unlimited time to save."""
     work = f"""
 def stop(n, _):
     time.sleep(0.3)
@@ -181,8 +181,8 @@ time.sleep(60)
     assert sorted(p.name for p in tmp_path.glob("saved*")) == ["saved0", "saved1"]
 
 
-def test_a_second_signal_ends_processes_that_hang(tmp_path, monkeypatch):
-    """A collective may never return; who asks twice does not want to wait for it."""
+def test_a_second_signal_stops_processes_that_hang(tmp_path, monkeypatch):
+    """A collective may never return; a second signal does not wait for it."""
     monkeypatch.setattr("xtuner.parallel.launch.GRACE", 0.2)
     monkeypatch.setattr("xtuner.parallel.launch.ONE_PRESS_SECONDS", 0.0)
     hung = in_each(f"signal.signal(15, signal.SIG_IGN); open(r'{tmp_path}/there', 'w'); time.sleep(60)")
@@ -202,7 +202,7 @@ def test_a_second_signal_ends_processes_that_hang(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a service of Linux")
 def test_nothing_outlives_the_launcher(tmp_path):
-    """Its own kill -9 reaches the processes too."""
+    """The processes stop after a kill -9 of the launcher."""
     child = in_each(f"open(r'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(60)")
     code = f"from xtuner.parallel.launch import *; launch({child!r}, Processes(2))"
     parent = subprocess.Popen([sys.executable, "-c", code])

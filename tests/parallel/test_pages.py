@@ -1,4 +1,4 @@
-"""The pages about memory and several processes hold what the code says."""
+"""The pages about memory and several processes agree with the code."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xtuner.parallel.launch import asked_for
+from xtuner.parallel.launch import configured_processes
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -49,14 +49,14 @@ def test_pods_of_the_manifest_find_each_other(monkeypatch):
         given |= {e["name"]: e["value"] for e in container["env"]} | {"RANK": "3"}
         for name, value in given.items():
             monkeypatch.setenv(name, value)
-        started = asked_for()
+        started = configured_processes()
         assert (started.here, started.world_size, started.first_rank) == (gpus, gpus * pods, 3 * gpus)
         assert (started.address, started.port) == ("xtuner-master-0", 23456)
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_the_batch_file_goes_on_where_a_job_was_stopped(there, tmp_path):
-    """`srun` and `scontrol` of this test write down how they were called."""
+def test_the_batch_file_resumes_a_stopped_job(there, tmp_path):
+    """`srun` and `scontrol` of this test record their arguments."""
     (script,) = blocks("slurm.md", "bash")
     for name, code in (("srun", 143), ("scontrol", 0)):
         program = tmp_path / name

@@ -1,4 +1,4 @@
-"""The plan of many processes, against what two of them hold and send."""
+"""The plan of many processes against measurements of two."""
 
 import sys
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def shape(llama_dir):
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_process_holds(case, two, shape):
-    """Weights, gradients and optimiser state, to the byte; scales of a quantised base lie beside it."""
+    """Weights, gradients and optimizer state, to the byte; scales of a quantised base are extra."""
     run, division = CASES[case]
     memory, found = process_memory(shape, run, division).device, two[case]["counted"]
     assert memory.moments["step"]["gradients"] == found["gradients"]
@@ -53,7 +53,7 @@ def test_what_a_process_holds(case, two, shape):
     ],
 )
 def test_what_fsdp_sends(case, run, kinds, two, shape):
-    """Half of what is gathered and summed is a process's own; rows that do not divide are filled up."""
+    """Half of the gathered and summed bytes are a process's own; odd numbers of rows are padded."""
     found = two[case]["counted"]["collectives"]
     if case == "fsdp_bf16" and not cpu_computes_in_bf16():
         pytest.skip("this CPU does not compute in bf16, so the run was in fp32")
@@ -72,7 +72,7 @@ def test_what_fsdp_sends(case, run, kinds, two, shape):
 @pytest.mark.skipif(sys.platform != "linux", reason="counts of the kernel")
 @pytest.mark.parametrize("case", ["ddp", "fsdp", "fsdp_qlora", "shared"])
 def test_what_goes_over_the_wire(case, two, shape):
-    """The connections have sent what the plan says; a scattered sum of gloo is a whole one.
+    """The connections have sent the planned bytes; gloo's reduce-scatter is a whole all-reduce.
 
     Beside it go a few numbers an update: counts, losses, norms.
     """
@@ -83,8 +83,8 @@ def test_what_goes_over_the_wire(case, two, shape):
     assert expected <= two[case]["counted"]["sent"] < expected + 20_000
 
 
-def test_rows_that_are_shared(two, shape):
-    """Queries, keys, values and results of each layer go forward, again, and back, for half of the tokens."""
+def test_sequence_parallelism(two, shape):
+    """Queries, keys, values and results of each layer are exchanged three times, for half of the tokens."""
     run = Training(tokens=64, weight_bytes=4, compute_bytes=4, accumulate=2, device="cpu")
     (sent,) = [x for x in traffic(shape, run, Division("ddp", 2, sequence=2)) if x.over == "sequence"]
     assert two["shared"]["counted"]["collectives"]["all_to_all float32"] / 2 == sent.size
@@ -114,14 +114,14 @@ def test_what_zero_holds_of_the_optimizer(case, two_by_zero, shape):
 @pytest.mark.skipif(sys.platform != "linux", reason="counts of the kernel")
 @pytest.mark.parametrize("case", ["zero1", "zero2"])
 def test_what_zero_sends(case, two_by_zero, shape):
-    """Whole gradients are summed, and each process sends the weights that it has made."""
+    """Whole gradients are summed, and each process sends the weights that it has updated."""
     sent = sum(x.size for x in traffic(shape, FULL, Division(case, 2)))
     assert sent == 3 * shape.num_weights * 4 / 2
     assert sent <= two_by_zero[case]["counted"]["sent"] < sent + 20_000
 
 
 def test_all_processes_recompute_the_same():
-    """Each sees its own free memory; with shared rows what is made again is sent again, by all or none."""
+    """Free memory differs by process; recomputation repeats exchanges, so all must do it or none."""
     cfg = SimpleNamespace(model={"type": SupervisedFinetune})
     forecast = SimpleNamespace(training=Training(tokens=64, recompute="none", device="cpu"))
     world, device = SimpleNamespace(broadcast_via_store=lambda make: "full"), SimpleNamespace(type="cpu")

@@ -1,4 +1,4 @@
-"""Two processes train as one does, whatever divides the work, and read each other's checkpoints."""
+"""Two processes train as one does with every backend, and their checkpoints are interchangeable."""
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ def test_two_processes_are_one_with_twice_the_batch(case, one, two, assert_same)
     assert_same(two[case], expected)
 
 
-def test_layers_that_travel_in_16_bits_train_as_with_autocast(one, two):
-    """The gains of norms are rounded on their way; a process keeps no 16-bit copy of every layer."""
+def test_layers_gathered_in_16_bits_train_as_with_autocast(one, two):
+    """The weights of norms are rounded when gathered; no process keeps a 16-bit copy of every layer."""
     expected = one(**two["fsdp_bf16"]["options"], **{"train_dataloader.batch_size": 2})
     assert two["fsdp_bf16"]["losses"] == pytest.approx(expected["losses"], rel=2e-3)
 
@@ -36,7 +36,7 @@ def test_a_process_may_have_no_row_of_a_weight(one, two, assert_same):
 
 
 def test_one_process_alone_has_a_packed_batch_of_an_unproven_family(one, two, assert_same):
-    """Whether samples stay apart is tried once, by all processes: each gathers what the others need."""
+    """Isolation of samples is tested once, by all processes, since each gathers weights from all."""
     assert_same(
         two["fsdp_probed"], one(**two["fsdp_probed"]["options"], **{"train_dataloader.batch_size": 2})
     )
@@ -44,39 +44,39 @@ def test_one_process_alone_has_a_packed_batch_of_an_unproven_family(one, two, as
 
 @pytest.mark.parametrize("case", ["ddp_apart", "fsdp_apart"])
 def test_processes_with_other_numbers_of_samples_wait_for_each_other(case, one, two, assert_same):
-    """Of a family that mixes packed samples each runs its own one by one, and calls the model as often."""
+    """A family that mixes packed samples runs them one by one, on each process in equally many calls."""
     assert_same(two[case], one(**two[case]["options"], **{"train_dataloader.batch_size": 2}))
 
 
 @pytest.mark.parametrize("case", ["ddp_balanced", "fsdp_balanced"])
 def test_experts_are_balanced_on_each_process(case, one, two, assert_same):
-    """As in as many batches of one process, which logs other means: a balance is of one forward pass."""
+    """The balance loss is of one forward pass, as in two batches of one process."""
     expected = one(**{**two[case]["options"], **SHORT_TWICE})
     assert_same({**two[case], "losses": expected["losses"]}, expected)
 
 
 def test_parts_of_a_quantised_base(one, two, assert_same):
-    """FSDP2 divides the codes of nf4; adapters come out as from one process."""
+    """FSDP2 divides the codes of nf4; the adapters equal those of one process."""
     assert_same(two["fsdp_qlora"], one(**two["fsdp_qlora"]["options"], **{"train_dataloader.batch_size": 2}))
 
 
 @pytest.mark.parametrize("case", ["ddp_experts", "fsdp_experts", "fsdp_qlora_experts"])
 def test_adapters_of_packed_experts(case, one, two, assert_same):
-    """Every expert's, whether this process has tokens for it or not; beside 4 bits too."""
+    """Adapters of every expert are trained, with tokens on this process or not; with 4 bits too."""
     expected = one(**two[case]["options"], **{"train_dataloader.batch_size": 2})
     assert any("experts.base_layer.lora_B" in name for name in expected["weights"])
     assert_same(two[case], expected)
 
 
 def test_sampling_from_parts(two):
-    """All processes answer together, rank 0 writes it down."""
+    """All processes generate together, rank 0 writes the answer."""
     (sample,) = two["fsdp_qlora"]["samples"]
     assert sample.startswith("Eval output 1:\n")
 
 
 @pytest.mark.parametrize("case", ["shared", "shared_fsdp_lora", "shared_dynamic", "shared_sinks"])
-def test_a_row_shared_by_two_processes_trains_as_whole(case, one, two, assert_same):
-    """No label is lost at the cut, packed samples stay apart; a single head of keys is repeated.
+def test_a_sequence_divided_among_two_processes_trains_as_whole(case, one, two, assert_same):
+    """No label is lost at the cut, packed samples stay isolated; a single head of keys is repeated.
 
     Rope is scaled by the whole sample, of which each has a part; sinks follow their heads.
     """
@@ -84,13 +84,13 @@ def test_a_row_shared_by_two_processes_trains_as_whole(case, one, two, assert_sa
 
 
 @pytest.mark.parametrize("case", ["ddp_after_one", "fsdp_after_ddp", "ddp_after_fsdp"])
-def test_a_checkpoint_goes_on_elsewhere(case, one, two, assert_same):
-    """One process, DDP and FSDP2 leave one form; the run ends as if it had never moved."""
+def test_a_checkpoint_resumes_with_other_processes(case, one, two, assert_same):
+    """One process, DDP and FSDP2 write one format; the resumed run has the same result as an unbroken one."""
     expected = one(**{"train_dataloader.batch_size": 2})
     assert_same(two[case], expected, slice(10, None))
 
 
-def test_one_process_goes_on_from_two(one, two, assert_same):
+def test_one_process_resumes_from_two(one, two, assert_same):
     saved = two["fsdp"]["folder"] / "iter_10.pth"
     found = one(accumulative_counts=2, max_iters=40, resume=str(saved))
     whole = one(accumulative_counts=2, max_iters=40, interval=20)
@@ -112,5 +112,5 @@ def test_one_process_goes_on_from_two(one, two, assert_same):
         ),
     ],
 )
-def test_what_cannot_be_is_said(case, message, two):
+def test_impossible_settings_are_errors(case, message, two):
     assert message in two[case]["error"]

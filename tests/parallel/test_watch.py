@@ -1,4 +1,4 @@
-"""A process that is lost on another machine ends the others, which say its name."""
+"""A process lost on another machine stops the others, which name it."""
 
 import ipaddress
 import socket
@@ -32,7 +32,7 @@ here.leave()
 
 
 class Process(subprocess.Popen):
-    """A Python process whose output is at hand."""
+    """A Python process with its output."""
 
     def __init__(self, code):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -45,7 +45,7 @@ class Process(subprocess.Popen):
 
 @pytest.fixture
 def three():
-    """Ranks 0, 1, 2, joined; rank 0 leaves when told to."""
+    """Ranks 0, 1, 2, joined; rank 0 leaves on request."""
     processes = first_of_three()
     join(processes)
     yield processes
@@ -67,7 +67,7 @@ def first_of_three():
 
 
 def join(processes):
-    """Let ranks 1 and 2 join rank 0, which stands alone in `processes`."""
+    """Let ranks 1 and 2 join rank 0, the only one in `processes`."""
     where = {"port": processes[0].port, "secret": processes[0].secret}
     processes += [Process(OTHER.format(rank=rank, **where)) for rank in (1, 2)]
     for process in processes[1:]:
@@ -102,7 +102,7 @@ def test_a_lost_rank_0_is_noticed_by_the_others(three):
     ]
 
 
-def test_who_takes_leave_is_not_missed(three):
+def test_a_process_that_leaves_is_not_reported(three):
     for process in (three[1], three[2], three[0]):
         process.go_on()
         assert ends(process) == (0, "")
@@ -144,7 +144,7 @@ STRANGERS = (come_and_go, stay_silent, forge, say_nonsense, never_end_a_line, be
 
 @pytest.mark.parametrize("stranger", STRANGERS, ids=lambda f: f.__name__)
 def test_a_stranger_has_no_effect(first, stranger):
-    """Before the others join and after it, the run goes on, and a lost process is named all the same."""
+    """Before and after the others join, the run continues, and a lost process is still named."""
     address = ("127.0.0.1", int(first[0].port))
     before = stranger(address)
     join(first)
@@ -159,7 +159,7 @@ def test_a_stranger_has_no_effect(first, stranger):
 
 
 def test_a_stranger_is_closed(first):
-    """Whoever says nothing is not held for ever."""
+    """A silent connection is closed after a time."""
     (connection,) = stay_silent(("127.0.0.1", int(first[0].port)))
     connection.settimeout(10)
     assert connection.recv(1) == b""
@@ -170,15 +170,15 @@ def test_a_stranger_is_closed(first):
 @pytest.mark.parametrize(
     ("host", "is_narrow"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.7", False)]
 )
-def test_rank_0_listens_where_its_address_is(host, is_narrow):
-    """On all interfaces only where the address is not one of this machine's."""
+def test_rank_0_listens_on_the_interface_of_its_address(host, is_narrow):
+    """It listens on all interfaces only if the address is not one of this machine."""
     with watch._server_at(host, 3) as server:
         address = ipaddress.ip_address(server.getsockname()[0])
         assert (address.is_loopback, address.is_unspecified) == (is_narrow, not is_narrow)
 
 
-def test_a_name_of_this_machine_that_means_its_loopback_is_no_interface(monkeypatch):
-    """Debian's /etc/hosts says 127.0.1.1 for the machine's own name; others must reach it."""
+def test_a_hostname_that_is_a_loopback_address_means_all_interfaces(monkeypatch):
+    """Debian's /etc/hosts has 127.0.1.1 for the hostname; other machines must be able to connect."""
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.1.1", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: found)
     with watch._server_at("node0", 3) as server:

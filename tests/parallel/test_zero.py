@@ -22,7 +22,7 @@ def test_two_processes_are_one_with_twice_the_batch(case, one, two_by_zero, asse
     assert_same(two_by_zero[case], expected)
 
 
-def test_a_row_shared_by_two_processes_trains_as_whole(one, two_by_zero, assert_same):
+def test_a_sequence_divided_among_two_processes_trains_as_whole(one, two_by_zero, assert_same):
     assert_same(two_by_zero["zero2_shared"], one(**two_by_zero["zero2_shared"]["options"]))
 
 
@@ -30,18 +30,18 @@ CASES = ["zero1_after_one", "zero3_after_zero1", "zero2_after_zero3", "ddp_after
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_checkpoint_goes_on_elsewhere(case, one, two_by_zero, assert_same):
+def test_a_checkpoint_resumes_with_other_processes(case, one, two_by_zero, assert_same):
     assert_same(two_by_zero[case], one(**{"train_dataloader.batch_size": 2}), slice(10, None))
 
 
-def test_one_process_goes_on_from_zero(one, two_by_zero, assert_same):
+def test_one_process_resumes_from_zero(one, two_by_zero, assert_same):
     saved = two_by_zero["zero2"]["folder"] / "iter_10.pth"
     found = one(accumulative_counts=2, max_iters=40, resume=str(saved))
     assert_same(found, one(accumulative_counts=2, max_iters=40, interval=20), slice(10, None))
 
 
 def test_the_files(two_by_zero):
-    """A folder for each checkpoint, and beside them the script that makes one file of one."""
+    """Each checkpoint is a folder, beside a script that converts one to a single file."""
     folder = two_by_zero["zero2"]["folder"]
     assert sorted(p.name for p in (folder / "iter_10.pth").iterdir()) == [
         "mp_rank_00_model_states.pt",

@@ -1,4 +1,4 @@
-"""Trains cases one after the other in the processes it is started in; rank 0 leaves what came of each.
+"""Trains cases one after the other in the processes it is started in; rank 0 writes the results.
 
 python train_in_world.py FOLDER     FOLDER/cases.json  ->  FOLDER/<case>.pt: losses, weights, or the error
 """

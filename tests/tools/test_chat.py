@@ -30,7 +30,7 @@ SHORT = ("--max-new-tokens", 4, "--torch-dtype", "fp32")
 
 
 def test_a_scripted_dialogue(llama_dir, chat):
-    """Empty lines end inputs, RESET forgets, EXIT ends; the same seed gives the same answer after RESET."""
+    """Empty lines end inputs, RESET clears, EXIT ends; the same seed gives the same answer after RESET."""
     script = "hello\n\nwho are\nyou?\n\nRESET\n\nhello\n\nEXIT\n\nnever read\n\n"
     greedy = (*SHORT, "--temperature", 0, "--prompt-template", "default")
     out = chat(llama_dir, *greedy, script=script)
@@ -53,7 +53,7 @@ def test_the_end_of_stdin_ends_the_dialogue(llama_dir, chat):
 
 
 def test_settings_reach_the_answer(llama_dir, chat):
-    """Stop words, system texts, seeds and sampling settings change the answer as they should."""
+    """Stop words, system texts, seeds and sampling settings change the answer."""
 
     def ask(*more):
         return chat(llama_dir, *SHORT, "--prompt-template", "default", *more, script="hello").split(PROMPT)[1]
@@ -68,7 +68,7 @@ def test_settings_reach_the_answer(llama_dir, chat):
 
 
 def test_an_adapter_and_its_template(llama_dir, chat, tmp_path, caplog):
-    """The adapter's config tells the template; its answer differs from the base's."""
+    """The template is that of the adapter's config; its answer differs from the base's."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -92,7 +92,7 @@ def test_quantised(llama_dir, chat, bits):
 
 
 def test_a_question_too_long_does_not_end_the_dialogue(llama_dir, chat, caplog):
-    """What does not fit into the context is said, and the next question is answered."""
+    """A question that exceeds the context is an error, and the next question is answered."""
     out = chat(llama_dir, *SHORT, "--prompt-template", "default", script="long " * 600 + "\n\nhello\n\n")
     assert len(out.split(PROMPT)[2]) > 1
 
@@ -119,7 +119,7 @@ def test_a_question_too_long_does_not_end_the_dialogue(llama_dir, chat, caplog):
     ],
 )
 def test_wrong_settings_are_one_line_and_exit_code_1(llama_dir, argv, message, capsys, monkeypatch):
-    """What cannot be done is refused before the model is loaded."""
+    """Wrong settings are refused before the model is loaded."""
     monkeypatch.delenv("SERPER_API_KEY", raising=False)
     with pytest.raises(XTunerError, match=message):
         main([str(llama_dir), *argv])
@@ -128,7 +128,7 @@ def test_wrong_settings_are_one_line_and_exit_code_1(llama_dir, argv, message, c
 
 
 def test_a_missing_model_is_an_error(capsys):
-    """A folder that is not there is named."""
+    """A missing folder is named."""
     assert cli.main(["chat", "./no/such/model"]) == 1
     assert "no/such/model" in capsys.readouterr().err
 

@@ -29,7 +29,7 @@ def chat(monkeypatch, capsys):
 
 
 def test_both_layouts_give_the_answers_of_transformers(llava, picture, chat):
-    """The image stands before the first question, and the second is answered with it in mind."""
+    """The image precedes the first question and is in the context of the second."""
     from PIL import Image
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -69,7 +69,7 @@ def test_reset_and_text_alone(llava, picture, tmp_path, chat):
 
 @pytest.fixture
 def refused(llava, picture, capsys, monkeypatch):
-    """Function: what the command says before it ends with code 1."""
+    """A function that returns the error of the command, which ends with code 1."""
     monkeypatch.setattr("sys.stdin", io.StringIO("hello"))
 
     def run(*argv):
@@ -80,7 +80,7 @@ def refused(llava, picture, capsys, monkeypatch):
 
 
 def test_files_that_are_no_image(llava, tmp_path, picture, refused, monkeypatch):
-    """What is missing, no image, cut off or far too large is one line."""
+    """A missing, invalid, truncated or far too large file is one line."""
     assert "There is no image no/cat.png" in refused(llava.whole, "--image", "no/cat.png")
     text = tmp_path / "notes.png"
     text.write_text("a cat")
@@ -94,7 +94,7 @@ def test_files_that_are_no_image(llava, tmp_path, picture, refused, monkeypatch)
     )
 
 
-def test_parts_that_do_not_fit(llava, tmp_path, picture, refused):
+def test_parts_that_do_not_match(llava, tmp_path, picture, refused):
     """Parts of other models are refused before anything is loaded."""
     about = ("--image", picture)
     assert "with --visual-encoder" in refused(llava.llm, "--llava", llava.parts, *about)
@@ -113,7 +113,7 @@ def test_parts_that_do_not_fit(llava, tmp_path, picture, refused):
 
 
 def test_damaged_parts(llava, tmp_path, refused):
-    """Weights that are missing or of another form than their config says are named."""
+    """Missing weights, or ones whose shape differs from their config, are named."""
     clip = ("--visual-encoder", llava.clip)
     parts = shutil.copytree(llava.parts, tmp_path / "parts")
     weights = parts / "projector" / "model.safetensors"
@@ -128,7 +128,7 @@ def test_damaged_parts(llava, tmp_path, refused):
 
 
 def test_a_folder_of_the_package_llava(llava, tmp_path, picture, refused):
-    """Its weights have other names: transformers would make them up."""
+    """Its weights have other names, for which transformers would use random values."""
     folder = shutil.copytree(llava.whole, tmp_path / "official")
     config = json.loads((folder / "config.json").read_text())
     mine = {name: value for name, value in config.items() if name not in ("vision_config", "text_config")}
@@ -150,7 +150,7 @@ def test_an_adapter_of_another_base(llava, tmp_path, refused):
 
 
 def test_parts_in_the_folder(llava, picture, tmp_path, chat):
-    """A visual encoder that was trained lies in the folder, or its adapter does; both see otherwise."""
+    """The folder has a trained visual encoder or its adapter; both have other features."""
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
     from transformers import CLIPVisionModel
@@ -184,7 +184,7 @@ def test_parts_in_the_folder(llava, picture, tmp_path, chat):
 
 
 def test_a_dialogue_about_an_image_is_saved_and_loaded(llava, picture, tmp_path, chat, monkeypatch):
-    """The file is a row as LLaVA trains on; loaded, the dialogue goes on as if it had never ended."""
+    """The file is a row of LLaVA's training data; the loaded dialogue continues with the same answers."""
     about = ("--prompt-template", "default", "--image", picture)
     file = tmp_path / "talk.json"
     said = chat(llava.whole, *about, script=f"hello\n\n/save {file}\n\nwho are you?\n\n")
@@ -199,7 +199,7 @@ def test_a_dialogue_about_an_image_is_saved_and_loaded(llava, picture, tmp_path,
 
 
 def test_the_image_is_encoded_once(llava, picture):
-    """Its keys are kept: a second turn reads what is new alone, another adapter reads all again."""
+    """Its keys are kept: a second turn reads only new tokens, another adapter reads all again."""
     from xtuner.chat.answer import Answerer
     from xtuner.chat.session import make_session
     from xtuner.chat.settings import Settings
@@ -226,7 +226,7 @@ def test_the_image_is_encoded_once(llava, picture):
 
 @pytest.mark.parametrize("template", ["default", "auto"])
 def test_the_image_outlives_the_first_question(llava, picture, template):
-    """Where the context is full the oldest turn goes; the image stands before the one that is then first."""
+    """If the context is full the oldest turn is dropped; the image precedes the first one left."""
     from transformers import AutoTokenizer
 
     from xtuner.chat.session import make_session
@@ -262,7 +262,7 @@ LLAVA_TEMPLATE = (
 
 
 def test_the_template_of_the_model(llava, picture, tmp_path):
-    """A template that takes parts of contents writes what transformers' processor makes of it."""
+    """A chat template that supports content parts writes the same as transformers' processor."""
     from transformers import AutoTokenizer, LlavaProcessor
 
     from xtuner.chat.session import make_session

@@ -1,4 +1,4 @@
-"""`xtuner check`, as users type it."""
+"""The command `xtuner check`."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ def here(tmp_path, llama_dir, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_good_config_ends_with_0_and_says_what_it_needs(here, capsys):
+def test_a_valid_config_ends_with_0_and_prints_the_estimate(here, capsys):
     assert cli.main(["check", "c.py"]) == 0
     printed, said = capsys.readouterr()
     assert said == ""
@@ -42,7 +42,7 @@ def test_json_for_scripts(here, capsys):
     assert found["memory"]["total"] == sum(found["memory"]["parts"].values())
 
 
-def test_train_says_all_errors_before_it_loads_anything(here, capsys):
+def test_train_prints_all_errors_before_it_loads_anything(here, capsys):
     """The same lines, and no work dir."""
     options = ["--cfg-options", "train_dataloader.batch_size=0", "data_path=x.json"]
     assert cli.main(["train", "c.py", *options]) == 1
@@ -50,7 +50,7 @@ def test_train_says_all_errors_before_it_loads_anything(here, capsys):
     assert not Path("work_dirs").exists()
 
 
-def test_a_typo_in_an_option_is_answered_with_the_nearest(here, capsys):
+def test_a_typo_in_an_option_gets_a_suggestion(here, capsys):
     assert cli.main(["check", "c.py", "--cfg-options", "lrr=1"]) == 1
     assert "Did you mean 'lr'?" in capsys.readouterr().err
 

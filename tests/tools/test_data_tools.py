@@ -1,4 +1,4 @@
-"""check-custom-dataset, log-dataset and preprocess, as users type them."""
+"""The commands check-custom-dataset, log-dataset and preprocess."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ TEXT = "<s><|im_start|>user↵\nhi<|im_end|>↵\n<|im_start|>assistant↵\n⟦he
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A function of rows (or lines) that gives the path of a config which reads them."""
+    """A function from rows (or lines) to the path of a config that reads them."""
     monkeypatch.setenv("XTUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
 
@@ -65,8 +65,8 @@ def test_check_shows_every_stage_and_the_counts(config, capsys):
     assert "No warnings." in out
 
 
-def test_check_ends_with_1_where_training_would_refuse(config, capsys):
-    """The row that is wrong is shown as far as it came."""
+def test_check_ends_with_1_if_training_would_fail(config, capsys):
+    """The faulty row is shown up to the stage that failed."""
     path = config(ROW, {"conversation": [{"input": 1, "output": ["x"]}]})
     assert main(["check-custom-dataset", path]) == 1
     said = capsys.readouterr()
@@ -80,7 +80,7 @@ def test_check_ends_with_1_where_training_would_refuse(config, capsys):
     ("rows", "message"),
     [([], "the data is empty"), (["{broken"], "line 1"), ([{"q": 1}], "no field 'conversation'")],
 )
-def test_check_as_json_tells_the_error(config, capsys, rows, message):
+def test_check_as_json_has_the_error(config, capsys, rows, message):
     assert main(["check-custom-dataset", config(*rows), "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["ok"], told["data"]) == (False, [])
@@ -115,8 +115,8 @@ def test_options_change_what_is_read(config, capsys):
     assert "USER: hi ASSISTANT:⟦hello</s>⟧" in capsys.readouterr().out
 
 
-def test_tokenize_says_where_the_tokens_are(config, capsys, tmp_path):
-    """A run that follows finds them there."""
+def test_tokenize_prints_the_folder_of_the_tokens(config, capsys, tmp_path):
+    """A later run reads them there."""
     path = config(ROW)
     assert main(["preprocess", "tokenize", path]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -139,7 +139,7 @@ def test_strict_makes_a_row_that_cannot_be_read_an_error(config, capsys, command
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_empty_answers_are_told(config, capsys):
+def test_empty_answers_are_reported(config, capsys):
     path = config(ROW, {"conversation": [{"input": "hi", "output": ""}]})
     assert main(["check-custom-dataset", path, "--json"]) == 0
     (data,) = json.loads(capsys.readouterr().out)["data"]
@@ -149,8 +149,8 @@ def test_empty_answers_are_told(config, capsys):
     assert "d.jsonl line 2" in found["message"]
 
 
-def test_a_stream_is_looked_at_by_its_first_buffer(config, capsys):
-    """And there is nothing to tokenise ahead."""
+def test_the_first_buffer_of_a_stream_is_shown(config, capsys):
+    """A stream cannot be tokenised before training."""
     streaming = ["--cfg-options", "train_dataloader.dataset.streaming=True"]
     assert main(["check-custom-dataset", config(ROW, ROW), *streaming]) == 0
     said = capsys.readouterr()
@@ -161,7 +161,7 @@ def test_a_stream_is_looked_at_by_its_first_buffer(config, capsys):
 
 
 def test_a_table_becomes_data_that_trains(config, capsys, tmp_path, monkeypatch):
-    """Tutorial 000: a sheet of questions and answers, then train and test, then a look at them."""
+    """A sheet of questions and answers is converted, split and checked."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "medqa.csv").write_text("question,answer\n" + "".join(f"q{i},a{i}\n" for i in range(10)))
     table = ["preprocess", "table", "medqa.csv", "d.jsonl", "--input", "question", "--output", "answer"]
@@ -176,7 +176,7 @@ def test_a_table_becomes_data_that_trains(config, capsys, tmp_path, monkeypatch)
     assert data["rows"][0]["mapped"][0]["system"] == "You are a doctor."
 
 
-def test_arxiv_and_refcoco_say_what_they_wrote(capsys, tmp_path, monkeypatch):
+def test_arxiv_and_refcoco_print_their_output(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paper = {"categories": "cs.AI", "update_date": "2021-01-01"}
     Path("src.json").write_text(json.dumps(paper) + "\n{broken\n")

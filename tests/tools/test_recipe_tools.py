@@ -1,4 +1,4 @@
-"""list-cfg, copy-cfg and list-dataset-format, as users type them."""
+"""The commands list-cfg, copy-cfg and list-dataset-format."""
 
 import json
 
@@ -18,7 +18,7 @@ NAME = "internlm2_chat_1_8b_qlora_alpaca_e3"
 
 
 def test_list_cfg_prints_names_between_banners(capsys):
-    """The lines that users' scripts cut the names from."""
+    """The format from which users' scripts read the names."""
     assert list_cfg.main(["-p", "minicpm_1b_QLORA"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "==========================CONFIGS===========================",
@@ -31,7 +31,7 @@ def test_list_cfg_prints_names_between_banners(capsys):
 
 
 def test_list_cfg_as_json(capsys):
-    """One object per name: what it trains, how, on what."""
+    """One object per name: model, method, data."""
     assert list_cfg.main(["-p", NAME, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [
         {
@@ -50,16 +50,16 @@ def test_list_cfg_as_json(capsys):
     assert kinds == {"recipe", "deepspeed", "script"}
 
 
-def test_list_cfg_says_that_nothing_matches(capsys):
-    """Beside the banners, so that scripts read an empty list."""
+def test_list_cfg_reports_that_nothing_matches(capsys):
+    """Outside of the banners, so that scripts read an empty list."""
     assert list_cfg.main(["-p", "nonesuch", "qlora"]) == 0
     printed, said = capsys.readouterr()
     assert len(printed.splitlines()) == 4
     assert said == "xtuner: warning: no name matches 'nonesuch' and 'qlora'\n"
 
 
-def test_copy_cfg_says_what_this_version_cannot_train(tmp_path, capsys):
-    """One line for each feature, beside the file that it writes."""
+def test_copy_cfg_reports_unsupported_features(tmp_path, capsys):
+    """One line for each feature; the file is still written."""
     copy_cfg.main(["internlm2_chat_1_8b_orpo_full", str(tmp_path)])
     copy_cfg.main([NAME, str(tmp_path)])
     copy_cfg.main(["convert_to_official", str(tmp_path)])
@@ -82,14 +82,14 @@ def test_list_cfg_in_columns(capsys):
 
 
 @pytest.mark.parametrize("name", ["llama3_8b_full_alpaca_e3", "qwen3_4b_lora_custom_sft_e1", NAME])
-def test_the_column_says_what_check_says(name, monkeypatch):
+def test_the_column_agrees_with_check(name, monkeypatch):
     """The memory from the tables is that of the rendered config."""
     monkeypatch.setattr(forecast, "find_machine", lambda: Machine("cuda", "GPU", 0, 0))
     found = forecast.forecast(parse_config(render(name), f"{name}.py"), known_sizes)
     assert expected_memory(catalogue.find(name)) == found.memory.total
 
 
-def test_copy_cfg_says_where_the_file_is(tmp_path, monkeypatch, capsys):
+def test_copy_cfg_prints_the_path_of_the_file(tmp_path, monkeypatch, capsys):
     """As the tutorials show, also for a folder that does not exist yet."""
     monkeypatch.chdir(tmp_path)
     assert copy_cfg.main([NAME, "./"]) == 0
@@ -99,7 +99,7 @@ def test_copy_cfg_says_where_the_file_is(tmp_path, monkeypatch, capsys):
 
 
 def test_copy_cfg_keeps_what_the_user_edited(tmp_path):
-    """The same content is no conflict; other content needs --force."""
+    """The same content is not a conflict; other content needs --force."""
     copy_cfg.main([NAME, str(tmp_path)])
     copy_cfg.main([NAME, str(tmp_path)])
     file = tmp_path / f"{NAME}_copy.py"

@@ -1,4 +1,4 @@
-"""The templates are data: names, attribute access, and rendering that never looks into the user's text."""
+"""Templates: names, attribute access, and rendering that never interprets the user's text."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ def test_all_known_templates_are_there_by_name():
 
 
 def test_a_system_template_is_plain_text():
-    """Configs add to it and pass it on as text."""
+    """Configs use it as a string."""
     assert type(SYSTEM_TEMPLATE.alpaca) is str
     assert SYSTEM_TEMPLATE.alpaca == (
         "Below is an instruction that describes a task. Write a response that appropriately "
@@ -33,8 +33,8 @@ def test_a_system_template_is_plain_text():
 
 
 @pytest.mark.parametrize("find", [lambda: PROMPT_TEMPLATE.internlm2_chatt, lambda: PROMPT_TEMPLATE["qwen"]])
-def test_an_unknown_name_is_answered_with_the_nearest(find):
-    """A typo names what was meant."""
+def test_the_error_of_an_unknown_name_suggests_a_similar_one(find):
+    """The error of a typo suggests the similar name."""
     with pytest.raises(ConfigError, match=r"no prompt template named '(internlm2_chatt|qwen)'"):
         find()
     with pytest.raises(ConfigError, match="Did you mean 'internlm2_chat'"):
@@ -43,7 +43,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(find):
 
 
 def test_a_missing_part_is_an_attribute_error_and_none_by_get():
-    """Parts that a template lacks are asked for with `get`."""
+    """`get` returns None for a part that a template lacks."""
     assert PROMPT_TEMPLATE.default.get("STOP_WORDS") is None
     with pytest.raises(AttributeError, match="has no STOP_WORDS"):
         _ = PROMPT_TEMPLATE.default.STOP_WORDS
@@ -76,7 +76,7 @@ def test_a_turn_is_system_then_instruction(name, system, number, expected):
 
 
 def test_braces_in_text_stay_as_they_are():
-    """What the user writes is never formatted."""
+    """The user's text is never formatted."""
     text = '{"a": {input}} {system} {{x}}'
     assert render_prompt(PROMPT_TEMPLATE.default, text, system="{round} {") == (
         "<|System|>:{round} {\n" + f"<|User|>:{text}\n<|Bot|>:"
@@ -84,12 +84,12 @@ def test_braces_in_text_stay_as_they_are():
 
 
 def test_a_template_without_a_system_part_puts_the_text_before_the_instruction():
-    """A system text is not lost with families that know none."""
+    """A system text is not lost with families that have none."""
     assert render_prompt(PROMPT_TEMPLATE.minicpm, "hi", "Be kind.\n") == "Be kind.\n<用户> hi <AI>"
 
 
 def test_doubled_braces_are_text_and_unknown_placeholders_an_error():
-    """A template may hold JSON if it says so."""
+    """With doubled braces a template may contain JSON."""
     assert fill_placeholders('{{"q": "{input}"}}', input="hi") == '{"q": "hi"}'
     with pytest.raises(ConfigError, match=r"placeholder \{inputs\}.*Did you mean 'input'"):
         fill_placeholders("{inputs}", input="hi")
@@ -99,7 +99,7 @@ def test_doubled_braces_are_text_and_unknown_placeholders_an_error():
 
 
 def test_utils_import_without_torch():
-    """Listing templates stays quick."""
+    """Listing templates is fast."""
     code = "import sys, xtuner.utils, xtuner.dataset.map_fns; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -177,7 +177,7 @@ def test_two_turns_of_the_newer_families(name, system):
     assert "".join(turns) == NEW[name, system]
 
 
-def test_auto_is_no_template_of_one_turn():
-    """The tokenizer's own template writes whole dialogues."""
+def test_auto_is_not_a_template_of_one_turn():
+    """A chat template writes whole dialogues."""
     with pytest.raises(ConfigError, match="the tokenizer's own chat_template"):
         render_prompt(PROMPT_TEMPLATE.auto, "Q")

@@ -91,7 +91,7 @@ HELP = {
     ),
     "my_config.py": "输出文件（my_config.py）",
     "run Python files that the tokenizer brings along": "运行 tokenizer 自带的 Python 文件",
-    "`xtuner check`: everything that can be wrong with a config, and what its run needs, in half a second.": (
+    "`xtuner check`: errors of a config, and the memory and time of its run, in half a second.": (
         "`xtuner check`：半秒内找出配置可能有的全部错误，并估计训练所需的资源。"
     ),
     "a config file, or the name of a built-in one (xtuner list-cfg)": (

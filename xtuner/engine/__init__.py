@@ -1,4 +1,4 @@
-"""One training run: the loop, the optimiser, hooks, checkpoints."""
+"""Training runs: the loop, the optimizer, hooks, checkpoints."""
 
 from xtuner.engine.hooks import (
     DatasetInfoHook,

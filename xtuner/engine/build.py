@@ -1,4 +1,4 @@
-"""How a config becomes a run: a list of parts, each built by one function.
+"""Builds a run from a config: a list of parts, each built by one function.
 
     cfg -> build_run(cfg, options) -> Run -> run.train()
 
@@ -52,14 +52,14 @@ from xtuner.log import say_once
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families
 from xtuner.model.recompute import free_memory
-from xtuner.model.tokenizer import tell_of_tokenizer_code
+from xtuner.model.tokenizer import log_tokenizer_code
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
 def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
-    """The run that `cfg` and `options` describe, ready for `train()`; the cheap parts are built first.
+    """The run of `cfg` and `options`, ready for `train()`; the cheap parts are built first.
 
-    `world`: the processes that share it, by default those that this one was started with.
+    `world`: its processes, by default those that this one was started with.
     """
     for name in BUILT:
         check_names(passed_on(cfg.get(name)), name)
@@ -68,7 +68,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
     world.split(cfg.get("sequence_parallel_size") or 1)
     work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
     with contextlib.ExitStack() as held:
-        # Only rank 0 is sure to see the work dir: it alone reads and writes there.
+        # The work dir may exist only on rank 0's machine: only rank 0 reads and writes there.
         if world.is_first:
             held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
         run = build_parts(cfg, options, world, work_dir)
@@ -77,7 +77,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
 
 
 def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
-    """The same in a work dir that nobody else writes in."""
+    """Build the run in a work dir that is locked for it."""
     source = resume.find_source(cfg, options, work_dir) if world.is_first else None
     seed = world.broadcast_via_store(lambda: resume.choose_seed(cfg, options, source))
     timestamp = world.broadcast_via_store(lambda: free_timestamp(work_dir))
@@ -94,7 +94,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     run.model = build_model(run)
     run.optim_wrapper = build_optim_wrapper(run)
     if world.rank and cfg.get("randomness", {}).get("diff_rank_seed", True):
-        set_seed(seed + world.rank, deterministic)  # weights began alike; dropout must not be
+        set_seed(seed + world.rank, deterministic)  # weights were equal on all ranks; dropout must differ
     run.train_loop = build_loop(run)
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
@@ -104,16 +104,16 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
 
 
 def check_folders(cfg: Config) -> None:
-    """NotFoundError or ModelError for a model or tokenizer that is not where the config says."""
+    """Raise NotFoundError or ModelError for a model or tokenizer that the config's path does not hold."""
     folders = list(named_folders(cfg))
     for folder in folders:
         check_folder(folder, cfg)
     for path in sorted({f.name for f in folders if f.holds == "tokenizer" and f.trusted}):
-        tell_of_tokenizer_code(path)
+        log_tokenizer_code(path)
 
 
 def free_timestamp(work_dir: Path) -> str:
-    """The time of day as a folder name that no other start of this run has taken."""
+    """The current time as a folder name that no other start of this run has used."""
     while True:
         timestamp = time.strftime("%Y%m%d_%H%M%S")
         try:
@@ -135,7 +135,7 @@ def build_batches(run: Run) -> BatchSource:
     """The training data in batches, from `train_dataloader`."""
     cfg = dict(run.cfg.train_dataloader)
     path = "train_dataloader"
-    # The tokenizers of our own model families are known to transformers from here on.
+    # Registers the tokenizers of our own model families with transformers.
     register_families()
     del cfg["dataset"]
     dataset_cfg = data_of_training(run.cfg)
@@ -156,7 +156,7 @@ def build_batches(run: Run) -> BatchSource:
 
 
 def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
-    """Validation as the names `data` and `loop` of the config say; None where it names no data."""
+    """The validation by the names `data` and `loop` of the config, or None without data."""
     given = run.cfg.get(data)
     if given is None:
         return None
@@ -178,8 +178,8 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
         )
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), f"{data}.collate_fn")
     kwargs = build_loader_kwargs(run, {k: v for k, v in cfg.items() if k not in unused})
-    place = (run.world.data_rank, run.world.data_size)
-    batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *place, **kwargs)
+    reader = (run.world.data_rank, run.world.data_size)
+    batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *reader, **kwargs)
     loop_cfg = {"type": ValLoop, **(run.cfg.get(loop) or {})}
     return run.builder.build(loop_cfg, loop, runner=run, dataloader=batches)
 
@@ -189,13 +189,13 @@ def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> Stre
     check_stream_config(run.cfg)
     collate_fn = build_collate(run, cfg.pop("collate_fn", None), "train_dataloader.collate_fn")
     cfg = {k: v for k, v in cfg.items() if k not in ("sampler", "batch_sampler", "drop_last")}
-    batch_size, place = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
+    batch_size, reader = cfg.pop("batch_size", 1), (run.world.data_rank, run.world.data_size)
     kwargs = build_loader_kwargs(run, cfg)
-    return StreamBatches(dataset, batch_size, collate_fn, run.seed, *place, **kwargs)
+    return StreamBatches(dataset, batch_size, collate_fn, run.seed, *reader, **kwargs)
 
 
 def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of the loader: what is left of `train_dataloader`."""
+    """Arguments of the loader: the rest of `train_dataloader`."""
     if cfg.get("num_workers"):
         start = run.cfg.get("env_cfg", {}).get("mp_cfg", {}).get("mp_start_method")
         cfg = {"multiprocessing_context": start, **cfg}
@@ -212,15 +212,15 @@ def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
-    """Which items this process reads, and in which order."""
+    """The sampler of this process."""
     path, world = "train_dataloader.sampler", run.world
     if cfg is None:
         say_once("{path} is not set: items are shuffled (DefaultSampler)", logging.INFO, path=path)
         cfg = {"type": DefaultSampler, "shuffle": True}
     size = world.data_size
-    place = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
+    rank_arguments = {"rank": world.data_rank, "world_size": size, "num_replicas": size}
     taken = inspect.signature(callee_of(cfg, path)).parameters
-    late = {name: value for name, value in place.items() if name in taken}
+    late = {name: value for name, value in rank_arguments.items() if name in taken}
     made = run.builder.build({"seed": run.seed, **cfg}, path, dataset=dataset, **late)
     if world.data_size > 1 and not hasattr(made, "rank"):
         raise ConfigError(
@@ -235,7 +235,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
 
 
 def connect(run: Run) -> None:
-    """Join the other processes, now that the data is ready on all machines."""
+    """Connect the processes, after the data is ready on all machines."""
     asked = run.cfg.get("env_cfg", {}).get("dist_cfg") or {}
     run.world.connect(asked.get("backend"), asked.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
     run.world.connect_sequences()
@@ -251,20 +251,20 @@ def connect(run: Run) -> None:
 
 
 def build_collate(run: Run, cfg: Any, path: str) -> Any:
-    """The function that makes a batch: `dict(type=f, **kwargs)` names it and arguments of every call."""
+    """The function that collates a batch, from `dict(type=f, **kwargs)`; it gets `kwargs` in every call."""
     if cfg is None:
         return flat_collate_fn
     given = cfg if isinstance(cfg, dict) else {"type": cfg}
     function = run.builder.build(given["type"], path)
     if function is default_collate_fn:
-        # Padding would only be removed again; its arguments say nothing more.
+        # Padding would only be removed again, so its arguments have no effect.
         return flat_collate_fn
     kwargs = {k: run.builder.build(v, f"{path}.{k}") for k, v in given.items() if k != "type"}
     return functools.partial(function, **kwargs)
 
 
 def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
-    """How these processes train one model, from the options `fsdp` and `deepspeed`."""
+    """The backend of the options `fsdp` and `deepspeed`."""
     fsdp = options.fsdp or bool(cfg.get("fsdp"))
     if options.deepspeed is None:
         return make_backend(world, fsdp, autocast_dtype(cfg))
@@ -276,7 +276,7 @@ def build_backend(cfg: Config, options: RunOptions, world: World) -> Backend:
 
 
 def autocast_dtype(cfg: Config) -> torch.dtype | None:
-    """What forward passes multiply in, None where it is what the weights have."""
+    """The dtype of matrix products in forward passes; None if it is that of the weights."""
     wrapper = cfg.optim_wrapper
     named = as_ref(wrapper.get("type"))
     if (named.resolve() if named else wrapper.get("type")) is not AmpOptimWrapper:
@@ -285,17 +285,17 @@ def autocast_dtype(cfg: Config) -> torch.dtype | None:
 
 
 def with_recompute(run: Run) -> Any:
-    """`model` of the config; what is recomputed in backward follows the estimate where it is left open."""
+    """`model` of the config; its recomputation is chosen by the estimate unless it is configured."""
     cfg = run.cfg.model
     name = "use_activation_checkpointing"
     if run.forecast is None or as_recompute(cfg.get(name)) is not None:
         return cfg
     takes = inspect.signature(build(cfg["type"])).parameters
-    # Free memory is not the same everywhere, and processes that share rows must do the same.
+    # Free memory differs by process, but sequence-parallel ranks must recompute the same.
     found, kind = run.forecast, run.device.type
     own = found.training.recompute
     if found.training.device != kind:
-        # The estimate asks nvidia-smi, which a container may lack and ROCm does not have.
+        # The estimate uses nvidia-smi, which containers and ROCm may lack.
         training = replace(found.training, device=kind)
         own = choose_recompute(found.shape, training, free_memory(run.device), found.division)
     way = run.world.broadcast_via_store(lambda: own)
@@ -303,7 +303,7 @@ def with_recompute(run: Run) -> Any:
 
 
 def build_model(run: Run) -> Any:
-    """The model, on the device of this process, as the run's backend holds it."""
+    """The model on the device of this process, wrapped by the backend."""
     with run.backend.loading():
         model = run.builder.build(with_recompute(run), "model")
     if run.world.sequence_group is not None:
@@ -316,7 +316,7 @@ def build_model(run: Run) -> Any:
 
 
 def build_optim_wrapper(run: Run) -> OptimWrapper:
-    """The optimiser over what is trained, in its wrapper."""
+    """The optimizer of the trainable parameters, in its wrapper."""
     cfg = dict(run.cfg.optim_wrapper)
     trained = [p for p in run.model.parameters() if p.requires_grad]
     if not trained:
@@ -364,7 +364,7 @@ def build_schedules(run: Run) -> list[schedule.Schedule]:
 
 
 def build_visualizer(run: Run) -> Visualizer:
-    """Where scalars go."""
+    """The visualizer, which writes scalars."""
     visualizer = run.builder.build({"type": Visualizer, **(run.cfg.get("visualizer") or {})}, "visualizer")
     if missing := [n for n in ("open", "add_scalars", "add_text", "close") if not hasattr(visualizer, n)]:
         raise ConfigError(
@@ -379,7 +379,7 @@ def build_visualizer(run: Run) -> Visualizer:
 
 
 def build_hooks(run: Run) -> list[Any]:
-    """Default hooks, those of the config in their place, and the user's own, in order of priority."""
+    """Default hooks, replaced by those of the config, and custom hooks, in order of priority."""
     cfgs: dict[str, Any] = {name: {"type": kind} for name, kind in DEFAULT_HOOKS.items()}
     cfgs |= run.cfg.get("default_hooks") or {}
     named = [(f"default_hooks.{k}", v) for k, v in cfgs.items() if v is not None]

@@ -17,12 +17,12 @@ from xtuner.language import translate
 from xtuner.model.host_embedding import tables_on_host
 
 CHANGES_SHOWN = 40
-# What models that see or hear need besides their weights.
+# Files that models with images or audio need besides their weights.
 _OF_IMAGES_AND_SOUND = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def describe_environment(device: torch.device) -> str:
-    """What a report of a fault should say about the machine."""
+    """The facts about the machine for a bug report."""
     import transformers
 
     gpu = device.type == "cuda"
@@ -35,8 +35,8 @@ def describe_environment(device: torch.device) -> str:
 
 
 def describe_weights(model: torch.nn.Module) -> str:
-    """How many numbers are trained, of how many."""
-    # Four-bit weights are packed two to a byte and say how many they are.
+    """The number of trainable parameters, and of all parameters."""
+    # Four-bit weights are packed two to a byte and store their number.
     trained, frozen = 0, sum(table.numel() for table in tables_on_host(model))
     for weight in model.parameters():
         if weight.requires_grad:
@@ -52,7 +52,7 @@ def describe_weights(model: torch.nn.Module) -> str:
 
 
 def describe_changes(before: str, now: str) -> str:
-    """The lines in which the text of a config differs, `""` where it does not."""
+    """The differing lines of the text of a config, or `""`."""
     lines = difflib.unified_diff(before.split("\n"), now.split("\n"), lineterm="", n=0)
     changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
     count = len(changed) - CHANGES_SHOWN
@@ -61,7 +61,7 @@ def describe_changes(before: str, now: str) -> str:
 
 
 def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
-    """The small files that make weights a model folder, so that conversion needs no other: text, or bytes."""
+    """The files of a model folder besides weights, to convert a checkpoint without it: text or bytes."""
     with tempfile.TemporaryDirectory() as folder:
         llm.config.save_pretrained(folder)
         if llm.generation_config is not None:
@@ -75,7 +75,7 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def adapter_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
-    """The small files beside an adapter's weights: where in the model they are, and a tokenizer."""
+    """The files beside an adapter's weights: its config, and a tokenizer."""
     cfg = copy.copy(llm.peft_config["default"])
     cfg.inference_mode = True
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +90,7 @@ def _contents(folder: Path) -> dict[str, Any]:
 
 
 def _file_of_base(config: Any, name: str) -> str | None:
-    """Where the file of that name is that came with the model; None where there is none."""
+    """The path of the file of that name of the model, or None."""
     from transformers.utils import cached_file
 
     base = getattr(config, "_name_or_path", "")

@@ -1,7 +1,7 @@
-"""Numbers of the last iterations, kept as they are and read only when a line is written.
+"""Numbers of the last iterations, stored as tensors and read only when a line is written.
 
 record        a number of this process            time, lr
-record_part   this process's part of a sum        loss, metrics: `add_parts` adds those of all processes
+record_part   this process's part of a sum        loss, metrics: `add_parts` sums those of all processes
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 
 class History:
-    """Per name the last `window` values; tensors stay on their device until they are read."""
+    """The last `window` values of each name; tensors stay on their device until they are read."""
 
     def __init__(self, window: int = 10):
         self._window = window
         self._values: dict[str, deque[Any]] = {}
-        # Newest parts that are not added yet: name -> how many.
+        # Newest parts that are not summed yet: name -> their number.
         self._num_parts: dict[str, int] = {}
 
     def set_window(self, window: int) -> None:
@@ -29,7 +29,7 @@ class History:
         self._values = {name: deque(values, maxlen=window) for name, values in self._values.items()}
 
     def record(self, name: str, value: Any) -> None:
-        """Add a number or a tensor of one."""
+        """Add a number or a tensor of one element."""
         self._values.setdefault(name, deque(maxlen=self._window)).append(value)
 
     def record_part(self, name: str, value: Tensor) -> None:
@@ -38,7 +38,7 @@ class History:
         self._num_parts[name] = min(self._num_parts.get(name, 0) + 1, self._window)
 
     def add_parts(self, add: Callable[[Tensor], Tensor]) -> None:
-        """Replace parts by their sums over processes, by one call of `add`; every process must come here."""
+        """Replace parts by their sums over processes, with one call of `add`; a collective."""
         parts = [p for name, count in self._num_parts.items() for p in list(self._values[name])[-count:]]
         if not parts:
             return

@@ -1,7 +1,7 @@
-"""What a run says when its memory is used up: the estimate, what was measured, what to change.
+"""The error of a run that is out of memory: the estimate, the measured use, the cures.
 
 out of memory in ... -> TrainingError: about 3.2 GB were estimated (activations 2.1 GB, ...), 2.9 GB were
-                        in use when 134 MB more were refused; what helps, cheapest first: ...
+                        in use when 134 MB more were refused; cures, cheapest first: ...
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xtuner.language import translate
 if TYPE_CHECKING:
     from xtuner.estimate.forecast import Forecast
 
-# What libraries say where they do not raise MemoryError: torch's CPU allocator, oneDNN, the system.
+# Messages of libraries that do not raise MemoryError: torch's CPU allocator, oneDNN, the system.
 _SIGNS = (
     "can't allocate memory",
     "not enough memory",
@@ -33,7 +33,7 @@ _SIGNS = (
 
 @contextlib.contextmanager
 def explaining_out_of_memory(found: Forecast | None) -> Iterator[None]:
-    """Within it, memory that cannot be had ends as a TrainingError that says what to change."""
+    """A context in which an out-of-memory error becomes a TrainingError with cures."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError, ValueError) as error:
@@ -44,7 +44,7 @@ def explaining_out_of_memory(found: Forecast | None) -> Iterator[None]:
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
-    """The error itself, or the one it came from, that tells of memory that could not be had."""
+    """The error itself, or its cause, if it is of missing memory."""
     while error is not None:
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
             return error
@@ -55,7 +55,7 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
 
 
 def explanation(found: Forecast | None, reason: str) -> str:
-    """One line: the estimate, what was measured, the cheapest changes."""
+    """One line: the estimate, the measured use, the cheapest changes."""
     asked = re.search(r"allocate (\d+) bytes", reason) or re.search(r"allocate ([\d.]+ [KMG]iB)", reason)
     more = translate(" when {asked} more were refused", asked=_asked_text(asked[1])) if asked else ""
     device = torch.device(found.machine.device if found else "cpu")
@@ -83,7 +83,7 @@ def _asked_text(amount: str) -> str:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory used so far: the GPU's where there is one, else the process's."""
+    """The peak memory so far: of the GPU if there is one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":

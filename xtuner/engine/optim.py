@@ -25,16 +25,16 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class Update:
-    """What an update did: the gradient's norm before clipping, and whether the weights moved."""
+    """The gradient norm of an update before clipping, and whether the weights changed."""
 
     grad_norm: float
     applied: bool
-    # A 16-bit loss scale that was too high and has been lowered; no fault of the data.
+    # A 16-bit loss scale was too high and has been lowered; the data is not the cause.
     rescaled: bool = False
 
 
 class OptimWrapper:
-    """An optimiser with what surrounds it, in the precision the model has."""
+    """An optimizer with gradient clipping and accumulation, in the precision of the model."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class OptimWrapper:
         return self.optimizer.param_groups
 
     def get_lr(self) -> dict[str, list[float]]:
-        """The current rates, as hooks of users read them."""
+        """The current learning rates, for hooks of users."""
         return {"lr": [group["lr"] for group in self.param_groups]}
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -72,7 +72,7 @@ class OptimWrapper:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def update(self) -> Update:
-        """Clip, step, clear. The norm is the one number the host waits for in an update."""
+        """Clip, step, clear. The norm is the only number that the host waits for in an update."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
@@ -83,7 +83,7 @@ class OptimWrapper:
         rescaled = False
         if self.scaler:
             before = self.scaler.get_scale()
-            self.scaler.step(self.optimizer)  # steps only where all gradients are finite
+            self.scaler.step(self.optimizer)  # steps only if all gradients are finite
             self.scaler.update()
             rescaled = not finite and before > 1.0
         elif finite:
@@ -94,13 +94,13 @@ class OptimWrapper:
     def _clip(
         self, params: list[torch.nn.Parameter], total: torch.Tensor, norm: float
     ) -> torch.Tensor | None:
-        """What the optimiser has to divide gradients by; None where they are short enough, now or already."""
+        """The divisor of gradients for the optimizer; None if they are already clipped or need not be."""
         if self.max_norm is None or norm <= self.max_norm:
             return None
-        # torch's fused kernels take a factor, made for loss scalers, and so spare a pass over all gradients.
+        # torch's fused kernels accept a factor, meant for loss scalers; this saves a pass over all gradients.
         takes_factor = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         if takes_factor and not self.scaler and type(total) is torch.Tensor:
-            return (total.float() + EPSILON) / self.max_norm  # in fp32, whatever the weights are
+            return (total.float() + EPSILON) / self.max_norm  # in fp32 for weights of any dtype
         torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, total)
         return None
 
@@ -114,7 +114,7 @@ class OptimWrapper:
         del optimizer.grad_scale
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimiser and loss-scale state."""
+        """The state of the optimizer and of the loss scale."""
         state = {"optimizer": self.optimizer.state_dict()}
         if self.scaler:
             state["scaler"] = self.scaler.state_dict()
@@ -128,7 +128,7 @@ class OptimWrapper:
 
 
 class AmpOptimWrapper(OptimWrapper):
-    """An optimiser whose forward passes run in 16 bits where the device has them."""
+    """An optimizer with forward passes in 16 bits if the device supports them."""
 
     def __init__(
         self,

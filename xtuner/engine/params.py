@@ -1,8 +1,8 @@
-"""Which trained parameters share a rate and a decay, and by which kernel torch updates them.
+"""The parameter groups of equal learning rate and decay, and the kernel with which torch updates them.
 
 paramwise_cfg = dict(custom_keys={'lora_B': dict(lr_mult=16)}, norm_decay_mult=0, bias_decay_mult=0)
 
-lora_A ...   group 0    lr, weight_decay as the optimiser's
+lora_A ...   group 0    lr, weight_decay of the optimizer
 lora_B ...   group 1    16 x lr                            LoRA+, Hayou et al. 2024, arXiv 2402.12354
 """
 
@@ -24,7 +24,7 @@ _FACTORS = ("lr_mult", "decay_mult")
 def parameter_groups(
     model: nn.Module, paramwise_cfg: Mapping[str, Any] | None, lr: float, decay: float
 ) -> Any:
-    """The trained parameters: a plain list, or one group for each rate and decay where these differ."""
+    """The trainable parameters: a plain list, or groups by rate and decay if these differ."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not paramwise_cfg:
         return list(trained.values())
@@ -45,7 +45,7 @@ def parameter_groups(
 
 
 def _factors(name: str, is_norm: bool, cfg: Mapping[str, Any]) -> tuple[float, float]:
-    """Factors of rate and decay: those of the longest key in `name`, else those of its kind."""
+    """Factors of rate and decay: those of the longest key in `name`, else those of its type."""
     keys = [key for key in cfg.get("custom_keys", {}) if key in name]
     if keys:
         found = cfg["custom_keys"][max(keys, key=len)]
@@ -90,7 +90,7 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
 
 
 def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """`cfg` of an optimiser, with `fused=True` where torch has that kernel and `cfg` asks for none."""
+    """`cfg` of an optimizer, with `fused=True` if torch has that kernel and `cfg` sets none."""
     fusible = kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
     chosen = {"fused", "foreach", "capturable", "differentiable", "maximize"} & cfg.keys()
     if not fusible or chosen or not all(p.device.type in ("cpu", "cuda") for p in params):

@@ -1,4 +1,4 @@
-"""Every random choice of a run: one seed, and the state of all generators as plain containers."""
+"""The random numbers of a run: one seed, and the state of all generators as plain containers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xtuner.log import logger
 
 
 def set_seed(seed: int, deterministic: bool) -> None:
-    """Seed every generator the run draws from."""
+    """Seed every generator of the run."""
     logger.info(translate("Seed: %d%s"), seed, translate(", deterministic") if deterministic else "")
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -38,7 +38,7 @@ def get_rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put every generator where `get_rng_state` saw it."""
+    """Restore every generator to the state from `get_rng_state`."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]

@@ -31,14 +31,14 @@ from xtuner.parallel.world import World, lost_peer
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What the command line says about a run, beside its config."""
+    """The options of a run on the command line, besides its config."""
 
     work_dir: str | None = None
     resume: str | bool = False  # True: from the newest checkpoint
     seed: int | None = None
     fsdp: bool = False
-    deepspeed: Mapping[str, Any] | None = None  # what its file says
-    forecast: Forecast | None = None  # what the run is expected to need
+    deepspeed: Mapping[str, Any] | None = None  # the content of its file
+    forecast: Forecast | None = None  # the estimate of its memory and time
 
 
 @dataclass
@@ -111,19 +111,19 @@ class Run:
         return [schedule.value_at(self.param_schedulers, base, self.iter, length) for base in bases]
 
     def call_hooks(self, moment: str, **kwargs: Any) -> None:
-        """Call `moment` of every hook that has it, in order of priority."""
+        """Call the method `moment` of every hook that has it, in order of priority."""
         call_hooks(self.hooks, moment, self, **kwargs)
 
     def saves_at(self) -> bool:
-        """Whether a hook saves the iteration that is ending."""
+        """Whether a hook saves a checkpoint in the current iteration."""
         return any(hook.saves_at(self) for hook in self.hooks if hasattr(hook, "saves_at"))
 
     def save_now(self) -> None:
-        """Let hooks save the iteration that is ending, before the run stops."""
+        """Let hooks save a checkpoint in the current iteration, before the run stops."""
         self.call_hooks("before_stop")
 
     def train(self) -> None:
-        """Train to the end; the log file, scalars and the work dir's lock are closed whatever happens."""
+        """Train to the end; log file, scalars and the lock of the work dir are closed after errors too."""
         log_file = None
         keep_freed_memory(self.device)
         try:
@@ -161,7 +161,7 @@ class Run:
         try:
             self.visualizer.close()
         except Exception as error:
-            # What ended the run, if anything did, is what its user has to hear of.
+            # An error of the run itself is more important than one of closing.
             logger.warning(
                 translate("The visualizer could not be closed: %s: %s"), type(error).__name__, error
             )
@@ -169,9 +169,9 @@ class Run:
             stop_file(log_file)
 
     def model_files(self) -> dict[str, Any]:
-        """The small files of the model or adapter folder that the weights of the run become.
+        """The files besides weights of the model or adapter folder that the run produces.
 
-        An adapter's hold a tokenizer where the run says what tokens the model is to know (`model.tokenizer`).
+        Those of an adapter include a tokenizer if the run sets the tokens of the model (`model.tokenizer`).
         """
         llm: Any = self.model.parts().get("llm")
         if not self.world.is_first or llm is None:

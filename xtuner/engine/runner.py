@@ -1,12 +1,12 @@
-"""The training loop, readable as one page.
+"""The training loop.
 
     iter      0   1   2   3   4   5   6   7      one batch per process
     window   [0   1   2   3] [4   5   6   7]     accumulative_counts batches, one update of the weights
 
-The loss of a window is the mean over its trained tokens, however they are divided into batches and processes.
+The loss of a window is the mean over its supervised tokens, for any division into batches and processes.
 Weights change only at the end of a window; a checkpoint in the middle of one resumes at its start. An update
-is skipped where its loss or gradient is not finite, or its loss a spike: more than `spike_ratio` times the
-median of those before it.
+is skipped if its loss or gradient is not finite, or its loss is a spike: more than `spike_ratio` times the
+median of the previous ones.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from xtuner.log import logger
 from xtuner.model.train_module import Outputs
 
 MAX_ROWS_NAMED = 20
-# A spike is defined only after some updates.
+# The median needs some updates.
 MIN_LOSSES = 10
 TestLoop = ValLoop
 
@@ -99,7 +99,7 @@ class TrainLoop:
         return (done >= self.val_begin and done % self.val_interval == 0) or done == self.max_iters
 
     def stop_asked(self) -> int:
-        """The number of a signal that any process has got, 0 without one; every process must come here."""
+        """The number of a signal that any process has received, or 0; a collective."""
         return self.runner.world.all_reduce_max(self._stop.number)
 
     def _windows(self, start: int) -> Iterator[list[dict[str, Any]]]:
@@ -134,7 +134,7 @@ class TrainLoop:
             is_last = number == len(window) - 1
             outputs = train_step(run, batch, counts[number], total, is_last)
             loss = loss + outputs["loss"]
-            # Each process's part of the batch's own mean: the parts of all are added when a line is written.
+            # This process's part of the batch's mean: the parts of all are summed when a line is written.
             of_batch = total / max(counts[number], 1)
             run.history.record_part("loss", outputs["loss"] * of_batch)
             for name in run.model.metrics:
@@ -147,7 +147,7 @@ class TrainLoop:
             run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=report)
             if in_epoch == self.epoch_length - 1:
                 run.call_hooks("after_train_epoch")
-            # Several processes ask one another once for each update.
+            # Several processes exchange signals once per update.
             if is_last or run.world.size == 1:
                 self._end_if_asked()
             run.iter += 1
@@ -174,7 +174,7 @@ class TrainLoop:
         return {"grad_norm": update.grad_norm}
 
     def _is_spike(self, loss: float) -> bool:
-        """Whether the update is left out because its loss is far above those before it."""
+        """Whether to skip the update because its loss is far above the previous ones."""
         before = self.runner.update_losses
         usual = statistics.median(before) if len(before) >= MIN_LOSSES else math.inf
         if self.spike_ratio is None or not loss > self.spike_ratio * usual:
@@ -235,7 +235,7 @@ class EpochBasedTrainLoop(TrainLoop):
 
 def _sum_counts(run: Run, own: list[int]) -> list[int]:
     """The number of items of each batch of a window, over all processes, from those of this process."""
-    # Sequence-parallel ranks have each counted all items of their common sequences.
+    # Each sequence-parallel rank has counted all items of the common sequences.
     return (run.world.sum(torch.tensor(own)) // run.world.sequence_size).tolist()
 
 

@@ -6,9 +6,9 @@
          | /    ‾‾\\___
          +--------------> iter
 
-A schedule has no state: `value_at(t)` of the whole list is computed from the optimiser's own rate, so a
-resumed run needs nothing but its iteration. `begin` and `end` count iterations, or epochs where `by_epoch`
-is true; `convert_to_iter_based` turns epochs into iterations, so that the rate moves with every one.
+A schedule has no state: `value_at(t)` of the whole list is computed from the optimizer's rate, so a
+resumed run needs only its iteration. `begin` and `end` count iterations, or epochs if `by_epoch`
+is true; `convert_to_iter_based` converts epochs to iterations, so that the rate changes in every one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOREVER = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A change of the rate from `begin` up to, not including, `end`; afterwards its last value stays."""
+    """A change of the rate from `begin` up to, not including, `end`; then its last value is kept."""
 
     begin: float = 0
     end: float = FOREVER
@@ -33,14 +33,14 @@ class Schedule:
     convert_to_iter_based: bool = False
 
     def in_iters(self, epoch_length: int) -> Schedule:
-        """This schedule with begin and end in its own unit: whole iterations or whole epochs."""
+        """This schedule with begin and end in its unit: whole iterations or whole epochs."""
         if not (self.by_epoch and self.convert_to_iter_based):
             return self
         end = self.end if self.end == FOREVER else int(self.end * epoch_length)
         return replace(self, by_epoch=False, begin=int(self.begin * epoch_length), end=end)
 
     def apply(self, value: float, base: float, t: int) -> float:
-        """The rate at `t`: the schedules before this one make it `value`, the optimiser's own is `base`."""
+        """The rate at `t`; `value` is the rate after the previous schedules, `base` that of the optimizer."""
         if t < self.begin or self.end <= self.begin:
             return value
         last = self.end - self.begin - 1
@@ -52,7 +52,7 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLR(Schedule):
-    """From `start_factor` to `end_factor` times the rate in a straight line."""
+    """Changes linearly from `start_factor` to `end_factor` times the rate."""
 
     start_factor: float = 1.0 / 3
     end_factor: float = 1.0
@@ -64,7 +64,7 @@ class LinearLR(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class CosineAnnealingLR(Schedule):
-    """Down to `eta_min` along half a cosine of `T_max` (the whole stretch where unset)."""
+    """Decreases to `eta_min` along half a cosine of `T_max` (by default from `begin` to `end`)."""
 
     T_max: float | None = None
     eta_min: float | None = None
@@ -84,7 +84,7 @@ class CosineAnnealingLR(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantLR(Schedule):
-    """`factor` times the rate until the last moment of the stretch, then the rate itself."""
+    """`factor` times the rate until the last step before `end`, then the rate itself."""
 
     factor: float = 1.0 / 3
 
@@ -93,7 +93,7 @@ class ConstantLR(Schedule):
 
 
 def value_at(schedules: Sequence[Schedule], base: float, iteration: int, epoch_length: int) -> float:
-    """The rate in `iteration` (counted from 0) after all `schedules`, each in its own unit."""
+    """The rate in `iteration` (counted from 0) after all `schedules`, each in its unit."""
     value = base
     for schedule in schedules:
         t = iteration // epoch_length if schedule.by_epoch else iteration
@@ -102,7 +102,7 @@ def value_at(schedules: Sequence[Schedule], base: float, iteration: int, epoch_l
 
 
 def check(schedules: Sequence[object]) -> None:
-    """ConfigError for what is no schedule of this module."""
+    """Raise ConfigError for an object that is not a schedule of this module."""
     for i, schedule in enumerate(schedules):
         if not isinstance(schedule, Schedule):
             raise ConfigError(

@@ -1,7 +1,7 @@
-"""A signal that ends a run with a checkpoint.
+"""A signal that stops a run with a checkpoint.
 
-first signal     noted; the loop asks for it after each iteration, several processes after each update
-a later one      ends the process at once
+first signal     recorded; the loop checks it after each iteration, with several processes after each update
+a later one      stops the process at once
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
 
 
 class StopSignal:
-    """The number of the signal that has come, 0 as long as none has."""
+    """The number of the received signal, or 0."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -40,7 +40,7 @@ class StopSignal:
 
 @contextlib.contextmanager
 def noting_signals() -> Iterator[StopSignal]:
-    """Within it signals are noted; only the main thread can ask for that."""
+    """A context in which signals are recorded; only in the main thread."""
     stop = StopSignal()
     if threading.current_thread() is not threading.main_thread():
         yield stop

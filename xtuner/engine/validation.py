@@ -1,7 +1,7 @@
 """Validation: the means of the loss and of all metrics over data that is not trained on.
 
 loss, metrics    sum over all items (supervised tokens, pairs, ...) / their number
-perplexity       e to the power of the loss, by models that have one
+perplexity       e to the power of the loss, for models that report it
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xtuner.log import logger
 
 
 class ValLoop:
-    """Measures a run's model on `dataloader`; training goes on as if it had not been."""
+    """Measures a run's model on `dataloader`, without any effect on training."""
 
     def __init__(self, runner: Any, dataloader: ValBatches):
         self.runner = runner
@@ -29,7 +29,7 @@ class ValLoop:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `run` reports, the first one by default for `save_best`."""
+        """The names that `run` reports; the first one is the default of `save_best`."""
         model = self.runner.model
         return tuple(model.describe(dict.fromkeys(("loss", *model.metrics), 0.0)))
 
@@ -66,13 +66,13 @@ class ValLoop:
                     totals[name] += outputs["sums"][name].item()
                 count += own
         *sums, counted = run.world.sum(torch.tensor([*totals.values(), count], dtype=torch.float64)).tolist()
-        # Sequence-parallel ranks have each a part of the loss, and have each counted all items.
+        # Each sequence-parallel rank has a part of the loss, but has counted all items.
         return dict(zip(totals, sums, strict=True)), round(counted) // run.world.sequence_size
 
 
 @contextlib.contextmanager
 def _resting(model: torch.nn.Module) -> Iterator[None]:
-    """Within it the model is in eval mode; afterwards it and the random state are as before."""
+    """A context with the model in eval mode; restores its mode and the random state."""
     training, rng = model.training, get_rng_state()
     model.eval()
     try:

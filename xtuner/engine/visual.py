@@ -1,4 +1,4 @@
-"""Where scalars go: JSON lines in the work dir, TensorBoard, Weights & Biases."""
+"""Writers of scalars: JSON lines in the work dir, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from xtuner.log import logger
 
 
 class Backend(Protocol):
-    """What a visualizer drives."""
+    """The interface of a backend of a visualizer."""
 
     def open(self, log_dir: Path, timestamp: str, config_text: str) -> None: ...
 
@@ -28,7 +28,7 @@ class Backend(Protocol):
 
 
 class LocalVisBackend:
-    """`vis_data/scalars.json` and `<timestamp>.json`, a JSON object a line; `config.py`."""
+    """Writes `vis_data/scalars.json` and `<timestamp>.json`, one JSON object per line, and `config.py`."""
 
     def __init__(self) -> None:
         self._files: list[Any] = []
@@ -53,18 +53,18 @@ class LocalVisBackend:
             self.close()
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        """Samples have files of their own; see EvaluateChatHook."""
+        """Do nothing: EvaluateChatHook writes samples to separate files."""
 
     def close(self) -> None:
         for file in self._files:
-            # What is still in the buffer of a full disk is lost; that was logged.
+            # The disk is full; that was logged, and the buffer is lost.
             with contextlib.suppress(OSError):
                 file.close()
         self._files = []
 
 
 class TensorboardVisBackend:
-    """Event files of TensorBoard in `vis_data`."""
+    """Writes event files of TensorBoard in `vis_data`."""
 
     def __init__(self, save_dir: str | None = None):
         self._save_dir = save_dir
@@ -88,7 +88,7 @@ class TensorboardVisBackend:
 
 
 class WandbVisBackend:
-    """A run of Weights & Biases; `init_kwargs` go to `wandb.init`."""
+    """Writes a run of Weights & Biases; `init_kwargs` are passed to `wandb.init`."""
 
     def __init__(self, init_kwargs: dict[str, Any] | None = None, save_dir: str | None = None):
         self._init_kwargs = init_kwargs or {}
@@ -105,7 +105,7 @@ class WandbVisBackend:
         self._run.log(scalars, step=step)
 
     def add_text(self, name: str, text: str, step: int) -> None:
-        # A table or Html would be heavier than a line of text deserves.
+        # A table or Html would be too large for a line of text.
         self._run.log({name: text}, step=step)
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ def _need(module: str, user: str, package: str) -> Any:
 
 
 class Visualizer:
-    """Hands scalars and texts to its backends; the local files are always among them."""
+    """Passes scalars and texts to its backends, which always include the local files."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Visualizer:
             backend.open(log_dir, timestamp, config_text)
 
     def add_scalars(self, scalars: dict[str, float], step: int) -> None:
-        """Record numbers of one moment."""
+        """Record numbers of one step."""
         for backend in self.backends:
             backend.add_scalars(scalars, step)
 
@@ -161,6 +161,6 @@ class Visualizer:
             backend.add_text(name, text, step)
 
     def close(self) -> None:
-        """Finish all files."""
+        """Close all files."""
         for backend in self.backends:
             backend.close()

@@ -1,10 +1,10 @@
 """ZeRO by DeepSpeed: the only importer of that package.
 
-    stage 1   optimiser state in parts             stage 2   and gradients        stage 3   and weights
-    offload   those parts in the memory of the host
+    stage 1   optimizer state in parts             stage 2   and gradients        stage 3   and weights
+    offload   these parts in the memory of the host
 
-Precision is the optimiser wrapper's: bf16 makes the model bf16 and keeps the weights that are updated in
-fp32, in parts. Checkpoints hold whole tensors in fp32, as every backend's do, in files named as DeepSpeed's.
+The optimizer wrapper sets the precision: bf16 makes the model bf16 and keeps the updated weights in fp32, in
+parts. Checkpoints hold whole tensors in fp32, as with every backend, in files named as DeepSpeed's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import broadcast_tensor, shapes
 from xtuner.parallel.world import World
 
-# Stands for no clipping: without one DeepSpeed does not say the norm.
+# No clipping: without a value DeepSpeed does not compute the norm.
 NO_CLIPPING = 1e30
 
 
@@ -50,7 +50,7 @@ class ZeroBackend(Backend):
     def wrap(self, model: TrainModule, device: torch.device) -> None:
         super().wrap(model, device)
         if self.stage == 3:
-            # Weights are gathered at the start of a layer's own forward, and only there.
+            # Weights are gathered only at the start of a layer's own forward.
             self.model.use_plain_layers()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
@@ -77,7 +77,7 @@ class ZeroBackend(Backend):
     ) -> dict[str, Any]:
         self._engine.set_gradient_accumulation_boundary(is_last)
         outputs = self._engine(**batch, mode="loss", num_items=num_items)
-        # The sum over processes is divided by their number; accumulated batches are divided by our own.
+        # DeepSpeed divides the sum over processes by their number; accumulated batches are divided by us.
         self._engine.backward(outputs["loss"] * self.world.size, scale_wrt_gas=False)
         return outputs
 
@@ -105,7 +105,7 @@ class ZeroBackend(Backend):
         return state
 
     def _own_names(self) -> dict[str, torch.Tensor]:
-        """Parameters and buffers by the names of the model's state."""
+        """Parameters and buffers by their names in the model's state."""
         params = dict(self.model.named_parameters(remove_duplicate=False))
         return {name: params.get(name, tensor) for name, tensor in self.model.state_dict().items()}
 
@@ -137,7 +137,7 @@ class ZeroBackend(Backend):
 
     @contextlib.contextmanager
     def _whole(self, param: torch.Tensor) -> Iterator[None]:
-        """Within it `param` can be written; by all processes alike."""
+        """A context in which `param` can be written, equally on all processes."""
         if not hasattr(param, "ds_id"):
             yield
             return
@@ -241,7 +241,7 @@ def _import_deepspeed() -> Any:
     import deepspeed
     from deepspeed.utils import logger as its_logger
 
-    # Its sums through shared memory would be compiled at the start of every first run.
+    # Its all-reduce through shared memory would be compiled at the start of the first run.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     its_logger.setLevel(logging.WARNING)
     logger.info("DeepSpeed %s", deepspeed.__version__)

@@ -1,1 +1,1 @@
-"""One engine that answers: for chat, server, samples during training and evaluation."""
+"""Text generation for chat, the server, samples during training and evaluation."""

@@ -1,12 +1,12 @@
-"""Answers of different lengths read one token together; rows come and go between two tokens.
+"""Answers of different lengths in one forward pass per token; rows join and leave between two tokens.
 
-    row 1   . . a b c | d          `.` is padding: keys that no query sees
+    row 1   . . a b c | d          `.` is padding: keys that the attention mask hides
     row 2   p q r s t | u
-    row 3   . . . . x | y          after row 2 has left, two columns go as well
+    row 3   . . . . x | y          after row 2 has left, two columns are removed too
 
-Rows join after their prompt was read on its own. Caches that are more than keys and values side by side
-(sliding windows, states) cannot be padded, and rotary positions that stretch with the longest row would
-stretch for all: each of those rows is a batch of its own.
+A row joins after its prompt was read separately. Caches other than plain keys and values (sliding windows,
+states) cannot be padded, and rotary positions that depend on the longest row would change for all rows: each
+of those rows is a separate batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xtuner.generation.pictures import Pictures, model_inputs
 
 
 class Reader:
-    """Calls of one model's forward, with those arguments that its family takes."""
+    """Calls the forward of one model with the arguments that its family accepts."""
 
     def __init__(self, model: Any, device: torch.device, pictures: Pictures | None = None) -> None:
         self.model = model
@@ -64,11 +64,11 @@ class Batch:
         self.lengths: list[int] = []  # tokens of each row that have been read
 
     def takes(self, cache: Any) -> bool:
-        """Whether a row with this cache can join."""
+        """Whether a row with this cache can join the batch."""
         return not self.lengths or (self._joins and self._reader.joins(cache))
 
     def add(self, cache: Any, length: int) -> None:
-        """Let a row of `length` tokens join at the end."""
+        """Add a row of `length` tokens at the end."""
         if not self.lengths:
             self._cache, self._joins = cache, self._reader.joins(cache)
         else:
@@ -79,8 +79,8 @@ class Batch:
         self.lengths.append(length)
 
     def read(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The logits [rows, vocabulary] after each row, of which all but the last token was read before."""
-        if self._cache is None:  # a family that keeps nothing reads the whole row again
+        """The logits [rows, vocabulary] after each row; all but its last token were read before."""
+        if self._cache is None:  # a family without a cache reads the whole row again
             logits, self._cache = self._reader(rows, None)
             return logits
         width, mask, positions = max(self.lengths), None, None
@@ -93,7 +93,7 @@ class Batch:
         return logits
 
     def row_cache(self, index: int) -> Any:
-        """The keys and values of one row, None where there are none; a copy where others stay."""
+        """The keys and values of one row, or None if there are none; a copy if the batch has other rows."""
         if len(self.lengths) == 1:
             return self._cache
         from transformers import DynamicCache
@@ -106,11 +106,11 @@ class Batch:
             )
             for layer in filled(self._cache)
         ]
-        # The copy would not know which of its layers read the keys of another.
+        # A copy cannot express that some layers read the keys of another layer.
         return DynamicCache(pairs) if len(pairs) == len(self._cache.layers) else None
 
     def remove(self, indices: set[int]) -> None:
-        """Let rows leave, and the columns that are padding in all others."""
+        """Remove rows, and the columns that are padding in all other rows."""
         keep = [i for i in range(len(self.lengths)) if i not in indices]
         width = max(self.lengths)
         self.lengths = [self.lengths[i] for i in keep]

@@ -1,4 +1,4 @@
-"""Calls of a model's forward that go on from kept keys and values.
+"""Calls of a model's forward with a KV cache.
 
 transformers up to 5.23, remote code     forward(past_key_values=...)    output.past_key_values
 transformers since 5.24                  forward(cache=...)              output.cache
@@ -17,7 +17,7 @@ from xtuner.model.base import base_model
 
 
 class CachedForward:
-    """The forward of `model`, with those arguments that its family takes."""
+    """Calls the forward of `model` with the arguments that its family accepts."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -31,11 +31,11 @@ class CachedForward:
     ) -> tuple[torch.Tensor, Any]:
         """The logits [rows, vocabulary] after the last token of each row, and the cache, which can grow.
 
-        With `all_logits` they are those after each token, [rows, tokens, vocabulary].
+        With `all_logits` the logits after each token, [rows, tokens, vocabulary].
         """
         kept = {} if all_logits else self._only_last
         out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **kept, **more)
-        # Asking an output of today for yesterday's name is answered with a warning.
+        # New outputs warn when the old name is read.
         cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
         let_grow(cache)
         return (out.logits if all_logits else out.logits[:, -1]).float(), cache

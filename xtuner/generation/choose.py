@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Chooser:
-    """Picks the next token from logits [1, vocabulary], with a random generator of its own."""
+    """Picks the next token from logits [1, vocabulary], with a separate random generator."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling, device: torch.device) -> None:
         from transformers.generation import logits_process as lp
@@ -39,7 +39,7 @@ class Chooser:
             self.generator.seed()
         else:
             self.generator.manual_seed(s.seed)
-        words = [i for i in prompt if i >= 0]  # nothing of an image can be said twice
+        words = [i for i in prompt if i >= 0]  # ids of images have no logits to penalise
         self.row = torch.zeros(1, len(words) + s.max_new_tokens, dtype=torch.long, device=device)
         self.row[0, : len(words)] = torch.tensor(words)
         self.length = len(words)

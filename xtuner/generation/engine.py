@@ -1,11 +1,11 @@
-"""All answers of one model, written together, a token a step.
+"""All answers of one model, generated together, one token per step.
 
     next_request() ──> reading its prompt ──> batch of its adapter, one token a step
                               ^                                  │
     kept keys and values ─────┴──────────── ended, cancelled, late
 
 A step reads one token of every answer, then up to `chunk` tokens of new prompts, so that a long prompt does
-not hold up the answers that are being written.
+not delay the running answers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import Request
 from xtuner.model.base import device_of
 
-CHUNK_WITH_LOGITS = 128  # tokens of a prompt, where the logits after each of them are wanted, which are large
+CHUNK_WITH_LOGITS = 128  # tokens of a prompt that are read at once if the logits after each are needed
 
 
 @dataclass
@@ -38,10 +38,10 @@ class _Group:
 
 
 class Engine:
-    """Writes answers with one model; for one thread, without gradients and in eval mode.
+    """Generates answers with one model; for one thread, without gradients and in eval mode.
 
-    `cache` gets the keys and values of ended answers. Within `using(name)` the model has that adapter.
-    Errors reach the request that they belong to as `Failed`; what its `emit` raises then comes out of `step`.
+    `cache` keeps the keys and values of ended answers. Within `using(name)` that adapter is active.
+    The error of a request is emitted as `Failed`; an exception of its `emit` is raised by `step`.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Engine:
 
     @property
     def running(self) -> list[Request]:
-        """The requests whose prompts or answers are being read."""
+        """The requests whose prompt or answer is being read."""
         reading = [] if self._reading is None else [self._reading]
         return reading + [request for group in list(self._groups) for request in group.requests]
 
     def step(self, next_request: Callable[[], Request | None]) -> bool:
-        """One more token of every answer, then new prompts; False where there was nothing to do.
+        """Generate one token of every answer, then read new prompts; False if there was nothing to do.
 
-        `next_request` gives the next one to be read, None where none waits.
+        `next_request` returns the next request to read, or None.
         """
         groups = list(self._groups)
         for group in groups:
@@ -123,7 +123,7 @@ class Engine:
             request.num_reused = request.num_read
 
     def _read_chunk(self, request: Request, budget: int) -> int:
-        """Read on in the prompt of `request`, which then joins a batch; returns how many tokens were read."""
+        """Read the next tokens of a prompt and return their number; after the last it joins a batch."""
         if not request.has_begun:
             self._begin(request)
         budget = min(budget, CHUNK_WITH_LOGITS) if request.wants_prompt_logits else budget
@@ -131,7 +131,7 @@ class Engine:
         with self._using(request.adapter):
             logits, cache = self._read(request, request.prompt[start:end], request.cache, start)
             if cache is None and end < len(request.prompt):
-                # A family that keeps nothing reads its prompt as a whole.
+                # A family without a cache reads its prompt as a whole.
                 start, end = 0, len(request.prompt)
                 logits, _ = self._read(request, request.prompt, None, start)
         request.cache, request.num_read = cache, end

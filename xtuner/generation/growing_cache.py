@@ -1,9 +1,9 @@
-"""Keys and values with room for the tokens to come, each of which is written in place.
+"""A KV cache with spare room, in which each new token is written in place.
 
     DynamicLayer of transformers   [k1 k2 k3] + k4  ->  [k1 k2 k3 k4]        all copied for each token
     GrowingLayer                   [k1 k2 k3 __ __] ->  [k1 k2 k3 k4 __]     copied when the room is used up
 
-One owner only: cropping and appending overwrites the cropped part.
+A cache has one owner: appending after a crop overwrites the cropped tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOM = 256
 
 
 class GrowingLayer(DynamicLayer):
-    """A DynamicLayer that goes on from `layer`."""
+    """A DynamicLayer with the keys and values of `layer` and room for more."""
 
     keys: Any
     values: Any
@@ -30,14 +30,14 @@ class GrowingLayer(DynamicLayer):
         self._key_room, self._value_room = layer.keys, layer.values
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Begin anew, after a reset."""
+        """Start again after a reset."""
         super().lazy_initialization(key_states, value_states)
         self.keys, self.values = key_states[..., :0, :], value_states[..., :0, :]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """All keys and all values, the new ones at their end."""
+        """All keys and values, with the new ones at the end."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         self._key_room = _with_room(self._key_room, self.keys, key_states)
@@ -51,7 +51,7 @@ _PLAIN = (DynamicLayer, GrowingLayer)
 
 
 def _with_room(room: Tensor, held: Tensor, new: Tensor) -> Tensor:
-    """A tensor that begins with `held` and `new`: `room` where `held` is its beginning and there is room."""
+    """A tensor that begins with `held` and `new`: `room` if it begins with `held` and is long enough."""
     start, end = held.shape[-2], held.shape[-2] + new.shape[-2]
     is_beginning = held.data_ptr() == room.data_ptr() and held.stride() == room.stride()
     if not is_beginning or held.shape[:-2] != room.shape[:-2] or room.shape[-2] < end:
@@ -62,7 +62,7 @@ def _with_room(room: Tensor, held: Tensor, new: Tensor) -> Tensor:
 
 
 def let_grow(cache: Any) -> None:
-    """Give the plain layers of `cache` room; others stay what they are."""
+    """Give the plain layers of `cache` room; others are unchanged."""
     layers = getattr(cache, "layers", None) or []
     for number, layer in enumerate(layers):
         if type(layer) is DynamicLayer and layer.is_initialized:
@@ -70,26 +70,26 @@ def let_grow(cache: Any) -> None:
 
 
 def filled(cache: Any) -> list[Any]:
-    """The layers of `cache` with keys of their own; others read those of a layer below."""
+    """The layers of `cache` that hold keys; others read those of a layer below."""
     return [layer for layer in cache.layers if layer.is_initialized]
 
 
 def is_plain(cache: Any) -> bool:
-    """Whether all of `cache` is keys and values that grow: rows can be padded, joined and taken out."""
+    """Whether every layer of `cache` is plain keys and values: rows can be padded, joined and removed."""
     layers = getattr(cache, "layers", None) or []
     return bool(layers) and all(type(layer) in _PLAIN for layer in layers)
 
 
 def crop(cache: Any, surplus: int) -> bool:
-    """Whether the last `surplus` tokens could be taken out of `cache`; else it is as it was."""
+    """Remove the last `surplus` tokens of `cache`; returns False, with `cache` unchanged, if it cannot."""
     if surplus == 0:
         return True
     layers = getattr(cache, "layers", None)
-    # States that sum up all tokens before them cannot go back.
+    # A state is a sum over all tokens, from which none can be removed.
     if not layers or any(type(layer) not in (*_PLAIN, DynamicSlidingWindowLayer) for layer in layers):
         return False
     windows = [layer for layer in layers if type(layer) is DynamicSlidingWindowLayer]
-    # A window that has moved on has lost the tokens that would come back into it.
+    # A window that has moved has lost the tokens that a crop would bring back into it.
     if any(layer.get_seq_length() >= layer.sliding_window for layer in windows):
         return False
     cache.crop(-surplus)

@@ -1,10 +1,10 @@
-"""Keys and values of what the model has read, kept from one answer to the next.
+"""KV caches that are kept from one answer to the next.
 
-    kept      <s> SYSTEM Q1 A1 Q2 A2'        A2' was undone, or closed in other words
+    kept      <s> SYSTEM Q1 A1 Q2 A2'        A2' was undone, or ends with other tokens
     prompt    <s> SYSTEM Q1 A1 Q3
-    reused    <s> SYSTEM Q1 A1               the common beginning; the rest is cropped
+    reused    <s> SYSTEM Q1 A1               the common prefix; the rest is cropped
 
-The last token of a prompt is always read again, since the answer begins with its logits.
+The last token of a prompt is always read again, since the answer needs its logits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Kept:
 
 
 class KeptCache:
-    """The keys and values of the last `most` dialogues."""
+    """The KV caches of the last `most` dialogues."""
 
     def __init__(self, most: int = 1) -> None:
         self.most = most
@@ -40,9 +40,9 @@ class KeptCache:
     def take(
         self, prompt: Sequence[int], adapter: str | None = None, same_until: int | None = None
     ) -> tuple[Any, int]:
-        """Keys and values of the beginning of `prompt`, and of how many tokens; (None, 0) without any.
+        """A cache of the first tokens of `prompt`, and their number; (None, 0) if there is none.
 
-        `same_until`: a prompt that grows beyond so many tokens changes the keys before it.
+        `same_until`: the keys of all tokens change when the prompt grows beyond so many tokens.
         """
         count, best = 0, None
         for kept in self._kept:
@@ -59,15 +59,15 @@ class KeptCache:
         return None, 0
 
     def _fits(self, kept: _Kept, count: int) -> bool:
-        # What is taken is used up: among several it must be an earlier turn, not one that begins alike.
+        # A cache that is taken is used up: it must be of this dialogue, not of one with the same system text.
         return count > 0 and (self.most == 1 or 2 * count > len(kept.ids))
 
     def keep(self, ids: list[int], values: Any, adapter: str | None = None) -> None:
-        """Keep `values` of the tokens `ids`; the oldest beyond `most` go."""
+        """Keep `values` of the tokens `ids`; the oldest beyond `most` are dropped."""
         self._kept = [*self._kept, _Kept(ids, values, adapter)][-self.most :]
 
     def forget(self) -> None:
-        """Keep nothing."""
+        """Drop all caches."""
         self._kept = []
 
 

@@ -1,4 +1,4 @@
-"""How long prompts and answers may be, and which tokens end an answer.
+"""The maximum lengths of prompts and answers, and the tokens that end an answer.
 
 context   |<------- prompt, at most prompt_limit ------->|<-- room for an answer -->|
 """
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def context_length(model: Any) -> int | None:
-    """How many tokens the model was made for, None where its config does not say."""
+    """The context length of the model in tokens, or None if its config has none."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return length if isinstance(length, int) and length > 0 else None
 
 
 def prompt_limit(context: int | None, max_new_tokens: int) -> int | None:
-    """How long a prompt may be: room for an answer is kept, at most a quarter of the context."""
+    """The maximum length of a prompt; an answer gets room for up to a quarter of the context."""
     return None if context is None else context - max(1, min(max_new_tokens, context // 4))
 
 
 def answer_room(context: int | None, prompt: Sequence[int], max_new_tokens: int) -> int:
-    """How many tokens an answer to `prompt` may have; DataError where the prompt is empty or too long."""
+    """The maximum length of an answer to `prompt`; DataError if the prompt is empty or too long."""
     if not prompt:
         raise DataError(translate("the prompt is empty: there is nothing to answer"))
     if max_new_tokens < 1:
@@ -44,7 +44,7 @@ def answer_room(context: int | None, prompt: Sequence[int], max_new_tokens: int)
 
 
 def end_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end an answer by the settings of tokenizer and model."""
+    """The end-of-turn tokens in the settings of tokenizer and model."""
     found = {tokenizer.eos_token_id}
     for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
         ends = getattr(config, "eos_token_id", None)
@@ -58,7 +58,7 @@ def stretches_positions(model: Any) -> bool:
 
 
 def positions_change_at(model: Any) -> int | None:
-    """The length at which rotary positions change for all tokens, kept keys included; None: never."""
+    """The length at which rotary positions change for all tokens, or None if they never do."""
     if not stretches_positions(model):
         return None
     config = base_model(model).config.get_text_config()

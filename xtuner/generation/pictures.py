@@ -1,11 +1,11 @@
-"""Images in a dialogue: ids below zero, one for each row that the encoder makes of an image.
+"""Images in a dialogue: ids below zero, one for each feature row of the image encoder.
 
-    text     "<s>USER: " mark "\\nWhat is it?"       mark: two characters that no text has, a number between
+    text     "<s>USER: " mark "\\nWhat is it?"       mark: a number between two characters that no text has
     ids      1 3148 1001 29901  -9830401 -9830402 ... -9830976  13 5618 338 372 29973
-    inputs   words as the embedding has them, images as the encoder made them
+    inputs   embeddings of the words, features of the images
 
-So all that works on ids (keys that are kept, prompts read in chunks, answers written together) works on
-images too. The same image has the same ids, so the next turn of a dialogue finds its keys again.
+So everything that works on ids (kept caches, prompts read in chunks, answers generated together) works on
+images too. An image always has the same ids, so the next turn of a dialogue reuses its keys.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from xtuner.model.llava import ImageEncoder
 
-_PLACES = 16  # bits for the place of a row in its image; the rest of 63 tells the image
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # characters that Unicode keeps for a program's own use
+_INDEX_BITS = 16  # bits for the index of a row in its image; the rest of 63 identify the image
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # Unicode reserves these characters for internal use
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
 
 @dataclass(eq=False)
 class Picture:
-    """An image that questions may show; it is encoded when it is first read."""
+    """An image in a dialogue; it is encoded when the model first reads it."""
 
     key: int
     length: int
@@ -43,49 +43,49 @@ class Picture:
 
     @property
     def ids(self) -> list[int]:
-        """What stands for it in a prompt."""
-        return [-1 - (self.key << _PLACES | place) for place in range(self.length)]
+        """The ids of the image in a prompt."""
+        return [-1 - (self.key << _INDEX_BITS | index) for index in range(self.length)]
 
     @property
     def mark(self) -> str:
-        """What stands for it in a text."""
+        """The mark of the image in a text."""
         return f"{_OPEN}{self.key}{_CLOSE}"
 
 
 class Pictures:
-    """The images of all dialogues with one model; whoever asks about one keeps it alive."""
+    """The images of all dialogues with one model; an image is dropped with its last reference."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self.encoder = encoder
         self._known: WeakValueDictionary[int, Picture] = WeakValueDictionary()
-        # Nobody can make an image that is taken for another one.
+        # With a secret key nobody can construct two images with the same hash.
         self._secret = secrets.token_bytes(16)
 
     def read(self, path: str | Path) -> Picture:
         """The picture in the file `path`."""
         return self.add(read_image(path))
 
-    def add(self, image: Image, seen_by: str | None = None) -> Picture:
-        """The picture of `image`; adapters may see it in different ways, `seen_by` is one's name."""
+    def add(self, image: Image, adapter: str | None = None) -> Picture:
+        """The picture of `image`, with ids of its own for each `adapter`, whose features may differ."""
         if self.encoder.background is not None:
             image = expand_to_square(image, self.encoder.background)
         pixels = self.encoder.pixels(image)
-        content = pixels.numpy().tobytes() + str(seen_by).encode()
+        content = pixels.numpy().tobytes() + str(adapter).encode()
         digest = hashlib.blake2b(content, digest_size=8, key=self._secret).digest()
-        key = int.from_bytes(digest, "big") >> (_PLACES + 1)
+        key = int.from_bytes(digest, "big") >> (_INDEX_BITS + 1)
         picture = self._known.get(key) or Picture(key, self.encoder.length, pixels)
         self._known[key] = picture
         return picture
 
     def forget_features(self) -> None:
-        """Encode anew what is read from now on, since the model has changed."""
+        """Drop the features of all images, after the model has changed."""
         for picture in list(self._known.values()):
             picture.features = None
 
     def encode(self, tokenizer: Any, text: str, *, special_tokens: bool = False) -> list[int]:
-        """The ids of `text`, those of pictures in the place of their marks.
+        """The ids of `text`, with those of the pictures instead of their marks.
 
-        As each form of LLaVA was trained: around a token for the image, or piece by piece.
+        As each format of LLaVA was trained: with a token for the image, or piece by piece.
         """
         if self.encoder.image_token is not None:
             return self._encode_around_token(tokenizer, text, self.encoder.image_token, special_tokens)
@@ -98,31 +98,31 @@ class Pictures:
 
     def _encode_around_token(self, tokenizer: Any, text: str, token: str, special_tokens: bool) -> list[int]:
         own = tokenizer.convert_tokens_to_ids(token)
-        stands_for: list[list[int]] = []  # for each token, which may also have been typed
+        ids_of_tokens: list[list[int]] = []  # of each image token, which a user may have typed
 
         def write(match: re.Match[str]) -> str:
             picture = self._known.get(int(match[1])) if match[1] else None
             if match[1] and picture is None:
                 return match.group()
-            stands_for.append(picture.ids if picture else [own])
+            ids_of_tokens.append(picture.ids if picture else [own])
             return token
 
         text = re.sub(f"{_MARK.pattern}|{re.escape(token)}", write, text)
-        places = iter(stands_for)
+        replacements = iter(ids_of_tokens)
         ids = tokenizer.encode(text, add_special_tokens=special_tokens)
-        return [i for one in ids for i in (next(places) if one == own else [one])]
+        return [i for one in ids for i in (next(replacements) if one == own else [one])]
 
     def inputs(self, model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The argument of the forward of `model` for `ids`: as they are, or as embeddings."""
-        shown = ids < 0
-        if not shown.any():
+        """The argument of the forward of `model` for `ids`: ids, or embeddings if they contain an image."""
+        is_image = ids < 0
+        if not is_image.any():
             return {"input_ids": ids}
         embeddings = model.get_input_embeddings()(ids.clamp(min=0))
         code = -1 - ids
-        keys, places = code >> _PLACES, code & (2**_PLACES - 1)
-        for key in keys[shown].unique().tolist():
-            here = shown & (keys == key)
-            rows = self._features(self._known[key])[places[here]]
+        keys, indices = code >> _INDEX_BITS, code & (2**_INDEX_BITS - 1)
+        for key in keys[is_image].unique().tolist():
+            here = is_image & (keys == key)
+            rows = self._features(self._known[key])[indices[here]]
             embeddings[here] = rows.to(embeddings)
         return {"inputs_embeds": embeddings}
 

@@ -1,4 +1,4 @@
-"""A request for one answer: its prompt and sampling, the events of its answer, and its state meanwhile.
+"""A request for one answer: its prompt and sampling, its state, and the events of its answer.
 
 logits ──bias, penalties, form──> Chooser ──> token ──> TextStream ──> Piece, Piece, ..., End
 """
@@ -20,21 +20,21 @@ from xtuner.generation.text_stream import TextStream, decode
 
 
 class Mask(Protocol):
-    """Which tokens may come next in one answer."""
+    """The tokens that may come next in one answer."""
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor: ...
     def push(self, token: int) -> None: ...
 
 
 class Form(Protocol):
-    """A form that answers must have."""
+    """A format that answers must have."""
 
     def start(self) -> Mask: ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen; greedy where `temperature` is 0."""
+    """How tokens are chosen; greedy if `temperature` is 0."""
 
     max_new_tokens: int = 2048
     temperature: float = 1.0
@@ -48,14 +48,14 @@ class Sampling:
     seed: int | None = None
     stop_words: Sequence[str] = ()
     stop_ids: frozenset[int] = frozenset()
-    echo: bool = False  # the prompt comes first
-    form: Form | None = None  # that the answer must have
-    logprobs: int | None = None  # how many alternatives of each token are given, 0: the token's own alone
+    echo: bool = False  # the prompt precedes the answer
+    form: Form | None = None
+    logprobs: int | None = None  # alternatives to report of each token; 0: only the token itself
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """A token, its log-probability, and the likeliest tokens in its place; None for a prompt's first."""
+    """A token, its log-probability (None for the first of a prompt), and the likeliest tokens."""
 
     token: int
     logprob: float | None
@@ -64,7 +64,7 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of an answer, and with logprobs the tokens that came since the last piece."""
+    """New text of an answer, and with logprobs the tokens since the last piece."""
 
     text: str
     tokens: list[TokenInfo]
@@ -90,7 +90,7 @@ class End:
 
 @dataclass(frozen=True)
 class Failed:
-    """An answer that could not be given."""
+    """The error of a request."""
 
     error: Exception
 
@@ -99,18 +99,18 @@ Event = Piece | End | Failed
 
 
 class LateError(XTunerError):
-    """An answer that did not begin within its time."""
+    """An answer did not begin before its deadline."""
 
 
 @dataclass(eq=False)
 class Request:
-    """An answer that waits, is written, or has ended. `emit` gets its events, in the engine's thread."""
+    """A waiting, running or ended request. `emit` receives its events, in the engine's thread."""
 
     prompt: list[int]
     sampling: Sampling
     emit: Callable[[Event], None]
     adapter: str | None = None
-    client: str = ""  # whose turn it is in a queue
+    client: str = ""  # a queue serves clients in turn
     deadline: float = float("inf")  # in seconds of time.monotonic()
     cancelled: bool = False
     pictures: Sequence[Picture] = ()  # whose ids are in the prompt
@@ -119,10 +119,10 @@ class Request:
     has_begun: bool = False
     num_read: int = 0
     num_reused: int = 0
-    first_at: float = 0.0  # when the first token came, in seconds of time.perf_counter()
+    first_at: float = 0.0  # time of the first token, in seconds of time.perf_counter()
 
     def begin(self, tokenizer: Any, ends: set[int], device: torch.device) -> None:
-        """Get ready for the first logits."""
+        """Prepare for the first logits."""
         s, self.has_begun = self.sampling, True
         self.row = list(self.prompt)
         self._ends = ends | s.stop_ids
@@ -141,19 +141,19 @@ class Request:
         return self.sampling.echo and self.sampling.logprobs is not None
 
     def push_prompt(self, logits: torch.Tensor, start: int) -> None:
-        """Note how likely the prompt's tokens after `start` are by `logits` [tokens, vocabulary]."""
+        """Store log-probabilities of the prompt's tokens after `start`; `logits` are [tokens, vocabulary]."""
         count = self.sampling.logprobs or 0
         following = self.prompt[start + 1 : start + 1 + len(logits)]
         self._infos += [_token_info(row, t, count) for row, t in zip(logits, following, strict=False)]
 
     def end_prompt(self) -> bool:
-        """Emit the prompt, which has been read, if it is asked for; whether nothing more is."""
+        """Emit the prompt if requested; returns whether the request has ended, with an empty answer."""
         if self.sampling.echo:
             self._emit_piece(self._echo)
         return self.sampling.max_new_tokens == 0 and self._end("length", "")
 
     def push(self, logits: torch.Tensor) -> bool:
-        """Choose the next token from logits [vocabulary] and emit its text; whether the answer has ended."""
+        """Choose the next token from logits [vocabulary]; returns whether the answer has ended."""
         s = self.sampling
         adjusted = self._adjusted(logits)
         adjusted = adjusted if self._mask is None else self._mask.apply(adjusted)
@@ -179,7 +179,7 @@ class Request:
         return False
 
     def is_over(self) -> bool:
-        """Whether it is cancelled or late; then its answer ends here."""
+        """End the answer if it is cancelled or late; returns whether it was."""
         if self.cancelled:
             self._end("cancelled", self._stream.finish() if self.ids else "")
         elif not self.is_late:
@@ -191,11 +191,11 @@ class Request:
         return True
 
     def fail(self, error: Exception) -> None:
-        """End without an answer."""
+        """End with an error."""
         self.emit(Failed(error))
 
     def _end(self, finish: str, text: str) -> bool:
-        # What was held back at the end may turn out to be a stop word.
+        # The text held back may contain a stop word.
         finish = "stop" if self.ids and self._stream.stopped else finish
         if text or (self.ids and self._infos):
             self._emit_piece(text)
@@ -219,7 +219,7 @@ class Request:
 
     @property
     def is_late(self) -> bool:
-        """Whether the time for it is over."""
+        """Whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
 

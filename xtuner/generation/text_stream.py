@@ -1,12 +1,12 @@
-"""Tokens one by one become text that can be shown at once: whole characters, and nothing of a stop word.
+"""Streamed text from tokens: only whole characters, and no part of a stop word.
 
     tokens      101   102       103    104   105
     bytes       "Hi"  E4 BD     A0     "<e"  "oa>"      stop word "<eoa>"
     shown       "Hi"  (waits)   "你"   (waits, could be the stop word)   stop
 
-Each step costs as much as the new text, however long the answer has become: 13 microseconds a token.
-`DecodeStream` of tokenizers takes 1, but raises on bytes that are no text ("Invalid prefix encountered", 3 of
-4 answers of random tokens under a tokenizer with byte fallback) and does not know slow tokenizers.
+The cost of a token does not depend on the length of the answer: 13 microseconds.
+`DecodeStream` of tokenizers takes 1, but raises on bytes that are not valid text ("Invalid prefix
+encountered", 3 of 4 answers of random tokens with a byte-fallback tokenizer) and lacks slow tokenizers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MAX_HELD = 8  # tokens; more are no character that is still incomplete, but bytes that are no text
+_MAX_HELD = 8  # tokens; more cannot be an incomplete character, only invalid bytes
 
 
 class TextStream:
@@ -27,18 +27,18 @@ class TextStream:
         self._decode = decode
         self._stop_words = [word for word in stop_words if word]
         self._ids: list[int] = []
-        self._shown = 0  # tokens whose text has left the decoder
-        self._context = 0  # where the last shown piece began: spaces depend on the token before
-        self._held = ""  # text that may turn out to begin a stop word
+        self._shown = 0  # tokens whose text was returned
+        self._context = 0  # start of the last returned piece: spaces depend on the token before
+        self._held = ""  # text that may be the start of a stop word
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """The text that `token` completes, often none. After a stop word `stopped` is true."""
+        """The text that `token` completes, often empty. After a stop word `stopped` is true."""
         self._ids.append(token)
         return self._after_stop_words(self._new_text(at_end=False))
 
     def finish(self) -> str:
-        """What was still held back when the last token has come."""
+        """The text still held back after the last token."""
         piece = self._after_stop_words(self._new_text(at_end=True))
         held, self._held = self._held, ""
         return piece + ("" if self.stopped else held)
@@ -69,7 +69,7 @@ class TextStream:
 
 
 def possible_beginning(text: str, words: Sequence[str]) -> int:
-    """The length of the longest end of `text` with which one of `words` begins."""
+    """The length of the longest suffix of `text` that is a prefix of one of `words`."""
     longest = max(map(len, words), default=1)
     for length in range(min(longest - 1, len(text)), 0, -1):
         if any(word.startswith(text[-length:]) for word in words):
@@ -78,6 +78,6 @@ def possible_beginning(text: str, words: Sequence[str]) -> int:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of `ids`, special tokens and all."""
+    """The text of `ids`, with special tokens."""
     # Stop words and the marks of tools are special tokens.
     return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))

@@ -1,13 +1,13 @@
-"""One attention function for every family, and the rule that packed samples never see each other.
+"""One attention function for every family; packed samples never attend to each other.
 
-    tokens       a  a  a | b  b | c  c        one row of a flattened batch, [1, 7]
+    tokens       a  a  a | b  b | c  c        one packed sequence, [1, 7]
     cu_seq_lens  0         3      5      7    boundaries; position ids restart at each
     attention    each sample alone, causal, by a kernel of attention_kernels.py. No [T, T] mask exists.
 
-Without `cu_seq_lens` (generation, padded batches) it is transformers' own sdpa with its masks.
-transformers makes masks before any layer runs and hands each layer the one of its kind. Within
-`packed_batch()` they are no tensors but a `PackedMask`, which says the same: the window or the chunk.
-What a family asks for and this function does not do is refused, never left out.
+Without `cu_seq_lens` (generation, padded batches) it is transformers' sdpa with its masks.
+transformers makes masks before any layer runs and passes each layer the one of its kind. Within
+`packed_batch()` they are not tensors but a `PackedMask`, which holds the window or the chunk.
+A feature of a family that this function lacks is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from xtuner.model.fused.linear import in_one_dtype
 from xtuner.parallel.sequence import ulysses
 
 NAME = "xtuner"
-# Tensors that layers hand on and that change no score.
+# Tensors that layers pass on and that change no score.
 _HARMLESS = frozenset({"position_ids", "cache_position", "cu_seq_lens_k"})
 
-# Functions in transformers/masking_utils.py that a packed row knows: by themselves, with a limit, joined.
+# Mask functions of transformers/masking_utils.py that are supported here: alone, with a limit, combined.
 _LIMITED = {"sliding_window_overlay", "chunked_overlay"}
 _KINDS_OF_MASK = {"causal_mask_function", "packed_sequence_mask_function", *_LIMITED}
 _JOINED = {"and_masks", "remap_positions_for_packed_sequence"}
@@ -51,7 +51,7 @@ _packed: ContextVar[_Batch | None] = ContextVar("packed", default=None)
 
 @contextlib.contextmanager
 def packed_batch(pieces: Pieces = (), boundaries: Sequence[int] | None = None) -> Iterator[None]:
-    """Within it, forward passes carry `cu_seq_lens` and need no mask.
+    """A context in which forward passes have `cu_seq_lens` and need no mask.
 
     `pieces`: for each sample in this process's part of the sequence, the number of its tokens here and its
     length; empty if the whole sequence is here. `boundaries`: those of `cu_seq_lens`, on the host.
@@ -71,26 +71,26 @@ def pieces() -> Pieces | None:
 
 @dataclass(frozen=True)
 class PackedMask:
-    """In place of a packed row's mask: each token sees those of its sample up to itself, within limits."""
+    """Replaces the mask of a pack: a token attends to the earlier ones of its sample, within limits."""
 
-    window: int | None = None  # only so many, itself among them
-    chunk: int | None = None  # only those of its own chunk, counted from the sample's first token
-    length: int = field(default=0, compare=False)  # of the row
+    window: int | None = None  # only so many tokens, including itself
+    chunk: int | None = None  # only tokens of its chunk, counted from the sample's first token
+    length: int = field(default=0, compare=False)  # of the sequence
     boundaries: Sequence[int] | None = field(default=None, compare=False)  # on the host
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """That of the mask in whose place it is: PaliGemma's decoder, given one, reads it for its own."""
+        """The shape of the replaced mask, which PaliGemma's decoder reads."""
         return (1, 1, self.length, self.length)
 
     @property
     def ndim(self) -> int:
-        """4, as of every mask that is made already."""
+        """4, as for any complete mask."""
         return len(self.shape)
 
 
 def register_attention() -> None:
-    """Make `attn_implementation="xtuner"` known to transformers; calling it again changes nothing."""
+    """Register `attn_implementation="xtuner"` with transformers; a second call changes nothing."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -99,7 +99,7 @@ def register_attention() -> None:
 
 
 def supports_attention(model_class: type, config: Any) -> bool:
-    """Whether ours takes the place of the family's attention, for good or until a trial says no."""
+    """Whether ours replaces the family's attention, always or until an isolation test fails."""
     asks = bool(getattr(model_class, "_supports_attention_backend", False))
     return asks and family_of(config).packs is not False
 
@@ -107,10 +107,10 @@ def supports_attention(model_class: type, config: Any) -> bool:
 def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     from transformers.masking_utils import sdpa_mask
 
-    # What looks in both directions, an encoder of images, is not the packed row.
+    # Bidirectional attention, as of an image encoder, is not that of the pack.
     if (batch := _packed.get()) is None or kwargs.get("allow_is_bidirectional_skip"):
         if getattr(kwargs["config"], "use_bidirectional_attention", False):
-            # The layers of such a family take no mask for leave to look ahead, whatever the mask was to be.
+            # The layers of such a family attend to later tokens if they get no mask.
             kwargs["allow_is_causal_skip"] = False
         return sdpa_mask(*args, **kwargs)
     if (kinds := _kinds_of_mask(kwargs["mask_function"])) is None or kwargs.get("use_vmap"):
@@ -124,16 +124,16 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
 
 
 def _kinds_of_mask(function: Any) -> set[str] | None:
-    """What transformers joined to this function of a mask, by name; None where not all of it is known.
+    """The names of the mask functions that transformers combined to this one; None if one is unknown.
 
-    A name is that of the function itself, or of the one that made it.
+    A name is that of the function itself, or of the one that created it.
     """
     kind = getattr(function, "__qualname__", "").split(".")[0]
     if kind in _KINDS_OF_MASK:
         return {kind}
     if kind not in _JOINED:
         return None
-    # What it was made of: functions, one or a tuple of them, beside tensors of positions.
+    # The closure holds functions, single or in a tuple, and tensors of positions.
     inner = [cell.cell_contents for cell in function.__closure__]
     functions = [f for x in inner for f in (x if isinstance(x, tuple) else (x,)) if callable(f)]
     found = [_kinds_of_mask(f) for f in functions]
@@ -164,8 +164,8 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads.
 
-    `s_aux`: of each head a score that no token has, its sink. `sequence_group`: the processes that have the
-    other parts of the row. Windows are read from the mask, as transformers' sdpa does.
+    `s_aux`: the sink of each head, a score that no token has. `sequence_group`: the processes that have the
+    other parts of the sequence. Windows are read from the mask, as in transformers' sdpa.
     """
     # Under autocast rotary positions leave queries and keys in fp32 beside values in 16 bits.
     query, key, value = in_one_dtype(query, key, value)
@@ -181,7 +181,7 @@ def attention(
         )
     assert query.shape[0] == 1, "a packed batch is one row"
     _check_asks(kwargs)
-    if kwargs.get("is_causal") is False:  # a module's own `is_causal` says nothing: its mask does
+    if kwargs.get("is_causal") is False:  # a module's attribute `is_causal` is ignored: its mask decides
         raise ModelError(_cannot("tokens that come later"))
     if not isinstance(attention_mask, PackedMask):
         raise ModelError(_cannot("a mask of its own"))
@@ -208,7 +208,7 @@ def attention(
 
 
 def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
-    """ModelError for a tensor that changes scores in a way that is not known here."""
+    """Raise ModelError for a tensor that may change scores in an unknown way."""
     for name, value in kwargs.items():
         if isinstance(value, Tensor) and name not in _HARMLESS and name not in allowed:
             raise ModelError(_cannot(repr(name)))
@@ -217,7 +217,7 @@ def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:
 def _temperature_by_sample(module: Any, query: Tensor, cu_seq_lens: Tensor, length: int) -> Tensor:
     """`query [1, H, T, D]` of Llama 4's layers without rope, scaled by its index in the sample.
 
-    The layer has scaled it by its index in the row, of which `length` tokens are on one process.
+    The layer has scaled it by its index in the sequence, of which `length` tokens are on one process.
     """
     row = query.shape[2]
     if not getattr(module, "attn_temperature_tuning", False) or module.use_rope or row < module.floor_scale:

@@ -1,14 +1,14 @@
-"""The kernels of attention on a packed row, best first: each says which calls it fits, and runs them.
+"""The kernels of attention on a pack, best first: each checks which calls it supports, and runs them.
 
     FlashAttention 3      a Hopper GPU, 16 bits, no dropout              installed by the user
     FlashAttention 2      a GPU, 16 bits                                 installed by the user
     torch's varlen        a GPU, 16 bits, no dropout, no soft cap        torch 2.12 and later
     FlexAttention         a GPU, no dropout: soft caps and sinks too     flex.py, torch 2.6 and later
-    blocks                a CPU, causal and nothing else                 fused/segments.py
+    blocks                a CPU, only causal                             fused/segments.py
     runs                  everything: one causal call of torch for each run of equally long samples,
                           blocks of queries under a window, a soft cap or sinks
 
-None of them ever holds a square mask of the whole row.
+None of them holds a square mask of the whole sequence.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from xtuner.model import flex
 from xtuner.model.fused.segments import packed_causal
 from xtuner.model.packed import to_device
 
-# Queries that are scored at one time where a window or a soft cap forbids the fused kernel.
+# Queries whose scores are computed at one time if a window or a soft cap rules out the fused kernel.
 QUERY_BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Call:
-    """Causal attention of one row: `query [1, H, N, D]`, `key` and `value` may have fewer heads.
+    """Causal attention of one pack: `query [1, H, N, D]`, `key` and `value` may have fewer heads.
 
-    `boundaries`: where samples begin and end, int32 on the row's device; `longest`: the longest of them.
-    `window`: how many keys a query sees, itself among them. `softcap`: scores are squeezed into
-    (-softcap, softcap). `sinks [H]`: of each head a score that no token has.
+    `boundaries`: of the samples, int32 on the device of `query`; `longest`: the length of the longest.
+    `window`: the number of keys for a query, including its own. `softcap`: scores are squeezed into
+    (-softcap, softcap). `sinks [H]`: for each head a score that no token has.
     """
 
     query: Tensor
@@ -59,11 +59,11 @@ class Call:
     known_boundaries: Sequence[int] | None = None
 
     def host_boundaries(self) -> Sequence[int]:
-        """`boundaries` on the host; the device is only asked if nobody knows them there."""
+        """`boundaries` on the host; copied from the device only if they are not there."""
         return self.boundaries.tolist() if self.known_boundaries is None else self.known_boundaries
 
     def in_chunks(self, chunk: int) -> Call:
-        """The same where tokens see those of their own chunk alone, counted from the sample's first token."""
+        """The same call with attention within chunks, counted from the sample's first token."""
         if chunk >= self.longest:
             return self
         cut = _cut(self.host_boundaries(), chunk)
@@ -78,19 +78,19 @@ class Call:
 
 @dataclass(frozen=True)
 class Kernel:
-    """`run` gives the output `[1, N, H, D]` of a call that it fits."""
+    """`run` returns the output `[1, N, H, D]` of a supported call."""
 
     fits: Callable[[Call], bool]
     run: Callable[[Call], Tensor]
 
 
 def packed_attention(call: Call) -> Tensor:
-    """`[1, N, H, D]`, by the first kernel that fits."""
+    """`[1, N, H, D]`, by the first kernel that supports the call."""
     return next(kernel for kernel in KERNELS if kernel.fits(call)).run(call)
 
 
 def _cut(boundaries: Sequence[int], chunk: int) -> list[int]:
-    """`boundaries` with more of them inside each sample, `chunk` tokens apart."""
+    """`boundaries` with additional ones inside each sample, `chunk` tokens apart."""
     starts = [i for a, b in itertools.pairwise(boundaries) for i in range(a, b, chunk)]
     return [*starts, boundaries[-1]]
 
@@ -115,12 +115,12 @@ def _fits_flash2(call: Call) -> bool:
 
 @functools.cache
 def _flash_function(package: str) -> Callable[..., Any] | None:
-    """`flash_attn_varlen_func` of an installed package; None where it is not there or does not load."""
+    """`flash_attn_varlen_func` of an installed package; None if it is missing or cannot be imported."""
     if importlib.util.find_spec(package) is None:
         return None
     try:
         return getattr(importlib.import_module(package), "flash_attn_varlen_func", None)
-    except (ImportError, OSError) as error:  # made for another torch
+    except (ImportError, OSError) as error:  # built for another torch
         say_once(
             "{package} is installed but cannot be loaded, so it is not used: {error}",
             package=package,
@@ -139,7 +139,7 @@ def _flash_attention(call: Call, package: str) -> Tensor:
         window_size=(reach, 0 if call.window is not None else -1), softcap=call.softcap or 0.0,
         **({"dropout_p": call.dropout} if call.dropout else {}),
     )  # fmt: skip
-    return (out[0] if isinstance(out, tuple) else out)[None]  # with the sums of exponents, by some versions
+    return (out[0] if isinstance(out, tuple) else out)[None]  # some versions also return sums
 
 
 def _fits_torch_varlen(call: Call) -> bool:
@@ -149,7 +149,7 @@ def _fits_torch_varlen(call: Call) -> bool:
 
 @functools.cache
 def _has_torch_varlen() -> bool:
-    """torch 2.12 and later: the call takes a window, the scale and grouped heads."""
+    """torch 2.12 and later, which has a window, the scale and grouped heads."""
     try:
         import inspect
 
@@ -211,7 +211,7 @@ def _by_run(call: Call) -> Tensor:
 
 
 def _equal_runs(boundaries: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(start, length, count) for each run of neighbours of one length."""
+    """(start, length, count) for each run of neighbouring samples of one length."""
     start, i = boundaries[0], 1
     while i < len(boundaries):
         length, count = boundaries[i] - boundaries[i - 1], 1
@@ -261,10 +261,10 @@ def scored(
     softcap: float | None,
     sinks: Tensor | None,
 ) -> Tensor:
-    """`[B, T, H, D]` with all scores at hand, for what no fused kernel does; causal without a mask.
+    """`[B, T, H, D]` from a tensor of all scores, for calls without a fused kernel; causal without a mask.
 
-    `softcap`: scores are squeezed into (-softcap, softcap), as Gemma 2 does. `sinks [H]`: one more score of
-    each query, which takes its part of the softmax and brings nothing, as in gpt-oss.
+    `softcap`: scores are squeezed into (-softcap, softcap), as in Gemma 2. `sinks [H]`: another score of each
+    query, which adds to the denominator of the softmax and has no value, as in gpt-oss.
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)

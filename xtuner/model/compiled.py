@@ -28,7 +28,7 @@ from xtuner.model.loading import layers_of
 
 
 def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Let the layers of `llm` train compiled; `settings` are those of torch.compile."""
+    """Compile the layers of `llm` for training; `settings` are arguments of torch.compile."""
     from transformers import AttentionInterface
 
     all_layers: list[Any] = layers_of(llm)
@@ -47,7 +47,7 @@ def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:
     AttentionInterface.register(attention.NAME, torch.compiler.disable(attention.attention))
     compiled: dict[type, Callable[..., Any]] = {}
     for layer in layers:
-        # Rows of an expert are other ones in every batch.
+        # The number of tokens of an expert changes with every batch.
         experts = {m: m.forward for m in layer.modules() if is_on_parameter(m) and "forward" in vars(m)}
         unfuse(layer)
         for module, forward in experts.items():

@@ -1,6 +1,6 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): pairs of answers in, a loss out.
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290): a loss on pairs of answers.
 
-samples      chosen 0, rejected 0, chosen 1, rejected 1, ...      neighbours in a pack, never apart
+samples      chosen 0, rejected 0, chosen 1, rejected 1, ...      neighbours in a pack, never separated
 log-probs    of all supervised tokens, summed for each sample     by the model, and by the reference
 reward       beta * (log-prob by the model - log-prob by the reference)
 loss         -log sigmoid(reward of chosen - reward of rejected), the mean over the pairs of the update
@@ -50,7 +50,7 @@ class DPO(PackedLanguageModel):
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
     ):
-        """`label_smoothing`: the fraction of pairs taken to be labelled the wrong way round, below 0.5."""
+        """`label_smoothing`: the assumed fraction of pairs with exchanged labels, below 0.5."""
         _check(ref_llm, loss_type, label_smoothing, has_adapter=lora is not None or peft_model is not None)
         super().__init__(
             llm,
@@ -89,15 +89,15 @@ class DPO(PackedLanguageModel):
         losses = -(1 - wrong) * logsigmoid(margins) - wrong * logsigmoid(-margins)
         loss = losses.sum() / (len(margins) if num_items is None else num_items)
         size = 1 if self._sequence_group is None else self._sequence_group.size()
-        # Sequence-parallel ranks have all computed the whole loss. Their values are added, and so are their
-        # gradients, each of its own tokens' part.
+        # All sequence-parallel ranks have computed the whole loss. Their values are added, and so are their
+        # gradients, each of which is of the rank's tokens.
         loss = loss - loss.detach() * (1 - 1 / size)
         values = chosen, rejected, (margins > 0).to(margins.dtype), margins
         sums = {n: v.detach().sum() / size for n, v in zip(self.metrics, values, strict=True)}
         return {"loss": loss, "sums": sums}
 
     def _sums_by_sample(self, todo: list[Pass], packed: Packed) -> Tensor:
-        """The log-probability of each sample's supervised tokens together."""
+        """The summed log-probability of the supervised tokens of each sample."""
         logprobs, positions = self.token_logprobs(todo)
         samples = np.searchsorted(packed.boundaries, positions, side="right") - 1
         zeros = torch.zeros(len(packed.boundaries) - 1, dtype=logprobs.dtype, device=logprobs.device)

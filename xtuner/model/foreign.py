@@ -1,12 +1,12 @@
-"""Code of other packages that ours stands in for: only where it is the code that ours was proven against.
+"""Code of other packages that ours replaces: only if it is the code that ours was proven against.
 
     LlamaAttention.forward    its source, without comments, formatting and annotations, and that of the
                               functions of its module that it calls        ->  a fingerprint: 1f2e3d4c5b6a
     proven.json               of each function the fingerprints with which the tests passed, and the versions
                               of the package
 
-A function that a new version, or another package, has changed is left to run as it is; that is logged once.
-After the tests have passed with a new version, `make prove PACKAGE=transformers==5.25.0` adds it.
+A function that a new version, or another package, has changed is not replaced; that is logged once. After the
+tests have passed with a new version, `make prove PACKAGE=transformers==5.25.0` adds it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xtuner.language import translate
 from xtuner.log import say_once
 
 FILE = Path(__file__).with_name("proven.json")
-# What ours stands in for, or relies on, beside the layers that families.py names.
+# The functions that ours replace or rely on, besides the layers that families.py names.
 FUNCTIONS = (
     "peft.tuners.lora.layer.Linear.forward",
     "peft.tuners.lora.bnb.Linear4bit.forward",
@@ -41,13 +41,13 @@ FUNCTIONS = (
     "bitsandbytes.nn.modules.Linear8bitLt.forward",
 )
 # Fields of the syntax tree that do not change what is computed.
-_NO_MATTER = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind"}
+_IGNORED = {"annotation", "returns", "type_comment", "type_params", "ctx", "kind"}
 
 
 def is_proven(code: Any, cost: str) -> bool:
-    """Whether `code`, a function or a class with a forward pass, is one that ours was proven against.
+    """Whether ours was proven against `code`, a function or a class with a forward pass.
 
-    Where it is not, that is logged once; `cost` says what follows.
+    If it was not, that is logged once; `cost` names the consequence.
     """
     name = f"{code.__module__}.{code.__qualname__}"
     is_class = isinstance(code, type)
@@ -68,12 +68,12 @@ def is_proven(code: Any, cost: str) -> bool:
 
 @functools.cache
 def proven() -> dict[str, dict[str, list[str]]]:
-    """Of each function, by its path, the fingerprints that were proven, with versions of the package."""
+    """Path of a function -> its proven fingerprints -> versions of the package."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 def guarded() -> Iterator[str]:
-    """The paths of all functions that are looked at."""
+    """The paths of all functions that are checked."""
     layers = {
         layer
         for family in FAMILIES.values()
@@ -87,7 +87,7 @@ def guarded() -> Iterator[str]:
 
 @functools.cache
 def fingerprint(function: Callable[..., Any]) -> str:
-    """The same for the same code, however it is formatted and commented; empty where there is no source."""
+    """A hash that ignores formatting and comments; empty if there is no source."""
     try:
         trees = list(_trees(function, set()))
     except (OSError, TypeError, SyntaxError):
@@ -115,7 +115,7 @@ def _plain(node: Any) -> Any:
         return [_plain(x) for x in node]
     if not isinstance(node, ast.AST):
         return node
-    fields = {name: value for name, value in ast.iter_fields(node) if name not in _NO_MATTER}
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in _IGNORED}
     if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
         fields["body"] = node.body[1:]
     kept = ((name, _plain(value)) for name, value in fields.items() if value not in (None, []))

@@ -1,4 +1,4 @@
-"""A frozen embedding that waits in the host's memory, so that the device has room for the rest.
+"""A frozen embedding offloaded to the memory of the host.
 
 ids [B, T] on the device  ──>  rows of the table, on the host  ──>  [B, T, hidden] on the device
 
@@ -17,10 +17,10 @@ from xtuner.model.mapped import wanted_dtype
 
 
 class HostEmbedding(nn.Embedding):
-    """An embedding whose table is a plain tensor: it stays where it is and is nobody's parameter."""
+    """An embedding whose table is a plain tensor, which is not a parameter and stays on the host."""
 
     def __init__(self, embedding: nn.Embedding):
-        # A parameter would move with the model, and as the first one tell where the model is.
+        # A parameter would move with the model; and code reads the model's device from the first one.
         nn.Module.__init__(self)
         for name in nn.Embedding.__constants__:
             setattr(self, name, getattr(embedding, name))
@@ -33,20 +33,20 @@ class HostEmbedding(nn.Embedding):
 
 
 def tables_on_host(model: nn.Module) -> Iterator[Tensor]:
-    """Tables of `model` that are none of its parameters any more."""
+    """The offloaded tables of `model`, which are not parameters."""
     for module in model.modules():
         if isinstance(module, HostEmbedding):
             yield module.weight
 
 
 def keep_on_host(llm: Any) -> bool:
-    """Whether the table of `llm` waits on the host from now on: frozen, and not the head's as well."""
+    """Offload the embedding of `llm` if it is frozen and not tied to the head; returns whether it was."""
     embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
     if type(embedding) is not nn.Embedding or embedding.weight.requires_grad:
         return False
     if head is None or head.weight is embedding.weight:
         return False
-    if embedding._forward_hooks or embedding._forward_pre_hooks:  # of others, who hold this very module
+    if embedding._forward_hooks or embedding._forward_pre_hooks:  # of other code that holds this module
         return False
     llm.set_input_embeddings(HostEmbedding(embedding))
     return True

@@ -10,7 +10,7 @@ from xtuner.model.internlm2 import HubRopeConfig
 
 
 class InternLMConfig(HubRopeConfig):
-    """Fields of a hub `config.json`; `bias` is that of q, k, v and o, `rotary` says how rope is scaled."""
+    """Fields of a hub `config.json`; `bias` is that of q, k, v and o, `rotary` is the scaling of rope."""
 
     model_type = "internlm"
     tokenizer_class = "InternLMTokenizer"
@@ -29,7 +29,7 @@ class InternLMConfig(HubRopeConfig):
 
 
 class InternLMForCausalLM(LlamaForCausalLM):
-    """Llama's causal language model; checkpoints of the hub hold frequencies of rope, which are computed."""
+    """Llama's causal language model; the rope frequencies in hub checkpoints are ignored, being computed."""
 
     config_class = InternLMConfig
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012

@@ -32,9 +32,9 @@ from xtuner.model.fused.rotary import rotate
 
 
 class HubRopeConfig(LlamaConfig):
-    """A Llama config in the words of InternLM's hub folders: `bias`, `rope_theta`, `rope_scaling`."""
+    """A Llama config with the fields of InternLM's hub folders: `bias`, `rope_theta`, `rope_scaling`."""
 
-    base_model_tp_plan = {}  # noqa: RUF012 - transformers' own way to say so
+    base_model_tp_plan = {}  # noqa: RUF012 - as in transformers
 
     def to_dict(self) -> dict[str, Any]:
         """The config's fields; rope as `rope_theta` and `rope_scaling`, which other programs read."""
@@ -51,7 +51,7 @@ class InternLM2Config(HubRopeConfig):
     """Fields of a hub `config.json`; `bias` is that of wqkv and wo."""
 
     model_type = "internlm2"
-    # What AutoTokenizer goes by in a folder without tokenizer_config.json.
+    # AutoTokenizer reads it if a folder has no tokenizer_config.json.
     tokenizer_class = "InternLM2Tokenizer"
     vocab_size: int = 103168
     bias: bool = True
@@ -89,7 +89,7 @@ class InternLM2Attention(nn.Module):
             *shape, self.num_key_value_heads, self.num_key_value_groups + 2, self.head_dim
         )
         query, key = rotate(grouped[..., :-2, :].flatten(-3, -2), grouped[..., -2, :], *position_embeddings)
-        # A copy: what backward keeps of a view would be the whole of `grouped`.
+        # A copy: for a view backward would keep the whole of `grouped`.
         value = grouped[..., -1, :].contiguous()
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         # `past_key_values` up to transformers 5.23.

@@ -1,11 +1,11 @@
-"""InternLM's tokenizers as fast ones, straight from the sentencepiece file, without remote code.
+"""InternLM's tokenizers as fast ones, built from the sentencepiece file, without remote code.
 
     tokenizer.model          pieces with scores, normalizer_spec, trainer_spec
     tokenizer_config.json    if there: special and added tokens, chat template, add_bos_token
-    -> tokenizers.Tokenizer  the ids that the sentencepiece library gives, in batches and threads
+    -> tokenizers.Tokenizer  the ids of the sentencepiece library, in batches and threads
 
-    text            "Hi  <|im_end|>"                    added tokens are cut out first, as they stand
-    normalised      "▁Hi▁▁", <|im_end|>                 "▁" in front only if the file's spec says so
+    text            "Hi  <|im_end|>"                    added tokens are cut out first, unchanged
+    normalised      "▁Hi▁▁", <|im_end|>                 "▁" in front only if the file's spec sets it
     pieces          ["▁Hi", "▁▁", "<|im_end|>"]         merged in the order of the pieces' scores
 
 Byte-pair models only, which all InternLM models are.
@@ -40,7 +40,7 @@ class InternLM2Tokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Arguments of the constructor: the folder's own, with the backend built from its files."""
+        """Arguments of the constructor: those of the folder, with the backend built from its files."""
         kwargs.pop("auto_map", None)
         vocab_file = kwargs.pop("vocab_file", None)
         if kwargs.get("tokenizer_file") or vocab_file is None:
@@ -67,7 +67,7 @@ class InternLM2Tokenizer(PreTrainedTokenizerFast):
                 )
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
-        """Files that any fast tokenizer can be read from; no class of ours is named in them."""
+        """Save files that any fast tokenizer class can read; they name no class of ours."""
         files = super().save_pretrained(save_directory, *args, **kwargs)
         path = Path(save_directory) / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -77,11 +77,11 @@ class InternLM2Tokenizer(PreTrainedTokenizerFast):
 
 
 class InternLMTokenizer(InternLM2Tokenizer):
-    """The same for the first InternLM: what differs is in its `tokenizer.model`."""
+    """The same for the first InternLM, which differs only in its `tokenizer.model`."""
 
 
 def register_tokenizers() -> None:
-    """Let AutoTokenizer give these classes for the hub's class names, with or without its Python files."""
+    """Let AutoTokenizer use these classes for the hub's class names, with or without its Python files."""
     from transformers.models.auto import tokenization_auto
 
     for tokenizer_class in (InternLMTokenizer, InternLM2Tokenizer):
@@ -107,7 +107,7 @@ def backend_from_sentencepiece(path: str | Path, added: Mapping[int, str] | None
             unk_token=unknown,
             fuse_unk=True,
             byte_fallback=proto.trainer_spec.byte_fallback,
-            # A user-defined symbol has no merges that lead to it; it stands alone and is taken whole.
+            # No merges produce a user-defined symbol; it is always one piece.
             ignore_merges=bool(own_symbols),
         )
     )
@@ -152,7 +152,7 @@ def _read(path: Path) -> Any:
 
 
 def _vocabulary(proto: Any, added: Mapping[int, str]) -> dict[str, int]:
-    """piece -> id; reserved pieces under the names that `added` gives them."""
+    """piece -> id; reserved pieces have their names in `added`."""
     return {added.get(i, piece.piece): i for i, piece in enumerate(proto.pieces)}
 
 

@@ -1,12 +1,12 @@
-"""Whether samples of a batch may be one row of the model, and the trial of families that are not known.
+"""Whether samples of a batch may be packed into one sequence; unknown families are tested.
 
-    known to pack        one row, always                     families.py, by the tests named there
-    known not to         each sample by itself               ALiBi, a state carried along the row
-    not known            tried, with two samples in a row:   a a a a | b b b b b b b b b b b b
-                         the second one must come out as     b b b b b b b b b b b b       by stock attention
+    known to pack        one sequence, always                families.py, by the tests named there
+    known not to         each sample by itself               ALiBi, a state carried along the sequence
+    not known            a test with two packed samples:      a a a a | b b b b b b b b b b b b
+                         the second must give the same as    b b b b b b b b b b b b       by stock attention
 
-The second sample of a trial reaches beyond every window and chunk that rows of the data reach beyond. A model
-that fails gets its own attention back.
+The second sample of a test is longer than every window and chunk that is shorter than a sequence of the data.
+A model that fails gets its own attention back.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from xtuner.model.loading import keeps_logits
 from xtuner.model.packed import packed_inputs
 from xtuner.parallel.world import all_reduce_max
 
-# Tokens by which a trial's second sample reaches beyond a limit; these are compared.
+# Tokens of a test's second sample beyond a limit; these are compared.
 BEYOND = 8
-# Limits further out are not tried: a family's own attention may hold the scores of all pairs of tokens.
+# Larger limits are not tested: a family's own attention may hold the scores of all pairs of tokens.
 FURTHEST = 8192
 _LIMITS = re.compile(r"window|chunk|local_attention|topk|floor|compress|block_size|max_distance|extent")
 
 
 def isolates(model: Any) -> bool:
-    """Whether packed samples of this model are known not to see each other."""
+    """Whether packed samples of this model are known to be isolated."""
     return family_of(model.config).packs is True and model.config._attn_implementation == attention.NAME
 
 
 class Isolation:
-    """What is known so far of one model."""
+    """The results of the isolation tests of one model."""
 
     def __init__(self) -> None:
         self._limits: list[int] | None = None
@@ -47,7 +47,7 @@ class Isolation:
         self._mixes = False
 
     def holds(self, model: Any, length: int) -> bool:
-        """Whether samples may be one row of `length` tokens; every process must come here."""
+        """Whether samples may be packed into a sequence of `length` tokens; a collective."""
         if isolates(model):
             return True
         if self._mixes or family_of(model.config).packs is False:
@@ -77,7 +77,7 @@ class Isolation:
 
 
 def limits(config: Any) -> list[int]:
-    """Lengths from which on attention of this config may be another: windows, chunks, numbers of keys."""
+    """Lengths at which the attention of this config may change: windows, chunks, numbers of keys."""
     return sorted({value for name, value in _fields(config.to_dict()) if _LIMITS.search(name)})
 
 
@@ -105,7 +105,7 @@ def _differs(model: Any, length: int) -> bool:
         alone = model(input_ids=ids[:, 4:], use_cache=False, **few).logits[0, -BEYOND:]
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever the family's code says of a row that it does not know
+    except Exception as error:  # a family's code may raise anything for a pack
         logger.info(
             translate("Testing the isolation of packed samples failed: %s: %s"), type(error).__name__, error
         )
@@ -114,7 +114,7 @@ def _differs(model: Any, length: int) -> bool:
         if model.config._attn_implementation != implementation:
             base_model(model).set_attn_implementation(implementation)
         model.train(was_training)
-    # Of single tokens a router may choose another expert for rounding alone.
+    # The median, because rounding alone may change the expert of single tokens.
     difference = ((packed - alone).float().norm(dim=-1) / alone.float().norm(dim=-1)).median()
     return not difference < (1e-3 if packed.dtype in (torch.float32, torch.float64) else 5e-2)
 

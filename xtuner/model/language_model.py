@@ -1,8 +1,8 @@
 """A language model that trains on packed samples: loading, and its forward passes.
 
-batch        packed.py: samples one after the other, boundaries, where there is a loss
+batch        packed.py: samples one after the other, boundaries, positions with a loss
 passes       passes.py: one call of the model, or several for families that would mix samples
-outputs      hidden states and the head at tokens with a loss, by the method that trains (sft.py, dpo.py)
+outputs      hidden states and the head at tokens with a loss, by the training method (sft.py, dpo.py)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from xtuner.parallel.world import all_reduce_max
 
 
 class PackedLanguageModel(TrainModule):
-    """A language model, whole or with LoRA; a method says in `compute_loss` what it learns."""
+    """A language model, whole or with LoRA; a subclass defines its loss in `compute_loss`."""
 
     # Passed as the raw config: dtype, attention and quantisation are decided before it is loaded.
     unbuilt = frozenset({"llm"})
@@ -69,7 +69,7 @@ class PackedLanguageModel(TrainModule):
 
     @abstractmethod
     def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
-        """The loss of a batch, divided by `num_items`, by default its own."""
+        """The loss of a batch, divided by `num_items`, by default the number in this batch."""
 
     def forward(
         self,
@@ -113,8 +113,8 @@ class PackedLanguageModel(TrainModule):
     def passes_of(self, packed: Packed, with_loss: bool = False) -> list[Pass]:
         """The forward passes of a batch.
 
-        `with_loss`: they are filled to a length that is quick, those without a loss are left out, and all
-        processes get as many, since each call gathers what others need.
+        `with_loss`: they are padded to a length that is fast, those without a loss are left out, and all
+        processes have equally many, since each call is a collective under FSDP.
         """
         if self._isolation.holds(self.llm, len(packed.input_ids)):
             return [self._together(packed, with_loss)]

@@ -1,6 +1,6 @@
-"""Which weights of a model read and write text, and which see or hear.
+"""The language part of a model: its weights for text, not those for images or audio.
 
-model.visual.blocks.0.attn.qkv.weight            sees: frozen, no target of LoRA
+model.visual.blocks.0.attn.qkv.weight            images: frozen, no target of LoRA
 model.language_model.layers.0.mlp.up_proj.weight  the language part
 lm_head.weight                                    the language part
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 from xtuner.log import say_once
 
-# In the names of configs within a config.
-_SENSES = re.compile("vision|image|vq|audio|speech|codec")
+# In the names of sub-configs.
+_MODALITIES = re.compile("vision|image|vq|audio|speech|codec")
 
 
 def language_part(model: Any) -> Callable[[str], bool]:
-    """Whether the module or weight of that name in `model` belongs to its language part; all do in an LLM."""
+    """A function from the name of a module or weight to whether it is in the language part of `model`."""
     inside, outside = _prefixes(model)
 
     def belongs(name: str) -> bool:
@@ -30,7 +30,7 @@ def language_part(model: Any) -> Callable[[str], bool]:
 
 
 def freeze_the_rest(model: Any) -> None:
-    """Freeze what sees or hears: text gives it no gradient."""
+    """Freeze the parts for images and audio, to which text gives no gradient."""
     belongs = language_part(model)
     rest = [weight for name, weight in model.named_parameters() if not belongs(name)]
     for weight in rest:
@@ -48,7 +48,7 @@ def freeze_the_rest(model: Any) -> None:
 
 
 def _prefixes(model: Any) -> tuple[list[str], list[str]]:
-    """Names that begin the language part, and names within it that begin something else."""
+    """Prefixes of the names in the language part, and prefixes of exceptions within it."""
     config = getattr(model, "config", None)
     if config is None or not hasattr(model, "get_decoder"):
         return [""], []
@@ -58,15 +58,15 @@ def _prefixes(model: Any) -> tuple[list[str], list[str]]:
         return [""], _towers(model)
     names = {name: m for name, m in model.named_modules() if m is decoder or m is head}
     within = next(f"{name}." for name, module in names.items() if module is decoder)
-    # Layers that attend to images alone: Llama 3.2 Vision.
+    # Layers that attend only to images: Llama 3.2 Vision.
     crossing = {f"layers.{number}" for number in getattr(text, "cross_attention_layers", None) or ()}
     deep = [name for name, _ in decoder.named_modules() if ".".join(name.split(".")[-2:]) in crossing]
     return [f"{name}." for name in names], [f"{within}{name}." for name in deep]
 
 
 def _towers(model: Any) -> list[str]:
-    """Models within `model` that see or hear, by their configs."""
+    """The models within `model` for images or audio, by their configs."""
     kinds = tuple(
-        kind for name, kind in (type(model.config).sub_configs or {}).items() if _SENSES.search(name)
+        kind for name, kind in (type(model.config).sub_configs or {}).items() if _MODALITIES.search(name)
     )
     return [f"{name}." for name, m in model.named_modules() if isinstance(getattr(m, "config", None), kinds)]

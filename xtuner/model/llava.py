@@ -1,4 +1,4 @@
-"""What a LLaVA model sees: from an image to rows that stand among the embeddings of words.
+"""The image encoder of a LLaVA model: from an image to rows among the embeddings of the text.
 
     image ──processor──> pixels [3, 336, 336] ──CLIP, layer -2──> [577, 1024]
                          ──without the class──> [576, 1024] ──projector──> [576, 4096]
@@ -6,9 +6,9 @@
 Two layouts on disk:
 
     LlavaForConditionalGeneration   one folder of transformers: config, weights, preprocessor_config.json
-    --llava DIR                     DIR/projector, and where they were trained DIR/llm_adapter,
+    --llava DIR                     DIR/projector, and if they were trained DIR/llm_adapter,
                                     DIR/visual_encoder or DIR/visual_encoder_adapter; an LLM and a CLIP
-                                    stand elsewhere
+                                    are in other folders
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 SELECT_LAYER = -2
 _PROJECTOR_FILES = ("model.safetensors", "pytorch_model.bin")
-_ENCODERS = ("clip_vision_model", "siglip_vision_model")  # whose images have all the same number of patches
+_ENCODERS = ("clip_vision_model", "siglip_vision_model")  # whose images all have the same number of patches
 
 
 @dataclass(frozen=True)
 class LlavaParts:
-    """Where the parts of a LLaVA model are, besides its LLM."""
+    """The folders of the parts of a LLaVA model, besides its LLM."""
 
     projector: Path
     visual_encoder: str
@@ -52,8 +52,8 @@ class LlavaParts:
 class ImageEncoder:
     """Turns images into `length` rows of the size of an LLM's embeddings.
 
-    `background`: the colour on which an image is to be put to make it square, None where the processor crops.
-    `image_token`: the tokenizer's token that stands for an image, None where it has none.
+    `background`: the colour to pad an image to a square, or None if the processor crops.
+    `image_token`: the tokenizer's token for an image, or None.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class ImageEncoder:
             ) from error
 
     def pixels(self, image: Image) -> torch.Tensor:
-        """The numbers [3, height, width] that the encoder reads."""
+        """The input [3, height, width] of the encoder."""
         return self._processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Rows [length, hidden] for `pixels`."""
+        """The features [length, hidden] of `pixels`."""
         return self._encode(pixels[None])[0]
 
 
@@ -159,7 +159,7 @@ def find_llava_parts(
 
 
 def _llava_folder(name: str | Path) -> Path:
-    """The folder `name`, or the copy of what has that name on the hub."""
+    """The folder `name`, or the local copy of the hub repository `name`."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -169,7 +169,7 @@ def _llava_folder(name: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(name), local_files_only=not hub.is_reachable()))
-    except (OSError, ValueError) as error:  # the hub's own errors among them
+    except (OSError, ValueError) as error:  # includes errors of the hub
         raise NotFoundError(
             translate("There is no LLaVA folder {name}, neither here nor on the hub", name=name)
         ) from error
@@ -226,7 +226,7 @@ def _vision_config(path: str) -> Any:
 def load_image_encoder(
     model: Any, tokenizer: Any, path: str | Path, parts: LlavaParts | None = None
 ) -> ImageEncoder | None:
-    """What encodes images for `model`, loaded from `path`: its own, or `parts`; None where there is none."""
+    """The image encoder for `model`, loaded from `path`: its own, or `parts`; None if it has none."""
     if parts is not None:
         return _encoder_of_parts(model, parts)
     if getattr(model.config, "model_type", None) == "llava":
@@ -281,8 +281,8 @@ def _encoder_of_parts(model: Any, parts: LlavaParts) -> ImageEncoder:
 
 
 def _place_of(model: Any) -> tuple[torch.device, torch.dtype]:
-    """Where and in which precision `model` computes: as its embedding, which is never quantised."""
-    # Weights that are offloaded stand on "meta" until their layer runs.
+    """The device and dtype of `model`: those of its embedding, which is never quantised."""
+    # Offloaded weights are on "meta" until their layer runs.
     device = device_of(model)
     return device, model.get_input_embeddings().weight.dtype
 
@@ -293,7 +293,7 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
     logger.info(translate("Load visual_encoder from %s"), parts.visual_encoder)
     try:
         loaded: Any = CLIPVisionModel.from_pretrained(parts.visual_encoder, output_loading_info=True)
-    except Exception as error:  # transformers, safetensors and torch each have their own
+    except Exception as error:  # each of transformers, safetensors and torch has its own errors
         raise ModelError(
             translate(
                 "the visual encoder {visual_encoder} cannot be loaded: {error}",
@@ -313,7 +313,7 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
     if parts.visual_encoder_adapter is None:
         return vision
     weights = read_adapter(Path(parts.visual_encoder_adapter))
-    # Older versions of transformers have one more module around the encoder.
+    # Older versions of transformers have another module around the encoder.
     renamed = {
         name.replace("base_model.model.vision_model.", "base_model.model."): w for name, w in weights.items()
     }
@@ -325,7 +325,7 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
 def make_projector(
     visual_size: int, llm_size: int, depth: int = 2, act: str = "gelu", bias: bool = True
 ) -> nn.Module:
-    """Linear layers, `depth` in number, with `act` between them: from what CLIP says to what an LLM reads."""
+    """`depth` linear layers with `act` between them: from features of CLIP to embeddings of an LLM."""
     from transformers.activations import ACT2FN
 
     layers: list[nn.Module] = [nn.Linear(visual_size, llm_size, bias=bias)]
@@ -380,7 +380,7 @@ def load_projector(folder: Path) -> nn.Module:
 
 
 def _load_processor(path: str | Path) -> Any:
-    """The image processor of a folder, through pillow as in training, whatever else is installed."""
+    """The image processor of a folder, always with pillow, as in training."""
     from transformers import AutoImageProcessor
 
     if looks_local(path) or Path(path).is_dir():

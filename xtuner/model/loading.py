@@ -1,10 +1,10 @@
-"""From a model folder to a model and a tokenizer, in a precision that the device has.
+"""Loads a model and a tokenizer from a folder, in a precision that the device supports.
 
 llm config   type=AutoModelForCausalLM.from_pretrained, torch_dtype=float16, quantization_config, ...
-decided      dtype       as asked where the device has it; else bf16, else fp32
+decided      dtype       as configured if the device supports it; else bf16, else fp32
              device      this process's own
-             attention   ours, for every family that asks transformers' attention interface
-             code        the installed family, never the folder's Python files, where there is one
+             attention   ours, for every family that uses transformers' attention interface
+             code        the installed family if there is one, else the folder's Python files
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from xtuner.model.quantization import (
     is_quantized,
     keep_4bit_weights_unpacked,
     keep_weights_that_are_read,
+    log_unquantized_experts,
     repack_whole_blocks_alone,
     set_fields_for_quantized,
-    tell_of_experts,
     widening,
 )
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.rope import scale_by_sample
-from xtuner.model.tokenizer import load_tokenizer, tell_of_code
+from xtuner.model.tokenizer import load_tokenizer, log_remote_code
 from xtuner.model_folder import has_tokenizer, read_json, remote_code
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 
 @functools.cache
 def register_families() -> None:
-    """Make InternLM and InternLM2 (models, configs, tokenizers) and our attention known to transformers."""
+    """Register InternLM and InternLM2 (models, configs, tokenizers) and our attention with transformers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from xtuner.model.internlm import InternLMConfig, InternLMForCausalLM
@@ -85,7 +85,7 @@ def as_dtype(value: Any) -> torch.dtype | None:
 
 
 def compute_dtype(requested: Any, device: torch.device | str | None = None) -> torch.dtype:
-    """`requested` where the device computes in it, else the nearest it does; None asks for 16 bits."""
+    """`requested` (None: 16 bits) if the device computes in it, else the nearest that it does."""
     dtype = as_dtype(requested)
     device = torch.device(device) if device is not None else dist.device()
     if dtype not in (None, torch.float16, torch.bfloat16):
@@ -115,14 +115,14 @@ def load_llm(
     max_position_embeddings: int | None = None,
     full: bool = False,
 ) -> PreTrainedModel:
-    """The model that `llm_cfg` describes, ready for training on this process's device.
+    """The model of `llm_cfg`, ready for training on this process's device.
 
-    `full`: its own weights are trained, not an adapter's.
+    `full`: full fine-tuning, without an adapter.
     """
     register_families()
     factory, kwargs = _factory_and_arguments(llm_cfg)
     path = kwargs.get("pretrained_model_name_or_path")
-    if path is None:  # made by something else than from_pretrained; nothing to decide
+    if path is None:  # not by from_pretrained; nothing to decide
         llm = factory(**kwargs)
         use_our_attention(llm)
     else:
@@ -144,7 +144,7 @@ def load_llm(
 def prepare_for_training(
     llm: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, full: bool = True
 ) -> None:
-    """Give a loaded model safe 4-bit layers, frozen vision and audio parts, an embedding for every token."""
+    """Prepare a loaded model: safe 4-bit layers, frozen vision and audio parts, a row for every token."""
     keep_4bit_weights_unpacked(llm)
     freeze_the_rest(llm)
     if tokenizer is not None and resize_embeddings(llm, tokenizer) and not full:
@@ -155,7 +155,7 @@ def prepare_for_training(
 
 
 def auto_class_of(config: Any, path: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The auto class of transformers that loads a model to talk to or train on text, by its config."""
+    """The auto class of transformers for chat with a model or training it on text, by its config."""
     import transformers
 
     name = loadable.auto_class(config.to_dict(), path, trust_remote_code=trust_remote_code)
@@ -163,7 +163,7 @@ def auto_class_of(config: Any, path: str | Path, *, trust_remote_code: bool = Fa
 
 
 def _class_of(factory: Any, config: Any, path: str, trusted: bool) -> Any:
-    """`factory`, but for AutoModelForCausalLM the auto class that knows the model, which may see or hear."""
+    """`factory`, or instead of AutoModelForCausalLM the auto class for a model with images or audio."""
     from transformers import AutoModelForCausalLM
 
     if getattr(factory, "__self__", None) is not AutoModelForCausalLM:
@@ -228,12 +228,12 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
     }
 
 
-# Arguments of `from_pretrained` that configs have fields for too.
+# Arguments of `from_pretrained` that are fields of configs too.
 _ARGUMENTS = {"attn_implementation", "dtype", "quantization_config", "torch_dtype", "trust_remote_code"}
 
 
 def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """`kwargs` without those that name fields of `config`, which then has them, as in transformers."""
+    """`kwargs` without fields of `config`, which are set there, as in transformers."""
     fields = {k: v for k, v in kwargs.items() if k not in _ARGUMENTS and hasattr(config, k)}
     for name, value in fields.items():
         setattr(config, name, value)
@@ -289,7 +289,7 @@ def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
         ) from error
     if "quantization_config" in given:
         mapped.let_go_of_files(llm)
-        tell_of_experts(llm)
+        log_unquantized_experts(llm)
     return llm
 
 
@@ -301,7 +301,7 @@ def is_native(config: Any) -> bool:
 
 
 def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The config of a model folder, by installed code where that knows the family."""
+    """The config of a model folder, by installed code if that knows the family."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     register_families()
@@ -312,7 +312,7 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
         if not known:
             loadable.auto_class(given, path, trust_remote_code=trust_remote_code)
         trust_remote_code = trust_remote_code and not known
-        tell_of_code([] if known else remote_code(path))
+        log_remote_code([] if known else remote_code(path))
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -322,7 +322,7 @@ def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
 
 
 def extend_context(config: Any, length: int) -> None:
-    """Scale rope linearly so that `length` positions fit; a model that already has them is left alone."""
+    """Scale rope linearly so that `length` positions fit; a model that has as many is unchanged."""
     config = config.get_text_config()
     rope = getattr(config, "rope_parameters", None)
     have = getattr(config, "max_position_embeddings", None)
@@ -363,19 +363,19 @@ def extend_context(config: Any, length: int) -> None:
 
 
 def use_our_attention(llm: PreTrainedModel) -> None:
-    """Let a model made elsewhere attend through our function where its family can."""
+    """Set our attention on a model that was not loaded here, if its family supports it."""
     if attention.supports_attention(type(llm), llm.config):
         llm.set_attn_implementation(attention.NAME)
 
 
 def keeps_logits(llm: Any) -> bool:
-    """Whether the model's forward takes positions at which alone the head is computed."""
+    """Whether the model's forward can compute the head at given positions only."""
     base = base_model(llm)
     return "logits_to_keep" in inspect.signature(base.forward).parameters
 
 
 def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
-    """The two parts of a model whose logits are `head(decoder(...))` and nothing more; None for any other."""
+    """Decoder and head of a model if its logits are exactly `head(decoder(...))`, else None."""
     if getattr(getattr(llm, "active_peft_config", None), "is_prompt_learning", False):
         return None
     base = base_model(llm)
@@ -385,7 +385,7 @@ def decoder_and_head(llm: Any) -> tuple[Any, torch.nn.Linear] | None:
 
 
 def layers_of(model: Any) -> list[torch.nn.Module]:
-    """The layers of a transformer: what its family names so, else its longest list of modules."""
+    """The layers of a transformer: those named in its family's row, else its longest list of modules."""
     base = base_model(model)
     names = set(getattr(base, "_no_split_modules", None) or ())
     found = [m for m in base.modules() if type(m).__name__ in names]
@@ -397,7 +397,7 @@ def layers_of(model: Any) -> list[torch.nn.Module]:
 
 @torch.no_grad()
 def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether rows were missing for tokens of `tokenizer`; there are now as many, padded to a multiple of 64.
+    """Add rows for tokens of `tokenizer`, padded to a multiple of 64; returns whether any were missing.
 
     New rows are the mean of the old ones.
     """
@@ -407,7 +407,7 @@ def resize_embeddings(llm: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
     ends = [x for x in (llm.get_input_embeddings(), llm.get_output_embeddings()) if x is not None]
     counts = [len(layer.weight) for layer in ends]  # Llama 3.2 Vision's differ
     for layer in ends:
-        layer.to(mapped.wanted_dtype(layer.weight))  # the mean is taken in the precision that is trained
+        layer.to(mapped.wanted_dtype(layer.weight))  # the mean is computed in the precision of training
     llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     for layer, count in zip((llm.get_input_embeddings(), llm.get_output_embeddings()), counts, strict=False):
         for name in ("weight", "bias"):
@@ -435,13 +435,13 @@ def load_for_chat(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4.
 
-    The model may be more than a language model; what of it sees is used of a LLaVA (xtuner/model/llava.py).
+    Of vision-language models only LLaVA can read images (xtuner/model/llava.py).
     """
     register_families()
     loadable.check_language_model(path, trust_remote_code=trust_remote_code)
     if adapter is not None:
         check_adapter_folder(adapter)
-    # An adapter trained with more tokens than the base has brings the tokenizer that knows them.
+    # An adapter trained with added tokens has the tokenizer for them.
     brings = adapter is not None and has_tokenizer(Path(adapter))
     named = str(adapter) if brings else path
     tokenizer = load_tokenizer(named, trust_remote_code=trust_remote_code)
@@ -453,7 +453,7 @@ def load_for_chat(
         "config": config,
         "torch_dtype": precision,
         "quantization_config": bitsandbytes_config(bits, precision, config),
-        # One process talks: on GPUs the model may spread over all of them.
+        # Generation has one process, so the model may use all GPUs.
         "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
@@ -477,7 +477,7 @@ def load_for_chat(
 
 def _check_llava_form(path: str | Path) -> None:
     file = Path(path) / "config.json"
-    # transformers would take it, and make up the weights that have other names.
+    # transformers would load it, with random values for weights of other names.
     if file.is_file() and "vision_config" not in read_json(file):
         raise ModelError(
             translate(

@@ -1,4 +1,4 @@
-"""LoRA on a loaded model: which layers, in which precision, frozen base untouched.
+"""LoRA on a loaded model: its layers and precision; the base is frozen and unchanged.
 
 config    lora=dict(type=LoraConfig, r=64, target_modules=None)
 targets   see targets.py: every linear layer of the language part but the output head, and packed experts
@@ -43,7 +43,7 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
-    """`llm` frozen, with trainable adapters as peft's `LoraConfig` says; that config is not changed."""
+    """`llm` frozen, with trainable adapters of peft's `LoraConfig`, which is not modified."""
     cfg = copy.deepcopy(lora)
     check_targets(llm, cfg)
     targets = find_targets(llm, cfg)
@@ -54,7 +54,7 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
         say_once("model.lora.inference_mode=True would freeze the adapter; it is trained all the same")
         cfg.inference_mode = False
     cfg.task_type = cfg.task_type or "CAUSAL_LM"
-    cfg.base_model_name_or_path = None  # peft puts the model's own name
+    cfg.base_model_name_or_path = None  # peft sets the model's name
     found = resolve(cfg, llm, targets)
     for line in describe(cfg, found, llm, targets):
         logger.info(line)
@@ -76,7 +76,7 @@ def _no_targets(llm: nn.Module, targets: Targets) -> str:
 
 
 def _without_unfit_experts(llm: nn.Module, cfg: Any, targets: Targets) -> Targets:
-    """`targets`, without packed experts where the config asks for what peft cannot do on them."""
+    """`targets`, without packed experts if the config needs features that peft lacks for them."""
     packed = packed_experts(llm)
     experts = [name for name in targets.parameters if name in packed]
     reason = lacks(cfg) if experts else ""
@@ -101,7 +101,7 @@ def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "d
     from peft import PeftModel, get_peft_model, inject_adapter_in_model
 
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    # peft reads names of layers in another way where a family packs experts, and has no dropout on those.
+    # If a family packs experts, peft reads names of layers differently and has no dropout on experts.
     apart = bool(packed_experts(base)) or bool(targets.parameters)
     holder = nn.ModuleDict({"model": base})
     first, second = parts(asked, found, targets, "model") if apart else (found, None)
@@ -112,7 +112,7 @@ def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "d
         else:
             model = get_peft_model(model, first, adapter_name=name)
         if second is not None and targets.layers:
-            # A module without a config: nothing tells peft the family.
+            # A module without a config: peft does not know the family.
             inject_adapter_in_model(second, holder, name)
             _train_biases(model, second, name)
     model.peft_config[name] = found
@@ -121,7 +121,7 @@ def _put_on(model: Any, asked: Any, found: Any, targets: Targets, name: str = "d
 
 @contextlib.contextmanager
 def _parameters_by_whole_names(model: Any) -> Iterator[None]:
-    """Within it, configs of adapters name parameters as `parts` does: peft compares those of all adapters."""
+    """A context in which configs of adapters name parameters as `parts`: peft compares all of them."""
     base = model.get_base_model()
     before = {name: cfg.target_parameters for name, cfg in model.peft_config.items()}
     for cfg in model.peft_config.values():
@@ -134,7 +134,7 @@ def _parameters_by_whole_names(model: Any) -> Iterator[None]:
 
 
 def _train_biases(model: nn.Module, cfg: Any, name: str) -> None:
-    """Train biases of adapted layers where `cfg` says so: peft has left those of a second part frozen."""
+    """Train biases of adapted layers if `cfg` says so: peft leaves those of a second part frozen."""
     for module in model.modules() if cfg.bias == "lora_only" and not cfg.inference_mode else ():
         if (
             is_lora(module)
@@ -147,19 +147,19 @@ def _train_biases(model: nn.Module, cfg: Any, name: str) -> None:
 @contextlib.contextmanager
 def _without_peft_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
-        # peft asks transformers by a name that transformers has since changed.
+        # peft uses a name that transformers has renamed.
         warnings.filterwarnings(
             "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
         )
-        # What `describe` has said.
+        # `describe` reports the same.
         warnings.filterwarnings("ignore", message=".lora_bias=True. was passed but the targeted layer")
-        # It looks for them among modules alone, and an adapter comes in two parts.
+        # It looks for them only among modules, and an adapter has two parts.
         warnings.filterwarnings("ignore", message="The following (rank|alpha)_pattern keys did not match")
         yield
 
 
 def _trained_weights_to_fp32(model: nn.Module) -> None:
-    """peft makes adapters fp32 itself; copies in `modules_to_save` must follow and still fit in."""
+    """Make copies in `modules_to_save` fp32, as peft does for adapters, with outputs in the model's dtype."""
     from peft.utils import ModulesToSaveWrapper
 
     for module in model.modules():
@@ -186,10 +186,10 @@ def attach_adapter(
     name: str = "default",
     weights: dict[str, torch.Tensor] | None = None,
 ) -> nn.Module:
-    """`model` with the adapter saved in `folder`; ModelError where it was made for another base.
+    """`model` with the adapter saved in `folder`; ModelError if it was trained on another base.
 
-    A model that has adapters gets one more; `set_adapter(name)` chooses between them. `weights` take the
-    place of those in the folder.
+    A model with adapters gets another one; `set_adapter(name)` selects one. `weights` replace those in the
+    folder.
     """
     from peft import PeftConfig
 
@@ -197,7 +197,7 @@ def attach_adapter(
     weights = read_adapter(folder) if weights is None else weights
     cfg = PeftConfig.from_pretrained(str(folder))
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
-    cfg.base_model_name_or_path = None  # peft puts the name of the model it is on
+    cfg.base_model_name_or_path = None  # peft sets the name of the current model
     cfg.inference_mode = not trainable
     try:
         if has_single_experts(weights) and packed_experts(model):
@@ -220,14 +220,14 @@ def attach_adapter(
 
 
 def has_single_experts(weights: Iterable[str]) -> bool:
-    """Whether names in an adapter's file are those of an expert's own layers."""
+    """Whether names in an adapter file are of separate layers for each expert."""
     return any(_SINGLE_EXPERT.search(name) for name in weights)
 
 
 def _with_joined_experts(
     model: Any, cfg: Any, weights: dict[str, torch.Tensor], name: str
 ) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The adapter of a time when each expert had layers of its own, as peft joins it for packed experts."""
+    """An adapter on separate layers for each expert, joined for packed experts as peft does it."""
     from peft import PeftModel, get_peft_model
     from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 
@@ -242,7 +242,7 @@ def _with_joined_experts(
 
 
 def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> dict[str, torch.Tensor]:
-    """`weights` with adapters of packed experts as this version of peft has them."""
+    """`weights` with adapters of packed experts in the layout of the installed peft."""
     found = dict(weights)
     for name, module in model.named_modules():
         if not is_on_parameter(module) or module.num_experts == 1:
@@ -255,7 +255,7 @@ def _as_here(model: nn.Module, weights: dict[str, torch.Tensor], cfg: Any) -> di
 
 
 def add_adapter(model: Any, cfg: Any, name: str = "default") -> Any:
-    """`model` with an adapter as the config of a saved one says, which names all that it has."""
+    """`model` with an adapter by the config of a saved one, which names all of its targets."""
     base = base_model(model)
     return _put_on(model, cfg, cfg, find_targets(base, cfg, exact=True), name)
 
@@ -276,7 +276,7 @@ def read_adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def check_adapter_folder(folder: str | Path) -> None:
-    """Raise NotFoundError or ModelError where `folder` holds no adapter."""
+    """Raise NotFoundError or ModelError if `folder` is not an adapter."""
     check_adapter_path(folder)
     check_no_pointers(Path(folder), ["adapter_model.*"])
 
@@ -298,7 +298,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def load_adapter_weights(
     model: nn.Module, weights: dict[str, torch.Tensor], source: str, name: str = "default"
 ) -> None:
-    """Copy an adapter file's `weights` into the adapter `name` of `model`; all must be there and fit."""
+    """Copy an adapter file's `weights` into the adapter `name` of `model`; names and shapes must match."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
@@ -337,13 +337,13 @@ def load_adapter_weights(
         )
     set_peft_model_state_dict(model, weights, adapter_name=name)
     with torch.no_grad():
-        # On its way peft renames weights as transformers does those of old files; some find no place then.
+        # peft renames weights as transformers does for old files; some names then do not match.
         for key, value in wanted.items():
             value.copy_(weights[key])
 
 
 def check_peft_model(path: str | Path) -> None:
-    """Raise NotFoundError where there is nothing to continue from; said before a large model is loaded."""
+    """Raise NotFoundError if there is nothing to continue from, before a large model is loaded."""
     if not Path(path).exists():
         raise NotFoundError(
             translate("model.peft_model = {path!r}: there is no such file or folder", path=str(path))
@@ -351,12 +351,12 @@ def check_peft_model(path: str | Path) -> None:
 
 
 def is_adapter_folder(path: str | Path) -> bool:
-    """Whether `path` is a folder of an adapter, which brings its own settings."""
+    """Whether `path` is an adapter folder, which includes the settings."""
     return (Path(path) / "adapter_config.json").is_file()
 
 
 def tell_unused_settings(asked: Any, folder: str | Path) -> None:
-    """Log what the config's `model.lora` sets otherwise than the adapter that training goes on with."""
+    """Log the settings of `model.lora` that differ from those of the adapter to continue from."""
     from peft import PeftConfig
 
     saved = PeftConfig.from_pretrained(str(folder))
@@ -381,7 +381,7 @@ def tell_unused_settings(asked: Any, folder: str | Path) -> None:
 
 
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
-    """`model` whose adapter now starts from the checkpoint `path` of a LoRA run."""
+    """`model` with the adapter weights of the checkpoint `path` of a LoRA run."""
     saved: Any = read_weights(Path(path))
     saved = saved.get("state_dict", saved)
     load_adapter_weights(

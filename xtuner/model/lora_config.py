@@ -1,12 +1,12 @@
-"""The LoraConfig with which any peft puts an adapter on the same layers and experts.
+"""A LoraConfig with which every version of peft adapts the same layers and experts.
 
     found      layers ...self_attn.q_proj, ...shared_experts.up_proj; parameters ...experts.gate_up_proj
     written    target_modules     ["q_proj"]
                target_parameters  ["experts.gate_up_proj", "shared_experts.up_proj.weight"]
-               rank_pattern       {"experts.gate_up_proj": 8}       r = 64, and a token passes 8 experts
+               rank_pattern       {"experts.gate_up_proj": 8}       r = 64, with 8 experts per token
 
-Of a family that packs its experts peft reads `gate_proj`, `up_proj`, ... in `target_modules` as the packed
-parameters and leaves other layers of that name without an adapter; so those are named by their weights.
+If a family packs its experts, peft reads `gate_proj`, `up_proj`, ... in `target_modules` as the packed
+parameters and does not adapt other layers of that name; so those are named by their weights.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from xtuner.language import translate
 from xtuner.model.targets import Targets, experts_per_token, matches, named_modules, packed_experts
 
 _READ_AS_EXPERTS = {"gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"}
-# Kinds of start that look at the weight of a layer.
+# Initialisations that read the weight of a layer.
 _PLAIN_STARTS = (True, False, "gaussian")
 
 
 def lacks(cfg: Any) -> str:
-    """What `cfg` asks for that peft cannot do on packed experts; `""` where it can."""
+    """The setting of `cfg` that peft does not support on packed experts, or `""`."""
     if cfg.use_dora:
         return "use_dora"
     if getattr(cfg, "lora_bias", False):
@@ -36,7 +36,7 @@ def lacks(cfg: Any) -> str:
 
 
 def resolve(cfg: Any, model: Any, targets: Targets) -> Any:
-    """`cfg` naming all of `targets` and nothing else; names that mean just them stay as they are."""
+    """`cfg` naming exactly `targets`; names that mean exactly these are unchanged."""
     found = copy.deepcopy(cfg)
     packed = packed_experts(model)
     by_name = cfg.target_modules is not None and cfg.target_modules != "all-linear"
@@ -55,7 +55,7 @@ def resolve(cfg: Any, model: Any, targets: Targets) -> Any:
         f"{name}.{own}" for name, m in named_modules(model) for own, _ in m.named_parameters(recurse=False)
     ]
     found.target_parameters = shortest(wanted, every)
-    found.lora_dropout = 0.0  # peft has none for parameters, and refuses the whole adapter
+    found.lora_dropout = 0.0  # peft has none for parameters and refuses the whole adapter
     for pattern in ("rank_pattern", "alpha_pattern"):
         set_for = getattr(found, pattern)
         for name, value in list(set_for.items()):
@@ -66,7 +66,7 @@ def resolve(cfg: Any, model: Any, targets: Targets) -> Any:
 
 
 def _rank_experts(found: Any, cfg: Any, model: Any, names: Iterable[str]) -> None:
-    """Experts that a token passes have the rank `r` together, unless the config says what each has.
+    """Divide the rank `r` by the number of experts per token, unless the config sets a rank for experts.
 
     After Schulman et al. 2025, LoRA Without Regret (thinkingmachines.ai/blog/lora).
     """
@@ -88,7 +88,7 @@ def _is_meant(pattern: str, name: str) -> bool:
 
 
 def shortest(names: Iterable[str], others: Iterable[str], parts: int = 2) -> list[str]:
-    """The shortest ends of `names`, of two words at least, that none of `others` beside them has."""
+    """The shortest suffixes of `names`, of at least two words, that none of `others` has."""
     chosen = set(names)
     rest = [name.split(".") for name in others if name not in chosen]
     found = set()
@@ -102,19 +102,19 @@ def shortest(names: Iterable[str], others: Iterable[str], parts: int = 2) -> lis
 
 
 def _pattern(names: Iterable[str], kept: Iterable[str]) -> str:
-    """A pattern of `names` and none of `kept`: any number for a layer's own, where that is the same."""
+    """A pattern that matches `names` and none of `kept`, with any layer number if that is equivalent."""
     exact = sorted({re.escape(name) for name in names})
     loose = "|".join(sorted({re.sub(r"\\\.\d+(?=\\\.)", r"\\.\\d+", name) for name in exact}))
     return "|".join(exact) if any(re.fullmatch(loose, name) for name in kept) else loose
 
 
-def _either(asked: Any, more: str) -> str:
-    """The pattern of what `asked`, a pattern or ends of names, excludes, and of `more`."""
-    if not asked:
+def _either(excluded: Any, more: str) -> str:
+    """A pattern of the names that `excluded` (a pattern or suffixes) excludes, and of `more`."""
+    if not excluded:
         return more
-    if not isinstance(asked, str):
-        asked = rf"(?:.*\.)?(?:{'|'.join(sorted(map(re.escape, asked)))})"
-    return f"{asked}|{more}"
+    if not isinstance(excluded, str):
+        excluded = rf"(?:.*\.)?(?:{'|'.join(sorted(map(re.escape, excluded)))})"
+    return f"{excluded}|{more}"
 
 
 def _last(name: str) -> str:
@@ -122,14 +122,14 @@ def _last(name: str) -> str:
 
 
 def _end(name: str) -> str:
-    """The last word of `name`, and those before it as long as they are numbers."""
+    """The last word of `name`, with numbers directly before it."""
     found = re.search(r"[^.]+(\.\d+)*$", name)
     assert found, name
     return found[0]
 
 
 def parts(asked: Any, found: Any, targets: Targets, holder: str) -> tuple[Any, Any]:
-    """Of `asked`, resolved to `found`: what puts an adapter on parameters, and on layers in `holder`."""
+    """The part of `asked`, resolved to `found`, that adapts parameters, and layers in `holder`."""
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
     parameters, layers = copy.deepcopy(found), copy.deepcopy(asked)
@@ -144,7 +144,7 @@ def parts(asked: Any, found: Any, targets: Targets, holder: str) -> tuple[Any, A
 
 
 def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
-    """What is said of an adapter: experts, what was left out, what no merged model can hold."""
+    """The messages about an adapter: experts, layers left out, settings that a merged model cannot hold."""
     lines = []
     packed = packed_experts(model)
     experts = [name for name in targets.parameters if name in packed]
@@ -196,7 +196,7 @@ def describe(cfg: Any, found: Any, model: Any, targets: Targets) -> list[str]:
 
 
 def _shared(layers: Iterable[str], modules: Mapping[str, Any]) -> list[str]:
-    """Those of `layers` whose weight is that of one before."""
+    """The `layers` whose weight is tied to that of an earlier one."""
     seen: set[int] = set()
     found = []
     for name in layers:
@@ -221,7 +221,7 @@ def rank_of(cfg: Any, name: str) -> int:
 
 
 def _renamed(cfg: Any, experts: list[str]) -> str:
-    """That names of an expert's own layers were read as the packed parameters."""
+    """The message that names of separate expert layers were read as the packed parameters."""
     asked = cfg.target_modules
     asked = [asked] if isinstance(asked, str) else sorted(asked or ())
     words = {_last(name) for name in experts}
@@ -234,6 +234,6 @@ def _renamed(cfg: Any, experts: list[str]) -> str:
 
 
 def _counted(names: Iterable[str]) -> str:
-    """`self_attn.q_proj (32), ...` of names that differ in their layers' numbers."""
+    """`self_attn.q_proj (32), ...`: names without layer numbers, and their counts."""
     ends = [".".join([word for word in name.split(".") if not word.isdigit()][-2:]) for name in names]
     return ", ".join(f"{end} ({count})" for end, count in sorted(Counter(ends).items()))

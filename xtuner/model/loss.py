@@ -54,7 +54,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 d_weight = _add(d_weight, grad.T @ x, weight.dtype)
             if needs[2]:
                 d_bias = _add(d_bias, grad.sum(0), weight.dtype)
-            del grad, logits  # before those of the next block are made
+            del grad, logits  # before the next block allocates its own
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         return loss
 
@@ -64,7 +64,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
 
 def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
-    """`grad` times `factor`, which a loss scaler may have made larger than 16 bits hold."""
+    """`grad` times `factor`, which with a loss scaler may exceed the range of 16 bits."""
     if grad.dtype == factor.dtype:
         return grad.mul_(factor)
     return (grad.to(factor.dtype) * factor).to(grad.dtype)
@@ -73,7 +73,7 @@ def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
 def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
     if total is None:
         return part.to(dtype)
-    # In pieces: to add 16 bits to 32, a CPU first makes a copy in 32 bits of all that it is to add.
+    # In pieces: to add 16-bit numbers, a CPU first copies all of them to 32 bits.
     for rows, more in zip(total.split(PIECE), part.split(PIECE), strict=True):
         rows.add_(more)
     return total
@@ -115,7 +115,7 @@ def head_cross_entropy_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> 
 
 
 def _differentiated(*inputs: Tensor | None) -> list[Tensor | None]:
-    """`inputs`, detached under no_grad: there too, autograd's functions hear of what requires gradients."""
+    """`inputs`, detached under no_grad, where autograd functions still read requires_grad."""
     if torch.is_grad_enabled():
         return list(inputs)
     return [None if x is None else x.detach() for x in inputs]
@@ -141,7 +141,7 @@ class _LogitsCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """The same of `logits [M, V]` that are there already: of families whose head is more than one layer."""
+    """The same for given `logits [M, V]`, of families whose head is more than one layer."""
     return _LogitsCrossEntropy.apply(*_differentiated(logits), targets)
 
 
@@ -187,14 +187,14 @@ class _HeadLogprobs(torch.autograd.Function):
                 d_weight = _add(d_weight, grad.T @ x, weight.dtype)
             if needs[2]:
                 d_bias = _add(d_bias, grad.sum(0), weight.dtype)
-            del grad  # before those of the next block are made
+            del grad  # before the next block allocates its own
         return d_hidden, d_weight, d_bias, None
 
 
 def _logits_by_block(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Rows of `hidden`, the head's input there, and its logits."""
+    """Rows of `hidden`, the head's input for them, and its logits."""
     w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
     block = loss_block(len(hidden), len(weight), _kind(hidden.device))
     for start in range(0, len(hidden), block):
@@ -218,5 +218,5 @@ def head_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 
 
 def logprobs_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """The same of `logits [M, V]` that are there already."""
+    """The same for given `logits [M, V]`."""
     return _logprobs(logits, targets)

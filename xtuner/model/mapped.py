@@ -1,10 +1,10 @@
-"""Weights that stay in their files until each process takes its part of them.
+"""Weights that stay in their files until each process reads its part of them.
 
 files     bf16                         mapped into memory: nothing is read
-model     the same memory              whole, and costs none
+model     the same memory              whole, without a copy
 parts     fp32, rows of this process   read and widened one by one (xtuner/parallel/tensors.py)
 
-Without this each process reads all weights in the precision it trains in before it keeps its part.
+Without this each process would read all weights in the precision of training and then keep its part.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 _asked: ContextVar[bool] = ContextVar("weights_in_files", default=False)
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-# Arguments of `from_pretrained` that name other files than those looked at here, and those that say where.
+# Arguments of `from_pretrained` that select other files than those read here, and those that locate them.
 _OTHER_FILES = frozenset({"subfolder", "variant", "gguf_file", "use_safetensors"})
 _WHERE = frozenset({"revision", "cache_dir", "token", "local_files_only"})
 
 
 @contextlib.contextmanager
 def weights_in_files() -> Iterator[None]:
-    """Within it, the weights of models that are loaded stay in their files where they can."""
+    """A context in which weights of loaded models stay in their files if possible."""
     token = _asked.set(True)
     try:
         yield
@@ -47,21 +47,21 @@ def stay_in_files() -> bool:
 
 
 def let_go_of_files(llm: PreTrainedModel) -> None:
-    """Copy the weights of a quantised model that are not: each is a part of a file that is mapped whole."""
+    """Copy unquantised weights of a quantised model: each would keep a whole file mapped."""
     for weight in llm.parameters():
         if weight.is_floating_point() and weight.device.type == "cpu":
             weight.data = weight.data.clone()
 
 
 def wanted_dtype(weight: torch.Tensor) -> torch.dtype:
-    """The precision to hold `weight` in; that of its file may be narrower."""
+    """The dtype to hold `weight` in; that of its file may be narrower."""
     return getattr(weight, "wanted_dtype", weight.dtype)
 
 
 def load(make: Callable[[torch.dtype], PreTrainedModel], kwargs: Mapping[str, Any]) -> PreTrainedModel:
-    """What `make` returns for the precision that `kwargs` of `from_pretrained` ask for.
+    """The result of `make` in the precision of `kwargs` of `from_pretrained`.
 
-    Within `weights_in_files()` its weights are mapped and know their `wanted_dtype`.
+    Within `weights_in_files()` the weights are mapped and have an attribute `wanted_dtype`.
     """
     dtype = kwargs["torch_dtype"]
     if not stay_in_files():
@@ -90,7 +90,7 @@ def load(make: Callable[[torch.dtype], PreTrainedModel], kwargs: Mapping[str, An
 def _mark(llm: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     stored = llm.config.dtype
     for weight in llm.parameters():
-        # Some families keep a few weights in fp32, whatever the others have.
+        # Some families keep a few weights in fp32.
         if weight.dtype == stored:
             weight.wanted_dtype = dtype  # type: ignore[attr-defined]
     llm.config.dtype = dtype
@@ -98,7 +98,7 @@ def _mark(llm: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _stored_dtype(kwargs: Mapping[str, Any]) -> torch.dtype | None:
-    """The one precision of all weights in the safetensors of a model; None where that is not so."""
+    """The dtype of all weights in the safetensors files of a model; None if there is not exactly one."""
     from safetensors import SafetensorError, safe_open
 
     if any(kwargs.get(name) is not None for name in _OTHER_FILES):
@@ -109,12 +109,12 @@ def _stored_dtype(kwargs: Mapping[str, Any]) -> torch.dtype | None:
             with safe_open(file, framework="pt") as opened:
                 kinds |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
-        return None  # what is wrong is said where they are loaded
+        return None  # loading reports the error
     return _FLOATS.get(kinds.pop()) if len(kinds) == 1 else None
 
 
 def _safetensors(kwargs: Mapping[str, Any]) -> list[str]:
-    """The files that transformers would take, in its order of preference."""
+    """The files that transformers would read, in its order of preference."""
     from transformers.utils import cached_file
 
     where = {name: value for name, value in kwargs.items() if name in _WHERE}

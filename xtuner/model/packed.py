@@ -1,12 +1,12 @@
-"""A flat batch of samples, and what a model is given of it.
+"""A flat batch of samples, and the arguments of a model for it.
 
     batch         a a a b b _ _        [2, 7] with padding, from default_collate_fn; or flat already, from
                   c c c _ _ _ _        flat_collate_fn
     input_ids     a a a b b c c c      [8], on the device
     boundaries    0     3   5     8    where samples begin and end
-    positions     where a token with a loss is predicted, and `targets`, that token
+    positions     the tokens that predict one with a loss, and `targets`, the predicted ones
 
-All but the ids stays on the host, so that a training step never waits for the device.
+All but the ids is on the host, so that a training step never waits for the device.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def loss_positions(
 
 
 def boundaries_of(data: dict[str, Any]) -> list[int]:
-    """Where the samples of a batch begin and end once its rows are joined without padding."""
+    """The boundaries of the samples of a batch after its padding is removed."""
     if "boundaries" in data:
         return data["boundaries"]
     rows, width = data["input_ids"].shape

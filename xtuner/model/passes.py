@@ -1,9 +1,9 @@
 """From packed samples to forward passes of the model.
 
 samples    a a a | b b | c c c
-together   a a a b b c c c         if attention keeps samples apart
-apart      a a a    b b            otherwise: samples of one length as a batch, without padding, as any
-           c c c                   code of transformers takes them
+together   a a a b b c c c         if attention isolates samples
+apart      a a a    b b            otherwise: samples of one length as a batch, without padding, which
+           c c c                   any code of transformers supports
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Pass:
 
     inputs: Mapping[str, Any]  # arguments of the model
     index: np.ndarray  # position of each token in the batch, `[B, T]`; -1 for padding
-    rows: np.ndarray  # where a token has a loss, `[M]`
+    rows: np.ndarray  # positions with a loss, `[M]`
     columns: np.ndarray
-    targets: np.ndarray  # the tokens after those
+    targets: np.ndarray  # the tokens after these
     pieces: Pieces | None = None  # of samples in one sequence: see `attention.packed_batch`
     boundaries: Sequence[int] | None = None
 
@@ -65,9 +65,9 @@ def _select(output: Tensor, index: np.ndarray) -> Tensor:
 
 
 def together(packed: Packed, length: int, group: Any = None, masked: bool = False) -> Pass:
-    """All samples as one sequence of `length` tokens: the padding is one more sample, without labels.
+    """All samples as one sequence of `length` tokens; the padding is another sample without labels.
 
-    `group`: the processes that hold a part each. `masked`: an `attention_mask` marks the padding too.
+    `group`: the sequence-parallel processes. `masked`: with an `attention_mask` for the padding.
     """
     ids, boundaries, missing = packed.input_ids, list(packed.boundaries), length - len(packed.input_ids)
     if missing:

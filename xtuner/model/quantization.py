@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what is quantised as a model is loaded, what is not, and what the kernels need.
+"""Quantised weights: which are quantised on loading, which are not, and the limits of the kernels.
 
 quantization_config   linear layers in 4 or 8 bits; not the head, nor layers whose weight a family's code
                       reads, nor experts that are one parameter
@@ -25,7 +25,7 @@ _VISION_MODULES = ("model.vision_tower", "model.multi_modal_projector", "lm_head
 
 
 def is_quantized(quantization: Any) -> bool:
-    """Whether a `quantization_config` asks for fewer bits."""
+    """Whether a `quantization_config` quantises weights."""
     if quantization is None:
         return False
     bits = (getattr(quantization, "load_in_4bit", None), getattr(quantization, "load_in_8bit", None))
@@ -33,7 +33,7 @@ def is_quantized(quantization: Any) -> bool:
 
 
 def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> Any:
-    """How a model is loaded to talk to: None for all bits, 8 or 4; ConfigError for any other number."""
+    """The quantisation for generation with 8 or 4 bits; None if `bits` is None; else ConfigError."""
     if bits is None:
         return None
     if bits not in (4, 8):
@@ -55,13 +55,13 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
 
 
 def set_fields_for_quantized(config: Any) -> None:
-    """Change the fields of `config` with which its family's code would spoil quantised weights."""
+    """Change fields of `config` with which its family's code would damage quantised weights."""
     for name, value in family_of(config).when_quantized.items():
         setattr(config.get_text_config(), name, value)
 
 
 def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
-    """Leave layers unquantised whose weight a kernel of the family reads: it would read packed bytes."""
+    """Do not quantise layers whose weight a kernel of the family reads: it would read packed bytes."""
     if names := family_of(config).weights_read:
         asked = quantization.llm_int8_skip_modules or ["lm_head"]
         quantization.llm_int8_skip_modules = [*asked, *(name for name in names if name not in asked)]
@@ -73,7 +73,7 @@ def keep_weights_that_are_read(quantization: Any, config: Any) -> None:
 
 
 def widening(config: Any) -> Any:
-    """What makes transformers read 8-bit and 4-bit floats as 16-bit ones, whose kernels have no backward."""
+    """A config to dequantise 8-bit and 4-bit floats on loading: their kernels have no backward."""
     method = loadable.quantised_by(config.to_dict())
     if method not in loadable.WIDENED:
         return None
@@ -87,8 +87,8 @@ def widening(config: Any) -> Any:
     return (Mxfp4Config if method == "mxfp4" else FineGrainedFP8Config)(dequantize=True)
 
 
-def tell_of_experts(llm: Any) -> None:
-    """Say what bitsandbytes leaves as it is: it quantises layers, and experts may be one parameter."""
+def log_unquantized_experts(llm: Any) -> None:
+    """Log that packed experts are not quantised: bitsandbytes quantises only layers."""
     experts = list(packed_experts(llm).values())
     if experts:
         size = sum(parameter.nbytes for parameter in experts) / 1e9
@@ -101,9 +101,9 @@ def tell_of_experts(llm: Any) -> None:
 
 
 def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
-    """Without this, gradients are wrong after any eval forward on CPUs with AVX512_BF16.
+    """Prevent wrong gradients after an eval forward on CPUs with AVX512_BF16.
 
-    bitsandbytes then repacks the weights for an inference kernel that has no backward.
+    bitsandbytes would repack the weights for an inference kernel that has no backward.
     """
     if kind := next((type(m) for m in llm.modules() if _is_4bit(m) and m.weight.device.type == "cpu"), None):
         is_proven(kind, "gradients on a CPU may be wrong once the model has answered in evaluation mode")
@@ -112,10 +112,10 @@ def keep_4bit_weights_unpacked(llm: torch.nn.Module) -> None:
 
 
 def repack_whole_blocks_alone(llm: torch.nn.Module) -> None:
-    """Leave 4-bit weights as they are where the inference kernel for such CPUs has no form for their sizes.
+    """Do not repack 4-bit weights whose sizes the inference kernel for such CPUs does not support.
 
-    It takes rows of whole blocks, 32 at a time, and bitsandbytes fails where it repacks any other. Without it
-    they are dequantised at each forward, to the same numbers.
+    It needs rows of whole blocks, 32 at a time; bitsandbytes fails to repack others. These are dequantised at
+    each forward, to the same numbers.
     """
     layers = [m for m in _repacked(llm) if m.weight.device.type == "cpu"]
     odd = [m for m in layers if m.in_features % m.weight.blocksize or m.out_features % 32]

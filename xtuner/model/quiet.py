@@ -1,4 +1,4 @@
-"""Messages of other libraries that are known, harmless and not for the user: each by its logger and words."""
+"""Known, harmless messages of other libraries that are not for the user, by logger and text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import logging
 _HARMLESS = {
     # An optional faster CPU kernel that bitsandbytes looks for on the hub.
     "bitsandbytes.backends.cpu.ops": ("Failed to load CPU gemm_4bit_forward",),
-    # Said for every call of every layer; the numbers are those of int8 all the same.
+    # Logged for every call of every layer; the numbers are those of int8 in any case.
     "bitsandbytes.autograd._functions": ("MatMul8bitLt: inputs will be cast",),
-    # A CLIP's other half, which reads captions; that something is missing, llava.py says itself.
+    # The text half of a CLIP; llava.py reports missing weights itself.
     "transformers.modeling_utils": ("\x1b[1mCLIPVisionModel LOAD REPORT",),
 }
 
@@ -25,7 +25,7 @@ class _Drop(logging.Filter):
 
 
 def silence_known_warnings() -> None:
-    """Drop the messages above; everything else these libraries say still comes."""
+    """Drop the messages above; all others of these libraries are still logged."""
     for name, beginnings in _HARMLESS.items():
         target = logging.getLogger(name)
         if not any(isinstance(f, _Drop) for f in target.filters):

@@ -1,13 +1,12 @@
-"""Activation checkpointing: layers forget their activations in forward and recompute them in backward.
+"""Activation checkpointing: layers drop their activations in forward and recompute them in backward.
 
-    none        every layer keeps what its backward needs
-    selective   every second layer keeps its input alone                        half of a forward pass more
-    full        every layer keeps its input alone (Chen et al. 2016, arXiv 1604.06174)    a forward pass more
-    offload     as full, the inputs wait in the host's memory, and so does a    two copies of each, and
+    none        every layer keeps all that its backward needs
+    selective   every second layer keeps only its input                         half of a forward pass more
+    full        every layer keeps only its input (Chen  et al. 2016, arXiv 1604.06174)    a forward pass more
+    offload     as full, with the inputs in the host's memory, and with it a    two copies of each, and
                 frozen embedding; MLPs with adapters run by tiles of rows       these MLPs once more
 
-Gradients are the same to the last bit, of MLPs in tiles to rounding. What fits is decided by the estimate of
-xtuner/estimate.
+Gradients are the same to the last bit, of MLPs in tiles to rounding. xtuner/estimate decides which one fits.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from xtuner.model.fused import tile
 from xtuner.model.host_embedding import keep_on_host
 from xtuner.model.mapped import wanted_dtype
 
-# Tokens of a batch that is not known.
+# Tokens of a batch of unknown size.
 TOKENS = 8192
 
 
 def enable_recompute(llm: Any, way: str = "full") -> str:
-    """The way in which layers of `llm` recompute from now on (not re-entrant, so frozen inputs are fine)."""
+    """Set the recomputation of `llm` and return it (not re-entrant, so that inputs may be frozen)."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     base = base_model(llm)
@@ -78,13 +77,13 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
 
 
 def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # Pinned memory exists beside a GPU only.
+    # Pinned memory needs a GPU.
     with torch.autograd.graph.save_on_cpu(pin_memory=args[0].device.type == "cuda"):
         return checkpoint(function, *args, use_reentrant=False, **kwargs)
 
 
 def recomputes(llm: Any) -> float:
-    """The share of layers that are computed again in backward."""
+    """The fraction of layers that are recomputed in backward."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     layers = [m for m in llm.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -92,10 +91,10 @@ def recomputes(llm: Any) -> float:
 
 
 def what_fits(llm: Any) -> str:
-    """The least recomputation with which a batch of TOKENS is expected to fit beside what is in memory."""
+    """The least recomputation with which a batch of TOKENS is estimated to fit into the free memory."""
     device = dist.device()
     shape = read_shape(llm.config.get_text_config().to_dict())
-    # Weights may be there already, and the estimate holds them too.
+    # Weights that are already loaded are part of the estimate too.
     free = free_memory(device) + sum(p.nbytes for p in llm.parameters() if p.device.type == device.type)
     if shape is None:
         return "full"
@@ -117,7 +116,7 @@ def what_fits(llm: Any) -> str:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on `device`."""
+    """The free bytes of `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return machine.free_memory()

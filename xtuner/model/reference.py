@@ -1,4 +1,4 @@
-"""The model that a method on preferences compares the trained one with."""
+"""The reference model of preference training."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _RANDOM = re.compile(r"drop|jitter|noise")
 
 
 class AdapterOff:
-    """The base of a model with an adapter: no second copy of any weight."""
+    """The base of a model with an adapter, without a second copy of any weight."""
 
     def __init__(self, llm: Any) -> None:
         self._llm = llm
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Within it the model runs as the reference: without adapter, dropout, noise and gradients.
+        """A context in which the model runs as the reference: without adapter, dropout, noise and gradients.
 
-        All else runs by the code that trains, so that what both round alike does not look like a preference.
+        All other code is the same as in training, so that rounding cannot look like a preference.
         """
         was_training = [module.training for module in self._random_modules]
         with torch.no_grad(), self._llm.disable_adapter():
@@ -38,13 +38,13 @@ class AdapterOff:
 
     @functools.cached_property
     def _random_modules(self) -> list[nn.Module]:
-        # NEFTune adds its noise behind the embedding.
+        # NEFTune adds its noise after the embedding.
         found = [module for module in self._llm.modules() if _is_random(module)]
         return [*found, self._llm.get_input_embeddings()]
 
 
 def _is_random(module: nn.Module) -> bool:
-    """Whether the module itself, apart from those in it, draws random numbers in training."""
+    """Whether the module itself, not its children, draws random numbers in training."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     rates = (value for name, value in vars(module).items() if _RANDOM.search(name))

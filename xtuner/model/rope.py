@@ -1,12 +1,12 @@
-"""Rotary positions whose scale follows the length of a sample, for samples that share a row.
+"""Rotary positions with a scale by the length of each sample in a pack.
 
-    position ids       0 1 2 3 4 5 | 0 1 | 0 1 2        dynamic and longrope: the largest decides for all
+    position ids       0 1 2 3 4 5 | 0 1 | 0 1 2        dynamic and longrope: the largest sets the scale
     here, one call     0 1 2 3 4 5
     a sample                         0 1
-                                           0 1 2        angles are put side by side again
+                                           0 1 2        the angles are joined again
 
-Nothing stays from call to call: stock code keeps a dynamic scale until a sample is shorter than the model's
-own length, so that what came before would decide.
+No state is kept between calls: stock code keeps a dynamic scale until a sample is shorter than the model's
+original length, so that earlier samples would change later ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from xtuner.model.foreign import is_proven
 
 
 def scale_by_sample(model: nn.Module) -> int:
-    """How many modules of `model` scale rotary positions for each sample by itself from now on."""
+    """Let rotary modules of `model` scale each sample separately; returns the number of such modules."""
     from transformers.modeling_rope_utils import dynamic_rope_update
 
     found = [m for m in model.modules() if any(map(_follows_length, _kinds(m).values()))]
@@ -38,7 +38,7 @@ def scale_by_sample(model: nn.Module) -> int:
 
 
 def _kinds(module: Any) -> dict[str, str]:
-    """How a module scales, by the prefix of what it keeps: that of a kind of layer, or none."""
+    """Prefix of a module's attributes (of a kind of layer, or empty) -> its type of scaling."""
     kind = getattr(module, "rope_type", None)
     if isinstance(kind, dict):
         return {f"{layers}_": one for layers, one in kind.items()}
@@ -54,12 +54,12 @@ def _forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: A
         _forget(self)
         return type(self).forward(self, x, positions, *args, **kwargs)
 
-    # Rows of a batch are no pack: zeros there are padding.
+    # A batch of several rows is not a pack: zeros are padding.
     if position_ids.dim() != 2 or len(position_ids) != 1:
         return angles(position_ids)
     parts = [angles(positions) for positions in _samples(position_ids)]
     if pieces := attention.pieces():
-        # The last position of each sample, which may be on another process, went along.
+        # They include the last position of each sample, which may be on another process.
         parts = [_first(part, count) for part, (count, _) in zip(parts, pieces, strict=True)]
     if isinstance(parts[0], Tensor):
         return torch.cat(parts, dim=1)
@@ -67,7 +67,7 @@ def _forward(self: Any, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: A
 
 
 def _samples(position_ids: Tensor) -> list[Tensor]:
-    """The positions of each sample of a row; of one that is cut, those that are here and its last."""
+    """The positions of each sample of a pack; of a cut sample, those on this process and its last."""
     if pieces := attention.pieces():
         parts = position_ids.split([count for count, _ in pieces], dim=1)
         lasts = [position_ids.new_full((1, 1), length - 1) for _, length in pieces]
@@ -81,11 +81,11 @@ def _first(part: Any, count: int) -> Any:
 
 
 def _forget(module: Any) -> None:
-    """Undo what the last call left behind."""
+    """Reset the state of the last call."""
     for prefix, kind in _kinds(module).items():
         if "dynamic" in kind:
             original = getattr(module, f"{prefix}original_inv_freq")
             setattr(module, f"{prefix}inv_freq", original.clone())
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
-        elif prefix:  # which transformers before 5.21 cannot read again
+        elif prefix:  # transformers before 5.21 cannot read it again
             vars(module).pop(f"{prefix}long_inv_freq", None)

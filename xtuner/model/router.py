@@ -1,11 +1,11 @@
-"""The loss that keeps the experts of a mixture equally busy.
+"""The balance loss of a mixture of experts.
 
-    loss of a forward pass   sum of cross entropies + weight * balance * trained tokens of the pass
-    of an update             all of these / trained tokens of the update
+    loss of a forward pass   sum of cross entropies + weight * balance * supervised tokens of the pass
+    of an update             all of these / supervised tokens of the update
 
-So an update has the mean of its passes' balances, weighted by their trained tokens, as transformers' loss has
-the one of a batch. Balance is no sum over tokens: it is a product of two means over all tokens of one forward
-pass on one process. Two batches of four samples are therefore not quite one of eight, here as elsewhere.
+So the loss of an update has the mean of the balances of its passes, weighted by their supervised tokens, as
+transformers' loss has that of a batch. A balance is not a sum over tokens but a product of two means over all
+tokens of one forward pass on one process. So two batches of four samples differ slightly from one of eight.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from xtuner.model.base import base_model
 
 
 def balance_weight(llm: Any) -> float:
-    """What the balance of experts is multiplied by in the loss; 0 where the config does not ask for it."""
+    """The weight of the balance of experts in the loss; 0 unless the config enables it."""
     base = base_model(llm)
     config = base.config.get_text_config()
     if not getattr(config, "output_router_logits", False):

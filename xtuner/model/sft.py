@@ -24,7 +24,7 @@ class SupervisedFinetune(PackedLanguageModel):
     """A language model that learns the supervised tokens of its data."""
 
     def num_items(self, data: dict[str, Any]) -> int:
-        """How many tokens have a loss; the first token of a sample never has."""
+        """The number of tokens with a loss; the first token of a sample never has one."""
         return len(loss_positions(data)[0])
 
     def describe(self, means: Mapping[str, float]) -> dict[str, float]:
@@ -32,7 +32,7 @@ class SupervisedFinetune(PackedLanguageModel):
         return {**means, "perplexity": math.exp(loss) if loss < 700 else math.inf}
 
     def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
-        weight = balance_weight(self.llm) if self.training else 0.0  # validation measures the model alone
+        weight = balance_weight(self.llm) if self.training else 0.0  # validation has no balance loss
         todo = self.passes_of(packed, with_loss=True)
         supervised = [p for p in todo if len(p.targets)]
         parts = None if weight else self.head_apart()

@@ -1,4 +1,4 @@
-"""Names of trained weights: in a run, in an adapter file, in a model folder.
+"""Names of trainable parameters: in a run, in an adapter file, in a model folder.
 
     run, LoRA    llm.base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight
     adapter          base_model.model.model.layers.0.mlp.up_proj.lora_A.weight
@@ -7,7 +7,7 @@
     run, full    llm.model.layers.0.mlp.up_proj.weight
     folder           model.layers.0.mlp.up_proj.weight
 
-Pure functions of the names; tensors are passed on untouched, but for experts' adapters of an older peft.
+Pure functions of the names; tensors are unchanged, except adapters of experts by an older peft.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PREFIX = "llm."
-# What peft keeps per adapter; each is followed by the adapter's name in a run and by nothing in a file.
+# The parts of an adapter in peft; in a run each is followed by the adapter's name, in a file not.
 _PER_ADAPTER = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)\.default(?=\.|$)")
-# DoRA's vector was a parameter before it became a module; its file name stayed.
+# DoRA's vector was a parameter before it became a module; its name in files is the same.
 _MAGNITUDE = ".lora_magnitude_vector.default.weight"
 _SAVED_MODULE = ".modules_to_save.default."
 
 
 def is_adapter(state_dict: Mapping[str, object]) -> bool:
-    """Whether the trained part is an adapter (LoRA), not a whole model."""
+    """Whether the trainable parameters are an adapter (LoRA), not a whole model."""
     return any(".lora_" in name or _SAVED_MODULE in name for name in state_dict)
 
 
@@ -44,10 +44,10 @@ def adapter_key(name: str) -> str:
 
 
 def is_other_way_round(peft_version: str | None, is_transposed: bool) -> bool:
-    """Whether peft of that version adapted packed experts with their inputs and outputs exchanged.
+    """Whether that version of peft adapted packed experts with their inputs and outputs exchanged.
 
-    `is_transposed`: an expert's matrix is [in, out]. Before 0.19 peft took all for that, 0.19.0 those
-    that are not.
+    `is_transposed`: an expert's matrix is [in, out]. Before 0.19 peft treated all experts so, 0.19.0 only
+    those that are not.
     """
     version = tuple(int(part) for part in re.findall(r"\d+", peft_version or "")[:3])
     return not is_transposed if version < (0, 19) else version == (0, 19, 0)
@@ -61,18 +61,18 @@ def exchanged(a: torch.Tensor, b: torch.Tensor, count: int) -> tuple[torch.Tenso
 
 
 def run_key(name: str, run_names: Mapping[str, object] | set[str]) -> str | None:
-    """The name in a LoRA run of the adapter file's `name`; None where the run has no such weight."""
+    """The name in a LoRA run of the adapter file's `name`; None if the run has no such weight."""
     return {adapter_key(n): n for n in run_names}.get(name)
 
 
 def adapter_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The contents of `adapter_model.safetensors` from the trained part of a LoRA run."""
+    """The contents of `adapter_model.safetensors` from the trainable parameters of a LoRA run."""
     _expect_prefix(state_dict)
     return {adapter_key(name): value for name, value in state_dict.items() if name.startswith(PREFIX)}
 
 
 def hf_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The weights of a model folder from the trained part of a full run."""
+    """The weights of a model folder from the trainable parameters of a full run."""
     _expect_prefix(state_dict)
     return {name.removeprefix(PREFIX): v for name, v in state_dict.items() if name.startswith(PREFIX)}
 

@@ -1,10 +1,10 @@
-"""What an adapter is put on: linear layers of the language part, and experts packed into one parameter.
+"""The targets of an adapter: linear layers of the language part, and experts packed into a parameter.
 
     model.layers.3.self_attn.q_proj            a linear layer              adapted
     model.layers.3.mlp.experts.gate_up_proj    [experts, out, in]          adapted, each expert's matrix
     model.layers.3.mlp.gate                    chooses experts             left out
-    model.vision_tower.encoder.layers.3.fc1    no part of the language     left out
-    model.layers.3.mixer.out_proj              a kernel reads its weight   left out: no adapter would be seen
+    model.vision_tower.encoder.layers.3.fc1    not in the language part    left out
+    model.layers.3.mixer.out_proj              a kernel reads its weight   left out: an adapter is ignored
 
 Names are those of modules and parameters in a model without an adapter.
 """
@@ -26,10 +26,10 @@ from xtuner.language import translate
 from xtuner.model.language_part import language_part
 
 _HEADS = {"lm_head", "output_layer"}
-# What choose experts, or the tokens that attention looks at: of a choice there is no gradient.
+# Layers that choose experts, or tokens for attention: a choice has no gradient.
 _ROUTERS = {"gate", "router", "wg", "gating"}
 _INDEXER = "indexer"
-# What configs call the number of experts that a token passes.
+# The names in configs of the number of experts per token.
 _PER_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 CHOOSES, SENSES, READ, MORE = (
     "the routers of experts or tokens",
@@ -49,21 +49,21 @@ class Targets:
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules by the names that they have without an adapter; what an adapter has brought is left out."""
+    """Modules by their names without an adapter; modules of adapters are left out."""
     for name, module in model.named_modules():
         if not hasattr(module, "base_layer") and ".lora_" not in name:
             yield name.replace(".base_layer", ""), module
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether `module` is a linear layer, a quantised one or GPT-2's too."""
+    """Whether `module` is a linear layer, including quantised ones and GPT-2's Conv1D."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(module, (nn.Linear, Conv1D))
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Whether `module` holds layers and no parameters of its own."""
+    """Whether `module` holds layers and has no parameters itself."""
     return any(True for _ in module.children()) and not any(True for _ in module.parameters(recurse=False))
 
 
@@ -79,7 +79,7 @@ def packed_experts(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def experts_per_token(config: Any) -> int | None:
-    """How many experts a token passes; None where the config does not say."""
+    """The number of experts per token, or None if the config does not have it."""
     text = config.get_text_config()
     for name in _PER_TOKEN:
         value = getattr(text, name, None)
@@ -90,11 +90,11 @@ def experts_per_token(config: Any) -> int | None:
 
 
 def find_targets(model: Any, cfg: Any, *, exact: bool = False) -> Targets:
-    """What peft's LoraConfig `cfg` puts an adapter on.
+    """The targets of peft's LoraConfig `cfg`.
 
-    Without `target_modules`, and with "all-linear", that is what `default_targets` finds.
-    Names of an expert's own layers, from before a family packed them, mean the packed ones, and what sees or
-    hears is left out, unless it is to be `exact`ly what the config names: that of a saved adapter.
+    Without `target_modules`, and with "all-linear", these are `default_targets`.
+    Names of separate expert layers, from before a family packed them, mean the packed ones, and parts for
+    images or audio are left out, unless `exact`: then the targets are those named, as for a saved adapter.
     """
     asked = cfg.target_modules
     if (asked is None and not cfg.target_parameters) or (isinstance(asked, str) and asked == "all-linear"):
@@ -114,7 +114,7 @@ def linear_layer_names(model: Any) -> list[str]:
 
 
 def default_targets(model: Any) -> Targets:
-    """Everything in the language part but what cannot or should not be adapted."""
+    """All linear layers and packed experts of the language part that can and should be adapted."""
     modules = dict(named_modules(model))
     packed, belongs = packed_experts(model), language_part(model)
     blocks = _expert_blocks(modules, packed)
@@ -137,7 +137,7 @@ def default_targets(model: Any) -> Targets:
 
 
 def unfit(model: Any, name: str, module: nn.Module) -> str:
-    """Why an adapter on the linear layer `module` would do nothing, or break it; `""` where it fits."""
+    """The reason why an adapter on the linear layer `module` has no effect or breaks it, or `""`."""
     family = family_of(model.config) if hasattr(model, "config") else None
     if family is not None and name.rpartition(".")[2] in family.weights_read:
         return READ
@@ -145,7 +145,7 @@ def unfit(model: Any, name: str, module: nn.Module) -> str:
 
 
 def _expert_blocks(modules: Mapping[str, nn.Module], packed: Iterable[str]) -> dict[str, int]:
-    """Modules that hold experts, packed or each a module of its own, and how many."""
+    """Modules that hold experts, packed or as separate modules, and their number."""
     blocks = {}
     for name in packed:
         experts, _, own = name.rpartition(".")
@@ -158,7 +158,7 @@ def _expert_blocks(modules: Mapping[str, nn.Module], packed: Iterable[str]) -> d
 
 
 def _chooses(name: str, module: Any, blocks: Mapping[str, int]) -> bool:
-    """Whether the layer chooses experts or tokens, or weighs the expert that all tokens pass."""
+    """Whether the layer chooses experts or tokens, or is the gate of the shared expert."""
     parts = name.split(".")
     if _INDEXER in parts:
         return True
@@ -173,7 +173,7 @@ def _outputs(module: Any) -> int:
 
 
 def _is_matrix(module: Any) -> bool:
-    """Whether a linear layer is that and nothing more: a family's subclass may do anything."""
+    """Whether a linear layer is a plain one: a family's subclass may do anything."""
     kind = type(module)
     if not isinstance(module, nn.Linear) or kind.forward is nn.Linear.forward:
         return True
@@ -189,14 +189,14 @@ def _is_matrix(module: Any) -> bool:
 
 
 def matches(cfg: Any, name: str) -> bool:
-    """Whether peft takes a module of that name for a target of `cfg`."""
+    """Whether peft would adapt a module of that name with `cfg`."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     return bool(check_target_module_exists(cfg, name))
 
 
 def _allowed(targets: Targets, cfg: Any) -> Targets:
-    """Those of `targets` that `exclude_modules`, `layers_to_transform` and `modules_to_save` leave."""
+    """The `targets` that `exclude_modules`, `layers_to_transform` and `modules_to_save` allow."""
     cfg = copy.copy(cfg)
 
     def kept(names: list[str]) -> list[str]:
@@ -226,7 +226,7 @@ def _named_targets(model: Any, cfg: Any, exact: bool) -> Targets:
 
 
 def _is_plain_weight(module: nn.Module) -> bool:
-    """Whether `module` is no layer that peft wraps but holds a matrix `weight`, as routers do."""
+    """Whether `module` has a matrix `weight` but is not a layer that peft wraps, such as a router."""
     weight = dict(module.named_parameters(recurse=False)).get("weight")
     known = (nn.Linear, nn.Embedding, nn.MultiheadAttention, nn.modules.conv._ConvNd)
     return (
@@ -235,15 +235,15 @@ def _is_plain_weight(module: nn.Module) -> bool:
 
 
 def _spellings(name: str, own: Mapping[str, set[str]]) -> list[str]:
-    """Names under which a config may mean the packed parameter: its own, and those of one expert's layers."""
+    """The names for the packed parameter in a config: its own, and those of separate expert layers."""
     experts, _, last = name.rpartition(".")
     return [name, *(f"{experts}.{i}{old}" for old in sorted(own[last]) for i in ("", "0."))]
 
 
 def own_layers(model: Any) -> dict[str, set[str]]:
-    """Last words of packed parameters -> what an expert's own layers are called in files: gate_proj, up_proj.
+    """Last words of packed parameters -> the names of separate expert layers in files: gate_proj, up_proj.
 
-    From transformers' mappings of files to models, and from the parameter's own name.
+    From transformers' mappings of files to models, and from the name of the parameter.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
 
@@ -259,7 +259,7 @@ def own_layers(model: Any) -> dict[str, set[str]]:
 
 
 def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Targets:
-    """`found` and the parameters that `asked` names; the weight of a linear layer means that layer."""
+    """`found` and the parameters named in `asked`; the weight of a linear layer means that layer."""
     modules = dict(named_modules(model))
     names = {
         f"{name}.{own}": module
@@ -289,7 +289,7 @@ def _with_parameters(model: Any, found: Targets, asked: Iterable[str]) -> Target
 
 
 def check_targets(model: Any, cfg: Any) -> None:
-    """Raise ConfigError where `target_modules` names what is not there, or where an adapter does nothing."""
+    """Raise ConfigError if a name in `target_modules` matches nothing or an adapter has no effect."""
     asked = cfg.target_modules
     if asked is None or asked == "all-linear":
         return

@@ -1,4 +1,4 @@
-"""From a model folder to its tokenizer, and the Python files that a trusted folder runs."""
+"""Loads the tokenizer of a model folder, and logs the Python files that a trusted folder runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; a folder's code runs only if it is to be trusted."""
+    """The tokenizer of a model folder or hub name; a folder's code runs only if it is trusted."""
     from transformers import AutoTokenizer
 
     check_model_folder(path, tokenizer=True)
     if trust_remote_code:
-        tell_of_tokenizer_code(path)
+        log_tokenizer_code(path)
     try:
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
@@ -39,24 +39,24 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
 
 
 def _tokenizer_cure(folder: Path, trusted: bool) -> str:
-    """What may help, as the end of a sentence."""
+    """A possible cure, as the end of a sentence."""
     if (folder / "tekken.json").is_file() and not (folder / "tokenizer.json").is_file():
         command = pip_install("mistral-common")
         return translate("; its tekken.json needs the package mistral-common: {command}", command=command)
     return "" if trusted else translate("; it may need --trust-remote-code, which runs its own Python files")
 
 
-def tell_of_tokenizer_code(path: str | Path) -> None:
-    """Say which Python files a trusted tokenizer runs; those of our own families run none."""
+def log_tokenizer_code(path: str | Path) -> None:
+    """Log the Python files that a trusted tokenizer runs; our own families have none."""
     file = Path(path) / "config.json"
-    # Of a model with a language part of ours in it, the rest may run code of its own.
+    # In a model whose language part is ours, other parts may run code of the folder.
     is_ours = file.is_file() and FAMILIES.get(str(read_json(file).get("model_type")), UNKNOWN).ours
-    # transformers looks at the model's config for its tokenizer too.
+    # transformers reads the model's config for its tokenizer too.
     files = [*remote_code(path, "tokenizer_config.json"), *remote_code(path)]
-    tell_of_code([] if is_ours else list(dict.fromkeys(files)))
+    log_remote_code([] if is_ours else list(dict.fromkeys(files)))
 
 
-def tell_of_code(files: list[str]) -> None:
-    """Log which Python files of a folder run."""
+def log_remote_code(files: list[str]) -> None:
+    """Log the Python files of a folder that run."""
     if files:
         say_once("trust_remote_code=True: running {files}", files=", ".join(files))

@@ -1,11 +1,11 @@
-"""The contract between the engine and what it trains.
+"""The interface between the engine and a training method.
 
     engine                                                     a method: SupervisedFinetune, DPO, ...
-    num_items(data)                      ->                    what the loss is a mean over: tokens, pairs
+    num_items(data)                      ->                    number of items in the mean: tokens, pairs
     forward(data, num_items=N)           ->  {"loss": sum of the losses of `data` / N, "sums": {metric: sum}}
     parts()                              ->  {"llm": ...}      divided among processes, counted, exported
 
-N counts the items of the whole update: all its batches, all processes. So any split of an update gives the
+N counts the items of the whole update: all its batches, all processes. So any split of an update has the
 same gradient, and the engine adds losses and metrics and never averages averages.
 """
 
@@ -22,17 +22,17 @@ from xtuner.language import translate
 
 
 class Outputs(TypedDict):
-    """What a forward pass reports; a dict, since DDP, FSDP and DeepSpeed look for tensors in it."""
+    """The result of a forward pass; a dict, since DDP, FSDP and DeepSpeed look for tensors in it."""
 
     loss: Tensor
     sums: dict[str, Tensor]  # of each name in `metrics` the sum over the items of the batch, without gradient
 
 
 class TrainModule(nn.Module, ABC):
-    """What a run trains. The names in `metrics` are logged, validated and known to `save_best`."""
+    """A training method with its models. `metrics` are logged, validated and available to `save_best`."""
 
     metrics: tuple[str, ...] = ()
-    # Those of which `save_best` keeps the largest; of all others, and of the loss, the smallest.
+    # Metrics for which `save_best` keeps the largest; for others, and the loss, the smallest.
     better_if_larger: frozenset[str] = frozenset()
     # Whether only an adapter is trained and saved.
     uses_adapter: bool = False
@@ -56,11 +56,11 @@ class TrainModule(nn.Module, ABC):
         return {}
 
     def describe(self, means: Mapping[str, float]) -> dict[str, float]:
-        """What validation reports, from the means of the loss and of all metrics."""
+        """The values that validation reports, from the means of the loss and of all metrics."""
         return dict(means)
 
     def enable_sequence_parallel(self, group: Any) -> None:
-        """Train only this process's part of each sequence; the other processes of `group` have the rest."""
+        """Train only this process's part of each sequence; the other processes of `group` train the rest."""
         what = "sequence_parallel_size: {kind} cannot train on parts of a sequence: set it to 1"
         raise ConfigError(translate(what, kind=type(self).__name__))
 
@@ -68,7 +68,7 @@ class TrainModule(nn.Module, ABC):
         """Run each layer's forward as its family defines it, for engines that hook the calls of layers."""
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The trained weights: with an adapter its weights alone, else all."""
+        """The trained weights: only those of the adapter if there is one, else all."""
         state = super().state_dict(*args, **kwargs)
         if not self.uses_adapter:
             return state

@@ -1,1 +1,1 @@
-"""Many processes as one: starting them, their groups, what each reads, sequences shared among them."""
+"""Runs of several processes: launch, process groups, samplers, sequence parallelism."""

@@ -1,12 +1,11 @@
-"""Starts the processes of this machine and ends as they end.
+"""Starts the processes of this machine and returns their exit code.
 
     NPROC_PER_NODE=2 xtuner train CFG
     ├── RANK=0 LOCAL_RANK=0 xtuner train CFG
     └── RANK=1 LOCAL_RANK=1 xtuner train CFG
 
-A signal to the one above reaches all below, and its exit code is theirs; a second one ends them, should they
-wait for ever in a collective. Where one of them fails, the others are stopped and the line on stderr names
-it.
+A signal to the parent is forwarded to all children; a second one stops them, in case they hang in a
+collective. If a child fails, the others are stopped and a line on stderr names it.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from xtuner.dist import DEFAULT_PORT
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 
-# Seconds to end by oneself after another one has failed or a second signal: a collective may hold for ever.
+# Seconds to exit after a failure or a second signal; a process in a collective may never exit.
 GRACE = 15.0
-# Launchers and terminals may both pass on the same key press.
+# A launcher and a terminal may both forward the same key press.
 ONE_PRESS_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class Processes:
-    """How many processes to start here, of how many in all, and where they meet."""
+    """The processes to start on this machine, the number of machines, and the address of rank 0."""
 
     here: int
     nodes: int = 1
@@ -53,10 +52,10 @@ class Processes:
         return self.nodes * self.here
 
 
-def asked_for() -> Processes | None:
-    """What NPROC_PER_NODE, NNODES, NODE_RANK, ADDR and PORT ask for; None for a single process.
+def configured_processes() -> Processes | None:
+    """The processes set by NPROC_PER_NODE, NNODES, NODE_RANK, ADDR and PORT; None for a single process.
 
-    Kubernetes' operator of training has its own names for all but the first.
+    The training operator of Kubernetes has other names for all but the first.
     """
     pods, pod = _pods()
     here, nodes = _number("NPROC_PER_NODE", 1), _number("NNODES", pods)
@@ -80,15 +79,15 @@ def asked_for() -> Processes | None:
                 nodes=nodes,
             )
         )
-    known = _number("MASTER_PORT", DEFAULT_PORT) if nodes > 1 else _free_port()
-    port = _number("PORT", known)
+    default = _number("MASTER_PORT", DEFAULT_PORT) if nodes > 1 else _free_port()
+    port = _number("PORT", default)
     return Processes(here, nodes, node, address or "127.0.0.1", port)
 
 
 def _pods() -> tuple[int, int]:
-    """The pods that the operator has started, and the number of this one; 1 and 0 where it has not.
+    """The number of pods of the Kubernetes operator, and that of this pod; 1 and 0 without the operator.
 
-    RANK is of a pod there. WORLD_SIZE counts pods, or processes where the job says how many a pod has.
+    There RANK is of a pod. WORLD_SIZE counts pods, or processes if the job sets the number per pod.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or dist.is_launched():
         return 1, 0
@@ -96,11 +95,11 @@ def _pods() -> tuple[int, int]:
     return _number(counted, 1), _number("RANK", 0, least=0)
 
 
-def how_many() -> tuple[int, int]:
-    """The processes of this run, and those of them on this machine, as the environment says."""
+def num_processes() -> tuple[int, int]:
+    """The numbers of processes of this run and on this machine, from the environment."""
     if dist.is_launched():
         return dist.world_size(), dist.local_world_size() or dist.world_size()
-    processes = asked_for()
+    processes = configured_processes()
     return (processes.world_size, processes.here) if processes else (1, 1)
 
 
@@ -128,21 +127,21 @@ def launch(command: Sequence[str], processes: Processes) -> int:
     """Run `command` in each process of this machine; returns the exit code of the run."""
     children: list[subprocess.Popen] = []
     signals: list[int] = []
-    began = 0.0
+    last_signal_at = 0.0
 
     def forward(number: int, _frame: object) -> None:
-        nonlocal began
-        if not signals or time.monotonic() - began > ONE_PRESS_SECONDS:
+        nonlocal last_signal_at
+        if not signals or time.monotonic() - last_signal_at > ONE_PRESS_SECONDS:
             signals.append(number)
-            began = time.monotonic()
+            last_signal_at = time.monotonic()
         _send(children, number)
 
     before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         for local in range(processes.here):
-            env = {**os.environ, **_place(processes, local)}
-            # Away from the terminal, so that Ctrl-C comes once and through here.
-            options = {"start_new_session": True, "preexec_fn": _dies_with_us()}
+            env = {**os.environ, **_environment(processes, local)}
+            # In a separate session, so that Ctrl-C arrives once, through this process.
+            options = {"start_new_session": True, "preexec_fn": _stop_with_parent()}
             children.append(subprocess.Popen(command, env=env, **options))  # type: ignore[call-overload]
         return _wait(children, processes.first_rank, signals)
     finally:
@@ -151,7 +150,7 @@ def launch(command: Sequence[str], processes: Processes) -> int:
             signal.signal(number, handler)
 
 
-def _place(processes: Processes, local: int) -> dict[str, str]:
+def _environment(processes: Processes, local: int) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // processes.here))
     return {
         "RANK": str(processes.first_rank + local),
@@ -161,13 +160,13 @@ def _place(processes: Processes, local: int) -> dict[str, str]:
         "MASTER_ADDR": processes.address,
         "MASTER_PORT": str(processes.port),
         "OMP_NUM_THREADS": threads,
-        # Stacks of torch's C++ about a lost connection say nothing that our own line does not.
+        # C++ stacks about a lost connection add nothing to our own line.
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
     }
 
 
-def _dies_with_us() -> Callable[[], object] | None:
-    """What a child calls before it becomes the command, so that it gets SIGTERM when this process is gone."""
+def _stop_with_parent() -> Callable[[], object] | None:
+    """A function for a child before exec: it gets SIGTERM when this process dies."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
@@ -197,7 +196,7 @@ def _wait(children: list[subprocess.Popen], first_rank: int, signals: list[int])
 
 
 def _first_failure(children: list[subprocess.Popen], signals: list[int]) -> int | None:
-    """The number of a child that failed; of several the one that was killed, which the others lost."""
+    """The index of a child that failed; of several a killed one, since the others failed because of it."""
     fine = {0, None, *(128 + n for n in signals), *(-n for n in signals)}
     failed = [(child.returncode > 0, n) for n, child in enumerate(children) if child.poll() not in fine]
     return min(failed)[1] if failed else None
@@ -210,7 +209,7 @@ def _end(children: list[subprocess.Popen]) -> None:
         time.sleep(0.05)
     _send(children, signal.SIGKILL)
     for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):  # one that a driver holds
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a driver may block it
             child.wait(5)
 
 

@@ -1,9 +1,9 @@
-"""In which order each process reads the items.
+"""The order in which each process reads the items.
 
     6 items, 2 processes, shuffled    order [4 1 5 0 3 2]    process 0: 4 5 3    process 1: 1 0 2
 
-The order depends on seed, epoch and the number of items alone. What all processes read in an iteration is a
-stretch of it, so two read what one reads in two; a run that goes on after a stop takes the rest of `order()`.
+The order depends only on seed, epoch and the number of items. All processes together read consecutive items
+of it, so two processes read in one iter what one reads in two; a resumed run reads the rest of `order()`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from xtuner import dist
 
 
 class Sampler:
-    """One process's share of an order of all items, in turns: process r reads items r, r + n, r + 2n, ..."""
+    """The items of one process in an order of all: process r of n reads items r, r + n, r + 2n, ..."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Sampler:
         world_size: int | None = None,
     ) -> None:
         self.dataset = dataset
-        # Fewer than there are processes where several share a row of tokens.
+        # Under sequence parallelism the sequence-parallel ranks count as one reader.
         self.rank = dist.rank() if rank is None else rank
         self.world_size = dist.world_size() if world_size is None else world_size
         self.seed = 0 if seed is None else seed
@@ -53,13 +53,13 @@ class Sampler:
         return iter(self.order().tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of this epoch from now on."""
+        """Use the order of this epoch from now on."""
         self.epoch = epoch
 
     def order(self) -> np.ndarray:
         """The item numbers that this process reads in this epoch."""
         whole = self._whole_order()
-        # The first items are read again where the number of processes does not divide the number of items.
+        # The first items are read again if the number of processes does not divide the number of items.
         return np.resize(whole, self.total_size)[self.rank :: self.world_size]
 
     def _whole_order(self) -> np.ndarray:
@@ -70,9 +70,9 @@ class Sampler:
 
 
 class DefaultSampler(Sampler):
-    """All items once per epoch, shuffled anew in each or in their order.
+    """All items once per epoch, in a new random order for each or unshuffled.
 
-    With `round_up` every process reads equally many, and the first items make up for what is missing.
+    With `round_up` every process reads equally many; the first items are repeated to fill up.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Tensors of which each process holds a part, as whole ones and back.
+"""Conversion of whole tensors to tensors divided among processes, and back.
 
 DTensor [8, 4], this process has [4, 4]   --whole-->      Tensor [8, 4] on every process
 Tensor [8, 4] on rank 0                   --like(it)-->   DTensor [8, 4], each process its part
-Tensor [8, 4] in a file                   --set_aside, divide, take_parts-->   the same, and no more is read
+Tensor [8, 4] in a file                   --set_aside, divide, take_parts-->   the same, from partial reads
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xtuner.parallel.world import World
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """`tensor` with all its parts; every process must come here."""
+    """`tensor` with all its parts; a collective."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -32,7 +32,7 @@ def with_local(like: DTensor, local: torch.Tensor, mesh: Any) -> DTensor:
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """Nested containers with `change` done to every tensor in them, in the order they stand in."""
+    """Nested containers with `change` applied to every tensor in them, in order."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, dict):
@@ -45,7 +45,7 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
 
 
 def consolidated(value: Any, world: World) -> Any:
-    """`value` with whole tensors on the CPU of rank 0; the others take part and get None for each."""
+    """`value` with whole tensors on the CPU of rank 0, and None for each on the others; a collective."""
 
     def change(tensor: torch.Tensor) -> torch.Tensor | None:
         full = whole(tensor.detach())
@@ -56,14 +56,14 @@ def consolidated(value: Any, world: World) -> Any:
 
 @dataclass(frozen=True)
 class _Shape:
-    """A tensor that rank 0 has."""
+    """The shape and dtype of a tensor on rank 0."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def shapes(value: Any, world: World) -> Any:
-    """`value` of rank 0 on every process, with its tensors' shapes in the place of tensors."""
+    """`value` of rank 0 on every process, with shapes instead of tensors."""
     described = map_tensors(value, lambda t: _Shape(tuple(t.shape), t.dtype)) if world.is_first else None
     return world.broadcast(described)
 
@@ -71,7 +71,7 @@ def shapes(value: Any, world: World) -> Any:
 def broadcast_tensor(
     tensor: torch.Tensor | None, shape: _Shape, like: torch.Tensor | None, world: World
 ) -> Any:
-    """Rank 0's `tensor` on every process, in parts where `like` is in parts and has its shape."""
+    """Rank 0's `tensor` on every process, divided as `like` if that is divided and has its shape."""
     device = like.device if like is not None else torch.device("cpu")
     full = torch.empty(shape.shape, dtype=shape.dtype, device=device)
     if world.is_first:
@@ -84,22 +84,22 @@ def broadcast_tensor(
 
 
 def set_aside(model: nn.Module, dtype_of: Callable[[torch.Tensor], torch.dtype]) -> dict[str, torch.Tensor]:
-    """The weights of `model` by name, which has empty ones of their shape and of `dtype_of(weight)` then.
+    """Replace the weights of `model` by empty ones with `dtype_of(weight)`; returns the weights by name.
 
-    Quantised weights, which are more than their numbers, stay where they are.
+    Quantised weights stay in the model: they are more than a tensor.
     """
     values = {}
     for name, weight in list(model.named_parameters()):
         if type(weight) is nn.Parameter:
             values[name] = weight.data
             empty = torch.empty_like(weight, device="meta", dtype=dtype_of(weight))
-            # The object stays: weights that are tied stay so.
+            # The object stays the same, so tied weights stay tied.
             torch.utils.swap_tensors(weight, nn.Parameter(empty, weight.requires_grad))
     return values
 
 
 def take_parts(model: nn.Module, values: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Give the divided weights of `model` this process's parts of `values`, which is empty then."""
+    """Set the divided weights of `model` to this process's parts of `values`, which are removed from it."""
     weight: Any
     for name, weight in list(model.named_parameters()):
         if name in values:

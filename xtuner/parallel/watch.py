@@ -1,18 +1,18 @@
-"""Notices that a process of the run is gone, on whatever machine it was.
+"""Detects that a process of the run on any machine has died.
 
     rank 1 ──┐
-    rank 2 ──┼── rank 0      a connection that ends without "bye": that process is gone
-    rank 3 ──┘               rank 0 tells the others which one; a lost rank 0 they notice themselves
+    rank 2 ──┼── rank 0      a connection that closes without "bye": that process has died
+    rank 3 ──┘               rank 0 names it to the others; they detect a lost rank 0 themselves
 
-A collective over GPUs may wait for a lost process for half an hour. Each process says who is gone and has
-some seconds to end by itself; then it is ended. A machine without power is noticed by keep-alive.
+A collective over GPUs may wait for a lost process for half an hour. Each process reports the lost one, has
+some seconds to exit by itself and is then stopped. A machine without power is detected by keep-alive.
 
-A connection counts once its first line holds the secret of this run, which the processes get from their
-store. Any other is closed without a word and without effect, be it silent, forged, or closed at once.
+A connection is accepted if its first line contains the secret of this run, which the processes read from
+their store. Any other connection is closed and has no effect.
 
-torchrun's agent does not take the place of this and of launch.py. Tried with torch 2.13: its exit code is 1
-whatever that of a process or the signal was, a failure is 42 lines, and of two agents one had not noticed 45
-seconds after the other had been killed, neither by static nor by c10d rendezvous.
+torchrun's agent does not replace this and launch.py. Tried with torch 2.13: its exit code is always 1, a
+failure is 42 lines, and 45 seconds after one of two agents was killed the other had not noticed, neither with
+static nor with c10d rendezvous.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from xtuner.language import translate
 
 GRACE_SECONDS = 10.0
-# For the first line of a connection; a process of the run sends it at once.
+# Time limit of a connection's first line; a process of the run sends it at once.
 HELLO_SECONDS = 10.0
 MAX_HELLO = 512
 MAX_STRANGERS = 64
@@ -41,7 +41,7 @@ _BYE = b"bye"
 
 @dataclass
 class _Guest:
-    """A connection to rank 0: unnamed until its first line has proven that it is of this run."""
+    """A connection to rank 0; it has no name until its first line contains the secret."""
 
     connection: socket.socket
     deadline: float
@@ -50,7 +50,7 @@ class _Guest:
 
 
 class Watch:
-    """The connections of this process; nothing is sent while all is well."""
+    """The connections of this process; nothing is sent while all processes run."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
@@ -60,7 +60,7 @@ class Watch:
         self._secret = ""
 
     def listen(self, host: str) -> tuple[int, str]:
-        """The port at which rank 0, at the address `host`, waits from now on, and the secret to say there."""
+        """Listen on rank 0, with the address `host`; returns the port and the secret."""
         self._server = _server_at(host, backlog=self.size)
         self._secret = secrets.token_hex(16)
         threading.Thread(target=self._watch_all, daemon=True).start()
@@ -76,7 +76,7 @@ class Watch:
         threading.Thread(target=self._watch_first, args=(connection,), daemon=True).start()
 
     def leave(self) -> None:
-        """Say that this process ends as it should."""
+        """Announce that this process ends normally."""
         self._left = True
         for connection in list(self._peers.values()):
             _send(connection, _BYE)
@@ -92,7 +92,7 @@ class Watch:
                         if guest := self._accept():
                             guests[guest.connection] = guest
                             selector.register(guest.connection, selectors.EVENT_READ)
-                    elif not self._hear(guests[key.fileobj]):  # type: ignore[index]
+                    elif not self._receive(guests[key.fileobj]):  # type: ignore[index]
                         _drop(selector, guests, key.fileobj)  # type: ignore[arg-type]
                 self._drop_strangers(selector, guests)
 
@@ -102,12 +102,12 @@ class Watch:
             connection, _ = self._server.accept()
             connection.setblocking(False)
             _keep_alive(connection)
-        except OSError:  # one that was gone again, or more of them than this process may have open
+        except OSError:  # it was closed again, or this process has too many open files
             return None
         return _Guest(connection, time.monotonic() + HELLO_SECONDS)
 
-    def _hear(self, guest: _Guest) -> bool:
-        """Take in what `guest` has sent; whether its connection is still of use."""
+    def _receive(self, guest: _Guest) -> bool:
+        """Read the data that `guest` has sent; returns whether to keep its connection."""
         try:
             more = guest.connection.recv(1024)
         except BlockingIOError:
@@ -139,7 +139,7 @@ class Watch:
         return True
 
     def _drop_strangers(self, selector: selectors.BaseSelector, guests: dict[socket.socket, _Guest]) -> None:
-        """Close connections that have not said in time who they are, and the oldest where they are many."""
+        """Close connections without a name after their deadline, and the oldest if there are too many."""
         unnamed = [guest for guest in guests.values() if guest.name is None]
         too_many = len(unnamed) - self.size - MAX_STRANGERS
         for number, guest in enumerate(unnamed):
@@ -159,13 +159,13 @@ class Watch:
 
 
 def _server_at(host: str, backlog: int) -> socket.socket:
-    """A server on the interface with the address `host`; on all where this machine does not know which."""
+    """A server on the interface with the address `host`, or on all if this machine has no such address."""
     with contextlib.suppress(OSError):
         family, _, _, _, (address, *_) = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0]
-        # The name of a machine is often its own loopback in /etc/hosts, which others cannot reach.
+        # In /etc/hosts the name of a machine is often a loopback address, which others cannot reach.
         if host in (address, "localhost") or not ipaddress.ip_address(address).is_loopback:
             return socket.create_server((address, 0), family=family, backlog=backlog)
-    return socket.create_server(("", 0), backlog=backlog)  # such as behind the address of a service
+    return socket.create_server(("", 0), backlog=backlog)  # for example if it is the address of a service
 
 
 def _drop(
@@ -178,7 +178,7 @@ def _drop(
 
 def _keep_alive(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Ten seconds of silence, then three questions five seconds apart.
+    # After ten seconds of silence three probes, five seconds apart.
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -7,7 +7,7 @@
       split(2)                 rank    0 1 | 2 3     two processes hold a part each of a sequence,
                                data    0 0 | 1 1     and count as one reader of data
 
-A process alone answers all of it by itself.
+A single process needs no communication.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DEFAULT_TIMEOUT_SECONDS = 1800
 
 
 class World:
-    """This process among all of a run."""
+    """This process and its communication with the others of a run."""
 
     def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Any = None) -> None:
         assert store is not None or size == 1
@@ -49,7 +49,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this process logs and writes for all."""
         return self.rank == 0
 
     @property
@@ -59,7 +59,7 @@ class World:
 
     @property
     def data_size(self) -> int:
-        """How many readers of data there are."""
+        """The number of readers of data."""
         return self.size // self.sequence_size
 
     def broadcast_via_store(self, make: Callable[[], T]) -> T:
@@ -75,9 +75,9 @@ class World:
         return json.loads(self._ask(lambda: self._store.get(key)))
 
     def local_rank_0_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns, called by one process of each machine before the others, and ready on all.
+        """The result of `make`, called by one process of each machine before the others; waits for all.
 
-        The others find on the disk what the first has left there.
+        The others find the files of the first on disk.
         """
         if self.size == 1:
             return make()
@@ -94,7 +94,7 @@ class World:
         return made
 
     def watch(self) -> None:
-        """Notice from now on when another process is gone; on one machine its launcher does."""
+        """Detect from now on when another process dies; on a single machine the launcher does this."""
         if self.size == dist.local_world_size():
             return
         port, secret = self.broadcast_via_store(lambda: self._watch.listen(dist.master_address()))
@@ -102,7 +102,7 @@ class World:
             self._watch.join(dist.master_address(), port, secret)
 
     def leave(self) -> None:
-        """Say that this process ends as it should, so that the others do not take it for lost."""
+        """Announce that this process ends normally, so that the others do not report it as lost."""
         self._watch.leave()
 
     def _key(self, what: str) -> str:
@@ -110,12 +110,12 @@ class World:
         return f"{what}/{self._num_calls}"
 
     def _wait(self, is_done: Callable[[], bool], what: str) -> None:
-        start = said = time.monotonic()
+        start = logged_at = time.monotonic()
         while not self._ask(is_done):
             time.sleep(POLL_SECONDS)
-            if time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
-                logger.log(logging.INFO, translate("Waiting for %s, %d s so far"), what, said - start)
+            if time.monotonic() - logged_at > PROGRESS_SECONDS:
+                logged_at = time.monotonic()
+                logger.log(logging.INFO, translate("Waiting for %s, %d s so far"), what, logged_at - start)
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
@@ -124,7 +124,7 @@ class World:
             raise TrainingError(translate("rank 0 is lost: {error}", error=_first_line(error))) from error
 
     def connect(self, backend: str | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> None:
-        """Form the process groups; every process must come here. `backend` is what the config asks for."""
+        """Create the process groups; a collective. `backend` is the configured one."""
         if self.size == 1 or torch_dist.is_initialized():
             return
         torch_dist.init_process_group(
@@ -149,7 +149,7 @@ class World:
         self.sequence_size = sequence_size
 
     def connect_sequences(self) -> None:
-        """Form the groups of sequence-parallel ranks; after `connect`, on every process."""
+        """Create the groups of sequence-parallel ranks; after `connect`, on every process."""
         self.sequence_group = None
         if self.sequence_size > 1:
             for start in range(0, self.size, self.sequence_size):
@@ -158,7 +158,7 @@ class World:
                     self.sequence_group = group
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """`tensor`, by now the sum over all processes."""
+        """`tensor`, summed in place over all processes."""
         if self.size > 1:
             torch_dist.all_reduce(tensor)
         return tensor
@@ -192,7 +192,7 @@ class World:
 
 
 def make_world() -> World:
-    """The processes that this one was started with."""
+    """The world of the environment variables of this process."""
     if torch.cuda.is_available():
         torch.cuda.set_device(dist.device())
     if dist.world_size() == 1:
@@ -213,29 +213,29 @@ def make_world() -> World:
 
 
 def all_reduce_max(number: int) -> int:
-    """The largest `number` that any process has; all must come here."""
+    """The largest `number` that any process has; a collective."""
     if not torch_dist.is_initialized():
         return number
-    found = torch.tensor(int(number))
-    torch_dist.all_reduce(found, op=torch_dist.ReduceOp.MAX)
-    return int(found)
+    largest = torch.tensor(int(number))
+    torch_dist.all_reduce(largest, op=torch_dist.ReduceOp.MAX)
+    return int(largest)
 
 
-def _transport(asked: str | None) -> str:
-    """What carries tensors: nccl between GPUs, gloo between CPUs, and always gloo for those in memory."""
+def _transport(backend: str | None) -> str:
+    """The backend: nccl for tensors on GPUs unless `backend` is set, gloo for tensors on the CPU."""
     if not torch.cuda.is_available():
-        if asked not in (None, "gloo"):
-            logger.info(translate("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), asked)
+        if backend not in (None, "gloo"):
+            logger.info(translate("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), backend)
         return "gloo"
-    return f"cpu:gloo,cuda:{asked or 'nccl'}"
+    return f"cpu:gloo,cuda:{backend or 'nccl'}"
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether `error` is what a collective says when another process is gone."""
+    """Whether `error` is that of a collective after another process has died."""
     if isinstance(error, torch_dist.DistError):
         return True
-    signs = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/transport", "NCCL")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    patterns = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/transport", "NCCL")
+    return isinstance(error, RuntimeError) and any(pattern in str(error) for pattern in patterns)
 
 
 def _first_line(error: Exception) -> str:

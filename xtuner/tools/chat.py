@@ -69,7 +69,7 @@ def _bits(text: str) -> int | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Talk; returns 0 after EXIT or the end of the input."""
+    """Run the dialogue; returns 0 after EXIT or the end of the input."""
     args = parse_args(argv)
     start_console()
     from xtuner.chat.settings import Settings
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         repetition_penalty=args.repetition_penalty,
         seed=args.seed,
     )
-    # Paths and words are looked at before torch is imported.
+    # Paths and names are checked before torch is imported.
     settings.check()
     check_model_path(settings.model)
     if settings.adapter is not None:

@@ -1,4 +1,4 @@
-"""`xtuner check`: everything that can be wrong with a config, and what its run needs, in half a second."""
+"""`xtuner check`: errors of a config, and the memory and time of its run, in half a second."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xtuner.estimate.configured import read_division
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.estimate.plan_table import plan_lines
 from xtuner.language import translate
-from xtuner.parallel.launch import how_many
+from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
@@ -40,12 +40,12 @@ def _count_of(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what was found; 1 where a run would fail."""
+    """Print the findings; returns 1 if a run would fail."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     named = config.get("deepspeed")
     zero = deepspeed_settings(named) if named else None
-    processes, per_node = (args.processes, 8) if args.processes else how_many()
+    processes, per_node = (args.processes, 8) if args.processes else num_processes()
     division = read_division(config, processes, args.per_node or per_node, zero=zero)
     found = check_config(config, known_sizes, division, _try_rows)
     if args.json:

@@ -22,7 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check; returns 0 where training would take the data."""
+    """Check; returns 0 if training would accept the data."""
     args = parse_args(argv)
     data = open_data(args)
     from xtuner.survey.plain import to_json
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             print(to_json([], error=str(error)))
             return 1
-        # What came before the error helps to see it.
+        # The output before the error helps to understand it.
         for origin in data.origins:
             view = view_failing_row(origin)
             if view is not None:

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the flags change, by the name of the setting."""
+    """The settings that the flags change, by name."""
     settings = {}
     for pair in args.set:
         name, sign, value = pair.partition("=")

@@ -1,4 +1,4 @@
-"""`xtuner demo`: a small model learns its name, from nothing, in minutes."""
+"""`xtuner demo`: train a small model from scratch and teach it its name, in minutes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Show it; returns 0 when the tuned model answers with its new name."""
+    """Run the demo; returns 0 if the tuned model answers with its new name."""
     args = parse_args(argv)
     from xtuner import cli
     from xtuner.demo.run import DEFAULT_NAME, Demo, Options

@@ -10,7 +10,7 @@ from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """The config, the number of processes, and what is left for `xtuner train`."""
+    """The config, the number of processes, and the other arguments for `xtuner train`."""
     parser = Parser(
         "xtuner dist_train", description="Train with several processes; further arguments are those of train."
     )

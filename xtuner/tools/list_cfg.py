@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _columns(found: list[str]) -> list[str]:
-    """A line for each name: what it trains, how, on what, and the memory of one GPU, `?` where not known."""
+    """A line for each name: model, method, data, and the memory of one GPU, `?` if unknown."""
     rows = [("NAME", "FAMILY", "METHOD", "DATA", "GPU MEMORY")]
     for name in found:
         facts = _facts(name)
@@ -83,5 +83,5 @@ def _facts(name: str) -> dict[str, object]:
         "context": recipe.model.context,
         "method": recipe.method.name,
         "data": recipe.dataset.name,
-        "gpu_memory": expected_memory(recipe),  # bytes, None where not known
+        "gpu_memory": expected_memory(recipe),  # bytes, None if unknown
     }

@@ -1,4 +1,4 @@
-"""`xtuner log-dataset CONFIG`: show an item of the data as the model reads it."""
+"""`xtuner log-dataset CONFIG`: show a sample of the data as the model reads it."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Look, choose, say why, write."""
+    """Inspect model and data, choose settings, print the reasons, write the config."""
     args = parse_args(argv)
     out = Path(args.out)
     if out.suffix != ".py":
         raise ConfigError(f"--out is {args.out!r}; a config is a Python file: name it {out.stem}.py")
-    # Looking at the folder is quick; the tokenizer comes with torch, so it is loaded after that.
+    # The folder is checked first, because the tokenizer needs torch, which is slow to import.
     from xtuner.check.files import check_data_path
     from xtuner.proposal.model import look_at_model
 

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     """Serve; returns 0 when it was stopped."""
     args = parse_args(argv)
     start_console()
-    # Paths are looked at before torch is imported.
+    # Paths are checked before torch is imported.
     check_model_path(args.model_name_or_path)
     from xtuner.chat.server.serve import ServeSettings, serve
 

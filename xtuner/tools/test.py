@@ -1,4 +1,4 @@
-"""`xtuner test CONFIG --checkpoint P`: loss and perplexity of a checkpoint on data not trained on."""
+"""`xtuner test CONFIG --checkpoint P`: loss and perplexity of a checkpoint on held-out data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure; returns 0 when it came to its end."""
+    """Measure; returns 0 if it was completed."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     if args.checkpoint is not None:

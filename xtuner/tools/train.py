@@ -1,4 +1,4 @@
-"""`xtuner train CONFIG`: fine-tune as a config file or a built-in config says."""
+"""`xtuner train CONFIG`: fine-tune by a config file or a built-in config."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xtuner.estimate.configured import named_llm, read_division
 from xtuner.extras import install_extra
 from xtuner.language import translate
 from xtuner.log import logger, start_console
-from xtuner.parallel.launch import how_many
+from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
@@ -61,14 +61,14 @@ def _seed(text: str) -> int:
 
 
 def _adapter_to_start_from(config: Config) -> str | None:
-    """The adapter folder that `load_from` names, where it names one."""
+    """The adapter folder that `load_from` names, or None."""
     path = config.get("load_from")
     is_adapter = isinstance(path, str) and (Path(path) / "adapter_config.json").is_file()
     return path if is_adapter else None
 
 
 def check_deepspeed(name: str) -> None:
-    """ConfigError where the package that `--deepspeed` needs is not here."""
+    """Raise ConfigError if the package for `--deepspeed` is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             translate(
@@ -80,7 +80,7 @@ def check_deepspeed(name: str) -> None:
 
 
 def next_steps(config: Config, run: Run) -> str:
-    """The commands that make of the newest checkpoint something to talk to."""
+    """The commands to convert the newest checkpoint and chat with it."""
     written, out = run.work_dir / Path(config.filename).name, run.work_dir / "hf"
     convert = ["xtuner", "convert", "pth_to_hf", str(written), run.kept_checkpoints[-1], str(out)]
     base = named_llm(config)
@@ -92,7 +92,7 @@ def next_steps(config: Config, run: Run) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; returns 0 when it came to its end."""
+    """Train; returns 0 if it was completed."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     adapter = _adapter_to_start_from(config)
@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     processes = join_launched(args, config)
     if isinstance(args.resume, str):
         check_exists(args.resume)
-    found = check_config(config, known_sizes, read_division(config, *how_many(), args.fsdp, zero))
+    found = check_config(config, known_sizes, read_division(config, *num_processes(), args.fsdp, zero))
     found.raise_errors()
     if named:
         check_deepspeed(named)

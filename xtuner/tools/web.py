@@ -1,4 +1,4 @@
-"""`xtuner web MODEL|URL`: talk to a model and watch a training in a browser."""
+"""`xtuner web MODEL|URL`: chat with a model and watch a training run in a browser."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Show the pages until stopped; returns the exit code of what ended first."""
+    """Show the pages until stopped; returns the exit code of the process that ended first."""
     args = parse_args(argv)
     start_console()
     from xtuner.chat.web.launch import WebSettings, web

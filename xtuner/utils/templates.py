@@ -1,12 +1,12 @@
-"""The prompt and system templates by name, which make a conversation the text that a model expects.
+"""The prompt and system templates by name, which convert a conversation to the text that a model expects.
 
     PROMPT_TEMPLATE.internlm2_chat, "hello", system="Be kind."
     -> "<|im_start|>system\\nBe kind.<|im_end|>\\n"           SYSTEM
        "<|im_start|>user\\nhello<|im_end|>\\n"                INSTRUCTION
        "<|im_start|>assistant\\n"
-       then the model's words, SUFFIX ("<|im_end|>") and SEP ("\\n")
+       then the answer, SUFFIX ("<|im_end|>") and SEP ("\\n")
 
-SUFFIX_AS_EOS says that SUFFIX already ends a turn, so no end-of-sequence token follows it. STOP_WORDS end
+SUFFIX_AS_EOS means that SUFFIX already ends a turn, so no end-of-sequence token follows it. STOP_WORDS end
 an answer in a chat. If the system text is part of the first question, INSTRUCTION_WITH_SYSTEM is used
 instead of SYSTEM and INSTRUCTION. A placeholder is `{system}`, `{input}`, `{round}` or
 `{bot_name}`; braces in their values are kept.

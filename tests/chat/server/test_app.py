@@ -1,4 +1,4 @@
-"""What the server answers to requests, good and bad, in one process."""
+"""Answers of the server to valid and invalid requests, in one process."""
 
 import json
 
@@ -43,7 +43,7 @@ def stream(client, path="/v1/chat/completions", **body):
 
 
 def test_a_stream_joins_to_the_whole_answer(client):
-    """Streamed or not, the same text, the same end, the same usage."""
+    """Streamed or not, text, finish reason and usage are the same."""
     whole = client.post("/v1/chat/completions", json=GREEDY).json()
     chunks = stream(client, **GREEDY, stream_options={"include_usage": True})
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
@@ -57,7 +57,7 @@ def test_a_stream_joins_to_the_whole_answer(client):
 
 
 def test_several_choices_and_prompts(client, tokenizer):
-    """Each prompt gets n answers, each with a seed of its own; a prompt counts once."""
+    """Each prompt gets n answers with different seeds; a prompt counts once."""
     body = {"prompt": ["hello", "Who are you?"], "n": 2, "seed": 1, "temperature": 3.0, "max_tokens": 6}
     reply = client.post("/v1/completions", json=body).json()
     texts = [choice["text"] for choice in reply["choices"]]
@@ -76,7 +76,7 @@ def test_several_choices_and_prompts(client, tokenizer):
 
 
 def test_logprobs(client):
-    """Each token is told with its own and the likeliest log-probabilities."""
+    """Each token is returned with its log-probability and the likeliest ones."""
     body = {**GREEDY, "logprobs": True, "top_logprobs": 2}
     choice = client.post("/v1/chat/completions", json=body).json()["choices"][0]
     content = choice["logprobs"]["content"]
@@ -95,7 +95,7 @@ def test_logprobs(client):
 
 
 def test_a_call_of_a_tool(client, service, monkeypatch):
-    """What the model writes as a call comes as one, streamed or not."""
+    """A call in the text of the model is returned as a call, streamed or not."""
     said = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     ids = [*service.prompts.tokenizer.encode(said), 2]
     from xtuner.generation import request
@@ -119,7 +119,7 @@ def test_a_call_of_a_tool(client, service, monkeypatch):
 
 
 def test_old_turns_are_left_out_with_a_notice(client):
-    """A dialogue longer than the context is answered from its end, and the answer says so."""
+    """A dialogue longer than the context loses its oldest turns, with a notice."""
     turns = [*HELLO, {"role": "assistant", "content": "Hi"}] * 60
     reply = client.post("/v1/chat/completions", json={"messages": [*turns, *HELLO], "max_tokens": 4}).json()
     assert "oldest turns were left out: they exceed the context of 512 tokens" in reply["notices"][0]
@@ -127,7 +127,7 @@ def test_old_turns_are_left_out_with_a_notice(client):
 
 
 def test_control_characters_and_odd_text_are_text(client):
-    """Nothing in a message breaks the answer."""
+    """No text of a message breaks the answer."""
     for text in ("\x00\x1b[2J\x07", "\u202e\ufeff", "{system} {{input}}", "🦜" * 20, ""):
         body = {**GREEDY, "messages": [{"role": "user", "content": text}]}
         assert client.post("/v1/chat/completions", json=body).status_code == 200
@@ -175,7 +175,7 @@ def test_control_characters_and_odd_text_are_text(client):
     ],
 )
 def test_a_wrong_request_gets_one_reason(client, change, status, reason):
-    """The error names the field, the value or what is known, in OpenAI's form."""
+    """The error names the field, the value or the known ones, in OpenAI's format."""
     reply = client.post("/v1/chat/completions", json={**GREEDY, **change})
     assert reply.status_code == status
     error = reply.json()["error"]
@@ -185,7 +185,7 @@ def test_a_wrong_request_gets_one_reason(client, change, status, reason):
 
 
 def test_half_a_character_is_refused(client):
-    """JSON can hold what no tokenizer takes."""
+    """JSON can contain surrogates, which no tokenizer accepts."""
     json_type = {"content-type": "application/json"}
     body = b'{"messages": [{"role": "user", "content": "a\\ud83e"}]}'
     for path, content in (("chat/completions", body), ("completions", b'{"prompt": "a\\ud83e"}')):
@@ -207,14 +207,14 @@ def test_half_a_character_is_refused(client):
     ],
 )
 def test_a_wrong_prompt_gets_one_reason(client, change, reason):
-    """What cannot be continued is refused."""
+    """A prompt that cannot be continued is refused."""
     reply = client.post("/v1/completions", json=change)
     assert reply.status_code == 400
     assert reason in reply.json()["error"]["message"]
 
 
 def test_other_paths_methods_and_bodies(client):
-    """Every refusal has OpenAI's form."""
+    """Every error has OpenAI's format."""
     replies = [
         (client.get("/v1/nothing"), 404, "GET /v1/nothing: Not Found"),
         (client.get("/v1/completions"), 405, "Method Not Allowed"),
@@ -232,8 +232,8 @@ def test_other_paths_methods_and_bodies(client):
     assert client.get("/v1/models/tiny").json()["id"] == "tiny"
 
 
-def test_the_key_is_asked_for(service):
-    """Without the key only /health answers."""
+def test_the_key_is_required(service):
+    """Without the key only /health is answered."""
     service.api_key = "s3cret"
     client = TestClient(make_app(service))
     assert client.get("/health").status_code == 200
@@ -244,7 +244,7 @@ def test_the_key_is_asked_for(service):
 
 
 def test_a_request_that_is_too_large(service):
-    """The size is refused before the body is read, and where no size is told while it is read."""
+    """A size in the header is refused before the body is read, an unknown size while it is read."""
     service.max_request_bytes = 1000
     client = TestClient(make_app(service))
     for body in (b"x" * 1001, iter([b"x" * 600, b"x" * 600])):
@@ -254,15 +254,15 @@ def test_a_request_that_is_too_large(service):
 
 
 def test_a_full_queue_is_429(client, service):
-    """Who finds no room is told when to come again."""
+    """The error of a full queue has a Retry-After header."""
     service.scheduler.max_waiting = 0
     reply = client.post("/v1/chat/completions", json=GREEDY)
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
     assert "0 requests wait already, 0 may" in reply.json()["error"]["message"]
 
 
-def test_after_the_end_nothing_is_answered(client, service):
-    """A server that shuts down says so."""
+def test_nothing_is_answered_after_the_shutdown(client, service):
+    """The error names the shutdown."""
     service.scheduler.close()
     assert client.get("/health").status_code == 503
     assert client.post("/v1/chat/completions", json=GREEDY).status_code == 503
@@ -277,7 +277,7 @@ def test_time_is_limited(client, service):
 
 
 def test_metrics_count(client):
-    """Requests, tokens and times can be scraped."""
+    """Requests, tokens and times are in /metrics."""
     client.post("/v1/chat/completions", json=GREEDY)
     client.get("/nowhere")
     text = client.get("/metrics").text
@@ -300,15 +300,15 @@ def test_metrics_count(client):
         ('"a": ' + "[]," * 600_000, "it has 600,003 lists and objects, 500,000 are allowed"),
         ('"stop_token_ids": [' + "1," * 200_000 + "1]}", "stop_token_ids: "),
         ('"logit_bias": {"0": 1' + "".join(f',"{i}": 1' for i in range(30_000)) + "}}", "logit_bias: "),
-        ('"temperature": NaN}', "NaN is no number of JSON"),
+        ('"temperature": NaN}', "NaN is not a number of JSON"),
         ('"logit_bias": {"' + "1" * 5000 + '": 1}}', "is no token of this model"),
         ('"model": "' + "m" * 10**6 + '"}', "at most 200 characters"),
         ('"' + "m" * 10**6 + '": 1, "temperature": -1}', "m"),
         ('"user": "\xff"}', "cannot be read as JSON"),
     ],
 )
-def test_json_that_goes_too_far(client, rest, reason):
-    """Numbers of thousands of digits, deep nesting and long names are one short line, not a fault of ours."""
+def test_json_beyond_the_limits(client, rest, reason):
+    """Thousands of digits, deep nesting and long names are an error of one short line."""
     body = f'{{"messages": [{{"role": "user", "content": "a"}}], {rest}'.encode("latin-1")
     kind = {"content-type": "application/json"}
     reply = client.post("/v1/chat/completions", content=body, headers=kind)
@@ -318,7 +318,7 @@ def test_json_that_goes_too_far(client, rest, reason):
 
 
 def test_arguments_of_calls_are_read_within_bounds(client):
-    """What a client sends back as a call, and what a model writes as one, may nest as deep as it likes."""
+    """Calls nested too deep, from a client or a model, do not fail the server."""
     deep = '{"a": ' * 5000 + "1" + "}" * 5000
     call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": deep}}
     said = {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -345,7 +345,7 @@ def test_arguments_of_calls_are_read_within_bounds(client):
     ],
 )
 def test_another_name_for_this_machine_is_refused(service, host, status):
-    """A page whose name was made to point here cannot use a server that is for this machine alone."""
+    """A page cannot use a local server by DNS rebinding."""
     service.host, service.allowed_origins = "127.0.0.1", ["http://pages.example:3000"]
     reply = TestClient(make_app(service)).get("/v1/models", headers={"host": host})
     assert reply.status_code == status
@@ -357,7 +357,7 @@ def test_another_name_for_this_machine_is_refused(service, host, status):
 
 
 def test_pages_that_may_use_the_server(service):
-    """Scripts of the pages named may, before they show their key too; others may not."""
+    """Only the allowed origins get CORS headers, also in the preflight request without a key."""
     service.api_key, service.allowed_origins = "s3cret", ["https://pages.example"]
     client = TestClient(make_app(service))
     ask = {"access-control-request-method": "POST", "access-control-request-headers": "authorization"}
@@ -390,16 +390,16 @@ def test_pages_that_may_use_the_server(service):
         {"top_logprobs": 0, "skip_special_tokens": True, "stop_token_ids": [], "top_p": 1},
     ],
 )
-def test_what_cannot_change_an_answer_is_taken(client, more):
-    """Null, defaults written out, and what is for other servers: the answer is the one without them."""
+def test_fields_without_effect_are_accepted(client, more):
+    """Null, explicit defaults and fields of other servers do not change the answer."""
     plain = client.post("/v1/chat/completions", json=GREEDY).json()
     reply = client.post("/v1/chat/completions", json={**GREEDY, **more})
     assert reply.status_code == 200, reply.text
     assert (reply.json()["choices"], reply.json()["notices"]) == (plain["choices"], [])
 
 
-def test_fields_that_nobody_knows_are_told(client):
-    """They are not looked at, and the answer says so; in a stream its last chunk does."""
+def test_unknown_fields_are_listed(client):
+    """Unknown fields are ignored, with a notice in the answer or in the last chunk of a stream."""
     notice = ["fields that are not known here were not looked at: brand_new, other"]
     body = {**GREEDY, "brand_new": 1, "other": {"a": 2}}
     assert client.post("/v1/chat/completions", json=body).json()["notices"] == notice
@@ -421,15 +421,15 @@ def test_fields_that_nobody_knows_are_told(client):
         ({"messages": [{"role": "user", "contents": "x"}]}, "messages.0: content is missing"),
     ],
 )
-def test_what_would_be_wrong_is_refused(client, more, reason):
-    """A field that would change the answer and cannot is an error that says what to write."""
+def test_unsupported_fields_are_refused(client, more, reason):
+    """An unsupported field that would change the answer is an error with a cure."""
     reply = client.post("/v1/chat/completions", json={**GREEDY, **more})
     assert reply.status_code == 400
     assert reason in reply.json()["error"]["message"]
 
 
-def test_answers_can_be_sent_back_as_they_came(client):
-    """A history of the client's own objects, with all their empty fields, reads as one of plain messages."""
+def test_answers_can_be_sent_back_unchanged(client):
+    """A history of the client's objects, with empty fields, is the same as one of plain messages."""
     from openai.types.chat import ChatCompletionMessage
 
     message = ChatCompletionMessage(
@@ -454,7 +454,7 @@ def test_answers_can_be_sent_back_as_they_came(client):
 
 
 def test_min_p_stop_tokens_and_lengths(client, llama, tokenizer):
-    """With min_p 1 only the likeliest token is left; a token of the answer ends it; -1 is no limit."""
+    """With min_p 1 sampling is greedy; a stop token ends the answer; max_tokens -1 is no limit."""
     greedy = client.post("/v1/chat/completions", json=GREEDY).json()["choices"][0]["message"]["content"]
     for more in ({"min_p": 1.0}, {"top_p": 0}):
         body = {**GREEDY, "temperature": 3.0, "seed": 1, **more}
@@ -470,8 +470,8 @@ def test_min_p_stop_tokens_and_lengths(client, llama, tokenizer):
 
 @pytest.mark.parametrize("as_ids", [False, True])
 @pytest.mark.parametrize("max_tokens", [0, 2])
-def test_the_prompt_is_told_with_its_logprobs(client, llama, tokenizer, as_ids, max_tokens):
-    """What a multiple-choice evaluation reads: the log-probability of each token of the prompt."""
+def test_echo_returns_the_logprobs_of_the_prompt(client, llama, tokenizer, as_ids, max_tokens):
+    """As multiple-choice evaluations need it: the log-probability of each token of the prompt."""
     ids = tokenizer.encode("Who are you? I am")
     logprobs = llama(torch.tensor([ids])).logits[0].detach().double().log_softmax(-1)
     body = {"prompt": ids if as_ids else "Who are you? I am", "max_tokens": max_tokens, "temperature": 0}

@@ -1,4 +1,4 @@
-"""Answers of a given form: whatever the model would say, it is JSON of the schema, or a call."""
+"""Structured answers: the answer of any model is JSON of the schema, or a call."""
 
 import builtins
 import copy
@@ -13,7 +13,7 @@ pytest.importorskip("llguidance", reason="xtuner[structured] is not installed")
 
 from tests.conftest import DATA
 from xtuner.chat.server.app import make_app
-from xtuner.chat.server.forms import CallForm, Forms, Wanted
+from xtuner.chat.server.forms import AnswerFormat, CallForm, Forms
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler
 from xtuner.chat.server.service import Served, Service
@@ -47,7 +47,7 @@ def tool(name, schema, **more):
 
 @pytest.fixture
 def serve():
-    """Serve a model under a template; a client of it."""
+    """A function that serves a model with a template and returns a client."""
     started = []
 
     def make(model, tokenizer, template):
@@ -83,7 +83,7 @@ def person(strict=True, **change):
 
 @pytest.mark.parametrize("temperature", [0, 1, 5])
 def test_json_of_a_schema(client, temperature):
-    """A model of random weights answers in the schema, as jsonschema reads it, and ends."""
+    """The answer of a model with random weights ends, and is valid under the schema by jsonschema."""
     for seed in range(3):
         body = {"response_format": person(), "temperature": temperature, "seed": seed}
         choice = ask(client, **body)["choices"][0]
@@ -99,8 +99,8 @@ def test_json_of_a_schema(client, temperature):
     assert text == choice["message"]["content"]
 
 
-def test_words_that_stop_an_answer_are_no_ends_of_its_form(client):
-    """A stop word that is a token of JSON cuts the answer where it comes, and nowhere else."""
+def test_stop_words_do_not_complete_a_format(client):
+    """A stop word that is a token of JSON cuts the answer at its first occurrence."""
     for stop in ("}", '"'):
         choice = ask(client, response_format=person(), stop=stop)["choices"][0]
         assert choice["finish_reason"] == "stop"
@@ -109,7 +109,7 @@ def test_words_that_stop_an_answer_are_no_ends_of_its_form(client):
 
 
 def test_any_object(client, tokenizer):
-    """json_object is an object; one cut by the length is told as cut."""
+    """json_object is an object; one cut by the length has finish_reason length."""
     body = {"response_format": {"type": "json_object"}, "logprobs": True, "top_logprobs": 2}
     closing = tokenizer.convert_tokens_to_ids("}")
     reply = ask(client, **body, logit_bias={str(closing): 100})
@@ -119,8 +119,8 @@ def test_any_object(client, tokenizer):
 
 
 @pytest.mark.parametrize("choice", ["required", "named"])
-def test_calls_that_must_be(client, choice):
-    """A tool is called, the one that is named where one is, with arguments of its schema."""
+def test_required_calls(client, choice):
+    """A tool, or the named tool, is called with arguments of its schema."""
     tools = [tool("add", ADD), tool("greet \u4f60", {**PERSON})]
     named = {"type": "function", "function": {"name": "add"}}
     for seed in range(3):
@@ -143,8 +143,8 @@ def own_template(tokenizer, text=None, marks=()):
 
 
 @pytest.mark.parametrize("kind", ["marks as letters", "marks as tokens", "bare"])
-def test_each_family_calls_in_its_own_way(kind, serve, llama, tokenizer):
-    """Between marks, letters or tokens of their own, or as a bare object: the call is found."""
+def test_calls_of_each_family(kind, serve, llama, tokenizer):
+    """A call between marks of text, between special tokens or as a bare object is found."""
     bare = "{% for m in messages %}{{ m.content }}<|im_end|>\n{% endfor %}{# <|python_tag|> #}"
     marks = ["<tool_call>", "</tool_call>", "<think>"] if kind == "marks as tokens" else ()
     tokenizer = own_template(tokenizer, bare if kind == "bare" else None, marks)
@@ -158,10 +158,10 @@ def test_each_family_calls_in_its_own_way(kind, serve, llama, tokenizer):
 
 @pytest.mark.parametrize("marks", [(), ("<tool_call>", "</tool_call>", "<think>", "</think>")])
 def test_strict_tools_leave_the_text_free(tokenizer, marks):
-    """Any text may come, thinking and control tokens too; a call in it has the arguments of its schema."""
+    """Any text is allowed, thinking and control tokens too; a call in it has arguments of its schema."""
     tokenizer = own_template(tokenizer, marks=marks)
     forms = Forms(tokenizer, len(tokenizer))
-    form = forms.make(Wanted(calls=[CallForm("add", ADD, True)]), [2])
+    form = forms.make(AnswerFormat(calls=[CallForm("add", ADD, True)]), [2])
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 12}}\n</tool_call>'
 
     def allowed(text):
@@ -186,7 +186,7 @@ def test_strict_tools_leave_the_text_free(tokenizer, marks):
 
 
 def test_answers_or_calls(client):
-    """With a form for the answer and tools, it is one of both."""
+    """With a schema and tools, the answer is JSON of the schema or a call."""
     kinds = set()
     for seed in range(6):
         body = {"tools": [tool("add", ADD)], "response_format": person(), "seed": seed, "temperature": 3}
@@ -197,8 +197,8 @@ def test_answers_or_calls(client):
     assert kinds == {"call", "answer"}
 
 
-def test_what_of_a_schema_cannot_be_kept(client):
-    """A strict schema is refused with the reason; another is kept but for that, and the answer says so."""
+def test_unsupported_parts_of_a_schema(client):
+    """A strict schema is refused with the reason; another one is applied without that part, with a notice."""
     change = {"not": {"type": "string"}}
     body = {"messages": HELLO, "response_format": person(**change)}
     reply = client.post("/v1/chat/completions", json=body)
@@ -215,7 +215,7 @@ def test_what_of_a_schema_cannot_be_kept(client):
 
 
 def test_without_the_package(client, monkeypatch):
-    """The error names it, and how to get it."""
+    """The error names the package and how to install it."""
     real = builtins.__import__
 
     def without(name, *arguments, **more):
@@ -230,8 +230,8 @@ def test_without_the_package(client, monkeypatch):
 
 
 def test_end_tokens_and_words(tokenizer):
-    """An answer that is complete ends with any of the tokens that end answers, and cannot go on."""
-    form = Forms(tokenizer, len(tokenizer) + 5).make(Wanted({"enum": ["a"]}), [2, 5])
+    """A complete answer ends with any of the end tokens and cannot continue."""
+    form = Forms(tokenizer, len(tokenizer) + 5).make(AnswerFormat({"enum": ["a"]}), [2, 5])
     mask = form.start()
     assert not mask.apply(torch.zeros(len(tokenizer)))[[2, 5]].isfinite().any()
     for token in tokenizer.encode('"a"', add_special_tokens=False):
@@ -239,4 +239,4 @@ def test_end_tokens_and_words(tokenizer):
     allowed = mask.apply(torch.zeros(len(tokenizer) + 64)).isfinite().nonzero().flatten().tolist()
     assert allowed == [2, 5]
     with pytest.raises(DataError, match="this schema cannot be kept"):
-        Forms(tokenizer, len(tokenizer)).make(Wanted({"type": "foo"}), [2])
+        Forms(tokenizer, len(tokenizer)).make(AnswerFormat({"type": "foo"}), [2])

@@ -1,4 +1,4 @@
-"""What sockets see: requests that are not sent to their end, or are too large, and the end of the server."""
+"""Requests over sockets: incomplete or too large ones, and the shutdown of the server."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def running(model, tokenizer, shutdown_s=5.0, **more):
 
 
 def exchange(address, *pieces):
-    """All that comes back until the server hangs up."""
+    """Everything received until the server closes the connection."""
     found = b""
     with socket.create_connection(address, timeout=20) as raw:
         for piece in pieces:
@@ -58,7 +58,7 @@ def exchange(address, *pieces):
 
 @pytest.mark.parametrize("sent", [b"", b"POST /v1/chat", POST, POST + b"X: " + b"y" * 1000])
 def test_half_a_head_is_not_waited_for(llama, tokenizer, monkeypatch, sent):
-    """Whoever begins a request and sends no more is hung up on, and others are answered meanwhile."""
+    """The connection of an incomplete head is closed; other requests are answered meanwhile."""
     monkeypatch.setattr(http, "HEAD_S", 0.3)
     with running(llama, tokenizer) as (address, _), socket.create_connection(address) as raw:
         raw.sendall(sent)
@@ -70,7 +70,7 @@ def test_half_a_head_is_not_waited_for(llama, tokenizer, monkeypatch, sent):
 
 @pytest.mark.parametrize("head", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n5\r\n"])
 def test_half_a_body_is_not_waited_for(llama, tokenizer, head):
-    """So is whoever stops in the middle of a body, with a reason."""
+    """An incomplete body is refused with a reason."""
     with running(llama, tokenizer, read_s=0.2) as (address, _):
         told = exchange(address, POST + head + b'{"mes')
     assert told.startswith("HTTP/1.1 408")
@@ -78,7 +78,7 @@ def test_half_a_body_is_not_waited_for(llama, tokenizer, head):
 
 
 def test_a_request_slower_than_a_head_may_be_is_answered(llama, tokenizer, monkeypatch):
-    """The time of a head is not that of a body or an answer, nor does a connection that is kept end by it."""
+    """The time limit of a head does not apply to bodies, answers or idle connections."""
     monkeypatch.setattr(http, "HEAD_S", 0.2)
     body = json.dumps({"messages": HELLO, "max_tokens": 2}).encode()
     head = POST + f"Content-Length: {len(body)}\r\n\r\n".encode()
@@ -95,8 +95,8 @@ def test_a_request_slower_than_a_head_may_be_is_answered(llama, tokenizer, monke
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_what_is_too_large_is_refused_before_it_is_sent(llama, tokenizer, chunked):
-    """The answer is there while the body is not; and a client that sends all of it first sees it too."""
+def test_a_body_too_large_is_refused_before_it_is_sent(llama, tokenizer, chunked):
+    """The error is sent before the body is complete; a client that first sends all of it gets it too."""
     size = 50 * 2**20
     with running(llama, tokenizer, max_request_bytes=1000) as (address, _):
         if not chunked:
@@ -110,8 +110,8 @@ def test_what_is_too_large_is_refused_before_it_is_sent(llama, tokenizer, chunke
         assert "larger than 1000 bytes" in reply.json()["error"]["message"]
 
 
-def test_who_hangs_up_ends_the_work_before_the_answer_too():
-    """What is done for a request is given up when its client is gone."""
+def test_a_disconnect_cancels_the_preparation():
+    """The work for a request is cancelled when its client disconnects."""
     ended = []
 
     async def work():
@@ -132,8 +132,8 @@ def test_who_hangs_up_ends_the_work_before_the_answer_too():
     assert asyncio.run(unless_gone(done(), Request({"type": "http"}, gone))) == 7
 
 
-def test_streams_that_are_open_at_the_end_are_told_so(llama, tokenizer):
-    """What has not ended when the time to end is over says why, whole answers and those that wait too."""
+def test_open_streams_get_an_error_at_the_shutdown(llama, tokenizer):
+    """Streams, whole answers and waiting requests get an error when the shutdown time is over."""
     llama.config.max_position_embeddings = 100_000
     body = {"messages": HELLO, "max_tokens": 90_000, "logit_bias": {"2": -100, "5": -100}}
     with running(llama, tokenizer, shutdown_s=0.3) as (address, server):

@@ -26,7 +26,7 @@ def data_url(path):
 
 
 def show(url, text="hello"):
-    """A message of a user's about the image at `url`."""
+    """A user's message about the image at `url`."""
     parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
     return {"role": "user", "content": parts}
 
@@ -37,7 +37,7 @@ def ask(*messages):
 
 @pytest.fixture(params=["whole", "parts"])
 def service(llava, request):
-    """What `xtuner serve` makes of each layout."""
+    """The service of `xtuner serve` for each layout."""
     more = {} if request.param == "whole" else {"llava": str(llava.parts), "visual_encoder": str(llava.clip)}
     model = llava.whole if request.param == "whole" else llava.llm
     settings = serve.ServeSettings(model=str(model), torch_dtype="fp32", **more)
@@ -59,7 +59,7 @@ def text_of(reply):
 
 
 def test_an_image_in_a_request(service, client, picture):
-    """The answer is that of the model alone; the next turn finds the keys of the image again."""
+    """The answer is the same as without a server; the next turn reuses the keys of the image."""
     scheduler, tokenizer = service.scheduler, service.prompts.tokenizer
     pictures = service.prompts.pictures
     assert client.get("/v1/models").json()["data"][0]["input_modalities"] == ["text", "image"]
@@ -76,7 +76,7 @@ def test_an_image_in_a_request(service, client, picture):
 
 
 def test_requests_with_and_without_images_together(service, client, picture, tmp_path):
-    """Answers written together are those written alone."""
+    """Answers generated together equal those generated alone."""
     other = picture_file(tmp_path / "dog.jpg", (0, 250, 0), (60, 60))
     bodies = [
         ask(show(data_url(picture))),
@@ -91,8 +91,8 @@ def test_requests_with_and_without_images_together(service, client, picture, tmp
     assert [text_of(reply) for reply in replies] == alone * 2
 
 
-def test_what_is_no_image(client, picture, monkeypatch):
-    """Each is a 400 with one line that names the part."""
+def test_invalid_images(client, picture, monkeypatch):
+    """Each is an error 400 of one line that names the part."""
 
     def refusal(*messages):
         reply = client.post("/v1/chat/completions", json=ask(*messages))
@@ -103,7 +103,7 @@ def test_what_is_no_image(client, picture, monkeypatch):
     told = refusal(show("https://example.org/cat.png"))
     assert told.startswith(f"{where}: this server fetches nothing from https")
     assert "must be in base64" in refusal(show("data:image/png,abc"))
-    assert "this is no base64" in refusal(show("data:image/png;base64,a*b"))
+    assert "this is not base64" in refusal(show("data:image/png;base64,a*b"))
     assert f"{where} is not an image" in refusal(show("data:image/png;base64,YSBjYXQ="))
     cut = data_url(picture)[:-60]
     assert "is damaged or cut off" in refusal(show(cut))
@@ -114,8 +114,8 @@ def test_what_is_no_image(client, picture, monkeypatch):
     assert "only a user's message" in refusal({**show(data_url(picture)), "role": "system"})
 
 
-def test_flags_that_do_not_fit(llava, capsys):
-    """What chat refuses, serve refuses too, before it loads."""
+def test_flags_that_do_not_match(llava, capsys):
+    """Serve refuses what chat refuses, before it loads."""
     argv = ["serve", str(llava.llm), "--port", "0"]
     assert cli.main([*argv, "--visual-encoder", "x"]) == 1
     assert "add --llava FOLDER" in capsys.readouterr().err
@@ -125,8 +125,8 @@ def test_flags_that_do_not_fit(llava, capsys):
     assert "give its CLIP with --visual-encoder" in capsys.readouterr().err
 
 
-def test_images_are_read_one_at_a_time_and_hold_up_no_text(service, client, picture, monkeypatch):
-    """While one image is at work the next one waits, and a question without an image is answered."""
+def test_images_are_read_one_at_a_time_and_do_not_delay_text(service, client, picture, monkeypatch):
+    """While one image is read the next one waits, and a question without an image is answered."""
     at_work, most, texts = [], [], []
     read = requests.picture_of
 
@@ -148,7 +148,7 @@ def test_images_are_read_one_at_a_time_and_hold_up_no_text(service, client, pict
 
 
 def test_images_of_a_request_that_has_ended_are_not_read(service, client, picture, monkeypatch):
-    """What waits behind an image is left out when its time is over."""
+    """A waiting image is not read after its request's deadline."""
     read, asked = requests.picture_of, []
 
     def slow(*arguments):

@@ -1,4 +1,4 @@
-"""/v1/responses, /v1/embeddings, /tokenize: what they answer is what the other paths and the model say."""
+"""/v1/responses, /v1/embeddings and /tokenize agree with the other paths and the model."""
 
 import base64
 import json
@@ -58,7 +58,7 @@ def events_of(client, **body):
 
 
 def without_names(value):
-    """`value` without what is another one each time."""
+    """`value` without ids and times."""
     if isinstance(value, list):
         return [without_names(each) for each in value]
     if not isinstance(value, dict):
@@ -66,8 +66,8 @@ def without_names(value):
     return {k: without_names(v) for k, v in value.items() if k not in ("id", "call_id", "created_at")}
 
 
-def test_a_response_is_the_answer_of_a_chat(client):
-    """The text is that of a chat of the same messages; the pieces of a stream are those of the whole."""
+def test_a_response_equals_the_answer_of_a_chat(client):
+    """The text equals that of a chat with the same messages; the pieces of a stream join to it."""
     chat = {"messages": [{"role": "system", "content": "Be kind."}, *HELLO], "max_tokens": 8}
     chat = post(client, "/v1/chat/completions", **chat, temperature=0)
     body = {"instructions": "Be kind.", "input": "hello", "max_output_tokens": 8, "temperature": 0}
@@ -95,7 +95,7 @@ def test_a_response_is_the_answer_of_a_chat(client):
 
 
 def test_items_are_messages(client, service):
-    """Each kind of item is the message that a chat would send."""
+    """Each kind of item equals a message of a chat."""
     call = {"type": "function_call", "call_id": "c", "name": "add", "arguments": '{"a": 1}'}
     items = [
         {"role": "developer", "content": "Be kind."},
@@ -123,8 +123,8 @@ def test_items_are_messages(client, service):
     assert found["output"][0]["content"][0]["text"] == chat["choices"][0]["message"]["content"]
 
 
-def test_calls_and_forms_of_responses(client):
-    """A call that must be is an item of its own, streamed as one; text has the form that is asked for."""
+def test_calls_and_formats_of_responses(client):
+    """A required call is a separate item, also in a stream; text has the requested format."""
     pytest.importorskip("llguidance", reason="xtuner[structured] is not installed")
     choice = {"type": "function", "name": "add"}
     body = {"input": "hello", "tools": [TOOL], "tool_choice": choice}
@@ -158,7 +158,7 @@ def test_calls_and_forms_of_responses(client):
     ],
 )
 def test_wrong_responses(client, more, reason):
-    """What cannot be answered is one line."""
+    """Each error is one line."""
     reply = client.post("/v1/responses", json={"input": "hello", **more})
     assert reply.status_code == 400
     assert reason in reply.json()["error"]["message"]
@@ -166,7 +166,7 @@ def test_wrong_responses(client, more, reason):
 
 @pytest.mark.parametrize("name", ["tiny", "poet"])
 def test_a_vector_is_the_mean_of_the_last_states(client, service, tokenizer, name):
-    """Of the base and of an adapter, for texts and ids, as numbers and as bytes."""
+    """For the base and an adapter, for texts and ids, as numbers and as bytes."""
     texts = ["hello", "Who are you? I am a small model."]
     model = service.scheduler.model
     expected = []
@@ -205,20 +205,20 @@ def test_a_vector_is_the_mean_of_the_last_states(client, service, tokenizer, nam
         ({"input": [99999]}, "99999 is no token"),
     ],
 )
-def test_what_has_no_vector(client, body, reason):
+def test_inputs_without_an_embedding(client, body, reason):
     reply = client.post("/v1/embeddings", json=body)
     assert reply.status_code == 400
     assert reason in reply.json()["error"]["message"]
 
 
-def test_vectors_at_the_end(client, service):
-    """What waits when the server ends is told so."""
+def test_embeddings_at_the_shutdown(client, service):
+    """Waiting requests get an error at the shutdown."""
     service.scheduler.close()
     assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 503
 
 
 def test_tokens_of_texts_and_messages(client, tokenizer):
-    """The ids are those that an answer to the same is given from; back, they are the text."""
+    """The ids are those of the prompt for the same input; detokenized, they are the text."""
     found = post(client, "/tokenize", prompt="hello")
     ids = tokenizer.encode("hello")
     assert found == {"count": len(ids), "max_model_len": 2000, "tokens": ids}

@@ -1,4 +1,4 @@
-"""Many answers at a time are those that each request gets alone."""
+"""Many answers at a time equal those that each request gets alone."""
 
 import queue
 import time
@@ -73,7 +73,7 @@ def families(tokenizer):
 
 @pytest.mark.parametrize("family", ["llama", "sliding", "dynamic", "opt"])
 def test_answers_together_are_the_answers_alone(family, tokenizer, prompts, start, monkeypatch):
-    """Rows of different lengths that come and go say what `complete` says, whatever the family keeps."""
+    """Answers of different lengths that join and leave equal those of `complete`, for every kind of cache."""
     monkeypatch.setattr(module, "CHUNK", 5)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(families(tokenizer)[family]).eval()
@@ -93,7 +93,7 @@ def test_answers_together_are_the_answers_alone(family, tokenizer, prompts, star
 
 
 def test_base_and_adapters_answer_at_the_same_time(llama, tokenizer, prompts, start, adapter_dir):
-    """Each request gets the adapter that it names, or none."""
+    """Each request uses the adapter that it names, or none."""
     expected = {None: complete(llama, tokenizer, prompts[0], max_new_tokens=12, temperature=0).text}
     model = attach_adapter(llama, adapter_dir, name="poet").eval()
     expected["poet"] = complete(model, tokenizer, prompts[0], max_new_tokens=12, temperature=0).text
@@ -104,8 +104,8 @@ def test_base_and_adapters_answer_at_the_same_time(llama, tokenizer, prompts, st
     assert [read(events)[0] for _, events in pairs] == [expected[name] for name in names]
 
 
-def test_a_seed_gives_the_same_answer_in_any_company(llama, tokenizer, prompts, start):
-    """Sampling with a seed does not depend on who else is answered."""
+def test_a_seed_gives_the_same_answer_beside_any_others(llama, tokenizer, prompts, start):
+    """Sampling with a seed does not depend on other requests."""
     wild = Sampling(max_new_tokens=12, temperature=2.0, seed=7)
     server = start(llama, tokenizer)
     alone, events = ask(prompts[0], wild)
@@ -121,7 +121,7 @@ def test_a_seed_gives_the_same_answer_in_any_company(llama, tokenizer, prompts, 
 
 
 def test_stop_words_bias_and_penalties(llama, tokenizer, prompts, start):
-    """A stop word ends the text before it; a bias forbids a token; a penalty says none twice."""
+    """A stop word ends the text before it; a bias forbids a token; a penalty prevents repetition."""
     server = start(llama, tokenizer)
 
     def say(**more):
@@ -139,7 +139,7 @@ def test_stop_words_bias_and_penalties(llama, tokenizer, prompts, start):
 
 
 def test_logprobs_are_those_of_the_model(llama, tokenizer, prompts, start):
-    """A token's log-probability and the likeliest others are those of a plain forward."""
+    """Log-probabilities equal those of a plain forward."""
     answer, events = ask(prompts[1], Sampling(max_new_tokens=4, temperature=0, logprobs=3))
     start(llama, tokenizer).submit([answer])
     infos = []
@@ -155,8 +155,8 @@ def test_logprobs_are_those_of_the_model(llama, tokenizer, prompts, start):
         assert abs(info.logprob - expected[info.token].item()) < 1e-5
 
 
-def test_a_dialogue_that_goes_on_is_not_read_again(llama, tokenizer, prompts, start):
-    """The next turn finds the keys of those before; a dialogue that only begins alike does not."""
+def test_a_continued_dialogue_is_not_read_again(llama, tokenizer, prompts, start):
+    """The next turn reuses the keys of the earlier ones; a dialogue with the same start does not."""
     server = start(llama, tokenizer)
     first, events = ask(prompts[1])
     server.submit([first])
@@ -173,7 +173,7 @@ def test_a_dialogue_that_goes_on_is_not_read_again(llama, tokenizer, prompts, st
 
 
 def test_clients_take_turns(llama, tokenizer, prompts, start):
-    """One client's many requests do not hold up another's single one."""
+    """Many requests of one client do not delay a single one of another."""
     server = Scheduler(llama, tokenizer, max_running=1)
     order = []
 
@@ -193,7 +193,7 @@ def test_clients_take_turns(llama, tokenizer, prompts, start):
 
 
 def test_a_full_queue_refuses(llama, tokenizer, prompts):
-    """All or none of a request's answers wait."""
+    """All answers of a request are queued, or none."""
     server = Scheduler(llama, tokenizer, max_waiting=2)
     server.submit([ask(prompts[0])[0]])
     with pytest.raises(QueueFullError, match="1 requests wait already, 2 may"):
@@ -202,7 +202,7 @@ def test_a_full_queue_refuses(llama, tokenizer, prompts):
 
 
 def test_cancelled_and_late_answers_end(llama, tokenizer, prompts, start):
-    """Nothing more is written for whoever has gone; what is late ends where it is; waiting in vain fails."""
+    """A cancelled answer stops; a late one ends with its text so far; one that never began fails."""
     long = Sampling(max_new_tokens=450, temperature=0, logit_bias={2: -100.0})
     server = start(llama, tokenizer)
     gone, gone_events = ask(prompts[0], long)
@@ -221,7 +221,7 @@ def test_cancelled_and_late_answers_end(llama, tokenizer, prompts, start):
 
 
 def test_a_model_that_fails_fails_its_requests_only(llama, tokenizer, prompts, start):
-    """An error in a forward reaches those who wait for it, and the next request is answered."""
+    """An error in a forward fails its requests, and the next request is answered."""
     server = start(llama, tokenizer)
     forward = llama.forward
     llama.forward = None
@@ -235,7 +235,7 @@ def test_a_model_that_fails_fails_its_requests_only(llama, tokenizer, prompts, s
 
 
 def test_an_answer_that_cannot_begin_fails_alone(llama, tokenizer, prompts, start):
-    """An error before the first forward reaches its request, and the next one is answered."""
+    """An error before the first forward fails its request, and the next one is answered."""
     server = start(llama, tokenizer)
     broken, events = ask(prompts[0], Sampling(max_new_tokens=4, temperature=0, seed=2**70))
     fine, fine_events = ask(prompts[0])
@@ -245,7 +245,7 @@ def test_an_answer_that_cannot_begin_fails_alone(llama, tokenizer, prompts, star
 
 
 def test_a_thread_that_ends_fails_all_and_refuses_more(llama, tokenizer, prompts, start, caplog):
-    """Where nothing answers any more all requests fail, those to come too, and health knows it."""
+    """After the thread has ended all requests fail, later ones too, and /health reports it."""
     server = Scheduler(llama, tokenizer, max_running=1)
     pairs = [ask(prompt) for prompt in prompts[:3]]
 
@@ -271,8 +271,8 @@ def test_a_thread_that_ends_fails_all_and_refuses_more(llama, tokenizer, prompts
     assert "nobody listens" in caplog.text
 
 
-def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
-    """No request is left without an answer."""
+def test_closing_fails_waiting_requests(llama, tokenizer, prompts):
+    """Every request gets an error."""
     server = Scheduler(llama, tokenizer)
     waiting, events = ask(prompts[0])
     server.submit([waiting])
@@ -286,7 +286,7 @@ def test_closing_tells_those_who_wait(llama, tokenizer, prompts):
 
 @pytest.mark.parametrize("family", ["llama", "sliding", "opt", "gpt"])
 def test_logprobs_of_a_prompt_in_chunks(family, tokenizer, prompts, start, monkeypatch):
-    """However a prompt is read, each of its tokens is as likely as the model alone has it."""
+    """In chunks of any size the log-probabilities of a prompt equal those of a plain forward."""
     monkeypatch.setattr(engine, "CHUNK_WITH_LOGITS", 4)
     torch.manual_seed(0)
     size = {"vocab_size": len(tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}

@@ -1,4 +1,4 @@
-"""The server keeps to its own OpenAPI description, whatever is sent: schemathesis tries."""
+"""The server conforms to its OpenAPI description for any request, by schemathesis."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -35,7 +35,7 @@ def api(llama_dir, tokenizer):
 
 @pytest.mark.parametrize("mode", ["positive", "negative"])
 def test_every_answer_is_described(api, mode):
-    """No request fails the server, and each answer has a status and a form that the schema knows."""
+    """No request fails the server, and each answer has a status and a format in the schema."""
     count = 0
     for operation in (result.ok() for result in api.get_all_operations()):
         generated = operation.as_strategy(generation_mode=schemathesis.GenerationMode(mode))

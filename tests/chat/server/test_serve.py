@@ -25,7 +25,7 @@ LONG = {"max_tokens": 480, "logit_bias": {"2": -100, "5": -100}}
 
 
 class Server:
-    """`xtuner serve` in a process of its own."""
+    """`xtuner serve` in a separate process."""
 
     def __init__(self, *arguments):
         command = [sys.executable, "-m", "xtuner", "serve", *map(str, arguments), "--port", "0"]
@@ -44,7 +44,7 @@ class Server:
             return reply.read().decode()
 
     def stop(self, number=signal.SIGTERM):
-        """The exit code and what was logged last."""
+        """The exit code and the last log lines."""
         self.process.send_signal(number)
         _, rest = self.process.communicate(timeout=30)
         return self.process.returncode, rest
@@ -68,7 +68,7 @@ def client(server):
 
 
 def test_models_and_answers(client):
-    """The base and the adapter are there by name, answer differently, whole and streamed."""
+    """The base and the adapter are found by name and answer differently, whole and streamed."""
     assert [model.id for model in client.models.list()] == ["tiny", "poet"]
     assert client.models.retrieve("poet").parent == "tiny"
     answers = {}
@@ -86,8 +86,8 @@ def test_models_and_answers(client):
         client.chat.completions.create(model="poets", messages=HELLO)
 
 
-def test_forms_tools_and_responses_of_the_official_client(server):
-    """What openai parses into a class, calls, streams and sends back works against the process."""
+def test_formats_tools_and_responses_of_the_official_client(server):
+    """Parsed classes, calls, streams and histories of the openai package work."""
     pytest.importorskip("llguidance", reason="xtuner[structured] is not installed")
     from pydantic import BaseModel
 
@@ -121,7 +121,7 @@ def test_forms_tools_and_responses_of_the_official_client(server):
 
 
 def test_sixty_four_streams_lose_nothing(server):
-    """64 clients at a time each get their answer whole; the same question the same answer."""
+    """64 concurrent clients each get a whole answer; the same question gets the same answer."""
 
     async def one(client, i):
         text, finish = "", None
@@ -145,8 +145,8 @@ def test_sixty_four_streams_lose_nothing(server):
         assert answer == answers[i % 8]
 
 
-def test_who_hangs_up_is_not_answered_further(server, client):
-    """The generation ends when the client of a stream, or of a whole answer, goes away."""
+def test_a_disconnect_stops_the_answer(server, client):
+    """Generation stops when the client of a stream or of a whole answer disconnects."""
     stream = client.chat.completions.create(model="tiny", messages=HELLO, stream=True, extra_body=LONG)
     next(iter(stream))
     stream.close()
@@ -165,7 +165,7 @@ def test_who_hangs_up_is_not_answered_further(server, client):
 
 
 def test_two_servers_on_one_port_are_one_line(server, llama_dir, capsys):
-    """The second says so before it loads anything."""
+    """The second server fails before it loads anything."""
     port = server.url.rpartition(":")[2]
     assert cli.main(["serve", str(llama_dir), "--port", port]) == 1
     error = capsys.readouterr().err
@@ -173,8 +173,8 @@ def test_two_servers_on_one_port_are_one_line(server, llama_dir, capsys):
     assert error.count("\n") == 1
 
 
-def test_it_ends_when_told_to_and_completes_what_runs(server, client):
-    """SIGTERM lets the answer that is being written end; then the exit code is 143."""
+def test_sigterm_completes_running_answers(server, client):
+    """After SIGTERM the running answer is completed; the exit code is 143."""
     stream = client.chat.completions.create(
         model="tiny", messages=HELLO, stream=True, extra_body={**LONG, "max_tokens": 150}
     )
@@ -207,14 +207,14 @@ def test_it_ends_when_told_to_and_completes_what_runs(server, client):
     ],
 )
 def test_wrong_settings_are_one_line(llama_dir, argv, message, capsys):
-    """What cannot be done is refused before the model is loaded."""
+    """Wrong settings are refused before the model is loaded."""
     assert cli.main(["serve", str(llama_dir), "--port", "0", *argv]) == 1
     error = capsys.readouterr().err.splitlines()
     assert message in error[-1]
 
 
 def test_a_model_without_tokenizer_and_an_adapter_of_another_base(llama_dir, adapter_dir, tmp_path, capsys):
-    """Each is named."""
+    """The error names the folder."""
     from safetensors.torch import load_file, save_file
 
     bare = shutil.copytree(llama_dir, tmp_path / "bare")
@@ -231,7 +231,7 @@ def test_a_model_without_tokenizer_and_an_adapter_of_another_base(llama_dir, ada
 
 
 def test_the_port_is_free_again():
-    """A port can be taken as soon as its server has closed it."""
+    """A port can be used as soon as its server has closed it."""
     first = listen("127.0.0.1", 0)
     port = first.getsockname()[1]
     with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 is in use"):
@@ -241,7 +241,7 @@ def test_the_port_is_free_again():
 
 
 def test_names_of_adapters():
-    """An adapter is called as asked, or as its folder."""
+    """An adapter has the name given, or that of its folder."""
     settings = ServeSettings("models/base", adapters=["a=x/y", "lora/poet"])
     assert settings.base_name() == "base"
     assert settings.named_adapters() == {"a": "x/y", "poet": "lora/poet"}

@@ -1,4 +1,4 @@
-"""Calls are found in an answer however it is cut into pieces."""
+"""Calls are found in an answer for any split into pieces."""
 
 import pytest
 
@@ -32,7 +32,7 @@ ADD = Call("add", '{"a": 1}')
 )
 @pytest.mark.parametrize("size", [1, 3, 1000])
 def test_calls(text, found, size):
-    """Text stays in order and whole; a call that is none is text."""
+    """Text stays in order and whole; an invalid call is text."""
     finder = CallFinder()
     parts = [part for i in range(0, len(text), size) for part in finder.push(text[i : i + size])]
     parts += finder.finish()
@@ -46,7 +46,7 @@ def test_calls(text, found, size):
 
 
 def test_plain_text_is_not_held_back():
-    """What cannot begin a mark comes at once."""
+    """Text that cannot be the start of a mark is returned at once."""
     finder = CallFinder()
     assert list(finder.push("Hello")) == ["Hello"]
     assert list(finder.push(" you <")) == [" you "]

@@ -1,4 +1,4 @@
-"""A server of answers that are known, and a work dir as a run leaves it."""
+"""A server with known answers, and the work dir of a run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    """A running server; `url`, what it was `asked`, whether a client `hung_up`."""
+    """A running server; `url`, the requests `asked`, whether a client `hung_up`."""
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     httpd.asked, httpd.hung_up, httpd.pause = [], threading.Event(), threading.Event()
     httpd.url = f"http://127.0.0.1:{httpd.server_address[1]}"

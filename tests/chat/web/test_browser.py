@@ -30,7 +30,7 @@ def page():
 
 @contextmanager
 def running(*arguments):
-    """`xtuner web` in a process of its own; its URL."""
+    """`xtuner web` in a separate process; its URL."""
     command = [sys.executable, "-m", "xtuner", "web", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ

@@ -1,4 +1,4 @@
-"""The pages, run by Streamlit's own test harness, and the code behind them."""
+"""The pages, run by Streamlit's test harness, and the code behind them."""
 
 import base64
 import json
@@ -41,7 +41,7 @@ def texts(page):
 
 
 def test_a_dialogue(server):
-    """What is typed is answered below the history; each setting reaches the server."""
+    """A typed question is answered below the history; each setting reaches the server."""
     page = chat(server.url)
     assert page.selectbox(key="model").options == ["tiny", "poet"]
     page.selectbox(key="model").set_value("tiny").run()
@@ -74,7 +74,7 @@ def test_a_dialogue(server):
 
 
 def test_refusals_and_notices_are_shown(server):
-    """Nothing fails in silence."""
+    """Errors and notices of the server are shown."""
     page = chat(server.url)
     page.chat_input[0].set_value("refuse").run()
     assert page.error[0].value == "256 requests wait already"
@@ -87,7 +87,7 @@ def test_refusals_and_notices_are_shown(server):
 
 
 def test_an_image(server, picture):
-    """A model that takes images gets them beside the words, in later turns again; the history shows them."""
+    """A vision-language model gets images with the text, also in later turns; the history shows them."""
     page = chat(server.url)
     page.selectbox(key="model").set_value("tiny").run()
     page.chat_input[0].upload("cat.png", picture.read_bytes(), "image/png")
@@ -109,8 +109,8 @@ def test_an_image(server, picture):
     assert not page.chat_input[0].proto.accept_file
 
 
-def test_a_refused_question_is_not_put_again(server):
-    """The next question goes without it; asked again, it goes alone."""
+def test_a_refused_question_is_not_sent_again(server):
+    """The next question is sent without it; asked again, it is sent alone."""
     page = chat(server.url)
     page.chat_input[0].set_value("refuse").run()
     page.chat_input[0].set_value("hello").run()
@@ -133,7 +133,7 @@ def test_large_images_are_made_smaller(tmp_path, monkeypatch):
 
 
 def test_chinese(server, work_dir):
-    """Every word of both pages is there in Chinese."""
+    """Every text of both pages has a Chinese translation."""
     page = chat(server.url, "zh")
     assert page.slider(key="temperature").label == "温度"
     assert page.chat_input[0].placeholder == "请输入您的问题"
@@ -157,8 +157,8 @@ def test_watching(work_dir):
     assert page.info[0].value == "There is no run in no/such/place"
 
 
-def test_what_a_run_tells_is_shown(work_dir):
-    """The end is shown; without tokens/s the time of an iteration is; axes begin near the curve."""
+def test_the_log_of_a_run_is_shown(work_dir):
+    """The end of a run is shown; without tokens/s, the time of an iteration; axes begin near the curve."""
     run = work_dir / "20261121_092003"
     run.with_suffix(".log").unlink(missing_ok=True)
     (run / "20261121_092003.log").write_text("Iter(train) [96/96]  lr: 9.2e-04  eta: 0:00:00  time: 0.2\n")
@@ -177,7 +177,7 @@ def test_what_a_run_tells_is_shown(work_dir):
 
 
 def test_a_work_dir_is_read_while_it_is_written(work_dir):
-    """Half a line is left for later; sizes of folders are those of their files."""
+    """An incomplete line is read later; the size of a folder is that of its files."""
     assert run_names(work_dir) == ["20261121_092003", "20261120_080000"]
     assert find_work_dirs(work_dir.parent) == [work_dir]
     run = read_run(work_dir, "20261121_092003")
@@ -193,7 +193,7 @@ def test_a_work_dir_is_read_while_it_is_written(work_dir):
 
 
 def test_the_client(server):
-    """Pieces come as they are sent; closing the stream hangs up."""
+    """Pieces arrive as they are sent; closing the stream disconnects."""
     client = Client(server.url)
     assert client.models() == [Model("tiny", True), Model("poet", False)]
     hello = [{"role": "user", "content": "hello"}]
@@ -217,13 +217,13 @@ def test_the_client(server):
     ],
 )
 def test_wrong_settings_are_one_line(argv, message, capsys):
-    """What cannot be shown is refused before anything starts."""
+    """Wrong settings are refused before anything starts."""
     assert cli.main(["web", *argv, "--port", "0"]) == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_port_in_use_is_one_line(server, capsys):
-    """The other program is left alone."""
+    """A port in use is an error; the other program is not affected."""
     port = server.url.rpartition(":")[2]
     assert cli.main(["web", "--port", port]) == 1
     assert f"port {port} of 127.0.0.1 is in use" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Training on a stream: resumed at any iteration, it reads on as if it had never stopped."""
+"""Training on a stream, resumed at any iteration, has the same result as a run without a stop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rows_of(count):
 
 @pytest.fixture
 def train(tmp_path, llama_dir, monkeypatch, capfd):
-    """Run `xtuner train` here with these words and options; returns its exit code and last line."""
+    """Run `xtuner train` in this process with arguments and options; returns its exit code and last line."""
     shutil.copy(CONFIG, tmp_path / "c.py")
     shutil.copytree(llama_dir, tmp_path / "model")
     text = "\n".join(json.dumps(row) for row in rows_of(23))
@@ -66,8 +66,8 @@ def test_a_stream_is_resumed_to_the_same_bits(train, stop, options):
     assert not torch.equal(*(weights(f"whole/iter_{n}.pth")[next(iter(whole))] for n in (stop, 12)))
 
 
-def test_what_counts_epochs_is_refused(train):
-    """All at once, each with what to write instead."""
+def test_settings_in_epochs_are_refused(train):
+    """All in one error, each with its cure."""
     options = {
         "train_cfg.max_epochs": 2,
         "train_cfg.max_iters": None,
@@ -96,7 +96,7 @@ def rows_in(batches, count):
 
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 0), (3, 0), (1, 2)])
-def test_processes_and_workers_share_the_rows(tokenizer, world_size, num_workers):
+def test_processes_and_workers_read_different_rows(tokenizer, world_size, num_workers):
     """Together they read each row once in an epoch; 30 rows divide evenly here."""
     per_rank = 30 // world_size // 2 + (num_workers == 2)  # two workers of 15 rows: 8 batches each
     ranks = [batches_of(tokenizer, rank, world_size, num_workers) for rank in range(world_size)]
@@ -106,8 +106,8 @@ def test_processes_and_workers_share_the_rows(tokenizer, world_size, num_workers
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_go_on_behind_those_that_were_taken(tokenizer, num_workers):
-    """Also where the next batch is another worker's turn, whatever was read ahead."""
+def test_batches_continue_after_the_used_ones(tokenizer, num_workers):
+    """Also if the next batch is another worker's turn, for any read-ahead."""
     whole = contents(batches_of(tokenizer, num_workers=num_workers).start_at(0), 9)
     for stop in (1, 4):
         first, second = (batches_of(tokenizer, num_workers=num_workers) for _ in range(2))
@@ -121,7 +121,7 @@ def contents(batches, count):
     return [(rows, batch["data"]["input_ids"].tolist()) for rows, batch in itertools.islice(batches, count)]
 
 
-def test_another_number_of_workers_cannot_go_on(tokenizer):
+def test_another_number_of_workers_cannot_resume(tokenizer):
     position = batches_of(tokenizer).position()
     with pytest.raises(CheckpointError, match=r"1 worker\(s\).*has 2: set train_dataloader.num_workers"):
         batches_of(tokenizer, num_workers=2).go_on_from(position)

@@ -44,14 +44,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class _Request(Request):
-    """A request whose JSON is read within bounds."""
+    """A request whose JSON is read with limits of size and depth."""
 
     async def json(self) -> Any:
         try:
             return read_json(await self.body())
         except json.JSONDecodeError:
             raise
-        except ValueError as error:  # bytes that are no text among them
+        except ValueError as error:  # includes invalid UTF-8
             raise json.JSONDecodeError(str(error), "", 0) from error
 
 
@@ -72,7 +72,7 @@ async def _json_only(request: Request) -> None:
 
 
 class _Server:
-    """What every path works with."""
+    """The service, its scheduler and its metrics, for all paths."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -80,21 +80,21 @@ class _Server:
         self.metrics = Metrics(lambda: scheduler.num_running, lambda: scheduler.num_waiting)
 
     async def prepared(self, prepare: Callable[..., Any], body: Any, request: Request) -> Any:
-        """What `prepare` gives, for as long as somebody waits for it."""
+        """The result of `prepare`, which is cancelled if the client disconnects."""
         patience = Patience(self.service.timeout_s, self.scheduler)
         try:
-            found = await unless_gone(prepare(self.service, body, patience), request)
+            result = await unless_gone(prepare(self.service, body, patience), request)
         except QueueFullError as error:
             status = 429 if self.scheduler.is_alive else 503
             raise ApiError(status, str(error), retry_after_s=1) from error
         finally:
             patience.is_over = True
-        return Response(status_code=499) if found is None else found
+        return Response(status_code=499) if result is None else result
 
     async def answered(
         self, prepare: Callable[..., Any], body: Any, request: Request, make_writer: Any = None
     ) -> Response:
-        """The answer to the job that `prepare` makes of `body`."""
+        """The answer to the job that `prepare` creates from `body`."""
         start = time.monotonic()
         job = await self.prepared(prepare, body, request)
         if isinstance(job, Response):
@@ -116,7 +116,7 @@ def make_app(service: Service) -> Any:
     limited = Limits(api, service, server.metrics)
     if not service.allowed_origins:
         return limited
-    # Before the key: a browser asks whether it may, and does not send it then.
+    # Outside the check of the key: a browser's preflight request does not send it.
     return CORSMiddleware(
         limited,
         allow_origins=list(service.allowed_origins),
@@ -126,7 +126,7 @@ def make_app(service: Service) -> Any:
 
 
 def _add_answers(api: FastAPI, server: _Server) -> None:
-    """The paths that generate."""
+    """Add the paths that generate."""
     streams: dict[str, Any] = {"responses": {200: STREAM, **ERRORS}, "dependencies": [Depends(_json_only)]}
 
     @api.post("/v1/chat/completions", response_model=schema.ChatResponse, **streams)
@@ -144,7 +144,7 @@ def _add_answers(api: FastAPI, server: _Server) -> None:
 
 
 def _add_tokens(api: FastAPI, server: _Server) -> None:
-    """The paths of vectors and tokens."""
+    """Add the paths of embeddings and tokens."""
     service = server.service
     plain: dict[str, Any] = {"responses": ERRORS, "dependencies": [Depends(_json_only)]}
 
@@ -157,7 +157,7 @@ def _add_tokens(api: FastAPI, server: _Server) -> None:
         ids = await server.prepared(tokenize, body, request)
         if isinstance(ids, Response):
             return ids
-        # Images are no tokens that anybody knows.
+        # The ids of images mean nothing to a client.
         ids = [max(i, -1) for i in ids]
         return {"count": len(ids), "max_model_len": service.prompts.context, "tokens": ids}
 
@@ -170,7 +170,7 @@ def _add_tokens(api: FastAPI, server: _Server) -> None:
 
 
 def _add_status(api: FastAPI, server: _Server) -> None:
-    """The paths that report on the server."""
+    """Add the paths that report on the server."""
     service, scheduler = server.service, server.scheduler
 
     @api.get("/v1/models", response_model=schema.ModelList, responses=ERRORS)
@@ -208,7 +208,7 @@ def _info(model: Served, service: Service) -> dict[str, Any]:
 
 
 def _explain_errors(api: FastAPI) -> None:
-    """Every error answers in OpenAI's form."""
+    """Answer every error in OpenAI's format."""
 
     @api.exception_handler(ApiError)
     async def known(_request: Request, error: ApiError) -> Response:
@@ -229,17 +229,17 @@ def _explain_errors(api: FastAPI) -> None:
 
 
 def _invalid(error: RequestValidationError) -> JSONResponse:
-    """The first thing that is wrong with a request, in one line."""
+    """The first error of a request, in one line."""
     first = error.errors()[0]
-    where = [clipped(str(part)) for part in first["loc"] if part != "body"]
-    name = ".".join(where)
+    path = [clipped(str(part)) for part in first["loc"] if part != "body"]
+    name = ".".join(path)
     if first["type"] == "json_invalid":
         return ApiError(
             400, f"the request cannot be read as JSON: {first.get('ctx', {}).get('error', '')}"
         ).response()
     if first["type"] == "extra_forbidden":
         known = {*schema.ChatRequest.model_fields, *schema.CompletionRequest.model_fields}
-        hint = did_you_mean(where[-1], known)
+        hint = did_you_mean(path[-1], known)
         return ApiError(400, f"there is no field {name!r} here.{hint}", name).response()
     message = str(first["msg"]).removeprefix("Value error, ")
     return ApiError(400, f"{name}: {message}" if name else message, name or None).response()

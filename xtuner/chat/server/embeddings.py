@@ -1,4 +1,4 @@
-"""Texts as vectors: the mean of the model's last hidden states over the tokens of a text, of length 1."""
+"""Embeddings of texts: the mean of the last hidden states over the tokens, normalised to length 1."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ async def embeddings(service: Service, body: schema.EmbeddingRequest, patience: 
         "object": "list",
         "model": model.name,
         "data": [
-            {"object": "embedding", "index": i, "embedding": _written(found, body.encoding_format)}
-            for i, found in enumerate(vectors)
+            {"object": "embedding", "index": i, "embedding": _encoded(embedding, body.encoding_format)}
+            for i, embedding in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
 
 
 def vector(scheduler: Scheduler, ids: list[int]) -> torch.Tensor:
-    """The vector [hidden] of `ids`; in the scheduler's thread."""
+    """The embedding [hidden] of `ids`; called in the scheduler's thread."""
     model = scheduler.model
     base = base_model(model)
     body = base.base_model
     inputs = torch.tensor([ids], device=scheduler.engine.device)
-    if body is base:  # its backbone has no name
+    if body is base:  # the family has no base_model_prefix
         states = base(input_ids=inputs, output_hidden_states=True).hidden_states[-1]
     else:
         states = body(input_ids=inputs).last_hidden_state
     return torch.nn.functional.normalize(states[0].float().mean(0), dim=0).cpu()
 
 
-def _written(found: torch.Tensor, form: str | None) -> Any:
-    if form == "base64":
-        return base64.b64encode(found.numpy().astype("<f4").tobytes()).decode()
-    return found.tolist()
+def _encoded(embedding: torch.Tensor, encoding_format: str | None) -> Any:
+    if encoding_format == "base64":
+        return base64.b64encode(embedding.numpy().astype("<f4").tobytes()).decode()
+    return embedding.tolist()

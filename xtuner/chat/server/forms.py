@@ -1,10 +1,10 @@
-"""Answers of a form that is asked for: the tokens that may come next, by llguidance.
+"""Structured answers: the tokens that may come next under a requested format, by llguidance.
 
     response_format json_schema     {"name": "Ann", "age": 7}                         of that schema
     tool_choice required, named     <tool_call>\\n{"name": "add", "arguments": {...}}\\n</tool_call>
     strict tools                    any text, but calls in it have arguments of their schema
 
-Calls stand between marks where the model's template knows these, else a call is the whole answer.
+Calls are written between marks if the model's template has these, else a call is the whole answer.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import torch
 from xtuner.errors import DataError, ModelError, XTunerError
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-# One line, as most models write JSON: free whitespace could go on without end.
+# One line, as most models write JSON: free whitespace could continue without end.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 @dataclass(frozen=True)
 class CallForm:
-    """A function that may be called; a schema that is not `strict` is kept as far as that can be done."""
+    """A function that may be called; unsupported parts of a schema are ignored unless it is `strict`."""
 
     name: str
     schema: Mapping[str, Any] | None = None
@@ -37,8 +37,8 @@ class CallForm:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What an answer may be: JSON of a schema (any text where it is None), or calls, or calls alone."""
+class AnswerFormat:
+    """The allowed answers: JSON of `schema` (any text if None) or calls, or only calls if `must_call`."""
 
     schema: Mapping[str, Any] | None = None
     strict: bool = True
@@ -46,15 +46,15 @@ class Wanted:
     must_call: bool = False
     several: bool = True
     marked: bool = True
-    arguments: str = "arguments"  # what a call has them under
+    arguments: str = "arguments"  # their key in a call
 
 
 class UnavailableError(XTunerError):
-    """Answers of a given form are not to be had here."""
+    """Structured answers are not available here."""
 
 
 class Form:
-    """A form that answers can take; `start` begins one."""
+    """A format that answers can have."""
 
     def __init__(self, matcher: Any, ends: Sequence[int], notes: Sequence[str] = ()) -> None:
         self._matcher = matcher
@@ -62,31 +62,31 @@ class Form:
         self.notes = list(notes)  # parts of a schema that are not enforced
 
     def start(self) -> Mask:
-        """The mask of one more answer."""
+        """The mask of a new answer."""
         return Mask(self._matcher.deep_copy(), self._ends)
 
 
 class Mask:
-    """Leaves those tokens that the form of one answer allows."""
+    """Masks the tokens that the format of one answer forbids."""
 
     def __init__(self, matcher: Any, ends: Sequence[int]) -> None:
         self._matcher = matcher
         self._ends = ends
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
-        """`logits` [vocabulary], of which what may not come next is minus infinity."""
+        """`logits` [vocabulary], with minus infinity for each token that may not come next."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed = np.zeros(len(logits), bool)
-        found = np.unpackbits(bits, bitorder="little")[: len(logits)]
-        allowed[: len(found)] = found
-        # The matcher knows the first of the tokens that end an answer; where that may come, all may.
+        unpacked = np.unpackbits(bits, bitorder="little")[: len(logits)]
+        allowed[: len(unpacked)] = unpacked
+        # The matcher knows only the first of the end tokens; if it is allowed, all are.
         if allowed[self._ends[0]]:
             allowed[list(self._ends)] = True
         return logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), float("-inf"))
 
     def push(self, token: int) -> None:
-        """Go on after `token`."""
+        """Advance by `token`."""
         self._matcher.consume_token(token)
         self._check()
 
@@ -96,15 +96,15 @@ class Mask:
 
 
 class Forms:
-    """Makes forms for one tokenizer and a vocabulary of `num_tokens`."""
+    """Creates formats for one tokenizer and a vocabulary of `num_tokens`."""
 
     def __init__(self, tokenizer: Any, num_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._num_tokens = max(num_tokens, len(tokenizer))
         self._known = lru_cache(maxsize=4)(self._with_end)
 
-    def make(self, wanted: Wanted, ends: Sequence[int]) -> Form:
-        """The form of answers that end with one of `ends`; DataError for a schema that cannot be kept."""
+    def make(self, answer_format: AnswerFormat, ends: Sequence[int]) -> Form:
+        """The format of answers that end with one of `ends`; DataError for an unsupported schema."""
         if not ends:
             raise UnavailableError(
                 "answers of a given form need a token that ends them, and the model has none"
@@ -112,14 +112,14 @@ class Forms:
         known = self._known(ends[0])
         from llguidance import LLMatcher
 
-        grammar = self._grammar(wanted, frozenset(ends))
+        grammar = self._grammar(answer_format, frozenset(ends))
         failed, notes = LLMatcher.validate_grammar_with_warnings(grammar, known)
         if failed:
             raise DataError(f"this schema cannot be kept: {_reason(notes[0])}")
         matcher = LLMatcher(known, grammar, log_level=0)
         if matcher.is_error():
             raise DataError(f"this schema cannot be kept: {_reason(matcher.get_error())}")
-        # What is too wide to be followed fails here, where nobody else waits for it.
+        # A grammar that is too large fails here, in the thread of its request.
         first = matcher.deep_copy()
         first.compute_bitmask()
         if first.is_error():
@@ -137,36 +137,37 @@ class Forms:
             raise UnavailableError("answers of a given form need a fast tokenizer, and the model's is slow")
         return from_tokenizer(self._tokenizer, n_vocab=self._num_tokens, eos_token=end)
 
-    def _grammar(self, wanted: Wanted, ends: frozenset[int]) -> str:
+    def _grammar(self, answer_format: AnswerFormat, ends: frozenset[int]) -> str:
         rules: list[str] = []
         names = []
-        for number, call in enumerate(wanted.calls):
+        for number, call in enumerate(answer_format.calls):
             name = json.dumps(call.name, ensure_ascii=False)
-            head = json.dumps(f'{{"name": {name}, "{wanted.arguments}": ')
+            head = json.dumps(f'{{"name": {name}, "{answer_format.arguments}": ')
             schema = _json({**_ANY_OBJECT, **(call.schema or {})}, call.strict)
             rules += [f'call_{number}: {head} arguments_{number} "}}"', f"arguments_{number}: {schema}"]
             names.append(f"call_{number}")
         if names:
             rules.append(f"call: {' | '.join(names)}")
-        if wanted.schema is not None:
-            rules.append(f"answer: {_json(wanted.schema, wanted.strict)}")
-        starts = ["answer"] if wanted.schema is not None else []
-        if wanted.calls and (wanted.must_call or wanted.schema is not None):
+        if answer_format.schema is not None:
+            rules.append(f"answer: {_json(answer_format.schema, answer_format.strict)}")
+        starts = ["answer"] if answer_format.schema is not None else []
+        if answer_format.calls and (answer_format.must_call or answer_format.schema is not None):
             starts.append("calls")
-            rules += self._calls_alone(wanted)
-        elif wanted.calls:
+            rules += self._calls_alone(answer_format)
+        elif answer_format.calls:
             starts.append("free")
             rules += self._calls_in_text(ends)
         return "\n".join([f"start: {' | '.join(starts)}", *rules])
 
-    def _calls_alone(self, wanted: Wanted) -> list[str]:
-        if not wanted.marked:
+    def _calls_alone(self, answer_format: AnswerFormat) -> list[str]:
+        if not answer_format.marked:
             return ["calls: call"]
         one = f'{self._mark(_OPEN)} "\\n" call "\\n" {self._mark(_CLOSE)}'
-        return [f"marked: {one}", 'calls: marked ("\\n" marked)*' if wanted.several else "calls: marked"]
+        several = 'calls: marked ("\\n" marked)*'
+        return [f"marked: {one}", several if answer_format.several else "calls: marked"]
 
     def _calls_in_text(self, ends: frozenset[int]) -> list[str]:
-        # A text of letters has no control tokens, which a model may well use, to think say.
+        # TEXT excludes control tokens, which a model may use, for example to think.
         opening = self._single(_OPEN)
         others = [i for i in self._tokenizer.added_tokens_decoder if i not in ends and i != opening]
         other = f"<[{','.join(map(str, others))}]>" if others else "TEXT"
@@ -195,7 +196,7 @@ def _json(schema: Mapping[str, Any], strict: bool) -> str:
 
 
 def _reason(error: str) -> str:
-    """The first line of an error of llguidance's, without places in a grammar that nobody has seen."""
+    """The first line of an error of llguidance, without its position in the generated grammar."""
     line = error.partition("\n")[0]
     line = re.sub(r"^(at )?\d+\(\d+\): ", "", line).removeprefix("failed to compile JSON schema: ")
     return line[:200]

@@ -1,7 +1,7 @@
-"""What uvicorn leaves open: half-sent requests, and streams when the server ends.
+"""Additions to uvicorn: limits for half-sent requests, and the end of streams at shutdown.
 
-a request's head   must be there HEAD_S after its first byte, or its connection
-the end            answers that are not complete `shutdown_s` later get an error, and are not cut off
+a request's head   must be complete HEAD_S after its first byte, or after the connection was opened
+shutdown           answers that are incomplete after `shutdown_s` get an error instead of being cut off
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from xtuner.chat.server.scheduler import Scheduler
 
 HEAD_S = 30.0
-_CLOSE_S = 5.0  # for the last events to be sent
+_CLOSE_S = 5.0  # to send the last events
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1, in which the head of a request must be complete in time."""
+    """HTTP/1.1 with a time limit for the head of a request."""
 
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -55,7 +55,7 @@ class Protocol(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """A server whose answers have `shutdown_s` to end when it is stopped."""
+    """A server whose answers have `shutdown_s` seconds to end when it is stopped."""
 
     def __init__(self, app: Any, scheduler: Scheduler, shutdown_s: float) -> None:
         config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""Images in requests: parts of a user's message, their bytes in the request itself.
+"""Images in requests: parts of a user's message, with their bytes in the request itself.
 
 {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBOR..."}}   ->   a Picture
 """
@@ -16,8 +16,8 @@ from xtuner.generation.pictures import Picture, Pictures
 MAX_IMAGES = 16  # in one request: small files can hold large images
 
 
-def picture_of(url: str, where: str, pictures: Pictures, seen_by: str | None) -> Picture:
-    """The picture that the data URL `url` at `where` holds; DataError where it holds none."""
+def picture_of(url: str, where: str, pictures: Pictures, adapter: str | None) -> Picture:
+    """The picture in the data URL `url` of the field `where`; DataError if it is not an image."""
     scheme, _, rest = url.strip().partition(":")
     if scheme.lower() != "data":
         raise DataError(
@@ -30,5 +30,5 @@ def picture_of(url: str, where: str, pictures: Pictures, seen_by: str | None) ->
     try:
         data = base64.b64decode(urllib.parse.unquote(body), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise DataError(f"{where}: this is no base64: {error}") from error
-    return pictures.add(decode_image(data, where), seen_by)
+        raise DataError(f"{where}: this is not base64: {error}") from error
+    return pictures.add(decode_image(data, where), adapter)

@@ -1,4 +1,4 @@
-"""JSON that others have written, read within bounds: what follows walks through it by recursion."""
+"""Untrusted JSON, read with limits of size and depth: later code walks through it by recursion."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 MAX_DEPTH = 100
-_MAX_BRACKETS = 500_000  # those in texts too; that many lists take half a second to be read
+_MAX_BRACKETS = 500_000  # those in strings too; reading so many lists takes half a second
 
 
 def read_json(text: str | bytes) -> Any:
-    """The value of `text`; ValueError with a reason where it is no JSON, or too much of it."""
+    """The value of `text`; ValueError with a reason if it is not JSON or exceeds a limit."""
     brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
     num_brackets = sum(map(text.count, brackets))  # type: ignore[arg-type]
     if num_brackets > _MAX_BRACKETS:
@@ -41,4 +41,4 @@ def read_json(text: str | bytes) -> Any:
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number of JSON")

@@ -1,6 +1,6 @@
-"""What a request must pass before it is read: host, key, size, time; and the counting of all of them.
+"""Checks before a request is parsed: host, key, size, time; and metrics of all requests.
 
-Plain ASGI, so that a client that hangs up is seen by the answer at once.
+Plain ASGI, so that the handler notices at once when a client disconnects.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 OPEN_PATHS = ("/health",)
-_THROW_AWAY_S, _THROW_AWAY_BYTES = 5.0, 2**28  # of a request that is refused
+_DISCARD_S, _DISCARD_BYTES = 5.0, 2**28  # limits for reading the rest of a refused request
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 class Metrics:
-    """The counters of one server, in a registry of their own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self, num_running: Callable[[], float], num_waiting: Callable[[], float]) -> None:
         self.registry = registry = CollectorRegistry()
@@ -51,13 +51,13 @@ class Metrics:
 
 
 class Limits:
-    """The ASGI application `app` behind what `service` asks of requests: host, key, size and time."""
+    """The ASGI application `app` behind the checks of `service`: host, key, size and time."""
 
     def __init__(self, app: Any, service: Service, metrics: Metrics) -> None:
         self.app = app
         self.service = service
         self.metrics = metrics
-        # Where nobody else can reach it, only a page that has given its own name this address could.
+        # On a loopback address only a page by DNS rebinding could use the server from outside.
         self._checks_host = service.host is not None and is_loopback(service.host) and not service.api_key
         self._hosts = {origin.partition("://")[2].lower() for origin in service.allowed_origins}
 
@@ -77,7 +77,7 @@ class Limits:
         try:
             await self._pass(scope, receive, watched)
         finally:
-            # The route is known only to those that were let in; unknown paths must not fill the memory.
+            # Only accepted requests have a route; unknown paths must not fill the memory.
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(path, str(status)).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
@@ -119,7 +119,7 @@ class Limits:
         await self.app(scope, whole, send)
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes | None:
-        """The body of a request; None where its client hangs up."""
+        """The body of a request, or None if the client disconnects."""
         most = self.service.max_request_bytes
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and (len(length) > 20 or int(length) > most):
@@ -139,7 +139,7 @@ class Limits:
         return bytes(body)
 
     def _foreign_host(self, headers: dict[bytes, bytes]) -> str | None:
-        """The name by which the request calls this machine, where it is not one of its own."""
+        """The host of the request if it is not a name of this machine, else None."""
         host = headers.get(b"host", b"").decode("latin-1").strip().lower()
         if not self._checks_host or not host or host in self._hosts:
             return None
@@ -147,14 +147,14 @@ class Limits:
         return None if is_loopback(name) else host
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
-        given = headers.get(b"authorization", b"").decode("latin-1")
-        scheme, _, key = given.partition(" ")
-        wanted = (self.service.api_key or "").encode()
-        return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), wanted)
+        header = headers.get(b"authorization", b"").decode("latin-1")
+        scheme, _, key = header.partition(" ")
+        expected = (self.service.api_key or "").encode()
+        return scheme.lower() == "bearer" and hmac.compare_digest(key.strip().encode(), expected)
 
 
 class _TooLargeError(Exception):
-    """A body that is too large, and whether there is `more` of it to come."""
+    """A body is too large; `more` is whether the client is still sending it."""
 
     def __init__(self, more: bool) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class _TooLargeError(Exception):
 async def refuse(
     send: Send, receive: Receive, status: int, message: str, code: str, *, more: bool = True
 ) -> None:
-    """Answer with an error in OpenAI's form, before the request has come to its end where there is `more`."""
+    """Answer with an error in OpenAI's format; `more` is whether the request is still being sent."""
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     body = json.dumps({"error": error}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -174,15 +174,15 @@ async def refuse(
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     if more:
-        await _throw_away(receive)
+        await _discard(receive)
     await send({"type": "http.response.body", "body": b""})
 
 
-async def _throw_away(receive: Receive) -> None:
-    """Read what is still being sent: most clients look for an answer only when they have sent all."""
-    size, deadline = 0, time.monotonic() + _THROW_AWAY_S
+async def _discard(receive: Receive) -> None:
+    """Discard the rest of a request: most clients read the answer only after sending everything."""
+    size, deadline = 0, time.monotonic() + _DISCARD_S
     more = True
-    while more and size < _THROW_AWAY_BYTES:
+    while more and size < _DISCARD_BYTES:
         try:
             message = await asyncio.wait_for(receive(), deadline - time.monotonic())
         except asyncio.TimeoutError:

@@ -1,10 +1,10 @@
-"""From the messages of a request to the ids put to the model.
+"""The prompt ids for the messages of a request.
 
-    [system, user, assistant, user]  ->  ids, under a prompt template of ours or the tokenizer's own
-                                         oldest turns dropped where the context is too small
+    [system, user, assistant, user]  ->  ids, with a prompt template or the tokenizer's chat template
+                                         oldest turns dropped if the context is too small
 
-Ours know a system text, questions and answers: tools are explained in the system text, calls and results
-are written between the marks that Hermes and Qwen models use.
+A prompt template has only a system text, questions and answers: tools are described in the system text,
+calls and results are written between the marks of Hermes and Qwen models.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _INFILL = (
     ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
     ("▁<PRE>", "▁<SUF>", "▁<MID>"),
 )
-"""Tokens before a text, before what follows it, and before what is to be filled in between."""
+"""Tokens before the prefix, before the suffix, and before the text to fill in between them."""
 
 _TOOLS = """You may call these functions:
 <tools>
@@ -52,13 +52,13 @@ To call one, write its name and arguments as JSON between two marks:
 </tool_call>"""
 
 
-def _go_on() -> None:
+def _no_check() -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The ids of a dialogue, the words that end the answer, and how many turns had no room."""
+    """The ids of a dialogue, the stop words of the answer, and the number of dropped turns."""
 
     ids: list[int]
     stop_words: list[str]
@@ -68,25 +68,25 @@ class Prompt:
 class PromptWriter:
     """Writes dialogues for one tokenizer; may be used from several threads.
 
-    `check`, where a method takes it, is called between two pieces of work and may raise to end them.
+    The parameter `check` of a method is called between two pieces of work and may raise to stop it.
     """
 
     def __init__(self, tokenizer: Any, context: int | None, pictures: Pictures | None = None) -> None:
         self.tokenizer = tokenizer
         self.context = context
         self.pictures = pictures
-        # A tokenizer in Rust may be read by many threads at once, but not set up, which is done here.
+        # Threads may encode with one fast tokenizer at once, but not configure it, which is done here.
         self._control = ControlTokens(tokenizer)
         self._alone: AbstractContextManager[Any] = nullcontext() if tokenizer.is_fast else threading.RLock()
         self._own = lru_cache(maxsize=8)(self._make_own)
         self._own_end = self._own("{}").end_of_turn() if getattr(tokenizer, "chat_template", None) else ""
 
     def _make_own(self, variables: str) -> ChatTemplate:
-        """The tokenizer's own template, with variables given as the text of a JSON object."""
+        """The tokenizer's chat template with `variables`, a JSON object as text."""
         return ChatTemplate(_WithVariables(self.tokenizer, json.loads(variables)))
 
     def call_form(self, template: Mapping[str, Any] | None) -> tuple[bool, str]:
-        """Whether calls stand between the marks of Hermes, and under which name they have their arguments."""
+        """Whether calls are written between the marks of Hermes, and the key of their arguments."""
         if not is_tokenizers_own(template):
             return True, "arguments"
         text = str(self.tokenizer.chat_template)
@@ -94,8 +94,8 @@ class PromptWriter:
             return True, "arguments"
         return False, "parameters" if "<|python_tag|>" in text or "<|plugin|>" in text else "arguments"
 
-    def infill(self, prefix: str, suffix: str, check: Check = _go_on) -> list[int]:
-        """The ids that ask for what stands between two texts; DataError where the model knows no such."""
+    def infill(self, prefix: str, suffix: str, check: Check = _no_check) -> list[int]:
+        """The prompt to fill in between two texts; DataError if the model has no tokens for this."""
         vocabulary = self.tokenizer.get_vocab()
         known = [marks for marks in _INFILL if all(mark in vocabulary for mark in marks)]
         if not known:
@@ -104,8 +104,8 @@ class PromptWriter:
         begin, middle, end = (vocabulary[mark] for mark in known[0])
         return [*begin_ids(self.tokenizer).tolist(), begin, *before, middle, *after, end]
 
-    def encode(self, text: str, check: Check = _go_on, *, special_tokens: bool = True) -> list[int]:
-        """The ids of plain text, with what the tokenizer puts at its beginning."""
+    def encode(self, text: str, check: Check = _no_check, *, special_tokens: bool = True) -> list[int]:
+        """The ids of plain text, with the tokenizer's special tokens if `special_tokens`."""
         _check_characters(text)
         if not self._may_fit(text, self.context, check):
             raise DataError(
@@ -120,12 +120,12 @@ class PromptWriter:
         template: Mapping[str, Any] | None,
         tools: Tools,
         max_new_tokens: int,
-        check: Check = _go_on,
+        check: Check = _no_check,
         variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """The prompt for the next answer; DataError where it cannot be written or does not fit.
+        """The prompt for the next answer; DataError if the messages are invalid or do not fit.
 
-        `variables` are for the tokenizer's own template.
+        `variables` are passed to the tokenizer's chat template.
         """
         if not messages or messages[-1]["role"] == "assistant":
             raise DataError("messages: the last one must be a user's or a tool's: there is nothing to answer")
@@ -146,7 +146,7 @@ class PromptWriter:
         def write(count: int) -> list[int] | None:
             check()
             kept = [*system, *(m for turn in turns[len(turns) - count :] for m in turn)]
-            # Each message is a token at least.
+            # Each message has at least one token.
             if limit is not None and len(kept) > limit:
                 return None
             text = own.write(kept, tools, prompt=True)
@@ -199,14 +199,14 @@ class PromptWriter:
         return Prompt(ids, words, len(before) - len(session.turns))
 
     def _as_text(self, message: Message) -> Message:
-        """`message`, in which control tokens that a user or a tool has spelt are text."""
+        """`message`, in which control tokens written by a user or a tool are plain text."""
         content = message.get("content")
         if message["role"] not in ("user", "tool") or not content:
             return message
         return {**message, "content": self._control.hide(content)}
 
     def _may_fit(self, text: str, limit: int | None, check: Check) -> bool:
-        """False where `text` has far more than `limit` tokens, which its first pieces tell."""
+        """False if the first pieces of `text` have far more than `limit` tokens."""
         if limit is None or len(text) <= _PIECE:
             return True
         count = 0
@@ -214,14 +214,14 @@ class PromptWriter:
             check()
             with self._alone:
                 count += len(self.tokenizer.encode(text[start : start + _PIECE], add_special_tokens=False))
-            # A cut makes a few tokens more of one word.
+            # A cut inside a word adds a few tokens.
             if count > 2 * limit + _PIECE:
                 return False
         return True
 
 
 class _WithVariables:
-    """A tokenizer whose chat template is given `variables` beside the messages."""
+    """A tokenizer that passes `variables` to its chat template."""
 
     def __init__(self, tokenizer: Any, variables: Mapping[str, Any]) -> None:
         self._tokenizer, self._variables = tokenizer, variables
@@ -229,12 +229,12 @@ class _WithVariables:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def apply_chat_template(self, *args: Any, **asked: Any) -> Any:
-        return self._tokenizer.apply_chat_template(*args, **asked, **self._variables)
+    def apply_chat_template(self, *args: Any, **options: Any) -> Any:
+        return self._tokenizer.apply_chat_template(*args, **options, **self._variables)
 
 
 def _checked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`variables`; DataError for one that is no variable of a template but would change how it is written."""
+    """`variables`; DataError for one that is an argument of apply_chat_template."""
     from transformers import PreTrainedTokenizerBase
 
     own = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
@@ -247,9 +247,9 @@ def _checked(variables: Mapping[str, Any]) -> Mapping[str, Any]:
 def _most_that_fit(
     total: int, write: Callable[[int], list[int] | None], is_short: bool
 ) -> tuple[int, list[int] | None]:
-    """The largest number of turns up to `total` that `write` does not answer with None, and its answer.
+    """The largest number of turns up to `total` for which `write` does not return None, and its result.
 
-    What is tried is never much longer than what fits, however long the whole is.
+    No attempt is much longer than the result, however long the whole dialogue is.
     """
     if is_short and (ids := write(total)) is not None:
         return total, ids
@@ -269,13 +269,13 @@ def _most_that_fit(
 
 
 def _is_short(messages: Sequence[Message], limit: int | None) -> bool:
-    """Whether trying the whole dialogue costs little beside what fits."""
+    """Whether encoding the whole dialogue costs little compared with `limit` tokens."""
     size = sum(len(m.get("content") or "") for m in messages)
     return limit is None or (size <= 16 * limit and len(messages) <= limit)
 
 
 def _check_characters(value: Any) -> None:
-    """Raise DataError for halves of characters, which JSON can hold and no tokenizer takes."""
+    """Raise DataError for surrogates: JSON can contain half a character, but no tokenizer accepts one."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -289,7 +289,7 @@ def _too_long(length: int | None, context: int | None, limit: int | None) -> Dat
 
 
 def _turns(messages: Sequence[Message]) -> list[list[Message]]:
-    """Messages in turns, each of which begins with a user's."""
+    """Messages in turns, each of which begins with a user's message."""
     turns: list[list[Message]] = []
     for message in messages:
         if not turns or message["role"] == "user":
@@ -299,7 +299,7 @@ def _turns(messages: Sequence[Message]) -> list[list[Message]]:
 
 
 def _questions_and_answers(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Pairs of what was put to the model and what it said; the last answer is empty."""
+    """Pairs of a question and its answer; the last answer is empty."""
     pairs: list[tuple[list[str], list[str]]] = []
     for message in messages:
         if message["role"] == "system":
@@ -319,8 +319,11 @@ def _questions_and_answers(messages: Sequence[Message]) -> list[tuple[str, str]]
         pairs[-1][0].append(result if message["role"] == "tool" else text)
     if not pairs:
         raise DataError("messages: there is no message of a user")
-    # Joined as training joins them.
-    return [(BETWEEN.join(filter(None, asked)), BETWEEN.join(filter(None, said))) for asked, said in pairs]
+    # As training joins them.
+    return [
+        (BETWEEN.join(filter(None, questions)), BETWEEN.join(filter(None, answers)))
+        for questions, answers in pairs
+    ]
 
 
 def _call_text(call: Mapping[str, Any]) -> str:

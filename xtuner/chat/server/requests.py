@@ -1,4 +1,4 @@
-"""From a request to what the scheduler is asked for: ids, sampling, and which form the answer takes.
+"""From a request to a job for the scheduler: ids, sampling, and the format of the answer.
 
 ChatRequest, CompletionRequest  ->  Job: prompts and samplings, one for each choice
                                 ->  ApiError: a status and a reason
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xtuner.chat.server import schema
-from xtuner.chat.server.forms import CallForm, Wanted
+from xtuner.chat.server.forms import AnswerFormat, CallForm
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
@@ -23,12 +23,12 @@ from xtuner.generation.pictures import Picture
 from xtuner.generation.request import Sampling
 from xtuner.utils import PROMPT_TEMPLATE
 
-_MAX_DIGITS = 10  # of the number of a token
+_MAX_DIGITS = 10  # of a token id
 
 
 @dataclass(frozen=True)
 class Job:
-    """One request: an answer is written for each of `parts`."""
+    """One request; an answer is generated for each of `parts`."""
 
     model: Served
     parts: list[tuple[list[int], Sampling]]
@@ -44,7 +44,7 @@ class Job:
 
 
 async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patience) -> Job:
-    """What a request for a chat asks for."""
+    """The job of a chat request."""
     model = service.find(body.model)
     template = _template(model, body.prompt_template)
     notices = notices_of(body)
@@ -60,8 +60,8 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
     prompt = await asyncio.to_thread(write, messages, template, tools, max_new_tokens)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     sampling = _sampling(service, body, max_new_tokens, prompt.stop_words, logprobs)
-    if (wanted := _wanted(service, body, template, tools)) is not None:
-        form = await asyncio.to_thread(service.forms.make, wanted, _ends(service, prompt.stop_words))
+    if (answer_format := _answer_format(service, body, template, tools)) is not None:
+        form = await asyncio.to_thread(service.forms.make, answer_format, _ends(service, prompt.stop_words))
         sampling = replace(sampling, form=form)
         notices += [f"not kept of a schema: {note}" for note in form.notes]
     if prompt.num_dropped:
@@ -75,7 +75,7 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
 
 
 async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
-    """What a request for the continuation of a text asks for."""
+    """The job of a completion request."""
     model = service.find(body.model)
     notices = notices_of(body)
     if body.best_of not in (None, 1, body.n or 1):
@@ -83,7 +83,7 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
     texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, body.n or 1)
     special = body.add_special_tokens is not False
     prompts = await asyncio.to_thread(prompt_ids, service, texts, patience, body.suffix, special)
-    # An answer of no tokens is of use if the prompt is returned with it.
+    # An empty answer is useful if the prompt is returned with it.
     no_answer = body.max_tokens == 0 and body.echo
     max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
@@ -93,24 +93,24 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
 
 def notices_of(body: schema.Whole) -> list[str]:
     """Notices about unknown fields; ApiError for a field that cannot be honoured."""
-    given = body.model_extra or {}
+    extra = body.model_extra or {}
     for name, cure in schema.REFUSED.items():
-        if given.get(name):
+        if extra.get(name):
             raise ApiError(400, f"{name} is not available here: {cure}", name)
-    left = [name for name in body.unknown() if name not in schema.REFUSED]
-    return [f"fields that are not known here were not looked at: {', '.join(left)}"] if left else []
+    ignored = [name for name in body.unknown() if name not in schema.REFUSED]
+    return [f"fields that are not known here were not looked at: {', '.join(ignored)}"] if ignored else []
 
 
-def _length(service: Service, *asked: int | None) -> int:
-    """The longest answer: the first that is asked for, the server's own where none is."""
-    given = [length for length in asked if length is not None]
+def _length(service: Service, *lengths: int | None) -> int:
+    """The maximum length of an answer: the first of `lengths` that is set, else the server's default."""
+    given = [length for length in lengths if length is not None]
     if 0 in given[:1]:
         raise ApiError(400, "max_tokens: Input should be greater than or equal to 1", "max_tokens")
     return given[0] if given and given[0] > 0 else schema.MAX_NEW_TOKENS if given else service.max_new_tokens
 
 
 def _template_variables(body: schema.ChatRequest) -> dict[str, Any]:
-    """What the request tells the tokenizer's own chat template beside the messages."""
+    """The variables of the request for the tokenizer's chat template."""
     variables: dict[str, Any] = {}
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
@@ -143,7 +143,7 @@ def _job(
 
 
 def _room(service: Service, prompt: list[int], max_new_tokens: int) -> int:
-    """How many tokens the answer may have; 0 where the prompt alone is asked for."""
+    """The maximum length of the answer; 0 if only the prompt is requested."""
     try:
         return min(max_new_tokens, answer_room(service.prompts.context, prompt, max(1, max_new_tokens)))
     except DataError as error:
@@ -157,7 +157,7 @@ def _sampling(
     words: list[str],
     logprobs: int | None,
 ) -> Sampling:
-    asked = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     given: dict[str, Any] = {
         name: value
         for name in (
@@ -170,22 +170,22 @@ def _sampling(
         if (value := getattr(body, name)) is not None
     }
     if body.top_p is not None:
-        given["top_p"] = max(body.top_p, 1e-9)  # nothing but the likeliest token
+        given["top_p"] = max(body.top_p, 1e-9)  # 0: only the likeliest token
     return Sampling(
         max_new_tokens=max_new_tokens,
         top_k=max(body.top_k or 0, 0),
         logit_bias=_logit_bias(service, body.logit_bias or {}),
         seed=None if body.seed is None else body.seed % 2**63,
-        stop_words=list(dict.fromkeys(word for word in [*words, *asked] if word)),
+        stop_words=list(dict.fromkeys(word for word in [*words, *stop] if word)),
         stop_ids=frozenset(body.stop_token_ids or ()),
         logprobs=logprobs,
         **given,
     )
 
 
-def _logit_bias(service: Service, asked: Mapping[str, float]) -> dict[int, float]:
+def _logit_bias(service: Service, biases: Mapping[str, float]) -> dict[int, float]:
     found = {}
-    for name, bias in asked.items():
+    for name, bias in biases.items():
         is_number = name.isascii() and name.isdigit() and len(name) <= _MAX_DIGITS
         if not (is_number and int(name) < service.num_tokens):
             raise ApiError(400, f"logit_bias: {clipped(name)!r} is no token of this model", "logit_bias")
@@ -194,7 +194,7 @@ def _logit_bias(service: Service, asked: Mapping[str, float]) -> dict[int, float
 
 
 def prompts_of(given: Any, name: str, most: int, num: int = 1) -> list[str | list[int]]:
-    """The prompts in the field `name`, each a text or ids; ApiError where `num` of each exceed `most`."""
+    """The prompts in the field `name`, each a text or ids; ApiError if `num` of each exceed `most`."""
     if not isinstance(given, list) or (given and isinstance(given[0], int)):
         given = [given]
     if not given:
@@ -211,7 +211,7 @@ def prompt_ids(
     suffix: str | None = None,
     special_tokens: bool = True,
 ) -> list[list[int]]:
-    """The ids of prompts; with `suffix` those that ask for what stands before it."""
+    """The ids of prompts; with `suffix`, of prompts to fill in the text before it."""
     found = []
     for prompt in prompts:
         patience.check()
@@ -228,7 +228,7 @@ def prompt_ids(
 
 
 async def tokenize(service: Service, body: schema.TokenizeRequest, patience: Patience) -> list[int]:
-    """The ids of a text, or of messages with what opens an answer."""
+    """The ids of a text, or of messages with the start of an answer."""
     model = service.find(body.model)
     notices_of(body)
     if (body.prompt is None) == (body.messages is None):
@@ -246,19 +246,19 @@ async def tokenize(service: Service, body: schema.TokenizeRequest, patience: Pat
     return (await asyncio.to_thread(write, messages, template, tools, 1)).ids
 
 
-def _template(model: Served, asked: str | None) -> Any:
-    if asked is None:
+def _template(model: Served, name: str | None) -> Any:
+    if name is None:
         return model.template
-    return PROMPT_TEMPLATE[asked]
+    return PROMPT_TEMPLATE[name]
 
 
 def _tools(body: schema.ChatRequest) -> list[dict[str, Any]] | None:
     names = [tool.function.name for tool in body.tools or ()]
-    asked = body.tool_choice.function.name if isinstance(body.tool_choice, schema.NamedTool) else None
-    if asked is not None and asked not in names:
+    chosen = body.tool_choice.function.name if isinstance(body.tool_choice, schema.NamedTool) else None
+    if chosen is not None and chosen not in names:
         known = ", ".join(map(clipped, names)) or "none"
         raise ApiError(
-            400, f"tool_choice: there is no tool {clipped(asked)!r}; known: {known}", "tool_choice"
+            400, f"tool_choice: there is no tool {clipped(chosen)!r}; known: {known}", "tool_choice"
         )
     if body.tool_choice == "required" and not names:
         raise ApiError(400, "tool_choice: there are no tools", "tool_choice")
@@ -267,18 +267,18 @@ def _tools(body: schema.ChatRequest) -> list[dict[str, Any]] | None:
     return [tool.model_dump(exclude_none=True) for tool in body.tools]
 
 
-def _wanted(
+def _answer_format(
     service: Service, body: schema.ChatRequest, template: Any, tools: list[dict[str, Any]] | None
-) -> Wanted | None:
-    """The form that the answer must have; None where it may be any text."""
-    asked = body.response_format
+) -> AnswerFormat | None:
+    """The format that the answer must have, or None if it may be any text."""
+    requested = body.response_format
     answer, strict = None, True
-    if asked is not None and asked.type == "json_object":
+    if requested is not None and requested.type == "json_object":
         answer = {"type": "object"}
-    elif asked is not None and asked.type == "json_schema":
-        if asked.json_schema is None or asked.json_schema.json_schema is None:
+    elif requested is not None and requested.type == "json_schema":
+        if requested.json_schema is None or requested.json_schema.json_schema is None:
             raise ApiError(400, "response_format: json_schema.schema is missing", "response_format")
-        answer, strict = asked.json_schema.json_schema, bool(asked.json_schema.strict)
+        answer, strict = requested.json_schema.json_schema, bool(requested.json_schema.strict)
     must_call = bool(tools) and body.tool_choice not in (None, "auto")
     calls = [
         CallForm(tool.function.name, tool.function.parameters, bool(tool.function.strict))
@@ -292,11 +292,11 @@ def _wanted(
         return None
     several = body.parallel_tool_calls is not False and not isinstance(body.tool_choice, schema.NamedTool)
     answer = None if must_call else answer
-    return Wanted(answer, strict, calls, must_call, several, marked, arguments)
+    return AnswerFormat(answer, strict, calls, must_call, several, marked, arguments)
 
 
 def _ends(service: Service, stop_words: Sequence[str]) -> list[int]:
-    """The tokens that end an answer: the model's, then those that are a stop word of its template."""
+    """The tokens that end an answer: those of the model, then stop words of the template that are a token."""
     words = [service.prompts.encode(word, special_tokens=False) for word in stop_words]
     return [*service.scheduler.engine.ends, *(ids[0] for ids in words if len(ids) == 1)]
 
@@ -307,16 +307,16 @@ async def _pictures(
     """The images in `messages`, by the numbers of their message and part."""
     urls = _image_urls(service, model, messages)
     found: dict[tuple[int, int], Picture] = {}
-    for place, url in urls.items():
-        where = "messages.{}.content.{}.image_url".format(*place)
+    for position, url in urls.items():
+        where = "messages.{}.content.{}.image_url".format(*position)
         read = functools.partial(_picture, url, where, service.prompts.pictures, model.adapter, patience)
-        found[place] = await asyncio.get_running_loop().run_in_executor(service.image_reader, read)
+        found[position] = await asyncio.get_running_loop().run_in_executor(service.image_reader, read)
     return found
 
 
-def _picture(url: str, where: str, pictures: Any, seen_by: str | None, patience: Patience) -> Picture:
+def _picture(url: str, where: str, pictures: Any, adapter: str | None, patience: Patience) -> Picture:
     patience.check()
-    return picture_of(url, where, pictures, seen_by)
+    return picture_of(url, where, pictures, adapter)
 
 
 def _image_urls(
@@ -340,7 +340,7 @@ def _image_urls(
 
 def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
-    # Images stand above the words, as those of LLaVA's training do.
+    # Images precede the text, as in LLaVA's training.
     marks = "".join(f"{picture.mark}\n" for (at, _), picture in shown.items() if at == index)
     found: dict[str, Any] = {"role": role, "content": marks + _text(message.content, index)}
     calls = message.tool_calls or []

@@ -1,9 +1,9 @@
-"""From the scheduler's events to the answer of a request: one JSON object, or a stream of them.
+"""The answer of a request from the scheduler's events: one JSON object, or a stream of them.
 
     Piece("He"), Piece("llo"), End   ->   {"choices": [{"message": {"content": "Hello"}}], "usage": ...}
                                      ->   data: {... "delta": {"content": "He"}}   data: ...   data: [DONE]
 
-Whoever hangs up is noticed, and nothing more is written for them.
+Generation stops when the client disconnects.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from xtuner.chat.server.tool_calls import Call, CallFinder
 from xtuner.generation.request import End, Event, Failed, Piece, Request, TokenInfo
 
 T = TypeVar("T")
-PING_S = 15.0  # a stream that is silent so long sends a comment, so that nobody on the way gives up
+PING_S = 15.0  # a stream that is silent so long sends a comment, so that no proxy closes it
 
 
 class Writer(Protocol):
-    """Tells the events of a job's answers in the words of one interface."""
+    """Converts the events of a job to the format of one interface."""
 
     closing: str  # what ends a stream
 
@@ -55,12 +55,12 @@ async def respond(
     deadline: float,
     make_writer: Callable[[Job, Metrics], Writer] | None = None,
 ) -> Response:
-    """The answer to `job`; ApiError where there is no room, or nothing could be written."""
+    """The answer to `job`; ApiError if the queue is full or the generation fails."""
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
     def emit(index: int, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(events.put_nowait, (index, event))
 
     answers = [
@@ -91,7 +91,7 @@ async def respond(
 async def _events(
     events: asyncio.Queue[tuple[int, Event]], answers: list[Request], scheduler: Scheduler, metrics: Metrics
 ) -> AsyncIterator[tuple[int, Event] | None]:
-    """The events of all answers until each has ended; None where there is none for a while."""
+    """The events of all answers until each has ended; None after PING_S without an event."""
     left = set(range(len(answers)))
     getting = asyncio.ensure_future(events.get())
     try:
@@ -155,7 +155,7 @@ async def _whole(
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], request: HttpRequest) -> T | None:
-    """What `work` gives; None, and it is cancelled, where the client hangs up before."""
+    """The result of `work`; if the client disconnects first, `work` is cancelled and None returned."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -182,7 +182,7 @@ class _Choice:
 
 
 class OpenAIWriter:
-    """Puts events into the words of chats and completions, and keeps what a whole answer needs."""
+    """Converts events to chunks of chats and completions, and collects the whole answer."""
 
     closing = "data: [DONE]\n\n"
 
@@ -202,23 +202,23 @@ class OpenAIWriter:
 
     @staticmethod
     def line(value: dict[str, Any]) -> str:
-        """A chunk as it is sent."""
+        """The text of a chunk in a stream."""
         return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
 
     @staticmethod
     def failed(error: ApiError) -> dict[str, Any]:
-        """The chunk of a fault."""
+        """The chunk of an error."""
         return error.body()
 
     def begin(self) -> list[dict[str, Any]]:
-        """What a stream begins with."""
+        """The first chunks of a stream."""
         if not self.job.is_chat:
             return []
         role = {"role": "assistant", "content": ""}
         return [self._chunk({"index": i, "delta": role}) for i in range(len(self.choices))]
 
     def chunks(self, index: int, event: Event) -> list[dict[str, Any]]:
-        """The chunks of a stream that tell `event`."""
+        """The chunks of `event` in a stream."""
         choice = self.choices[index]
         if isinstance(event, Piece):
             if not self.begun:
@@ -240,7 +240,7 @@ class OpenAIWriter:
         return [*found, last]
 
     def end(self) -> list[dict[str, Any]]:
-        """The chunk of the usage, where that is asked for, with the notices."""
+        """The chunk of the usage with the notices, if requested."""
         if not self.job.stream_usage:
             return []
         notices = {"notices": self.notices} if self.notices else {}
@@ -319,7 +319,7 @@ class OpenAIWriter:
 
     def _usage(self) -> dict[str, Any]:
         ends = [choice.end for choice in self.choices if choice.end is not None]
-        # A prompt counts once, however many answers it gets.
+        # A prompt counts once for all its answers.
         prompt = sum(end.num_prompt_tokens for end in ends[:: self.job.num_choices])
         answer = sum(end.num_tokens for end in ends)
         cached = {"cached_tokens": sum(end.num_reused for end in ends[:: self.job.num_choices])}
@@ -353,7 +353,7 @@ class OpenAIWriter:
 
     def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
         text = self._text(token)
-        # The bytes of a token that is no whole character are not those of its text.
+        # The text of a token that is not a whole character does not have its bytes.
         whole = "\N{REPLACEMENT CHARACTER}" not in text
         return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode()) if whole else None}
 

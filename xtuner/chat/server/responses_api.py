@@ -1,6 +1,6 @@
 """The newer form of OpenAI's interface, /v1/responses: items in, items out. Nothing is kept between requests.
 
-instructions, input items   ->   ChatRequest   ->   a Job as any other
+instructions, input items   ->   ChatRequest   ->   Job
 Piece, Piece, End           ->   {"output": [{"type": "message", ...}, {"type": "function_call", ...}]}
                             ->   event: response.output_text.delta ...   event: response.completed
 """
@@ -35,34 +35,34 @@ _TEXTS = ("input_text", "output_text", "text", "refusal")
 
 
 def as_chat(body: schema.ResponsesRequest) -> schema.ChatRequest:
-    """The request as one for a chat; ApiError for what has no place in it."""
+    """The request as a chat request; ApiError for a field that has no equivalent."""
     for name, cure in _REFUSED.items():
         if (body.model_extra or {}).get(name):
             raise ApiError(400, f"{name} is not available here: {cure}", name)
-    asked: Object = {
+    fields: Object = {
         name: getattr(body, name)
         for name in ("model", "stream", "temperature", "top_p", "parallel_tool_calls", "prompt_template")
     }
-    asked["messages"] = _messages(body)
-    asked["max_completion_tokens"] = body.max_output_tokens
-    asked["tools"] = [_tool(tool, i) for i, tool in enumerate(body.tools or ())] or None
-    asked["reasoning_effort"] = (body.reasoning or {}).get("effort")
+    fields["messages"] = _messages(body)
+    fields["max_completion_tokens"] = body.max_output_tokens
+    fields["tools"] = [_tool(tool, i) for i, tool in enumerate(body.tools or ())] or None
+    fields["reasoning_effort"] = (body.reasoning or {}).get("effort")
     choice = body.tool_choice
     if isinstance(choice, dict) and "name" in choice:
         choice = {"type": "function", "function": {"name": choice["name"]}}
-    asked["tool_choice"] = choice
+    fields["tool_choice"] = choice
     form = (body.text or {}).get("format")
     if isinstance(form, dict) and form.get("type") == "json_schema":
         form = {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
-    asked["response_format"] = form
+    fields["response_format"] = form
     unknown = {name: value for name, value in (body.model_extra or {}).items() if name not in _REFUSED}
     try:
-        return schema.ChatRequest.model_validate({**unknown, **asked})
+        return schema.ChatRequest.model_validate({**unknown, **fields})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(clipped(str(part)) for part in first["loc"])
+        name = ".".join(clipped(str(part)) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
-        raise ApiError(400, f"{where}: {message}" if where else message) from error
+        raise ApiError(400, f"{name}: {message}" if name else message) from error
 
 
 def _messages(body: schema.ResponsesRequest) -> list[Object]:
@@ -112,7 +112,7 @@ def _tool(tool: Mapping[str, Any], index: int) -> Object:
 
 
 class ResponseWriter:
-    """Puts events into the words of /v1/responses, and keeps what a whole answer needs."""
+    """Converts events to those of /v1/responses, and collects the whole answer."""
 
     closing = ""
 
@@ -130,19 +130,19 @@ class ResponseWriter:
 
     @staticmethod
     def line(value: Object) -> str:
-        """An event as it is sent."""
+        """The text of an event in a stream."""
         return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False)}\n\n"
 
     def failed(self, error: ApiError) -> Object:
-        """The event of a fault."""
+        """The event of an error."""
         return self._event("error", code=None, message=str(error), param=error.param)
 
     def begin(self) -> list[Object]:
-        """What a stream begins with."""
+        """The first events of a stream."""
         return [self._event(f"response.{kind}", response=self.whole()) for kind in ("created", "in_progress")]
 
     def chunks(self, index: int, event: Event) -> list[Object]:
-        """The events of a stream that tell `event`."""
+        """The events of `event` in a stream."""
         if isinstance(event, Piece):
             if not self._begun:
                 self._begun = True
@@ -161,12 +161,12 @@ class ResponseWriter:
         return found
 
     def end(self) -> list[Object]:
-        """What a stream ends with."""
+        """The last event of a stream."""
         whole = self.whole()
         return [self._event(f"response.{whole['status']}", response=whole)]
 
     def whole(self) -> Object:
-        """The answer as one object, as far as it has come."""
+        """The answer so far as one object."""
         end = self._end
         status = "in_progress" if end is None else "completed" if end.is_complete else "incomplete"
         usage = None
@@ -212,7 +212,7 @@ class ResponseWriter:
                 if not self._is_open:
                     yield from self._open_message()
                 self._items[-1]["content"][0]["text"] += part
-                yield self._event("response.output_text.delta", **self._place(), delta=part, logprobs=[])
+                yield self._event("response.output_text.delta", **self._position(), delta=part, logprobs=[])
 
     @property
     def _is_open(self) -> bool:
@@ -225,7 +225,7 @@ class ResponseWriter:
         self._items.append(item)
         added = self._event("response.output_item.added", output_index=len(self._items) - 1, item={**item})
         item["content"] = [part]
-        return [added, self._event("response.content_part.added", **self._place(), part={**part})]
+        return [added, self._event("response.content_part.added", **self._position(), part={**part})]
 
     def _close_message(self, end: End | None) -> list[Object]:
         if not self._is_open:
@@ -234,8 +234,8 @@ class ResponseWriter:
         item["status"] = "incomplete" if end is not None and not end.is_complete else "completed"
         part = item["content"][0]
         return [
-            self._event("response.output_text.done", **self._place(), text=part["text"], logprobs=[]),
-            self._event("response.content_part.done", **self._place(), part=part),
+            self._event("response.output_text.done", **self._position(), text=part["text"], logprobs=[]),
+            self._event("response.content_part.done", **self._position(), part=part),
             self._event("response.output_item.done", output_index=len(self._items) - 1, item=item),
         ]
 
@@ -244,17 +244,17 @@ class ResponseWriter:
         item = {"id": f"fc_{name}", "type": "function_call", "call_id": f"call_{name[:24]}"}
         item |= {"name": call.name, "arguments": call.arguments, "status": "completed"}
         self._items.append(item)
-        place = {"item_id": item["id"], "output_index": len(self._items) - 1}
+        position = {"item_id": item["id"], "output_index": len(self._items) - 1}
         begun = {**item, "arguments": "", "status": "in_progress"}
         fields = {"arguments": call.arguments, "name": call.name}
         return [
-            self._event("response.output_item.added", output_index=place["output_index"], item=begun),
-            self._event("response.function_call_arguments.delta", **place, delta=call.arguments),
-            self._event("response.function_call_arguments.done", **place, **fields),
-            self._event("response.output_item.done", output_index=place["output_index"], item=item),
+            self._event("response.output_item.added", output_index=position["output_index"], item=begun),
+            self._event("response.function_call_arguments.delta", **position, delta=call.arguments),
+            self._event("response.function_call_arguments.done", **position, **fields),
+            self._event("response.output_item.done", output_index=position["output_index"], item=item),
         ]
 
-    def _place(self) -> Object:
+    def _position(self) -> Object:
         return {
             "item_id": self._items[-1]["id"],
             "output_index": len(self._items) - 1,
@@ -263,5 +263,5 @@ class ResponseWriter:
 
     def _event(self, kind: str, **values: Any) -> Object:
         self._number += 1
-        # Events that were sent must not change with later ones.
+        # A copy: later changes of items must not change an earlier event.
         return {"type": kind, "sequence_number": self._number - 1, **json.loads(json.dumps(values))}

@@ -2,7 +2,7 @@
 
     submit ──> waiting, by client ──one of each client in turn──> engine
 
-A client with many requests does not hold up the one with a single one.
+A client with many requests does not delay a client with one.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import Failed, Request
 from xtuner.log import logger
 
-CHUNK = 1024  # tokens of prompts that are read between two tokens of the running answers
-KEPT = 4  # ended dialogues whose keys and values wait for their next turn
+CHUNK = 1024  # prompt tokens that are read between two tokens of the running answers
+KEPT = 4  # ended dialogues whose caches are kept for their next turn
 _SHUTTING_DOWN = "the server is shutting down"
 _STOPPED = "the server was stopped before the answer was complete"
 
 
 class QueueFullError(XTunerError):
-    """No more requests can wait."""
+    """The queue of requests is full."""
 
 
 class StoppedError(QueueFullError):
-    """The server answers no more."""
+    """The server answers no more requests."""
 
 
 class _Queue:
-    """Requests that wait; `pop` takes one of each client in turn."""
+    """Waiting requests; `pop` returns one of each client in turn."""
 
     def __init__(self) -> None:
         self._by_client: OrderedDict[str, deque[Request]] = OrderedDict()
@@ -70,7 +70,7 @@ class _Queue:
 
 
 class Scheduler:
-    """Answers requests with one model until it is closed. Adapters are named as peft knows them."""
+    """Answers requests with one model until it is closed. Adapters have their names in peft."""
 
     def __init__(
         self,
@@ -95,16 +95,16 @@ class Scheduler:
         self._queue = _Queue()
         self._asides: deque[tuple[Callable[[], Any], str | None, Future[Any]]] = deque()
         self._changed = threading.Condition()
-        self._closed = ""  # why no more requests are taken
+        self._closed = ""  # the reason, once no more requests are accepted
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> Scheduler:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """End; answers that are not complete fail, at once and not after the token that is at work."""
+        """Stop the thread; incomplete answers fail at once, before the current token is complete."""
         self._close(_SHUTTING_DOWN, _STOPPED)
         self._thread.join()
 
@@ -117,7 +117,7 @@ class Scheduler:
                     request.cancelled = True
                     try:
                         request.emit(Failed(error))
-                    except Exception as e:  # the other requests must get theirs
+                    except Exception as e:  # the other requests must still get the error
                         logger.error("a request could not be informed that it failed: %s", e, exc_info=e)
             self._queue = _Queue()
             while self._asides:
@@ -133,17 +133,17 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that nothing has been done for."""
+        """The number of requests that wait in the queue."""
         with self._changed:
             return len(self._queue)
 
     @property
     def num_running(self) -> int:
-        """Answers that are being read or written."""
+        """The number of requests that the engine reads or answers."""
         return len(self.engine.running)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Queue `requests`, all or none; QueueFullError where there is no room."""
+        """Queue all of `requests`, or none with QueueFullError if there is no room."""
         with self._changed:
             if self._closed:
                 raise StoppedError(self._closed)
@@ -156,7 +156,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def aside(self, work: Callable[[], Any], adapter: str | None) -> Future[Any]:
-        """What `work` gives, called in the scheduler's thread between two tokens; fails as `submit` does."""
+        """The result of `work`, run in the scheduler's thread between two tokens; raises as `submit` does."""
         with self._changed:
             if self._closed:
                 raise StoppedError(self._closed)
@@ -168,7 +168,7 @@ class Scheduler:
         return future
 
     def cancel(self, requests: Sequence[Request]) -> None:
-        """Write no more for `requests`."""
+        """Stop generating for `requests`."""
         with self._changed:
             for request in requests:
                 request.cancelled = True
@@ -189,7 +189,7 @@ class Scheduler:
             self._close(refusal, failure)
 
     def _wait(self) -> bool:
-        """Wait for something to do; False where the server is closed."""
+        """Wait for work; returns False if the server is closed."""
         with self._changed:
             while not (self._closed or self._queue or self._asides or self.engine.running):
                 self._changed.wait()

@@ -1,7 +1,7 @@
-"""The JSON of requests and answers, as OpenAI's clients send and read it.
+"""The JSON of requests and answers, in the format of OpenAI's clients.
 
-A field that has an effect is here. One that is null is not given. One that cannot change an answer is taken
-(TAKEN), an unknown one is listed in the answer's notices, one that looks misspelt is an error.
+A field that has an effect is declared here; null means unset. A field that cannot change an answer is
+accepted (ACCEPTED), an unknown one is listed in the notices of the answer, a misspelt one is an error.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Id = Annotated[int, Field(ge=0)]
 
 
 def _few(most: int, least: int = 0) -> Any:
-    """For lists: so many items, of which the first wrong one is enough; others wait while it is read."""
+    """Limits of a list; validation stops at the first error because it delays other requests."""
     return Field(min_length=least, max_length=most, fail_fast=True)
 
 
 Ids = Annotated[list[Id], _few(2_000_000)]
 Prompt = str | Annotated[list[str], _few(10_000)] | Ids | Annotated[list[Ids], _few(10_000)]
 
-TAKEN = (
+ACCEPTED = (
     *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
     *("prompt_cache_retention", "prompt_cache_options", "prediction", "verbosity", "extra_headers"),
     *("skip_special_tokens", "spaces_between_special_tokens", "include_reasoning", "cache_salt", "priority"),
     *("request_id", "include", "truncation", "max_tool_calls"),
 )
-"""Fields of requests to OpenAI and to other servers that change nothing in what is answered here."""
+"""Fields of requests to OpenAI and other servers that do not change an answer of this server."""
 
 _FORMAT = "write response_format"
 REFUSED = {
@@ -48,20 +48,20 @@ REFUSED = {
     "continue_final_message": "use /v1/completions to continue a text",
     **dict.fromkeys(("ignore_eos", "min_tokens", "use_beam_search"), "leave it out"),
 }
-"""Fields that would change the answer and cannot here, and what to do."""
+"""Unsupported fields that would change the answer, and the cure."""
 
 _MAX_UNKNOWN = 50
 
 
 class _Request(BaseModel):
-    """Part of a request; fields that are not known are not looked at, unless they are near to one that is."""
+    """Part of a request; unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     @model_validator(mode="before")
     @classmethod
     def _given(cls, value: Any) -> Any:
-        """Null is what is not given."""
+        """Drop fields that are null."""
         if not isinstance(value, dict):
             return value
         return {name: each for name, each in value.items() if each is not None}
@@ -149,7 +149,7 @@ class ResponseFormat(_Request):
 
 
 class Whole(_Request):
-    """A request; `model_extra` holds the fields that are not known."""
+    """A request; `model_extra` holds the unknown fields."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -158,25 +158,25 @@ class Whole(_Request):
     @model_validator(mode="before")
     @classmethod
     def _spelt(cls, value: Any) -> Any:
-        """Take out what is taken, refuse what is misspelt: what was meant would be left out."""
+        """Drop accepted fields; ValueError for a misspelt field, which would be ignored."""
         if not isinstance(value, dict):
             return value
-        unknown = value.keys() - cls.model_fields.keys() - set(TAKEN)
+        unknown = value.keys() - cls.model_fields.keys() - set(ACCEPTED)
         if len(unknown) > _MAX_UNKNOWN:
             raise ValueError(f"{len(unknown)} fields are not known here: leave them out")
         for name in unknown:
             hint = did_you_mean(name[:100], cls.model_fields)
             if value[name] is not None and hint:
                 raise ValueError(f"there is no field {name[:100]!r} here.{hint}")
-        return {name: each for name, each in value.items() if name not in TAKEN}
+        return {name: each for name, each in value.items() if name not in ACCEPTED}
 
     def unknown(self) -> list[str]:
-        """The fields that were not looked at."""
+        """The ignored fields."""
         return [name[:100] for name in self.model_extra or {}][:20]
 
 
 class _Generation(Whole):
-    """What all kinds of requests for an answer have in common."""
+    """The common fields of requests for an answer."""
 
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -255,7 +255,7 @@ class EmbeddingRequest(Whole):
 
 
 class TokenizeRequest(Whole):
-    """A text, or messages as they are put to the model."""
+    """A text, or messages, to be encoded as for the model."""
 
     prompt: str | None = None
     messages: Annotated[list[Message], _few(MAX_MESSAGES, 1)] | None = None

@@ -1,6 +1,6 @@
-"""`xtuner serve`: take the port, load the model and its adapters, answer until stopped.
+"""`xtuner serve`: bind the port, load the model and its adapters, answer requests until stopped.
 
-SIGTERM or Ctrl-C    no new requests; those that run have `shutdown_s` to end; then the port is free
+SIGTERM or Ctrl-C    no new requests; running ones have `shutdown_s` seconds to end; then the port is free
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+")
 
 @dataclass(frozen=True)
 class ServeSettings(ModelSettings):
-    """What `xtuner serve` was asked for; `adapters` are NAME=PATH or PATH."""
+    """The settings of `xtuner serve`; `adapters` are NAME=PATH or PATH."""
 
     adapters: Sequence[str] = ()
     name: str | None = None
@@ -43,7 +43,7 @@ class ServeSettings(ModelSettings):
     allowed_origins: Sequence[str] = ()
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot be meant."""
+        """Raise ConfigError for an invalid value."""
         rules: list[tuple[str, float, bool, str]] = [
             ("port", self.port, 0 <= self.port < 65536, "0 (any that is free) to 65535"),
             ("max-new-tokens", self.max_new_tokens, self.max_new_tokens > 0, "1 or more"),
@@ -89,12 +89,12 @@ class ServeSettings(ModelSettings):
 
 
 def serve(settings: ServeSettings) -> None:
-    """Serve until stopped. Raises ConfigError where the port is taken or a package is missing."""
+    """Serve until stopped. Raises ConfigError if the port is in use or a package is missing."""
     settings.check()
     _need_packages()
     adapters = settings.named_adapters()
     base = settings.base_name()
-    # Names and the port are looked at before minutes go into loading.
+    # Names and the port are checked before the model is loaded, which takes minutes.
     folders: list[str | Path] = [f for f in (settings.llava, settings.model) if f is not None]
     template = choose_template(settings.prompt_template, folders)
     templates = {
@@ -123,7 +123,7 @@ def _need_packages() -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; ConfigError where it cannot."""
+    """A socket that listens at `host` and `port`; ConfigError if this fails."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -132,7 +132,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
-        # Only a socket that listens keeps others from the port.
+        # Only a listening socket prevents others from using the port.
         listener.listen(2048)
     except OSError as error:
         listener.close()
@@ -163,7 +163,7 @@ def _load(
     own = PROMPT_TEMPLATE.auto if getattr(tokenizer, "chat_template", None) else None
     models = [Served(base, settings.model, always, own if template is None else template)]
     for i, (name, path) in enumerate(adapters.items()):
-        # peft allows no dots in its names, requests do.
+        # The name of an adapter in peft must not contain dots, unlike that in requests.
         model = attach_adapter(model, path, name=f"adapter_{i}")
         chosen = own if templates[name] is None else templates[name]
         models.append(Served(name, path, f"adapter_{i}", chosen))
@@ -198,6 +198,6 @@ def _run(settings: ServeSettings, service: Any, listener: socket.socket) -> None
     server = Server(make_app(service), service.scheduler, settings.shutdown_s)
     host, port = listener.getsockname()[:2]
     names = ", ".join(model.name for model in service.models)
-    where = f"[{host}]" if ":" in host else host
-    logger.info("Serving %s at http://%s:%d/v1 (Ctrl-C ends it)", names, where, port)
+    address = f"[{host}]" if ":" in host else host
+    logger.info("Serving %s at http://%s:%d/v1 (Ctrl-C ends it)", names, address, port)
     server.run(sockets=[listener])

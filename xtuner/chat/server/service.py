@@ -1,4 +1,4 @@
-"""What is served, and how a request is refused."""
+"""The served models and settings, and the errors of requests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from xtuner.log import logger
 
 
 class ApiError(Exception):
-    """A request that is refused: status, reason, and the field it is about."""
+    """A request is refused: status, reason, and the field concerned."""
 
     def __init__(self, status: int, message: str, param: str | None = None, retry_after_s: int | None = None):
         super().__init__(message)
         self.status, self.param, self.retry_after_s = status, param, retry_after_s
 
     def body(self) -> dict[str, Any]:
-        """The error in OpenAI's form."""
+        """The error in OpenAI's format."""
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
         kind = "rate_limit_error" if self.status == 429 else kind
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": None}}
@@ -39,7 +39,7 @@ class ApiError(Exception):
 
 
 def refusal(error: Exception) -> ApiError:
-    """The error that a client gets for an answer that failed."""
+    """The error for the client after an answer failed with `error`."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ApiError(503, "there is not enough memory for this request now: shorten it or try later")
     if isinstance(error, LateError | StoppedError):
@@ -51,12 +51,12 @@ def refusal(error: Exception) -> ApiError:
 
 
 def clipped(text: str) -> str:
-    """`text` as an error may repeat it."""
+    """`text`, shortened for an error message."""
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 class Patience:
-    """How long a request may be worked on: until its time is over, its client gone, or the server closed."""
+    """Limits the work for a request: it ends at the deadline or when its client or the server is gone."""
 
     def __init__(self, seconds: float, scheduler: Scheduler) -> None:
         self.deadline = time.monotonic() + seconds
@@ -64,7 +64,7 @@ class Patience:
         self._scheduler = scheduler
 
     def check(self) -> None:
-        """Raise ApiError where it is of no use to go on; may be called in any thread."""
+        """Raise ApiError if the work must end; may be called in any thread."""
         if self.is_over:
             raise ApiError(499, "the client is gone")
         if not self._scheduler.is_alive:
@@ -75,7 +75,7 @@ class Patience:
 
 @dataclass(frozen=True)
 class Served:
-    """A name that requests can ask for: the base (`adapter` None) or an adapter, and how it is talked to."""
+    """A model name in requests: the base (`adapter` None) or an adapter, and its prompt template."""
 
     name: str
     path: str
@@ -85,7 +85,7 @@ class Served:
 
 @dataclass
 class Service:
-    """All that answers requests."""
+    """The models, settings and helpers that requests need."""
 
     scheduler: Scheduler
     models: list[Served]
@@ -95,10 +95,10 @@ class Service:
     timeout_s: float = 600.0
     api_key: str | None = None
     max_request_bytes: int = 8 * 2**20
-    read_s: float = 30.0  # a request's body may pause so long
-    host: str | None = None  # where it listens
+    read_s: float = 30.0  # maximum pause within a request's body
+    host: str | None = None  # that it listens on
     allowed_origins: Sequence[str] = ()
-    # One at a time: an image of some kilobytes can need a gigabyte while it is read.
+    # One at a time: decoding an image of some kilobytes can need a gigabyte.
     image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
     forms: Forms = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -107,11 +107,11 @@ class Service:
         self.forms = Forms(self.prompts.tokenizer, self.num_tokens)
 
     def find(self, name: str | None) -> Served:
-        """The model of that name, the first one where none is asked for."""
+        """The model with that name; the first one if `name` is None."""
         found = [m for m in self.models if name in (None, m.name)]
         if not found:
             names = [m.name for m in self.models]
-            asked = clipped(str(name))
-            hint = did_you_mean(asked, names)
-            raise ApiError(404, f"there is no model {asked!r}.{hint} Known: {', '.join(names)}", "model")
+            shown = clipped(str(name))
+            hint = did_you_mean(shown, names)
+            raise ApiError(404, f"there is no model {shown!r}.{hint} Known: {', '.join(names)}", "model")
         return found[0]

@@ -1,10 +1,10 @@
-"""Calls of tools inside the text of an answer, found while it streams.
+"""Tool calls in the text of an answer, found while it streams.
 
     "Let me see. <tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>"
     ->  "Let me see. "   Call("add", '{"a": 1}')
 
-Families write their calls between marks of their own (MARKS), or as a bare JSON object that is the whole
-answer. What looks like a call and is none stays text.
+A family writes its calls between marks (MARKS), or as a bare JSON object that is the whole answer. Text that
+looks like a call but is not one remains text.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ class Call:
 
 
 class CallFinder:
-    """Tells text and calls apart in an answer that comes in pieces."""
+    """Separates text and calls in a streamed answer."""
 
     def __init__(self) -> None:
         self._held = ""
         self._begun = False
 
     def push(self, piece: str) -> Iterator[str | Call]:
-        """What `piece` completes."""
+        """The text and calls that `piece` completes."""
         self._held += piece
-        yield from self._take(at_end=False)
+        yield from self._parse(at_end=False)
 
     def finish(self) -> Iterator[str | Call]:
-        """What is left when the answer has ended."""
-        yield from self._take(at_end=True)
+        """The remaining text and calls at the end of the answer."""
+        yield from self._parse(at_end=True)
 
-    def _take(self, at_end: bool) -> Iterator[str | Call]:
+    def _parse(self, at_end: bool) -> Iterator[str | Call]:
         while self._held:
             if not self._begun:
                 if not self._held.strip() and not at_end:

@@ -1,4 +1,4 @@
-"""Two pages in a browser: talk to a served model, watch a training run.
+"""Two pages in a browser: chat with a served model, watch a training run.
 
 browser  <-  Streamlit: main -> chat_page, watch_page  <-  client (HTTP)  <-  xtuner serve
                                                        <-  work_dir (files of a run)

@@ -1,1 +1,1 @@
-"""Where batches of training and validation come from."""
+"""The batches of training and validation."""

@@ -1,4 +1,4 @@
-"""Which data a run trains on, and which it holds out for validation.
+"""The data that a run trains on, and the data held out for validation.
 
 val_dataloader = dict(held_out=0.05)             5 % of the training rows, which training then leaves out
 val_dataloader = dict(dataset=dict(type=...))    other data
@@ -17,7 +17,7 @@ from xtuner.language import translate
 
 
 def data_of_training(cfg: Config) -> Any:
-    """The config of the data to train on, without what `val_dataloader.held_out` keeps for validation."""
+    """The config of the training data, without the rows that `val_dataloader.held_out` holds out."""
     dataset = cfg.train_dataloader["dataset"]
     share = (cfg.get("val_dataloader") or {}).get("held_out")
     return with_part(dataset, share, False) if share else dataset
@@ -32,7 +32,7 @@ def data_of_validation(cfg: Config, name: str) -> Any:
 
 
 def with_part(dataset: Any, share: float, take: bool) -> Any:
-    """`dataset` with one side of the split in every `process_hf_dataset` in it."""
+    """`dataset` with one side of the split set in every `process_hf_dataset` in it."""
     changed = _with_part(dataset, {"held_out": share, "take_held_out": take})
     if changed is dataset:
         raise ConfigError(
@@ -45,7 +45,7 @@ def with_part(dataset: Any, share: float, take: bool) -> Any:
 
 
 def _with_part(value: Any, part: Mapping[str, Any]) -> Any:
-    """A copy of what changes; the rest stays the same objects, which are built once."""
+    """A copy of the changed parts; other objects are the same, since each is built only once."""
     if isinstance(value, list):
         inner = [_with_part(item, part) for item in value]
         return inner if any(a is not b for a, b in zip(inner, value, strict=True)) else value

@@ -1,9 +1,9 @@
-"""Batches in a known order that can start anywhere.
+"""Batches in a known order that can start at any iteration.
 
     start_at(10), 4 batches an epoch:   epoch 2 | skip 2 index lists | batch 10, batch 11 | epoch 3 | ...
 
-Skipping touches index lists only, no data. The order is a function of the sampler's seed and the epoch, what
-workers draw at random one of the run's seed, the process, the epoch and the batch.
+Skipping reads only index lists, no data. The order is a function of the sampler's seed and the epoch; random
+numbers in workers are a function of the run's seed, the process, the epoch and the batch.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Batches:
         return self.batch_sampler.sampler
 
     def position(self) -> None:
-        """The iteration alone tells the place in these data."""
+        """None: the iteration is the position in these data."""
 
     def go_on_from(self, position: None) -> None:
-        """Nothing is to be done: `start_at` is given the iteration."""
+        """Do nothing: `start_at` gets the iteration."""
 
     def start_at(self, iteration: int) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Pairs of the data set indices of a batch and the batch, from `iteration` (counted from 0) on."""
@@ -63,7 +63,7 @@ class Batches:
             epoch, skip = epoch + 1, 0
 
     def _load(self, batches: _Remembered, epoch: int) -> DataLoader:
-        # A loader draws its workers' seed; with a generator of its own it leaves the run's alone.
+        # A loader draws a seed for its workers; with a separate generator that does not change the run's.
         return DataLoader(
             _Seeded(self.dataset),
             batch_sampler=batches,  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ class Batches:
 
 
 class _Remembered:
-    """Numbered index lists, each also put into `taken` as it is handed out."""
+    """Numbered index lists; each is also added to `taken` when it is yielded."""
 
     def __init__(self, index_lists: Iterator[tuple[int, list[int]]], taken: deque[list[int]]):
         self._index_lists = index_lists
@@ -87,7 +87,7 @@ class _Remembered:
 
 
 class _Seeded(Dataset):
-    """The items of a numbered index list, read with the seed of that batch where a worker reads them."""
+    """The items of a numbered index list, read with the seed of that batch if a worker reads them."""
 
     def __init__(self, dataset: Any):
         self._dataset = dataset

@@ -1,8 +1,8 @@
-"""The contract between the training loop and where its batches come from.
+"""The interface between the training loop and the source of its batches.
 
-start_at(iteration)      pairs of what a batch is made of (for messages) and the batch, without end
-position()               of the batches handed out so far; a checkpoint holds it
-go_on_from(position)     `start_at` begins there
+start_at(iteration)      endless pairs of the indices of a batch (for messages) and the batch
+position()               the position after the batches yielded so far; saved in a checkpoint
+go_on_from(position)     let `start_at` begin there
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ Batch = dict[str, Any]
 
 
 class BatchSource(Protocol):
-    """Batches of one process; the loop takes those of an update together, after the update before."""
+    """Batches of one process; the loop fetches those of an update together, after the previous update."""
 
     @property
     def dataset(self) -> Any:
-        """What the batches are made of; `source_places(index)` of it names rows in messages."""
+        """The data of the batches; its `source_places(index)` names rows in messages."""
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
@@ -27,6 +27,6 @@ class BatchSource(Protocol):
     def start_at(self, iteration: int) -> Iterator[tuple[list[Any], Batch]]: ...
 
     def position(self) -> Any:
-        """Plain numbers; None if the iteration alone tells the position."""
+        """Plain numbers, or None if the iteration is the position."""
 
     def go_on_from(self, position: Any) -> None: ...

@@ -1,11 +1,11 @@
-"""Batches of data that is read as it comes, and the positions from which they go on.
+"""Batches of streamed data, and the positions to resume from.
 
     2 workers     worker 0: batch 0, batch 2, ...      worker 1: batch 1, batch 3, ...
-    position      {"turn": 1, "readers": [position behind batch 2, position behind batch 1]}
-                  after three batches: worker 1 is next, each goes on behind what was taken of it
+    position      {"turn": 1, "readers": [position after batch 2, position after batch 1]}
+                  after three batches: worker 1 is next, each continues after its last used batch
 
-Every worker of every process reads rows of its own. A position is about what training has taken; what a
-worker has prepared beyond that is made again.
+Every worker of every process reads different rows. A position is after the last batch used in training;
+batches that a worker has prepared beyond that are prepared again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNKNOWN = "with streaming = True the length of an epoch is not known"
 
 
 class StreamBatches:
-    """An endless run of batches of a stream; process `rank` of `world_size` reads its share of the rows."""
+    """An endless run of batches of a stream; process `rank` of `world_size` reads its part of the rows."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class StreamBatches:
         self._turn = 0
 
     def __len__(self) -> int:
-        # Where an epoch ends is not known; no run gets this far.
+        # The length of an epoch is unknown; no run is this long.
         return FOREVER
 
     def position(self) -> dict[str, Any]:
-        """Behind the batches that were handed out: plain numbers, for `go_on_from`."""
+        """The position after the batches yielded so far, as plain numbers, for `go_on_from`."""
         return {"turn": self._turn, "readers": list(self._positions)}
 
     def go_on_from(self, position: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class StreamBatches:
         self._turn, self._positions = position["turn"], [list(numbers) for numbers in position["readers"]]
 
     def start_at(self, iteration: int) -> Iterator[tuple[list[Any], dict[str, Any]]]:
-        """Pairs of the rows of a batch and the batch, from the position on, whatever the iteration."""
+        """Pairs of the rows of a batch and the batch, from the position on; the iteration is ignored."""
         for reader, rows, batch, numbers, messages in self._load():
             self._positions[reader] = numbers
             self._turn = (reader + 1) % self._num_workers
@@ -102,7 +102,7 @@ class StreamBatches:
 
 
 class _Readers(IterableDataset):
-    """The stream as the workers of a loader read it, each from its own position on."""
+    """The stream for the workers of a loader, each of which starts at its own position."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Readers(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[int, list[Any], dict[str, Any], list[int], list[Any]]]:
         info = get_worker_info()
-        # The loader asks its first worker first, so that one takes the part of whoever is next.
+        # The loader begins with its first worker, so that one gets the part of the worker whose turn it is.
         reader = (self._turn + (info.id if info else 0)) % len(self._positions)
         start = self._dataset.position(self._positions[reader])
         items, rows, messages = [], [], []
@@ -140,7 +140,7 @@ def _same(value: Any) -> Any:
 
 
 def check_stream_config(cfg: Mapping[str, Any]) -> None:
-    """ConfigError for all that counts epochs, which have no known length."""
+    """Raise ConfigError for settings in epochs, which have no known length."""
     faults = []
     if (epochs := cfg["train_cfg"].get("max_epochs")) is not None:
         faults.append(

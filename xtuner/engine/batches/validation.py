@@ -1,6 +1,6 @@
-"""The batches of validation, spread over processes.
+"""The batches of validation, divided among processes.
 
-items      0 1 | 2 3 | 4           each once and in their order, however many processes there are
+items      0 1 | 2 3 | 4           each once and in order, for any number of processes
 process 0  0 1         4           batch 0 and 2
 process 1        2 3   (0 1)       batch 1, and one that is not counted: all call the model equally often
 """
@@ -33,7 +33,7 @@ class ValBatches:
         self._own = batches[rank::size]
         self._num_uncounted = math.ceil(len(batches) / size) - len(self._own)
         indices = self._own + batches[:1] * self._num_uncounted
-        # With a generator of its own the loader leaves the run's random numbers alone.
+        # With a separate generator the loader does not change the run's random numbers.
         self._loader = DataLoader(
             dataset,
             batch_sampler=indices,

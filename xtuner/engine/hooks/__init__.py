@@ -1,4 +1,4 @@
-"""What happens beside the loop: measuring, logging, saving, sampling."""
+"""The actions around the training loop: measuring, logging, saving, sampling."""
 
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.dataset_info import DatasetInfoHook
@@ -16,7 +16,7 @@ from xtuner.engine.hooks.runtime import (
 from xtuner.engine.hooks.throughput import ThroughputHook
 from xtuner.engine.hooks.validation import ValidationHook
 
-# name in `default_hooks` -> what stands there unless the config says otherwise
+# name in `default_hooks` -> its default
 DEFAULT_HOOKS = {
     "runtime_info": RuntimeInfoHook,
     "timer": IterTimerHook,

@@ -1,4 +1,4 @@
-"""Shows what the model will read."""
+"""Shows a sample of the data before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_LINES, MAX_CHARACTERS = 20, 1_500
 
 
 def beginning(text: str, num_tokens: int) -> str:
-    """`text` as far as it can be read at a glance, and where the rest can be seen."""
+    """The start of `text`, and how to print the rest."""
     lines = text.split("\n")
     head = "\n".join(lines[:MAX_LINES])[:MAX_CHARACTERS]
     if head == text:
@@ -29,7 +29,7 @@ def beginning(text: str, num_tokens: int) -> str:
 
 
 class DatasetInfoHook(Hook):
-    """Logs the number of samples and how the first one begins as text, before training."""
+    """Logs the number of samples and the start of the first one as text, before training."""
 
     def __init__(self, tokenizer: Any, is_intern_repo_dataset: bool = False):
         self.tokenizer = tokenizer

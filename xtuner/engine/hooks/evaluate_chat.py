@@ -1,4 +1,4 @@
-"""Sampled answers before, during and after training, all written together."""
+"""Sampled answers before, during and after training, generated together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from xtuner.log import logger
 
 TOKENS_BEFORE_TRAINING = 50
 TOKENS_BETWEEN_MEETINGS = 16
-# Of `Sampling`, and `do_sample` of transformers.
+# Fields of `Sampling`, and `do_sample` of transformers.
 _GENERATION_KWARGS = (
     "do_sample",
     "max_new_tokens",
@@ -34,7 +34,7 @@ _GENERATION_KWARGS = (
 
 
 class EvaluateChatHook(Hook):
-    """Asks the model `evaluation_inputs` and logs what it answers.
+    """Generates answers to `evaluation_inputs` and logs them.
 
     With every checkpoint the answers also go to `vis_data/eval_outputs_iter_N.txt`.
     """
@@ -95,12 +95,12 @@ class EvaluateChatHook(Hook):
 
     def after_train(self, runner) -> None:
         if self._sampled_after == runner.iter:
-            return  # with these very weights
+            return  # with the same weights
         logger.info("after_train in EvaluateChatHook.")
         self._sample(runner, self.max_new_tokens)
 
     def _sample(self, runner, max_new_tokens: int) -> list[str]:
-        """The answers to all inputs, written together, each below its prompt; without those that failed."""
+        """The answers to all inputs, each below its prompt; without those that failed."""
         samples = [self._prepare(runner, text, max_new_tokens) for text in self.inputs]
         meeting = _Meeting(runner, [sample.request for sample in samples if sample.request is not None])
         meeting.meet(is_writing=True)
@@ -131,7 +131,7 @@ class EvaluateChatHook(Hook):
             sampling = Sampling(**{**given, "seed": seed, "stop_words": [*words]})
             prompt = session.ask(text, max_new_tokens)
             sample.request = make_request(runner.model.llm, prompt, sampling, sample.listen)
-        # Training is worth more than a look at it. All processes come here with the same.
+        # A failed sample must not stop the training. All processes have the same error here.
         except Exception as error:
             sample.error = error
         return sample
@@ -168,9 +168,9 @@ def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Sample:
-    """One input and what came of it.
+    """One input and its answer.
 
-    `raises`: an error of the model ends the run, since other processes wait in the forward that it has left.
+    `raises`: an error of the model stops the run, since other processes wait in the same forward.
     """
 
     text: str
@@ -192,12 +192,12 @@ class _Sample:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the answer did not come to its end because the run is asked to stop."""
+        """Whether the answer was cut because the run is to stop."""
         return self.error is None and (self.end is None or self.end.finish == "cancelled")
 
 
 class _Meeting:
-    """Processes that sample side by side agree on whether to stop; each stays until the last has ended."""
+    """Synchronises processes that sample together: all stop together, each waits for the last."""
 
     def __init__(self, runner, requests: list[Request]) -> None:
         self.requests = requests
@@ -206,18 +206,18 @@ class _Meeting:
         self._num_steps = 0
 
     def after_step(self) -> None:
-        """Meet after every so many tokens."""
+        """Synchronise after a fixed number of tokens."""
         self._num_steps += 1
         if self._num_steps % TOKENS_BETWEEN_MEETINGS == 0:
             self.meet(is_writing=True)
 
     def wait(self) -> None:
-        """Meet until nobody writes any more."""
+        """Synchronise until no process generates any more."""
         while self.meet(is_writing=False):
             pass
 
     def meet(self, is_writing: bool) -> bool:
-        """Whether any process still writes; every process must come here."""
+        """Whether any process still generates; a collective."""
         loop = self._runner.train_loop
         if loop is not None and loop.stop_asked():
             self.is_stopped = True

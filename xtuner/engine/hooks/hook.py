@@ -5,7 +5,7 @@
         before_fetch, after_fetch                           around each wait for a batch
         before_train_epoch                                  every pass over the data
           before_train_iter, after_train_iter               every batch
-          before_update                                     each time that weights are about to change
+          before_update                                     before each change of the weights
         after_train_epoch
         before_val_epoch, after_val_epoch                   around each validation, within after_train_iter
           before_stop                                       after_train_iter, if the run was asked to stop
@@ -54,7 +54,7 @@ MOMENTS = [
 
 
 class Hook:
-    """Base of hooks: every moment is there and does nothing. `runner` is the `Run`."""
+    """Base of hooks; every method does nothing. `runner` is the `Run`."""
 
     priority: str | int = "NORMAL"
 
@@ -76,11 +76,11 @@ class Hook:
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None: ...
 
     def every_n_train_iters(self, runner, n: int) -> bool:
-        """Whether the iteration that is ending is an n-th one."""
+        """Whether the number of finished iterations, with the current one, is a multiple of `n`."""
         return n > 0 and (runner.iter + 1) % n == 0
 
     def every_n_epochs(self, runner, n: int) -> bool:
-        """Whether the epoch that is ending is an n-th one."""
+        """Whether the number of finished epochs, with the current one, is a multiple of `n`."""
         return n > 0 and (runner.epoch + 1) % n == 0
 
 
@@ -94,7 +94,7 @@ def call_hooks(hooks: list[Any], moment: str, runner: Any, **kwargs: Any) -> Non
 
 
 def sort_hooks(hooks: list[tuple[Any, str | int | None]]) -> list[Any]:
-    """Hooks in order of their priority, the one given beside them first; equal ones stay in order."""
+    """Hooks sorted by the given priority, else their own; equal ones stay in order."""
     return [hook for hook, _ in sorted(hooks, key=lambda pair: _rank(*pair))]
 
 

@@ -15,21 +15,21 @@ from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.memory import peak_bytes
 from xtuner.log import logger
 
-# Shown as a mean over the last iterations; the rest as it is.
+# Logged as a mean over the last iterations; others as the last value.
 _SMOOTHED = ("loss", "time", "data_time", "grad_norm", "mfu", "hfu", "fill")
 _OWN_PLACE = ("lr", "time", "data_time", "loss", "grad_norm")
 EXPERIMENT_NAME_INTERVAL = 1000
 
 
 class LoggerHook(Hook):
-    """Writes a line and the scalars every `interval` iterations, and at the end."""
+    """Logs a line and writes scalars every `interval` iterations, and at the end."""
 
     priority = "BELOW_NORMAL"
 
     def __init__(self, interval: int = 10, ignore_last: bool = True, log_metric_by_epoch: bool = True):
         self.interval = interval
         self.ignore_last = ignore_last
-        # Metrics of validation stand at their iteration, whatever is asked for here.
+        # Metrics of validation always have their iteration as the step.
         self.log_metric_by_epoch = log_metric_by_epoch
 
     def before_run(self, runner) -> None:

@@ -19,7 +19,7 @@ from xtuner.model.packed import boundaries_of
 
 
 class NEFTuneHook(Hook):
-    """Adds the noise by each sample's own length, in a packed row or side by side."""
+    """Adds the noise by the length of each sample, in a pack or in a padded batch."""
 
     def __init__(self, noise_alpha: float = 5.0):
         if not noise_alpha > 0:
@@ -51,7 +51,7 @@ class NEFTuneHook(Hook):
         self._lengths = lengths.repeat_interleave(lengths)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self._lengths = None  # what is embedded between batches is no training data
+        self._lengths = None  # tokens embedded between batches are not training data
 
     def _add_noise(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         if self._lengths is None or not module.training:
@@ -61,7 +61,7 @@ class NEFTuneHook(Hook):
             lengths = torch.full((length,), float(length), device=output.device)
         else:
             lengths = self._lengths.to(output.device, torch.float32)
-            # The row of samples may end with padding.
+            # The sequence may end with padding.
             lengths = nn.functional.pad(lengths, (0, length - len(lengths)), value=math.inf)
         size = self.noise_alpha * (lengths * output.shape[-1]).rsqrt()
         noise = torch.empty_like(output).uniform_(-1, 1)

@@ -1,4 +1,4 @@
-"""Hooks that measure the run and move its learning rate."""
+"""Hooks that measure the run and set its learning rate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RuntimeInfoHook(Hook):
 
 
 class IterTimerHook(Hook):
-    """Records how long each iteration took and how long it waited for data, in seconds."""
+    """Records the time of each iteration and its wait for data, in seconds."""
 
     def before_train(self, runner) -> None:
         self._last = time.perf_counter()
@@ -42,7 +42,7 @@ class IterTimerHook(Hook):
 
 
 class ParamSchedulerHook(Hook):
-    """Sets the learning rate of the iteration that begins."""
+    """Sets the learning rate before each iteration."""
 
     priority = "LOW"
 
@@ -52,11 +52,11 @@ class ParamSchedulerHook(Hook):
 
 
 class DistSamplerSeedHook(Hook):
-    """Stands for configs that name it: the data's order follows the epoch without it."""
+    """Does nothing, for configs that name it: the order of the data depends on the epoch anyway."""
 
 
 class VarlenAttnArgsToMessageHubHook(Hook):
-    """Stands for configs that name it: sample boundaries travel in the batch."""
+    """Does nothing, for configs that name it: sample boundaries are in the batch."""
 
     def before_run(self, runner) -> None:
         say_once(

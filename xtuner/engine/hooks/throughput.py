@@ -1,12 +1,12 @@
 """Speed of training in tokens and floating-point operations.
 
-tokens_per_sec          tokens that were read, without padding
-trained_tokens_per_sec  those with loss
-fill                    the share of a full batch that they are
-tflops                  10^12 operations a second, as the dense transformer of the constructor counts them
-mfu                     operations that this training needs, as a share of the device's peak (model FLOPs
+tokens_per_sec          tokens without padding
+trained_tokens_per_sec  supervised tokens
+fill                    tokens as a fraction of a full batch
+tflops                  10^12 operations a second, of the dense transformer of the constructor
+mfu                     operations that this training needs, as a fraction of the device's peak (model FLOPs
                         utilisation, Chowdhery et al. 2022, arXiv 2204.02311, appendix B)
-hfu                     the same with those that recomputation repeats (hardware FLOPs utilisation)
+hfu                     the same including recomputation (hardware FLOPs utilisation)
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class ThroughputHook(Hook):
     """Records the speed of every iteration, per process.
 
     `tflops` counts as Narayanan et al. 2021 (Megatron-LM, appendix) do for a dense transformer whose weights
-    are all trained: s tokens in a row, hidden size h, L layers, vocabulary V, MLP ratio m,
+    are all trained: s tokens in a sequence, hidden size h, L layers, vocabulary V, MLP ratio m,
 
         (3 + recompute) L (8 s h^2 + 4 s^2 h / (1 + causal) + 6 m s h^2) + 6 s h V
 
-    mfu and hfu count what this run needs: frozen weights have no gradient, the head sees trained tokens only.
-    Attention within packed samples is shorter than a row, so packs are counted by their samples.
+    mfu and hfu count the operations of this run: frozen weights have no gradient, the head runs on supervised
+    tokens only. Attention is within packed samples, so packs are counted by their samples.
     """
 
     priority = 55
@@ -52,7 +52,7 @@ class ThroughputHook(Hook):
         mlp_ratio: float | None = None,
         is_casual: bool | None = None,
     ):
-        # None, 0: what the model itself says.
+        # None and 0: read from the model's config.
         self.recompute: float | None = use_activation_checkpointing
         self.hidden_size = hidden_size or 0
         self.num_layers = num_layers or 0
@@ -112,7 +112,7 @@ class ThroughputHook(Hook):
 
 
 def peak_rate(device: torch.device, optim_wrapper: Any) -> float | None:
-    """Operations a second that the device can do: a card's by its maker, a CPU's by one matrix product."""
+    """The peak operations per second of the device: a GPU's by its maker, a CPU's by one matrix product."""
     if device.type == "cuda":
         return card_rate(torch.cuda.get_device_name(device))
     with optim_wrapper.autocast():

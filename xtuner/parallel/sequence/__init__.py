@@ -1,10 +1,10 @@
-"""Rows of tokens that several processes share (Ulysses)."""
+"""Sequence parallelism (Ulysses)."""
 
 from xtuner.parallel.sampler import DefaultSampler
 
 
 class SequenceParallelSampler(DefaultSampler):
-    """As DefaultSampler: processes that share a row count as one reader whichever sampler is named."""
+    """The same as DefaultSampler: sequence-parallel ranks count as one reader with every sampler."""
 
 
 __all__ = ["SequenceParallelSampler"]

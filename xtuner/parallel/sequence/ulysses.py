@@ -1,11 +1,11 @@
-"""A row of tokens shared by a group of processes (DeepSpeed-Ulysses, Jacobs et al. 2023).
+"""A sequence divided among a group of processes (DeepSpeed-Ulysses, Jacobs et al. 2023).
 
     8 tokens, 4 heads, 2 processes          process 0             process 1
-    everywhere but in attention             tokens 0-3            tokens 4-7            all heads
+    outside of attention                    tokens 0-3            tokens 4-7            all heads
     in attention                            tokens 0-7, heads 0 1 tokens 0-7, heads 2 3
 
-Labels are found on the whole row before it is cut, so none is lost where one part ends. Boundarys of packed
-samples are those of the whole row, which attention sees again.
+Labels are shifted on the whole sequence before it is cut, so none is lost at a cut. The boundaries of packed
+samples are those of the whole sequence, which attention reads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from xtuner.language import translate
 
 
 def padded_length(length: int, group: Any) -> int:
-    """The next length that the processes of `group` share equally."""
+    """The next length that is divisible by the size of `group`."""
     size = dist.get_world_size(group)
     return -(-length // size) * size
 
@@ -41,14 +41,14 @@ def own_range(length: int, group: Any) -> tuple[int, int]:
 
 
 def own_pieces(boundaries: Sequence[int], group: Any) -> list[tuple[int, int]]:
-    """Of each sample in this process's part of a row: how many of its tokens are here, and its length."""
+    """For each sample in this process's part of a sequence: its number of tokens here, and its length."""
     start, end = own_range(boundaries[-1], group)
     here = [(min(b, end) - max(a, start), b - a) for a, b in itertools.pairwise(boundaries)]
     return [(count, length) for count, length in here if count > 0]
 
 
 class _Exchange(torch.autograd.Function):
-    """Cuts along one dimension, sends each process its piece, joins what comes along another."""
+    """Cuts along one dimension, sends each process its piece, joins the received ones along another."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cut: int, join: int, group: Any) -> Tensor:
@@ -68,7 +68,7 @@ def _exchange(x: Tensor, cut: int, join: int, group: Any) -> Tensor:
 
 
 def to_heads(query: Tensor, key: Tensor, value: Tensor, group: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """`[1, H, T / P, D]` to `[1, H / P, T, D]`; keys and values are repeated only as far as P asks for."""
+    """`[1, H, T / P, D]` to `[1, H / P, T, D]`; keys and values are repeated only as far as P needs."""
     size = dist.get_world_size(group)
     times = size // math.gcd(size, key.shape[1])
     if times > 1:
@@ -83,7 +83,7 @@ def to_tokens(output: Tensor, group: Any) -> Tensor:
 
 
 def check_heads(num_heads: int, num_kv_heads: int, size: int) -> None:
-    """ConfigError where `size` processes cannot share the heads of attention."""
+    """Raise ConfigError if the attention heads cannot be divided among `size` processes."""
     kv = num_kv_heads * (size // math.gcd(size, num_kv_heads))
     if num_heads % size or num_heads % kv:
         possible = [n for n in range(1, num_heads + 1) if num_heads % n == 0]

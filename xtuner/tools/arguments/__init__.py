@@ -1,1 +1,1 @@
-"""What several commands take on their command line, and what they make of it first."""
+"""Arguments that several commands have, and their first processing."""

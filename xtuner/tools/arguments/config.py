@@ -1,4 +1,4 @@
-"""The config that a command is given, a file or the name of a built-in one, and that it writes."""
+"""The config of a command, a file or the name of a built-in one, and writing it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from xtuner.recipes.render import render
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Take the config as an argument of the command line."""
+    """Add the argument for the config."""
     parser.add_argument("config", help="a config file, or the name of a built-in one (xtuner list-cfg)")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Take settings to replace in the config."""
+    """Add the argument for settings to replace in the config."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",

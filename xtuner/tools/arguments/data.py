@@ -1,4 +1,4 @@
-"""The data of a config, and how `check-custom-dataset` and `log-dataset` show it."""
+"""The data of a config for `check-custom-dataset` and `log-dataset`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def make_parser(command: str, about: str) -> argparse.ArgumentParser:
-    """The arguments that both commands take."""
+    """Add the arguments of both commands."""
     parser = Parser(f"xtuner {command}", description=about)
     add_config(parser)
     add_options(parser)
@@ -34,26 +34,26 @@ def make_parser(command: str, about: str) -> argparse.ArgumentParser:
 
 
 def add_strict(parser: argparse.ArgumentParser) -> None:
-    """The argument that makes a row with a fault an error."""
+    """Add the argument that makes a faulty row an error."""
     parser.add_argument("--strict", action="store_true", help="end with 1 where a row cannot be read")
 
 
 def open_data(args: argparse.Namespace) -> ConfiguredData:
-    """The data of the config, opened; nothing is tokenised yet and no model is made."""
+    """The data of the config, opened; nothing is tokenised and no model is built."""
     config = read_config(args.config, args.cfg_options)
     check(config)
-    # What the commands print tells the counts in full, so the log need not.
+    # The commands print all counts, so the log need not.
     start_console("WARNING")
     from xtuner.model.loading import register_families
     from xtuner.survey.configured import open_configured
 
-    # The tokenizers of our own model families are known to transformers from here on.
+    # Registers the tokenizers of our own model families with transformers.
     register_families()
     return open_configured(config)
 
 
 def look(data: ConfiguredData, args: argparse.Namespace, num_rows: int) -> tuple[list[Survey], Counts]:
-    """A survey of each data set, and the counts of all; writes the page where one is asked for."""
+    """A survey of each data set, and the counts of all; writes the page on request."""
     from xtuner.survey.page import write_page
     from xtuner.survey.survey import survey_all
 

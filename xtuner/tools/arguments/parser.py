@@ -1,4 +1,4 @@
-"""The parser of the command lines of all tools, whose help speaks the user's language."""
+"""The parser of the command lines of all tools, with help in the user's language."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 from xtuner.language import LANGUAGES, language, translate, wrap
 
-# What BooleanOptionalAction adds before Python 3.13.
+# BooleanOptionalAction adds this before Python 3.13.
 _DEFAULT = re.compile(r" \(default: %\(default\)s\)$")
 
 
 class _Formatter(argparse.HelpFormatter):
-    """argparse's own layout, translated and measured in columns of the terminal."""
+    """argparse's layout, translated, with widths in columns of the terminal."""
 
     def add_usage(
         self,
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, description=description, formatter_class=_Formatter)
 
     def error(self, message: str) -> NoReturn:
-        """argparse's own, in Chinese where its words are known."""
+        """argparse's error message, in Chinese if it has a translation."""
         if language() == "zh":
             from xtuner.chinese.help import MISTAKES
 
@@ -58,5 +58,5 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_lang(parser: argparse.ArgumentParser, of_what: str) -> None:
-    """Take the language: `cli` does for every command, and these say what else it is the language of."""
+    """Add the argument for the language, for commands where it has a further effect; `cli` has it for all."""
     parser.add_argument("--lang", choices=LANGUAGES, default=language(), help=of_what)

@@ -1,1 +1,1 @@
-"""`xtuner preprocess ...`: make training data of what one has."""
+"""`xtuner preprocess ...`: make training data from other files."""

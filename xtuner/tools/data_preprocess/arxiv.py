@@ -1,4 +1,4 @@
-"""`xtuner preprocess arxiv SRC DST`: the papers of arXiv's metadata to train on."""
+"""`xtuner preprocess arxiv SRC DST`: select papers from arXiv's metadata for training."""
 
 from __future__ import annotations
 

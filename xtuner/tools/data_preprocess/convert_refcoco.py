@@ -1,4 +1,4 @@
-"""`xtuner preprocess refcoco`: RefCOCO's annotations as one file to train on."""
+"""`xtuner preprocess refcoco`: RefCOCO's annotations as one file of training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`xtuner preprocess split SRC`: rows at random to `train.jsonl` and `test.jsonl`."""
+"""`xtuner preprocess split SRC`: divide rows at random into `train.jsonl` and `test.jsonl`."""
 
 from __future__ import annotations
 

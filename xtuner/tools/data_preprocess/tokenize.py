@@ -1,4 +1,4 @@
-"""`xtuner preprocess tokenize CONFIG`: tokenise the data of a config ahead of its training."""
+"""`xtuner preprocess tokenize CONFIG`: tokenise the data of a config before training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on the disk."""
+    """Tokenise; prints key, folder and counts of each data set; returns 0 when all are on disk."""
     args = parse_args(argv)
     data = open_data(args)
     from xtuner.dataset.items.summary import check_strict, summary

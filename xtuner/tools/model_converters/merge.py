@@ -1,4 +1,4 @@
-"""`xtuner convert merge LLM ADAPTER OUT`: an adapter into its model."""
+"""`xtuner convert merge LLM ADAPTER OUT`: merge an adapter into its model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """Merge; returns 0 when the folder is complete."""
     args = parse_args(argv)
     start_console()
-    # Paths are looked at before torch is imported.
+    # Paths are checked before torch is imported.
     check_model_path(args.model_name_or_path)
     if looks_local(args.adapter_name_or_path):
         check_adapter_path(args.adapter_name_or_path)

@@ -1,4 +1,4 @@
-"""`xtuner convert ollama MODEL OUT`: the Modelfile with which Ollama talks to a model."""
+"""`xtuner convert ollama MODEL OUT`: write the Modelfile of a model for Ollama."""
 
 from __future__ import annotations
 
