@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from xtuner.config import Builder
-from xtuner.dataset.encoding.pipeline import MAX_FAULTY_SHARE, Encoding, converse
+from xtuner.dataset.encoding.pipeline import MAX_FAULTY_FRACTION, Encoding, converse
 from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import take_split
@@ -46,7 +46,7 @@ def _faults(rows: Any, settings: Encoding) -> str | None:
             faults.append(f"{rows.place(number)}: {error}")
     if not count:
         return translate("the data is empty: there are no rows in its files")
-    if len(faults) <= count * MAX_FAULTY_SHARE:
+    if len(faults) <= count * MAX_FAULTY_FRACTION:
         return None
     if len(faults) == 1:
         return faults[0]
