@@ -1,4 +1,4 @@
-"""The words around the data, in English and in Chinese."""
+"""The labels and sentences of a survey, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def word(key: str, lang: str) -> str:
 
 
 def sentence(finding: Finding, lang: str = "en") -> str:
-    """The finding in words."""
+    """The finding as a sentence."""
     values: dict[str, Any] = {name: _shown(value) for name, value in finding.values.items()}
     if "places" in values and finding.values["count"] > len(finding.values["places"]):
         values["places"] += ", ..."
@@ -137,12 +137,12 @@ def sentence(finding: Finding, lang: str = "en") -> str:
 
 
 def reason(text: str, lang: str) -> str:
-    """Why rows were dropped."""
+    """The reason why rows were dropped, in that language."""
     return REASONS.get(text, text) if lang == "zh" else text
 
 
 def count_lines(counts: Counts, lang: str) -> list[tuple[str, str]]:
-    """Label and number of everything that was counted; what did not happen is left out."""
+    """Label and number of all counts that are not zero."""
     lines = [
         ("rows", f"{counts.rows:,}"),
         *((key, f"{getattr(counts, key):,}") for key in ("cut", "cut_tokens", "continued", "empty_answers")),
@@ -166,7 +166,7 @@ def item_title(item: ItemView, lang: str) -> str:
 
 
 def length_numbers(lengths: Lengths, lang: str) -> list[tuple[str, str]]:
-    """Label and number of what sums up the lengths."""
+    """Label and number of the statistics of lengths."""
     values = ("min", lengths.min), ("median", lengths.median), ("mean", lengths.mean)
     lines = [(word(key, lang), f"{value:,.0f}") for key, value in values]
     return [*lines, ("95 %", f"{lengths.p95:,.0f}"), (word("max", lang), f"{lengths.max:,}")]
