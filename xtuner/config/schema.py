@@ -222,7 +222,7 @@ CLASHES = (
             get("val_dataloader") is not None
             and (get("val_dataloader.held_out") is None) == (get("val_dataloader.dataset") is None)
         ),
-        "val_dataloader needs either held_out (a share of the training rows) or a dataset of its own",
+        "val_dataloader needs either held_out (a fraction of the training rows) or a dataset",
     ),
     Clash(
         _QUANTIZATION,

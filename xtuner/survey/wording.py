@@ -22,7 +22,7 @@ WORDS = {
     "cut": ("rows cut", "被截断的行"),
     "cut_tokens": ("tokens cut off", "被截去的 token"),
     "empty_answers": ("rows with an empty answer", "回答为空的行"),
-    "continued": ("rows that go on in further samples", "延续到后续样本的行"),
+    "continued": ("rows that continue in further samples", "延续到后续样本的行"),
     "dropped": ("rows dropped", "被丢弃的行"),
     "row": ("row", "原始数据"),
     "mapped": ("after dataset_map_fn", "经过 dataset_map_fn"),
@@ -88,7 +88,7 @@ SENTENCES = {
         "one_sample_per_turn = True 可让思考内容参与训练。",
     ),
     "empty_answers": (
-        "{count} rows have an empty answer, of which only the end is trained: the model learns to say "
+        "{count} rows have an empty answer, of which only the end is supervised: the model learns to say "
         "nothing ({places}).",
         "{count} 行的回答为空，只有结束符参与训练，模型会学到不作回答（{places}）。",
     ),

@@ -47,10 +47,10 @@ def summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | No
             )
         )
     if stats.get("continued"):
-        parts.append(translate("{continued:,} go on in further samples", continued=stats["continued"]))
+        parts.append(translate("{continued:,} continue in further samples", continued=stats["continued"]))
     parts.append(
         translate(
-            "{tokens:,} tokens, {share:.1%} trained",
+            "{tokens:,} tokens, {share:.1%} supervised",
             tokens=stats["tokens"],
             share=stats["trained_share"],
         )
@@ -92,7 +92,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
         more = ", ..." if count > len(named) else ""
         lines.append(
             translate(
-                "data: {count:,} rows have an empty answer, of which only the end is trained: the "
+                "data: {count:,} rows have an empty answer, of which only the end is supervised: the "
                 "model learns to say nothing ({names}{more})",
                 count=count,
                 names=", ".join(named),
