@@ -61,7 +61,8 @@ def estimated(case: Case) -> float:
     memory = estimate(shape, run)
     kept = sum(size for name, size in memory.kept.items() if name != "process")
     return kept + max(
-        sum(size for name, size in moment.items() if name != "allocator") for moment in memory.moments.values()
+        sum(size for name, size in moment.items() if name != "allocator")
+        for moment in memory.moments.values()
     )
 
 
@@ -156,7 +157,9 @@ def _overview_row(case: Case, rates: argparse.Namespace) -> str:
 
 def main() -> None:
     """Print the tables that are asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default=GOALS.model)
     parser.add_argument("--method", choices=METHODS, default=GOALS.method)
     parser.add_argument("--tokens", type=int, default=GOALS.tokens, help="of a batch, packed")
@@ -189,7 +192,11 @@ def main() -> None:
 
 
 def _asked(case: Case, args: argparse.Namespace) -> Iterator[str]:
-    ways = [case] if args.ours or case.recompute in ("selective", "offload") else [case, replace(case, stock=True)]
+    ways = (
+        [case]
+        if args.ours or case.recompute in ("selective", "offload")
+        else [case, replace(case, stock=True)]
+    )
     if args.all or not args.small:
         yield from rows(ways, args, args.by_op)
     if args.all or args.small:

@@ -109,7 +109,14 @@ def _is_on_gpu(x: Any) -> bool:
 
 
 def gemm_4bit(
-    x: Tensor, codes: Tensor, shape: Any, absmax: Tensor, block: int, kind: str, bias: Any = None, **nested: Any
+    x: Tensor,
+    codes: Tensor,
+    shape: Any,
+    absmax: Tensor,
+    block: int,
+    kind: str,
+    bias: Any = None,
+    **nested: Any,
 ) -> Tensor:
     """The product as bitsandbytes has it for many rows: 16 bits of the matrix, then torch's product."""
     ops = torch.ops.bitsandbytes

@@ -206,7 +206,9 @@ def like_a_gpu() -> Iterator[_Autocast]:
     from xtuner.model.fused import dropout, experts
 
     stand_ins = {
-        "torch.is_autocast_enabled": lambda kind="cuda": _is_autocast_enabled("cpu" if kind == "cuda" else kind),
+        "torch.is_autocast_enabled": lambda kind="cuda": _is_autocast_enabled(
+            "cpu" if kind == "cuda" else kind
+        ),
         "torch.autograd.graph.save_on_cpu": _SaveOnHost,
         "torch.optim.optimizer._get_fused_kernels_supported_devices": lambda: ["meta"],
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["meta"],

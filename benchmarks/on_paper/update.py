@@ -72,7 +72,10 @@ def count(case: Case, whole: bool = False) -> Counted:
     nothing = Work()
     work = {
         key: Work(
-            *(grown(x, y) for x, y in zip(vars(few.work.get(key, nothing)).values(), vars(w).values(), strict=True))
+            *(
+                grown(x, y)
+                for x, y in zip(vars(few.work.get(key, nothing)).values(), vars(w).values(), strict=True)
+            )
         )
         for key, w in more.work.items()
     }
@@ -125,7 +128,13 @@ class _Run:
             loss = self._loss()
         with self.counter.phase("backward"):
             _engine_run_backward(  # as Tensor.backward, which would leave the function mode
-                (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+                (loss,),
+                (torch.ones_like(loss),),
+                False,
+                False,
+                (),
+                allow_unreachable=True,
+                accumulate_grad=True,
             )
         del loss
         with self.counter.phase("step"), mock.patch.object(torch.Tensor, "item", self._norm):

@@ -1,4 +1,4 @@
-"""What is wrong with a config is told at once, with its place and its cure, and nothing is loaded."""
+"""All faults of a config are reported at once, with path and cure, and nothing is loaded."""
 
 import json
 import subprocess
@@ -68,7 +68,7 @@ def test_all_errors_come_at_once(load):
     ],
 )
 def test_data_is_looked_for_as_training_reads_it(load, tmp_path, monkeypatch, path, message):
-    """Patterns, folders, packed files and addresses; these are not asked for."""
+    """Patterns, folders, compressed files and URLs; URLs are not requested."""
     (tmp_path / "mine.json").write_text("[]")
     monkeypatch.setenv("HOME", str(tmp_path))
     found = messages(check_config(load(data_path=path)).errors)

@@ -45,7 +45,7 @@ def test_a_good_config(checked):
 
 
 def test_a_plan_of_many_processes(checked):
-    """The columns of the plan stand under their headings."""
+    """The columns of the plan are under their headings."""
     out, _, _ = checked("--lang", "zh", "--processes", "16")
     lines = out.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("规划"))
@@ -90,7 +90,7 @@ def test_a_training(here, capsys, untold):
     assert untold == set()
 
 
-def test_a_training_goes_on(here, capsys, untold):
+def test_a_training_is_resumed(here, capsys, untold):
     """Bad rows, a config that has changed, the checkpoint that was found, and what is refused on the way."""
     rows = [json.loads((here / "d.json").read_text(encoding="utf-8"))[0]] * 40
     bad = {"instruction": "a"}

@@ -1,4 +1,4 @@
-"""What train refuses of a model folder, check and new-cfg refuse first, in the same words."""
+"""Model folders that train refuses are refused by check and new-cfg first, with the same message."""
 
 import json
 import re

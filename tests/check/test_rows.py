@@ -47,7 +47,7 @@ def test_rows_that_training_refuses_are_an_error(check, rows, message):
 
 
 def test_a_large_file_is_left_to_training(check):
-    """Its first row may stand in a list that has to be read whole."""
+    """Its first row may be in a list that has to be read whole."""
     error, unchecked = check("[" + " " * 21 * 2**20 + "]")
     assert error == ""
     assert unchecked == "not checked here, but by train: the rows of d.json"

@@ -229,8 +229,8 @@ def test_the_older_form_of_a_base_is_told_and_not_ignored():
         parse_config("a = 1\n_base_ = ['./other.py']\n", "c.py")
 
 
-def test_a_typo_is_told_where_it_is():
-    """In the import, where what is imported does not exist; in the line of use, where that goes wrong."""
+def test_a_typo_is_reported_with_its_line():
+    """The line of the import if the imported name does not exist, else the line of use."""
     text = "from xtuner.utils import (\n    {},\n)\n\na = dict(template={}.{})\nb = [torch.optim.AdamWW]\n"
     text = "import torch\n" + text
 

@@ -41,7 +41,7 @@ def test_everything_wrong_is_told_at_once():
 FOUR_BITS = {"type": "SupervisedFinetune", "llm": {"quantization_config": {"load_in_4bit": True}}}
 
 
-def test_quantised_weights_need_an_adapter_where_they_are_what_is_trained():
+def test_quantised_weights_need_an_adapter_if_they_are_trained():
     with pytest.raises(ConfigError, match="quantised weights cannot be trained; add lora=dict"):
         check({**GOOD, "model": FOUR_BITS})
     assert check({**GOOD, "model": {**FOUR_BITS, "lora": {"r": 8}}}) is None
@@ -49,7 +49,7 @@ def test_quantised_weights_need_an_adapter_where_they_are_what_is_trained():
 
 
 def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
-    """A name that something in the file uses is the user's own."""
+    """A name that is used in the file is a variable of the user."""
     text = "".join(f"{key} = {value!r}\n" for key, value in GOOD.items())
     with pytest.raises(ConfigError, match="custom_hook: nothing reads this name"):
         check(parse_config(text + "custom_hook = []\n", "c.py"))
@@ -93,13 +93,13 @@ def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
         ({"train_cfg": {"max_epochs": 1, "max_iters": 2}}, "needs either max_epochs or max_iters"),
         ({"randomness": 3}, "randomness is 3; it must be a dict"),
         ({"val_evaluator": {}}, "measuring answers (val_evaluator, test_evaluator) is not available"),
-        ({"val_dataloader": {}}, "val_dataloader needs either held_out (a share of the training rows) or"),
+        ({"val_dataloader": {}}, "val_dataloader needs either held_out (a fraction of the training rows) or"),
         ({"val_dataloader": {"held_out": 5}}, "held_out is 5; it must be a number above 0 and below 1"),
         ({"train_cfg": {"max_iters": 1, "spike_ratio": 1}}, "spike_ratio is 1; it must be a number above 1"),
         ({"default_hooks": {"chekpoint": None}}, "Did you mean 'checkpoint'?"),
     ],
 )
-def test_what_cannot_be_meant_is_an_error(change, message):
+def test_faults_are_errors(change, message):
     with pytest.raises(ConfigError) as error:
         check({**GOOD, **change})
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""What this version does not have is said in one plain line, from one table."""
+"""A feature that this version lacks is an error in one plain line, from one table."""
 
 import pytest
 

@@ -57,7 +57,7 @@ def test_sharegpt_plain():
         sharegpt_map_fn({"conversations": [{"from": "function_call", "value": "add(1)"}]})
 
 
-def test_a_completion_is_trained_and_its_prompt_is_not():
+def test_a_completion_is_supervised_and_its_prompt_is_not():
     """As texts and as messages; an earlier answer inside the prompt is part of the prompt."""
     assert completion_map_fn({"prompt": "q", "completion": "a"}) == {
         "conversation": [{"input": "q", "output": "a"}]
@@ -133,7 +133,7 @@ def test_a_format_that_is_not_known_is_answered_with_the_nearest():
         auto_map_fn({"messages": [{"speaker": "me"}]})
 
 
-def test_a_data_set_says_once_what_it_was_found_to_be(bos, caplog, tmp_path):
+def test_the_format_of_a_data_set_is_logged_once(bos, caplog, tmp_path):
     """One line for each format, with the reason; rows of different forms may be mixed."""
     caplog.set_level("INFO", logger="xtuner")
     rows = [ROWS["alpaca"], ROWS["openai"], ROWS["alpaca"]]

@@ -122,7 +122,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_of_data(fault, tmp_path, tokenizer, untold):
-    """One line that names place, fault and cure, with no sentence left in English."""
+    """One line that names position, fault and cure, with no sentence in English."""
     name, content, settings, message = FAULTS[fault]
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -132,7 +132,7 @@ def test_a_fault_of_data(fault, tmp_path, tokenizer, untold):
     assert untold == set()
 
 
-def test_what_is_said_once(tmp_path, tokenizer, untold, caplog):
+def test_what_is_logged_once(tmp_path, tokenizer, untold, caplog):
     """The format that was found, and what becomes of rows that are no fault."""
     caplog.set_level("INFO", "xtuner")
     rows = [{"Question": "a", "Answer": "b", "loss": 0.5}, {"问题": "a", "回答": "b"}]

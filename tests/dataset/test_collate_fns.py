@@ -1,4 +1,4 @@
-"""From items to a batch: padded, masked by true lengths, with the boundaries of every sample."""
+"""Batches of items: padded, masked by true lengths, with the boundaries of every sample."""
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def test_the_filler_can_be_chosen_and_a_lone_item_has_its_own_boundaries():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(ITEM, min_size=1, max_size=4))
 def test_the_items_can_be_read_back_from_the_batch(rows):
-    """Under the mask stand the items; positions restart at each boundary; nothing else is trained."""
+    """The mask covers the items; positions restart at each boundary; nothing else is supervised."""
     items = [item(lengths, first=10 * number) for number, lengths in enumerate(rows)]
     data = default_collate_fn(items, return_hf_format=True)
     assert data["max_seqlen"] == max(map(max, rows))

@@ -1,4 +1,4 @@
-"""Several data sets as one: every item of every source as often as was asked, packed or not."""
+"""Several data sets as one: every item of every source as often as set, packed or not."""
 
 import itertools
 from collections import Counter
@@ -16,7 +16,7 @@ FEW = settings(max_examples=40, deadline=None)
 
 
 class Source:
-    """A data set whose items tell where they are from: tokens [number, item, item, ...]."""
+    """A data set whose items contain their origin: tokens [number, item, item, ...]."""
 
     def __init__(self, number, size):
         self.size = size
@@ -78,8 +78,8 @@ def test_each_item_comes_as_often_as_any_other_of_its_source(sizes, data):
         assert max(times) - min(times) <= 1
 
 
-def test_weights_are_shares_of_all_items():
-    """As many items as before, or as told; the sum is exact."""
+def test_weights_are_fractions_of_all_items():
+    """As many items as before, or as set; the sum is exact."""
     mixed = ConcatDataset(sources([4, 2]), weights=[1, 1])
     assert Counter(number for number, _ in seen(mixed).elements()) == {0: 3, 1: 3}
     mixed = ConcatDataset(sources([4, 2]), weights=[0.2, 0.1], num_samples=10)
@@ -89,7 +89,7 @@ def test_weights_are_shares_of_all_items():
 @FEW
 @given(SIZES, st.integers(8, 20))
 def test_packing_across_sources_loses_nothing(sizes, max_length):
-    """Whole items side by side in rows that are never too long, and every place is known."""
+    """Packs of whole items that are never too long, and every position is known."""
     mixed = ConcatDataset(sources(sizes), max_length=max_length)
     assert seen(mixed) == seen(ConcatDataset(sources(sizes)))
     assert max(mixed.length) <= max_length
@@ -107,7 +107,7 @@ def test_the_seed_decides_and_the_key_tells():
     assert ConcatDataset(sources([2]), epochs=[1]).key == ConcatDataset(sources([2])).key
 
 
-def test_samples_of_two_sources_share_rows(bos):
+def test_samples_of_two_sources_are_packed_together(bos):
     """Real data: unpacked sources, one plan over both."""
     rows = [{"conversation": [{"input": "q", "output": "a " * n}]} for n in range(1, 9)]
     parts = [
@@ -131,7 +131,7 @@ def test_samples_of_two_sources_share_rows(bos):
         (dict(num_samples=3), "as one number without weights"),
     ],
 )
-def test_what_cannot_be_mixed_is_said(arguments, message):
+def test_what_cannot_be_mixed_is_an_error(arguments, message):
     with pytest.raises(ConfigError, match=message):
         ConcatDataset(sources([2, 2]), **arguments)
 

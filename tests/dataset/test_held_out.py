@@ -1,4 +1,4 @@
-"""Rows held out from training are never trained on, nor are their doubles."""
+"""Held-out rows, and rows equal to them, are never trained on."""
 
 import json
 
@@ -23,7 +23,7 @@ def conversation(n):
     return {"conversation": [{"input": f"{n}?", "output": str(n)}]}
 
 
-def test_a_share_of_the_rows_is_held_out_and_every_row_is_on_one_side(bos):
+def test_a_fraction_of_the_rows_is_held_out_and_every_row_is_on_one_side(bos):
     trained, held_out = split([conversation(n) for n in range(100)], bos)
     assert (len(held_out), trained & held_out, trained | held_out) == (10, set(), set(range(100)))
 
@@ -42,7 +42,7 @@ def test_rows_stay_on_their_side_when_the_order_changes(bos):
     assert {49 - n for n in split(rows[::-1], bos)[1]} == held_out
 
 
-def test_a_broken_row_is_told_of_where_the_others_are_trained_on(bos, tmp_path):
+def test_a_broken_row_is_reported_with_the_training_rows(bos, tmp_path):
     lines = [json.dumps(conversation(n)) for n in range(40)]
     (tmp_path / "d.jsonl").write_text("\n".join([*lines[:20], "{broken", *lines[20:]]))
     rows = load_dataset(str(tmp_path / "d.jsonl"))

@@ -1,4 +1,4 @@
-"""From rows to items: every trained token arrives once, what does not is counted, and errors name the row."""
+"""From rows to items: every supervised token is there once, dropped ones are counted, errors name the row."""
 
 import copy
 import json
@@ -46,7 +46,7 @@ def file_of(folder, rows, name="data.jsonl"):
 
 @pytest.fixture
 def said(caplog):
-    """What was logged, as one text."""
+    """The logged messages as one text."""
     caplog.set_level("INFO", logger="xtuner")
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 
@@ -81,7 +81,7 @@ def test_one_row_gives_one_item(bos):
     rows=st.lists(ROW, max_size=12), max_length=st.integers(4, 60), shuffle=st.booleans(), pack=st.booleans()
 )
 def test_items_hold_exactly_what_encoding_gave(bos, rows, max_length, shuffle, pack):
-    """No trained token is lost or gained between encoding and items, and no item is too long."""
+    """No supervised token is lost or added between encoding and items, and no item is too long."""
     encoded = encode_conversations([row["conversation"] for row in rows], bos, max_length)
     wanted = {
         row: tuple(part.tolist() for part in encoded.sample(row))
@@ -126,7 +126,7 @@ def test_items_hold_exactly_what_encoding_gave(bos, rows, max_length, shuffle, p
     max_length=st.integers(3, 9),
 )
 def test_documents_arrive_whole(bos, texts, max_length):
-    """Pre-training text goes on in further samples, each token but the first trained once, after its own."""
+    """Documents continue in further samples; each token but the first is supervised once."""
     rows = [{"text": f"x{text}x"} for text in texts]
     dataset = process_hf_dataset(
         rows, tokenizer=bos, max_length=max_length, dataset_map_fn=pretrain_map_fn, pack_to_max_length=False
@@ -306,7 +306,7 @@ def test_the_key_tells_data_and_plan_apart(bos):
 
 
 def test_an_arrow_table_gives_the_same_items_as_its_rows(bos):
-    """Arrow fills keys that a turn lacks with null: such turns are trained and get their end all the same."""
+    """Arrow fills missing keys of a turn with null: such turns are supervised, with their end."""
     datasets = pytest.importorskip("datasets")
     rows = [
         {"conversation": [turn("q", "a"), turn("q", "b", output_with_loss=False, system="S")]},
@@ -365,7 +365,7 @@ def test_rows_that_are_tokens_already_are_taken_as_they_are():
         process_hf_dataset([{"input_ids": [1], "labels": [2]}], **done, pack_to_max_length=False)
 
 
-def test_without_outputs_untrained_items_are_kept(bos):
+def test_without_outputs_unsupervised_items_are_kept(bos):
     """For asking a model there is nothing to train, and nothing is dropped for it."""
     dataset = process_hf_dataset(
         conversations(("q", "a")), tokenizer=bos, input_ids_with_output=False, pack_to_max_length=False
@@ -375,7 +375,7 @@ def test_without_outputs_untrained_items_are_kept(bos):
 
 
 def test_a_system_text_without_a_template_is_mentioned(bos, said):
-    """It would not reach the model, and that is said."""
+    """It would not reach the model, which is logged."""
     process_hf_dataset([{"conversation": [turn("q", "a", system="S")]}], tokenizer=bos, max_length=9)
     assert "without a template_map_fn it does not reach the model" in said()
 

@@ -54,7 +54,7 @@ def test_a_missing_field_is_named_with_the_nearest():
         alpaca_map_fn({"instruction": "a", "input": "b", "outputs": "c"})
 
 
-def test_null_is_empty_where_a_text_may_be_missing_and_an_error_where_not():
+def test_null_is_empty_if_a_text_is_optional_and_an_error_if_not():
     """Arrow fills absent keys with null; the word None never gets into a prompt."""
     row = {"instruction": "a", "input": None, "output": "c"}
     assert alpaca_map_fn(row) == {"conversation": [{"input": "a\n", "output": "c"}]}
@@ -74,7 +74,7 @@ def test_numbers_are_written_out_and_other_types_refused():
     ("loss", "trained"), [(None, True), (True, True), ("True", True), (False, False), ("false", False)]
 )
 def test_openai_loss_may_be_bool_text_or_absent(loss, trained):
-    """An answer is trained unless its message says no."""
+    """An answer is supervised unless its message says no."""
     answer = {"role": "assistant", "content": "a"} | ({} if loss is None else {"loss": loss})
     messages = [{"role": "user", "content": "q"}, answer]
     assert openai_map_fn({"messages": messages}) == {
@@ -189,7 +189,7 @@ FLAGS = {
 
 
 @pytest.mark.parametrize("name", ["loss", "weight", "train", "training", "output_with_loss", "loss_mask"])
-def test_an_answer_is_trained_unless_a_flag_of_any_spelling_says_no(name, said):
+def test_an_answer_is_supervised_unless_a_field_of_any_name_says_no(name, said):
     """OpenAI's weight, axolotl's train, ...: bools, numbers and texts; in messages and in conversations."""
     for wanted, values in FLAGS.items():
         for value in values:
@@ -229,7 +229,7 @@ def test_all_system_texts_are_kept():
 
 
 def test_messages_of_one_speaker_in_a_row_are_kept_apart():
-    """A named template gets one text of both; the tokenizer's own template gets them as they stand."""
+    """A named template gets one text of both; the tokenizer's template gets them unchanged."""
     (turn,) = ask(("user", "A"), ("user", "B"), ("assistant", "C"), ("assistant", "D"))
     assert (turn["input"], turn["output"]) == ("A\n\nB", "C\n\nD")
     named = template_map_fn_factory("qwen_chat")({"conversation": [turn]})["conversation"]
@@ -243,7 +243,7 @@ def test_messages_of_one_speaker_in_a_row_are_kept_apart():
     ) == {"conversation": [{"input": "A", "output": "C\n\nD"}]}
 
 
-def test_answers_in_a_row_of_which_some_are_trained_need_the_tokenizers_template():
+def test_consecutive_answers_of_which_some_are_supervised_need_the_tokenizers_template():
     """A named template writes them as one answer, so it cannot tell them apart."""
     turns = ask(("user", "q"), {"role": "assistant", "content": "a", "loss": False}, ("assistant", "b"))
     with pytest.raises(DataError, match="only some of these are to be trained: set prompt_template"):
@@ -252,8 +252,8 @@ def test_answers_in_a_row_of_which_some_are_trained_need_the_tokenizers_template
     assert [m.get("loss") for m in own["messages"]] == [None, False, None]
 
 
-def test_no_question_is_made_up(said):
-    """Words of the assistant that open a dialogue go to the tokenizer's template only, and it is said."""
+def test_no_question_is_invented(said):
+    """Answers that open a conversation reach the tokenizer's template only, which is logged."""
     (turn,) = ask(("system", "S"), ("assistant", "Hi!"), ("user", "q"), ("assistant", "a"), ("user", "r"))
     assert (turn["system"], turn["input"], turn["output"]) == ("S", "q", "a")
     assert [m["content"] for m in turn["messages"]] == ["S", "Hi!", "q", "a"]
@@ -271,7 +271,7 @@ def test_a_message_with_more_than_role_and_content_has_one_form_only():
 
 
 def test_thinking_reaches_a_named_template(said):
-    """In the tags that thinking models use; the tokenizer's own template gets the field."""
+    """In the tags of thinking models; the tokenizer's template gets the field."""
     answer = {"role": "assistant", "content": "a", "reasoning_content": "r"}
     (turn,) = ask(("user", "q"), answer)
     assert turn["output"] == "<think>\nr\n</think>\n\na"

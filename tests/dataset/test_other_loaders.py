@@ -1,4 +1,4 @@
-"""ModelScope, MOSS and InternLM's own trainer: their rows become the same kind of items."""
+"""Data of ModelScope, MOSS and InternLM's trainer become the same kind of items."""
 
 import itertools
 import json
@@ -61,7 +61,7 @@ def moss_row(*turns):
 
 
 def test_moss_trains_all_but_the_instruction_and_the_results(bos, tmp_path):
-    """One bos in front; the marks of a result are trained, what the tool said is not; MOSS is renamed."""
+    """One bos in front; the marks of a result are supervised, the result is not; MOSS is renamed."""
     path = lines(tmp_path / "moss.jsonl", [moss_row(("q1", "r1", "a1"), ("q2", "r2", "a2"))])
     (item,) = MOSSSFTDataset(path, bos, bot_name="Max")
     trained = item["labels"] != -100
@@ -99,7 +99,7 @@ def tokens_folder(folder):
 
 
 def test_tokens_of_the_other_trainer(tmp_path):
-    """The sign says what is trained, 0 is not; files by name or as data_order.txt says; short ones go."""
+    """Positive ids are supervised, 0 is not; files by name or in data_order.txt; short ones are dropped."""
     folder = tokens_folder(tmp_path / "data")
     dataset = load_intern_repo_tokenized_dataset(folder)
     assert [item["input_ids"].tolist() for item in dataset] == [[1, *range(9)], [5, 6], [7]]
@@ -118,7 +118,7 @@ def test_tokens_of_the_other_trainer(tmp_path):
 
 
 def test_packed_they_lose_no_token(tmp_path):
-    """Rows of at most packed_length tokens; what is longer goes on in another row."""
+    """Packs of at most packed_length tokens; longer samples continue in another pack."""
     packed = build_packed_dataset(
         load_intern_repo_tokenized_dataset(tokens_folder(tmp_path)), packed_length=4
     )

@@ -128,7 +128,7 @@ def test_without_any_pair_it_is_an_error(tokenizer):
 
 
 def test_map_functions_make_such_rows_of_known_data(tokenizer):
-    """Intel's pairs of texts, and dialogues that share their prompt; a fault in them has a place."""
+    """Intel's pairs of texts, and conversations with a common prompt; a fault has a position."""
     intel = {"system": "Be kind.", "question": "Who?", "chosen": "A model.", "rejected": "Me!"}
     dataset = build_preference_dataset([intel], tokenizer, 64, intel_orca_dpo_map_fn)
     chosen = "[system]Be kind.<|im_end|>[user]Who?<|im_end|>[assistant]A model.<|im_end|>"

@@ -59,7 +59,7 @@ def test_the_order_is_that_of_one_process_dealt_out():
 
 
 def test_epochs_and_seeds_give_other_orders_and_asking_twice_the_same():
-    """A run that goes on takes the rest of `order()`."""
+    """A resumed run reads the rest of `order()`."""
     sampler = DefaultSampler(Items([1] * 50), seed=1)
     first = list(sampler)
     assert first == list(sampler) == sampler.order().tolist()
@@ -95,7 +95,7 @@ def test_batches_hold_items_of_like_length_with_the_longest_first():
     assert order.tolist() != LengthGroupedSampler(Items(lengths), 4, seed=1).order().tolist()
 
 
-def test_items_with_and_without_pictures_do_not_share_a_batch():
+def test_items_with_and_without_images_are_in_separate_batches():
     """A negative length marks an item without a picture; only what is left over at the end may mix."""
     lengths = np.where(np.arange(64) % 3, 1, -1) * np.random.default_rng(0).integers(1, 99, 64)
     sampler = LengthGroupedSampler(Items(lengths), 4, length_property="modality_length", seed=0)

@@ -48,7 +48,7 @@ def found_on(monkeypatch):
         ({"sequence_parallel_size": 3}, False, None, "ddp"),
     ],
 )
-def test_how_processes_share_a_run(config, fsdp, zero, expected):
+def test_how_processes_divide_a_run(config, fsdp, zero, expected):
     assert read_division(config, 4, 4, fsdp, zero).text == expected
 
 
@@ -61,7 +61,7 @@ def test_each_process_has_a_gpu_of_its_own(found_on):
     assert found.seconds == found_on(GPU, Division("fsdp", 16)).seconds
 
 
-def test_where_a_part_fits_nothing_is_recomputed(found_on):
+def test_if_a_part_fits_nothing_is_recomputed(found_on):
     assert found_on(GPU, Division()).training.recompute == "offload"
     assert found_on(GPU, Division("fsdp", 8)).training.recompute == "none"
 

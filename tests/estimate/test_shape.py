@@ -110,7 +110,7 @@ def test_llama_3_1_8b_has_the_published_number_of_weights():
     assert (shape.context, shape.dtype, shape.is_exact) == (131072, "bfloat16", True)
 
 
-def test_what_is_not_known_is_said():
+def test_unknown_shapes_are_not_exact():
     """Another family with the usual sizes is estimated as a Llama; without them there is no shape."""
     assert not read_shape({**LLAMA_3_1_8B, "model_type": "new"}).is_exact
     assert read_shape({"model_type": "gpt2", "n_embd": 768}) is None

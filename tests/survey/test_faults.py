@@ -1,4 +1,4 @@
-"""What is hardly meant is found, and what is meant is not."""
+"""Probable mistakes are found, and nothing else."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_an_end_mark_of_another_model_is_told(survey_of):
 
 
 def test_two_begin_tokens_in_a_row_are_found(survey_of):
-    """A text that brings its own."""
+    """A text that contains one itself."""
     rows = [{"conversation": [{"input": "<s>q", "output": "a"}]}, ROWS[0]]
     assert found(survey_of(rows, template=None)) == {"bos_twice": {"token": "<s>", "count": 1, "total": 2}}
 
@@ -86,14 +86,14 @@ def test_the_tokenizers_own_template_is_compared(survey_of, own_chatml):
 
 
 def test_the_tokenizers_own_template_is_not_compared_with_itself(survey_of, own_chatml):
-    """Its answers end with marks of its own, which count as ends."""
+    """Its answers end with the marks of the chat template, which count as ends."""
     survey = survey_of(ROWS, tokenizer=own_chatml, template="auto", num_rows=1)
     assert survey.findings == []
     assert survey.rows[0].segments[1].text == "a<|im_end|>"
 
 
 def test_the_end_mark_of_the_tokenizers_own_template_ends_an_answer(survey_of, own_chatml, tmp_path):
-    """Also where the tokenizer does not call it special."""
+    """Also if it is not a special token of the tokenizer."""
     file = tmp_path / "own" / "tokenizer_config.json"
     config = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in config.items() if k != "additional_special_tokens"}))

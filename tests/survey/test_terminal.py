@@ -1,4 +1,4 @@
-"""What is trained can be told from what is not, with colours and without."""
+"""Supervised tokens are marked, with colours and without."""
 
 import io
 
@@ -16,7 +16,7 @@ def lines(console):
     return console.file.getvalue().splitlines()
 
 
-def test_without_colour_brackets_mark_what_is_trained(survey):
+def test_without_colour_brackets_mark_supervised_tokens(survey):
     out = console()
     print_shown(out, survey.item, "all", "en")
     assert lines(out) == [
@@ -33,7 +33,7 @@ def test_without_colour_brackets_mark_what_is_trained(survey):
     ]
 
 
-def test_with_colour_trained_tokens_are_green(survey):
+def test_with_colour_supervised_tokens_are_green(survey):
     out = console(force_terminal=True, color_system="standard")
     print_shown(out, survey.item, "text", "en")
     assert "\x1b[1;32mA<b>␛[31m</s>\x1b[0m" in out.file.getvalue()
@@ -47,7 +47,7 @@ def test_no_color_gives_brackets_on_a_terminal(survey):
 
 
 def test_the_stages_of_a_row(survey):
-    """An unchanged stage is told as such; a run of -100 is written once."""
+    """An unchanged stage is shown as such; a run of -100 is written once."""
     out = console()
     print_row(out, survey.rows[0], "en")
     text = out.file.getvalue()

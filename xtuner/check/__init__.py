@@ -1,1 +1,1 @@
-"""Everything that can be wrong with a run, found before anything is loaded or downloaded; no torch."""
+"""Check a run before anything is loaded or downloaded; without torch."""

@@ -23,7 +23,7 @@ Sizes = Callable[[str], Mapping[str, Any] | None]
 
 @dataclass
 class Findings:
-    """Faults, warnings, what could not be checked here, and what the run needs."""
+    """Errors, warnings, the unchecked parts, and the memory and time of the run."""
 
     errors: list[Fault] = field(default_factory=list)
     warnings: list[Fault] = field(default_factory=list)
@@ -42,9 +42,9 @@ def check_config(
     division: Division = ALONE,
     try_rows: TryRows | None = None,
 ) -> Findings:
-    """Everything that is known of `config` without loading, importing or downloading.
+    """The findings about `config`, without loading, importing or downloading.
 
-    `division`: how many processes share the run. `try_rows` reads first rows, which takes a moment.
+    `division`: the processes of the run. `try_rows` reads the first rows, which takes a moment.
     """
     names = Names()
     for key in BUILT:
@@ -66,7 +66,7 @@ def check_config(
 
 
 def _distinct(faults: list[Fault]) -> list[Fault]:
-    """One fault for each cause: a wrong name may be used in several places, a wrong value break two rules."""
+    """One fault for each cause: a wrong name may be used several times, a wrong value violate two rules."""
     first: dict[str, Fault] = {}
     for fault in faults:
         cause = fault.path if is_of_value(fault) else fault.message.removeprefix(f"{fault.path}: ")

@@ -1,7 +1,7 @@
-"""Whether the files that a config names are there.
+"""Check that the files named in a config exist.
 
-model.llm, tokenizers    a model folder with all it needs, or a name on the hub (not looked for)
-load_dataset             files, patterns and folders; an address is not asked for
+model.llm, tokenizers    a model folder with all files, or a name on the hub (not checked)
+load_dataset             files, patterns and folders; URLs are not checked
 load_from, peft_model    a checkpoint, an adapter
 """
 
@@ -23,19 +23,19 @@ from xtuner.paths import beside, near_it
 
 
 def file_faults(config: Mapping[str, Any]) -> list[Fault]:
-    """What is not where the config says."""
+    """Faults of missing files."""
     return [*_empty_paths(config), *_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
 
 
 def hub_names(config: Mapping[str, Any]) -> list[str]:
-    """The models and data sets that a config names and that are no paths."""
+    """The models and data sets of a config that are not paths."""
     models = [f.name for f in named_folders(config) if not (looks_local(f.name) or Path(f.name).exists())]
     data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg)]
     return sorted({*models, *data})
 
 
 def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
-    """Warnings about names taken for ones on the hub where a folder here is called nearly the same."""
+    """Warnings about hub names that are similar to the name of a local folder."""
     found: dict[str, Fault] = {}
     for path, name in ((folder.path, folder.name) for folder in named_folders(config)):
         if not name or looks_local(name) or Path(name).exists():
@@ -49,7 +49,7 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
 
 
 def data_bytes(config: Mapping[str, Any]) -> int | None:
-    """Size of all data files; None where there are none here, or others besides."""
+    """Size of all data files in bytes; None if there are none, or also remote data."""
     loads = list(_loads(config))
     named = [data_files(cfg) for _, cfg in loads]
     files = [file for one in named for file in one or ()]
@@ -75,7 +75,7 @@ def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
         except (NotFoundError, ModelError, ConfigError) as error:
             hint = beside(folder.name, getattr(config, "filename", None))
             message = f"{folder.path}: {error}{hint}"
-            # One folder is named by the tokenizer and the model.
+            # The tokenizer and the model name the same folder.
             found.setdefault(str(error), Fault(folder.path, message))
     return list(found.values())
 
@@ -93,7 +93,7 @@ def _is_hub_name(cfg: Mapping[str, Any]) -> bool:
 
 
 def data_files(cfg: Mapping[str, Any]) -> list[str] | None:
-    """The files that a call of load_dataset names; None for a name on the hub, and where that is a fault."""
+    """The files of a call of load_dataset; None for a name on the hub, or for a faulty one."""
     try:
         return named_files(cfg["path"], cfg.get("data_files"))
     except DataError:
@@ -101,7 +101,7 @@ def data_files(cfg: Mapping[str, Any]) -> list[str] | None:
 
 
 def check_data_path(path: str) -> None:
-    """NotFoundError where `path` is certainly a file and not there."""
+    """NotFoundError if `path` is certainly a file and does not exist."""
     for file in named_files(path, None) or ():
         check_there(file)
 

@@ -1,4 +1,4 @@
-"""Every name and argument of a config, looked up in source text before anything is imported.
+"""Check all names and arguments of a config in source text, before anything is imported.
 
 dict(type=AdamWW)  ->  Fault("optim_wrapper.optimizer.type", "... has no 'AdamWW'. Did you mean 'AdamW'?")
 """
@@ -20,7 +20,7 @@ from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 
-# `from_pretrained` takes any argument; these are the ones that configs mean.
+# `from_pretrained` accepts any argument; these are the ones of configs.
 _FROM_PRETRAINED = {
     "pretrained_model_name_or_path",
     "trust_remote_code",
@@ -45,7 +45,7 @@ _FROM_PRETRAINED = {
     "use_flash_attention_2",
     "model_max_length",
 }
-# Of transformers' names, which its source text does not tell, those that every config has.
+# Names of transformers that every config has; its source text does not define them.
 _CERTAIN = {
     f"transformers.{name}"
     for name in (
@@ -55,20 +55,20 @@ _CERTAIN = {
         "BitsAndBytesConfig",
     )
 }
-# Types may be text; these are light enough to be looked up for real.
+# Modules that are small enough to import.
 _LIGHT = "xtuner.utils."
 
 
 @dataclass
 class Names:
-    """What was found, and the names that only importing would tell."""
+    """The faults, and the names that cannot be checked without importing."""
 
     faults: list[Fault] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
 
 
 def look_at(value: Any, path: str, names: Names) -> None:
-    """Note in `names` every type in `value` that names nothing, and every argument it does not take."""
+    """Add to `names` each type in `value` that does not exist, and each argument that it does not accept."""
     if isinstance(value, Mapping):
         kind = value.get("type")
         target = _callee(kind, f"{path}.type", names)
@@ -92,7 +92,7 @@ def look_at(value: Any, path: str, names: Names) -> None:
 
 
 class Made(NamedTuple):
-    """What the run makes an object of: whether its type may be left out, and whether it may itself."""
+    """A part that is built: whether its type is optional, and whether the part is."""
 
     has_usual_type: bool = False
     may_be_absent: bool = True
@@ -121,7 +121,7 @@ MADE: dict[str, Made] = {
 
 
 def unmade(config: Mapping[str, Any]) -> list[Fault]:
-    """Faults of the parts that must become objects: absent, no dict, or with a `type` that names nothing."""
+    """Faults of the parts that are built: absent, not a dict, or with a `type` that does not exist."""
     found = []
     for place, made in MADE.items():
         parent, _, key = place.rpartition(".")
@@ -160,7 +160,7 @@ def unmade(config: Mapping[str, Any]) -> list[Fault]:
 
 
 def _parts(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    """What stands at `place`, of a list one by one; `*` is any key."""
+    """The values at the path `place`, of a list one by one; `*` is any key."""
     values: list[tuple[str, Any]] = [("", config)]
     for part in place.split("."):
         inside = [(path, value) for path, value in values if isinstance(value, Mapping)]
@@ -182,7 +182,7 @@ def _is_dotted(text: str) -> bool:
 
 
 def _key(message: str, path: str) -> str:
-    """The argument that a message begins with."""
+    """The argument at the start of a message."""
     rest = message[len(path) + 1 :]
     return rest.partition(" ")[0].rstrip(":")
 
@@ -200,7 +200,7 @@ def _check_near(given: Mapping[str, Any], path: str, names: Names) -> None:
 
 
 def _callee(kind: Any, path: str, names: Names) -> Any:
-    """A Signature, UNKNOWN, or None where the dict is only a dict."""
+    """A Signature, UNKNOWN, or None if the dict is only a dict."""
     if kind is None:
         return None
     ref = as_ref(kind)
@@ -212,7 +212,7 @@ def _callee(kind: Any, path: str, names: Names) -> Any:
 
 
 def _missing_import(ref: Ref) -> str | None:
-    """The name that was imported, where that is what does not exist; None where it is what is taken of it."""
+    """The imported name if it does not exist; None if the fault is in an attribute of it."""
     name, _ = ref._imported
     try:
         look_up(name)

@@ -1,9 +1,9 @@
-"""Whether the first rows of the data files have what their map function reads.
+"""Check that the first rows of the data files have the fields of their map function.
 
 dict(type=process_hf_dataset, dataset=dict(type=load_dataset, path='d.json'), dataset_map_fn=alpaca_map_fn)
 ->  Fault("train_dataloader.dataset", "...: d.json line 2: alpaca_map_fn: the row has no field 'output' ...")
 
-Reading files is the work of `xtuner.dataset`; who calls brings a function that does it.
+The caller passes a function that reads rows, by `xtuner.dataset`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from xtuner.config.ref import as_ref
 from xtuner.config.schema import Fault
 from xtuner.language import translate
 
-# The dict of process_hf_dataset -> what is wrong with its rows, None where they are fine.
+# The dict of process_hf_dataset -> the fault of its rows, or None.
 TryRows = Callable[[Mapping[str, Any]], str | None]
-# A list in a JSON file is read whole to see its first row; this takes a tenth of a second.
+# The first row of a list in a JSON file needs the whole file; this size takes a tenth of a second.
 MAX_BYTES = 20 * 2**20
 _MAP_FNS = "xtuner.dataset.map_fns."
 
 
 def row_faults(config: Mapping[str, Any], try_rows: TryRows) -> tuple[list[Fault], list[str]]:
-    """What is wrong with first rows, and the files whose rows were not looked at."""
+    """The faults of first rows, and the files whose rows were not read."""
     faults, unchecked = [], []
     for path, cfg in _encoded(config):
         load = cfg["dataset"]
@@ -44,7 +44,7 @@ def row_faults(config: Mapping[str, Any], try_rows: TryRows) -> tuple[list[Fault
 
 
 def _encoded(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The calls of process_hf_dataset that tokenise what load_dataset reads."""
+    """The calls of process_hf_dataset that tokenise data of load_dataset."""
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for path, cfg in walk(config.get(name), name):
             load = cfg.get("dataset")
@@ -59,7 +59,7 @@ def _encoded(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def _is_known(map_fn: Any) -> bool:
-    """Whether the function is one of ours: what a user's own does to be imported is not known."""
+    """Whether the function is in this package: importing a user's module may have side effects."""
     ref = as_ref(map_fn)
     if ref is not None:
         return name_of(ref).startswith(_MAP_FNS)

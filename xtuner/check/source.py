@@ -1,11 +1,11 @@
-"""What the names of a config stand for, read in the source text of their packages; nothing is imported.
+"""Look up names of a config in the source text of their packages; nothing is imported.
 
     torch.optim.AdamW    torch/optim/__init__.py: from torch.optim.adamw import AdamW
                          torch/optim/adamw.py:    class AdamW: def __init__(self, params, lr: float = 1e-3)
     ->  Signature(("params", "lr", ...), types={"lr": {"float"}})
 
-Importing torch takes seconds, reading these files some milliseconds. What the text does not tell, as with
-names that a package makes when asked, is `UNKNOWN`; building finds out.
+Importing torch takes seconds, reading these files some milliseconds. Names that are not in the text, such as
+those that a package makes on request, are `UNKNOWN`; they are checked when they are built.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from xtuner.errors import did_you_mean
 from xtuner.extras import EXTRAS, install_extra
 from xtuner.language import translate
 
-# Their names come into being when they are asked for, or in C.
+# Their names are made on request, or in C.
 _OPAQUE = {"transformers", "datasets", "modelscope"}
 _BINARY = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double", "int8", "uint8", "int64")
 _LIKE_DTYPE = re.compile(r"b?fl\w*\d+$|u?int\d+$")
-# A chain of imports longer than this goes in a circle.
+# A longer chain of imports is circular.
 _MAX_STEPS = 20
 
 
 class NameMissingError(LookupError):
-    """The name does not exist; the message says which part."""
+    """The name does not exist; the message names the missing part."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ UNKNOWN = _Unknown()
 
 @dataclass
 class _Module:
-    """The names that a file defines, by the statement that does, and whether there may be more."""
+    """The names of a file with the statements that define them, and whether there may be more."""
 
     file: Path
     name: str
@@ -62,7 +62,7 @@ class _Module:
 
 
 def look_up(path: str) -> Signature | _Unknown:
-    """The signature of what the dotted `path` names, or UNKNOWN. Raises NameMissingError."""
+    """The signature of the object at the dotted `path`, or UNKNOWN. Raises NameMissingError."""
     path = SAME_JOB.get(path, path)
     if path in GONE:
         raise NameMissingError(
@@ -115,7 +115,7 @@ def _look_up(path: str, steps: int) -> Signature | _Unknown:
 
 
 def _name_of_torch(path: str, parts: list[str], file: Path) -> Signature | _Unknown:
-    """The names that torch itself has from C are not in its text; of these, configs mean dtypes."""
+    """UNKNOWN for a dtype, which torch defines in C; NameMissingError for other names not in its text."""
     name = parts[1]
     if name in _DTYPES:
         return Signature((), is_open=True)
@@ -128,13 +128,13 @@ def _name_of_torch(path: str, parts: list[str], file: Path) -> Signature | _Unkn
 
 
 def _find_file(parts: list[str]) -> tuple[Path | None, int] | None:
-    """The file of the longest module at the head of `parts` and how many of them it takes.
+    """The file of the longest module at the head of `parts`, and its number of parts.
 
-    None: there is no such package; no file: it is not Python.
+    None if there is no such package; the file is None if it is not Python.
     """
     try:
         spec = importlib.util.find_spec(parts[0])
-    except ValueError:  # a module that was made in this process
+    except ValueError:  # a module without a file, made in this process
         return None, 1
     except ImportError:
         return None
@@ -175,7 +175,7 @@ def _read(file: Path, name: str) -> _Module:
         elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             module.names[statement.name] = statement
             module.origins.pop(statement.name, None)
-            # Those of this package give nothing but what they list.
+            # Modules of this package have only the names that they list.
             module.is_open |= statement.name == "__getattr__" and not name.startswith("xtuner.")
         elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
@@ -200,7 +200,7 @@ def _note_import(module: _Module, statement: ast.Import | ast.ImportFrom) -> Non
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement that runs when the module is imported, but for loops."""
+    """Every statement that runs on import, except in loops."""
     for statement in body:
         yield statement
         if isinstance(statement, (ast.If, ast.Try, ast.With)):
@@ -211,7 +211,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _imported(module: _Module, name: str, origin: ast.ImportFrom | ast.Import) -> str:
-    """The whole name of what `module` imports as `name`."""
+    """The full name of the object that `module` imports as `name`."""
     alias = module.names[name]
     assert isinstance(alias, ast.alias)
     if isinstance(origin, ast.Import):
@@ -245,7 +245,7 @@ def _class_signature(module: _Module, statement: ast.ClassDef, steps: int) -> Si
         return _function_signature(init, bound=True)
     if any(s.name == "__new__" for s in _functions(statement)) or statement.keywords or steps > _MAX_STEPS:
         return UNKNOWN
-    # What a mixin of another package brings is methods.
+    # Mixins of other packages add only methods.
     bases = [base for base in map(ast.unparse, statement.bases) if not base.endswith("HubMixin")]
     above = [_look_up(f"{module.name}.{base}", steps + 1) for base in bases if base != "object"]
     if any(isinstance(found, _Unknown) for found in above):
@@ -281,7 +281,7 @@ def _function_signature(function: ast.FunctionDef, *, bound: bool) -> Signature:
 
 
 def _none_by_default(given: ast.arguments) -> Iterator[str]:
-    """The arguments that are None unless they are given."""
+    """The arguments with the default None."""
     last = given.args[len(given.args) - len(given.defaults) :]
     for argument, default in [
         *zip(last, given.defaults, strict=True),
@@ -301,7 +301,7 @@ def _is_unclear(decorator: ast.expr) -> bool:
 
 
 def _field_types(field: ast.AnnAssign) -> frozenset[str]:
-    """The types of a field of a dataclass, with None where that is its default."""
+    """The types of a field of a dataclass, with None if that is its default."""
     default = field.value
     if isinstance(default, ast.Call):  # field(default=None, ...)
         default = next((k.value for k in default.keywords if k.arg == "default"), None)

@@ -1,7 +1,7 @@
-"""Whether the special tokens of the prompt template are in the tokenizer, from the tokenizer's small files.
+"""Check that the special tokens of the prompt template are in the tokenizer, by its small files.
 
 template    <|im_start|>user\\n{input}<|im_end|>      marks <|im_start|>, <|im_end|>
-tokenizer   tokens of its own: <s> </s> <|eot_id|>    neither is a token: each is split into many, as any text
+tokenizer   special tokens <s> </s> <|eot_id|>        neither is a token: each is split into many, as any text
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ def template_faults(config: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]
 
 
 def marks_of(template: Mapping[str, Any]) -> set[str]:
-    """The marks of turns in a template that are meant to be single tokens."""
+    """The marks of turns in a template that should be single tokens."""
     return {mark for part in _PARTS for mark in _MARK.findall(str(template.get(part, "")))}
 
 
 def fitting_templates(tokens: set[str]) -> list[str]:
-    """Names of the templates that have marks, all of which are tokens."""
+    """Names of the templates whose marks (at least one) are all tokens."""
     return [name for name, t in PROMPT_TEMPLATE.items() if (marks := marks_of(t)) and marks <= tokens]
 
 
 def _disagreement(template: Mapping[str, Any], tokenizer: Mapping[str, Any], folder: Path) -> str:
-    # The default template's marks are words like any other, for models that know none.
+    # The marks of the default template are plain words, for models without special tokens.
     if "tokens" not in tokenizer or template == PROMPT_TEMPLATE["default"]:
         return ""
     unknown = sorted(marks_of(template) - tokenizer["tokens"])
@@ -103,14 +103,14 @@ def _tokenizer_folder(config: Mapping[str, Any]) -> Path | None:
 
 
 def _data_templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Where the data names a template, and what stands there."""
+    """Path and value of each template of the data."""
     for path, value in walk(config.get("train_dataloader"), "train_dataloader"):
         if called(value) == "template_map_fn_factory":
             yield f"{path}.template", value.get("template")
 
 
 def _hook_templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The same of the hooks that sample answers."""
+    """Path and value of each template of the hooks that sample answers."""
     hooks = config.get("custom_hooks")
     for number, hook in enumerate(hooks if isinstance(hooks, list) else []):
         if isinstance(hook, Mapping):
@@ -118,7 +118,7 @@ def _hook_templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _found(named: Iterable[tuple[str, Any]], errors: list[Fault]) -> list[tuple[str, Mapping[str, Any]]]:
-    """The templates meant, each once, with their places; texts that name none go to `errors`."""
+    """The templates, each once, with their paths; unknown names are added to `errors`."""
     found: dict[int, tuple[str, Mapping[str, Any]]] = {}
     for path, value in named:
         try:
@@ -132,7 +132,7 @@ def _found(named: Iterable[tuple[str, Any]], errors: list[Fault]) -> list[tuple[
 
 
 def _resolved(value: Any) -> Mapping[str, Any] | None:
-    """The template that a value stands for; None for a dotted name that is none: `names.py` tells that."""
+    """The template of a value; None for an unknown dotted name, which `names.py` reports."""
     ref = as_ref(value)
     if ref is not None:
         try:

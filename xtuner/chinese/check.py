@@ -128,7 +128,7 @@ CONFIG = {
         "train_cfg 需要 max_epochs 或 max_iters 中的一个；现在 max_epochs={train_cfg.max_epochs}，"
         "max_iters={train_cfg.max_iters}"
     ),
-    "val_dataloader needs either held_out (a share of the training rows) or a dataset of its own": (
+    "val_dataloader needs either held_out (a fraction of the training rows) or a dataset": (
         "val_dataloader 需要 held_out（训练数据中的一部分）或自己的 dataset，二者取一"
     ),
     "model.llm.quantization_config without model.lora: quantised weights cannot be trained; add "

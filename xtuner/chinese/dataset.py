@@ -14,8 +14,8 @@ DATA = {
     "{cut:,} cut at {max_length:,} tokens ({cut_tokens:,} tokens left out)": (
         "{cut:,} 条在 {max_length:,} 个 token 处截断（略去 {cut_tokens:,} 个 token）"
     ),
-    "{continued:,} go on in further samples": "{continued:,} 条续到后面的样本",
-    "{tokens:,} tokens, {share:.1%} trained": "{tokens:,} 个 token，其中 {share:.1%} 参与训练",
+    "{continued:,} continue in further samples": "{continued:,} 条续到后面的样本",
+    "{tokens:,} tokens, {share:.1%} supervised": "{tokens:,} 个 token，其中 {share:.1%} 参与训练",
     "{samples:,} samples in {packs:,} items{filled}": "{samples:,} 个样本拼成 {packs:,} 行{filled}",
     ", {fill:.1%} full": "，填充率 {fill:.1%}",
     "; and {count:,} more": "；另有 {count:,} 条",
@@ -25,7 +25,7 @@ DATA = {
     "data: {count:,} rows left out as they cannot be read: {names}{more}{where}": (
         "数据：{count:,} 条无法读取，已略去：{names}{more}{where}"
     ),
-    "data: {count:,} rows have an empty answer, of which only the end is trained: the model learns to say "
+    "data: {count:,} rows have an empty answer, of which only the end is supervised: the model learns to say "
     "nothing ({names}{more})": (
         "数据：{count:,} 条的回答为空，只训练了结束标记，模型会学成什么也不说（{names}{more}）"
     ),

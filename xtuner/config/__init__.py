@@ -1,4 +1,4 @@
-"""From a Python file to objects: `load_config` reads names and values, `build` makes what they name."""
+"""Configs: `load_config` reads a Python file, `build` makes the objects that it describes."""
 
 from xtuner.config.build import Builder, build, check_names
 from xtuner.config.load import Config, load_config, parse_config, parse_option, parse_value

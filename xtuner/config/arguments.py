@@ -1,4 +1,4 @@
-"""Whether a call takes the arguments it is given: the one rule for real objects and for names in source text.
+"""Check the arguments of a call against a signature, of a real object or read from source text.
 
 signature  (params, lr: float | Tensor = 1e-3, *, foreach: bool | None = None)
 given      {"lr": "abc", "forech": True}
@@ -19,7 +19,7 @@ from xtuner.config.ref import dotted_ref
 from xtuner.errors import did_you_mean
 from xtuner.language import translate
 
-# Types of arguments that no text and no list stands for, and those that only text does.
+# Types whose values are neither text nor list; whole numbers; types whose values are text.
 _NUMBERS = {"int", "float", "bool", "NoneType", "Tensor"}
 _WHOLE = {"int", "bool", "NoneType"}
 _TEXTS = {"str", "NoneType"}
@@ -28,7 +28,7 @@ _PLAIN = _NUMBERS | _TEXTS
 
 @dataclass(frozen=True)
 class Signature:
-    """The names of arguments that may be given, and of which types each is; `is_open` takes any name."""
+    """The names of the arguments and their types; `is_open`: it accepts any name."""
 
     names: tuple[str, ...]
     is_open: bool = False
@@ -36,14 +36,14 @@ class Signature:
 
 
 def signature_of(target: Any) -> Signature | None:
-    """The signature of a real object; None where it has none, as some builtins."""
+    """The signature of a real object; None if it has none, as some builtins."""
     try:
         parameters = list(inspect.signature(target).parameters.values())
     except (TypeError, ValueError):
         return None
     names = tuple(p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
     kinds = _types_of(target)
-    # An argument that is None by default may be None, whatever its annotation says.
+    # An argument with the default None may be None, even if its annotation excludes it.
     nones = {
         p.name: kinds[p.name] | {"NoneType"} for p in parameters if p.default is None and p.name in kinds
     }
@@ -53,19 +53,19 @@ def signature_of(target: Any) -> Signature | None:
 def _types_of(target: Any) -> dict[str, frozenset[str]]:
     try:
         hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    # Names that a module imports for the type checker only, or no annotations at all.
+    # Names imported only for type checking, or no annotations.
     except (NameError, TypeError, AttributeError):
         return {}
-    found = {}
+    names_of_types = {}
     for name, hint in hints.items():
         union = typing.get_origin(hint) in (typing.Union, types.UnionType)
         kinds = typing.get_args(hint) if union else [hint]
-        found[name] = frozenset(getattr(kind, "__name__", "") for kind in kinds)
-    return found
+        names_of_types[name] = frozenset(getattr(kind, "__name__", "") for kind in kinds)
+    return names_of_types
 
 
 def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, name: str) -> list[str]:
-    """A sentence for each of `given` that `name` does not take, or not as a value of this kind."""
+    """A sentence for each argument of `given` that `name` does not accept, by its name or its type."""
     wrong = []
     for key, value in given.items():
         if not signature.is_open and key not in signature.names:
@@ -97,7 +97,7 @@ def wrong_arguments(signature: Signature, given: Mapping[str, Any], path: str, n
 
 
 def _cannot_be(value: Any, kinds: frozenset[str]) -> bool:
-    """Whether `value` is certainly of none of `kinds`."""
+    """Whether `value` is certainly of none of the types `kinds`."""
     if not kinds or dotted_ref(value) is not None:
         return False
     if value is None:

@@ -1,10 +1,10 @@
-"""The only place where `dict(type=X, ...)` becomes an object.
+"""Build objects from `dict(type=X, ...)`.
 
     dict(type=A, b=dict(type=B, c=1), n=2)   ->   A(b=B(c=1), n=2)
 
-Innermost first; one dict gives one object however often it is named; arguments that a config cannot
-know (`params`, `dataset`) are passed late, by name. What a class lists in `unbuilt` it receives as
-the plain config dict.
+Inner dicts are built first; the same dict is built once, even if used several times; arguments that a config
+cannot know (`params`, `dataset`) are passed later, by name. Arguments in `unbuilt` of a class are passed as
+plain config dicts.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from xtuner.language import translate
 
 
 class Builder:
-    """Builds configs and remembers what it built, so that one dict stays one object over many calls."""
+    """Builds configs and caches the objects, so that the same dict is the same object in all calls."""
 
     def __init__(self) -> None:
         self._built: dict[int, tuple[Any, Any]] = {}
 
     def build(self, value: Any, path: str = "config", **late: Any) -> Any:
-        """The object `value` describes; `late` adds arguments to the outermost call."""
+        """The object that `value` describes; `late` adds arguments to the outermost call."""
         if isinstance(value, dict):
             target = callee_of(value, path)
             if target is not None:
                 return self._call(target, value, path, late)
             if late:
-                # Only a call can take late arguments, so this type was meant as a name.
+                # Only a call accepts late arguments, so this type must be a name.
                 raise ConfigError(
                     translate(
                         "{path}.type is {kind!r}, which names nothing{how}",
@@ -64,18 +64,18 @@ class Builder:
                 )
             )
         kwargs = {k: v if k in raw else self.build(v, f"{path}.{k}") for k, v in given.items()}
-        made = call(target, {**kwargs, **late}, path)
-        self._built[id(value)] = (made, value)  # keeps `value` alive, so its id stays taken
-        return made
+        built = call(target, {**kwargs, **late}, path)
+        self._built[id(value)] = (built, value)  # keeps `value` alive, so that its id stays unique
+        return built
 
 
 def build(value: Any, path: str = "config", **late: Any) -> Any:
-    """The object `value` describes, built on its own; see `Builder.build`."""
+    """The object that `value` describes, by a new `Builder`; see `Builder.build`."""
     return Builder().build(value, path, **late)
 
 
 def callee_of(value: dict, path: str) -> Any:
-    """What `value["type"]` names, or None where the dict is only a dict."""
+    """The object that `value["type"]` names, or None if `value` is only a dict."""
     kind = value.get("type")
     if kind is None:
         return None
@@ -83,7 +83,7 @@ def callee_of(value: dict, path: str) -> Any:
     if ref is not None:
         found = _resolve_type(ref, path)
     else:
-        # Text that is no dotted name is data: rope_scaling=dict(type='linear', factor=2.0).
+        # Text that is not a dotted name is data: rope_scaling=dict(type='linear', factor=2.0).
         found = None if isinstance(kind, str) else materialise(kind)
         if isinstance(kind, str) and "." in kind and kind.replace(".", "_").isidentifier():
             found = _resolve_type(Ref(kind), path)
@@ -102,9 +102,9 @@ def _resolve_type(ref: Ref, path: str) -> Any:
 
 
 def check_names(value: Any, path: str) -> None:
-    """ConfigError for the first type in `value` that names nothing or does not take an argument it is given.
+    """ConfigError for the first type in `value` that does not exist or does not accept one of its arguments.
 
-    Nothing is built: a slip in the last hook is found before a large model is loaded.
+    Nothing is built: an error in the last hook is found before a large model is loaded.
     """
     if isinstance(value, dict):
         target = callee_of(value, path)
@@ -121,10 +121,10 @@ def check_names(value: Any, path: str) -> None:
 
 
 def materialise(value: Any) -> Any:
-    """`value` with names resolved: Refs, dotted texts, partials of them, and what config functions use."""
+    """`value` with names resolved: Refs, dotted texts, partials of them, and names in config functions."""
     ref = dotted_ref(value)
     if ref is not None:
-        # Dotted text that names nothing is just text.
+        # Dotted text that does not resolve is plain text.
         try:
             return ref.resolve()
         except ConfigError:
@@ -140,7 +140,7 @@ def materialise(value: Any) -> Any:
 
 
 def _resolve_names_used(code: types.CodeType, namespace: dict[str, Any]) -> None:
-    """Replace the Refs that a function defined in a config uses by the objects they name."""
+    """Replace the Refs used in a function of a config by their objects."""
     for name in code.co_names:
         used = namespace.get(name)
         if isinstance(used, Ref):

@@ -1,4 +1,4 @@
-"""The folders of models and tokenizers that a config names, and whether they hold what it needs.
+"""Find the folders of models and tokenizers in a config, and check their files.
 
 model.llm.pretrained_model_name_or_path = "./qwen3"  ->  Folder("model.llm...", "./qwen3", "llm", False)
 """
@@ -17,16 +17,16 @@ from xtuner.model_folder import check_model_folder
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder or hub name in a config: where it stands, and what it is to hold."""
+    """A folder or hub name in a config: its config path and the required content."""
 
     path: str
     name: str
     holds: str  # "tokenizer", "llm" or "model"
-    trusted: bool  # its own code may run
+    trusted: bool  # its code may run
 
 
 def named_folders(config: Mapping[str, Any]) -> Iterator[Folder]:
-    """The models and tokenizers that `config` names."""
+    """The models and tokenizers in `config`."""
     for name in ("tokenizer", "train_dataloader", "model"):
         for path, value in walk(config.get(name), name):
             folder = value.get("pretrained_model_name_or_path")
@@ -41,38 +41,38 @@ def _held(path: str, value: Mapping[str, Any]) -> str:
     name = "" if kind is None else name_of(ref if ref is not None else kind)
     if not path.startswith("model") or path.rpartition(".")[2] == "tokenizer" or "Tokenizer" in name:
         return "tokenizer"
-    # What a function of the user's own makes of a folder is not known here.
+    # The content that a user's function needs is not known.
     return "llm" if path == "model.llm" and name.startswith("transformers.") else "model"
 
 
 def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = True) -> None:
-    """NotFoundError, ModelError or ConfigError where `folder` does not hold what `config` wants of it."""
+    """NotFoundError, ModelError or ConfigError if `folder` lacks what `config` needs."""
     if folder.holds != "llm":
         check_model_folder(folder.name, tokenizer=folder.holds == "tokenizer", ask_hub=ask_hub)
         return
     sizes = check_language_model(folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub)
     model = config["model"]
     if sizes is not None:
-        full = not model.get("lora") and not model.get("peft_model")
-        check_training(sizes, folder.name, full=full, asked=bool(model["llm"].get("quantization_config")))
+        is_full = not model.get("lora") and not model.get("peft_model")
+        check_training(sizes, folder.name, full=is_full, asked=bool(model["llm"].get("quantization_config")))
 
 
 def walk(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every dict in `value` with its path; what is named twice comes once."""
+    """Every dict in `value` with its path, each object once."""
     seen: set[int] = set()
     stack = [(path, value)]
     while stack:
-        here, inner = stack.pop()
+        at, inner = stack.pop()
         if isinstance(inner, Mapping) and id(inner) not in seen:
             seen.add(id(inner))
-            yield here, inner
-            stack += [(f"{here}.{key}", item) for key, item in inner.items()]
+            yield at, inner
+            stack += [(f"{at}.{key}", item) for key, item in inner.items()]
         elif isinstance(inner, (list, tuple)):
-            stack += [(f"{here}.{number}", item) for number, item in enumerate(inner)]
+            stack += [(f"{at}.{number}", item) for number, item in enumerate(inner)]
 
 
 def called(value: Mapping[str, Any]) -> str:
-    """The last word of the type of a dict, `""` where it has none."""
+    """The last word of the type of a dict, `""` if it has none."""
     kind = value.get("type")
     ref = as_ref(kind)
     return "" if kind is None else name_of(ref if ref is not None else kind).rpartition(".")[2]

@@ -1,10 +1,10 @@
-"""From a Python file to a `Config`: the file runs, its imports become `Ref`s, nothing heavy is imported.
+"""Load a Python file as a `Config`: the file runs, its imports become `Ref`s, nothing large is imported.
 
     lr = 2e-4                                      options {"lr": 1e-4}: replaced before the file runs,
     optim_wrapper = dict(optimizer=dict(lr=lr))    so optim_wrapper.optimizer.lr is 1e-4 too
                                                    options {"optim_wrapper.optimizer.lr": 1e-4}: patched after
 
-The text with the options written into it is `Config.text`: a file that loads again and gives the same run.
+`Config.text` is the text with the options written into it: loading it again gives the same run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 
 def parse_config(text: str, filename: str, options: dict[str, Any] | None = None) -> Config:
-    """The config in `text`; `filename` serves messages and relative imports."""
+    """The config in `text`; `filename` is used for messages and relative imports."""
     options = dict(options or {})
     tree = _parse(text, filename)
     _refuse_text_base(tree, filename)
@@ -65,7 +65,7 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     if any("." not in key and key not in assigned for key in options) and any(
         _relative_imports(text, tree, filename)
     ):
-        # What a base file assigns is replaced before anything follows from it.
+        # Values of a base file are replaced before other values are computed from them.
         text = _flatten(text, filename)
         tree = _parse(text, filename)
         assigned = _assigned_names(tree.body)
@@ -101,7 +101,7 @@ def _parse(text: str, filename: str) -> ast.Module:
 
 
 def _refuse_text_base(tree: ast.Module, filename: str) -> None:
-    """ConfigError for mmengine's older form of a base, which is a name like any other to Python."""
+    """ConfigError for `_base_`, mmengine's older form of a base."""
     for statement in tree.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if any(isinstance(target, ast.Name) and target.id == "_base_" for target in targets):
@@ -156,7 +156,7 @@ def _relative_imports(
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Every statement that runs in the file's own scope, those inside if, for, with and try included."""
+    """Every statement in the scope of the file, including those inside if, for, with and try."""
     for statement in body:
         yield statement
         for field in ("body", "orelse", "finalbody"):
@@ -180,7 +180,7 @@ def _assigned_names(body: list[ast.stmt]) -> set[str]:
 
 
 def _write_values(text: str, tree: ast.Module, values: dict[str, Any]) -> str:
-    """`text` with the right-hand sides of the named assignments replaced, every other line where it was."""
+    """`text` with the right-hand sides of the named assignments replaced; other lines keep their numbers."""
     spans = []
     for statement in _statements(tree.body):
         if isinstance(statement, ast.Assign) and len(statement.targets) == 1:
@@ -212,7 +212,7 @@ def _write_values(text: str, tree: ast.Module, values: dict[str, Any]) -> str:
 
 
 def _run(text: str, filename: str) -> dict[str, Any]:
-    """The names the file defines. Its imports are `Ref`s, except the standard library's and relative ones."""
+    """The names that the file defines; imports are `Ref`s, except relative ones and the standard library."""
     namespace: dict[str, Any] = {"__name__": Path(filename).stem, "__file__": filename}
     real_import = builtins.__import__
 
@@ -244,7 +244,7 @@ def _run(text: str, filename: str) -> dict[str, Any]:
         line = _line_in(error, filename)
         hint = did_you_mean(error.name, namespace) if isinstance(error, NameError) and error.name else ""
         raise ConfigError(f"{filename}{line}: {type(error).__name__}: {error}.{hint}") from error
-    scope["__import__"] = real_import  # functions defined in the file import for real when they run
+    scope["__import__"] = real_import  # functions of the file import real modules
     return namespace
 
 
@@ -283,14 +283,14 @@ def _is_value(name: str, value: Any) -> bool:
 
 
 def _as_config(value: Any, seen: dict[int, Any]) -> Any:
-    """`value` with every dict a `Config`; what was one object stays one object."""
+    """`value` with every dict as a `Config`; the same object stays the same object."""
     if id(value) in seen:
         return seen[id(value)][0]
     if isinstance(value, dict):
-        made = Config()
-        seen[id(value)] = (made, value)  # keeps `value` alive, so its id stays taken
-        made.update({k: _as_config(v, seen) for k, v in value.items()})
-        return made
+        config = Config()
+        seen[id(value)] = (config, value)  # keeps `value` alive, so that its id stays unique
+        config.update({k: _as_config(v, seen) for k, v in value.items()})
+        return config
     if isinstance(value, list):
         items: list[Any] = []
         seen[id(value)] = (items, value)
@@ -302,7 +302,7 @@ def _as_config(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _patch(config: Config, key: str, value: Any) -> str:
-    """Set the dotted `key`; returns the line of Python that does the same."""
+    """Set the dotted `key`; returns an equivalent line of Python."""
     *parents, last = key.split(".")
     if not parents:
         if key not in RUN_KEYS:
@@ -364,8 +364,8 @@ def _step(here: Any, part: str, path: str, key: str) -> Any:
 
 
 def _flatten(text: str, filename: str) -> str:
-    """`text` with relative imports replaced by what they import, so that it loads from anywhere."""
-    # Not by splitlines, which also takes characters inside a text for breaks: Python does not.
+    """`text` with relative imports replaced by the imported files, so that it loads from any folder."""
+    # Not splitlines, which, unlike Python, also splits at other characters inside a text.
     lines = text.removesuffix("\n").split("\n")
     for statement, imports in reversed(list(_relative_imports(text, ast.parse(text), filename))):
         pieces = []
@@ -386,16 +386,15 @@ def parse_option(text: str) -> tuple[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """What a command-line word stands for: a number, true/false, None, [..], (..), `a,b` (a list), else text.
+    """The value of a command-line word: a number, true/false, None, [..], (..), `a,b` (a list), else text.
 
-    `0.9,0.95` is a list as `a,b` is; `(0.9,0.95)` is a tuple.
-
-    A comma before a space is one of a sentence: `be kind, be brief` is text.
+    `0.9,0.95` is a list, as `a,b`; `(0.9,0.95)` is a tuple. A comma before a space is punctuation:
+    `be kind, be brief` is text.
     """
     word = text.strip()
-    named = {"true": True, "false": False, "none": None}
-    if word.lower() in named:
-        return named[word.lower()]
+    constants = {"true": True, "false": False, "none": None}
+    if word.lower() in constants:
+        return constants[word.lower()]
     with contextlib.suppress(ValueError, SyntaxError):
         value = ast.literal_eval(word)
         if not isinstance(value, tuple):
@@ -411,7 +410,7 @@ def parse_value(text: str) -> Any:
 
 
 def name_of(value: Any) -> str:
-    """How a config's author would call `value`: a dotted name or a type's name."""
+    """The name of `value` in messages: a dotted name or a type's name."""
     if isinstance(value, Ref):
         return path_of(value)
     return getattr(value, "__qualname__", None) or str(value)

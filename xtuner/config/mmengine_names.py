@@ -1,8 +1,8 @@
-"""What takes the place of names that configs import from packages this project does not need.
+"""Replacements of names that configs import from packages that this project does not need.
 
-`SAME_JOB` maps a dotted name to ours; it holds whether or not the other package is installed.
-`BY_SHORT_NAME` serves configs that write a registry name as text: `type='LinearLR'`.
-`GONE` answers names that have no counterpart with what to write instead.
+`SAME_JOB` maps a dotted name to ours, whether or not the other package is installed.
+`BY_SHORT_NAME` maps registry names that configs have as text: `type='LinearLR'`.
+`GONE` maps names without counterpart to a hint what to write instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SAME_JOB: dict[str, str] = {
     **{f"mmengine.runner.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
     **{f"mmengine.runner.loops.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
     "datasets.load_dataset": "xtuner.dataset.reading.load.load_dataset",
-    # Where it was before, as configs written back by earlier runs name it.
+    # The earlier path, which is in configs saved by earlier runs.
     "xtuner.dataset.sources.load_dataset": "xtuner.dataset.reading.load.load_dataset",
 }
 

@@ -1,4 +1,4 @@
-"""Names of importable things, not imported.
+"""References to importable objects by name, without importing them.
 
 from torch.optim import AdamW         AdamW            -> Ref('torch.optim.AdamW')
 import torch                          torch.float16    -> Ref('torch.float16')
@@ -16,20 +16,20 @@ from xtuner.config.unsupported import feature_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 
-# Packages whose dotted names count as references when a dumped config holds them as text.
+# Packages whose dotted names in texts, as in saved configs, are references.
 _PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
 HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
 
 
 class Ref:
-    """A dotted name with the place that imported it; attribute access makes a longer name."""
+    """A dotted name with the position of its import; attribute access makes a longer name."""
 
     __slots__ = ("_imported", "_origin", "_path")
 
     def __init__(self, path: str, origin: str = "", imported: tuple[str, str] | None = None):
         self._path = path
         self._origin = origin
-        # The name that the import statement has, and where that stands.
+        # The name in the import statement, and its position.
         self._imported = imported or (path, origin)
 
     def __getattr__(self, name: str) -> Ref:
@@ -37,7 +37,7 @@ class Ref:
             raise AttributeError(name)
         used = sys._getframe(1)
         file = used.f_code.co_filename
-        # A longer name stands where the config's file writes it, not where its beginning was imported.
+        # The position of a longer name is its use in the config, not the import of its beginning.
         here = self._origin and self._origin.rpartition(":")[0] == file
         origin = f"{file}:{used.f_lineno}" if here else self._origin
         path = f"{self._path}.{name}"
@@ -79,13 +79,13 @@ class Ref:
         return other + self._text()
 
     def _at(self, part: str | None = None) -> str:
-        """Where the name stands; its import, where `part` of it is wrong and was imported."""
+        """The position of the name, or of its import if the wrong `part` was imported."""
         name, place = self._imported
         origin = place if part is not None and f"{name}.".startswith(f"{part}.") else self._origin
         return f"{origin}: " if origin else ""
 
     def _text(self) -> str:
-        """The text this names, for configs that extend a system template; only our own are light enough."""
+        """The text of this name, for configs that extend a system template; only of xtuner.utils."""
         value = self.resolve() if self._path.startswith("xtuner.utils.") else None
         if not isinstance(value, str):
             raise ConfigError(
@@ -98,7 +98,7 @@ class Ref:
         return value
 
     def resolve(self) -> Any:
-        """The object of this name; ConfigError says which part does not exist and where it was imported."""
+        """The object of this name; ConfigError names the part that does not exist and its import."""
         path = SAME_JOB.get(self._path, self._path)
         if path in GONE:
             raise ConfigError(
@@ -150,7 +150,7 @@ class Ref:
             try:
                 found = getattr(found, attribute)
             except ConfigError as error:
-                # A table of names answers with the nearest ones itself.
+                # The error of a table of names includes the nearest ones.
                 raise ConfigError(f"{self._at()}{error}") from error
             except AttributeError as error:
                 hint = did_you_mean(attribute, dir(found))
@@ -170,19 +170,19 @@ class Ref:
 
 
 def path_of(ref: Ref) -> str:
-    """The dotted name of `ref` as its config wrote it."""
+    """The dotted name of `ref` as written in the config."""
     return ref._path
 
 
 def as_ref(kind: Any) -> Ref | None:
-    """What `type` names: as `dotted_ref`, and the name that a registry of mmengine has for it."""
+    """The Ref of a `type`: as `dotted_ref`, and of a registry name of mmengine."""
     if isinstance(kind, str) and kind in BY_SHORT_NAME:
         return Ref(BY_SHORT_NAME[kind])
     return dotted_ref(kind)
 
 
 def dotted_ref(value: Any) -> Ref | None:
-    """A Ref for a Ref or a dotted text of a known package; None for all else, such as a word."""
+    """A Ref of a Ref or a dotted text of a known package; None for all else, such as a word."""
     if isinstance(value, Ref):
         return value
     if isinstance(value, str):

@@ -1,9 +1,9 @@
-"""Which top-level names of a config the program reads, which keys their dicts may have, and what they may be.
+"""The top-level names of a config that the program reads, the keys of their dicts, and rules for values.
 
-    RUN_KEYS   the names      VALUES   what single values must be      CLASHES   what cannot stand together
+    RUN_KEYS   the names      VALUES   rules for single values      CLASHES   values that exclude each other
 
-A name that stands in no table here is the user's own variable, unless nothing uses it and it is nearly one of
-them. A dict with a `type` is checked against the signature of what it names, see `names.py`.
+A name in no table is a variable of the user, unless nothing uses it and it is similar to one of them. A dict
+with a `type` is checked against the signature of that type, see `names.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from xtuner.language import translate
 
 
 class Fault(NamedTuple):
-    """Something that cannot be meant: where, and a sentence with the value and the cure.
+    """A fault of a config: its path, and a sentence with the value and the cure.
 
-    `is_later`: the config is right, but this version does not have what it asks for.
+    `is_later`: the config is valid, but this version does not have the feature.
     """
 
     path: str
@@ -30,36 +30,36 @@ class Fault(NamedTuple):
     is_later: bool = False
 
 
-# name -> what reads it
+# name -> its meaning
 RUN_KEYS: dict[str, str] = {
     "model": "the model to train",
     "tokenizer": "the tokenizer, for hooks and conversion",
     "work_dir": "folder of the run",
     "train_dataloader": "data and its order",
     "train_cfg": "how long to train",
-    "val_dataloader": "data to validate on: held_out, a share of the training rows, or a dataset",
+    "val_dataloader": "data of validation: held_out, a fraction of the training rows, or a dataset",
     "val_cfg": "the loop of validation",
-    "test_dataloader": "data of xtuner test, in place of val_dataloader",
+    "test_dataloader": "data of xtuner test, instead of val_dataloader",
     "test_cfg": "the loop of xtuner test",
     "optim_wrapper": "optimiser, precision, clipping, accumulation",
     "param_scheduler": "learning rate over time",
     "default_hooks": "timer, logger, param_scheduler, checkpoint, sampler_seed",
     "custom_hooks": "further hooks",
-    "bot_name": "what the model is called in answers sampled during training",
-    "load_from": "checkpoint whose weights the run starts from",
-    "resume": "go on from load_from or the newest checkpoint",
-    "resume_on_other_data": "go on from a checkpoint though the data have changed",
+    "bot_name": "name of the model in answers sampled during training",
+    "load_from": "checkpoint with the initial weights of the run",
+    "resume": "resume from load_from or the newest checkpoint",
+    "resume_on_other_data": "resume from a checkpoint even if the data has changed",
     "launcher": "none, pytorch, slurm or mpi",
-    "sequence_parallel_size": "how many processes share a row of tokens",
+    "sequence_parallel_size": "number of processes that hold a part each of one sequence",
     "fsdp": "divide weights, gradients and optimiser state among the processes",
     "compile": "let torch compile the layers: True, or a dict of torch.compile's settings",
     "deepspeed": "train by ZeRO: a built-in name or a JSON file",
     "env_cfg": "process settings",
     "log_processor": "window and unit of log lines",
-    "log_level": "how much is logged",
-    "visualizer": "where scalars go",
+    "log_level": "the lowest level that is logged",
+    "visualizer": "writers of scalars",
     "randomness": "seed and determinism",
-    "max_nonfinite_updates": "stop after so many skipped updates in a row: not finite, or a loss above "
+    "max_nonfinite_updates": "stop after so many consecutive skipped updates: not finite, or a loss above "
     "train_cfg.spike_ratio",
 }
 
@@ -85,7 +85,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
-# What is built of a config: every name in these must exist.
+# The parts of a config that are built: every name in these must exist.
 BUILT = (
     "train_dataloader",
     "model",
@@ -100,14 +100,14 @@ BUILT = (
     "default_hooks",
     "custom_hooks",
 )
-# Keys within them that the run reads itself.
+# Keys in them that are not arguments of their types.
 RUNS_OWN = ("priority", "paramwise_cfg")
-# How alike an unused name must be to one that the program reads for it to be a slip.
-_SLIP = 0.85
+# The similarity to a known name from which an unused name is a typing error.
+_SIMILAR = 0.85
 
 
 def passed_on(value: Any) -> Any:
-    """What of a part of the config its types get as arguments: all but the keys that the run reads itself."""
+    """A part of the config without the keys of RUNS_OWN, which are not arguments of its types."""
     if isinstance(value, list):
         return [passed_on(item) for item in value]
     if isinstance(value, Mapping):
@@ -116,7 +116,7 @@ def passed_on(value: Any) -> Any:
 
 
 class Value(NamedTuple):
-    """What the value at `path` must be, in words and as a rule; absent is always fine, None if it may be."""
+    """The rule of the value at `path`, as text and as function; an absent value is always valid."""
 
     path: str
     must_be: str
@@ -125,7 +125,7 @@ class Value(NamedTuple):
 
 
 class Clash(NamedTuple):
-    """Values that cannot stand together: where, when, and a sentence that may name values as `{a.b}`."""
+    """Values that exclude each other: path, condition, and a sentence that may refer to values as `{a.b}`."""
 
     path: str
     when: Callable[[Callable[[str], Any]], bool]
@@ -224,7 +224,7 @@ CLASHES = (
             get("val_dataloader") is not None
             and (get("val_dataloader.held_out") is None) == (get("val_dataloader.dataset") is None)
         ),
-        "val_dataloader needs either held_out (a share of the training rows) or a dataset of its own",
+        "val_dataloader needs either held_out (a fraction of the training rows) or a dataset",
     ),
     Clash(
         _QUANTIZATION,
@@ -246,13 +246,13 @@ CLASHES = (
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """ConfigError with everything in `config` that cannot be meant."""
+    """ConfigError with all faults of `config`."""
     if faults := find_faults(config):
         raise ConfigError(*[fault.message for fault in faults])
 
 
 def find_faults(config: Mapping[str, Any]) -> list[Fault]:
-    """Everything in `config` that cannot be meant, by the tables of this module."""
+    """All faults of `config`, by the tables of this module."""
     faults = _missing(config)
     for path, feature, asks in SETTINGS:
         if asks(_at(config, path)):
@@ -264,11 +264,11 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
         if value is not _ABSENT and not (holds(value) or (value is None and may_be_none)):
             faults.append(Fault(path, wrong_value(path, value, must_be)))
     faults += _clashes(config, {fault.path for fault in faults})
-    return faults + _empty_schedules(config) + _slips(config)
+    return faults + _empty_schedules(config) + _misspelt(config)
 
 
 def wrong_value(path: str, value: Any, must_be: str) -> str:
-    """That the value at `path` is not what it must be."""
+    """The message that the value at `path` is not as it must be."""
     _, is_choice, names = must_be.partition("one of ")
     if is_choice:
         return translate("{path} is {value!r}; use one of {names}", path=path, value=value, names=names)
@@ -278,12 +278,12 @@ def wrong_value(path: str, value: Any, must_be: str) -> str:
 
 
 def is_of_value(fault: Fault) -> bool:
-    """Whether the fault is one of the value at its path."""
+    """Whether the fault is a wrong value at its path."""
     return fault.message.startswith(translate("{path} is ", path=fault.path))
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
-    # The Trainer of transformers takes the place of the other parts.
+    # The Trainer of transformers replaces the other parts.
     required = REQUIRED[:1] if config.get("framework") == "huggingface" else REQUIRED
     return [
         Fault(
@@ -298,7 +298,7 @@ def _missing(config: Mapping[str, Any]) -> list[Fault]:
 
 
 def _clashes(config: Mapping[str, Any], wrong: set[str]) -> list[Fault]:
-    """Broken rules of CLASHES; a value that is wrong by itself takes part in none."""
+    """The violated rules of CLASHES, without those of values that are wrong already."""
     found = []
     for path, when, message in CLASHES:
         if path in wrong or any(other.startswith(f"{path}.") for other in wrong):
@@ -318,7 +318,7 @@ def _filled(message: str, config: Mapping[str, Any]) -> str:
 
 
 def _at(config: Mapping[str, Any], path: str, absent: Any = None) -> Any:
-    """The value at the dotted `path`, `absent` where there is none."""
+    """The value at the dotted `path`, or `absent` if there is none."""
     value: Any = config
     for part in path.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -335,9 +335,9 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
         return [] if path in REQUIRED else [Fault(path, wrong_value(path, value, "a dict"))]
     found = []
     for key, inner in value.items():
-        # A hook may stand under a name of the user's choice.
-        free = path == "default_hooks" and isinstance(inner, Mapping) and "type" in inner
-        if key not in allowed and not free:
+        # The key of a hook may be any name.
+        is_free = path == "default_hooks" and isinstance(inner, Mapping) and "type" in inner
+        if key not in allowed and not is_free:
             hint = did_you_mean(key, allowed)
             found.append(
                 Fault(
@@ -349,7 +349,7 @@ def _wrong_keys(config: Mapping[str, Any], path: str, allowed: list[str]) -> lis
 
 
 def _empty_schedules(config: Mapping[str, Any]) -> list[Fault]:
-    """Schedules of the learning rate that would end before they begin, and so do nothing."""
+    """Faults of learning rate schedules that end before they begin."""
     schedules = config.get("param_scheduler")
     found = []
     for number, schedule in enumerate(schedules if isinstance(schedules, list) else []):
@@ -370,8 +370,8 @@ def _empty_schedules(config: Mapping[str, Any]) -> list[Fault]:
     return found
 
 
-def _slips(config: Mapping[str, Any]) -> list[Fault]:
-    """Names that the file assigns, nothing in it uses, and that are nearly one that the program reads."""
+def _misspelt(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of names that the file assigns but does not use, and that are similar to a known name."""
     text = getattr(config, "text", None)
     if not isinstance(text, str):
         return []
@@ -379,7 +379,7 @@ def _slips(config: Mapping[str, Any]) -> list[Fault]:
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     found = []
     for name in config.keys() - used - RUN_KEYS.keys() - {setting.path for setting in SETTINGS}:
-        near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SLIP)
+        near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SIMILAR)
         if near:
             message = translate(
                 "{name}: nothing reads this name. Did you mean {near!r}? If it is your own, remove it or use "

@@ -1,7 +1,7 @@
-"""What configs of XTuner 0.1.x may ask for and this version does not do: one table for all who meet it.
+"""Features of XTuner 0.1.x configs that this version does not have, in one table.
 
 model = dict(type=ORPO, ...)    NAMES      the dotted names that belong to a feature
-sequence_parallel_size = 8      SETTINGS   the settings that ask for one
+sequence_parallel_size = 8      SETTINGS   the settings that require one
 ->  "training on preferences by ... is not available in this version; ..."
 """
 
@@ -14,14 +14,14 @@ from xtuner.language import translate
 
 
 class Feature(NamedTuple):
-    """Something that is not there, and what to do instead."""
+    """A missing feature, and what to do instead."""
 
     what: str
     instead: str
 
     @property
     def sentence(self) -> str:
-        """That it is not there, and what to do."""
+        """The message that it is missing, with the alternative."""
         return translate(
             "{what} is not available in this version; {instead}",
             what=translate(self.what),
@@ -30,7 +30,7 @@ class Feature(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """The value at `path` asks for a feature where `asks` says so."""
+    """The value at `path` requires `feature` if `asks` is true for it."""
 
     path: str
     feature: Feature
@@ -67,7 +67,7 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
     return {f"xtuner.{name}": feature for name in names.split()}
 
 
-# A name stands for all below it.
+# A name includes all names below it.
 NAMES: dict[str, Feature] = {
     **_belonging(_PREFERENCES, "model.orpo model.reward"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
@@ -94,7 +94,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def feature_of(name: str) -> Feature | None:
-    """The feature that the dotted `name` belongs to; None for what is there, or never was."""
+    """The missing feature of the dotted `name`; None for other names."""
     parts = name.split(".")
     heads = (".".join(parts[:length]) for length in range(len(parts), 1, -1))
     return next((NAMES[head] for head in heads if head in NAMES), None)

@@ -1,6 +1,4 @@
-"""From any rows to batches: `process_hf_dataset` makes items of tokens, `ConcatDataset` and
-`MixedStream` join several.
-"""
+"""Tokenised data sets: `process_hf_dataset` tokenises rows, `ConcatDataset` and `MixedStream` join sets."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: `xtuner check` looks for data files without numpy.
+    # Imported on first use: `xtuner check` looks for data files without numpy.
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

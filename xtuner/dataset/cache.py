@@ -1,4 +1,4 @@
-"""Where copies and tokens are kept, all of which can be made again."""
+"""The cache folder for copies of files and for tokens; all of it can be made again."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from xtuner.log import say_once
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: $XTUNER_CACHE, ~/.cache/xtuner, else the temporary folder."""
-    chosen = os.environ.get("XTUNER_CACHE")
-    folder = Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "xtuner"
+    """The cache folder: $XTUNER_CACHE, else ~/.cache/xtuner, else one in the temporary folder."""
+    configured = os.environ.get("XTUNER_CACHE")
+    folder = Path(configured).expanduser() if configured else Path.home() / ".cache" / "xtuner"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
+        is_writable = os.access(folder, os.W_OK)
     except OSError:
-        writable = False
-    if writable or chosen:
+        is_writable = False
+    if is_writable or configured:
         return folder
-    other = Path(tempfile.gettempdir()) / f"xtuner-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    fallback = (
+        Path(tempfile.gettempdir()) / f"xtuner-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    )
     say_once(
         "{folder} cannot be written to: using {other}; set XTUNER_CACHE to choose another folder",
         folder=folder,
-        other=other,
+        other=fallback,
     )
-    return other
+    return fallback
 
 
 @contextlib.contextmanager
 def explained_disk_errors(folder: Path, what: str) -> Iterator[None]:
-    """DataError where `what` cannot be written to `folder` as the disk is full or closed to us."""
+    """DataError if `what` cannot be written to `folder`: disk full, read-only or no permission."""
     try:
         yield
     except OSError as error:
-        refused = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename or "").startswith(
+        is_forbidden = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename or "").startswith(
             str(folder.parent)
         )
-        if not refused and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if not is_forbidden and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         raise DataError(
             translate(

@@ -1,13 +1,13 @@
-"""Several data sets as one: after each other, mixed in given shares, or packed into common rows.
+"""Several data sets as one: concatenated, mixed by weights, or packed together.
 
     datasets A (4 items) and B (2)     items
     -                                  A0 A1 A2 A3 | B0 B1
     epochs=[1, 2.5]                    A0 A1 A2 A3 | B0 B1 B0 B1 B1
     num_samples=[3, 2]                 A0 A2 A3 | B0 B1
-    weights=[1, 1]                     A0 A1 A3 | B0 B1 B0          as many as before, half of them of each
-    max_length=9                       (A0 B1 A3) (B0 A1) (A2)      whole items side by side
+    weights=[1, 1]                     A0 A1 A3 | B0 B1 B0          the same total, half of each
+    max_length=9                       (A0 B1 A3) (B0 A1) (A2)      packs of whole items
 
-Which items are left out or come once more is decided by the seed alone.
+The seed alone decides which items are left out or repeated.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from xtuner.language import translate
 class ConcatDataset:
     """Several data sets one after the other, as one.
 
-    `epochs` says how often each is read, `num_samples` how many items of each, `weights` in which shares;
-    with `weights`, `num_samples` may be the number of all. `max_length` packs the items of all into rows of
-    at most so many tokens: give the data sets pack_to_max_length = False then, so that items are samples.
+    `epochs`: how often each is read; `num_samples`: the number of items of each; `weights`: the fractions of
+    each, for which `num_samples` may be the total. `max_length` packs the items of all data sets into packs
+    of at most that many tokens: set pack_to_max_length = False in the data sets then, so that items are
+    samples.
     """
 
     def __init__(
@@ -61,18 +62,18 @@ class ConcatDataset:
         self._picks = [_pick(size, count, random) for size, count in zip(sizes, counts, strict=True)]
         self._is_mixed = counts != sizes
         self._ends = list(itertools.accumulate(counts))
-        self._plan = self._plan_rows(max_length, seed)
+        self._plan = self._plan_packs(max_length, seed)
         self._max_length = max_length
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __getitem__(self, index: int) -> Item:
-        units = self._plan[checked_index(index, len(self))].tolist()
+        numbers = self._plan[checked_index(index, len(self))].tolist()
         if self._max_length is None:
-            dataset, inner = self._find(units[0])
+            dataset, inner = self._find(numbers[0])
             return dataset[inner]
-        return _joined([dataset[inner] for dataset, inner in map(self._find, units)])
+        return _joined([dataset[inner] for dataset, inner in map(self._find, numbers)])
 
     @property
     def length(self) -> np.ndarray:
@@ -81,7 +82,7 @@ class ConcatDataset:
 
     @property
     def modality_length(self) -> np.ndarray:
-        """As `length`, negative for items without a picture, where the data sets tell."""
+        """As `length`, negative for items without an image, if the data sets have it."""
         if self._max_length is not None:
             raise DataError(
                 translate("items with images cannot be packed: leave out ConcatDataset(max_length=...)")
@@ -90,7 +91,7 @@ class ConcatDataset:
 
     @property
     def key(self) -> str:
-        """One hash over the keys of all, and over what is taken of each."""
+        """A hash of the keys of all data sets and of the items taken from each."""
         digest = hashlib.blake2b("\n".join(dataset.key for dataset in self.datasets).encode(), digest_size=16)
         if self._is_mixed or self._max_length is not None:
             for pick in self._picks:
@@ -100,40 +101,40 @@ class ConcatDataset:
 
     @property
     def stats(self) -> dict[str, Any]:
-        """The counts of all together; of a source taken in part, its trained tokens by its own share."""
+        """The summed counts; supervised tokens of a partly used data set by its own fraction."""
         parts = [dataset.stats for dataset in self.datasets]
         total = functools.reduce(_added, parts)
         tokens = [
             np.asarray(dataset.length)[pick].sum()
             for dataset, pick in zip(self.datasets, self._picks, strict=True)
         ]
-        trained = sum(
+        supervised = sum(
             part["trained"] * count / part["tokens"] for part, count in zip(parts, tokens, strict=True)
         )
         packs = len(self)
         if self._max_length is not None:
             fill = sum(tokens) / (packs * self._max_length)
         else:
-            shares = zip(parts, map(len, self._picks), strict=True)
-            fill = sum(part["fill"] * count for part, count in shares) / packs
+            pairs = zip(parts, map(len, self._picks), strict=True)
+            fill = sum(part["fill"] * count for part, count in pairs) / packs
         return {
             **total,
             "tokens": int(sum(tokens)),
-            "trained": round(trained),
+            "trained": round(supervised),
             "packs": packs,
-            "trained_share": float(trained / sum(tokens)),
+            "trained_share": float(supervised / sum(tokens)),
             "fill": float(fill),
         }
 
     def source_rows(self, index: int) -> list[int]:
-        """The row numbers that item `index` is made of, each counted in its own data set."""
+        """The numbers of the rows of item `index`, each within its data set."""
         return [row for dataset, inner in self._parts(index) for row in dataset.source_rows(inner)]
 
     def source_places(self, index: int) -> list[str]:
-        """Where those rows stand, for messages."""
+        """The positions of those rows, for messages."""
         return [place for dataset, inner in self._parts(index) for place in dataset.source_places(inner)]
 
-    def _plan_rows(self, max_length: int | None, seed: int) -> PackPlan:
+    def _plan_packs(self, max_length: int | None, seed: int) -> PackPlan:
         if max_length is None:
             return plan_single(self._ends[-1])
         lengths = self._picked("length")
@@ -154,12 +155,12 @@ class ConcatDataset:
         return np.concatenate([np.asarray(getattr(dataset, name))[pick] for dataset, pick in pairs])
 
     def _parts(self, index: int) -> list[tuple[Any, int]]:
-        return [self._find(unit) for unit in self._plan[checked_index(index, len(self))].tolist()]
+        return [self._find(number) for number in self._plan[checked_index(index, len(self))].tolist()]
 
-    def _find(self, unit: int) -> tuple[Any, int]:
-        number = bisect_right(self._ends, unit)
+    def _find(self, item: int) -> tuple[Any, int]:
+        number = bisect_right(self._ends, item)
         return self.datasets[number], int(
-            self._picks[number][unit - (self._ends[number - 1] if number else 0)]
+            self._picks[number][item - (self._ends[number - 1] if number else 0)]
         )
 
 
@@ -169,11 +170,11 @@ def _counts(
     epochs: Sequence[float] | None,
     num_samples: Sequence[int] | int | None,
 ) -> list[int]:
-    """How many items to take of each data set."""
+    """The number of items to take from each data set."""
     total = num_samples if isinstance(num_samples, int) else None
     each = None if isinstance(num_samples, int) else num_samples
-    given = {"weights": weights, "epochs": epochs, "num_samples": each}
-    named = [name for name, values in given.items() if values is not None]
+    settings = {"weights": weights, "epochs": epochs, "num_samples": each}
+    named = [name for name, values in settings.items() if values is not None]
     if len(named) > 1 or (total is not None and weights is None):
         what = (
             translate(" and ").join(named)
@@ -189,7 +190,7 @@ def _counts(
         )
     if not named:
         return sizes
-    values = list(given[named[0]] or [])
+    values = list(settings[named[0]] or [])
     if len(values) != len(sizes) or not all(map(_is_count, values)) or not sum(values):
         raise ConfigError(
             translate(
@@ -211,22 +212,22 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
-def _apportioned(shares: list[float], total: int) -> list[int]:
-    """Whole numbers next to `shares` with the sum `total`; the largest fractions are rounded up."""
-    counts = [int(share) for share in shares]
-    by_fraction = sorted(range(len(shares)), key=lambda n: counts[n] - shares[n])
+def _apportioned(amounts: list[float], total: int) -> list[int]:
+    """`amounts` rounded to whole numbers with the sum `total`; the largest fractions are rounded up."""
+    counts = [int(amount) for amount in amounts]
+    by_fraction = sorted(range(len(amounts)), key=lambda n: counts[n] - amounts[n])
     for number in by_fraction[: total - sum(counts)]:
         counts[number] += 1
     return counts
 
 
 def _pick(size: int, count: int, random: np.random.Generator) -> np.ndarray:
-    """`count` item numbers below `size`: all of them as often as they fit, then some at random."""
+    """`count` item numbers below `size`: whole repetitions of all, then a random part."""
     if count and not size:
         raise DataError(translate("ConcatDataset cannot take items of an empty data set"))
     whole, rest = divmod(count, size) if size else (0, 0)
-    some = np.sort(random.choice(size, rest, replace=False)) if rest else np.zeros(0, np.int64)
-    return np.concatenate([np.tile(np.arange(size, dtype=np.int64), whole), some])
+    extra = np.sort(random.choice(size, rest, replace=False)) if rest else np.zeros(0, np.int64)
+    return np.concatenate([np.tile(np.arange(size, dtype=np.int64), whole), extra])
 
 
 def _joined(items: list[Item]) -> Item:
@@ -242,7 +243,7 @@ def _joined(items: list[Item]) -> Item:
 
 
 def _added(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts added up and lists joined, key by key, also in mappings inside."""
+    """Counts added and lists joined by key, in nested mappings too."""
     total = dict(a)
     for name, value in b.items():
         if name not in total:

@@ -1,14 +1,14 @@
-"""From rows to items of tokens: the stages in order, one function each.
+"""Tokenise and pack rows: the stages in order, one function each.
 
     rows          {"instruction": "Add.", "input": "1 2", "output": "3"}
     map_row       {"conversation": [{"input": "Add.\\n1 2", "output": "3"}]}          by dataset_map_fn
                   {"conversation": [{"input": "<|User|>:Add.\\n1 2\\n<|Bot|>:", ...}]}  by template_map_fn
-    encode        ids [1 9 36 ... 2 209], trained [. . . ... x .]                     a chunk of rows at once
-    write         the token store on disk, found again by what it was made of
-    pack          which samples share an item
+    encode        ids [1 9 36 ... 2 209], mask [. . . ... x .]                        a chunk of rows at once
+    write         the token store on disk, found by a hash of its inputs
+    pack          samples to items
 
-The stages up to the store run once for the same rows, functions, tokenizer and settings; a later run, or
-another process of the same run, maps what the first one wrote.
+The stages up to the store run once for the same rows, functions, tokenizer and settings; later runs and
+other processes of the same run map the files that the first one wrote.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ def process_hf_dataset(
     take_held_out: bool = False,
     one_sample_per_turn: bool = False,
 ) -> PackedDataset | StreamedDataset:
-    """Items to train on, made of the rows of `dataset`: a list of rows, a data set, or those by split.
+    """The tokenised items of the rows of `dataset`: a list of rows, a data set, or a dict of them by split.
 
-    `split=None` takes all splits. `seed` decides which rows `max_dataset_length` picks and which samples
-    share an item. Without packing, and unless `remove_unused_columns`, an item also carries its row's other
-    fields. A few rows with a fault are left out, counted and listed in a file; with `strict` the first one is
-    an error, as more than a few always are. `map_num_proc` and `use_varlen_attn` are there for the configs
-    that give them: the tokenizer's own threads do the work, and the samples of an item never see each other.
+    `split=None` takes all splits. `seed` decides which rows `max_dataset_length` picks and which samples are
+    packed together. Without packing, and unless `remove_unused_columns`, an item also has its row's other
+    fields. A few faulty rows are left out, counted and listed in a file; with `strict`, or if there are many,
+    they are an error. `map_num_proc` and `use_varlen_attn` have no effect and exist for configs that set
+    them: the tokenizer runs its own threads, and the samples of a pack never attend to each other.
 
-    `held_out` is the share of the rows, by their content, that is left for validation; with `take_held_out`
-    these are the rows that are taken. `val_dataloader = dict(held_out=...)` sets both.
+    `held_out` is the fraction of the rows, chosen by their content, that is left for validation; with
+    `take_held_out` only these rows are used. `val_dataloader = dict(held_out=...)` sets both.
 
-    `one_sample_per_turn` makes a sample of each answer, in which it is the last one and trained alone: chat
-    templates of thinking models show the thinking of the last answer only. What came before is read again.
+    `one_sample_per_turn` makes a sample for each answer, which ends with it and supervises it alone: chat
+    templates of thinking models show the thinking of the last answer only. Earlier turns are repeated.
 
-    `streaming` tokenises nothing ahead and keeps nothing on the disk: `buffer_size` rows at a time are read,
+    `streaming` tokenises nothing ahead and stores nothing on disk: `buffer_size` rows at a time are read,
     packed and shuffled (by `shuffle_before_pack`) during training, in each process and worker.
     """
     _check_settings(do_dataset_tokenization, tokenizer, max_length, pack_to_max_length)
@@ -159,7 +159,7 @@ def _check_streaming(
 
 
 def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, MapFn]) -> MapFn | None:
-    """The function meant: itself, a name of `by_name`, or a dotted path as written-back configs hold."""
+    """The function `given` by itself, a name of `by_name`, or a dotted path, as saved configs have."""
     if isinstance(given, str):
         if given in by_name:
             return by_name[given]
@@ -190,7 +190,7 @@ def find_map_fn(given: MapFn | str | None, argument: str, by_name: Mapping[str, 
 
 
 def store_key(rows: Selection, settings: Encoding) -> str:
-    """The hash under which the tokens of these rows are kept."""
+    """The key of the token store of these rows: a hash."""
     try:
         functions = fingerprint.fingerprint_value([settings.dataset_map_fn, settings.template_map_fn])
     except fingerprint.UnidentifiableError as error:
@@ -211,7 +211,7 @@ def store_key(rows: Selection, settings: Encoding) -> str:
 
 def _rows_key(rows: Selection) -> list[Any]:
     taken = None if rows.taken is None else rows.taken.tobytes()
-    part = [] if rows.part is None else [[rows.part.share, rows.part.is_held_out]]
+    part = [] if rows.part is None else [[rows.part.fraction, rows.part.is_held_out]]
     return [taken, *part, *map(fingerprint.fingerprint_rows, rows.sources)]
 
 
@@ -219,10 +219,10 @@ def _rows_key(rows: Selection) -> list[Any]:
 
 
 def write_rows(rows: Selection, settings: Encoding, writer: StoreWriter) -> dict[str, Any]:
-    """Map, encode and write all rows; returns the counts that the store is to keep.
+    """Map, encode and write all rows; returns the counts for the store.
 
-    Raises DataError where there are no rows, where none of them has anything to train on, and where rows
-    cannot be read, with the place of the first.
+    Raises DataError if there are no rows, if none of them has supervised tokens, or if rows cannot be read,
+    with the position of the first.
     """
     tally = Tally()
     with show_rates(translate("tokenising"), rows.quick_len()) as advance:
@@ -256,7 +256,7 @@ def _cure(tally: Tally, settings: Encoding) -> str:
 
 
 def plan_items(store: TokenStore, max_length: int | None, shuffle: bool, seed: int) -> packing.PackPlan:
-    """Which samples share an item; one sample per item where `max_length` is None."""
+    """The samples of each item; one sample per item if `max_length` is None."""
     if max_length is None:
         return packing.plan_single(len(store))
     lengths = store.lengths

@@ -1,6 +1,6 @@
-"""Images from files and from bytes, and the square that CLIP wants.
+"""Images from files and bytes, and the padding to a square for CLIP.
 
-cat.png, b"\\x89PNG..."   ->   an RGB image, turned as its camera says
+cat.png, b"\\x89PNG..."   ->   an RGB image, rotated by its EXIF orientation
 ┌──────┐                    ┌──────┐
 │ wide │                    │ mean │
 └──────┘               ->   │ wide │
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 50_000_000
-"""More are refused before they are unpacked: a small file can hold an image that fills the memory."""
+"""Larger images are refused before decoding: a small file can hold an image that fills the memory."""
 MAX_SIDE = 10_000
-"""An image is made square before it is made smaller."""
+"""An image is padded to a square before it is resized."""
 MAX_RATIO = 200
-"""Where the shorter side is brought to the size of an encoder, the longer one grows with it."""
-# Others are rare, and some of them run programs to be read.
+"""If the shorter side is resized to the size of an encoder, the longer one grows with it."""
+# Others are rare, and Pillow runs external programs to read some of them.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -45,7 +45,7 @@ def read_image(path: str | Path) -> Image:
 
 
 def decode_image(data: bytes, name: str) -> Image:
-    """The image that `data` holds as a file would; `name` is what errors call it."""
+    """The image in `data`, the content of an image file; errors name it `name`."""
     from PIL import Image, ImageOps
 
     try:
@@ -64,7 +64,7 @@ def decode_image(data: bytes, name: str) -> Image:
         raise DataError(
             translate("{name} is not an image: {formats} can be read", name=name, formats=", ".join(FORMATS))
         ) from error
-    except Exception as error:  # each format has errors of its own
+    except Exception as error:  # each format raises different errors
         raise DataError(
             translate("the image {name} is damaged or cut off: {error}", name=name, error=error)
         ) from error
@@ -83,7 +83,7 @@ def decode_image(data: bytes, name: str) -> Image:
 
 
 def expand_to_square(image: Image, colour: tuple[int, ...]) -> Image:
-    """`image` in the middle of the smallest square that holds it, on `colour`."""
+    """`image` centred on the smallest square that holds it, filled with `colour`."""
     from PIL import Image
 
     width, height = image.size

@@ -1,10 +1,10 @@
-"""Data of InternLM's own trainer: folders of tokens, or of messages, packed into rows.
+"""Data of InternLM's trainer: folders of tokens or of messages, packed.
 
-    a.bin      {"tokens": [-1, -45, 12, 7, 2]}      a negative id is not trained, nor is 0, which has no sign
+    a.bin      {"tokens": [-1, -45, 12, 7, 2]}      a negative id is not supervised, nor is 0
     a.json     [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-    data_order.txt   a.bin                          the files to read, in order; without it all, by name
+    data_order.txt   a.bin                          the files to read, in order; without it all, sorted
 
-A sample longer than a row goes on in the next one; no token is lost.
+A sample longer than a pack is split into several samples; no token is lost.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def load_intern_repo_tokenized_dataset(
     data_order_path: str | os.PathLike | None = None,
     file_type: str = ".bin",
 ) -> PackedDataset:
-    """The samples of all files of tokens, one per item; those under `min_length` tokens are left out."""
+    """The samples of all files of tokens, one per item, without those shorter than `min_length`."""
     rows = Selection([FileRows([JsonLinesFile(path) for path in _files(folder, data_order_path, file_type)])])
     key = fingerprint.fingerprint_value(
         [
@@ -55,10 +55,10 @@ def load_intern_repo_tokenized_dataset(
     store = open_or_write(key, lambda writer: _write_tokens(rows, min_length, writer))
     stats = store.about["stats"]
     if stats["rows"] > stats["samples"]:
-        few = stats["rows"] - stats["samples"]
+        num_short = stats["rows"] - stats["samples"]
         logger.info(
             translate("data: %s of %s samples have less than min_length = %s tokens"),
-            few,
+            num_short,
             stats["rows"],
             min_length,
         )
@@ -75,7 +75,7 @@ def load_intern_repo_untokenized_dataset(
     data_order_path: str | os.PathLike | None = None,
     file_type: str = ".json",
 ) -> PackedDataset:
-    """The dialogues of all files of messages, one per item, tokenised under `template_map_fn`."""
+    """The conversations of all files of messages, one per item, tokenised with `template_map_fn`."""
     if processed_dataset_dict_path is not None:
         raise ConfigError(
             translate(
@@ -86,7 +86,7 @@ def load_intern_repo_untokenized_dataset(
     if folder is None:
         raise ConfigError(translate("load_intern_repo_untokenized_dataset needs folder='...'"))
     files = [_MessagesFile(path) for path in _files(folder, data_order_path, file_type)]
-    made = process_hf_dataset(
+    dataset = process_hf_dataset(
         FileRows(files),
         tokenizer=tokenizer,
         max_length=max_length,
@@ -95,12 +95,12 @@ def load_intern_repo_untokenized_dataset(
         pack_to_max_length=False,
         remove_unused_columns=True,
     )
-    assert isinstance(made, PackedDataset)
-    return made
+    assert isinstance(dataset, PackedDataset)
+    return dataset
 
 
 def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int = 1024) -> PackedDataset:
-    """The samples of `dataset_cfg`, one of the two data sets above, packed into rows of `packed_length`."""
+    """The samples of `dataset_cfg`, one of the two data sets above, in packs of `packed_length` tokens."""
     if not isinstance(dataset_cfg, PackedDataset):
         raise ConfigError(
             translate(
@@ -116,10 +116,10 @@ def build_packed_dataset(dataset_cfg: Any, packed_length: int = 8192, seed: int 
 
 
 class WindowedStore:
-    """The samples of a store, those longer than `size` tokens as several.
+    """The samples of a store, those longer than `size` tokens split into several.
 
-    The next begins with the last token of the one before, not trained, as the first token of a sample is
-    nobody's target: so none of them is lost.
+    Each begins with the last token of the one before, unsupervised: the first token of a sample is never a
+    target, so all tokens are learnt.
     """
 
     def __init__(self, store: Samples, size: int) -> None:
@@ -137,12 +137,12 @@ class WindowedStore:
         return len(self._samples)
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and trained flags of one window."""
+        """Token ids and loss mask of one window."""
         start = int(self._windows[index]) * self._step
-        ids, trained = (part[start : start + self._size] for part in self._store.sample(self._samples[index]))
+        ids, mask = (part[start : start + self._size] for part in self._store.sample(self._samples[index]))
         if start:
-            trained = np.concatenate([[False], trained[1:]])
-        return ids, trained
+            mask = np.concatenate([[False], mask[1:]])
+        return ids, mask
 
 
 class _MessagesFile(JsonLinesFile):

@@ -1,4 +1,4 @@
-"""Rows from ModelScope: `process_ms_dataset` is `process_hf_dataset` for what `MsDataset.load` gives."""
+"""Rows from ModelScope: `process_ms_dataset` is `process_hf_dataset` for data of `MsDataset.load`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xtuner.language import translate
 
 
 def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> PackedDataset | StreamedDataset:
-    """Items made of a ModelScope data set, those by split, or its name on the hub; see process_hf_dataset."""
+    """As process_hf_dataset, of a ModelScope data set, a dict of them by split, or a name on the hub."""
     if isinstance(dataset, str):
         dataset = load_ms_dataset(dataset)
     if isinstance(dataset, Mapping):
@@ -23,12 +23,12 @@ def process_ms_dataset(dataset: Any, *arguments: Any, **settings: Any) -> Packed
     return process_hf_dataset(_as_rows(dataset), *arguments, **settings)
 
 
-# One list of arguments for both: a config is checked against it.
+# Configs are checked against the signature.
 process_ms_dataset.__signature__ = inspect.signature(process_hf_dataset)  # type: ignore[attr-defined]
 
 
 def load_ms_dataset(name: str, **options: Any) -> Any:
-    """The data set of that name on ModelScope, as `MsDataset.load` gives it."""
+    """The data set `name` of ModelScope, from `MsDataset.load`."""
     try:
         from modelscope.msdatasets import MsDataset
     except ImportError as error:

@@ -7,10 +7,10 @@
                          "Tool Responses": "<|Results|>: None<eor>\\n",
                          "MOSS": "<|MOSS|>: Hello!<eom>\\n"}, ...}}
 
-    trained   everything but the meta instruction and what tools answered;
-              their marks "<|Results|>:" and "<eor>\\n" are trained
+    supervised   all but the meta instruction and the results of tools;
+                 their marks "<|Results|>:" and "<eor>\\n" are supervised
 
-A dialogue has as many whole turns as fit into `max_length`.
+A sample has as many whole turns as fit into `max_length`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAMED_ROWS = 3
 
 
 class MOSSSFTDataset(PackedDataset):
-    """One dialogue per item; `bot_name` takes the place of MOSS in every text."""
+    """One conversation per item; `bot_name` replaces MOSS in every text."""
 
     def __init__(
         self,
@@ -75,15 +75,15 @@ class MOSSSFTDataset(PackedDataset):
         )
         store = open_or_write(key, lambda writer: _write(rows, tokenizer, max_length, bot_name, writer))
         stats = store.about["stats"]
-        share = stats["trained"] / stats["tokens"]
-        stats = {**stats, "packs": len(store), "trained_share": share, "fill": 1.0}
+        supervised = stats["trained"] / stats["tokens"]
+        stats = {**stats, "packs": len(store), "trained_share": supervised, "fill": 1.0}
         logger.info(
             translate(
                 "data: %s conversations; %s turns beyond max_length = %s left out; %s conversations "
                 "dropped; %s tokens, %.1f%% supervised"
             ),
             *(stats["rows"], stats["left_out_turns"], max_length, stats["rows"] - stats["samples"]),
-            *(stats["tokens"], 100 * share),
+            *(stats["tokens"], 100 * supervised),
         )
         super().__init__(store, packing.plan_single(len(store)), stats, rows.place)
 
@@ -103,9 +103,9 @@ def _write(
                 raise DataError(f"{rows.place(number)}: {error}") from None
         samples = _fitting(dialogues, tokenizer, max_length)
         numbers = np.array([number for number, _ in chunk])
-        kept = [place for place, (_, _, turns) in enumerate(samples) if turns]
-        dropped += numbers[[place for place, (_, _, turns) in enumerate(samples) if not turns]].tolist()
-        encoded = _encoded([samples[place] for place in kept])
+        kept = [index for index, (_, _, turns) in enumerate(samples) if turns]
+        dropped += numbers[[index for index, (_, _, turns) in enumerate(samples) if not turns]].tolist()
+        encoded = _encoded([samples[index] for index in kept])
         writer.append(encoded, numbers[kept])
         stats["rows"] += len(chunk)
         stats["samples"] += len(kept)
@@ -130,7 +130,7 @@ def _write(
 
 
 def _turns(row: Mapping[str, Any], bot_name: str | None) -> list[Turns]:
-    """The meta instruction and each turn of the chat, as pieces that are trained or not."""
+    """The meta instruction and each turn of the chat, as pieces that are supervised or not."""
 
     def named(words: str) -> str:
         return words if bot_name is None else words.replace("MOSS", bot_name)
@@ -186,14 +186,14 @@ def _piece(words: str, trained: bool) -> dict[str, Any]:
 def _fitting(
     dialogues: list[list[Turns]], tokenizer: Any, max_length: int
 ) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """Ids, trained flags and the number of turns of each dialogue, cut after the last turn that fits."""
+    """Ids, loss mask and number of turns of each conversation, cut after the last turn that fits."""
     encoded = encode_conversations([part for dialogue in dialogues for part in dialogue], tokenizer)
     opening = len(begin_ids(tokenizer))
     samples = []
     first = 0
     for dialogue in dialogues:
         parts = [encoded.sample(first + number) for number in range(len(dialogue))]
-        # Each part was encoded as a conversation of its own; only the first one is to open as such.
+        # Each part was encoded as a separate conversation; only the first keeps its opening ids.
         parts = [parts[0], *((ids[opening:], trained[opening:]) for ids, trained in parts[1:])]
         ends = np.cumsum([len(ids) for ids, _ in parts])
         fit = max(1, int(np.searchsorted(ends, max_length, side="right")))

@@ -1,11 +1,11 @@
-"""From rows to pairs of answers, one preferred to the other, as items to train on.
+"""Tokenise pairs of a preferred and a rejected answer.
 
     row        {"prompt": [messages], "chosen": [message], "rejected": [message]}       by dataset_map_fn
     samples    prompt + chosen, prompt + rejected     rows 2n and 2n + 1 of the token store
-    units      a pair: samples of one row, never apart
+    units      a pair: both samples of one row, always in the same item
     item       input_ids [c c c r r], labels [- - c - r], cumulative_len [0, 3, 5]      chosen, rejected, ...
 
-The tokenizer's own chat template writes the messages; only the answer is supervised.
+The tokenizer's chat template formats the messages; only the answer is supervised.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def build_preference_dataset(
     max_packed_length: int = 16384,
     shuffle_before_pack: bool = True,
 ) -> PackedDataset:
-    """Items of one pair, or with `use_varlen_attn` of as many as `max_packed_length` tokens hold.
+    """Items of one pair, or with `use_varlen_attn` of as many pairs as fit into `max_packed_length` tokens.
 
-    `dataset`: rows, or those by split, of which "train" is taken. A prompt with its answer is cut at
+    `dataset`: rows, or rows by split, of which "train" is used. A prompt with its answer is cut at
     `max_length` tokens. Pairs are left out and counted if an answer cannot be used, or if they are too long
-    to be packed. `num_proc` is only there for the configs that set it: the tokenizer's threads do the work.
+    to be packed. `num_proc` has no effect: the tokenizer runs its own threads.
     """
     if is_reward or not is_dpo:
         raise ConfigError(
@@ -81,8 +81,8 @@ def build_preference_dataset(
     )
     store = open_or_write(key, lambda writer: _write(answers, Encoding(tokenizer, max_length), writer))
     units = _pairs(store)
-    if lost := len(store) - len(units.order):
-        logger.warning(translate("data: %d pairs left out, because one of their answers is"), lost)
+    if num_lost := len(store) - len(units.order):
+        logger.warning(translate("data: %d pairs left out, because one of their answers is"), num_lost)
     limit = max_packed_length if use_varlen_attn else None
     plan = _pack(units, store, limit, shuffle_before_pack) if limit else units
     stats = item_stats(_stats_of(store, plan), len(plan), limit)
@@ -92,7 +92,7 @@ def build_preference_dataset(
 
 @dataclass(frozen=True)
 class _Answers(Selection):
-    """Prompts with one of their answers each: those of row n have the numbers 2n and 2n + 1."""
+    """Prompts with one answer each: those of row n have the numbers 2n and 2n + 1."""
 
     map_fn: MapFn | None = None
     counts: Counter[str] = field(default_factory=Counter)
@@ -109,11 +109,11 @@ class _Answers(Selection):
                 yield 2 * number + side, functools.partial(dict, conversation=conversation)
 
     def place(self, number: int) -> str:
-        """Where the row of an answer stands."""
+        """The position of the row of an answer, for messages."""
         return super().place(number // 2)
 
     def quick_len(self) -> int | None:
-        """The number of answers, if counting the rows takes no time."""
+        """The number of answers, or None if a file would have to be parsed to count its rows."""
         num_rows = super().quick_len()
         return None if num_rows is None else 2 * num_rows
 
@@ -146,15 +146,15 @@ def _stats_of(store: TokenStore, plan: packing.PackPlan) -> dict[str, Any]:
     """The counts of the store without the samples that are in no item."""
     stats = dict(store.about["stats"])
     for sample in np.setdiff1d(np.arange(len(store)), plan.order):
-        ids, trained = store.sample(int(sample))
+        ids, mask = store.sample(int(sample))
         stats["samples"] -= 1
         stats["tokens"] -= len(ids)
-        stats["trained"] -= int(trained.sum())
+        stats["trained"] -= int(mask.sum())
     return stats
 
 
 def _pairs(store: TokenStore) -> packing.PackPlan:
-    """The samples of each pair that has both."""
+    """The complete pairs, each as a unit of two samples."""
     rows = store.rows.astype(np.int64)
     first = np.flatnonzero((rows[:-1] % 2 == 0) & (rows[1:] == rows[:-1] + 1))
     if not len(first):
@@ -179,7 +179,7 @@ def _pack(units: packing.PackPlan, store: TokenStore, limit: int, shuffle: bool)
 def load_jsonl_dataset(
     data_files: str | Sequence[str] | None = None, data_dir: str | None = None, suffix: str | None = None
 ) -> Any:
-    """The rows of JSON-lines files: `data_files`, or all of `data_dir` whose names end in `suffix`."""
+    """The rows of JSON-lines files: `data_files`, or all files in `data_dir` that end in `suffix`."""
     if (data_files is None) == (data_dir is None):
         raise ConfigError(
             translate("load_jsonl_dataset takes either data_files or data_dir: give one of them")

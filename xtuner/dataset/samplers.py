@@ -1,6 +1,6 @@
-"""Orders that configs name beside the plain one: without end, of whole shares, by length.
+"""The samplers of configs besides the default: infinite, without remainder, grouped by length.
 
-What they share, and how processes take turns, is in `xtuner.parallel.sampler`.
+Their base, and the division among processes, is in `xtuner.parallel.sampler`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["DefaultSampler", "InfiniteSampler", "InternRepoSampler", "LengthGrou
 
 
 class InfiniteSampler(DefaultSampler):
-    """As DefaultSampler, with one epoch after the other and no end."""
+    """As DefaultSampler, with endless epochs."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class InfiniteSampler(DefaultSampler):
 
 
 class InternRepoSampler(DefaultSampler):
-    """As DefaultSampler, but the items that the number of processes leaves over are not read."""
+    """As DefaultSampler, but drops the remainder of the items divided by the number of processes."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class InternRepoSampler(DefaultSampler):
 
 
 class LengthGroupedSampler(Sampler):
-    """Batches of items of about equal length, so that little of them is padding.
+    """Batches of items of about equal length, to reduce padding.
 
-    Random items are taken `mega_batch_mult` batches at a time and sorted by length inside; the longest item
-    of all comes first, so that a lack of memory shows at once. A negative length marks an item without a
-    picture; such items do not share a batch with others.
+    Each group of `mega_batch_mult` random batches is sorted by length; the longest item of all comes first,
+    so that the first iter shows a lack of memory. A negative length marks an item without an image; such
+    items are not in a batch with others.
     """
 
     def __init__(
@@ -90,18 +90,18 @@ class LengthGroupedSampler(Sampler):
 
     def _whole_order(self) -> np.ndarray:
         random = self._random()
-        with_picture = np.flatnonzero(self.lengths > 0)
-        without = np.flatnonzero(self.lengths <= 0)
-        if not len(without) or not len(with_picture):
+        with_image = np.flatnonzero(self.lengths > 0)
+        without_image = np.flatnonzero(self.lengths <= 0)
+        if not len(without_image) or not len(with_image):
             return self._grouped(np.arange(len(self.lengths)), random)
-        parts = [self._grouped(numbers, random) for numbers in (with_picture, without)]
+        parts = [self._grouped(numbers, random) for numbers in (with_image, without_image)]
         whole = [part[: len(part) // self.batch_size * self.batch_size] for part in parts]
         batches = np.concatenate(whole).reshape(-1, self.batch_size)
         left = np.concatenate([part[len(kept) :] for part, kept in zip(parts, whole, strict=True)])
         return np.concatenate([random.permutation(batches).ravel(), left])
 
     def _grouped(self, numbers: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """`numbers` in random mega batches, each sorted by length, the longest item first of all."""
+        """`numbers` in random mega batches, each sorted by length; the longest item comes first."""
         shuffled = random.permutation(numbers)
         if len(shuffled):
             longest = int(np.argmax(np.abs(self.lengths[shuffled])))

@@ -1,9 +1,9 @@
-"""What a run will need, estimated before anything is loaded: no torch, no weights, no network.
+"""Estimate memory, traffic and time of a run before anything is loaded: no torch, no weights, no network.
 
-shape.py       config.json -> how many weights of which shape
-configured.py  a config -> what of it decides memory and time
+shape.py       config.json -> numbers and shapes of weights
+configured.py  a config -> the settings that decide memory and time
 memory.py      both -> bytes, part by part
-fixes.py       what to change in the config so that it is less
+fixes.py       changes of the config that save memory
 speed.py       both -> arithmetic, time
-machine.py     what this machine has
+machine.py     the resources of this machine
 """

@@ -1,9 +1,9 @@
-"""What of a config decides memory and time.
+"""The settings of a config that decide memory and time.
 
 model.llm, model.lora, optim_wrapper, train_dataloader  ->  Training(tokens=2048, bits=4, rank=64, ...)
 
-Where the config leaves open what is recomputed in backward, it is the first of RECOMPUTE that fits into
-the memory of a process.
+If the config does not set the recomputation, it is the first of RECOMPUTE that fits into the memory of a
+process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xtuner.estimate.memory import Training
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
-# Of free memory; the rest is for what the estimate does not know.
+# Fraction of the free memory; the rest is for errors of the estimate.
 USABLE = 0.9
 _ADAPTERS = ("lora", "llm_lora")
 # Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
@@ -39,9 +39,9 @@ def read_division(
     fsdp: bool = False,
     zero: Mapping[str, Any] | None = None,
 ) -> Division:
-    """How `processes` share the run of `config`; `fsdp` and `zero` are what the command line says.
+    """The division of the run of `config` among `processes`; `fsdp` and `zero` are those of the command line.
 
-    `zero` is what the file of DeepSpeed holds.
+    `zero` is the content of DeepSpeed's file.
     """
     part = _dict(_dict(zero).get("zero_optimization"))
     stage = _number(part.get("stage"), 0)
@@ -50,14 +50,14 @@ def read_division(
     if stage:
         backend = f"zero{stage}" + "_offload" * any(device in ("cpu", "nvme") for device in offloaded)
     sequence = _number(config.get("sequence_parallel_size"), 1)
-    # What does not divide the processes is refused where the run begins.
+    # A size that does not divide the processes is refused at the start of the run.
     return Division(backend, processes, per_node, sequence if processes % sequence == 0 else 1)
 
 
 def read_training(
     config: Mapping[str, Any], shape: Shape, machine: Machine, division: Division = ALONE
 ) -> Training:
-    """The run that `config` describes, as it would be on `machine`."""
+    """The run of `config` on `machine`."""
     model, wrapper = _dict(config.get("model")), _dict(config.get("optim_wrapper"))
     llm = _dict(model.get("llm"))
     adapter = next((_dict(model[name]) for name in _ADAPTERS if model.get(name)), {})
@@ -93,7 +93,7 @@ def read_training(
 
 
 def _targets(modules: Any, parameters: Iterable[str]) -> tuple[str, ...] | None:
-    """Last words of what an adapter names; None where it names nothing, or not by words."""
+    """Last words of an adapter's target modules; None if there are none, or not as words."""
     words = [name.removesuffix(".weight").rpartition(".")[2] for name in parameters]
     if isinstance(modules, (list, tuple)):
         return (*modules, *words)
@@ -103,7 +103,7 @@ def _targets(modules: Any, parameters: Iterable[str]) -> tuple[str, ...] | None:
 def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Division = ALONE) -> str:
     """The first of RECOMPUTE with which a process fits into that memory, else the one that needs least.
 
-    "full" where the memory is not known (0).
+    "full" if the memory is not known (0).
     """
     if not free_bytes:
         return "full"
@@ -113,7 +113,7 @@ def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Div
 
 
 def max_length(config: Mapping[str, Any], shape: Shape) -> int:
-    """Tokens of the longest row that the data sets of `config` give."""
+    """Tokens of the longest sequence of the data sets of `config`."""
     found = [n for n in _values(config.get("train_dataloader"), "max_length") if isinstance(n, int)]
     packed = [n for n in _values(config.get("train_dataloader"), "max_packed_length") if isinstance(n, int)]
     return max([*found, *packed], default=shape.context or 2048)
@@ -132,7 +132,7 @@ def _values(value: Any, key: str) -> Iterator[Any]:
 
 
 def _weight_bytes(asked: Any, full: bool, shape: Shape, machine: Machine) -> int:
-    """Of a weight that is not quantised, by the same rules as loading."""
+    """Bytes of a weight that is not quantised, by the same rules as loading."""
     word = _word(asked)
     if full and word in ("", "auto", "None", "float16", "fp16", "half"):
         return 4

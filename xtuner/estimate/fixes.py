@@ -1,8 +1,9 @@
-"""What to change in a config so that its run needs less memory, cheapest first, each with what it saves.
+"""Changes of a config that save memory, cheapest first, each with the bytes that it saves.
 
 fixes(shape, run)  ->  [Fix("model.use_activation_checkpointing = True", 1.9e9), ...]
 
-Cheap is what changes neither result nor speed, then what costs speed, then what changes the result.
+First those that change neither result nor speed, then those that cost speed, then those that change the
+result.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 from xtuner.language import translate
 
-# Of the whole: what saves less is not worth a word.
+# Fraction of the total; smaller savings are not shown.
 LEAST = 0.02
 _AS_WRITTEN = {"selective": "'selective'", "full": "True", "offload": "'offload'"}
 
 
 class Fix(NamedTuple):
-    """What to write, and the bytes that it saves."""
+    """A change of the config, and the bytes that it saves."""
 
     text: str
     saves: int
 
 
 def fixes(shape: Shape, run: Training, division: Division = ALONE, count: int = 3) -> list[Fix]:
-    """The `count` cheapest changes that save something, of the memory of a process."""
+    """The `count` cheapest changes that save memory of a process."""
 
     def total(changed: Training, shared: Division = division) -> int:
         return process_memory(shape, changed, shared).device.total

@@ -1,4 +1,4 @@
-"""What a run will need: memory by parts, and a rough time."""
+"""The needs of a run: memory by parts, and a rough time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.language import padded, translate
 from xtuner.model_folder import read_json
 
-# UTF-8 bytes of a JSON file to a token; Chinese and English are near one another in this.
+# UTF-8 bytes of a JSON file per token; similar in Chinese and English.
 BYTES_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The needs of a run on a machine; `seconds` is None where the data or the card is not known.
+    """The needs of a run on a machine; `seconds` is None if the data or the card is not known.
 
-    Of several processes `machine` is the share of one, and `memory` that of the one that has most; `host` is
-    what it keeps in the memory of its host, `loading` what it holds while the model is read.
+    With several processes, `machine` is the part of one, and `memory` that of the process that needs most;
+    `host` is its memory on the host, `loading` its memory while the model is loaded.
     """
 
     shape: Shape
@@ -58,7 +58,7 @@ def forecast(
     shape = read_shape(sizes) if sizes else None
     if shape is None:
         return None
-    machine = _share(find_machine(), division)
+    machine = _process_machine(find_machine(), division)
     training = read_training(config, shape, machine, division)
     num_tokens = _num_tokens(config, training, division, num_bytes)
     own = num_tokens / division.processes if num_tokens else None
@@ -69,8 +69,8 @@ def forecast(
     )
 
 
-def _share(machine: Machine, division: Division) -> Machine:
-    """What a process has of `machine`: a GPU of its own, a part of the CPU."""
+def _process_machine(machine: Machine, division: Division) -> Machine:
+    """The part of `machine` for one process: a GPU, or a part of the CPU."""
     here = min(division.per_node, division.processes)
     if machine.device == "cuda" or here == 1:
         return machine
@@ -99,7 +99,7 @@ def model_config(
 
 
 def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
-    """Warnings where the run does not fit."""
+    """Warnings if the run does not fit."""
     warnings = []
     need, free = size_text(found.memory.total), size_text(found.machine.free_bytes)
     if found.memory.total > found.machine.free_bytes:
@@ -135,7 +135,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
 
 
 def cures(found: Forecast) -> list[str]:
-    """The cheapest changes of the config that save memory, each with what it saves."""
+    """The cheapest changes of the config that save memory, each with the amount."""
     return [
         translate("{text} saves {saves}", text=fix.text, saves=size_text(fix.saves))
         for fix in fixes(found.shape, found.training, found.division)
@@ -151,7 +151,7 @@ _RECOMPUTED = {
 
 
 def memory_lines(found: Forecast) -> list[str]:
-    """The estimate as a block: the whole, then each part."""
+    """The estimate as lines: the total, then each part."""
     known = FAMILIES.get(found.shape.family, UNKNOWN).sizes is not None
     about = "" if known else translate(", estimated as a Llama")
     about += translate(", without the parts that see or hear") if found.shape.sees else ""

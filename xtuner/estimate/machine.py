@@ -1,4 +1,4 @@
-"""What this machine has, found out without torch."""
+"""The resources of this machine, found without torch."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def _num_cores() -> int:
 
 
 def free_memory() -> int:
-    """Bytes of the host's memory that this process may still take."""
+    """Bytes of the host's memory that this process can still allocate."""
     return host_memory()[1]
 
 
 def host_memory(root: Path = Path("/")) -> tuple[int, int]:
-    """Bytes of memory and those that are free, no more than the cgroups of this process allow."""
+    """Total and free memory in bytes, within the limits of the cgroups of this process."""
     host = psutil.virtual_memory()
     total, free = host.total, host.available
     for limit, used in _cgroups(root):
@@ -71,9 +71,9 @@ def host_memory(root: Path = Path("/")) -> tuple[int, int]:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, int]]:
-    """Limit and use of each cgroup that holds this process, from its own to the outermost that is seen.
+    """Limit and use of each cgroup of this process, from the innermost to the outermost visible one.
 
-    What a container sees is its own part of the tree, so a folder of the path may not be there.
+    A container sees only its part of the tree, so a folder of the path may not exist.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -94,7 +94,7 @@ def _cgroups(root: Path) -> Iterator[tuple[int, int]]:
                 limit, used = ((folder / name).read_text().strip() for name in names[:2])
                 stat = dict(pair.split() for pair in (folder / "memory.stat").read_text().splitlines())
                 if limit != "max":
-                    # Files that were read count as used, and make room when it is needed.
+                    # The page cache counts as used, but is freed on demand.
                     yield int(limit), int(used) - int(stat.get(names[2], 0))
             except (OSError, ValueError):
                 continue

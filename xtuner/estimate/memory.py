@@ -1,28 +1,28 @@
-"""How many bytes a run needs at its peak, part by part.
+"""The peak memory of a run in bytes, part by part.
 
-With W weights in the layers' matrices, E in embedding and head, T trained weights. `s` is the bytes of a
-weight that is not quantised (and of a number in the stream between layers), `c` of one in a matrix product.
+W weights in the layers' matrices, E in embedding and head, T trainable parameters. `s` is the bytes of a
+weight that is not quantised (and of a number of the residual stream), `c` of a number in a matrix product.
 
     always       weights      4 bits: W x 0.516, see `bytes_per_weight`; else W s; and E s for the rest,
-                              without the embedding where it waits on the host
+                              without the embedding if it is on the host
                  adapter      T x 4
                  optimizer    T x 8 for AdamW in fp32, 2 for its 8-bit form
                  process      the interpreter and its libraries, see BASE_BYTES
-    and the moment of the run that needs most:
-      loading    on a CPU, files whose weights are changed into another form
+    and the phase of the run that needs most:
+      loading    on a CPU, files whose weights are converted
       loss       activations, and the logits of a block of rows with their gradient
-      layer      activations, and what the backward pass of a layer makes: with recomputation that layer's
+      layer      activations, and the buffers of a layer's backward pass: with recomputation that layer's
                  activations, gradients as wide as the MLP, a matrix out of 4 bits
       last layer gradients of all layers, and the same of a layer
       embedding  gradients of all, and that of its output
-      step       gradients of all, and what the optimiser's step makes beside its state
+      step       gradients of all, and temporary buffers of the optimiser's step
 
-What a layer keeps is in `layer_bytes`; the functions of xtuner/model/fused decide it for families that have
-them, autograd in transformers' own layers for others. A test counts it.
+`layer_bytes` are the tensors that a layer saves for backward: by xtuner/model/fused for families with fused
+layers, by autograd in transformers' layers for others. A test counts them.
 
-tests/estimate/test_live.py counts the moments tensor by tensor. On a CPU the whole is the resident set of the
-process, checked against runs by benchmarks/memory.py. On a GPU it is what PyTorch allocates and its context:
-the same formulas, not measured there, and the allocator's part is assumed.
+tests/estimate/test_live.py counts the phases tensor by tensor. On a CPU the total is the resident set of the
+process, checked against runs by benchmarks/memory.py. On a GPU it is the memory that PyTorch allocates and
+its context: the same formulas, not measured there, and the allocator's part is assumed.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ ADAPTER_BASE_BYTES = {"cuda": 0, "cpu": 57_000_000}
 # and what malloc has free. RESULTS.md's runs have 75 to 200 MB of it, whatever the size of their model; one
 # that makes next to nothing has next to nothing of it.
 RUN_BYTES = {"cuda": 0, "cpu": 140_000_000}
-# Of all that a moment makes: what the caching allocator has free. Assumed.
+# Unused memory of the caching allocator, as a fraction of the memory of a phase. Assumed.
 ALLOCATOR = {"cuda": 0.05, "cpu": 0.0}
 
 
 @dataclass(frozen=True)
 class Training:
-    """What of a run decides its memory and its time."""
+    """The settings of a run that decide its memory and its time."""
 
     tokens: int  # in a batch
-    batch: int = 1  # rows in it
+    batch: int = 1  # sequences in it
     weight_bytes: int = 2  # of a weight that is not quantised
     compute_bytes: int = 2  # of a number in a matrix product
     bits: int = 16  # 4 or 8: the layers' matrices are quantised
     double_quant: bool = True
-    rank: int = 0  # of LoRA; 0: all weights are trained
+    rank: int = 0  # of LoRA; 0: full fine-tuning
     targets: tuple[str, ...] | None = None  # last words of their names; None: all matrices of the layers
     whole_rank: bool = False  # each expert has the rank, not all together that a token passes
     dropout: bool = True
-    state_bytes: int = 8  # of the optimiser, for a trained weight
+    state_bytes: int = 8  # of the optimiser, for a trainable parameter
     recompute: str = "full"  # of RECOMPUTE
     accumulate: int = 1  # batches in an update
-    fused_step: bool = False  # the optimiser's step makes nothing beside its state
-    trained_share: float = 1.0  # of the tokens
+    fused_step: bool = False  # the optimiser's step has no temporary buffers
+    trained_share: float = 1.0  # the fraction of supervised tokens
     compiled: bool = False  # torch compiles layers that are not recomputed
     device: str = "cuda"
 
@@ -75,7 +75,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of each part: what is always there, and what else at each moment of the run."""
+    """Bytes of each part: the permanent ones, and those of each phase of the run."""
 
     kept: dict[str, int]
     moments: dict[str, dict[str, int]]
@@ -85,13 +85,13 @@ class Memory:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """What the total is the sum of: at the moment that needs most."""
+        """The parts of the total: those of the phase that needs most."""
         most = max(self.moments.values(), key=lambda parts: sum(parts.values()))
         return {name: size for name, size in {**self.kept, **most}.items() if size}
 
 
 def size_text(size: int) -> str:
-    """`9.1 GB`, or `12 MB` where it is less than a tenth of that."""
+    """`9.1 GB`, or `12 MB` if it is less than a tenth of a GB."""
     return f"{size / GB:.1f} GB" if size >= GB / 10 else f"{size / 1e6:.1f} MB"
 
 
@@ -104,7 +104,7 @@ def estimate(shape: Shape, run: Training) -> Memory:
     activations, again = _activation_bytes(shape, run, one_layer)
     making = again + _backward_bytes(shape, run)
     head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
-    # A gradient is whole before it is added to the one of the batch before.
+    # A new gradient is complete before it is added to that of the batch before.
     added = head if before else 0
     # Within autocast the copies of all weights are kept until the forward pass is over; those of layers that
     # are not made again are among the activations.
@@ -142,17 +142,17 @@ def estimate(shape: Shape, run: Training) -> Memory:
 
 
 def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int, int]:
-    """What all layers keep until backward, and what a layer makes again there."""
+    """Bytes that all layers save for backward, and that a layer recomputes there."""
     stream = run.tokens * shape.hidden * run.weight_bytes
     if run.recompute == "none":
         return shape.layers * one_layer, 0
     if run.recompute == "selective":
         made_again = _made_again(shape, run)
-        # The last is made again beside all others; any before it in the place of one that is done.
+        # The last layer is recomputed beside all others; earlier ones replace a finished one.
         again = one_layer if shape.layers % 2 else 0
         return made_again * stream + (shape.layers - made_again) * one_layer, again
     kept = shape.layers * stream
-    # Layer inputs that are kept on the host take none of a GPU's memory but the one that comes back.
+    # Of layer inputs on the host, only the one being loaded back needs memory of the GPU.
     return (stream if run.recompute == "offload" and run.device == "cuda" else kept), one_layer
 
 
@@ -162,7 +162,7 @@ def _made_again(shape: Shape, run: Training) -> int:
 
 
 def bytes_per_weight(run: Training) -> float:
-    """Of a weight in the layers' matrices.
+    """Bytes of a weight in the layers' matrices.
 
     Four bits come with a scale for 64 weights: 32 bits, or with double quantisation 8 bits and a scale of 32
     bits for 256 of those.
@@ -173,33 +173,32 @@ def bytes_per_weight(run: Training) -> float:
 
 
 def weight_bytes(shape: Shape, run: Training) -> int:
-    """Of the model as it is loaded."""
+    """Bytes of the loaded model."""
     others = shape.embedding + shape.head + shape.rest
     return matrix_bytes(shape, run) + others * run.weight_bytes
 
 
 def matrix_bytes(shape: Shape, run: Training) -> int:
-    """Of the layers' matrices; experts in one parameter are not quantised: bitsandbytes takes layers."""
+    """Bytes of the layers' matrices; packed experts are not quantised, as bitsandbytes replaces modules."""
     packed = sum(linear.weights for linear in shape.linears if linear.experts)
     return int(quantised_weights(shape) * bytes_per_weight(run)) + packed * run.weight_bytes
 
 
 def quantised_weights(shape: Shape) -> int:
-    """The weights of matrices that are layers of their own."""
+    """The number of weights in matrices that are separate modules."""
     return sum(linear.weights for linear in shape.linears if not linear.experts)
 
 
 def host_bytes(shape: Shape, run: Training) -> int:
-    """Of weights that wait in the memory of a GPU's host: a frozen embedding that is not the head too."""
+    """Bytes of weights offloaded to a GPU's host: a frozen embedding that is not tied to the head."""
     waits = run.recompute == "offload" and run.device == "cuda" and not run.is_full and shape.head
     return shape.embedding * run.weight_bytes if waits else 0
 
 
 def mapped_bytes(shape: Shape, run: Training) -> int:
-    """Of files that are mapped while another form of their weights is made, on a CPU.
+    """Bytes of files that are mapped while their weights are converted, on a CPU.
 
-    Weights that stay as they are in the files take no memory of their own. The system may take pages of files
-    back.
+    Weights that are not converted need no further memory. The system may reclaim pages of files.
     """
     stored = 4 if shape.dtype.endswith("float32") else 2
     same = run.bits == 16 and stored == run.weight_bytes
@@ -207,7 +206,7 @@ def mapped_bytes(shape: Shape, run: Training) -> int:
 
 
 def _copied_bytes(shape: Shape, run: Training) -> int:
-    """Of the copies that a layer makes of trained weights, to multiply with."""
+    """Bytes of the copies of trainable parameters that a layer makes for matrix products."""
     if run.is_full:
         casts = run.compute_bytes < run.weight_bytes
         matrices = sum(linear.weights for linear in shape.linears)
@@ -216,7 +215,7 @@ def _copied_bytes(shape: Shape, run: Training) -> int:
 
 
 def adapter_weights(shape: Shape, run: Training) -> int:
-    """The weights that LoRA adds: rank x (inputs + outputs) for each matrix."""
+    """The number of weights of LoRA: rank x (inputs + outputs) for each matrix."""
     return sum(rank_of(x, run) * (x.inputs + x.outputs) * x.copies for x in targets(shape, run))
 
 
@@ -225,7 +224,7 @@ def rank_of(linear: Linear, run: Training) -> int:
     return run.rank if run.whole_rank else linear.rank(run.rank)
 
 
-# What a config may call a matrix of experts that a family packs.
+# Names in configs of the matrices of packed experts.
 _OWN_NAMES = {"gate_up_proj": {"gate_proj", "up_proj", "w1", "w3"}, "down_proj": {"w2"}}
 
 
@@ -242,7 +241,7 @@ def targets(shape: Shape, run: Training) -> list[Linear]:
 
 
 def layer_bytes(shape: Shape, run: Training) -> int:
-    """What a layer keeps of one token until backward.
+    """Bytes that a layer saves for backward, per token.
 
     norms       two, the stream before each and a number of fp32; of other families in fp32 and normalised too
     attention   queries, keys, values; on a GPU the result and one number of fp32 for each head; queries and
@@ -271,7 +270,7 @@ def layer_bytes(shape: Shape, run: Training) -> int:
 
 
 def _fused(shape: Shape, run: Training) -> Fused | None:
-    """What runs through xtuner/model/fused of layers that are not recomputed; compiled ones do not."""
+    """The fused functions of layers that are not recomputed; None for compiled ones."""
     return None if _is_compiled(run) else family_of({"model_type": shape.family}).fused
 
 
@@ -287,7 +286,7 @@ _DOWN = "down_proj"
 
 
 def _inputs_bytes(shape: Shape, run: Training) -> float:
-    """Of the inputs of trained matrices; adapters are fused in every family, unless torch compiles them."""
+    """Bytes of the inputs of trained matrices; adapters are fused in every family, unless compiled."""
     c = run.compute_bytes
     trained = list(shape.linears) if run.is_full else targets(shape, run)
     mask = 1 if run.dropout and not run.is_full and _is_compiled(run) else 0
@@ -297,7 +296,7 @@ def _inputs_bytes(shape: Shape, run: Training) -> float:
         share = x.active / shape.layers
         source = x.block + _SOURCE.get(x.role, x.role)
         known = source in seen or (source == "o_proj" and run.device == "cuda")
-        known = known or (_is_one_mlp(shape, run) and x.role == _DOWN)  # made again in backward
+        known = known or (_is_one_mlp(shape, run) and x.role == _DOWN)  # recomputed in backward
         dropped = mask if not x.experts else 0
         if not known or dropped:
             total += share * x.inputs * (c + dropped)
@@ -306,7 +305,7 @@ def _inputs_bytes(shape: Shape, run: Training) -> float:
     return total
 
 
-# Matrices that read the same numbers.
+# Matrices with the same input.
 _SOURCE = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "attention"),
     **dict.fromkeys(("gate_proj", "up_proj", "gate_up_proj"), "mlp"),
@@ -324,11 +323,11 @@ def _in_tiles(shape: Shape, run: Training) -> bool:
 
 
 def loss_bytes(shape: Shape, run: Training) -> int:
-    """Of the last norm, the chosen rows and their gradient, and of what a block of logits needs at most.
+    """Bytes of the last norm, the chosen rows and their gradient, and of a block of logits at its peak.
 
     softmax     a part of the block, in fp32 where logits are not, and its probabilities
     rows        the block's gradient as rows of the stream
-    head        where it is trained: the block's gradient, once more in the head's precision
+    head        if it is trained: the block's gradient, once more in the head's precision
     """
     c, rows = run.compute_bytes, int(run.tokens * run.trained_share)
     block = loss_block(rows, shape.vocab, run.device)
@@ -346,9 +345,9 @@ def loss_bytes(shape: Shape, run: Training) -> int:
 
 
 def _backward_bytes(shape: Shape, run: Training) -> int:
-    """Of the gradients inside one layer, and of matrices: out of 4 or 8 bits, or as a gradient.
+    """Bytes of the gradients inside one layer, and of a matrix: dequantised, or its gradient.
 
-    The most is either in the MLP, four as wide as it is (in tiles, with its gate and up), or in a norm, three
+    The peak is either in the MLP, four as wide as it is (in tiles, with its gate and up), or in a norm, three
     of the stream in fp32.
     """
     c = run.compute_bytes
@@ -362,7 +361,7 @@ def _backward_bytes(shape: Shape, run: Training) -> int:
 
 
 def _width(linear: Linear) -> int:
-    """Of what a matrix makes; gate and up of experts, which are one, count as they do apart."""
+    """The width of a matrix's output; gate and up of packed experts count separately."""
     return linear.outputs // 2 if linear.experts and linear.role != _DOWN else linear.outputs
 
 

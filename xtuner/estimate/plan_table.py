@@ -1,4 +1,4 @@
-"""The plan of a run by many processes: a row for each way to divide the model.
+"""The plan of a run with many processes: a row for each way to divide the model.
 
 plan     64 processes, 8 on a machine, each with 141 GB (H200, ...); an update takes 524288 tokens
          backend          memory   reading      host      sent    scaling
@@ -32,7 +32,7 @@ from xtuner.language import padded, translate
 
 @dataclass(frozen=True)
 class Row:
-    """What one way to divide the model needs, sends in an update and process, and how it scales."""
+    """One way to divide the model: memory, bytes sent per update and process, and scaling."""
 
     division: Division
     memory: ProcessMemory
@@ -51,7 +51,7 @@ def plan_row(shape: Shape, run: Training, division: Division, cluster: Cluster) 
 
 
 def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
-    """The table for the processes of `found`, with GPUs as here, or as in Cluster where there is none."""
+    """The table for the processes of `found`, for GPUs as here, or as in Cluster if there is none."""
     cluster = cluster_of(found.machine)
     machine = Machine("cuda", cluster.name, cluster.memory, cluster.memory)
 
@@ -69,7 +69,7 @@ def _heading() -> str:
 
 
 def cluster_of(machine: Machine) -> Cluster:
-    """Machines like this one, joined by what Cluster assumes."""
+    """Machines like this one, with the connections of Cluster."""
     usual = Cluster()
     if machine.device != "cuda":
         return usual

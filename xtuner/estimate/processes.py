@@ -1,7 +1,7 @@
-"""What each of many processes holds, sends and waits for, by how they divide a model.
+"""Memory, traffic and waiting time of each of many processes, by the way they divide a model.
 
-    T trained weights, W all, n processes, a batches in an update; `t` bytes of a trained weight, `g` of one
-    that travels
+    T trainable parameters, W all, n processes, a batches in an update; `t` bytes of a trainable parameter,
+    `g` of a number that is sent
 
                 held by a process                          sent by it in an update, x (n - 1) / n
     ddp         all; gradients too, from start to end      2 T t
@@ -9,11 +9,11 @@
     zero1       1/n of the optimiser                       2 T t + T t
     zero2       and of gradients                           a 2 T t + T t
     zero3       and of weights; whole: 10^9 of them        a (2 W t + T t)
-    offload     what is divided is in the host's memory    as above; a share of T and W to the host and back
-    rows shared by P: activations of 1/P of the tokens; queries, keys, values and results of each layer travel
-    (P - 1) / P, forward, when made again, and backward
+    offload     what is divided is in the host's memory    as above; a part of T and W to the host and back
+    sequence parallelism of P: activations of 1/P of the tokens; queries, keys, values and results of each
+    layer are sent, (P - 1) / P of them, forward, on recomputation, and backward
 
-The memory follows ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054), what is sent for shared rows Ulysses
+The memory follows ZeRO (Rajbhandari et al. 2019, arXiv 1910.02054), what sequence parallelism sends Ulysses
 (Jacobs et al. 2023, arXiv 2309.14509), both as engine/backend.py, DeepSpeed 0.19 and
 parallel/sequence do it: tests count the bytes of two processes. A sum of B bytes over n processes sends
 2 (n - 1) / n B, a gather or a scattered sum half of it: what rings need, and nccl uses.
@@ -48,22 +48,23 @@ BACKENDS = ("ddp", "fsdp", "zero1", "zero2", "zero3", "zero2_offload", "zero3_of
 # DeepSpeed's defaults: numbers in a bucket of gradients, and of weights that are whole at one time.
 BUCKET = 500_000_000
 LIVE_WEIGHTS = 1_000_000_000
-# What AdamW on the host reads and writes for a weight: gradient, weight and two states in fp32, and the copy.
+# Bytes that AdamW on the host reads and writes for a weight: gradient, weight and two states in fp32, and the
+# copy.
 HOST_STEP_BYTES = 30
 
 
 @dataclass(frozen=True)
 class Division:
-    """How many processes share the work, and how."""
+    """The number of processes, and how they divide the model."""
 
     backend: str = "ddp"
     processes: int = 1
     per_node: int = 8
-    sequence: int = 1  # processes that share a row
+    sequence: int = 1  # sequence_parallel_size
 
     @property
     def stage(self) -> int:
-        """Of ZeRO, 0 where it is something else."""
+        """The stage of ZeRO, 0 without ZeRO."""
         return int(self.backend[4]) if self.backend.startswith("zero") else 0
 
     @property
@@ -86,12 +87,12 @@ ALONE = Division()
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a process has: rates a second, each way."""
+    """The resources of a process: rates per second, in each direction."""
 
     card: str = "H200"
     links: str = "NVLink, 8 x 400 Gb/s between machines"
     operations: float = 989e12  # in 16 bits, by its maker
-    reached: float = REACHED  # of them
+    reached: float = REACHED  # the fraction of them that is reached
     inside: float = 360e9  # bytes between GPUs of a machine: 80 % of NVLink's 450
     between: float = 320e9  # bytes between machines, for all of its GPUs: 80 % of 8 x 400 Gb/s
     host: float = 50e9  # bytes between a GPU and its host: 80 % of PCIe 5.0 x16
@@ -105,7 +106,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class ProcessMemory:
-    """Of the process that has most: on its device, on its host, and of the model while it is loaded."""
+    """The memory of the process that needs most: on device, on host, and while the model is loaded."""
 
     device: Memory
     host: int
@@ -113,13 +114,13 @@ class ProcessMemory:
 
     @property
     def needs(self) -> int:
-        """The most that the device must have."""
+        """The memory that the device must have."""
         return max(self.device.total, self.loading)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes that a process sends in an update, and behind what they hide."""
+    """Bytes that a process sends in an update, and the work that they overlap with."""
 
     what: str
     size: int
@@ -137,12 +138,12 @@ class Scaling:
 
     @property
     def best(self) -> float:
-        """The share of computing where all overlaps that can."""
+        """The fraction of time spent computing if all that can overlap does."""
         return self.computing / (self.computing + self.waiting)
 
     @property
     def worst(self) -> float:
-        """The same where nothing overlaps."""
+        """The same if nothing overlaps."""
         return self.computing / (self.computing + self.sending)
 
     @property
@@ -153,7 +154,7 @@ class Scaling:
 
 
 def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMemory:
-    """What one of the processes needs for `run`, a batch of which it takes alone or with those of its row."""
+    """The memory of one process for `run`; it reads a batch alone, or with its sequence-parallel group."""
     # FSDP's read their own parts alone, unless weights are quantised, which is done to whole ones.
     reads_part = division.backend == "fsdp" and run.bits == 16
     loading = 0 if reads_part else weight_bytes(shape, run)
@@ -172,7 +173,7 @@ def process_memory(shape: Shape, run: Training, division: Division) -> ProcessMe
 
 
 def _ddp_memory(shape: Shape, run: Training) -> Memory:
-    """DDP's buckets are the gradients, and stay from the moment the model is there."""
+    """With DDP the gradients are its buckets, which exist from the start."""
     found = estimate(shape, run)
     gradients = _trained(shape, run) * _trained_bytes(run)
     return _with(found, {}, {name: {"gradients": gradients} for name in found.moments if name != "loading"})
@@ -184,7 +185,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
     trained = part["trained"]
     gradient = trained * _trained_bytes(run)
     before = gradient if run.accumulate > 1 else 0
-    # Outside of layers all is whole until the backward pass is over, and so is its gradient.
+    # Parameters outside of layers, and their gradients, are whole until the end of the backward pass.
     outside = _outside_bytes(shape, run)
     layer = _travelling(shape, run) // shape.layers
     gathered = outside + 2 * layer
@@ -212,7 +213,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
 
 
 def _copies(shape: Shape, run: Training) -> dict[str, int]:
-    """Of what a process alone needs: 16-bit copies of weights, in whose place FSDP has gathered layers."""
+    """Bytes that only a single process needs: 16-bit copies of weights; FSDP gathers layers instead."""
     if not run.is_full or run.compute_bytes >= run.weight_bytes:
         return {}
     copies = sum(x.weights for x in shape.linears) * run.compute_bytes
@@ -225,9 +226,9 @@ def _copies(shape: Shape, run: Training) -> dict[str, int]:
 
 
 def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memory, int]:
-    """What device and host hold; precision is that of the arithmetic, and updated weights are fp32."""
+    """Memory on device and host; weights have the precision of the arithmetic, updated ones fp32."""
     n, stage = division.processes, division.stage
-    # A stage of 3 runs layers as their families wrote them.
+    # Stage 3 runs the original layers, not fused ones.
     seen = replace(shape, family="") if stage == 3 else shape
     run = replace(run, weight_bytes=min(run.weight_bytes, run.compute_bytes))
     alone = estimate(seen, run)
@@ -269,7 +270,7 @@ def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memor
 
 
 def _with(found: Memory, kept: dict[str, int], changes: dict[str, dict[str, int]]) -> Memory:
-    """`found` with other sizes; what lies free between them grows and shrinks with them."""
+    """`found` with other sizes; the unused memory of the allocator changes in proportion."""
     moments = {}
     for name, moment in found.moments.items():
         new = {**moment, **changes.get(name, {})}
@@ -280,7 +281,7 @@ def _with(found: Memory, kept: dict[str, int], changes: dict[str, dict[str, int]
 
 
 def local_weights(shape: Shape, run: Training, n: int) -> dict[str, int]:
-    """What FSDP leaves with the first process: `trained` weights, `frozen bytes`.
+    """The part of the first process with FSDP: `trained` weights, `frozen bytes`.
 
     Tensors are cut along their rows; the first process has the rows that are left over, and all scales of
     quantised matrices.
@@ -298,7 +299,7 @@ def local_weights(shape: Shape, run: Training, n: int) -> dict[str, int]:
 
 
 def _rows(linear: Linear, n: int) -> int:
-    """Of all copies of a matrix what the first of `n` processes has: whole experts of those in a tensor."""
+    """The weights of all copies of a matrix on the first of `n` processes: whole experts if packed."""
     if linear.experts:
         return -(-linear.experts // n) * linear.inputs * linear.outputs * linear.tensors
     return -(-linear.outputs // n) * linear.inputs * linear.copies
@@ -311,7 +312,7 @@ def _adapter_rows(linear: Linear, rank: int, n: int) -> int:
 
 
 def traffic(shape: Shape, run: Training, division: Division) -> list[Sent]:
-    """What a process sends in an update."""
+    """The bytes that a process sends in an update."""
     n, times = division.processes, run.accumulate
     ring = (n - 1) / n
     trained = _trained(shape, run)
@@ -357,7 +358,7 @@ def _zero_traffic(shape: Shape, run: Training, division: Division) -> list[Sent]
 
 
 def _attention_bytes(shape: Shape, run: Training, size: int) -> int:
-    """Queries, keys, values there and results back, for all layers of a batch."""
+    """Bytes of queries, keys and values sent, and results sent back, for all layers of a batch."""
     width = shape.query // shape.heads
     heads = shape.key // width
     repeated = size // _gcd(size, heads)
@@ -374,7 +375,7 @@ def _gcd(a: int, b: int) -> int:
 
 
 def scaling(shape: Shape, run: Training, division: Division, cluster: Cluster) -> Scaling:
-    """How long an update takes, and how much of that a process waits for others."""
+    """The time of an update, and the part of it that a process waits for others."""
     length = min(run.tokens // run.batch, 2048)
     batch = run.tokens * flops_per_token(shape, run, length) / division.sequence
     batch /= cluster.operations * cluster.reached
@@ -404,7 +405,7 @@ def _rate(over: str, division: Division, cluster: Cluster) -> float:
     if over == "sequence":
         inside = division.per_node % division.sequence == 0
         return cluster.inside if inside else cluster.between / division.per_node
-    # Rings pass through a machine once, each by another of its links and with its share of the bytes.
+    # Each ring passes a machine once, by a separate link and with a part of the bytes.
     return cluster.inside if division.processes <= division.per_node else min(cluster.inside, cluster.between)
 
 
@@ -417,7 +418,7 @@ def _trained_bytes(run: Training) -> int:
 
 
 def _zero_bytes(run: Training) -> int:
-    """Of a trained weight and its gradient where DeepSpeed holds them."""
+    """Bytes of a trainable parameter, or of its gradient, with DeepSpeed."""
     return min(run.weight_bytes, run.compute_bytes) if run.is_full else run.compute_bytes
 
 
@@ -444,7 +445,7 @@ def _travelling(shape: Shape, run: Training) -> int:
 
 
 def _scales(shape: Shape, run: Training) -> int:
-    """Bytes beside the codes of quantised matrices, which every process has."""
+    """Bytes of the scales of quantised matrices, which every process has."""
     if run.bits == 16:
         return 0
     return int(quantised_weights(shape) * (bytes_per_weight(run) - run.bits / 8))

@@ -3,8 +3,8 @@
 {"model_type": "llama", "hidden_size": 4096, ...}  ->  Shape(linears=[Linear("q_proj", 4096, 4096, 32), ...],
                                                             embedding=131072000, head=131072000, rest=266240)
 
-Families whose `sizes` are known are exact to the last weight; parts that see or hear are not counted. Any
-other with the usual names in its config is estimated as a Llama, with `is_exact` false.
+Families with known `sizes` are exact to the last weight; parts for images or audio are not counted. Any other
+with the usual names in its config is estimated as a Llama, with `is_exact` false.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from xtuner.families import Sizes, family_of
 class Linear:
     """A matrix that occurs `copies` times in all layers; a token passes `active` of them.
 
-    `experts`: so many of a layer are one parameter; 0 where each is a layer of its own.
+    `experts`: the number of experts in one parameter; 0 if each is a separate module.
     """
 
     name: str
@@ -29,22 +29,22 @@ class Linear:
     copies: int
     active: int
     experts: int = 0
-    block: str = ""  # of the MLPs beside one another: "shared", "experts"
+    block: str = ""  # of parallel MLPs: "shared", "experts"
     role: str = ""  # Llama's name of it
 
     @property
     def weights(self) -> int:
-        """Of all copies."""
+        """The number of weights of all copies."""
         return self.inputs * self.outputs * self.copies
 
     @property
     def tensors(self) -> int:
-        """How many parameters the copies are."""
+        """The number of parameters of the copies."""
         return self.copies // max(1, self.experts)
 
     @property
     def tensor_weights(self) -> int:
-        """Of one parameter."""
+        """The number of weights of one parameter."""
         return self.inputs * self.outputs * max(1, self.experts)
 
     def rank(self, rank: int) -> int:
@@ -54,7 +54,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's weights, and the widths that decide what it keeps for backward."""
+    """A model's weights, and the widths that decide what it saves for backward."""
 
     family: str
     hidden: int
@@ -65,17 +65,17 @@ class Shape:
     key: int  # width of all keys
     linears: tuple[Linear, ...]
     embedding: int
-    head: int  # 0 where the embedding serves as the head too
+    head: int  # 0 if it is tied to the embedding
     rest: int  # norms and biases
     context: int | None = None
     dtype: str = ""
     is_exact: bool = True
-    head_norms: bool = False  # queries and keys are normed
-    sees: bool = False  # or hears: what does so is not counted
+    head_norms: bool = False  # queries and keys are normalised
+    sees: bool = False  # has parts for images or audio, which are not counted
 
     @property
     def num_weights(self) -> int:
-        """All weights."""
+        """The number of all weights."""
         return self.embedding + self.head + self.rest + sum(linear.weights for linear in self.linears)
 
 
@@ -83,7 +83,7 @@ _JOINED_NAMES = {("q_proj", "k_proj", "v_proj"): "qkv_proj", ("gate_proj", "up_p
 
 
 def read_shape(config: Mapping[str, Any]) -> Shape | None:
-    """The shape of the model with that config.json; None where it lacks the usual sizes."""
+    """The shape of the model with that config.json; None if it lacks the usual sizes."""
     cfg, sees = config, False
     if isinstance(config.get("text_config"), Mapping):
         cfg, sees = {**config["text_config"]}, True
@@ -125,7 +125,7 @@ def read_shape(config: Mapping[str, Any]) -> Shape | None:
 
 
 class _Attention(NamedTuple):
-    """Matrices of all layers, weights that are none, and the widths of queries and keys."""
+    """Matrices of all layers, the number of other weights, and the widths of queries and keys."""
 
     linears: list[Linear]
     rest: int
@@ -173,7 +173,7 @@ def _latent_attention(cfg: Mapping[str, Any], layers: int) -> _Attention:
 
 
 def _full_layers(cfg: Mapping[str, Any], layers: int) -> int:
-    """How many layers of a family with linear attention have full attention."""
+    """The number of layers with full attention in a family with linear attention."""
     kinds = cfg.get("layer_types")
     return kinds.count("full_attention") if kinds else layers // (cfg.get("full_attention_interval") or 4)
 
@@ -193,7 +193,7 @@ def _linear_attention(cfg: Mapping[str, Any], layers: int) -> tuple[list[Linear]
 
 
 def _mlp(cfg: Mapping[str, Any], sizes: Sizes, layers: int) -> tuple[list[Linear], int]:
-    """The matrices behind attention, and the weights of the routers."""
+    """The matrices after attention, and the number of weights of the routers."""
     hidden, wide = cfg["hidden_size"], cfg["intermediate_size"]
     experts = cfg.get("num_local_experts") or cfg.get("num_experts") or cfg.get("n_routed_experts") or 0
     if not experts:
@@ -215,7 +215,7 @@ def _mlp(cfg: Mapping[str, Any], sizes: Sizes, layers: int) -> tuple[list[Linear
 
 
 def _dense_layers(cfg: Mapping[str, Any], layers: int) -> int:
-    """How many layers have no experts."""
+    """The number of layers without experts."""
     if "first_k_dense_replace" in cfg:
         return min(cfg["first_k_dense_replace"], layers)
     step = cfg.get("interleave_moe_layer_step") or cfg.get("decoder_sparse_step") or 1

@@ -1,10 +1,10 @@
-"""How much arithmetic a token costs, and how long a run takes on hardware of a known rate.
+"""The arithmetic of a token, and the time of a run on hardware of a known rate.
 
     forward    2 x (weights a token passes) + attention to the tokens before it, 2 x layers x queries x length
-    backward   as much again for the inputs, and where all weights are trained as much again for them
+    backward   as much again for the inputs, and in full fine-tuning as much again for the weights
     recompute  one more forward of the layers, or of every second one
 
-A rough answer: cards reach `REACHED` of their rate, a CPU core `CORE_FLOPS`.
+A rough estimate: cards reach `REACHED` of their rate, a CPU core `CORE_FLOPS`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RATES = {
 
 
 def flops_per_token(shape: Shape, run: Training, length: int) -> float:
-    """Operations that training takes for a token in a sample of that length."""
+    """Operations of training per token in a sample of that length."""
     layers = sum(2 * x.inputs * x.outputs * x.active for x in shape.linears)
     layers += 2 * shape.layers * shape.query * length  # half of the square: causal
     head = 2 * shape.vocab * shape.hidden * run.trained_share
@@ -51,7 +51,7 @@ def flops_per_token(shape: Shape, run: Training, length: int) -> float:
 
 
 def operations_per_second(machine: Machine) -> float | None:
-    """What the machine is expected to reach; None for a card that is not in the table."""
+    """The operations per second that the machine should reach; None for a card that is not in the table."""
     if machine.device == "cpu":
         return CORE_FLOPS * machine.num_cores
     rate = card_rate(machine.name)
@@ -59,7 +59,7 @@ def operations_per_second(machine: Machine) -> float | None:
 
 
 def card_rate(name: str) -> float | None:
-    """Operations a second of the card that nvidia-smi calls so, by its maker; None where it is not known."""
+    """Operations per second, by its maker, of the card with this name in nvidia-smi; None if unknown."""
     return next((r * 1e12 for card, r in _RATES.items() if card in name.replace("GeForce ", "")), None)
 
 

@@ -1,4 +1,4 @@
-"""From what is known of model, data and machine to the settings of a run, each with its reason; pure.
+"""Choose the settings of a run by facts of model, data and machine, each with its reason; without I/O.
 
 max_length   the shortest power of two that nearly all rows fit into, longer where many short ones can share
 method       LoRA where the model fits in 16 bits, else QLoRA
@@ -21,12 +21,12 @@ from xtuner.proposal.data import DataFacts
 from xtuner.proposal.memory import memory_config
 from xtuner.proposal.model import ModelFacts
 
-COVERED = 0.99  # of the rows are not cut
+COVERED = 0.99  # fraction of the rows that are not cut
 SHORTEST, PACKED = 256, 2048
 MAX_TOKENS_IN_BATCH = 4096
 MAX_TOKENS_IN_UPDATE = 32768
 WANTED_UPDATES = 100
-# Of the free memory: what a run may be expected to take.
+# The fraction of the free memory that a run may use by the estimate.
 USABLE = 0.8
 _EPOCHS = {False: 3, True: 1}
 
@@ -42,13 +42,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Proposal:
-    """All choices, and the memory that they are expected to need."""
+    """All choices, and the estimated memory."""
 
     choices: list[Choice]
     memory_bytes: int | None
 
     def value(self, name: str) -> Any:
-        """What was chosen for `name`."""
+        """The value chosen for `name`."""
         return next(choice.value for choice in self.choices if choice.name == name)
 
 
@@ -67,7 +67,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     updates = draft.take(_choose_accumulation(data, tokens, epochs))
     num_iters = max(1, math.ceil(data.num_tokens * epochs / tokens))
     every = max(1, min(500, num_iters // 3))
-    # Texts are learnt as they stand.
+    # Texts need no template.
     template = [] if data.is_text else [Choice("prompt_template", model.template, model.why_template)]
     return Proposal(
         [
@@ -88,7 +88,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
 
 
 class _Draft:
-    """The config as far as it is chosen, whose memory is read as `xtuner check` reads it."""
+    """The choices so far; their memory is estimated as by `xtuner check`."""
 
     def __init__(self, model: ModelFacts, data: DataFacts, machine: Machine) -> None:
         self.model, self.data, self.machine = model, data, machine
@@ -100,16 +100,16 @@ class _Draft:
         return choice
 
     def value(self, name: str) -> Any:
-        """What was chosen for `name`."""
+        """The value chosen for `name`."""
         return self._chosen[name]
 
     @property
     def recompute(self) -> str:
-        """What is chosen, for comparisons: all layers where memory is to decide it."""
+        """The chosen recomputation, for comparisons; "full" if memory is to decide it."""
         return "full" if self._chosen.get("use_activation_checkpointing", True) else "none"
 
     def memory(self, recompute: str | None = None, **more: Any) -> int | None:
-        """Bytes at the peak with `more` settings, and with that `recompute` in place of the config's own."""
+        """Peak memory in bytes with `more` settings; `recompute` replaces that of the config."""
         shape = self.model.shape
         if shape is None:
             return None

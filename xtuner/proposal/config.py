@@ -1,4 +1,4 @@
-"""The text of the config that was chosen."""
+"""Write the proposed config."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from xtuner.proposal.data import DataFacts
     from xtuner.proposal.model import ModelFacts
 
-# A look at the model, not a conversation with it.
+# Enough to judge the answers during training.
 SAMPLE_TOKENS = 100
-# Choices that are no variables of part 1 by that name.
+# Choices that are not variables of part 1 of the config.
 _ELSEWHERE = ("method", "dataset_map_fn", "prompt_template", "use_activation_checkpointing")
 
 
 def write_config(name: str, model: ModelFacts, data: DataFacts, proposal: Proposal, lang: str = "en") -> str:
-    """The config of the proposal, in five parts as every built-in one."""
+    """The text of the proposed config, in five parts as in built-in configs."""
     recipe = recipe_of(name, model, data, {choice.name: choice.value for choice in proposal.choices})
     return render(recipe, lang, pretrained_model_name_or_path=model.path, data_path=data.path)
 
 
 def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str, Any]) -> Recipe:
-    """The recipe with the settings chosen so far, `method` at least; the others are as usual."""
+    """The recipe with the settings chosen so far, at least `method`; the others have defaults."""
     row = model.row or Model(name, model.path, model.family, model.context)
     row = dataclasses.replace(row, template=model.template, sequence_parallel=False, by_method={})
     changes: dict[str, Any] = {key: value for key, value in chosen.items() if key not in _ELSEWHERE}
@@ -44,7 +44,7 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     changes["chat"] = {"max_new_tokens": SAMPLE_TOKENS}
     if not data.questions:
         changes |= {"evaluation_freq": None, "SYSTEM": None, "chat": None}
-    # Without this setting training recomputes what it has to.
+    # Without this setting training chooses the recomputation by memory.
     if not chosen.get("use_activation_checkpointing", True):
         changes["model"] = {"use_activation_checkpointing": False}
     rows = own_data(data.map_fn, is_text=data.is_text)

@@ -1,4 +1,4 @@
-"""What a data file holds: its format, and how long its rows are in tokens."""
+"""The facts of a data file: its format, and the lengths of its rows in tokens."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from xtuner.errors import DataError
 
 Row = dict[str, Any]
 
-# Rows that are measured; more change the result by less than a step of max_length.
+# The number of rows to measure; more would change the result by less than a step of max_length.
 SAMPLE = 2000
 _MAX_QUESTION = 200
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """A data file; `lengths` are those of the rows that were measured, sorted.
+    """A data file; `lengths` are the sorted lengths of the measured rows.
 
-    `prompts` are the lengths of what comes before the first answer in each, sorted.
+    `prompts` are the sorted lengths of their parts before the first answer.
     """
 
     path: str
@@ -46,16 +46,16 @@ class DataFacts:
 
     @property
     def num_tokens(self) -> float:
-        """Of all rows, by those measured."""
+        """The tokens of all rows, extrapolated from the measured ones."""
         return sum(self.lengths) / len(self.lengths) * self.num_rows
 
-    def length_of(self, share: float) -> int:
-        """The length that this share of the rows does not exceed."""
-        return self.lengths[min(len(self.lengths) - 1, int(share * len(self.lengths)))]
+    def length_of(self, fraction: float) -> int:
+        """The length that this fraction of the rows does not exceed."""
+        return self.lengths[min(len(self.lengths) - 1, int(fraction * len(self.lengths)))]
 
 
 def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
-    """The facts of the file, its rows measured with `tokenizer` under the prompt template of that name."""
+    """The facts of the file, measured with `tokenizer` and the prompt template of that name."""
     rows = take_split(load_dataset(path), "train")
     if len(rows) == 0:
         raise DataError(f"the data is empty: there are no rows in {path}")
@@ -89,7 +89,7 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
 
 
 def _readable(rows: Selection, numbers: Sequence[int]) -> Iterator[Row]:
-    """The rows of these numbers without broken ones, of which training leaves out a few."""
+    """The rows of these numbers without broken ones, of which training accepts a few."""
     broken = None
     count = 0
     for number in numbers:
@@ -110,7 +110,7 @@ def _conversation(row: Row, map_fn: Any) -> list[dict[str, Any]] | None:
 
 
 class _Measured:
-    """Takes samples as a store does, and keeps the length of each and of what comes before its answer."""
+    """Receives samples as a store does; keeps the length of each and of its part before the answer."""
 
     def __init__(self) -> None:
         self.lengths: list[int] = []
@@ -124,11 +124,11 @@ class _Measured:
             self.prompts.append(int(trained.argmax()))
 
     def note_fault(self, message: str) -> None:
-        """They are reported when training starts."""
+        """Does nothing: faults are reported when training starts."""
 
 
 def _measure(rows: Selection, settings: Encoding) -> _Measured:
-    """What the rows are as training encodes them, before any cut."""
+    """The lengths of the rows, encoded as in training, before any cut."""
     measured, tally = _Measured(), Tally()
     encode_rows(rows, settings, measured, tally)
     if not measured.lengths:
@@ -138,12 +138,12 @@ def _measure(rows: Selection, settings: Encoding) -> _Measured:
 
 
 def _some(count: int) -> Sequence[int]:
-    """The numbers of the rows that are measured: all, or as many as suffice from everywhere in the file."""
+    """The numbers of the rows to measure: all, or a random sample."""
     return range(count) if count <= SAMPLE else sorted(random.Random(0).sample(range(count), SAMPLE))
 
 
 def _name_to_write(found: Format, rows: list[dict[str, Any]], conversations: list[Any]) -> str | None:
-    """The function that configs can import and that makes `conversations` of `rows`; "auto" for none."""
+    """The map function of configs that makes `conversations` of `rows`; "auto" if there is none."""
     if [row.get("conversation") for row in rows] == conversations:
         return None
     if found.renames:
@@ -158,12 +158,12 @@ def _makes(map_fn: Any, rows: list[dict[str, Any]], conversations: list[Any]) ->
         return all(
             map_fn(row)["conversation"] == turns for row, turns in zip(rows, conversations, strict=True)
         )
-    except DataError:  # the format allows for more than this function, such as rows without "input"
+    except DataError:  # the format allows more than this function, such as rows without "input"
         return False
 
 
 def _questions(conversations: list[list[dict[str, Any]]], is_text: bool) -> list[str]:
-    """Two short questions of the data, or beginnings of its texts, to ask while training."""
+    """Two short questions of the data, or beginnings of its texts, as prompts during training."""
     found: list[str] = []
     for turns in conversations:
         if not turns:

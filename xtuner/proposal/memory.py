@@ -1,4 +1,4 @@
-"""The memory that a built-in or proposed config is expected to need, from the tables; no config is rendered.
+"""The estimated memory of a built-in or proposed config, from the tables; no config is rendered.
 
 Recipe  ->  the settings of its config that decide memory  ->  Training  ->  bytes
 """
@@ -22,7 +22,7 @@ _CARD = Machine("cuda", "GPU", 0, 0)
 
 
 def expected_memory(recipe: Recipe) -> int | None:
-    """Bytes on one GPU at the peak, None for models of unknown size and methods with more than one model."""
+    """Peak memory on one GPU in bytes; None for models of unknown size or methods with several models."""
     sizes = SIZES.get(recipe.model.name)
     if sizes is None or recipe.method not in TEXT or Plan(recipe).options["training_args"]:
         return None
@@ -32,7 +32,7 @@ def expected_memory(recipe: Recipe) -> int | None:
 
 
 def memory_config(recipe: Recipe) -> dict[str, Any]:
-    """The part of a recipe's config that `read_training` reads."""
+    """The part of a recipe's config that `read_training` needs."""
     plan = Plan(recipe)
     schedule, data = plan.settings["schedule"], plan.settings["data"]
     return {

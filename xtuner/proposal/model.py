@@ -1,4 +1,4 @@
-"""What a model folder says of itself, by its small files."""
+"""The facts of a model folder, from its small files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USUAL_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model folder; `row` is the built-in model that it is a copy of."""
+    """A model folder; `row` is the row of the built-in model that it is a copy of."""
 
     path: str
     family: str
@@ -29,12 +29,12 @@ class ModelFacts:
     template: str
     why_template: str
     row: Model | None
-    quantised: str | None = None  # how its weights are
+    quantised: str | None = None  # the quantisation method of its weights
 
 
 def look_at_model(path: str, template: str | None = None, method: str | None = None) -> ModelFacts:
-    """The facts of the folder, with `template` in place of the one that fits it; `method` is to train it."""
-    # The config that is written trusts the model's own code, where it has some.
+    """The facts of the folder; `template` overrides the fitting one, `method` is the one of the training."""
+    # The written config trusts the code of the model, if it has any.
     config = check_language_model(path, trust_remote_code=True)
     check_model_folder(path, tokenizer=True)
     folder = Path(path)
@@ -70,7 +70,7 @@ def _known_row(folder: Path, config: Mapping[str, Any]) -> Model | None:
 
 
 def _template(folder: Path, row: Model | None, asked: str | None) -> tuple[str, str]:
-    """The name of the prompt template, and why."""
+    """The name of the prompt template, and the reason."""
     if asked is not None:
         PROMPT_TEMPLATE[asked]  # an unknown one raises, with the nearest
         return asked, "as --template says"

@@ -1,3 +1,1 @@
-"""What a data set looks like to the model: stages of rows, counts, lengths and faults, as plain data; and
-showing them on a terminal, as a page for the browser, as JSON for scripts.
-"""
+"""Inspect a data set: stages of rows, counts, lengths and faults; as text, HTML page or JSON."""

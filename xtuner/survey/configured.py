@@ -1,11 +1,11 @@
-"""The data sets that a config names, each with the rows and settings it is made of.
+"""The data sets of a config, each with its rows and settings.
 
     train_dataloader.dataset
       dict(type=ConcatDataset, datasets=[            parts   train_dataloader.dataset.datasets.0   (A's rows)
           dict(type=process_hf_dataset, dataset=A),          train_dataloader.dataset.datasets.1   (B's rows)
           dict(type=process_hf_dataset, dataset=B)])
 
-What is found here is what training builds: the same dicts, through the same builder, with the same defaults.
+They are built as in training: the same dicts, by the same builder, with the same defaults.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from xtuner.log import say_once
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What one data set is made of.
+    """The rows and settings of one data set.
 
-    `settings` is None for rows that are tokens already, and so is `rows` for a data set that reads its files
-    itself; `kind` is what makes it.
+    `settings` is None for tokenised rows, and `rows` is None too for a data set that reads files itself;
+    `kind` is the name of its type.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Origin:
 
 
 class ConfiguredData:
-    """The training data of a config: its parts in `origins`, built once and only when asked for."""
+    """The training data of a config: its parts in `origins`, built once and on request."""
 
     def __init__(self, cfg: Any, path: str, tokenizer_cfg: Any) -> None:
         self._cfg = cfg
@@ -57,11 +57,11 @@ class ConfiguredData:
         self.origins = [_origin(found, builder, where) for where, found in self._found.items()]
 
     def build(self) -> Any:
-        """All the data, as training reads it; of a stream the first buffer."""
+        """All the data as training reads it; the first buffer of a stream."""
         return _without_streams(self._builder.build(self._cfg, self._path))
 
     def build_part(self, origin: Origin) -> PackedDataset:
-        """One data set of it; ConfigError for a kind that has nothing to look at."""
+        """One data set of it; ConfigError if its samples cannot be shown."""
         made = _without_streams(self._builder.build(self._found[origin.path], origin.path))
         if not isinstance(made, PackedDataset):
             raise ConfigError(
@@ -72,7 +72,7 @@ class ConfiguredData:
         return made
 
     def tokenizer(self, origin: Origin) -> Any:
-        """The tokenizer of that data set; where it has none, that of the config."""
+        """The tokenizer of that data set, else that of the config."""
         if origin.settings is not None:
             return origin.settings.tokenizer
         cfg = self._found[origin.path].get("tokenizer") or self._tokenizer_cfg
@@ -88,7 +88,7 @@ class ConfiguredData:
 
 
 def open_configured(config: Config) -> ConfiguredData:
-    """The data of `config.train_dataloader`, its rows opened and nothing tokenised yet."""
+    """The data of `config.train_dataloader` with opened rows, not tokenised yet."""
     loader, path = config.get("train_dataloader"), "train_dataloader.dataset"
     if not isinstance(loader, Mapping) or "dataset" not in loader:
         raise ConfigError(translate("the config has no {path}: there is no data in it to look at", path=path))
@@ -108,7 +108,7 @@ def _without_streams(made: Any) -> Any:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Path and config of every data set in `value` that is not made of others."""
+    """Path and config of every data set in `value` that does not contain others."""
     if isinstance(value, (list, tuple)):
         for number, inner in enumerate(value):
             yield from _leaves(inner, f"{path}.{number}")
@@ -139,7 +139,7 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
     try:
         bound = signature.bind(**given)
     except TypeError:
-        # Building the data set itself says best which argument is wrong.
+        # Building the data set raises an error that names the wrong argument.
         builder.build(cfg, path)
         raise
     bound.apply_defaults()

@@ -1,4 +1,4 @@
-"""What became of the rows, and how long the samples are."""
+"""The counts of rows, and the lengths of samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NUM_BINS = 20
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows."""
+    """The counts of rows, samples and tokens."""
 
     rows: int
     samples: int
@@ -34,7 +34,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Bin:
-    """How many samples have `low` to `high` tokens, both included."""
+    """The number of samples with `low` to `high` tokens, both included."""
 
     low: int
     high: int
@@ -43,7 +43,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Lengths:
-    """The tokens of a sample: smallest, typical, largest, and how they are spread."""
+    """Statistics and histogram of the tokens per sample."""
 
     min: int
     median: float
@@ -54,7 +54,7 @@ class Lengths:
 
 
 def describe_lengths(lengths: np.ndarray) -> Lengths:
-    """Their range and histogram; the last bin holds the few that are much longer than all others."""
+    """The statistics of `lengths`; the last bin of the histogram includes the few extreme ones."""
     largest = int(lengths.max())
     usual = int(np.quantile(lengths, 0.995, method="higher"))
     smallest = int(lengths.min())

@@ -1,4 +1,4 @@
-"""What training would do and what is hardly meant: answers without an end, tokens twice, rows lost."""
+"""Find probable mistakes in the data: answers without an end, doubled tokens, lost rows."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from xtuner.survey.counts import Counts
 from xtuner.survey.views import Row, view_rows
 
 LOOKED_AT = 20_000
-"""How many samples, spread evenly, are searched for faults of single tokens."""
+"""The number of samples, spread evenly, that are searched for faults of single tokens."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that training would do and that is hardly meant; `values` fill the sentence about it."""
+    """A probable mistake; `values` are filled into its sentence."""
 
     kind: str
     values: dict[str, Any]
@@ -31,11 +31,11 @@ class Finding:
 def find_faults(
     origin: Origin, dataset: Any, tokenizer: Any, counts: Counts, max_cut_share: float
 ) -> list[Finding]:
-    """What is probably not meant, the worst first."""
+    """Probable mistakes, the worst first."""
     findings = []
     ids, trained, boundaries = _some_samples(dataset.store)
     settings = origin.settings
-    # A data set that reads its files itself has rules of its own about what ends an answer.
+    # A data set that reads files itself has separate rules for the ends of answers.
     if origin.rows is not None and (settings is None or settings.input_ids_with_output):
         findings += _find_open_answers(origin, tokenizer, ids, trained, boundaries)
     findings += _find_double_bos(tokenizer, ids, boundaries)
@@ -58,7 +58,7 @@ def find_faults(
 
 
 def _some_samples(store: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, trained flags and boundaries of up to LOOKED_AT samples, spread evenly."""
+    """Ids, loss mask and boundaries of up to LOOKED_AT samples, spread evenly."""
     numbers = np.unique(np.linspace(0, len(store) - 1, min(len(store), LOOKED_AT)).astype(np.int64))
     samples = [store.sample(number) for number in numbers.tolist()]
     ids = np.concatenate([sample[0] for sample in samples])
@@ -70,7 +70,7 @@ def _some_samples(store: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _find_open_answers(
     origin: Origin, tokenizer: Any, ids: np.ndarray, trained: np.ndarray, boundaries: np.ndarray
 ) -> list[Finding]:
-    """Answers whose last trained token is none that ends an answer."""
+    """Answers whose last supervised token is not an end-of-turn token."""
     template = _template(origin.settings)
     suffix = str(template.get("SUFFIX") or "").strip()
     findings = []
@@ -85,7 +85,7 @@ def _find_open_answers(
         elif word and word == suffix:
             findings.append(Finding("suffix_in_pieces", {"suffix": suffix, "count": len(numbers)}))
     if not template:
-        # Without a template of ours the marks are the tokenizer's own.
+        # Without a prompt template the marks are those of the tokenizer.
         ends |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     lengths = np.diff(boundaries)
     last = np.zeros(len(ids), bool)
@@ -93,7 +93,7 @@ def _find_open_answers(
     follows = np.append(trained[1:], False) & ~last
     answer_ends = trained & ~follows
     sample_of = np.repeat(np.arange(len(lengths)), lengths)
-    # A sample that was cut has lost its end already, and a document has no answers.
+    # A cut sample has no end, and a document has no answers.
     was_cut = last & (lengths[sample_of] == (origin.max_length or -1))
     num_trained = np.bincount(sample_of, trained, len(lengths))
     is_document = (num_trained >= lengths - 1)[sample_of]
@@ -120,14 +120,14 @@ def _find_double_bos(tokenizer: Any, ids: np.ndarray, boundaries: np.ndarray) ->
 
 
 def _template(settings: Encoding | None) -> Mapping[str, Any]:
-    """The prompt template that a function of `template_map_fn_factory` holds, else an empty one."""
+    """The prompt template in a function of `template_map_fn_factory`, else an empty one."""
     arguments = getattr(settings.template_map_fn, "keywords", {}) if settings is not None else {}
     template = arguments.get("template")
     return template if isinstance(template, Mapping) else {}
 
 
 def _find_other_template(origin: Origin, settings: Encoding, tokenizer: Any) -> list[Finding]:
-    """The first place where the template's text and that of the tokenizer's own chat template part."""
+    """The first difference between the texts of the prompt template and of the tokenizer's chat template."""
     if not getattr(tokenizer, "chat_template", None):
         return []
     for view in view_rows(origin, 3):
@@ -151,7 +151,7 @@ def _find_other_template(origin: Origin, settings: Encoding, tokenizer: Any) -> 
 
 
 def _own_rendering(tokenizer: Any, turns: Sequence[Row]) -> str | None:
-    """What the tokenizer's chat template makes of the turns; None where it does not take them."""
+    """The turns rendered by the tokenizer's chat template; None if it does not accept them."""
     messages = []
     for turn in turns:
         if system := turn_text(turn, "system"):
@@ -167,7 +167,7 @@ def _own_rendering(tokenizer: Any, turns: Sequence[Row]) -> str | None:
 
 
 def _rendering(tokenizer: Any, turns: Sequence[Row]) -> str:
-    """The text that the turns' pieces are, with the tokens that open and end a conversation."""
+    """The joined text of the turns, with the tokens that open and end a conversation."""
     opens = True
     pieces = []
     bos = (tokenizer.bos_token or "") if len(begin_ids(tokenizer)) else ""
@@ -179,5 +179,5 @@ def _rendering(tokenizer: Any, turns: Sequence[Row]) -> str:
 
 
 def _bare(tokenizer: Any, words: str) -> str:
-    """`words` without what differs for no reason: a bos in front, and the end of the last answer's line."""
+    """`words` without irrelevant differences: a bos at the start and white space at the end."""
     return words.removeprefix(tokenizer.bos_token or "").rstrip()

@@ -1,4 +1,4 @@
-"""The first rows of data that a config names, read and mapped as training will do; nothing is tokenised."""
+"""Read and map the first rows of a config's data as in training; nothing is tokenised."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from xtuner.config import Builder
-from xtuner.dataset.encoding.pipeline import MAX_FAULTY_SHARE, Encoding, converse
+from xtuner.dataset.encoding.pipeline import MAX_FAULTY_FRACTION, Encoding, converse
 from xtuner.dataset.huggingface import find_map_fn
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.reading.selection import take_split
@@ -15,16 +15,16 @@ from xtuner.errors import DataError, XTunerError
 from xtuner.language import translate
 
 LOOKED_AT = 200
-"""How many rows are mapped."""
+"""The number of rows that are mapped."""
 
 
 def try_first_rows(cfg: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first rows of a `process_hf_dataset`, None where training will take them."""
+    """The fault of the first rows of a `process_hf_dataset`, or None if training accepts them."""
     builder = Builder()
     try:
         rows = take_split(builder.build(cfg["dataset"], "dataset"), cfg.get("split", "train"))
-        given = builder.build(cfg.get("dataset_map_fn"), "dataset_map_fn")
-        map_fn = find_map_fn(given, "dataset_map_fn", DATASET_FORMAT_MAPPING)
+        built = builder.build(cfg.get("dataset_map_fn"), "dataset_map_fn")
+        map_fn = find_map_fn(built, "dataset_map_fn", DATASET_FORMAT_MAPPING)
         settings = Encoding(None, None, map_fn, rename_maps=dict(cfg.get("rename_maps") or ()))
         return _faults(rows, settings)
     except XTunerError as error:
@@ -46,7 +46,7 @@ def _faults(rows: Any, settings: Encoding) -> str | None:
             faults.append(f"{rows.place(number)}: {error}")
     if not count:
         return translate("the data is empty: there are no rows in its files")
-    if len(faults) <= count * MAX_FAULTY_SHARE:
+    if len(faults) <= count * MAX_FAULTY_FRACTION:
         return None
     if len(faults) == 1:
         return faults[0]

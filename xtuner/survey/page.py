@@ -1,4 +1,4 @@
-"""The survey as one HTML file that needs nothing else: counts, histogram, warnings, coloured samples."""
+"""The survey as one self-contained HTML file: counts, histogram, warnings, coloured samples."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _row(view: RowView, lang: str) -> str:
 
 
 def _coloured(segments: Sequence[Segment]) -> str:
-    """The text of the segments, trained ones marked; the sign of a line's end shows whether it is trained."""
+    """The text of the segments, supervised ones marked; line ends are visible signs, marked too."""
     pieces = []
     for segment in segments:
         words = escape(segment.text).replace("\n", '<span class="end">↵</span>\n')
@@ -137,7 +137,7 @@ def _coloured(segments: Sequence[Segment]) -> str:
 
 
 def histogram(lengths: Lengths) -> str:
-    """The spread of sample lengths as an SVG picture."""
+    """The histogram of sample lengths as SVG."""
     width, height, left, base = 960, 240, 10, 200
     most = max(b.count for b in lengths.bins)
     step = (width - 2 * left) / len(lengths.bins)

@@ -1,4 +1,4 @@
-"""The same as JSON: `{"ok": true, "total": {...}, "data": [{"path": ..., "findings": [...], ...}]}`."""
+"""Surveys as JSON: `{"ok": true, "total": {...}, "data": [{"path": ..., "findings": [...], ...}]}`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from xtuner.survey.wording import sentence
 
 
 def to_json(surveys: Sequence[Survey], total: Counts | None = None, error: str | None = None) -> str:
-    """The surveys as JSON text, and the counts of all; `error` is why training would refuse the data."""
+    """The surveys and the total counts as JSON text; `error` is why training would refuse the data."""
     data = []
     for survey in surveys:
         described: dict[str, Any] = dataclasses.asdict(survey)

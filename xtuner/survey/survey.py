@@ -1,4 +1,4 @@
-"""All that there is to see of one data set, as plain data."""
+"""The survey of one data set, as plain data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from xtuner.survey.views import ItemView, RowView, view_item, view_rows
 
 @dataclass(frozen=True)
 class Survey:
-    """All that there is to see of one data set."""
+    """Counts, lengths, findings and examples of one data set."""
 
     path: str
     source: str
@@ -34,7 +34,7 @@ def survey_all(
 ) -> tuple[list[Survey], Counts]:
     """A survey of each data set, see `make_survey`, and the counts of all.
 
-    DataError where training would refuse the data, and, if `strict`, where a row has a fault.
+    DataError if training would refuse the data or, with `strict`, if a row is faulty.
     """
     whole = data.build()
     if strict:
@@ -62,9 +62,9 @@ def make_survey(
     index: int = 0,
     max_cut_share: float = 0.05,
 ) -> Survey:
-    """The survey of `dataset`, which was made of `origin`; raises DataError for an `index` it does not have.
+    """The survey of `dataset`, which was made of `origin`; DataError if it has no item `index`.
 
-    `num_rows` rows are followed from stage to stage, spread evenly; of the items, number `index` is shown.
+    It has the stages of `num_rows` rows, spread evenly, and item number `index`.
     """
     counts = counts_of(dataset)
     rows = view_rows(origin, num_rows)
@@ -81,13 +81,13 @@ def make_survey(
 
 
 def counts_of(dataset: Any) -> Counts:
-    """The counts that a data set keeps."""
+    """The counts of a data set."""
     known = {f.name for f in dataclasses.fields(Counts)}
     return Counts(**{name: value for name, value in dataset.stats.items() if name in known})
 
 
 def describe_source(origin: Origin) -> str:
-    """The files of the rows, or what else they come from."""
+    """The files of the rows, or the type of their source."""
     if origin.rows is None:
         return origin.kind
     names = []

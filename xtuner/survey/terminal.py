@@ -1,4 +1,4 @@
-"""The survey on a terminal; trained tokens are green, or stand in ⟦ ⟧ where there is no colour.
+"""The survey on a terminal; supervised tokens are green, or in ⟦ ⟧ without colour.
 
 <|im_start|>user↵
 Who are you?<|im_end|>↵
@@ -31,17 +31,17 @@ SHOWN_SAMPLES = 12
 BAR_WIDTH = 40
 _BLOCKS = " ▏▎▍▌▋▊▉"
 
-# What would steer the terminal is shown as a picture of itself.
+# Control characters would control the terminal, so Unicode's signs for them are shown.
 _VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
 
 
 def make_console() -> Console:
-    """A console on stdout that takes text as it is."""
+    """A console on stdout without markup and highlighting."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def print_survey(console: Console, survey: Survey, lang: str) -> None:
-    """Counts, lengths and warnings."""
+    """Print counts, lengths and warnings."""
     print_counts(console, f"{survey.path}  {survey.source}", survey.counts, lang)
     print_lengths(console, survey.lengths, lang)
     _banner(console, word("findings", lang))
@@ -52,14 +52,14 @@ def print_survey(console: Console, survey: Survey, lang: str) -> None:
 
 
 def print_stages(console: Console, survey: Survey, lang: str) -> None:
-    """Each row from stage to stage, then the samples of an item."""
+    """Print the stages of each row, then the samples of an item."""
     for view in survey.rows:
         print_row(console, view, lang)
     print_item(console, survey.item, lang)
 
 
 def print_row(console: Console, view: RowView, lang: str) -> None:
-    """The stages of one row, as far as it came."""
+    """Print the stages of one row, up to its error if it has one."""
     _banner(console, f"{word('row', lang)}  {view.place}")
     _print(console, _as_json(view.row))
     for key, turns, before in (
@@ -84,7 +84,7 @@ def print_row(console: Console, view: RowView, lang: str) -> None:
 
 
 def print_item(console: Console, item: ItemView, lang: str) -> None:
-    """A line for each sample of a packed item."""
+    """Print a line for each sample of a packed item."""
     _banner(console, item_title(item, lang))
     shown = list(zip(item.samples, item.places, strict=True))
     for segments, place in shown[:SHOWN_SAMPLES]:
@@ -97,7 +97,7 @@ def print_item(console: Console, item: ItemView, lang: str) -> None:
 
 
 def print_shown(console: Console, item: ItemView, show: str, lang: str) -> None:
-    """An item as text, as what is learnt, as ids or as labels; `all` for each of them."""
+    """Print an item as text, supervised text, ids or labels; `all` for each of them."""
     for kind in ("text", "masked_text", "input_ids", "labels"):
         if show not in (kind, "all"):
             continue
@@ -114,7 +114,7 @@ def print_shown(console: Console, item: ItemView, show: str, lang: str) -> None:
 
 
 def print_counts(console: Console, title: str, counts: Counts, lang: str) -> None:
-    """The table of counts."""
+    """Print the table of counts."""
     _banner(console, f"{word('counts', lang)}  {title}")
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -125,7 +125,7 @@ def print_counts(console: Console, title: str, counts: Counts, lang: str) -> Non
 
 
 def print_lengths(console: Console, lengths: Lengths, lang: str) -> None:
-    """The histogram of sample lengths."""
+    """Print the histogram of sample lengths."""
     _banner(console, word("lengths", lang))
     most = max(b.count for b in lengths.bins)
     digits = len(f"{lengths.bins[-1].high:,}")
@@ -137,7 +137,7 @@ def print_lengths(console: Console, lengths: Lengths, lang: str) -> None:
 
 
 def legend(console: Console, lang: str) -> Text:
-    """How to tell trained tokens from the others."""
+    """The explanation of the marks of supervised tokens."""
     names = word("is_trained", lang), word("not_trained", lang)
     if _has_colour(console):
         return Text.assemble((names[0], TRAINED), " / ", (names[1], UNTRAINED))
@@ -145,12 +145,12 @@ def legend(console: Console, lang: str) -> Text:
 
 
 def masked(segments: Sequence[Segment]) -> str:
-    """What is learnt, with the number of tokens left out in between."""
+    """The supervised text, with the numbers of unsupervised tokens in between."""
     return " ".join(visible(s.text) if s.trained else f"[-100]*{s.num_tokens}" for s in segments)
 
 
 def visible(text: str) -> str:
-    """`text` with control characters as signs, so that data cannot steer the terminal."""
+    """`text` with control characters as signs, so that data cannot control the terminal."""
     return text.translate(_VISIBLE)
 
 
@@ -190,7 +190,7 @@ def _has_colour(console: Console) -> bool:
 
 
 def _bar(length: float) -> str:
-    """A bar of `length` characters, drawn to an eighth, and never nothing."""
+    """A bar of `length` characters, rounded to eighths, never empty."""
     eighths = max(1, round(length * 8))
     return "█" * (eighths // 8) + _BLOCKS[eighths % 8].strip()
 
@@ -200,7 +200,7 @@ def _as_json(value: Any) -> str:
 
 
 def shortened(value: Any) -> Any:
-    """`value` with long texts inside cut for the eye."""
+    """`value` with long texts shortened."""
     if isinstance(value, str) and len(value) > SHOWN_CHARACTERS:
         return f"{value[:SHOWN_CHARACTERS]}… (+{len(value) - SHOWN_CHARACTERS:,})"
     if isinstance(value, dict):
@@ -219,5 +219,5 @@ def _print(console: Console, what: str | Text) -> None:
     if console.is_terminal:
         console.print(what, overflow="fold")
     else:
-        # A line that goes to a file or another program is never broken.
+        # Lines to a file or another program are not wrapped.
         console.print(what, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Rows on their way to tokens, and items as training reads them.
+"""The stages of rows up to tokens, and items as training reads them.
 
 row         {"instruction": "Add.", "input": "1 2", "output": "3"}
 mapped      [{"input": "Add.\\n1 2", "output": "3"}]
@@ -28,7 +28,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens in a row that are all trained, or all not, as text."""
+    """The text of consecutive tokens that are all supervised or all not."""
 
     text: str
     trained: bool
@@ -37,7 +37,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class RowView:
-    """One row on its way to tokens; a stage that was not reached is None, and `error` says why."""
+    """The stages of one row; a stage that was not reached is None, and `error` is the reason."""
 
     place: str
     row: Row
@@ -52,7 +52,7 @@ class RowView:
 
 @dataclass(frozen=True)
 class ItemView:
-    """One item that training reads: the samples inside, each as segments, and where their rows stand."""
+    """One item that training reads: its samples as segments, and the positions of their rows."""
 
     index: int
     input_ids: list[int]
@@ -72,7 +72,7 @@ def view_rows(origin: Origin, count: int) -> list[RowView]:
 
 
 def view_row(origin: Origin, number: int) -> RowView:
-    """The stages of row `number`, as far as they can be made."""
+    """The stages of row `number`, up to its error if it has one."""
     assert origin.rows is not None, "there are no rows to view"
     row = origin.rows.row(number)
     view = RowView(_place(origin.rows.place(number), number), dict(row))
@@ -109,7 +109,7 @@ def view_row(origin: Origin, number: int) -> RowView:
 
 
 def view_failing_row(origin: Origin) -> RowView | None:
-    """The stages of the first row that cannot be mapped, else of the first row; None where there is none."""
+    """The stages of the first row that cannot be mapped, else of the first row; None without rows."""
     first = None
     try:
         for number, row in origin.rows or ():
@@ -120,7 +120,7 @@ def view_failing_row(origin: Origin) -> RowView | None:
             except DataError:
                 return view_row(origin, number)
     except DataError:
-        pass  # the file itself is broken from here on
+        pass  # the rest of the file cannot be read
     return None if first is None else view_row(origin, first)
 
 
@@ -147,14 +147,14 @@ def view_item(dataset: Any, tokenizer: Any, index: int) -> ItemView:
 
 
 def _place(place: str, number: int) -> str:
-    """Where a row stands; its number too, as many rows may stand in one line."""
+    """The position of a row with its number, as several rows may be in one line."""
     if place.startswith(translate("row {number}", number="")):
         return place
     return translate("{place} (row {number})", place=place, number=number)
 
 
 def segments_of(tokenizer: Any, ids: np.ndarray, trained: np.ndarray) -> list[Segment]:
-    """The text of `ids`, apart where training begins or ends."""
+    """The text of `ids`, split where the loss mask changes."""
     segments: list[Segment] = []
     before: list[int] = []
     for flag, run in groupby(zip(ids.tolist(), trained.tolist(), strict=True), key=lambda pair: pair[1]):
@@ -165,13 +165,13 @@ def segments_of(tokenizer: Any, ids: np.ndarray, trained: np.ndarray) -> list[Se
 
 
 def _decode_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    """The text that `ids` add to what `before` says: decoded alone, a first word may lose its space."""
+    """The text that `ids` add after `before`: decoded alone, a first word may lose its space."""
     alone, earlier, both = (decode(tokenizer, part) for part in (ids, before, before + ids))
     return both[len(earlier) :] if before and both.startswith(earlier) else alone
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of `ids` with its special tokens; a place kept for an image is `<image>`."""
+    """The text of `ids` with special tokens; the placeholder of an image is `<image>`."""
     pieces = []
     for is_image, run in groupby(ids, key=lambda i: i == IMAGE_TOKEN_INDEX):
         numbers = list(run)
@@ -184,7 +184,7 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _keeping_conversation(settings: Encoding, stages: list[list[Row]]) -> Encoding:
-    """`settings` whose template first appends to `stages` the conversation that it is put around."""
+    """`settings` whose template function first appends the conversation to `stages`."""
     template = settings.template_map_fn
     if template is None:
         return settings
@@ -193,6 +193,6 @@ def _keeping_conversation(settings: Encoding, stages: list[list[Row]]) -> Encodi
         stages.append(list(row["conversation"]))
         return template(row)
 
-    # Messages about a failing template name it.
+    # Errors of a failing template contain its name.
     keep.__name__ = getattr(getattr(template, "func", template), "__name__", "template_map_fn")
     return dataclasses.replace(settings, template_map_fn=keep)

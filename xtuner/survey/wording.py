@@ -1,4 +1,4 @@
-"""The words around the data, in English and in Chinese."""
+"""The labels and sentences of a survey, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = {
     "cut": ("rows cut", "被截断的行"),
     "cut_tokens": ("tokens cut off", "被截去的 token"),
     "empty_answers": ("rows with an empty answer", "回答为空的行"),
-    "continued": ("rows that go on in further samples", "延续到后续样本的行"),
+    "continued": ("rows that continue in further samples", "延续到后续样本的行"),
     "dropped": ("rows dropped", "被丢弃的行"),
     "row": ("row", "原始数据"),
     "mapped": ("after dataset_map_fn", "经过 dataset_map_fn"),
@@ -88,7 +88,7 @@ SENTENCES = {
         "one_sample_per_turn = True 可让思考内容参与训练。",
     ),
     "empty_answers": (
-        "{count} rows have an empty answer, of which only the end is trained: the model learns to say "
+        "{count} rows have an empty answer, of which only the end is supervised: the model learns to say "
         "nothing ({places}).",
         "{count} 行的回答为空，只有结束符参与训练，模型会学到不作回答（{places}）。",
     ),
@@ -125,7 +125,7 @@ def word(key: str, lang: str) -> str:
 
 
 def sentence(finding: Finding, lang: str = "en") -> str:
-    """The finding in words."""
+    """The finding as a sentence."""
     values: dict[str, Any] = {name: _shown(value) for name, value in finding.values.items()}
     if "places" in values and finding.values["count"] > len(finding.values["places"]):
         values["places"] += ", ..."
@@ -137,12 +137,12 @@ def sentence(finding: Finding, lang: str = "en") -> str:
 
 
 def reason(text: str, lang: str) -> str:
-    """Why rows were dropped."""
+    """The reason why rows were dropped, in that language."""
     return REASONS.get(text, text) if lang == "zh" else text
 
 
 def count_lines(counts: Counts, lang: str) -> list[tuple[str, str]]:
-    """Label and number of everything that was counted; what did not happen is left out."""
+    """Label and number of all counts that are not zero."""
     lines = [
         ("rows", f"{counts.rows:,}"),
         *((key, f"{getattr(counts, key):,}") for key in ("cut", "cut_tokens", "continued", "empty_answers")),
@@ -166,7 +166,7 @@ def item_title(item: ItemView, lang: str) -> str:
 
 
 def length_numbers(lengths: Lengths, lang: str) -> list[tuple[str, str]]:
-    """Label and number of what sums up the lengths."""
+    """Label and number of the statistics of lengths."""
     values = ("min", lengths.min), ("median", lengths.median), ("mean", lengths.mean)
     lines = [(word(key, lang), f"{value:,.0f}") for key, value in values]
     return [*lines, ("95 %", f"{lengths.p95:,.0f}"), (word("max", lang), f"{lengths.max:,}")]

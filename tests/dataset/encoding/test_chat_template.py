@@ -154,7 +154,7 @@ def test_the_number_of_renderings_does_not_grow_with_the_turns(own, monkeypatch)
         assert len(counts) <= 14
 
 
-def test_calls_of_tools_are_trained_and_their_results_are_not(own):
+def test_calls_of_tools_are_supervised_and_their_results_are_not(own):
     """A row with tools, from OpenAI messages to ids: the model learns to call, not what comes back."""
     call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
     row = {
@@ -184,7 +184,7 @@ def test_calls_of_tools_are_trained_and_their_results_are_not(own):
 
 
 @pytest.mark.parametrize("name", ["chatml", "generation", "llama3"])
-def test_answers_without_loss_are_not_trained(own, name):
+def test_answers_without_loss_are_not_supervised(own, name):
     """`output_with_loss` false leaves out just that answer, marked template or not."""
     turns = [
         {"input": "q1", "output": "one", "output_with_loss": False},
@@ -213,8 +213,8 @@ def test_texts_that_look_like_the_template_stay_texts(own):
         ]
 
 
-def test_thinking_is_trained_where_the_template_keeps_it(own):
-    """Of several answers, Qwen3 shows the thinking of the last one only; it is trained whole."""
+def test_thinking_is_supervised_if_the_template_keeps_it(own):
+    """Of several answers, Qwen3 writes the thinking of the last one only; it is supervised whole."""
     messages = [
         {"role": "user", "content": "q1"},
         {"role": "assistant", "content": "a1", "reasoning_content": "r1"},
@@ -227,7 +227,7 @@ def test_thinking_is_trained_where_the_template_keeps_it(own):
 
 
 def test_a_template_without_a_system_role_gets_it_in_the_question(own, caplog):
-    """As models without one are used: said once, and nothing is lost."""
+    """As models without one are used: logged once, and nothing is lost."""
     messages = [
         {"role": "system", "content": "S"},
         {"role": "user", "content": "q"},
@@ -330,7 +330,7 @@ def test_a_changed_chat_template_is_other_data(own):
     assert json.loads(json.dumps(first.stats))["trained"] == second.stats["trained"]
 
 
-def test_pictures_stand_where_their_marks_are(own):
+def test_image_ids_replace_their_placeholders(own):
     """The mark of a picture in a question becomes its id; all else is encoded around it."""
     messages = [{"role": "user", "content": "<image>\nq"}, {"role": "assistant", "content": "a"}]
     encoded = encode_conversations([[{"messages": messages}]], own["chatml"], with_image_token=True)
@@ -340,7 +340,7 @@ def test_pictures_stand_where_their_marks_are(own):
     assert own["chatml"].decode(encoded.ids[encoded.trained]) == "a<|im_end|>"
 
 
-def test_speakers_are_joined_where_the_template_takes_them_in_turn_only(own, caplog):
+def test_speakers_are_joined_if_the_template_accepts_them_in_turn_only(own, caplog):
     """Gemma's raises for two questions in a row, and takes them as one; answers of both kinds stay apart."""
     user, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
     rendered = ChatTemplate(own["gemma"]).render([user, user, answer, answer])
@@ -354,7 +354,7 @@ def test_speakers_are_joined_where_the_template_takes_them_in_turn_only(own, cap
 THOUGHT = {"role": "assistant", "content": "<think>\nR\n</think>\n\nx"}
 
 
-def test_thinking_that_the_template_cuts_is_counted_and_told(own, tmp_path, caplog):
+def test_thinking_that_the_template_cuts_is_counted_and_logged(own, tmp_path, caplog):
     """R1's template writes no thinking of an answer, Qwen3's that of the last one."""
     row = {"messages": [{"role": "user", "content": "q"}, THOUGHT] * 2}
     told = {}
@@ -384,8 +384,8 @@ def test_thinking_that_the_template_cuts_is_counted_and_told(own, tmp_path, capl
         ("chatml", ["<think>\nR\n</think>\n\nx<|im_end|>"] * 2),
     ],
 )
-def test_with_one_sample_per_turn_each_answer_is_trained_as_the_model_writes_it(own, name, answers):
-    """Every answer is the last of a sample, with its thinking; what the prompt opens is not trained."""
+def test_with_one_sample_per_turn_each_answer_is_supervised_as_the_model_writes_it(own, name, answers):
+    """Every answer is the last of a sample, with its thinking; the prompt's part is not supervised."""
     dialogue = [{"role": "user", "content": "q"}, THOUGHT, {"role": "user", "content": "q"}, THOUGHT]
     encoded = encode_conversations([[{"messages": dialogue}]], own[name], one_sample_per_turn=True)
     assert encoded.rows.tolist() == [0, 0]
@@ -395,7 +395,7 @@ def test_with_one_sample_per_turn_each_answer_is_trained_as_the_model_writes_it(
     assert own[name].decode(samples[0][0][~samples[0][1]]).rstrip("\n") == prompt.rstrip("\n")
 
 
-def test_one_sample_per_turn_leaves_out_what_is_not_trained(bos):
+def test_one_sample_per_turn_leaves_out_unsupervised_answers(bos):
     """With a named template too; an answer without loss begins no sample, and a document stays one."""
     turns = [
         {"input": "q1", "output": "one"},

@@ -43,7 +43,7 @@ def rendered(case):
 
 
 def one_by_one(turns, tokenizer):
-    """The plain reading of the rules: ids and trained flags of one conversation, piece after piece."""
+    """A plain reference of the rules: ids and loss mask of one conversation, piece by piece."""
     ids, trained = [], []
 
     def add(more, train):
@@ -146,7 +146,7 @@ def test_padding_left_on_in_the_tokenizer_does_no_harm(tokenizers):
 
 
 def test_images_stand_between_the_texts(bos):
-    """The mark of a picture becomes the image id, without a token of its own."""
+    """The placeholder of an image becomes the image id, without a further token."""
     turn = {"input": "a<image>b", "output": "c", "need_eos_token": False}
     ids = encode_conversations([[turn]], bos, with_image_token=True).ids.tolist()
     one = [bos.encode(text, add_special_tokens=False) for text in "abc"]
@@ -154,7 +154,7 @@ def test_images_stand_between_the_texts(bos):
 
 
 def test_without_outputs_only_the_question_is_encoded(bos):
-    """For asking a model: bos and the question, nothing trained, one turn only."""
+    """For prompting a model: bos and the question, nothing supervised, one turn only."""
     turns = [{"input": "q", "output": "a"}]
     encoded = encode_conversations([turns], bos, input_ids_with_output=False)
     assert encoded.ids.tolist() == [bos.bos_token_id, *bos.encode("q", add_special_tokens=False)]
@@ -201,7 +201,7 @@ class PlainLike:
 
 
 def test_how_a_conversation_opens_depends_on_the_tokenizer():
-    """Qwen's open with nothing, GLM's with two marks, others with bos where they have one."""
+    """Qwen's open with nothing, GLM's with two marks, others with bos if they have one."""
     assert begin_ids(Qwen2TokenizerLike()).tolist() == []
     assert begin_ids(ChatGlmLike()).tolist() == [64790, 64792]
     assert begin_ids(PlainLike()).tolist() == [7]
@@ -216,7 +216,7 @@ def test_a_tokenizer_without_end_of_sequence_is_refused_when_one_is_needed():
 
 @pytest.mark.parametrize("name", [name for name in PROMPT_TEMPLATE if name != "auto"])
 def test_every_template_trains_the_end_of_every_answer_and_nothing_of_a_prompt(bos, name):
-    """With any template the answers, each with its end, are trained and only they."""
+    """With any template, exactly the answers with their ends are supervised."""
     template = PROMPT_TEMPLATE[name]
     turns = [{"system": "S", "input": "q1", "output": "a1"}, {"input": "q2", "output": "a2"}]
     conversation = template_map_fn_factory(template)({"conversation": turns})["conversation"]

@@ -84,7 +84,7 @@ def test_the_hash_does_not_depend_on_the_process():
     assert runs[0].stdout == runs[1].stdout
 
 
-def test_what_cannot_be_told_is_refused():
+def test_what_cannot_be_identified_is_refused():
     """An object without a lasting description must not be mistaken for another."""
     with pytest.raises(UnidentifiableError):
         fingerprint_value([object()])

@@ -1,4 +1,4 @@
-"""What becomes of rows that are not as they should be: left out and listed, or an error; never in silence."""
+"""Faulty rows are left out and listed, or an error; never dropped in silence."""
 
 import json
 import threading
@@ -74,7 +74,7 @@ def test_a_row_with_a_fault_is_left_out_counted_and_listed(make, said, tmp_path,
 
 @pytest.mark.parametrize("fault", ["broken JSON", "a wrong type", "half of a character"])
 def test_strict_makes_it_an_error(make, fault):
-    """Also where the tokens were prepared before without it."""
+    """Also if the tokens were prepared before without it."""
     row, message = FAULTS[fault]
     for _ in range(2):
         with pytest.raises(DataError, match="line 21") as caught:
@@ -110,17 +110,18 @@ def test_line_breaks_of_windows_a_byte_order_mark_and_a_huge_line_do_no_harm(bos
     ],
 )
 @pytest.mark.parametrize("template", ["default", "qwen_chat"])
-def test_empty_answers_are_counted_and_told(make, said, tmp_path, conversation, count, template):
-    """Only the end mark of such an answer is trained, which teaches the model to say nothing."""
+def test_empty_answers_are_counted_and_logged(make, said, tmp_path, conversation, count, template):
+    """Only the end mark of such an answer is supervised, which teaches the model to say nothing."""
     template_map_fn = template_map_fn_factory(template)
     dataset = make({"conversation": conversation}, template_map_fn=template_map_fn)
     place = f"{tmp_path / 'd.jsonl'} line 21"
     assert dataset.stats["empty_answers"] == count
     assert dataset.stats["empty_answer_rows"] == [place] * count
-    told = (
-        "data: 1 rows have an empty answer, of which only the end is trained: the model learns to say nothing"
+    warning = (
+        "data: 1 rows have an empty answer, of which only the end is supervised: the model learns to say "
+        f"nothing ({place})"
     )
-    assert said() == [f"{told} ({place})"] * count
+    assert said() == [warning] * count
 
 
 def test_the_bar_tells_rows_tokens_and_the_time_left():

@@ -1,4 +1,4 @@
-"""Several streams as one: their shares are kept at every moment, and it goes on from any position."""
+"""Several streams as one: their fractions hold at any time, and reading resumes from any position."""
 
 import itertools
 
@@ -24,16 +24,16 @@ def contents(found, count):
 
 
 @pytest.mark.parametrize("weights", [None, [3, 1], [1, 2.5]])
-def test_shares_are_kept_at_every_moment(bos, weights):
-    """After n items each stream has given its share of n, to less than one item."""
+def test_fractions_hold_after_every_item(bos, weights):
+    """After n items the number of each stream is its fraction of n, to less than one item."""
     of_first = [rows[0][0] == 0 for _, rows in contents(mixed(bos, weights=weights).read(), 80)]
     share = 0.5 if weights is None else weights[0] / sum(weights)
     for count in range(1, 81):
         assert abs(sum(of_first[:count]) - share * count) < 1
 
 
-def test_it_goes_on_from_any_position(bos):
-    """The position is plain numbers; streams of unlike length are at epochs of their own."""
+def test_it_resumes_from_any_position(bos):
+    """The position is plain numbers; streams of different lengths are at different epochs."""
     dataset = mixed(bos, weights=[2, 1])
     whole = list(itertools.islice(dataset.read(1, 2), 40))
     for stop in (1, 7, 30):
@@ -57,7 +57,7 @@ def nested(bos):
 
 
 def test_a_mixture_may_be_of_mixtures(bos):
-    """Its shares are of the whole, and it too goes on from plain numbers."""
+    """Its fractions are those of the whole, and it too resumes from plain numbers."""
     dataset = nested(bos)
     whole = list(itertools.islice(dataset.read(1, 2), 40))
     found = [dataset.source_places(s.rows)[0] for s in whole]
@@ -76,7 +76,7 @@ def test_a_mixture_may_be_of_mixtures(bos):
 
 
 def test_what_cannot_be_mixed_is_refused(bos):
-    """Counted data sets and streams have each their own way."""
+    """Counted data sets and streams are mixed by different classes."""
     counted = process_hf_dataset(
         [{"conversation": [{"input": "q", "output": "a"}]}], tokenizer=bos, max_length=16
     )

@@ -23,7 +23,7 @@ def as_lists(plan):
     return [plan[row].tolist() for row in range(len(plan))]
 
 
-def test_samples_that_fit_share_a_row():
+def test_samples_that_fit_are_packed_together():
     """The plan of the module's picture."""
     rows = as_lists(plan_packs(np.array([3, 2, 4]), 5))
     assert sorted(map(sorted, rows)) == [[0, 1], [2]]
@@ -67,7 +67,7 @@ def test_in_order_opens_a_row_only_when_the_next_sample_does_not_fit(lengths, ma
         assert lengths[plan[row - 1]].sum() + lengths[plan[row][0]] > max_length
 
 
-def test_the_seed_decides_who_shares_a_row_and_nothing_else():
+def test_the_seed_decides_which_samples_are_packed_together_and_nothing_else():
     """Same lengths and seed, same plan; another seed, other neighbours but as many rows."""
     lengths = np.random.default_rng(0).integers(1, 100, 500)
     one, again, other = (plan_packs(lengths, 128, seed) for seed in (1, 1, 2))

@@ -65,7 +65,7 @@ def test_samples_come_back_as_written(chunks):
 
 
 def test_samples_can_be_left_out():
-    """Only those marked are written, with their own row numbers."""
+    """Only those marked are written, with their row numbers."""
 
     def run(writer):
         keep = np.array([True, False, True])
@@ -135,7 +135,7 @@ def test_processes_that_want_the_same_store_wait_for_the_first():
 
 
 def test_a_full_disk_is_one_clear_line(cache, monkeypatch):
-    """The message names the place and the cure, and nothing half is left."""
+    """The message names the folder and the cure, and no incomplete store is left."""
 
     def full(self, name, array):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -149,7 +149,7 @@ def test_a_full_disk_is_one_clear_line(cache, monkeypatch):
 
 @pytest.mark.parametrize("name", ["ids", "trained", "ends", "rows"])
 def test_a_store_with_a_flipped_bit_is_made_again(cache, name, caplog):
-    """Whichever file: no wrong token or label is ever trained; said, as a disk may be failing."""
+    """In any file: no wrong token or label is used; it is logged, as a disk may be failing."""
     open_or_write("k", write([[(1, True), (2, False)]]))
     damaged = cache / "tokens" / "k" / f"{name}.bin"
     content = bytearray(damaged.read_bytes())
@@ -169,7 +169,7 @@ def test_a_home_that_cannot_be_written_to_is_replaced(monkeypatch, tmp_path):
 
 
 def test_a_store_of_another_layout_is_made_again(cache):
-    """What an earlier version left under the same key is not read as if it were of today."""
+    """A store of an earlier version under the same key is not read."""
     open_or_write("k", write([[(1, True)]]))
     about = cache / "tokens" / "k" / "about.json"
     about.write_text(about.read_text().replace('"layout": 3', '"layout": 2'))

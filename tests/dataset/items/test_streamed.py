@@ -94,7 +94,7 @@ def test_every_row_comes_once_an_epoch(bos, count, num_readers, buffer_size, pac
 @given(
     stop=st.integers(0, 60), num_readers=st.integers(1, 3), pack=st.booleans(), buffer_size=st.integers(1, 9)
 )
-def test_reading_goes_on_where_it_stopped(bos, tmp_path_factory, stop, num_readers, pack, buffer_size):
+def test_reading_resumes_at_its_position(bos, tmp_path_factory, stop, num_readers, pack, buffer_size):
     """Over the boundaries of buffers, files and epochs: the same items at the same positions."""
     rows = files_of(tmp_path_factory.mktemp("d"), 23)
     dataset = stream(rows, bos, pack_to_max_length=pack, buffer_size=buffer_size)
@@ -168,7 +168,7 @@ def test_items_are_those_of_packing_the_buffer(bos):
     assert (items[0].item["labels"][:end] != -100).tolist() == trained.tolist()
 
 
-def test_what_becomes_of_rows_is_told(bos, tmp_path):
+def test_counts_of_rows_are_logged(bos, tmp_path):
     """At buffers 1, 2, 4, ... and the end of an epoch, with file and line of what was left out."""
     good = json.dumps({"conversation": [{"input": "q", "output": "a"}]})
     lines = [good] * 30 + ["{broken"] + [good] * 30 + ['{"conversation": []}']
@@ -184,7 +184,7 @@ def test_what_becomes_of_rows_is_told(bos, tmp_path):
         next(stream(load_dataset(tmp_path / "d.jsonl"), bos, buffer_size=40, strict=True).read())
 
 
-def test_a_buffer_ends_where_its_texts_are_long(bos, monkeypatch):
+def test_a_buffer_of_long_texts_has_fewer_rows(bos, monkeypatch):
     """The rows in memory are bounded in characters too."""
     monkeypatch.setattr("xtuner.dataset.items.streamed.BUFFER_CHARACTERS", 100)
     rows = [{"conversation": [{"input": "q" * 40, "output": "a"}]} for _ in range(9)]

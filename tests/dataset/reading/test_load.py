@@ -55,7 +55,7 @@ def test_json_is_read_in_any_form(tmp_path, name, content):
     indent=st.sampled_from([None, 1]),
 )
 def test_every_row_is_read_and_knows_its_line(tmp_path, rows, indent):
-    """By iterating and by number, from a list and from lines; the line is the one where the row stands."""
+    """By iterating and by number, from a list and from lines; the line is that of the row."""
     listed = FileRows([JsonFile(save(tmp_path / "x.json", json.dumps(rows, indent=indent)))])
     lines = FileRows([JsonLinesFile(save(tmp_path / "x.jsonl", as_lines(rows)))])
     for got in (listed, lines):
@@ -108,7 +108,7 @@ def test_a_workbook_is_read(tmp_path):
 
 
 def test_a_missing_file_is_named_with_the_nearest(tmp_path):
-    """The message says where it was looked for and what is there."""
+    """The message names the searched path and what exists there."""
     save(tmp_path / "data.json", "[]")
     with pytest.raises(NotFoundError, match=r"no data file .*date\.json.*near it: data\.json"):
         load_dataset(str(tmp_path / "date.json"))
@@ -146,7 +146,7 @@ def test_what_is_broken_is_named_by_file_and_line(tmp_path, name, content, messa
 
 @pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv"])
 def test_an_empty_file_has_no_rows(tmp_path, name):
-    """What to do about it is decided where the rows are used."""
+    """The user of the rows decides how to handle it."""
     rows = load_dataset(save(tmp_path / name, "\n" if name != "x.csv" else ""))["train"]
     assert (list(rows), len(rows)) == ([], 0)
 
@@ -168,7 +168,7 @@ def test_other_formats_go_to_the_datasets_library(tmp_path, monkeypatch):
 
 
 def test_options_of_the_datasets_library_still_work(tmp_path):
-    """What only the library knows, such as a slice of a split, is left to it."""
+    """Features of the library, such as a slice of a split, are left to it."""
     pytest.importorskip("datasets")
     save(tmp_path / "x.json", '[{"a": 1}, {"a": 2}, {"a": 3}]')
     rows = load_dataset(

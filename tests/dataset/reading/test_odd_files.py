@@ -62,7 +62,7 @@ def test_only_line_breaks_end_a_row_of_a_table(tmp_path):
 
 @pytest.mark.parametrize(("mark", "suffix"), [(";", ".csv"), ("\t", ".csv"), ("|", ".csv"), ("|", ".tsv")])
 def test_the_separator_of_a_table_is_found(tmp_path, mark, suffix, said):
-    """Semicolons as a German spreadsheet writes them, tabs, bars; said where it is not the usual one."""
+    """Semicolons as in German spreadsheets, tabs, bars; logged if it is not the usual one."""
     path = tmp_path / f"x{suffix}"
     path.write_text(f'q{mark}a\n"1, 2{mark}"{mark}x, y\n', encoding="utf-8")
     assert rows_of(path) == [{"q": f"1, 2{mark}", "a": "x, y"}]
@@ -80,7 +80,7 @@ def test_a_line_with_more_cells_hides_no_separator(tmp_path, mark, suffix):
         rows[1]
 
 
-def test_a_comma_stays_the_separator_where_cells_hold_others(tmp_path):
+def test_a_comma_stays_the_separator_if_cells_hold_others(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("q;r,a\n1;2,3\n4,5;6\n", encoding="utf-8")
     assert rows_of(path) == [{"q;r": "1;2", "a": "3"}, {"q;r": "4", "a": "5;6"}]
@@ -161,7 +161,7 @@ HUGE = b'{"a": ' + b"1" * 5_000 + b"}"
     ],
 )
 def test_what_is_damaged_is_named(tmp_path, name, content, message):
-    """One line with the file, and the line where there are any."""
+    """One line with the file, and the line if there are lines."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         rows_of(tmp_path / name)
@@ -203,7 +203,7 @@ def test_rows_of_one_line_are_told_apart(tmp_path):
 
 @pytest.mark.parametrize("name", ["data", "train", "examples", "rows"])
 def test_a_list_under_a_name_is_the_rows(tmp_path, name, said):
-    """`{"version": 1, "data": [...]}`, said once; an object that is a row itself stays one."""
+    """`{"version": 1, "data": [...]}`, logged once; an object that is a row stays a row."""
     path = tmp_path / "x.json"
     path.write_text(json.dumps({"version": 1, name: [{"q": "1"}, {"q": "2"}]}, indent=1), encoding="utf-8")
     found = load_dataset(str(path), split="train")
@@ -239,7 +239,7 @@ def test_a_row_that_holds_a_list_is_a_row(tmp_path):
     ],
 )
 def test_columns_are_known_by_other_spellings(names, said):
-    """Capitals, spaces and Chinese names; said once."""
+    """Capitals, spaces and Chinese names; logged once."""
     row = dict(zip(names, ("q", "a"), strict=True))
     assert auto_map_fn(row)["conversation"][0]["output"] == "a"
     assert f"{names[0]!r}" in said()
@@ -324,7 +324,7 @@ def test_a_file_that_changes_while_it_is_tokenised_leaves_no_tokens(tmp_path, to
 
 
 def test_a_file_elsewhere_is_fetched_once(server, said):
-    """By http; kept in the cache, named as the address, and asked for again only where it has changed."""
+    """By http; cached, named as the URL, and downloaded again only if it has changed."""
     address, folder = server
     (folder / "x.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n[2]\n'))
     found = load_dataset(f"{address}/x.jsonl.gz", split="train")
@@ -386,7 +386,7 @@ def test_what_is_cut_on_its_way_or_is_a_page_is_named(odd_server):
 
 
 def test_a_file_that_was_fetched_is_there_without_a_network(server, said, monkeypatch):
-    """The copy of an earlier run, which is said."""
+    """The copy of an earlier run is used, which is logged."""
     address, folder = server
     (folder / "x.jsonl").write_bytes(b'{"a": 1}\n')
     assert rows_of(f"{address}/x.jsonl") == [{"a": 1}]
@@ -400,7 +400,7 @@ def test_a_file_that_was_fetched_is_there_without_a_network(server, said, monkey
 
 
 def test_a_file_by_a_protocol_of_fsspec(said):
-    """Fetched again where it has changed."""
+    """Downloaded again if it has changed."""
     import fsspec
 
     system = fsspec.filesystem("memory")

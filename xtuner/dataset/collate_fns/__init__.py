@@ -1,4 +1,4 @@
-"""From items to batches."""
+"""Functions that make batches of items."""
 
 from xtuner.dataset.collate_fns.default import default_collate_fn
 from xtuner.dataset.collate_fns.flat import flat_collate_fn

@@ -23,21 +23,20 @@ def default_collate_fn(
     return_hf_format: bool = False,
     use_varlen_attn: bool = False,
 ) -> dict[str, Any]:
-    """A batch `{"data": {...}, "data_samples": None}`, or what is under `data` with `return_hf_format`.
+    """A batch `{"data": {...}, "data_samples": None}`, or only `data` with `return_hf_format`.
 
     `cumulative_len` holds the boundaries of the samples of each sequence without padding, `max_seqlen` the
-    length of the longest sample. `use_varlen_attn` changes nothing: the boundaries are always there.
+    length of the longest sample. `use_varlen_attn` has no effect: the boundaries are always included.
     """
     assert instances, "a batch has at least one item"
-    rows = [np.asarray(instance["input_ids"]) for instance in instances]
-    width = max(map(len, rows))
-    shape = (len(rows), width)
+    all_ids = [np.asarray(instance["input_ids"]) for instance in instances]
+    shape = (len(all_ids), max(map(len, all_ids)))
     input_ids = np.full(shape, pad_index, np.int64)
     labels = np.full(shape, IGNORE_INDEX, np.int64)
     position_ids = np.zeros(shape, np.int64)
     mask = np.zeros(shape, bool)
     all_boundaries = []
-    for row, (ids, instance) in enumerate(zip(rows, instances, strict=True)):
+    for row, (ids, instance) in enumerate(zip(all_ids, instances, strict=True)):
         boundaries = np.asarray(instance.get("cumulative_len", [0, len(ids)]), np.int32)
         assert (boundaries[0], boundaries[-1]) == (0, len(ids)), "boundaries must span the item"
         input_ids[row, : len(ids)] = ids
@@ -53,8 +52,8 @@ def default_collate_fn(
         "cumulative_len": [torch.from_numpy(boundaries) for boundaries in all_boundaries],
         "max_seqlen": int(max(np.diff(boundaries).max(initial=0) for boundaries in all_boundaries)),
     }
-    pictures = [instance["pixel_values"] for instance in instances if "pixel_values" in instance]
-    if pictures:
-        same_shape = all(picture.shape == pictures[0].shape for picture in pictures)
-        data["pixel_values"] = torch.stack(pictures) if same_shape else pictures
+    images = [instance["pixel_values"] for instance in instances if "pixel_values" in instance]
+    if images:
+        same_shape = all(image.shape == images[0].shape for image in images)
+        data["pixel_values"] = torch.stack(images) if same_shape else images
     return data if return_hf_format else {"data": data, "data_samples": None}

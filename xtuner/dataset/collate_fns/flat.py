@@ -1,10 +1,10 @@
-"""Items as one packed sequence, with all that the host has to know of it.
+"""Items as one packed sequence, with the metadata that the host needs.
 
 items            [a a a | b b], [c c c]          two packs
 input_ids        [[a a a b b c c c]]             [1, 8], no padding
 labels           the same shape
 boundaries       [0, 3, 5, 8]                    a list: it stays on the host
-loss_positions   where the next token is supervised, and `loss_targets`, that token: arrays, on the host too
+loss_positions   positions whose next token is supervised; `loss_targets`: these tokens; arrays on the host
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from xtuner.next_tokens import next_tokens
 def flat_collate_fn(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A batch `{"data": {...}, "data_samples": None}`; the engine uses it instead of default_collate_fn."""
     assert instances, "a batch has at least one item"
-    rows = [np.asarray(instance["input_ids"], np.int64) for instance in instances]
+    all_ids = [np.asarray(instance["input_ids"], np.int64) for instance in instances]
     boundaries = [0]
-    for ids, instance in zip(rows, instances, strict=True):
+    for ids, instance in zip(all_ids, instances, strict=True):
         inner = instance.get("cumulative_len", [0, len(ids)])
         assert (inner[0], inner[-1]) == (0, len(ids)), "boundaries must span the item"
         offset = boundaries[-1]
@@ -31,7 +31,7 @@ def flat_collate_fn(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     labels = np.concatenate([np.asarray(instance["labels"], np.int64) for instance in instances])
     positions, targets = next_tokens(labels, boundaries)
     data: dict[str, Any] = {
-        "input_ids": torch.from_numpy(np.concatenate(rows)[None]),
+        "input_ids": torch.from_numpy(np.concatenate(all_ids)[None]),
         "labels": torch.from_numpy(labels[None]),
         "boundaries": boundaries,
         "loss_positions": positions,

@@ -18,10 +18,10 @@ def preference_collate_fn(
     return_hf_format: bool = False,
     use_varlen_attn: bool = False,
 ) -> dict[str, Any]:
-    """A batch `{"data": {...}, "data_samples": None}`, or what is under `data` with `return_hf_format`.
+    """A batch `{"data": {...}, "data_samples": None}`, or only `data` with `return_hf_format`.
 
-    Nothing is padded, and samples never attend to each other: `pad_index` and `use_varlen_attn` are only
-    there for the configs that set them.
+    Nothing is padded, and samples never attend to each other: `pad_index` and `use_varlen_attn` have no
+    effect and exist for configs that set them.
     """
     batch = flat_collate_fn(instances)
     data = batch["data"]

@@ -1,1 +1,1 @@
-"""From conversations to token ids and which of them are trained."""
+"""Tokenise conversations: token ids and loss masks."""

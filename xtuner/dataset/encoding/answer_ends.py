@@ -1,14 +1,13 @@
-"""Where answers begin and end inside the words that a chat template writes around them.
+"""Find the beginning and end of answers in the text that a chat template writes around them.
 
-    tail of the question    <|im_end|>\\n<|im_start|>assistant\\n          the last of it opens the answer
+    tail of the question    <|im_end|>\\n<|im_start|>assistant\\n          ends with the generation prompt
     answer                  A
-    tail of the answer      <|im_end|>\\n<|im_start|>user\\n              the first of it ends the answer
+    tail of the answer      <|im_end|>\\n<|im_start|>user\\n              begins with the end of the answer
 
-What opens an answer is what the template writes where an answer is asked for. What ends it is what stands
-there whether the dialogue goes on or not, through its mark: a special token. Where the two ends differ, as
-gpt-oss has one mark for the last answer and another for those before, it is the first mark that stands there.
-Where nothing stands at the end, as in GLM's dialogues, a model stops with the mark of the next speaker: that
-mark is trained, and added after the last answer.
+The generation prompt opens an answer. It ends with the text that is the same whether the conversation
+continues or not, through its mark: a special token. If the two tails differ, as gpt-oss has one mark for the
+last answer and another for earlier ones, it ends with the first mark. If there is no end, as with GLM, a
+model stops with the mark of the next speaker: that mark is supervised, and added after the last answer.
 """
 
 from __future__ import annotations
@@ -22,43 +21,47 @@ from xtuner.log import say_once
 
 Source = Outline | Difference
 
-# What is one word of a template, and never cut in two: <|channel|>, <think>, [TOOL_CALLS].
+# Words of a template that are never split: <|channel|>, <think>, [TOOL_CALLS].
 _BRACKETS = r"</?[^<>\s]{1,40}>|\[/?[A-Z_]{2,30}\]"
 
 
 class AnswerEnds:
-    """What is learnt of one tokenizer's chat template."""
+    """The beginnings and ends of answers of one tokenizer's chat template; results are cached."""
 
     def __init__(self, tokenizer: Any) -> None:
         added = getattr(tokenizer, "added_tokens_decoder", {}).values()
         words = {str(token) for token in added if getattr(token, "special", False)}
         words |= {word for word in getattr(tokenizer, "all_special_tokens", []) if word}
-        # Marks of thinking and of tools, which some tokenizers also call special, end no turn.
+        # Marks of thinking and tools, special tokens in some tokenizers, do not end a turn.
         longest_first = sorted((word for word in words if not TAGS.fullmatch(word)), key=len, reverse=True)
         self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._run = re.compile(f"(?:{self._mark.pattern})+")
         self._atom = re.compile(f"{self._mark.pattern}|{_BRACKETS}")
         self._eos = getattr(tokenizer, "eos_token", None)
-        self._asked: str | None = None  # what opens an answer to a question
-        self._starts: dict[str, int] = {}  # words before an answer -> how many of them come before its span
-        self._stops: dict[Any, Any] = {}  # words after an answer -> how many of them belong to its span
+        self._generation_prompt: str | None = None
+        self._starts: dict[str, int] = {}  # text before an answer -> its length before the span
+        self._stops: dict[Any, Any] = {}  # text after an answer -> its length in the span
 
     def first_mark(self, words: str) -> str:
-        """The first special token in `words`, empty where there is none."""
+        """The first special token in `words`, or an empty text if there is none."""
         match = self._mark.search(words)
         return match.group() if match else ""
 
     def prompt_after(self, text: str) -> str:
-        """What the template writes after the end of `text` where an answer is asked for."""
-        beginning = next(filter(text.endswith, self._beginnings(self._asked or "")), None)
-        return "" if beginning is None or self._asked is None else self._asked[len(beginning) :]
+        """The part of the generation prompt that follows the end of `text`."""
+        beginning = next(filter(text.endswith, self._beginnings(self._generation_prompt or "")), None)
+        return (
+            ""
+            if beginning is None or self._generation_prompt is None
+            else self._generation_prompt[len(beginning) :]
+        )
 
     def spans(
-        self, reading: Reading, source: Source, messages: Sequence[Message], wanted: Sequence[int]
+        self, reading: Reading, source: Source, messages: Sequence[Message], supervised: Sequence[int]
     ) -> tuple[str, list[tuple[int, int]]]:
-        """The text, with the mark of the next speaker where that ends the last answer, and the spans."""
+        """The text, with the mark of the next speaker added if it ends the last answer, and the spans."""
         text, spans = reading.text, []
-        for number in wanted:
+        for number in supervised:
             parts = reading.parts(number)
             for part in parts:
                 lead, tail = text[part.before : part.start], reading.text[part.end : part.after]
@@ -81,48 +84,48 @@ class AnswerEnds:
     # --- beginnings ----------------------------------------------------------------------------------------
 
     def _start(self, lead: str, source: Source, messages: Sequence[Message], number: int) -> int:
-        """How much of `lead`, the words before an answer's first text, the generation prompt is."""
+        """The length of the generation prompt in `lead`, the text before an answer's first words."""
         if lead not in self._starts:
             follows_answer = number > 0 and messages[number - 1]["role"] == "assistant"
             self._starts[lead] = self._find_start(lead, source, number, follows_answer)
         return self._starts[lead]
 
     def _find_start(self, lead: str, source: Source, number: int, follows_answer: bool) -> int:
-        asked = self._ask(source)
+        generation_prompt = self._ask(source)
         opened = self._tail(source, number, prompt=True)
         if opened is not None and lead.startswith(opened):
             rest = lead[len(opened) :]
-            # Some templates ask for no answer to the result of a tool.
-            if not any(prompt in rest for prompt in self._beginnings(asked)):
+            # Some templates have no generation prompt after the result of a tool.
+            if not any(prompt in rest for prompt in self._beginnings(generation_prompt)):
                 return len(opened)
-        # The words differ where the message before is the last one, or the prompt opens thinking, say.
-        for prompt in self._beginnings(asked):
+        # The tail differs if the message before is the last one, or if the prompt opens thinking.
+        for prompt in self._beginnings(generation_prompt):
             if (at := lead.rfind(prompt)) >= 0:
                 return at + len(prompt)
         if follows_answer and not self._mark.search(lead):
-            return 0  # the template goes on with the answer before
+            return 0  # the template continues the answer before
         shared = self._whole(lead, common(opened or "", lead))
         if self._mark.search(lead, shared) and not self._mark.search(lead[:shared]):
             raise NoFitError
         return shared
 
     def _tail(self, source: Source, count: int, prompt: bool = False) -> str | None:
-        """What ends a dialogue of the first `count` messages; None where the template takes no such one."""
+        """The text after the first `count` messages; None if the template does not accept them."""
         try:
             return source.part(count, prompt=prompt).tail()
         except NoFitError:
             return None
 
     def _ask(self, source: Source) -> str:
-        """What the template writes where an answer is asked for; empty where it always writes that."""
-        if self._asked is None:
+        """The generation prompt after a question; empty if the template always writes it."""
+        if self._generation_prompt is None:
             question = {"role": "user", "content": "Q"}
             closed, opened = (source.part(0, question, prompt=prompt).tail() for prompt in (False, True))
-            self._asked = opened[self._whole(opened, common(closed, opened)) :]
-        return self._asked
+            self._generation_prompt = opened[self._whole(opened, common(closed, opened)) :]
+        return self._generation_prompt
 
     def _beginnings(self, prompt: str) -> Iterator[str]:
-        """The prompt, and its parts before each mark in it, longest first."""
+        """The prompt and its beginnings before each mark, longest first."""
         if prompt:
             yield prompt
         for match in reversed(list(self._atom.finditer(prompt))):
@@ -134,8 +137,8 @@ class AnswerEnds:
     def _inner_stop(
         self, tail: str, source: Source, messages: Sequence[Message], number: int, calls: bool
     ) -> int:
-        """How much of `tail`, the words after an answer or its calls with others after it, is trained."""
-        # The arguments of a call stand in the tail, so only its last words are the same every time.
+        """The supervised length of `tail`, the text after an answer or its calls that is not the last."""
+        # The arguments of a call are in the tail, so only its last words are constant.
         key: Any = ("call", messages[number + 1].get("role")) if calls else tail
         if (known := self._known(key, tail)) is not None:
             return known
@@ -146,50 +149,50 @@ class AnswerEnds:
         stop = self._stop_in(tail[:shared], source, calls)
         if not stop:
             if messages[number + 1]["role"] == "assistant":
-                # Of answers in a row those before the last end with what would stand before a question too.
-                shared = self._whole(tail, common(self._going_on(source, messages, number), tail))
+                # Consecutive answers before the last end with the text that also precedes a question.
+                shared = self._whole(tail, common(self._continuation(source, messages, number), tail))
                 stop = self._stop_in(tail[:shared], source, calls)
-            # The end of a call may differ in all of its words, and its first mark is not far.
+            # The end of a call may differ in all words, but has its mark nearby.
             elif match := self._mark.search(tail, shared) if calls else self._mark_after(tail, shared):
                 stop = match.end()
             else:
-                _say_that_nothing_stops()
+                _log_missing_end()
                 stop = shared
         self._learn(key, tail, stop)
         return stop
 
     def _call_stop(self, tail: str, source: Source, messages: Sequence[Message], number: int) -> int:
-        """How much of `tail`, the words after calls, is trained if the answer's text follows results."""
+        """The supervised length of `tail`, the text after calls, if the answer's text follows the results."""
         closed = source.part(number, {**messages[number], "content": ""}).tail()
         return self._stop_in(tail[: self._whole(tail, common(closed, tail))], source, calls=True)
 
     def _last_stop(
         self, tail: str, source: Source, messages: Sequence[Message], number: int, calls: bool
     ) -> tuple[int, str]:
-        """How much of `tail`, the words after the last answer, is trained, and what must be added to it."""
+        """The supervised length of `tail`, the text after the last answer, and the text to add to it."""
         key: Any = ("last call",) if calls else ("last", tail)
         if (known := self._known(key, tail)) is not None:
             return known, ""
         run = self._run.search(tail)
         if run and not calls and self._mark.fullmatch(run.group()):
             return run.end(), ""
-        going_on = self._going_on(source, messages, number)
-        shared = self._whole(tail, common(going_on, tail))
+        continuation = self._continuation(source, messages, number)
+        shared = self._whole(tail, common(continuation, tail))
         stop = self._stop_in(tail[:shared], source, calls)
         if not stop and (match := self._mark_after(tail, shared)) and not self._opens(match, source):
             stop = match.end()
         if stop:
             self._learn(key, tail, stop)
             return stop, ""
-        match = self._mark_after(going_on, shared)
-        if match is None or not going_on.startswith(tail):
-            _say_that_nothing_stops()
+        match = self._mark_after(continuation, shared)
+        if match is None or not continuation.startswith(tail):
+            _log_missing_end()
             run = self._run.search(tail)
-            return min(shared if going_on else len(tail), run.start() if run else len(tail)), ""
-        return match.end(), going_on[len(tail) : match.end()]
+            return min(shared if continuation else len(tail), run.start() if run else len(tail)), ""
+        return match.end(), continuation[len(tail) : match.end()]
 
-    def _going_on(self, source: Source, messages: Sequence[Message], number: int) -> str:
-        """What would stand after the last answer if a question, or the results of its calls, came next."""
+    def _continuation(self, source: Source, messages: Sequence[Message], number: int) -> str:
+        """The text after the last answer if a question, or the results of its calls, followed."""
         role = next((m["role"] for m in messages if m["role"] not in ("system", "user", "assistant")), "tool")
         results = [
             {"role": role, "content": "Q", "tool_call_id": call.get("id"), "name": call["function"]["name"]}
@@ -203,10 +206,10 @@ class AnswerEnds:
         return ""
 
     def _stop_in(self, shared: str, source: Source, calls: bool) -> int:
-        """How much of `shared` is trained: through the marks that end it; 0 where it has none.
+        """The supervised length of `shared`: through the marks that end it; 0 if it has none.
 
-        These are the first ones that stand together, and after calls of tools the last ones, as marks also
-        stand in and between calls; but none after the end of the sequence, nor one that opens an answer.
+        These are the first adjacent marks, or after calls of tools the last marks, as marks are also in and
+        between calls; but none after the end-of-sequence token, and none that opens an answer.
         """
         run = self._run.search(shared)
         if run is None:
@@ -220,13 +223,13 @@ class AnswerEnds:
                 break
         return stop
 
-    def _mark_after(self, words: str, place: int) -> re.Match[str] | None:
-        """The mark that stands there, after white space at most."""
-        match = self._mark.search(words, place)
-        return match if match and not words[place : match.start()].strip() else None
+    def _mark_after(self, words: str, start: int) -> re.Match[str] | None:
+        """The mark at `start`, or after white space."""
+        match = self._mark.search(words, start)
+        return match if match and not words[start : match.start()].strip() else None
 
     def _opens(self, match: re.Match[str], source: Source) -> bool:
-        """Whether it is the mark with which the template asks for an answer."""
+        """Whether it is the first mark of the generation prompt."""
         first = self._mark.match(self._ask(source).lstrip())
         return first is not None and match.group() == first.group() != self._eos
 
@@ -239,14 +242,14 @@ class AnswerEnds:
         self._stops[key] = (tail[mark:], len(tail) - stop)
 
     def _whole(self, words: str, cut: int) -> int:
-        """The place at or before `cut` that lies inside no mark of `words`."""
+        """The last position up to `cut` that is not inside a mark of `words`."""
         for match in self._atom.finditer(words):
             if match.start() < cut < match.end():
                 return match.start()
         return cut
 
 
-def _say_that_nothing_stops() -> None:
+def _log_missing_end() -> None:
     say_once(
         "the chat template puts no special token at the end of an answer: the model does not learn when to "
         "stop"

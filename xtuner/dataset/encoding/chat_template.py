@@ -1,13 +1,13 @@
-"""A dialogue as the tokenizer's own `chat_template` writes it, and which characters of it are the model's.
+"""Render conversations with the tokenizer's `chat_template`, and find the spans of the answers.
 
     messages  user "Q", assistant "A"
     text      <|im_start|>user\\nQ<|im_end|>\\n<|im_start|>assistant\\nA<|im_end|>\\n
     span                                                             ^^^^^^^^^^^
 
-A span begins where the generation prompt ends and holds all that the model itself has to write: thinking,
-words, tool calls and the mark that ends its turn. A template with `{% generation %}` tells its spans. For all
-others outline.py tells where the words of each message stand, answer_ends.py how much of what is around them
-is the model's. message_forms.py has the forms in which templates take a dialogue.
+A span begins after the generation prompt and covers all that the model has to generate: thinking, words, tool
+calls and the end-of-turn token. A template with `{% generation %}` marks its spans. For all others,
+outline.py finds the words of each message and answer_ends.py the characters around them that belong to the
+answer. message_forms.py has the forms of a conversation that templates accept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 @dataclass(frozen=True)
 class Rendered:
-    """A text, the spans of characters in it that are trained, in order, and kinds of words left out of it."""
+    """A text, its supervised spans of characters in order, and the kinds of words that are left out."""
 
     text: str
     spans: list[tuple[int, int]]
@@ -54,51 +54,53 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._ends = {with_tools: AnswerEnds(tokenizer) for with_tools in (False, True)}
         self._in_parts: bool | None = None
-        self._chosen: dict[Any, tuple[Form, ...]] = {}  # forms that a dialogue may have -> those it is given
+        self._chosen: dict[Any, tuple[Form, ...]] = {}  # possible forms of a conversation -> forms to use
 
     def write(self, messages: Sequence[Message], tools: Tools = None, *, prompt: bool = False) -> str:
-        """The text of the dialogue, with what opens an answer at its end if `prompt`.
+        """The text of the conversation, with the generation prompt at its end if `prompt`.
 
-        The dialogue is given in the form that the template takes and writes whole: a system text at the head
-        of the first question, say. Raises DataError for one that it does not take in any.
+        The conversation is passed in the form that the template accepts and writes completely, such as with
+        the system text at the head of the first question. Raises DataError if it accepts no form.
         """
         return self._taken(prepared(messages), tools, prompt)[1]
 
     def render(
         self, messages: Sequence[Message], tools: Tools = None, *, keep_thinking: bool = False
     ) -> Rendered:
-        """The text of the dialogue and the spans of its answers, but for those with `loss` false.
+        """The text of the conversation and the spans of its answers, except those with `loss` false.
 
-        With `keep_thinking` the thinking of the last answer is written also where the template leaves it out.
+        With `keep_thinking` the thinking of the last answer is written even if the template leaves it out.
         """
-        given = prepared(messages)
-        found = self._rendered(given, tools)
-        if keep_thinking and THINKING in found.left_out:
-            return self._with_thinking(given, tools, found.left_out - {THINKING})
-        return found
+        conversation = prepared(messages)
+        rendered = self._rendered(conversation, tools)
+        if keep_thinking and THINKING in rendered.left_out:
+            return self._with_thinking(conversation, tools, rendered.left_out - {THINKING})
+        return rendered
 
     def end_of_turn(self) -> str:
-        """The mark that ends an answer, empty where the template writes none."""
+        """The end-of-turn token, or an empty text if the template writes none."""
         words = "Qzx0z"
         rendered = self.render([{"role": "user", "content": "Q"}, {"role": "assistant", "content": words}])
         return self._ends[False].first_mark(rendered.text[: rendered.spans[-1][1]].rpartition(words)[2])
 
-    def _rendered(self, given: Messages, tools: Tools) -> Rendered:
-        taken, text = self._taken(given, tools, False)
-        wanted = [n for n, m in enumerate(taken) if m["role"] == "assistant" and m.get("loss") is not False]
+    def _rendered(self, messages: Messages, tools: Tools) -> Rendered:
+        taken, text = self._taken(messages, tools, False)
+        supervised = [
+            n for n, m in enumerate(taken) if m["role"] == "assistant" and m.get("loss") is not False
+        ]
         by_marks = bool(_GENERATION.search(self._tokenizer.get_chat_template(None, tools)))
-        marked = self._by_generation_marks(bare(taken), tools, wanted) if by_marks else None
+        marked = self._by_generation_marks(bare(taken), tools, supervised) if by_marks else None
         result = Rendered(*marked) if marked else None
         for kind in (Outline, Difference):
             source = kind(self._apply_to(tools), bare(taken), text)
             try:
                 reading = source.whole()
-                found = marked or self._ends[bool(tools)].spans(reading, source, taken, wanted)
+                spans = marked or self._ends[bool(tools)].spans(reading, source, taken, supervised)
             except NoFitError:
                 continue
-            result = Rendered(*found, frozenset(_what(word, taken) for word in reading.missing))
-            # Of a call an outline may show nothing, where only an id and numbers of it are written.
-            if all(reading.parts(n) for n in wanted if taken[n].get("tool_calls")):
+            result = Rendered(*spans, frozenset(_kind(word, taken) for word in reading.missing))
+            # An outline does not find a call of which only an id and numbers are written.
+            if all(reading.parts(n) for n in supervised if taken[n].get("tool_calls")):
                 break
         if result is not None:
             return result
@@ -109,19 +111,19 @@ class ChatTemplate:
             )
         )
 
-    def _with_thinking(self, given: Messages, tools: Tools, left_out: frozenset[str]) -> Rendered:
-        """The dialogue with its last answer as the model writes it: <think>, thinking, </think>, words."""
-        *before, last = given
+    def _with_thinking(self, messages: Messages, tools: Tools, left_out: frozenset[str]) -> Rendered:
+        """The conversation, its last answer as the model writes it: <think>, thinking, </think>, words."""
+        *before, last = messages
         thought = next((last[key] for key in REASONING if last.get(key)), "")
         words = f"<think>\n{thought}\n</think>\n\n{last['content']}" if thought else last["content"]
-        mark = _unused(words, given)
+        mark = _unused(words, messages)
         hidden = {key: value for key, value in last.items() if key not in REASONING} | {"content": mark}
-        made = self._rendered([*before, hidden], tools)
-        at = made.text.rindex(mark)
-        text = made.text[:at] + words + made.text[at + len(mark) :]
-        *spans, (start, end) = made.spans
+        rendered = self._rendered([*before, hidden], tools)
+        at = rendered.text.rindex(mark)
+        text = rendered.text[:at] + words + rendered.text[at + len(mark) :]
+        *spans, (start, end) = rendered.spans
         if start == at:
-            # What the prompt opens is not the model's own to write.
+            # The model does not generate what the prompt contains.
             start += common(self._ends[bool(tools)].prompt_after(text[:at]), words)
         return Rendered(text, [*spans, (start, end + len(words) - len(mark))], left_out)
 
@@ -140,30 +142,30 @@ class ChatTemplate:
         return apply
 
     def _wants_parts(self) -> bool:
-        """Whether the template writes texts only where they are parts of a content, as some of LLaVA do."""
+        """Whether the template writes texts only as parts of a content list, as some of LLaVA do."""
         if self._in_parts is None:
-            shown = []
+            is_written = []
             for content in ("Qzx0z", [{"type": "text", "text": "Qzx0z"}]):
                 try:
                     text = self._tokenizer.apply_chat_template(
                         [{"role": "user", "content": content}], tokenize=False
                     )
-                except Exception:  # templates raise errors of their own
+                except Exception:  # templates may raise anything
                     text = ""
-                shown.append("Qzx0z" in text)
-            self._in_parts = shown == [False, True]
+                is_written.append("Qzx0z" in text)
+            self._in_parts = is_written == [False, True]
         return self._in_parts
 
-    def _render(self, messages: Sequence[Message], tools: Tools, **asked: Any) -> tuple[str, Any]:
-        """The text, and what is marked as generated in it; the tokenizer's way drops a content of None."""
+    def _render(self, messages: Sequence[Message], tools: Tools, **options: Any) -> tuple[str, Any]:
+        """The text and its generation spans; unlike the tokenizer's method, this keeps a content of None."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        # Its annotation names the texts alone.
+        # Its annotation lacks the second result.
         result: Any = render_jinja_template(
             conversations=[[dict(message) for message in messages]],
             tools=tools,  # type: ignore[arg-type]
             chat_template=self._tokenizer.get_chat_template(None, tools),
-            **asked,
+            **options,
             **self._tokenizer.special_tokens_map,
         )
         texts, marked = result
@@ -172,7 +174,7 @@ class ChatTemplate:
     # --- the form that the template takes ------------------------------------------------------------------
 
     def _taken(self, messages: Messages, tools: Tools, prompt: bool) -> tuple[Messages, str]:
-        """The messages in the form in which the template writes most of them, and their text."""
+        """The messages in the form of which the template writes most, and their text."""
         apply = self._apply_to(tools)
         forms = [form for form in FORMS if form.change(messages) is not None]
         key = (tuple(form.name for form in forms), bool(tools))
@@ -188,7 +190,7 @@ class ChatTemplate:
             taken = in_form(messages, some)
             try:
                 text = apply(bare(taken), prompt=prompt)
-            # Templates raise errors of their own: for a system text they have no place for, say.
+            # Templates may raise anything, such as for a system text that they do not accept.
             except Exception as error:
                 first_error = first_error or error
                 continue
@@ -214,12 +216,12 @@ class ChatTemplate:
     # --- {% generation %} ----------------------------------------------------------------------------------
 
     def _by_generation_marks(
-        self, messages: Sequence[Message], tools: Tools, wanted: Sequence[int]
+        self, messages: Sequence[Message], tools: Tools, supervised: Sequence[int]
     ) -> tuple[str, list[tuple[int, int]]]:
         text, indices = self._render(messages, tools, return_assistant_tokens_mask=True)
         marked: list[tuple[int, int]] = [(start, end) for start, end in indices]
         answers = [n for n, message in enumerate(messages) if message.get("role") == "assistant"]
-        if len(wanted) == len(answers):
+        if len(supervised) == len(answers):
             return text, [span for span in marked if span[0] < span[1]]
         if len(marked) != len(answers):
             raise DataError(
@@ -231,19 +233,19 @@ class ChatTemplate:
                 )
             )
         by_answer = dict(zip(answers, marked, strict=True))
-        return text, [by_answer[n] for n in wanted]
+        return text, [by_answer[n] for n in supervised]
 
 
 def _unused(words: str, messages: Sequence[Message]) -> str:
-    """A word that stands in no message."""
+    """A word that is in no message."""
     mark, texts = "Qwv", [words, *(str(message.get("content")) for message in messages)]
     while any(mark in text for text in texts):
         mark += "w"
     return mark
 
 
-def _what(word: Word, messages: Sequence[Message]) -> str:
-    """What is left out with a word that the template does not write."""
+def _kind(word: Word, messages: Sequence[Message]) -> str:
+    """The kind of a word that the template does not write."""
     role = messages[word.message].get("role")
     if role != "assistant":
         return {"system": "a system text", "user": "a question"}.get(str(role), "the result of a tool")
@@ -260,12 +262,12 @@ def _is_latest(number: int, messages: Sequence[Message]) -> bool:
 
 
 def _num_lost(apply: Callable[..., str], messages: Messages, text: str, prompt: bool) -> int:
-    """How many texts the template leaves out, but for earlier thinking, or writes otherwise than as JSON."""
+    """The number of texts that are left out, except earlier thinking, and of calls not written as JSON."""
     try:
         missing = Outline(apply, bare(messages), text).missing(prompt)
     except NoFitError:
         missing = []
-    lost = [word for word in missing if _what(word, messages) != EARLIER_THINKING]
+    lost = [word for word in missing if _kind(word, messages) != EARLIER_THINKING]
     calls = [call["function"]["arguments"] for message in messages for call in message.get("tool_calls", ())]
     # {'city': 'P'}, as Python writes it.
     return len(lost) + sum(isinstance(call, Mapping) and bool(call) and str(call) in text for call in calls)

@@ -1,24 +1,24 @@
-"""From conversations to token ids and which of them are trained, many rows in one call of the tokenizer.
+"""Tokenise conversations to ids and loss masks, many rows in one call of the tokenizer.
 
     {"input": "Q", "output": "A", "sep": "\\n"}, max_length 8
     pieces    bos  Q          A      eos  sep
     ids        1   45 12 99   7 31   2    13
-    trained    .   .  .  .    x x    x    .
+    mask       .   .  .  .    x x    x    .
 
-Input, output and sep are tokenised apart, so no token ever spans two of them; a text that comes again in a
-chunk of rows is tokenised once. A conversation in the form of messages is written by the tokenizer's own chat
-template and tokenised as a whole. What no longer fits into `max_length` tokens is cut off, except for a
-document to be learnt as a whole (no question, no end-of-sequence token): it goes on in the next sample. That
-begins with the last token of the one before, not trained, as the first token of a sample is nobody's target:
+Input, output and sep are tokenised separately, so no token spans two of them; repeated texts of a chunk are
+tokenised once. A conversation in the form of messages is rendered by the tokenizer's chat template and
+tokenised as a whole. Samples are cut at `max_length` tokens, except documents (no question, no
+end-of-sequence token): they continue in the next sample. That begins with the last token of the one before,
+unsupervised, as the first token of a sample is never a target:
 
     document  a b c d e f g        max_length 4        samples  a b c d | d e f g
-                                                       trained  . x x x | . x x x
+                                                       mask     . x x x | . x x x
 
-With one sample per turn each answer is the last of a sample of its own, and trained in that one alone: as the
-model has to write it, where a template shows the thinking of the last answer only:
+With one sample per turn each answer is the end of a separate sample and supervised only there, for templates
+that write the thinking of the last answer only:
 
     Q1 A1 Q2 A2                                        samples  Q1 A1 | Q1 A1 Q2 A2
-                                                       trained  .  x  | .  .  .  x
+                                                       mask     .  x  | .  .  .  x
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from xtuner.utils import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 Turn = Mapping[str, Any]
 Ids = np.ndarray
 Layout = list[tuple["int | Ids", bool]]
-"""Pieces of a conversation: the number of a text or ids, and whether they are trained."""
+"""Pieces of a conversation: the number of a text or ids, and whether they are supervised."""
 
 Tokens = tuple[list[Ids], list[Pieces]]
 
@@ -52,8 +52,8 @@ IMAGE_IDS = np.array([IMAGE_TOKEN_INDEX], np.int32)
 class Encoded:
     """Samples one after the other: sample i is `ids[offsets[i]:offsets[i + 1]]` and came from row `rows[i]`.
 
-    `full_lengths` and `full_trained` tell, per row, the tokens of its longest sample and its trained tokens
-    before any cut.
+    `full_lengths` and `full_trained` are, per row and before any cut, the tokens of its longest sample and
+    its supervised tokens.
     """
 
     ids: Ids  # int32
@@ -64,12 +64,12 @@ class Encoded:
     full_trained: np.ndarray  # int64
 
     def sample(self, index: int) -> tuple[Ids, np.ndarray]:
-        """Token ids and trained flags of one sample."""
+        """Token ids and loss mask of one sample."""
         span = slice(self.offsets[index], self.offsets[index + 1])
         return self.ids[span], self.trained[span]
 
     def trained_counts(self) -> np.ndarray:
-        """The number of trained tokens of each sample."""
+        """The number of supervised tokens of each sample."""
         total = np.concatenate([[0], np.cumsum(self.trained, dtype=np.int64)])
         return total[self.offsets[1:]] - total[self.offsets[:-1]]
 
@@ -84,7 +84,7 @@ class InvalidRowError(DataError):
 
 @dataclass(frozen=True)
 class Planned:
-    """Conversations to be tokenised: `plans` has the pieces of each sample, None for one of `chats`."""
+    """Conversations to tokenise: `plans` has the pieces of each sample, None for one of `chats`."""
 
     conversations: Sequence[Sequence[Turn]]
     tokenizer: Any
@@ -92,11 +92,11 @@ class Planned:
     plans: list[Layout | None]
     rows: list[int]  # the conversation of each plan
     chats: list[Rendered]
-    split: re.Pattern[str] | None  # what stands for an image in a chat
-    left_out: list[tuple[int, str]]  # number of a conversation, and what its chat template does not write
+    split: re.Pattern[str] | None  # the placeholder of an image in a chat
+    left_out: list[tuple[int, str]]  # number of a conversation, kind of words not written
 
     def tokenise(self) -> Tokens:
-        """The ids of all texts, the pieces of all chats: where a tokenizer in Rust works on its own."""
+        """The ids of all texts and the pieces of all chats; a tokenizer in Rust releases the GIL here."""
         try:
             ids = encode_texts(self.tokenizer, self.texts)
         except (TypeError, UnicodeEncodeError):
@@ -111,24 +111,23 @@ class Planned:
     ) -> Encoded:
         """The conversations as samples of at most `max_length` tokens, in order, each at least one sample.
 
-        `continue_documents` lets a document to be learnt as a whole go on in further samples instead of being
-        cut.
+        With `continue_documents` documents continue in further samples instead of being cut.
         """
         texts, chats = tokens[0], iter(tokens[1])
         plan: Layout = []
         row_ends = [0]
-        for own in self.plans:
-            plan += next(chats) if own is None else own
+        for pieces in self.plans:
+            plan += next(chats) if pieces is None else pieces
             row_ends.append(len(plan))
         arrays = [texts[piece] if isinstance(piece, int) else piece for piece, _ in plan]
         lengths = np.fromiter(map(len, arrays), np.int64, len(arrays))
         ids = np.concatenate([*arrays, np.zeros(0, np.int32)])
-        flags = np.fromiter((trained for _, trained in plan), bool, len(plan))
-        trained = np.repeat(flags, lengths)
+        piece_mask = np.fromiter((trained for _, trained in plan), bool, len(plan))
+        trained = np.repeat(piece_mask, lengths)
         piece_offsets = np.concatenate([[0], np.cumsum(lengths)])
         offsets = piece_offsets[np.array(row_ends)]
-        goes_on = (continue_documents and is_document(turns) for turns in self.conversations)
-        continued = np.fromiter(goes_on, bool, len(self.conversations))
+        continues = (continue_documents and is_document(turns) for turns in self.conversations)
+        continued = np.fromiter(continues, bool, len(self.conversations))
         return _cut(ids, trained, offsets, np.array(self.rows, np.int64), continued, max_length)
 
 
@@ -161,9 +160,9 @@ def plan_conversations(
     with_image_token: bool = False,
     one_sample_per_turn: bool = False,
 ) -> Planned:
-    """What is to be tokenised; InvalidRowError for a row that cannot be.
+    """The conversations split into pieces to tokenise; InvalidRowError for a row that cannot be.
 
-    Without `input_ids_with_output` that is only the question of a one-turn conversation.
+    Without `input_ids_with_output` only the question of a one-turn conversation is tokenised.
     """
     bos, eos = begin_ids(tokenizer), end_ids(tokenizer)
     template: ChatTemplate | None = None
@@ -191,23 +190,23 @@ def plan_conversations(
 
 
 def one_per_answer(conversation: Sequence[Turn]) -> list[Sequence[Turn]]:
-    """The conversation up to each answer that is trained, in which that answer alone is; at least one."""
+    """The conversation up to each supervised answer, with only that one supervised; at least one."""
     dialogue = dialogue_of(conversation)
     parts = conversation if dialogue is None else dialogue["messages"]
     name = "output_with_loss" if dialogue is None else "loss"
-    found: list[Sequence[Turn]] = []
+    samples: list[Sequence[Turn]] = []
     for number, part in enumerate(parts):
         if is_trained(part) and (dialogue is None or part.get("role") == "assistant"):
             until: Sequence[Turn] = [*({**before, name: False} for before in parts[:number]), part]
-            found.append(until if dialogue is None else [{**dialogue, "messages": until}])
-    return found or [conversation]
+            samples.append(until if dialogue is None else [{**dialogue, "messages": until}])
+    return samples or [conversation]
 
 
 def dialogue_of(turns: Sequence[Turn]) -> Turn | None:
-    """The one turn of a conversation that is written by the tokenizer's chat template; None for any other.
+    """The one turn of a conversation that the tokenizer's chat template renders; None for others.
 
-    It has `messages` and no text of its own. Turns with both come from a row whose messages say more than its
-    texts; once a named template stands around the texts, they alone count.
+    It has `messages` and no `input` or `output`. Turns with both are of rows whose messages contain more than
+    the texts; a named template uses the texts alone.
     """
     if len(turns) != 1 or not turns[0].get("messages"):
         return None
@@ -216,18 +215,18 @@ def dialogue_of(turns: Sequence[Turn]) -> Turn | None:
 
 
 def _rendered(template: ChatTemplate, turn: Turn, with_output: bool, keep_thinking: bool) -> Rendered:
-    """A conversation in the form of messages as the chat template writes it."""
+    """A conversation in the form of messages, rendered by the chat template."""
     messages, tools = turn["messages"], turn.get("tools")
     if with_output:
-        found = template.render(messages, tools, keep_thinking=keep_thinking)
+        rendered = template.render(messages, tools, keep_thinking=keep_thinking)
     else:
-        found = _question(template, messages, tools)
-    _check_characters(found.text, "messages")
-    return found
+        rendered = _question(template, messages, tools)
+    _check_characters(rendered.text, "messages")
+    return rendered
 
 
 def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> Rendered:
-    """The one question, with what opens its answer."""
+    """The one question with the generation prompt."""
     answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
     if len(answers) > 1:
         raise DataError(
@@ -236,12 +235,12 @@ def _question(template: ChatTemplate, messages: Sequence[Turn], tools: Any) -> R
                 count=len(answers),
             )
         )
-    asked = messages[: answers[0]] if answers else messages
-    return Rendered(template.write(asked, tools, prompt=True), [])
+    question = messages[: answers[0]] if answers else messages
+    return Rendered(template.write(question, tools, prompt=True), [])
 
 
 def is_document(turns: Sequence[Turn]) -> bool:
-    """Whether a conversation is text to be learnt as a whole: nothing asked and no end put to it."""
+    """Whether a conversation is plain text: without question and end-of-sequence token."""
     return bool(turns) and all(not flag(turn, "need_eos_token") and not turn.get("input") for turn in turns)
 
 
@@ -261,13 +260,13 @@ def begin_ids(tokenizer: Any) -> Ids:
 
 
 def end_ids(tokenizer: Any) -> Ids:
-    """The ids that end an answer; empty where the tokenizer has no end-of-sequence token."""
+    """The ids that end an answer; empty if the tokenizer has no end-of-sequence token."""
     eos = tokenizer.eos_token_id
     return np.array([] if eos is None else [eos], np.int32)
 
 
 def encode_texts(tokenizer: Any, texts: list[str]) -> list[Ids]:
-    """The ids of each text on its own, without special tokens around it, from one call of the tokenizer."""
+    """The ids of each text, without special tokens around it, from one call of the tokenizer."""
     if not texts:
         return []
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -278,7 +277,7 @@ def encode_texts(tokenizer: Any, texts: list[str]) -> list[Ids]:
 
 
 def _find_half_characters(conversations: Sequence[Sequence[Turn]]) -> None:
-    """Raise for the first row with half of a surrogate pair, which JSON can spell but no text can hold."""
+    """Raise InvalidRowError for the first row with half of a surrogate pair, which JSON can contain."""
     for row, turns in enumerate(conversations):
         for turn in turns:
             for key in ("input", "output", "sep"):
@@ -302,13 +301,13 @@ def _check_characters(words: str, name: str) -> None:
 
 
 def _is_plain(tokenizer: Any, backend: Any) -> bool:
-    """Whether the Rust tokenizer alone gives what the Python object around it gives.
+    """Whether the Rust tokenizer returns the same as the Python object around it.
 
-    It does where neither padding, truncation nor literal special tokens are set and nothing is overridden.
+    It does if neither padding, truncation nor literal special tokens are set and no method is overridden.
     """
     from transformers import PreTrainedTokenizerFast
 
-    kept = ("__call__", "_encode_plus", "_batch_encode_plus")
+    methods = ("__call__", "_encode_plus", "_batch_encode_plus")
     return (
         backend.padding is None
         and backend.truncation is None
@@ -317,7 +316,7 @@ def _is_plain(tokenizer: Any, backend: Any) -> bool:
         and isinstance(tokenizer, PreTrainedTokenizerFast)
         and all(
             getattr(type(tokenizer), name, None) is getattr(PreTrainedTokenizerFast, name, None)
-            for name in kept
+            for name in methods
         )
     )
 
@@ -330,7 +329,7 @@ def _plan_row(
     with_output: bool,
     with_image: bool,
 ) -> Layout:
-    """The pieces of one conversation; texts not met before are added to `texts`."""
+    """The pieces of one conversation; new texts are added to `texts`."""
     plan: Layout = []
     if not with_output and len(turns) > 1:
         raise DataError(
@@ -384,7 +383,7 @@ def _cut(
     continued: np.ndarray,
     max_length: int | None,
 ) -> Encoded:
-    """Samples of at most `max_length` tokens: cut off, or going on where `continued` says so of their row."""
+    """Samples of at most `max_length` tokens: cut, or continued in further samples for `continued` rows."""
     lengths = np.diff(offsets)
     total = np.concatenate([[0], np.cumsum(trained, dtype=np.int64)])
     full_lengths, full_trained = np.zeros((2, len(continued)), np.int64)
@@ -393,10 +392,10 @@ def _cut(
     if max_length is None or not len(lengths) or lengths.max() <= max_length:
         return Encoded(ids, trained, offsets, rows, full_lengths, full_trained)
     kept = np.where(continued[rows], lengths, np.minimum(lengths, max_length))
-    # A window begins with the last token of the one before: what follows that token is to be predicted too.
+    # A window begins with the last token of the one before, so that the token after it is a target too.
     step = max(1, max_length - 1)
     windows = 1 + np.maximum(0, -(-(kept - max_length) // step))
-    whole = np.repeat(np.arange(len(lengths)), windows)  # the sample that each window is of
+    whole = np.repeat(np.arange(len(lengths)), windows)  # the sample of each window
     window = np.arange(len(whole)) - np.repeat(np.cumsum(windows) - windows, windows)
     sample_lengths = np.minimum(max_length, kept[whole] - window * step)
     sample_offsets = np.concatenate([[0], np.cumsum(sample_lengths)])
@@ -408,5 +407,5 @@ def _cut(
 
 
 def labels_of(ids: Ids, trained: np.ndarray, ignore_index: int) -> np.ndarray:
-    """What the model is to predict: the ids themselves where trained, else `ignore_index`; int64."""
+    """The labels: supervised ids, else `ignore_index`; int64."""
     return np.where(trained, ids, ignore_index).astype(np.int64)

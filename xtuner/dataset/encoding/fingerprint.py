@@ -1,7 +1,7 @@
-"""What tokens are made of, as a hash: the key under which the token store finds them again.
+"""A hash of all inputs of tokenisation: the key of the token store.
 
-Everything that can change a token goes in: the rows themselves, the code of the functions that map them with
-the functions and constants which that code uses, the tokenizer, the settings, and this package's encoder.
+It covers all that can change a token: the rows, the code of the map functions with the functions and
+constants they use, the tokenizer, the settings, and the code of this package's encoder.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 from xtuner.dataset.reading.files import FileRows
 
 _ROOT = Path(__file__).parents[3]
-# What configs name to tokenise their data, and what reads the rows of it.
+# The modules of configs that tokenise data or read rows.
 _NAMES = ("huggingface", "intern_repo", "moss_sft", "preference_dataset", "reading.load")
 _READERS = [f"xtuner.dataset.{name}" for name in _NAMES]
-# Imported there too, and no token follows from them: logs, locks, folders, and what is made of tokens.
+# Imported there too, but without effect on tokens: logs, locks, folders, packing.
 _TOKENLESS = """
     dataset.cache dataset.encoding.progress dataset.items.packed_dataset dataset.items.packing
     dataset.items.streamed dataset.items.summary errors extras hub language locks log paths
@@ -31,19 +31,19 @@ _TOKENLESS = """
 TOKENLESS = {"xtuner", *(f"xtuner.{name}" for name in _TOKENLESS.split())}
 _IMPORT = re.compile(r"^ *from (xtuner[\w.]*) import \(?([\w, ]*)", re.MULTILINE)
 
-# By identity, the number of each object met and the object itself, which must live on to keep its identity.
+# id of each object -> its number and the object, which is kept alive so that its id stays unique.
 Seen = dict[int, tuple[int, Any]]
 
 
 class UnidentifiableError(Exception):
-    """An object whose content is unknown from outside, such as one of compiled code."""
+    """The content of an object is unknown, such as one of compiled code."""
 
 
 def fingerprint_rows(rows: Any) -> str:
-    """A hash of the content of `rows`, whatever kind they are."""
+    """A hash of the content of `rows` of any kind."""
     if isinstance(rows, FileRows):
         return rows.fingerprint()
-    known = getattr(rows, "_fingerprint", None)  # of datasets.Dataset: its content and all done to it
+    known = getattr(rows, "_fingerprint", None)  # of datasets.Dataset: its content and its transforms
     if isinstance(known, str):
         return known
     digest = hashlib.blake2b(digest_size=16)
@@ -53,7 +53,7 @@ def fingerprint_rows(rows: Any) -> str:
 
 
 def fingerprint_tokenizer(tokenizer: Any) -> str:
-    """A hash of the tokenizer's vocabulary, rules, marks, chat template and, where it is the user's, code."""
+    """A hash of the tokenizer's vocabulary, rules, special ids, chat template and, if user-defined, code."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = backend.to_str() if backend is not None else json.dumps(sorted(tokenizer.get_vocab().items()))
     marks = [tokenizer.bos_token_id, tokenizer.eos_token_id, getattr(tokenizer, "split_special_tokens", None)]
@@ -63,32 +63,32 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
     return _hash([kind, repr(marks), repr(getattr(tokenizer, "chat_template", None)), rules, *own_code])
 
 
-def _module_text(of: type) -> str:
-    """The source of the module that a class is in, such as a Python file that a model folder brings along."""
-    file = getattr(sys.modules.get(of.__module__), "__file__", None)
+def _module_text(kind: type) -> str:
+    """The source of the module of a class, such as a Python file of a model folder."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return Path(file).read_text("utf-8", "replace") if file and Path(file).is_file() else ""
 
 
 @functools.cache
 def fingerprint_encoder() -> str:
-    """A hash of this package's own code between rows and tokens."""
+    """A hash of this package's code between rows and tokens."""
     return _hash(itertools.chain(*sorted(encoder_sources().items())))
 
 
 def encoder_sources() -> dict[str, str]:
-    """Module -> its source text, of each that can change a token: what reads data, and all it imports."""
-    found: dict[str, str] = {}
+    """Name -> source of each module that can change a token: the readers of data and all they import."""
+    sources: dict[str, str] = {}
     waiting = list(_READERS)
     while waiting:
         name = waiting.pop()
         file = _module_file(name)
-        if name in found or name in TOKENLESS or file is None:
+        if name in sources or name in TOKENLESS or file is None:
             continue
-        found[name] = file.read_text("utf-8")
-        for module, names in _IMPORT.findall(found[name]):
-            # What is imported of a package may be a module of it.
+        sources[name] = file.read_text("utf-8")
+        for module, names in _IMPORT.findall(sources[name]):
+            # A name imported from a package may be a module.
             waiting += [module, *(f"{module}.{word}" for word in re.findall(r"\w+", names))]
-    return found
+    return sources
 
 
 def _module_file(name: str) -> Path | None:
@@ -98,9 +98,9 @@ def _module_file(name: str) -> Path | None:
 
 
 def fingerprint_value(value: Any) -> str:
-    """A hash of plain data or of a function: its code, and what that code refers to.
+    """A hash of plain data, or of a function: its code and all that the code refers to.
 
-    Raises UnidentifiableError for anything else.
+    Raises UnidentifiableError for other objects.
     """
     return _hash(_describe(value, {}))
 
@@ -189,7 +189,7 @@ def _describe_class(value: Any, seen: Seen) -> Iterable[str]:
 
 
 def _is_users(module: str | None) -> bool:
-    """Whether a module is the user's own; what changes in ours, `fingerprint_encoder` sees."""
+    """Whether a module is the user's; changes of this package are covered by `fingerprint_encoder`."""
     if module and module.split(".")[0] == "xtuner":
         return False
     file = getattr(sys.modules.get(module or ""), "__file__", None)

@@ -1,4 +1,4 @@
-"""The forms in which chat templates take the messages of a dialogue.
+"""The forms of a conversation that chat templates accept.
 
     arguments of a call     {"city": "P"}               '{"city": "P"}'
     thinking                reasoning_content            thinking, reasoning
@@ -6,7 +6,7 @@
     questions in a row      user A, user B               user "A\n\nB"
     no system text          system S, user Q             user "S\n\nQ"
 
-A dialogue is given as it stands where the template takes it so and writes all of it.
+A conversation is not changed if the template accepts it and writes all of it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Messages = list[dict[str, Any]]
 
 def prepared(messages: Sequence[Message]) -> Messages:
     """The messages in the form that most chat templates expect: arguments of calls as objects."""
-    found = []
+    changed_messages = []
     for message in messages:
         changed = {name: value for name, value in message.items() if value is not None or name == "content"}
         if changed.get("content") is None:
             changed["content"] = ""
         if changed.get("tool_calls"):
             changed["tool_calls"] = [_with_object(call) for call in changed["tool_calls"]]
-        found.append(changed)
-    return found
+        changed_messages.append(changed)
+    return changed_messages
 
 
 def _with_object(call: Any) -> dict[str, Any]:
@@ -53,13 +53,13 @@ def _with_object(call: Any) -> dict[str, Any]:
 
 
 def bare(messages: Sequence[Message]) -> Messages:
-    """The messages without the flag that says whether they are trained."""
+    """The messages without the field `loss`."""
     return [{name: value for name, value in message.items() if name != "loss"} for message in messages]
 
 
 @dataclass(frozen=True)
 class Form:
-    """Another form of a dialogue: `change` gives None for a dialogue that it does not change."""
+    """Another form of a conversation: `change` returns None if it changes nothing."""
 
     name: str
     change: Callable[[Messages], Messages | None]
@@ -67,7 +67,7 @@ class Form:
 
 
 def some_of(forms: Sequence[Form]) -> Iterator[tuple[Form, ...]]:
-    """None of the forms, each of them, two together, ..."""
+    """All combinations of the forms, the smallest first."""
     for count in range(len(forms) + 1):
         yield from itertools.combinations(forms, count)
 
@@ -101,13 +101,13 @@ def _no_content(messages: Messages) -> Messages | None:
 
 
 def _thinking_by_all_names(messages: Messages) -> Messages | None:
-    """Templates read the thinking of an answer under different names."""
-    changed, found = [], False
+    """Templates use different names for the thinking of an answer."""
+    changed, has_thinking = [], False
     for message in messages:
         thought = next((message[key] for key in REASONING if message.get(key)), None)
-        found |= thought is not None
+        has_thinking |= thought is not None
         changed.append(message if thought is None else {**message, **dict.fromkeys(REASONING, thought)})
-    return changed if found else None
+    return changed if has_thinking else None
 
 
 def _one_system_text(messages: Messages) -> Messages | None:

@@ -1,13 +1,13 @@
-"""Where the words of each message stand in the text that a chat template made of them.
+"""Find the words of each message in the text that a chat template renders.
 
     text      <|im_start|>user\\n  Q   <|im_end|>\\n<|im_start|>assistant\\n  A   <|im_end|>\\n
     outline   <|im_start|>user\\nQzx0z<|im_end|>\\n<|im_start|>assistant\\nQzx1z<|im_end|>\\n
     regions                    ^^^^^ message 0                         ^^^^^ message 1
 
-The outline is the dialogue rendered with a made-up word in place of each text. It shows what the template
-wrote and what came from the messages, whatever stands in them, and must fit the text to the last character.
-A dialogue that does not fit its outline, as the template looks into its words or changes them, is rendered
-once more for each message with other words in it: the region is where the two texts differ.
+The outline is the conversation rendered with a placeholder instead of each text. It separates the text of the
+template from the words of the messages, and must match the text to the last character. If it does not match,
+as the template tests or changes the words, the conversation is rendered again for each message with other
+words in it: the region of the message is the difference of the two texts.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from typing import Any, NamedTuple
 
 Message = Mapping[str, Any]
 Apply = Callable[..., str]
-"""A template: (messages, prompt=False) -> text, with what opens an answer at its end if `prompt`."""
+"""A template: (messages, prompt=False) -> text, ending with the generation prompt if `prompt`."""
 
-# Templates look for these inside a text, so they stay as they are when the text is hidden.
+# Templates search for these in a text, so they are kept when the text is hidden.
 TAGS = re.compile(r"(</?(?:think|thinking|tool_call|tool_response|tools|answer)>)")
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message with what the model thought, as templates name them."""
+"""Fields of a message with the model's thinking, in the templates' names."""
 
 _MARK = "Qzx"
 
 
 class NoFitError(Exception):
-    """The position of a message is unknown."""
+    """The position of a message in the text is unknown."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """Characters `start:end` of a text are words of message number `message`; None: a name said again."""
+    """Characters `start:end` of a text are words of message number `message`; None: a repeated name."""
 
     start: int
     end: int
@@ -46,7 +46,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Word:
-    """A text of a message that was hidden; `kind` is "thinking", "text", "call" or "arguments"."""
+    """A hidden text of a message; `kind` is "thinking", "text", "call" or "arguments"."""
 
     message: int
     kind: str
@@ -54,7 +54,7 @@ class Word:
 
 
 class Part(NamedTuple):
-    """Words of a message: where the message before them ends, they begin and end, and the next begins."""
+    """Words of a message: end of the message before, start and end of the words, start of the next."""
 
     before: int
     start: int
@@ -64,33 +64,33 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """A text, its regions in order, and what of the messages is not in it."""
+    """A text, its regions in order, and the words of the messages that are not in it."""
 
     text: str
     regions: list[Region]
     missing: list[Word]
 
     def parts(self, message: int) -> list[Part]:
-        """The parts of a message: one, several with others between, or none where it is not shown."""
-        found: list[Part] = []
+        """The parts of a message: several if others are between them, none if it is not written."""
+        parts: list[Part] = []
         before = 0
         for number, region in enumerate(self.regions):
             if region.message == message:
                 is_last = number + 1 == len(self.regions)
                 after = len(self.text) if is_last else self.regions[number + 1].start
-                found.append(Part(before, region.start, region.end, after))
+                parts.append(Part(before, region.start, region.end, after))
             before = region.end
-        return found
+        return parts
 
     def tail(self, message: int | None = None) -> str:
-        """The template's words after that message, or after the last one shown."""
+        """The template's text after that message, or after the last one written."""
         if message is not None and (parts := self.parts(message)):
             return self.text[parts[-1].end : parts[-1].after]
         return self.text[self.regions[-1].end if self.regions else 0 :]
 
 
 class Outline:
-    """Readings of a dialogue, and of others made of its messages, by made-up words."""
+    """Readings of a conversation, and of others made of its messages, by placeholders."""
 
     def __init__(self, apply: Apply, messages: Sequence[Message], text: str) -> None:
         self._apply = apply
@@ -104,18 +104,18 @@ class Outline:
         self._times: dict[int, int] = {}
 
     def whole(self) -> Reading:
-        """The dialogue itself; NoFitError where it does not fit its outline."""
+        """The whole conversation; NoFitError if it does not match its outline."""
         outline = self._read(self._messages, prompt=False)
         slots = self._slots(outline)
         starts = _aligned(self._text, outline, [(a, b, self._words[word].words) for a, b, word in slots])
-        shown = {word for _, _, word in slots}
-        missing = [word for number, word in enumerate(self._words) if number not in shown]
+        written = {word for _, _, word in slots}
+        missing = [word for number, word in enumerate(self._words) if number not in written]
         return Reading(self._text, self._regions([(starts(a), starts(b), w) for a, b, w in slots]), missing)
 
     def missing(self, prompt: bool = False) -> list[Word]:
-        """The words that the template does not write, with what opens an answer at its end if `prompt`."""
-        shown = {word for _, _, word in self._slots(self._read(self._messages, prompt))}
-        return [word for number, word in enumerate(self._words) if number not in shown]
+        """The words that the template does not write; `prompt`: with the generation prompt."""
+        written = {word for _, _, word in self._slots(self._read(self._messages, prompt))}
+        return [word for number, word in enumerate(self._words) if number not in written]
 
     def part(self, count: int, *more: Message, prompt: bool = False) -> Reading:
         """The first `count` messages and `more` as an outline."""
@@ -130,13 +130,13 @@ class Outline:
     def _read(self, messages: Sequence[Message], prompt: bool) -> str:
         try:
             return self._apply(messages, prompt=prompt)
-        except Exception as error:  # templates raise errors of their own
+        except Exception as error:  # templates may raise anything
             raise NoFitError from error
 
     def _regions(self, slots: Sequence[tuple[int, int, int]]) -> list[Region]:
         """One region for neighbouring words of a message.
 
-        The name of a tool may come again where its result tells whose it is: that is nobody's.
+        The repeated name of a tool, in its result, belongs to no message.
         """
         regions: list[Region] = []
         times: dict[int, int] = {}
@@ -149,28 +149,28 @@ class Outline:
         return regions
 
     def _own_times(self, word: int, times: int) -> int:
-        """How often the template writes a word within its own message."""
+        """How often the template writes a word within its message."""
         if times == 1 or self._words[word].kind != "call":
             return times
         if word not in self._times:
-            until = self._read(self._messages[: self._words[word].message + 1], prompt=False)
-            self._times[word] = sum(found == word for _, _, found in self._slots(until))
+            outline = self._read(self._messages[: self._words[word].message + 1], prompt=False)
+            self._times[word] = sum(found == word for _, _, found in self._slots(outline))
         return self._times[word]
 
     def _slots(self, outline: str) -> list[tuple[int, int, int]]:
-        """Start, end and number of each made-up word."""
+        """Start, end and number of each placeholder."""
         return [(*match.span(), int(match.group(1))) for match in self._pattern.finditer(outline)]
 
     def _hide(self, number: int, message: Message) -> dict[str, Any]:
-        def made_up(words: str, kind: str) -> str:
+        def placeholder(words: str, kind: str) -> str:
             self._words.append(Word(number, kind, words))
             return f"{self._mark}{len(self._words) - 1}z"
 
-        return hide(message, made_up)
+        return hide(message, placeholder)
 
 
 class Difference:
-    """Readings by other words in the place of a message's own."""
+    """Readings by replacing the words of one message at a time."""
 
     def __init__(self, apply: Apply, messages: Sequence[Message], text: str) -> None:
         self._apply, self._messages, self._text = apply, messages, text
@@ -218,7 +218,7 @@ class Difference:
 
 
 def _with_word(message: Message, word: str) -> dict[str, Any]:
-    """The message with that word in place of each of its texts, and as the arguments of its calls."""
+    """The message with each of its texts, and the arguments of its calls, replaced by `word`."""
     changed = hide(message, lambda words, kind: word)
     for call in changed.get("tool_calls", ()):
         is_text = isinstance(call["function"].get("arguments"), str)
@@ -226,62 +226,63 @@ def _with_word(message: Message, word: str) -> dict[str, Any]:
     return changed
 
 
-def hide(message: Message, made_up: Callable[[str, str], str]) -> dict[str, Any]:
-    """The message with `made_up(words, kind)` in place of each of its texts."""
+def hide(message: Message, placeholder: Callable[[str, str], str]) -> dict[str, Any]:
+    """The message with each of its texts replaced by `placeholder(words, kind)`."""
     is_answer = message.get("role") == "assistant"
     hidden = dict(message)
-    names: dict[str, str] = {}  # the same thinking may stand under several names
+    names: dict[str, str] = {}  # the same thinking may be in several fields
     for key in REASONING:
         if isinstance(thought := hidden.get(key), str) and thought.strip():
-            hidden[key] = names[thought] = names.get(thought) or made_up(thought, "thinking")
+            hidden[key] = names[thought] = names.get(thought) or placeholder(thought, "thinking")
     content = hidden.get("content")
     if isinstance(content, str):
         if is_answer and not content.strip() and not message.get("tool_calls"):
-            hidden["content"] = made_up(content, "text")  # even of an empty answer the end is trained
+            hidden["content"] = placeholder(content, "text")  # the end of an empty answer is supervised too
         else:
-            hidden["content"] = _hide_between_tags(content, made_up)
+            hidden["content"] = _hide_between_tags(content, placeholder)
     if hidden.get("tool_calls"):
-        hidden["tool_calls"] = [_hide_call(call, made_up) for call in hidden["tool_calls"]]
+        hidden["tool_calls"] = [_hide_call(call, placeholder) for call in hidden["tool_calls"]]
     return hidden
 
 
-def _hide_between_tags(content: str, made_up: Callable[[str, str], str]) -> str:
+def _hide_between_tags(content: str, placeholder: Callable[[str, str], str]) -> str:
     # A text, a tag, a text, ...
     parts = TAGS.split(content)
     for number in range(0, len(parts), 2):
-        thinks = any(parts[number + 1 : number + 2] == [f"</{tag}>"] for tag in ("think", "thinking"))
+        is_thinking = any(parts[number + 1 : number + 2] == [f"</{tag}>"] for tag in ("think", "thinking"))
         if core := parts[number].strip():
-            # White space around the words stays where it is, as templates cut it off.
-            parts[number] = parts[number].replace(core, made_up(core, "thinking" if thinks else "text"), 1)
+            # White space around the words is kept, as templates may strip it.
+            kind = "thinking" if is_thinking else "text"
+            parts[number] = parts[number].replace(core, placeholder(core, kind), 1)
     return "".join(parts)
 
 
-def _hide_call(call: Message, made_up: Callable[[str, str], str]) -> dict[str, Any]:
-    function, name = call["function"], made_up(call["function"]["name"], "call")
+def _hide_call(call: Message, placeholder: Callable[[str, str], str]) -> dict[str, Any]:
+    function, name = call["function"], placeholder(call["function"]["name"], "call")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.dumps(_hide_texts(json.loads(arguments), made_up), ensure_ascii=False)
-        except ValueError:  # no JSON: it stays
+            arguments = json.dumps(_hide_texts(json.loads(arguments), placeholder), ensure_ascii=False)
+        except ValueError:  # not JSON
             arguments = function["arguments"]
     else:
-        arguments = _hide_texts(arguments, made_up)
+        arguments = _hide_texts(arguments, placeholder)
     return {**call, "function": {**function, "name": name, "arguments": arguments}}
 
 
-def _hide_texts(value: Any, made_up: Callable[[str, str], str]) -> Any:
-    """The arguments of a call with made-up words in place of all texts in them."""
+def _hide_texts(value: Any, placeholder: Callable[[str, str], str]) -> Any:
+    """The arguments of a call with placeholders instead of all texts."""
     if isinstance(value, Mapping):
-        return {key: _hide_texts(inner, made_up) for key, inner in value.items()}
+        return {key: _hide_texts(inner, placeholder) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_hide_texts(inner, made_up) for inner in value]
-    return made_up(value, "arguments") if isinstance(value, str) and value.strip() else value
+        return [_hide_texts(inner, placeholder) for inner in value]
+    return placeholder(value, "arguments") if isinstance(value, str) and value.strip() else value
 
 
 def _aligned(text: str, outline: str, slots: Sequence[tuple[int, int, str]]) -> Callable[[int], int]:
-    """Gives, for the start or end of a slot in the outline, the place in the text.
+    """A function from the start or end of a slot in the outline to its position in the text.
 
-    Raises NoFitError where the two are not the same but for the words in the slots.
+    Raises NoFitError if they differ in more than the words in the slots.
     """
     begins = [0, *(end for _, end, _ in slots)]
     ends = [*(start for start, _, _ in slots), len(outline)]
@@ -301,15 +302,15 @@ def _aligned(text: str, outline: str, slots: Sequence[tuple[int, int, str]]) -> 
     if here != len(text):
         raise NoFitError
 
-    def position(place: int) -> int:
-        part = bisect_right(begins, place) - 1
-        return at[part] + place - begins[part]
+    def position(in_outline: int) -> int:
+        part = bisect_right(begins, in_outline) - 1
+        return at[part] + in_outline - begins[part]
 
     return position
 
 
 def _after_words(text: str, here: int, words: str, literal: str, is_last: bool) -> int:
-    """Where `literal` begins after `words`, in a form that templates give them, from `here` on; else -1."""
+    """The start of `literal` after `words` (in any form that templates write) at `here`; -1 if none."""
     for form in _forms(words):
         after = here + len(form)
         fits = text.startswith(form, here) and text.startswith(literal, after)
@@ -331,7 +332,7 @@ def _forms(words: str) -> Iterator[str]:
 
 
 def common(a: str, b: str) -> int:
-    """The length of the common beginning of both."""
+    """The length of the common prefix."""
     if b.startswith(a):
         return len(a)
     low, high = 0, min(len(a), len(b))

@@ -1,12 +1,12 @@
-"""From rows to samples of tokens: map, template, encode, a chunk of rows at a time.
+"""Tokenise rows to samples: map, template, encode, a chunk of rows at a time.
 
     rows        {"instruction": "Add.", "input": "1 2", "output": "3"}
     converse    [{"input": "Add.\\n1 2", "output": "3"}]                                  by dataset_map_fn
     map_row     [{"input": "<|User|>:Add.\\n1 2\\n<|Bot|>:", "output": "3", ...}]         by template_map_fn
-    encode      ids [1 9 36 ... 2 209], trained [. . . ... x .]                     a chunk of rows at once
+    encode      ids [1 9 36 ... 2 209], mask [. . . ... x .]                        a chunk of rows at once
 
-A row with a fault (broken JSON, a missing or wrong field) is left out, counted and named, unless `strict` or
-more than a few are: then the data as a whole is hardly what was meant, and that is an error.
+A faulty row (broken JSON, a missing or wrong field) is left out, counted and named. It is an error with
+`strict`, or if there are many: then the data or its settings are probably wrong.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ MapFn = Callable[[Any], Any]
 CHUNK_ROWS = 4096
 CHUNK_CHARACTERS = 4_000_000
 FIRST_CHUNK_ROWS = 512
-"""The first chunks are small, so that tokenising begins soon; each has twice the rows of the one before."""
+"""The first chunks are small, so that tokenising begins early; each has twice the rows of the one before."""
 
 NAMED_ROWS = 3
-"""How many of the dropped rows a message names, for each reason."""
+"""The number of dropped rows that a message names, for each reason."""
 
-MAX_FAULTY_SHARE = 0.05
-"""With more rows than this share at fault, the data or its settings are wrong and not a few rows."""
+MAX_FAULTY_FRACTION = 0.05
+"""If a larger fraction of the rows is faulty, the data or its settings are probably wrong."""
 
 SURE_FAULTS = 200
-"""After so many faults the share of rows read so far is judged, and not only that of all at the end."""
+"""After more faults than this, the fraction is checked before the end of the data."""
 
 EMPTY = "no conversation in them"
 PROMPT_FILLS = "a prompt that alone fills max_length"
@@ -58,7 +58,7 @@ FAULTY = "a fault in them"
 
 @dataclass(frozen=True)
 class Encoding:
-    """How rows become tokens."""
+    """The settings of tokenisation."""
 
     tokenizer: Any
     max_length: int | None
@@ -72,14 +72,14 @@ class Encoding:
 
 
 class Rows(Protocol):
-    """What is encoded: numbered rows, each with the function that reads it, and where each of them stands."""
+    """Numbered rows, each with a function that reads it and its position."""
 
     def unread(self) -> Iterator[tuple[int, Callable[[], Row]]]: ...
     def place(self, number: int) -> str: ...
 
 
 class Writer(Protocol):
-    """Where samples go, and the messages about rows that are at fault."""
+    """Receives samples, and messages about faulty rows."""
 
     def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None: ...
     def note_fault(self, message: str) -> None: ...
@@ -87,7 +87,7 @@ class Writer(Protocol):
 
 @dataclass
 class Tally:
-    """What became of the rows."""
+    """The counts of rows used, cut and left out."""
 
     stats: dict[str, Any] = field(
         default_factory=lambda: dict.fromkeys(
@@ -106,17 +106,17 @@ class Tally:
         _count_named(self.dropped, self.named, reason, row, place)
 
     def count_left_out(self, kind: str, row: int, place: Callable[[int], str]) -> None:
-        """Count a row of which the chat template leaves out words of that kind."""
+        """Count a row with words of that kind that the chat template leaves out."""
         _count_named(self.left_out, self.left_out_rows, kind, row, place)
 
     def count_empty(self, row: int, place: Callable[[int], str]) -> None:
-        """Count a row in which an answer to learn is empty."""
+        """Count a row with an empty supervised answer."""
         self.stats["empty_answers"] += 1
         if len(self.empty_answer_rows) < NAMED_ROWS:
             self.empty_answer_rows.append(place(row))
 
     def about(self) -> dict[str, Any]:
-        """All the counts, as a store keeps them."""
+        """All the counts, for a store."""
         counts = {"dropped": self.dropped, "dropped_rows": self.named, "faults": self.faults}
         counts |= {"left_out": self.left_out, "left_out_rows": self.left_out_rows}
         return {"stats": {**self.stats, **counts, "empty_answer_rows": self.empty_answer_rows}}
@@ -126,9 +126,9 @@ def _count_named(
     counts: dict[str, int], named: dict[str, list[str]], key: str, row: int, place: Callable[[int], str]
 ) -> None:
     counts[key] = counts.get(key, 0) + 1
-    places = named.setdefault(key, [])
-    if len(places) < NAMED_ROWS:
-        places.append(place(row))
+    positions = named.setdefault(key, [])
+    if len(positions) < NAMED_ROWS:
+        positions.append(place(row))
 
 
 def encode_rows(
@@ -140,10 +140,10 @@ def encode_rows(
 ) -> None:
     """Map, encode and write all rows, and count them in `tally`.
 
-    `advance` receives the number of rows and tokens done. Raises DataError for a row with a fault where
-    `strict`, or where there are many.
+    `advance` receives the numbers of rows and tokens done. Raises DataError for a faulty row if `strict`, or
+    if there are many.
     """
-    # A tokenizer in Rust lets go of the interpreter: while it works on one chunk, the next one is read.
+    # A tokenizer in Rust releases the GIL, so the next chunk is read meanwhile.
     with ThreadPoolExecutor(1) as tokenising:
         pipeline = _Pipeline(rows, settings, writer, tally, tokenising)
         begun: _PendingChunk | None = None
@@ -161,7 +161,7 @@ def encode_rows(
 
 @dataclass(frozen=True)
 class _PendingChunk:
-    """Rows that the tokenizer is working on."""
+    """A chunk that is being tokenised."""
 
     numbers: list[int]
     conversations: list[Conversation]
@@ -171,7 +171,7 @@ class _PendingChunk:
 
 @dataclass(frozen=True)
 class _Pipeline:
-    """The steps from rows to samples, and what they share."""
+    """The steps from rows to samples, and their common state."""
 
     rows: Rows
     settings: Encoding
@@ -180,7 +180,7 @@ class _Pipeline:
     tokenising: Executor
 
     def conversations(self) -> Iterator[tuple[int, Conversation]]:
-        """Row number and conversation of each row that has one."""
+        """Number and conversation of each row that has one."""
         for number, read in self.rows.unread():
             self.tally.stats["rows"] += 1
             try:
@@ -203,7 +203,7 @@ class _Pipeline:
             yield number, conversation
 
     def begin(self, numbers: list[int], conversations: list[Conversation]) -> _PendingChunk:
-        """Let one chunk be tokenised, without the rows that cannot be."""
+        """Start tokenising a chunk, without the rows that cannot be tokenised."""
         while True:
             try:
                 planned = plan_conversations(
@@ -222,13 +222,13 @@ class _Pipeline:
     def without(
         self, error: InvalidRowError, numbers: list[int], conversations: list[Conversation]
     ) -> tuple[list[int], list[Conversation]]:
-        """A chunk without the row of `error`, which is counted."""
+        """The chunk without the row of `error`, which is counted as left out."""
         row = error.row
         self.leave_out(numbers[row], f"{self.rows.place(numbers[row])}: {error}")
         return [*numbers[:row], *numbers[row + 1 :]], [*conversations[:row], *conversations[row + 1 :]]
 
     def write(self, chunk: _PendingChunk) -> None:
-        """Write what has something to train on of one chunk."""
+        """Write the samples of one chunk that have supervised tokens."""
         settings, tally, place = self.settings, self.tally, self.rows.place
         while True:
             try:
@@ -238,7 +238,7 @@ class _Pipeline:
                 chunk = self.begin(*self.without(error, chunk.numbers, chunk.conversations))
         encoded = chunk.planned.samples(tokens, settings.max_length, continue_documents=True)
         counts = encoded.trained_counts()
-        # Without outputs nothing is trained by intent: such items are for asking a model.
+        # Items without outputs are prompts for generation, so all are kept.
         keep = counts > 0 if settings.input_ids_with_output else np.ones(len(counts), bool)
         for row in np.setdiff1d(encoded.rows, encoded.rows[keep]).tolist():
             reason = PROMPT_FILLS if encoded.full_trained[row] else NOTHING_TRAINED
@@ -249,7 +249,7 @@ class _Pipeline:
         _count(encoded, chunk.conversations, counts, keep, settings.max_length, tally)
 
     def leave_out(self, number: int, message: str) -> None:
-        """Count a row with a fault; DataError where that is not to be borne."""
+        """Count a faulty row; DataError with `strict`, or if there are many."""
         self.tally.drop(FAULTY, number, self.rows.place)
         if len(self.tally.faults) < NAMED_ROWS:
             self.tally.faults.append(message)
@@ -259,9 +259,9 @@ class _Pipeline:
         self.check_faults(SURE_FAULTS)
 
     def check_faults(self, at_least: int) -> None:
-        """DataError where more faults than `at_least` are too large a share of the rows."""
+        """DataError if there are more faults than `at_least`, and than the allowed fraction of the rows."""
         count, rows = self.tally.dropped.get(FAULTY, 0), self.tally.stats["rows"]
-        if count > max(at_least, rows * MAX_FAULTY_SHARE):
+        if count > max(at_least, rows * MAX_FAULTY_FRACTION):
             more = (
                 translate(" ({count:,} of {rows:,} rows have a fault)", count=count, rows=rows)
                 if count > 1
@@ -271,7 +271,7 @@ class _Pipeline:
 
 
 def _has_empty_answer(turn: Row) -> bool:
-    """Whether of an answer in this turn only the end would be trained."""
+    """Whether the turn has a supervised answer without text, of which only the end would be learnt."""
     if turn.get("messages"):
         return any(
             message.get("role") == "assistant"
@@ -279,14 +279,14 @@ def _has_empty_answer(turn: Row) -> bool:
             and not (message.get("tool_calls") or message.get("content") or message.get("reasoning_content"))
             for message in turn["messages"]
         )
-    trained_to_its_end = is_trained(turn) and flag(turn, "need_eos_token")
-    return trained_to_its_end and not turn_text(turn, "output").strip()
+    end_is_supervised = is_trained(turn) and flag(turn, "need_eos_token")
+    return end_is_supervised and not turn_text(turn, "output").strip()
 
 
 def _chunks(
     conversations: Iterator[tuple[int, Conversation]],
 ) -> Iterator[tuple[list[int], list[Conversation]]]:
-    """Row numbers and conversations, as many at a time as one call of the tokenizer should take."""
+    """Row numbers and conversations in chunks for one call of the tokenizer."""
     numbers: list[int] = []
     chunk: list[Conversation] = []
     characters, most = 0, FIRST_CHUNK_ROWS
@@ -338,7 +338,7 @@ def map_row(row: Row, settings: Encoding) -> Conversation:
 
 
 def converse(row: Row, settings: Encoding) -> Row:
-    """The row with its `conversation`, which may be empty."""
+    """The row mapped to its `conversation`, which may be empty."""
     if settings.dataset_map_fn is not None:
         row = apply_map_fn(settings.dataset_map_fn, row, "dataset_map_fn")
     if settings.rename_maps:
@@ -368,7 +368,7 @@ def put_in_template(row: Row, settings: Encoding) -> Conversation:
 
 
 def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
-    """`row` with what the user's function returns for it; DataError if that fails."""
+    """`row` updated with the result of the user's function; DataError if that fails."""
     name = getattr(getattr(function, "func", function), "__name__", str(function))
     try:
         result = function(row)
@@ -400,7 +400,7 @@ def apply_map_fn(function: MapFn, row: Row, argument: str) -> Row:
                 kind=type(result).__name__,
             )
         )
-    # Fields that a function does not return are kept, as mapping a table has always done.
+    # Fields that a function does not return are kept, as by datasets.Dataset.map.
     return {**row, **result}
 
 

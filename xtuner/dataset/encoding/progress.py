@@ -1,4 +1,4 @@
-"""A bar with rates on a terminal, and nothing elsewhere.
+"""A progress bar with rates, shown only on a terminal.
 
 tokenising ━━━━━━━━╸━━━━━━━ 61,440/120,000 rows  8,412 rows/s  1.1 M tokens/s  0:00:07 left
 """
@@ -16,39 +16,39 @@ from xtuner.language import translate
 
 @contextlib.contextmanager
 def show_rates(title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with the number of rows and of tokens done; only rank 0 draws."""
+    """Yields a function to call with the numbers of rows and tokens done; only rank 0 shows the bar."""
     if dist.rank() != 0 or not sys.stderr.isatty():
         yield lambda rows, tokens: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[said]}"))
+    columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[rates]}"))
     started = time.perf_counter()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(title, total=total, said="")
+        task = progress.add_task(title, total=total, rates="")
 
         def advance(rows: int, tokens: int) -> None:
-            said = describe_rates(rows, tokens, total, time.perf_counter() - started)
-            progress.update(task, completed=rows, said=said)
+            rates = describe_rates(rows, tokens, total, time.perf_counter() - started)
+            progress.update(task, completed=rows, rates=rates)
 
         yield advance
 
 
 def describe_rates(rows: int, tokens: int, total: int | None, seconds: float) -> str:
-    """What was done, how fast, and the time that is left where the end is known."""
+    """Rows done, rates, and the remaining time if the total is known."""
     done = f"{rows:,}" if total is None else f"{rows:,}/{total:,}"
-    said = translate(
+    rates = translate(
         "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s",
         done=done,
         rows=rows / seconds,
         tokens=_short(tokens / seconds),
     )
     if not total or not rows:
-        return said
+        return rates
     left = round(seconds / rows * max(0, total - rows))
     time_left = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
-    return said + translate("  {time} left", time=time_left)
+    return rates + translate("  {time} left", time=time_left)
 
 
 def _short(number: float) -> str:

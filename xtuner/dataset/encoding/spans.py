@@ -1,12 +1,11 @@
-"""Token ids of texts in which some spans of characters are trained.
+"""Token ids and loss masks of texts in which some spans of characters are supervised.
 
     text     "<|im_start|>assistant\\nA<|im_end|>\\n", span of "A<|im_end|>"
     ids      3 520 201 | 36 4 | 201
-    trained  .  .   .    x  x    .
+    mask     .  .   .    x  x    .
 
-A text is encoded as a whole, so the ids are those of the whole text. A token across the boundary of a
-span is not allowed: a model that answers a prompt never sees it. Such a text is cut at the
-boundaries of its spans and the parts are encoded on their own.
+A text is encoded as a whole. A token must not cross the boundary of a span, as a model that answers a prompt
+never reads such a token: a text with one is cut at the boundaries of its spans and encoded in parts.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ Pieces = list[tuple[Ids, bool]]
 
 NO_IDS = np.zeros(0, np.int32)
 _FEW_SPANS = 64
-"""Up to here a search through the tokens for each boundary takes less than a table of them all."""
+"""For at most so many spans, searching the token of each boundary is faster than an array of all offsets."""
 
 
 def encode_spans(
@@ -34,7 +33,7 @@ def encode_spans(
     split: re.Pattern[str] | None = None,
     mark: Ids = NO_IDS,
 ) -> list[Pieces]:
-    """For each text its ids in pieces, each trained or not; what `split` matches becomes `mark`."""
+    """The ids of each text in pieces, each supervised or not; matches of `split` become `mark`."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     results: list[Pieces | None] = [None] * len(texts)
     if backend is not None and backend.padding is None and backend.truncation is None:
@@ -52,49 +51,49 @@ def encode_spans(
 
 
 def _whole(encoding: Any, rendered: Rendered) -> Pieces | None:
-    """The pieces of a text encoded as a whole; None where a token reaches over a boundary."""
+    """The pieces of a text encoded as a whole; None if a token crosses a boundary."""
     boundaries = [boundary for span in rendered.spans for boundary in span]
     find = _by_search if len(rendered.spans) <= _FEW_SPANS else _by_offsets
-    places = find(encoding, boundaries, len(rendered.text))
-    if places is None:
+    starts = find(encoding, boundaries, len(rendered.text))
+    if starts is None:
         return None
     ids = np.array(encoding.ids, np.int32)
-    cuts = [0, *places, len(ids)]
+    cuts = [0, *starts, len(ids)]
     return [(ids[cuts[i] : cuts[i + 1]], i % 2 == 1) for i in range(len(cuts) - 1)]
 
 
 def _by_search(encoding: Any, boundaries: Sequence[int], length: int) -> list[int] | None:
-    """The number of the token that begins at each boundary; None where one has none."""
-    places = []
+    """The number of the token that begins at each boundary; None if a boundary has none."""
+    starts = []
     for boundary in boundaries:
         if boundary == length:
-            places.append(len(encoding))
+            starts.append(len(encoding))
             continue
         token = encoding.char_to_token(boundary)
-        # Tokenizers that leave white space out of the offsets give no token, or a gap before it.
+        # If offsets exclude white space, there is no token at the boundary, or a gap before it.
         if token is None or encoding.token_to_chars(token)[0] != boundary:
             return _by_offsets(encoding, boundaries, length)
         if token and encoding.token_to_chars(token - 1)[1] != boundary:
             return _by_offsets(encoding, boundaries, length)
-        places.append(token)
-    return places
+        starts.append(token)
+    return starts
 
 
 def _by_offsets(encoding: Any, boundaries: Sequence[int], length: int) -> list[int] | None:
     offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
     ends = np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1]
-    # A token belongs before a boundary if it ends there or earlier, with or without its white space.
-    places = np.searchsorted(ends, boundaries, side="right")
-    for place, boundary in zip(places.tolist(), boundaries, strict=True):
-        reaches_over = place < len(offsets) and offsets[place, 0] < boundary
-        gap = place and place < len(offsets) and ends[place - 1] < boundary
-        if reaches_over or gap or (place == 0 and boundary and len(offsets)):
+    # A token is before a boundary if it ends there or earlier, with or without its white space.
+    starts = np.searchsorted(ends, boundaries, side="right")
+    for start, boundary in zip(starts.tolist(), boundaries, strict=True):
+        crosses = start < len(offsets) and offsets[start, 0] < boundary
+        has_gap = start and start < len(offsets) and ends[start - 1] < boundary
+        if crosses or has_gap or (start == 0 and boundary and len(offsets)):
             return None
-    return places.tolist()
+    return starts.tolist()
 
 
 def _parts(rendered: Rendered, split: re.Pattern[str] | None) -> list[tuple[str | None, bool]]:
-    """The text cut at the boundaries of its spans; None stands for what `split` matches."""
+    """The text cut at the boundaries of its spans; None instead of each match of `split`."""
     cuts = [0, *(boundary for span in rendered.spans for boundary in span), len(rendered.text)]
     parts: list[tuple[str | None, bool]] = []
     for number in range(len(cuts) - 1):

@@ -1,8 +1,8 @@
-"""Rows that are tokens already, as an offline preparation leaves them.
+"""Rows that are tokenised already, by an offline preparation.
 
     {"input_ids": [1, 7, 8, 2], "labels": [-100, -100, 8, 2], "cumulative_len": [0, 4]}
 
-`cumulative_len` marks the samples inside a row that was packed; without it a row is one sample.
+`cumulative_len` has the boundaries of the samples in a packed row; without it a row is one sample.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from xtuner.utils import IGNORE_INDEX
 
 
 def write_tokenized(rows: Selection, writer: Writer) -> dict[str, Any]:
-    """Write all rows to the store and return the counts."""
-    num_rows = num_tokens = num_trained = num_samples = 0
+    """Write all rows to the store; returns the counts."""
+    num_rows = num_tokens = num_supervised = num_samples = 0
     for number, row in rows:
         try:
             encoded = _read_row(row)
@@ -33,16 +33,18 @@ def write_tokenized(rows: Selection, writer: Writer) -> dict[str, Any]:
         num_rows += 1
         num_samples += len(encoded.rows)
         num_tokens += len(encoded.ids)
-        num_trained += int(encoded.trained.sum())
+        num_supervised += int(encoded.trained.sum())
     rows.check_content()
-    if not num_trained:
+    if not num_supervised:
         raise DataError(
             translate(
                 "the tokenised data has {rows} rows and no supervised token: nothing to learn from",
                 rows=num_rows,
             )
         )
-    return {"stats": {"rows": num_rows, "samples": num_samples, "tokens": num_tokens, "trained": num_trained}}
+    return {
+        "stats": {"rows": num_rows, "samples": num_samples, "tokens": num_tokens, "trained": num_supervised}
+    }
 
 
 def _read_row(row: Mapping[str, Any]) -> Encoded:
@@ -50,8 +52,8 @@ def _read_row(row: Mapping[str, Any]) -> Encoded:
         if name not in row:
             raise missing_field(name, row)
     ids, labels = np.asarray(row["input_ids"]), np.asarray(row["labels"])
-    trained = labels != IGNORE_INDEX
-    if ids.ndim != 1 or ids.shape != labels.shape or not np.array_equal(ids[trained], labels[trained]):
+    mask = labels != IGNORE_INDEX
+    if ids.ndim != 1 or ids.shape != labels.shape or not np.array_equal(ids[mask], labels[mask]):
         raise DataError(
             translate(
                 "input_ids and labels must have equal lengths, and a label must be its token's id or "
@@ -70,4 +72,4 @@ def _read_row(row: Mapping[str, Any]) -> Encoded:
             )
         )
     zeros = np.zeros(len(offsets) - 1, np.int64)
-    return Encoded(ids.astype(np.int32), trained, offsets, zeros, zeros, zeros)
+    return Encoded(ids.astype(np.int32), mask, offsets, zeros, zeros, zeros)

@@ -1,1 +1,1 @@
-"""From samples of tokens to the items that training reads."""
+"""Make the items that training reads from samples of tokens."""

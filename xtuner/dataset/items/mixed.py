@@ -1,9 +1,9 @@
-"""Several streams as one, their items in given shares.
+"""Several streams as one, mixed by weights.
 
     datasets A, B, weights [2, 1]     A0 B0 A1 A2 B1 A3 ...        after n items, two thirds are of A
 
-Which stream is next follows from how many items were taken of each, so that a position stays a few numbers.
-Each stream is read again from its beginning whenever it ends; a buffer of each is in memory.
+The next stream follows from the number of items taken of each, so that a position is only a few numbers.
+Each stream starts again after its end; a buffer of each is in memory.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from xtuner.language import translate
 
 
 class MixedPosition(NamedTuple):
-    """How many items were taken of each stream, and how far it is."""
+    """The number of items taken of each stream, and its position."""
 
     taken: tuple[int, ...]
     positions: tuple[Any, ...]
 
     def numbers(self) -> list[int]:
-        """The position as plain numbers, as a checkpoint keeps it."""
+        """The position as plain numbers, for a checkpoint."""
         pairs = zip(self.taken, self.positions, strict=True)
         return [number for taken, position in pairs for number in (taken, *position.numbers())]
 
 
 class MixedStream(Stream):
-    """The items of `datasets`, made with streaming = True, in the shares `weights`; equal ones by default."""
+    """The items of `datasets` (made with streaming = True), mixed by `weights`; equal by default."""
 
     def __init__(self, datasets: Sequence[Any], weights: Sequence[float] | None = None) -> None:
         self.datasets = list(datasets)
@@ -52,16 +52,16 @@ class MixedStream(Stream):
                     count=len(self.datasets),
                 )
             )
-        self._shares = [weight / sum(weights) for weight in weights]
+        self._fractions = [weight / sum(weights) for weight in weights]
 
     @property
     def key(self) -> str:
-        """One hash over the keys of all and their shares."""
-        words = [*(dataset.key for dataset in self.datasets), repr(self._shares)]
+        """A hash of the keys and fractions of all data sets."""
+        words = [*(dataset.key for dataset in self.datasets), repr(self._fractions)]
         return hashlib.blake2b("\n".join(words).encode(), digest_size=16).hexdigest()
 
     def position(self, numbers: Sequence[int] = ()) -> MixedPosition:
-        """The position that `numbers` tell; without them, the beginning."""
+        """The position of `numbers`; the beginning without them."""
         taken, positions = [], []
         left = list(numbers)
         for dataset in self.datasets:
@@ -73,7 +73,7 @@ class MixedStream(Stream):
         return MixedPosition(tuple(taken), tuple(positions))
 
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
-        """The items of reader number `reader`, from `start` on and without end."""
+        """The endless items of reader number `reader` from `start` on."""
         start = start or self.position()
         taken, positions = list(start.taken), list(start.positions)
         streams = [
@@ -82,7 +82,7 @@ class MixedStream(Stream):
         ]
         while True:
             total = sum(taken) + 1
-            behind = [share * total - count for share, count in zip(self._shares, taken, strict=True)]
+            behind = [goal * total - count for goal, count in zip(self._fractions, taken, strict=True)]
             number = behind.index(max(behind))
             item, positions[number], rows, messages = next(streams[number])
             taken[number] += 1
@@ -90,9 +90,9 @@ class MixedStream(Stream):
             yield Streamed(item, position, [(number, *cursor) for cursor in rows], messages)
 
     def first_buffer(self) -> ConcatDataset:
-        """The items of the first rows of each, to look at."""
+        """The items of the first rows of each, for inspection."""
         return ConcatDataset([dataset.first_buffer() for dataset in self.datasets])
 
     def source_places(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Where the rows of an item stand, for messages."""
+        """The positions of the rows of an item, for messages."""
         return [place for number, *row in rows for place in self.datasets[number].source_places([row])]

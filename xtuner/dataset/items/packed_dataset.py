@@ -1,4 +1,4 @@
-"""What training reads: item i is one row of tokens, made of the samples that the pack plan puts there.
+"""The data set that training reads: item i is one pack of the pack plan.
 
 samples  a a a | b b | c c c c      plan [[0, 1], [2]]
 item 0   input_ids [a a a b b], labels [-100 a a -100 b], cumulative_len [0, 3, 5]
@@ -21,7 +21,7 @@ Item = dict[str, Any]
 
 
 class Samples(Protocol):
-    """What items are made of: a TokenStore, or something that reads as one."""
+    """The samples that items are made of: a TokenStore or the like."""
 
     @property
     def lengths(self) -> np.ndarray: ...
@@ -37,8 +37,8 @@ class PackedDataset:
     """Items of token ids, labels and the boundaries of the samples inside.
 
     `length` holds the number of tokens of each item, `key` names data, settings and plan in one hash, and
-    `stats` counts what became of the rows. `columns(row)` adds a source row's other fields to its item, and
-    `place(row)` tells where the row stands.
+    `stats` counts the rows used, cut and dropped. `columns(row)` adds a source row's other fields to its
+    item, and `place(row)` is the position of the row.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class PackedDataset:
         index = checked_index(index, len(self))
         samples = [self.store.sample(sample) for sample in self.plan[index]]
         ids = np.concatenate([ids for ids, _ in samples])
-        trained = np.concatenate([trained for _, trained in samples])
+        mask = np.concatenate([mask for _, mask in samples])
         boundaries = [0, *itertools.accumulate(len(ids) for ids, _ in samples)]
         item = {
             "input_ids": ids,
-            "labels": labels_of(ids, trained, IGNORE_INDEX),
+            "labels": labels_of(ids, mask, IGNORE_INDEX),
             "cumulative_len": boundaries,
         }
         if self._columns is not None:
@@ -77,16 +77,16 @@ class PackedDataset:
         return item
 
     def source_rows(self, index: int) -> list[int]:
-        """The row numbers of the source, counted from 0, that item `index` is made of."""
+        """The numbers of the source rows of item `index`, counted from 0."""
         return self.store.rows[self.plan[checked_index(index, len(self))]].tolist()
 
     def source_places(self, index: int) -> list[str]:
-        """Where those rows stand, for messages, such as `data.json line 12`."""
+        """The positions of those rows, for messages, such as `data.json line 12`."""
         return [self.place(row) for row in self.source_rows(index)]
 
 
 def checked_index(index: int, count: int) -> int:
-    """`index` counted from 0; IndexError beyond `count` items."""
+    """`index` as a non-negative number; IndexError if there are not so many items."""
     if not -count <= index < count:
         raise IndexError(f"item {index} of {count}")
     return index % count

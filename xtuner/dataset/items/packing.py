@@ -1,14 +1,14 @@
-"""Plan which samples share a row of `max_length` tokens.
+"""Plan which samples form a pack of at most `max_length` tokens.
 
     lengths   [3, 2, 4]            max_length = 5
-    plan      [[0, 1], [2]]        rows (a a a b b) (c c c c)
+    plan      [[0, 1], [2]]        packs (a a a b b) (c c c c)
     as data   order [0, 1, 2], boundaries [0, 2, 3]
 
-A sample is never cut; one longer than `max_length` was cut by `encode` before it came here. Only lengths and
-the seed decide, so any number of processes comes to the same plan.
+Samples are not cut here: `encode` has cut those longer than `max_length`. The plan depends on lengths and
+seed alone, so all processes make the same plan.
 
 The plan is best-fit decreasing on the histogram of lengths: the longest samples first, each into the fullest
-row that still holds it. Rows filled alike are handled together as a `_Rows` group, so the work grows with the
+pack that still has space. Packs with the same lengths are one `_Packs` group, so the work grows with the
 number of different lengths and not with the number of samples (idea: Krell et al., arXiv 2107.02027).
 """
 
@@ -23,10 +23,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PackPlan:
-    """Row `i` holds the samples `order[boundaries[i]:boundaries[i + 1]]`."""
+    """Pack `i` holds the samples `order[boundaries[i]:boundaries[i + 1]]`."""
 
     order: np.ndarray  # int64, every sample number once
-    boundaries: np.ndarray  # int64, one more than there are rows
+    boundaries: np.ndarray  # int64, one more than there are packs
 
     def __len__(self) -> int:
         return len(self.boundaries) - 1
@@ -35,38 +35,38 @@ class PackPlan:
         return self.order[self.boundaries[index] : self.boundaries[index + 1]]
 
     def lengths(self, lengths: np.ndarray) -> np.ndarray:
-        """The number of tokens in each row, given those of the samples."""
+        """The number of tokens of each pack, from those of the samples."""
         total = np.concatenate([[0], np.cumsum(lengths[self.order], dtype=np.int64)])
         return total[self.boundaries[1:]] - total[self.boundaries[:-1]]
 
 
 @dataclass
-class _Rows:
-    """`count` rows with samples of the same lengths; `contents` is a chain of (length, how many, rest)."""
+class _Packs:
+    """`count` packs with samples of the same lengths; `contents` is a linked list (length, number, rest)."""
 
     count: int
     contents: tuple | None
 
 
 def plan_single(count: int) -> PackPlan:
-    """Every sample in a row of its own, in order."""
+    """Each sample as a separate pack, in order."""
     return PackPlan(np.arange(count, dtype=np.int64), np.arange(count + 1, dtype=np.int64))
 
 
 def plan_chosen(numbers: np.ndarray) -> PackPlan:
-    """The samples with these numbers alone, each in a row of its own, in order."""
+    """Only the samples with these numbers, each as a separate pack, in order."""
     return PackPlan(numbers.astype(np.int64), np.arange(len(numbers) + 1, dtype=np.int64))
 
 
 def plan_by_group(groups: np.ndarray) -> PackPlan:
-    """Neighbouring samples with the same number in `groups` in one row, in order."""
+    """Neighbouring samples with the same number in `groups` as one pack, in order."""
     changes = np.flatnonzero(np.diff(groups)) + 1
     boundaries = np.concatenate([[0], changes, [len(groups)]]) if len(groups) else np.zeros(1)
     return PackPlan(np.arange(len(groups), dtype=np.int64), boundaries.astype(np.int64))
 
 
 def plan_units(units: PackPlan, plan: PackPlan) -> PackPlan:
-    """`plan` of units as a plan of samples; unit `i` holds the samples `units[i]`, which stay together."""
+    """A `plan` of units as a plan of samples; unit `i` holds the samples `units[i]`."""
     sizes = np.diff(units.boundaries)[plan.order]
     starts = units.boundaries[:-1][plan.order]
     ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -75,7 +75,7 @@ def plan_units(units: PackPlan, plan: PackPlan) -> PackPlan:
 
 
 def plan_in_order(lengths: np.ndarray, max_length: int) -> PackPlan:
-    """Samples in their order, a new row whenever the next one does not fit."""
+    """Samples in order; a new pack begins if the next sample does not fit."""
     _check(lengths, max_length)
     ends = np.cumsum(lengths, dtype=np.int64)
     boundaries = [0]
@@ -86,7 +86,7 @@ def plan_in_order(lengths: np.ndarray, max_length: int) -> PackPlan:
 
 
 def plan_packs(lengths: np.ndarray, max_length: int, seed: int | Sequence[int] = 0) -> PackPlan:
-    """The rows that best-fit decreasing makes; `seed` shuffles samples of equal length, and the rows."""
+    """The packs of best-fit decreasing; `seed` shuffles samples of equal length, and the packs."""
     _check(lengths, max_length)
     if not len(lengths):
         return plan_single(0)
@@ -96,21 +96,21 @@ def plan_packs(lengths: np.ndarray, max_length: int, seed: int | Sequence[int] =
     counts = np.bincount(lengths, minlength=max_length + 1)
     groups = _best_fit_decreasing(counts.tolist(), max_length)
     order, sizes = _draw(groups, by_length, np.cumsum(counts) - counts)
-    return _shuffle_rows(order, sizes, random)
+    return _shuffle_packs(order, sizes, random)
 
 
 def _check(lengths: np.ndarray, max_length: int) -> None:
     assert not len(lengths) or (lengths.min() >= 0 and lengths.max() <= max_length), "a sample was not cut"
 
 
-def _best_fit_decreasing(counts: list[int], max_length: int) -> list[_Rows]:
-    """The rows that best-fit decreasing fills, for `counts[n]` samples of length n."""
-    open_rows: defaultdict[int, list[_Rows]] = defaultdict(list)  # by the space they have left
-    spaces = 0  # bit s is set where open_rows[s] is not empty
+def _best_fit_decreasing(counts: list[int], max_length: int) -> list[_Packs]:
+    """The packs of best-fit decreasing for `counts[n]` samples of length n."""
+    open_packs: defaultdict[int, list[_Packs]] = defaultdict(list)  # by remaining space
+    spaces = 0  # bit s is set if open_packs[s] is not empty
 
-    def put(space: int, rows: _Rows) -> None:
+    def put(space: int, packs: _Packs) -> None:
         nonlocal spaces
-        open_rows[space].append(rows)
+        open_packs[space].append(packs)
         spaces |= 1 << space
 
     for length in range(max_length, 0, -1):
@@ -120,53 +120,53 @@ def _best_fit_decreasing(counts: list[int], max_length: int) -> list[_Rows]:
             if not fitting:
                 break
             space = length + (fitting & -fitting).bit_length() - 1
-            rows = open_rows[space][-1]
-            taken = min(rows.count, left)
+            packs = open_packs[space][-1]
+            taken = min(packs.count, left)
             left -= taken
-            rows.count -= taken
-            if not rows.count:
-                open_rows[space].pop()
-                if not open_rows[space]:
+            packs.count -= taken
+            if not packs.count:
+                open_packs[space].pop()
+                if not open_packs[space]:
                     spaces &= ~(1 << space)
-            put(space - length, _Rows(taken, (length, 1, rows.contents)))
-        in_one_row = max_length // length
-        full, rest = divmod(left, in_one_row)
+            put(space - length, _Packs(taken, (length, 1, packs.contents)))
+        per_pack = max_length // length
+        full, rest = divmod(left, per_pack)
         if full:
-            put(max_length - length * in_one_row, _Rows(full, (length, in_one_row, None)))
+            put(max_length - length * per_pack, _Packs(full, (length, per_pack, None)))
         if rest:
-            put(max_length - length * rest, _Rows(1, (length, rest, None)))
-    groups = [rows for space in sorted(open_rows) for rows in open_rows[space]]
+            put(max_length - length * rest, _Packs(1, (length, rest, None)))
+    groups = [packs for space in sorted(open_packs) for packs in open_packs[space]]
     if counts[0]:
-        groups.append(_Rows(1, (0, counts[0], None)))
+        groups.append(_Packs(1, (0, counts[0], None)))
     return groups
 
 
-def _draw(groups: list[_Rows], by_length: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sample numbers row after row, and the number of samples of each row.
+def _draw(groups: list[_Packs], by_length: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sample numbers pack after pack, and the number of samples of each pack.
 
     `by_length` holds the sample numbers sorted by length; those of length n begin at `first[n]`.
     """
     next_free = first.tolist()
     parts, sizes = [], []
-    for rows in groups:
+    for packs in groups:
         columns = []
-        contents = rows.contents
+        contents = packs.contents
         while contents is not None:
             length, times, contents = contents
             start = next_free[length]
-            next_free[length] = end = start + rows.count * times
-            columns.append(by_length[start:end].reshape(rows.count, times))
+            next_free[length] = end = start + packs.count * times
+            columns.append(by_length[start:end].reshape(packs.count, times))
         table = np.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
         parts.append(table.ravel())
-        sizes.append(np.full(rows.count, table.shape[1], np.int64))
+        sizes.append(np.full(packs.count, table.shape[1], np.int64))
     return np.concatenate(parts), np.concatenate(sizes)
 
 
-def _shuffle_rows(order: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> PackPlan:
-    """The same rows in random order."""
+def _shuffle_packs(order: np.ndarray, sizes: np.ndarray, random: np.random.Generator) -> PackPlan:
+    """The same packs in random order."""
     starts = np.cumsum(sizes) - sizes
-    rows = random.permutation(len(sizes))
-    sizes, starts = sizes[rows], starts[rows]
+    packs = random.permutation(len(sizes))
+    sizes, starts = sizes[packs], starts[packs]
     boundaries = np.concatenate([[0], np.cumsum(sizes)])
     inside = np.arange(len(order)) - np.repeat(boundaries[:-1], sizes)
     return PackPlan(order[np.repeat(starts, sizes) + inside].astype(np.int64), boundaries.astype(np.int64))

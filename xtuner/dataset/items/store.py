@@ -1,19 +1,18 @@
-"""The token store: samples on disk, memory-mapped, found again by what they were made of.
+"""The token store: samples on disk, memory-mapped, found by a hash of their inputs.
 
     ~/.cache/xtuner/tokens/<key>/      (or $XTUNER_CACHE/tokens/<key>/)
         ids.bin       int32, the tokens of all samples one after the other
-        trained.bin   one bit per token: is it trained
+        trained.bin   the loss mask, one bit per token
         ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
-        rows.bin      uint32, the row of the source that sample i came from
+        rows.bin      uint32, the source row of sample i
         about.json    hashes of the files, carries, and the counts to report
-        faults.txt    rows that were left out, where there are any: place and reason of each
+        faults.txt    position and fault of each row that was left out, if any
 
-`ends` beyond 2 ** 32 are kept without their upper bits: `carries` names the samples at which these grow by
-one. A store takes at most 4.2 bytes a token for samples of 107 tokens or more.
+`ends` are stored modulo 2 ** 32: `carries` lists the samples at which the upper bits grow by one. A store
+needs at most 4.2 bytes per token for samples of 107 tokens or more.
 
-It is complete or absent: it is written beside its place, synced and renamed.
-The first process that wants a missing store writes it under a lock; the others wait for it and then map the
-same file, so nothing is sent between them.
+A store is complete or absent: it is written to a temporary folder, synced and renamed. The first process that
+needs a missing store writes it under a lock; the others wait and then map the same files.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ from xtuner.log import say_once
 _FILES = {"ids": np.int32, "trained": np.uint8, "ends": np.uint32, "rows": np.uint32}
 FAULTS = "faults.txt"
 _LAYOUT = 3
-"""Raised with every change of the files, so that no other form is ever read as this one."""
+"""The version of the file format; increased with every change."""
 
 _LIMIT = 1 << 32
-"""Row numbers stay below it; of ends, what is beyond it is in the carries."""
+"""Row numbers are smaller; the upper bits of larger ends are in the carries."""
 
 
 class TokenStore:
-    """Samples to read, by number; cheap to pickle, as another process opens the same files."""
+    """Samples by number; cheap to pickle, as another process opens the same files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -67,18 +66,18 @@ class TokenStore:
     @property
     def lengths(self) -> np.ndarray:
         """The number of tokens of each sample."""
-        # The difference of two ends without their upper bits is right, as unsigned numbers wrap around.
+        # Unsigned differences are correct without the upper bits.
         return np.diff(self._ends, prepend=np.uint32(0)).astype(np.int64)
 
     @property
     def content_hash(self) -> str:
-        """Equal for stores that hold the same samples, whatever they were made of."""
-        # Rows are left out: the same samples from other row numbers are the same content.
+        """A hash, equal for stores with the same samples."""
+        # Without rows: the same samples with other row numbers are the same content.
         hashes = [bytes.fromhex(self.about["hashes"][name]) for name in ("ids", "trained", "ends")]
         return hashlib.blake2b(b"".join(hashes), digest_size=16).hexdigest()
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and trained flags of one sample."""
+        """Token ids and loss mask of one sample."""
         start, end = self._end(index - 1) if index else 0, self._end(index)
         first = start // 8
         bits = np.unpackbits(self._trained_bits[first : -(-end // 8)])
@@ -89,7 +88,7 @@ class TokenStore:
 
 
 class StoreWriter:
-    """Takes samples in chunks and leaves a finished store in `folder`."""
+    """Writes samples in chunks to a store in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -100,9 +99,9 @@ class StoreWriter:
         self._carries: list[int] = []
 
     def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
-        """Write the samples of one chunk, or those that `keep` (bool per sample) marks.
+        """Write the samples of one chunk, or only those with `keep` (bool per sample).
 
-        `row_numbers` are the numbers in the source of the rows that the chunk encodes.
+        `row_numbers` are the numbers in the source of the rows of the chunk.
         """
         lengths = np.diff(encoded.offsets)
         ids, trained, rows = encoded.ids, encoded.trained, encoded.rows
@@ -135,27 +134,27 @@ class StoreWriter:
         self._num_tokens = int(ends[-1]) if len(ends) else self._num_tokens
 
     def note_fault(self, message: str) -> None:
-        """Put a message about a row that was left out on the list of them."""
+        """Append a message about a row that was left out to the file of faults."""
         with open(self._folder / FAULTS, "a", encoding="utf-8") as file:
             file.write(message + "\n")
 
     def finish(self, **about: Any) -> None:
-        """Write what is left and the description; everything is on the disk when this returns."""
+        """Write the last bits and about.json, and sync all files to disk."""
         self._write("trained", np.packbits(self._open_bits))
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
         self.close()
-        hashes = {name: found.hexdigest() for name, found in self._hashes.items()}
+        hashes = {name: digest.hexdigest() for name, digest in self._hashes.items()}
         about |= {"layout": _LAYOUT, "hashes": hashes, "carries": self._carries}
-        words = json.dumps(about, ensure_ascii=False)
-        with open(self._folder / "about.json", "w", encoding="utf-8") as described:
-            described.write(words)
-            described.flush()
-            os.fsync(described.fileno())
+        text = json.dumps(about, ensure_ascii=False)
+        with open(self._folder / "about.json", "w", encoding="utf-8") as about_file:
+            about_file.write(text)
+            about_file.flush()
+            os.fsync(about_file.fileno())
 
     def close(self) -> None:
-        """Close the files, finished or not; all of them, though closing one may fail on a full disk."""
+        """Close all files, even if closing one fails on a full disk."""
         with contextlib.ExitStack() as stack:
             for file in self._files.values():
                 stack.callback(file.close)
@@ -167,7 +166,7 @@ class StoreWriter:
 
 
 def open_or_write(key: str, write: Callable[[StoreWriter], dict[str, Any]]) -> TokenStore:
-    """The store under `key`; where there is none, `write` fills it and returns what about.json is to say."""
+    """The store under `key`; `write` fills a missing one and returns the content of its about.json."""
     folder = cache_folder() / "tokens" / key
     with explained_disk_errors(folder, translate("the tokenised data")):
         store = _open(folder)
@@ -192,7 +191,7 @@ def _say_waiting(holder: str) -> None:
 
 
 def _open(folder: Path) -> TokenStore | None:
-    """The store in `folder`, or None where there is none, its form is another or its content damaged."""
+    """The store in `folder`, or None if it is missing, of another version or damaged."""
     try:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         if about["layout"] != _LAYOUT:
@@ -211,12 +210,12 @@ def _open(folder: Path) -> TokenStore | None:
 
 
 def _digest(path: Path) -> str:
-    """The hash of a file's content; about a second for a gigabyte, 240 million tokens."""
-    found = hashlib.blake2b(digest_size=16)
+    """The hash of a file's content; takes about a second per gigabyte (240 million tokens)."""
+    digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _write_store(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None:

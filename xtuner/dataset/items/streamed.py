@@ -1,13 +1,13 @@
-"""Items of data that is never tokenised as a whole: read, encoded and packed one buffer of rows at a time.
+"""Streaming: read, encode and pack one buffer of rows at a time.
 
     rows          r0 r1 r2 r3 r4 r5 r6 r7 ...
     2 readers     reader 0: r0 r2 r4 r6 ...               reader 1: r1 r3 r5 r7 ...
     buffers of 2  reader 0: [r0 r2] -> items in random order | [r4 r6] -> items | ... | epoch 1: [r0 r2] ...
-    position      epoch, number of the buffer, items of it that are out, and where its rows begin in the files
+    position      epoch, number of the buffer, number of its items read, start of its rows in the files
 
-A position is a few numbers, and going on from it reads one buffer again, however far in the data it is. Which
-items come, and in which order, follows from the rows, the settings, the seed and the number of readers alone.
-Samples share an item, and are shuffled, only within a buffer.
+A position is a few numbers, and resuming from it reads one buffer again, at any position of the data. Items
+and their order depend on the rows, the settings, the seed and the number of readers alone. Samples are packed
+and shuffled only within a buffer.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from xtuner.language import translate
 
 BUFFER_ROWS = 10_000
 BUFFER_CHARACTERS = 50_000_000
-"""A buffer ends here though it has fewer rows than it may have."""
+"""A buffer with this many characters ends, even with fewer rows than `buffer_size`."""
 
 _EDGE = 1 << 20
-"""Of a file, so many bytes at its begin and its end tell it from others, together with its size."""
+"""Bytes at the beginning and end of a file that identify it, together with its size."""
 
 Row = Mapping[str, Any]
 
 
 class Position(NamedTuple):
-    """How far a reader is; `cursor` is where the rows of the present buffer begin."""
+    """The position of a reader; `cursor` is the start of the rows of the current buffer."""
 
     epoch: int = 0
     buffer: int = 0
@@ -53,27 +53,27 @@ class Position(NamedTuple):
     cursor: Cursor = Cursor()
 
     def numbers(self) -> list[int]:
-        """The position as plain numbers, as a checkpoint keeps it."""
+        """The position as plain numbers, for a checkpoint."""
         return [self.epoch, self.buffer, self.items_out, *self.cursor]
 
     @classmethod
     def of(cls, numbers: Sequence[int]) -> Position:
-        """The position that `numbers` tell."""
+        """The position of `numbers`."""
         epoch, buffer, items_out, *cursor = numbers
         return cls(epoch, buffer, items_out, Cursor(*cursor))
 
 
 class Streamed(NamedTuple):
-    """An item, the position behind it, where its rows stand, and what is to be logged, if anything."""
+    """An item, the position after it, the cursors of its rows, and the messages to log."""
 
     item: Item
     position: Any
     rows: list[tuple[int, ...]]
-    messages: list[tuple[str, bool]]  # a line, and whether it is a warning
+    messages: list[tuple[str, bool]]  # text, is_warning
 
 
 class Stream(ABC):
-    """Endless items, to be read from any position on; a position has `numbers()` for a checkpoint."""
+    """Endless items, readable from any position; a position has `numbers()` for a checkpoint."""
 
     @property
     @abstractmethod
@@ -82,28 +82,27 @@ class Stream(ABC):
 
     @abstractmethod
     def position(self, numbers: Sequence[int] = ()) -> Any:
-        """The position that `numbers` tell; without them, the beginning."""
+        """The position of `numbers`; the beginning without them."""
 
     @abstractmethod
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
-        """The items of reader number `reader`, from `start` on and without end.
+        """The endless items of reader number `reader` from `start` on.
 
-        Each row is read by one reader, once in every epoch. Raises DataError where a whole epoch has nothing
-        to train on.
+        One reader reads each row, once per epoch. Raises DataError if a whole epoch has no supervised tokens.
         """
 
     @abstractmethod
     def first_buffer(self) -> Any:
-        """The items of the first rows, to look at."""
+        """The items of the first rows, for inspection."""
 
     @abstractmethod
     def source_places(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Where the rows of an item stand, for messages."""
+        """The positions of the rows of an item, for messages."""
 
 
 @dataclass(frozen=True)
 class StreamedDataset(Stream):
-    """Endless items of `sources`, a list of row sources; without a length, as the rows are not counted."""
+    """Endless items of `sources`, a list of row sources; it has no length, as the rows are not counted."""
 
     sources: Sequence[Any]
     settings: Encoding
@@ -115,7 +114,7 @@ class StreamedDataset(Stream):
 
     @functools.cached_property
     def key(self) -> str:
-        """A hash of the data, as far as sizes and ends of its files tell, and of all settings."""
+        """A hash of sizes, beginnings and ends of the files, and of all settings."""
         try:
             functions = fingerprint.fingerprint_value(
                 [self.settings.dataset_map_fn, self.settings.template_map_fn]
@@ -134,11 +133,11 @@ class StreamedDataset(Stream):
         )
 
     def position(self, numbers: Sequence[int] = ()) -> Position:
-        """The position that `numbers` tell; without them, the beginning."""
+        """The position of `numbers`; the beginning without them."""
         return Position.of(numbers) if numbers else Position()
 
     def read(self, reader: int = 0, num_readers: int = 1, start: Any = None) -> Iterator[Streamed]:
-        """The items of reader number `reader`, from `start` on and without end."""
+        """The endless items of reader number `reader` from `start` on."""
         progress = _Progress()
         position: Position = start or Position()
         is_whole_epoch = position == Position(position.epoch)
@@ -162,7 +161,7 @@ class StreamedDataset(Stream):
             position, is_whole_epoch, num_items = Position(position.epoch + 1), True, 0
 
     def first_buffer(self) -> PackedDataset:
-        """The items of the first rows, to look at."""
+        """The items of the first rows, for inspection."""
         tally = Tally()
         buffer = self._fill(Cursor(), 0, 1)
         items = self._encode(buffer, tally, [self.seed, 0, 0, 0])
@@ -172,7 +171,7 @@ class StreamedDataset(Stream):
         return items
 
     def source_places(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Where the rows of an item stand, for messages."""
+        """The positions of the rows of an item, for messages."""
         return [place_at(self.sources, Cursor(*row)) for row in rows]
 
     def _fill(self, start: Cursor, reader: int, num_readers: int) -> _Buffer:
@@ -214,7 +213,7 @@ class StreamedDataset(Stream):
 
 @dataclass
 class _Buffer:
-    """Some rows in memory, numbered from 0; `next` is where reading goes on, None at the end of the data."""
+    """Rows in memory, numbered from 0; `next` is the cursor after them, None at the end of the data."""
 
     sources: Sequence[Any]
     rows: list[Row | DataError] = field(default_factory=list)
@@ -254,14 +253,14 @@ class _Samples:
         self._rows.append(row_numbers[encoded.rows[keep]])
 
     def note_fault(self, message: str) -> None:
-        """The tally keeps the first ones, and there is no place for more."""
+        """Does nothing: the tally keeps the first messages, and there is no file for more."""
 
     def join(self) -> None:
-        """Include what was appended."""
+        """Join the appended samples."""
         self.lengths = np.concatenate(self._lengths)
         self.rows = np.concatenate(self._rows)
         self._ids = np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in self._chunks)])
-        self._trained = np.concatenate([np.zeros(0, bool), *(trained for _, trained in self._chunks)])
+        self._masks = np.concatenate([np.zeros(0, bool), *(mask for _, mask in self._chunks)])
         self._chunks.clear()
         self._ends = np.concatenate([[0], np.cumsum(self.lengths)])
 
@@ -270,7 +269,7 @@ class _Samples:
 
     def sample(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         span = slice(int(self._ends[index]), int(self._ends[index + 1]))
-        return self._ids[span], self._trained[span]
+        return self._ids[span], self._masks[span]
 
 
 class _Progress:
@@ -326,11 +325,11 @@ def _fingerprint_edges(source: Any) -> str:
     if not isinstance(source, FileRows):
         return fingerprint.fingerprint_rows(source)
     digest = hashlib.blake2b(digest_size=16)
-    for one in source.files:
-        size = os.path.getsize(one.path)
-        digest.update(f"{one.path.suffix} {size}\n".encode())
-        with open(one.path, "rb") as file:
-            digest.update(file.read(_EDGE))
-            file.seek(max(0, size - _EDGE))
-            digest.update(file.read(_EDGE))
+    for file in source.files:
+        size = os.path.getsize(file.path)
+        digest.update(f"{file.path.suffix} {size}\n".encode())
+        with open(file.path, "rb") as content:
+            digest.update(content.read(_EDGE))
+            content.seek(max(0, size - _EDGE))
+            digest.update(content.read(_EDGE))
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The counts of a data set in words.
+"""The counts of a data set as messages.
 
 data: 52,002 rows; 28 dropped: 28 with no conversation in them (alpaca.json line 197, ...); 6.9 M tokens, ...
 """
@@ -16,23 +16,23 @@ from xtuner.log import logger
 
 
 def item_stats(stats: Mapping[str, Any], num_items: int, capacity: int | None) -> dict[str, Any]:
-    """The counts of the rows with those of the items, the fraction trained and how full the items are.
+    """The counts of rows and items, the supervised fraction and the fill rate of the items.
 
-    `capacity`: how many tokens an item may have, None if there is no limit to compare with.
+    `capacity`: the maximal number of tokens of an item, None if there is no limit.
     """
     fill = stats["tokens"] / (num_items * capacity) if capacity else 1.0
     return {**stats, "packs": num_items, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
 
 
 def log_summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None, report: Path) -> None:
-    """Log the counts, and a warning for each that is probably a mistake."""
+    """Log the counts, and a warning for each probable mistake."""
     logger.info(summary(stats, max_length, capacity))
     for warning in warnings_of(stats, report):
         logger.warning(warning)
 
 
 def summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None) -> str:
-    """One line on what became of the rows; samples were cut at `max_length`, items hold `capacity` tokens."""
+    """One line with all counts; samples were cut at `max_length`, items hold `capacity` tokens."""
     num_dropped = sum(stats.get("dropped", {}).values())
     parts = [translate("{count:,} rows", count=stats["rows"])]
     if num_dropped:
@@ -47,10 +47,10 @@ def summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | No
             )
         )
     if stats.get("continued"):
-        parts.append(translate("{continued:,} go on in further samples", continued=stats["continued"]))
+        parts.append(translate("{continued:,} continue in further samples", continued=stats["continued"]))
     parts.append(
         translate(
-            "{tokens:,} tokens, {share:.1%} trained",
+            "{tokens:,} tokens, {share:.1%} supervised",
             tokens=stats["tokens"],
             share=stats["trained_share"],
         )
@@ -68,8 +68,8 @@ def summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | No
 
 
 def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[str]:
-    """What the counts tell that is hardly meant, a line each; `report` is the file that lists all faults."""
-    found = []
+    """A line for each probable mistake; `report` is the file that lists all faults."""
+    lines = []
     if faults := stats.get("faults"):
         count = stats["dropped"][FAULTY]
         more = translate("; and {count:,} more", count=count - len(faults)) if count > len(faults) else ""
@@ -78,7 +78,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
             if report
             else ""
         )
-        found.append(
+        lines.append(
             translate(
                 "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
                 count=count,
@@ -90,9 +90,9 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
     if count := stats.get("empty_answers"):
         named = stats["empty_answer_rows"]
         more = ", ..." if count > len(named) else ""
-        found.append(
+        lines.append(
             translate(
-                "data: {count:,} rows have an empty answer, of which only the end is trained: the "
+                "data: {count:,} rows have an empty answer, of which only the end is supervised: the "
                 "model learns to say nothing ({names}{more})",
                 count=count,
                 names=", ".join(named),
@@ -103,7 +103,7 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
         named = stats["left_out_rows"][kind]
         more = ", ..." if count > len(named) else ""
         cure = translate("; one_sample_per_turn = True trains it") if kind.startswith("thinking") else ""
-        found.append(
+        lines.append(
             translate(
                 "data: the tokenizer's chat template leaves out {kind} in {count:,} rows "
                 "({names}{more}){cure}",
@@ -114,11 +114,11 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
                 cure=cure,
             )
         )
-    return found
+    return lines
 
 
 def check_strict(stats: Mapping[str, Any]) -> None:
-    """DataError with the first row that was left out as it cannot be read, where there is one."""
+    """DataError with the first faulty row, if there is one."""
     if faults := stats.get("faults"):
         raise DataError(faults[0])
 

@@ -1,9 +1,9 @@
-"""Seeds of the random numbers that a user's code draws in the workers of a loader.
+"""Seeds of the random generators in the workers of a loader, for the user's code.
 
     seed of the run, reader, epoch, batch or item  ->  random, numpy.random, torch
 
-Each batch begins with a seed of its own, so what is drawn for it depends neither on the number of workers nor
-on what was read before it: a resumed run draws the same.
+Each batch has a separate seed, so its random numbers depend neither on the number of workers nor on earlier
+batches: a resumed run draws the same.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def generator_for(*numbers: int) -> torch.Generator:
-    """A generator that gives a loader the base of its workers' seeds."""
+    """A generator for a loader, from which it draws the base of its workers' seeds."""
     import torch
 
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
 
 def seed_worker(*numbers: int) -> None:
-    """Seed every generator of this worker by its loader and `numbers`; outside of workers, none."""
-    # Rows are also read without torch, which takes seconds to import; workers have imported it.
+    """Seed all generators of this worker by its loader and `numbers`; does nothing outside of workers."""
+    # torch takes seconds to import and is not needed to read rows; workers have imported it.
     torch = sys.modules.get("torch")
     info = None if torch is None else torch.utils.data.get_worker_info()
     if torch is None or info is None:
@@ -35,5 +35,5 @@ def seed_worker(*numbers: int) -> None:
     words = np.random.SeedSequence([info.seed - info.id, *numbers]).generate_state(4)
     random.seed(words.tobytes())
     np.random.seed(words)
-    # Not torch.manual_seed, which also seeds devices that a worker has nothing to do with.
+    # Not torch.manual_seed, which also seeds devices that a worker does not use.
     torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))

@@ -1,4 +1,4 @@
-"""From the rows of each known data set to conversations: one function of one row per data set.
+"""Map functions: each makes conversations of the rows of one known data set.
 
 {"instruction": "Add.", "input": "1 2", "output": "3"}
 -> {"conversation": [{"input": "Add.\\n1 2", "output": "3"}]}
@@ -34,7 +34,7 @@ from xtuner.dataset.map_fns.template import (
 from xtuner.dataset.map_fns.tiny_codes import tiny_codes_map_fn
 from xtuner.dataset.map_fns.wizardlm import wizardlm_map_fn
 
-# `crime_kg_assitan` is the name that `list-dataset-format` has always shown.
+# `crime_kg_assitan` (sic) is the name in existing configs and in `list-dataset-format`.
 DATASET_FORMAT_MAPPING = {
     "alpaca": alpaca_map_fn,
     "alpaca_zh": alpaca_zh_map_fn,

@@ -1,4 +1,4 @@
-"""arXiv: `{"abstract", "title"}`; the title is asked for."""
+"""arXiv: `{"abstract", "title"}`."""
 
 from xtuner.dataset.map_fns.fields import Row, one_turn, text
 from xtuner.utils import SYSTEM_TEMPLATE

@@ -3,11 +3,11 @@
     {"instruction", "input", "output"}                  alpaca
     {"messages": [{"role", "content"}, ...]}            openai
     {"conversations": [{"from", "value"}, ...]}         sharegpt
-    {"Question", "Answer"}, {"问题", "回答"}             question and answer, by other spellings
+    {"Question", "Answer"}, {"问题", "回答"}             question and answer, under other names
     {"question", "reply"}                               none: an error that names the nearest
 
-The first entry of FORMATS that fits is taken; a field that is null counts as missing, as tables fill those of
-other rows with null. Which format was found, and why, is said once.
+The first entry of FORMATS that fits is used; a null field counts as missing, as tables fill the fields of
+other rows with null. The format and the reason are logged once.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from xtuner.log import say_once
 
 
 def auto_map_fn(example: Row) -> dict:
-    """The conversation of a row, by the map function of the format that its fields tell."""
-    found = find_format(example)
-    say_once(found.announcement, logging.INFO, name=found.name, fields=found.field_names)
-    return found.map_fn(in_known_names(example) if found.renames else example)
+    """The conversation of a row, by the map function of the format that fits its fields."""
+    row_format = find_format(example)
+    say_once(row_format.announcement, logging.INFO, name=row_format.name, fields=row_format.field_names)
+    return row_format.map_fn(in_known_names(example) if row_format.renames else example)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A form of rows: the fields it must have, and what else has to hold of them."""
+    """A format of rows: the fields it must have, and further conditions."""
 
     name: str
     fields: tuple[str, ...]
     map_fn: Callable[[Row], dict]
     also: str = ""
     holds: Callable[[Row], bool] = lambda row: True
-    renames: bool = False  # the row has other spellings of the fields
+    renames: bool = False  # the row has other names of the fields
 
     def fits(self, row: Row) -> bool:
         return all(row.get(name) is not None for name in self.fields) and self.holds(row)
 
-    # Logged with every row, though once: what does not depend on the row is made once.
+    # Cached: built for every row, though logged only once.
     @cached_property
     def announcement(self) -> str:
         return f"dataset_map_fn = 'auto': rows are in the format {{name}}, as {self.reason}"
@@ -84,7 +84,7 @@ class Format:
 
 
 def find_format(row: Row) -> Format:
-    """The format of `row`; DataError with its fields and the nearest formats where none fits."""
+    """The format of `row`; DataError with its fields and the nearest formats if none fits."""
     for candidate in FORMATS:
         if candidate.fits(row):
             return candidate
@@ -115,7 +115,7 @@ def find_format(row: Row) -> Format:
 
 
 def in_known_names(row: Row) -> Row:
-    """The row with its fields named as formats name them, where capitals, spaces or language are others."""
+    """The row with its fields renamed to those of the formats, despite capitals, spaces or language."""
     plain = [str(name).strip().lower().replace(" ", "_") for name in row]
     names = [SPELLINGS.get(name, name) for name in plain]
     if len(set(names)) < len(names):  # two fields would be one
@@ -131,7 +131,7 @@ def _lack(candidate: Format, present: list[str]) -> str:
 
 
 def _first(row: Row, field: str) -> Any:
-    """The first object of the list in `field`; an empty one where there is none."""
+    """The first object of the list in `field`; an empty one if there is none."""
     value = row[field]
     first = value[0] if isinstance(value, (list, tuple)) and value else {}
     return first if isinstance(first, dict) else {}
@@ -146,7 +146,7 @@ def _with_tool_marks(row: Row) -> bool:
 
 
 def _alpaca(example: Row) -> dict:
-    """As alpaca, where `input` may be missing and `system` and earlier turns in `history` may be there."""
+    """As alpaca, with optional `input`, `system` and earlier turns in `history`."""
     conversation = alpaca_map_fn({"input": "", **{k: v for k, v in example.items() if v is not None}})
     turns = conversation["conversation"]
     history = example.get("history") or []
@@ -189,7 +189,7 @@ SPELLINGS = {
     "q": "question",
     "a": "answer",
 }
-"""Other names of fields, in small letters."""
+"""Other names of fields, in lower case."""
 
 FORMATS = [
     Format("conversation", ("conversation",), _conversation),
@@ -245,4 +245,4 @@ FORMATS = [
     ),
     Format("pretrain", ("text",), pretrain_map_fn, "a text to be learnt as a whole"),
 ]
-"""In the order in which they are tried."""
+"""In the order of trial."""

@@ -13,7 +13,7 @@ _QUESTIONS = ("prompt", "question", "instruction", "input")
 
 
 def chosen_rejected_map_fn(example: Row) -> dict:
-    """The turns of the dialogue that ends with the chosen answer."""
+    """The turns of the conversation that ends with the chosen answer."""
     if example.get("chosen") is None:
         raise missing_field("chosen", (name for name in example if example[name] is not None))
     chosen = example["chosen"]

@@ -1,4 +1,4 @@
-"""Pairs as they are: `{"input", "output"}`."""
+"""Plain pairs: `{"input", "output"}`."""
 
 from xtuner.dataset.map_fns.fields import Row, one_turn, text, text_or_empty
 

@@ -1,8 +1,8 @@
-"""Read a field of a raw row as text, or say which one is missing and what is there instead.
+"""Read a field of a row as text; errors name a missing field and those that exist.
 
-Many field names say whether an answer is supervised; `is_trained` reads all of them:
+Many field names mark whether an answer is supervised; `is_trained` reads all of them:
 
-    {"loss": false}  {"weight": 0}  {"train": "no"}  {"output_with_loss": 0}  {"masked": true}     not trained
+    {"loss": false}  {"weight": 0}  {"train": "no"}  {"output_with_loss": 0}  {"masked": true}  unsupervised
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ TRAINED_FLAGS = (
     "output_with_loss", "loss", "weight", "train", "training", "trainable", "loss_weight", "loss_scale",
     "loss_mask",
 )  # fmt: skip
-"""Fields of a turn or message that say whether its answer is trained: of XTuner, OpenAI, axolotl, ..."""
+"""Fields of a turn or message that are true if its answer is supervised: of XTuner, OpenAI, axolotl, ..."""
 MASKED_FLAGS = ("masked",)
-"""Fields that say the opposite: of torchtune."""
+"""Fields that are true if it is not: of torchtune."""
 ALL_FLAGS = frozenset((*TRAINED_FLAGS, *MASKED_FLAGS))
 BETWEEN = "\n\n"
-"""What stands between the texts of messages that become one."""
+"""The separator of the texts of joined messages."""
 
 _YES = ("true", "yes", "1", "1.0")
 _NO = ("false", "no", "0", "0.0")
@@ -46,7 +46,7 @@ def missing_field(field: str, present: Iterable[str]) -> DataError:
 
 
 def text(row: Row, field: str) -> str:
-    """The text in `field`, which must be there and not null; numbers are written out."""
+    """The text in `field`, which must exist and not be null; numbers become text."""
     value = text_or_empty(row, field)
     if _is_missing(row[field]):
         raise DataError(translate("the field {field!r} is null; it must be text", field=field))
@@ -54,7 +54,7 @@ def text(row: Row, field: str) -> str:
 
 
 def text_or_empty(row: Row, field: str) -> str:
-    """The text in `field`, which must be there; null counts as empty."""
+    """The text in `field`, which must exist; null counts as empty."""
     if field not in row:
         raise missing_field(field, row)
     value = row[field]
@@ -77,12 +77,12 @@ def text_or_empty(row: Row, field: str) -> str:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether there is no value: null, or NaN, which is how tables of pandas spell it."""
+    """Whether there is no value: null, or NaN as in tables of pandas."""
     return value is None or value != value
 
 
 def turn_text(turn: Row, key: str) -> str:
-    """The text of a turn under `key`, empty where it is missing or null (as Arrow fills missing keys)."""
+    """The text of a turn under `key`, empty if missing or null (Arrow fills missing keys with null)."""
     value = turn.get(key)
     return value if isinstance(value, str) else "" if value is None else text(turn, key)
 
@@ -116,7 +116,7 @@ def items(row: Row, field: str) -> list[Row]:
 
 
 def question_and_more(row: Row, question: str, more: str) -> str:
-    """Both texts with a line break between them, which stands there also when the second is empty."""
+    """Both texts with a line break between them, even if the second is empty."""
     return f"{text(row, question)}\n{text_or_empty(row, more)}"
 
 
@@ -127,7 +127,7 @@ def one_turn(question: str, answer: str, system: str | None = None) -> dict[str,
 
 
 def is_trained(part: Row) -> bool:
-    """Whether the answer of a turn or message is to be trained: yes unless one of its flags says no."""
+    """Whether the answer of a turn or message is supervised: yes, unless one of its fields says no."""
     if part.get("train_detail"):
         raise DataError(
             translate(
@@ -140,7 +140,7 @@ def is_trained(part: Row) -> bool:
 
 
 def flag(part: Row, name: str, default: bool = True) -> bool:
-    """The field as yes or no: a bool, a number, or one of them as text; `default` where it is missing."""
+    """The field as a bool: from a bool, a number, or their texts; `default` if it is missing."""
     value = part.get(name)
     if _is_missing(value):
         return default

@@ -1,4 +1,4 @@
-"""LLaVA: messages of human and gpt, where `<image>` in a question stands for the row's picture."""
+"""LLaVA: messages of human and gpt; `<image>` in a question is the placeholder of the row's image."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from xtuner.utils import DEFAULT_IMAGE_TOKEN
 
 
 def llava_map_fn(example: Row) -> dict:
-    """One turn per answer; the picture's mark goes to the front of its question."""
+    """One turn per answer; the image's placeholder moves to the front of its question."""
     return _map(example, lambda words: f"{DEFAULT_IMAGE_TOKEN}\n{words}".strip())
 
 
 def llava_image_only_map_fn(example: Row) -> dict:
-    """One turn per answer; of a question with a picture only the picture's mark stays."""
+    """One turn per answer; a question with an image becomes the placeholder alone."""
     return _map(example, lambda words: DEFAULT_IMAGE_TOKEN)
 
 

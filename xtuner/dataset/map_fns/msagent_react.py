@@ -1,4 +1,4 @@
-"""MSAgent-Bench: dialogues in which an assistant calls tools, rewritten as ReAct turns in Chinese.
+"""MSAgent-Bench: conversations with tool calls, rewritten as ReAct turns in Chinese.
 
 {"conversations": [{"from": "system" | "user" | "assistant", "value": "..."}, ...]}
 
@@ -49,11 +49,11 @@ Final Answer:最终答案
 
 
 class _UnreadableDialogueError(Exception):
-    """A tool call or a result in the dialogue cannot be read."""
+    """A tool call or a result cannot be parsed."""
 
 
 def msagent_react_map_fn(example: Row) -> dict:
-    """The dialogue as ReAct turns, or none where it is too short or a call in it cannot be read."""
+    """The conversation as ReAct turns; empty if it is too short or a call in it cannot be parsed."""
     try:
         messages = _messages(example)
         return {"conversation": _turns(messages) if len(messages) >= 2 else []}
@@ -99,7 +99,7 @@ def _turns(messages: list[Row]) -> list[dict[str, str]]:
 
 
 def _rules(words: str) -> str:
-    """The rules of ReAct with the tools that `words` describe, or `words` where they describe none."""
+    """The rules of ReAct with the tools that `words` describe, or `words` if they describe none."""
     tools = {}
     for found in _json_objects(words):
         if "name" in found and "description" in found:
@@ -110,7 +110,7 @@ def _rules(words: str) -> str:
 
 
 def react_rules(tools: dict[str, str]) -> str:
-    """The system text with `tools` (name: description and parameters) and the rules to call them by."""
+    """The system text with `tools` (name: description and parameters) and the rules for calls."""
     return _RULES.replace("{tools}", str(tools), 1).replace("{names}", str(list(tools)), 1)
 
 
@@ -123,7 +123,7 @@ def _parameters(tool: dict[str, Any]) -> str:
 
 
 def _json_objects(words: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects that stand in `words`."""
+    """The outermost JSON objects in `words`."""
     decoder = json.JSONDecoder()
     start = words.find("{")
     while start >= 0:
@@ -136,21 +136,21 @@ def _json_objects(words: str) -> Iterator[dict[str, Any]]:
 
 
 def _step(words: str) -> str:
-    """One step of ReAct: a call where `words` hold one, else the final answer."""
+    """One step of ReAct: a call if `words` contain one, else the final answer."""
     call = _THINK.search(words)
     if call is None:
         return f"Final Answer:{words.strip()}\n"
-    wanted = _parse(call.group(1))
-    if not isinstance(wanted, dict) or "api_name" not in wanted or "parameters" not in wanted:
+    arguments = _parse(call.group(1))
+    if not isinstance(arguments, dict) or "api_name" not in arguments or "parameters" not in arguments:
         raise _UnreadableDialogueError
     return (
-        f"Thought:{words[: call.start()].strip()}\nAction:{wanted['api_name']}\n"
-        f"Action Input:{wanted['parameters']}\n{words[call.end() :]}\n"
+        f"Thought:{words[: call.start()].strip()}\nAction:{arguments['api_name']}\n"
+        f"Action Input:{arguments['parameters']}\n{words[call.end() :]}\n"
     )
 
 
 def _parse(words: str) -> Any:
-    """The object between a fence of backquotes."""
+    """The object in JSON or Python syntax, with or without a fence of backquotes."""
     body = re.sub(r"^\s*```(?:json)?|```\s*$", "", words, flags=re.IGNORECASE).strip()
     try:
         return json.loads(body)

@@ -3,9 +3,9 @@
 system S, user A, user B, assistant C (loss false), tool T, assistant D
 -> {system S, input "A\\n\\nB", output C, output_with_loss False}, {input T, output D, output_with_loss True}
 
-A turn whose messages say more than its texts (tools, thinking, several questions in a row) also holds its
-`messages`, and the first turn the `tools` that the row offers: the tokenizer's own chat template
-(prompt_template = 'auto') writes them as they stand.
+A turn whose messages contain more than its texts (tools, thinking, consecutive questions) also has its
+`messages`, and the first turn the `tools` of the row, for the tokenizer's chat template (prompt_template =
+'auto').
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ ROLES = {
     "function": "tool",
     "assistant": "assistant",
 }
-"""The roles of messages, and what each of them is."""
+"""Roles of messages -> roles in conversations."""
 REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of a message that hold what the model thought before it answered."""
+"""Fields of a message with the model's thinking."""
 
 
 def openai_map_fn(example: Row) -> dict:
-    """One turn for each answer, or for answers in a row; what came since the last one is its input.
+    """One turn for each answer, or for consecutive answers; its input is all since the answer before.
 
-    A system text goes with the next turn only. What a tool returned is input like a user's words, and the
-    calls an assistant makes follow its words as JSON. Answers that open the dialogue are nobody's: only the
-    tokenizer's own template has a place for them.
+    A system text is part of the next turn only. The result of a tool is input like a user's words, and the
+    calls of an assistant follow its words as JSON. Answers that open the conversation are in no turn: only
+    the tokenizer's chat template writes them.
     """
     messages = [_message(message) for message in items(example, "messages")]
     if example.get("system"):
@@ -53,7 +53,7 @@ def openai_map_fn(example: Row) -> dict:
 
 @dataclass
 class _Exchange:
-    """Messages that ask and those that answer them, and all of both in their order."""
+    """Messages that ask, their answers, and both together in order."""
 
     asking: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
@@ -81,25 +81,25 @@ class _Exchange:
 
 
 def _exchanges(messages: list[dict[str, Any]]) -> list[_Exchange]:
-    """The dialogue cut before each question that follows an answer; what nobody answers is left out."""
-    found = [_Exchange()]
+    """The messages split before each question that follows an answer; unanswered ones are left out."""
+    exchanges = [_Exchange()]
     for message in messages:
-        if message["role"] != "assistant" and found[-1].answers:
-            found.append(_Exchange())
-        place = found[-1].answers if message["role"] == "assistant" else found[-1].asking
-        place.append(message)
-        found[-1].whole.append(message)
-    if not found[-1].answers:
-        found.pop()
+        is_answer = message["role"] == "assistant"
+        if not is_answer and exchanges[-1].answers:
+            exchanges.append(_Exchange())
+        (exchanges[-1].answers if is_answer else exchanges[-1].asking).append(message)
+        exchanges[-1].whole.append(message)
+    if not exchanges[-1].answers:
+        exchanges.pop()
         say_once("conversations end with an unanswered question: it is left out", logging.INFO)
-    if not found or found[0].is_asked or (len(found) == 1 and found[0].asking):
-        return found
+    if not exchanges or exchanges[0].is_asked or (len(exchanges) == 1 and exchanges[0].asking):
+        return exchanges
     say_once(
         "conversations begin with words of the assistant: only the tokenizer's own chat template "
         "(prompt_template = 'auto') keeps them",
         logging.INFO,
     )
-    opening, *others = found
+    opening, *others = exchanges
     if others:
         others[0].asking[:0] = opening.asking
         others[0].whole[:0] = opening.whole
@@ -107,7 +107,7 @@ def _exchanges(messages: list[dict[str, Any]]) -> list[_Exchange]:
 
 
 def _message(message: Row) -> dict[str, Any]:
-    """The message for a chat template: a known role, content as text, `loss` false where not trained."""
+    """The message for a chat template: a known role, content as text, `loss` false if unsupervised."""
     name = text(message, "role")
     if name not in ROLES:
         raise DataError(
@@ -144,7 +144,7 @@ def _text_part(part: Any) -> str:
 
 
 def _tools(example: Row) -> list[Any]:
-    """The tools that the row offers, as a list or as its JSON text."""
+    """The tools of the row, which are a list or its JSON text."""
     name = "tools" if example.get("tools") else "functions"
     tools = example.get(name)
     if isinstance(tools, str):
@@ -166,7 +166,7 @@ def _tools(example: Row) -> list[Any]:
 
 
 def _with_calls(message: Row) -> str:
-    """What a message says as plain text: its thinking in tags, its words, its calls as JSON."""
+    """A message as plain text: its thinking in tags, its words, its calls as JSON."""
     thought = next((str(message[key]) for key in REASONING if message.get(key)), "")
     if thought:
         say_once("thinking is written as <think>...</think> before an answer", logging.INFO)
@@ -176,13 +176,13 @@ def _with_calls(message: Row) -> str:
 
 
 def _call(call: Any) -> dict[str, Any]:
-    """Name and arguments of a tool call, with arguments as an object where they came as JSON text."""
+    """Name and arguments of a tool call; arguments in JSON text become an object."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or "name" not in function:
         raise DataError(translate("a tool call needs function.name: {call!r:.80}", call=call))
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        # A model wrote it, so it may be no JSON; then the text as it stands is what to learn from.
+        # A model wrote it, so it may not be JSON; then the text itself is learnt.
         with contextlib.suppress(ValueError):
             arguments = json.loads(arguments)
     return {"name": function["name"], "arguments": arguments}

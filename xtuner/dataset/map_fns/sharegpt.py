@@ -32,7 +32,7 @@ _ROLES = {
 
 
 def sharegpt_map_fn(example: Row) -> dict:
-    """One turn per answer, as for OpenAI messages; `role` and `content` may stand for the two keys."""
+    """One turn per answer, as for OpenAI messages; the keys may also be `role` and `content`."""
     messages = [_message(message) for message in items(example, "conversations")]
     return openai_map_fn({**example, "messages": messages})
 

@@ -4,7 +4,7 @@
 -> {"input": "<|im_start|>system...<|im_start|>assistant\\n", "output": "A<|im_end|>",
     "need_eos_token": False, "sep": "\\n"}
 
-template auto: the tokenizer's own chat_template, which encoding applies, where the tokenizer is
+template auto: the tokenizer's chat_template, applied later, by encoding
 -> {"messages": [{"role": "system", "content": S}, {"role": "user", "content": Q},
                  {"role": "assistant", "content": A}]}
 """
@@ -26,13 +26,13 @@ Template = Mapping[str, Any]
 
 
 def template_map_fn(example: Mapping[str, Any], template: Template) -> dict:
-    """`example` with the template around every turn; everything else in it is kept."""
+    """`example` with the template around every turn; other fields are kept."""
     conversation = []
     for number, turn in enumerate(items(example, "conversation"), start=1):
         _check_flags(turn)
         conversation.append(
             {
-                # The texts are written now, and messages would be a second form of them.
+                # `messages` would be a second form of the texts.
                 **{key: value for key, value in turn.items() if key != "messages"},
                 "input": render_prompt(
                     template, turn_text(turn, "input"), turn_text(turn, "system"), round=number
@@ -48,8 +48,8 @@ def template_map_fn(example: Mapping[str, Any], template: Template) -> dict:
 def chat_messages_map_fn(example: Mapping[str, Any]) -> dict:
     """`example` with its whole conversation as one list of messages, for the tokenizer's chat template.
 
-    A turn may hold its own `messages`, as rows with tools do, and the first one `tools`; other turns become
-    a system, a user and an assistant message. Answers that are not to be trained have `loss` false.
+    A turn may have `messages`, as in rows with tools, and the first one `tools`; other turns become a system,
+    a user and an assistant message. Unsupervised answers have `loss` false.
     """
     messages: list[dict[str, Any]] = []
     tools = None
@@ -65,7 +65,7 @@ def chat_messages_map_fn(example: Mapping[str, Any]) -> dict:
 
 
 def _check_flags(turn: Mapping[str, Any]) -> None:
-    """Raise DataError for answers in a row of which only some are to be trained: a template writes one."""
+    """DataError for consecutive answers of which only some are supervised: a template joins them."""
     messages = turn.get("messages") or ()
     if len({is_trained(message) for message in messages[_first_answer(messages) :]}) > 1:
         raise DataError(
@@ -78,7 +78,7 @@ def _check_flags(turn: Mapping[str, Any]) -> None:
 
 
 def _first_answer(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Where the answers begin that end `messages`."""
+    """The number of the first of the answers that end `messages`."""
     others = [number for number, message in enumerate(messages) if message.get("role") != "assistant"]
     return others[-1] + 1 if others else 0
 
@@ -93,8 +93,8 @@ def _plain_messages(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
 def template_map_fn_factory(template: Template | str) -> Callable[[Mapping[str, Any]], dict]:
     """A function of one row that puts `template` around its turns.
 
-    `template` is the template itself, its name, or the dotted path that a written-back config holds; `auto`
-    is the tokenizer's own.
+    `template` is the template itself, its name, or a dotted path, as in saved configs; `auto` is the chat
+    template of the tokenizer.
     """
     if is_tokenizers_own(found := find_template(template)):
         return chat_messages_map_fn
@@ -102,7 +102,7 @@ def template_map_fn_factory(template: Template | str) -> Callable[[Mapping[str, 
 
 
 def find_template(template: Template | str) -> Template:
-    """The template meant by `template`: itself, a name in PROMPT_TEMPLATE, or a dotted path to one."""
+    """The template itself, or the one of a name in PROMPT_TEMPLATE or a dotted path."""
     if isinstance(template, str):
         if "." not in template:
             return PROMPT_TEMPLATE[template]

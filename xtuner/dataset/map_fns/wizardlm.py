@@ -8,9 +8,9 @@ from xtuner.language import translate
 
 
 def pair_human_with_gpt(messages: list[Row]) -> list[dict[str, str]]:
-    """Turns of what the human said since the last answer, and the answer.
+    """Turns of all questions since the last answer, and the answer.
 
-    Answers before the first question and a question without an answer are left out; answers in a row are one.
+    Answers before the first question and an unanswered question are left out; consecutive answers are joined.
     """
     turns: list[dict[str, str]] = []
     asked: list[str] = []

@@ -1,9 +1,9 @@
-"""From files to rows: `load_dataset` opens what a config names, by content and whatever it is packed in.
+"""Read rows of files: `load_dataset` opens files of all formats, also compressed or remote ones.
 
-load.py       a path, pattern, folder, address or hub name -> rows by split
+load.py       a path, pattern, folder, URL or hub name -> rows by split
 files.py      rows of files, each with its file and line
 json_files.py JSON and JSON lines
 tables.py     CSV, workbooks, Parquet
-copies.py     what is packed or elsewhere, as a plain file of this machine
+copies.py     local plain copies of compressed or remote files
 selection.py  which rows are used
 """

@@ -1,10 +1,9 @@
-"""Files that are packed or elsewhere, as plain files of this machine.
+"""Local plain copies of compressed or remote files.
 
     data.jsonl.gz                 ->  $XTUNER_CACHE/unpacked/<key>/data.jsonl
     https://host/data.jsonl.gz    ->  $XTUNER_CACHE/fetched/<key>/data.jsonl.gz, then as above
 
-A copy is complete or absent, and made again where its source has changed. So each format has one reader,
-wherever its file comes from.
+A copy is complete or absent, and made again if its source has changed. So each format needs one reader only.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _TIMEOUT_S = 60.0
 
 
 def unpacked(path: Path, name: str) -> Path:
-    """A plain copy of a packed file; DataError where it is damaged."""
+    """A plain copy of a compressed file; DataError if it is damaged."""
     state = path.stat()
     key = _hash(str(path.resolve()), state.st_size, state.st_mtime_ns)
 
@@ -53,7 +52,7 @@ def unpacked(path: Path, name: str) -> Path:
 
 
 def _blocks(path: Path, name: str) -> Iterator[bytes]:
-    """What is in a packed file, some at a time."""
+    """The content of a compressed file, in blocks."""
     try:
         with open(path, "rb") as file:
             if path.suffix.lower() == ".zst":
@@ -79,7 +78,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
                 command=install_extra("zstd"),
             )
         ) from None
-    # Its own reader of files takes a file that was cut off for a whole one.
+    # The file reader of zstandard does not notice a truncated file.
     frame = None
     while block := file.read(_BLOCK):
         while block:
@@ -95,7 +94,7 @@ def _blocks_of_zstd(file: IO[bytes], name: str) -> Iterator[bytes]:
 
 
 def fetched(address: str) -> Path:
-    """A copy of the file at `address`: of the web, or by any protocol that fsspec knows."""
+    """A copy of the file at `address`: of the web, or of any protocol of fsspec."""
     name, folder = file_name(address), _hash(address)
     try:
         with _opened(address) as (state, source):
@@ -104,14 +103,14 @@ def fetched(address: str) -> Path:
                 logger.info(translate("downloading %s"), address)
                 shutil.copyfileobj(source, target, _BLOCK)
 
-            # Of a source that does not tell when it was changed no copy can be trusted.
+            # A copy cannot be checked if the source does not report its changes.
             key = f"{folder}-{_hash(state)}" if state else folder
             return _copy("fetched", key, name, write, anew=not state)
     except DataError:
         raise
-    except Exception as error:  # each protocol has errors of its own
-        kept = sorted((cache_folder() / "fetched").glob(f"{folder}*/{name}"), key=os.path.getmtime)
-        if not kept or _is_refused(error):
+    except Exception as error:  # each protocol raises different errors
+        copies = sorted((cache_folder() / "fetched").glob(f"{folder}*/{name}"), key=os.path.getmtime)
+        if not copies or _is_refused(error):
             raise NotFoundError(
                 translate("{address} cannot be downloaded: {reason}", address=address, reason=_reason(error))
             ) from None
@@ -120,25 +119,25 @@ def fetched(address: str) -> Path:
             address=address,
             reason=_reason(error),
         )
-        return kept[-1]
+        return copies[-1]
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether there was an answer, which is that there is no such file for us."""
+    """Whether the server answered that the file does not exist or is not accessible."""
     status = getattr(error, "code", None)
     return isinstance(error, FileNotFoundError) or (isinstance(status, int) and 400 <= status < 500)
 
 
 def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
-    """Something that changes with the file at `address`, or None where nothing does, and its content."""
+    """The version of the file at `address`, or None if it is unknown, and its content."""
     return _opened_web(address) if address.lower().startswith(WEB) else _opened_by_fsspec(address)
 
 
 @contextlib.contextmanager
 def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
     request = urllib.request.Request(address, headers={"User-Agent": f"xtuner/{xtuner.__version__}"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-        headers = answer.headers
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+        headers = response.headers
         if headers.get_content_type() == "text/html":
             raise DataError(
                 translate(
@@ -146,24 +145,26 @@ def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
                     address=address,
                 )
             )
-        is_packed = headers.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(".gz")
+        is_compressed = headers.get("Content-Encoding", "") == "gzip" and not file_name(address).endswith(
+            ".gz"
+        )
         state = [headers.get(name) for name in ("ETag", "Last-Modified", "Content-Length")]
-        content = _Whole(answer, headers.get("Content-Length"))
-        yield state if any(state[:2]) else None, gzip.GzipFile(fileobj=content) if is_packed else content
+        content = _Whole(response, headers.get("Content-Length"))
+        yield state if any(state[:2]) else None, gzip.GzipFile(fileobj=content) if is_compressed else content
 
 
 class _Whole(io.RawIOBase):
-    """What a server sends; OSError if it ends before the announced length."""
+    """The content of a response; OSError if it ends before the announced length."""
 
-    def __init__(self, answer: Any, length: str | None) -> None:
-        self._answer = answer
+    def __init__(self, response: Any, length: str | None) -> None:
+        self._response = response
         self._left = int(length) if length else None
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        block = self._answer.read(len(buffer))
+        block = self._response.read(len(buffer))
         buffer[: len(block)] = block
         if self._left is not None:
             self._left -= len(block)
@@ -188,13 +189,13 @@ def _opened_by_fsspec(address: str) -> Iterator[tuple[Any, Any]]:
 
 
 def _copy(kind: str, key: str, name: str, write: Callable[[IO[bytes]], None], *, anew: bool = False) -> Path:
-    """The file `name` that `write` makes, kept in the cache under `key`; made `anew` though it is there."""
+    """The file `name` written by `write`, cached under `key`; with `anew` it is always written again."""
     folder = cache_folder() / kind / key
     if (folder / name).is_file() and not anew:
         return folder / name
     with explained_disk_errors(folder, translate("a copy of the data")):
         folder.mkdir(parents=True, exist_ok=True)
-        # Several processes may want the same copy at the same time.
+        # Several processes may write the same copy at the same time.
         with written(folder / name, shared=True) as part, open(part, "wb") as file:
             write(file)
     return folder / name

@@ -1,11 +1,11 @@
-"""Rows of files, read when they are asked for, each with its file and line.
+"""Rows of files, read on request, each with its file and line.
 
     data.jsonl   {"a": 1}            rows[0] -> {"a": 1}, rows.place(0) -> "data.jsonl line 1"
-                                     (an empty line counts as a line and is no row)
+                                     (an empty line counts as a line but not as a row)
                  {"a": 2}            rows[1] -> {"a": 2}, rows.place(1) -> "data.jsonl line 3"
 
-A file is not kept in memory as Python objects: iterating parses row by row, and what stays is one offset per
-row once random access or a place is asked for.
+A file is not kept in memory as Python objects: iterating parses row by row, and random access or positions
+need one offset per row.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Row = dict[str, Any]
 
 
 class Mark(NamedTuple):
-    """A place between two rows of a file: a byte and the lines before it, or the number of rows before it."""
+    """A position between two rows of a file: its byte and the lines before it, or the rows before it."""
 
     at: int = 0
     line: int = 0
 
 
 class Scanned(NamedTuple):
-    """A row still to be read (`read` raises DataError if it is broken), its place, and that of the next."""
+    """An unread row (`read` raises DataError if it is broken), its position, and that of the next."""
 
     read: Callable[[], Row]
     mark: Mark
@@ -69,7 +69,7 @@ class FileRows(Sequence):
         return all(file.is_counted for file in self.files)
 
     def place(self, index: int) -> str:
-        """Where row `index` stands, for messages: `data.json line 12`."""
+        """The position of row `index`, for messages: `data.json line 12`."""
         file, row = self._find(index)
         return file.place(row)
 
@@ -104,7 +104,7 @@ AT_LINE = "{name} line {line}"
 
 
 class RowsFile(ABC):
-    """One file of rows; `name` is what the user knows it by, where `path` is a copy."""
+    """One file of rows; messages call it `name`, as `path` may be a copy."""
 
     is_counted = True
     place_text = AT_LINE
@@ -121,9 +121,9 @@ class RowsFile(ABC):
         return state.st_size, state.st_mtime_ns
 
     def check(self) -> None:
-        """DataError where the file is no longer as long as when it was first looked at.
+        """DataError if the size of the file has changed since it was opened first.
 
-        A file that was written to and has the same length is only logged: it may be the same, copied again.
+        A file of the same size that was written to is only logged: it may be a fresh copy of the same file.
         """
         size, written = self._state()
         if size != self._size:
@@ -141,20 +141,20 @@ class RowsFile(ABC):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[IO[bytes]]:
-        """The file to read, which is checked before and, where it was read to its end, after."""
+        """The file opened for reading; its size is checked before and, without an error, after."""
         self.check()
         with open(self.path, "rb") as file:
             yield file
         self.check()
 
     def digest(self) -> bytes:
-        """A hash of the content as it was when this was first asked for."""
+        """A hash of the content at the first call."""
         if self._digest is None:
             self._digest = self._read_digest()
         return self._digest
 
     def check_content(self) -> None:
-        """DataError where the content is no longer that of `digest`."""
+        """DataError if the content is no longer that of `digest`."""
         if self._read_digest() != self.digest():
             raise DataError(translate("{name} changed while it was read: start again", name=self.name))
 
@@ -177,24 +177,24 @@ class RowsFile(ABC):
 
     @abstractmethod
     def line(self, row: int) -> int:
-        """The line in which that row begins, counting from 1."""
+        """The line at which that row begins, counting from 1."""
 
     def scan(self, start: Mark) -> Iterator[Scanned]:
-        """The rows from `start` on, each read when it is asked for, where the form of the file allows."""
+        """The rows from `start` on, each parsed on request if the format allows."""
         for number, row in enumerate(islice(self, start.at, None), start.at):
             yield Scanned(functools.partial(same, row), Mark(number), Mark(number + 1))
 
     def place(self, row: int) -> str:
-        """Where that row stands, for messages: `data.json line 12`."""
+        """The position of that row, for messages: `data.json line 12`."""
         return translate(self.place_text, name=self.name, line=self.line(row))
 
     def place_at(self, mark: Mark) -> str:
-        """Where the row at `mark` stands, for messages."""
+        """The position of the row at `mark`, for messages."""
         return self.place(mark.at)
 
 
 def checked(value: Any, place: Callable[[], str]) -> Row:
-    """The value as a row; DataError with its place where it is no object."""
+    """The value as a row; DataError with its position if it is not an object."""
     if isinstance(value, dict):
         return value
     raise DataError(
@@ -207,7 +207,7 @@ def checked(value: Any, place: Callable[[], str]) -> Row:
 
 
 def same(row: Row) -> Row:
-    """The row, for a `read` that has nothing left to do."""
+    """The row: the `read` of a row that is parsed already."""
     return row
 
 
@@ -216,13 +216,13 @@ def without_filled(row: Row) -> Row:
 
         {"call": {"city": "P", "unit": None}}  ->  {"call": {"city": "P"}}
 
-    All objects of a column have the same keys there, with null where only another row's object has a value.
-    Columns themselves stay.
+    Arrow gives all objects of a column the same keys, with null for those that only other rows have.
+    Columns themselves are kept.
     """
-    return {name: _written(value) for name, value in row.items()}
+    return {name: _without_null(value) for name, value in row.items()}
 
 
-def _written(value: Any) -> Any:
+def _without_null(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _written(inner) for key, inner in value.items() if inner is not None}
-    return [_written(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value

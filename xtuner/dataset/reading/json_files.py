@@ -23,13 +23,13 @@ from xtuner.log import say_once
 
 _SPACE = " \t\r\n"
 LISTS = ("data", "rows", "train", "examples", "instances", "items", "records", "samples", "dataset")
-"""Names under which a file may hold the list of its rows."""
+"""Keys that may hold the list of rows of a file."""
 
 
 class JsonLinesFile(RowsFile):
     """One object per line."""
 
-    _starts: array | None = None  # the byte each row begins at
+    _starts: array | None = None  # the first byte of each row
     _lines: array
 
     def __iter__(self) -> Iterator[Row]:
@@ -118,7 +118,7 @@ class JsonFile(RowsFile):
                     read = functools.partial(checked, value, functools.partial(str, place))
                 yield Scanned(read, Mark(number), Mark(number + 1))
         self._starts = starts
-        # The offsets are enough from here on; the text is read again if a single row is asked for.
+        # The offsets are kept; the text is read again for random access.
         self._words = None
 
     def __len__(self) -> int:
@@ -135,16 +135,16 @@ class JsonFile(RowsFile):
         return self._place(self._text(), self._index(), row)
 
     def _place(self, words: str, starts: array, row: int) -> str:
-        """The line of a row, and its number where others begin in that line too."""
-        here = starts[row]
+        """The line of a row, and its number if other rows begin in the same line."""
+        start = starts[row]
         before = starts[row - 1] if row else None
         after = starts[row + 1] if row + 1 < len(starts) else None
-        alone = (before is None or "\n" in words[before:here]) and (
-            after is None or "\n" in words[here:after]
+        is_alone = (before is None or "\n" in words[before:start]) and (
+            after is None or "\n" in words[start:after]
         )
-        line = words.count("\n", 0, here) + 1
+        line = words.count("\n", 0, start) + 1
         place = translate(AT_LINE, name=self.name, line=line)
-        return place if alone else place + translate(", row {number}", number=row + 1)
+        return place if is_alone else place + translate(", row {number}", number=row + 1)
 
     def _text(self) -> str:
         if self._words is None:
@@ -168,7 +168,7 @@ class JsonFile(RowsFile):
         return self._starts
 
     def _values(self, words: str) -> Iterator[tuple[int, Any]]:
-        """Where each value begins, and the value."""
+        """The start of each value, and the value."""
         decode = json.JSONDecoder().raw_decode
         at = _skip_space(words, 0)
         named = _list_by_name(words, at)
@@ -222,7 +222,7 @@ class JsonFile(RowsFile):
 
 
 def open_json(path: Path, name: str = "") -> RowsFile:
-    """The reader for a `.json` or `.jsonl` file, by its first line: either name is given to either form."""
+    """The reader for a `.json` or `.jsonl` file, by its first line: suffixes are not reliable."""
     with open(path, "rb") as file:
         lines = (line for line in file if line.strip(codecs.BOM_UTF8 + b" \t\r\n"))
         first, is_alone = next(lines, b""), next(lines, None) is None
@@ -233,13 +233,13 @@ def open_json(path: Path, name: str = "") -> RowsFile:
         value = json.loads(first)
         one_per_line = not is_alone or _name_of_list(value) is None
     except (ValueError, RecursionError):
-        # The first row is broken, or an object goes on over several lines.
+        # The first row is broken, or an object continues over several lines.
         one_per_line = path.suffix == ".jsonl"
     return JsonLinesFile(path, name) if one_per_line else JsonFile(path, name)
 
 
 def _list_by_name(words: str, at: int) -> tuple[str, int, list[str]] | None:
-    """The name of the list of rows in the one object of `words`, where it begins, and names of others."""
+    """The key of the list of rows in the one object of `words`, its start, and the keys of other lists."""
     decode = json.JSONDecoder().raw_decode
     if not words.startswith("{", at):
         return None
@@ -247,14 +247,14 @@ def _list_by_name(words: str, at: int) -> tuple[str, int, list[str]] | None:
         value, end = decode(words, at)
     except (ValueError, RecursionError):  # reported when the rows are read
         return None
-    wanted = _name_of_list(value)
-    if wanted is None or _skip_space(words, end) < len(words):
+    key = _name_of_list(value)
+    if key is None or _skip_space(words, end) < len(words):
         return None
     while True:
         name, at = decode(words, _skip_space(words, at + 1))
         at = _skip_space(words, _skip_space(words, at) + 1)  # past the colon
-        if name == wanted:
-            return name, at, [other for other in _lists(value) if other != wanted and value[other]]
+        if name == key:
+            return name, at, [other for other in _lists(value) if other != key and value[other]]
         at = _skip_space(words, decode(words, at)[1])  # at the comma
 
 
@@ -264,7 +264,7 @@ def _name_of_list(value: Any) -> str | None:
 
 
 def _lists(value: Any) -> list[str]:
-    """The names of what is a list of objects in `value`."""
+    """The keys of the lists of objects in `value`."""
     if not isinstance(value, Mapping):
         return []
     return [
@@ -281,7 +281,7 @@ def _skip_space(words: str, at: int) -> int:
 
 
 def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
-    """The error for a byte that is no UTF-8, with the command that converts the file."""
+    """The error for a byte that is not UTF-8, with the command that converts the file."""
     place = translate(AT_LINE, name=file.name, line=line)
     if byte:
         place += translate(" byte {byte}", byte=byte)
@@ -298,7 +298,7 @@ def not_utf8(file: RowsFile, line: int, byte: int) -> DataError:
 
 
 def is_wide(content: bytes) -> bool:
-    """Whether what a file begins with is UTF-16 or UTF-32, which may pass for UTF-8 with zeros in it."""
+    """Whether the content begins as UTF-16 or UTF-32, which may be valid UTF-8 with zero bytes."""
     return bool(_wide_encoding(content))
 
 

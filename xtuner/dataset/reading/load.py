@@ -1,13 +1,13 @@
-"""Where rows come from: `load_dataset` takes a plain file as well as what `datasets.load_dataset` takes.
+"""Load rows: `load_dataset` takes data files, and all that `datasets.load_dataset` takes.
 
     load_dataset("../data/x.json")                                   {"train": rows of the file}
     load_dataset("json", data_files=dict(train="x.jsonl"))           {"train": rows of the file}
     load_dataset("../data/*.jsonl"), load_dataset("../data")         {"train": rows of all the files}
     load_dataset("https://host/x.jsonl.gz")                          {"train": rows of the file}
-    load_dataset("tatsu-lab/alpaca")                                 as `datasets` gives it
+    load_dataset("tatsu-lab/alpaca")                                 as `datasets` returns it
 
-JSON, JSON lines, tables and workbooks are read by this package, packed or elsewhere too, so that an error can
-name file and line; all else goes to `datasets`.
+This package reads JSON, JSON lines, tables and workbooks, also compressed or remote ones, so that an error
+can name file and line; `datasets` reads all else.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
 _LFS = b"version https://git-lfs.github.com/"
 
 _HUB_PAGE = re.compile(r"(?:hf://|https://huggingface\.co/)datasets/([^/]+/[^/]+)/?$")
-"""An address of a data set as a whole, in which its name stands."""
+"""The URL of a data set on the hub; it contains the name."""
 
 _NOT_HERE = (
     "there is no data set {path!r} on this machine, and the hub cannot be reached: give the path of a file, "
@@ -70,10 +70,10 @@ def load_dataset(
     split: str | None = None,
     **options: Any,
 ) -> Any:
-    """Rows by split, or the rows of `split` where one is named.
+    """Rows by split, or the rows of `split` if given.
 
     `path` is a file, or what `datasets.load_dataset` takes: a format such as `json` with `data_files`, a
-    folder or a hub name. Raises NotFoundError for files that do not exist and DataError for what is in them.
+    folder or a hub name. Raises NotFoundError if a file does not exist and DataError if its content is wrong.
     """
     path = _HUB_PAGE.sub(r"\1", os.path.expanduser(path))
     if _is_saved(path):
@@ -90,14 +90,14 @@ def load_dataset(
     try:
         return _load_with_datasets(path, name, data_dir, data_files, split, options)
     except DataError:
-        found = itertools.chain(*files.values()) if files else map(str, sorted(Path(path).rglob("*.parquet")))
-        for file in found:
+        names = itertools.chain(*files.values()) if files else map(str, sorted(Path(path).rglob("*.parquet")))
+        for file in names:
             _check_parquet(file)
         raise
 
 
 def _is_saved(path: str) -> bool:
-    """Whether `path` is a folder that `save_to_disk` of `datasets` has written."""
+    """Whether `path` is a folder written by `save_to_disk` of `datasets`."""
     is_split = all(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_info.json"))
     return is_split or os.path.isfile(os.path.join(path, "dataset_dict.json"))
 
@@ -107,14 +107,14 @@ def _load_saved(path: str, split: str | None) -> Any:
     import pyarrow
 
     try:
-        found = datasets.load_from_disk(path)
+        saved = datasets.load_from_disk(path)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(
             translate(
                 "{path}: not a folder of save_to_disk, or a damaged one: {error}", path=path, error=error
             )
         ) from None
-    by_split = found if isinstance(found, dict) else RowsBySplit(train=found)
+    by_split = saved if isinstance(saved, dict) else RowsBySplit(train=saved)
     return by_split if split is None else _of_split(by_split, split)
 
 
@@ -131,7 +131,7 @@ def _of_split(by_split: Mapping[str, Any], split: str) -> Any:
 
 
 def _ours(path: str, files: Mapping[str, list[str]]) -> bool:
-    """Whether this package reads all the files itself."""
+    """Whether this package reads all the files, without `datasets`."""
     suffixes = {suffix_of(file) for group in files.values() for file in group}
     if is_format(path):
         return suffixes <= set(FORMATS.get(path, ()))
@@ -157,13 +157,13 @@ def _open(name: str) -> RowsFile:
 
 
 def _plain(name: str) -> Path:
-    """The file of that name, or its copy where it is packed or elsewhere."""
+    """The file of that name, or a local plain copy if it is compressed or remote."""
     path = fetched(name) if is_elsewhere(name) else Path(name)
     return unpacked(path, name) if path.suffix.lower() in PACKED else path
 
 
 def _check_parquet(name: str) -> None:
-    """DataError where a Parquet file cannot be read to its end: `datasets` names none."""
+    """DataError with the file's name if a Parquet file cannot be read to its end: `datasets` names none."""
     if suffix_of(name) == ".parquet":
         for _ in ParquetFile(_plain(name), name):
             pass

@@ -1,8 +1,8 @@
-"""Which rows are used, and where each of them stands.
+"""The rows to use, and the position of each.
 
 {"train": A, "test": B}, split "train", at most 2    ->  rows 0 and 5 of A
 split None                                           ->  all rows of A, then all of B
-held out 0.05                                        ->  1 row of 20; rows that are equal stay together
+held out 0.05                                        ->  1 row of 20; equal rows are on the same side
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _SLICE = 1000
 
 
 class Cursor(NamedTuple):
-    """A place between two rows of some sources, from which reading can go on; plain numbers."""
+    """A position between two rows of some sources, from which reading can resume; plain numbers."""
 
     source: int = 0
     file: int = 0
     at: int = 0
     line: int = 0
-    row: int = 0  # how many rows of all sources are before it
+    row: int = 0  # the number of rows of all sources before it
 
 
 class Found(NamedTuple):
-    """A row still to be read (`read` raises DataError if it is broken), its place, and that of the next."""
+    """An unread row (`read` raises DataError if it is broken), its position, and that of the next."""
 
     read: Callable[[], Row]
     cursor: Cursor
@@ -45,9 +45,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """`share` of the rows, held out from training, or all others; equal rows are on the same side."""
+    """The held-out `fraction` of the rows, or all others; equal rows are in the same part."""
 
-    share: float
+    fraction: float
     is_held_out: bool
 
 
@@ -57,7 +57,7 @@ class Selection:
 
     sources: Sequence[Any]
     taken: np.ndarray | None = None  # the numbers of the rows to use, in order; None for all
-    part: Part | None = None  # which of these; None for all
+    part: Part | None = None  # the part of these to use; None for all
 
     def __iter__(self) -> Iterator[tuple[int, Row]]:
         """Number and content of each row."""
@@ -65,11 +65,11 @@ class Selection:
             yield number, read()
 
     def unread(self) -> Iterator[tuple[int, Callable[[], Row]]]:
-        """Number of each row and the function that reads it; that raises DataError for a broken one."""
+        """Number of each row and a function that reads it, or raises DataError if it is broken."""
         if self.part is None:
             yield from self._both_parts()
             return
-        sides = _held_out(self._both_parts(), self.part.share)
+        sides = _held_out(self._both_parts(), self.part.fraction)
         for (number, read), is_held_out in zip(self._both_parts(), sides.tolist(), strict=True):
             if is_held_out == self.part.is_held_out:
                 yield number, read
@@ -85,7 +85,7 @@ class Selection:
         return sum(map(len, self.sources)) if self.taken is None else len(self.taken)
 
     def quick_len(self) -> int | None:
-        """The number of rows, or None where a file would have to be parsed to know it."""
+        """The number of rows, or None if a file would have to be parsed to count them."""
         if self.part is not None or any(
             isinstance(source, FileRows) and not source.is_counted for source in self.sources
         ):
@@ -98,7 +98,7 @@ class Selection:
         return without_filled(source[inner]) if _is_arrow(source) else source[inner]
 
     def place(self, number: int) -> str:
-        """Where a row stands, for messages: `data.json line 12`, or its number where there is no file."""
+        """The position of a row, for messages: `data.json line 12`, or its number if there is no file."""
         source, inner = self._find(number)
         return source.place(inner) if isinstance(source, FileRows) else _nth(inner)
 
@@ -118,7 +118,7 @@ class Selection:
 
 
 def take_split(dataset: Any, split: str | None) -> Selection:
-    """The rows of one split, or of all; data that has no splits is taken as it is."""
+    """The rows of one split, or of all splits if None; data without splits is used whole."""
     if isinstance(dataset, Mapping):
         if split is not None and split not in dataset:
             raise DataError(
@@ -157,15 +157,15 @@ def _check_source(source: Any) -> None:
 
 
 def take_some(rows: Selection, max_rows: int | None, seed: int) -> Selection:
-    """At most `max_rows` of the rows, picked at random by `seed` and left in their order."""
+    """At most `max_rows` of the rows, picked at random by `seed`, in their order."""
     if max_rows is None or len(rows) <= max_rows:
         return rows
     picked = np.random.default_rng(seed).choice(len(rows), max_rows, replace=False)
     return Selection(rows.sources, np.sort(picked))
 
 
-def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], share: float) -> np.ndarray:
-    """For each row whether it is held out: of the distinct rows `share`, those with the smallest hashes."""
+def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], fraction: float) -> np.ndarray:
+    """Whether each row is held out: a `fraction` of the distinct rows, those with the smallest hashes."""
     hashes = np.fromiter((_hash(read) for _, read in rows), np.uint64)
     distinct = np.unique(hashes)
     if len(distinct) < 2:
@@ -175,7 +175,7 @@ def _held_out(rows: Iterator[tuple[int, Callable[[], Row]]], share: float) -> np
                 count=len(hashes),
             )
         )
-    count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
     return hashes <= distinct[count - 1]
 
 
@@ -183,7 +183,7 @@ def _hash(read: Callable[[], Row]) -> int:
     try:
         text = json.dumps(read(), sort_keys=True, default=_as_plain)
     except DataError:
-        return 2**64 - 1  # a broken row is reported with the rows that are trained on
+        return 2**64 - 1  # a broken row is reported with the training rows
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
@@ -192,15 +192,15 @@ def _as_plain(value: Any) -> Any:
 
 
 def scan(sources: Sequence[Any], start: Cursor = Cursor()) -> Iterator[Found]:  # noqa: B008
-    """The rows of the sources from `start` on, in their order."""
+    """The rows of the sources from `start` on, in order."""
     row = start.row
     for number, source in enumerate(sources[start.source :], start.source):
         begin = start if number == start.source else Cursor(number)
-        for file, one in enumerate(_files(source)[begin.file :], begin.file):
+        for file, scan_file in enumerate(_files(source)[begin.file :], begin.file):
             mark = Mark(begin.at, begin.line) if file == begin.file else Mark()
-            for read, at, after in one(mark):
-                here = Cursor(number, file, at.at, at.line, row)
-                yield Found(read, here, Cursor(number, file, after.at, after.line, row + 1))
+            for read, at, after in scan_file(mark):
+                cursor = Cursor(number, file, at.at, at.line, row)
+                yield Found(read, cursor, Cursor(number, file, after.at, after.line, row + 1))
                 row += 1
 
 
@@ -209,7 +209,7 @@ def _nth(number: int) -> str:
 
 
 def place_at(sources: Sequence[Any], cursor: Cursor) -> str:
-    """Where the row at `cursor` stands, for messages."""
+    """The position of the row at `cursor`, for messages."""
     source = sources[cursor.source]
     if not isinstance(source, FileRows):
         return _nth(cursor.at)
@@ -217,7 +217,7 @@ def place_at(sources: Sequence[Any], cursor: Cursor) -> str:
 
 
 def _files(source: Any) -> list[Callable[[Mark], Iterator[Any]]]:
-    """A function for each file of a source, from a place in it to the rows from there on."""
+    """A function for each file of a source, which yields the rows from a mark on."""
     if isinstance(source, FileRows):
         return [file.scan for file in source.files]
     return [functools.partial(_scan_sequence, source)]
@@ -237,7 +237,7 @@ def _is_arrow(source: Any) -> bool:
 
 
 def _iterate(source: Any, start: int) -> Iterator[Row]:
-    """The rows of a source from `start` on; those of an Arrow table a slice at a time, ten times faster."""
+    """The rows of a source from `start` on; Arrow tables in slices, which is ten times faster."""
     if not _is_arrow(source):
         yield from (source[number] for number in range(start, len(source)))
         return

@@ -21,13 +21,13 @@ from xtuner.log import say_once
 
 SEPARATORS = ",;\t|"
 _LOOKED_AT = 20
-"""Lines by which the separator of a table is found."""
+"""Lines that are read to find the separator of a table."""
 
 Cells = Iterator[tuple[int, list[Any]]]
 
 
 class TableFile(RowsFile):
-    """Rows of a table: the first line names the fields, `read_table` gives (line, cells) of the file."""
+    """Rows of a table: the first line names the fields; `read_table` yields (line, cells) of the file."""
 
     def __init__(self, read_table: Callable[[RowsFile], Cells], path: Path, name: str = "") -> None:
         super().__init__(path, name)
@@ -46,10 +46,10 @@ class TableFile(RowsFile):
         return len(self._load())
 
     def read(self, row: int) -> Row:
-        found = self._load()[row]
-        if isinstance(found, DataError):
-            raise found
-        return found
+        loaded = self._load()[row]
+        if isinstance(loaded, DataError):
+            raise loaded
+        return loaded
 
     def line(self, row: int) -> int:
         self._load()
@@ -86,10 +86,10 @@ class TableFile(RowsFile):
 
 
 class ParquetFile(RowsFile):
-    """Rows of a table in column form."""
+    """Rows of a Parquet file."""
 
     place_text = "{name} row {line}"
-    _group: tuple[int, list[Row]] | None = None  # the number of the rows last read, and they
+    _group: tuple[int, list[Row]] | None = None  # number and rows of the row group last read
 
     def __iter__(self) -> Iterator[Row]:
         for found in self.scan(Mark()):
@@ -142,7 +142,7 @@ class ParquetFile(RowsFile):
 
 
 def read_csv(file: RowsFile) -> Cells:
-    """Line number and cells of each line of a CSV file in UTF-8, by whatever separates its cells."""
+    """Line number and cells of each line of a CSV file in UTF-8 with any known separator."""
     with file.opened() as opened:
         content = opened.read()
     if is_wide(content):
@@ -155,7 +155,7 @@ def read_csv(file: RowsFile) -> Cells:
     limit = csv.field_size_limit(max(len(words), 1 << 17))
     reader = None
     try:
-        # Not by str.splitlines, which also takes characters inside a cell for breaks.
+        # Not str.splitlines, which also splits at other characters inside a cell.
         reader = csv.reader(
             io.StringIO(words, newline=""), delimiter=separator(words, file.name, file.path.suffix)
         )
@@ -173,18 +173,18 @@ def read_csv(file: RowsFile) -> Cells:
 
 
 def separator(words: str, name: str, suffix: str) -> str:
-    """The mark that gives all lines as many cells, more than one; else one that divides the first line."""
+    """The separator that gives all lines equally many cells, at least two; else one that splits line 1."""
     usual = "\t" if suffix == ".tsv" else ","
-    dividing: list[tuple[bool, int, str]] = []
+    candidates: list[tuple[bool, int, str]] = []
     for mark in usual + SEPARATORS.replace(usual, ""):
         lines = csv.reader(io.StringIO(words, newline=""), delimiter=mark)
         counts = [len(cells) for cells in islice(lines, _LOOKED_AT) if cells]
         if counts and counts[0] > 1:
-            dividing.append((len(set(counts)) > 1, len(dividing), mark))
-    found = min(dividing)[2] if dividing else usual
-    if found != usual:
-        say_once("cells of {name} are separated by {separator!r}", name=name, separator=found)
-    return found
+            candidates.append((len(set(counts)) > 1, len(candidates), mark))
+    best = min(candidates)[2] if candidates else usual
+    if best != usual:
+        say_once("cells of {name} are separated by {separator!r}", name=name, separator=best)
+    return best
 
 
 def read_xlsx(file: RowsFile) -> Cells:
@@ -211,12 +211,12 @@ def read_xlsx(file: RowsFile) -> Cells:
 
 @contextlib.contextmanager
 def damage_named(name: str) -> Iterator[None]:
-    """DataError with the name of a workbook for whatever reading it raises."""
+    """Raise DataError with the name of a workbook for any error of reading it."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # zip, XML and openpyxl itself each have their own
+    except Exception as error:  # zip, XML and openpyxl each raise different errors
         raise DataError(
             translate("{name}: not a workbook, or a damaged one: {error}", name=name, error=error)
         ) from None
