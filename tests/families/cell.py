@@ -78,9 +78,9 @@ def make_folders(family: str, tokenizer: Any, folder: Path) -> None:
     """Write the model's folders `fp32` and `bf16`, and the rows, to `folder`."""
     model = make_model(family)
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        folder = folder / name
-        model.to(dtype).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        model_folder = folder / name
+        model.to(dtype).save_pretrained(model_folder)
+        tokenizer.save_pretrained(model_folder)
     (folder / "rows.json").write_text(json.dumps(ROWS), encoding="utf-8")
 
 
