@@ -13,6 +13,7 @@ Han et al.'s manual LoRA backward in Unsloth.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -99,14 +100,28 @@ def frozen_weight(base: Any, dtype: torch.dtype) -> Tensor:
     if bits is None:
         return base.weight.to(dtype)
     if bits == 4:
-        from bitsandbytes.functional import dequantize_4bit
-
         # FSDP makes another parameter of the weight; the layer keeps what the codes mean.
-        state = getattr(base.weight, "quant_state", None) or base.quant_state
-        return dequantize_4bit(base.weight.data, state).to(dtype)
+        return _from_4_bits(
+            base.weight.data, getattr(base.weight, "quant_state", None) or base.quant_state, dtype
+        )
     state = base.state
     codes, scale = (base.weight.CB, base.weight.SCB) if state.CB is None else (state.CB, state.SCB)
     return codes.to(dtype).mul_(scale.unsqueeze(1).mul(1 / 127).to(dtype))
+
+
+def _from_4_bits(codes: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    is_whole = 2 * codes.numel() * codes.itemsize == math.prod(state.shape)
+    if state.nested and state.dtype == dtype and is_whole and kernels.available(codes):
+        from xtuner.model.kernels.four_bits import dequantize_nested
+
+        inner = state.state2
+        return dequantize_nested(
+            codes, state.code, state.absmax, inner.code, inner.absmax, state.offset,
+            state.blocksize, inner.blocksize, state.shape, dtype,
+        )  # fmt: skip
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(codes, state).to(dtype)
 
 
 def base_forward(base: Any, x: Tensor, residual: Tensor | None = None) -> Tensor:
