@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from xtuner.model.attention import Pieces
-from xtuner.model.packed import Packed, packed_inputs
+from xtuner.model.packed import Packed, packed_inputs, to_device
 from xtuner.parallel.sequence import ulysses
 
 
@@ -58,14 +58,6 @@ class Pass:
         if len(self.index) == 1:
             return logits[0]
         return _select(logits, self.rows * len(columns) + np.searchsorted(columns, self.columns))
-
-
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` as a tensor on `device`, without waiting for the device."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _select(output: Tensor, index: np.ndarray) -> Tensor:
