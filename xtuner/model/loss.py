@@ -73,6 +73,8 @@ def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
 def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
     if total is None:
         return part.to(dtype)
+    if part.device.type != "cpu":
+        return total.add_(part)
     # In pieces: to add 16 bits to 32, a CPU first makes a copy in 32 bits of all that it is to add.
     for rows, more in zip(total.split(PIECE), part.split(PIECE), strict=True):
         rows.add_(more)
