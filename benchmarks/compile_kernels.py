@@ -15,25 +15,14 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from xtuner.model.kernels import dropout, gated, loss, norm, rotary
+from xtuner.model.kernels import dropout, four_bits, gated, loss, norm, rotary
 
 CAPABILITIES = (80, 90, 100)
 # Kernel -> its arguments with the sizes of Llama 3.1 8B: types of tensors and numbers, and the constants.
 BF16, FP32, IDS = "*bf16", "*fp32", "*i64"
 # Numbers that are multiples of 16 in all models of note.
-DIVISIBLE = {
-    "rows",
-    "tokens",
-    "width",
-    "half",
-    "length",
-    "count",
-    "stride",
-    "query_stride",
-    "key_stride",
-    "cos_stride",
-}
-DIVISIBLE |= {"cos_row", "sin_stride", "sin_row"}
+DIVISIBLE = {"rows", "tokens", "width", "half", "length", "count", "block", "group", "stride", "query_stride"}
+DIVISIBLE |= {"key_stride", "cos_stride", "cos_row", "sin_stride", "sin_row"}
 SEED = {"seed": "i64", "limit": "i32", "count": "i32"}
 KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
     "rms norm": (
@@ -86,6 +75,14 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, int]]] = {
         {"NEEDS_H": 0, "DROPS": 0, "BLOCK": dropout.BLOCK},
     ),
     "dropout": (dropout._masked, {"x": BF16, "y": BF16, **SEED}, {"BLOCK": dropout.BLOCK}),
+    "weights of 4 bits": (
+        four_bits._dequantize,
+        {
+            **{"codes": "*u8", "levels": FP32, "scales": "*u8", "scale_levels": FP32, "outer": FP32},
+            **{"offset": FP32, "y": BF16, "count": "i32", "block": "i32", "group": "i32"},
+        },
+        {"BLOCK": four_bits._BLOCK},
+    ),
     "cross entropy": (
         loss._cross_entropy,
         {"logits": BF16, "targets": IDS, "factors": FP32, "losses": FP32, "width": "i32", "stride": "i32"},

@@ -47,7 +47,7 @@ class Fused:
 
     attention: str | None
     norm: str | None
-    mlp: str
+    mlp: str | None
     gated: tuple[str, str, str] = _GATED  # names of the MLP's gate, up and down layers
     layer: str | None = None
     layer_parts: tuple[str, str, str, str] = (
@@ -271,7 +271,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_moe_text": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
     "qwen3_moe": Family(
-        packs=True, plain_head=True, gguf="qwen3moe", gguf_norms_experts=True,
+        packs=True, plain_head=True,
+        fused=Fused(_layer("qwen3_moe", "Qwen3MoeAttention"), _layer("qwen3_moe", "Qwen3MoeRMSNorm"), None),
+        gguf="qwen3moe", gguf_norms_experts=True,
         sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
     ),
     "qwen3_next": Family(

@@ -79,6 +79,11 @@ def _stock_code(model):
         module.forward = forward
 
 
+@pytest.fixture
+def stock_code():
+    return _stock_code
+
+
 def _exact_norm(norm, x):
     return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
 

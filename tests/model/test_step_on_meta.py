@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
-from xtuner.model import SupervisedFinetune
+from xtuner.model import SupervisedFinetune, attention_kernels, kernels
 from xtuner.model.dpo import DPO
 
 # peft asks for a property that transformers has renamed.
@@ -28,10 +31,11 @@ KINDS = {
 }
 
 
-def on_meta(family):
+def on_meta(family, **changes):
     """A small model without values."""
+    config = AutoConfig.for_model(family, **{**SIZES, **KINDS[family], **changes})
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES, **KINDS[family]))
+        return AutoModelForCausalLM.from_config(config)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +78,62 @@ def test_meta_refuses_to_tell_values():
 def test_supervised_fine_tuning(family, lora, items):
     model = SupervisedFinetune(on_meta(family), lora=lora, use_activation_checkpointing=False)
     assert step(model, flat_collate_fn(items)["data"])
+
+
+class Inputs(TorchDispatchMode):
+    """How often each kernel was called, and those given a tensor that they copy before they read it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.copied = Counter(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "xtuner":
+            name = func.__name__.partition(".")[0]
+            self.calls[name] += 1
+            # Angles are read by their strides.
+            read = [x for x in args if isinstance(x, torch.Tensor)][: 2 if name == "rotate" else None]
+            self.copied |= {name for x in read if not x.is_contiguous()}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+def test_kernels_find_their_inputs_as_they_read_them(family, items, monkeypatch):
+    """On a GPU with LoRA: how many kernels of each kind a layer starts, without a copy in one of them."""
+    pytest.importorskip("triton")
+    kernel = attention_kernels.Kernel(lambda call: True, lambda call: Flash.apply(*call.rows())[None])
+    monkeypatch.setattr(attention_kernels, "KERNELS", (kernel,))
+    calls, lora = [], LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)
+    for layers in (2, 3):
+        llm = on_meta(family, num_hidden_layers=layers)
+        model = SupervisedFinetune(llm, lora=lora, use_activation_checkpointing=False)
+        with kernels.assume_gpu(), Inputs() as seen:
+            step(model, flat_collate_fn(items)["data"])
+        assert seen.copied == set()
+        calls.append(seen.calls)
+    norms = 4 if family == "qwen3" else 2  # of queries and keys too
+    assert calls[1] - calls[0] == {
+        "rms_norm": norms,
+        "rms_norm_backward": norms,
+        "rotate": 2,
+        "masked": 6,  # queries, keys and values share one, gate and up too: forward and backward
+        "mask_": 3,
+        "silu_product": 1,
+        "dropped_silu_product_backward_": 1,
+    }
+
+
+class Flash(torch.autograd.Function):
+    """Shapes and layouts of FlashAttention."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        ctx.save_for_backward(query, key, value)
+        return torch.empty_like(query)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
 
 
 def test_recomputation(items):

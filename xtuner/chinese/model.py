@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 MODEL = {
+    "Triton's kernels do not run on {device} in {dtype}, so training there is slower and takes more "
+    "memory: {kind}: {error}": (
+        "Triton 的 kernel 无法在 {device} 上以 {dtype} 运行，因此训练更慢、占用更多内存：{kind}：{error}"
+    ),
     "sequence_parallel_size: {kind} cannot train on parts of a sequence: set it to 1": (
         "sequence_parallel_size：{kind} 不能只用序列的一部分训练，请设为 1"
     ),

@@ -73,6 +73,8 @@ def _scaled(grad: Tensor, factor: Tensor) -> Tensor:
 def _add(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
     if total is None:
         return part.to(dtype)
+    if part.device.type != "cpu":
+        return total.add_(part)
     # In pieces: to add 16-bit numbers, a CPU first copies all of them to 32 bits.
     for rows, more in zip(total.split(PIECE), part.split(PIECE), strict=True):
         rows.add_(more)

@@ -94,12 +94,20 @@ def unpack(logits: Tensor, data: dict[str, Any]) -> Tensor:
     return rows
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` as a tensor on `device`, without waiting for the device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def packed_inputs(input_ids: Tensor, boundaries: Sequence[int]) -> dict[str, Any]:
     """Arguments of a model for one packed sequence `[1, N]` whose samples lie between `boundaries`."""
     lengths = [b - a for a, b in itertools.pairwise(boundaries)]
     device = input_ids.device
-    cu_seq_lens = torch.tensor(boundaries, dtype=torch.int32, device=device)
-    position_ids = torch.cat([torch.arange(n) for n in lengths])[None].to(device)
+    cu_seq_lens = to_device(np.array(boundaries, np.int32), device)
+    position_ids = to_device(np.concatenate([np.arange(n) for n in lengths]), device)[None]
     longest = max(lengths)
     return {
         "input_ids": input_ids,

@@ -1,5 +1,6 @@
 """Adapters of packed experts: the low-rank path against the plain sum of weights, and against peft's."""
 
+import contextlib
 import copy
 
 import pytest
@@ -111,13 +112,16 @@ def test_one_kernel_for_all_groups_gives_the_same(monkeypatch):
 @pytest.mark.parametrize(
     "family", ["qwen3_moe", "gpt_oss", "deepseek_v3", "llama4_text", "granitemoe", "jetmoe"]
 )
-def test_a_models_loss_and_gradients_are_those_of_peft(family, gradients, relative_error):
+def test_a_models_loss_and_gradients_are_those_of_peft(family, gradients, relative_error, stock_code):
     """In float64, whole models; families with experts of another form run as peft has them."""
     reference = with_adapter(family).train()
     model = copy.deepcopy(reference)
     assert fuse(model) > 0
     for llm in (model, reference):
-        llm(input_ids=moe.ids(), labels=moe.ids(), use_cache=False).loss.backward()
+        # Its own norms are in fp32, ours in the precision of their input.
+        exact = family == "qwen3_moe" and llm is reference
+        with stock_code(llm) if exact else contextlib.nullcontext():
+            llm(input_ids=moe.ids(), labels=moe.ids(), use_cache=False).loss.backward()
     found, wanted = gradients(model), gradients(reference)
     assert found.keys() == wanted.keys()
     assert max(relative_error(found[name], wanted[name]) for name in wanted) < 1e-9

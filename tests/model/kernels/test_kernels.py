@@ -1,8 +1,14 @@
 """Each kernel against the same in float64, for odd shapes and every precision."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, silu
+
+from xtuner.model import kernels
 
 pytest.importorskip("triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -136,16 +142,54 @@ def test_cross_entropy(width, dtype, random, assert_close):
     assert_close(logits, logits64.grad)
 
 
+@pytest.mark.parametrize("shape", [(3, 64), (32, 192), (5, 1000)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_weights_of_4_bits(kind, dtype, shape, random):
+    """The values that bitsandbytes gives, of blocks whose last ones are not full."""
+    bnb = pytest.importorskip("bitsandbytes")
+    from xtuner.model.fused.linear import frozen_weight
+    from xtuner.model.kernels.four_bits import dequantize_nested
+
+    codes, state = bnb.functional.quantize_4bit(
+        random(*shape, dtype=dtype), quant_type=kind, compress_statistics=True
+    )
+    inner = state.state2
+    found = dequantize_nested(
+        codes, state.code, state.absmax, inner.code, inner.absmax, state.offset,
+        state.blocksize, inner.blocksize, state.shape, dtype,
+    )  # fmt: skip
+    expected = bnb.functional.dequantize_4bit(codes, state)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected)
+    layer = bnb.nn.Linear4bit(shape[1], shape[0], bias=False, quant_type=kind)
+    layer.weight = bnb.nn.Params4bit(codes, quant_state=state, bnb_quantized=True)
+    with kernels.assume_gpu():
+        assert torch.equal(frozen_weight(layer, dtype), found)
+
+
+def test_a_gpu_without_a_compiler_trains_without_kernels(tmp_path):
+    """What Triton lacks is logged once; without its interpreter a CPU has no compiler at all."""
+    program = "import torch; from xtuner.model import kernels\n"
+    program += "print([kernels._runs(torch.device('cpu'), torch.bfloat16) for _ in range(2)])"
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[False, False]\n"
+    assert "Triton's kernels do not run on cpu in bfloat16, so training there is slower" in done.stderr
+
+
 def test_shapes_are_known_without_values():
     """On `meta` tensors every operator gives what it gives on others: shapes, dtypes and layout."""
     from torch.library import opcheck
 
-    from xtuner.model.kernels import dropout, gated, loss, norm, rotary
+    from xtuner.model.kernels import dropout, four_bits, gated, loss, norm, rotary
 
     x, w, one = torch.randn(3, 4, 8), torch.randn(8), torch.randn(3, 4, 1)
     angle = torch.randn(1, 3, 1, 4)
     logits, targets = torch.randn(3, 9), torch.tensor([1, 2, 8])
-    heads = x.view(1, 3, 4, 8)
+    heads, codes = x.view(1, 3, 4, 8), torch.zeros(32, 1, dtype=torch.uint8)
     calls = [
         (norm.rms_norm, (x, w, 1e-5, torch.bfloat16)),
         (norm.rms_norm_backward, (x, x, w, one, None, True, True)),
@@ -158,6 +202,7 @@ def test_shapes_are_known_without_values():
         (rotary.rotate, (heads, heads[:, :, :2], angle, angle, 1.0)),
         (dropout.masked, (x, 0.5, 1)),
         (dropout.mask_, (x.clone(), 0.5, 1)),
+        (four_bits.dequantize_nested, (codes, *[torch.ones(256)] * 5, 64, 256, (16, 4), torch.bfloat16)),
         (loss.cross_entropy, (logits, targets)),
         (loss.cross_entropy_, (logits.clone(), targets, None)),
         (loss.cross_entropy_, (logits.clone(), targets, torch.randn(3))),

@@ -87,7 +87,9 @@ def experts(base: Any, adapters: dict[str, LowRank], x: Tensor, chosen: Tensor, 
     x_dtype, kind = x.dtype, compute_dtype(x)
     order = chosen.flatten().argsort(stable=True)
     expert_of = chosen.flatten()[order]
-    counts = torch.bincount(expert_of, minlength=base.num_experts)[: base.num_experts]
+    # Not by bincount, for whose length the host waits.
+    firsts = torch.searchsorted(expert_of, torch.arange(base.num_experts + 1, device=expert_of.device))
+    counts = firsts.diff()
     rows = x.to(kind)[order // chosen.shape[1]]
     first = "gate_up_proj" if base.has_gate else "up_proj"
     hidden = _product(base, first, adapters, rows, counts, expert_of)

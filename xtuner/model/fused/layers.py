@@ -46,7 +46,7 @@ _NORMS = {fused.norm for fused in _FUSED}
 # Class -> names of its norms, attention and MLP.
 _LAYERS = {fused.layer: fused.layer_parts for fused in _FUSED if fused.layer is not None}
 # Class -> names of its gate, up and down layers.
-_MLPS = {fused.mlp: fused.gated for fused in _FUSED}
+_MLPS = {fused.mlp: fused.gated for fused in _FUSED if fused.mlp is not None}
 _COST = "it trains as it is, to the same result, with more time and memory"
 
 

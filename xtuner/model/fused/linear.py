@@ -13,6 +13,7 @@ Han et al.'s manual LoRA backward in Unsloth.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -99,25 +100,38 @@ def frozen_weight(base: Any, dtype: torch.dtype) -> Tensor:
     if bits is None:
         return base.weight.to(dtype)
     if bits == 4:
-        from bitsandbytes.functional import dequantize_4bit
-
         # FSDP makes another parameter of the weight; the layer keeps what the codes mean.
-        state = getattr(base.weight, "quant_state", None) or base.quant_state
-        return dequantize_4bit(base.weight.data, state).to(dtype)
+        return _from_4_bits(
+            base.weight.data, getattr(base.weight, "quant_state", None) or base.quant_state, dtype
+        )
     state = base.state
     codes, scale = (base.weight.CB, base.weight.SCB) if state.CB is None else (state.CB, state.SCB)
     return codes.to(dtype).mul_(scale.unsqueeze(1).mul(1 / 127).to(dtype))
 
 
-def base_forward(base: Any, x: Tensor, residual: Tensor | None = None) -> Tensor:
-    """What a frozen layer returns for `x [N, k]`, in new memory, plus `residual`."""
-    bias = None if base.bias is None else base.bias.to(x.dtype)
-    is_8_bit = _quantised_bits(base) == 8
-    if residual is not None and bias is None and not is_8_bit:
-        return torch.addmm(residual, x, frozen_weight(base, x.dtype).T)
-    # Outliers in x are multiplied apart.
-    y = base(x) if is_8_bit else linear(x, frozen_weight(base, x.dtype), bias)
-    return y if residual is None else y.add_(residual)
+def _from_4_bits(codes: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    is_whole = 2 * codes.numel() * codes.itemsize == math.prod(state.shape)
+    if state.nested and state.dtype == dtype and is_whole and kernels.available(codes):
+        from xtuner.model.kernels.four_bits import dequantize_nested
+
+        inner = state.state2
+        return dequantize_nested(
+            codes, state.code, state.absmax, inner.code, inner.absmax, state.offset,
+            state.blocksize, inner.blocksize, state.shape, dtype,
+        )  # fmt: skip
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(codes, state).to(dtype)
+
+
+def _base_forward(base: Any, x: Tensor) -> Tensor:
+    if _quantised_bits(base) == 8:  # outliers in x are multiplied apart
+        return base(x)
+    return linear(x, frozen_weight(base, x.dtype), _bias(base, x.dtype))
+
+
+def _bias(base: Any, dtype: torch.dtype) -> Tensor | None:
+    return None if base.bias is None else base.bias.to(dtype)
 
 
 def compute_dtype(*inputs: Tensor) -> torch.dtype:
@@ -143,9 +157,9 @@ def _autocast_dtype(x: Tensor) -> torch.dtype:
 class Saved:
     """What a group's backward needs beside its input."""
 
-    hidden: Tensor  # drop(x) @ A.T, [N, sum of ranks]
+    hidden: Tensor  # drop(x) @ A.T, [N, sum of ranks]; in a KernelGroup this is scaled
     a: Tensor  # [sum of ranks, k]
-    bs: list[Tensor]  # scaled, [out, rank] each
+    bs: list[Tensor]  # [out, rank] each; scaled in a Group
 
 
 class Group:
@@ -165,7 +179,7 @@ class Group:
         bs = [(w * scale).to(x.dtype) for w, scale in zip(adapters[1::2], self.scales, strict=True)]
         hidden = (masked(x, kept(x, self.rate, self.seed)) if self.rate else x) @ a.T
         parts = hidden.split(self.ranks, dim=1)
-        ys = [base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
+        ys = [_base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
         return ys, Saved(hidden, a, bs)
 
     def backward(
@@ -201,14 +215,20 @@ class KernelGroup(Group):
     ) -> tuple[list[Tensor], Saved]:
         """As Group's, plus `residual`; `dropped` is `x` after dropout, where it is at hand."""
         a, bs = self._cast(adapters, x.dtype)
-        hidden = (self.drop(x) if dropped is None else dropped) @ a.T
-        ys = [
-            base_forward(base, x, residual).addmm_(h, b.T, alpha=scale)
-            for base, h, b, scale in zip(
-                self.bases, hidden.split(self.ranks, 1), bs, self.scales, strict=True
-            )
-        ]
+        hidden = self._scaled(self.drop(x) if dropped is None else dropped, a)
+        parts = zip(self.bases, hidden.split(self.ranks, 1), bs, strict=True)
+        ys = [_onto(h, b.T, base, x, residual) for base, h, b in parts]
         return ys, Saved(hidden, a, bs)
+
+    def _scaled(self, dropped: Tensor, a: Tensor) -> Tensor:
+        """`dropped @ a.T`, each layer's part times its factor."""
+        if len(set(self.scales)) == 1:
+            hidden = dropped.new_empty(len(dropped), len(a))
+            return torch.addmm(hidden, dropped, a.T, beta=0, alpha=self.scales[0], out=hidden)
+        hidden = dropped @ a.T
+        for part, scale in zip(hidden.split(self.ranks, 1), self.scales, strict=True):
+            part.mul_(scale)
+        return hidden
 
     def _cast(self, adapters: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         """All A in one matrix and each B, in `dtype`."""
@@ -241,7 +261,7 @@ class KernelGroup(Group):
         return dx, grads
 
     def d_hidden(self, saved: Saved, dys: Sequence[Tensor]) -> Tensor:
-        """The gradient of `saved.hidden`."""
+        """The gradient of what `saved.hidden` is before it is scaled."""
         found = torch.empty_like(saved.hidden)
         for part, dy, b, scale in zip(found.split(self.ranks, 1), dys, saved.bs, self.scales, strict=True):
             torch.addmm(part, dy, b, beta=0, alpha=scale, out=part)
@@ -253,14 +273,26 @@ class KernelGroup(Group):
         """Gradients of all adapters in turn, in fp32, from the group's input after dropout."""
         d_a = d_hidden.T @ dropped
         hiddens = saved.hidden.split(self.ranks, 1)
-        d_bs = [
-            torch.addmm(b, dy.T, h, beta=0, alpha=scale)
-            for b, dy, h, scale in zip(saved.bs, dys, hiddens, self.scales, strict=True)
-        ]
+        d_bs = [dy.T @ h for dy, h in zip(dys, hiddens, strict=True)]
         narrow = [g for pair in zip(d_a.split(self.ranks), d_bs, strict=True) for g in pair]
         wide = [torch.empty_like(g, dtype=torch.float32) for g in narrow]
         torch._foreach_copy_(wide, narrow)
         return wide
+
+
+def _onto(hidden: Tensor, b: Tensor, base: Any, x: Tensor, residual: Tensor | None) -> Tensor:
+    """`base(x) + hidden @ b`, plus `residual`.
+
+    The narrow product, which is bound by memory, comes first and only writes: the wide one has time to read.
+    """
+    is_8_bit = _quantised_bits(base) == 8
+    bias = None if is_8_bit else _bias(base, x.dtype)
+    first = bias if residual is None else residual
+    y = hidden @ b if first is None else torch.addmm(first, hidden, b)
+    if is_8_bit:
+        return y.add_(base(x))
+    y.addmm_(x, frozen_weight(base, x.dtype).T)
+    return y if bias is None or residual is None else y.add_(bias)
 
 
 def group_of(layers: tuple[Adapted, ...], x: Tensor) -> Group:
