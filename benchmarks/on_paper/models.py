@@ -1,6 +1,6 @@
 """The models and runs that are counted.
 
-    Case("llama3.1-8b", "qlora", tokens=16384)       one batch of so many packed tokens in an update
+Case("llama3.1-8b", "qlora", tokens=16384)       one batch of so many packed tokens in an update
 """
 
 from __future__ import annotations
