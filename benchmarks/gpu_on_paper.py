@@ -1,12 +1,12 @@
-"""What one update moves, launches and holds on a GPU, counted on `meta` tensors: no GPU, no weights, no network.
+"""What one update moves, launches and holds on a GPU, counted on `meta` tensors: no GPU, no weights.
 
-    python benchmarks/gpu_on_paper.py                        the case of the goals, ours and transformers + peft
-    python benchmarks/gpu_on_paper.py --by-op                and which parts and operators of it move most
+    python benchmarks/gpu_on_paper.py                  the case of the goals, ours and transformers + peft
+    python benchmarks/gpu_on_paper.py --by-op          and which parts and operators of it move most
     python benchmarks/gpu_on_paper.py --model qwen3-8b --method full --recompute full --tokens 8192
-    python benchmarks/gpu_on_paper.py --all --write          all models, methods and lengths, into RESULTS.md: half an hour
+    python benchmarks/gpu_on_paper.py --all --write    models, methods and lengths into RESULTS.md
 
 Time is a roofline: products at --tflops, all other traffic at --tbs, one after the other. Left out are the
-products inside attention (a column of their own), starting kernels, and that no kernel reaches the whole rate.
+products inside attention (a column of their own), starting kernels, and how far kernels are from these rates.
 Peaks are without the context of the GPU and what an allocator has free; so is the estimate beside them.
 """
 
@@ -15,20 +15,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from on_paper.estimated import estimated
 from on_paper.gpu import has_kernels
 from on_paper.models import METHODS, MODELS, Case
-from on_paper.update import Counted, count
+from on_paper.update import Counted, count, count_layers
 from results import machine, write_section
 
 from xtuner.blocks import RECOMPUTE
-from xtuner.estimate.memory import Training, estimate
-from xtuner.estimate.shape import read_shape
 
 GIB = 2**30
 LENGTHS = (2048, 8192, 32768)
+MIDDLE = 8192
 GOALS = Case()
 # What is promised for a card of 8 GB: 7B in 4 bits, as the recipes have it.
 SMALL = [
@@ -38,32 +38,10 @@ SMALL = [
     for way in ("full", "offload")
 ]
 COLUMNS = (
-    "| run | products | their traffic | other traffic | launches | waits | attention | peak | estimate | roofline |\n"
+    "| run | products | their traffic | other traffic | launches | waits | attention | peak | "
+    "estimate | roofline |\n"
     "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
 )
-
-
-def estimated(case: Case) -> float:
-    """Bytes by xtuner.estimate, without the process and what its allocator has free."""
-    full = case.method == "full"
-    run = Training(
-        tokens=case.tokens,
-        weight_bytes=4 if full else 2,
-        bits=4 if case.method == "qlora" else 16,
-        double_quant=case.double_quant,
-        rank=0 if full else case.rank,
-        dropout=case.dropout > 0,
-        recompute=case.recompute,
-        fused_step=case.fused_step,
-    )
-    shape = read_shape(case.sizes())
-    assert shape is not None
-    memory = estimate(shape, run)
-    kept = sum(size for name, size in memory.kept.items() if name != "process")
-    return kept + max(
-        sum(size for name, size in moment.items() if name != "allocator")
-        for moment in memory.moments.values()
-    )
 
 
 def off(case: Case, counted: Counted) -> str:
@@ -124,7 +102,7 @@ def rows(cases: list[Case], rates: argparse.Namespace, by_op: bool = False) -> I
     yield COLUMNS
     parts = []
     for case in cases:
-        counted = count(case, whole=rates.whole)
+        counted = count_layers(case, case.sizes()["num_hidden_layers"]) if rates.whole else count(case)
         yield row(case, counted, rates)
         if by_op:
             parts += ["", f"{name_of(case)}, by part:", "", *by_part(counted)]
@@ -132,26 +110,30 @@ def rows(cases: list[Case], rates: argparse.Namespace, by_op: bool = False) -> I
 
 
 def overview(rates: argparse.Namespace) -> Iterator[str]:
-    """All models, methods and recomputations: peaks by length, and what 8,192 tokens move."""
+    """Models, methods and recomputations: peaks by length, and what MIDDLE tokens move."""
     heads = " | ".join(f"peak {n:,}" for n in LENGTHS)
-    yield f"| run, rank 64 | {heads} | estimate | at 8,192: other traffic | launches | waits | roofline |"
+    work = f"at {MIDDLE:,}: other traffic | launches | waits | roofline"
+    yield f"| run, rank 64 | {heads} | estimate | {work} |"
     yield "|---|" + "---:|" * (len(LENGTHS) + 5)
-    for model, method in itertools.product(MODELS, METHODS):
-        ours = [Case(model, method, recompute=way) for way in RECOMPUTE]
-        for case in (*ours, *(replace(ours[0], stock=True, recompute=way) for way in ("none", "full"))):
-            yield _overview_row(case, rates)
+    models = [model for model in MODELS if model != SMALL[0].model]
+    for model, method in itertools.product(models, METHODS):
+        for way in RECOMPUTE if method == "qlora" else ("none", "full"):
+            yield _overview_row(Case(model, method, recompute=way), LENGTHS, rates)
+        yield _overview_row(Case(model, method, recompute="none", stock=True), (MIDDLE,), rates)
 
 
-def _overview_row(case: Case, rates: argparse.Namespace) -> str:
-    found = {n: count(replace(case, tokens=n)) for n in LENGTHS}
-    work, middle = found[8192].total(), replace(case, tokens=8192)
-    peaks = " | ".join(f"{counted.peak / GIB:.1f} GiB" for counted in found.values())
+def _overview_row(case: Case, lengths: Sequence[int], rates: argparse.Namespace) -> str:
+    found = {n: count(replace(case, tokens=n)) for n in lengths}
+    work, middle = found[MIDDLE].total(), replace(case, tokens=MIDDLE)
+    peaks = " | ".join(f"{found[n].peak / GIB:.1f} GiB" if n in found else "" for n in LENGTHS)
     offs = [] if case.stock else [estimated(replace(case, tokens=n)) / c.peak - 1 for n, c in found.items()]
     worst = f"{max(offs, key=abs):+.1%}" if offs else ""
-    name = name_of(middle).replace(", rank 64", "").replace(", 8,192 tokens", "").replace("recompute ", "")
+    name = (
+        name_of(middle).replace(", rank 64", "").replace(f", {MIDDLE:,} tokens", "").replace("recompute ", "")
+    )
     return (
         f"| {name} | {peaks} | {worst} | {work.bytes / 1e9:,.0f} GB | {work.launches:,.0f} | "
-        f"{work.waits:.0f} | {tokens_per_second(middle, found[8192], rates):,.0f} tok/s |"
+        f"{work.waits:.0f} | {tokens_per_second(middle, found[MIDDLE], rates):,.0f} tok/s |"
     )
 
 
@@ -171,9 +153,9 @@ def main() -> None:
     parser.add_argument("--foreach", action="store_true", help="AdamW as torch has it without fused=True")
     parser.add_argument("--ours", action="store_true", help="leave transformers + peft out")
     parser.add_argument("--by-op", action="store_true", help="parts and operators that move most")
-    parser.add_argument("--whole", action="store_true", help="run all layers, not 4 and 6 of them")
+    parser.add_argument("--whole", action="store_true", help="run all layers, not 2 and 4 of them")
     parser.add_argument("--small", action="store_true", help="the runs that a card of 8 GB is promised")
-    parser.add_argument("--all", action="store_true", help="all models, methods, recomputations, lengths")
+    parser.add_argument("--all", action="store_true", help="all models, methods and lengths")
     parser.add_argument("--write", action="store_true", help="what is printed into RESULTS.md too")
     parser.add_argument("--tflops", type=float, default=790, help="products in bf16 (H100, H200: measured)")
     parser.add_argument("--tbs", type=float, default=4.3, help="memory, TB/s (H200: measured; H100: 3.0)")

@@ -7,4 +7,5 @@ rules.py       what one operator moves and launches
 parts.py       which part of a step an operator belongs to: norm, rotary, loss, ...
 counter.py     counts operators and the bytes that live
 update.py      one update of a case, counted
+estimated.py   what xtuner.estimate says of its memory
 """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
 import torch
-from on_paper.models import Case
 from torch import Tensor, nn
 
+from on_paper.models import Case
 from xtuner.model import SupervisedFinetune, attention, loading
 
 FOUR_BIT = {"quant_type": "nf4"}
@@ -94,4 +95,6 @@ def _stock(llm: Any, case: Case) -> nn.Module:
 
     if case.recompute == "full":
         llm.gradient_checkpointing_enable({"use_reentrant": False})
+    if "num_experts" in case.sizes():
+        case = replace(case, dropout=0.0)  # which peft does not have on packed experts
     return llm if case.method == "full" else get_peft_model(llm, _lora(case, "all-linear"))

@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from on_paper.parts import Nodes, part_of
-from on_paper.rules import Work, is_nothing, short_name, work_of
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from on_paper.parts import Nodes, part_of
+from on_paper.rules import Work, is_nothing, on_gpu, short_name, work_of
 
 # Rows beyond which bitsandbytes makes 16 bits of a 4-bit matrix first (its CUDA backend).
 _FUSED_4BIT_ROWS = 1536
@@ -34,15 +34,11 @@ class Counter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
-        self.clear()
+        self.work: dict[tuple[str, str], Work] = defaultdict(Work)
+        self.peaks: dict[tuple[str, str], int] = defaultdict(int)
         self._phase, self._layer = "", ""
         self._nodes = Nodes()
         self._held: set[int] = set()
-
-    def clear(self) -> None:
-        """Forget all work and peaks; what lives stays known."""
-        self.work: dict[tuple[str, str], Work] = defaultdict(Work)
-        self.peaks: dict[tuple[str, str], int] = defaultdict(int)
 
     def hold(self, tensors: Iterable[Tensor]) -> None:
         """Count the bytes of `tensors` as long as they live."""
@@ -84,7 +80,7 @@ class Counter(TorchDispatchMode):
             with self:
                 return gemm_4bit(*args, **kwargs)
         made = _SHAPES.get(name, func)(*args, **kwargs)
-        ins, outs = ([x for x in tree_leaves(v) if _is_on_gpu(x)] for v in ((args, kwargs), made))
+        ins, outs = list(on_gpu((args, kwargs))), list(on_gpu(made))
         if ins or outs:
             part, layer = self._where(name)
             self.hold(outs)
@@ -102,10 +98,6 @@ class Counter(TorchDispatchMode):
             return part or "other", ""
         made_by, layer = self._nodes.current()
         return part or made_by or "sums of gradients", layer
-
-
-def _is_on_gpu(x: Any) -> bool:
-    return isinstance(x, Tensor) and x.is_meta
 
 
 def gemm_4bit(

@@ -178,6 +178,13 @@ class _Autocast(TorchFunctionMode):
         self._kept.clear()
 
 
+class _AutocastOf(torch.autocast):
+    """torch's, which takes the CPU's for that of `meta`."""
+
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any):
+        super().__init__("cpu" if device_type == "meta" else device_type, *args, **kwargs)
+
+
 def is_autocast_on() -> bool:
     """Whether products run in bf16 just now."""
     return _is_autocast_enabled("cpu")
@@ -209,6 +216,7 @@ def like_a_gpu() -> Iterator[_Autocast]:
         "torch.is_autocast_enabled": lambda kind="cuda": _is_autocast_enabled(
             "cpu" if kind == "cuda" else kind
         ),
+        "torch.autocast": _AutocastOf,
         "torch.autograd.graph.save_on_cpu": _SaveOnHost,
         "torch.optim.optimizer._get_fused_kernels_supported_devices": lambda: ["meta"],
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["meta"],

@@ -12,7 +12,14 @@ from types import CodeType
 
 import torch
 
-_OPERATORS = {"dequantize_4bit": "4-bit weights", "dequantize_blockwise": "4-bit weights"}
+# Operators that several parts call.
+_OPERATORS = {
+    "dequantize_4bit": "4-bit weights",
+    "dequantize_blockwise": "4-bit weights",
+    "dequantize_nested": "4-bit weights",
+    "masked": "dropout",
+    "mask_": "dropout",
+}
 # File, function, part.
 _CODE = [
     (r"xtuner/model/(fused|kernels)/norm", "", "norm"),
@@ -44,7 +51,8 @@ _CODE = [
     (r"transformers/.*/modeling_", "CausalLM", "loss"),
     (r"nn/modules/sparse|xtuner/model/host_embedding", "", "embedding"),
 ]
-_known: dict[CodeType, str | None] = {}
+# By the identity of the code, which is kept so that no other has it.
+_known: dict[int, tuple[CodeType, str | None]] = {}
 
 
 def part_of(name: str) -> str | None:
@@ -54,17 +62,19 @@ def part_of(name: str) -> str | None:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if code.co_name == "_engine_run_backward":
-            return None
-        if code not in _known:
-            _known[code] = _look_up(code)
-        if _known[code] is not None:
-            return _known[code]
+        if id(code) not in _known:  # a code's own hash is slow
+            _known[id(code)] = code, _look_up(code)
+        part = _known[id(code)][1]
+        if part is not None:
+            return part or None
         frame = frame.f_back
     return None
 
 
 def _look_up(code: CodeType) -> str | None:
+    """Its part; "" where the search ends, None where it goes on with the caller."""
+    if code.co_name in ("_engine_run_backward", "phase") or code.co_filename.endswith("on_paper/update.py"):
+        return ""
     function = getattr(code, "co_qualname", code.co_name)
     for file, pattern, part in _CODE:
         if re.search(file, code.co_filename) and re.search(pattern, function):

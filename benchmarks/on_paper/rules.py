@@ -12,18 +12,16 @@ A tensor that is repeated without a copy (stride 0) is read once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 
 @dataclass
 class Work:
-    """Of operators: kernels, bytes, floating point operations of products, and waits of the host for the GPU."""
+    """Of operators: kernels, bytes, floating point operations, and waits of the host for the GPU."""
 
     launches: float = 0
     bytes: int = 0
@@ -64,7 +62,7 @@ _LIST_BLOCK, _LIST_BLOCKS, _LIST_TENSORS = 65536, 320, {1: 110, 2: 64, 3: 48, 4:
 def is_nothing(func: Any, ins: Sequence[Tensor], outs: Sequence[Tensor]) -> bool:
     """Whether the operator makes no number: a view, or memory without values."""
     name = short_name(func)
-    if name.startswith(("empty", "new_empty")):
+    if name.startswith(("empty", "new_empty")) or name in ("set_", "resize_", "detach_"):
         return True
     old = {x.untyped_storage()._cdata for x in ins}
     return bool(outs) and not func._schema.is_mutable and all(x.untyped_storage()._cdata in old for x in outs)
@@ -85,7 +83,7 @@ def work_of(func: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> Work:
         size += _WRITES_ROWS[name] * _bytes(values) - 2 * _bytes(table)
     if name.removesuffix("_") in _PRODUCTS:
         return Work(1, 0, size, _flop(args))
-    if name.startswith("attention"):
+    if func._schema.name.startswith("on_paper::attention"):
         return Work(_launches(name, args), size, attention_flop=_attention_flop(name, args))
     return Work(_launches(name, args), size, waits=_waits(name, args, kwargs))
 
@@ -98,7 +96,7 @@ def short_name(func: Any) -> str:
 def _read_and_written(
     func: Any, args: tuple, kwargs: dict[str, Any], out: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
-    read, written = {}, {x.data_ptr() if not x.is_meta else id(x): x for x in _tensors(out)}
+    read, written = {}, {id(x): x for x in _tensors(out)}
     alone = short_name(func) in _WRITTEN_ALONE
     for i, argument in enumerate(func._schema.arguments):
         value = args[i] if i < len(args) else kwargs.get(argument.name)
@@ -111,8 +109,20 @@ def _read_and_written(
     return list(read.values()), list(written.values())
 
 
+def on_gpu(value: Any) -> Iterator[Tensor]:
+    """The `meta` tensors in arguments or results of an operator; those of the host are none."""
+    if isinstance(value, Tensor):
+        if value.is_meta:
+            yield value
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from on_gpu(inner)
+    elif isinstance(value, dict):
+        yield from on_gpu(list(value.values()))
+
+
 def _tensors(value: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(value) if isinstance(x, Tensor) and x.is_meta]
+    return list(on_gpu(value))
 
 
 def _bytes(x: Tensor) -> int:

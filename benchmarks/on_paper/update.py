@@ -1,33 +1,32 @@
 """One update of a case, counted; from two models of few layers where the layers are alike.
 
-    work(32 layers) = work(4) + 28 / 2 x (work(6) - work(4))        so for the peak of each phase and layer
+    work(32 layers) = work(2) + 30 / 2 x (work(4) - work(2))        so for the peak of each phase and layer
 
 A phase of a layer is named by its distance from the nearer end: layers between need more than neither end.
 """
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 import torch
+from torch import Tensor, nn
+from torch.autograd.graph import _engine_run_backward
+
 from on_paper.build import build, held
 from on_paper.counter import Counter
 from on_paper.gpu import like_a_gpu
 from on_paper.models import Case
 from on_paper.rules import Work
-from torch import Tensor, nn
-from torch.autograd.graph import _engine_run_backward
-
 from xtuner.engine.optim import OptimWrapper
 from xtuner.model import attention
 from xtuner.model.loading import layers_of
 from xtuner.model.packed import packed_inputs
 
 # Even, as every second layer may be recomputed.
-_FEW = (4, 6)
+_FEW = (2, 4)
 
 
 @dataclass
@@ -58,12 +57,10 @@ class Counted:
         return total
 
 
-def count(case: Case, whole: bool = False) -> Counted:
-    """An update of `case`; `whole`: all layers of the model are run."""
-    layers = case.sizes()["num_hidden_layers"]
-    if whole:
-        return _count(case, layers)
-    few, more = (_count(case, n) for n in _FEW)
+def count(case: Case, layers: int | None = None) -> Counted:
+    """An update of `case`, from models of few layers, by default of all layers that it has."""
+    layers = layers or case.sizes()["num_hidden_layers"]
+    few, more = (count_layers(case, n) for n in _FEW)
     steps = (layers - _FEW[0]) / (_FEW[1] - _FEW[0])
 
     def grown(a: float, b: float) -> float:
@@ -83,17 +80,15 @@ def count(case: Case, whole: bool = False) -> Counted:
     return Counted(grown(few.weights, more.weights), work, peaks)
 
 
-def _count(case: Case, layers: int) -> Counted:
+def count_layers(case: Case, layers: int) -> Counted:
+    """The same of a model of so many layers, all of them run."""
     with like_a_gpu() as autocast:
         model = build(case, layers)
         counter = Counter()
         counter.watch(_layers(model))
         counter.hold(held(model))
         weights = counter.live
-        run = _Run(case, model, counter, autocast)
-        for _ in range(2):  # the second has the optimizer's state
-            counter.clear()
-            run.update()
+        _Run(case, model, counter, autocast).update()
     peaks: dict[tuple[str, str], float] = {}
     for (phase, layer), size in counter.peaks.items():
         key = phase, _from_an_end(layer, layers)
@@ -121,6 +116,11 @@ class _Run:
         kind = {"fused": True} if case.fused_step else {"foreach": True}
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4, **kind)
         self.wrapper = OptimWrapper(self.optimizer, clip_grad={"max_norm": 1})
+        for parameter in trained:  # the first step makes the optimizer's state
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        counter.hold(v for s in self.optimizer.state.values() for v in s.values() if v.is_meta)
 
     def update(self) -> None:
         """Forward, backward, clipping, step."""
@@ -139,7 +139,6 @@ class _Run:
         del loss
         with self.counter.phase("step"), mock.patch.object(torch.Tensor, "item", self._norm):
             self.wrapper.update()
-        self.counter.hold(v for s in self.optimizer.state.values() for v in s.values() if v.is_meta)
 
     def _norm(self) -> float:
         """A norm that is clipped; the host waits for it."""

@@ -63,7 +63,7 @@ def test_tiles_change_only_rounding(llama, batch, monkeypatch):
 
 @pytest.mark.parametrize("way", RECOMPUTE)
 def test_a_frozen_embedding_has_no_gradient_and_waits_on_the_host(llama, batch, way):
-    """With offload its table is a plain tensor; no gradient goes beyond the first layer either way."""
+    """Whatever is recomputed, no gradient goes beyond the first layer."""
     model, *_ = loss_and_gradients(llama, batch, way)
     embedding = model.llm.get_input_embeddings()
     assert isinstance(embedding, HostEmbedding) == (way == "offload")

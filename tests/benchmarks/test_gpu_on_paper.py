@@ -1,0 +1,62 @@
+"""A change that costs a GPU is seen here: traffic, launches and peak of whole updates, without a GPU."""
+
+import pytest
+from on_paper.estimated import estimated
+from on_paper.models import Case
+from on_paper.update import count, count_layers
+
+GIB = 2**30
+# Traffic beside products in GB, launches, waits of the host, peak in GiB. A change that makes them less puts
+# the new numbers here and runs `python benchmarks/gpu_on_paper.py --all --write`.
+HELD = [
+    (Case(), 1399.4, 9206, 3, 64.18),
+    (Case("llama2-7b", tokens=2048, rank=16, recompute="offload", double_quant=True), 350, 18125, 3, 4.32),
+    (Case("internlm2-1.8b", "full", tokens=8192, recompute="full"), 406.9, 5345, 3, 28.34),
+]
+
+
+@pytest.fixture(autouse=True)
+def plain_torch(monkeypatch):
+    """The same numbers whether Triton is installed or not."""
+    monkeypatch.setattr("on_paper.gpu.has_kernels", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("case", "traffic", "launches", "waits", "peak"), HELD, ids=lambda x: getattr(x, "model", "")
+)
+def test_an_update_costs_what_it_did(case, traffic, launches, waits, peak):
+    """To 2 percent."""
+    counted = count(case)
+    work = counted.total()
+    found = work.bytes / 1e9, work.launches, work.waits, counted.peak / GIB
+    assert found == pytest.approx((traffic, launches, waits, peak), rel=0.02)
+
+
+def test_few_layers_tell_what_many_do():
+    """Layers are alike: the work of ten is known from two and four of them, and so is the peak."""
+    case = Case("internlm2-1.8b", tokens=2048, recompute="selective")
+    few, whole = count(case, layers=10), count_layers(case, 10)
+    assert few.total().bytes == pytest.approx(whole.total().bytes, rel=1e-6)
+    assert few.total().launches == pytest.approx(whole.total().launches, rel=1e-6)
+    assert few.peak == pytest.approx(whole.peak, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("llama2-7b", tokens=2048, rank=16, double_quant=True, recompute="full"),
+        Case("llama2-7b", tokens=8192, rank=16, double_quant=True, recompute="full"),
+        Case("internlm2-7b", tokens=2048, rank=16, double_quant=True, recompute="offload"),
+        Case("qwen3-8b", "lora", tokens=8192, recompute="none"),
+        Case("qwen3-8b", tokens=2048, recompute="full", fused_step=False),
+        Case("internlm2-1.8b", "full", tokens=16384, recompute="selective"),
+        Case("internlm2-1.8b", "full", tokens=8192, recompute="full"),
+        Case("llama3.1-8b", "full", tokens=2048, recompute="none"),
+        Case("qwen3-30b-a3b", "lora", tokens=8192, recompute="none"),
+        Case("qwen3-30b-a3b", "full", tokens=2048, recompute="offload"),
+    ],
+    ids=lambda c: f"{c.model}-{c.method}-{c.tokens}-{c.recompute}",
+)  # fmt: skip
+def test_the_estimate_is_the_peak_that_is_counted(case):
+    """To 5 percent, of four layers: what a step makes is a larger part of the whole there than in a model."""
+    assert estimated(case, 4) == pytest.approx(count_layers(case, 4).peak, rel=0.05)
