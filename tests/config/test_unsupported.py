@@ -26,11 +26,6 @@ def test_what_the_table_lists_does_not_exist(name):
             "available in this version; a full, lora or qlora config can train on the chosen answers",
         ),
         (
-            "internlm2_chat_1_8b_dpo_full",
-            "model: DPO without model.lora is not available in this version; add lora=dict(type=LoraConfig, "
-            "...): the reference is the model with its adapter switched off",
-        ),
-        (
             "llava_v15_7b_pretrain",
             "train_dataloader.dataset.type: training with images (LLaVA, InternVL) is not available in this "
             "version; a full, lora or qlora config can train a language model",

@@ -7,7 +7,7 @@ sequence_parallel_size = 8      SETTINGS   the settings that ask for one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xtuner.language import translate
@@ -40,10 +40,6 @@ class Setting(NamedTuple):
 _PREFERENCES = Feature(
     "training on preferences by ORPO or a reward model",
     "a full, lora or qlora config can train on the chosen answers",
-)
-_FULL_DPO = Feature(
-    "DPO without model.lora",
-    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off",
 )
 _IMAGES = Feature(
     "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
@@ -78,13 +74,7 @@ NAMES: dict[str, Feature] = {
 }
 
 
-def _is_full_dpo(model: Any) -> bool:
-    trains_adapter = any(model.get(name) for name in ("lora", "peft_model"))
-    return "xtuner.model.dpo.DPO" in str(model.get("type")) and not trains_adapter
-
-
 SETTINGS: tuple[Setting, ...] = (
-    Setting("model", _FULL_DPO, lambda value: isinstance(value, Mapping) and _is_full_dpo(value)),
     Setting("framework", _TRAINER, lambda value: value == "huggingface"),
     *(
         Setting(path, _VALIDATION, lambda value: value is not None)
