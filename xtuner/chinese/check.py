@@ -231,7 +231,7 @@ CONFIG = {
     "{path}: torch has no {name!r}.{hint}": "{path}: torch 中没有 {name!r}。{hint}",
     # what this version does not have
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
-    "training on preferences by ORPO or a reward model": "用 ORPO 或奖励模型做偏好训练",
+    "training a reward model": "训练奖励模型",
     "a full, lora or qlora config can train on the chosen answers": (
         "可用 full、lora 或 qlora 配置在被选中的回答上训练"
     ),

@@ -317,7 +317,7 @@ MODEL = {
     "model.f_divergence_type is {value!r}, but loss_type {loss_type!r} has only 'reverse_kl'": (
         "model.f_divergence_type 为 {value!r}，但 loss_type {loss_type!r} 只有 'reverse_kl'"
     ),
-    "model.rpo_alpha is {value}, but must be at least 0": "model.rpo_alpha 为 {value}，但不能小于 0",
+    "model.{name} is {value}, but must be at least 0": "model.{name} 为 {value}，但不能小于 0",
     "loss_type {loss_type!r} compares the pairs of a batch with each other: how many a batch holds "
     "(batch_size, max_packed_length) changes the loss": (
         "loss_type {loss_type!r} 会把同一批中的各对相互比较："

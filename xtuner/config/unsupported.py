@@ -1,8 +1,8 @@
 """What configs of XTuner 0.1.x may ask for and this version does not do: one table for all who meet it.
 
-model = dict(type=ORPO, ...)    NAMES      the dotted names that belong to a feature
-sequence_parallel_size = 8      SETTINGS   the settings that ask for one
-->  "training on preferences by ... is not available in this version; ..."
+model = dict(type=LLaVAModel, ...)    NAMES      the dotted names that belong to a feature
+framework = "huggingface"          SETTINGS   the settings that ask for one
+->  "training with images ... is not available in this version; ..."
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Setting(NamedTuple):
     asks: Callable[[Any], bool]
 
 
-_PREFERENCES = Feature(
-    "training on preferences by ORPO or a reward model",
+_REWARDS = Feature(
+    "training a reward model",
     "a full, lora or qlora config can train on the chosen answers",
 )
 _IMAGES = Feature(
@@ -65,7 +65,7 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 
 # A name stands for all below it.
 NAMES: dict[str, Feature] = {
-    **_belonging(_PREFERENCES, "model.orpo model.reward"),
+    **_belonging(_REWARDS, "model.reward"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
     **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),

@@ -30,6 +30,7 @@ from xtuner.model.pairs import (
     check_beta,
     check_known,
     check_smoothing,
+    check_weights,
     reward_metrics,
 )
 from xtuner.model.passes import Pass
@@ -39,7 +40,6 @@ from xtuner.model.preference_losses import (
     OF_BATCH,
     OF_MARGINS,
     OF_MEANS,
-    SMOOTHED,
     Scores,
     score,
 )
@@ -152,16 +152,12 @@ class DPO(PairLanguageModel):
 def _check(beta: float, loss_type: str, smoothing: float, rpo_alpha: float, divergence: str) -> None:
     check_beta(beta)
     check_known("loss_type", loss_type, DPO_LOSSES)
-    check_smoothing(smoothing)
+    check_smoothing(smoothing, loss_type)
     check_known("f_divergence_type", divergence, DIVERGENCES)
-    if smoothing and loss_type not in SMOOTHED:
-        what = "model.label_smoothing is {value}, but loss_type {loss_type!r} has none: set it to 0"
-        raise ConfigError(translate(what, value=smoothing, loss_type=loss_type))
     if divergence != "reverse_kl" and loss_type not in OF_MARGINS:
         what = "model.f_divergence_type is {value!r}, but loss_type {loss_type!r} has only 'reverse_kl'"
         raise ConfigError(translate(what, value=divergence, loss_type=loss_type))
-    if rpo_alpha < 0:
-        raise ConfigError(translate("model.rpo_alpha is {value}, but must be at least 0", value=rpo_alpha))
+    check_weights(rpo_alpha=rpo_alpha)
     if loss_type in OF_BATCH:
         say_once(
             "loss_type {loss_type!r} compares the pairs of a batch with each other: how many a batch holds "

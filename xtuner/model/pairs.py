@@ -21,6 +21,7 @@ from xtuner.log import say_once
 from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed
 from xtuner.model.passes import Pass, to_device
+from xtuner.model.preference_losses import SMOOTHED
 from xtuner.model.router import balance_weight
 from xtuner.model.train_module import Outputs
 
@@ -132,11 +133,14 @@ def check_beta(beta: float) -> None:
         raise ConfigError(translate(what, value=beta))
 
 
-def check_smoothing(label_smoothing: float) -> None:
-    """ConfigError if `label_smoothing` is no fraction below a half."""
+def check_smoothing(label_smoothing: float, loss_type: str = "sigmoid") -> None:
+    """ConfigError if `label_smoothing` is no fraction below a half, or one that `loss_type` does not have."""
     if not 0 <= label_smoothing < 0.5:
         what = "model.label_smoothing is {value}, but must be at least 0 and below 0.5"
         raise ConfigError(translate(what, value=label_smoothing))
+    if label_smoothing and loss_type not in SMOOTHED:
+        what = "model.label_smoothing is {value}, but loss_type {loss_type!r} has none: set it to 0"
+        raise ConfigError(translate(what, value=label_smoothing, loss_type=loss_type))
 
 
 def check_known(name: str, value: str, known: Any) -> None:
@@ -144,3 +148,11 @@ def check_known(name: str, value: str, known: Any) -> None:
     if value not in known:
         what = "model.{name} is {value!r}, but must be one of: {known}"
         raise ConfigError(translate(what, name=name, value=value, known=", ".join(known)))
+
+
+def check_weights(**weights: float) -> None:
+    """ConfigError if one of `weights`, by their names in the config's model, is below 0."""
+    for name, value in weights.items():
+        if value < 0:
+            what = "model.{name} is {value}, but must be at least 0"
+            raise ConfigError(translate(what, name=name, value=value))

@@ -154,3 +154,20 @@ SMOOTHED = frozenset({"sigmoid", "robust", "exo_pair", "aot", "aot_pair", "aot_u
 OF_MEANS = frozenset({"ipo"})
 OF_BATCH = frozenset({"kto_pair", "aot", "aot_pair", "aot_unpaired"})
 OF_MARGINS = frozenset({"sigmoid", "robust", "hinge", "ipo", "exo_pair", "discopop"})
+
+
+def log_odds(mean_logprobs: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the probabilities p whose logarithms are given, below 1 by rounding at least."""
+    log_p = mean_logprobs.clamp(max=-torch.finfo(mean_logprobs.dtype).eps)
+    # Near 1 the first is exact, near 0 the second.
+    log_rest = torch.where(log_p > -math.log(2), (-torch.expm1(log_p)).log(), torch.log1p(-log_p.exp()))
+    return log_p - log_rest
+
+
+def cpo_loss(margins: Tensor, beta: float, loss_type: str = "sigmoid", smoothing: float = 0.0) -> Tensor:
+    """Losses of the margins of log-probabilities without a reference (Xu et al. 2024, 2401.08417)."""
+    zero = torch.zeros_like(margins)
+    return DPO_LOSSES[loss_type](Scores(margins, zero, margins, zero), beta, smoothing)
+
+
+CPO_LOSSES = ("sigmoid", "hinge", "ipo")
