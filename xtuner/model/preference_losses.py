@@ -37,16 +37,16 @@ class Scores(NamedTuple):
 
 
 def score(log_ratio: Tensor, divergence: str = "reverse_kl", alpha: float = 0.5) -> Tensor:
-    """f'(ratio) without its constant, for the f-divergence to the reference (Wang et al. 2023, 2309.16240).
+    """f'(ratio), for the f-divergence to the reference (Wang et al. 2023, 2309.16240); 0 where both agree.
 
     `alpha`: of the alpha-divergence, whose limits are the reverse KL at 1 and the forward KL at 0.
     """
     if divergence == "js_divergence":
-        return logsigmoid(log_ratio)
+        return logsigmoid(log_ratio) + math.log(2)
     power = {"reverse_kl": 0.0, "forward_kl": -1.0, "alpha_divergence": alpha - 1}[divergence]
     if power == 0:
         return log_ratio
-    return (power * log_ratio).clamp(max=_LARGEST).exp() / power
+    return (power * log_ratio).clamp(max=_LARGEST).expm1() / power
 
 
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
