@@ -21,11 +21,6 @@ def test_what_the_table_lists_does_not_exist(name):
     ("name", "message"),
     [
         (
-            "internlm2_chat_1_8b_reward_full_ultrafeedback",
-            "model.type: training a reward model is not "
-            "available in this version; a full, lora or qlora config can train on the chosen answers",
-        ),
-        (
             "llava_v15_7b_pretrain",
             "train_dataloader.dataset.type: training with images (LLaVA, InternVL) is not available in this "
             "version; a full, lora or qlora config can train a language model",

@@ -1,4 +1,4 @@
-"""DPO by two processes: losses, metrics and weights are those of one."""
+"""Methods on pairs by two processes: losses, metrics and weights are those of one."""
 
 import importlib.util
 import json
@@ -15,6 +15,8 @@ LOAD = "transformers.AutoModelForCausalLM.from_pretrained"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
 # The reference is a frozen copy, or a model of its own in other folders.
 FULL = {"lora": None}
+ORPO = {"model.type": "xtuner.model.orpo.ORPO"}
+REWARD = {"model.type": "xtuner.model.reward.RewardModel"}
 CASES = {
     "ddp": SHORT,
     "fsdp": {**SHORT, "fsdp": True},
@@ -24,8 +26,20 @@ CASES = {
     "fsdp_full": {**SHORT, **FULL, "fsdp": True},
     "fsdp_given": {**SHORT, **FULL, "fsdp": True, "other": True},
     "shared_full": {**SHARED, **SHORT_TWICE, **FULL},
+    "fsdp_orpo": {**SHORT, **FULL, **ORPO, "fsdp": True},
+    "ddp_reward": {**SHORT, **REWARD},
+    "fsdp_reward": {**SHORT, **FULL, **REWARD, "fsdp": True},
+    "fsdp_reward_lora": {**SHORT, **REWARD, "fsdp": True},
+    "fsdp_reward_apart": {**SHORT, **REWARD, "fsdp": True, "mixing": True},
+    "shared_reward": {**SHARED, **SHORT_TWICE, **FULL, **REWARD},
 }
-ZERO_CASES = {"zero2_full": SHORT, "zero3_full": SHORT, "zero3_given": {**SHORT, "other": True}}
+ZERO_CASES = {
+    "zero2_full": SHORT,
+    "zero3_full": SHORT,
+    "zero3_given": {**SHORT, "other": True},
+    "zero3_reward": {**SHORT, **REWARD},
+    "zero3_reward_lora": {**SHORT, **REWARD, "lora": LORA},
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +80,10 @@ def options_of(case, path, folder, mixing, other):
     }
     collate = "xtuner.dataset.collate_fns.preference_collate_fn.preference_collate_fn"
     return {
+        "lora": LORA,
+        "model.type": "xtuner.model.dpo.DPO",
         **case,
         "folder": folder,
-        "lora": case.get("lora", LORA),
-        "model.type": "xtuner.model.dpo.DPO",
         "train_dataloader.dataset": dataset,
         "train_dataloader.collate_fn": {"type": collate},
     }

@@ -231,10 +231,6 @@ CONFIG = {
     "{path}: torch has no {name!r}.{hint}": "{path}: torch 中没有 {name!r}。{hint}",
     # what this version does not have
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
-    "training a reward model": "训练奖励模型",
-    "a full, lora or qlora config can train on the chosen answers": (
-        "可用 full、lora 或 qlora 配置在被选中的回答上训练"
-    ),
     "training with images (LLaVA, InternVL)": "图像训练（LLaVA、InternVL）",
     "a full, lora or qlora config can train a language model": "可用 full、lora 或 qlora 配置训练语言模型",
     "measuring answers (val_evaluator, test_evaluator)": "评测回答（val_evaluator、test_evaluator）",

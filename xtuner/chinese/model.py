@@ -338,4 +338,27 @@ MODEL = {
         "model.ref_llm 与 model.llm 的词表不同：token {token!r} 在前者为 {there}，在后者为 {number}；"
         "请使用同一系列的模型"
     ),
+    "model.reward_token_id is {token}, the padding token, which has no score: take another": (
+        "model.reward_token_id 为 {token}，它是填充 token，没有分数：请换一个"
+    ),
+    "model.reward_token_id is {token}, but a sample ends with token {last}: set is_reward = True and the "
+    "same reward_token_id in build_preference_dataset": (
+        "model.reward_token_id 为 {token}，但有样本以 token {last} 结尾：请在 build_preference_dataset 中"
+        "设置 is_reward = True 和相同的 reward_token_id"
+    ),
+    "model.llm has no pretrained_model_name_or_path: name the model": (
+        "model.llm 没有 pretrained_model_name_or_path：请写出模型"
+    ),
+    "model.llm: transformers has no model for sequence classification of the family '{family}', so no head "
+    "can be trained: take another family": (
+        "model.llm：transformers 没有系列 '{family}' 的序列分类模型，无法训练打分头：请换用其他系列"
+    ),
+    "model.llm is a {kind}, which has no head '{head}' of {count} outputs": (
+        "model.llm 是 {kind}，它没有 {count} 个输出的 '{head}' 头"
+    ),
+    "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
+    "AutoPeftModelForSequenceClassification of peft": (
+        "适配器 {folder} 属于给文本打分、不生成文本的模型："
+        "请用 peft 的 AutoPeftModelForSequenceClassification 加载"
+    ),
 }

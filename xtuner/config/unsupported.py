@@ -37,10 +37,6 @@ class Setting(NamedTuple):
     asks: Callable[[Any], bool]
 
 
-_REWARDS = Feature(
-    "training a reward model",
-    "a full, lora or qlora config can train on the chosen answers",
-)
 _IMAGES = Feature(
     "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
 )
@@ -65,7 +61,6 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 
 # A name stands for all below it.
 NAMES: dict[str, Feature] = {
-    **_belonging(_REWARDS, "model.reward"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
     **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),

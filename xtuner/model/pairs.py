@@ -17,12 +17,11 @@ from torch import Tensor
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.log import say_once
 from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed
 from xtuner.model.passes import Pass, to_device
 from xtuner.model.preference_losses import SMOOTHED
-from xtuner.model.router import balance_weight
+from xtuner.model.router import log_missing_balance
 from xtuner.model.train_module import Outputs
 
 
@@ -46,9 +45,7 @@ class PairLanguageModel(PackedLanguageModel):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        if balance_weight(self.llm):
-            what = "{method} does not add the loss that balances experts, which the model's config asks for"
-            say_once(what, method=type(self).__name__)
+        log_missing_balance(self.llm, type(self).__name__)
 
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of pairs."""
@@ -77,7 +74,7 @@ def answers_of(model: PackedLanguageModel, packed: Packed, todo: Sequence[Pass] 
 def sum_by_sample(values: Tensor, positions: np.ndarray, packed: Packed, group: Any) -> Tensor:
     """The sum for each sample of the `values` at `positions` of the batch; `group` holds parts of them."""
     samples = np.searchsorted(packed.boundaries, positions, side="right") - 1
-    zeros = torch.zeros(len(packed.boundaries) - 1, dtype=values.dtype, device=values.device)
+    zeros = values.new_zeros(len(packed.boundaries) - 1, *values.shape[1:])
     sums = zeros.index_add(0, to_device(samples, values.device), values)
     if group is None:
         return sums

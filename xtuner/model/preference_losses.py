@@ -171,3 +171,36 @@ def cpo_loss(margins: Tensor, beta: float, loss_type: str = "sigmoid", smoothing
 
 
 CPO_LOSSES = ("sigmoid", "hinge", "ipo")
+
+
+def _ranking(differences: Tensor) -> Tensor:
+    """Bradley and Terry: -log of the probability that the chosen answer wins."""
+    return -logsigmoid(differences)
+
+
+def _focal(differences: Tensor) -> Tensor:
+    """Cai et al. 2024 (InternLM2, 2403.17297): pairs that are easy to rank count less."""
+    ease = 2 * relu(torch.sigmoid(differences) - 0.5)
+    return -((1 - ease) ** 2) * logsigmoid(differences)
+
+
+# Rewards of chosen - rewards of rejected -> losses.
+REWARD_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"ranking": _ranking, "focal": _focal}
+
+
+def _log_barrier(rewards: Tensor, bound: float = 5.0) -> Tensor:
+    """Cai et al. 2024: rewards stay within -5 and 5; close to and beyond these the penalty is a line."""
+    return -_log(rewards + bound) - _log(bound - rewards)
+
+
+def _log(x: Tensor) -> Tensor:
+    """The logarithm, continued below `_NEAR` by its tangent."""
+    return torch.where(x > _NEAR, x.clamp(min=_NEAR).log(), math.log(_NEAR) + (x - _NEAR) / _NEAR)
+
+
+# Rewards -> penalties.
+PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "log_barrier": _log_barrier,
+    "L2": torch.square,
+    "none": torch.zeros_like,
+}

@@ -80,9 +80,11 @@ def check_deepspeed(name: str) -> None:
 
 
 def next_steps(config: Config, run: Run) -> str:
-    """The commands that make of the newest checkpoint something to talk to."""
+    """The commands that make of the newest checkpoint a model folder, and something to talk to."""
     written, out = run.work_dir / Path(config.filename).name, run.work_dir / "hf"
     convert = ["xtuner", "convert", "pth_to_hf", str(written), run.kept_checkpoints[-1], str(out)]
+    if not run.model.writes_text:
+        return translate("Done. Next:\n  {convert}", convert=shlex.join(convert))
     base = named_llm(config)
     adapted = getattr(run.model, "uses_adapter", False) and base is not None
     chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]
