@@ -144,8 +144,10 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
                 cure=translate(_CURE),
             )
         )
-    if FAMILIES.get(family, UNKNOWN).ours or not known_families():
+    if (FAMILIES.get(family, UNKNOWN).ours and not is_classifier(config)) or not known_families():
         return CAUSAL
+    if FAMILIES.get(family, UNKNOWN).ours:
+        raise ModelError(_not_a_language_model(config, path))
     if family not in known_families():
         return _of_remote_code(config, path, trust_remote_code)
     if reason := FAMILIES.get(family, UNKNOWN).no_text:
@@ -159,16 +161,24 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
         )
     found = _of_family(config, family)
     if found is None:
-        raise ModelError(
-            translate(
-                "{path} is a model of the family '{family}', which {why_not}; {cure}",
-                path=path,
-                family=family,
-                why_not=_why_not(config, family),
-                cure=translate(_CURE),
-            )
-        )
+        raise ModelError(_not_a_language_model(config, path))
     return found
+
+
+def is_classifier(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a model that scores or sorts texts, such as a reward model."""
+    return (_saved_as(config) or "").endswith("ForSequenceClassification")
+
+
+def _not_a_language_model(config: Mapping[str, Any], path: str | Path) -> str:
+    family = config["model_type"]
+    return translate(
+        "{path} is a model of the family '{family}', which {why_not}; {cure}",
+        path=path,
+        family=family,
+        why_not=_why_not(config, family),
+        cure=translate(_CURE),
+    )
 
 
 def known_families() -> frozenset[str]:
@@ -236,6 +246,8 @@ def _of_family(config: Mapping[str, Any], family: str) -> str | None:
 
 def _why_not(config: Mapping[str, Any], family: str) -> str:
     saved = _saved_as(config)
+    if is_classifier(config):
+        return translate("was saved as {saved}, whose head does not write text", saved=saved)
     if _is_encoder_decoder(config, family):
         return translate("reads a whole text before it writes another (encoder-decoder)")
     if family in _tables()["MASKED_LM"]:

@@ -59,6 +59,21 @@ def batch():
     }
 
 
+@pytest.fixture
+def items():
+    """Two packs of pairs: (7, 5) and (4, 6), then (9, 8); the first tokens are the prompt."""
+    generator = torch.Generator().manual_seed(3)
+    packs = []
+    for lengths in ((7, 5, 4, 6), (9, 8)):
+        ids = torch.randint(3, 128, (sum(lengths),), generator=generator).numpy()
+        labels, boundaries = ids.copy(), [0]
+        for length in lengths:
+            labels[boundaries[-1] : boundaries[-1] + 2] = -100
+            boundaries.append(boundaries[-1] + length)
+        packs.append({"input_ids": ids, "labels": labels, "cumulative_len": boundaries})
+    return packs
+
+
 def _samples_of(batch):
     """(input_ids [1, T], labels [T]) of each sample of a batch."""
     for row, boundaries in enumerate(batch["cumulative_len"]):

@@ -1,37 +1,23 @@
 """DPO against plain torch in float64: stock transformers, each answer alone, two copies of the model."""
 
-import contextlib
 import copy
-import itertools
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from tests.model import plain_preferences as plain
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.errors import ConfigError
 from xtuner.model.dpo import DPO
 from xtuner.model.loss import head_logprobs
+from xtuner.model.preference_losses import DPO_LOSSES
+from xtuner.model.reference import AdapterOff
 
 BETA = 0.3
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
-
-@pytest.fixture
-def items():
-    """Two packs of pairs: (7, 5) and (4, 6), then (9, 8); the first tokens are the prompt."""
-    generator = torch.Generator().manual_seed(3)
-    packs = []
-    for lengths in ((7, 5, 4, 6), (9, 8)):
-        ids = torch.randint(3, 128, (sum(lengths),), generator=generator).numpy()
-        labels, boundaries = ids.copy(), [0]
-        for length in lengths:
-            labels[boundaries[-1] : boundaries[-1] + 2] = -100
-            boundaries.append(boundaries[-1] + length)
-        packs.append({"input_ids": ids, "labels": labels, "cumulative_len": boundaries})
-    return packs
 
 
 def adapted(llama):
@@ -44,40 +30,23 @@ def adapted(llama):
     return model.double()
 
 
-@contextlib.contextmanager
-def exact_norms():
-    """Set Llama's norms to the precision of their input; transformers computes them in fp32."""
-
-    def forward(norm, x):
-        return torch.nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.models.llama.modeling_llama.LlamaRMSNorm.forward", forward)
-        yield
-
-
-def plain_logprob(model, ids, labels):
-    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].log_softmax(-1)
-    supervised = labels[1:] != -100
-    return logits[supervised].gather(1, labels[1:][supervised, None]).sum()
-
-
-def plain_dpo(policy, base, items, smoothing):
-    """Sum of losses and of the four metrics over all pairs."""
-    losses, sums = [], torch.zeros(4, dtype=torch.float64)
-    for item in items:
-        ids, labels = (torch.from_numpy(item[name]) for name in ("input_ids", "labels"))
-        spans = [slice(a, b) for a, b in itertools.pairwise(item["cumulative_len"])]
-        for c, r in zip(spans[::2], spans[1::2], strict=True):
-            with torch.no_grad():
-                base_c, base_r = (plain_logprob(base, ids[s], labels[s]) for s in (c, r))
-            reward_c = BETA * (plain_logprob(policy, ids[c], labels[c]) - base_c)
-            reward_r = BETA * (plain_logprob(policy, ids[r], labels[r]) - base_r)
-            right, wrong = torch.sigmoid(reward_c - reward_r), torch.sigmoid(reward_r - reward_c)
-            losses.append(-(1 - smoothing) * right.log() - smoothing * wrong.log())
-            is_right = (reward_c > reward_r).double()
-            sums += torch.stack([reward_c, reward_r, is_right, reward_c - reward_r]).detach()
-    return torch.stack(losses).sum(), sums
+def plain_dpo(policy, base, items, smoothing, name="sigmoid", divergence="reverse_kl", means=False, rpo=0):
+    """Sum of losses and of the metrics over all pairs."""
+    with torch.no_grad():
+        before, lengths = plain.sums(base, items)
+    now, _ = plain.sums(policy, items)
+    scale = 1 / lengths if means or name == "ipo" else torch.ones_like(lengths)
+    ratios, means_of_tokens = now - before, now / lengths
+    scores = plain.f_prime(ratios, divergence) * scale
+    if name == "aot":
+        c, r = ((x[0::2] - x[1::2]).sort()[0] for x in (now * scale, before * scale))
+        losses = plain.DPO["sigmoid"](c, r, BETA, smoothing)
+    else:
+        losses = plain.DPO[name](scores[0::2], scores[1::2], BETA, smoothing)
+    losses = losses - rpo * means_of_tokens[0::2]
+    c, r = (BETA * ratios * scale).detach().view(-1, 2).T
+    sums = [c, r, (c > r).double(), c - r, *([-means_of_tokens[0::2].detach()] if rpo else [])]
+    return losses.sum(), torch.stack([x.sum() for x in sums])
 
 
 def trained_like(llama, policy, **kwargs):
@@ -99,7 +68,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
 ):
     """Packing, switching off the adapter and blocks of the head have no effect on the result."""
     base, policy = copy.deepcopy(llama), adapted(copy.deepcopy(llama))
-    with exact_norms():
+    with plain.exact_norms():
         wanted, wanted_sums = plain_dpo(policy, base, items, smoothing)
         (wanted / 3).backward()
     model = trained_like(llama, policy, label_smoothing=smoothing, use_activation_checkpointing=recompute)
@@ -114,6 +83,47 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
     assert ours.keys() == theirs.keys()
     assert all("lora_" in name for name in ours)
     assert max(relative_error(ours[n], theirs[n]) for n in ours) < 1e-9
+
+
+SETTINGS = [
+    *({"loss_type": name} for name in DPO_LOSSES),
+    {"loss_type": "robust", "label_smoothing": 0.2},
+    {"loss_type": "exo_pair", "label_smoothing": 0.2},
+    {"length_normalized": True},
+    {"loss_type": "aot", "length_normalized": True},
+    {"rpo_alpha": 0.7},
+    {"f_divergence_type": "forward_kl"},
+    {"f_divergence_type": "js_divergence", "loss_type": "hinge"},
+    {"f_divergence_type": "alpha_divergence", "loss_type": "ipo"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
+def test_every_loss_and_its_gradients_equal_plain_torch(llama, items, settings, gradients, relative_error):
+    """Of packed pairs in one batch; the weighted supervised term is the mean over the chosen tokens."""
+    base, policy = copy.deepcopy(llama), adapted(copy.deepcopy(llama))
+    with plain.exact_norms():
+        wanted, wanted_sums = plain_dpo(
+            policy,
+            base,
+            items,
+            settings.get("label_smoothing", 0.0),
+            settings.get("loss_type", "sigmoid"),
+            settings.get("f_divergence_type", "reverse_kl"),
+            settings.get("length_normalized", False),
+            settings.get("rpo_alpha", 0),
+        )
+        (wanted / 3).backward()
+    model = trained_like(llama, policy, **settings)
+    outputs = model(preference_collate_fn(items)["data"])
+    outputs["loss"].backward()
+    assert outputs["loss"].item() == pytest.approx(wanted.item() / 3, rel=1e-10)
+    assert outputs["sums"].keys() == set(model.metrics)
+    sums = torch.stack([outputs["sums"][name] for name in model.metrics])
+    torch.testing.assert_close(sums, wanted_sums, rtol=1e-9, atol=1e-11)
+    ours, theirs = gradients(model.llm), gradients(policy)
+    assert ours.keys() == theirs.keys()
+    assert max(relative_error(ours[n], theirs[n]) for n in ours) < 1e-8
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -137,7 +147,7 @@ def test_the_reference_has_no_dropout_and_restores_the_model(llama):
     modes = [module.training for module in model.modules()]
     trained = [parameter.requires_grad for parameter in model.parameters()]
     ids = torch.arange(3, 12)[None]
-    with model._reference.active():
+    with AdapterOff(model.llm).active():
         first, second = (model.llm(input_ids=ids).logits for _ in range(2))
     assert torch.equal(first, second)
     assert not first.requires_grad
@@ -211,10 +221,20 @@ def test_data_without_pairs_is_named(llama, batch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "model.lora is not set"),
-        ({"lora": LoraConfig(), "loss_type": "ipo"}, "model.loss_type is 'ipo', but DPO has only 'sigmoid'"),
-        ({"lora": LoraConfig(), "label_smoothing": 0.5}, "model.label_smoothing is 0.5"),
-        ({"lora": LoraConfig(), "ref_llm": {}}, "leave ref_llm out"),
+        ({"beta": 0}, "model.beta is 0, but must be above 0: the usual value is 0.1"),
+        ({"beta": -1.5}, "model.beta is -1.5, but must be above 0"),
+        ({"loss_type": "bpo"}, "model.loss_type is 'bpo', but must be one of: sigmoid, robust, hinge, ipo, "),
+        ({"label_smoothing": 0.5}, "model.label_smoothing is 0.5, but must be at least 0 and below 0.5"),
+        (
+            {"label_smoothing": 0.1, "loss_type": "hinge"},
+            "model.label_smoothing is 0.1, but loss_type 'hinge' has none: set it to 0",
+        ),
+        ({"rpo_alpha": -1}, "model.rpo_alpha is -1, but must be at least 0"),
+        ({"f_divergence_type": "kl"}, "model.f_divergence_type is 'kl', but must be one of: reverse_kl, "),
+        (
+            {"f_divergence_type": "js_divergence", "loss_type": "aot"},
+            "model.f_divergence_type is 'js_divergence', but loss_type 'aot' has only 'reverse_kl'",
+        ),
     ],
 )
 def test_invalid_settings_are_named_before_a_model_is_loaded(wrong, message):

@@ -1,20 +1,44 @@
-"""DPO by two processes has the losses, metrics and weights of one."""
+"""Methods on pairs by two processes have the losses, metrics and weights of one."""
 
+import importlib.util
 import json
 
 import pytest
 
 from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS, in_two_processes
+from xtuner.recipes.deepspeed_files import deepspeed_file
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
+LOAD = "transformers.AutoModelForCausalLM.from_pretrained"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+# The reference is a frozen copy, or a model of its own in other folders.
+FULL = {"lora": None}
+ORPO = {"model.type": "xtuner.model.orpo.ORPO"}
+REWARD = {"model.type": "xtuner.model.reward.RewardModel"}
 CASES = {
     "ddp": SHORT,
     "fsdp": {**SHORT, "fsdp": True},
     "fsdp_apart": {**SHORT, "fsdp": True, "mixing": True},
     "shared": {**SHARED, **SHORT_TWICE},
+    "ddp_full": {**SHORT, **FULL},
+    "fsdp_full": {**SHORT, **FULL, "fsdp": True},
+    "fsdp_given": {**SHORT, **FULL, "fsdp": True, "other": True},
+    "shared_full": {**SHARED, **SHORT_TWICE, **FULL},
+    "fsdp_orpo": {**SHORT, **FULL, **ORPO, "fsdp": True},
+    "ddp_reward": {**SHORT, **REWARD},
+    "fsdp_reward": {**SHORT, **FULL, **REWARD, "fsdp": True},
+    "fsdp_reward_lora": {**SHORT, **REWARD, "fsdp": True},
+    "fsdp_reward_apart": {**SHORT, **REWARD, "fsdp": True, "mixing": True},
+    "shared_reward": {**SHARED, **SHORT_TWICE, **FULL, **REWARD},
+}
+ZERO_CASES = {
+    "zero2_full": SHORT,
+    "zero3_full": SHORT,
+    "zero3_given": {**SHORT, "other": True},
+    "zero3_reward": {**SHORT, **REWARD},
+    "zero3_reward_lora": {**SHORT, **REWARD, "lora": LORA},
 }
 
 
@@ -29,11 +53,18 @@ def cases(tmp_path_factory, common, saved):
             chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
             file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
     mixing = str(saved("bloom", n_layer=2, n_head=4))
-    return {name: options_of(dict(case), str(path), common["folder"], mixing) for name, case in CASES.items()}
+    other = str(saved("qwen3"))
+
+    def options(cases):
+        return {n: options_of(dict(case), str(path), common["folder"], mixing, other) for n, case in cases}
+
+    return options
 
 
-def options_of(case, path, folder, mixing):
+def options_of(case, path, folder, mixing, other):
     folder = mixing if case.pop("mixing", False) else folder
+    if case.pop("other", False):
+        case["model.ref_llm"] = {"type": LOAD, "pretrained_model_name_or_path": other}
     tokenizer = {
         "type": "transformers.AutoTokenizer.from_pretrained",
         "pretrained_model_name_or_path": folder,
@@ -49,10 +80,10 @@ def options_of(case, path, folder, mixing):
     }
     collate = "xtuner.dataset.collate_fns.preference_collate_fn.preference_collate_fn"
     return {
-        **case,
-        "folder": folder,
         "lora": LORA,
         "model.type": "xtuner.model.dpo.DPO",
+        **case,
+        "folder": folder,
         "train_dataloader.dataset": dataset,
         "train_dataloader.collate_fn": {"type": collate},
     }
@@ -60,16 +91,34 @@ def options_of(case, path, folder, mixing):
 
 @pytest.fixture(scope="module")
 def pairs_by_two(tmp_path_factory, common, cases):
-    options = {name: {**common, **case} for name, case in cases.items()}
+    options = {name: {**common, **case} for name, case in cases(CASES.items()).items()}
     return in_two_processes(options, tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def pairs_by_zero(tmp_path_factory, common, cases):
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("needs the package deepspeed")
+    options = {
+        name: {**common, **case, "deepspeed": json.loads(deepspeed_file(f"deepspeed_{name[:5]}").read_text())}
+        for name, case in cases((n, {**FULL, **case}) for n, case in ZERO_CASES.items()).items()
+    }
+    return in_two_processes(options, tmp_path_factory.mktemp("zero"))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_pairs_by_two_processes_train_as_by_one(case, one, pairs_by_two, assert_same):
     """Log-probabilities are of whole answers; the reference gathers weights as the model does."""
     found = pairs_by_two[case]
-    twice = {} if case == "shared" else {"train_dataloader.batch_size": 2}
+    twice = {} if "shared" in case else {"train_dataloader.batch_size": 2}
     expected = one(**found["options"], **twice)
     assert expected["losses"][-1] < expected["losses"][0]
     assert_same(found, expected)
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-4)
+
+
+@pytest.mark.parametrize("case", ZERO_CASES)
+def test_pairs_by_zero_train_as_by_one(case, one, pairs_by_zero, assert_same):
+    """The weights of the reference are divided as those of the model."""
+    found = pairs_by_zero[case]
+    assert_same(found, one(**found["options"], **{"train_dataloader.batch_size": 2}))

@@ -231,14 +231,6 @@ CONFIG = {
     "{path}: torch has no {name!r}.{hint}": "{path}: torch 中没有 {name!r}。{hint}",
     # what this version does not have
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
-    "training on preferences by ORPO or a reward model": "用 ORPO 或奖励模型做偏好训练",
-    "a full, lora or qlora config can train on the chosen answers": (
-        "可用 full、lora 或 qlora 配置在被选中的回答上训练"
-    ),
-    "DPO without model.lora": "没有 model.lora 的 DPO 训练",
-    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off": (
-        "请加上 lora=dict(type=LoraConfig, ...)：参考模型就是关闭适配器后的同一模型"
-    ),
     "training with images (LLaVA, InternVL)": "图像训练（LLaVA、InternVL）",
     "a full, lora or qlora config can train a language model": "可用 full、lora 或 qlora 配置训练语言模型",
     "measuring answers (val_evaluator, test_evaluator)": "评测回答（val_evaluator、test_evaluator）",

@@ -298,25 +298,71 @@ MODEL = {
     "EvaluateChatHook: generation_kwargs has an unknown name {name!r}.{hint} Known: {known}": (
         "EvaluateChatHook：generation_kwargs 中有未知的名称 {name!r}。{hint} 已知：{known}"
     ),
-    "train_dataloader: DPO trains on pairs of answers: set dataset = "
+    "train_dataloader: {method} trains on pairs of answers: set dataset = "
     "dict(type=build_preference_dataset, ...) and collate_fn = dict(type=preference_collate_fn)": (
-        "train_dataloader：DPO 用成对的回答训练：请设置 dataset = dict(type=build_preference_dataset, ...) "
-        "和 collate_fn = dict(type=preference_collate_fn)"
+        "train_dataloader：{method} 用成对的回答训练：请设置 "
+        "dataset = dict(type=build_preference_dataset, ...) 和 collate_fn = dict(type=preference_collate_fn)"
     ),
-    "DPO does not add the loss that balances experts, which the model's config asks for": (
-        "模型配置要求的专家均衡损失不会加入 DPO 的损失"
+    "{method} does not add the loss that balances experts, which the model's config asks for": (
+        "模型配置要求的专家均衡损失不会加入 {method} 的损失"
     ),
-    "model.loss_type is {loss_type!r}, but DPO has only 'sigmoid': set it, or leave it out": (
-        "model.loss_type 为 {loss_type!r}，而 DPO 只有 'sigmoid'：请改为它，或删去"
+    "model.{name} is {value!r}, but must be one of: {known}": (
+        "model.{name} 为 {value!r}，但必须是以下之一：{known}"
+    ),
+    "model.beta is {value}, but must be above 0: the usual value is 0.1": (
+        "model.beta 为 {value}，但必须大于 0：常用值为 0.1"
     ),
     "model.label_smoothing is {value}, but must be at least 0 and below 0.5": (
         "model.label_smoothing 为 {value}，但必须不小于 0 且小于 0.5"
     ),
-    "model.ref_llm: the reference is the model without its adapter: leave ref_llm out": (
-        "model.ref_llm：参考模型就是关掉适配器的模型，请删去 ref_llm"
+    "model.label_smoothing is {value}, but loss_type {loss_type!r} has none: set it to 0": (
+        "model.label_smoothing 为 {value}，但 loss_type {loss_type!r} 没有标签平滑：请设为 0"
     ),
-    "model.lora is not set, but the reference of DPO is the model with its adapter switched off: "
-    "add lora=dict(type=LoraConfig, ...)": (
-        "未设置 model.lora，而 DPO 的参考模型是关掉适配器的模型：请加上 lora=dict(type=LoraConfig, ...)"
+    "model.f_divergence_type is {value!r}, but loss_type {loss_type!r} has only 'reverse_kl'": (
+        "model.f_divergence_type 为 {value!r}，但 loss_type {loss_type!r} 只有 'reverse_kl'"
+    ),
+    "model.{name} is {value}, but must be at least 0": "model.{name} 为 {value}，但不能小于 0",
+    "loss_type {loss_type!r} compares the pairs of a batch with each other: how many a batch holds "
+    "(batch_size, max_packed_length) changes the loss": (
+        "loss_type {loss_type!r} 会把同一批中的各对相互比较："
+        "一批有多少对（batch_size、max_packed_length）会影响损失"
+    ),
+    "The reference is the base model without the adapter model.peft_model = {path!r}: to stay near that one, "
+    "merge it into its base and train a new adapter": (
+        "参考模型是不带适配器 model.peft_model = {path!r} 的基座模型：若要贴近该适配器，"
+        "请先把它合并进基座，再训练新的适配器"
+    ),
+    "model.ref_llm has {size} tokens and model.llm {trained}: the reference must have the same vocabulary; "
+    "name a model of the same family": (
+        "model.ref_llm 有 {size} 个 token，而 model.llm 有 {trained} 个："
+        "参考模型必须有相同的词表；请使用同一系列的模型"
+    ),
+    "model.ref_llm has another vocabulary than model.llm: token {token!r} is {there} there and {number} "
+    "here; name a model of the same family": (
+        "model.ref_llm 与 model.llm 的词表不同：token {token!r} 在前者为 {there}，在后者为 {number}；"
+        "请使用同一系列的模型"
+    ),
+    "model.reward_token_id is {token}, the padding token, which has no score: take another": (
+        "model.reward_token_id 为 {token}，它是填充 token，没有分数：请换一个"
+    ),
+    "model.reward_token_id is {token}, but a sample ends with token {last}: set is_reward = True and the "
+    "same reward_token_id in build_preference_dataset": (
+        "model.reward_token_id 为 {token}，但有样本以 token {last} 结尾：请在 build_preference_dataset 中"
+        "设置 is_reward = True 和相同的 reward_token_id"
+    ),
+    "model.llm has no pretrained_model_name_or_path: name the model": (
+        "model.llm 没有 pretrained_model_name_or_path：请写出模型"
+    ),
+    "model.llm: transformers has no model for sequence classification of the family '{family}', so no head "
+    "can be trained: take another family": (
+        "model.llm：transformers 没有系列 '{family}' 的序列分类模型，无法训练打分头：请换用其他系列"
+    ),
+    "model.llm is a {kind}, which has no head '{head}' of {count} outputs": (
+        "model.llm 是 {kind}，它没有 {count} 个输出的 '{head}' 头"
+    ),
+    "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
+    "AutoPeftModelForSequenceClassification of peft": (
+        "适配器 {folder} 属于给文本打分、不生成文本的模型："
+        "请用 peft 的 AutoPeftModelForSequenceClassification 加载"
     ),
 }

@@ -43,6 +43,7 @@ RUN = {
         "load_from = %r 是适配器，按 model.peft_model 处理"
     ),
     "Next: xtuner chat %s": "下一步：xtuner chat %s",
+    "Done. Next:\n  {convert}": "训练完成。下一步：\n  {convert}",
     "Done. Next:\n  {convert}\n  {chat}": "训练完成。下一步：\n  {convert}\n  {chat}",
     "{text!r} is no whole number of at least 0": "{text!r} 不是不小于 0 的整数",
     "--deepspeed {name} needs the package deepspeed: {command}": (

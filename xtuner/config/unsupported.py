@@ -1,13 +1,13 @@
 """Features of XTuner 0.1.x configs that this version does not have, in one table.
 
-model = dict(type=ORPO, ...)    NAMES      the dotted names that belong to a feature
-sequence_parallel_size = 8      SETTINGS   the settings that require one
-->  "training on preferences by ... is not available in this version; ..."
+model = dict(type=LLaVAModel, ...)    NAMES      the dotted names that belong to a feature
+framework = "huggingface"             SETTINGS   the settings that require one
+->  "training with images ... is not available in this version; ..."
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from xtuner.language import translate
@@ -37,14 +37,6 @@ class Setting(NamedTuple):
     asks: Callable[[Any], bool]
 
 
-_PREFERENCES = Feature(
-    "training on preferences by ORPO or a reward model",
-    "a full, lora or qlora config can train on the chosen answers",
-)
-_FULL_DPO = Feature(
-    "DPO without model.lora",
-    "add lora=dict(type=LoraConfig, ...): the reference is the model with its adapter switched off",
-)
 _IMAGES = Feature(
     "training with images (LLaVA, InternVL)", "a full, lora or qlora config can train a language model"
 )
@@ -69,7 +61,6 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 
 # A name includes all names below it.
 NAMES: dict[str, Feature] = {
-    **_belonging(_PREFERENCES, "model.orpo model.reward"),
     **_belonging(_IMAGES, "model.LLaVAModel model.InternVL_V1_5"),
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
     **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
@@ -78,13 +69,7 @@ NAMES: dict[str, Feature] = {
 }
 
 
-def _is_full_dpo(model: Any) -> bool:
-    trains_adapter = any(model.get(name) for name in ("lora", "peft_model"))
-    return "xtuner.model.dpo.DPO" in str(model.get("type")) and not trains_adapter
-
-
 SETTINGS: tuple[Setting, ...] = (
-    Setting("model", _FULL_DPO, lambda value: isinstance(value, Mapping) and _is_full_dpo(value)),
     Setting("framework", _TRAINER, lambda value: value == "huggingface"),
     *(
         Setting(path, _VALIDATION, lambda value: value is not None)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from xtuner.chat.trained_with import CONFIG_NAME
-from xtuner.loadable import CAUSAL, auto_class
+from xtuner.loadable import CAUSAL, auto_class, is_classifier
 from xtuner.model_folder import read_json
 
 _SETTINGS = (
@@ -51,7 +51,11 @@ def write_card(folder: Path, base: str | None, kind: str) -> None:
     if settings:
         rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in settings.items())
         parts.append(f"| setting | value |\n|---|---|\n{rows}")
-    parts.append(_use(kind, hub_name(base) or "BASE", _loader(folder if kind != "adapter" else base)))
+    name_of_base = hub_name(base) or "BASE"
+    if _scores(folder):
+        parts.append(_use_of_scores(kind, name_of_base))
+    else:
+        parts.append(_use(kind, name_of_base, _loader(folder if kind != "adapter" else base)))
     (folder / "README.md").write_text("\n".join(parts), "utf-8")
 
 
@@ -71,7 +75,7 @@ def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str,
     data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
     if data:
         fields["datasets"] = data
-    fields["pipeline_tag"] = "text-generation"
+    fields["pipeline_tag"] = "text-classification" if _scores(folder) else "text-generation"
     fields["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
     return "".join(
         f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)
@@ -123,6 +127,27 @@ def _loader(source: str | Path | None) -> str:
     """The auto class that loads a model; AutoModelForCausalLM if `source` is not on this machine."""
     file = Path(source or "") / "config.json"
     return auto_class(read_json(file), file.parent, trust_remote_code=True) if file.is_file() else CAUSAL
+
+
+def _scores(folder: Path) -> bool:
+    """Whether the folder holds a model, or an adapter of one, whose head gives numbers."""
+    config, adapter = folder / "config.json", folder / "adapter_config.json"
+    if adapter.is_file():
+        return read_json(adapter).get("task_type") == "SEQ_CLS"
+    return config.is_file() and is_classifier(read_json(config))
+
+
+def _use_of_scores(kind: str, base: str) -> str:
+    name, library = "AutoModelForSequenceClassification", "transformers"
+    if kind == "adapter":
+        name, library = "AutoPeftModelForSequenceClassification", "peft"
+    source = "THIS_FOLDER" if kind != "adapter" else base
+    return (
+        f"```python\nfrom {library} import {name}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {name}.from_pretrained("THIS_FOLDER", num_labels=1)\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{source}")\n'
+        'score = model(**tokenizer("TEXT", return_tensors="pt")).logits[0, 0]\n```\n'
+    )
 
 
 def _use(kind: str, base: str, loader: str) -> str:

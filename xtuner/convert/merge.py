@@ -44,6 +44,7 @@ from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.errors import ConfigError, ModelError
 from xtuner.log import logger
 from xtuner.model.loading import is_native, load_config
+from xtuner.model.lora import check_writes_text
 from xtuner.model_folder import has_tokenizer, tokenizer_files
 
 _VISION = "vision_model."
@@ -67,6 +68,7 @@ def merge(
     parse_size(max_shard_size)
     base_dir, adapter_dir = model_folder(base, "the base model"), model_folder(adapter, "the adapter")
     lora = read_adapter(adapter_dir)
+    check_writes_text(adapter_dir)
     weights = Weights(base_dir)
     _refuse_quantised(base_dir, weights)
     plan = _plan(weights, lora, base_dir, is_clip)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from xtuner import loadable
 from xtuner.convert.lora import Adapter, Packed
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.errors import ModelError
@@ -32,9 +33,13 @@ from xtuner.model_folder import read_json
 
 def empty_model(folder: Path) -> Any:
     """The model of a folder on the meta device, without weights."""
+    from transformers import AutoModelForSequenceClassification
+
     config = load_config(folder)
+    scores = loadable.is_classifier(config.to_dict())
+    kind = AutoModelForSequenceClassification if scores else auto_class_of(config, folder)
     with torch.device("meta"):
-        return auto_class_of(config, folder).from_config(config)
+        return kind.from_config(config)
 
 
 def has_mapping(folder: Path) -> bool:

@@ -204,10 +204,10 @@ def _config_from_weights(folder: Path, cfg: Config, state: Mapping[str, torch.Te
 
 
 def _sorted_lists(config: dict[str, Any]) -> dict[str, Any]:
-    # peft writes sets in an order that differs from run to run.
+    # peft writes sets in an order that differs from run to run, and a head to save twice.
     for key in ("target_modules", "modules_to_save"):
         if isinstance(config.get(key), list):
-            config[key] = sorted(config[key])
+            config[key] = sorted(set(config[key]))
     return config
 
 

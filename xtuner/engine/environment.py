@@ -64,8 +64,9 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
     """The files of a model folder besides weights, to convert a checkpoint without it: text or bytes."""
     with tempfile.TemporaryDirectory() as folder:
         llm.config.save_pretrained(folder)
-        if llm.generation_config is not None:
-            llm.generation_config.save_pretrained(folder)
+        generation_config = getattr(llm, "generation_config", None)  # one that only scores has none
+        if generation_config is not None:
+            generation_config.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         for name in _OF_IMAGES_AND_SOUND:

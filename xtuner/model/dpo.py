@@ -5,41 +5,55 @@ log-probs    of all supervised tokens, summed for each sample     by the model, 
 reward       beta * (log-prob by the model - log-prob by the reference)
 loss         -log sigmoid(reward of chosen - reward of rejected), the mean over the pairs of the update
 
-The reference is the model with its adapter switched off. `label_smoothing` e takes labels to be wrong with
-probability e: the loss is (1 - e) * loss + e * loss of the swapped pair.
+That is the loss of the type "sigmoid"; preference_losses.py has the others. The reference (reference.py) is
+the model with its adapter switched off, without an adapter a frozen copy of it, or the model `ref_llm`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
-from xtuner.model.language_model import PackedLanguageModel
-from xtuner.model.packed import Packed, to_device
+from xtuner.model import reference
+from xtuner.model.packed import Packed
+from xtuner.model.pairs import (
+    Answers,
+    PairLanguageModel,
+    answers_of,
+    check_beta,
+    check_known,
+    check_smoothing,
+    check_weights,
+    reward_metrics,
+)
 from xtuner.model.passes import Pass
-from xtuner.model.reference import AdapterOff
-from xtuner.model.router import balance_weight
-from xtuner.model.train_module import Outputs
+from xtuner.model.preference_losses import (
+    DIVERGENCES,
+    DPO_LOSSES,
+    OF_BATCH,
+    OF_MARGINS,
+    OF_MEANS,
+    Scores,
+    score,
+)
 
 
-class DPO(PackedLanguageModel):
-    """A language model with LoRA that learns to prefer the chosen answer of each pair."""
+class DPO(PairLanguageModel):
+    """A language model that learns to prefer the chosen answer of each pair, near a reference."""
 
-    metrics = ("chosen_rewards", "rejected_rewards", "reward_acc", "reward_margin")
-    better_if_larger = frozenset({"chosen_rewards", "reward_acc", "reward_margin"})
+    unbuilt = frozenset({"llm", "ref_llm"})
 
     def __init__(
         self,
         llm: Mapping[str, Any] | nn.Module,
-        ref_llm: Any = None,
+        ref_llm: Mapping[str, Any] | nn.Module | None = None,
         beta: float = 0.1,
         loss_type: str = "sigmoid",
         label_smoothing: float = 0.0,
@@ -49,9 +63,18 @@ class DPO(PackedLanguageModel):
         use_varlen_attn: bool = False,
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
+        rpo_alpha: float = 0.0,
+        length_normalized: bool = False,
+        f_divergence_type: str = "reverse_kl",
+        f_alpha_divergence_coef: float = 0.5,
     ):
-        """`label_smoothing`: the assumed fraction of pairs with exchanged labels, below 0.5."""
-        _check(ref_llm, loss_type, label_smoothing, has_adapter=lora is not None or peft_model is not None)
+        """`label_smoothing`: the fraction of pairs taken to be labelled the wrong way round, below 0.5.
+
+        `rpo_alpha`: the weight of a supervised loss of the chosen answer, the mean over its tokens (Pang et
+        al. 2024, 2404.19733). `length_normalized`: log-probabilities are means over tokens, no sums (Lambert
+        et al. 2024, 2411.15124).
+        """
+        _check(beta, loss_type, label_smoothing, rpo_alpha, f_divergence_type)
         super().__init__(
             llm,
             lora,
@@ -62,68 +85,83 @@ class DPO(PackedLanguageModel):
             max_position_embeddings,
         )
         self.beta = beta
+        self.loss_type = loss_type
         self.label_smoothing = label_smoothing
-        self._reference = AdapterOff(self.llm)
-        if balance_weight(self.llm):
-            say_once("DPO does not add the loss that balances experts, which the model's config asks for")
-
-    def num_items(self, data: dict[str, Any]) -> int:
-        """The number of pairs."""
-        if "num_pairs" not in data:
-            raise ConfigError(
-                translate(
-                    "train_dataloader: DPO trains on pairs of answers: set dataset = "
-                    "dict(type=build_preference_dataset, ...) and "
-                    "collate_fn = dict(type=preference_collate_fn)"
+        self.rpo_alpha = rpo_alpha
+        self.uses_means = length_normalized or loss_type in OF_MEANS
+        self.divergence = f_divergence_type, f_alpha_divergence_coef
+        if rpo_alpha:
+            self.metrics = (*self.metrics, "nll_loss")
+        self.reference: reference.ReferenceModel | None = None
+        if ref_llm is not None:
+            self.reference = reference.given_model(ref_llm, self.llm)
+        elif not self.uses_adapter:
+            self.reference = reference.frozen_copy(llm, self.llm, tokenizer, max_position_embeddings)
+        else:
+            if peft_model:
+                say_once(
+                    "The reference is the base model without the adapter model.peft_model = {path!r}: to "
+                    "stay near that one, merge it into its base and train a new adapter",
+                    path=peft_model,
                 )
-            )
-        return data["num_pairs"]
+            self._adapter_off = reference.AdapterOff(self.llm)
 
-    def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"llm": self.llm, **({"reference": self.reference.llm} if self.reference else {})}
+
+    def enable_sequence_parallel(self, group: Any) -> None:
+        super().enable_sequence_parallel(group)
+        if self.reference:
+            self.reference.enable_sequence_parallel(group)
+
+    def use_plain_layers(self) -> None:
+        super().use_plain_layers()
+        if self.reference:
+            self.reference.use_plain_layers()
+
+    def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
         todo = self.passes_of(packed, with_loss=True)
-        with self._reference.active():
-            reference = self._sums_by_sample(todo, packed)
-        rewards = self.beta * (self._sums_by_sample(todo, packed) - reference)
-        chosen, rejected = rewards[0::2], rewards[1::2]
-        margins, wrong = chosen - rejected, self.label_smoothing
-        losses = -(1 - wrong) * logsigmoid(margins) - wrong * logsigmoid(-margins)
-        loss = losses.sum() / (len(margins) if num_items is None else num_items)
-        size = 1 if self._sequence_group is None else self._sequence_group.size()
-        # All sequence-parallel ranks have computed the whole loss. Their values are added, and so are their
-        # gradients, each of which is of the rank's tokens.
-        loss = loss - loss.detach() * (1 - 1 / size)
-        values = chosen, rejected, (margins > 0).to(margins.dtype), margins
-        sums = {n: v.detach().sum() / size for n, v in zip(self.metrics, values, strict=True)}
-        return {"loss": loss, "sums": sums}
+        before = self._reference_answers(packed, todo)
+        now = answers_of(self, packed, todo)
+        ratios = now.logprobs - before.logprobs
+        losses = DPO_LOSSES[self.loss_type](self._scores(now, before), self.beta, self.label_smoothing)
+        rewards = self.beta * (ratios / now.lengths.clamp(min=1) if self.uses_means else ratios)
+        values = reward_metrics(rewards[0::2], rewards[1::2])
+        if self.rpo_alpha:
+            values["nll_loss"] = -now.means[0::2]
+            losses = losses + self.rpo_alpha * values["nll_loss"]
+        return losses, values
 
-    def _sums_by_sample(self, todo: list[Pass], packed: Packed) -> Tensor:
-        """The summed log-probability of the supervised tokens of each sample."""
-        logprobs, positions = self.token_logprobs(todo)
-        samples = np.searchsorted(packed.boundaries, positions, side="right") - 1
-        zeros = torch.zeros(len(packed.boundaries) - 1, dtype=logprobs.dtype, device=logprobs.device)
-        sums = zeros.index_add(0, to_device(samples, logprobs.device), logprobs)
-        if self._sequence_group is None:
-            return sums
-        whole = sums.detach().clone()
-        torch.distributed.all_reduce(whole, group=self._sequence_group)
-        return sums + (whole - sums.detach())
+    def _scores(self, now: Answers, before: Answers) -> Scores:
+        scores = score(now.logprobs - before.logprobs, *self.divergence)
+        policy, by_reference = now.logprobs, before.logprobs
+        if self.uses_means:
+            lengths = now.lengths.clamp(min=1)
+            scores, policy, by_reference = scores / lengths, now.means, before.means
+        margins = (x[0::2] - x[1::2] for x in (policy, by_reference))
+        return Scores(scores[0::2], scores[1::2], *margins)
+
+    def _reference_answers(self, packed: Packed, todo: list[Pass]) -> Answers:
+        if self.reference is None:
+            with self._adapter_off.active():
+                return answers_of(self, packed, todo)
+        with torch.no_grad():
+            return answers_of(self.reference, packed)
 
 
-def _check(ref_llm: Any, loss_type: str, label_smoothing: float, has_adapter: bool) -> None:
-    if loss_type != "sigmoid":
-        what = "model.loss_type is {loss_type!r}, but DPO has only 'sigmoid': set it, or leave it out"
-        raise ConfigError(translate(what, loss_type=loss_type))
-    if not 0 <= label_smoothing < 0.5:
-        what = "model.label_smoothing is {value}, but must be at least 0 and below 0.5"
-        raise ConfigError(translate(what, value=label_smoothing))
-    if ref_llm is not None:
-        raise ConfigError(
-            translate("model.ref_llm: the reference is the model without its adapter: leave ref_llm out")
-        )
-    if not has_adapter:
-        raise ConfigError(
-            translate(
-                "model.lora is not set, but the reference of DPO is the model with its adapter switched off: "
-                "add lora=dict(type=LoraConfig, ...)"
-            )
+def _check(beta: float, loss_type: str, smoothing: float, rpo_alpha: float, divergence: str) -> None:
+    check_beta(beta)
+    check_known("loss_type", loss_type, DPO_LOSSES)
+    check_smoothing(smoothing, loss_type)
+    check_known("f_divergence_type", divergence, DIVERGENCES)
+    if divergence != "reverse_kl" and loss_type not in OF_MARGINS:
+        what = "model.f_divergence_type is {value!r}, but loss_type {loss_type!r} has only 'reverse_kl'"
+        raise ConfigError(translate(what, value=divergence, loss_type=loss_type))
+    check_weights(rpo_alpha=rpo_alpha)
+    if loss_type in OF_BATCH:
+        say_once(
+            "loss_type {loss_type!r} compares the pairs of a batch with each other: how many a batch holds "
+            "(batch_size, max_packed_length) changes the loss",
+            logging.INFO,
+            loss_type=loss_type,
         )

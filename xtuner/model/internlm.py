@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import (
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
+)
 
 from xtuner.model.internlm2 import HubRopeConfig
 
@@ -26,6 +32,20 @@ class InternLMConfig(HubRopeConfig):
                 factor = float(self.rotary.get("scaling_factor", 1.0))
                 kwargs["rope_scaling"] = {"rope_type": "dynamic", "factor": factor}
         super().__post_init__(**kwargs)
+
+
+class InternLMForSequenceClassification(LlamaForSequenceClassification):
+    """Llama's model for sequence classification."""
+
+    config_class = InternLMConfig
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
+
+    def __init__(self, config: InternLMConfig):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels: int = config.num_labels  # type: ignore[assignment]
+        self.model = LlamaModel(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()
 
 
 class InternLMForCausalLM(LlamaForCausalLM):

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import (
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
     LlamaModel,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
@@ -173,6 +174,23 @@ class InternLM2Model(InternLM2PreTrainedModel, LlamaModel):
 
     def set_input_embeddings(self, value: Any) -> None:
         self.tok_embeddings = value
+
+
+class InternLM2ForSequenceClassification(InternLM2PreTrainedModel, LlamaForSequenceClassification):
+    """Llama's model for sequence classification over InternLM2's, with the head named `score`."""
+
+    def __init__(self, config: InternLM2Config):
+        PreTrainedModel.__init__(self, config)
+        self.num_labels: int = config.num_labels  # type: ignore[assignment]
+        self.model = InternLM2Model(config)
+        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.tok_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.tok_embeddings = value
 
 
 class InternLM2ForCausalLM(InternLM2PreTrainedModel, LlamaForCausalLM):

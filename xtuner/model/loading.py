@@ -28,7 +28,7 @@ from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped
 from xtuner.model.base import base_model
 from xtuner.model.language_part import freeze_the_rest
-from xtuner.model.lora import attach_adapter, check_adapter_folder
+from xtuner.model.lora import attach_adapter, check_adapter_folder, check_writes_text
 from xtuner.model.quantization import (
     bitsandbytes_config,
     is_quantized,
@@ -53,16 +53,26 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 @functools.cache
 def register_families() -> None:
     """Register InternLM and InternLM2 (models, configs, tokenizers) and our attention with transformers."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from xtuner.model.internlm import InternLMConfig, InternLMForCausalLM
-    from xtuner.model.internlm2 import InternLM2Config, InternLM2ForCausalLM
+    from xtuner.model.internlm import (
+        InternLMConfig,
+        InternLMForCausalLM,
+        InternLMForSequenceClassification,
+    )
+    from xtuner.model.internlm2 import (
+        InternLM2Config,
+        InternLM2ForCausalLM,
+        InternLM2ForSequenceClassification,
+    )
     from xtuner.model.internlm_tokenizer import register_tokenizers
 
     AutoConfig.register("internlm", InternLMConfig)
     AutoConfig.register("internlm2", InternLM2Config)
     AutoModelForCausalLM.register(InternLMConfig, InternLMForCausalLM)
     AutoModelForCausalLM.register(InternLM2Config, InternLM2ForCausalLM)
+    AutoModelForSequenceClassification.register(InternLMConfig, InternLMForSequenceClassification)
+    AutoModelForSequenceClassification.register(InternLM2Config, InternLM2ForSequenceClassification)
     register_tokenizers()
     attention.register_attention()
     silence_known_warnings()
@@ -441,6 +451,7 @@ def load_for_chat(
     loadable.check_language_model(path, trust_remote_code=trust_remote_code)
     if adapter is not None:
         check_adapter_folder(adapter)
+        check_writes_text(adapter)
     # An adapter trained with added tokens has the tokenizer for them.
     brings = adapter is not None and has_tokenizer(Path(adapter))
     named = str(adapter) if brings else path

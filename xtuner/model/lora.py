@@ -35,7 +35,7 @@ from xtuner.model.targets import (
     linear_layer_names,
     packed_experts,
 )
-from xtuner.model_folder import check_no_pointers
+from xtuner.model_folder import check_no_pointers, read_json
 from xtuner.paths import check_adapter_path
 
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -279,6 +279,16 @@ def check_adapter_folder(folder: str | Path) -> None:
     """Raise NotFoundError or ModelError if `folder` is not an adapter."""
     check_adapter_path(folder)
     check_no_pointers(Path(folder), ["adapter_model.*"])
+
+
+def check_writes_text(folder: str | Path) -> None:
+    """Raise ModelError where the adapter is that of a model that scores texts, such as a reward model."""
+    if read_json(Path(folder) / "adapter_config.json").get("task_type") == "SEQ_CLS":
+        what = (
+            "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
+            "AutoPeftModelForSequenceClassification of peft"
+        )
+        raise ModelError(translate(what, folder=folder))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

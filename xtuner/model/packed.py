@@ -33,14 +33,6 @@ class Packed:
     targets: np.ndarray
 
 
-def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` as a tensor on `device`, without waiting for the device."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 def pack(data: dict[str, Any], device: torch.device) -> Packed:
     """The samples of a batch, without its padding."""
     boundaries = boundaries_of(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 # logger -> beginnings of messages
 _HARMLESS = {
@@ -14,6 +15,9 @@ _HARMLESS = {
     "transformers.modeling_utils": ("\x1b[1mCLIPVisionModel LOAD REPORT",),
 }
 
+_REPORTED = re.compile(r"^([\w.]+) *\| *(MISSING|UNEXPECTED|MISMATCH|CONVERSION)", re.MULTILINE)
+_OLD_HEADS = ("lm_head.weight", "lm_head.bias", "output.weight")
+
 
 class _Drop(logging.Filter):
     def __init__(self, beginnings: tuple[str, ...]):
@@ -24,9 +28,20 @@ class _Drop(logging.Filter):
         return not str(record.msg).startswith(self.beginnings)
 
 
+class _DropNewHead(logging.Filter):
+    """Drops the report that nothing but a head is new, or has no place any more."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        found = _REPORTED.findall(str(record.msg))
+        known = {("score.weight", "MISSING"), *((head, "UNEXPECTED") for head in _OLD_HEADS)}
+        return "ForSequenceClassification LOAD REPORT" not in str(record.msg) or not {*found} <= known
+
+
 def silence_known_warnings() -> None:
     """Drop the messages above; all others of these libraries are still logged."""
     for name, beginnings in _HARMLESS.items():
         target = logging.getLogger(name)
         if not any(isinstance(f, _Drop) for f in target.filters):
             target.addFilter(_Drop(beginnings))
+            if name == "transformers.modeling_utils":
+                target.addFilter(_DropNewHead())

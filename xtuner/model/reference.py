@@ -1,15 +1,29 @@
-"""The reference model of preference training."""
+"""The model that a method on preferences compares the trained one with.
+
+AdapterOff        the trained model without its adapter      no second copy of any weight
+ReferenceModel    a model of its own, frozen                 the model before training, or a given one
+"""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from xtuner.errors import ConfigError, XTunerError
+from xtuner.language import translate
+from xtuner.model import loading
+from xtuner.model.base import base_model
+from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.tokenizer import load_tokenizer
+from xtuner.model_folder import has_tokenizer
 
 _RANDOM = re.compile(r"drop|jitter|noise")
 
@@ -39,8 +53,88 @@ class AdapterOff:
     @functools.cached_property
     def _random_modules(self) -> list[nn.Module]:
         # NEFTune adds its noise after the embedding.
-        found = [module for module in self._llm.modules() if _is_random(module)]
-        return [*found, self._llm.get_input_embeddings()]
+        return [*_random_modules(self._llm), self._llm.get_input_embeddings()]
+
+
+class ReferenceModel(SupervisedFinetune):
+    """A frozen language model without dropout, which no checkpoint holds.
+
+    It is a module inside the trained one, so that a backend divides its weights too.
+    """
+
+    def __init__(self, llm: nn.Module) -> None:
+        super().__init__(llm, use_activation_checkpointing=False)
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ReferenceModel:
+        """Run by the code that trains where `mode` says so, as the trained model does, but for dropout."""
+        super().train(mode)
+        for module in _random_modules(self.llm):
+            module.training = False
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing: its weights are those of the model that it was made from."""
+        return kwargs.get("destination") or {}
+
+
+def frozen_copy(
+    llm_cfg: Mapping[str, Any] | nn.Module, llm: Any, tokenizer: Any, max_position_embeddings: int | None
+) -> ReferenceModel:
+    """The model that `llm_cfg` describes as it is before training; `llm` is the same, already loaded."""
+    if isinstance(llm_cfg, Mapping) and llm_cfg.get("pretrained_model_name_or_path"):
+        # Read once more: weights may still be in their files, and a copy would be whole on every process.
+        cfg = dict(llm_cfg)
+        return ReferenceModel(
+            loading.load_llm(
+                cfg, tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=True
+            )
+        )
+    return ReferenceModel(copy.deepcopy(llm))
+
+
+def given_model(ref_llm: Mapping[str, Any] | nn.Module, llm: Any) -> ReferenceModel:
+    """The model `ref_llm`, in its own precision; ConfigError if its tokens are not those of `llm`."""
+    found: Any = ref_llm if isinstance(ref_llm, nn.Module) else loading.load_llm(dict(ref_llm))
+    _check_vocabulary(llm, found)
+    return ReferenceModel(found)
+
+
+def _check_vocabulary(llm: Any, ref_llm: Any) -> None:
+    own, other = (_vocabulary(model) for model in (llm, ref_llm))
+    size = ref_llm.get_input_embeddings().num_embeddings
+    if own is None or other is None:
+        trained = llm.get_input_embeddings().num_embeddings
+        if trained != size:
+            what = (
+                "model.ref_llm has {size} tokens and model.llm {trained}: the reference must have the same "
+                "vocabulary; name a model of the same family"
+            )
+            raise ConfigError(translate(what, size=size, trained=trained))
+        return
+    for token, number in own.items():
+        if other.get(token, number) != number or number >= size:
+            there = other.get(token, translate("missing"))
+            what = (
+                "model.ref_llm has another vocabulary than model.llm: token {token!r} is {there} there and "
+                "{number} here; name a model of the same family"
+            )
+            raise ConfigError(translate(what, token=token, there=there, number=number))
+
+
+def _vocabulary(llm: Any) -> dict[str, int] | None:
+    """The numbers of all tokens of the folder that `llm` was loaded from; None if that has no tokenizer."""
+    path = getattr(base_model(llm).config, "_name_or_path", "")
+    if not path or not has_tokenizer(Path(path)):
+        return None
+    try:
+        return load_tokenizer(path).get_vocab()
+    except XTunerError:
+        return None
+
+
+def _random_modules(llm: nn.Module) -> list[nn.Module]:
+    return [module for module in llm.modules() if _is_random(module)]
 
 
 def _is_random(module: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xtuner.log import say_once
 from xtuner.model.base import base_model
 
 
@@ -22,3 +23,10 @@ def balance_weight(llm: Any) -> float:
     if not getattr(config, "output_router_logits", False):
         return 0.0
     return getattr(config, "router_aux_loss_coef", None) or getattr(config, "aux_loss_coef", None) or 0.0
+
+
+def log_missing_balance(llm: Any, method: str) -> None:
+    """Log where the config of `llm` asks for the balance of experts, which `method` does not add."""
+    if balance_weight(llm):
+        what = "{method} does not add the loss that balances experts, which the model's config asks for"
+        say_once(what, method=method)

@@ -36,6 +36,8 @@ class TrainModule(nn.Module, ABC):
     better_if_larger: frozenset[str] = frozenset()
     # Whether only an adapter is trained and saved.
     uses_adapter: bool = False
+    # Whether the trained model answers in words, so that one can chat with it.
+    writes_text: bool = True
 
     @abstractmethod
     def num_items(self, data: dict[str, Any]) -> int:

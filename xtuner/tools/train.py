@@ -83,6 +83,8 @@ def next_steps(config: Config, run: Run) -> str:
     """The commands to convert the newest checkpoint and chat with it."""
     written, out = run.work_dir / Path(config.filename).name, run.work_dir / "hf"
     convert = ["xtuner", "convert", "pth_to_hf", str(written), run.kept_checkpoints[-1], str(out)]
+    if not run.model.writes_text:
+        return translate("Done. Next:\n  {convert}", convert=shlex.join(convert))
     base = named_llm(config)
     adapted = getattr(run.model, "uses_adapter", False) and base is not None
     chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]

@@ -1,0 +1,265 @@
+"""Losses on preferences beside those of TRL: the same weights and answers, the largest differences.
+
+    python benchmarks/peers.py install trl
+    python benchmarks/trl_losses.py                    by the Python of that environment
+    python benchmarks/trl_losses.py --python PYTHON    by another one that has TRL
+
+A row holds our loss, and how far TRL's loss and gradient are from ours, relative to ours. Ours runs packed,
+theirs padded, both in fp32, so differences are those of rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+VOCABULARY = 128
+BETA = 0.3
+# (prompt, chosen, rejected): numbers of tokens. All chosen answers have one length, as TRL weighs the
+# supervised term by tokens and not by answers.
+LENGTHS = [(1, 6, 4), (1, 6, 9), (1, 6, 2), (1, 6, 6)]
+DPO_CASES: list[dict[str, Any]] = [
+    {"loss_type": "sigmoid"},
+    {"loss_type": "hinge"},
+    {"loss_type": "ipo"},
+    {"loss_type": "exo_pair", "label_smoothing": 0.1},
+    {"loss_type": "nca_pair"},
+    {"loss_type": "robust", "label_smoothing": 0.1},
+    {"loss_type": "sppo_hard"},
+    {"loss_type": "aot"},
+    {"loss_type": "aot", "label_smoothing": 0.1},
+    {"loss_type": "aot_unpaired"},
+    {"loss_type": "apo_zero"},
+    {"loss_type": "apo_down"},
+    {"loss_type": "discopop"},
+    {"loss_type": "sigmoid", "length_normalized": True},
+    {"loss_type": "sigmoid", "rpo_alpha": 0.7},
+    *(
+        {"loss_type": loss, "f_divergence_type": divergence}
+        for loss in ("sigmoid", "hinge", "ipo", "discopop")
+        for divergence in ("forward_kl", "js_divergence", "alpha_divergence")
+    ),
+]
+CPO_CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("CPO", {}, {}),
+    ("CPO", {"label_smoothing": 0.1}, {"label_smoothing": 0.1}),
+    ("CPO", {"loss_type": "hinge", "sft_weight": 0.5}, {"loss_type": "hinge", "cpo_alpha": 0.5}),
+    ("CPO", {"loss_type": "ipo"}, {"loss_type": "ipo"}),
+    ("SimPO", {"gamma": 0.5}, {"loss_type": "simpo", "simpo_gamma": 0.5, "cpo_alpha": 0.0}),
+    (
+        "SimPO",
+        {"gamma": 0.5, "sft_weight": 0.2},
+        {"loss_type": "simpo", "simpo_gamma": 0.5, "cpo_alpha": 0.2},
+    ),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--python", help="the Python of an environment with TRL")
+    parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="the folder of peers.py")
+    args = parser.parse_args()
+    if importlib.util.find_spec("trl") is not None:
+        compare()
+        return
+    from peers import python_of
+
+    python = args.python or python_of("trl", args.peers)
+    if python is None:
+        sys.exit("TRL is not installed: python benchmarks/peers.py install trl, or name a --python")
+    paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    sys.exit(subprocess.run([python, __file__], env=environment).returncode)
+
+
+def compare() -> None:
+    """Print the table."""
+    import datasets
+    import torch
+    import transformers
+    import trl
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
+    print(f"{'method':58} {'loss':>12} {'of loss':>9} {'of gradient':>12}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder)]:
+            (loss, grads), (their_loss, their_grads) = ours, theirs
+            of_loss = abs(loss - their_loss) / abs(loss)
+            of_grads = max((grads[n] - g).norm() / grads[n].norm() for n, g in their_grads.items())
+            print(f"{name:58} {loss:12.7f} {of_loss:9.1e} {of_grads:12.1e}")
+
+
+def models() -> tuple[Any, Any]:
+    """The trained model and its reference: random, in fp32."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes)
+    torch.manual_seed(0)
+    found = []
+    for _ in range(2):
+        model = LlamaForCausalLM(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+        found.append(model)
+    return found[0], found[1]
+
+
+def tokenizer() -> Any:
+    """Words w0, w1, ...; only there because the trainers want one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w3"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="w0", bos_token="w1", eos_token="w2")
+
+
+def answers() -> list[dict[str, list[int]]]:
+    """Token ids of the pairs."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    return [
+        {
+            name: torch.randint(3, VOCABULARY, (count,), generator=generator).tolist()
+            for name, count in zip(names, lengths, strict=True)
+        }
+        for lengths in LENGTHS
+    ]
+
+
+def rows() -> Any:
+    """Rows of text, for the trainers' constructors."""
+    from datasets import Dataset
+
+    return Dataset.from_list([{"prompt": "w5", "chosen": " w6 w7", "rejected": " w8"}] * 4)
+
+
+def packed() -> dict[str, Any]:
+    """The pairs in one pack, as a batch of ours."""
+    import numpy as np
+
+    from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
+
+    ids: list[int] = []
+    labels: list[int] = []
+    boundaries = [0]
+    for pair in answers():
+        for name in ("chosen_ids", "rejected_ids"):
+            ids += pair["prompt_ids"] + pair[name]
+            labels += [-100] * len(pair["prompt_ids"]) + pair[name]
+            boundaries.append(len(ids))
+    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
+    return preference_collate_fn([item])["data"]
+
+
+def measured(loss: Any, model: Any) -> tuple[float, dict[str, Any]]:
+    """The loss and the gradients by name."""
+    model.zero_grad()
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def ours(method: Any, model: Any, **settings: Any) -> tuple[float, dict[str, Any]]:
+    """Of a method of ours on a copy of `model`."""
+    trained = method(copy.deepcopy(model), **settings).train()
+    return measured(trained(packed())["loss"], trained.llm)
+
+
+def arguments(kind: Any, folder: str, **settings: Any) -> Any:
+    """Arguments of a trainer of TRL on a CPU."""
+    usual = {"output_dir": folder, "report_to": [], "use_cpu": True, "bf16": False, "beta": BETA}
+    return kind(**usual, gradient_checkpointing=False, per_device_train_batch_size=4, **settings)
+
+
+def dpo(folder: str) -> Any:
+    from trl import DPOConfig, DPOTrainer
+
+    from xtuner.model.dpo import DPO
+
+    for case in DPO_CASES:
+        model, reference = models()
+        own = ours(DPO, model, ref_llm=copy.deepcopy(reference), beta=BETA, **case)
+        asked = {k: v for k, v in case.items() if k not in ("rpo_alpha", "length_normalized")}
+        if case.get("length_normalized"):
+            asked["loss_type"] = "sigmoid_norm"
+        if "rpo_alpha" in case:
+            asked |= {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, case["rpo_alpha"]]}
+        trainer = DPOTrainer(
+            model,
+            ref_model=reference,
+            args=arguments(DPOConfig, folder, **asked),
+            train_dataset=rows(),
+            processing_class=tokenizer(),
+        )
+        batch = trainer.data_collator(answers())
+        theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
+        yield f"DPO {' '.join(f'{k}={v}' for k, v in case.items())}", own, theirs
+
+
+def of_pairs(trainer: Any) -> tuple[float, dict[str, Any]]:
+    """Of a trainer that takes padded prompts, chosen and rejected answers with labels."""
+    import torch
+
+    batch: dict[str, Any] = {}
+    for side in ("chosen", "rejected"):
+        found = [pair["prompt_ids"] + pair[f"{side}_ids"] for pair in answers()]
+        width = max(map(len, found))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in found])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in found])
+        labels = ids.masked_fill(mask == 0, -100)
+        for row, pair in enumerate(answers()):
+            labels[row, : len(pair["prompt_ids"])] = -100
+        batch |= {f"{side}_input_ids": ids, f"{side}_attention_mask": mask, f"{side}_labels": labels}
+    loss, _ = trainer.get_batch_loss_metrics(trainer.model.train(), batch)
+    return measured(loss, trainer.model)
+
+
+def orpo(folder: str) -> Any:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    from xtuner.model.orpo import ORPO
+
+    model, _ = models()
+    own = ours(ORPO, model, beta=BETA)
+    args = arguments(ORPOConfig, folder)
+    trainer = ORPOTrainer(model, args=args, train_dataset=rows(), processing_class=tokenizer())
+    yield "ORPO", own, of_pairs(trainer)
+
+
+def cpo(folder: str) -> Any:
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    from xtuner.model.cpo import CPO
+    from xtuner.model.simpo import SimPO
+
+    for name, settings, theirs in CPO_CASES:
+        model, _ = models()
+        own = ours({"CPO": CPO, "SimPO": SimPO}[name], model, beta=BETA, **settings)
+        args = arguments(CPOConfig, folder, **theirs)
+        trainer = CPOTrainer(model, args=args, train_dataset=rows(), processing_class=tokenizer())
+        yield f"{name} {' '.join(f'{k}={v}' for k, v in settings.items())}", own, of_pairs(trainer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A reward model: a number for each answer, higher for the chosen one of a pair.
+
+samples    prompt and answer, ended by the reward token        chosen 0, rejected 0, chosen 1, ...
+rewards    the head's number at the last token
+loss       ranking or focal loss of the difference, and a penalty on rewards far from 0; the mean over pairs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from xtuner.errors import ConfigError
+from xtuner.language import translate
+from xtuner.model.packed import Packed, pack
+from xtuner.model.pairs import check_known, check_weights, num_pairs, shared_outputs
+from xtuner.model.preference_losses import PENALTIES, REWARD_LOSSES
+from xtuner.model.scoring import ScoringModel
+from xtuner.model.train_module import Outputs
+
+
+class RewardModel(ScoringModel):
+    """A language model whose head says how good an answer is."""
+
+    metrics = ("acc", "chosen_score_mean", "rejected_score_mean")
+    better_if_larger = frozenset({"acc", "chosen_score_mean"})
+
+    def __init__(
+        self,
+        llm: Mapping[str, Any] | nn.Module,
+        lora: Any = None,
+        peft_model: str | None = None,
+        use_activation_checkpointing: bool | str | None = None,
+        use_varlen_attn: bool = False,
+        tokenizer: Any = None,
+        max_position_embeddings: int | None = None,
+        reward_token_id: int | None = None,
+        loss_type: str = "ranking",
+        penalty_type: str = "log_barrier",
+        penalty_weight: float = 0.01,
+    ):
+        """`reward_token_id`: the token that all samples end with; None: any."""
+        check_known("loss_type", loss_type, REWARD_LOSSES)
+        check_known("penalty_type", penalty_type, PENALTIES)
+        check_weights(penalty_weight=penalty_weight)
+        super().__init__(
+            llm,
+            lora,
+            peft_model,
+            use_activation_checkpointing,
+            use_varlen_attn,
+            tokenizer,
+            max_position_embeddings,
+        )
+        if reward_token_id is not None and reward_token_id == self.llm.config.pad_token_id:
+            what = "model.reward_token_id is {token}, the padding token, which has no score: take another"
+            raise ConfigError(translate(what, token=reward_token_id))
+        self.reward_token_id = reward_token_id
+        self.loss_type, self.penalty_type, self.penalty_weight = loss_type, penalty_type, penalty_weight
+
+    def num_items(self, data: dict[str, Any]) -> int:
+        """The number of pairs; ConfigError if a sample does not end with the reward token."""
+        count = num_pairs(data, type(self).__name__)
+        if self.reward_token_id is not None:
+            packed = pack(data, data["input_ids"].device)
+            last = packed.input_ids[[end - 1 for end in packed.boundaries[1:]]].tolist()
+            if other := [token for token in last if token != self.reward_token_id]:
+                what = (
+                    "model.reward_token_id is {token}, but a sample ends with token {last}: set is_reward = "
+                    "True and the same reward_token_id in build_preference_dataset"
+                )
+                raise ConfigError(translate(what, token=self.reward_token_id, last=other[0]))
+        return count
+
+    def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
+        rewards = self.scores(packed)[:, 0]
+        chosen, rejected = rewards[0::2], rewards[1::2]
+        penalty = PENALTIES[self.penalty_type]
+        losses = REWARD_LOSSES[self.loss_type](chosen - rejected)
+        losses = losses + self.penalty_weight * (penalty(chosen) + penalty(rejected)) / 2
+        values = ((chosen > rejected).to(chosen.dtype), chosen, rejected)
+        named = dict(zip(self.metrics, values, strict=True))
+        return shared_outputs(losses, named, num_items, self._sequence_group)
