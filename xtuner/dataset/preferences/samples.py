@@ -21,14 +21,13 @@ import functools
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from xtuner.dataset.encoding.conversations import Encoded
-from xtuner.dataset.encoding.pipeline import NAMED_ROWS, Encoding, MapFn, Tally, apply_map_fn
+from xtuner.dataset.encoding.pipeline import NAMED_ROWS, Encoding, MapFn, Tally, Writer, apply_map_fn
 from xtuner.dataset.huggingface import write_rows
-from xtuner.dataset.items.store import StoreWriter
 from xtuner.dataset.map_fns.preferences import SIDES
 from xtuner.dataset.preferences.answers import Compared, Message, read_compared
 from xtuner.dataset.reading.selection import Selection
@@ -58,8 +57,14 @@ class Reading:
     with_mismatched: bool = False
 
 
+class AnswerWriter(Writer, Protocol):
+    """Where samples go, and columns of numbers that belong to them: a StoreWriter, say."""
+
+    def add_column(self, name: str, numbers: np.ndarray) -> None: ...
+
+
 def write_answers(
-    rows: Selection, reading: Reading, settings: Encoding, end_token: int | None, writer: StoreWriter
+    rows: Selection, reading: Reading, settings: Encoding, end_token: int | None, writer: AnswerWriter
 ) -> dict[str, Any]:
     """Write a sample for each answer, and the columns; returns the counts that the store is to keep.
 
@@ -156,7 +161,7 @@ class _RowTally(Tally):
 class _Marked:
     """Passes samples on to a store, and notes how many supervised tokens each has."""
 
-    writer: StoreWriter
+    writer: Writer
     ledger: _Ledger
     end_token: int | None
     max_length: int | None
