@@ -10,7 +10,6 @@ The tokenizer's own chat template writes the messages; only the answer is superv
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -118,7 +117,7 @@ def build_preference_dataset(
     limit = max_packed_length if use_varlen_attn else None
     plan = pack_units(units, store, limit, shuffle_before_pack) if limit else units
     stats = _log(store, plan, max_length, limit, strict)
-    return PackedDataset(store, plan, stats, functools.partial(_place, rows, store))
+    return ComparedDataset(store, plan, stats, rows.place)
 
 
 def build_unpaired_dataset(
@@ -144,7 +143,7 @@ def build_unpaired_dataset(
     limit = max_packed_length if use_varlen_attn else None
     plan = pack_units(units, store, limit, shuffle_before_pack) if limit else units
     stats = _log(store, plan, max_length, limit, strict)
-    data = UnpairedDataset(store, plan, stats, functools.partial(_place, rows, store), 1 + with_kl)
+    data = UnpairedDataset(store, plan, stats, rows.place, 1 + with_kl)
     num_good = int(is_good(store, plan.order[:: 1 + with_kl]).sum())
     logger.info(
         translate("data: %d good answers, %d bad ones"), num_good, len(plan.order) // (1 + with_kl) - num_good
@@ -152,7 +151,17 @@ def build_unpaired_dataset(
     return data
 
 
-class UnpairedDataset(PackedDataset):
+class ComparedDataset(PackedDataset):
+    """Items of answers that are compared, whose rows have several samples each."""
+
+    store: TokenStore
+
+    def source_rows(self, index: int) -> list[int]:
+        """The row numbers of the source, counted from 0, that item `index` is made of."""
+        return self.store.column("answer_rows")[super().source_rows(index)].tolist()
+
+
+class UnpairedDataset(ComparedDataset):
     """Items with `desirable`: whether each answer is good. `samples_per_answer` is 2 with mismatched ones."""
 
     def __init__(
@@ -200,10 +209,6 @@ def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise ConfigError(
             translate(what, name=name, value=value, known=", ".join(known), hint=did_you_mean(value, known))
         )
-
-
-def _place(rows: Selection, store: TokenStore, answer: int) -> str:
-    return rows.place(int(store.column("answer_rows")[answer]))
 
 
 def _log(

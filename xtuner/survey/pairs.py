@@ -137,7 +137,8 @@ def _view(dataset: Any, tokenizer: Any, unit: Sequence[int], names: Sequence[str
         for name, ids, trained in zip(names, read.ids, read.trained, strict=True)
     ]
     prompt = segments_of(tokenizer, read.ids[0][: read.start], read.trained[0][: read.start])
-    return ComparedView(dataset.place(int(dataset.store.rows[unit[0]])), prompt, answers)
+    row = int(dataset.store.column("answer_rows")[dataset.store.rows[unit[0]]])
+    return ComparedView(dataset.place(row), prompt, answers)
 
 
 # --- what is hardly meant --------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def test_each_labelled_answer_has_a_mismatched_one_beside_it(tokenizer, samples_
     ]
     assert found == [["QA", "QD"], ["QB", "QD"], ["RC", "RB"], ["SD", "SC"]]
     assert [dataset[i]["desirable"].tolist() for i in range(4)] == [[True], [False], [False], [True]]
-    assert dataset.source_places(2) == ["row 2 (counted from 0)"] * 2
+    assert (dataset.source_rows(2), dataset.source_places(2)) == ([2, 2], ["row 2 (counted from 0)"] * 2)
     supervised = [[said for _, said in item] for item in samples_of(dataset)]
     assert supervised[2] == ["C<|im_end|>", "B<|im_end|>"]
 
