@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from xtuner.dataset.collate_fns.unpaired_collate_fn import unpaired_collate_fn
+from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.preference_dataset import (
     build_preference_dataset,
     build_unpaired_dataset,
@@ -215,6 +216,14 @@ def test_a_batch_of_labelled_answers(tokenizer):
     }
     assert sorted(by_text.values()) == [False, False, True, True]
     assert by_text["[user]S<|im_end|>[assistant]D<|im_end|>"]
+
+
+def test_labels_follow_their_answers_into_packs_of_several_data_sets(tokenizer):
+    parts = [build_unpaired_dataset(LABELLED, tokenizer, 64, "auto", with_kl=False) for _ in range(2)]
+    data = ConcatDataset(parts, max_length=1024)
+    assert len(data) == 1
+    assert sorted(data[0]["desirable"].tolist()) == [False] * 4 + [True] * 4
+    assert unpaired_collate_fn([data[0]])["data"]["num_answers"] == 8
 
 
 def test_pairs_are_good_and_bad_answers(tokenizer, answers_of):
