@@ -22,6 +22,7 @@ from xtuner.dataset.encoding.chat_template import EARLIER_THINKING, THINKING
 from xtuner.dataset.encoding.message_forms import FORMS
 from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
 from xtuner.dataset.map_fns.auto import FORMATS
+from xtuner.dataset.preferences.samples import EQUAL, TIED
 from xtuner.dataset.reading.files import AT_LINE
 from xtuner.dataset.reading.load import _NOT_HERE as NOT_HERE
 from xtuner.dataset.reading.tables import ParquetFile
@@ -159,6 +160,7 @@ def tables():
     yield HOW_TO_NAME
     yield from GONE.values()
     yield ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf"
+    yield from (EQUAL, TIED)
     yield from (EMPTY, PROMPT_FILLS, NOTHING_TRAINED, FAULTY, "iterations", "epochs")
     yield from ("no errors", "1 error", "{count} errors", "no warnings", "1 warning", "{count} warnings")
     yield from (f"{{count:.0f}} {noun}" for noun in ("days", "hours", "minutes"))

@@ -160,8 +160,13 @@ def test_files_of_pairs(tmp_path, tokenizer):
 
 
 def test_what_it_cannot_make_is_named(tokenizer, tokenizers):
-    with pytest.raises(ConfigError, match="set is_dpo = True, is_reward = False"):
-        build_preference_dataset(ROWS, tokenizer, 64, is_dpo=False, is_reward=True, reward_token_id=5)
+    for both in (True, False):
+        with pytest.raises(ConfigError, match=f"is_dpo={both} and is_reward={both}: set one of them"):
+            build_preference_dataset(ROWS, tokenizer, 64, is_dpo=both, is_reward=both)
+    with pytest.raises(ConfigError, match=r"reward_token_id is 92527, but the tokenizer has \d+ tokens"):
+        build_preference_dataset(ROWS, tokenizer, 64, None, False, True, 92527)
+    with pytest.raises(ConfigError, match=r"loss_on is 'lst'; use one of answer, last, all. Did you mean"):
+        build_preference_dataset(ROWS, tokenizer, 64, loss_on="lst")
     with pytest.raises(ConfigError, match="this tokenizer has none"):
         build_preference_dataset(ROWS, tokenizers["qwen"], 64)
 
@@ -171,7 +176,7 @@ def test_the_counts_are_those_of_the_pairs_that_are_trained(packs, tokenizer, ca
     """Answers are cut at max_length, whatever a pack holds; of a row that is left out nothing is counted."""
     caplog.set_level(logging.INFO, "xtuner")
     rows = [ROWS[2], row("Say c.", "c " * 40, "d"), row("Say e.", "", "e " * 3)]
-    rows[2]["rejected"] = []
+    rows[2]["rejected"][0]["weight"] = 0
     dataset = build_preference_dataset(
         rows, tokenizer, 24, use_varlen_attn=packs, max_packed_length=100, shuffle_before_pack=False
     )

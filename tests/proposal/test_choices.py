@@ -129,13 +129,6 @@ def test_rows_say_their_format_and_length(tmp_path, tokenizer):
     assert found.lengths[0] < found.lengths[1]
 
 
-def test_pairs_of_answers_are_refused(tmp_path, tokenizer):
-    file = tmp_path / "d.json"
-    file.write_text(json.dumps([{"prompt": "a", "chosen": "b", "rejected": "c"}]))
-    with pytest.raises(DataError, match="pairs of chosen and rejected answers"):
-        look_at_data(str(file), tokenizer, "default")
-
-
 ALPACA = {"instruction": "Add.", "input": "1 2", "output": "3"}
 SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
 

@@ -5,6 +5,7 @@ from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE
 from xtuner.chinese.help import HELP
 from xtuner.chinese.model import MODEL
+from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.train import TRAIN
 
-CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN}
+CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN, **PREFERENCES}

@@ -369,8 +369,8 @@ FAULTS = {
         "一个数据集超过 {limit:,} 条：请拆分，或设 streaming = True"
     ),
     "{who} is preparing the same data: waiting for it": "{who}正在准备同样的数据：等待它完成",
-    "the cached tokens in {folder} are damaged ({name}.bin): they are made again": (
-        "{folder} 中缓存的 token 已损坏（{name}.bin）：重新生成"
+    "the cached tokens in {folder} are damaged ({name}): they are made again": (
+        "{folder} 中缓存的 token 已损坏（{name}）：重新生成"
     ),
     "{path} is {kind}, which does not show its samples": "{path} 为 {kind}，它不能展示样本",
     "{path} has no tokenizer to decode its tokens, nor has the config: add tokenizer = "
@@ -522,11 +522,6 @@ FORMATS = {
     },
 }
 _PAIRS = {
-    "build_preference_dataset makes pairs for DPO only, but has is_dpo={is_dpo}, "
-    "is_reward={is_reward}, reward_token_id={token}: set is_dpo = True, is_reward = False": (
-        "build_preference_dataset 只生成 DPO 的成对数据，而 is_dpo={is_dpo}、is_reward={is_reward}、"
-        "reward_token_id={token}：请设置 is_dpo = True、is_reward = False"
-    ),
     "build_preference_dataset formats messages with the tokenizer's chat_template, but this "
     "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)": (
         "build_preference_dataset 用 tokenizer 的 chat_template 排版消息，而此 tokenizer 没有：请给出，例如 "

@@ -85,7 +85,9 @@ HELP = {
     ),
     "folder of the model": "模型目录",
     "file of rows: .json, .jsonl, .csv, .xlsx, ...": "数据文件：.json、.jsonl、.csv、.xlsx 等",
-    "lora where it fits into memory, else qlora": "显存放得下时用 lora，否则用 qlora",
+    "lora where it fits into memory, else qlora; dpo likewise, for pairs of answers": (
+        "显存放得下时用 lora，否则用 qlora；dpo 同理，用于成对的回答"
+    ),
     "name of the prompt template (the one that fits the tokenizer)": (
         "对话模板的名称（默认选与 tokenizer 相符的）"
     ),

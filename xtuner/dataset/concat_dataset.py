@@ -235,7 +235,9 @@ def _joined(items: list[Item]) -> Item:
     for item in items:
         boundaries += [end + boundary for boundary in item["cumulative_len"][1:]]
         end = boundaries[-1]
+    of_answers = [item["desirable"] for item in items if "desirable" in item]
     return {
+        **({"desirable": np.concatenate(of_answers)} if of_answers else {}),
         "input_ids": np.concatenate([item["input_ids"] for item in items]),
         "labels": np.concatenate([item["labels"] for item in items]),
         "cumulative_len": boundaries,

@@ -21,12 +21,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xtuner.dataset.encoding import fingerprint
-from xtuner.dataset.encoding.pipeline import PROMPT_FILLS, Encoding, MapFn, Tally, encode_rows
+from xtuner.dataset.encoding.pipeline import PROMPT_FILLS, Encoding, MapFn, Tally, Writer, encode_rows
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.dataset.encoding.tokenized import write_tokenized
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import PackedDataset
-from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
+from xtuner.dataset.items.store import FAULTS, TokenStore, open_or_write
 from xtuner.dataset.items.streamed import BUFFER_ROWS, StreamedDataset
 from xtuner.dataset.items.summary import check_strict, describe_dropped, item_stats, log_summary
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
@@ -218,13 +218,15 @@ def _rows_key(rows: Selection) -> list[Any]:
 # --- the store -------------------------------------------------------------------------------------------
 
 
-def write_rows(rows: Selection, settings: Encoding, writer: StoreWriter) -> dict[str, Any]:
-    """Map, encode and write all rows; returns the counts for the store.
+def write_rows(
+    rows: Selection, settings: Encoding, writer: Writer, tally: Tally | None = None
+) -> dict[str, Any]:
+    """Map, encode and write all rows, counted in `tally`; returns the counts for the store.
 
     Raises DataError if there are no rows, if none of them has supervised tokens, or if rows cannot be read,
     with the position of the first.
     """
-    tally = Tally()
+    tally = tally or Tally()
     with show_rates(translate("tokenising"), rows.quick_len()) as advance:
         encode_rows(rows, settings, writer, tally, advance)
     rows.check_content()

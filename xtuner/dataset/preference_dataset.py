@@ -1,8 +1,8 @@
-"""Tokenise pairs of a preferred and a rejected answer.
+"""From rows to compared answers: pairs for DPO, ORPO and reward models, single answers with labels for KTO.
 
     row        {"prompt": [messages], "chosen": [message], "rejected": [message]}       by dataset_map_fn
-    samples    prompt + chosen, prompt + rejected     rows 2n and 2n + 1 of the token store
-    units      a pair: both samples of one row, always in the same item
+    samples    prompt + chosen, prompt + rejected               of the token store, see preferences/samples.py
+    units      a pair: samples of one row, never apart          preferences/units.py
     item       input_ids [c c c r r], labels [- - c - r], cumulative_len [0, 3, 5]      chosen, rejected, ...
 
 The tokenizer's chat template formats the messages; only the answer is supervised.
@@ -10,31 +10,58 @@ The tokenizer's chat template formats the messages; only the answer is supervise
 
 from __future__ import annotations
 
-import functools
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xtuner.dataset.encoding import fingerprint
-from xtuner.dataset.encoding.pipeline import Encoding, MapFn, apply_map_fn
-from xtuner.dataset.huggingface import find_map_fn, store_key, write_rows
+from xtuner.dataset.encoding.pipeline import Encoding, MapFn
+from xtuner.dataset.huggingface import find_map_fn, store_key
 from xtuner.dataset.items import packing
-from xtuner.dataset.items.packed_dataset import PackedDataset
-from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
-from xtuner.dataset.items.summary import item_stats, log_summary
-from xtuner.dataset.map_fns.fields import items
+from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
+from xtuner.dataset.items.store import FAULTS, TokenStore, open_or_write
+from xtuner.dataset.items.summary import check_strict, item_stats, log_summary
+from xtuner.dataset.map_fns.auto_preferences import PREFERENCE_FORMATS, auto_preference_map_fn
+from xtuner.dataset.map_fns.preferences import (
+    hh_rlhf_map_fn,
+    intel_orca_dpo_map_fn,
+    labelled_map_fn,
+    orpo_dpo_mix_40k_map_fn,
+    pairs_map_fn,
+    ranked_map_fn,
+    ultrafeedback_map_fn,
+)
+from xtuner.dataset.preferences.answers import LOSS_ON
+from xtuner.dataset.preferences.samples import MIXED, SWAPPED, Reading, write_answers
+from xtuner.dataset.preferences.units import (
+    RANKED_PAIRS,
+    count_single,
+    is_good,
+    labelled_units,
+    pack_units,
+    pair_units,
+)
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
-from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.errors import ConfigError, NotFoundError, did_you_mean
 from xtuner.language import translate
 from xtuner.log import logger
 
-Row = Mapping[str, Any]
-ANSWERS = ("chosen", "rejected")
+__all__ = [
+    "auto_preference_map_fn",
+    "build_preference_dataset",
+    "build_unpaired_dataset",
+    "hh_rlhf_map_fn",
+    "intel_orca_dpo_map_fn",
+    "labelled_map_fn",
+    "load_jsonl_dataset",
+    "orpo_dpo_mix_40k_map_fn",
+    "pairs_map_fn",
+    "ranked_map_fn",
+    "ultrafeedback_map_fn",
+]
 
 
 def build_preference_dataset(
@@ -49,23 +76,113 @@ def build_preference_dataset(
     use_varlen_attn: bool = False,
     max_packed_length: int = 16384,
     shuffle_before_pack: bool = True,
+    ranked_pairs: str = "all",
+    loss_on: str = "answer",
+    strict: bool = False,
 ) -> PackedDataset:
     """Items of one pair, or with `use_varlen_attn` of as many pairs as fit into `max_packed_length` tokens.
 
-    `dataset`: rows, or rows by split, of which "train" is used. A prompt with its answer is cut at
-    `max_length` tokens. Pairs are left out and counted if an answer cannot be used, or if they are too long
-    to be packed. `num_proc` has no effect: the tokenizer runs its own threads.
+    `dataset`: rows, or those by split, of which "train" is taken. `dataset_map_fn`: None for rows in the form
+    above, "auto" for those of known data sets. A prompt with its answer is cut at `max_length` tokens. Pairs
+    are left out and counted if an answer cannot be used, or if they are too long to be packed; with `strict`
+    the first row with a fault is an error.
+
+    With `is_dpo` (DPO, ORPO and the like) the tokens of an answer are supervised: all messages after the
+    prompt, by `loss_on` only the "last" one, or "all" answers, those in the prompt too. With `is_reward` the
+    last token of each sample alone is marked, where a reward model puts its score: `reward_token_id`, which
+    is added, or with -1 the last token of the answer. Of a row with more than two answers `ranked_pairs`
+    makes pairs of "all" of them or of "adjacent" ranks.
+
+    `num_proc` is only there for the configs that set it: the tokenizer's threads do the work.
     """
-    if is_reward or not is_dpo:
+    if is_reward == is_dpo:
         raise ConfigError(
             translate(
-                "build_preference_dataset makes pairs for DPO only, but has is_dpo={is_dpo}, "
-                "is_reward={is_reward}, reward_token_id={token}: set is_dpo = True, is_reward = False",
+                "build_preference_dataset has is_dpo={is_dpo} and is_reward={is_reward}: set one of them, "
+                "is_dpo = True for DPO and ORPO, is_reward = True for a reward model",
                 is_dpo=is_dpo,
                 is_reward=is_reward,
-                token=reward_token_id,
             )
         )
+    _check_choice("ranked_pairs", ranked_pairs, RANKED_PAIRS)
+    end_token = reward_token_id if is_reward else None
+    if end_token is not None and end_token >= len(tokenizer):
+        what = "reward_token_id is {token}, but the tokenizer has {size} tokens: take one that it has, or -1"
+        raise ConfigError(translate(what, token=end_token, size=len(tokenizer)))
+    reading = Reading(_map_fn(dataset_map_fn), loss_on)
+    rows, store = _open_store(dataset, tokenizer, max_length, reading, end_token, strict)
+    units = pair_units(store, ranked_pairs)
+    if lost := count_single(store):
+        logger.warning(translate("data: %d pairs left out, because one of their answers is"), lost)
+    limit = max_packed_length if use_varlen_attn else None
+    plan = pack_units(units, store, limit, shuffle_before_pack) if limit else units
+    stats = _log(store, plan, max_length, limit, strict)
+    return ComparedDataset(store, plan, stats, rows.place)
+
+
+def build_unpaired_dataset(
+    dataset: Any,
+    tokenizer: Any,
+    max_length: int,
+    dataset_map_fn: MapFn | str | None = None,
+    with_kl: bool = True,
+    use_varlen_attn: bool = False,
+    max_packed_length: int = 16384,
+    shuffle_before_pack: bool = True,
+    loss_on: str = "answer",
+    strict: bool = False,
+) -> UnpairedDataset:
+    """Items of one answer with its label, or of as many as `max_packed_length` tokens hold, for KTO.
+
+    Beside each answer stands, `with_kl`, a mismatched one: the same prompt with an answer to another. A pair
+    is a good and a bad answer. The other arguments are those of `build_preference_dataset`.
+    """
+    reading = Reading(_map_fn(dataset_map_fn), loss_on, is_labelled=True, with_mismatched=with_kl)
+    rows, store = _open_store(dataset, tokenizer, max_length, reading, None, strict)
+    units = labelled_units(store, with_kl)
+    limit = max_packed_length if use_varlen_attn else None
+    plan = pack_units(units, store, limit, shuffle_before_pack) if limit else units
+    stats = _log(store, plan, max_length, limit, strict)
+    data = UnpairedDataset(store, plan, stats, rows.place, 1 + with_kl)
+    num_good = int(is_good(store, plan.order[:: 1 + with_kl]).sum())
+    logger.info(
+        translate("data: %d good answers, %d bad ones"), num_good, len(plan.order) // (1 + with_kl) - num_good
+    )
+    return data
+
+
+class ComparedDataset(PackedDataset):
+    """Items of answers that are compared, whose rows have several samples each."""
+
+    store: TokenStore
+
+    def source_rows(self, index: int) -> list[int]:
+        """The row numbers of the source, counted from 0, that item `index` is made of."""
+        return self.store.column("answer_rows")[super().source_rows(index)].tolist()
+
+
+class UnpairedDataset(ComparedDataset):
+    """Items with `desirable`: whether each answer is good. `samples_per_answer` is 2 with mismatched ones."""
+
+    def __init__(
+        self, store: TokenStore, plan: packing.PackPlan, stats: Any, place: Any, samples_per_answer: int
+    ) -> None:
+        super().__init__(store, plan, stats, place)
+        self._labels = is_good(store, plan.order)
+        self.samples_per_answer = samples_per_answer
+        self.key = fingerprint.fingerprint_value([self.key, np.packbits(self._labels).tobytes()])
+
+    def __getitem__(self, index: int) -> Item:
+        item = super().__getitem__(index)
+        start, end = self.plan.boundaries[checked_index(index, len(self)) :][:2]
+        return {**item, "desirable": self._labels[start : end : self.samples_per_answer]}
+
+
+def _open_store(
+    dataset: Any, tokenizer: Any, max_length: int, reading: Reading, end_token: int | None, strict: bool
+) -> tuple[Selection, TokenStore]:
+    """The rows, and the samples of their answers."""
+    _check_choice("loss_on", reading.loss_on, LOSS_ON)
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
             translate(
@@ -74,106 +191,48 @@ def build_preference_dataset(
             )
         )
     rows = take_some(take_split(dataset, "train"), None, 0)
-    map_fn = find_map_fn(dataset_map_fn, "dataset_map_fn", {})
-    answers = _Answers(rows.sources, rows.taken, rows.part, map_fn)
-    key = fingerprint.fingerprint_value(
-        ["pairs", store_key(rows, Encoding(tokenizer, max_length, dataset_map_fn=map_fn))]
-    )
-    store = open_or_write(key, lambda writer: _write(answers, Encoding(tokenizer, max_length), writer))
-    units = _pairs(store)
-    if num_lost := len(store) - len(units.order):
-        logger.warning(translate("data: %d pairs left out, because one of their answers is"), num_lost)
-    limit = max_packed_length if use_varlen_attn else None
-    plan = _pack(units, store, limit, shuffle_before_pack) if limit else units
-    stats = item_stats(_stats_of(store, plan), len(plan), limit)
-    log_summary(stats, max_length, limit, store.folder / FAULTS)
-    return PackedDataset(store, plan, stats, functools.partial(_place, rows))
+    asked = [reading.loss_on, reading.is_labelled, reading.with_mismatched, end_token]
+    settings = Encoding(tokenizer, max_length, dataset_map_fn=reading.map_fn)
+    key = fingerprint.fingerprint_value(["preferences", asked, store_key(rows, settings)])
+    # What is read here is mapped already.
+    settings = Encoding(tokenizer, max_length, strict=strict, keep_thinking=True)
+    return rows, open_or_write(key, lambda writer: write_answers(rows, reading, settings, end_token, writer))
 
 
-@dataclass(frozen=True)
-class _Answers(Selection):
-    """Prompts with one answer each: those of row n have the numbers 2n and 2n + 1."""
-
-    map_fn: MapFn | None = None
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def unread(self) -> Iterator[tuple[int, Callable[[], Row]]]:
-        for number, read in super().unread():
-            self.counts["rows"] += 1
-            try:
-                pair = self._pair(number, read)
-            except DataError as error:
-                yield 2 * number, functools.partial(_raise, error)
-                continue
-            for side, conversation in enumerate(pair):
-                yield 2 * number + side, functools.partial(dict, conversation=conversation)
-
-    def place(self, number: int) -> str:
-        """The position of the row of an answer, for messages."""
-        return super().place(number // 2)
-
-    def quick_len(self) -> int | None:
-        """The number of answers, or None if a file would have to be parsed to count its rows."""
-        num_rows = super().quick_len()
-        return None if num_rows is None else 2 * num_rows
-
-    def _pair(self, number: int, read: Callable[[], Row]) -> list[list[Row]]:
-        row = read()
-        try:
-            if self.map_fn is not None:
-                row = apply_map_fn(self.map_fn, row, "dataset_map_fn")
-            prompt = [{**message, "loss": False} for message in items(row, "prompt")]
-            return [[{"messages": [*prompt, *items(row, name)]}] for name in ANSWERS]
-        except DataError as error:
-            raise DataError(f"{super().place(number)}: {error}") from None
+def _map_fn(given: MapFn | str | None) -> MapFn | None:
+    return find_map_fn(given, "dataset_map_fn", PREFERENCE_FORMATS)
 
 
-def _raise(error: Exception) -> Row:
-    raise error
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        what = "{name} is {value!r}; use one of {known}.{hint}"
+        raise ConfigError(
+            translate(what, name=name, value=value, known=", ".join(known), hint=did_you_mean(value, known))
+        )
 
 
-def _write(answers: _Answers, settings: Encoding, writer: StoreWriter) -> dict[str, Any]:
-    about = write_rows(answers, settings, writer)
-    about["stats"]["rows"] = answers.counts["rows"]
-    return about
-
-
-def _place(rows: Selection, number: int) -> str:
-    return rows.place(number // 2)
-
-
-def _stats_of(store: TokenStore, plan: packing.PackPlan) -> dict[str, Any]:
-    """The counts of the store without the samples that are in no item."""
+def _log(
+    store: TokenStore, plan: packing.PackPlan, max_length: int, limit: int | None, strict: bool
+) -> dict[str, Any]:
+    """The counts of the samples in items, logged with what is hardly meant."""
     stats = dict(store.about["stats"])
-    for sample in np.setdiff1d(np.arange(len(store)), plan.order):
-        ids, mask = store.sample(int(sample))
-        stats["samples"] -= 1
-        stats["tokens"] -= len(ids)
-        stats["trained"] -= int(mask.sum())
+    counts = store.column("answer_counts")[store.rows[plan.order]]
+    stats["samples"] = len(plan.order)
+    stats["tokens"] = int(store.lengths[plan.order].sum())
+    stats["trained"] = int(counts.sum(dtype=np.int64))
+    stats = item_stats(stats, len(plan), limit)
+    if strict:
+        check_strict(stats)
+    log_summary(stats, max_length, limit, store.folder / FAULTS)
+    for kind, what in (
+        (SWAPPED, "data: in %d rows the rejected answer has the higher score (%s): are both swapped?"),
+        (MIXED, "data: in %d rows one answer is a text and the other is messages (%s)"),
+    ):
+        if places := stats.get(kind):
+            count = stats[f"num_{kind}"]
+            more = ", ..." if count > len(places) else ""
+            logger.warning(translate(what), count, ", ".join(places) + more)
     return stats
-
-
-def _pairs(store: TokenStore) -> packing.PackPlan:
-    """The complete pairs, each as a unit of two samples."""
-    rows = store.rows.astype(np.int64)
-    first = np.flatnonzero((rows[:-1] % 2 == 0) & (rows[1:] == rows[:-1] + 1))
-    if not len(first):
-        raise DataError(translate("no row has two answers to train on"))
-    return packing.PackPlan(np.stack([first, first + 1], 1).ravel(), np.arange(0, 2 * len(first) + 1, 2))
-
-
-def _pack(units: packing.PackPlan, store: TokenStore, limit: int, shuffle: bool) -> packing.PackPlan:
-    lengths = units.lengths(store.lengths)
-    if too_long := np.flatnonzero(lengths > limit).tolist():
-        if len(too_long) == len(units):
-            what = "max_packed_length is {limit}, but the shortest pair has {length} tokens: raise it"
-            raise DataError(translate(what, limit=limit, length=lengths.min()))
-        what = translate("data: %d pairs of more than max_packed_length = %d tokens left out")
-        logger.warning(what, len(too_long), limit)
-        fitting = np.flatnonzero(lengths <= limit)
-        units, lengths = packing.plan_units(units, packing.plan_chosen(fitting)), lengths[fitting]
-    plan = packing.plan_packs(lengths, limit) if shuffle else packing.plan_in_order(lengths, limit)
-    return packing.plan_units(units, plan)
 
 
 def load_jsonl_dataset(
@@ -196,18 +255,3 @@ def load_jsonl_dataset(
             raise NotFoundError(translate(what, folder=data_dir, ending=ending))
     files = [data_files] if isinstance(data_files, str) else list(data_files or ())
     return load_dataset("json", data_files=files, split="train")
-
-
-def intel_orca_dpo_map_fn(example: Row) -> dict[str, Any]:
-    """Rows of Intel/orca_dpo_pairs: `system`, `question`, `chosen`, `rejected`, all text."""
-    system = [{"role": "system", "content": example["system"]}] if example["system"] else []
-    return {
-        "prompt": [*system, {"role": "user", "content": example["question"]}],
-        **{name: [{"role": "assistant", "content": example[name]}] for name in ANSWERS},
-    }
-
-
-def orpo_dpo_mix_40k_map_fn(example: Row) -> dict[str, Any]:
-    """Rows whose `chosen` and `rejected` are whole dialogues: the last message is the answer."""
-    chosen, rejected = items(example, "chosen"), items(example, "rejected")
-    return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}

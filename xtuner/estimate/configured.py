@@ -114,9 +114,14 @@ def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Div
 
 def max_length(config: Mapping[str, Any], shape: Shape) -> int:
     """Tokens of the longest sequence of the data sets of `config`."""
-    found = [n for n in _values(config.get("train_dataloader"), "max_length") if isinstance(n, int)]
     packed = [n for n in _values(config.get("train_dataloader"), "max_packed_length") if isinstance(n, int)]
-    return max([*found, *packed], default=shape.context or 2048)
+    return max([sample_length(config, shape), *packed])
+
+
+def sample_length(config: Mapping[str, Any], shape: Shape) -> int:
+    """Tokens of the longest sample, of which a row may hold several."""
+    found = [n for n in _values(config.get("train_dataloader"), "max_length") if isinstance(n, int)]
+    return max(found, default=shape.context or 2048)
 
 
 def _values(value: Any, key: str) -> Iterator[Any]:

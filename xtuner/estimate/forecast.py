@@ -9,7 +9,7 @@ from typing import Any
 
 from xtuner.config.schema import Fault
 from xtuner.errors import ModelError
-from xtuner.estimate.configured import max_length, named_llm, read_training
+from xtuner.estimate.configured import named_llm, read_training, sample_length
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.machine import Machine, find_machine
 from xtuner.estimate.memory import Memory, Training, size_text
@@ -121,7 +121,7 @@ def shortages(config: Mapping[str, Any], found: Forecast) -> list[Fault]:
             name=found.machine.name,
         )
         warnings.append(Fault("memory", message))
-    length, context = max_length(config, found.shape), found.shape.context
+    length, context = sample_length(config, found.shape), found.shape.context
     model = config.get("model")
     extended = isinstance(model, Mapping) and model.get("max_position_embeddings")
     if context and length > context and not extended:

@@ -28,7 +28,7 @@ MAX_TOKENS_IN_UPDATE = 32768
 WANTED_UPDATES = 100
 # The fraction of the free memory that a run may use by the estimate.
 USABLE = 0.8
-_EPOCHS = {False: 3, True: 1}
+_LR_PAIRS = 5e-6
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,12 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     """The settings for that model, data and machine."""
     draft = _Draft(model, data, machine)
     length = draft.take(_choose_length(model, data))
-    if method is None and model.quantised:
-        how = Choice("method", "lora", f"its weights are quantised already, with {model.quantised}")
-    else:
-        how = _choose_method(draft, method)
-    draft.take(how)
+    pack = [draft.take(_choose_pack(data, length.value))] if data.is_pairs else []
+    how = draft.take(_choose_method(draft, method))
     recompute = draft.take(_choose_recompute(draft))
     batch = draft.take(_choose_batch(draft))
-    tokens, epochs = length.value * batch.value, _EPOCHS[data.is_text]
+    tokens = (pack or [length])[0].value * batch.value
+    epochs, why_epochs = _choose_epochs(data, tokens)
     updates = draft.take(_choose_accumulation(data, tokens, epochs))
     num_iters = max(1, math.ceil(data.num_tokens * epochs / tokens))
     every = max(1, min(500, num_iters // 3))
@@ -74,13 +72,13 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
             *template,
             Choice("dataset_map_fn", data.map_fn, f"rows are {data.format_name}: {data.why_format}"),
             length,
+            *pack,
             how,
+            *([Choice("lr", _LR_PAIRS, "ten times that of DPO on all weights")] if data.is_pairs else []),
             recompute,
             batch,
             updates,
-            Choice(
-                "max_epochs", epochs, "once over texts" if data.is_text else "three times over conversations"
-            ),
+            Choice("max_epochs", epochs, why_epochs),
             Choice("save_steps", every, f"three times in the {num_iters} iterations, at most every 500"),
         ],
         draft.memory(),
@@ -122,7 +120,7 @@ def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
     covered = data.length_of(COVERED)
     length = max(SHORTEST, 2 ** math.ceil(math.log2(max(1, covered))))
     why = f"{COVERED:.0%} of the rows have at most {covered} tokens, the longest {data.lengths[-1]}"
-    if length < PACKED and data.num_tokens > WANTED_UPDATES * PACKED:
+    if not data.is_pairs and length < PACKED and data.num_tokens > WANTED_UPDATES * PACKED:
         length, why = PACKED, f"{why}; short rows share one"
     if length > model.context:
         length, why = model.context, f"{why}; the model has no more positions"
@@ -140,18 +138,35 @@ def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:
     return Choice("max_length", length, why)
 
 
+def _choose_pack(data: DataFacts, max_length: int) -> Choice:
+    length, wanted = 2 * max_length, data.num_tokens / WANTED_UPDATES
+    while 2 * length <= min(MAX_TOKENS_IN_BATCH, wanted):
+        length *= 2
+    return Choice("max_packed_length", length, "the longest pair fits, and short ones share an item")
+
+
+def _choose_epochs(data: DataFacts, tokens: int) -> tuple[int, str]:
+    if data.is_pairs and data.num_tokens > WANTED_UPDATES * tokens:
+        return 1, "once over pairs, which are soon learnt by heart"
+    if data.is_pairs:
+        return 3, "three times over few pairs"
+    return (1, "once over texts") if data.is_text else (3, "three times over conversations")
+
+
 def _choose_method(draft: _Draft, asked: str | None) -> Choice:
-    if asked is not None:
+    pairs, quantised = draft.data.is_pairs, draft.model.quantised
+    lora, qlora = ("dpo_lora", "dpo_qlora") if pairs else ("lora", "qlora")
+    if asked not in (None, "dpo"):
         return Choice("method", asked, "as --method says")
-    need = draft.memory("full", method="lora")
+    if quantised:
+        return Choice("method", lora, f"its weights are quantised already, with {quantised}")
+    need = draft.memory("full", method=lora)
     if need is None:
-        return Choice("method", "qlora", "the model's size is not known, and this needs the least memory")
+        return Choice("method", qlora, "the model's size is not known, and this needs the least memory")
     free = draft.machine.free_bytes
     numbers = f"in 16 bits: about {size_text(need)}, {size_text(free)} are free on {draft.machine.name}"
     fits = need < USABLE * free
-    return Choice(
-        "method", "lora" if fits else "qlora", f"{'it fits' if fits else 'it does not fit'} {numbers}"
-    )
+    return Choice("method", lora if fits else qlora, f"{'it fits' if fits else 'it does not fit'} {numbers}")
 
 
 def _choose_recompute(draft: _Draft) -> Choice:
@@ -165,7 +180,7 @@ def _choose_recompute(draft: _Draft) -> Choice:
 
 
 def _choose_batch(draft: _Draft) -> Choice:
-    if draft.model.shape is None or draft.machine.device == "cpu":
+    if draft.data.is_pairs or draft.model.shape is None or draft.machine.device == "cpu":
         return Choice("batch_size", 1, "rows are packed, and more at once gain nothing here")
     size, length = 1, draft.value("max_length")
     while 2 * size * length <= MAX_TOKENS_IN_BATCH:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xtuner.recipes.catalogue import Recipe
-from xtuner.recipes.datasets import own_data
+from xtuner.recipes.datasets import own_data, own_pairs
 from xtuner.recipes.methods import METHODS
 from xtuner.recipes.models import Model
 from xtuner.recipes.render import render
@@ -34,7 +34,12 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     row = model.row or Model(name, model.path, model.family, model.context)
     row = dataclasses.replace(row, template=model.template, sequence_parallel=False, by_method={})
     changes: dict[str, Any] = {key: value for key, value in chosen.items() if key not in _ELSEWHERE}
-    changes["pack_to_max_length"] = True
+    if data.is_pairs:
+        changes["use_varlen_attn"] = True
+    else:
+        changes["pack_to_max_length"] = True
+    if data.chat_template is not None:
+        changes["tokenizer"] = {"chat_template": data.chat_template}
     changes["hooks"] = ["ThroughputHook"]
     if "save_steps" in changes:
         changes["evaluation_freq"] = changes["save_steps"]
@@ -47,5 +52,5 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     # Without this setting training chooses the recomputation by memory.
     if not chosen.get("use_activation_checkpointing", True):
         changes["model"] = {"use_activation_checkpointing": False}
-    rows = own_data(data.map_fn, is_text=data.is_text)
+    rows = own_pairs(data.map_fn) if data.is_pairs else own_data(data.map_fn, is_text=data.is_text)
     return Recipe(name, row, METHODS[chosen["method"]], rows, changes)

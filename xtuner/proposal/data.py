@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +43,14 @@ class DataFacts:
     lengths: list[int]
     questions: list[str]
     prompts: list[int]
+    is_pairs: bool = False  # of answers, one preferred to the other
+    samples_per_row: float = 1.0
+    chat_template: str | None = None  # for pairs, where the tokenizer lacks the one that is to be used
 
     @property
     def num_tokens(self) -> float:
         """The tokens of all rows, extrapolated from the measured ones."""
-        return sum(self.lengths) / len(self.lengths) * self.num_rows
+        return sum(self.lengths) / len(self.lengths) * self.num_rows * self.samples_per_row
 
     def length_of(self, fraction: float) -> int:
         """The length that this fraction of the rows does not exceed."""
@@ -56,17 +59,8 @@ class DataFacts:
 
 def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
     """The facts of the file, measured with `tokenizer` and the prompt template of that name."""
-    rows = take_split(load_dataset(path), "train")
-    if len(rows) == 0:
-        raise DataError(f"the data is empty: there are no rows in {path}")
-    numbers = _some(len(rows))
-    read = list(_readable(rows, numbers))
+    rows, numbers, read = read_some(path)
     found = find_format(read[0])
-    if found.name == "chosen_rejected":
-        raise DataError(
-            f"{path} holds pairs of chosen and rejected answers, and training on preferences is not "
-            "available in this version; keep only the chosen answers to train on them"
-        )
     map_fn = auto_map_fn if found.renames else found.map_fn
     is_text = found.map_fn is pretrain_map_fn
     measured = _measure(
@@ -86,6 +80,15 @@ def look_at_data(path: str, tokenizer: Any, template: str) -> DataFacts:
         questions=_questions(conversations, is_text),
         prompts=sorted(measured.prompts),
     )
+
+
+def read_some(path: str) -> tuple[Selection, Sequence[int], list[Row]]:
+    """All rows of the file, and those that are measured, by number and as read."""
+    rows = take_split(load_dataset(path), "train")
+    if len(rows) == 0:
+        raise DataError(f"the data is empty: there are no rows in {path}")
+    numbers = _some(len(rows))
+    return rows, numbers, list(_readable(rows, numbers))
 
 
 def _readable(rows: Selection, numbers: Sequence[int]) -> Iterator[Row]:
@@ -109,7 +112,7 @@ def _conversation(row: Row, map_fn: Any) -> list[dict[str, Any]] | None:
         return None
 
 
-class _Measured:
+class Measured:
     """Receives samples as a store does; keeps the length of each and of its part before the answer."""
 
     def __init__(self) -> None:
@@ -126,10 +129,13 @@ class _Measured:
     def note_fault(self, message: str) -> None:
         """Does nothing: faults are reported when training starts."""
 
+    def add_column(self, name: str, numbers: np.ndarray) -> None:
+        """What is known of samples beside their tokens does not change their lengths."""
 
-def _measure(rows: Selection, settings: Encoding) -> _Measured:
+
+def _measure(rows: Selection, settings: Encoding) -> Measured:
     """The lengths of the rows, encoded as in training, before any cut."""
-    measured, tally = _Measured(), Tally()
+    measured, tally = Measured(), Tally()
     encode_rows(rows, settings, measured, tally)
     if not measured.lengths:
         dropped = describe_dropped(tally.about()["stats"])
@@ -164,12 +170,16 @@ def _makes(map_fn: Any, rows: list[dict[str, Any]], conversations: list[Any]) ->
 
 def _questions(conversations: list[list[dict[str, Any]]], is_text: bool) -> list[str]:
     """Two short questions of the data, or beginnings of its texts, as prompts during training."""
+    texts = (
+        str(turns[0].get("output" if is_text else "input", "")).strip() for turns in conversations if turns
+    )
+    return short_ones(text[:40].strip() if is_text else text for text in texts)
+
+
+def short_ones(texts: Iterable[str]) -> list[str]:
+    """The first two of the texts that are short."""
     found: list[str] = []
-    for turns in conversations:
-        if not turns:
-            continue
-        text = str(turns[0].get("output" if is_text else "input", "")).strip()
-        text = text[:40].strip() if is_text else text
+    for text in texts:
         if text and len(text) <= _MAX_QUESTION and text not in found:
             found.append(text)
         if len(found) == 2:

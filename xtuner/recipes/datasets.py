@@ -321,6 +321,15 @@ def _on_hub(path: str) -> dict[str, Any]:
     return {"type": Code("load_dataset"), "path": path}
 
 
+def own_pairs(map_fn: str | None) -> Dataset:
+    """A file of the user's own: chosen and rejected answers in the usual form (None), or as "auto" reads."""
+    source = _pairs("own_pairs", {"type": Code("load_dataset"), "path": Code("data_path")}, None).sources[0]
+    config = {**source.config, "dataset_map_fn": map_fn}
+    return Dataset(
+        "own_pairs", [Source(source.variable, {"data_path": ""}, config)], {"SYSTEM": ""}, epochs=1
+    )
+
+
 JSONL_FILES = ["/your/jsonl/path/here.jsonl", "/your/another/jsonl/path/here.jsonl"]
 PREFERENCE = [
     _pairs("orpo_dpo_mix", _on_hub("mlabonne/orpo-dpo-mix-40k"), "orpo_dpo_mix_40k_map_fn"),

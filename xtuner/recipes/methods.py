@@ -190,6 +190,7 @@ REWARD_SETTINGS = {
 SCORES = {**LORA, "task_type": "FEATURE_EXTRACTION"}
 PREFERENCE = [
     Method("dpo_full", DPO_SETTINGS, model=DPO),
+    Method("dpo_lora", DPO_SETTINGS, HALF, LORA, model=DPO),
     Method("dpo_qlora", DPO_SETTINGS, QUANTIZED, LORA, model=DPO),
     Method("orpo_full", ORPO_SETTINGS, model=ORPO),
     Method("orpo_qlora", ORPO_SETTINGS, QUANTIZED, LORA, model=ORPO),

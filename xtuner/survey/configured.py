@@ -23,6 +23,7 @@ from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
+from xtuner.dataset.preference_dataset import build_preference_dataset, build_unpaired_dataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError
 from xtuner.language import translate
@@ -43,6 +44,7 @@ class Origin:
     settings: Encoding | None = None
     max_length: int | None = None
     streaming: bool = False
+    learns_answers: bool = True  # and so the mark that ends one; not where only a score is put at the end
 
 
 class ConfiguredData:
@@ -131,19 +133,15 @@ def _calls(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
-    kind = name_of(cfg["type"])
-    if callee_of(dict(cfg), path) is not process_hf_dataset:
+    kind, callee = name_of(cfg["type"]), callee_of(dict(cfg), path)
+    if callee in (build_preference_dataset, build_unpaired_dataset):
+        arguments = _arguments(callee, cfg, builder, path)
+        rows = take_split(arguments["dataset"], "train")
+        scored = bool(arguments.get("is_reward"))
+        return Origin(path, kind, rows, None, arguments["max_length"], learns_answers=not scored)
+    if callee is not process_hf_dataset:
         return Origin(path, kind)
-    given = {name: builder.build(value, f"{path}.{name}") for name, value in cfg.items() if name != "type"}
-    signature = inspect.signature(process_hf_dataset)
-    try:
-        bound = signature.bind(**given)
-    except TypeError:
-        # Building the data set raises an error that names the wrong argument.
-        builder.build(cfg, path)
-        raise
-    bound.apply_defaults()
-    arguments = bound.arguments
+    arguments = _arguments(process_hf_dataset, cfg, builder, path)
     rows = take_some(
         take_split(arguments["dataset"], arguments["split"]),
         arguments["max_dataset_length"],
@@ -153,13 +151,26 @@ def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
     return Origin(path, kind, rows, settings, arguments["max_length"], bool(arguments["streaming"]))
 
 
+def _arguments(callee: Any, cfg: Mapping[str, Any], builder: Builder, path: str) -> dict[str, Any]:
+    """What `callee` is called with, defaults included."""
+    given = {name: builder.build(value, f"{path}.{name}") for name, value in cfg.items() if name != "type"}
+    try:
+        bound = inspect.signature(callee).bind(**given)
+    except TypeError:
+        # Building the data set itself says best which argument is wrong.
+        builder.build(cfg, path)
+        raise
+    bound.apply_defaults()
+    return bound.arguments
+
+
 def _settings(arguments: Mapping[str, Any]) -> Encoding:
     if arguments["tokenizer"] is None:
         raise ConfigError(
             translate("process_hf_dataset needs a tokenizer, unless do_dataset_tokenization = False")
         )
     names = [field.name for field in dataclasses.fields(Encoding)]
-    found = {name: arguments[name] for name in names}
+    found = {name: arguments[name] for name in names if name in arguments}
     found["dataset_map_fn"] = find_map_fn(found["dataset_map_fn"], "dataset_map_fn", DATASET_FORMAT_MAPPING)
     found["template_map_fn"] = find_map_fn(found["template_map_fn"], "template_map_fn", {})
     return Encoding(**{**found, "rename_maps": dict(found["rename_maps"])})

@@ -36,7 +36,8 @@ def find_faults(
     ids, trained, boundaries = _some_samples(dataset.store)
     settings = origin.settings
     # A data set that reads files itself has separate rules for the ends of answers.
-    if origin.rows is not None and (settings is None or settings.input_ids_with_output):
+    learns = origin.learns_answers and (settings is None or settings.input_ids_with_output)
+    if origin.rows is not None and learns:
         findings += _find_open_answers(origin, tokenizer, ids, trained, boundaries)
     findings += _find_double_bos(tokenizer, ids, boundaries)
     if settings is not None and settings.template_map_fn is not None:

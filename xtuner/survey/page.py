@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 from xtuner.survey.counts import Lengths
+from xtuner.survey.pairs import ComparedView
 from xtuner.survey.survey import Survey
 from xtuner.survey.terminal import shortened
 from xtuner.survey.views import RowView, Segment
@@ -87,8 +88,12 @@ def _data_set(survey: Survey, lang: str) -> str:
         f'<p class="warning">{escape(sentence(finding, lang))}</p>' for finding in survey.findings
     )
     rows = "".join(_row(view, lang) for view in survey.rows)
+    rows += "".join(_compared(view, lang) for view in (survey.compared.views if survey.compared else ()))
     legend = f"<mark>{word('is_trained', lang)}</mark> {word('not_trained', lang)}"
     numbers = ", ".join(f"{label} {number}" for label, number in length_numbers(survey.lengths, lang))
+    for name, lengths in (survey.compared.lengths if survey.compared else {}).items():
+        own = ", ".join(f"{label} {number}" for label, number in length_numbers(lengths, lang))
+        numbers += f"; {word(name, lang)}: {own}"
     samples = "".join(_sample(segments, place) for segments, place in _with_places(survey))
     return f"""<h2>{escape(survey.path)}</h2>
 <p class="faint">{word("source", lang)}: {escape(survey.source)}</p>
@@ -125,6 +130,23 @@ def _row(view: RowView, lang: str) -> str:
     cut = f'<p class="warning">{view.num_cut_tokens:,} {word("tokens_cut", lang)}</p>'
     error = f'<p class="warning">{word("failed", lang)}: {escape(view.error)}</p>' if view.error else ""
     return f"<h3>{escape(view.place)}</h3>{text}{cut if view.num_cut_tokens else ''}{error}{stages}"
+
+
+def _compared(view: ComparedView, lang: str) -> str:
+    """A prompt, and its answers side by side."""
+    titles = "".join(
+        f"<th>{word(answer.name, lang)} ({answer.num_tokens:,} {word('num_tokens', lang)})</th>"
+        for answer in view.answers
+    )
+    cells = "".join(
+        f'<td class="sample" style="vertical-align: top">{_coloured(answer.segments)}</td>'
+        for answer in view.answers
+    )
+    prompt = f'<div class="sample">{_coloured(view.prompt)}</div>'
+    return (
+        f"<h3>{word('compared', lang)} {escape(view.place)}</h3>{prompt}"
+        f'<table style="width: 100%; table-layout: fixed"><tr>{titles}</tr><tr>{cells}</tr></table>'
+    )
 
 
 def _coloured(segments: Sequence[Segment]) -> str:

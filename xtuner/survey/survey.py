@@ -12,6 +12,7 @@ from xtuner.dataset.items.summary import check_strict
 from xtuner.survey.configured import ConfiguredData, Origin
 from xtuner.survey.counts import Counts, Lengths, describe_lengths
 from xtuner.survey.faults import Finding, find_faults
+from xtuner.survey.pairs import ComparedSurvey, survey_compared
 from xtuner.survey.views import ItemView, RowView, view_item, view_rows
 
 
@@ -27,6 +28,7 @@ class Survey:
     findings: list[Finding]
     rows: list[RowView]
     item: ItemView
+    compared: ComparedSurvey | None = None  # answers, one preferred to the other or labelled
 
 
 def survey_all(
@@ -68,15 +70,20 @@ def make_survey(
     """
     counts = counts_of(dataset)
     rows = view_rows(origin, num_rows)
+    findings = find_faults(origin, dataset, tokenizer, counts, max_cut_share)
+    compared = survey_compared(dataset, tokenizer, origin.max_length, num_rows)
+    if compared is not None:
+        findings = [*compared.findings, *findings]
     return Survey(
         path=origin.path,
         source=describe_source(origin),
         max_length=origin.max_length,
         counts=counts,
         lengths=describe_lengths(np.asarray(dataset.store.lengths)),
-        findings=find_faults(origin, dataset, tokenizer, counts, max_cut_share),
+        findings=findings,
         rows=rows,
         item=view_item(dataset, tokenizer, index),
+        compared=compared,
     )
 
 

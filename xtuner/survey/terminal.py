@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xtuner.survey.counts import Counts, Lengths
+from xtuner.survey.pairs import ComparedView
 from xtuner.survey.survey import Survey
 from xtuner.survey.views import ItemView, RowView, Segment
 from xtuner.survey.wording import count_lines, item_title, length_numbers, sentence, word
@@ -44,6 +45,9 @@ def print_survey(console: Console, survey: Survey, lang: str) -> None:
     """Print counts, lengths and warnings."""
     print_counts(console, f"{survey.path}  {survey.source}", survey.counts, lang)
     print_lengths(console, survey.lengths, lang)
+    for name, lengths in (survey.compared.lengths if survey.compared else {}).items():
+        numbers = "   ".join(f"{label} {number}" for label, number in length_numbers(lengths, lang))
+        _print(console, f"{word(name, lang)}: {numbers}")
     _banner(console, word("findings", lang))
     for finding in survey.findings:
         _print(console, Text(f"! {visible(sentence(finding, lang))}", "yellow"))
@@ -55,6 +59,8 @@ def print_stages(console: Console, survey: Survey, lang: str) -> None:
     """Print the stages of each row, then the samples of an item."""
     for view in survey.rows:
         print_row(console, view, lang)
+    for compared in survey.compared.views if survey.compared else ():
+        print_compared(console, compared, lang)
     print_item(console, survey.item, lang)
 
 
@@ -81,6 +87,18 @@ def print_row(console: Console, view: RowView, lang: str) -> None:
             _print(console, Text(f"({view.num_cut_tokens:,} {word('tokens_cut', lang)})", "yellow"))
     if view.error:
         _print(console, Text(f"! {word('failed', lang)}: {visible(view.error)}", "bold red"))
+
+
+def print_compared(console: Console, view: ComparedView, lang: str) -> None:
+    """A prompt, and its answers side by side."""
+    _banner(console, f"{word('compared', lang)}  {view.place}  {legend(console, lang)}")
+    _print(console, _coloured(view.prompt, console))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False)
+    for answer in view.answers:
+        title = f"{word(answer.name, lang)}  ({answer.num_tokens:,} {word('num_tokens', lang)})"
+        table.add_column(title, ratio=1, overflow="fold")
+    table.add_row(*(_coloured(answer.segments, console) for answer in view.answers))
+    console.print(table)
 
 
 def print_item(console: Console, item: ItemView, lang: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
+from xtuner.dataset.preferences.samples import EQUAL, TIED
 from xtuner.language import LANGUAGES
 from xtuner.survey.counts import Counts, Lengths
 from xtuner.survey.faults import Finding
@@ -50,6 +51,11 @@ WORDS = {
     "failed": ("stops here", "在此出错"),
     "is_dropped": ("dropped: nothing in it", "被丢弃：没有内容"),
     "more": ("more", "更多"),
+    "compared": ("compared answers", "成对的回答"),
+    "chosen": ("chosen", "chosen"),
+    "rejected": ("rejected", "rejected"),
+    "good_answer": ("good answer", "好回答"),
+    "bad_answer": ("bad answer", "坏回答"),
     "tokens_cut": ("tokens cut off at max_length", "个 token 因 max_length 被截去"),
 }
 
@@ -92,6 +98,33 @@ SENTENCES = {
         "nothing ({places}).",
         "{count} 行的回答为空，只有结束符参与训练，模型会学到不作回答（{places}）。",
     ),
+    "swapped": (
+        "In {count} rows the rejected answer has the higher score ({places}): are both swapped?",
+        "{count} 行中 rejected 的评分更高（{places}）：是否写反了？",
+    ),
+    "mixed": (
+        "In {count} rows one answer is a text and the other is messages ({places}): are fields mixed up?",
+        "{count} 行中一个回答是文本，另一个是消息（{places}）：字段是否弄混了？",
+    ),
+    "answers_cut": (
+        "{chosen} chosen and {rejected} rejected answers of {total} pairs are cut at max_length = "
+        "{max_length}: they are compared without their ends. Raise max_length, or leave these pairs out.",
+        "{total} 对中有 {chosen} 个 chosen 和 {rejected} 个 rejected 回答在 "
+        "max_length = {max_length} 处被截断：比较的回答不完整。请调大 max_length，或去掉这些数据。",
+    ),
+    "length_bias": (
+        "In {share:.0%} of the pairs the {side} answer is the longer one (median {own:.0f} tokens against "
+        "{other:.0f}): the model may learn length. Add pairs of the other kind, or use a loss that counts by "
+        "token.",
+        "{share:.0%} 的数据对中 {side} 回答更长（中位数 {own:.0f} 个 token，另一方为 {other:.0f}）："
+        "模型可能只学到长度。请加入相反的数据，或用按 token 平均的损失。",
+    ),
+    "one_sided": (
+        "{share:.0%} of the {side} answers begin with {text!r}, and {other:.0%} of the others do: the "
+        "model may learn this form alone. Write both answers in one form.",
+        "{share:.0%} 的 {side} 回答以 {text!r} 开头，而另一方只有 {other:.0%}：模型可能只学到这种形式。"
+        "请让两个回答形式一致。",
+    ),
     "cut": (
         "{share:.1%} of the rows ({count}) are longer than max_length = {max_length} and cut: "
         "{tokens} tokens are lost. Raise max_length to keep them.",
@@ -105,6 +138,8 @@ REASONS = {
     FAULTY: "内容有错误",
     PROMPT_FILLS: "仅问题部分就占满了 max_length",
     NOTHING_TRAINED: "没有可训练的 token",
+    EQUAL: "回答全部相同",
+    TIED: "回答不分优劣",
 }
 
 LEFT_OUT = {

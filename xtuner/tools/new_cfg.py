@@ -11,6 +11,7 @@ from xtuner.errors import ConfigError
 from xtuner.estimate.machine import find_machine
 from xtuner.estimate.memory import size_text
 from xtuner.log import start_console
+from xtuner.proposal.methods import METHODS
 from xtuner.tools.arguments.config import write_new
 from xtuner.tools.arguments.parser import Parser, add_lang
 
@@ -24,7 +25,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="folder of the model")
     parser.add_argument("--data", required=True, help="file of rows: .json, .jsonl, .csv, .xlsx, ...")
     parser.add_argument(
-        "--method", choices=("qlora", "lora", "full"), help="lora where it fits into memory, else qlora"
+        "--method",
+        choices=METHODS,
+        help="lora where it fits into memory, else qlora; dpo likewise, for pairs of answers",
     )
     parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
     parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")
@@ -52,10 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.model.tokenizer import load_tokenizer
     from xtuner.proposal.choices import choose
     from xtuner.proposal.config import write_config
-    from xtuner.proposal.data import look_at_data
+    from xtuner.proposal.pairs import look_at
 
     tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
-    data = look_at_data(args.data, tokenizer, model.template)
+    data = look_at(args.data, tokenizer, model.template, args.method)
     machine = find_machine()
     proposal = choose(model, data, machine, args.method)
     text = write_config(out.stem, model, data, proposal, args.lang)

@@ -208,3 +208,18 @@ def test_an_open_store_is_small_to_send():
     store = open_or_write("k", write([[(i, True)] for i in range(10_000)]))
     assert len(pickle.dumps(store)) < 500
     assert isinstance(store, TokenStore)
+
+
+def test_a_column_is_kept_beside_the_samples(caplog):
+    """It is read as it was written; a damaged one makes the store anew."""
+
+    def write_one(writer):
+        about = write([[(1, True)]])(writer)
+        writer.add_column("scores", np.array([0.5, 2]))
+        return about
+
+    store = open_or_write("k", write_one)
+    assert store.column("scores").tolist() == [0.5, 2]
+    (store.folder / "scores.npy").write_bytes(b"other")
+    assert open_or_write("k", write_one).column("scores").tolist() == [0.5, 2]
+    assert "are damaged (scores.npy): they are made again" in caplog.text

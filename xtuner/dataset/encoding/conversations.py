@@ -159,11 +159,13 @@ def plan_conversations(
     input_ids_with_output: bool = True,
     with_image_token: bool = False,
     one_sample_per_turn: bool = False,
+    keep_thinking: bool = False,
 ) -> Planned:
     """The conversations split into pieces to tokenise; InvalidRowError for a row that cannot be.
 
     Without `input_ids_with_output` only the question of a one-turn conversation is tokenised.
     """
+    keep_thinking = keep_thinking or one_sample_per_turn
     bos, eos = begin_ids(tokenizer), end_ids(tokenizer)
     template: ChatTemplate | None = None
     texts: dict[str, int] = {}
@@ -177,7 +179,7 @@ def plan_conversations(
             try:
                 if (dialogue := dialogue_of(turns)) is not None:
                     template = template or ChatTemplate(tokenizer)
-                    chats.append(_rendered(template, dialogue, input_ids_with_output, one_sample_per_turn))
+                    chats.append(_rendered(template, dialogue, input_ids_with_output, keep_thinking))
                     left_out |= {(row, kind) for kind in chats[-1].left_out}
                     plans.append(None)
                 else:

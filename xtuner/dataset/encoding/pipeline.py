@@ -69,6 +69,7 @@ class Encoding:
     with_image_token: bool = False
     strict: bool = False
     one_sample_per_turn: bool = False
+    keep_thinking: bool = False  # of the last answer, where the chat template leaves it out
 
 
 class Rows(Protocol):
@@ -100,6 +101,10 @@ class Tally:
     left_out: dict[str, int] = field(default_factory=dict)
     left_out_rows: dict[str, list[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+
+    def count_row(self) -> None:
+        """Count a row, whatever becomes of it."""
+        self.stats["rows"] += 1
 
     def drop(self, reason: str, row: int, place: Callable[[int], str]) -> None:
         """Count a row that is left out."""
@@ -182,7 +187,7 @@ class _Pipeline:
     def conversations(self) -> Iterator[tuple[int, Conversation]]:
         """Number and conversation of each row that has one."""
         for number, read in self.rows.unread():
-            self.tally.stats["rows"] += 1
+            self.tally.count_row()
             try:
                 row = read()
             except DataError as error:
@@ -212,6 +217,7 @@ class _Pipeline:
                     input_ids_with_output=self.settings.input_ids_with_output,
                     with_image_token=self.settings.with_image_token,
                     one_sample_per_turn=self.settings.one_sample_per_turn,
+                    keep_thinking=self.settings.keep_thinking,
                 )
                 return _PendingChunk(
                     numbers, conversations, planned, self.tokenising.submit(planned.tokenise)

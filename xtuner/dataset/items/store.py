@@ -5,6 +5,7 @@
         trained.bin   the loss mask, one bit per token
         ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
         rows.bin      uint32, the source row of sample i
+        NAME.npy      another column of numbers, one for each sample, of data sets that need one
         about.json    hashes of the files, carries, and the counts to report
         faults.txt    position and fault of each row that was left out, if any
 
@@ -69,6 +70,10 @@ class TokenStore:
         # Unsigned differences are correct without the upper bits.
         return np.diff(self._ends, prepend=np.uint32(0)).astype(np.int64)
 
+    def column(self, name: str) -> np.ndarray:
+        """The numbers that were written under this name."""
+        return np.load(self.folder / f"{name}.npy", "r")
+
     @property
     def content_hash(self) -> str:
         """A hash, equal for stores with the same samples."""
@@ -97,6 +102,16 @@ class StoreWriter:
         self._open_bits = np.zeros(0, bool)
         self._num_tokens = self._num_samples = 0
         self._carries: list[int] = []
+        self._columns: dict[str, str] = {}
+
+    def add_column(self, name: str, numbers: np.ndarray) -> None:
+        """Keep `numbers` beside the samples."""
+        path = self._folder / f"{name}.npy"
+        with open(path, "wb") as file:
+            np.save(file, numbers, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        self._columns[name] = _digest(path)
 
     def append(self, encoded: Encoded, row_numbers: np.ndarray, keep: np.ndarray | None = None) -> None:
         """Write the samples of one chunk, or only those with `keep` (bool per sample).
@@ -147,6 +162,7 @@ class StoreWriter:
         self.close()
         hashes = {name: digest.hexdigest() for name, digest in self._hashes.items()}
         about |= {"layout": _LAYOUT, "hashes": hashes, "carries": self._carries}
+        about |= {"columns": self._columns} if self._columns else {}
         text = json.dumps(about, ensure_ascii=False)
         with open(self._folder / "about.json", "w", encoding="utf-8") as about_file:
             about_file.write(text)
@@ -196,13 +212,15 @@ def _open(folder: Path) -> TokenStore | None:
         about = json.loads((folder / "about.json").read_text("utf-8"))
         if about["layout"] != _LAYOUT:
             return None
-        damaged = [n for n in _FILES if _digest(folder / f"{n}.bin") != about["hashes"][n]]
+        hashes = {f"{name}.bin": about["hashes"][name] for name in _FILES}
+        hashes |= {f"{name}.npy": found for name, found in about.get("columns", {}).items()}
+        damaged = [name for name, found in hashes.items() if _digest(folder / name) != found]
         if not damaged:
             return TokenStore(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return None
     say_once(
-        "the cached tokens in {folder} are damaged ({name}.bin): they are made again",
+        "the cached tokens in {folder} are damaged ({name}): they are made again",
         folder=folder,
         name=damaged[0],
     )

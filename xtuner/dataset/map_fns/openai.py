@@ -41,11 +41,11 @@ def openai_map_fn(example: Row) -> dict:
     calls of an assistant follow its words as JSON. Answers that open the conversation are in no turn: only
     the tokenizer's chat template writes them.
     """
-    messages = [_message(message) for message in items(example, "messages")]
+    messages = [chat_message(message) for message in items(example, "messages")]
     if example.get("system"):
         messages.insert(0, {"role": "system", "content": text(example, "system")})
     conversation = [exchange.turn() for exchange in _exchanges(messages)]
-    tools = _tools(example)
+    tools = tools_of(example)
     if conversation and tools:
         conversation[0]["tools"] = tools
     return {"conversation": conversation}
@@ -106,7 +106,7 @@ def _exchanges(messages: list[dict[str, Any]]) -> list[_Exchange]:
     return others
 
 
-def _message(message: Row) -> dict[str, Any]:
+def chat_message(message: Row) -> dict[str, Any]:
     """The message for a chat template: a known role, content as text, `loss` false if unsupervised."""
     name = text(message, "role")
     if name not in ROLES:
@@ -143,7 +143,7 @@ def _text_part(part: Any) -> str:
     raise DataError(translate("a message's content has a part that is not text: {part!r:.80}", part=part))
 
 
-def _tools(example: Row) -> list[Any]:
+def tools_of(example: Row) -> list[Any]:
     """The tools of the row, which are a list or its JSON text."""
     name = "tools" if example.get("tools") else "functions"
     tools = example.get(name)

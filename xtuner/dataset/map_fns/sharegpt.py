@@ -33,11 +33,11 @@ _ROLES = {
 
 def sharegpt_map_fn(example: Row) -> dict:
     """One turn per answer, as for OpenAI messages; the keys may also be `role` and `content`."""
-    messages = [_message(message) for message in items(example, "conversations")]
+    messages = [openai_message(message) for message in items(example, "conversations")]
     return openai_map_fn({**example, "messages": messages})
 
 
-def _message(message: Row) -> dict[str, Any]:
+def openai_message(message: Row) -> dict[str, Any]:
     speaker_key = "from" if "from" in message else "role"
     words_key = "value" if "value" in message else "content"
     if speaker_key not in message:
