@@ -25,8 +25,8 @@ from xtuner.model import attention
 from xtuner.model.loading import layers_of
 from xtuner.model.packed import packed_inputs
 
-# Even, as every second layer may be recomputed; four, as the first has no gradient to hand on and needs less than
-# the second.
+# Even, as every second layer may be recomputed; four, as the first has no gradient to hand on and needs less
+# than the second.
 _FEW = (4, 6)
 
 
