@@ -1,6 +1,6 @@
 """One update of a case, counted; from two models of few layers where the layers are alike.
 
-    work(32 layers) = work(2) + 30 / 2 x (work(4) - work(2))        so for the peak of each phase and layer
+    work(32 layers) = work(4) + 28 / 2 x (work(6) - work(4))        so for the peak of each phase and layer
 
 A phase of a layer is named by its distance from the nearer end: layers between need more than neither end.
 """
@@ -25,8 +25,9 @@ from xtuner.model import attention
 from xtuner.model.loading import layers_of
 from xtuner.model.packed import packed_inputs
 
-# Even, as every second layer may be recomputed.
-_FEW = (2, 4)
+# Even, as every second layer may be recomputed; four, as the first has no gradient to hand on and needs less
+# than the second.
+_FEW = (4, 6)
 
 
 @dataclass
@@ -152,6 +153,6 @@ class _Run:
             inputs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in inputs.items()}
             with attention.packed_batch(boundaries=self.case.boundaries):
                 return self.model(**inputs, labels=inputs["input_ids"]).loss
-        data = {"input_ids": ids.to("meta"), "labels": ids, "cumulative_len": None}
+        data = {"input_ids": ids.to("meta", non_blocking=True), "labels": ids, "cumulative_len": None}
         data |= {"boundaries": self.case.boundaries}
         return self.model(data, num_items=self.case.tokens)["loss"]

@@ -9,9 +9,9 @@ GIB = 2**30
 # Traffic beside products in GB, launches, waits of the host, peak in GiB. A change that makes them less puts
 # the new numbers here and runs `python benchmarks/gpu_on_paper.py --all --write`.
 HELD = [
-    (Case(), 1399.4, 9206, 3, 64.18),
-    (Case("llama2-7b", tokens=2048, rank=16, recompute="offload", double_quant=True), 350, 18125, 3, 4.32),
-    (Case("internlm2-1.8b", "full", tokens=8192, recompute="full"), 406.9, 5345, 3, 28.34),
+    (Case(), 1399.4, 9206, 2, 64.18),
+    (Case("llama2-7b", tokens=2048, rank=16, recompute="offload", double_quant=True), 350, 18125, 2, 4.32),
+    (Case("internlm2-1.8b", "full", tokens=8192, recompute="full"), 406.9, 5345, 2, 28.34),
 ]
 
 
@@ -33,8 +33,8 @@ def test_an_update_costs_what_it_did(case, traffic, launches, waits, peak):
 
 
 def test_few_layers_tell_what_many_do():
-    """Layers are alike: the work of ten is known from two and four of them, and so is the peak."""
-    case = Case("internlm2-1.8b", tokens=2048, recompute="selective")
+    """Layers are alike: the work of ten is known from four and six of them, and so is the peak."""
+    case = Case("internlm2-1.8b", tokens=2048, recompute="offload")
     few, whole = count(case, layers=10), count_layers(case, 10)
     assert few.total().bytes == pytest.approx(whole.total().bytes, rel=1e-6)
     assert few.total().launches == pytest.approx(whole.total().launches, rel=1e-6)
