@@ -6,24 +6,38 @@ from on_paper.models import Case
 from on_paper.update import count, count_layers
 
 GIB = 2**30
-# Traffic beside products in GB, launches, waits of the host, peak in GiB. A change that makes them less puts
-# the new numbers here and runs `python benchmarks/gpu_on_paper.py --all --write`.
+LARGE = Case()
+SMALL_MEMORY = Case("llama2-7b", tokens=2048, rank=16, recompute="offload", double_quant=True)
+FULL = Case("internlm2-1.8b", "full", tokens=8192, recompute="full")
+# With Triton's kernels or plain torch: traffic beside products in GB, launches, host waits, peak in GiB.
+# A change that makes them less puts the new numbers here and runs
+# `python benchmarks/gpu_on_paper.py --all --write`.
 HELD = [
-    (Case(), 1399.4, 9206, 2, 64.18),
-    (Case("llama2-7b", tokens=2048, rank=16, recompute="offload", double_quant=True), 350, 18125, 2, 4.32),
-    (Case("internlm2-1.8b", "full", tokens=8192, recompute="full"), 406.9, 5345, 2, 28.34),
+    (LARGE, True, 412.6, 2916, 1, 63.63),
+    (SMALL_MEMORY, True, 178.4, 6871, 1, 4.29),
+    (FULL, True, 250.7, 2249, 1, 28.34),
+    (LARGE, False, 1377.9, 8921, 1, 64.18),
+    (SMALL_MEMORY, False, 344.4, 17902, 1, 4.33),
+    (FULL, False, 402.1, 5059, 1, 28.34),
 ]
 
 
-@pytest.fixture(autouse=True)
-def plain_torch(monkeypatch):
+@pytest.fixture
+def use_kernels(request, monkeypatch):
     """The same numbers whether Triton is installed or not."""
-    monkeypatch.setattr("on_paper.gpu.has_kernels", lambda: False)
+    wanted = getattr(request, "param", False)
+    if wanted:
+        pytest.importorskip("triton")
+    monkeypatch.setattr("on_paper.gpu.has_kernels", lambda: wanted)
 
 
 @pytest.mark.parametrize(
-    ("case", "traffic", "launches", "waits", "peak"), HELD, ids=lambda x: getattr(x, "model", "")
+    ("case", "use_kernels", "traffic", "launches", "waits", "peak"),
+    HELD,
+    indirect=["use_kernels"],
+    ids=lambda x: getattr(x, "model", ""),
 )
+@pytest.mark.usefixtures("use_kernels")
 def test_an_update_costs_what_it_did(case, traffic, launches, waits, peak):
     """To 2 percent."""
     counted = count(case)
@@ -32,6 +46,7 @@ def test_an_update_costs_what_it_did(case, traffic, launches, waits, peak):
     assert found == pytest.approx((traffic, launches, waits, peak), rel=0.02)
 
 
+@pytest.mark.usefixtures("use_kernels")
 def test_few_layers_tell_what_many_do():
     """Layers are alike: the work of ten is known from four and six of them, and so is the peak."""
     case = Case("internlm2-1.8b", tokens=2048, recompute="offload")
@@ -41,6 +56,7 @@ def test_few_layers_tell_what_many_do():
     assert few.peak == pytest.approx(whole.peak, rel=1e-6)
 
 
+@pytest.mark.usefixtures("use_kernels")
 @pytest.mark.parametrize(
     "case",
     [

@@ -125,7 +125,7 @@ LORA, FULL = {"weight_bytes": 2, "rank": 16}, {"weight_bytes": 4}
     ],
 )
 def test_the_peak_is_what_tensors_take(family, of_run, monkeypatch):
-    """To 5 percent where most is needed, to a tenth at every other moment; tiles are of 128 rows."""
+    """To 5 percent where most is needed, to 12 in every other phase; tiles are of 128 rows."""
     for module in (memory, recompute):
         monkeypatch.setattr(module, "TILE", 128)
     run = Training(512, batch=8, fused_step=True, device="cpu", **of_run)
@@ -138,4 +138,4 @@ def test_the_peak_is_what_tensors_take(family, of_run, monkeypatch):
         size = sum(size for part, size in parts.items() if part != "allocator")
         wanted[phase] = max(wanted.get(phase, 0), size)
     assert max(found.values()) == pytest.approx(max(wanted.values()), rel=0.05)
-    assert found == pytest.approx({phase: wanted[phase] for phase in found}, rel=0.1)
+    assert found == pytest.approx({phase: wanted[phase] for phase in found}, rel=0.12)
