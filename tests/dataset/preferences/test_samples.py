@@ -227,9 +227,10 @@ def test_labels_follow_their_answers_into_packs_of_several_data_sets(tokenizer):
 
 
 def test_pairs_are_good_and_bad_answers(tokenizer, answers_of):
-    rows = [pair("Q", "A", "B"), pair("R", "C", "D")]
+    rows = [pair("Q", "A", "B"), pair("R", "C", "D"), pair("S", "E", "E")]
     dataset = build_unpaired_dataset(rows, tokenizer, 64, "auto", with_kl=False)
-    assert answers_of(dataset) == [["A"], ["B"], ["C"], ["D"]]
+    assert answers_of(dataset) == [["A"], ["B"], ["C"], ["D"]]  # nothing is both good and bad
+    assert dataset.stats["dropped"] == {"answers that are all equal": 1}
     assert [bool(dataset[i]["desirable"][0]) for i in range(4)] == [True, False, True, False]
 
 

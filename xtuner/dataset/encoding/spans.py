@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.encoding.chat_template import Rendered
+from xtuner.dataset.encoding.shared_heads import Tail, encode_tails
 
 Ids = np.ndarray
 Pieces = list[tuple[Ids, bool]]
@@ -38,9 +39,10 @@ def encode_spans(
     results: list[Pieces | None] = [None] * len(texts)
     if backend is not None and backend.padding is None and backend.truncation is None:
         whole = [n for n, rendered in enumerate(texts) if split is None or not split.search(rendered.text)]
-        encodings = backend.encode_batch([texts[n].text for n in whole], add_special_tokens=False)
-        for number, encoding in zip(whole, encodings, strict=True):
-            results[number] = _whole(encoding, texts[number])
+        first_spans = [texts[n].spans[0][0] if texts[n].spans else len(texts[n].text) for n in whole]
+        tails = encode_tails(backend, [texts[n].text for n in whole], first_spans)
+        for number, tail in zip(whole, tails, strict=True):
+            results[number] = _from_tail(tail, texts[number])
     left = [number for number, pieces in enumerate(results) if pieces is None]
     parts = [_parts(texts[number], split) for number in left]
     words = list(dict.fromkeys(part for text in parts for part, _ in text if part is not None))
@@ -48,6 +50,19 @@ def encode_spans(
     for number, text in zip(left, parts, strict=True):
         results[number] = [(mark if part is None else ids[part], trained) for part, trained in text]
     return results  # type: ignore[return-value]
+
+
+def _from_tail(tail: Tail, rendered: Rendered) -> Pieces | None:
+    """The pieces of a text of which the head was encoded with another."""
+    start = tail.start
+    if not start:
+        return _whole(tail.encoding, rendered)
+    spans = [(first - start, last - start) for first, last in rendered.spans]
+    pieces = _whole(tail.encoding, Rendered(rendered.text[start:], spans))
+    if pieces is None:
+        return None
+    (ids, trained), *others = pieces
+    return [(np.concatenate([tail.head, ids]), trained), *others]
 
 
 def _whole(encoding: Any, rendered: Rendered) -> Pieces | None:

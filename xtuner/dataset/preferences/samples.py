@@ -268,7 +268,7 @@ class _AnswerRows(Selection):
             except DataError as error:
                 yield row, DataError(f"{super().place(row)}: {error}")
                 continue
-            if reason := None if self.reading.is_labelled else _useless(compared):
+            if reason := _useless(compared, self.reading.is_labelled):
                 number = self.ledger.add(row, np.nan)
                 self.tally.drop(reason, number, self.place)
                 self.note_fault(f"{self.place(number)}: {translate(reason)}")
@@ -297,11 +297,12 @@ class _AnswerRows(Selection):
         return compared
 
 
-def _useless(compared: Compared) -> str | None:
-    """Why the answers of a row compare nothing, None where they do."""
-    if all(answer == compared.answers[0] for answer in compared.answers):
+def _useless(compared: Compared, is_labelled: bool) -> str | None:
+    """Why the answers of a row compare nothing, None where they do; labels may all be the same."""
+    are_tied = len(set(compared.scores)) == 1
+    if all(answer == compared.answers[0] for answer in compared.answers) and not (are_tied and is_labelled):
         return EQUAL
-    return TIED if len(set(compared.scores)) == 1 else None
+    return TIED if are_tied and not is_labelled else None
 
 
 def _is_swapped(row: Row) -> bool:
