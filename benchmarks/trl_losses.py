@@ -98,7 +98,7 @@ def compare() -> None:
     print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
     print(f"{'method':58} {'loss':>12} {'of loss':>9} {'of gradient':>12}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder)]:
+        for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder), *kto(folder), *reward(folder)]:
             (loss, grads), (their_loss, their_grads) = ours, theirs
             of_loss = abs(loss - their_loss) / abs(loss)
             of_grads = max((grads[n] - g).norm() / grads[n].norm() for n, g in their_grads.items())
@@ -259,6 +259,102 @@ def cpo(folder: str) -> Any:
         args = arguments(CPOConfig, folder, **theirs)
         trainer = CPOTrainer(model, args=args, train_dataset=rows(), processing_class=tokenizer())
         yield f"{name} {' '.join(f'{k}={v}' for k, v in settings.items())}", own, of_pairs(trainer)
+
+
+def kto(folder: str) -> Any:
+    """All chosen and rejected answers as good and bad ones; the mismatched of each is that of its neighbour."""
+    import numpy as np
+    import torch
+    from trl import KTOConfig, KTOTrainer
+
+    from xtuner.dataset.collate_fns.flat import flat_collate_fn
+    from xtuner.model.kto import KTO
+
+    single = [
+        (pair["prompt_ids"], pair[f"{side}_ids"], side == "chosen")
+        for pair in answers()
+        for side in ("chosen", "rejected")
+    ]
+    mismatched = [single[i - 1][1] for i in range(len(single))]
+    ids: list[int] = []
+    labels: list[int] = []
+    boundaries = [0]
+    for (prompt, answer, _), other in zip(single, mismatched, strict=True):
+        for text in (answer, other):
+            ids += prompt + text
+            labels += [-100] * len(prompt) + text
+            boundaries.append(len(ids))
+    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
+    data = {**flat_collate_fn([item])["data"], "desirable": torch.tensor([good for *_, good in single])}
+
+    def padded(texts: list[list[int]], prefix: str) -> dict[str, Any]:
+        rows = [prompt + text for (prompt, *_), text in zip(single, texts, strict=True)]
+        width = max(map(len, rows))
+        masks = {
+            "input_ids": [row + [0] * (width - len(row)) for row in rows],
+            "attention_mask": [[1] * len(row) + [0] * (width - len(row)) for row in rows],
+            "completion_mask": [
+                [0] * len(prompt) + [1] * len(text) + [0] * (width - len(prompt) - len(text))
+                for (prompt, *_), text in zip(single, texts, strict=True)
+            ],
+        }
+        return {prefix + name: torch.tensor(values) for name, values in masks.items()}
+
+    for weights in ({}, {"desirable_weight": 1.2, "undesirable_weight": 0.7}):
+        model, reference = models()
+        trained = KTO(copy.deepcopy(model), ref_llm=copy.deepcopy(reference), beta=BETA, **weights).train()
+        own = measured(trained(data)["loss"], trained.llm)
+        trainer = KTOTrainer(
+            model,
+            ref_model=reference,
+            args=arguments(KTOConfig, folder, **weights),
+            train_dataset=labelled_rows(),
+            processing_class=tokenizer(),
+        )
+        batch = {
+            **padded([text for _, text, _ in single], ""),
+            **padded(mismatched, "KL_"),
+            "label": torch.tensor([good for *_, good in single]),
+        }
+        theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
+        yield f"KTO {' '.join(f'{k}={v}' for k, v in weights.items())}", own, theirs
+
+
+def labelled_rows() -> Any:
+    from datasets import Dataset
+
+    good = {"prompt": "w5", "completion": " w6 w7", "label": True}
+    bad = {"prompt": "w8", "completion": " w9", "label": False}
+    return Dataset.from_list([good, bad] * 2)
+
+
+def reward(folder: str) -> Any:
+    import torch
+    from transformers import LlamaForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    from xtuner.model.reward import RewardModel
+
+    base, _ = models()
+    base.config.num_labels = 1
+    model = LlamaForSequenceClassification(base.config)
+    model.model.load_state_dict(base.model.state_dict())
+    torch.nn.init.normal_(model.score.weight, std=0.1)
+    own = ours(RewardModel, model, penalty_type="none")
+    usual = {"output_dir": folder, "report_to": [], "use_cpu": True, "bf16": False}
+    trainer = RewardTrainer(
+        model,
+        args=RewardConfig(**usual, gradient_checkpointing=False, per_device_train_batch_size=4),
+        train_dataset=rows(),
+        processing_class=tokenizer(),
+    )
+    pairs = [
+        {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}
+        for pair in answers()
+    ]
+    batch = trainer.data_collator(pairs)
+    theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
+    yield "RewardModel loss_type=ranking penalty_type=none", own, theirs
 
 
 if __name__ == "__main__":
