@@ -22,6 +22,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from results import write_section
+
 HERE = Path(__file__).resolve().parent
 VOCABULARY = 128
 BETA = 0.3
@@ -68,9 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--python", help="the Python of an environment with TRL")
     parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="the folder of peers.py")
+    parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     args = parser.parse_args()
     if importlib.util.find_spec("trl") is not None:
-        compare()
+        compare(args.write)
         return
     from peers import python_of
 
@@ -79,11 +82,12 @@ def main() -> None:
         sys.exit("TRL is not installed: python benchmarks/peers.py install trl, or name a --python")
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    sys.exit(subprocess.run([python, __file__], env=environment).returncode)
+    command = [python, __file__, *(["--write"] if args.write else [])]
+    sys.exit(subprocess.run(command, env=environment).returncode)
 
 
-def compare() -> None:
-    """Print the table."""
+def compare(write: bool) -> None:
+    """Print the table; `write`: and put it into RESULTS.md."""
     import datasets
     import torch
     import transformers
@@ -95,14 +99,21 @@ def compare() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
+    versions = f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
+    print(versions)
     print(f"{'method':58} {'loss':>12} {'of loss':>9} {'of gradient':>12}")
+    lines = ["| method | loss | difference | of the gradient |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder), *kto(folder), *reward(folder)]:
             (loss, grads), (their_loss, their_grads) = ours, theirs
             of_loss = abs(loss - their_loss) / abs(loss)
             of_grads = max((grads[n] - g).norm() / grads[n].norm() for n, g in their_grads.items())
             print(f"{name:58} {loss:12.7f} {of_loss:9.1e} {of_grads:12.1e}")
+            lines.append(f"| {name} | {loss:.7f} | {of_loss:.1e} | {of_grads:.1e} |")
+    if write:
+        write_section(
+            "Losses beside TRL's", "\n".join([*lines, "", f"Relative differences in fp32; {versions}."])
+        )
 
 
 def models() -> tuple[Any, Any]:
@@ -262,7 +273,7 @@ def cpo(folder: str) -> Any:
 
 
 def kto(folder: str) -> Any:
-    """All chosen and rejected answers as good and bad ones; the mismatched of each is that of its neighbour."""
+    """Chosen and rejected answers as good and bad ones; the mismatched of each is that of its neighbour."""
     import numpy as np
     import torch
     from trl import KTOConfig, KTOTrainer
