@@ -168,20 +168,10 @@ def rows() -> Any:
 
 def packed() -> dict[str, Any]:
     """The pairs in one pack, as a batch of ours."""
-    import numpy as np
-
-    from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
-
-    ids: list[int] = []
-    labels: list[int] = []
-    boundaries = [0]
-    for pair in answers():
-        for name in ("chosen_ids", "rejected_ids"):
-            ids += pair["prompt_ids"] + pair[name]
-            labels += [-100] * len(pair["prompt_ids"]) + pair[name]
-            boundaries.append(len(ids))
-    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
-    return preference_collate_fn([item])["data"]
+    pairs = answers()
+    chosen, rejected = ([pair[f"{side}_ids"] for pair in pairs] for side in ("chosen", "rejected"))
+    data = interleaved([pair["prompt_ids"] for pair in pairs], chosen, rejected)
+    return {**data, "num_pairs": len(pairs)}
 
 
 def measured(loss: Any, model: Any) -> tuple[float, dict[str, Any]]:
@@ -229,19 +219,12 @@ def dpo(folder: str) -> Any:
 
 
 def of_pairs(trainer: Any) -> tuple[float, dict[str, Any]]:
-    """Of a trainer that takes padded prompts, chosen and rejected answers with labels."""
-    import torch
-
-    batch: dict[str, Any] = {}
+    """Of a trainer that takes padded chosen and rejected answers with labels."""
+    pairs, batch = answers(), {}
     for side in ("chosen", "rejected"):
-        found = [pair["prompt_ids"] + pair[f"{side}_ids"] for pair in answers()]
-        width = max(map(len, found))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in found])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in found])
-        labels = ids.masked_fill(mask == 0, -100)
-        for row, pair in enumerate(answers()):
-            labels[row, : len(pair["prompt_ids"])] = -100
-        batch |= {f"{side}_input_ids": ids, f"{side}_attention_mask": mask, f"{side}_labels": labels}
+        found = padded([p["prompt_ids"] for p in pairs], [p[f"{side}_ids"] for p in pairs], f"{side}_")
+        answer = found.pop(f"{side}_completion_mask")
+        batch |= {**found, f"{side}_labels": found[f"{side}_input_ids"].masked_fill(answer == 0, -100)}
     loss, _ = trainer.get_batch_loss_metrics(trainer.model.train(), batch)
     return measured(loss, trainer.model)
 
@@ -274,43 +257,18 @@ def cpo(folder: str) -> Any:
 
 def kto(folder: str) -> Any:
     """Chosen and rejected answers as good and bad ones; the mismatched of each is that of its neighbour."""
-    import numpy as np
     import torch
     from trl import KTOConfig, KTOTrainer
 
-    from xtuner.dataset.collate_fns.flat import flat_collate_fn
     from xtuner.model.kto import KTO
 
-    single = [
-        (pair["prompt_ids"], pair[f"{side}_ids"], side == "chosen")
-        for pair in answers()
-        for side in ("chosen", "rejected")
-    ]
-    mismatched = [single[i - 1][1] for i in range(len(single))]
-    ids: list[int] = []
-    labels: list[int] = []
-    boundaries = [0]
-    for (prompt, answer, _), other in zip(single, mismatched, strict=True):
-        for text in (answer, other):
-            ids += prompt + text
-            labels += [-100] * len(prompt) + text
-            boundaries.append(len(ids))
-    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
-    data = {**flat_collate_fn([item])["data"], "desirable": torch.tensor([good for *_, good in single])}
-
-    def padded(texts: list[list[int]], prefix: str) -> dict[str, Any]:
-        rows = [prompt + text for (prompt, *_), text in zip(single, texts, strict=True)]
-        width = max(map(len, rows))
-        masks = {
-            "input_ids": [row + [0] * (width - len(row)) for row in rows],
-            "attention_mask": [[1] * len(row) + [0] * (width - len(row)) for row in rows],
-            "completion_mask": [
-                [0] * len(prompt) + [1] * len(text) + [0] * (width - len(prompt) - len(text))
-                for (prompt, *_), text in zip(single, texts, strict=True)
-            ],
-        }
-        return {prefix + name: torch.tensor(values) for name, values in masks.items()}
-
+    pairs = answers()
+    prompts = [pair["prompt_ids"] for pair in pairs for _ in range(2)]
+    single = [pair[f"{side}_ids"] for pair in pairs for side in ("chosen", "rejected")]
+    mismatched = [single[-1], *single[:-1]]
+    good = torch.tensor([True, False] * len(pairs))
+    data = {**interleaved(prompts, single, mismatched), "desirable": good}
+    batch = {**padded(prompts, single, ""), **padded(prompts, mismatched, "KL_"), "label": good}
     for weights in ({}, {"desirable_weight": 1.2, "undesirable_weight": 0.7}):
         model, reference = models()
         trained = KTO(copy.deepcopy(model), ref_llm=copy.deepcopy(reference), beta=BETA, **weights).train()
@@ -322,13 +280,43 @@ def kto(folder: str) -> Any:
             train_dataset=labelled_rows(),
             processing_class=tokenizer(),
         )
-        batch = {
-            **padded([text for _, text, _ in single], ""),
-            **padded(mismatched, "KL_"),
-            "label": torch.tensor([good for *_, good in single]),
-        }
         theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
         yield f"KTO {' '.join(f'{k}={v}' for k, v in weights.items())}", own, theirs
+
+
+def interleaved(prompts: list[list[int]], *texts: list[list[int]]) -> dict[str, Any]:
+    """Each prompt with its text of the first list, of the second, ...: a batch of ours."""
+    import numpy as np
+
+    from xtuner.dataset.collate_fns.flat import flat_collate_fn
+
+    ids: list[int] = []
+    labels: list[int] = []
+    boundaries = [0]
+    for prompt, *found in zip(prompts, *texts, strict=True):
+        for text in found:
+            ids += prompt + text
+            labels += [-100] * len(prompt) + text
+            boundaries.append(len(ids))
+    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
+    return flat_collate_fn([item])["data"]
+
+
+def padded(prompts: list[list[int]], texts: list[list[int]], prefix: str) -> dict[str, Any]:
+    """Prompts with their texts as a padded batch of TRL; names begin with `prefix`."""
+    import torch
+
+    lengths = [len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)]
+    shape = len(prompts), max(lengths)
+    found = {
+        prefix + name: torch.zeros(shape, dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        found[f"{prefix}input_ids"][row, : lengths[row]] = torch.tensor(prompt + text)
+        found[f"{prefix}attention_mask"][row, : lengths[row]] = 1
+        found[f"{prefix}completion_mask"][row, len(prompt) : lengths[row]] = 1
+    return found
 
 
 def labelled_rows() -> Any:
