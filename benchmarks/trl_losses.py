@@ -22,6 +22,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from results import write_section
+
 HERE = Path(__file__).resolve().parent
 VOCABULARY = 128
 BETA = 0.3
@@ -68,9 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--python", help="the Python of an environment with TRL")
     parser.add_argument("--peers", type=Path, default=HERE / ".peers", help="the folder of peers.py")
+    parser.add_argument("--write", action="store_true", help="put the table into RESULTS.md")
     args = parser.parse_args()
     if importlib.util.find_spec("trl") is not None:
-        compare()
+        compare(args.write)
         return
     from peers import python_of
 
@@ -79,11 +82,12 @@ def main() -> None:
         sys.exit("TRL is not installed: python benchmarks/peers.py install trl, or name a --python")
     paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    sys.exit(subprocess.run([python, __file__], env=environment).returncode)
+    command = [python, __file__, *(["--write"] if args.write else [])]
+    sys.exit(subprocess.run(command, env=environment).returncode)
 
 
-def compare() -> None:
-    """Print the table."""
+def compare(write: bool) -> None:
+    """Print the table; `write`: and put it into RESULTS.md."""
     import datasets
     import torch
     import transformers
@@ -95,14 +99,21 @@ def compare() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(1)
-    print(f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
+    versions = f"TRL {trl.__version__}, transformers {transformers.__version__}, torch {torch.__version__}"
+    print(versions)
     print(f"{'method':58} {'loss':>12} {'of loss':>9} {'of gradient':>12}")
+    lines = ["| method | loss | difference | of the gradient |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
-        for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder)]:
+        for name, ours, theirs in [*dpo(folder), *orpo(folder), *cpo(folder), *kto(folder), *reward(folder)]:
             (loss, grads), (their_loss, their_grads) = ours, theirs
             of_loss = abs(loss - their_loss) / abs(loss)
             of_grads = max((grads[n] - g).norm() / grads[n].norm() for n, g in their_grads.items())
             print(f"{name:58} {loss:12.7f} {of_loss:9.1e} {of_grads:12.1e}")
+            lines.append(f"| {name} | {loss:.7f} | {of_loss:.1e} | {of_grads:.1e} |")
+    if write:
+        write_section(
+            "Losses beside TRL's", "\n".join([*lines, "", f"Relative differences in fp32; {versions}."])
+        )
 
 
 def models() -> tuple[Any, Any]:
@@ -157,20 +168,10 @@ def rows() -> Any:
 
 def packed() -> dict[str, Any]:
     """The pairs in one pack, as a batch of ours."""
-    import numpy as np
-
-    from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
-
-    ids: list[int] = []
-    labels: list[int] = []
-    boundaries = [0]
-    for pair in answers():
-        for name in ("chosen_ids", "rejected_ids"):
-            ids += pair["prompt_ids"] + pair[name]
-            labels += [-100] * len(pair["prompt_ids"]) + pair[name]
-            boundaries.append(len(ids))
-    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
-    return preference_collate_fn([item])["data"]
+    pairs = answers()
+    chosen, rejected = ([pair[f"{side}_ids"] for pair in pairs] for side in ("chosen", "rejected"))
+    data = interleaved([pair["prompt_ids"] for pair in pairs], chosen, rejected)
+    return {**data, "num_pairs": len(pairs)}
 
 
 def measured(loss: Any, model: Any) -> tuple[float, dict[str, Any]]:
@@ -218,19 +219,12 @@ def dpo(folder: str) -> Any:
 
 
 def of_pairs(trainer: Any) -> tuple[float, dict[str, Any]]:
-    """Of a trainer that takes padded prompts, chosen and rejected answers with labels."""
-    import torch
-
-    batch: dict[str, Any] = {}
+    """Of a trainer that takes padded chosen and rejected answers with labels."""
+    pairs, batch = answers(), {}
     for side in ("chosen", "rejected"):
-        found = [pair["prompt_ids"] + pair[f"{side}_ids"] for pair in answers()]
-        width = max(map(len, found))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in found])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in found])
-        labels = ids.masked_fill(mask == 0, -100)
-        for row, pair in enumerate(answers()):
-            labels[row, : len(pair["prompt_ids"])] = -100
-        batch |= {f"{side}_input_ids": ids, f"{side}_attention_mask": mask, f"{side}_labels": labels}
+        found = padded([p["prompt_ids"] for p in pairs], [p[f"{side}_ids"] for p in pairs], f"{side}_")
+        answer = found.pop(f"{side}_completion_mask")
+        batch |= {**found, f"{side}_labels": found[f"{side}_input_ids"].masked_fill(answer == 0, -100)}
     loss, _ = trainer.get_batch_loss_metrics(trainer.model.train(), batch)
     return measured(loss, trainer.model)
 
@@ -259,6 +253,107 @@ def cpo(folder: str) -> Any:
         args = arguments(CPOConfig, folder, **theirs)
         trainer = CPOTrainer(model, args=args, train_dataset=rows(), processing_class=tokenizer())
         yield f"{name} {' '.join(f'{k}={v}' for k, v in settings.items())}", own, of_pairs(trainer)
+
+
+def kto(folder: str) -> Any:
+    """Chosen and rejected answers as good and bad ones; the mismatched of each is that of its neighbour."""
+    import torch
+    from trl import KTOConfig, KTOTrainer
+
+    from xtuner.model.kto import KTO
+
+    pairs = answers()
+    prompts = [pair["prompt_ids"] for pair in pairs for _ in range(2)]
+    single = [pair[f"{side}_ids"] for pair in pairs for side in ("chosen", "rejected")]
+    mismatched = [single[-1], *single[:-1]]
+    good = torch.tensor([True, False] * len(pairs))
+    data = {**interleaved(prompts, single, mismatched), "desirable": good}
+    batch = {**padded(prompts, single, ""), **padded(prompts, mismatched, "KL_"), "label": good}
+    for weights in ({}, {"desirable_weight": 1.2, "undesirable_weight": 0.7}):
+        model, reference = models()
+        trained = KTO(copy.deepcopy(model), ref_llm=copy.deepcopy(reference), beta=BETA, **weights).train()
+        own = measured(trained(data)["loss"], trained.llm)
+        trainer = KTOTrainer(
+            model,
+            ref_model=reference,
+            args=arguments(KTOConfig, folder, **weights),
+            train_dataset=labelled_rows(),
+            processing_class=tokenizer(),
+        )
+        theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
+        yield f"KTO {' '.join(f'{k}={v}' for k, v in weights.items())}", own, theirs
+
+
+def interleaved(prompts: list[list[int]], *texts: list[list[int]]) -> dict[str, Any]:
+    """Each prompt with its text of the first list, of the second, ...: a batch of ours."""
+    import numpy as np
+
+    from xtuner.dataset.collate_fns.flat import flat_collate_fn
+
+    ids: list[int] = []
+    labels: list[int] = []
+    boundaries = [0]
+    for prompt, *found in zip(prompts, *texts, strict=True):
+        for text in found:
+            ids += prompt + text
+            labels += [-100] * len(prompt) + text
+            boundaries.append(len(ids))
+    item = {"input_ids": np.array(ids), "labels": np.array(labels), "cumulative_len": boundaries}
+    return flat_collate_fn([item])["data"]
+
+
+def padded(prompts: list[list[int]], texts: list[list[int]], prefix: str) -> dict[str, Any]:
+    """Prompts with their texts as a padded batch of TRL; names begin with `prefix`."""
+    import torch
+
+    lengths = [len(prompt) + len(text) for prompt, text in zip(prompts, texts, strict=True)]
+    shape = len(prompts), max(lengths)
+    found = {
+        prefix + name: torch.zeros(shape, dtype=torch.long)
+        for name in ("input_ids", "attention_mask", "completion_mask")
+    }
+    for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        found[f"{prefix}input_ids"][row, : lengths[row]] = torch.tensor(prompt + text)
+        found[f"{prefix}attention_mask"][row, : lengths[row]] = 1
+        found[f"{prefix}completion_mask"][row, len(prompt) : lengths[row]] = 1
+    return found
+
+
+def labelled_rows() -> Any:
+    from datasets import Dataset
+
+    good = {"prompt": "w5", "completion": " w6 w7", "label": True}
+    bad = {"prompt": "w8", "completion": " w9", "label": False}
+    return Dataset.from_list([good, bad] * 2)
+
+
+def reward(folder: str) -> Any:
+    import torch
+    from transformers import LlamaForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    from xtuner.model.reward import RewardModel
+
+    base, _ = models()
+    base.config.num_labels = 1
+    model = LlamaForSequenceClassification(base.config)
+    model.model.load_state_dict(base.model.state_dict())
+    torch.nn.init.normal_(model.score.weight, std=0.1)
+    own = ours(RewardModel, model, penalty_type="none")
+    usual = {"output_dir": folder, "report_to": [], "use_cpu": True, "bf16": False}
+    trainer = RewardTrainer(
+        model,
+        args=RewardConfig(**usual, gradient_checkpointing=False, per_device_train_batch_size=4),
+        train_dataset=rows(),
+        processing_class=tokenizer(),
+    )
+    pairs = [
+        {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}
+        for pair in answers()
+    ]
+    batch = trainer.data_collator(pairs)
+    theirs = measured(trainer.compute_loss(trainer.model.train(), batch), trainer.model)
+    yield "RewardModel loss_type=ranking penalty_type=none", own, theirs
 
 
 if __name__ == "__main__":

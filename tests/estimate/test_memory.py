@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from xtuner.blocks import RECOMPUTE, loss_block
+from xtuner.estimate.configured import read_training
 from xtuner.estimate.fixes import fixes
+from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import (
     Training,
     adapter_weights,
@@ -17,6 +19,7 @@ from xtuner.estimate.memory import (
     loss_bytes,
     weight_bytes,
 )
+from xtuner.estimate.processes import Division, process_memory
 from xtuner.estimate.shape import read_shape
 
 LLAMA_3_1_8B = {
@@ -249,3 +252,28 @@ def test_a_layer_keeps_what_autograd_saves(family, weights, amp, rank, recompute
     stream = 96 * 128 * size
     expected = stream if recompute == "full" else 96 * layer_bytes(shape, run)
     assert expected == pytest.approx((counts[1] - counts[0]) / 2, rel=0.01)
+
+
+def test_a_frozen_copy_is_a_second_model():
+    """The reference of DPO without an adapter: all weights once more, in parts where weights are in parts."""
+    run = Training(tokens=2048, weight_bytes=2)
+    whole = weight_bytes(SHAPE, run)
+    with_copy = dataclasses.replace(run, copies=1)
+    assert estimate(SHAPE, with_copy).total - estimate(SHAPE, run).total == whole
+    for backend, part in (("ddp", whole), ("fsdp", -(-whole // 8)), ("zero3", -(-whole // 8))):
+        kept = process_memory(SHAPE, with_copy, Division(backend, 8)).device.kept
+        assert kept["reference"] == part
+
+
+@pytest.mark.parametrize(
+    ("model", "copies"),
+    [
+        ({"type": "xtuner.model.dpo.DPO"}, 1),
+        ({"type": "xtuner.model.kto.KTO"}, 1),
+        ({"type": "xtuner.model.dpo.DPO", "lora": {"r": 8}}, 0),
+        ({"type": "xtuner.model.orpo.ORPO"}, 0),
+    ],
+)
+def test_which_configs_have_a_frozen_copy(model, copies):
+    machine = Machine("cuda", "a GPU", 80 * 10**9, 80 * 10**9)
+    assert read_training({"model": model}, SHAPE, machine).copies == copies

@@ -183,6 +183,20 @@ def test_a_causal_model_gets_a_head_of_zeros(llama_dir, ended):
         assert not any("lora_" in n and "score" in n for n, _ in model.named_parameters())
 
 
+def test_training_continues_from_a_saved_adapter(llama_dir, ended, tmp_path):
+    """The head comes with it, and is trained on."""
+    first = RewardModel(of_folder(llama_dir), lora=LoraConfig(r=2))
+    for parameter in first.llm.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1)
+    first.llm.save_pretrained(tmp_path)
+    second = RewardModel(of_folder(llama_dir), peft_model=str(tmp_path))
+    data = preference_collate_fn(ended)["data"]
+    scores = [[x["scores"].item() for x in m.eval()(data, mode="predict")] for m in (first, second)]
+    assert scores[0] == scores[1]
+    assert any("score" in name and p.requires_grad for name, p in second.named_parameters())
+
+
 def test_wrong_data_and_settings_are_named(scorer, ended, llama, batch, saved):
     """A sample that does not end with the reward token, padding as reward token, no pairs, no head."""
     model = RewardModel(scorer, reward_token_id=5)

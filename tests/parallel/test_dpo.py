@@ -2,10 +2,14 @@
 
 import importlib.util
 import json
+import runpy
+from pathlib import Path
 
 import pytest
+import torch
 
-from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS, in_two_processes
+from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS, in_two_processes, launched
+from xtuner.parallel.world import World
 from xtuner.recipes.deepspeed_files import deepspeed_file
 
 # peft asks for a property that transformers has renamed.
@@ -122,3 +126,15 @@ def test_pairs_by_zero_train_as_by_one(case, one, pairs_by_zero, assert_same):
     """The weights of the reference are divided as those of the model."""
     found = pairs_by_zero[case]
     assert_same(found, one(**found["options"], **{"train_dataloader.batch_size": 2}))
+
+
+def test_the_kl_of_kto_is_that_of_all_processes(tmp_path):
+    """One answer here and two there: loss, metrics and gradient are those of one process with all three."""
+    script = Path(__file__).with_name("kto_in_world.py")
+    assert launched({}, tmp_path, 2, script) == 0
+    found = torch.load(tmp_path / "kto.pt")
+    expected = runpy.run_path(str(script))["report"](World(), [0, 1])
+    assert expected["kl"] > 0.01
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12)

@@ -53,6 +53,7 @@ REPORT = {
     ", layers are recomputed": "，各层重计算",
     ", layers are recomputed from inputs on the host": "，各层从主机内存中的输入重计算",
     "weights": "权重",
+    "reference": "参考模型",
     "adapter": "适配器",
     "optimizer": "优化器",
     "gradients": "梯度",

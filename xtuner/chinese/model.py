@@ -365,4 +365,12 @@ MODEL = {
         "适配器 {folder} 属于给文本打分、不生成文本的模型："
         "请用 peft 的 AutoPeftModelForSequenceClassification 加载"
     ),
+    "train_dataloader: {method} trains on single answers with labels: set dataset = "
+    "dict(type=build_unpaired_dataset, ...) and collate_fn = dict(type=unpaired_collate_fn)": (
+        "train_dataloader：{method} 用带标签的单个回答训练：请设置 "
+        "dataset = dict(type=build_unpaired_dataset, ...) 和 collate_fn = dict(type=unpaired_collate_fn)"
+    ),
+    "KTO has no mismatched answers: the KL to the reference is taken as 0": (
+        "KTO 没有错配的回答：与参考模型的 KL 按 0 计算"
+    ),
 }

@@ -22,6 +22,8 @@ from xtuner.estimate.shape import Shape
 # Fraction of the free memory; the rest is for errors of the estimate.
 USABLE = 0.9
 _ADAPTERS = ("lora", "llm_lora")
+# Methods that keep a frozen copy of a model without an adapter.
+_WITH_REFERENCE = {"DPO", "KTO"}
 # Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
 _STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion": 1, "SGD": 1, "Adafactor": 0}
 
@@ -87,6 +89,7 @@ def read_training(
         fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
         device=machine.device,
         compiled=bool(config.get("compile")),
+        copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and not model.get("ref_llm")),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))

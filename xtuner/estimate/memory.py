@@ -67,6 +67,7 @@ class Training:
     trained_share: float = 1.0  # the fraction of supervised tokens
     compiled: bool = False  # torch compiles layers that are not recomputed
     device: str = "cuda"
+    copies: int = 0  # frozen, of all weights: the reference of a method on preferences
 
     @property
     def is_full(self) -> bool:
@@ -125,6 +126,7 @@ def estimate(shape: Shape, run: Training) -> Memory:
     }
     kept = {
         "weights": weight_bytes(shape, run) - host_bytes(shape, run),
+        "reference": run.copies * weight_bytes(shape, run),
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
     }

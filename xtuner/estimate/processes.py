@@ -188,7 +188,7 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
     # Parameters outside of layers, and their gradients, are whole until the end of the backward pass.
     outside = _outside_bytes(shape, run)
     layer = _travelling(shape, run) // shape.layers
-    gathered = outside + 2 * layer
+    gathered = outside * (1 + run.copies) + 2 * layer
     head = shape.vocab * shape.hidden * run.weight_bytes if run.is_full else 0
     whole = outside if run.is_full else 0
     trained_layer = _trained_in_layers(shape, run) // shape.layers
@@ -208,7 +208,8 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
         moment, _, kind = name.rpartition("/")
         changes[moment][kind] = alone.moments[moment].get(kind, 0) - size
     weights = part["frozen bytes"] + (gradient if run.is_full else 0)
-    kept = {"weights": weights, "optimizer": trained * run.state_bytes}
+    reference = -(-alone.kept["reference"] // n)
+    kept = {"weights": weights, "reference": reference, "optimizer": trained * run.state_bytes}
     return _with(alone, kept if run.is_full else {**kept, "adapter": gradient}, changes)
 
 
@@ -253,6 +254,9 @@ def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memor
         adapter = -(-kept["adapter"] // n)
         host += (share + adapter) * on_host
         kept |= {"weights": scales + share * (not on_host), "adapter": adapter * (not on_host)}
+        reference = -(-alone.kept["reference"] // n)
+        host += reference * on_host
+        kept["reference"] = reference * (not on_host)
     gradient = 0 if on_host else gradient
     before = gradient if run.accumulate > 1 else 0
     step = 0 if on_host else part * 4 * (1 if run.fused_step else 2)

@@ -15,13 +15,11 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
-from xtuner.model import reference
 from xtuner.model.packed import Packed
 from xtuner.model.pairs import (
     Answers,
@@ -33,7 +31,6 @@ from xtuner.model.pairs import (
     check_weights,
     reward_metrics,
 )
-from xtuner.model.passes import Pass
 from xtuner.model.preference_losses import (
     DIVERGENCES,
     DPO_LOSSES,
@@ -43,12 +40,11 @@ from xtuner.model.preference_losses import (
     Scores,
     score,
 )
+from xtuner.model.reference import ReferencedModel
 
 
-class DPO(PairLanguageModel):
+class DPO(ReferencedModel, PairLanguageModel):
     """A language model that learns to prefer the chosen answer of each pair, near a reference."""
-
-    unbuilt = frozenset({"llm", "ref_llm"})
 
     def __init__(
         self,
@@ -92,36 +88,11 @@ class DPO(PairLanguageModel):
         self.divergence = f_divergence_type, f_alpha_divergence_coef
         if rpo_alpha:
             self.metrics = (*self.metrics, "nll_loss")
-        self.reference: reference.ReferenceModel | None = None
-        if ref_llm is not None:
-            self.reference = reference.given_model(ref_llm, self.llm)
-        elif not self.uses_adapter:
-            self.reference = reference.frozen_copy(llm, self.llm, tokenizer, max_position_embeddings)
-        else:
-            if peft_model:
-                say_once(
-                    "The reference is the base model without the adapter model.peft_model = {path!r}: to "
-                    "stay near that one, merge it into its base and train a new adapter",
-                    path=peft_model,
-                )
-            self._adapter_off = reference.AdapterOff(self.llm)
-
-    def parts(self) -> Mapping[str, nn.Module]:
-        return {"llm": self.llm, **({"reference": self.reference.llm} if self.reference else {})}
-
-    def enable_sequence_parallel(self, group: Any) -> None:
-        super().enable_sequence_parallel(group)
-        if self.reference:
-            self.reference.enable_sequence_parallel(group)
-
-    def use_plain_layers(self) -> None:
-        super().use_plain_layers()
-        if self.reference:
-            self.reference.use_plain_layers()
+        self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings)
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
         todo = self.passes_of(packed, with_loss=True)
-        before = self._reference_answers(packed, todo)
+        before = self.reference_answers(packed, todo)
         now = answers_of(self, packed, todo)
         ratios = now.logprobs - before.logprobs
         losses = DPO_LOSSES[self.loss_type](self._scores(now, before), self.beta, self.label_smoothing)
@@ -140,13 +111,6 @@ class DPO(PairLanguageModel):
             scores, policy, by_reference = scores / lengths, now.means, before.means
         margins = (x[0::2] - x[1::2] for x in (policy, by_reference))
         return Scores(scores[0::2], scores[1::2], *margins)
-
-    def _reference_answers(self, packed: Packed, todo: list[Pass]) -> Answers:
-        if self.reference is None:
-            with self._adapter_off.active():
-                return answers_of(self, packed, todo)
-        with torch.no_grad():
-            return answers_of(self.reference, packed)
 
 
 def _check(beta: float, loss_type: str, smoothing: float, rpo_alpha: float, divergence: str) -> None:

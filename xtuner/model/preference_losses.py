@@ -204,3 +204,9 @@ PENALTIES: dict[str, Callable[[Tensor], Tensor]] = {
     "L2": torch.square,
     "none": torch.zeros_like,
 }
+
+
+def kto_loss(log_ratios: Tensor, desirable: Tensor, kl: Tensor, beta: float) -> Tensor:
+    """Ethayarajh et al. 2024 (2402.01306): losses of single answers, given the KL to the reference."""
+    differences = log_ratios - kl
+    return 1 - torch.sigmoid(beta * torch.where(desirable, differences, -differences))

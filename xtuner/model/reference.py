@@ -1,7 +1,8 @@
 """The model that a method on preferences compares the trained one with.
 
-AdapterOff        the trained model without its adapter      no second copy of any weight
-ReferenceModel    a model of its own, frozen                 the model before training, or a given one
+AdapterOff         the trained model without its adapter      no second copy of any weight
+ReferenceModel     a model of its own, frozen                 the model before training, or a given one
+ReferencedModel    a method that has one of the two
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import copy
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,13 @@ from torch import nn
 
 from xtuner.errors import ConfigError, XTunerError
 from xtuner.language import translate
+from xtuner.log import say_once
 from xtuner.model import loading
 from xtuner.model.base import base_model
+from xtuner.model.language_model import PackedLanguageModel
+from xtuner.model.packed import Packed
+from xtuner.model.pairs import Answers, answers_of
+from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import has_tokenizer
@@ -76,6 +82,56 @@ class ReferenceModel(SupervisedFinetune):
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Nothing: its weights are those of the model that it was made from."""
         return kwargs.get("destination") or {}
+
+
+class ReferencedModel(PackedLanguageModel):
+    """A language model that is compared with a reference."""
+
+    unbuilt = frozenset({"llm", "ref_llm"})
+    reference: ReferenceModel | None
+
+    def keep_reference(
+        self,
+        llm: Mapping[str, Any] | nn.Module,
+        ref_llm: Mapping[str, Any] | nn.Module | None,
+        peft_model: str | None,
+        tokenizer: Any,
+        max_position_embeddings: int | None,
+    ) -> None:
+        """Take `ref_llm` as the reference; None: the model without its adapter, without one a frozen copy."""
+        self.reference = None
+        if ref_llm is not None:
+            self.reference = given_model(ref_llm, self.llm)
+        elif not self.uses_adapter:
+            self.reference = frozen_copy(llm, self.llm, tokenizer, max_position_embeddings)
+        elif peft_model:
+            say_once(
+                "The reference is the base model without the adapter model.peft_model = {path!r}: to stay "
+                "near that one, merge it into its base and train a new adapter",
+                path=peft_model,
+            )
+        self._adapter_off = AdapterOff(self.llm)
+
+    def reference_answers(self, packed: Packed, todo: Sequence[Pass]) -> Answers:
+        """The samples' log-probabilities by the reference; `todo`: the passes of the trained model."""
+        if self.reference is None:
+            with self._adapter_off.active():
+                return answers_of(self, packed, todo)
+        with torch.no_grad():
+            return answers_of(self.reference, packed)
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        return {"llm": self.llm, **({"reference": self.reference.llm} if self.reference else {})}
+
+    def enable_sequence_parallel(self, group: Any) -> None:
+        super().enable_sequence_parallel(group)
+        if self.reference:
+            self.reference.enable_sequence_parallel(group)
+
+    def use_plain_layers(self) -> None:
+        super().use_plain_layers()
+        if self.reference:
+            self.reference.use_plain_layers()
 
 
 def frozen_copy(

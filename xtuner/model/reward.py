@@ -41,7 +41,7 @@ class RewardModel(ScoringModel):
         penalty_type: str = "log_barrier",
         penalty_weight: float = 0.01,
     ):
-        """`reward_token_id`: the token that all samples end with; None: any."""
+        """`reward_token_id`: the token that all samples end with; None or -1: any."""
         check_known("loss_type", loss_type, REWARD_LOSSES)
         check_known("penalty_type", penalty_type, PENALTIES)
         check_weights(penalty_weight=penalty_weight)
@@ -54,6 +54,7 @@ class RewardModel(ScoringModel):
             tokenizer,
             max_position_embeddings,
         )
+        reward_token_id = None if reward_token_id == -1 else reward_token_id
         if reward_token_id is not None and reward_token_id == self.llm.config.pad_token_id:
             what = "model.reward_token_id is {token}, the padding token, which has no score: take another"
             raise ConfigError(translate(what, token=reward_token_id))
