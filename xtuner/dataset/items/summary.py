@@ -82,7 +82,8 @@ def warnings_of(stats: Mapping[str, Any], report: Path | None = None) -> list[st
             translate(
                 "data: {count:,} rows left out as they cannot be read: {names}{more}{where}",
                 count=count,
-                names=translate("; ").join(faults),
+                # Some end with a full stop, and the sentence goes on.
+                names=translate("; ").join(fault.rstrip(".。") for fault in faults),
                 more=more,
                 where=where,
             )
