@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -136,3 +137,19 @@ def picture(tmp_path):
     from tests.llava import picture_file
 
     return picture_file(tmp_path / "cat.png")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., str]:
+    """Function of the words of a command that must succeed, and of what is typed: its output, and its log."""
+
+    def call(*words: Any, script: str = "", with_log: bool = False) -> str:
+        from xtuner import cli
+
+        monkeypatch.setattr("sys.stdin", io.StringIO(script))
+        code = cli.main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out + err * with_log
+
+    return call

@@ -1,7 +1,6 @@
 """Tokens added to a tokenizer in a separate folder: trained, converted, merged and used in chat."""
 
 import copy
-import io
 import json
 
 import pytest
@@ -32,20 +31,6 @@ def here(tmp_path, llama_dir, tokenizer, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(log, "_said", set())
     return tmp_path
-
-
-@pytest.fixture
-def run(here, monkeypatch, capsys):
-    """Run a command that must succeed; returns its output."""
-
-    def call(*words, script=""):
-        monkeypatch.setattr("sys.stdin", io.StringIO(script))
-        code = cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert code == 0, err
-        return out
-
-    return call
 
 
 BOTH = "modules_to_save=['embed_tokens', 'lm_head']"

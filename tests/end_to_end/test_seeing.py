@@ -1,6 +1,5 @@
 """Text data on models that see: from new-cfg to chat, by every method."""
 
-import io
 import json
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from tests import seeing
-from xtuner import cli, log
+from xtuner import log
 from xtuner.chat.terminal import PROMPT
 
 CHATS = [{"instruction": f"who are you {i}", "output": f"a small model {i}"} for i in range(8)]
@@ -32,20 +31,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(log, "_said", set())
     return tmp_path
-
-
-@pytest.fixture
-def run(here, monkeypatch, capsys):
-    """Run a command that must succeed; returns its output."""
-
-    def call(*words, script=""):
-        monkeypatch.setattr("sys.stdin", io.StringIO(script))
-        code = cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert code == 0, err
-        return out
-
-    return call
 
 
 def weights(folder):

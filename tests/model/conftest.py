@@ -63,15 +63,17 @@ def batch():
 def items():
     """Two packs of pairs: (7, 5) and (4, 6), then (9, 8); the first tokens are the prompt."""
     generator = torch.Generator().manual_seed(3)
-    packs = []
-    for lengths in ((7, 5, 4, 6), (9, 8)):
-        ids = torch.randint(3, 128, (sum(lengths),), generator=generator).numpy()
-        labels, boundaries = ids.copy(), [0]
-        for length in lengths:
-            labels[boundaries[-1] : boundaries[-1] + 2] = -100
-            boundaries.append(boundaries[-1] + length)
-        packs.append({"input_ids": ids, "labels": labels, "cumulative_len": boundaries})
-    return packs
+    return [pack_of(lengths, generator) for lengths in ((7, 5, 4, 6), (9, 8))]
+
+
+def pack_of(lengths, generator):
+    """A pack of random samples of these lengths; the first two tokens of each are not supervised."""
+    ids = torch.randint(3, 128, (sum(lengths),), generator=generator).numpy()
+    labels, boundaries = ids.copy(), [0]
+    for length in lengths:
+        labels[boundaries[-1] : boundaries[-1] + 2] = -100
+        boundaries.append(boundaries[-1] + length)
+    return {"input_ids": ids, "labels": labels, "cumulative_len": boundaries}
 
 
 def _samples_of(batch):

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig
 
 from tests.model import plain_preferences as plain
+from tests.model.conftest import pack_of
 from tests.model.test_dpo import adapted
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.errors import ConfigError
@@ -96,16 +97,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
 def eight_pairs():
     """Eight packs of a pair each."""
     generator = torch.Generator().manual_seed(5)
-    found = []
-    for number in range(8):
-        lengths = 4 + number % 3, 5 + number % 2
-        ids = torch.randint(3, 128, (sum(lengths),), generator=generator).numpy()
-        labels, boundaries = ids.copy(), [0]
-        for length in lengths:
-            labels[boundaries[-1] : boundaries[-1] + 2] = -100
-            boundaries.append(boundaries[-1] + length)
-        found.append({"input_ids": ids, "labels": labels, "cumulative_len": boundaries})
-    return found
+    return [pack_of((4 + number % 3, 5 + number % 2), generator) for number in range(8)]
 
 
 @by_case

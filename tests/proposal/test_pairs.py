@@ -1,6 +1,5 @@
 """From a model folder and a file of pairs to a chat with the trained model, in three commands."""
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -27,24 +26,10 @@ def here(tmp_path, llama_dir, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def run(here, monkeypatch, capsys):
-    """Run a command that must succeed; returns what it prints and logs."""
-
-    def call(*words, script=""):
-        monkeypatch.setattr("sys.stdin", io.StringIO(script))
-        code = cli.main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        assert code == 0, err
-        return out + err
-
-    return call
-
-
 def test_from_a_model_and_pairs_to_a_chat(here, run):
     """The config trains as it is; the adapter is chatted with, prompted as it was trained."""
     new_cfg = ["new-cfg", "--model", "model", "--data", "pairs.jsonl", "--out", "my.py"]
-    printed = run(*new_cfg, "--method", "dpo")
+    printed = run(*new_cfg, "--method", "dpo", with_log=True)
     for line in (
         "data     pairs.jsonl: 12 rows",
         "dataset_map_fn = auto  (rows are pairs of answers: they have 'chosen', 'rejected')",
@@ -56,7 +41,9 @@ def test_from_a_model_and_pairs_to_a_chat(here, run):
     text = (here / "my.py").read_text()
     run(*new_cfg)  # pairs are told by their fields
     assert (here / "my.py").read_text() == text
-    logged = run("train", "my.py", "--work-dir", "w", "--cfg-options", "custom_hooks.1.max_new_tokens=4")
+    logged = run(
+        "train", "my.py", "--work-dir", "w", "--cfg-options", "custom_hooks.1.max_new_tokens=4", with_log=True
+    )
     assert "reward_acc" in logged
     asked = "<s><|im_start|>user\nwho are you 0<|im_end|>\n<|im_start|>assistant\n"
     texts = next((here / "w").glob("*/*.log")).read_text()
@@ -96,7 +83,9 @@ def test_what_it_writes_passes_the_check(here, run, method, lang):
     assert config.train_dataloader.dataset.dataset_map_fn is None
     assert ("quantization_config" in config.model.llm) == (method == "dpo_qlora")
     # The positions of each sample in a pack begin at 0.
-    assert "positions: set" not in run("check", "my.py", "--cfg-options", "max_packed_length=2048")
+    assert "positions: set" not in run(
+        "check", "my.py", "--cfg-options", "max_packed_length=2048", with_log=True
+    )
 
 
 @pytest.mark.parametrize("file", ["chats.jsonl", "labels.jsonl"])
@@ -117,4 +106,4 @@ def test_pairs_for_another_method_are_a_warning(here, run):
     warning = (
         "pairs.jsonl holds pairs of answers: --method lora trains on the chosen ones alone, --method dpo"
     )
-    assert warning in run(*words)
+    assert warning in run(*words, with_log=True)

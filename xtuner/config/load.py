@@ -62,9 +62,8 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     tree = _parse(text, filename)
     _refuse_text_base(tree, filename)
     assigned = _assigned_names(tree.body)
-    if any("." not in key and key not in assigned for key in options) and any(
-        _relative_imports(text, tree, filename)
-    ):
+    based = _relative_imports(text, tree, filename)
+    if based and any("." not in key and key not in assigned for key in options):
         # Values of a base file are replaced before other values are computed from them.
         text = _flatten(text, filename)
         tree = _parse(text, filename)
@@ -118,21 +117,21 @@ def _refuse_text_base(tree: ast.Module, filename: str) -> None:
 
 def _relative_imports(
     text: str, tree: ast.Module, filename: str
-) -> Iterator[tuple[ast.stmt, list[ast.ImportFrom]]]:
+) -> list[tuple[ast.stmt, list[ast.ImportFrom]]]:
     """Statements of relative imports, each with its imports: itself, or those in `with read_base():`.
 
     ConfigError for one that `_flatten` cannot replace by the text of the other file.
     """
     lines = text.split("\n")
-    flat = set()
+    found = []
     for statement in tree.body:
         inner = statement.body if isinstance(statement, ast.With) else [statement]
         imports = [s for s in inner if isinstance(s, ast.ImportFrom) and s.level]
         rest = lines[statement.lineno - 1].encode()[: statement.col_offset]
         rest += lines[(statement.end_lineno or 0) - 1].encode()[statement.end_col_offset :]
         if imports == inner and not rest.partition(b"#")[0].strip():
-            flat.update(imports)
-            yield statement, imports
+            found.append((statement, imports))
+    flat = {node for _, imports in found for node in imports}
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or not node.level:
             continue
@@ -153,6 +152,7 @@ def _relative_imports(
                     origin=origin,
                 )
             )
+    return found
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -232,8 +232,7 @@ def _run(text: str, filename: str) -> dict[str, Any]:
             )
         return Ref(name if fromlist else name.partition(".")[0], origin)
 
-    for _ in _relative_imports(text, _parse(text, filename), filename):
-        pass  # for its errors
+    _relative_imports(text, _parse(text, filename), filename)  # for its errors
     scope = dict(vars(builtins), __import__=name_import)
     namespace["__builtins__"] = scope
     try:
@@ -367,7 +366,7 @@ def _flatten(text: str, filename: str) -> str:
     """`text` with relative imports replaced by the imported files, so that it loads from any folder."""
     # Not splitlines, which, unlike Python, also splits at other characters inside a text.
     lines = text.removesuffix("\n").split("\n")
-    for statement, imports in reversed(list(_relative_imports(text, ast.parse(text), filename))):
+    for statement, imports in reversed(_relative_imports(text, ast.parse(text), filename)):
         pieces = []
         for s in imports:
             path = _relative_file(s.module or "", s.level, filename)

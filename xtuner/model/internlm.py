@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import (
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    LlamaModel,
-)
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from xtuner.model.internlm2 import HubRopeConfig
+from xtuner.model.internlm2 import HubForSequenceClassification, HubRopeConfig
 
 
 class InternLMConfig(HubRopeConfig):
@@ -34,18 +28,11 @@ class InternLMConfig(HubRopeConfig):
         super().__post_init__(**kwargs)
 
 
-class InternLMForSequenceClassification(LlamaForSequenceClassification):
+class InternLMForSequenceClassification(HubForSequenceClassification):
     """Llama's model for sequence classification."""
 
     config_class = InternLMConfig
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
-
-    def __init__(self, config: InternLMConfig):
-        PreTrainedModel.__init__(self, config)
-        self.num_labels: int = config.num_labels  # type: ignore[assignment]
-        self.model = LlamaModel(config)
-        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
-        self.post_init()
 
 
 class InternLMForCausalLM(LlamaForCausalLM):

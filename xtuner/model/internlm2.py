@@ -176,15 +176,23 @@ class InternLM2Model(InternLM2PreTrainedModel, LlamaModel):
         self.tok_embeddings = value
 
 
-class InternLM2ForSequenceClassification(InternLM2PreTrainedModel, LlamaForSequenceClassification):
-    """Llama's model for sequence classification over InternLM2's, with the head named `score`."""
+class HubForSequenceClassification(LlamaForSequenceClassification):
+    """Llama's model for sequence classification over `decoder`, which AutoModel does not know."""
 
-    def __init__(self, config: InternLM2Config):
+    decoder: type[nn.Module] = LlamaModel
+
+    def __init__(self, config: HubRopeConfig):
         PreTrainedModel.__init__(self, config)
-        self.num_labels: int = config.num_labels  # type: ignore[assignment]
-        self.model = InternLM2Model(config)
-        self.score = nn.Linear(config.hidden_size, self.num_labels, bias=False)
+        labels: int = config.num_labels  # type: ignore[assignment]
+        self.num_labels, self.model = labels, self.decoder(config)
+        self.score = nn.Linear(config.hidden_size, labels, bias=False)
         self.post_init()
+
+
+class InternLM2ForSequenceClassification(InternLM2PreTrainedModel, HubForSequenceClassification):
+    """With InternLM2's decoder."""
+
+    decoder = InternLM2Model
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.tok_embeddings

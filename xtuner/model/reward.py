@@ -54,11 +54,10 @@ class RewardModel(ScoringModel):
             tokenizer,
             max_position_embeddings,
         )
-        reward_token_id = None if reward_token_id == -1 else reward_token_id
-        if reward_token_id is not None and reward_token_id == self.llm.config.pad_token_id:
+        self.reward_token_id = None if reward_token_id == -1 else reward_token_id
+        if self.reward_token_id is not None and self.reward_token_id == self.llm.config.pad_token_id:
             what = "model.reward_token_id is {token}, the padding token, which has no score: take another"
             raise ConfigError(translate(what, token=reward_token_id))
-        self.reward_token_id = reward_token_id
         self.loss_type, self.penalty_type, self.penalty_weight = loss_type, penalty_type, penalty_weight
 
     def num_items(self, data: dict[str, Any]) -> int:

@@ -14,10 +14,10 @@ from xtuner.dataset.encoding.pipeline import Encoding
 from xtuner.dataset.map_fns.fields import flag, turn_text
 from xtuner.survey.configured import Origin
 from xtuner.survey.counts import Counts
-from xtuner.survey.views import Row, view_rows
+from xtuner.survey.views import Row, evenly_chosen, view_rows
 
 LOOKED_AT = 20_000
-"""The number of samples, spread evenly, that are searched for faults of single tokens."""
+"""The number of samples, evenly chosen, that are searched for faults of single tokens."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,8 @@ def find_faults(
 
 
 def _some_samples(store: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ids, loss mask and boundaries of up to LOOKED_AT samples, spread evenly."""
-    numbers = np.unique(np.linspace(0, len(store) - 1, min(len(store), LOOKED_AT)).astype(np.int64))
-    samples = [store.sample(number) for number in numbers.tolist()]
+    """Ids, loss mask and boundaries of up to LOOKED_AT samples, evenly chosen."""
+    samples = [store.sample(number) for number in evenly_chosen(len(store), LOOKED_AT).tolist()]
     ids = np.concatenate([sample[0] for sample in samples])
     trained = np.concatenate([sample[1] for sample in samples])
     boundaries = np.concatenate([[0], np.cumsum([len(sample[0]) for sample in samples])])

@@ -1,4 +1,4 @@
-"""Compared answers side by side, how long they are, and what is hardly meant in them.
+"""Compared answers side by side, their lengths, and their probable mistakes.
 
 prompt      [user]Who?[assistant]
 chosen      A small model.       9 tokens      rejected    No.      3 tokens
@@ -16,14 +16,14 @@ from xtuner.dataset.preference_dataset import UnpairedDataset
 from xtuner.dataset.preferences.samples import MIXED, SWAPPED
 from xtuner.survey.counts import Lengths, describe_lengths
 from xtuner.survey.faults import LOOKED_AT, Finding
-from xtuner.survey.views import Segment, segments_of
+from xtuner.survey.views import Segment, evenly_chosen, segments_of
 
 ENOUGH = 20
-"""Of fewer pairs nothing is said about what most of them are like."""
+"""With fewer pairs, no statistics are reported."""
 BIASED = 0.75
-"""With a longer answer on one side in more of the pairs than this, length alone may be what is learnt."""
+"""If one side is longer in a larger fraction of the pairs, the model may learn only the length."""
 ONE_SIDED = 0.9
-"""With the same first token on one side in so many pairs, and in few on the other, it tells both apart."""
+"""The fraction of answers of one side with the same first token that makes it a sign of that side."""
 
 PAIR = ("chosen", "rejected")
 LABELS = ("good_answer", "bad_answer")
@@ -31,7 +31,7 @@ LABELS = ("good_answer", "bad_answer")
 
 @dataclass(frozen=True)
 class AnswerView:
-    """One answer to a prompt: `name` is a key of the words around it."""
+    """One answer to a prompt; `name` is in PAIR or LABELS."""
 
     name: str
     num_tokens: int
@@ -49,7 +49,7 @@ class ComparedView:
 
 @dataclass(frozen=True)
 class ComparedSurvey:
-    """What there is to see of compared answers."""
+    """The survey of a data set of compared answers."""
 
     views: list[ComparedView]
     lengths: dict[str, Lengths]
@@ -63,12 +63,13 @@ def survey_compared(
     if "answer_scores" not in getattr(dataset.store, "about", {}).get("columns", {}):
         return None
     units, names = _units(dataset)
-    looked_at = [_read(dataset.store, unit) for unit in units[_spread(len(units), LOOKED_AT)].tolist()]
-    lengths = _lengths_by_name(looked_at, names[_spread(len(units), LOOKED_AT)])
+    chosen = evenly_chosen(len(units), LOOKED_AT)
+    looked_at = [_read(dataset.store, unit) for unit in units[chosen].tolist()]
+    lengths = _lengths_by_name(looked_at, names[chosen])
     findings = _findings_of_rows(dataset.stats)
     if not isinstance(dataset, UnpairedDataset):
         findings += find_in_pairs(looked_at, tokenizer, max_length)
-    shown = _spread(len(units), count)
+    shown = evenly_chosen(len(units), count)
     return ComparedSurvey(
         [
             _view(dataset, tokenizer, *pair)
@@ -105,10 +106,6 @@ def _units(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     return units[order], names[order]
 
 
-def _spread(total: int, count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
-
-
 def _read(store: Any, unit: Sequence[int]) -> _Read:
     samples = [store.sample(sample) for sample in unit]
     ids, trained = [sample[0] for sample in samples], [sample[1] for sample in samples]
@@ -141,11 +138,11 @@ def _view(dataset: Any, tokenizer: Any, unit: Sequence[int], names: Sequence[str
     return ComparedView(dataset.place(row), prompt, answers)
 
 
-# --- what is hardly meant --------------------------------------------------------------------------------
+# --- probable mistakes -----------------------------------------------------------------------------------
 
 
 def _findings_of_rows(stats: Mapping[str, Any]) -> list[Finding]:
-    """What was noted while the rows were read."""
+    """The findings noted while the rows were read."""
     return [
         Finding(kind, {"count": stats[f"num_{kind}"], "places": stats[kind]})
         for kind in (SWAPPED, MIXED)
@@ -154,7 +151,7 @@ def _findings_of_rows(stats: Mapping[str, Any]) -> list[Finding]:
 
 
 def find_in_pairs(pairs: Sequence[_Read], tokenizer: Any, max_length: int | None) -> list[Finding]:
-    """What a model would learn from the form of the answers in place of their content."""
+    """Findings about the form of the answers, which a model could learn instead of their content."""
     findings: list[Finding] = []
     values: dict[str, Any]
     cut = [sum(len(pair.ids[side]) == max_length for pair in pairs) for side in (0, 1)]

@@ -61,12 +61,16 @@ class ItemView:
     places: list[str]
 
 
+def evenly_chosen(total: int, count: int) -> np.ndarray:
+    """Up to `count` of the numbers below `total`, at equal distances; the first is 0."""
+    return np.linspace(0, max(0, total - 1), min(count, total)).astype(np.int64)
+
+
 def view_rows(origin: Origin, count: int) -> list[RowView]:
-    """The stages of `count` rows, the first one and others spread evenly."""
+    """The stages of `count` rows, evenly chosen."""
     if origin.rows is None:
         return []
-    total = len(origin.rows)
-    chosen = np.linspace(0, max(0, total - 1), min(count, total)).astype(np.int64)
+    chosen = evenly_chosen(len(origin.rows), count)
     numbers = chosen if origin.rows.taken is None else origin.rows.taken[chosen]
     return [view_row(origin, int(number)) for number in numbers]
 

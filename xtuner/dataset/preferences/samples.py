@@ -194,8 +194,8 @@ def _scored_at_end(encoded: Encoded, token: int, max_length: int | None) -> Enco
     return replace(encoded, ids=ids, trained=trained, offsets=offsets)
 
 
-def _keep_all(message: str) -> None:
-    """Nobody asked for the messages."""
+def _ignore(message: str) -> None:
+    """Drop the message."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class _AnswerRows(Selection):
     reading: Reading = field(default_factory=lambda: Reading(None, "answer"))
     ledger: _Ledger = field(default_factory=_Ledger)
     tally: _RowTally = field(default_factory=_RowTally)
-    note_fault: Callable[[str], None] = _keep_all
+    note_fault: Callable[[str], None] = _ignore
 
     def unread(self) -> Iterator[tuple[int, Callable[[], Row]]]:
         """Number and dialogue of each answer; of a row at fault a number and its error."""

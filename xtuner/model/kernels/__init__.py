@@ -25,6 +25,7 @@ from torch import Tensor
 
 from xtuner.log import say_once
 
+# Not a context variable: the backward pass of a GPU runs in threads of its own.
 _assumed = False
 
 
