@@ -91,7 +91,8 @@ def test_chat_stop_and_watch(web, page, server):
     box.fill("endless")
     box.press("Enter")
     page.get_by_text("more more more").wait_for()
-    page.get_by_role("button", name="Stop", exact=True).last.click()
+    # Streamlit's own Stop, above, has the same name.
+    page.locator(".st-key-stop button").click()
     page.get_by_text("stopped", exact=True).wait_for()
     assert server.hung_up.wait(10)
     assert page.get_by_text("more more more").is_visible()
