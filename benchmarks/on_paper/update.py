@@ -7,6 +7,7 @@ A phase of a layer is named by its distance from the nearer end: layers between 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -20,6 +21,7 @@ from on_paper.counter import Counter
 from on_paper.gpu import like_a_gpu
 from on_paper.models import Case
 from on_paper.rules import Work
+from xtuner.engine import optim
 from xtuner.engine.optim import OptimWrapper
 from xtuner.model import attention
 from xtuner.model.loading import layers_of
@@ -138,13 +140,22 @@ class _Run:
                 accumulate_grad=True,
             )
         del loss
-        with self.counter.phase("step"), mock.patch.object(torch.Tensor, "item", self._norm):
+        with (
+            self.counter.phase("step"),
+            mock.patch.object(torch.Tensor, "item", self._norm),
+            mock.patch.object(optim, "copied_to_host", self._copied),
+        ):
             self.wrapper.update()
 
     def _norm(self) -> float:
         """A norm that is clipped; the host waits for it."""
         self.counter.work["optimizer", "item"].add(Work(waits=1))
         return 2.0
+
+    def _copied(self, norm: Tensor) -> Callable[[], float]:
+        """A norm on its way to the host, which reads it later."""
+        self.counter.work["optimizer", "copy"].add(Work(launches=1))
+        return lambda: 2.0
 
     def _loss(self) -> Tensor:
         ids = torch.zeros(1, self.case.tokens, dtype=torch.long)

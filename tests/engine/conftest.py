@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from xtuner.config import parse_config
+from xtuner.engine import optim
 from xtuner.model.train_module import TrainModule
 
 
@@ -113,3 +114,10 @@ def toy_config(monkeypatch):
 @pytest.fixture(autouse=True)
 def _log_all(caplog):
     caplog.set_level(logging.INFO, "xtuner")
+
+
+@pytest.fixture(params=["read before the step", "read later"])
+def moment(request, monkeypatch):
+    """When the host reads the norm of an update; later as on a GPU, with the same kernels of torch."""
+    if request.param == "read later":
+        monkeypatch.setattr(optim, "skips_on_device", lambda device: True)

@@ -115,10 +115,14 @@ def spoil(value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
-def test_a_batch_that_is_not_finite_is_skipped(toy_config, tmp_path, caplog, value):
-    run = train(with_hook(toy_config(), 7, spoil(value)), tmp_path)
+@pytest.mark.parametrize("iteration", [7, 19])
+def test_a_batch_that_is_not_finite_is_skipped(toy_config, tmp_path, caplog, value, iteration, moment):
+    """Also in the last update; the checkpoint after it has counted it."""
+    run = train(with_hook(toy_config(), iteration, spoil(value)), tmp_path)
+    assert run.max_iters == 20
     assert run.num_skipped_updates == 1
-    assert "iter 8: the gradient norm is" in caplog.text
+    assert f"iter {iteration + 1}: the gradient norm is" in caplog.text
+    assert load_checkpoint(find_whole(tmp_path))["resume"]["num_skipped_updates"] == 1
     assert torch.isfinite(weights(run)).all()
 
 

@@ -1,8 +1,11 @@
 """One update: clipping, scaling, gradients that are not finite."""
 
+import math
+
 import pytest
 import torch
 
+from xtuner.engine import optim
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.errors import ConfigError
 
@@ -25,7 +28,7 @@ def test_clipping_and_the_norm_before_it():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
-def test_a_clipped_step_is_that_of_torch(kind, fused, dtype):
+def test_a_clipped_step_is_that_of_torch(kind, fused, dtype, moment):
     """For gradients above and below the norm, with and without clipping in the optimizer's kernel."""
     torch.manual_seed(0)
     ours, theirs = ([torch.nn.Parameter(torch.arange(6, dtype=dtype).view(2, 3))] for _ in range(2))
@@ -36,7 +39,7 @@ def test_a_clipped_step_is_that_of_torch(kind, fused, dtype):
         slope *= length / slope.norm()
         wrapper.backward((ours[0] * slope).sum())
         (theirs[0] * slope).sum().backward()
-        assert wrapper.update().grad_norm == pytest.approx(length, rel=1e-2)
+        assert wrapper.update().norm == pytest.approx(length, rel=1e-2)
         torch.nn.utils.clip_grad_norm_(theirs, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -60,6 +63,32 @@ def test_a_gradient_that_is_not_finite_changes_nothing(value):
     assert (update.applied, update.rescaled) == (False, False)
     assert torch.equal(weight, torch.tensor([1.0, 2.0]))
     assert weight.grad is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip_grad", [None, {"max_norm": 1.0}])
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad])
+def test_an_update_read_later_is_skipped_by_the_kernel(kind, clip_grad, value, monkeypatch):
+    """Weights, state and the count of steps stay; the next update is the usual one."""
+    monkeypatch.setattr(optim, "skips_on_device", lambda device: True)
+
+    def trained(slopes):
+        weight = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        wrapper = OptimWrapper(kind([weight], lr=0.1, fused=True), clip_grad)
+        updates = []
+        for slope in slopes:
+            wrapper.backward((weight * slope).sum())
+            updates.append(wrapper.update())
+        return weight, wrapper.optimizer.state[weight], updates
+
+    weight, state, updates = trained([3.0, value, 4.0])
+    expected, usual, _ = trained([3.0, 4.0])
+    assert [u.is_late for u in updates] == [True] * 3
+    assert [u.applied for u in updates] == [True, False, True]
+    assert not math.isfinite(updates[1].norm)
+    assert torch.equal(weight, expected)
+    for name, tensor in usual.items():
+        assert torch.equal(state[name], tensor)
 
 
 def test_a_loss_scale_that_is_too_high_is_lowered_without_an_error():

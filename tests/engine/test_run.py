@@ -118,14 +118,14 @@ def test_lines_and_checkpoints_by_epoch(toy_config, tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["epoch_1.pth", "epoch_2.pth"]
 
 
-def test_an_update_that_is_not_finite_is_skipped_and_counted(toy_config, tmp_path, caplog):
+def test_an_update_that_is_not_finite_is_skipped_and_counted(toy_config, tmp_path, caplog, moment):
     run = train(toy_config(poison=(4,)), tmp_path)
     assert run.num_skipped_updates == 2  # once an epoch
     assert "the update is skipped (1 so far). Rows in this update: toy.json line 104" in caplog.text
     assert torch.isfinite(weights(run)).all()
 
 
-def test_a_run_of_updates_that_are_not_finite_stops_and_names_the_rows(toy_config, tmp_path):
+def test_a_run_of_updates_that_are_not_finite_stops_and_names_the_rows(toy_config, tmp_path, moment):
     config = toy_config(poison=tuple(range(10)), max_nonfinite_updates=3)
     message = r"3 skipped updates in a row; the run stops\. Rows in this update: toy\.json line 10\d\."
     with pytest.raises(TrainingError, match=message):

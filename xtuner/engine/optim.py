@@ -2,14 +2,16 @@
 
     backward(loss)  x accumulative_counts  ->  update() -> Update(grad_norm, applied)
 
-An update whose gradient is not finite is not applied.
+An update whose gradient is not finite is not applied. On a GPU the kernel of a fused optimizer decides that,
+so that the host need not wait for the norm.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,14 +25,53 @@ from xtuner.parallel.tensors import whole
 EPSILON = 1e-6
 
 
-@dataclass(frozen=True)
 class Update:
-    """The gradient norm of an update before clipping, and whether the weights changed."""
+    """The gradient norm of an update before clipping, and whether the weights changed.
 
-    grad_norm: float
-    applied: bool
-    # A 16-bit loss scale was too high and has been lowered; the data is not the cause.
-    rescaled: bool = False
+    `grad_norm`: a number, or a tensor on its device. `is_late`: `applied` waits until the device has it.
+    `rescaled`: a 16-bit loss scale was too high and has been lowered; the data is not the cause.
+    """
+
+    def __init__(
+        self, grad_norm: float | torch.Tensor, applied: bool | None = None, rescaled: bool = False
+    ) -> None:
+        self.grad_norm = grad_norm
+        self.rescaled = rescaled
+        self.is_late = isinstance(grad_norm, torch.Tensor)
+        if isinstance(grad_norm, torch.Tensor):
+            self._norm = copied_to_host(grad_norm)
+        if applied is not None:
+            self.applied = applied
+
+    @functools.cached_property
+    def applied(self) -> bool:
+        """Whether the norm is finite."""
+        return math.isfinite(self.norm)
+
+    @functools.cached_property
+    def norm(self) -> float:
+        """`grad_norm` as a number."""
+        return self._norm() if isinstance(self.grad_norm, torch.Tensor) else self.grad_norm
+
+
+def copied_to_host(value: torch.Tensor) -> Callable[[], float]:
+    """Start to copy a number; the function returned waits for this copy alone, not for later kernels."""
+    copy = value.detach().to("cpu", non_blocking=True)
+    done = None if value.device.type == "cpu" else torch.Event(value.device)
+    if done is not None:
+        done.record()
+
+    def read() -> float:
+        if done is not None:
+            done.synchronize()
+        return float(copy)
+
+    return read
+
+
+def skips_on_device(device: torch.device) -> bool:
+    """Whether to leave it to the kernels on `device` to skip an update; the host need not wait for a CPU."""
+    return device.type != "cpu"
 
 
 class OptimWrapper:
@@ -72,14 +113,43 @@ class OptimWrapper:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def update(self) -> Update:
-        """Clip, step, clear. The norm is the only number that the host waits for in an update."""
+        """Clip, step, clear."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         total = torch.nn.utils.get_total_norm([p.grad for p in params], self.norm_type)
+        late = self._takes_scale(total) and skips_on_device(total.device)
+        update = self._late_step(total) if late else self._step(params, total)
+        self.optimizer.zero_grad(set_to_none=True)
+        return update
+
+    def _takes_scale(self, total: torch.Tensor) -> bool:
+        """Whether the optimizer's kernel divides gradients itself, as torch's fused ones do for loss scalers.
+
+        This saves a pass over all gradients.
+        """
+        takes = getattr(self.optimizer, "_step_supports_amp_scaling", False)
+        return takes and not self.scaler and type(total) is torch.Tensor
+
+    def _late_step(self, total: torch.Tensor) -> Update:
+        """A step whose kernels divide gradients, or skip them, by numbers that the host never reads."""
+        is_bad = torch.isfinite(total).logical_not().float()
+        scale = None
+        if self.max_norm is not None:
+            scale = torch.where(total > self.max_norm, self._divisor(total), 1.0)
+        self._step_with(grad_scale=scale, found_inf=is_bad)
+        return Update(total)
+
+    def _step(self, params: list[torch.nn.Parameter], total: torch.Tensor) -> Update:
+        """A step after the host has read the norm."""
         norm = whole(total).item()
         finite = math.isfinite(norm)
-        scale = self._clip(params, total, norm) if finite else None
+        scale = None
+        if finite and self.max_norm is not None and norm > self.max_norm:
+            if self._takes_scale(total):
+                scale = self._divisor(total)
+            else:
+                torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, total)
         rescaled = False
         if self.scaler:
             before = self.scaler.get_scale()
@@ -87,31 +157,21 @@ class OptimWrapper:
             self.scaler.update()
             rescaled = not finite and before > 1.0
         elif finite:
-            self._step(scale)
-        self.optimizer.zero_grad(set_to_none=True)
+            self._step_with(grad_scale=scale)
         return Update(norm, applied=finite, rescaled=rescaled)
 
-    def _clip(
-        self, params: list[torch.nn.Parameter], total: torch.Tensor, norm: float
-    ) -> torch.Tensor | None:
-        """The divisor of gradients for the optimizer; None if they are already clipped or need not be."""
-        if self.max_norm is None or norm <= self.max_norm:
-            return None
-        # torch's fused kernels accept a factor, meant for loss scalers; this saves a pass over all gradients.
-        takes_factor = getattr(self.optimizer, "_step_supports_amp_scaling", False)
-        if takes_factor and not self.scaler and type(total) is torch.Tensor:
-            return (total.float() + EPSILON) / self.max_norm  # in fp32 for weights of any dtype
-        torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, total)
-        return None
+    def _divisor(self, total: torch.Tensor) -> torch.Tensor:
+        """The number by which gradients above `max_norm` are divided, in fp32 for weights of any dtype."""
+        return (total.float() + EPSILON) / self.max_norm
 
-    def _step(self, scale: torch.Tensor | None) -> None:
-        optimizer: Any = self.optimizer
-        if scale is None:
-            optimizer.step()
-            return
-        optimizer.grad_scale = scale
-        optimizer.step()
-        del optimizer.grad_scale
+    def _step_with(self, **scalars: torch.Tensor | None) -> None:
+        """A step of the optimizer, which reads these numbers from its attributes."""
+        given = {name: value for name, value in scalars.items() if value is not None}
+        for name, value in given.items():
+            setattr(self.optimizer, name, value)
+        self.optimizer.step()
+        for name in given:
+            delattr(self.optimizer, name)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer and of the loss scale."""

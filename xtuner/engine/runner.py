@@ -21,6 +21,7 @@ import torch
 
 from xtuner.engine.backend import to_device
 from xtuner.engine.batches.source import BatchSource
+from xtuner.engine.optim import Update
 from xtuner.engine.resume import Position
 from xtuner.engine.run import Run
 from xtuner.engine.stop import StopSignal, noting_signals
@@ -81,6 +82,8 @@ class TrainLoop:
         self.val_begin = val_begin * unit
         self.spike_ratio = spike_ratio
         self.skipped_in_a_row = 0
+        # The newest update whose outcome is not known yet: its iteration, itself, its rows.
+        self._unchecked: tuple[int, Update, list[Any]] | None = None
         self._stop = StopSignal()
 
     def run(self) -> None:
@@ -91,6 +94,7 @@ class TrainLoop:
         with noting_signals() as self._stop:
             while run.iter < self.max_iters:
                 self._train_window(next(windows))
+            self.check_update()
         run.call_hooks("after_train")
 
     def validates_at(self, iteration: int) -> bool:
@@ -163,6 +167,17 @@ class TrainLoop:
             return {}
         self.runner.call_hooks("before_update")
         update = self.runner.backend.update(self.runner.optim_wrapper)
+        self.check_update()
+        self._unchecked = self.runner.iter, update, list(self._rows)
+        if not update.is_late:
+            self.check_update()
+        return {"grad_norm": update.grad_norm}
+
+    def check_update(self) -> None:
+        """Count the newest update, by default one update later, when a GPU has finished it; a collective."""
+        if self._unchecked is None:
+            return
+        (iteration, update, rows), self._unchecked = self._unchecked, None
         if update.applied:
             self.skipped_in_a_row = 0
         elif update.rescaled:
@@ -170,8 +185,8 @@ class TrainLoop:
                 translate("The 16-bit loss scale was too high and is lowered; this update is left out.")
             )
         else:
-            self._count_skipped(translate("the gradient norm is {norm}", norm=update.grad_norm))
-        return {"grad_norm": update.grad_norm}
+            why = translate("the gradient norm is {norm}", norm=update.norm)
+            self._count_skipped(iteration, why, rows)
 
     def _is_spike(self, loss: float) -> bool:
         """Whether to skip the update because its loss is far above the previous ones."""
@@ -182,22 +197,22 @@ class TrainLoop:
                 before.append(loss)
             return False
         self.runner.backend.drop_gradients(self.runner.optim_wrapper)
-        self._count_skipped(
-            translate(
-                "the loss is {loss:.4g}, {times:.3g} times the usual {usual:.4g}",
-                loss=loss,
-                times=loss / usual,
-                usual=usual,
-            )
+        self.check_update()
+        why = translate(
+            "the loss is {loss:.4g}, {times:.3g} times the usual {usual:.4g}",
+            loss=loss,
+            times=loss / usual,
+            usual=usual,
         )
+        self._count_skipped(self.runner.iter, why, list(self._rows))
         return True
 
-    def _count_skipped(self, why: str) -> None:
+    def _count_skipped(self, iteration: int, why: str, batches: list[Any]) -> None:
         run = self.runner
         run.num_skipped_updates += 1
         self.skipped_in_a_row += 1
-        rows = self._name_rows()
-        what = translate("iter {iter}: {why}", iter=run.iter + 1, why=why)
+        rows = self._name_rows(batches)
+        what = translate("iter {iter}: {why}", iter=iteration + 1, why=why)
         logger.warning(
             translate("%s, the update is skipped (%d so far). %s"), what, run.num_skipped_updates, rows
         )
@@ -212,11 +227,9 @@ class TrainLoop:
                 )
             )
 
-    def _name_rows(self) -> str:
+    def _name_rows(self, batches: list[Any]) -> str:
         dataset = self.dataloader.dataset
-        indices = [
-            i for rows in self.runner.world.all_gather(list(self._rows)) for batch in rows for i in batch
-        ]
+        indices = [i for rows in self.runner.world.all_gather(batches) for batch in rows for i in batch]
         places = [translate("item {number}", number=i) for i in indices]
         if hasattr(dataset, "source_places"):
             places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))

@@ -204,6 +204,7 @@ class CheckpointHook(Hook):
         return Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
 
     def _save(self, runner, name: str) -> None:
+        runner.train_loop.check_update()
         path = self._folder(runner) / name
         # A run that began from a checkpoint of another folder leaves that one alone.
         here = [p for p in runner.kept_checkpoints if Path(p).resolve().parent == path.resolve().parent]
