@@ -231,7 +231,9 @@ def like_a_gpu() -> Iterator[_Autocast]:
         kernels = (attention_kernels.Kernel(lambda call: True, _run),)
         stack.enter_context(mock.patch.object(attention_kernels, "KERNELS", kernels))
         stack.enter_context(mock.patch.object(dropout, "_random_bits", _random_bits))
-        stack.enter_context(mock.patch.object(experts, "_has_kernel", lambda x: x.dtype == torch.bfloat16))
+        stack.enter_context(
+            mock.patch.object(experts, "_has_kernel", lambda device, dtype: dtype == torch.bfloat16)
+        )
         if has_kernels():
             _use_kernels(stack)
         yield stack.enter_context(_Autocast())

@@ -10,7 +10,7 @@ from peft import LoraConfig
 from tests import moe
 from xtuner.model import SupervisedFinetune
 from xtuner.model.fused import experts, fuse, unfuse
-from xtuner.model.fused.experts import adapted_experts, is_on_parameter
+from xtuner.model.fused.experts import adapted_experts, is_experts, is_on_parameter
 from xtuner.model.lora import apply_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -101,7 +101,7 @@ def test_one_kernel_for_all_groups_gives_the_same(monkeypatch):
             return torch.nn.functional.grouped_mm(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(experts, "_has_kernel", lambda x: True)
+            patch.setattr(experts, "_has_kernel", lambda device, dtype: True)
             patch.setattr(experts, "grouped_mm", kernel)
             found = run(wrapper, wrapper, arguments)
         assert len(asked) == (6 if rank == 16 else 0)
@@ -125,6 +125,38 @@ def test_a_models_loss_and_gradients_are_those_of_peft(family, gradients, relati
     found, wanted = gradients(model), gradients(reference)
     assert found.keys() == wanted.keys()
     assert max(relative_error(found[name], wanted[name]) for name in wanted) < 1e-9
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "mixtral", "olmoe", "deepseek_v3", "qwen2_moe"])
+def test_whole_experts_train_as_transformers_has_them(family, gradients, relative_error, monkeypatch):
+    """In float64: loss and gradients of all weights."""
+    monkeypatch.setattr("xtuner.model.fused.layers.gains", lambda base, x: True)
+    reference = moe.randomise(moe.make(family, torch.float64), 0.1).train()
+    model = copy.deepcopy(reference)
+    assert fuse(model) > 0
+    assert [m for m in model.modules() if is_experts(m) and "forward" in vars(m)]
+    for llm in (model, reference):
+        llm.requires_grad_(True)
+        llm(input_ids=moe.ids(), labels=moe.ids(), use_cache=False).loss.backward()
+    found, wanted = gradients(model), gradients(reference)
+    assert found.keys() == wanted.keys()
+    # Other parts of these are in fp32 whatever their input is.
+    limit = 1e-5 if family in ("qwen3_moe", "nemotron_h") else 1e-9
+    assert max(relative_error(found[name], wanted[name]) for name in wanted) < limit
+
+
+def test_whole_experts_multiply_in_the_precision_of_autocast():
+    """transformers casts their input to the weights' fp32."""
+    module = next(m for m in moe.make("qwen3_moe").modules() if is_experts(m)).train()
+    fuse(module)
+    x, chosen, weights = (a.detach() for a in inputs(32, torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module(x, chosen, weights)
+    rounded = copy.deepcopy(module).to(torch.bfloat16)
+    expected = rounded(x.bfloat16(), chosen, weights)
+    torch.testing.assert_close(found, expected.float(), rtol=0.02, atol=1e-5)
+    found.sum().backward()
+    assert module.down_proj.grad.dtype == torch.float32
 
 
 def test_packed_samples_stay_apart(batch, naive_loss, gradients, relative_error):

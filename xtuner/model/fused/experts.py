@@ -1,10 +1,11 @@
-"""Experts packed into one parameter, with adapters: low-rank products on the tokens of each expert alone.
+"""Experts packed into one parameter: products of each expert's tokens, and of its adapters.
 
     rows       tokens sorted by expert           a a a | b | c c          k rows for each token
     product    x @ W[e] + (x @ A[e]) @ B[e]      of each expert's rows; W + B A and its gradient never exist
     gate_up -> the family's gating -> down -> rows back to tokens, times the router's weights
 
 peft forms W + B A of all experts in every forward pass, keeps it for backward and makes its whole gradient.
+transformers multiplies in the precision of W, autocast or not: experts with fp32 weights train in fp32 there.
 For classes with transformers' interface of experts (transformers/integrations/moe.py), which says of each how
 its weights lie and how it gates.
 """
@@ -38,13 +39,29 @@ def is_on_parameter(module: nn.Module) -> bool:
     return is_lora(module) and hasattr(module, "parameter_name")
 
 
-def are_proven(kind: Any) -> bool:
-    """Whether peft's class `kind` and transformers' interface are those that this was proven against."""
+def are_proven() -> bool:
+    """Whether transformers' interface is the one that this was proven against."""
     from transformers.integrations import moe
 
-    found = kind, kind.get_delta_weight, moe.use_experts_implementation, moe._default_apply_gate
+    cost = "experts train as they are, to the same result, with several times the memory"
+    return all(is_proven(code, cost) for code in (moe.use_experts_implementation, moe._default_apply_gate))
+
+
+def are_adapters_proven(kind: Any) -> bool:
+    """The same of peft's class `kind` too."""
     cost = "adapters of experts run as peft has them, to the same result, with several times the memory"
-    return all(is_proven(code, cost) for code in found)
+    return all(is_proven(code, cost) for code in (kind, kind.get_delta_weight)) and are_proven()
+
+
+def is_experts(module: Any) -> bool:
+    """Whether `module` has transformers' interface of experts, without an adapter of its own."""
+    return not is_lora(module) and _is_known(module)
+
+
+def gains(base: Any, x: Tensor) -> bool:
+    """Whether experts without an adapter train with less here: transformers' are as fast on a CPU in fp32."""
+    kind = compute_dtype(x)
+    return _has_kernel(x.device, kind) or (x.device.type == "cpu" and kind != base.down_proj.dtype)
 
 
 def adapted_experts(module: Any) -> dict[str, LowRank] | None:
@@ -120,7 +137,7 @@ def _product(
 
 def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
     """`x @ weights[e] + x @ a[e] @ b[e]` of rows in groups of `counts [E]`; `weights [E, in, out]`."""
-    if grouped_mm is not None and _has_kernel(x) and (a is None or a.shape[2] % 8 == 0):  # rows of 16 bytes
+    if _has_kernel(x.device, x.dtype) and (a is None or a.shape[2] % 8 == 0):  # rows of 16 bytes
         ends = counts.cumsum(0, dtype=torch.int32)
         y = grouped_mm(x, weights, offs=ends)
         return y if a is None else y + grouped_mm(grouped_mm(x, a, offs=ends), b, offs=ends)
@@ -136,6 +153,8 @@ def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Ten
     return torch.cat(found)
 
 
-def _has_kernel(x: Tensor) -> bool:
-    """Whether the device of `x` multiplies groups of rows in one kernel."""
-    return x.is_cuda and x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (8, 0)
+def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `device` multiplies groups of rows in one kernel."""
+    if grouped_mm is None or device.type != "cuda" or dtype != torch.bfloat16:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)

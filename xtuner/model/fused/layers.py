@@ -5,7 +5,7 @@
     LlamaAttention and its kin  q, k, v as one group, rotate          its own forward
     gated MLPs                  one function                          its own forward
     RMS norms                   one function                          its own forward
-    experts with adapters       low-rank products on routed tokens    its own forward
+    experts, their adapters     products on routed tokens             its own forward
     any other LoRA layer        one function                          its own forward
 
 Parameters, names and checkpoints stay as they are: only `forward` of single modules is replaced, of classes
@@ -27,7 +27,15 @@ from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model import kernels
 from xtuner.model.foreign import is_proven
-from xtuner.model.fused.experts import adapted_experts, are_proven, experts, is_on_parameter
+from xtuner.model.fused.experts import (
+    adapted_experts,
+    are_adapters_proven,
+    are_proven,
+    experts,
+    gains,
+    is_experts,
+    is_on_parameter,
+)
 from xtuner.model.fused.linear import (
     adapted,
     compute_dtype,
@@ -57,10 +65,10 @@ def fuse(llm: nn.Module) -> int:
     _tell_of_missing(llm)
     for module in llm.modules():
         if is_on_parameter(module):
-            forward = None if module in inner else _experts
+            forward = None if module in inner else _adapted_experts
             inner.add(module.base_layer)
         else:
-            forward = _function_for(module)
+            forward = None if module in inner else _function_for(module)
         if forward is not None and _has_own_forward(module) and _is_known(module):
             # A bound method, so that a deep copy of the model is bound to the copy.
             module.forward = MethodType(forward, module)
@@ -97,12 +105,16 @@ def _function_for(module: Any) -> Callable[..., Any] | None:
         return _mlp
     if path in _NORMS:
         return _norm
-    return _linear if is_lora(module) else None
+    if is_lora(module):
+        return _linear
+    return _experts if is_experts(module) else None
 
 
 def _is_known(module: nn.Module) -> bool:
     if is_on_parameter(module):
-        return are_proven(type(module))
+        return are_adapters_proven(type(module))
+    if is_experts(module):
+        return are_proven()
     if is_lora(module):
         return is_proven_lora(type(module))
     if type(module).__module__.startswith("xtuner."):
@@ -137,6 +149,11 @@ def _linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _experts(self: Any, *args: Any, **kwargs: Any) -> Any:
+    ours = self.training and len(args) == 3 and not kwargs and gains(self, args[0])
+    return experts(self, {}, *args) if ours else type(self).forward(self, *args, **kwargs)
+
+
+def _adapted_experts(self: Any, *args: Any, **kwargs: Any) -> Any:
     found = adapted_experts(self) if self.training and len(args) == 3 and not kwargs else None
     return (
         type(self).forward(self, *args, **kwargs)
