@@ -3,8 +3,8 @@
     python benchmarks/compiled_layer.py          some minutes
 
 Inductor plans its kernels for a CPU here and counts what each reads and writes; it divides the
-same graph much alike for a GPU. Two lengths give the part that grows with tokens. Products and attention, which it hands to
-libraries, are a column of their own. `gpu_on_paper.py --by-op` has the same numbers of XTuner's kernels.
+same graph much alike for a GPU. Two lengths give the part that grows with tokens. Products and attention are
+those of libraries. `gpu_on_paper.py --by-op` has the same numbers of XTuner's kernels.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def main() -> None:
     for kind, (kernels, size) in more.items():
         per_token = (size - few[kind][1]) / (LENGTHS[1] - LENGTHS[0])
         whole = few[kind][1] + per_token * (TOKENS - LENGTHS[0])
+        model = f"{LAYERS * kernels:,} kernels, {LAYERS * whole / 1e9:,.0f} GB"
         print(
             f"{kind}: {kernels} kernels, {per_token / 1e6:.3f} MB a token; "
-            f"{LAYERS} layers, {TOKENS:,} tokens: {LAYERS * kernels:,} kernels, {LAYERS * whole / 1e9:,.0f} GB"
+            f"{LAYERS} layers, {TOKENS:,} tokens: {model}"
         )
 
 
