@@ -92,5 +92,5 @@ def test_a_forgotten_move_is_found(items):
     batch = flat_collate_fn(items)
     with FakeTensorMode(allow_non_fake_inputs=True):
         move(model.train().llm.model.layers[0])
-        with pytest.raises(RuntimeError, match="two (different )?devices"):
+        with pytest.raises(RuntimeError, match=r"two (different )?devices"):
             model(batch["data"], num_items=2)
