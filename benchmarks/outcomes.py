@@ -38,12 +38,11 @@ class Outcomes:
         self.seconds: Counter[str] = Counter()
 
     def pytest_collection_finish(self, session: Any) -> None:
-        self.count = len(session.items)
+        self.count = len(session.items) + len(self.ended)
         self.write()
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
-            self.count += 1
             self.end(report)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
