@@ -8,10 +8,12 @@
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
-# make gpu    what a GPU computes, holds and waits for, then make bench-gpu; GPU_PYTHON=python3: with that Python's packages
-#             XTUNER_STAND_IN=1 make gpu-tests: the CPU stands in for the GPU in the tests that it can run
+# make gpu    on a GPU: what it computes, holds and waits for, and its speed; PART=numbers: one of the parts, each
+#             less than nine minutes (benchmarks/gpu.py); GPU_PYTHON=python3: with that Python's packages
+#             XTUNER_STAND_IN=1 make gpu: the CPU stands in for the GPU in what it can run
+# make gpu-wheels   what a GPU machine without a network lacks; GPU_PYTHON_VERSION=3.12 is its Python, CUDA=130 its CUDA
 # make gpu-dry   forward passes on tensors that say they are on a GPU, without one
-# make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour; make bench-gpu: QLoRA on a GPU
+# make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,9 +33,13 @@ PACKAGE ?= transformers
 SLICE ?= 1/1
 WRITE ?=
 
+# Of the suite for a GPU: its Python, its parts; of the wheels, the Python and CUDA that they are for.
 GPU_PYTHON ?= $(BIN)/python
+PART ?=
+GPU_PYTHON_VERSION ?= 3.12
+CUDA ?= 130
 
-.PHONY: demo test soak families newest newest-layers prove check fix bench bench-gpu gpu gpu-tests gpu-dry constraints clean
+.PHONY: demo test soak families newest newest-layers prove check fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -79,20 +85,17 @@ bench: $(VENV)/.core
 	$(BIN)/python benchmarks/data_path.py --repeats 3 --peers $(PEERS) $(BENCH)
 	$(BIN)/python benchmarks/train_speed.py --quick --peers $(PEERS) $(BENCH)
 
-gpu: gpu-tests bench-gpu
+gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev)
+	$(GPU_PYTHON) benchmarks/gpu.py $(PART)
 
-gpu-tests: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev)
-	$(GPU_PYTHON) -m pytest -n 0 tests/gpu
+gpu-wheels:
+	$(PYTHON) benchmarks/pack_wheels.py --python $(GPU_PYTHON_VERSION) --cuda $(CUDA)
 
 # Several GB: the CUDA build of torch, which tells where two devices would meet, and needs no GPU for it.
 gpu-dry:
 	$(PYTHON) -m venv $(VENV)-gpu
 	$(VENV)-gpu/bin/python -m pip install --quiet --disable-pip-version-check torch -e . pytest pytest-xdist
 	$(VENV)-gpu/bin/python -m pytest -n 0 tests/gpu/test_dry.py
-
-bench-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.core)
-	$(GPU_PYTHON) benchmarks/peers.py install unsloth --place $(PEERS)
-	$(GPU_PYTHON) benchmarks/train_speed.py --gpu --peers $(PEERS) $(BENCH)
 
 $(VENV)/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info[:2] <= (3, 14); \

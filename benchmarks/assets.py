@@ -1,6 +1,8 @@
 """The model and the rows that every training of `train_speed.py` starts from.
 
-<place>/model/          a Llama of random weights and a tokenizer that knows the texts
+    python benchmarks/assets.py                        those of a GPU: 5.7 GB, and what they took
+
+<place>/model/          a Llama of random weights, on a GPU of 4 bits, and a tokenizer that knows the texts
 <place>/messages.jsonl  {"messages": [user, assistant]}              rows that fit into the length
 <place>/prompts.jsonl   {"prompt": [user], "completion": [assistant]}   the same rows for TRL
 <place>/dataset_info.json                                               where LLaMA-Factory finds them
@@ -9,7 +11,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 from texts import alpaca_rows, make_tokenizer, write_rows
 
@@ -34,11 +39,25 @@ LARGE = dict(
     intermediate_size=14336,
     max_position_embeddings=8192,
 )
+# In its place where a CPU stands in.
+TINY = dict(SMALL, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
+STANDS_IN = bool(os.environ.get("XTUNER_STAND_IN"))
+# Of a GPU, or of the CPU that stands in: the model, how many rows, and their longest in tokens.
+GPU_SHAPE, GPU_ROWS, GPU_LENGTH = (TINY, 2_000, 256) if STANDS_IN else (LARGE, 20_000, 2048)
+WORK = Path(__file__).parent / ".work"
 
 
-def make_assets(place: Path, shape: dict[str, int], rows: int, length: int) -> None:
+def make_gpu_assets(work: Path) -> Path:
+    """The folder of the assets of a GPU, or of the CPU that stands in."""
+    place = work / ("stand-in" if STANDS_IN else "gpu")
+    make_assets(place, GPU_SHAPE, GPU_ROWS, GPU_LENGTH, bits=4)
+    return place
+
+
+def make_assets(place: Path, shape: dict[str, int], rows: int, length: int, bits: int = 16) -> None:
     """Write everything, unless it exists already."""
-    wanted = json.dumps({"shape": shape, "rows": rows, "length": length}, sort_keys=True)
+    made = {"shape": shape, "rows": rows, "length": length, "bits": bits}
+    wanted = json.dumps(made, sort_keys=True)
     done = place / "made"
     if done.is_file() and done.read_text("utf-8") == wanted:
         return
@@ -46,31 +65,81 @@ def make_assets(place: Path, shape: dict[str, int], rows: int, length: int) -> N
     done.unlink(missing_ok=True)
     tokenizer = make_tokenizer(VOCABULARY)
     tokenizer.save_pretrained(place / "model")
-    make_model(place / "model", shape, tokenizer)
+    (make_model_of_4_bits if bits == 4 else make_model)(place / "model", shape, tokenizer)
     write_data(place, tokenizer, rows, length)
     done.write_text(wanted, "utf-8")
 
 
-def make_model(folder: Path, shape: dict[str, int], tokenizer) -> None:
-    """Save a Llama of random weights; in bf16 and on the GPU if it is large."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def llama_config(shape: dict[str, int], tokenizer: Any, **more: Any) -> Any:
+    """The config of a Llama of that shape."""
+    from transformers import LlamaConfig
 
-    large = shape["hidden_size"] >= 4096
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return LlamaConfig(**shape, **ids, tie_word_embeddings=False, **more)
+
+
+def make_model(folder: Path, shape: dict[str, int], tokenizer: Any) -> None:
+    """Save a Llama of random weights."""
+    import torch
+    from transformers import LlamaForCausalLM
+
     torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16 if large else torch.float32)
-    try:
-        with torch.device("cuda" if large and torch.cuda.is_available() else "cpu"):
-            model = LlamaForCausalLM(LlamaConfig(**shape, **ids, tie_word_embeddings=False))
-    finally:
-        torch.set_default_dtype(before)
-    model.save_pretrained(folder)
-    if model.device.type == "cuda":
-        # The trainings that follow are other processes and need this memory.
-        del model
-        torch.cuda.empty_cache()
+    LlamaForCausalLM(llama_config(shape, tokenizer)).save_pretrained(folder)
+
+
+def make_model_of_4_bits(folder: Path, shape: dict[str, int], tokenizer: Any) -> None:
+    """Save a Llama of random nf4 weights as transformers would, a file for each layer.
+
+    A third of the bytes of 16 bits, and no training has to quantise them.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BitsAndBytesConfig, LlamaForCausalLM
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head"],
+    )
+    config = llama_config(shape, tokenizer, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config.quantization_config = quantization.to_dict()
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        sizes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).state_dict().items()}
+    files: dict[str, dict[str, Any]] = {}
+    for name in sizes:
+        layer = name.split(".layers.")[-1].split(".")[0] if ".layers." in name else "others"
+        files.setdefault(f"model-{layer}.safetensors", {})[name] = sizes[name]
+    torch.manual_seed(0)
+    index, total = {}, 0
+    for file, names in files.items():
+        tensors = {}
+        for name, size in names.items():
+            tensors |= random_weight(name, size)
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        index |= dict.fromkeys(tensors, file)
+        total += sum(tensor.nbytes for tensor in tensors.values())
+    torch.cuda.empty_cache()  # the trainings that follow are other processes
+    whole = {"metadata": {"total_size": total}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(whole), "utf-8")
+
+
+def random_weight(name: str, size: Any) -> dict[str, Any]:
+    """A weight by name; of a layer's matrix the nf4 codes, and what gives its values."""
+    import torch
+    from bitsandbytes.functional import quantize_4bit
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if len(size) == 1:
+        return {name: torch.ones(size, dtype=torch.bfloat16)}
+    weight = torch.randn(size, dtype=torch.bfloat16, device=device) * 0.02
+    if ".layers." not in name:
+        return {name: weight.cpu()}
+    codes, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    more = {f"{name}.{key}": value.cpu() for key, value in state.as_dict(packed=True).items()}
+    return {name: codes.cpu(), **more}
 
 
 def write_data(place: Path, tokenizer, rows: int, length: int) -> None:
@@ -99,3 +168,14 @@ def write_data(place: Path, tokenizer, rows: int, length: int) -> None:
         },
     }
     (place / "dataset_info.json").write_text(json.dumps({"rows": info}, indent=1), "utf-8")
+
+
+def main() -> None:
+    begun = time.perf_counter()
+    place = make_gpu_assets(WORK)
+    size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    print(f"{place}: {size / 1e9:.2f} GB, {time.perf_counter() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

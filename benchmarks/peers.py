@@ -4,18 +4,22 @@
     python benchmarks/peers.py install unsloth --place D     one of them, in the folder D
     python benchmarks/peers.py list                          which are there
 
-requirements/<name>.txt -> <place>/<name>/bin/python
+requirements/<name>.txt         -> <place>/<name>/bin/python
+build/wheels/<name>/*.whl       -> <place>/<name>/site, for this Python: without a network (pack_wheels.py)
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 DEFAULT_PLACE = HERE / ".peers"
+WHEELS = HERE.parent / "build" / "wheels"
 # The index of PyTorch's own CPU builds, for Linux machines without an NVIDIA GPU.
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PEERS = sorted(path.stem for path in (HERE / "requirements").glob("*.txt"))
@@ -23,9 +27,23 @@ NEED_GPU = {"unsloth"}
 
 
 def python_of(name: str, place: Path) -> Path | None:
-    """The Python of a peer's environment, or None if it is not installed."""
-    python = place.resolve() / name / "bin" / "python"
-    return python if (place / name / "installed").is_file() else None
+    """The Python that runs a peer, with `site_of` first in its path; None if the peer is not installed."""
+    folder = place.resolve() / name
+    if not (folder / "installed").is_file():
+        return None
+    return Path(sys.executable) if site_of(name, place) else folder / "bin" / "python"
+
+
+def site_of(name: str, place: Path) -> Path | None:
+    """The folder of a peer's wheels, where it has no environment of its own."""
+    site = place.resolve() / name / "site"
+    return site if site.is_dir() else None
+
+
+def why_missing(name: str, place: Path) -> str:
+    """Why it is not installed, in a few words."""
+    failed = place / name / "failed"
+    return f"not installed: {failed.read_text('utf-8')}" if failed.is_file() else "not installed"
 
 
 def has_gpu() -> bool:
@@ -37,24 +55,60 @@ def has_gpu() -> bool:
 
 
 def install(name: str, place: Path) -> None:
-    """Make the environment of one peer; exactly the versions of its requirements."""
+    """Make the environment of one peer; exactly the versions of its requirements, or its wheels."""
     folder = place / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if install_wheels(WHEELS / name, folder / "site") is None:
+        install_from_index(name, folder)
+    (folder / "installed").touch()
+
+
+def install_wheels(wheels: Path, site: Path) -> Path | None:
+    """The folder `site` with what the wheels hold, for this Python; None if there are none."""
+    files = sorted(wheels.glob("*.whl"))
+    done = site / "wheels"
+    names = "\n".join([sys.version, *(file.name for file in files)])
+    if files and not (done.is_file() and done.read_text("utf-8") == names):
+        shutil.rmtree(site, ignore_errors=True)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+        run_pip([*pip, "--target", site, *files])
+        done.write_text(names, "utf-8")
+    return site if files else None
+
+
+def install_from_index(name: str, folder: Path) -> None:
+    """A virtual environment with the requirements of a peer."""
     requirements = HERE / "requirements" / f"{name}.txt"
     lines = requirements.read_text("utf-8").splitlines()
     torch = next(line for line in lines if line.startswith("torch=="))
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     if sys.platform == "linux" and not has_gpu():
-        known = subprocess.run([*pip, f"{torch}+cpu"], capture_output=True).returncode == 0
-        if not known:
-            subprocess.run([*pip, "--index-url", TORCH_CPU_INDEX, f"{torch}+cpu"], check=True)
+        try:
+            run_pip([*pip, f"{torch}+cpu"])
+        except InstallError:
+            run_pip([*pip, "--index-url", TORCH_CPU_INDEX, f"{torch}+cpu"])
     else:
-        subprocess.run([*pip, torch], check=True)
+        run_pip([*pip, torch])
     # The files list every package; the programs' own requirements include more than training needs.
-    subprocess.run([*pip, "--no-deps", "-r", requirements], check=True)
+    run_pip([*pip, "--no-deps", "-r", requirements])
     if name == "llamafactory" and not has_gpu():
         drop_cuda_libraries(folder)
-    (folder / "installed").touch()
+
+
+class InstallError(Exception):
+    """pip's own last line."""
+
+
+def run_pip(command: list[Any]) -> None:
+    """Run pip; InstallError if it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if line.startswith("ERROR: ")]
+        raise InstallError(
+            lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {done.returncode}"
+        )
 
 
 def drop_cuda_libraries(folder: Path) -> None:
@@ -80,9 +134,9 @@ def main() -> None:
             print(f"Installing {name}", flush=True)
             try:
                 install(name, args.place)
-            except subprocess.CalledProcessError as error:  # the benchmark runs without it
-                print(f"{name} cannot be installed: {error}", file=sys.stderr)
-        print(f"{name}: {python_of(name, args.place) or 'not installed'}")
+            except (InstallError, subprocess.CalledProcessError) as error:  # the benchmark runs without it
+                (args.place / name / "failed").write_text(str(error), "utf-8")
+        print(f"{name}: {python_of(name, args.place) or why_missing(name, args.place)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""RESULTS.md: a section for each benchmark, each with the machine it ran on."""
+"""RESULTS.md, and RESULTS-gpu.md of `make gpu`: a section for each benchmark, with the machine it ran on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ TITLE = "# Results\n\nWritten by the programs of this folder; README.md says wha
 
 
 def machine() -> str:
-    """Processor, GPU, cores, load and versions in one line."""
+    """Processor, GPU and driver, cores, load and versions in one line."""
     parts = [processor(), f"{os.cpu_count()} CPUs", *gpus(), f"{platform.system()} {platform.machine()}"]
     parts.append(f"Python {platform.python_version()}")
-    for package in ("torch", "transformers", "peft", "tokenizers"):
+    packages = [
+        "torch",
+        "transformers",
+        "peft",
+        "tokenizers",
+        *(["triton", "bitsandbytes"] if gpus() else []),
+    ]
+    for package in packages:
         try:
             parts.append(f"{package} {version(package)}")
         except PackageNotFoundError:
@@ -37,19 +44,29 @@ def processor() -> str:
 
 
 def gpus() -> list[str]:
-    """The names of the NVIDIA GPUs."""
+    """The NVIDIA GPUs, each with its memory and driver."""
+    fields = "--query-gpu=name,memory.total,driver_version"
     try:
-        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        command = ["nvidia-smi", fields, "--format=csv,noheader"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return ["{}, {}, driver {}".format(*line.split(", ")) for line in lines]
     except (OSError, subprocess.CalledProcessError):
         return []
 
 
-def write_section(title: str, text: str, path: Path = RESULTS) -> None:
-    """Put `text` under its heading in the file, replacing the old text."""
-    whole = path.read_text("utf-8") if path.is_file() else TITLE
+def write_section(title: str, text: str, path: Path = RESULTS, head: str = TITLE) -> None:
+    """Put `text` under its heading in the file, replacing the old text; a new file starts with `head`."""
+    head, sections = read_sections(path, head)
+    sections[title] = text
+    body = "\n".join(f"## {name}\n\n{section.strip()}\n" for name, section in sections.items())
+    # An interruption leaves the old file or the new one.
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(f"{head.rstrip()}\n\n{body}", "utf-8")
+    new.replace(path)
+
+
+def read_sections(path: Path, head: str = "") -> tuple[str, dict[str, str]]:
+    """The text before the first heading, and the text under each; `head` and none of no file."""
+    whole = path.read_text("utf-8") if path.is_file() else head
     head, *parts = re.split(r"(?m)^## ", whole)
-    sections = dict(part.split("\n", 1) for part in parts)
-    sections[title] = f"\n{text.strip()}\n"
-    body = "\n".join(f"## {name}\n{section.rstrip()}\n" for name, section in sections.items())
-    path.write_text(f"{head.rstrip()}\n\n{body}", "utf-8")
+    return head, dict(part.split("\n", 1) for part in parts)

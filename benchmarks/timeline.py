@@ -26,8 +26,10 @@ class Timeline:
 
     def see(self, ids: Any, labels: Any, mask: Any = None) -> None:
         """Count a batch of the current update."""
-        real = mask.bool() if mask is not None and mask.dim() == 2 else ids != self.pad
-        self.tokens += int(real.sum())
+        if mask is not None and mask.dim() == 2:
+            self.tokens += int(mask.sum())
+        else:
+            self.tokens += ids.numel() if self.pad is None else int((ids != self.pad).sum())
         self.trained += int((labels != IGNORE).sum())
 
     def end(self, loss: float | None = None) -> None:

@@ -27,8 +27,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from peers import DEFAULT_PLACE, python_of
-from results import machine, write_section
+from assets import GPU_LENGTH, SMALL, STANDS_IN, WORK, make_assets, make_gpu_assets
+from peers import DEFAULT_PLACE, python_of, site_of, why_missing
+from results import RESULTS, machine, write_section
 
 CURVE_TOLERANCE = 1e-4
 
@@ -65,6 +66,8 @@ FACTORY = Case("LLaMA-Factory, packed, not isolated", "llamafactory", "llamafact
 FACTORY_NEAT = Case("LLaMA-Factory, `neat_packing`", "llamafactory", "llamafactory", {"packing": "neat"})
 FACTORY_DEFAULTS = Case("LLaMA-Factory at its defaults, fp32", "llamafactory", "llamafactory", DEFAULTS)
 UNSLOTH = Case("Unsloth, packed", "unsloth", "unsloth")
+# What the others cannot hold without recomputation.
+XTUNER_LARGE = Case("XTuner, 8 rows an update", "xtuner", None, {"batch": 8})
 
 PLAIN = [XTUNER, BARE, TRAINER, TRL, FACTORY]
 QUICK = [
@@ -82,7 +85,7 @@ ALL = [
     Group("All weights, bf16", "full", "bf16", PLAIN),
     Group("All weights, fp32", "full", "fp32", PLAIN),
 ]
-GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, TRAINER, UNSLOTH])]
+GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, XTUNER_LARGE, TRAINER, UNSLOTH])]
 
 
 class Bench:
@@ -90,24 +93,27 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.place = args.place.resolve() / ("gpu" if args.gpu else "cpu")
+        self.place = make_gpu_assets(args.place.resolve()) if args.gpu else args.place.resolve() / "cpu"
+        if not args.gpu:
+            make_assets(self.place, SMALL, 2_000, args.length)
         self.results: dict[tuple[str, str], list[dict[str, Any] | None]] = {}
         self.failures: dict[str, str] = {}
+        self.machine = machine()
 
     def run(self, case: Case, method: str, dtype: str, scratch: str, **more: Any) -> dict[str, Any] | None:
         """The result of one training; None if its program is missing or failed."""
         python = sys.executable if case.peer is None else python_of(case.peer, self.args.peers)
         if python is None:
-            self.failures[case.title] = "not installed"
+            self.failures[case.title] = why_missing(case.peer or "", self.args.peers)
             return None
         args = self.args
         job = {"case": case.name, "method": method, "dtype": dtype, "place": str(self.place)}
         job |= {"scratch": scratch, "updates": args.updates, "warmup": args.warmup, "batch": args.batch}
-        job |= {"length": args.length, "device": "cuda" if args.gpu else "cpu"}
+        job |= {"length": args.length, "device": "cuda" if args.gpu and not STANDS_IN else "cpu"}
         job |= {"dropout": 0.0 if args.gpu else 0.1, **case.settings, **more}
         done = subprocess.run(
             [python, HERE / "train_cases.py", json.dumps(job)],
-            env={**os.environ, **self.environment()},
+            env={**os.environ, **self.environment(), **self.path(case.peer)},
             capture_output=True,
             text=True,
         )
@@ -131,8 +137,15 @@ class Bench:
             "PYTHONWARNINGS": "ignore",
         }
 
+    def path(self, peer: str | None) -> dict[str, str]:
+        """PYTHONPATH with the packages of a peer first, where it has no Python of its own."""
+        site = site_of(peer, self.args.peers) if peer else None
+        if site is None:
+            return {}
+        return {"PYTHONPATH": os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
     def measure(self, groups: list[Group]) -> None:
-        """Run every case once a round."""
+        """Run every case once a round; of a GPU the table is written after each, which may be the last."""
         only = set(self.args.only)
         for number in range(self.args.rounds):
             for group in groups:
@@ -145,6 +158,8 @@ class Bench:
                         result = self.run(case, group.method, group.dtype, scratch)
                     self.results.setdefault((group.title, case.title), []).append(result)
                     self.tell(number, group, case, result, time.perf_counter() - begun)
+                    if self.args.write and self.args.gpu:
+                        write_section(self.args.section, self.text(groups), self.args.results)
             self.keep()
 
     def tell(self, number: int, group: Group, case: Case, result: Any, seconds: float) -> None:
@@ -173,6 +188,15 @@ class Bench:
         tokens = sum(mark["tokens"] for mark in marks[warmup:])
         return tokens / (marks[-1]["time"] - marks[warmup - 1]["time"])
 
+    def text(self, groups: list[Group]) -> str:
+        """The section: the table, and what it was measured with."""
+        args, rounds = self.args, max(map(len, self.results.values()))
+        return (
+            f"{self.table(groups)}\n\n"
+            f"{self.machine}; {args.threads} threads. Medians of {rounds} rounds of {args.updates} updates, "
+            f"{args.warmup} of them warm-up; batch {args.batch} x {args.length} tokens."
+        )
+
     def table(self, groups: list[Group]) -> str:
         """All results as a table in Markdown."""
         lines = [
@@ -198,7 +222,7 @@ class Bench:
         memory = statistics.median(result["memory_mb"] for result in done)
         pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if a and b]
         faster = share = ""
-        if pairs and case is not XTUNER:
+        if pairs and case.name != "xtuner":
             faster = f"{statistics.median(self.rate(a) / self.rate(b) for a, b in pairs):.2f} times"
             share = f"{statistics.median(a['memory_mb'] / b['memory_mb'] for a, b in pairs):.0%}"
         return f"| {case.title} | {rate:,.0f} | {faster} | {memory / 1024:.2f} GB | {share} |"
@@ -282,12 +306,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--curve", type=int, help="updates of the loss curves: 50, quick 20, 0 for none")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--peers", type=Path, default=DEFAULT_PLACE, help="where peers.py put them")
-    parser.add_argument("--place", type=Path, default=HERE / ".work", help="folder of model, rows, caches")
+    parser.add_argument("--place", type=Path, default=WORK, help="folder of model, rows, caches")
     parser.add_argument("--write", action="store_true", help="write the table into RESULTS.md")
+    parser.add_argument("--section", help="its title there")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="another file than RESULTS.md")
     args = parser.parse_args()
-    args.batch, args.length = (8, 2048) if args.gpu else (2, 512)
+    args.batch, args.length = (gpu_batch(), GPU_LENGTH) if args.gpu else (2, 512)
+    args.section = args.section or ("Training on a GPU" if args.gpu else "Training on a CPU")
     args.rounds = args.rounds or (3 if args.quick else 5)
-    args.updates = args.updates or (8 if args.quick else 12)
+    args.updates = args.updates or (4 if args.gpu and STANDS_IN else 8 if args.quick else 12)
     if args.curve is None:
         args.curve = 0 if args.gpu else 20 if args.quick else 50
     if not 0 < args.warmup < args.updates:
@@ -295,28 +322,29 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def gpu_batch() -> int:
+    """Rows of an update: four take transformers and peft 82 GiB (gpu_on_paper.py)."""
+    if STANDS_IN:
+        return 2
+    import torch
+
+    return 4 if torch.cuda.get_device_properties(0).total_memory > 120e9 else 2
+
+
 def main() -> None:
     args = parse_args()
-    from assets import LARGE, SMALL, make_assets
-
     bench = Bench(args)
-    make_assets(bench.place, LARGE if args.gpu else SMALL, 20_000 if args.gpu else 2_000, args.length)
     groups = GPU if args.gpu else QUICK if args.quick else ALL
     groups = [group for group in groups if any(words in group.title for words in args.group)]
-    where = machine()
     bench.measure(groups)
-    said = [bench.table(groups)]
+    text = bench.text(groups)
     if args.curve:
-        said += ["", f"* {bench.curves(args.curve)}"]
-    said += [
-        "",
-        f"{where}; {args.threads} threads. Medians of {args.rounds} rounds of {args.updates} updates, "
-        f"{args.warmup} of them warm-up; batch {args.batch} x {args.length} tokens.",
-    ]
-    text = "\n".join(said)
+        text += f"\n\n* {bench.curves(args.curve)}"
     print(text)
     if args.write:
-        write_section("Training on a GPU" if args.gpu else "Training on a CPU", text)
+        write_section(args.section, text, args.results)
+    if XTUNER.title in bench.failures:
+        sys.exit(f"XTuner {bench.failures[XTUNER.title]}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Runs on a GPU: they learn, resume, convert, answer, and take the memory that was estimated."""
+"""Runs on a GPU: they learn, resume, convert, answer and serve."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tests.families.cell import command
-from xtuner.config import load_config
-from xtuner.estimate.forecast import forecast
+from xtuner.chat.session import make_session
+from xtuner.generation.generate import complete
+from xtuner.model.loading import load_for_chat
+from xtuner.utils import PROMPT_TEMPLATE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -21,15 +21,6 @@ pytestmark = [
 PAGED = pytest.param("bitsandbytes.optim.PagedAdamW32bit", marks=pytest.mark.no_stand_in)
 ROWS = [{"instruction": f"who are you {i}", "output": f"I am a small model {i}"} for i in range(40)]
 QUIET = ["evaluation_inputs=[]", "train_cfg.spike_ratio=1e6", "default_hooks.logger.interval=1"]
-LARGE = dict(
-    vocab_size=32_000,
-    hidden_size=4096,
-    intermediate_size=11_008,
-    num_hidden_layers=32,
-    num_attention_heads=32,
-    num_key_value_heads=32,
-    max_position_embeddings=4096,
-)
 
 
 def write_config(folder: Path, model: Path, method: str, rows: list[dict] = ROWS) -> Path:
@@ -77,14 +68,27 @@ def test_a_run_learns_resumes_and_answers(method, dtype, rate, llama_dir, tmp_pa
 
 def answer(model: Path, adapter: Path | None) -> str:
     """What chat answers to a question of the rows, at most 8 tokens."""
-    from xtuner.chat.session import make_session
-    from xtuner.generation.generate import complete
-    from xtuner.model.loading import load_for_chat
-    from xtuner.utils import PROMPT_TEMPLATE
-
     llm, tokenizer = load_for_chat(model, adapter=adapter, dtype="bf16")
-    prompt = make_session(tokenizer, PROMPT_TEMPLATE.default).ask("who are you 3", 8)
-    return tokenizer.decode(complete(llm, tokenizer, prompt, max_new_tokens=8, temperature=0).ids)
+    return answer_of(llm, tokenizer, PROMPT_TEMPLATE.default, "who are you 3")
+
+
+def answer_of(llm, tokenizer, template, question: str) -> str:
+    prompt = make_session(tokenizer, template).ask(question, 8)
+    ids = complete(llm, tokenizer, prompt, max_new_tokens=8, temperature=0).ids
+    return tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_a_served_model_answers_as_in_chat(llama_dir):
+    pytest.importorskip("fastapi", reason="xtuner[serve] is not installed")
+    httpx = pytest.importorskip("httpx")
+    from tests.chat.server.test_http import running
+
+    llm, tokenizer = load_for_chat(llama_dir, dtype="bf16")
+    with running(llm, tokenizer) as ((host, port), _):
+        wanted = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "temperature": 0}
+        response = httpx.post(f"http://{host}:{port}/v1/chat/completions", json={"model": "tiny", **wanted})
+    found = response.json()["choices"][0]["message"]["content"]
+    assert found == answer_of(llm, tokenizer, PROMPT_TEMPLATE.internlm2_chat, "hello")
 
 
 @pytest.mark.parametrize("optimizer", ["torch.optim.AdamW", "bitsandbytes.optim.AdamW8bit", PAGED])
@@ -105,48 +109,3 @@ def test_compiled_layers_train_alike(llama_dir, tmp_path, monkeypatch):
         for name in ("False", "True")
     )
     assert compiled == pytest.approx(plain, rel=0.02)
-
-
-@pytest.mark.no_stand_in
-@pytest.mark.parametrize("way", ["False", "'selective'", "True", "'offload'"])
-def test_a_run_takes_the_memory_that_was_estimated(way, saved, tmp_path, monkeypatch):
-    """To a tenth, of a model whose activations are most of it."""
-    monkeypatch.chdir(tmp_path)
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
-    model = saved(
-        "llama", **sizes, num_attention_heads=16, num_key_value_heads=16, max_position_embeddings=8192
-    )
-    rows = [{"instruction": "who are you", "output": "I am a small model " * 100}] * 200
-    config = write_config(tmp_path, model, "qlora", rows)
-    options = ["max_length=8192", f"model.use_activation_checkpointing={way}", "max_epochs=1"]
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    train(config, tmp_path / "w", *options)
-    peak = torch.cuda.max_memory_reserved() - before
-    (copy,) = (tmp_path / "w").glob("my.py")
-    need = forecast(load_config(copy)).memory.total
-    print(f"{way}: {peak / 1e9:.2f} GB, estimated {need / 1e9:.2f} GB", file=sys.stderr)
-    assert 0.9 * need < peak + 600_000_000 < 1.1 * need
-
-
-@pytest.mark.no_stand_in
-def test_seven_billion_parameters_train_in_eight_gigabytes(tokenizer, tmp_path, monkeypatch):
-    """QLoRA of rank 64 at 2,048 tokens, in a process that gets no more."""
-    monkeypatch.chdir(tmp_path)
-    with torch.device("cuda"):
-        config = LlamaConfig(**LARGE, dtype=torch.bfloat16)
-        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    rows = [{"instruction": "who are you", "output": "I am a small model " * 100}] * 40
-    config = write_config(tmp_path, tmp_path / "model", "qlora", rows)
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(8e9 / total)
-    try:
-        options = ["max_length=2048", "batch_size=1", "model.use_activation_checkpointing='offload'"]
-        lines = train(config, tmp_path / "w", *options, "max_epochs=1")
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    assert lines
-    print(f"peak {torch.cuda.max_memory_reserved() / 1e9:.2f} GB", file=sys.stderr)

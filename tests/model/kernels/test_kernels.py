@@ -180,16 +180,16 @@ def test_a_gpu_without_a_compiler_trains_without_kernels(tmp_path):
     assert "Triton's kernels do not run on cpu in bfloat16, so training there is slower" in done.stderr
 
 
-def test_shapes_are_known_without_values():
+def test_shapes_are_known_without_values(random):
     """On `meta` tensors every operator gives what it gives on others: shapes, dtypes and layout."""
     from torch.library import opcheck
 
     from xtuner.model.kernels import dropout, four_bits, gated, loss, norm, rotary
 
-    x, w, one = torch.randn(3, 4, 8), torch.randn(8), torch.randn(3, 4, 1)
-    angle = torch.randn(1, 3, 1, 4)
-    logits, targets = torch.randn(3, 9), torch.tensor([1, 2, 8])
-    heads, codes = x.view(1, 3, 4, 8), torch.zeros(32, 1, dtype=torch.uint8)
+    x, w, one, angle = random(3, 4, 8), random(8), random(3, 4, 1), random(1, 3, 1, 4)
+    logits, targets = random(3, 9), torch.tensor([1, 2, 8], device=x.device)
+    heads, codes = x.view(1, 3, 4, 8), torch.zeros(32, 1, dtype=torch.uint8, device=x.device)
+    levels = torch.ones(256, device=x.device)
     calls = [
         (norm.rms_norm, (x, w, 1e-5, torch.bfloat16)),
         (norm.rms_norm_backward, (x, x, w, one, None, True, True)),
@@ -202,10 +202,10 @@ def test_shapes_are_known_without_values():
         (rotary.rotate, (heads, heads[:, :, :2], angle, angle, 1.0)),
         (dropout.masked, (x, 0.5, 1)),
         (dropout.mask_, (x.clone(), 0.5, 1)),
-        (four_bits.dequantize_nested, (codes, *[torch.ones(256)] * 5, 64, 256, (16, 4), torch.bfloat16)),
+        (four_bits.dequantize_nested, (codes, *[levels] * 5, 64, 256, (16, 4), torch.bfloat16)),
         (loss.cross_entropy, (logits, targets)),
         (loss.cross_entropy_, (logits.clone(), targets, None)),
-        (loss.cross_entropy_, (logits.clone(), targets, torch.randn(3))),
+        (loss.cross_entropy_, (logits.clone(), targets, random(3))),
     ]
     for operator, arguments in calls:
         opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))

@@ -14,7 +14,10 @@ from xtuner.model import SupervisedFinetune, kernels
 from xtuner.model.fused import fuse, linear
 from xtuner.model.fused.linear import adapted
 
-pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION"),
+    pytest.mark.filterwarnings("ignore:Warning. Profiler clears events"),  # of torch 2.11
+]
 
 
 @pytest.fixture(autouse=True)
