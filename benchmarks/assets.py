@@ -5,6 +5,7 @@
 <place>/model/          a Llama of random weights, on a GPU of 4 bits, and a tokenizer that knows the texts
 <place>/messages.jsonl  {"messages": [user, assistant]}              rows that fit into the length
 <place>/prompts.jsonl   {"prompt": [user], "completion": [assistant]}   the same rows for TRL
+<place>/pairs.jsonl     {"prompt": [user], "chosen": [assistant], "rejected": [assistant]}
 <place>/dataset_info.json                                               where LLaMA-Factory finds them
 """
 
@@ -156,6 +157,20 @@ def write_data(place: Path, tokenizer, rows: int, length: int) -> None:
             kept.append(chat)
     write_rows([{"messages": chat} for chat in kept], place / "messages.jsonl")
     write_rows([{"prompt": chat[:1], "completion": chat[1:]} for chat in kept], place / "prompts.jsonl")
+    # A row's answer, and the next row's that is no answer to it.
+    pairs = [
+        {"prompt": a[:1], "chosen": a[1:], "rejected": b[1:]}
+        for a, b in zip(kept, kept[1:], strict=False)
+        if len(tokenizer.apply_chat_template([a[0], b[1]], return_dict=False)) <= length - 16
+    ]
+    write_rows(pairs, place / "pairs.jsonl")
+    texts = [{name: messages[0]["content"] for name, messages in pair.items()} for pair in pairs]
+    write_rows(texts, place / "pairs_of_texts.jsonl")
+    compared = {
+        "file_name": "pairs_of_texts.jsonl",
+        "ranking": True,
+        "columns": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    }
     info = {
         "file_name": "messages.jsonl",
         "formatting": "sharegpt",
@@ -167,7 +182,7 @@ def write_data(place: Path, tokenizer, rows: int, length: int) -> None:
             "assistant_tag": "assistant",
         },
     }
-    (place / "dataset_info.json").write_text(json.dumps({"rows": info}, indent=1), "utf-8")
+    (place / "dataset_info.json").write_text(json.dumps({"rows": info, "pairs": compared}, indent=1), "utf-8")
 
 
 def main() -> None:

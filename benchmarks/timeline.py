@@ -73,12 +73,15 @@ class TimelineHook:
 
 def trainer_callback(timeline: Timeline) -> Any:
     """A callback that fills a timeline in transformers' Trainer and programs built on it."""
+    import torch
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any):
             def look(_module: Any, _args: Any, inputs: dict[str, Any]) -> None:
-                timeline.see(inputs["input_ids"], inputs["labels"])
+                # Of methods with a reference only what is trained on counts.
+                if torch.is_grad_enabled():
+                    timeline.see(inputs["input_ids"], inputs.get("labels", inputs["input_ids"]))
 
             model.register_forward_pre_hook(look, with_kwargs=True)
 

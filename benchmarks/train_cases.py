@@ -3,6 +3,7 @@
     python train_cases.py '{"case": "xtuner", "method": "lora", "dtype": "bf16", "place": ..., ...}'
 
 method    lora: r=64 on all linear layers, its weights fp32; qlora: the same, the model of 4 bits; full
+          dpo: lora on pairs of answers, the model without its adapter being the reference
 dtype     bf16: frozen weights in it, trained ones fp32 under autocast; fp32
 same      model, rows, chat template, batch, length, AdamW, learning rate, clipping at 1
 own       data path, packing, attention, loss, loop
@@ -40,15 +41,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from timeline import TimelineHook
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
+from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.dataset.map_fns import template_map_fn_factory
+from xtuner.dataset.preference_dataset import build_preference_dataset, pairs_map_fn
 from xtuner.engine.hooks import ThroughputHook
 from xtuner.engine.runner import TrainLoop
 from xtuner.model import SupervisedFinetune
+from xtuner.model.dpo import DPO
 
 path = {model!r}
 tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path=path)
 model = dict(
-    type=SupervisedFinetune,
+    type={kind},
     use_activation_checkpointing=False,
     llm=dict(
         type=AutoModelForCausalLM.from_pretrained,
@@ -59,15 +63,12 @@ train_dataloader = dict(
     batch_size={batch},
     num_workers=0,
     dataset=dict(
-        type=process_hf_dataset,
         dataset=dict(type=load_dataset, path='json', data_files={rows!r}),
         tokenizer=tokenizer,
         max_length={length},
-        dataset_map_fn='openai',
-        template_map_fn=dict(type=template_map_fn_factory, template='auto'),
-        pack_to_max_length=True),
+        {data}),
     sampler=dict(type=DefaultSampler, shuffle=False),
-    collate_fn=dict(type=default_collate_fn))
+    collate_fn=dict(type={collate}))
 optim_wrapper = dict(
     type={wrapper},
     optimizer=dict(type=AdamW, lr={rate}, weight_decay=0, fused=True),
@@ -84,6 +85,20 @@ custom_hooks = [
 randomness = dict(seed=0)
 log_processor = dict(by_epoch=False, window_size=1)
 """
+SFT = {
+    "kind": "SupervisedFinetune",
+    "data": (
+        "type=process_hf_dataset,\n        dataset_map_fn='openai',\n"
+        "        template_map_fn=dict(type=template_map_fn_factory, template='auto'),\n"
+        "        pack_to_max_length=True"
+    ),
+    "collate": "default_collate_fn",
+}
+PREFERENCES = {
+    "kind": "DPO",
+    "data": "type=build_preference_dataset,\n        dataset_map_fn=pairs_map_fn",
+    "collate": "preference_collate_fn",
+}
 
 
 def write_config(job: SimpleNamespace, folder: Path) -> Path:
@@ -95,7 +110,8 @@ def write_config(job: SimpleNamespace, folder: Path) -> Path:
     text = CONFIG.format(
         **vars(job) | {"adapter": "" if job.method == "full" else adapter},
         model=f"{job.place}/model",
-        rows=f"{job.place}/messages.jsonl",
+        rows=f"{job.place}/{'pairs' if job.method == 'dpo' else 'messages'}.jsonl",
+        **PREFERENCES if job.method == "dpo" else SFT,
         timeline=str(folder / "timeline.json"),
         weights="bfloat16" if mixed and job.method != "full" else "float32",
         wrapper="AmpOptimWrapper" if mixed else "OptimWrapper",
@@ -371,6 +387,60 @@ def unsloth(job: SimpleNamespace) -> dict[str, Any]:
     return timeline.result()
 
 
+def trl_dpo(job: SimpleNamespace) -> dict[str, Any]:
+    """TRL's DPOTrainer with an adapter, without recomputation; `defaults` leave that."""
+    import datasets
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer
+
+    settings = {**trainer_settings(job), "max_length": job.length}
+    if not job.defaults:
+        settings |= best_settings(job) | {
+            "gradient_checkpointing": False,
+            "dataset_num_proc": 2,
+            "model_init_kwargs": {"dtype": "bfloat16" if job.dtype == "bf16" else "float32"},
+        }
+    timeline = Timeline(job.device, pad_id(job))
+    run = DPOTrainer(
+        model=f"{job.place}/model",
+        args=DPOConfig(**settings),
+        train_dataset=datasets.load_dataset("json", data_files=f"{job.place}/pairs.jsonl", split="train"),
+        peft_config=LoraConfig(r=64, lora_alpha=16, lora_dropout=job.dropout, target_modules=LINEAR),
+        callbacks=[trainer_callback(timeline)],
+    )
+    run.train()
+    return timeline.result()
+
+
+def llamafactory_dpo(job: SimpleNamespace) -> dict[str, Any]:
+    """LLaMA-Factory's DPO with an adapter, without recomputation."""
+    from llamafactory.train.tuner import run_exp
+
+    settings = (
+        trainer_settings(job)
+        | best_settings(job)
+        | {
+            "stage": "dpo",
+            "do_train": True,
+            "model_name_or_path": f"{job.place}/model",
+            "dataset": "pairs",
+            "dataset_dir": job.place,
+            "template": "chatml",
+            "cutoff_len": job.length,
+            "finetuning_type": "lora",
+            "lora_rank": 64,
+            "lora_alpha": 16,
+            "lora_dropout": job.dropout,
+            "lora_target": "all",
+            "disable_gradient_checkpointing": True,
+            "preprocessing_num_workers": 2,
+        }
+    )
+    timeline = Timeline(job.device, pad_id(job))
+    run_exp(args=settings, callbacks=[trainer_callback(timeline)])
+    return timeline.result()
+
+
 def limit(job: SimpleNamespace) -> dict[str, Any]:
     """How many operations a second the machine does in the products of the model's matrices."""
     import time
@@ -393,7 +463,19 @@ def limit(job: SimpleNamespace) -> dict[str, Any]:
 
 
 CASES = {
-    case.__name__: case for case in (xtuner, bare, reference, trainer, trl, llamafactory, unsloth, limit)
+    case.__name__: case
+    for case in (
+        xtuner,
+        bare,
+        reference,
+        trainer,
+        trl,
+        trl_dpo,
+        llamafactory,
+        llamafactory_dpo,
+        unsloth,
+        limit,
+    )
 }
 DEFAULTS = {
     "defaults": False,

@@ -69,6 +69,13 @@ UNSLOTH = Case("Unsloth, packed", "unsloth", "unsloth")
 # What the others cannot hold without recomputation.
 XTUNER_LARGE = Case("XTuner, 8 rows an update", "xtuner", None, {"batch": 8})
 
+# In a batch of preferences: about 1,000 tokens.
+PAIRS = {"batch": 4}
+XTUNER_DPO = Case("**XTuner**", "xtuner", settings=PAIRS)
+TRL_DPO = Case("TRL", "trl_dpo", "trl", PAIRS)
+TRL_DPO_DEFAULTS = Case("TRL at its defaults, bf16", "trl_dpo", "trl", DEFAULTS)
+FACTORY_DPO = Case("LLaMA-Factory", "llamafactory_dpo", "llamafactory", PAIRS)
+
 PLAIN = [XTUNER, BARE, TRAINER, TRL, FACTORY]
 QUICK = [
     Group("LoRA, bf16", "lora", "bf16", [*PLAIN, TRL_DEFAULTS, FACTORY_DEFAULTS]),
@@ -84,6 +91,8 @@ ALL = [
     Group("LoRA, fp32", "lora", "fp32", PLAIN),
     Group("All weights, bf16", "full", "bf16", PLAIN),
     Group("All weights, fp32", "full", "fp32", PLAIN),
+    Group("DPO with LoRA, bf16", "dpo", "bf16", [XTUNER_DPO, TRL_DPO, FACTORY_DPO, TRL_DPO_DEFAULTS]),
+    Group("DPO with LoRA, fp32", "dpo", "fp32", [XTUNER_DPO, TRL_DPO, FACTORY_DPO]),
 ]
 GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, XTUNER_LARGE, TRAINER, UNSLOTH])]
 
@@ -283,7 +292,8 @@ def operations(config: Path, method: str, trained: float) -> float:
     if method == "full":
         return 6 * (layers + head)
     adapter = c["num_hidden_layers"] * sum(64 * (a + b) for a, b in shapes)
-    return 4 * (layers + head) + 6 * adapter
+    reference = 2 * (layers + head) if method == "dpo" else 0
+    return 4 * (layers + head) + 6 * adapter + reference
 
 
 def parse_args() -> argparse.Namespace:
