@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -160,7 +161,7 @@ def write_data(place: Path, tokenizer, rows: int, length: int) -> None:
     # A row's answer, and the next row's that is no answer to it.
     pairs = [
         {"prompt": a[:1], "chosen": a[1:], "rejected": b[1:]}
-        for a, b in zip(kept, kept[1:], strict=False)
+        for a, b in itertools.pairwise(kept)
         if len(tokenizer.apply_chat_template([a[0], b[1]], return_dict=False)) <= length - 16
     ]
     write_rows(pairs, place / "pairs.jsonl")
