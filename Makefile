@@ -85,7 +85,9 @@ bench: $(VENV)/.core
 	$(BIN)/python benchmarks/data_path.py --repeats 3 --peers $(PEERS) $(BENCH)
 	$(BIN)/python benchmarks/train_speed.py --quick --peers $(PEERS) $(BENCH)
 
-gpu: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(VENV)/.dev)
+gpu:
+	@[ "$(GPU_PYTHON)" != "$(BIN)/python" ] || $(MAKE) $(VENV)/.dev || { echo "$(VENV) cannot be made here:" \
+	  "GPU_PYTHON=python3 make gpu takes the packages of that Python (CONTRIBUTING.md)" >&2; exit 1; }
 	$(GPU_PYTHON) benchmarks/gpu.py $(PART)
 
 gpu-wheels:

@@ -19,14 +19,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACE = ROOT / "build" / "wheels"
-GLIBC = ("_2_28", "_2_27", "_2_24", "_2_17")
-PLATFORMS = [f"manylinux_{version}_x86_64" for version in GLIBC] + [
-    "manylinux2014_x86_64",
-    "manylinux1_x86_64",
-]
+MANYLINUX = ("_2_28", "_2_27", "_2_24", "_2_17", "2014", "1")
+PLATFORMS = [f"manylinux{version}_x86_64" for version in MANYLINUX]
 PACKAGES = {
     "xtuner": """bitsandbytes datasets dill multiprocess prompt_toolkit wcwidth
-        fastapi starlette uvicorn pydantic pydantic_core annotated_types typing_inspection""",
+        fastapi starlette opentelemetry_api uvicorn pydantic pydantic_core annotated_types
+        typing_inspection""",
     "unsloth": """unsloth unsloth_zoo trl datasets tyro cut_cross_entropy hf_transfer docstring_parser
         typeguard torchao diffusers importlib_metadata lazy_importer msgspec nest_asyncio structlog""",
 }

@@ -11,7 +11,7 @@ SEEDS = [0, 1, -1, 2**32, 0x0123456789ABCDEF, -(2**63), 2**63 - 1]
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_the_mask_drops_its_share_everywhere_alike(dtype):
     """A tenth within four standard deviations, in each of the four numbers made from one word."""
-    x = torch.randn(1000, 400, dtype=dtype)
+    x = torch.randn(1000, 400).to(dtype)  # drawn in bf16, torch 2.11 gives zeros too
     result = masked(x, kept(x, 0.1, seed=7))
     assert torch.equal(result[result != 0], x[(result != 0)])
     for part in range(4):
