@@ -30,9 +30,9 @@ def test_it_gives_what_samples_alone_give(window, softcap, has_sinks, scaling):
     sinks = torch.randn(4).double() if has_sinks else None
     longest = max(b - a for a, b in itertools.pairwise(BOUNDARIES))
     call = attention_kernels.Call(
-        query, key, value, torch.tensor(BOUNDARIES), longest, scaling, 0.0, window, softcap, sinks, BOUNDARIES
+        query, key, value, torch.tensor(BOUNDARIES), BOUNDARIES, longest, scaling, 0.0, window, softcap, sinks
     )
-    found = flex(query, key, value, BOUNDARIES, scaling, window, softcap, sinks, flex_attention)
+    found = flex(query, key, value, BOUNDARIES, scaling, window, softcap, sinks, function=flex_attention)
     torch.testing.assert_close(found, attention_kernels._by_run(call), rtol=1e-6, atol=1e-6)
 
 
