@@ -13,11 +13,13 @@ A feature of a family that this function lacks is an error, never ignored.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +27,9 @@ from xtuner.errors import ModelError
 from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.model.attention_kernels import Call, packed_attention, scored
+from xtuner.model.foreign import is_proven
 from xtuner.model.fused.linear import in_one_dtype
+from xtuner.model.packed import to_device
 from xtuner.parallel.sequence import ulysses
 
 NAME = "xtuner"
@@ -103,6 +107,29 @@ def register_attention() -> None:
 
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, _mask)
+    _find_samples_without_waiting()
+
+
+def _find_samples_without_waiting() -> None:
+    """Let transformers learn from the host which samples a pack has, where it would ask the device."""
+    from transformers import masking_utils
+
+    theirs = masking_utils.find_packed_sequence_indices
+    if hasattr(theirs, "__wrapped__") or not is_proven(theirs, "each mask of a pack waits for the device"):
+        return
+
+    @functools.wraps(theirs)
+    def ours(position_ids: Tensor) -> Tensor | None:
+        batch = _packed.get()
+        if batch is None or position_ids.shape[0] != 1:
+            return theirs(position_ids)
+        lengths = [count for count, _ in batch.pieces] or np.diff(batch.boundaries)
+        samples = np.repeat(np.arange(len(lengths)), lengths)
+        if len(samples) != position_ids.shape[1]:  # those of a picture
+            return theirs(position_ids)
+        return to_device(samples, position_ids.device)[None] if len(lengths) > 1 else None
+
+    masking_utils.find_packed_sequence_indices = ours
 
 
 def supports_attention(model_class: type, config: Any) -> bool:

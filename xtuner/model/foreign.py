@@ -37,6 +37,7 @@ FUNCTIONS = (
     "peft.tuners.lora.layer.ParamWrapper.get_delta_weight",
     "transformers.integrations.moe.use_experts_implementation",
     "transformers.integrations.moe._default_apply_gate",
+    "transformers.masking_utils.find_packed_sequence_indices",
     "transformers.modeling_rope_utils.dynamic_rope_update",
     "transformers.models.bloom.modeling_bloom.build_alibi_tensor",
     "transformers.models.falcon.modeling_falcon.build_alibi_tensor",
