@@ -248,3 +248,39 @@ def test_dropout_is_applied_in_training_only():
 def test_neighbours_of_one_length_are_one_call():
     """Runs are (start, length, count), without empty samples."""
     assert list(attention_kernels._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]
+
+
+def by_square(call):
+    """`[1, N, H, D]` from all scores in float64."""
+    query, key, value = (x.double() for x in (call.query, call.key, call.value))
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    number = torch.arange(query.shape[2])
+    sample = torch.bucketize(number, call.starts[1:], right=True)
+    seen = (sample[:, None] == sample) & (number[:, None] >= number)
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + call.key_bias.double()[:, None]
+    return (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize("run", [attention_kernels._blocks, attention_kernels._by_run])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [(torch.float64, 1e-12), (torch.float32, 2e-4), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)],
+)
+def test_a_large_bias_of_keys_loses_no_more_than_fp32_does(dtype, bound, run, relative_error):
+    """Of 2,000 and more, which 16 bits round to multiples of 8; queries have more heads than keys."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 500, 8).to(dtype) for heads in (4, 2, 2))
+    bias = 2000 + 2.0 ** -torch.arange(1, 5)[:, None] * torch.arange(500) + torch.rand(4, 500)
+    boundaries = [0, 300, 301, 500]
+    call = attention_kernels.Call(query, key, value, torch.tensor(boundaries), boundaries, 300, key_bias=bias)
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    found, wanted = run(call), by_square(call)
+    assert found.dtype == dtype
+    assert relative_error(found.double(), wanted) < bound
+    weights = torch.randn(wanted.shape, dtype=torch.float64)
+    gradients = (
+        torch.autograd.grad(found, leaves, weights.to(dtype)),
+        torch.autograd.grad(wanted, leaves, weights),
+    )
+    for ours, exact in zip(*gradients, strict=True):
+        assert relative_error(ours.double(), exact.double()) < 2 * bound
