@@ -25,7 +25,7 @@ from xtuner.model import foreign
 
 ROOT = Path(__file__).parents[1]
 TESTS = ["fused", "test_foreign.py", "test_attention.py", "test_rope.py", "test_compiled.py"]
-TESTS += ["test_host_embedding.py", "test_recompute.py", "test_quantized.py"]
+TESTS += ["test_host_embedding.py", "test_own_attention.py", "test_recompute.py", "test_quantized.py"]
 # These bring torch along, which is gigabytes: the installed one is used.
 ALONE = {"peft", "bitsandbytes", "accelerate"}
 

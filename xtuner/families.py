@@ -56,12 +56,26 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class OwnAttention:
+    """Classes of a family whose code does not ask transformers for its attention, by module and name.
+
+    xtuner/model/own_attention.py stands in for decoder and attention on packs; layers run as they are. Proven
+    by tests/model/test_own_attention.py for the versions that xtuner/model/proven.json names.
+    """
+
+    decoder: str
+    layer: str
+    attention: str
+
+
+@dataclass(frozen=True)
 class Family:
     """One family."""
 
-    # Whether samples may share a row: tests/model/test_attention.py. False: ALiBi, or a state carried along
-    # the row, so each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
+    # Whether samples may share a row: tests/model/test_attention.py. False: a state carried along the row, so
+    # each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
     packs: bool | None = None
+    own_attention: OwnAttention | None = None
     # Linear layers whose weight is handed to a kernel, so that an adapter on them is passed over:
     # tests/model/test_targets.py.
     weights_read: tuple[str, ...] = ()
@@ -121,6 +135,11 @@ def _like(name: str) -> Fused:
     return Fused(attention, norm, mlp, layer=layer)
 
 
+def _own(name: str, layer: str) -> OwnAttention:
+    kinds = ("Model", layer, "Attention")
+    return OwnAttention(*(_layer(name.lower(), name + kind) for kind in kinds))
+
+
 _CURE = "name the folder of a language model"
 _NEEDS_IMAGE = f"needs an image with every text; {_CURE}"
 _NEEDS_SOUND = f"needs sound with every text; {_CURE}"
@@ -149,7 +168,7 @@ FAMILIES: dict[str, Family] = {
     "bamba": Family(packs=False, weights_read=("out_proj",)),
     "blip": Family(no_text=_NEEDS_IMAGE),
     "blip-2": Family(no_text=_NEEDS_IMAGE),
-    "bloom": Family(packs=False),
+    "bloom": Family(packs=True, own_attention=_own("Bloom", "Block")),
     "cohere": Family(packs=True),
     "cohere2": Family(packs=True),
     "deepseek_v2": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
@@ -158,7 +177,7 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": Family(packs=True),
     "evolla": Family(no_text=f"needs a protein with every text; {_CURE}"),
     "exaone4": Family(packs=True),
-    "falcon": Family(packs=False),
+    "falcon": Family(packs=True, own_attention=_own("Falcon", "DecoderLayer")),
     "falcon_h1": Family(packs=False, weights_read=("out_proj",)),
     "falcon_mamba": Family(packs=False, weights_read=_MAMBA),
     "flint": Family(packs=True),
@@ -233,7 +252,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
     "mixtral": Family(packs=True, plain_head=True, sizes=Sizes()),
     "moshi": Family(no_text=_SOUND),
-    "mpt": Family(packs=False),
+    "mpt": Family(packs=True, own_attention=_own("Mpt", "Block")),
     "musicgen": Family(no_text=_SOUND),
     "musicgen_melody": Family(no_text=_SOUND),
     "nemotron_h": Family(packs=False, weights_read=("out_proj",)),

@@ -66,7 +66,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _run(call: Any) -> Tensor:
-    lengths = [b - a for a, b in itertools.pairwise(call.host_boundaries())]
+    lengths = [b - a for a, b in itertools.pairwise(call.boundaries)]
     pairs = sum(n * (n + 1) // 2 for n in lengths)
     return _Attention.apply(*call.rows(), pairs)[None]
 

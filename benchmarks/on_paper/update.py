@@ -162,7 +162,7 @@ class _Run:
         if self.case.stock:
             inputs = packed_inputs(ids, self.case.boundaries)
             inputs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in inputs.items()}
-            with attention.packed_batch(boundaries=self.case.boundaries):
+            with attention.packed_batch(self.case.boundaries):
                 return self.model(**inputs, labels=inputs["input_ids"]).loss
         data = {"input_ids": ids.to("meta", non_blocking=True), "labels": ids, "cumulative_len": None}
         data |= {"boundaries": self.case.boundaries}

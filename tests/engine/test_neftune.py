@@ -17,7 +17,7 @@ def test_noise_is_bounded_by_each_samples_own_length():
     assert torch.equal(embedding(ids), plain)
     batch = {"data": {"boundaries": [0, 4, 16]}}
     hook.before_train_iter(runner, 0, batch)
-    with packed_batch():
+    with packed_batch([0, 4, 16, 20]):
         noise = (embedding(ids) - plain).abs().detach()
     short, long = 5 / (4 * 25) ** 0.5, 5 / (12 * 25) ** 0.5
     assert 0.8 * short < noise[0, :4].max() <= short

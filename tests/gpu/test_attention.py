@@ -18,6 +18,7 @@ LIMITS = {
     "window and soft cap": {"window": 200, "softcap": 5.0},
     "sinks": {"sinks": True},
     "scale": {"scaling": 0.3},
+    "bias": {"key_bias": True},
 }
 # Errors relative to the size of the result.
 BOUNDS = {torch.float32: 2e-3, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -41,8 +42,10 @@ def make_call(device, dtype, limits):
     sinks = torch.randn(4, generator=generator).to(device, dtype) if limits.get("sinks") else None
     query, key, value = (tensor.to(device, dtype).requires_grad_() for tensor in tensors)
     starts = torch.tensor(BOUNDARIES, dtype=torch.int32, device=device)
-    given = {**limits, "sinks": sinks, "known_boundaries": BOUNDARIES}
-    return Call(query, key, value, starts, 570, **given)
+    slopes = 2.0 ** -torch.arange(1, 5)[:, None]
+    bias = (slopes * torch.arange(BOUNDARIES[-1])).to(device, dtype) if limits.get("key_bias") else None
+    given = {**limits, "sinks": sinks, "key_bias": bias}
+    return Call(query, key, value, starts, BOUNDARIES, 570, **given)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)

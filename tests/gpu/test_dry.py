@@ -36,8 +36,6 @@ def _gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     # torch compiles FlexAttention, which does not work on fake tensors.
     monkeypatch.setattr("xtuner.model.flex.is_available", lambda: False)
-    # transformers reads if positions restart.
-    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
 
 
 def make(family):

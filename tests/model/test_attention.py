@@ -19,13 +19,15 @@ def ids(length=24):
     return torch.randint(3, 64, (1, length), generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.packs])
+@pytest.mark.parametrize(
+    "family", [n for n, family in FAMILIES.items() if family.packs and not family.own_attention]
+)
 def test_packed_logits_equal_those_of_each_sample_alone(family, relative_error):
     """For every supported family, ours on a pack equals stock attention sample by sample."""
     if family not in CONFIG_MAPPING:
         pytest.skip("not in this transformers")
     model, row = make(family), ids()
-    with torch.no_grad(), packed_batch():
+    with torch.no_grad(), packed_batch(BOUNDARIES):
         packed = model(**packed_inputs(row, BOUNDARIES)).logits[0]
     model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -40,7 +42,7 @@ def test_packed_logits_equal_those_of_each_sample_alone(family, relative_error):
 def test_gradients_of_a_pack_are_the_sum_of_its_samples(family, relative_error):
     """Backward isolates the samples too: plain, soft-capped and windowed attention."""
     ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
-    with packed_batch():
+    with packed_batch(BOUNDARIES):
         ours(**packed_inputs(row, BOUNDARIES)).logits.square().sum().backward()
     for a, b in itertools.pairwise(BOUNDARIES):
         stock(row[:, a:b], use_cache=False).logits.square().sum().backward()
@@ -72,10 +74,10 @@ def test_no_square_mask_is_made_for_a_pack():
 
     inputs = mask_inputs(make("llama4_text"), ids())
     inputs[0].sliding_window = 5
-    with packed_batch():
-        assert masks.create_causal_mask(*inputs) == PackedMask()
-        assert masks.create_sliding_window_causal_mask(*inputs) == PackedMask(window=5)
-        assert masks.create_chunked_causal_mask(*inputs) == PackedMask(chunk=4)
+    with packed_batch(BOUNDARIES):
+        assert masks.create_causal_mask(*inputs) == PackedMask(BOUNDARIES)
+        assert masks.create_sliding_window_causal_mask(*inputs) == PackedMask(BOUNDARIES, window=5)
+        assert masks.create_chunked_causal_mask(*inputs) == PackedMask(BOUNDARIES, chunk=4)
         assert masks.create_bidirectional_mask(*inputs[:3]) is None
         blocks = {"block_sequence_ids": torch.zeros(1, 24, dtype=torch.long)}
         for more in ({"or_mask_function": masks.bidirectional_mask_function}, blocks):
@@ -97,9 +99,9 @@ def test_no_square_mask_is_made_for_a_pack():
 @pytest.mark.parametrize(
     ("mask", "asked", "message"),
     [
-        (PackedMask(), {"indices": torch.zeros(1)}, "'indices'"),
-        (PackedMask(), {"position_bias": torch.zeros(1)}, "'position_bias'"),
-        (PackedMask(), {"is_causal": False}, "tokens that come later"),
+        (PackedMask([0, 2, 5]), {"indices": torch.zeros(1)}, "'indices'"),
+        (PackedMask([0, 2, 5]), {"position_bias": torch.zeros(1)}, "'position_bias'"),
+        (PackedMask([0, 2, 5]), {"is_causal": False}, "tokens that come later"),
         (torch.zeros(1, 1, 5, 5), {}, "a mask of its own"),
         (None, {}, "a mask of its own"),
     ],
@@ -143,7 +145,7 @@ def test_sinks_are_exact(family, relative_error):
     ours, stock, row = make(family).double(), make(family, "eager").double(), ids()
     for model in (ours, stock):
         model.set_experts_implementation("eager")
-    with packed_batch():
+    with packed_batch(BOUNDARIES):
         packed = ours(**packed_inputs(row, BOUNDARIES)).logits[0]
     alone = torch.cat(
         [stock(row[:, a:b], use_cache=False).logits[0] for a, b in itertools.pairwise(BOUNDARIES)]
@@ -159,7 +161,7 @@ def test_sinks_are_exact(family, relative_error):
 def test_a_window_is_applied_by_blocks_of_queries(monkeypatch):
     """A long sample under a window has the same output for any block size."""
     model, row = make("mistral"), ids()
-    with torch.no_grad(), packed_batch():
+    with torch.no_grad(), packed_batch([0, 24]):
         whole = model(**packed_inputs(row, [0, 24])).logits
         monkeypatch.setattr(attention_kernels, "QUERY_BLOCK", 5)
         torch.testing.assert_close(model(**packed_inputs(row, [0, 24])).logits, whole)
@@ -202,7 +204,15 @@ def test_flash_attention_gets_the_arguments_for_the_same_result(
 
     monkeypatch.setattr(attention_kernels, "_flash_function", lambda package: flash)
     call = attention_kernels.Call(
-        query, key, value, torch.tensor(boundaries), 6, scaling=scaling, window=window, softcap=softcap
+        query,
+        key,
+        value,
+        torch.tensor(boundaries),
+        boundaries,
+        6,
+        scaling=scaling,
+        window=window,
+        softcap=softcap,
     )
     ours, wanted = attention_kernels._flash_attention(call, "flash_attn"), attention_kernels._by_run(call)
     torch.testing.assert_close(ours, wanted)
@@ -227,7 +237,7 @@ def test_a_package_without_the_function_is_not_used(tmp_path, monkeypatch, caplo
 def test_dropout_is_applied_in_training_only():
     """attention_dropout reaches the packed path."""
     model = make("llama", attention_dropout=0.5)
-    with torch.no_grad(), packed_batch():
+    with torch.no_grad(), packed_batch(BOUNDARIES):
         calm = [model(**packed_inputs(ids(), BOUNDARIES)).logits for _ in range(2)]
         model.train()
         wild = [model(**packed_inputs(ids(), BOUNDARIES)).logits for _ in range(2)]
@@ -238,3 +248,39 @@ def test_dropout_is_applied_in_training_only():
 def test_neighbours_of_one_length_are_one_call():
     """Runs are (start, length, count), without empty samples."""
     assert list(attention_kernels._equal_runs([0, 4, 8, 8, 12, 15])) == [(0, 4, 2), (8, 4, 1), (12, 3, 1)]
+
+
+def by_square(call):
+    """`[1, N, H, D]` from all scores in float64."""
+    query, key, value = (x.double() for x in (call.query, call.key, call.value))
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    number = torch.arange(query.shape[2])
+    sample = torch.bucketize(number, call.starts[1:], right=True)
+    seen = (sample[:, None] == sample) & (number[:, None] >= number)
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + call.key_bias.double()[:, None]
+    return (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value).transpose(1, 2)
+
+
+@pytest.mark.parametrize("run", [attention_kernels._blocks, attention_kernels._by_run])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [(torch.float64, 1e-12), (torch.float32, 2e-4), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)],
+)
+def test_a_large_bias_of_keys_loses_no_more_than_fp32_does(dtype, bound, run, relative_error):
+    """Of 2,000 and more, which 16 bits round to multiples of 8; queries have more heads than keys."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 500, 8).to(dtype) for heads in (4, 2, 2))
+    bias = 2000 + 2.0 ** -torch.arange(1, 5)[:, None] * torch.arange(500) + torch.rand(4, 500)
+    boundaries = [0, 300, 301, 500]
+    call = attention_kernels.Call(query, key, value, torch.tensor(boundaries), boundaries, 300, key_bias=bias)
+    leaves = [x.requires_grad_() for x in (query, key, value)]
+    found, wanted = run(call), by_square(call)
+    assert found.dtype == dtype
+    assert relative_error(found.double(), wanted) < bound
+    weights = torch.randn(wanted.shape, dtype=torch.float64)
+    gradients = (
+        torch.autograd.grad(found, leaves, weights.to(dtype)),
+        torch.autograd.grad(wanted, leaves, weights),
+    )
+    for ours, exact in zip(*gradients, strict=True):
+        assert relative_error(ours.double(), exact.double()) < 2 * bound

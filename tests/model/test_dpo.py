@@ -168,11 +168,13 @@ def test_batches_of_an_update_add_up(llama, items):
 
 
 def test_families_that_mix_packed_samples_have_the_same_loss(items, gradients, relative_error):
-    """Bloom: each answer is run by itself, and its log-probabilities are summed for its sample."""
+    """Bloom with slices of weights: each answer is run by itself, and its log-probabilities are summed."""
     from transformers import BloomConfig, BloomForCausalLM
 
     torch.manual_seed(0)
-    bloom = BloomForCausalLM(BloomConfig(vocab_size=128, hidden_size=32, n_layer=2, n_head=4)).double()
+    slices = {"slow_but_exact": True, "pretraining_tp": 2}
+    config = BloomConfig(vocab_size=128, hidden_size=32, n_layer=2, n_head=4, **slices)
+    bloom = BloomForCausalLM(config).double()
     lora = LoraConfig(r=4, target_modules=["query_key_value"])
     base = copy.deepcopy(bloom)
     torch.manual_seed(1)

@@ -13,26 +13,30 @@ BOUNDARIES = [0, 3, 3 + BLOCK, 4 * BLOCK + 7, 4 * BLOCK + 8, 6 * BLOCK + 1]
 
 
 @pytest.mark.parametrize(
-    ("window", "softcap", "has_sinks", "scaling"),
+    ("window", "softcap", "has_sinks", "scaling", "has_bias"),
     [
-        (None, None, False, None),
-        (5, None, False, 0.5),
-        (BLOCK + 1, 2.0, False, None),
-        (None, None, True, None),
-        (300, 1.0, True, 0.3),
+        (None, None, False, None, False),
+        (5, None, False, 0.5, False),
+        (BLOCK + 1, 2.0, False, None, False),
+        (None, None, True, None, False),
+        (300, 1.0, True, 0.3, False),
+        (None, None, False, 0.3, True),
+        (BLOCK + 1, None, True, None, True),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*called without torch.compile:UserWarning")
-def test_it_gives_what_samples_alone_give(window, softcap, has_sinks, scaling):
+def test_it_gives_what_samples_alone_give(window, softcap, has_sinks, scaling, has_bias):
     """Queries have twice as many heads as keys; samples begin and end inside of blocks."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, BOUNDARIES[-1], 8).double() for heads in (4, 2, 2))
     sinks = torch.randn(4).double() if has_sinks else None
+    bias = 100 * torch.rand(4, BOUNDARIES[-1]).double() if has_bias else None
     longest = max(b - a for a, b in itertools.pairwise(BOUNDARIES))
     call = attention_kernels.Call(
-        query, key, value, torch.tensor(BOUNDARIES), longest, scaling, 0.0, window, softcap, sinks, BOUNDARIES
-    )
-    found = flex(query, key, value, BOUNDARIES, scaling, window, softcap, sinks, flex_attention)
+        query, key, value, torch.tensor(BOUNDARIES), BOUNDARIES, longest, scaling, 0.0, window, softcap,
+        sinks, bias,
+    )  # fmt: skip
+    found = flex(query, key, value, BOUNDARIES, scaling, window, softcap, sinks, bias, flex_attention)
     torch.testing.assert_close(found, attention_kernels._by_run(call), rtol=1e-6, atol=1e-6)
 
 

@@ -53,7 +53,7 @@ def test_packed_text_gives_the_logits_of_each_sample_alone(family, relative_erro
     model, row = seeing.make(family), ids()
     model.set_attn_implementation("xtuner")
     assert Isolation().holds(model, 24)
-    with torch.no_grad(), packed_batch():
+    with torch.no_grad(), packed_batch(BOUNDARIES):
         packed = model(**packed_inputs(row, BOUNDARIES)).logits[0]
     model.set_attn_implementation("eager")
     with torch.no_grad():

@@ -124,7 +124,7 @@ def test_a_family_that_mixes_samples_is_logged_once(caplog, monkeypatch):
     assert caplog.text.count(wanted) == 1
 
 
-@pytest.mark.parametrize("family", ["bloom", "llama"])
+@pytest.mark.parametrize("family", ["lfm2", "llama"])
 def test_predict_and_tensor_keep_the_order_of_the_batch(family, relative_error):
     """For any order of the passes."""
     data = rows()
@@ -143,7 +143,7 @@ def test_predict_and_tensor_keep_the_order_of_the_batch(family, relative_error):
 def test_samples_without_labels_are_left_out():
     """No forward pass for them; a batch without any has one, for other processes, and a loss of zero."""
     data, calls = rows(), []
-    ours = SupervisedFinetune(make("bloom", None), use_activation_checkpointing=False)
+    ours = SupervisedFinetune(make("lfm2", None), use_activation_checkpointing=False)
     ours.llm.register_forward_pre_hook(lambda *_: calls.append(1))
     data["labels"][:, :10] = -100
     ours(data)

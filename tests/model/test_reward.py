@@ -133,11 +133,12 @@ def test_any_split_of_an_update_gives_the_same(scorer, ended, gradients):
 
 
 def test_families_that_mix_packed_samples_give_the_same(ended):
-    """Bloom: each answer is run by itself."""
+    """Bloom with slices of weights: each answer is run by itself."""
     from transformers import BloomConfig, BloomForSequenceClassification
 
     torch.manual_seed(0)
-    config = BloomConfig(vocab_size=128, hidden_size=32, n_layer=2, n_head=4, num_labels=1)
+    slices = {"slow_but_exact": True, "pretraining_tp": 2}
+    config = BloomConfig(vocab_size=128, hidden_size=32, n_layer=2, n_head=4, num_labels=1, **slices)
     bloom = BloomForSequenceClassification(config).double()
     wanted = plain_rewards(bloom, ended)
     model = RewardModel(copy.deepcopy(bloom)).train()

@@ -55,7 +55,7 @@ def test_each_sample_is_scaled_by_its_own_length(family, changes, relative_error
     unfuse(model)  # is about other modules
     for order in (range(5), [3, 0, 4, 2, 1], [1, 2, 4, 3, 0]):
         boundaries = [0, *itertools.accumulate(LENGTHS[i] for i in order)]
-        with torch.no_grad(), packed_batch():
+        with torch.no_grad(), packed_batch(boundaries):
             packed = model(**packed_inputs(torch.cat([samples[i] for i in order], 1), boundaries)).logits[0]
         assert relative_error(packed, torch.cat([wanted[i] for i in order])) < 3e-6
         for i in order:
@@ -70,10 +70,11 @@ def test_a_part_of_a_pack_is_scaled_by_whole_samples():
     scale_by_sample(model)
     x, ids = torch.zeros(1), torch.zeros(1, 42, dtype=torch.long)
     positions = packed_inputs(ids, [0, 30, 42])["position_ids"]
-    whole = model.model.rotary_emb(x, positions)
+    with packed_batch([0, 30, 42]):
+        whole = model.model.rotary_emb(x, positions)
     parts = []
     for part, pieces in ((positions[:, :21], [(21, 30)]), (positions[:, 21:], [(9, 30), (12, 12)])):
-        with packed_batch(pieces):
+        with packed_batch([0, 30, 42], pieces):
             parts.append(model.model.rotary_emb(x, part))
     for angles, *halves in zip(whole, *parts, strict=True):
         torch.testing.assert_close(torch.cat(halves, dim=1), angles)

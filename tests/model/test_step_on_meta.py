@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
-from xtuner.model import SupervisedFinetune, attention_kernels, kernels
+from xtuner.model import SupervisedFinetune, attention_kernels, flex, kernels
 from xtuner.model.dpo import DPO
 
 # peft asks for a property that transformers has renamed.
@@ -28,6 +30,8 @@ KINDS = {
     "gemma2": {"sliding_window": 4, "head_dim": 16},
     "internlm2": {},
     "bloom": {"n_layer": 2, "n_head": 4},
+    "falcon": {"num_kv_heads": 1},
+    "mpt": {"n_layers": 2, "n_heads": 4, "d_model": 64},
 }
 
 
@@ -36,12 +40,6 @@ def on_meta(family, **changes):
     config = AutoConfig.for_model(family, **{**SIZES, **KINDS[family], **changes})
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config)
-
-
-@pytest.fixture(autouse=True)
-def transformers_does_not_ask(monkeypatch):
-    """Leave out the one wait that is not ours: transformers reads if positions restart."""
-    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
 
 
 @pytest.fixture
@@ -136,9 +134,71 @@ class Flash(torch.autograd.Function):
         return tuple(torch.empty_like(x) for x in ctx.saved_tensors)
 
 
-def test_recomputation(items):
-    model = SupervisedFinetune(on_meta("llama"), use_activation_checkpointing=True)
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "mpt"])
+def test_recomputation(family, items):
+    model = SupervisedFinetune(on_meta(family), use_activation_checkpointing=True)
     assert step(model, flat_collate_fn(items)["data"])
+
+
+LIMITS = {
+    "plain": {},
+    "dropout": {"dropout": 0.1},
+    "window": {"window": 3},
+    "soft cap": {"softcap": 2.0},
+    "sinks": {"sinks": True},
+    "bias": {"key_bias": True},
+    "bias and dropout": {"key_bias": True, "dropout": 0.1},
+}
+
+
+def call_of(limits, boundaries=(0, 3, 130, 200)):
+    """A call without values, of heads that share keys."""
+    query, key, value = (torch.randn(1, heads, 200, 8, dtype=torch.bfloat16) for heads in (4, 2, 2))
+    tensors = {"sinks": torch.randn(4), "key_bias": torch.randn(4, 200)}
+    given = {name: tensors.get(name, limit) for name, limit in limits.items()}
+    starts = torch.tensor(boundaries, dtype=torch.int32)
+    return attention_kernels.Call(query, key, value, starts, list(boundaries), 127, **given)
+
+
+@pytest.fixture
+def no_values(monkeypatch):
+    """Packages that are not here have their shapes; no block mask stays for tests with values."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def flash(query, key, value, *args, **kwargs):
+        return Flash.apply(query, key, value)
+
+    monkeypatch.setattr(attention_kernels, "_flash_function", lambda package: flash)
+    monkeypatch.setattr(flex, "_compiled", lambda: flex_attention)
+    flex._block_mask.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        with pytest.raises(DataDependentOutputException):
+            torch.zeros(3).tolist()
+        yield
+    flex._block_mask.cache_clear()
+
+
+@pytest.mark.parametrize("number", range(len(attention_kernels.KERNELS)))
+@pytest.mark.filterwarnings("ignore:.*called without torch.compile:UserWarning")
+def test_no_kernel_of_attention_reads_a_value(number, no_values):
+    """Nor for chunks, which are cut on the host."""
+    run = attention_kernels.KERNELS[number].run
+    if run is attention_kernels._blocks:
+        pytest.skip("a CPU waits for no one")
+    for call in (call_of({}), call_of({}).in_chunks(50)):
+        assert run(call).shape == (1, 200, 4, 8)
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.filterwarnings("ignore:.*called without torch.compile:UserWarning")
+def test_a_call_of_any_kind_reads_no_value(limits, no_values):
+    """By the kernel that runs everything, with its gradients; without dropout by FlexAttention too."""
+    call = call_of(LIMITS[limits])
+    if not call.dropout:
+        assert attention_kernels._flex(call).shape == (1, 200, 4, 8)
+    call.query.requires_grad_()
+    attention_kernels._by_run(call).sum().backward()
+    assert call.query.grad is not None
 
 
 def test_preferences(items):

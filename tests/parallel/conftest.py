@@ -132,7 +132,7 @@ def others(saved) -> dict[str, str]:
     balanced = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     return {
-        "mixing": str(saved("bloom", n_layer=2, n_head=4)),
+        "mixing": str(saved("lfm2", layer_types=["conv", "full_attention"])),
         "balanced": str(saved("mixtral", intermediate_size=32, num_local_experts=4, **balanced)),
         "dynamic": str(saved("llama", max_position_embeddings=16, rope_parameters=dynamic)),
         "sinks": str(

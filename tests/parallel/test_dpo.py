@@ -56,7 +56,7 @@ def cases(tmp_path_factory, common, saved):
             answers = word, "no " * (number % 4 + 1)
             chosen, rejected = ([{"role": "assistant", "content": answer}] for answer in answers)
             file.write(json.dumps({"prompt": prompt, "chosen": chosen, "rejected": rejected}) + "\n")
-    mixing = str(saved("bloom", n_layer=2, n_head=4))
+    mixing = str(saved("nemotron"))
     other = str(saved("qwen3"))
 
     def options(cases):

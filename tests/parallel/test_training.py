@@ -103,7 +103,7 @@ def test_one_process_resumes_from_two(one, two, assert_same):
         ("lora_after_full", "The checkpoint does not fit the model"),
         (
             "shared_mixing",
-            "sequence_parallel_size: models of the family 'bloom' have an attention of their own, which",
+            "sequence_parallel_size: models of the family 'lfm2' have an attention of their own, which",
         ),
         ("four_share", "sequence_parallel_size is 4, which does not divide the number of processes, 2"),
         (

@@ -66,7 +66,7 @@ MIXED = ["linear_attention", "full_attention"]
 def test_two_commands_for_a_family_whose_samples_cannot_or_could_not_share_a_row(
     family, changes, here, tokenizer, capsys
 ):
-    """State carried along the row, ALiBi, sinks: the usual config, packing and all, trains."""
+    """A state carried along the row, ALiBi, sinks: the usual config, packing and all, trains."""
     shutil.rmtree(here / "model")
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, **special}

@@ -13,11 +13,13 @@ A feature of a family that this function lacks is an error, never ignored.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +27,9 @@ from xtuner.errors import ModelError
 from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.model.attention_kernels import Call, packed_attention, scored
+from xtuner.model.foreign import is_proven
 from xtuner.model.fused.linear import in_one_dtype
+from xtuner.model.packed import to_device
 from xtuner.parallel.sequence import ulysses
 
 NAME = "xtuner"
@@ -42,21 +46,22 @@ Pieces = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True)
 class _Batch:
+    boundaries: Sequence[int]
     pieces: Pieces
-    boundaries: Sequence[int] | None
 
 
 _packed: ContextVar[_Batch | None] = ContextVar("packed", default=None)
 
 
 @contextlib.contextmanager
-def packed_batch(pieces: Pieces = (), boundaries: Sequence[int] | None = None) -> Iterator[None]:
+def packed_batch(boundaries: Sequence[int], pieces: Pieces = ()) -> Iterator[None]:
     """A context in which forward passes have `cu_seq_lens` and need no mask.
 
+    `boundaries`: those of `cu_seq_lens`, on the host, so that no layer waits for the device to read them.
     `pieces`: for each sample in this process's part of the sequence, the number of its tokens here and its
-    length; empty if the whole sequence is here. `boundaries`: those of `cu_seq_lens`, on the host.
+    length; empty if the whole sequence is here.
     """
-    token = _packed.set(_Batch(pieces, boundaries))
+    token = _packed.set(_Batch(boundaries, pieces))
     try:
         yield
     finally:
@@ -69,14 +74,20 @@ def pieces() -> Pieces | None:
     return None if batch is None else batch.pieces
 
 
+def boundaries() -> Sequence[int] | None:
+    """The boundaries of `packed_batch`, or None outside of it."""
+    batch = _packed.get()
+    return None if batch is None else batch.boundaries
+
+
 @dataclass(frozen=True)
 class PackedMask:
     """Replaces the mask of a pack: a token attends to the earlier ones of its sample, within limits."""
 
+    boundaries: Sequence[int] = field(compare=False)  # on the host
     window: int | None = None  # only so many tokens, including itself
     chunk: int | None = None  # only tokens of its chunk, counted from the sample's first token
     length: int = field(default=0, compare=False)  # of the sequence
-    boundaries: Sequence[int] | None = field(default=None, compare=False)  # on the host
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -96,6 +107,29 @@ def register_attention() -> None:
 
     AttentionInterface.register(NAME, attention)
     AttentionMaskInterface.register(NAME, _mask)
+    _find_samples_without_waiting()
+
+
+def _find_samples_without_waiting() -> None:
+    """Let transformers learn from the host which samples a pack has, where it would ask the device."""
+    from transformers import masking_utils
+
+    theirs = masking_utils.find_packed_sequence_indices
+    if hasattr(theirs, "__wrapped__") or not is_proven(theirs, "each mask of a pack waits for the device"):
+        return
+
+    @functools.wraps(theirs)
+    def ours(position_ids: Tensor) -> Tensor | None:
+        batch = _packed.get()
+        if batch is None or position_ids.shape[0] != 1:
+            return theirs(position_ids)
+        lengths = [count for count, _ in batch.pieces] or np.diff(batch.boundaries)
+        samples = np.repeat(np.arange(len(lengths)), lengths)
+        if len(samples) != position_ids.shape[1]:  # those of a picture
+            return theirs(position_ids)
+        return to_device(samples, position_ids.device)[None] if len(lengths) > 1 else None
+
+    masking_utils.find_packed_sequence_indices = ours
 
 
 def supports_attention(model_class: type, config: Any) -> bool:
@@ -119,8 +153,8 @@ def _mask(*args: Any, **kwargs: Any) -> Tensor | PackedMask | None:
     if kinds & _LIMITED and limit is None:
         raise ModelError(_cannot("a window of unknown length"))
     if "chunked_overlay" in kinds:
-        return PackedMask(chunk=limit, length=length, boundaries=batch.boundaries)
-    return PackedMask(window=limit, length=length, boundaries=batch.boundaries)
+        return PackedMask(batch.boundaries, chunk=limit, length=length)
+    return PackedMask(batch.boundaries, window=limit, length=length)
 
 
 def _kinds_of_mask(function: Any) -> set[str] | None:
@@ -160,17 +194,20 @@ def attention(
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
     sequence_group: Any = None,
+    key_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention output `[B, T, H, D]`; `query` is `[B, H, T, D]`, `key` and `value` may have fewer heads.
 
     `s_aux`: the sink of each head, a score that no token has. `sequence_group`: the processes that have the
-    other parts of the sequence. Windows are read from the mask, as in transformers' sdpa.
+    other parts of the sequence. `key_bias [H, N]`: added to the scores of each key. Windows are read from the
+    mask, as in transformers' sdpa.
     """
     # Under autocast rotary positions leave queries and keys in fp32 beside values in 16 bits.
     query, key, value = in_one_dtype(query, key, value)
     if cu_seq_lens_q is None:
         assert not isinstance(attention_mask, PackedMask), "the family drops cu_seq_lens_q"
+        assert key_bias is None, "only packs have a bias for each key"
         _check_asks(kwargs, allowed=("position_bias",))
         if softcap is not None or s_aux is not None:
             return scored(query, key, value, attention_mask, scaling, dropout, softcap, s_aux), None
@@ -180,6 +217,7 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     assert query.shape[0] == 1, "a packed batch is one row"
+    assert key_bias is None or sequence_group is None, "a bias is not divided among processes"
     _check_asks(kwargs)
     if kwargs.get("is_causal") is False:  # a module's attribute `is_causal` is ignored: its mask decides
         raise ModelError(_cannot("tokens that come later"))
@@ -195,13 +233,14 @@ def attention(
         key,
         value,
         cu_seq_lens_q,
+        attention_mask.boundaries,
         max_length_q,
         scaling,
         dropout,
         attention_mask.window,
         softcap,
         s_aux,
-        attention_mask.boundaries,
+        key_bias,
     )
     out = packed_attention(call if attention_mask.chunk is None else call.in_chunks(attention_mask.chunk))
     return out if sequence_group is None else ulysses.to_tokens(out, sequence_group), None

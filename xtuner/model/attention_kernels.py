@@ -3,12 +3,13 @@
     FlashAttention 3      a Hopper GPU, 16 bits, no dropout              installed by the user
     FlashAttention 2      a GPU, 16 bits                                 installed by the user
     torch's varlen        a GPU, 16 bits, no dropout, no soft cap        torch 2.12 and later
-    FlexAttention         a GPU, no dropout: soft caps and sinks too     flex.py, torch 2.6 and later
+    FlexAttention         a GPU, no dropout: caps, sinks, biases too     flex.py, torch 2.6 and later
     blocks                a CPU, only causal                             fused/segments.py
     runs                  everything: one causal call of torch for each run of equally long samples,
                           blocks of queries under a window, a soft cap or sinks
 
-None of them holds a square mask of the whole sequence.
+A bias for each key becomes columns of queries and keys for the last two, which know none: their product adds
+it. None of them holds a square mask of the whole sequence.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import importlib
 import importlib.util
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from xtuner.log import say_once
 from xtuner.model import flex
@@ -35,40 +37,69 @@ from xtuner.model.packed import to_device
 
 # Queries whose scores are computed at one time if a window or a soft cap rules out the fused kernel.
 QUERY_BLOCK = 1024
+# What a bias widens queries and keys by: three are filled in 16 bits, and kernels read eight at a time.
+BIAS_COLUMNS = 8
 
 
 @dataclass(frozen=True)
 class Call:
     """Causal attention of one pack: `query [1, H, N, D]`, `key` and `value` may have fewer heads.
 
-    `boundaries`: of the samples, int32 on the device of `query`; `longest`: the length of the longest.
+    `starts`: the boundaries of the samples, int32 on the device of `query`; `boundaries`: on the host;
+    `longest`: the length of the longest.
     `window`: the number of keys for a query, including its own. `softcap`: scores are squeezed into
-    (-softcap, softcap). `sinks [H]`: for each head a score that no token has.
+    (-softcap, softcap). `sinks [H]`: for each head a score that no token has. `key_bias [H, N]`: what each
+    key's scores gain in each head of the queries, without a gradient.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    boundaries: Tensor
+    starts: Tensor
+    boundaries: Sequence[int]
     longest: int
     scaling: float | None = None
     dropout: float = 0.0
     window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
-    known_boundaries: Sequence[int] | None = None
-
-    def host_boundaries(self) -> Sequence[int]:
-        """`boundaries` on the host; copied from the device only if they are not there."""
-        return self.boundaries.tolist() if self.known_boundaries is None else self.known_boundaries
+    key_bias: Tensor | None = None
 
     def in_chunks(self, chunk: int) -> Call:
         """The same call with attention within chunks, counted from the sample's first token."""
         if chunk >= self.longest:
             return self
-        cut = _cut(self.host_boundaries(), chunk)
-        boundaries = to_device(np.array(cut, np.int32), self.query.device)
-        return dataclasses.replace(self, boundaries=boundaries, known_boundaries=cut, longest=chunk)
+        boundaries = _cut(self.boundaries, chunk)
+        starts = to_device(np.array(boundaries, np.int32), self.query.device)
+        return dataclasses.replace(self, starts=starts, boundaries=boundaries, longest=chunk)
+
+    def with_bias_as_columns(self) -> Call:
+        """The same call without `key_bias`: query times key adds it, as exactly as fp32 does."""
+        if self.key_bias is None:
+            return self
+        assert self.softcap is None, "a bias is added to scores after they are capped"
+        query, key, value = self.query, self.key, self.value
+        scale = query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
+        # A power of two near 1 / scale loses nothing in a product.
+        factor = 2.0 ** math.ceil(-math.log2(scale))
+        wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+        left, parts = self.key_bias.to(wide) / (scale * factor), []
+        for _ in range(3 if query.element_size() == 2 else 1):  # of 16 bits
+            parts.append(left.to(query.dtype))
+            left = left - parts[-1]
+        columns = torch.stack(parts, -1)[None]
+        ones = torch.full_like(columns, factor)
+        missing = (0, BIAS_COLUMNS - len(parts))
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
+        return dataclasses.replace(
+            self,
+            query=torch.cat([query, pad(ones, missing)], -1),
+            key=torch.cat([key, pad(columns, missing)], -1),
+            value=value,
+            scaling=scale,
+            key_bias=None,
+        )
 
     def rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value as `[N, H, D]`."""
@@ -98,7 +129,7 @@ def _cut(boundaries: Sequence[int], chunk: int) -> list[int]:
 def _suits_fused_kernels(call: Call) -> bool:
     query, size = call.query, call.query.shape[-1]
     is_half = query.dtype in (torch.float16, torch.bfloat16)
-    is_plain = call.sinks is None and size == call.value.shape[-1] and size <= 256
+    is_plain = call.sinks is None and call.key_bias is None and size == call.value.shape[-1] and size <= 256
     return query.device.type == "cuda" and is_half and is_plain
 
 
@@ -134,7 +165,7 @@ def _flash_attention(call: Call, package: str) -> Tensor:
     function: Any = _flash_function(package)
     reach = -1 if call.window is None else call.window - 1
     out = function(
-        *call.rows(), call.boundaries, call.boundaries, call.longest, call.longest,
+        *call.rows(), call.starts, call.starts, call.longest, call.longest,
         softmax_scale=call.scaling, causal=True,
         window_size=(reach, 0 if call.window is not None else -1), softcap=call.softcap or 0.0,
         **({"dropout_p": call.dropout} if call.dropout else {}),
@@ -164,7 +195,7 @@ def _torch_varlen(call: Call) -> Tensor:
 
     q, k, v = (x.contiguous() for x in call.rows())
     out: Any = varlen_attn(
-        q, k, v, call.boundaries, call.boundaries, call.longest, call.longest, scale=call.scaling,
+        q, k, v, call.starts, call.starts, call.longest, call.longest, scale=call.scaling,
         window_size=(-1 if call.window is None else call.window - 1, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
@@ -178,8 +209,8 @@ def _fits_flex(call: Call) -> bool:
 
 def _flex(call: Call) -> Tensor:
     return flex.flex(
-        call.query, call.key, call.value, call.host_boundaries(), call.scaling, call.window, call.softcap,
-        call.sinks,
+        call.query, call.key, call.value, call.boundaries, call.scaling, call.window, call.softcap,
+        call.sinks, call.key_bias,
     )  # fmt: skip
 
 
@@ -189,13 +220,14 @@ def _fits_blocks(call: Call) -> bool:
 
 
 def _blocks(call: Call) -> Tensor:
+    call = call.with_bias_as_columns()
     scale = call.query.shape[-1] ** -0.5 if call.scaling is None else call.scaling
-    return packed_causal(call.query, call.key, call.value, call.host_boundaries(), scale)
+    return packed_causal(call.query, call.key, call.value, call.boundaries, scale)
 
 
 def _by_run(call: Call) -> Tensor:
-    outputs = []
-    for start, length, count in _equal_runs(call.host_boundaries()):
+    call, outputs = call.with_bias_as_columns(), []
+    for start, length, count in _equal_runs(call.boundaries):
         q, k, v = (_split_run(x, start, length, count) for x in (call.query, call.key, call.value))
         window = call.window if call.window is not None and call.window < length else None
         if window is not None or call.softcap is not None or call.sinks is not None:

@@ -1,4 +1,6 @@
-"""FlexAttention (torch 2.6 and later) on packed samples: windows, soft caps and sinks without a square mask.
+"""FlexAttention (torch 2.6 and later) on packed samples: windows, soft caps, sinks and biases of keys.
+
+No square mask is made.
 
     boundaries 0 3 5      block of queries 0  ->  blocks of keys 0        listed on the host
     blocks of 2           block of queries 1  ->  blocks of keys 0 1
@@ -50,17 +52,19 @@ def flex(
     window: int | None,
     softcap: float | None,
     sinks: Tensor | None,
+    key_bias: Tensor | None = None,
     function: Callable[..., Any] | None = None,
 ) -> Tensor:
     """Causal attention `[1, N, H, D]` of a packed row of `query [1, H, N, D]`, each sample alone.
 
-    `boundaries` on the host. `function`: in place of the compiled `flex_attention`.
+    `boundaries` on the host. `key_bias [H, N]`: added to each key's scores. `function`: in place of the
+    compiled `flex_attention`.
     """
     out = (function or _compiled())(
         query,
         key,
         value,
-        score_mod=None if softcap is None else _soft_cap(softcap),
+        score_mod=_of_scores(softcap, key_bias),
         block_mask=_block_mask(tuple(boundaries), window, query.device),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -83,11 +87,25 @@ def _ask_for_logsumexp() -> dict[str, Any]:
     return {"return_lse": True}  # torch before 2.9
 
 
+def _of_scores(softcap: float | None, key_bias: Tensor | None) -> Callable[..., Tensor] | None:
+    assert softcap is None or key_bias is None
+    if softcap is not None:
+        return _soft_cap(softcap)
+    return None if key_bias is None else _plus(key_bias)
+
+
 def _soft_cap(softcap: float) -> Callable[..., Tensor]:
     def capped(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
         return softcap * torch.tanh(score / softcap)
 
     return capped
+
+
+def _plus(key_bias: Tensor) -> Callable[..., Tensor]:
+    def biased(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        return score + key_bias[head, column]
+
+    return biased
 
 
 # Layers of one forward pass share it: those with a window, those without.

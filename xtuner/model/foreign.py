@@ -19,6 +19,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ FUNCTIONS = (
     "peft.tuners.lora.layer.ParamWrapper.get_delta_weight",
     "transformers.integrations.moe.use_experts_implementation",
     "transformers.integrations.moe._default_apply_gate",
+    "transformers.masking_utils.find_packed_sequence_indices",
     "transformers.modeling_rope_utils.dynamic_rope_update",
+    "transformers.models.bloom.modeling_bloom.build_alibi_tensor",
+    "transformers.models.falcon.modeling_falcon.build_alibi_tensor",
+    "transformers.models.mpt.modeling_mpt.build_mpt_alibi_tensor",
     "bitsandbytes.nn.modules.Linear4bit.forward",
     "bitsandbytes.nn.modules.Linear8bitLt.forward",
 )
@@ -81,6 +86,8 @@ def guarded() -> Iterator[str]:
         for layer in (family.fused.layer, family.fused.attention, family.fused.norm, family.fused.mlp)
         if layer is not None and not layer.startswith("xtuner.")
     }
+    for family in FAMILIES.values():
+        layers |= set(astuple(family.own_attention)) if family.own_attention is not None else set()
     yield from sorted(f"{layer}.forward" for layer in layers)
     yield from FUNCTIONS
 

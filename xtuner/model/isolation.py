@@ -1,7 +1,7 @@
 """Whether samples of a batch may be packed into one sequence; unknown families are tested.
 
     known to pack        one sequence, always                families.py, by the tests named there
-    known not to         each sample by itself               ALiBi, a state carried along the sequence
+    known not to         each sample by itself               a state carried along the sequence
     not known            a test with two packed samples:      a a a a | b b b b b b b b b b b b
                          the second must give the same as    b b b b b b b b b b b b       by stock attention
 
@@ -20,7 +20,7 @@ import torch
 from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.log import logger, say_once
-from xtuner.model import attention
+from xtuner.model import attention, own_attention
 from xtuner.model.base import base_model
 from xtuner.model.loading import keeps_logits
 from xtuner.model.packed import packed_inputs
@@ -35,7 +35,8 @@ _LIMITS = re.compile(r"window|chunk|local_attention|topk|floor|compress|block_si
 
 def isolates(model: Any) -> bool:
     """Whether packed samples of this model are known to be isolated."""
-    return family_of(model.config).packs is True and model.config._attn_implementation == attention.NAME
+    ours = model.config._attn_implementation == attention.NAME or own_attention.stands_in(model)
+    return family_of(model.config).packs is True and ours
 
 
 class Isolation:
@@ -95,11 +96,12 @@ def _differs(model: Any, length: int) -> bool:
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(4 + length, device=model.device)[None] % vocabulary
     few = {"logits_to_keep": BEYOND} if keeps_logits(model) else {}
+    boundaries = [0, 4, 4 + length]
     was_training, implementation = model.training, model.config._attn_implementation
     model.eval()
     try:
-        with attention.packed_batch():
-            packed = model(**packed_inputs(ids, [0, 4, 4 + length]), **few).logits[0, -BEYOND:]
+        with attention.packed_batch(boundaries):
+            packed = model(**packed_inputs(ids, boundaries), **few).logits[0, -BEYOND:]
         if implementation == attention.NAME:
             use_stock_attention(model)
         alone = model(input_ids=ids[:, 4:], use_cache=False, **few).logits[0, -BEYOND:]

@@ -7,7 +7,6 @@ outputs      hidden states and the head at tokens with a loss, by the training m
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -146,9 +145,9 @@ class PackedLanguageModel(TrainModule):
         inputs = dict(p.inputs)
         if columns is not None and loading.keeps_logits(self.llm):
             inputs["logits_to_keep"] = to_device(columns, p.device)
-        packed = p.pieces is not None
-        context = attention.packed_batch(p.pieces or (), p.boundaries) if packed else contextlib.nullcontext()
-        with context:
+        if p.boundaries is None:
+            return (model or self.llm)(**inputs)
+        with attention.packed_batch(p.boundaries, p.pieces):
             return (model or self.llm)(**inputs)
 
     def hidden_with_loss(self, supervised: Sequence[Pass], decoder: nn.Module) -> tuple[Tensor, Tensor]:

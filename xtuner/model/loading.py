@@ -25,7 +25,7 @@ from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.log import logger, say_once
-from xtuner.model import attention, mapped
+from xtuner.model import attention, mapped, own_attention
 from xtuner.model.base import base_model
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder, check_writes_text
@@ -147,6 +147,8 @@ def load_llm(
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full, factory), "config": config}
         llm = mapped.load(lambda dtype: _call(factory, {**kwargs, "torch_dtype": dtype}, path), kwargs)
+        if kwargs["attn_implementation"] is None:  # nothing was asked for
+            own_attention.stand_in(llm)
     prepare_for_training(llm, tokenizer, full=full)
     return llm
 
@@ -376,6 +378,8 @@ def use_our_attention(llm: PreTrainedModel) -> None:
     """Set our attention on a model that was not loaded here, if its family supports it."""
     if attention.supports_attention(type(llm), llm.config):
         llm.set_attn_implementation(attention.NAME)
+    else:
+        own_attention.stand_in(llm)
 
 
 def keeps_logits(llm: Any) -> bool:

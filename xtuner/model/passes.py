@@ -32,8 +32,8 @@ class Pass:
     rows: np.ndarray  # positions with a loss, `[M]`
     columns: np.ndarray
     targets: np.ndarray  # the tokens after these
-    pieces: Pieces | None = None  # of samples in one sequence: see `attention.packed_batch`
-    boundaries: Sequence[int] | None = None
+    boundaries: Sequence[int] | None = None  # of samples in one sequence: see `attention.packed_batch`
+    pieces: Pieces = ()
 
     @property
     def device(self) -> torch.device:
@@ -90,7 +90,7 @@ def together(packed: Packed, length: int, group: Any = None, masked: bool = Fals
         index, positions, targets = index[start:end], positions[here] - start, targets[here]
         pieces = ulysses.own_pieces(boundaries, group)
     rows = np.zeros(len(positions), np.int64)
-    return Pass(inputs, index[None], rows, positions, targets, pieces, boundaries)
+    return Pass(inputs, index[None], rows, positions, targets, boundaries, pieces)
 
 
 def apart(packed: Packed) -> list[Pass]:

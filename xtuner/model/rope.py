@@ -72,8 +72,8 @@ def _samples(position_ids: Tensor) -> list[Tensor]:
         parts = position_ids.split([count for count, _ in pieces], dim=1)
         lasts = [position_ids.new_full((1, 1), length - 1) for _, length in pieces]
         return [torch.cat(both, dim=1) for both in zip(parts, lasts, strict=True)]
-    starts = (position_ids[0, 1:] == 0).nonzero().flatten() + 1
-    return list(position_ids.tensor_split(starts.tolist(), dim=1))
+    boundaries = attention.boundaries() or [0, position_ids.shape[1]]
+    return list(position_ids.tensor_split(boundaries[1:-1], dim=1))
 
 
 def _first(part: Any, count: int) -> Any:
