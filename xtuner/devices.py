@@ -96,10 +96,19 @@ KINDS = {
 }
 
 
+# Where no numbers are computed, only work counted, as on a GPU.
+_ON_PAPER = Kind("meta", copies_behind=True, draws_integers=True)
+
+
 def kind_of(device: torch.device | str) -> Kind:
     """What is known of the kind of `device`, a torch device or its type."""
     name = device if isinstance(device, str) else device.type
-    return KINDS.get(name, Kind(name))
+    return _ON_PAPER if name == "meta" else KINDS.get(name, Kind(name))
+
+
+def pins_memory(device: torch.device) -> bool:
+    """Whether page-locked memory of the host serves copies to and from `device`."""
+    return is_accelerator(device) and kind_of(device).copies_behind
 
 
 def is_accelerator(device: torch.device) -> bool:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
 from xtuner.blocks import TILE
-from xtuner.devices import is_accelerator, kind_of
+from xtuner.devices import is_accelerator, kind_of, pins_memory
 from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import Training
@@ -86,8 +86,8 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
 
 
 def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    kind = args[0].device.type
-    with torch.autograd.graph.save_on_cpu(kind_of(kind).copies_behind, kind):
+    device = args[0].device
+    with torch.autograd.graph.save_on_cpu(pin_memory=pins_memory(device), device_type=device.type):
         return checkpoint(function, *args, use_reentrant=False, **kwargs)
 
 

@@ -48,7 +48,7 @@ class Snapshots:
             place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
             if value.numel() == 0 or place not in seen:
                 behind = devices.kind_of(value.device).copies_behind
-                seen[place] = self._buffer(path, value, behind).copy_(value.detach(), non_blocking=behind)
+                seen[place] = self._buffer(path, value).copy_(value.detach(), non_blocking=behind)
             return seen[place]
         if isinstance(value, dict):
             return type(value)((key, self._copy(item, (*path, key), seen)) for key, item in value.items())
@@ -57,11 +57,11 @@ class Snapshots:
             return type(value)(*copies) if hasattr(value, "_fields") else type(value)(copies)
         return value
 
-    def _buffer(self, path: tuple, like: torch.Tensor, locked: bool) -> torch.Tensor:
+    def _buffer(self, path: tuple, like: torch.Tensor) -> torch.Tensor:
         found = self._buffers.get(path)
         if found is None or (found.shape, found.dtype) != (like.shape, like.dtype):
             # Page-locked memory takes copies of an accelerator in the background.
-            found = torch.empty(like.shape, dtype=like.dtype, pin_memory=locked)
+            found = torch.empty(like.shape, dtype=like.dtype, pin_memory=devices.pins_memory(like.device))
             self._buffers[path] = found
         return found
 
