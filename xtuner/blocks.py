@@ -15,15 +15,20 @@ TILE = 1024
 # part of it whose softmax is in fp32. On a CPU malloc has a block of 16 bits again without asking the system,
 # and the part stays in the cache. On a GPU a block of Llama 3's vocabulary has 512 tokens, enough for the
 # product to be bound by arithmetic, and a part's kernels run longer than they take to start.
-LOSS_BLOCK = {"cpu": 56 * 2**20, "cuda": 256 * 2**20}
-SOFTMAX_PART = {"cpu": 4 * 2**20, "cuda": 64 * 2**20}
+LOSS_BLOCK = {"cpu": 56 * 2**20, "gpu": 256 * 2**20}
+SOFTMAX_PART = {"cpu": 4 * 2**20, "gpu": 64 * 2**20}
 # Tokens of a block of a large vocabulary's logits: each block reads the whole head.
 LOSS_ROWS = 256
 
 
+def cpu_or_gpu(device: str) -> str:
+    """The key of the dicts of sizes for a type of torch device: accelerators of all kinds are GPUs here."""
+    return "cpu" if device == "cpu" else "gpu"
+
+
 def loss_block(rows: int, vocab: int, device: str) -> int:
     """Rows whose logits exist at one time: blocks are alike, rounded as model/fused pads them."""
-    most = max(LOSS_ROWS, LOSS_BLOCK[device] // (4 * vocab)) // 32
+    most = max(LOSS_ROWS, LOSS_BLOCK[cpu_or_gpu(device)] // (4 * vocab)) // 32
     wanted = max(1, -(-rows // 32))
     blocks = -(-wanted // most)
     return -(-wanted // blocks) * 32

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 
+from xtuner.devices import accelerator
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 
@@ -55,10 +56,11 @@ def write_place() -> None:
 
 
 def device():
-    """The torch device this process computes on: its own GPU, or the CPU where there is none."""
+    """The torch device this process computes on: its own accelerator, or the CPU where there is none."""
     import torch
 
-    return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+    found = accelerator()
+    return torch.device(found, local_rank()) if found else torch.device("cpu")
 
 
 def init_from_launcher(launcher: str) -> None:

@@ -94,7 +94,7 @@ def _(like: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
 
 
 class _SaveOnHost(torch.autograd.graph.saved_tensors_hooks):
-    def __init__(self, pin_memory: bool = False):
+    def __init__(self, pin_memory: bool = False, device_type: str = ""):
         def pack(x: Tensor) -> Any:
             if not x.is_meta:
                 return x

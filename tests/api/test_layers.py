@@ -21,6 +21,7 @@ LAYERS = {
             "checkpoint_paths",
             "data_files",
             "dist",
+            "devices",
             "hub",
             "model_folder",
             "loadable",

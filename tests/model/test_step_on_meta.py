@@ -44,6 +44,10 @@ def on_meta(family, **changes):
 
 @pytest.fixture
 def items():
+    return two_packs()
+
+
+def two_packs():
     """Two packs: samples of 9, 5 and 3 tokens, and of 7."""
     packs = []
     for boundaries in ([0, 9, 14], [0, 3, 10]):

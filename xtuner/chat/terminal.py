@@ -79,10 +79,10 @@ def _tools(settings: Settings, stack: ExitStack) -> list[Tool]:
 def _load_and_talk(
     settings: Settings, template: Mapping[str, Any] | None, system: str, tools: list[Tool]
 ) -> None:
-    from xtuner import dist
+    from xtuner import devices, dist
 
-    if settings.offload_folder is not None and dist.device().type == "cpu":
-        logger.warning("--offload-folder has no effect: on a CPU all layers stay in memory")
+    if settings.offload_folder is not None and not devices.kind_of(dist.device()).many_devices:
+        logger.warning("--offload-folder has no effect: on %s all layers stay in memory", dist.device().type)
     parts = _llava_parts(settings)
     image = None if settings.image is None else read_image(settings.image)
     adapter = settings.adapter if parts is None else parts.llm_adapter

@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 REPORT = {
+    "         as on an NVIDIA GPU: on {device} it was never measured": (
+        "         按 NVIDIA GPU 估计：在 {device} 上从未测量过"
+    ),
     "model.llm.quantization_config with load_in_4bit=True (QLoRA)": (
         "带 load_in_4bit=True 的 model.llm.quantization_config（QLoRA）"
     ),

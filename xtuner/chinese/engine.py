@@ -3,6 +3,32 @@
 from __future__ import annotations
 
 ENGINE = {
+    "optim_wrapper.optimizer is {name} of bitsandbytes, which documents no optimizers on {device}: use "
+    "torch.optim.AdamW": (
+        "optim_wrapper.optimizer 是 bitsandbytes 的 {name}，其文档中没有 {device} 上的优化器：请用 "
+        "torch.optim.AdamW"
+    ),
+    "optim_wrapper.optimizer has fused=True: on {device} torch's fused optimizers may leave out clipping "
+    "and the loss scale, so remove it": (
+        "optim_wrapper.optimizer 设了 fused=True：torch 的融合优化器在 {device} 上可能忽略梯度裁剪和损"
+        "失缩放，请去掉"
+    ),
+    "optim_wrapper.dtype is float16, whose loss scale torch {version} computes in fp64, which this "
+    "{device} has not: use 'bfloat16'": (
+        "optim_wrapper.dtype 是 float16，torch {version} 以 fp64 计算其损失缩放，而此 {device} 没有 "
+        "fp64：请用 'bfloat16'"
+    ),
+    "{count} processes on {device}, which takes one: remove NPROC_PER_NODE and NNODES, or set "
+    "XTUNER_DEVICE=cpu": (
+        "{device} 上有 {count} 个进程，而它只能有一个：请去掉 NPROC_PER_NODE 和 NNODES，或设 "
+        "XTUNER_DEVICE=cpu"
+    ),
+    "env_cfg.dist_cfg.backend=%r is not for %s: %s is used": (
+        "env_cfg.dist_cfg.backend=%r 不用于 %s：改用 %s"
+    ),
+    "{variable} is {asked!r}, and torch finds {found} here: set it to cpu, or remove it": (
+        "{variable} 是 {asked!r}，而 torch 在这里找到的是 {found}：请设为 cpu，或去掉"
+    ),
     "The checkpoint does not fit the model": "检查点与模型不匹配",
     "optim_wrapper.optimizer is {name} of bitsandbytes, which cannot work on the shards of fsdp: use "
     "torch.optim.AdamW, whose state fsdp shards too": (

@@ -3,6 +3,21 @@
 from __future__ import annotations
 
 MODEL = {
+    "bitsandbytes documents no layers in 4 or 8 bits on {device}: use the model in 16 bits (LoRA without "
+    "quantization_config, chat without --bits)": (
+        "bitsandbytes 的文档中没有 {device} 上的 4 比特或 8 比特层：请以 16 比特使用模型（LoRA 不设 "
+        "quantization_config，对话不用 --bits）"
+    ),
+    "layers in 4 and 8 bits on {device} need {package} {lowest}, here is {have}: {install}, or use the "
+    "model in 16 bits (LoRA without quantization_config, chat without --bits)": (
+        "{device} 上的 4 比特和 8 比特层需要 {package} {lowest}，这里是 {have}：{install}，或以 16 比特"
+        "使用模型（LoRA 不设 quantization_config，对话不用 --bits）"
+    ),
+    "use_activation_checkpointing='offload' saves nothing on {device}, whose memory is the host's: "
+    "layers recompute as with True": (
+        "use_activation_checkpointing='offload' 在 {device} 上不省内存，因为它与主机共用内存：各层按 "
+        "True 重算"
+    ),
     "Triton's kernels do not run on {device} in {dtype}, so training there is slower and takes more "
     "memory: {kind}: {error}": (
         "Triton 的 kernel 无法在 {device} 上以 {dtype} 运行，因此训练更慢、占用更多内存：{kind}：{error}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from xtuner import devices
 from xtuner.convert.lora import EMBEDDINGS, HEADS, Adapter, read_adapter
 from xtuner.convert.names import Group, Names, config_of
 from xtuner.convert.weights import Weights
@@ -179,8 +180,8 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
         out = _forward(model, model.get_input_embeddings().weight.shape[0], device)
     del model
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    if devices.is_accelerator(device):
+        devices.empty_cache(device)
     return out
 
 

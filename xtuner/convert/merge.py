@@ -41,6 +41,7 @@ from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import Weights, parse_size, write_weights
+from xtuner.devices import KINDS, accelerator
 from xtuner.errors import ConfigError, ModelError
 from xtuner.log import logger
 from xtuner.model.loading import is_native, load_config
@@ -97,11 +98,12 @@ def merge(
 
 
 def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device is {name!r}: write auto, cpu or cuda.")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is 'cuda', but torch finds no GPU here: write auto or cpu.")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if name not in ("auto", *KINDS):
+        raise ConfigError(f"device is {name!r}: write auto, or one of {', '.join(KINDS)}.")
+    found = accelerator()
+    if name not in ("auto", "cpu", found):
+        raise ConfigError(f"device is {name!r}, but torch finds none here: write auto or cpu.")
+    return torch.device(found or "cpu") if name == "auto" else torch.device(name)
 
 
 def _refuse_quantised(folder: Path, weights: Weights) -> None:

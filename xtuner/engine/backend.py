@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from xtuner.devices import kind_of
 from xtuner.engine.optim import OptimWrapper, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
@@ -277,7 +278,7 @@ def make_backend(world: World, fsdp: bool, dtype: torch.dtype | None = None) -> 
 def to_device(value: Any, device: torch.device) -> Any:
     """`value` with every tensor on `device`."""
     if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
+        return value.to(device, non_blocking=kind_of(device).copies_behind)
     if isinstance(value, dict):
         return {k: to_device(v, device) for k, v in value.items()}
     if isinstance(value, list):

@@ -38,7 +38,7 @@ from xtuner.engine.batches.validation import ValBatches
 from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
-from xtuner.engine.params import parameter_groups, with_fastest_kernel
+from xtuner.engine.params import check_device, parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_seed
 from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.runner import TrainLoop
@@ -295,7 +295,7 @@ def with_recompute(run: Run) -> Any:
     found, kind = run.forecast, run.device.type
     own = found.training.recompute
     if found.training.device != kind:
-        # The estimate uses nvidia-smi, which containers and ROCm may lack.
+        # The estimate uses nvidia-smi, which containers may lack.
         training = replace(found.training, device=kind)
         own = choose_recompute(found.shape, training, free_memory(run.device), found.division)
     way = run.world.broadcast_via_store(lambda: own)
@@ -329,6 +329,7 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     optimizer_cfg = dict(cfg.pop("optimizer"))
     named = as_ref(optimizer_cfg.get("type"))
     kind = named.resolve() if named else optimizer_cfg.get("type")
+    check_device(optimizer_cfg, kind, run.device)
     optimizer_cfg = with_fastest_kernel(optimizer_cfg, kind, trained)
     lr, decay = optimizer_cfg.get("lr", 1e-3), optimizer_cfg.get("weight_decay", 1e-2)
     params = parameter_groups(run.model, cfg.pop("paramwise_cfg", None), lr, decay)

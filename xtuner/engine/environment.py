@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xtuner import __version__
+from xtuner import __version__, devices
 from xtuner.language import translate
 from xtuner.model.host_embedding import tables_on_host
 
@@ -25,9 +25,8 @@ def describe_environment(device: torch.device) -> str:
     """The facts about the machine for a bug report."""
     import transformers
 
-    gpu = device.type == "cuda"
     threads = translate("CPU with {count} threads", count=torch.get_num_threads())
-    what = torch.cuda.get_device_name(device) if gpu else threads
+    what = devices.name_of(device) if devices.is_accelerator(device) else threads
     return (
         f"xtuner {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, {what}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from xtuner import devices, dist
 from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import cures
 from xtuner.estimate.memory import size_text
@@ -22,12 +23,14 @@ from xtuner.language import translate
 if TYPE_CHECKING:
     from xtuner.estimate.forecast import Forecast
 
-# Messages of libraries that do not raise MemoryError: torch's CPU allocator, oneDNN, the system.
+# Messages of libraries that do not raise MemoryError: torch's allocators, oneDNN, the system.
 _SIGNS = (
     "can't allocate memory",
     "not enough memory",
     "Cannot allocate memory",
     "could not create a primitive",
+    "MPS backend out of memory",
+    "NPU out of memory",
 )
 
 
@@ -56,10 +59,9 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
 
 def explanation(found: Forecast | None, reason: str) -> str:
     """One line: the estimate, the measured use, the cheapest changes."""
-    asked = re.search(r"allocate (\d+) bytes", reason) or re.search(r"allocate ([\d.]+ [KMG]iB)", reason)
+    asked = re.search(r"allocate (\d+) bytes", reason) or re.search(r"allocate ([\d.]+ [KMG]i?B)", reason)
     more = translate(" when {asked} more were refused", asked=_asked_text(asked[1])) if asked else ""
-    device = torch.device(found.machine.device if found else "cpu")
-    used = translate("{peak} had been in use{more}", peak=size_text(peak_bytes(device)), more=more)
+    used = translate("{peak} had been in use{more}", peak=size_text(peak_bytes(dist.device())), more=more)
     if found is None:
         return translate(
             "out of memory: {used}. Lower train_dataloader.batch_size or max_length, or train with LoRA",
@@ -83,9 +85,9 @@ def _asked_text(amount: str) -> str:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The peak memory so far: of the GPU if there is one, else of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+    """The peak memory so far: of the accelerator if there is one, else of the process."""
+    if devices.is_accelerator(device):
+        return devices.peak_memory(device)
     if sys.platform == "win32":
         return 0
     import resource

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from packaging.version import Version
 
+from xtuner.devices import has_fp64
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.model.loading import compute_dtype
@@ -204,12 +206,26 @@ class AmpOptimWrapper(OptimWrapper):
         self.dtype = compute_dtype(_dtype(dtype), self.device)
         scale = _scale(loss_scale)
         if self.dtype == torch.float16:
+            check_loss_scale(self.device.type, torch.__version__, has_fp64(self.device))
             self.scaler = torch.amp.GradScaler(self.device.type, **scale)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
+
+
+def check_loss_scale(kind: str, version: str, fp64: bool) -> None:
+    """Raise ConfigError where torch of that version cannot scale the loss of fp16, as that takes fp64."""
+    if not fp64 and (kind != "mps" or Version(version) < Version("2.8")):
+        raise ConfigError(
+            translate(
+                "optim_wrapper.dtype is float16, whose loss scale torch {version} computes in fp64, which "
+                "this {device} has not: use 'bfloat16'",
+                version=version,
+                device=kind,
+            )
+        )
 
 
 def _dtype(name: str | torch.dtype | None) -> torch.dtype:

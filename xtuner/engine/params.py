@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from xtuner.devices import kind_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 
@@ -89,10 +90,33 @@ def _check(cfg: Mapping[str, Any], names: Mapping[str, Any]) -> None:
                 )
 
 
+def check_device(cfg: Mapping[str, Any], kind: Any, device: torch.device) -> None:
+    """Raise ConfigError for an optimizer that does not work on `device`, or not as configured."""
+    known = kind_of(device)
+    package = getattr(kind, "__module__", "").partition(".")[0]
+    if package == "bitsandbytes" and not known.has_8bit_optimizers:
+        raise ConfigError(
+            translate(
+                "optim_wrapper.optimizer is {name} of bitsandbytes, which documents no optimizers on "
+                "{device}: use torch.optim.AdamW",
+                name=kind.__name__,
+                device=device.type,
+            )
+        )
+    if package == "torch" and cfg.get("fused") is True and not known.fused_optimizers:
+        raise ConfigError(
+            translate(
+                "optim_wrapper.optimizer has fused=True: on {device} torch's fused optimizers may leave out "
+                "clipping and the loss scale, so remove it",
+                device=device.type,
+            )
+        )
+
+
 def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: Sequence[torch.Tensor]) -> dict[str, Any]:
     """`cfg` of an optimizer, with `fused=True` if torch has that kernel and `cfg` sets none."""
-    fusible = kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.Adagrad)
+    fusible = isinstance(kind, type) and kind.__module__.startswith("torch.optim.")
     chosen = {"fused", "foreach", "capturable", "differentiable", "maximize"} & cfg.keys()
-    if not fusible or chosen or not all(p.device.type in ("cpu", "cuda") for p in params):
+    if not fusible or chosen or not all(kind.__name__ in kind_of(p.device).fused_optimizers for p in params):
         return cfg
     return {**cfg, "fused": True}

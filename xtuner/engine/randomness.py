@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xtuner import devices
 from xtuner.language import translate
 from xtuner.log import logger
 
@@ -32,9 +33,7 @@ def get_rng_state() -> dict[str, Any]:
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
+    return state | devices.get_rng_state()
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
@@ -44,5 +43,4 @@ def set_rng_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"].clone())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].clone())
+    devices.set_rng_state(state)

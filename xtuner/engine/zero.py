@@ -19,6 +19,7 @@ import torch
 import torch.distributed as torch_dist
 
 from xtuner import dist
+from xtuner.devices import computes_in_bf16, is_accelerator
 from xtuner.engine.backend import Backend
 from xtuner.engine.checkpoints.files import OPTIMIZER_FILES
 from xtuner.engine.optim import OptimWrapper, Update
@@ -27,7 +28,7 @@ from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import broadcast_tensor, shapes
-from xtuner.parallel.world import World
+from xtuner.parallel.world import World, transport
 
 # No clipping: without a value DeepSpeed does not compute the norm.
 NO_CLIPPING = 1e30
@@ -57,8 +58,8 @@ class ZeroBackend(Backend):
         dist.write_place()
         deepspeed = _import_deepspeed()
         if not torch_dist.is_initialized():
-            transport = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            torch_dist.init_process_group(transport, store=torch_dist.HashStore(), rank=0, world_size=1)
+            way = transport(dist.device().type)
+            torch_dist.init_process_group(way, store=torch_dist.HashStore(), rank=0, world_size=1)
         settings = fill_in(self._settings, optim_wrapper, self._batch_size)
         self._uses_fp16 = settings["fp16"]["enabled"]
         bf16, plain = OPTIMIZER_FILES
@@ -228,7 +229,13 @@ def fill_in(settings: Mapping[str, Any], optim_wrapper: OptimWrapper, batch_size
 
 def _precision(settings: Mapping[str, Any], asked: torch.dtype) -> torch.dtype:
     left_open = all((settings.get(name) or {}).get("enabled", "auto") == "auto" for name in ("bf16", "fp16"))
-    if asked == torch.float16 and left_open and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    device = dist.device()
+    if (
+        asked == torch.float16
+        and left_open
+        and is_accelerator(device)
+        and computes_in_bf16(device, emulated=True)
+    ):
         say_once(
             "DeepSpeed trains in bf16, which this GPU supports, instead of optim_wrapper.dtype = float16",
             logging.INFO,

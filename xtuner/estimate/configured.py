@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from xtuner.blocks import RECOMPUTE, as_recompute
+from xtuner.blocks import as_recompute
 from xtuner.config.ref import as_ref, path_of
 from xtuner.estimate.machine import Machine
-from xtuner.estimate.memory import Training
+from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 
@@ -67,7 +67,7 @@ def read_training(
     full = not adapter and not model.get("peft_model")
     weight_bytes = _weight_bytes(llm.get("torch_dtype", llm.get("dtype")), full, shape, machine)
     mixed = _word(wrapper.get("type")) != "OptimWrapper" and _word(wrapper.get("dtype")) != "float32"
-    half = machine.device == "cuda" or machine.has_bf16
+    half = machine.device != "cpu" or machine.has_bf16
     compute_bytes = 2 if mixed and half else weight_bytes
     trained_bytes = weight_bytes if full else 4
     loader = _dict(config.get("train_dataloader"))
@@ -92,6 +92,8 @@ def read_training(
         copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and not model.get("ref_llm")),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
+    if asked == "offload" and run.device != "cpu" and asked not in ways_on(run.device):
+        asked = "full"  # as model/recompute does
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
 
 
@@ -110,7 +112,7 @@ def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Div
     """
     if not free_bytes:
         return "full"
-    ways = RECOMPUTE if run.device == "cuda" else RECOMPUTE[:-1]
+    ways = ways_on(run.device)
     needs = {way: process_memory(shape, replace(run, recompute=way), division).device.total for way in ways}
     return next((way for way in ways if needs[way] <= USABLE * free_bytes), ways[-1])
 
@@ -147,7 +149,7 @@ def _weight_bytes(asked: Any, full: bool, shape: Shape, machine: Machine) -> int
     word = shape.dtype.removeprefix("torch.") if word in ("", "auto", "None") else word
     if word in ("float32", "fp32", "float"):
         return 4
-    return 2 if machine.device == "cuda" or machine.has_bf16 else 4
+    return 2 if machine.device != "cpu" or machine.has_bf16 else 4
 
 
 def _state_bytes(optimizer: Mapping[str, Any], trained_bytes: int) -> int:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from xtuner.blocks import RECOMPUTE
-from xtuner.estimate.memory import Training
+from xtuner.devices import kind_of
+from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape
 from xtuner.language import translate
@@ -51,17 +52,17 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
             f"optim_wrapper.accumulative_counts = {more}",
             replace(run, batch=batch, tokens=run.tokens * batch // run.batch, accumulate=more),
         )
-    ways = RECOMPUTE if run.device == "cuda" else RECOMPUTE[:-1]
-    way = "full" if "full" in ways[ways.index(run.recompute) + 1 :] else ways[-1]
-    if way != run.recompute:
+    later = RECOMPUTE[RECOMPUTE.index(run.recompute) + 1 :]
+    way = next((way for way in ("full", "offload") if way in later and way in ways_on(run.device)), None)
+    if way is not None:
         yield (
             f"model.use_activation_checkpointing = {_AS_WRITTEN[way]}",
             replace(run, recompute=way),
         )
-    if not run.is_full and run.bits == 16:
+    if not run.is_full and run.bits == 16 and kind_of(run.device).for_bits is not None:
         text = translate("model.llm.quantization_config with load_in_4bit=True (QLoRA)")
         yield text, replace(run, bits=4)
-    if run.state_bytes > 2:
+    if run.state_bytes > 2 and kind_of(run.device).has_8bit_optimizers:
         optimizer = "bitsandbytes.optim.AdamW8bit"
         yield f"optim_wrapper.optimizer.type = {optimizer}", replace(run, state_bytes=2)
     length = run.tokens // run.batch

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.config.schema import Fault
+from xtuner.devices import TYPICAL
 from xtuner.errors import ModelError
 from xtuner.estimate.configured import named_llm, read_training, sample_length
 from xtuner.estimate.fixes import fixes
@@ -72,7 +73,7 @@ def forecast(
 def _process_machine(machine: Machine, division: Division) -> Machine:
     """The part of `machine` for one process: a GPU, or a part of the CPU."""
     here = min(division.per_node, division.processes)
-    if machine.device == "cuda" or here == 1:
+    if machine.device != "cpu" or here == 1:
         return machine
     return replace(
         machine,
@@ -168,8 +169,18 @@ def memory_lines(found: Forecast) -> list[str]:
     tokens, weights = found.training.tokens, weights_text(found.shape.num_weights)
     again = translate(_RECOMPUTED[found.training.recompute])
     parts = {**found.memory.parts(), **({"on the host": found.host} if found.host else {})}
+    assumed = (
+        [
+            translate(
+                "         as on an NVIDIA GPU: on {device} it was never measured", device=found.machine.device
+            )
+        ]
+        if found.machine.device not in ("cpu", TYPICAL)
+        else []
+    )
     return [
         translate("memory   about {total}{each} ({free})", total=total, each=each, free=free),
+        *assumed,
         translate("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
         translate("         the model has {weights} weights{about}", weights=weights, about=about),
         *(f"         {padded(translate(name), 12)} {size_text(size):>8}" for name, size in parts.items()),

@@ -1,4 +1,4 @@
-"""The resources of this machine, found without torch."""
+"""The resources of this machine, found without torch where the accelerator is NVIDIA's or none."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
+
+from xtuner import devices
+
+if TYPE_CHECKING:
+    import torch
 
 _FIELDS = "name,memory.total,memory.free"
 
@@ -19,7 +25,7 @@ _FIELDS = "name,memory.total,memory.free"
 class Machine:
     """The device that a run would train on."""
 
-    device: str  # cuda or cpu
+    device: str  # torch's name of its kind
     name: str
     total_bytes: int
     free_bytes: int
@@ -29,11 +35,40 @@ class Machine:
 
 @functools.cache
 def find_machine() -> Machine:
-    """The first GPU that `nvidia-smi` shows this process, else the CPU."""
-    return _find_gpu() or Machine("cpu", "CPU", *host_memory(), cpu_computes_in_bf16(), _num_cores())
+    """The first GPU that `nvidia-smi` shows this process, else what torch finds, else the CPU."""
+    return (
+        _find_nvidia()
+        or _find_other()
+        or Machine("cpu", "CPU", *host_memory(), cpu_computes_in_bf16(), _num_cores())
+    )
 
 
-def _find_gpu() -> Machine | None:
+def _find_other() -> Machine | None:
+    """An accelerator of another maker, as torch describes it."""
+    if not devices.may_have_accelerator():
+        return None
+    kind = devices.accelerator()
+    if kind is None:
+        return None
+    import torch
+
+    device = torch.device(kind, 0)
+    free, total = memory_of(device)
+    return Machine(kind, devices.name_of(device), total, free, devices.computes_in_bf16(device), _num_cores())
+
+
+def memory_of(device: torch.device) -> tuple[int, int]:
+    """Free and total bytes for tensors on `device`; of the host's memory never more than is free there."""
+    if not devices.is_accelerator(device):
+        total, free = host_memory()
+        return free, total
+    free, total = devices.memory_of(device)
+    return (free if devices.kind_of(device).has_own_memory else min(free, free_memory())), total
+
+
+def _find_nvidia() -> Machine | None:
+    if devices.is_left_alone():
+        return None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     program = shutil.which("nvidia-smi")
     if program is None or visible in ("", "-1"):

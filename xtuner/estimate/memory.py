@@ -22,28 +22,30 @@ layers, by autograd in transformers' layers for others. A test counts them.
 
 tests/estimate/test_live.py counts the phases tensor by tensor. On a CPU the total is the resident set of the
 process, checked against runs by benchmarks/memory.py. On a GPU it is the memory that PyTorch allocates and
-its context: the same formulas, not measured there, and the allocator's part is assumed.
+its context: the same formulas, not measured there, and the allocator's part is assumed. Other accelerators
+have the numbers of an NVIDIA GPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xtuner.blocks import SOFTMAX_PART, TILE, loss_block
+from xtuner.blocks import RECOMPUTE, SOFTMAX_PART, TILE, cpu_or_gpu, loss_block
+from xtuner.devices import TYPICAL, kind_of
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.families import Fused, family_of
 
 GB = 1e9
 # A process before its model, measured: interpreter and imports; on a GPU its context and libraries.
-BASE_BYTES = {"cuda": 600_000_000, "cpu": 409_000_000}
+BASE_BYTES = {"gpu": 600_000_000, "cpu": 409_000_000}
 # peft, and bitsandbytes that it imports.
-ADAPTER_BASE_BYTES = {"cuda": 0, "cpu": 57_000_000}
+ADAPTER_BASE_BYTES = {"gpu": 0, "cpu": 57_000_000}
 # What training adds on a CPU: code that runs for the first time, kernels that oneDNN compiles for each shape,
 # and what malloc has free. RESULTS.md's runs have 75 to 200 MB of it, whatever the size of their model; one
 # that makes next to nothing has next to nothing of it.
-RUN_BYTES = {"cuda": 0, "cpu": 140_000_000}
+RUN_BYTES = {"gpu": 0, "cpu": 140_000_000}
 # Unused memory of the caching allocator, as a fraction of the memory of a phase. Assumed.
-ALLOCATOR = {"cuda": 0.05, "cpu": 0.0}
+ALLOCATOR = {"gpu": 0.05, "cpu": 0.0}
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Training:
     fused_step: bool = False  # the optimiser's step has no temporary buffers
     trained_share: float = 1.0  # the fraction of supervised tokens
     compiled: bool = False  # torch compiles layers that are not recomputed
-    device: str = "cuda"
+    device: str = TYPICAL
     copies: int = 0  # frozen, of all weights: the reference of a method on preferences
 
     @property
@@ -89,6 +91,11 @@ class Memory:
         """The parts of the total: those of the phase that needs most."""
         most = max(self.moments.values(), key=lambda parts: sum(parts.values()))
         return {name: size for name, size in {**self.kept, **most}.items() if size}
+
+
+def ways_on(device: str) -> tuple[str, ...]:
+    """The ways to recompute that save memory on a device of that kind."""
+    return RECOMPUTE if kind_of(device).has_own_memory else RECOMPUTE[:-1]
 
 
 def size_text(size: int) -> str:
@@ -130,8 +137,11 @@ def estimate(shape: Shape, run: Training) -> Memory:
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
     }
-    base = BASE_BYTES[run.device] + (0 if run.is_full else ADAPTER_BASE_BYTES[run.device])
-    run_bytes = min(RUN_BYTES[run.device], 2 * max(sum(moment.values()) for moment in moments.values()))
+    # What lies in the host's memory counts where the device has no other.
+    where = "gpu" if kind_of(run.device).has_own_memory else "cpu"
+    base = BASE_BYTES[where] + (0 if run.is_full else ADAPTER_BASE_BYTES[where])
+    place = cpu_or_gpu(run.device)
+    run_bytes = min(RUN_BYTES[place], 2 * max(sum(moment.values()) for moment in moments.values()))
     kept["process"] = base + run_bytes
     # While the model is loaded there is no adapter yet, let alone its optimiser's state.
     later = kept["adapter"] + kept["optimizer"] + run_bytes
@@ -139,7 +149,7 @@ def estimate(shape: Shape, run: Training) -> Memory:
         moments["loading"] = {"mapped file": max(0, mapped - later)}
     for moment in moments.values():
         made = sum(moment.values()) if run.is_full else moment.get("activations", 0) + moment.get("layer", 0)
-        moment["allocator"] = int(ALLOCATOR[run.device] * made)
+        moment["allocator"] = int(ALLOCATOR[place] * made)
     return Memory(kept, moments)
 
 
@@ -154,8 +164,8 @@ def _activation_bytes(shape: Shape, run: Training, one_layer: int) -> tuple[int,
         again = one_layer if shape.layers % 2 else 0
         return made_again * stream + (shape.layers - made_again) * one_layer, again
     kept = shape.layers * stream
-    # Of layer inputs on the host, only the one being loaded back needs memory of the GPU.
-    return (stream if run.recompute == "offload" and run.device == "cuda" else kept), one_layer
+    # Of layer inputs on the host, only the one being loaded back needs memory of the device.
+    return (stream if run.recompute == "offload" and kind_of(run.device).has_own_memory else kept), one_layer
 
 
 def _made_again(shape: Shape, run: Training) -> int:
@@ -193,7 +203,8 @@ def quantised_weights(shape: Shape) -> int:
 
 def host_bytes(shape: Shape, run: Training) -> int:
     """Bytes of weights offloaded to a GPU's host: a frozen embedding that is not tied to the head."""
-    waits = run.recompute == "offload" and run.device == "cuda" and not run.is_full and shape.head
+    waits = run.recompute == "offload" and kind_of(run.device).has_own_memory
+    waits = waits and not run.is_full and bool(shape.head)
     return shape.embedding * run.weight_bytes if waits else 0
 
 
@@ -246,8 +257,8 @@ def layer_bytes(shape: Shape, run: Training) -> int:
     """Bytes that a layer saves for backward, per token.
 
     norms       two, the stream before each and a number of fp32; of other families in fp32 and normalised too
-    attention   queries, keys, values; on a GPU the result and one number of fp32 for each head; queries and
-                keys before their norms, of other families in fp32
+    attention   queries, keys, values; on a GPU the result and one number of fp32 for each head, on mps also
+                the scores; queries and keys before their norms, of other families in fp32
     MLP         gate, up; of other families the activation too; nothing where it runs by tiles
     experts     what comes out of each, before the router's weights
     matrices    the inputs of those that are trained, once for those that share them; rank numbers of each
@@ -259,8 +270,10 @@ def layer_bytes(shape: Shape, run: Training) -> int:
     if fused is None or fused.norm is None:
         norms = 2 * h * (4 + (run.weight_bytes if run.is_full else 0)) + 8
     attention = c * (shape.query + 2 * shape.key)
-    if run.device == "cuda":
+    if run.device != "cpu":
         attention += c * shape.query + 4 * shape.heads
+    if kind_of(run.device).holds_scores:
+        attention += c * shape.heads * (run.tokens // run.batch)
     if shape.head_norms:
         width = c if fused is not None and fused.norm is not None else 4 + (c if run.is_full else 0)
         attention += width * (shape.query + shape.key)
@@ -297,7 +310,7 @@ def _inputs_bytes(shape: Shape, run: Training) -> float:
     for x in trained:
         share = x.active / shape.layers
         source = x.block + _SOURCE.get(x.role, x.role)
-        known = source in seen or (source == "o_proj" and run.device == "cuda")
+        known = source in seen or (source == "o_proj" and run.device != "cpu")
         known = known or (_is_one_mlp(shape, run) and x.role == _DOWN)  # recomputed in backward
         dropped = mask if not x.experts else 0
         if not known or dropped:
@@ -333,7 +346,7 @@ def loss_bytes(shape: Shape, run: Training) -> int:
     """
     c, rows = run.compute_bytes, int(run.tokens * run.trained_share)
     block = loss_block(rows, shape.vocab, run.device)
-    part = min(block * shape.vocab * 4, SOFTMAX_PART[run.device])
+    part = min(block * shape.vocab * 4, SOFTMAX_PART[cpu_or_gpu(run.device)])
     casts = c < run.weight_bytes
     stream = run.tokens * shape.hidden * (run.weight_bytes + c) + 2 * rows * shape.hidden * c
     head = shape.vocab * shape.hidden
@@ -371,7 +384,7 @@ def _step_bytes(shape: Shape, run: Training) -> int:
     if run.fused_step:
         return 0
     trained_bytes = run.weight_bytes if run.is_full else 4
-    if run.device == "cuda":  # all weights at once
+    if run.device != "cpu":  # all weights at once
         return (adapter_weights(shape, run) or shape.num_weights) * trained_bytes
     largest = max(x.tensor_weights for x in shape.linears)
     return 2 * trained_bytes * (max(largest, shape.embedding) if run.is_full else largest // 8)

@@ -6,10 +6,12 @@
     FlexAttention         a GPU, no dropout: caps, sinks, biases too     flex.py, torch 2.6 and later
     blocks                a CPU, only causal                             fused/segments.py
     runs                  everything: one causal call of torch for each run of equally long samples,
-                          blocks of queries under a window, a soft cap or sinks
+                          blocks of queries under a window, a soft cap or sinks; on xpu, npu and mps too
 
 A bias for each key becomes columns of queries and keys for the last two, which know none: their product adds
-it. None of them holds a square mask of the whole sequence.
+it. None of them holds a square mask of the whole sequence. On mps torch itself holds the scores of a sample.
+The kernels for a GPU are for `cuda`: FlashAttention is written for it, torch's varlen calls FlashAttention,
+and FlexAttention has no backward pass on mps, does not exist on npu, and was not tried on xpu.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from packaging.version import Version
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -130,13 +133,19 @@ def _suits_fused_kernels(call: Call) -> bool:
     query, size = call.query, call.query.shape[-1]
     is_half = query.dtype in (torch.float16, torch.bfloat16)
     is_plain = call.sinks is None and call.key_bias is None and size == call.value.shape[-1] and size <= 256
-    return query.device.type == "cuda" and is_half and is_plain
+    return runs_flash_attention(query.device) and is_half and is_plain
+
+
+def runs_flash_attention(device: torch.device) -> bool:
+    """Whether FlashAttention's kernels are written for the kind of `device`."""
+    return device.type == "cuda"
 
 
 def _fits_flash3(call: Call) -> bool:
     if not _suits_fused_kernels(call) or call.dropout:
         return False
-    is_hopper = torch.cuda.get_device_capability(call.query.device)[0] == 9
+    # AMD's cards have such numbers too: the MI200 and MI300 are 9.
+    is_hopper = torch.version.hip is None and torch.cuda.get_device_capability(call.query.device)[0] == 9
     return is_hopper and _flash_function("flash_attn_interface") is not None
 
 
@@ -233,13 +242,23 @@ def _by_run(call: Call) -> Tensor:
         if window is not None or call.softcap is not None or call.sinks is not None:
             out = _by_query_block(q, k, v, dataclasses.replace(call, window=window))
         else:
-            out = scaled_dot_product_attention(
-                q, k, v, dropout_p=call.dropout, is_causal=True, scale=call.scaling,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )  # fmt: skip
+            out = _by_torch(q, k, v, dropout_p=call.dropout, is_causal=True, scale=call.scaling)
         # [count, H, length, D] -> [1, count * length, H, D]
         outputs.append(out.transpose(1, 2).reshape(1, count * length, q.shape[1], -1))
     return torch.cat(outputs, dim=1)
+
+
+def _by_torch(q: Tensor, k: Tensor, v: Tensor, **limits: Any) -> Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and not groups_heads(q.device.type, torch.__version__):
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        grouped = False
+    return scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **limits)
+
+
+def groups_heads(kind: str, version: str) -> bool:
+    """Whether torch's attention takes fewer key heads there; on mps before 2.7 it ends the process."""
+    return kind != "mps" or Version(version) >= Version("2.7")
 
 
 def _equal_runs(boundaries: Sequence[int]) -> Iterator[tuple[int, int, int]]:
@@ -273,10 +292,7 @@ def _by_query_block(q: Tensor, k: Tensor, v: Tensor, call: Call) -> Tensor:
             mask &= columns > rows - window
         block = q[:, :, begin:end], k[:, :, first:end], v[:, :, first:end]
         if call.softcap is None and call.sinks is None:
-            out = scaled_dot_product_attention(
-                *block, attn_mask=mask, dropout_p=call.dropout, scale=call.scaling,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )  # fmt: skip
+            out = _by_torch(*block, attn_mask=mask, dropout_p=call.dropout, scale=call.scaling)
         else:
             out = scored(*block, mask, call.scaling, call.dropout, call.softcap, call.sinks).transpose(1, 2)
         outputs.append(out)

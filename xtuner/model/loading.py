@@ -20,17 +20,20 @@ import torch
 
 from xtuner import dist, loadable
 from xtuner.config import build
+from xtuner.devices import computes_in_bf16, kind_of
 from xtuner.errors import ConfigError, ModelError, XTunerError
 from xtuner.estimate.machine import cpu_computes_in_bf16
 from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention, mapped, own_attention
+from xtuner.model.attention_kernels import runs_flash_attention
 from xtuner.model.base import base_model
 from xtuner.model.language_part import freeze_the_rest
 from xtuner.model.lora import attach_adapter, check_adapter_folder, check_writes_text
 from xtuner.model.quantization import (
     bitsandbytes_config,
+    check_bits,
     is_quantized,
     keep_4bit_weights_unpacked,
     keep_weights_that_are_read,
@@ -102,11 +105,12 @@ def compute_dtype(requested: Any, device: torch.device | str | None = None) -> t
         return dtype
     if device.type == "cpu":
         have = torch.bfloat16 if cpu_computes_in_bf16() else torch.float32
-    elif device.type == "cuda":
-        lacks_bf16 = not torch.cuda.is_bf16_supported(including_emulation=False)
-        have = torch.float16 if lacks_bf16 else dtype or torch.bfloat16
-    else:
+    elif device.type == "meta":
         have = dtype or torch.float32
+    else:
+        have = dtype or torch.bfloat16
+        if have == torch.bfloat16 and not computes_in_bf16(device):
+            have = torch.float16
     if dtype is not None and have != dtype:
         say_once(
             "This {device} does not compute in {wanted}: {used} is used instead",
@@ -200,6 +204,7 @@ def _decide(kwargs: dict[str, Any], config: Any, full: bool, factory: Any) -> di
     quantization = kwargs.get("quantization_config")
     if quantization is None:
         quantization = widening(config)
+    check_bits(quantization, config, device.type)
     quantized = is_quantized(quantization) or getattr(config, "quantization_config", None) is not None
     if quantized and full and not getattr(quantization, "dequantize", False):
         raise ConfigError(
@@ -253,7 +258,7 @@ def set_fields(config: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _attention_for(asked: str | None, config: Any, device: torch.device, factory: Any) -> str | None:
-    if asked and asked.startswith("flash_attention") and device.type == "cuda":
+    if asked and asked.startswith("flash_attention") and runs_flash_attention(device):
         return asked
     if asked in ("eager", "sdpa"):
         say_once(
@@ -463,13 +468,14 @@ def load_for_chat(
     config = load_config(path, trust_remote_code=trust_remote_code)
     device = dist.device()
     precision = compute_dtype(as_dtype(dtype) or as_dtype(getattr(config, "dtype", None)), device)
+    quantization = bitsandbytes_config(bits, precision, config)
+    check_bits(quantization, config, device.type)
     kwargs = {
         "pretrained_model_name_or_path": str(path),
         "config": config,
         "torch_dtype": precision,
-        "quantization_config": bitsandbytes_config(bits, precision, config),
-        # Generation has one process, so the model may use all GPUs.
-        "device_map": "auto" if device.type == "cuda" else {"": device} if bits else None,
+        "quantization_config": quantization,
+        "device_map": _map_for_chat(device, bits),
         "offload_folder": offload_folder,
         "trust_remote_code": trust_remote_code and not is_native(config),
     }
@@ -488,6 +494,13 @@ def load_for_chat(
         model = attach_adapter(model, adapter)
         logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     return model.eval(), tokenizer
+
+
+def _map_for_chat(device: torch.device, bits: int | None) -> Any:
+    """The `device_map` of a model that answers: one process, which may use all devices of the kind."""
+    if kind_of(device).many_devices:
+        return "auto"
+    return {"": device} if bits or device.type != "cpu" else None
 
 
 def _check_llava_form(path: str | Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from xtuner.blocks import SOFTMAX_PART, loss_block
+from xtuner.blocks import SOFTMAX_PART, cpu_or_gpu, loss_block
 from xtuner.model import kernels
 from xtuner.model.fused.linear import compute_dtype
 from xtuner.model.fused.shapes import padded_rows
@@ -37,7 +37,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         b = None if bias is None else bias.to(dtype)
         d_hidden = torch.empty_like(hidden) if needs[0] else None
         d_weight = d_bias = None
-        block = loss_block(len(hidden), len(weight), _kind(hidden.device))
+        block = loss_block(len(hidden), len(weight), hidden.device.type)
         for start in range(0, len(hidden), block):
             rows = slice(start, start + block)
             x = padded_rows(hidden[rows].to(dtype))
@@ -86,7 +86,7 @@ def _add_loss(logits: Tensor, targets: Tensor, loss: Tensor, gradient: Tensor | 
     if kernels.available(logits):
         _add_loss_by_kernel(logits, targets, loss, gradient)
         return
-    step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
+    step = max(1, SOFTMAX_PART[cpu_or_gpu(logits.device.type)] // (4 * logits.shape[1]))
     for start in range(0, len(logits), step):
         rows, target = logits[start : start + step], targets[start : start + step, None]
         top, wanted = rows.amax(1, keepdim=True), rows.gather(1, target)
@@ -121,10 +121,6 @@ def _differentiated(*inputs: Tensor | None) -> list[Tensor | None]:
     if torch.is_grad_enabled():
         return list(inputs)
     return [None if x is None else x.detach() for x in inputs]
-
-
-def _kind(device: torch.device) -> str:
-    return "cpu" if device.type == "cpu" else "cuda"
 
 
 class _LogitsCrossEntropy(torch.autograd.Function):
@@ -198,7 +194,7 @@ def _logits_by_block(
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Rows of `hidden`, the head's input for them, and its logits."""
     w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
-    block = loss_block(len(hidden), len(weight), _kind(hidden.device))
+    block = loss_block(len(hidden), len(weight), hidden.device.type)
     for start in range(0, len(hidden), block):
         rows = slice(start, start + block)
         x = padded_rows(hidden[rows].to(dtype))
@@ -208,7 +204,7 @@ def _logits_by_block(
 
 def _logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     wanted = logits.gather(1, targets[:, None])[:, 0]
-    step = max(1, SOFTMAX_PART[_kind(logits.device)] // (4 * logits.shape[1]))
+    step = max(1, SOFTMAX_PART[cpu_or_gpu(logits.device.type)] // (4 * logits.shape[1]))
     exact = _exact(logits.dtype)
     totals = [torch.logsumexp(rows.to(exact), 1) for rows in logits.split(step)]
     return wanted.to(exact) - torch.cat(totals)

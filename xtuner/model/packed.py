@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xtuner.devices import kind_of, pins_memory
 from xtuner.next_tokens import next_tokens
 
 
@@ -89,9 +90,9 @@ def unpack(logits: Tensor, data: dict[str, Any]) -> Tensor:
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     """`array` as a tensor on `device`, without waiting for the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
+    if pins_memory(device):
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=kind_of(device).copies_behind)
 
 
 def packed_inputs(input_ids: Tensor, boundaries: Sequence[int]) -> dict[str, Any]:

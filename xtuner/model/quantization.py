@@ -7,12 +7,15 @@ folder in fp8, mxfp4  read as 16 bits: their kernels have no backward
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 from xtuner import loadable
+from xtuner.devices import kind_of
 from xtuner.errors import ConfigError
 from xtuner.families import family_of
 from xtuner.language import translate
@@ -22,6 +25,46 @@ from xtuner.model.targets import packed_experts
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
 _VISION_MODULES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
+
+def check_bits(quantization: Any, config: Any, kind: str) -> None:
+    """Raise ConfigError for layers of bitsandbytes on a `kind` of device for which it documents none.
+
+    `quantization`: the configured one; `config`: that of the model, which may be quantised already.
+    """
+    asked = any(getattr(quantization, f"load_in_{bits}bit", False) for bits in (4, 8))
+    if not asked and loadable.quantised_by(config.to_dict()) != "bitsandbytes":
+        return
+    needs = kind_of(kind).for_bits
+    if needs is None:
+        raise ConfigError(
+            translate(
+                "bitsandbytes documents no layers in 4 or 8 bits on {device}: use the model in 16 bits (LoRA "
+                "without quantization_config, chat without --bits)",
+                device=kind,
+            )
+        )
+    for package, lowest in needs.items():
+        have = _version(package)
+        if have is None or Version(have) < Version(lowest):
+            raise ConfigError(
+                translate(
+                    "layers in 4 and 8 bits on {device} need {package} {lowest}, here is {have}: {install}, "
+                    "or use the model in 16 bits (LoRA without quantization_config, chat without --bits)",
+                    device=kind,
+                    package=package,
+                    lowest=lowest,
+                    have=have,
+                    install=f"pip install '{package}>={lowest}'",
+                )
+            )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def is_quantized(quantization: Any) -> bool:

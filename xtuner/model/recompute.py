@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xtuner import dist
 from xtuner.blocks import TILE
+from xtuner.devices import is_accelerator, kind_of, pins_memory
 from xtuner.estimate import machine
 from xtuner.estimate.configured import choose_recompute
 from xtuner.estimate.memory import Training
@@ -49,6 +50,14 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
             model_type=base.config.model_type,
         )
         return "none"
+    device = dist.device()
+    if way == "offload" and is_accelerator(device) and not kind_of(device).has_own_memory:
+        say_once(
+            "use_activation_checkpointing='offload' saves nothing on {device}, whose memory is the host's: "
+            "layers recompute as with True",
+            device=device.type,
+        )
+        way = "full"
     enable = getattr(base, "activation_checkpointing_enable", None)
     if enable is not None:
         enable({"use_reentrant": False})
@@ -77,8 +86,8 @@ def enable_recompute(llm: Any, way: str = "full") -> str:
 
 
 def _offloaded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    # Pinned memory needs a GPU.
-    with torch.autograd.graph.save_on_cpu(pin_memory=args[0].device.type == "cuda"):
+    device = args[0].device
+    with torch.autograd.graph.save_on_cpu(pin_memory=pins_memory(device), device_type=device.type):
         return checkpoint(function, *args, use_reentrant=False, **kwargs)
 
 
@@ -101,8 +110,7 @@ def what_fits(llm: Any) -> str:
     size = 4 if wanted_dtype(next(llm.parameters())) == torch.float32 else 2
     trained = sum(p.numel() for p in llm.parameters() if p.requires_grad)
     rank = 0 if trained == sum(p.numel() for p in llm.parameters()) else 64
-    kind = "cuda" if device.type == "cuda" else "cpu"
-    run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, device=kind)
+    run = Training(TOKENS, weight_bytes=size, compute_bytes=size, rank=rank, device=device.type)
     way = choose_recompute(shape, run, free)
     logger.info(
         translate(
@@ -117,6 +125,4 @@ def what_fits(llm: Any) -> str:
 
 def free_memory(device: torch.device) -> int:
     """The free bytes of `device`."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return machine.free_memory()
+    return machine.memory_of(device)[0]

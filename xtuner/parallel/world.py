@@ -23,13 +23,15 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as torch_dist
 
-from xtuner import dist
+from xtuner import devices, dist
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.parallel.watch import Watch
 
 T = TypeVar("T")
+# Backends that belong to one kind of device each.
+_OWNED = {kind.collectives for kind in devices.KINDS.values()} - {"gloo", None}
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 30.0
 DEFAULT_TIMEOUT_SECONDS = 1800
@@ -128,7 +130,7 @@ class World:
         if self.size == 1 or torch_dist.is_initialized():
             return
         torch_dist.init_process_group(
-            _transport(backend),
+            transport(dist.device().type, backend),
             store=torch_dist.PrefixStore("group", self._store),
             rank=self.rank,
             world_size=self.size,
@@ -193,8 +195,10 @@ class World:
 
 def make_world() -> World:
     """The world of the environment variables of this process."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(dist.device())
+    device = dist.device()
+    if devices.is_accelerator(device):
+        check_processes(device.type, dist.local_rank(), dist.world_size())
+        devices.use(device)
     if dist.world_size() == 1:
         return World()
     logger.info(translate("Waiting for %d processes"), dist.world_size())
@@ -212,6 +216,19 @@ def make_world() -> World:
     return world
 
 
+def check_processes(kind: str, local_rank: int, world_size: int) -> None:
+    """Raise ConfigError for several processes on a device that takes one."""
+    if world_size > 1 and devices.kind_of(kind).collectives is None:
+        raise ConfigError(
+            translate(
+                "{count} processes on {device}, which takes one: remove NPROC_PER_NODE and NNODES, or set "
+                "XTUNER_DEVICE=cpu",
+                count=world_size,
+                device=kind,
+            )
+        )
+
+
 def all_reduce_max(number: int) -> int:
     """The largest `number` that any process has; a collective."""
     if not torch_dist.is_initialized():
@@ -221,20 +238,35 @@ def all_reduce_max(number: int) -> int:
     return int(largest)
 
 
-def _transport(backend: str | None) -> str:
-    """The backend: nccl for tensors on GPUs unless `backend` is set, gloo for tensors on the CPU."""
-    if not torch.cuda.is_available():
+def transport(kind: str, backend: str | None = None) -> str:
+    """The backend: gloo for tensors on the CPU, that of its `kind` for those on an accelerator.
+
+    `backend` is the configured one; where the accelerator has another of its own, that is used.
+    """
+    own = devices.kind_of(kind).collectives
+    if kind == "cpu":
         if backend not in (None, "gloo"):
             logger.info(translate("env_cfg.dist_cfg.backend=%r needs GPUs: gloo is used instead"), backend)
         return "gloo"
-    return f"cpu:gloo,cuda:{backend or 'nccl'}"
+    if backend in _OWNED and backend != own:
+        logger.info(translate("env_cfg.dist_cfg.backend=%r is not for %s: %s is used"), backend, kind, own)
+        backend = own
+    return f"cpu:gloo,{kind}:{backend or own}"
 
 
 def lost_peer(error: BaseException) -> bool:
     """Whether `error` is that of a collective after another process has died."""
     if isinstance(error, torch_dist.DistError):
         return True
-    patterns = ("Connection closed by peer", "Connection reset", "Broken pipe", "gloo/transport", "NCCL")
+    patterns = (
+        "Connection closed by peer",
+        "Connection reset",
+        "Broken pipe",
+        "gloo/transport",
+        "NCCL",
+        "HCCL",
+        "XCCL",
+    )
     return isinstance(error, RuntimeError) and any(pattern in str(error) for pattern in patterns)
 
 

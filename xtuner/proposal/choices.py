@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xtuner.devices import kind_of
 from xtuner.errors import DataError
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.machine import Machine
@@ -160,6 +161,9 @@ def _choose_method(draft: _Draft, asked: str | None) -> Choice:
         return Choice("method", asked, "as --method says")
     if quantised:
         return Choice("method", lora, f"its weights are quantised already, with {quantised}")
+    kind = draft.machine.device
+    if kind_of(kind).for_bits is None:
+        return Choice("method", lora, f"bitsandbytes has no layers in 4 bits on {kind}")
     need = draft.memory("full", method=lora)
     if need is None:
         return Choice("method", qlora, "the model's size is not known, and this needs the least memory")

@@ -1,7 +1,8 @@
 """Writing checkpoints while training goes on.
 
     state        weights, optimiser state           tensors that the next update changes
-    snapshot     copies of them in main memory      in a thread; the next update waits for them
+    snapshot     copies of them in main memory      in a thread; the next update waits for them; on a
+                                                    device that takes one thread, at once
     write        file, sync, rename                 in the same; a second one waits for the first
 
 The forward and backward passes of the next update run beside the copying. A write that fails is reported in
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from xtuner import devices
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.parallel.tensors import DTensor, with_local
@@ -32,8 +34,8 @@ class Snapshots:
         """A copy of `state` in main memory; the one before it is overwritten."""
         seen: dict[tuple, torch.Tensor] = {}
         copied = self._copy(state, (), seen)
-        for device in {tensor.device for tensor in _tensors(state) if tensor.is_cuda}:
-            torch.cuda.synchronize(device)
+        for device in _accelerators(state):
+            devices.synchronize(device)
         return copied
 
     def _copy(self, value: Any, path: tuple, seen: dict[tuple, torch.Tensor]) -> Any:
@@ -45,7 +47,8 @@ class Snapshots:
             # Weights that are tied stay one piece of memory, and so one in the file.
             place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
             if value.numel() == 0 or place not in seen:
-                seen[place] = self._buffer(path, value).copy_(value.detach(), non_blocking=True)
+                behind = devices.kind_of(value.device).copies_behind
+                seen[place] = self._buffer(path, value).copy_(value.detach(), non_blocking=behind)
             return seen[place]
         if isinstance(value, dict):
             return type(value)((key, self._copy(item, (*path, key), seen)) for key, item in value.items())
@@ -57,8 +60,8 @@ class Snapshots:
     def _buffer(self, path: tuple, like: torch.Tensor) -> torch.Tensor:
         found = self._buffers.get(path)
         if found is None or (found.shape, found.dtype) != (like.shape, like.dtype):
-            # Page-locked memory takes copies of a GPU in the background.
-            found = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
+            # Page-locked memory takes copies of an accelerator in the background.
+            found = torch.empty(like.shape, dtype=like.dtype, pin_memory=devices.pins_memory(like.device))
             self._buffers[path] = found
         return found
 
@@ -68,6 +71,10 @@ def _tensors(value: Any) -> list[torch.Tensor]:
         return [value.to_local() if isinstance(value, DTensor) else value]
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
     return [tensor for item in inner for tensor in _tensors(item)]
+
+
+def _accelerators(state: Any) -> set[torch.device]:
+    return {tensor.device for tensor in _tensors(state) if devices.is_accelerator(tensor.device)}
 
 
 class BackgroundWriter:
@@ -89,8 +96,11 @@ class BackgroundWriter:
             logger.info(translate("The checkpoint before is still being written: waiting for it"))
         self.wait()
         self._copied.clear()
+        in_thread = all(devices.kind_of(device).takes_threads for device in _accelerators(state))
+        if not in_thread:
+            state = self.snapshots.take(state)
         # Not a daemon: whatever ends the program, a write that has begun is finished.
-        self._thread = threading.Thread(target=self._run, args=(write, state), name="checkpoint")
+        self._thread = threading.Thread(target=self._run, args=(write, state, in_thread), name="checkpoint")
         self._thread.start()
 
     def wait_for_copy(self) -> None:
@@ -110,10 +120,10 @@ class BackgroundWriter:
         if error is not None:
             raise error
 
-    def _run(self, write: Callable[[Any], None], state: Any) -> None:
+    def _run(self, write: Callable[[Any], None], state: Any, copy: bool) -> None:
         try:
             try:
-                state = self.snapshots.take(state)
+                state = self.snapshots.take(state) if copy else state
             finally:
                 self._copied.set()
             write(state)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xtuner import devices
 from xtuner.engine.hooks.hook import Hook
 from xtuner.estimate.memory import Training
 from xtuner.estimate.shape import read_shape
@@ -81,7 +82,7 @@ class ThroughputHook(Hook):
             logger.info(
                 translate("mfu counts the operations that training needs, hfu also recomputed ones, as "
                 "shares of %.3g TFLOP/s%s"),
-                self._peak / 1e12, "" if runner.device.type == "cuda" else translate(", measured here"),
+                self._peak / 1e12, translate(", measured here") if runner.device.type == "cpu" else "",
             )  # fmt: skip
         self._last = time.perf_counter()
 
@@ -112,9 +113,9 @@ class ThroughputHook(Hook):
 
 
 def peak_rate(device: torch.device, optim_wrapper: Any) -> float | None:
-    """The peak operations per second of the device: a GPU's by its maker, a CPU's by one matrix product."""
-    if device.type == "cuda":
-        return card_rate(torch.cuda.get_device_name(device))
+    """The peak operations per second of the device: a card's by its maker, a CPU's by one matrix product."""
+    if device.type != "cpu":
+        return card_rate(devices.name_of(device))
     with optim_wrapper.autocast():
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     a = torch.ones(768, 768, dtype=dtype)

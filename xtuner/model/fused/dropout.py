@@ -6,13 +6,16 @@ mask [...]         1 where bits >= rate x 65536, else 0
 
 On a CPU torch draws random numbers on one thread alone, so bits are hashes of their places there, which all
 threads compute: counters mixed by the last step of Appleby's MurmurHash3, the idea of Salmon et al. 2011
-(counter-based generators, doi 10.1145/2063384.2063405). On a GPU torch's generator is such a one already.
+(counter-based generators, doi 10.1145/2063384.2063405). On a GPU torch's generator is such a one already;
+where it draws fractions only, bits are made of those.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from xtuner.devices import kind_of
 
 # Integers as wide as the elements of a tensor, by their bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -45,8 +48,15 @@ def _random_bits(count: int, seed: int, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return _hashes(-(-count // 2), seed).view(torch.int16)[:count]
     generator = torch.Generator(device).manual_seed(seed)
+    if not kind_of(device).draws_integers:
+        return bits_of(torch.rand(count, generator=generator, device=device))
     words = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
     return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+
+
+def bits_of(fractions: Tensor) -> Tensor:
+    """Random `fractions` in [0, 1) as int16, each value as likely as any other; they are overwritten."""
+    return fractions.mul_(65536).floor_().sub_(32768).clamp_(max=32767).to(torch.int16)
 
 
 def _hashes(count: int, seed: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
+from xtuner.devices import KINDS
 from xtuner.language import translate
 from xtuner.log import logger, start_console
 from xtuner.model_folder import check_model_path, looks_local
@@ -28,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--device",
-        choices=["cuda", "cpu", "auto"],
+        choices=["auto", *KINDS],
         default="auto",
         help="where to compute (auto: a GPU if there is one)",
     )
