@@ -53,26 +53,17 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 @functools.cache
 def register_families() -> None:
     """Register InternLM and InternLM2 (models, configs, tokenizers) and our attention with transformers."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
-    from xtuner.model.internlm import (
-        InternLMConfig,
-        InternLMForCausalLM,
-        InternLMForSequenceClassification,
-    )
-    from xtuner.model.internlm2 import (
-        InternLM2Config,
-        InternLM2ForCausalLM,
-        InternLM2ForSequenceClassification,
-    )
+    from xtuner.model import internlm, internlm2
     from xtuner.model.internlm_tokenizer import register_tokenizers
 
-    AutoConfig.register("internlm", InternLMConfig)
-    AutoConfig.register("internlm2", InternLM2Config)
-    AutoModelForCausalLM.register(InternLMConfig, InternLMForCausalLM)
-    AutoModelForCausalLM.register(InternLM2Config, InternLM2ForCausalLM)
-    AutoModelForSequenceClassification.register(InternLMConfig, InternLMForSequenceClassification)
-    AutoModelForSequenceClassification.register(InternLM2Config, InternLM2ForSequenceClassification)
+    transformers.AutoConfig.register("internlm", internlm.InternLMConfig)
+    transformers.AutoConfig.register("internlm2", internlm2.InternLM2Config)
+    for head in ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification"):
+        auto: Any = getattr(transformers, "AutoModel" if head == "Model" else f"AutoModel{head}")
+        auto.register(internlm.InternLMConfig, getattr(internlm, f"InternLM{head}"))
+        auto.register(internlm2.InternLM2Config, getattr(internlm2, f"InternLM2{head}"))
     register_tokenizers()
     attention.register_attention()
     silence_known_warnings()
