@@ -25,6 +25,9 @@ from xtuner.language import translate
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
+# What comes after AutoModelFor and AutoPeftModelFor of models that write no text.
+OF_SEQUENCES, OF_TOKENS = "SequenceClassification", "TokenClassification"
+OF_VECTORS = "FeatureExtraction"
 _CURE = "name the folder of a language model"
 # An assignment of a file's top level, up to the bracket that closes it, and the pairs in it.
 _TABLE = re.compile(r"^(\w+_MAPPING_NAMES)(?: = |\.update\()(.*?)^\)", re.MULTILINE | re.DOTALL)
@@ -167,7 +170,21 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a model that scores or sorts texts, such as a reward model."""
-    return (_saved_as(config) or "").endswith("ForSequenceClassification")
+    return (_saved_as(config) or "").endswith((f"For{OF_SEQUENCES}", f"For{OF_TOKENS}"))
+
+
+def head_of(folder: str | Path) -> str | None:
+    """What a model or adapter folder has in place of a head that writes text; None if it has that."""
+    folder = Path(folder)
+    vectors = OF_VECTORS if (folder / "modules.json").is_file() else None
+    if (folder / "adapter_config.json").is_file():
+        task = read_json(folder / "adapter_config.json").get("task_type")
+        return {"SEQ_CLS": OF_SEQUENCES, "TOKEN_CLS": OF_TOKENS}.get(task, vectors)
+    if not (folder / "config.json").is_file() or not is_classifier(
+        config := read_json(folder / "config.json")
+    ):
+        return vectors
+    return OF_TOKENS if (_saved_as(config) or "").endswith(OF_TOKENS) else OF_SEQUENCES
 
 
 def _not_a_language_model(config: Mapping[str, Any], path: str | Path) -> str:

@@ -57,6 +57,11 @@ HEADS = {
     "trained: take another family": (
         "model.llm：transformers 没有系列 '{family}' 的{task}模型，无法训练：请换用其他系列"
     ),
+    "The adapter {folder} is one of a model that makes vectors of texts and does not write any: load "
+    "it with SentenceTransformer of sentence-transformers": (
+        "适配器 {folder} 属于只生成文本向量、不写文本的模型："
+        "请用 sentence-transformers 的 SentenceTransformer 加载"
+    ),
     "sequence classification": "序列分类",
     "token classification": "词元分类",
     "vectors of texts": "文本向量",

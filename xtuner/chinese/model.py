@@ -357,9 +357,8 @@ MODEL = {
         "model.llm 是 {kind}，它没有 {count} 个输出的 '{head}' 头"
     ),
     "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
-    "AutoPeftModelForSequenceClassification of peft": (
-        "适配器 {folder} 属于给文本打分、不生成文本的模型："
-        "请用 peft 的 AutoPeftModelForSequenceClassification 加载"
+    "AutoPeftModelFor{head} of peft": (
+        "适配器 {folder} 属于给文本打分、不生成文本的模型：请用 peft 的 AutoPeftModelFor{head} 加载"
     ),
     "train_dataloader: {method} trains on single answers with labels: set dataset = "
     "dict(type=build_unpaired_dataset, ...) and collate_fn = dict(type=unpaired_collate_fn)": (
