@@ -179,7 +179,7 @@ def head_of(folder: str | Path) -> str | None:
     vectors = OF_VECTORS if (folder / "modules.json").is_file() else None
     if (folder / "adapter_config.json").is_file():
         task = read_json(folder / "adapter_config.json").get("task_type")
-        return {"SEQ_CLS": OF_SEQUENCES, "TOKEN_CLS": OF_TOKENS}.get(task, vectors)
+        return {"SEQ_CLS": OF_SEQUENCES, "TOKEN_CLS": OF_TOKENS}.get(str(task), vectors)
     if not (folder / "config.json").is_file() or not is_classifier(
         config := read_json(folder / "config.json")
     ):

@@ -91,7 +91,7 @@ def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str,
     data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
     if data:
         fields["datasets"] = data
-    fields["pipeline_tag"] = _TAGS.get(head_of(folder), "text-generation")
+    fields["pipeline_tag"] = _TAGS.get(head_of(folder) or "", "text-generation")
     fields["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
     return "".join(
         f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)
