@@ -86,6 +86,10 @@ def test_it_learns_and_measures(here, kind, capsys):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     capsys.readouterr()
     assert cli.main(["check", "c.py"]) == 0
+    capsys.readouterr()
+    command = ["test", "c.py", "--checkpoint", "w/iter_8.pth", "--work-dir", "t", "--cfg-options", *options]
+    assert cli.main(command) == 0
+    assert f"acc: {last[-1]:.4f}" in "".join(capsys.readouterr())
 
 
 def converted(kind, here, lora, family="llama"):

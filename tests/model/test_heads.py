@@ -12,15 +12,19 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
 from tests.model import plain_preferences as plain
+from xtuner.config.folders import check_folder, named_folders
 from xtuner.dataset.collate_fns.head_collate_fns import (
     classification_collate_fn,
     embedding_collate_fn,
     stepwise_collate_fn,
 )
 from xtuner.errors import ConfigError
+from xtuner.loadable import WITHOUT_TEXT
 from xtuner.model.classifier import SequenceClassifier
 from xtuner.model.embedding import EmbeddingModel
+from xtuner.model.isolation import Isolation
 from xtuner.model.process_reward import ProcessRewardModel
+from xtuner.model.reward import RewardModel
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -430,3 +434,61 @@ def test_families_load_with_each_head(saved, family, items):
     with torch.no_grad():
         wanted = plain_vectors(model.llm, grouped(items), "mean", "alone")
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_training_goes_on_from_a_saved_model_with_a_head(llama_dir, items, tmp_path):
+    """The head of the folder is trained on; vectors are those of a folder of sentence-transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def llm(folder):
+        return {
+            "type": AutoModelForCausalLM.from_pretrained,
+            "pretrained_model_name_or_path": str(folder),
+            "torch_dtype": torch.float32,
+        }
+
+    cases = {
+        "classes": (
+            SequenceClassifier,
+            {"labels": NAMES},
+            classification_collate_fn,
+            labelled(items, SINGLE),
+        ),
+        "steps": (ProcessRewardModel, {}, stepwise_collate_fn, stepwise(items)),
+        "pairs": (EmbeddingModel, {}, embedding_collate_fn, grouped(items)),
+    }
+    for name, (kind, settings, collate, data) in cases.items():
+        first = kind(llm(llama_dir), **settings).eval()
+        for parameter in first.llm.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        folder = tmp_path / name
+        first.llm.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(llama_dir).save_pretrained(folder)
+        for file, words in first.extra_files().items():
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_text(words)
+        batch = collate(data)["data"]
+        losses = [model(batch)["loss"].item() for model in (first, kind(llm(folder), **settings).eval())]
+        assert losses[0] == losses[1]
+        config = {"model": {"type": kind, "llm": llm(folder)}}
+        (found,) = named_folders(config)
+        check_folder(found, config)
+
+
+def test_methods_without_text_are_known_by_name():
+    """`check` and `train` name them without importing torch."""
+    kinds = (EmbeddingModel, ProcessRewardModel, RewardModel, SequenceClassifier)
+    assert tuple(kind.__name__ for kind in kinds) == WITHOUT_TEXT
+    assert not any(kind.writes_text for kind in kinds)
+
+
+def test_models_that_are_not_known_to_isolate_samples_are_tested(make):
+    """With the attention of transformers, which keeps packed samples apart, they are packed."""
+    models = (
+        SequenceClassifier(make("LlamaForSequenceClassification", num_labels=3), labels=NAMES),
+        ProcessRewardModel(make("LlamaForTokenClassification", num_labels=2)),
+        EmbeddingModel(make("LlamaModel")),
+    )
+    for model in models:
+        model.llm.set_attn_implementation("eager")
+        assert Isolation().holds(model.llm, 30)

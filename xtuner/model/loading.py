@@ -128,7 +128,9 @@ def load_llm(
         use_our_attention(llm)
     else:
         trusted = bool(kwargs.get("trust_remote_code"))
-        loadable.check_language_model(path, trust_remote_code=trusted)
+        kind = getattr(getattr(factory, "__self__", None), "__name__", "")
+        has_other_head = kind in ("AutoModel", *(f"AutoModelFor{head}" for head in loadable.SCORING))
+        loadable.check_language_model(path, trust_remote_code=trusted, writes_text=not has_other_head)
         config = load_config(path, trust_remote_code=trusted)
         asked = kwargs.get("quantization_config") is not None
         loadable.check_training(config.to_dict(), path, full=full, asked=asked)

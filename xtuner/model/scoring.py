@@ -119,7 +119,7 @@ def with_head(
     full: bool = False,
     kind: HeadKind = OF_SEQUENCES,
 ) -> nn.Module:
-    """The model `llm` with a head of that kind; one that is loaded gets a new head, of zeros."""
+    """The model `llm` with a head of that kind; one that is loaded and was saved with another gets zeros."""
     model: Any = llm
     is_new = isinstance(llm, Mapping)
     if isinstance(llm, Mapping):
@@ -127,6 +127,8 @@ def with_head(
         model = loading.load_llm(
             cfg, tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
         )
+        saved_as = (getattr(model.config, "architectures", None) or [""])[0]
+        is_new = not saved_as.endswith(kind.auto_class.removeprefix("AutoModel"))
     name = head_name(model)
     head = getattr(model, name, None)
     if not isinstance(head, nn.Linear) or head.out_features != num_labels:
