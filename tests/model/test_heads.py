@@ -210,6 +210,10 @@ def test_a_classifier_names_what_is_wrong(make, items, batch):
             ConfigError, match=f"the data have the labels .* for {problem_type}, the model ha"
         ):
             model.num_items(data)
+    padding = labelled(items, SINGLE)
+    padding[0]["input_ids"][-1] = 0
+    with pytest.raises(ConfigError, match="a sample ends with token 0, the padding token, which transf"):
+        model.num_items(classification_collate_fn(padding)["data"])
     other = [{**item, "label_names": NAMES[::-1]} for item in labelled(items, SINGLE)]
     with pytest.raises(ConfigError, match=r"labels \['blue', 'green', 'red'\] for single"):
         model.num_items(classification_collate_fn(other)["data"])

@@ -82,6 +82,11 @@ HEADS = {
         "数据的标签为 {theirs}（{their_type}），模型的为 {ours}（{our_type}）："
         "请给模型和数据集相同的 labels 和 problem_type"
     ),
+    "a sample ends with token {token}, the padding token, which transformers' class does not "
+    "read: give the tokenizer another pad_token, and model.llm the same pad_token_id": (
+        "有样本以填充 token {token} 结尾，transformers 的类不会读取它："
+        "请给 tokenizer 另一个 pad_token，并给 model.llm 相同的 pad_token_id"
+    ),
     "train_dataloader: {method} trains on answers in steps: set dataset = "
     "dict(type=build_stepwise_dataset, ...) and collate_fn = dict(type=stepwise_collate_fn)": (
         "train_dataloader：{method} 用分步的回答训练：请设置 "

@@ -80,7 +80,7 @@ class SequenceClassifier(ScoringModel):
             config.label2id = {name: number for number, name in enumerate(names)}
 
     def num_items(self, data: dict[str, Any]) -> int:
-        """The number of samples; ConfigError if they have no labels, or other ones than the model."""
+        """The number of samples; ConfigError if their labels are not the model's, or one ends as padding."""
         if "sample_labels" not in data:
             what = (
                 "train_dataloader: {method} trains on texts with labels: set dataset = "
@@ -104,6 +104,14 @@ class SequenceClassifier(ScoringModel):
                     our_type=self.problem_type,
                 )
             )
+        packed = pack(data, data["input_ids"].device)
+        padding = self.llm.config.pad_token_id
+        if padding in packed.input_ids[[end - 1 for end in packed.boundaries[1:]]].tolist():
+            what = (
+                "a sample ends with token {token}, the padding token, which transformers' class does not "
+                "read: give the tokenizer another pad_token, and model.llm the same pad_token_id"
+            )
+            raise ConfigError(translate(what, token=padding))
         return len(data["sample_labels"])
 
     def forward(
