@@ -25,6 +25,12 @@ from xtuner.language import translate
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
+# What comes after AutoModelFor and AutoPeftModelFor of models that write no text.
+OF_SEQUENCES, OF_TOKENS = "SequenceClassification", "TokenClassification"
+SCORING = (OF_SEQUENCES, OF_TOKENS)
+OF_VECTORS = "FeatureExtraction"
+# The methods whose models write no text; their classes are not imported here, which takes seconds.
+WITHOUT_TEXT = ("EmbeddingModel", "ProcessRewardModel", "RewardModel", "SequenceClassifier")
 _CURE = "name the folder of a language model"
 # An assignment of a file's top level, up to the bracket that closes it, and the pairs in it.
 _TABLE = re.compile(r"^(\w+_MAPPING_NAMES)(?: = |\.update\()(.*?)^\)", re.MULTILINE | re.DOTALL)
@@ -61,16 +67,17 @@ WIDENED = ("fp8", "mxfp4", "mxfp8")
 
 
 def check_language_model(
-    path: str | Path, *, trust_remote_code: bool = False, ask_hub: bool = True
+    path: str | Path, *, trust_remote_code: bool = False, ask_hub: bool = True, writes_text: bool = True
 ) -> Mapping[str, Any] | None:
     """The config.json of a language model's folder, None for a hub name; else NotFoundError or ModelError.
 
-    A name that may be one on the hub is looked for there unless `ask_hub` is false.
+    A name that may be one on the hub is looked for there unless `ask_hub` is false. With `writes_text` false
+    the folder may have any head, or none.
     """
     check_model_folder(path, ask_hub=ask_hub)
     if not Path(path).is_dir():
         return None
-    if (Path(path) / "modules.json").is_file():
+    if writes_text and (Path(path) / "modules.json").is_file():
         raise ModelError(
             translate(
                 "The folder {path} is a model of sentence-transformers, which makes vectors of "
@@ -80,7 +87,8 @@ def check_language_model(
             )
         )
     config = read_json(Path(path) / "config.json")
-    auto_class(config, path, trust_remote_code=trust_remote_code)
+    if writes_text:
+        auto_class(config, path, trust_remote_code=trust_remote_code)
     method = quantised_by(config)
     needed = _PACKAGES.get(method or "", {})
     if missing := [name for module, name in needed.items() if importlib.util.find_spec(module) is None]:
@@ -167,7 +175,21 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
 
 def is_classifier(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a model that scores or sorts texts, such as a reward model."""
-    return (_saved_as(config) or "").endswith("ForSequenceClassification")
+    return (_saved_as(config) or "").endswith(tuple(f"For{head}" for head in SCORING))
+
+
+def head_of(folder: str | Path) -> str | None:
+    """What a model or adapter folder has in place of a head that writes text; None if it has that."""
+    folder = Path(folder)
+    vectors = OF_VECTORS if (folder / "modules.json").is_file() else None
+    if (folder / "adapter_config.json").is_file():
+        task = read_json(folder / "adapter_config.json").get("task_type")
+        return {"SEQ_CLS": OF_SEQUENCES, "TOKEN_CLS": OF_TOKENS}.get(str(task), vectors)
+    if not (folder / "config.json").is_file() or not is_classifier(
+        config := read_json(folder / "config.json")
+    ):
+        return vectors
+    return OF_TOKENS if (_saved_as(config) or "").endswith(OF_TOKENS) else OF_SEQUENCES
 
 
 def _not_a_language_model(config: Mapping[str, Any], path: str | Path) -> str:

@@ -3,9 +3,10 @@
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE
+from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.train import TRAIN
 
-CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN, **PREFERENCES}
+CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN, **PREFERENCES, **HEADS}

@@ -368,17 +368,12 @@ MODEL = {
     "model.llm has no pretrained_model_name_or_path: name the model": (
         "model.llm 没有 pretrained_model_name_or_path：请写出模型"
     ),
-    "model.llm: transformers has no model for sequence classification of the family '{family}', so no head "
-    "can be trained: take another family": (
-        "model.llm：transformers 没有系列 '{family}' 的序列分类模型，无法训练打分头：请换用其他系列"
-    ),
     "model.llm is a {kind}, which has no head '{head}' of {count} outputs": (
         "model.llm 是 {kind}，它没有 {count} 个输出的 '{head}' 头"
     ),
     "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
-    "AutoPeftModelForSequenceClassification of peft": (
-        "适配器 {folder} 属于给文本打分、不生成文本的模型："
-        "请用 peft 的 AutoPeftModelForSequenceClassification 加载"
+    "AutoPeftModelFor{head} of peft": (
+        "适配器 {folder} 属于给文本打分、不生成文本的模型：请用 peft 的 AutoPeftModelFor{head} 加载"
     ),
     "train_dataloader: {method} trains on single answers with labels: set dataset = "
     "dict(type=build_unpaired_dataset, ...) and collate_fn = dict(type=unpaired_collate_fn)": (

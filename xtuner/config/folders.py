@@ -11,7 +11,7 @@ from typing import Any
 
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
-from xtuner.loadable import check_language_model, check_training
+from xtuner.loadable import WITHOUT_TEXT, check_language_model, check_training
 from xtuner.model_folder import check_model_folder
 
 
@@ -50,8 +50,11 @@ def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = T
     if folder.holds != "llm":
         check_model_folder(folder.name, tokenizer=folder.holds == "tokenizer", ask_hub=ask_hub)
         return
-    sizes = check_language_model(folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub)
     model = config["model"]
+    writes_text = called(model) not in WITHOUT_TEXT
+    sizes = check_language_model(
+        folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub, writes_text=writes_text
+    )
     if sizes is not None:
         is_full = not model.get("lora") and not model.get("peft_model")
         check_training(sizes, folder.name, full=is_full, asked=bool(model["llm"].get("quantization_config")))

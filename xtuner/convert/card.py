@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from xtuner.chat.trained_with import CONFIG_NAME
-from xtuner.loadable import CAUSAL, auto_class, is_classifier
+from xtuner.loadable import CAUSAL, OF_SEQUENCES, OF_TOKENS, OF_VECTORS, auto_class, head_of
 from xtuner.model_folder import read_json
 
 _SETTINGS = (
@@ -34,6 +34,19 @@ _SETTINGS = (
     "SYSTEM",
 )
 """Names of the variables of a config that the page shows, in this order."""
+
+_TAGS = {
+    OF_SEQUENCES: "text-classification",
+    OF_TOKENS: "token-classification",
+    OF_VECTORS: "sentence-similarity",
+}
+_USE_OF_VECTORS = """```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("THIS_FOLDER")
+vectors = model.encode(["TEXT", "ANOTHER TEXT"])
+```
+"""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _LICENSE = re.compile(r"^license:[ \t]*(\S.*)$", re.MULTILINE)
@@ -52,8 +65,11 @@ def write_card(folder: Path, base: str | None, kind: str) -> None:
         rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in settings.items())
         parts.append(f"| setting | value |\n|---|---|\n{rows}")
     name_of_base = hub_name(base) or "BASE"
-    if _scores(folder):
-        parts.append(_use_of_scores(kind, name_of_base))
+    head = head_of(folder)
+    if head == OF_VECTORS:
+        parts.append(_USE_OF_VECTORS)
+    elif head is not None:
+        parts.append(_use_of_scores(kind, name_of_base, head, _label_names(folder)))
     else:
         parts.append(_use(kind, name_of_base, _loader(folder if kind != "adapter" else base)))
     (folder / "README.md").write_text("\n".join(parts), "utf-8")
@@ -75,7 +91,7 @@ def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str,
     data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
     if data:
         fields["datasets"] = data
-    fields["pipeline_tag"] = "text-classification" if _scores(folder) else "text-generation"
+    fields["pipeline_tag"] = _TAGS.get(head_of(folder) or "", "text-generation")
     fields["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
     return "".join(
         f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)
@@ -129,24 +145,30 @@ def _loader(source: str | Path | None) -> str:
     return auto_class(read_json(file), file.parent, trust_remote_code=True) if file.is_file() else CAUSAL
 
 
-def _scores(folder: Path) -> bool:
-    """Whether the folder holds a model, or an adapter of one, whose head gives numbers."""
-    config, adapter = folder / "config.json", folder / "adapter_config.json"
-    if adapter.is_file():
-        return read_json(adapter).get("task_type") == "SEQ_CLS"
-    return config.is_file() and is_classifier(read_json(config))
+def _label_names(folder: Path) -> list[str]:
+    """The names of the labels of a model or an adapter; none if it gives one number."""
+    if (folder / "labels.json").is_file():
+        return json.loads((folder / "labels.json").read_text("utf-8"))
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    names = list(config.get("id2label", {}).values())
+    return names if len(names) > 1 else []
 
 
-def _use_of_scores(kind: str, base: str) -> str:
-    name, library = "AutoModelForSequenceClassification", "transformers"
+def _use_of_scores(kind: str, base: str, head: str, labels: list[str]) -> str:
+    name, library = f"AutoModelFor{head}", "transformers"
     if kind == "adapter":
-        name, library = "AutoPeftModelForSequenceClassification", "peft"
+        name, library = f"AutoPeftModelFor{head}", "peft"
     source = "THIS_FOLDER" if kind != "adapter" else base
+    score = 'score = model(**tokenizer("TEXT", return_tensors="pt")).logits[0, 0]'
+    if labels:
+        score = f'labels = {labels}\nlogits = model(**tokenizer("TEXT", return_tensors="pt")).logits[0]'
+    if head == OF_TOKENS:
+        score += "  # of each token: those at the ends of steps count"
     return (
         f"```python\nfrom {library} import {name}\nfrom transformers import AutoTokenizer\n\n"
-        f'model = {name}.from_pretrained("THIS_FOLDER", num_labels=1)\n'
+        f'model = {name}.from_pretrained("THIS_FOLDER", num_labels={len(labels) or 1})\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{source}")\n'
-        'score = model(**tokenizer("TEXT", return_tensors="pt")).logits[0, 0]\n```\n'
+        f"{score}\n```\n"
     )
 
 

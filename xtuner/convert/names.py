@@ -33,11 +33,11 @@ from xtuner.model_folder import read_json
 
 def empty_model(folder: Path) -> Any:
     """The model of a folder on the meta device, without weights."""
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
-    config = load_config(folder)
-    scores = loadable.is_classifier(config.to_dict())
-    kind = AutoModelForSequenceClassification if scores else auto_class_of(config, folder)
+    config, head = load_config(folder), loadable.head_of(folder)
+    name = "AutoModel" if head == loadable.OF_VECTORS else f"AutoModelFor{head}"
+    kind = auto_class_of(config, folder) if head is None else getattr(transformers, name)
     with torch.device("meta"):
         return kind.from_config(config)
 

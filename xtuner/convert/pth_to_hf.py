@@ -229,8 +229,9 @@ def base_of(cfg: Config) -> str | None:
 
 def _write_files(folder: Path, files: Mapping[str, str | torch.Tensor]) -> None:
     for name, content in files.items():
-        assert Path(name).name == name, name
+        assert (folder / name).resolve().is_relative_to(folder.resolve()), name
         data = content.encode("utf-8") if isinstance(content, str) else content.numpy().tobytes()
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
 
 

@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import pkgutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xtuner.dataset.encoding import fingerprint
@@ -219,16 +219,20 @@ def _rows_key(rows: Selection) -> list[Any]:
 
 
 def write_rows(
-    rows: Selection, settings: Encoding, writer: Writer, tally: Tally | None = None
+    rows: Selection,
+    settings: Encoding,
+    writer: Writer,
+    tally: Tally | None = None,
+    encode: Callable[..., None] = encode_rows,
 ) -> dict[str, Any]:
-    """Map, encode and write all rows, counted in `tally`; returns the counts for the store.
+    """Map, encode (by a function as `encode_rows`) and write all rows; returns the counts for the store.
 
     Raises DataError if there are no rows, if none of them has supervised tokens, or if rows cannot be read,
     with the position of the first.
     """
     tally = tally or Tally()
     with show_rates(translate("tokenising"), rows.quick_len()) as advance:
-        encode_rows(rows, settings, writer, tally, advance)
+        encode(rows, settings, writer, tally, advance)
     rows.check_content()
     if not tally.stats["rows"]:
         raise DataError(translate("the data is empty: there are no rows in {names}", names=_name(rows)))

@@ -181,4 +181,5 @@ class Run:
             tokenizer = tokenizer or self.cfg.get("tokenizer")
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")
-        return (adapter_files if of_adapter else model_files)(llm, tokenizer)
+        files = (adapter_files if of_adapter else model_files)(llm, tokenizer)
+        return {**files, **self.model.extra_files()}

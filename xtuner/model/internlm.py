@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel
 
-from xtuner.model.internlm2 import HubForSequenceClassification, HubRopeConfig
+from xtuner.model.internlm2 import HubForSequenceClassification, HubForTokenClassification, HubRopeConfig
 
 
 class InternLMConfig(HubRopeConfig):
@@ -26,6 +26,20 @@ class InternLMConfig(HubRopeConfig):
                 factor = float(self.rotary.get("scaling_factor", 1.0))
                 kwargs["rope_scaling"] = {"rope_type": "dynamic", "factor": factor}
         super().__post_init__(**kwargs)
+
+
+class InternLMModel(LlamaModel):
+    """Llama's model without a head."""
+
+    config_class = InternLMConfig
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
+
+
+class InternLMForTokenClassification(HubForTokenClassification):
+    """Llama's model for token classification."""
+
+    config_class = InternLMConfig
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq"]  # noqa: RUF012
 
 
 class InternLMForSequenceClassification(HubForSequenceClassification):

@@ -22,6 +22,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    LlamaForTokenClassification,
     LlamaModel,
     LlamaRMSNorm,
     LlamaRotaryEmbedding,
@@ -187,6 +188,32 @@ class HubForSequenceClassification(LlamaForSequenceClassification):
         self.num_labels, self.model = labels, self.decoder(config)
         self.score = nn.Linear(config.hidden_size, labels, bias=False)
         self.post_init()
+
+
+class HubForTokenClassification(LlamaForTokenClassification):
+    """Llama's model for token classification over `decoder`, which AutoModel does not know."""
+
+    decoder: type[nn.Module] = LlamaModel
+
+    def __init__(self, config: HubRopeConfig):
+        PreTrainedModel.__init__(self, config)
+        labels: int = config.num_labels  # type: ignore[assignment]
+        self.num_labels, self.model = labels, self.decoder(config)
+        self.dropout = nn.Dropout(getattr(config, "classifier_dropout", None) or 0.0)
+        self.score = nn.Linear(config.hidden_size, labels)
+        self.post_init()
+
+
+class InternLM2ForTokenClassification(InternLM2PreTrainedModel, HubForTokenClassification):
+    """With InternLM2's decoder."""
+
+    decoder = InternLM2Model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.tok_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.tok_embeddings = value
 
 
 class InternLM2ForSequenceClassification(InternLM2PreTrainedModel, HubForSequenceClassification):

@@ -95,16 +95,20 @@ def _differs(model: Any, length: int) -> bool:
     """Whether the second of two packed samples differs from the same sample alone, by stock attention."""
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.arange(4 + length, device=model.device)[None] % vocabulary
-    few = {"logits_to_keep": BEYOND} if keeps_logits(model) else {}
+    few: dict[str, Any] = {"logits_to_keep": BEYOND} if keeps_logits(model) else {}
+    run, base = model, base_model(model)
+    if base.get_output_embeddings() is None:
+        # A head of another kind gives no numbers for all tokens.
+        run = getattr(base, base.base_model_prefix, base)
     boundaries = [0, 4, 4 + length]
     was_training, implementation = model.training, model.config._attn_implementation
     model.eval()
     try:
         with attention.packed_batch(boundaries):
-            packed = model(**packed_inputs(ids, boundaries), **few).logits[0, -BEYOND:]
+            packed = _outputs(run(**packed_inputs(ids, boundaries), **few))[0, -BEYOND:]
         if implementation == attention.NAME:
             use_stock_attention(model)
-        alone = model(input_ids=ids[:, 4:], use_cache=False, **few).logits[0, -BEYOND:]
+        alone = _outputs(run(input_ids=ids[:, 4:], use_cache=False, **few))[0, -BEYOND:]
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a family's code may raise anything for a pack
@@ -119,6 +123,10 @@ def _differs(model: Any, length: int) -> bool:
     # The median, because rounding alone may change the expert of single tokens.
     difference = ((packed - alone).float().norm(dim=-1) / alone.float().norm(dim=-1)).median()
     return not difference < (1e-3 if packed.dtype in (torch.float32, torch.float64) else 5e-2)
+
+
+def _outputs(output: Any) -> torch.Tensor:
+    return output.logits if "logits" in output else output.last_hidden_state
 
 
 def use_stock_attention(model: Any) -> None:

@@ -56,26 +56,17 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 @functools.cache
 def register_families() -> None:
     """Register InternLM and InternLM2 (models, configs, tokenizers) and our attention with transformers."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
-    from xtuner.model.internlm import (
-        InternLMConfig,
-        InternLMForCausalLM,
-        InternLMForSequenceClassification,
-    )
-    from xtuner.model.internlm2 import (
-        InternLM2Config,
-        InternLM2ForCausalLM,
-        InternLM2ForSequenceClassification,
-    )
+    from xtuner.model import internlm, internlm2
     from xtuner.model.internlm_tokenizer import register_tokenizers
 
-    AutoConfig.register("internlm", InternLMConfig)
-    AutoConfig.register("internlm2", InternLM2Config)
-    AutoModelForCausalLM.register(InternLMConfig, InternLMForCausalLM)
-    AutoModelForCausalLM.register(InternLM2Config, InternLM2ForCausalLM)
-    AutoModelForSequenceClassification.register(InternLMConfig, InternLMForSequenceClassification)
-    AutoModelForSequenceClassification.register(InternLM2Config, InternLM2ForSequenceClassification)
+    transformers.AutoConfig.register("internlm", internlm.InternLMConfig)
+    transformers.AutoConfig.register("internlm2", internlm2.InternLM2Config)
+    for head in ("Model", "ForCausalLM", "ForSequenceClassification", "ForTokenClassification"):
+        auto: Any = getattr(transformers, "AutoModel" if head == "Model" else f"AutoModel{head}")
+        auto.register(internlm.InternLMConfig, getattr(internlm, f"InternLM{head}"))
+        auto.register(internlm2.InternLM2Config, getattr(internlm2, f"InternLM2{head}"))
     register_tokenizers()
     attention.register_attention()
     silence_known_warnings()
@@ -141,7 +132,9 @@ def load_llm(
         use_our_attention(llm)
     else:
         trusted = bool(kwargs.get("trust_remote_code"))
-        loadable.check_language_model(path, trust_remote_code=trusted)
+        kind = getattr(getattr(factory, "__self__", None), "__name__", "")
+        has_other_head = kind in ("AutoModel", *(f"AutoModelFor{head}" for head in loadable.SCORING))
+        loadable.check_language_model(path, trust_remote_code=trusted, writes_text=not has_other_head)
         config = load_config(path, trust_remote_code=trusted)
         asked = kwargs.get("quantization_config") is not None
         loadable.check_training(config.to_dict(), path, full=full, asked=asked)

@@ -20,6 +20,7 @@ from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.language import translate
+from xtuner.loadable import OF_VECTORS, head_of
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
 from xtuner.model.fused.experts import is_on_parameter
@@ -35,7 +36,7 @@ from xtuner.model.targets import (
     linear_layer_names,
     packed_experts,
 )
-from xtuner.model_folder import check_no_pointers, read_json
+from xtuner.model_folder import check_no_pointers
 from xtuner.paths import check_adapter_path
 
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -282,13 +283,20 @@ def check_adapter_folder(folder: str | Path) -> None:
 
 
 def check_writes_text(folder: str | Path) -> None:
-    """Raise ModelError where the adapter is that of a model that scores texts, such as a reward model."""
-    if read_json(Path(folder) / "adapter_config.json").get("task_type") == "SEQ_CLS":
+    """Raise ModelError where the adapter is that of a model that scores texts, or makes vectors of them."""
+    head = head_of(folder)
+    if head == OF_VECTORS:
         what = (
-            "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
-            "AutoPeftModelForSequenceClassification of peft"
+            "The adapter {folder} is one of a model that makes vectors of texts and does not write any: load "
+            "it with SentenceTransformer of sentence-transformers"
         )
         raise ModelError(translate(what, folder=folder))
+    if head is not None:
+        what = (
+            "The adapter {folder} is one of a model that scores texts and does not write any: load it with "
+            "AutoPeftModelFor{head} of peft"
+        )
+        raise ModelError(translate(what, folder=folder, head=head))
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -16,6 +16,8 @@ _HARMLESS = {
 }
 
 _REPORTED = re.compile(r"^([\w.]+) *\| *(MISSING|UNEXPECTED|MISMATCH|CONVERSION)", re.MULTILINE)
+_WITH_OTHER_HEAD = re.compile(r"(ForSequenceClassification|ForTokenClassification|Model) LOAD REPORT")
+_NEW_HEADS = ("score.weight", "score.bias", "classifier.weight", "classifier.bias")
 _OLD_HEADS = ("lm_head.weight", "lm_head.bias", "output.weight")
 
 
@@ -33,8 +35,8 @@ class _DropNewHead(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         found = _REPORTED.findall(str(record.msg))
-        known = {("score.weight", "MISSING"), *((head, "UNEXPECTED") for head in _OLD_HEADS)}
-        return "ForSequenceClassification LOAD REPORT" not in str(record.msg) or not {*found} <= known
+        known = {(head, "MISSING") for head in _NEW_HEADS} | {(head, "UNEXPECTED") for head in _OLD_HEADS}
+        return not _WITH_OTHER_HEAD.search(str(record.msg)) or not {*found} <= known
 
 
 def silence_known_warnings() -> None:

@@ -1,6 +1,6 @@
-"""A language model whose head gives numbers for a whole sample: loading it, and the numbers.
+"""A language model whose head gives numbers for a text or for its tokens: loading it, and the numbers.
 
-model     transformers' class for sequence classification: decoder, and a linear layer `score`
+model     transformers' class for sequence or token classification: decoder, and a linear layer `score`
 scores    score(hidden state of the last token of a sample), `[samples, labels]`, as that class computes them
 
 The head is zero at first, in fp32 at least, and trained whole, with an adapter too (`modules_to_save`).
@@ -9,9 +9,9 @@ The head is zero at first, in fp32 at least, and trained whole, with an adapter 
 from __future__ import annotations
 
 import copy
-import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,17 +24,29 @@ from xtuner.model import loading
 from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed, pack
-from xtuner.model.pairs import sum_by_sample
-from xtuner.model.passes import Pass
+from xtuner.model.pooling import pooled
 from xtuner.model.router import log_missing_balance
 
-HEAD = "score"
+HEADS = ("score", "classifier")
+"""The names of the head in the classes of transformers."""
+
+
+class HeadKind(NamedTuple):
+    """What a head is of: the auto class of transformers, the task of peft, and its name in messages."""
+
+    auto_class: str
+    task_type: str
+    name: str
+
+
+OF_SEQUENCES = HeadKind("AutoModelForSequenceClassification", "SEQ_CLS", "sequence classification")
+OF_TOKENS = HeadKind("AutoModelForTokenClassification", "TOKEN_CLS", "token classification")
 
 
 class ScoringModel(PackedLanguageModel):
-    """A language model with a head of `num_labels` numbers for each sample."""
+    """A language model with a head of `num_labels` numbers for a sample."""
 
-    num_labels = 1
+    kind = OF_SEQUENCES
     writes_text = False
 
     def __init__(
@@ -46,13 +58,14 @@ class ScoringModel(PackedLanguageModel):
         use_varlen_attn: bool = False,
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
+        num_labels: int = 1,
     ):
         full = lora is None and peft_model is None
-        found = with_head(llm, self.num_labels, tokenizer, max_position_embeddings, full)
+        found = with_head(llm, num_labels, tokenizer, max_position_embeddings, full, self.kind)
         lora = build(lora) if isinstance(lora, Mapping) else lora
         super().__init__(
             found,
-            None if lora is None else _with_head(lora),
+            None if lora is None else _with_head(lora, self.kind, head_name(found)),
             peft_model,
             use_activation_checkpointing,
             use_varlen_attn,
@@ -72,25 +85,13 @@ class ScoringModel(PackedLanguageModel):
             return [{"scores": scores} for scores in self.scores(pack(data, self.device))]
         return super().forward(data, data_samples, mode, num_items)
 
-    def scores(self, packed: Packed) -> Tensor:
-        """The numbers of each sample `[samples, labels]`; sequence-parallel ranks all have all of them."""
-        ends = np.asarray(packed.boundaries[1:]) - 1
-        todo = self.passes_of(
-            dataclasses.replace(packed, positions=ends, targets=np.zeros_like(ends)), with_loss=True
-        )
-        with_samples = [p for p in todo if len(p.targets)]
-        found = torch.zeros(0, self.num_labels, device=self.device)
-        if with_samples:
-            found = self._head(self.hidden_with_loss(with_samples, self._decoder)[0])
-        for p in todo:
-            if not len(p.targets):
-                found = found + self.nothing(p)
-        positions = np.concatenate([*(p.index[p.rows, p.columns] for p in with_samples), ends[:0]])
-        return sum_by_sample(found, positions, packed, self._sequence_group)
+    def scores(self, packed: Packed, ends: np.ndarray | None = None) -> Tensor:
+        """The numbers at the tokens `ends`, by default the last of each sample, `[ends, labels]`.
 
-    def nothing(self, p: Pass) -> Tensor:
-        hidden = self.run(p, model=self._decoder).last_hidden_state
-        return self._head(hidden[:, :1].flatten(0, 1)).sum() * 0
+        Sequence-parallel ranks all have all of them.
+        """
+        ends = np.asarray(packed.boundaries[1:]) - 1 if ends is None else ends
+        return pooled(self, self._decoder, self._head, packed, ends, [0, *(ends + 1).tolist()])
 
     @property
     def _decoder(self) -> nn.Module:
@@ -99,9 +100,15 @@ class ScoringModel(PackedLanguageModel):
 
     def _head(self, hidden: Tensor) -> Tensor:
         """The head's numbers for `hidden [M, h]`, in its own precision."""
-        head = getattr(base_model(self.llm), HEAD)
+        base = base_model(self.llm)
+        head = getattr(base, head_name(base))
         with torch.autocast(hidden.device.type, enabled=False):
             return head(hidden.to(next(head.parameters()).dtype))
+
+
+def head_name(model: Any) -> str:
+    """The name of the head of a model with one; of another the usual one."""
+    return next((name for name in HEADS if isinstance(getattr(model, name, None), nn.Module)), HEADS[0])
 
 
 def with_head(
@@ -110,56 +117,77 @@ def with_head(
     tokenizer: Any = None,
     max_position_embeddings: int | None = None,
     full: bool = False,
+    kind: HeadKind = OF_SEQUENCES,
 ) -> nn.Module:
-    """The model `llm` for sequence classification; one that is loaded gets a new head, of zeros."""
+    """The model `llm` with a head of that kind; one that is loaded and was saved with another gets zeros."""
     model: Any = llm
     is_new = isinstance(llm, Mapping)
     if isinstance(llm, Mapping):
-        cfg = _of_classes(llm, num_labels)
+        cfg = _of_classes(llm, num_labels, kind)
         model = loading.load_llm(
             cfg, tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
         )
-    head = getattr(model, HEAD, None)
+        saved_as = (getattr(model.config, "architectures", None) or [""])[0]
+        is_new = not saved_as.endswith(kind.auto_class.removeprefix("AutoModel"))
+    name = head_name(model)
+    head = getattr(model, name, None)
     if not isinstance(head, nn.Linear) or head.out_features != num_labels:
         what = "model.llm is a {kind}, which has no head '{head}' of {count} outputs"
-        raise ConfigError(translate(what, kind=type(model).__name__, head=HEAD, count=num_labels))
-    if is_new:
-        nn.init.zeros_(head.weight)
+        raise ConfigError(translate(what, kind=type(model).__name__, head=name, count=num_labels))
+    for weight in head.parameters():
+        if is_new:
+            nn.init.zeros_(weight)
+        if hasattr(weight, "wanted_dtype"):
+            weight.wanted_dtype = torch.float32
     if head.weight.dtype in (torch.float16, torch.bfloat16):
         head.float()
-    if hasattr(head.weight, "wanted_dtype"):
-        head.weight.wanted_dtype = torch.float32
     model.config.architectures = [type(model).__name__]
     if tokenizer is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model
 
 
-def _of_classes(llm: Mapping[str, Any], num_labels: int) -> dict[str, Any]:
-    """The config `llm` for the class of the family that has a head of `num_labels`, in full precision."""
-    from transformers import AutoModelForSequenceClassification
+def of_auto_class(llm: Mapping[str, Any], auto_class: str, task: str) -> dict[str, Any]:
+    """The config `llm` with `auto_class` as its type; ConfigError if the family has no model for the task."""
+    import transformers
 
     path = llm.get("pretrained_model_name_or_path")
     if path is None:
         raise ConfigError(translate("model.llm has no pretrained_model_name_or_path: name the model"))
     config = loading.load_config(path, trust_remote_code=bool(llm.get("trust_remote_code")))
-    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+    known: Any = getattr(transformers, auto_class)
+    if type(config) not in known._model_mapping:
         what = (
-            "model.llm: transformers has no model for sequence classification of the family '{family}', so "
-            "no head can be trained: take another family"
+            "model.llm: transformers has no model for {task} of the family '{family}', so no head can be "
+            "trained: take another family"
         )
-        raise ConfigError(translate(what, family=config.model_type))
-    loader = AutoModelForSequenceClassification.from_pretrained
-    cfg = {**llm, "type": loader, "num_labels": num_labels}
+        raise ConfigError(translate(what, task=translate(task), family=config.model_type))
+    return {**llm, "type": known.from_pretrained}
+
+
+def _of_classes(llm: Mapping[str, Any], num_labels: int, kind: HeadKind) -> dict[str, Any]:
+    """The config `llm` for the class of the family that has a head of `num_labels`, in full precision."""
+    cfg = {**of_auto_class(llm, kind.auto_class, kind.name), "num_labels": num_labels}
     if isinstance(quantization := llm.get("quantization_config"), Mapping):
-        skipped = [*(quantization.get("llm_int8_skip_modules") or ()), HEAD]
+        skipped = [*(quantization.get("llm_int8_skip_modules") or ()), *HEADS]
         cfg["quantization_config"] = {**quantization, "llm_int8_skip_modules": skipped}
     return cfg
 
 
-def _with_head(lora: Any) -> Any:
-    """`lora` for sequence classification, with the head trained whole."""
-    found = copy.deepcopy(lora)
-    found.task_type = "SEQ_CLS"
-    found.modules_to_save = sorted({*(found.modules_to_save or ()), HEAD})
+def _with_head(lora: Any, kind: HeadKind, name: str) -> Any:
+    """`lora` for that kind, with the head trained whole."""
+    found = with_task(lora, kind.task_type)
+    found.modules_to_save = sorted({*(found.modules_to_save or ()), name})
     return found
+
+
+def with_task(lora: Any, task_type: str) -> Any:
+    """`lora` for a task by its name in peft."""
+    found = copy.deepcopy(lora)
+    found.task_type = task_type
+    return found
+
+
+def labels_file(names: Sequence[str]) -> dict[str, str]:
+    """A file with the names of the labels, by their numbers."""
+    return {"labels.json": json.dumps(list(names), ensure_ascii=False) + "\n"}

@@ -57,6 +57,10 @@ class TrainModule(nn.Module, ABC):
         """The models inside, by name; a run without a language model has none."""
         return {}
 
+    def extra_files(self) -> Mapping[str, str]:
+        """Files for the folder of the trained model beside those of transformers or peft, by path in it."""
+        return {}
+
     def describe(self, means: Mapping[str, float]) -> dict[str, float]:
         """The values that validation reports, from the means of the loss and of all metrics."""
         return dict(means)

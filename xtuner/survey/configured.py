@@ -19,6 +19,11 @@ from xtuner.config import Builder, Config
 from xtuner.config.build import callee_of
 from xtuner.config.load import name_of
 from xtuner.dataset.encoding.pipeline import Encoding
+from xtuner.dataset.head_dataset import (
+    build_classification_dataset,
+    build_embedding_dataset,
+    build_stepwise_dataset,
+)
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.streamed import Stream
@@ -28,6 +33,9 @@ from xtuner.dataset.reading.selection import Selection, take_some, take_split
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
+
+_OF_ANSWERS = (build_preference_dataset, build_unpaired_dataset)
+_OF_HEADS = (build_classification_dataset, build_embedding_dataset, build_stepwise_dataset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +142,10 @@ def _calls(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _origin(cfg: Mapping[str, Any], builder: Builder, path: str) -> Origin:
     kind, callee = name_of(cfg["type"]), callee_of(dict(cfg), path)
-    if callee in (build_preference_dataset, build_unpaired_dataset):
+    if callee in (*_OF_ANSWERS, *_OF_HEADS):
         arguments = _arguments(callee, cfg, builder, path)
         rows = take_split(arguments["dataset"], "train")
-        scored = bool(arguments.get("is_reward"))
+        scored = callee in _OF_HEADS or bool(arguments.get("is_reward"))
         return Origin(path, kind, rows, None, arguments["max_length"], learns_answers=not scored)
     if callee is not process_hf_dataset:
         return Origin(path, kind)

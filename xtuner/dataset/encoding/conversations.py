@@ -223,7 +223,7 @@ def _rendered(template: ChatTemplate, turn: Turn, with_output: bool, keep_thinki
         rendered = template.render(messages, tools, keep_thinking=keep_thinking)
     else:
         rendered = _question(template, messages, tools)
-    _check_characters(rendered.text, "messages")
+    check_characters(rendered.text, "messages")
     return rendered
 
 
@@ -284,12 +284,13 @@ def _find_half_characters(conversations: Sequence[Sequence[Turn]]) -> None:
         for turn in turns:
             for key in ("input", "output", "sep"):
                 try:
-                    _check_characters(turn_text(turn, key), key)
+                    check_characters(turn_text(turn, key), key)
                 except DataError as error:
                     raise InvalidRowError(row, str(error)) from None
 
 
-def _check_characters(words: str, name: str) -> None:
+def check_characters(words: str, name: str) -> None:
+    """DataError if `words` hold half of a surrogate pair, which JSON can contain."""
     try:
         words.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -150,7 +150,8 @@ def encode_rows(
     """
     # A tokenizer in Rust releases the GIL, so the next chunk is read meanwhile.
     with ThreadPoolExecutor(1) as tokenising:
-        pipeline = _Pipeline(rows, settings, writer, tally, tokenising)
+        faults = Faults(rows, settings.strict, writer, tally)
+        pipeline = _Pipeline(rows, settings, writer, tally, faults, tokenising)
         begun: _PendingChunk | None = None
         for numbers, conversations in _chunks(pipeline.conversations()):
             following = pipeline.begin(numbers, conversations)
@@ -161,7 +162,38 @@ def encode_rows(
         if begun is not None:
             pipeline.write(begun)
             advance(tally.stats["rows"], tally.stats["tokens"])
-    pipeline.check_faults(0)
+    faults.check()
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Rows with a fault: left out, counted and noted; an error with `strict`, or if there are many."""
+
+    rows: Rows
+    strict: bool
+    writer: Writer
+    tally: Tally
+
+    def leave_out(self, number: int, message: str) -> None:
+        """Count a faulty row; DataError with `strict`, or if there are many."""
+        self.tally.drop(FAULTY, number, self.rows.place)
+        if len(self.tally.faults) < NAMED_ROWS:
+            self.tally.faults.append(message)
+        if self.strict:
+            raise DataError(message)
+        self.writer.note_fault(message)
+        self.check(SURE_FAULTS)
+
+    def check(self, at_least: int = 0) -> None:
+        """DataError if there are more faults than `at_least`, and than the allowed fraction of the rows."""
+        count, rows = self.tally.dropped.get(FAULTY, 0), self.tally.stats["rows"]
+        if count > max(at_least, rows * MAX_FAULTY_FRACTION):
+            more = (
+                translate(" ({count:,} of {rows:,} rows have a fault)", count=count, rows=rows)
+                if count > 1
+                else ""
+            )
+            raise DataError(f"{self.tally.faults[0]}{more}")
 
 
 @dataclass(frozen=True)
@@ -182,6 +214,7 @@ class _Pipeline:
     settings: Encoding
     writer: Writer
     tally: Tally
+    faults: Faults
     tokenising: Executor
 
     def conversations(self) -> Iterator[tuple[int, Conversation]]:
@@ -191,14 +224,14 @@ class _Pipeline:
             try:
                 row = read()
             except DataError as error:
-                self.leave_out(number, str(error))
+                self.faults.leave_out(number, str(error))
                 continue
             try:
                 row = converse(row, self.settings)
                 conversation = put_in_template(row, self.settings)
                 has_empty_answer = any(map(_has_empty_answer, row["conversation"] or ()))
             except DataError as error:
-                self.leave_out(number, f"{self.rows.place(number)}: {error}")
+                self.faults.leave_out(number, f"{self.rows.place(number)}: {error}")
                 continue
             if not conversation:
                 self.tally.drop(EMPTY, number, self.rows.place)
@@ -230,7 +263,7 @@ class _Pipeline:
     ) -> tuple[list[int], list[Conversation]]:
         """The chunk without the row of `error`, which is counted as left out."""
         row = error.row
-        self.leave_out(numbers[row], f"{self.rows.place(numbers[row])}: {error}")
+        self.faults.leave_out(numbers[row], f"{self.rows.place(numbers[row])}: {error}")
         return [*numbers[:row], *numbers[row + 1 :]], [*conversations[:row], *conversations[row + 1 :]]
 
     def write(self, chunk: _PendingChunk) -> None:
@@ -253,27 +286,6 @@ class _Pipeline:
             tally.count_left_out(kind, chunk.numbers[row], place)
         self.writer.append(encoded, np.array(chunk.numbers, np.int64), keep)
         _count(encoded, chunk.conversations, counts, keep, settings.max_length, tally)
-
-    def leave_out(self, number: int, message: str) -> None:
-        """Count a faulty row; DataError with `strict`, or if there are many."""
-        self.tally.drop(FAULTY, number, self.rows.place)
-        if len(self.tally.faults) < NAMED_ROWS:
-            self.tally.faults.append(message)
-        if self.settings.strict:
-            raise DataError(message)
-        self.writer.note_fault(message)
-        self.check_faults(SURE_FAULTS)
-
-    def check_faults(self, at_least: int) -> None:
-        """DataError if there are more faults than `at_least`, and than the allowed fraction of the rows."""
-        count, rows = self.tally.dropped.get(FAULTY, 0), self.tally.stats["rows"]
-        if count > max(at_least, rows * MAX_FAULTY_FRACTION):
-            more = (
-                translate(" ({count:,} of {rows:,} rows have a fault)", count=count, rows=rows)
-                if count > 1
-                else ""
-            )
-            raise DataError(f"{self.tally.faults[0]}{more}")
 
 
 def _has_empty_answer(turn: Row) -> bool:
