@@ -80,4 +80,7 @@ PREFERENCES = {
         "dataset_map_fn = 'auto' 不认识含字段 {names} 的偏好数据：每行需要 'chosen' 和 'rejected'，"
         "或 'answers' 列表与 'scores'，或 'completion' 与 'label'"
     ),
+    "--name has no effect with --preference: leave one of them out": (
+        "--name 与 --preference 同用时不起作用：请去掉其中一个"
+    ),
 }
