@@ -62,7 +62,7 @@ def test_a_batch_without_stored_numbers_is_named(llama, items):
 
 
 def test_the_key_is_that_of_the_weights(llama, llama_dir):
-    """Of all but the adapter's: in memory or from a folder, and another one after a change or in another precision."""
+    """But for the adapter: in memory or from a folder; another after a change or in another precision."""
     key = built(DPO, llama, stored_reference=True).reference_key()
     assert built(DPO, llama, stored_reference=True).reference_key() == key
     assert built(DPO, other(llama), stored_reference=True).reference_key() != key

@@ -103,4 +103,8 @@ PREFERENCES = {
     "--name has no effect with --preference: leave one of them out": (
         "--name 与 --preference 同用时不起作用：请去掉其中一个"
     ),
+    "model.ref_llm is model.llm itself, {path!r}: leave it out; the reference is the same then, and "
+    "with lora it takes no memory": (
+        "model.ref_llm 就是 model.llm 本身（{path!r}）：请去掉它；参考模型不变，用 lora 时还不占内存"
+    ),
 }

@@ -126,6 +126,7 @@ class ReferencedModel(PackedLanguageModel):
         self.reference = None
         self.stores_reference = stored
         if ref_llm is not None:
+            _log_own_reference(llm, ref_llm)
             self.reference = given_model(ref_llm, self.llm)
         elif not self.uses_adapter and not stored:
             self.reference = frozen_copy(llm, self.llm, tokenizer, max_position_embeddings)
@@ -229,6 +230,18 @@ def given_model(ref_llm: Mapping[str, Any] | nn.Module, llm: Any) -> ReferenceMo
     found: Any = ref_llm if isinstance(ref_llm, nn.Module) else loading.load_llm(dict(ref_llm))
     _check_vocabulary(llm, found)
     return ReferenceModel(found)
+
+
+def _log_own_reference(llm: Mapping[str, Any] | nn.Module, ref_llm: Mapping[str, Any] | nn.Module) -> None:
+    if not isinstance(llm, Mapping) or not isinstance(ref_llm, Mapping):
+        return
+    first, second = ({k: v for k, v in cfg.items() if k != "trust_remote_code"} for cfg in (llm, ref_llm))
+    if first == second:
+        say_once(
+            "model.ref_llm is model.llm itself, {path!r}: leave it out; the reference is the same then, and "
+            "with lora it takes no memory",
+            path=llm.get("pretrained_model_name_or_path", ""),
+        )
 
 
 def _check_vocabulary(llm: Any, ref_llm: Any) -> None:
