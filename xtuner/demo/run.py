@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -79,9 +79,9 @@ class Demo:
     step: int = 0
 
     questions = (*IDENTITY_QUESTIONS, *OTHER_QUESTIONS)
-    train_options: ClassVar[list[str]] = []
 
     def __post_init__(self) -> None:
+        self.train_options: list[str] = []
         self.words = WORDS[self.options.lang]
         folder = self.options.work_dir
         self.base, self.train_dir = folder / "base", folder / "train"

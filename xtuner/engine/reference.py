@@ -111,7 +111,7 @@ def _compared(dataset: Any, path: str) -> Iterator[ComparedDataset]:
 
 def _filled(run: Run, backend: Backend, data: ComparedDataset, name: str) -> np.ndarray:
     """The column `name` of the store of `data`, with a number for each sample that an item has."""
-    values = run.world.broadcast(_read(data, name) if run.world.is_first else None)
+    values = run.world.broadcast(_read(data, name) if run.world.is_first else np.zeros(0))
     used = np.unique(data.plan.order)
     num_missing = int(np.isnan(values[used]).sum())
     if not num_missing:
