@@ -154,12 +154,12 @@ def test_the_demo_of_preferences_runs_the_commands_in_order(make_demo, lang):
 
 
 @pytest.mark.parametrize(("answers", "accuracy"), [("Go away", 1.0), (POLITE, 0.95)])
-def test_rude_answers_or_pairs_not_told_apart_are_a_failure(make_demo, answers, accuracy):
-    """The last line says how many pairs are told apart, whatever the answers are."""
+def test_rude_answers_or_wrong_preferences_are_a_failure(make_demo, answers, accuracy):
+    """The last line says in how many pairs the polite answer wins, whatever the answers are."""
     demo, fake, screen = make_demo(answers, kind=PreferenceDemo)
     fake.accuracy = accuracy
     assert not demo.run()
-    assert f"{accuracy:.0%} are told apart, or an answer" in screen.getvalue()
+    assert f"In {accuracy:.0%} of the held-out pairs the polite answer wins, or" in screen.getvalue()
 
 
 def test_a_failed_command_ends_the_demo_with_its_last_line(make_demo):

@@ -37,7 +37,7 @@ def test_a_model_made_from_nothing_learns_its_name(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_it_learns_to_be_polite(folder, monkeypatch):
-    """The real path of the demo of preferences: held-out pairs are told apart, and answers are new."""
+    """The real path of the demo of preferences: the polite answers of held-out pairs win."""
     monkeypatch.chdir(folder)
     console = Console(file=io.StringIO(), width=120)
     demo = PreferenceDemo(Options(base=BASE, max_epochs=1), cli.main, console)

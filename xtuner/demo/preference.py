@@ -73,7 +73,7 @@ class PreferenceDemo(Demo):
 
 
 def read_accuracy(train_dir: Path) -> float:
-    """The fraction of held-out pairs that the newest run in `train_dir` tells apart at its end."""
+    """The fraction of held-out pairs whose polite answer wins at the end of the newest run in `train_dir`."""
     newest = max(train_dir.glob("*/vis_data/scalars.json"))
     lines = [json.loads(line) for line in newest.read_text("utf-8").splitlines()]
     return [line["val/reward_acc"] for line in lines if "val/reward_acc" in line][-1]

@@ -132,11 +132,11 @@ PREFERENCE_WORDS = {
         "train_bar": "training, loss {loss:.2f}",
         "file_rows": "the 200 pairs",
         "success": (
-            "Of the held-out pairs {accuracy:.0%} are told apart, and all answers are polite. "
+            "In {accuracy:.0%} of the held-out pairs the polite answer wins, and all answers are polite. "
             "{seconds:.0f} s in all."
         ),
         "failure": (
-            "Of the held-out pairs {accuracy:.0%} are told apart, or an answer is not polite. "
+            "In {accuracy:.0%} of the held-out pairs the polite answer wins, or an answer is not polite. "
             "Try another --seed; the log is {path}"
         ),
         "plot_title": "DPO on 200 pairs",
