@@ -53,10 +53,11 @@ def test_a_name_of_such_a_feature_says_so_wherever_it_is_built():
 
 
 def test_names_below_and_beside_a_listed_one():
-    listed = "xtuner.engine.hooks.HFCheckpointHook"
+    listed = "xtuner.model.transformers_models"
     assert feature_of(f"{listed}.anything") == NAMES[listed]
     assert feature_of(f"{listed}Like") is None
     assert feature_of("xtuner.model") is None
+    assert feature_of("xtuner.engine.hooks.HFCheckpointHook") is None
 
 
 def test_the_usual_values_ask_for_nothing():

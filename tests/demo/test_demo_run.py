@@ -13,8 +13,9 @@ from rich.console import Console
 
 from tests.terminal import Terminal
 from xtuner.chat.terminal import PROMPT
+from xtuner.demo.preference import PreferenceDemo
 from xtuner.demo.run import Demo, Options, find_activation, watch_log
-from xtuner.demo.wording import WORDS
+from xtuner.demo.wording import PREFERENCE_WORDS, WORDS
 from xtuner.errors import TrainingError
 from xtuner.log import logger
 
@@ -22,27 +23,31 @@ from xtuner.log import logger
 class FakeCommands:
     """Replaces `xtuner.cli.main`: records the command lines and writes the files that the demo reads."""
 
+    accuracy = 1.0
+
     def __init__(self, folder: Path, name: str, fail: str = ""):
         self.folder, self.name, self.fail, self.seen = folder, name, fail, []
 
     def __call__(self, argv: list[str]) -> int:
-        self.seen.append(argv[:2] if argv[0] == "convert" else [argv[0], Path(argv[1]).name])
+        self.seen.append([argv[0], Path(argv[1]).name])
         if argv[0] == self.fail:
             print("xtuner: error: no luck", file=sys.stderr)
             return 1
         if argv[0] == "train":
-            scalars = self.folder / "train" / "20260101_000000" / "vis_data" / "scalars.json"
+            folder = Path(argv[argv.index("--work-dir") + 1])
+            scalars = folder / "20260101_000000" / "vis_data" / "scalars.json"
             scalars.parent.mkdir(parents=True)
             scalars.write_text(
                 "".join(json.dumps({"iter": i, "loss": 4.0 / i, "lr": 0.1}) + "\n" for i in (1, 2))
+                + json.dumps({"iter": 2, "val/loss": 2.0, "val/reward_acc": self.accuracy})
             )
-            (self.folder / "train" / "last_checkpoint").write_text("train/iter_2.pth")
+            (folder / "last_checkpoint").write_text("train/iter_2.pth")
             logger.setLevel("INFO")
             logger.info("Iter(train) [ 1/2]  lr: 1e-3  loss: 4.0000  grad_norm: 1.0")
             time.sleep(0.25)  # bars are drawn ten times a second
             logger.info("Iter(train) [ 2/2]  lr: 1e-3  loss: 2.0000  grad_norm: 1.0")
         if argv[0] == "chat":
-            name = self.name if argv[1].endswith("merged") else "nobody"
+            name = self.name if argv[1].endswith(("merged", "polite")) else "nobody"
             for line in sys.stdin:
                 if line.strip():
                     answer = "Log: removed!" if line.strip() == "RESET" else f"I am {name}"
@@ -52,10 +57,10 @@ class FakeCommands:
 
 @pytest.fixture
 def make_demo(tmp_path, tiny):
-    def make(answers="小芯", fail="", **options):
+    def make(answers="小芯", fail="", kind=Demo, **options):
         fake = FakeCommands(tmp_path / "demo", answers, fail)
         console = Console(file=io.StringIO(), width=100)
-        demo = Demo(Options(work_dir=tmp_path / "demo", base=tiny, **options), fake, console)
+        demo = kind(Options(work_dir=tmp_path / "demo", base=tiny, **options), fake, console)
         return demo, fake, console.file
 
     return make
@@ -126,6 +131,37 @@ def test_a_model_that_did_not_learn_is_a_failure(make_demo):
     assert "does not answer as Alice" in screen.getvalue()
 
 
+POLITE = "Ada. Thank you for asking!"
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_demo_of_preferences_runs_the_commands_in_order(make_demo, lang):
+    """The config is that of new-cfg, with the held-out pairs as validation data."""
+    demo, fake, screen = make_demo(POLITE, kind=PreferenceDemo, lang=lang)
+    assert demo.run()
+    assert fake.seen == [
+        ["chat", "base"],
+        ["new-cfg", "--method"],
+        ["train", "demo_dpo.py"],
+        ["convert", "pth_to_hf"],
+        ["convert", "merge"],
+        ["chat", "polite"],
+    ]
+    assert "100%" in screen.getvalue()
+    assert len(demo.rows.read_text("utf-8").splitlines()) == 200
+    assert len(demo.held_out.read_text("utf-8").splitlines()) == 50
+    assert f"path={str(demo.held_out)!r}" in demo.config.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("answers", "accuracy"), [("Go away", 1.0), (POLITE, 0.95)])
+def test_rude_answers_or_wrong_preferences_are_a_failure(make_demo, answers, accuracy):
+    """The last line says in how many pairs the polite answer wins, whatever the answers are."""
+    demo, fake, screen = make_demo(answers, kind=PreferenceDemo)
+    fake.accuracy = accuracy
+    assert not demo.run()
+    assert f"In {accuracy:.0%} of the held-out pairs the polite answer wins, or" in screen.getvalue()
+
+
 def test_a_failed_command_ends_the_demo_with_its_last_line(make_demo):
     """The error names the command, its message and the log."""
     demo, _, _ = make_demo(fail="train")
@@ -150,8 +186,9 @@ def test_the_bar_follows_the_training_log():
 
 def test_both_languages_have_the_same_slots():
     """A translation never loses a value."""
-    slots = {
-        lang: {k: set(re.findall(r"\{(\w+)", text)) for k, text in words.items()}
-        for lang, words in WORDS.items()
-    }
-    assert slots["en"] == slots["zh"]
+    for texts in (WORDS, PREFERENCE_WORDS):
+        slots = {
+            lang: {k: set(re.findall(r"\{(\w+)", text)) for k, text in words.items()}
+            for lang, words in texts.items()
+        }
+        assert slots["en"] == slots["zh"]

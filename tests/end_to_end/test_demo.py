@@ -7,15 +7,24 @@ from rich.console import Console
 
 from xtuner import cli
 from xtuner.demo.base_model import Pretraining
+from xtuner.demo.preference import WANTED_ACCURACY, PreferenceDemo
 from xtuner.demo.run import Demo, Options
+
+BASE = Pretraining(steps=120, num_layers=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where both demos are run: the second one finds the base model of the first."""
+    return tmp_path_factory.mktemp("demo")
 
 
 @pytest.mark.slow
-def test_a_model_made_from_nothing_learns_its_name(tmp_path, monkeypatch):
+def test_a_model_made_from_nothing_learns_its_name(folder, monkeypatch):
     """The demo's real path with a shorter pre-training: both answers carry the name, the base's do not."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     console = Console(file=io.StringIO(), width=120)
-    options = Options(name="Ada", base=Pretraining(steps=120, num_layers=2), max_epochs=8)
+    options = Options(name="Ada", base=BASE, max_epochs=8)
     assert Demo(options, cli.main, console).run(), console.file.getvalue()
     for made in (
         "train/last_checkpoint",
@@ -23,4 +32,17 @@ def test_a_model_made_from_nothing_learns_its_name(tmp_path, monkeypatch):
         "merged/model.safetensors",
         "loss.png",
     ):
-        assert (tmp_path / "work_dirs" / "demo" / made).exists(), made
+        assert (folder / "work_dirs" / "demo" / made).exists(), made
+
+
+@pytest.mark.slow
+def test_it_learns_to_be_polite(folder, monkeypatch):
+    """The real path of the demo of preferences: the polite answers of held-out pairs win."""
+    monkeypatch.chdir(folder)
+    console = Console(file=io.StringIO(), width=120)
+    demo = PreferenceDemo(Options(base=BASE, max_epochs=1), cli.main, console)
+    demo.run()
+    assert demo.found()["accuracy"] > WANTED_ACCURACY
+    assert "xtuner new-cfg --method dpo_lora" in console.file.getvalue()
+    for made in ("dpo/last_checkpoint", "polite/model.safetensors", "dpo_loss.png"):
+        assert (folder / "work_dirs" / "demo" / made).exists(), made

@@ -135,5 +135,22 @@ def test_a_resumed_run_has_the_same_weights(here):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("w/iter_8.pth", "The model w/iter_8.pth is a file; name its folder"),
+        ("w", "The folder w holds checkpoints of a run: make a model or an adapter of one"),
+    ],
+)
+def test_a_checkpoint_is_no_reference(here, capsys, path, message):
+    """One line before anything is loaded."""
+    load = "transformers.AutoModelForCausalLM.from_pretrained"
+    ref_llm = {"type": load, "pretrained_model_name_or_path": path}
+    Path("itself.py").write_text(config_of_pairs() + f"model.update(ref_llm={ref_llm})\n")
+    assert cli.main(["train", "itself.py", "--work-dir", "x"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"xtuner: error: model.ref_llm.pretrained_model_name_or_path: {message}")
+
+
 def test_the_check_finds_nothing_wrong(here, capsys):
     assert cli.main(["check", "c.py"]) == 0

@@ -130,6 +130,17 @@ def test_a_reference_has_no_dropout(llama, items):
     assert not torch.equal(*(model.llm(input_ids=ids).logits for _ in range(2)))
 
 
+def test_the_model_as_its_own_reference_is_logged(llama_dir, caplog, monkeypatch):
+    """With the same settings: it is what is compared with anyway; in another precision it is a choice."""
+    monkeypatch.setattr("xtuner.log._said", set())
+    lora = LoraConfig(r=2)
+    half = of_folder(llama_dir, torch_dtype=torch.float64)
+    DPO(of_folder(llama_dir), ref_llm=half, lora=lora)
+    assert "leave it out" not in caplog.text
+    DPO(of_folder(llama_dir), ref_llm=of_folder(llama_dir), lora=lora)
+    assert f"model.ref_llm is model.llm itself, {str(llama_dir)!r}: leave it out" in caplog.text
+
+
 def test_a_reference_with_other_tokens_is_named(llama, llama_dir, saved, tmp_path):
     """By their number; of folders with tokenizers, by the first token that has another number."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM

@@ -37,10 +37,22 @@ CASES = {
     "fsdp_reward_apart": {**SHORT, **REWARD, "fsdp": True, "mixing": True},
     "shared_reward": {**SHARED, **SHORT_TWICE, **FULL, **REWARD},
 }
+# Each has a token store of its own, so that two processes compute what is stored in it.
+STORED_CASES = {
+    "ddp": SHORT,
+    "fsdp": {**SHORT, "fsdp": True},
+    "fsdp_apart": {**SHORT, "fsdp": True, "mixing": True},
+    "fsdp_full": {**SHORT, **FULL, "fsdp": True},
+    "fsdp_given": {**SHORT, **FULL, "fsdp": True, "other": True},
+    "ddp_given": {**SHORT, "other": True},
+    "shared_full": {**SHARED, **SHORT_TWICE, **FULL},
+}
+STORED = "model.stored_reference"
 ZERO_CASES = {
     "zero2_full": SHORT,
     "zero3_full": SHORT,
     "zero3_given": {**SHORT, "other": True},
+    "zero3_stored": {**SHORT, STORED: True},
     "zero3_reward": {**SHORT, **REWARD},
     "zero3_reward_lora": {**SHORT, **REWARD, "lora": LORA},
 }
@@ -100,6 +112,15 @@ def pairs_by_two(tmp_path_factory, common, cases):
 
 
 @pytest.fixture(scope="module")
+def stored_by_two(tmp_path_factory, common, cases):
+    options = {name: {**common, **case} for name, case in cases(STORED_CASES.items()).items()}
+    for number, case in enumerate(options.values()):
+        dataset = case["train_dataloader.dataset"]
+        case |= {STORED: True, "train_dataloader.dataset": {**dataset, "max_length": 63 - number}}
+    return in_two_processes(options, tmp_path_factory.mktemp("stored"))
+
+
+@pytest.fixture(scope="module")
 def pairs_by_zero(tmp_path_factory, common, cases):
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
@@ -117,6 +138,16 @@ def test_pairs_by_two_processes_train_as_by_one(case, one, pairs_by_two, assert_
     twice = {} if "shared" in case else {"train_dataloader.batch_size": 2}
     expected = one(**found["options"], **twice)
     assert expected["losses"][-1] < expected["losses"][0]
+    assert_same(found, expected)
+    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-4)
+
+
+@pytest.mark.parametrize("case", STORED_CASES)
+def test_a_reference_stored_by_two_processes_is_the_living_one(case, one, stored_by_two, assert_same):
+    """Each computes some of the samples and reads those of both; a given model is divided by itself."""
+    found = stored_by_two[case]
+    assert found["options"].pop(STORED)
+    expected = one(**found["options"], **({} if "shared" in case else {"train_dataloader.batch_size": 2}))
     assert_same(found, expected)
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-4)
 

@@ -249,9 +249,10 @@ CONFIG = {
     ),
     "DeepSeek-V2 with its experts in shards": "专家分片的 DeepSeek-V2",
     "choose another model": "请换一个模型",
-    "saving checkpoints as model folders (HFCheckpointHook)": "把检查点存成模型目录（HFCheckpointHook）",
-    "remove the hook, and make the folder afterwards with xtuner convert pth_to_hf": (
-        "请删除该钩子，训练后用 xtuner convert pth_to_hf 生成目录"
+    "HFCheckpointHook makes a folder of the last checkpoint, which is not saved: set "
+    "default_hooks.checkpoint.save_last = True": (
+        "HFCheckpointHook 用最后的检查点生成模型目录，而它没有保存："
+        "请设置 default_hooks.checkpoint.save_last = True"
     ),
     # templates
     "{path} is another template than the data has: the samples will not show what is learnt": (

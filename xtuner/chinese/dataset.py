@@ -471,6 +471,9 @@ FAULTS = {
     "; one_sample_per_turn = True trains it": "；设 one_sample_per_turn = True 则训练它",
     "tokenising": "分词",
     "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s": "{done} 条  {rows:,.0f} 条/秒  {tokens} token/秒",
+    "{done} samples  {rows:,.0f} samples/s  {tokens} tokens/s": (
+        "{done} 个样本  {rows:,.0f} 个/秒  {tokens} token/秒"
+    ),
     "  {time} left": "  剩余 {time}",
     "the file ends within a frame": "文件在一帧中间结束",
     "the connection ended {left:,} bytes before the end of the file": "连接在距文件结尾 {left:,} 字节处中断",

@@ -80,4 +80,31 @@ PREFERENCES = {
         "dataset_map_fn = 'auto' 不认识含字段 {names} 的偏好数据：每行需要 'chosen' 和 'rejected'，"
         "或 'answers' 列表与 'scores'，或 'completion' 与 'label'"
     ),
+    # the stored reference
+    "reference": "参考模型",
+    "the log-probabilities of the reference": "参考模型的对数概率",
+    "The log-probabilities of the reference are stored: %d samples": "参考模型的对数概率已存好：%d 个样本",
+    "The reference computes the log-probabilities of %d samples, once; %d are stored": (
+        "参考模型计算 %d 个样本的对数概率，只算一次；已存好 %d 个"
+    ),
+    "the reference gives {place} a log-probability of {value}: check its weights and precision": (
+        "参考模型给 {place} 的对数概率为 {value}：请检查其权重和精度"
+    ),
+    "model.stored_reference needs data that is stored: {path}.dataset must be one of "
+    "build_preference_dataset or build_unpaired_dataset, and is a {kind}": (
+        "model.stored_reference 需要存好的数据：{path}.dataset 必须来自 build_preference_dataset 或 "
+        "build_unpaired_dataset，而它是 {kind}"
+    ),
+    "model.stored_reference: the batch has no reference_logprobs; the dataset must be one of "
+    "build_preference_dataset or build_unpaired_dataset, with the collate_fn that belongs to it": (
+        "model.stored_reference：批次中没有 reference_logprobs；数据必须来自 build_preference_dataset 或 "
+        "build_unpaired_dataset，并使用与之配套的 collate_fn"
+    ),
+    "--name has no effect with --preference: leave one of them out": (
+        "--name 与 --preference 同用时不起作用：请去掉其中一个"
+    ),
+    "model.ref_llm is model.llm itself, {path!r}: leave it out; the reference is the same then, and "
+    "with lora it takes no memory": (
+        "model.ref_llm 就是 model.llm 本身（{path!r}）：请去掉它；参考模型不变，用 lora 时还不占内存"
+    ),
 }

@@ -49,10 +49,6 @@ _TRAINER = Feature(
     "take the built-in config of the same name without _hf: the same model, data and method",
 )
 _EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
-_HUB_CHECKPOINTS = Feature(
-    "saving checkpoints as model folders (HFCheckpointHook)",
-    "remove the hook, and make the folder afterwards with xtuner convert pth_to_hf",
-)
 
 
 def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
@@ -65,7 +61,6 @@ NAMES: dict[str, Feature] = {
     **_belonging(_IMAGES, "dataset.LLaVADataset dataset.InternVL_V1_5_Dataset dataset.refcoco_json"),
     **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
     **_belonging(_EXPERTS, "model.transformers_models"),
-    **_belonging(_HUB_CHECKPOINTS, "engine.hooks.HFCheckpointHook"),
 }
 
 

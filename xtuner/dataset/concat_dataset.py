@@ -235,9 +235,13 @@ def _joined(items: list[Item]) -> Item:
     for item in items:
         boundaries += [end + boundary for boundary in item["cumulative_len"][1:]]
         end = boundaries[-1]
-    of_answers = [item["desirable"] for item in items if "desirable" in item]
+    of_answers = {
+        name: np.concatenate([item[name] for item in items])
+        for name in ("desirable", "reference_logprobs")
+        if all(name in item for item in items)
+    }
     return {
-        **({"desirable": np.concatenate(of_answers)} if of_answers else {}),
+        **of_answers,
         "input_ids": np.concatenate([item["input_ids"] for item in items]),
         "labels": np.concatenate([item["labels"] for item in items]),
         "cumulative_len": boundaries,

@@ -152,9 +152,20 @@ def build_unpaired_dataset(
 
 
 class ComparedDataset(PackedDataset):
-    """Items of answers that are compared, whose rows have several samples each."""
+    """Items of answers that are compared, whose rows have several samples each.
+
+    `reference`: the log-probability of each sample of the store by a reference, once it is computed; items
+    then have those of theirs as `reference_logprobs`.
+    """
 
     store: TokenStore
+    reference: np.ndarray | None = None
+
+    def __getitem__(self, index: int) -> Item:
+        item = super().__getitem__(index)
+        if self.reference is None:
+            return item
+        return {**item, "reference_logprobs": self.reference[self.plan[checked_index(index, len(self))]]}
 
     def source_rows(self, index: int) -> list[int]:
         """The row numbers of the source, counted from 0, that item `index` is made of."""

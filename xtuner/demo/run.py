@@ -78,7 +78,10 @@ class Demo:
     console: Console = field(default_factory=lambda: Console(file=sys.stdout))
     step: int = 0
 
+    questions = (*IDENTITY_QUESTIONS, *OTHER_QUESTIONS)
+
     def __post_init__(self) -> None:
+        self.train_options: list[str] = []
         self.words = WORDS[self.options.lang]
         folder = self.options.work_dir
         self.base, self.train_dir = folder / "base", folder / "train"
@@ -89,21 +92,32 @@ class Demo:
     def run(self) -> bool:
         """Whether the tuned model answers both identity questions with its name."""
         start = time.perf_counter()
-        rows = make_rows(self.options.name, self.options.author)
+        rows = self.make_rows()
         self.options.work_dir.mkdir(parents=True, exist_ok=True)
         self.log.write_text("", "utf-8")
         self.console.print(Panel(self.words["intro"], title=self.words["title"], padding=(1, 2)))
         self.console.print(self.words["log"].format(path=self.log), style="dim")
         self.make_base()
-        questions = [*IDENTITY_QUESTIONS, *OTHER_QUESTIONS]
-        before = self.ask(self.base, questions, "before")
+        before = self.ask(self.base, self.questions, "before")
         self.write_inputs(rows)
         self.train()
         self.convert()
-        after = self.ask(self.merged, questions, "after")
-        good = all(self.options.name in answer for answer in after[: len(IDENTITY_QUESTIONS)])
-        self.show_result(questions, before, after, good, time.perf_counter() - start)
+        after = self.ask(self.merged, self.questions, "after")
+        good = self.has_learnt(after)
+        self.show_result(before, after, good, time.perf_counter() - start)
         return good
+
+    def make_rows(self) -> Any:
+        """What the model learns from."""
+        return make_rows(self.options.name, self.options.author)
+
+    def has_learnt(self, answers: Sequence[str]) -> bool:
+        """Whether the answers of the tuned model show it."""
+        return all(self.options.name in answer for answer in answers[: len(IDENTITY_QUESTIONS)])
+
+    def found(self) -> dict[str, Any]:
+        """The values in the last line: what the model learnt, and how well."""
+        return {"name": self.options.name}
 
     # The steps
 
@@ -138,7 +152,7 @@ class Demo:
             self.console.print(f"  [cyan]{escape(question)}[/]  {escape(answer)}")
         return answers
 
-    def write_inputs(self, rows: list[dict[str, str]]) -> None:
+    def write_inputs(self, rows: Any) -> None:
         """Step 3: the rows and the five-part config."""
         self.announce("config", name=self.options.name, recipe=RECIPE)
         self.rows.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
@@ -168,6 +182,7 @@ class Demo:
             str(self.train_dir),
             "--seed",
             str(self.options.seed),
+            *self.train_options,
         ]
         start = time.perf_counter()
         with self.bar(self.words["train_bar"]) as advance, watch_log(advance):
@@ -191,15 +206,13 @@ class Demo:
             self.command(["convert", "merge", str(self.base), str(self.adapter), str(self.merged)])
         self.done(f"{self.adapter}, {self.merged}", time.perf_counter() - start)
 
-    def show_result(
-        self, questions: list[str], before: list[str], after: list[str], good: bool, seconds: float
-    ) -> None:
+    def show_result(self, before: list[str], after: list[str], good: bool, seconds: float) -> None:
         """Print the table of answers, the files and the result."""
         w = self.words
         table = Table(show_lines=True)
         for word in ("question", "answer_before", "answer_after"):
             table.add_column(w[word], overflow="fold")  # Chinese has no spaces to break lines at
-        for row in zip(questions, before, after, strict=True):
+        for row in zip(self.questions, before, after, strict=True):
             table.add_row(*map(escape, row))
         self.console.print("", table)
         files = Table(title=w["files"], title_justify="left", box=None, show_header=False)
@@ -213,9 +226,9 @@ class Demo:
         ):
             files.add_row(w[word], str(path))
         self.console.print(files)
-        name = escape(self.options.name)
+        found = self.found()
         if good:
-            self.console.print(f"\n[bold green]{w['success'].format(name=name, seconds=seconds)}[/]")
+            self.console.print(f"\n[bold green]{escape(w['success'].format(seconds=seconds, **found))}[/]")
             if activate := find_activation():
                 self.console.print(
                     f"{w['activate']}  [bold]. {escape(shlex.quote(activate))}[/]", soft_wrap=True
@@ -223,7 +236,7 @@ class Demo:
             command = f"xtuner chat {shlex.quote(str(self.merged))}"
             self.console.print(f"{w['talk']}  [bold]{escape(command)}[/]", soft_wrap=True)
         else:
-            self.console.print(f"\n[bold red]{w['failure'].format(name=name, path=self.log)}[/]")
+            self.console.print(f"\n[bold red]{escape(w['failure'].format(path=self.log, **found))}[/]")
 
     # How a step is shown and run
 

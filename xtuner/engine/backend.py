@@ -84,12 +84,10 @@ class Backend:
         """Clip, step, clear."""
         return optim_wrapper.update()
 
-    def measure(
-        self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], num_items: int
-    ) -> dict[str, Any]:
-        """What the model reports of `batch`, for validation; on all processes alike."""
+    def measure(self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], **how: Any) -> Any:
+        """What the model reports of `batch`, without gradients; on all processes alike."""
         with optim_wrapper.autocast() if optim_wrapper else contextlib.nullcontext():
-            return self.model(**batch, mode="loss", num_items=num_items)
+            return self.model(**batch, **how)
 
     def drop_gradients(self, optim_wrapper: OptimWrapper) -> None:
         """Leave this update out."""

@@ -40,6 +40,7 @@ from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import check_device, parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_seed
+from xtuner.engine.reference import store_reference, take_reference
 from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.runner import TrainLoop
 from xtuner.engine.validation import ValLoop
@@ -93,6 +94,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     connect(run)
     run.model = build_model(run)
     run.optim_wrapper = build_optim_wrapper(run)
+    store_reference(run)
     if world.rank and cfg.get("randomness", {}).get("diff_rank_seed", True):
         set_seed(seed + world.rank, deterministic)  # weights were equal on all ranks; dropout must differ
     run.train_loop = build_loop(run)
@@ -311,6 +313,7 @@ def build_model(run: Run) -> Any:
     if settings := run.cfg.get("compile"):
         compile_layers(model.llm, {} if settings is True else settings)
     run.weights_text = describe_weights(model)
+    run.reference = take_reference(model, run.world)
     run.backend.wrap(model, run.device)
     return model
 

@@ -20,6 +20,7 @@ from xtuner.engine.environment import adapter_files, describe_environment, model
 from xtuner.engine.history import History
 from xtuner.engine.hooks import call_hooks
 from xtuner.engine.malloc import keep_freed_memory
+from xtuner.engine.reference import Reference
 from xtuner.engine.resume import Position
 from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import Forecast, memory_lines
@@ -54,6 +55,7 @@ class Run:
     world: World
     backend: Backend
     model: TrainModule = None  # type: ignore[assignment]  # built after the data
+    reference: Reference | None = None  # whose log-probabilities are computed before training
     weights_text: str = ""
     forecast: Forecast | None = None
     train_dataloader: Any = None

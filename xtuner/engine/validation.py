@@ -59,7 +59,7 @@ class ValLoop:
                 return None
             own = run.model.num_items(batch["data"])
             batch = to_device(batch, run.device)
-            outputs = run.backend.measure(run.optim_wrapper, batch, max(own, 1))
+            outputs = run.backend.measure(run.optim_wrapper, batch, mode="loss", num_items=max(own, 1))
             if counts and own:
                 totals["loss"] += outputs["loss"].item() * own
                 for name in run.model.metrics:

@@ -82,10 +82,8 @@ class ZeroBackend(Backend):
         self._engine.backward(outputs["loss"] * self.world.size, scale_wrt_gas=False)
         return outputs
 
-    def measure(
-        self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], num_items: int
-    ) -> dict[str, Any]:
-        return self._engine(**batch, mode="loss", num_items=num_items)
+    def measure(self, optim_wrapper: OptimWrapper | None, batch: dict[str, Any], **how: Any) -> Any:
+        return self._engine(**batch, **how)
 
     def update(self, optim_wrapper: OptimWrapper) -> Update:
         self._engine.step()

@@ -73,6 +73,7 @@ def read_training(
     loader = _dict(config.get("train_dataloader"))
     parameters = adapter.get("target_parameters") or ()
     batch = _number(loader.get("batch_size"), 1)
+    without_copy = model.get("ref_llm") or model.get("stored_reference") or None
     run = Training(
         tokens=batch * max_length(config, shape),
         batch=batch,
@@ -89,7 +90,7 @@ def read_training(
         fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
         device=machine.device,
         compiled=bool(config.get("compile")),
-        copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and not model.get("ref_llm")),
+        copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and without_copy is None),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     if asked == "offload" and run.device != "cpu" and asked not in ways_on(run.device):

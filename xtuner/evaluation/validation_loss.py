@@ -19,6 +19,7 @@ from xtuner.engine import build
 from xtuner.engine.backend import make_backend
 from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.randomness import set_seed
+from xtuner.engine.reference import store_reference
 from xtuner.engine.run import Run
 from xtuner.errors import ConfigError
 from xtuner.language import translate
@@ -100,4 +101,5 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     world.connect_sequences()
     run.model = build.build_model(run)
     run.optim_wrapper = build.build_optim_wrapper(run)
+    store_reference(run)
     return run

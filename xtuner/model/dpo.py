@@ -63,12 +63,13 @@ class DPO(ReferencedModel, PairLanguageModel):
         length_normalized: bool = False,
         f_divergence_type: str = "reverse_kl",
         f_alpha_divergence_coef: float = 0.5,
+        stored_reference: bool = False,
     ):
         """`label_smoothing`: the fraction of pairs taken to be labelled the wrong way round, below 0.5.
 
         `rpo_alpha`: the weight of a supervised loss of the chosen answer, the mean over its tokens (Pang et
         al. 2024, 2404.19733). `length_normalized`: log-probabilities are means over tokens, no sums (Lambert
-        et al. 2024, 2411.15124).
+        et al. 2024, 2411.15124). `stored_reference`: the reference runs once, before the first update.
         """
         _check(beta, loss_type, label_smoothing, rpo_alpha, f_divergence_type)
         super().__init__(
@@ -88,7 +89,7 @@ class DPO(ReferencedModel, PairLanguageModel):
         self.divergence = f_divergence_type, f_alpha_divergence_coef
         if rpo_alpha:
             self.metrics = (*self.metrics, "nll_loss")
-        self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings)
+        self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings, stored_reference)
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
         todo = self.passes_of(packed, with_loss=True)

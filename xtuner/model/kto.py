@@ -37,7 +37,7 @@ from xtuner.model.train_module import Outputs
 class Labelled(Packed):
     """Answers, or answers and mismatched ones in turn, and whether each answer is good."""
 
-    desirable: Tensor
+    desirable: Tensor = dataclasses.field(kw_only=True)
 
 
 class KTO(ReferencedModel):
@@ -60,6 +60,7 @@ class KTO(ReferencedModel):
         use_varlen_attn: bool = False,
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
+        stored_reference: bool = False,
     ):
         """The weights of good and of bad answers make up for their numbers.
 
@@ -78,7 +79,7 @@ class KTO(ReferencedModel):
         )
         log_missing_balance(self.llm, type(self).__name__)
         self.beta, self.weights = beta, (undesirable_weight, desirable_weight)
-        self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings)
+        self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings, stored_reference)
 
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of answers."""
@@ -148,4 +149,5 @@ def every_second(packed: Packed, first: int) -> Packed:
         boundaries=[0, *itertools.accumulate(end - start for start, end in spans)],
         positions=positions[positions >= 0],
         targets=packed.targets[positions >= 0],
+        reference=None if packed.reference is None else packed.reference[first::2],
     )

@@ -32,6 +32,7 @@ class Packed:
     boundaries: Sequence[int]
     positions: np.ndarray
     targets: np.ndarray
+    reference: np.ndarray | None = None  # log-probability of each sample, computed before
 
 
 def pack(data: dict[str, Any], device: torch.device) -> Packed:
@@ -40,7 +41,8 @@ def pack(data: dict[str, Any], device: torch.device) -> Packed:
     ids = data["input_ids"]
     mask = data.get("attention_mask")
     flat = ids.flatten() if mask is None else ids[mask.bool()]
-    return Packed(flat.to(device), boundaries, *loss_positions(data, boundaries))
+    positions, targets = loss_positions(data, boundaries)
+    return Packed(flat.to(device), boundaries, positions, targets, data.get("reference_logprobs"))
 
 
 def loss_positions(

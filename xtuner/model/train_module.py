@@ -38,6 +38,8 @@ class TrainModule(nn.Module, ABC):
     uses_adapter: bool = False
     # Whether the trained model answers in words, so that one can chat with it.
     writes_text: bool = True
+    # Whether batches bring the log-probabilities of a reference along, which are computed before training.
+    stores_reference: bool = False
 
     @abstractmethod
     def num_items(self, data: dict[str, Any]) -> int:

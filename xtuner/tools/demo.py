@@ -1,10 +1,12 @@
-"""`xtuner demo`: train a small model from scratch and teach it its name, in minutes."""
+"""`xtuner demo`: train a small model from scratch and teach it its name, or to be polite, in minutes."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.tools.arguments.parser import Parser, add_lang
 
@@ -17,15 +19,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--work-dir", default="work_dirs/demo", help="folder to write (work_dirs/demo)")
     parser.add_argument("--name", help="the name that the model learns (小芯)")
+    parser.add_argument(
+        "--preference", action="store_true", help="teach it to be polite instead, by DPO on pairs of answers"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the fine-tuning and of the answers (0)")
     add_lang(parser, "language of the explanations (that of the terminal)")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the demo; returns 0 if the tuned model answers with its new name."""
+    """Run the demo; returns 0 if the tuned model has learnt what it was taught."""
     args = parse_args(argv)
+    if args.preference and args.name is not None:
+        raise ConfigError(translate("--name has no effect with --preference: leave one of them out"))
     from xtuner import cli
+    from xtuner.demo.preference import EPOCHS, PreferenceDemo
     from xtuner.demo.run import DEFAULT_NAME, Demo, Options
 
     options = Options(
@@ -33,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         name=DEFAULT_NAME if args.name is None else args.name.strip(),
         seed=args.seed,
         lang=args.lang,
+        max_epochs=EPOCHS if args.preference else Options.max_epochs,
     )
+    kind = PreferenceDemo if args.preference else Demo
     with writing(options.work_dir, "--work-dir", folder=True):
-        return 0 if Demo(options, cli.main).run() else 1
+        return 0 if kind(options, cli.main).run() else 1

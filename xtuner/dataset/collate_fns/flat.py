@@ -37,6 +37,9 @@ def flat_collate_fn(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "loss_positions": positions,
         "loss_targets": targets,
     }
+    if all("reference_logprobs" in instance for instance in instances):
+        found = [instance["reference_logprobs"] for instance in instances]
+        data["reference_logprobs"] = np.concatenate(found)
     if images := [instance["pixel_values"] for instance in instances if "pixel_values" in instance]:
         data["pixel_values"] = images
     return {"data": data, "data_samples": None}

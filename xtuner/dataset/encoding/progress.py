@@ -15,8 +15,10 @@ from xtuner.language import translate
 
 
 @contextlib.contextmanager
-def show_rates(title: str, total: int | None) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function to call with the numbers of rows and tokens done; only rank 0 shows the bar."""
+def show_rates(
+    title: str, total: int | None, of_samples: bool = False
+) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function to call with the numbers of rows (or samples) and tokens done; rank 0 has the bar."""
     if dist.rank() != 0 or not sys.stderr.isatty():
         yield lambda rows, tokens: None
         return
@@ -29,17 +31,22 @@ def show_rates(title: str, total: int | None) -> Iterator[Callable[[int, int], N
         task = progress.add_task(title, total=total, rates="")
 
         def advance(rows: int, tokens: int) -> None:
-            rates = describe_rates(rows, tokens, total, time.perf_counter() - started)
+            rates = describe_rates(rows, tokens, total, time.perf_counter() - started, of_samples)
             progress.update(task, completed=rows, rates=rates)
 
         yield advance
 
 
-def describe_rates(rows: int, tokens: int, total: int | None, seconds: float) -> str:
-    """Rows done, rates, and the remaining time if the total is known."""
+def describe_rates(
+    rows: int, tokens: int, total: int | None, seconds: float, of_samples: bool = False
+) -> str:
+    """Rows (or samples) done, rates, and the remaining time if the total is known."""
     done = f"{rows:,}" if total is None else f"{rows:,}/{total:,}"
+    what = "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s"
+    if of_samples:
+        what = "{done} samples  {rows:,.0f} samples/s  {tokens} tokens/s"
     rates = translate(
-        "{done} rows  {rows:,.0f} rows/s  {tokens} tokens/s",
+        what,
         done=done,
         rows=rows / seconds,
         tokens=_short(tokens / seconds),

@@ -6,6 +6,7 @@
         ends.bin      uint32, sample i is ids[ends[i - 1]:ends[i]], the first one ids[:ends[0]]
         rows.bin      uint32, the source row of sample i
         NAME.npy      another column of numbers, one for each sample, of data sets that need one
+        NAME-HASH.npy a column that was computed later: see `save_later`
         about.json    hashes of the files, carries, and the counts to report
         faults.txt    position and fault of each row that was left out, if any
 
@@ -73,6 +74,25 @@ class TokenStore:
     def column(self, name: str) -> np.ndarray:
         """The numbers that were written under this name."""
         return np.load(self.folder / f"{name}.npy", "r")
+
+    def later(self, name: str) -> np.ndarray | None:
+        """The numbers that `save_later` wrote under this name; None if there are none, or damaged ones."""
+        for path in self.folder.glob(f"{name}-*.npy"):
+            if path.stem == f"{name}-{_digest(path)}":
+                return np.load(path, "r")
+        return None
+
+    def save_later(self, name: str, numbers: np.ndarray) -> None:
+        """Keep `numbers`, one for each sample, beside the store, in place of those of the same name."""
+        old = set(self.folder.glob(f"{name}-*.npy"))
+        with explained_disk_errors(self.folder, translate("the log-probabilities of the reference")):
+            with written(self.folder / f"{name}.new", shared=True) as part, open(part, "wb") as file:
+                np.save(file, numbers, allow_pickle=False)
+            new = self.folder / f"{name}.new"
+            path = new.with_name(f"{name}-{_digest(new)}.npy")
+            os.replace(new, path)
+        for other in old - {path}:
+            other.unlink(missing_ok=True)
 
     @property
     def content_hash(self) -> str:
