@@ -11,6 +11,7 @@ from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_
 from xtuner.errors import ConfigError
 from xtuner.model.dpo import DPO
 from xtuner.model.loss import head_logprobs
+from xtuner.model.pairs import REWARDS
 from xtuner.model.preference_losses import DPO_LOSSES
 from xtuner.model.reference import AdapterOff
 
@@ -45,7 +46,10 @@ def plain_dpo(policy, base, items, smoothing, name="sigmoid", divergence="revers
         losses = plain.DPO[name](scores[0::2], scores[1::2], BETA, smoothing)
     losses = losses - rpo * means_of_tokens[0::2]
     c, r = (BETA * ratios * scale).detach().view(-1, 2).T
-    sums = [c, r, (c > r).double(), c - r, *([-means_of_tokens[0::2].detach()] if rpo else [])]
+    sums = [c, r, (c > r).double(), c - r]
+    sums += plain.answer_metrics(policy, items, means or name == "ipo")
+    sums.append(plain.half_squares(policy, base, items))
+    sums += [-means_of_tokens[0::2].detach()] if rpo else []
     return losses.sum(), torch.stack([x.sum() for x in sums])
 
 
@@ -133,8 +137,8 @@ def test_an_untrained_adapter_has_no_preference(llama, items, dtype, monkeypatch
     model = DPO(llama.to(dtype), lora=LoraConfig(r=4, lora_dropout=0.0)).train()
     outputs = model(preference_collate_fn(items)["data"])
     assert outputs["loss"].item() == pytest.approx(torch.log(torch.tensor(2.0)).item(), rel=1e-6)
-    assert {name: value.item() for name, value in outputs["sums"].items()} == dict.fromkeys(
-        model.metrics, 0.0
+    assert {name: outputs["sums"][name].item() for name in (*REWARDS, "kl")} == dict.fromkeys(
+        (*REWARDS, "kl"), 0.0
     )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.model.packed import Packed, pack
+from xtuner.model.packed import Packed, pack, to_device
 from xtuner.model.pairs import check_known, check_weights, num_pairs, shared_outputs
 from xtuner.model.preference_losses import PENALTIES, REWARD_LOSSES
 from xtuner.model.scoring import ScoringModel
@@ -24,8 +25,12 @@ from xtuner.model.train_module import Outputs
 class RewardModel(ScoringModel):
     """A language model whose head says how good an answer is."""
 
-    metrics = ("acc", "chosen_score_mean", "rejected_score_mean")
-    better_if_larger = frozenset({"acc", "chosen_score_mean"})
+    # Lengths are those of whole samples, prompts included.
+    metrics = (
+        *("acc", "chosen_score_mean", "rejected_score_mean"),
+        *("score_margin", "chosen_length", "rejected_length"),
+    )
+    better_if_larger = frozenset({"acc", "chosen_score_mean", "score_margin"})
 
     def __init__(
         self,
@@ -80,6 +85,10 @@ class RewardModel(ScoringModel):
         penalty = PENALTIES[self.penalty_type]
         losses = REWARD_LOSSES[self.loss_type](chosen - rejected)
         losses = losses + self.penalty_weight * (penalty(chosen) + penalty(rejected)) / 2
-        values = ((chosen > rejected).to(chosen.dtype), chosen, rejected)
+        lengths = to_device(np.diff(packed.boundaries), rewards.device).to(rewards.dtype)
+        values = (
+            *((chosen > rejected).to(chosen.dtype), chosen, rejected),
+            *(chosen - rejected, lengths[0::2], lengths[1::2]),
+        )
         named = dict(zip(self.metrics, values, strict=True))
         return shared_outputs(losses, named, num_items, self._sequence_group)
