@@ -98,6 +98,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
     ).train()
     model.llm.load_state_dict(policy.state_dict())
     model.double()
+    assert model.llm.config.reward_token_id == REWARD_TOKEN
     data = preference_collate_fn(ended)["data"]
     assert model.num_items(data) == 3
     outputs = model(data, num_items=3)

@@ -6,6 +6,7 @@ from xtuner.chinese.engine import ENGINE
 from xtuner.chinese.help import HELP
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
+from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.train import TRAIN
 
-CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN, **PREFERENCES}
+CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN, **PREFERENCES, **SCORING}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
+from xtuner.model.base import base_model
 from xtuner.model.packed import Packed, pack, to_device
 from xtuner.model.pairs import check_known, check_weights, num_pairs, shared_outputs
 from xtuner.model.preference_losses import PENALTIES, REWARD_LOSSES
@@ -60,6 +61,9 @@ class RewardModel(ScoringModel):
             max_position_embeddings,
         )
         self.reward_token_id = None if reward_token_id == -1 else reward_token_id
+        if self.reward_token_id is not None:
+            # In config.json of the model's folder, for programs that score texts with it.
+            base_model(self.llm).config.reward_token_id = self.reward_token_id
         if self.reward_token_id is not None and self.reward_token_id == self.llm.config.pad_token_id:
             what = "model.reward_token_id is {token}, the padding token, which has no score: take another"
             raise ConfigError(translate(what, token=reward_token_id))
