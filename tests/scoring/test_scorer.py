@@ -133,7 +133,7 @@ def test_an_adapter_brings_its_head(llama_dir, scoring_dir, tmp_path):
     with torch.no_grad():
         wanted = torch.cat([plain(input_ids=torch.tensor([ids])).logits for ids in samples])
     torch.testing.assert_close(scorer.logits(samples), wanted, rtol=1e-5, atol=1e-5)
-    assert scorer.is_reward_model
+    assert scorer.labels == ["LABEL_0"]
 
 
 def test_models_that_do_not_score_are_refused(llama_dir, reward_dir, tmp_path):

@@ -29,6 +29,17 @@ SCORING = {
     ),
     "{count:,} rows were cut at the length that the model reads": "{count:,} 行超出模型可读的长度，已截断",
     "{count:,} rows could not be read: {errors}": "{count:,} 行无法读取：{errors}",
+    "dialogues are longer than the {length} tokens that the reward model reads: what they say "
+    "beyond is not scored": "对话超出奖励模型可读的 {length} 个 token：超出的部分不参与打分",
+    "{path} is a classifier of {count} labels, not a reward model, which gives one number": (
+        "{path} 是有 {count} 个标签的分类模型，不是给出单个数值的奖励模型"
+    ),
+    "answer so often and show the answer that --reward scores highest": (
+        "生成这么多个回答，显示 --reward 打分最高的一个"
+    ),
+    "with --best-of: the reward model, a folder or a name on the hub": (
+        "与 --best-of 合用：奖励模型的目录，或 hub 上的名称"
+    ),
     "the row has no conversation": "该行没有对话",
     "the text is empty: there is nothing to score": "文本为空：没有可打分的内容",
     "the tokenizer of the model has no chat template, so only rows with a 'text' can be scored: "

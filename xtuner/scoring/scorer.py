@@ -20,7 +20,7 @@ from xtuner import dist, loadable
 from xtuner.dataset.encoding.conversations import InvalidRowError, plan_conversations
 from xtuner.errors import DataError, ModelError
 from xtuner.language import translate
-from xtuner.log import logger
+from xtuner.log import logger, say_once
 from xtuner.model import loading
 from xtuner.model.base import base_model, device_of
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
@@ -46,11 +46,6 @@ class Scorer:
         self.labels: list[str] = [config.id2label[number] for number in range(config.num_labels)]
         kind = getattr(config, "problem_type", None)
         self.problem_type = kind or (NUMBER if len(self.labels) == 1 else None)
-
-    @property
-    def is_reward_model(self) -> bool:
-        """Whether the model gives one number for a text."""
-        return len(self.labels) == 1
 
     def encode(self, text: str | Dialogue) -> tuple[list[int], bool]:
         """The ids of a text as training encodes it, and whether it was cut; DataError if it has none."""
@@ -89,7 +84,14 @@ class Scorer:
 
     def scores(self, dialogues: Sequence[Dialogue]) -> list[float]:
         """The reward of each dialogue."""
-        return self.logits([self.encode(dialogue)[0] for dialogue in dialogues])[:, 0].tolist()
+        encoded = [self.encode(dialogue) for dialogue in dialogues]
+        if any(is_cut for _, is_cut in encoded):
+            say_once(
+                "dialogues are longer than the {length} tokens that the reward model reads: what they say "
+                "beyond is not scored",
+                length=self.max_length,
+            )
+        return self.logits([ids for ids, _ in encoded])[:, 0].tolist()
 
     def _run(self, samples: Sequence[Sequence[int]]) -> Tensor:
         config = base_model(self.model).config.get_text_config()
@@ -148,6 +150,16 @@ def load_scorer(
         logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     folders = [Path(folder) for folder in (adapter, path) if folder is not None]
     return Scorer(model.to(device).eval(), tokenizer, reward_token_of(folders), max_length)
+
+
+def load_reward_model(path: str | Path, *, dtype: Any = "auto", trust_remote_code: bool = False) -> Scorer:
+    """The model in `path`; ModelError if it does not give one number for a text."""
+    check_scores(path)
+    count = loading.load_config(path, trust_remote_code=trust_remote_code).num_labels
+    if count != 1:
+        what = "{path} is a classifier of {count} labels, not a reward model, which gives one number"
+        raise ModelError(translate(what, path=path, count=count))
+    return load_scorer(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def check_scores(path: str | Path, adapter: str | Path | None = None) -> None:
