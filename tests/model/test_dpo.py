@@ -10,8 +10,10 @@ from tests.model import plain_preferences as plain
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.errors import ConfigError
 from xtuner.model.dpo import DPO
+from xtuner.model.language_model import TokenLogprobs
 from xtuner.model.loss import head_logprobs
-from xtuner.model.pairs import REWARDS
+from xtuner.model.packed import pack
+from xtuner.model.pairs import REWARDS, Answers, log_ratio_squares, sum_by_sample
 from xtuner.model.preference_losses import DPO_LOSSES
 from xtuner.model.reference import AdapterOff
 
@@ -128,6 +130,24 @@ def test_every_loss_and_its_gradients_equal_plain_torch(llama, items, settings, 
     ours, theirs = gradients(model.llm), gradients(policy)
     assert ours.keys() == theirs.keys()
     assert max(relative_error(ours[n], theirs[n]) for n in ours) < 1e-8
+
+
+def test_the_reference_may_have_its_tokens_in_another_order(items):
+    """As one whose family runs each sample by itself; each token is compared with itself."""
+    packed = pack(preference_collate_fn(items)["data"], torch.device("cpu"))
+    count = len(packed.positions)
+    now, before = torch.randn(2, count, dtype=torch.float64)
+    order = torch.randperm(count)
+
+    def answers(logprobs, positions):
+        nothing = logprobs.new_zeros(0)
+        return Answers(nothing, nothing, tokens=TokenLogprobs(logprobs, positions))
+
+    wanted = sum_by_sample((now - before) ** 2 / 2, packed.positions, packed, None)
+    found = log_ratio_squares(
+        answers(now, packed.positions), answers(before[order], packed.positions[order.numpy()]), packed, None
+    )
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
