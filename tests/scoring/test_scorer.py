@@ -104,6 +104,14 @@ def test_a_dialogue_needs_a_chat_template(scoring_dir):
         scorer.encode({"messages": [{"role": "user", "content": "q"}]})
 
 
+def test_numbers_that_are_not_finite_are_an_error(reward_dir):
+    """JSON has no NaN, and no answer is the best of several."""
+    scorer = load_scorer(reward_dir)
+    torch.nn.init.constant_(scorer.model.score.weight, float("nan"))
+    with pytest.raises(ModelError, match="not finite: load it in bf16 or fp32"):
+        scorer.logits([[4, 5]])
+
+
 def test_the_reward_token_is_the_folders(tmp_path):
     """By config.json, else by the run's config, the adapter's before the model's."""
     assert reward_token_of([tmp_path]) is None

@@ -80,6 +80,8 @@ class Scorer:
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             found[numbers] = self._run([samples[number] for number in numbers])
+        if not found.isfinite().all():
+            raise ModelError(translate("the model's logits are not finite: load it in bf16 or fp32"))
         return found
 
     def scores(self, dialogues: Sequence[Dialogue]) -> list[float]:
