@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import warnings
 
@@ -119,6 +121,46 @@ def llama_dir(saved, tokenizer) -> Path:
     """A folder with a random two-layer Llama (grouped heads) in fp32 and the tiny tokenizer."""
     ends = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return saved("llama", hidden_size=64, intermediate_size=128, **ends)
+
+
+@pytest.fixture(scope="session")
+def scoring_dir(tmp_path_factory, saved) -> Callable[..., Path]:
+    """Function of a family, and of fields of its config: the folder of a random model that scores texts."""
+    bases: dict[str, Path] = {}
+
+    def save(family: str = "llama", chat_template: str | None = "", **fields: Any) -> Path:
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        from tests.end_to_end.test_dpo import TEMPLATE
+        from xtuner.model.loading import register_families
+
+        register_families()
+        base = bases.setdefault(family, saved(family))
+        folder = tmp_path_factory.mktemp(f"{family}_scores")
+        for file in base.glob("*token*"):
+            shutil.copy(file, folder)
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        if chat_template is not None:
+            settings["chat_template"] = chat_template or TEMPLATE
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        config = AutoConfig.from_pretrained(base)
+        for name, value in {"pad_token_id": 3, "num_labels": 1, **fields}.items():
+            setattr(config, name, value)
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+        model.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def reward_dir(scoring_dir, tokenizer) -> Path:
+    """A Llama with a head of one number; its samples end with the reward token `<|im_end|>`."""
+    return scoring_dir(reward_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Use": {
         "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),
         "serve": Command("serve", "MODEL [--adapter NAME=DIR ...]", "serve it to OpenAI's clients"),
+        "score": Command("score", "MODEL DATA [--out FILE]", "scores of a reward model or classifier"),
         "web": Command("web", "[MODEL|URL] [--work-dir DIR]", "talk to it, watch a training, in a browser"),
     },
 }

@@ -36,7 +36,7 @@ LAYERS = {
     "config": 1,
     **dict.fromkeys(["parallel", "estimate"], 2),
     **dict.fromkeys(["check", "dataset", "model"], 3),
-    **dict.fromkeys(["generation", "survey", "prepare"], 4),
+    **dict.fromkeys(["generation", "scoring", "survey", "prepare"], 4),
     "chat": 5,
     "engine": 6,
     **dict.fromkeys(["convert", "evaluation"], 7),

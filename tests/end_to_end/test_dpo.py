@@ -16,7 +16,10 @@ TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-METRICS = ("chosen_rewards", "rejected_rewards", "reward_acc", "reward_margin")
+METRICS = (
+    *("chosen_rewards", "rejected_rewards", "reward_acc", "reward_margin", "chosen_logps", "rejected_logps"),
+    *("entropy", "chosen_length", "rejected_length", "kl"),
+)
 DATA = """
     dataset=dict(
         type=build_preference_dataset, dataset=dict(type=load_jsonl_dataset, data_files=[{!r}]),
@@ -97,6 +100,8 @@ def test_it_learns_to_prefer_and_logs_all_metrics(here):
     assert trained[0]["reward_margin"] == 0
     validated = [line for line in lines if "val/loss" in line]
     assert [line["iter"] for line in validated] == [4, 8]
+    assert all(f"val/{name}" in line for line in validated for name in METRICS)
+    assert validated[-1]["val/kl"] > trained[0]["kl"] == 0
     assert validated[-1]["val/loss"] < 0.6
     assert validated[-1]["val/reward_acc"] == 1.0
     assert validated[-1]["val/reward_margin"] > validated[0]["val/reward_margin"] > 0

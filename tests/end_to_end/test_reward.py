@@ -99,6 +99,9 @@ def test_all_weights(here, saved, family, caplog, capsys):
     assert "xtuner chat" not in card
     torch.testing.assert_close(theirs(model), ours(), rtol=1e-5, atol=1e-6)
     assert ours().std() > 1e-3
+    capsys.readouterr()
+    assert cli.main(["score", "out", "v.jsonl"]) == 0
+    assert "5 pairs: accuracy 1.0000, " in capsys.readouterr().out
 
 
 def test_an_adapter(here, saved, capsys):

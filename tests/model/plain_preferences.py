@@ -85,3 +85,37 @@ def sums(model, items):
     """The log-probability of each sample and the number of its supervised tokens, `[samples]` each."""
     found = [logprobs(model, *sample) for sample in samples(items)]
     return torch.stack([x.sum() for x in found]), torch.tensor([len(x) for x in found]).double()
+
+
+def logits(model, ids, labels):
+    """The logits that predict each supervised token, by stock code."""
+    found = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+    return found[labels[1:] != -100]
+
+
+@torch.no_grad()
+def entropies(model, ids, labels):
+    """The entropy of the distribution of each supervised token."""
+    return torch.distributions.Categorical(logits=logits(model, ids, labels)).entropy()
+
+
+@torch.no_grad()
+def answer_metrics(model, items, means=False):
+    """Of each pair: log-probabilities of chosen and rejected, entropy, lengths, as TRL's trainers log them.
+
+    TRL adds up log-probabilities, or takes their means where the loss is of means (IPO, SimPO, ORPO), and has
+    entropy -sum p log p at answer tokens.
+    """
+    spread = [entropies(model, *sample) for sample in samples(items)]
+    logps, lengths = sums(model, items)
+    logps = logps / lengths if means else logps
+    of_pairs = [torch.cat(pair).mean() for pair in zip(spread[0::2], spread[1::2], strict=True)]
+    return [logps[0::2], logps[1::2], torch.stack(of_pairs), lengths[0::2], lengths[1::2]]
+
+
+@torch.no_grad()
+def half_squares(model, base, items):
+    """Half the mean squared log-ratio of the tokens of each pair."""
+    ratios = [logprobs(model, *sample) - logprobs(base, *sample) for sample in samples(items)]
+    pairs = zip(ratios[0::2], ratios[1::2], strict=True)
+    return torch.stack([torch.cat(pair).square().mean() / 2 for pair in pairs])

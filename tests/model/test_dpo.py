@@ -10,7 +10,10 @@ from tests.model import plain_preferences as plain
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.errors import ConfigError
 from xtuner.model.dpo import DPO
+from xtuner.model.language_model import TokenLogprobs
 from xtuner.model.loss import head_logprobs
+from xtuner.model.packed import pack
+from xtuner.model.pairs import REWARDS, Answers, log_ratio_squares, sum_by_sample
 from xtuner.model.preference_losses import DPO_LOSSES
 from xtuner.model.reference import AdapterOff
 
@@ -45,7 +48,10 @@ def plain_dpo(policy, base, items, smoothing, name="sigmoid", divergence="revers
         losses = plain.DPO[name](scores[0::2], scores[1::2], BETA, smoothing)
     losses = losses - rpo * means_of_tokens[0::2]
     c, r = (BETA * ratios * scale).detach().view(-1, 2).T
-    sums = [c, r, (c > r).double(), c - r, *([-means_of_tokens[0::2].detach()] if rpo else [])]
+    sums = [c, r, (c > r).double(), c - r]
+    sums += plain.answer_metrics(policy, items, means or name == "ipo")
+    sums.append(plain.half_squares(policy, base, items))
+    sums += [-means_of_tokens[0::2].detach()] if rpo else []
     return losses.sum(), torch.stack([x.sum() for x in sums])
 
 
@@ -126,6 +132,24 @@ def test_every_loss_and_its_gradients_equal_plain_torch(llama, items, settings, 
     assert max(relative_error(ours[n], theirs[n]) for n in ours) < 1e-8
 
 
+def test_the_reference_may_have_its_tokens_in_another_order(items):
+    """As one whose family runs each sample by itself; each token is compared with itself."""
+    packed = pack(preference_collate_fn(items)["data"], torch.device("cpu"))
+    count = len(packed.positions)
+    now, before = torch.randn(2, count, dtype=torch.float64)
+    order = torch.randperm(count)
+
+    def answers(logprobs, positions):
+        nothing = logprobs.new_zeros(0)
+        return Answers(nothing, nothing, tokens=TokenLogprobs(logprobs, positions))
+
+    wanted = sum_by_sample((now - before) ** 2 / 2, packed.positions, packed, None)
+    found = log_ratio_squares(
+        answers(now, packed.positions), answers(before[order], packed.positions[order.numpy()]), packed, None
+    )
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_an_untrained_adapter_has_no_preference(llama, items, dtype, monkeypatch):
     """All rewards are 0, to the last bit, and the loss is log 2."""
@@ -133,8 +157,8 @@ def test_an_untrained_adapter_has_no_preference(llama, items, dtype, monkeypatch
     model = DPO(llama.to(dtype), lora=LoraConfig(r=4, lora_dropout=0.0)).train()
     outputs = model(preference_collate_fn(items)["data"])
     assert outputs["loss"].item() == pytest.approx(torch.log(torch.tensor(2.0)).item(), rel=1e-6)
-    assert {name: value.item() for name, value in outputs["sums"].items()} == dict.fromkeys(
-        model.metrics, 0.0
+    assert {name: outputs["sums"][name].item() for name in (*REWARDS, "kl")} == dict.fromkeys(
+        (*REWARDS, "kl"), 0.0
     )
 
 

@@ -31,9 +31,11 @@ def plain_kto(policy, base, items, desirable, mismatched):
         before, _ = plain.sums(base, items)
     now, _ = plain.sums(policy, items)
     ratios, kl = now - before, torch.zeros(()).double()
+    entropies = torch.stack([plain.entropies(policy, *sample).mean() for sample in plain.samples(items)])
+    lengths = plain.sums(base, items)[1]
     if mismatched:
         kl = max(ratios[1::2].mean().detach(), kl)
-        ratios = ratios[0::2]
+        ratios, now, entropies, lengths = (x[0::2] for x in (ratios, now, entropies, lengths))
     losses, signed = [], []
     for ratio, good in zip(ratios, desirable, strict=True):
         value = plain.sig(BETA * (ratio - kl)) if good else plain.sig(BETA * (kl - ratio))
@@ -41,6 +43,7 @@ def plain_kto(policy, base, items, desirable, mismatched):
         signed.append(BETA * (ratio if good else -ratio).detach())
     signed = torch.stack(signed)
     sums = [signed.sum(), (signed > 0).double().sum(), kl * len(losses)]
+    sums += [x.detach().sum() for x in (now, entropies, lengths)]
     return torch.stack(losses).sum(), torch.stack(sums)
 
 

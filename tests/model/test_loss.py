@@ -5,7 +5,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xtuner import blocks
-from xtuner.model.loss import cross_entropy_sum, head_cross_entropy_sum
+from xtuner.model.loss import (
+    cross_entropy_sum,
+    entropies_of,
+    head_cross_entropy_sum,
+    head_logprobs,
+    head_logprobs_and_entropies,
+)
 from xtuner.next_tokens import next_tokens
 
 
@@ -108,3 +114,27 @@ def test_16_bit_logits_are_summed_in_fp32():
     assert total.dtype == torch.float32
     assert logits.grad.dtype == torch.bfloat16
     torch.testing.assert_close(total, cross_entropy(logits.float(), targets, reduction="sum"))
+
+
+@pytest.mark.parametrize("of_head", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-6)])
+def test_entropies_are_those_of_the_distributions(monkeypatch, of_head, dtype, tolerance):
+    """Also of one that is certain; the log-probabilities are the same to the last bit."""
+    monkeypatch.setattr(blocks, "LOSS_ROWS", 48)
+    monkeypatch.setitem(blocks.LOSS_BLOCK, "cpu", 0)
+    monkeypatch.setitem(blocks.SOFTMAX_PART, "cpu", 3 * 4 * 11)
+    head = torch.nn.Linear(5, 11, dtype=dtype)
+    hidden = torch.randn(130, 5, dtype=dtype) * torch.linspace(0, 30, 130, dtype=dtype)[:, None]
+    hidden[-1] *= 1000
+    hidden.requires_grad_()
+    targets = torch.randint(0, 11, (130,))
+    logits = head(hidden)
+    wanted = torch.distributions.Categorical(logits=logits.double()).entropy()
+    if of_head:
+        logprobs, found = head_logprobs_and_entropies(hidden, head, targets)
+        assert torch.equal(logprobs, head_logprobs(hidden, head, targets))
+        assert logprobs.requires_grad
+    else:
+        found = entropies_of(logits, targets)
+    assert not found.requires_grad
+    assert (found - wanted).abs().max() < tolerance

@@ -98,6 +98,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
     ).train()
     model.llm.load_state_dict(policy.state_dict())
     model.double()
+    assert model.llm.config.reward_token_id == REWARD_TOKEN
     data = preference_collate_fn(ended)["data"]
     assert model.num_items(data) == 3
     outputs = model(data, num_items=3)
@@ -105,6 +106,8 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
     assert outputs["loss"].item() == pytest.approx(wanted.item(), rel=1e-11)
     c, r = rewards.detach().view(-1, 2).T
     sums = {"acc": (c > r).sum(), "chosen_score_mean": c.sum(), "rejected_score_mean": r.sum()}
+    lengths = torch.tensor([7 + 4 + 9, 5 + 6 + 8])
+    sums |= {"score_margin": (c - r).sum(), "chosen_length": lengths[0], "rejected_length": lengths[1]}
     assert {n: v.item() for n, v in outputs["sums"].items()} == pytest.approx(
         {n: v.item() for n, v in sums.items()}, rel=1e-10
     )
@@ -175,7 +178,7 @@ def test_a_causal_model_gets_a_head_of_zeros(llama_dir, ended):
     ):
         model = RewardModel(of_folder(llama_dir, **more), lora=lora).train()
         outputs = model(preference_collate_fn(ended)["data"])
-        assert [v.item() for v in outputs["sums"].values()] == [0.0, 0.0, 0.0]
+        assert [v.item() for v in outputs["sums"].values()][:4] == [0.0, 0.0, 0.0, 0.0]
         outputs["loss"].backward()
         heads = [p for n, p in model.named_parameters() if "score" in n and p.requires_grad]
         assert [(tuple(p.shape), p.dtype) for p in heads] == [((1, 64), torch.float32)]

@@ -74,6 +74,8 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
     with plain.exact_norms():
         sums, lengths = plain.sums(policy, items)
         losses, rewards, ratio = formula(sums, lengths)
+        of_means = method is not CPO or settings.get("loss_type") == "ipo"
+        metrics = plain.answer_metrics(policy, items, of_means)
         (losses.sum() / 3).backward()
     given = {"lora": LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"])} if lora else {}
     model = method(softer, **given, **settings).train()
@@ -84,6 +86,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
     assert outputs["loss"].item() == pytest.approx(losses.sum().item() / 3, rel=1e-11)
     c, r = rewards.view(-1, 2).T
     wanted = [c, r, (c > r).double(), c - r]
+    wanted += metrics
     if ratio is not None:
         wanted += [plain.sig(ratio.log()).log(), ratio.log()]
     wanted.append(-(sums / lengths)[0::2])

@@ -213,6 +213,18 @@ class Session:
             return self.pictures.encode(self.tokenizer, text)
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
 
+    def messages(self, text: str, system: str = "", *, with_picture: bool = False) -> list[dict[str, str]]:
+        """The dialogue up to the question `text`; `with_picture`: the image's mark above the first."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        questions = [(turn.text, turn.system) for turn in self.turns] + [(text, system)]
+        if with_picture:
+            questions[0] = self._with_picture(questions[0][0]), questions[0][1]
+        for number, question in enumerate(questions):
+            messages += _question(*question)
+            if number < len(self.turns):
+                messages.append({"role": "assistant", "content": self.turns[number].answer_text})
+        return messages
+
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         """The ids of an answer as training ends it: with SUFFIX or end of sequence, then SEP."""
         suffix = self.template.get("SUFFIX") or ""
@@ -250,13 +262,7 @@ class ChatTemplateSession(Session):
         return []
 
     def prompt_ids(self, text: str, system: str = "") -> list[int]:
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        questions = [(turn.text, turn.system) for turn in self.turns] + [(text, system)]
-        questions[0] = self._with_picture(questions[0][0]), questions[0][1]
-        for number, question in enumerate(questions):
-            messages += _question(*question)
-            if number < len(self.turns):
-                messages.append({"role": "assistant", "content": self.turns[number].answer_text})
+        messages = self.messages(text, system, with_picture=True)
         return encode_rendered(self.tokenizer, self._own.write(messages, prompt=True), self.pictures)
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:

@@ -44,6 +44,8 @@ class Settings(ModelSettings):
     top_p: float = 0.75
     repetition_penalty: float = 1.0
     seed: int = 0
+    best_of: int | None = None
+    reward: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
@@ -64,6 +66,25 @@ class Settings(ModelSettings):
         check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
         if self.tools and not self.lagent:
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
+        self._check_best_of()
+
+    def _check_best_of(self) -> None:
+        count, others = self.best_of, {"--lagent": self.lagent, "--with-plugins": self.plugins}
+        others |= {"--image": self.image, "--llava": self.llava}
+        if count is None:
+            if self.reward is not None:
+                raise ConfigError(f"--reward {self.reward} chooses among answers: add --best-of N.")
+            return
+        if count < 1:
+            raise ConfigError(f"--best-of is {count}: write 1 or more.")
+        if self.reward is None:
+            raise ConfigError(f"--best-of {count} needs a reward model that chooses: add --reward MODEL.")
+        if count > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"--best-of {count} with --temperature 0: all answers are the same; raise it, to 0.8 say."
+            )
+        if given := [flag for flag, value in others.items() if value]:
+            raise ConfigError(f"--best-of scores whole answers to texts: leave {given[0]} out.")
 
     def system_text(self) -> str:
         """The system text, given as text or by the name of a system template."""

@@ -30,6 +30,7 @@ from xtuner.errors import ConfigError
 from xtuner.generation.generate import Completion
 from xtuner.generation.limits import context_length
 from xtuner.log import logger
+from xtuner.scoring.scorer import Scorer, load_reward_model
 from xtuner.utils import PROMPT_TEMPLATE
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def _load_and_talk(
 
     if settings.offload_folder is not None and not devices.kind_of(dist.device()).many_devices:
         logger.warning("--offload-folder has no effect: on %s all layers stay in memory", dist.device().type)
+    scorer = _scorer(settings)
     parts = _llava_parts(settings)
     image = None if settings.image is None else read_image(settings.image)
     adapter = settings.adapter if parts is None else parts.llm_adapter
@@ -95,7 +97,7 @@ def _load_and_talk(
     session = make_session(
         tokenizer, template, make_system(system), settings.bot_name, context, pictures, picture
     )
-    answerer = Answerer(model, tokenizer, session, settings)
+    answerer = Answerer(model, tokenizer, session, settings, scorer)
     answer: Callable[[str, Show], Completion] = answerer
     if tools:
         answer = Agent(answerer, tools) if settings.lagent else MossAnswerer(answerer, tools)
@@ -112,6 +114,13 @@ def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
             dialogue.ask(text)
         if dialogue.ended:
             return
+
+
+def _scorer(settings: Settings) -> Scorer | None:
+    """The reward model that chooses among answers; None without one."""
+    if settings.reward is None:
+        return None
+    return load_reward_model(settings.reward, trust_remote_code=settings.trust_remote_code)
 
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:

@@ -7,6 +7,17 @@ from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
+from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.train import TRAIN
 
-CHINESE: dict[str, str] = {**HELP, **CHECK, **DATASET, **MODEL, **ENGINE, **TRAIN, **PREFERENCES, **HEADS}
+CHINESE: dict[str, str] = {
+    **HELP,
+    **CHECK,
+    **DATASET,
+    **MODEL,
+    **ENGINE,
+    **TRAIN,
+    **PREFERENCES,
+    **HEADS,
+    **SCORING,
+}

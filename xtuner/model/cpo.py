@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from xtuner.model.packed import Packed
 from xtuner.model.pairs import (
     PairLanguageModel,
+    answer_metrics,
     answers_of,
     check_beta,
     check_known,
     check_smoothing,
     check_weights,
-    reward_metrics,
 )
 from xtuner.model.preference_losses import CPO_LOSSES, OF_MEANS, cpo_loss
 
@@ -63,10 +63,10 @@ class CPO(PairLanguageModel):
         self.label_smoothing, self.sft_weight = label_smoothing, sft_weight
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
-        answers = answers_of(self, packed)
-        logprobs = answers.means if self.loss_type in OF_MEANS else answers.logprobs
+        answers, of_means = answers_of(self, packed, with_entropies=True), self.loss_type in OF_MEANS
+        logprobs = answers.means if of_means else answers.logprobs
         margins = logprobs[0::2] - logprobs[1::2]
         losses = cpo_loss(margins, self.beta, self.loss_type, self.label_smoothing)
-        rewards, nll = self.beta * logprobs, -answers.means[0::2]
-        values = {**reward_metrics(rewards[0::2], rewards[1::2]), "nll_loss": nll}
+        nll = -answers.means[0::2]
+        values = {**answer_metrics(self.beta * logprobs, answers, of_means), "nll_loss": nll}
         return losses + self.sft_weight * nll, values

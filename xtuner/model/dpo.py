@@ -24,12 +24,14 @@ from xtuner.model.packed import Packed
 from xtuner.model.pairs import (
     Answers,
     PairLanguageModel,
+    answer_metrics,
     answers_of,
     check_beta,
     check_known,
     check_smoothing,
     check_weights,
-    reward_metrics,
+    log_ratio_squares,
+    of_both,
 )
 from xtuner.model.preference_losses import (
     DIVERGENCES,
@@ -44,7 +46,12 @@ from xtuner.model.reference import ReferencedModel
 
 
 class DPO(ReferencedModel, PairLanguageModel):
-    """A language model that learns to prefer the chosen answer of each pair, near a reference."""
+    """A language model that learns to prefer the chosen answer of each pair, near a reference.
+
+    "kl": half the mean squared log-ratio of the tokens of both answers.
+    """
+
+    metrics = (*PairLanguageModel.metrics, "kl")
 
     def __init__(
         self,
@@ -90,15 +97,21 @@ class DPO(ReferencedModel, PairLanguageModel):
         if rpo_alpha:
             self.metrics = (*self.metrics, "nll_loss")
         self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings, stored_reference)
+        if stored_reference:
+            # Sums of log-probabilities are stored, and the estimate needs those of tokens.
+            self.metrics = tuple(name for name in self.metrics if name != "kl")
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
         todo = self.passes_of(packed, with_loss=True)
         before = self.reference_answers(packed, todo)
-        now = answers_of(self, packed, todo)
+        now = answers_of(self, packed, todo, with_entropies=True)
         ratios = now.logprobs - before.logprobs
         losses = DPO_LOSSES[self.loss_type](self._scores(now, before), self.beta, self.label_smoothing)
         rewards = self.beta * (ratios / now.lengths.clamp(min=1) if self.uses_means else ratios)
-        values = reward_metrics(rewards[0::2], rewards[1::2])
+        values = answer_metrics(rewards, now, self.uses_means)
+        if "kl" in self.metrics:
+            squares = log_ratio_squares(now, before, packed, self._sequence_group)
+            values["kl"] = of_both(squares, now.lengths)
         if self.rpo_alpha:
             values["nll_loss"] = -now.means[0::2]
             losses = losses + self.rpo_alpha * values["nll_loss"]

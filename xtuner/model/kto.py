@@ -25,7 +25,7 @@ from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.packed import Packed, pack
-from xtuner.model.pairs import answers_of, check_beta, check_weights, shared_outputs
+from xtuner.model.pairs import Answers, answers_of, check_beta, check_weights, shared_outputs
 from xtuner.model.passes import to_device
 from xtuner.model.preference_losses import kto_loss
 from xtuner.model.reference import ReferencedModel
@@ -43,8 +43,9 @@ class Labelled(Packed):
 class KTO(ReferencedModel):
     """A language model that learns from single answers, each good or bad."""
 
-    # "signed_rewards": rewards of good answers, and of bad ones with the other sign.
-    metrics = ("signed_rewards", "reward_acc", "kl")
+    # "signed_rewards": rewards of good answers, and of bad ones with the other sign. The last three: means
+    # over answers of their log-probability, of the entropy of a token, and of the number of tokens.
+    metrics = ("signed_rewards", "reward_acc", "kl", "logps", "entropy", "length")
     better_if_larger = frozenset({"signed_rewards", "reward_acc"})
 
     def __init__(
@@ -111,26 +112,33 @@ class KTO(ReferencedModel):
         if len(packed.boundaries) - 1 == 2 * len(desirable):
             packed, mismatched = every_second(packed, 0), every_second(packed, 1)
         kl = self._kl(mismatched)
-        ratios = self._log_ratios(packed)
+        now, before = self._answers(packed, with_entropies=True)
+        assert now.entropies is not None
+        ratios = now.logprobs - before.logprobs
         bad, good = self.weights
         weights = bad + (good - bad) * desirable.to(ratios.dtype)
         losses = weights * kto_loss(ratios, desirable, kl.to(ratios.dtype), self.beta)
         signed = torch.where(desirable, ratios, -ratios) * self.beta
-        values = (signed, (signed > 0).to(ratios.dtype), kl.expand(len(ratios)))
+        values = (
+            *(signed, (signed > 0).to(ratios.dtype), kl.expand(len(ratios))),
+            *(now.logprobs, now.entropies / now.lengths.clamp(min=1), now.lengths),
+        )
         named = dict(zip(self.metrics, values, strict=True))
         return shared_outputs(losses, named, num_items, self._sequence_group)
 
-    def _log_ratios(self, packed: Packed) -> Tensor:
+    def _answers(self, packed: Packed, with_entropies: bool = False) -> tuple[Answers, Answers]:
+        """Log-probabilities by the model, and by the reference."""
         todo = self.passes_of(packed, with_loss=True)
-        before = self.reference_answers(packed, todo).logprobs
-        return answers_of(self, packed, todo).logprobs - before
+        before = self.reference_answers(packed, todo)
+        return answers_of(self, packed, todo, with_entropies), before
 
     @torch.no_grad()
     def _kl(self, mismatched: Packed | None) -> Tensor:
         if mismatched is None:
             say_once("KTO has no mismatched answers: the KL to the reference is taken as 0", logging.INFO)
             return torch.zeros((), device=self.device)
-        ratios = self._log_ratios(mismatched)
+        now, before = self._answers(mismatched)
+        ratios = now.logprobs - before.logprobs
         total = torch.stack([ratios.sum(), ratios.new_tensor(float(len(ratios)))])
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(total)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from xtuner.model.base import base_model
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
 from xtuner.model.isolation import Isolation, isolates
-from xtuner.model.loss import head_logprobs, logprobs_of
+from xtuner.model.loss import entropies_of, head_logprobs, head_logprobs_and_entropies, logprobs_of
 from xtuner.model.packed import Packed, pack, to_device, unpack
 from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute, what_fits
@@ -35,6 +35,14 @@ from xtuner.model.router import balance_weight
 from xtuner.model.train_module import Outputs, TrainModule
 from xtuner.parallel.sequence import ulysses
 from xtuner.parallel.world import all_reduce_max
+
+
+class TokenLogprobs(NamedTuple):
+    """Numbers of the supervised tokens of a batch, `[M]` each."""
+
+    logprobs: Tensor
+    positions: np.ndarray  # of the tokens that predict them
+    entropies: Tensor | None = None  # of the distributions, without gradient
 
 
 class PackedLanguageModel(TrainModule):
@@ -155,27 +163,34 @@ class PackedLanguageModel(TrainModule):
         hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
         return _joined(hidden), _joined([p.device_targets() for p in supervised])
 
-    def token_logprobs(self, todo: Sequence[Pass]) -> tuple[Tensor, np.ndarray]:
-        """Log-probabilities `[M]` of all supervised tokens, and the positions that predict them."""
+    def token_logprobs(self, todo: Sequence[Pass], with_entropies: bool = False) -> TokenLogprobs:
+        """The log-probabilities of all supervised tokens."""
         supervised = [p for p in todo if len(p.targets)]
         apart = self.head_apart()
         logprobs = torch.zeros(0, device=self.device)
+        entropies: Tensor | None = logprobs if with_entropies else None
         if apart is not None and supervised:
             decoder, head = apart
             hidden, targets = self.hidden_with_loss(supervised, decoder)
-            logprobs = head_logprobs(hidden, head, targets)
+            if with_entropies:
+                logprobs, entropies = head_logprobs_and_entropies(hidden, head, targets)
+            else:
+                logprobs = head_logprobs(hidden, head, targets)
         elif supervised:
-            found = []
+            found, spread = [], []
             for p in supervised:
                 columns = p.columns_with_loss()
                 logits = p.with_loss_of(self.run(p, columns=columns).logits, columns)
                 found.append(logprobs_of(logits, p.device_targets()))
+                if with_entropies:
+                    spread.append(entropies_of(logits, p.device_targets()))
             logprobs = _joined(found)
+            entropies = _joined(spread) if with_entropies else None
         for p in todo:
             if not len(p.targets):
                 logprobs = logprobs + self.nothing(p)
         positions = [p.index[p.rows, p.columns] for p in supervised]
-        return logprobs, np.concatenate([*positions, np.zeros(0, np.int64)])
+        return TokenLogprobs(logprobs, np.concatenate([*positions, np.zeros(0, np.int64)]), entropies)
 
     def nothing(self, p: Pass) -> Tensor:
         """A zero with a graph through the model, so that the collectives of other ranks match."""

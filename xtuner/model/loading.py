@@ -143,7 +143,7 @@ def load_llm(
         if max_position_embeddings:
             extend_context(config, max_position_embeddings)
         kwargs = {**kwargs, **_decide(kwargs, config, full, factory), "config": config}
-        llm = mapped.load(lambda dtype: _call(factory, {**kwargs, "torch_dtype": dtype}, path), kwargs)
+        llm = mapped.load(lambda dtype: call_loader(factory, {**kwargs, "torch_dtype": dtype}, path), kwargs)
         if kwargs["attn_implementation"] is None:  # nothing was asked for
             own_attention.stand_in(llm)
     prepare_for_training(llm, tokenizer, full=full)
@@ -279,7 +279,8 @@ def _attention_for(asked: str | None, config: Any, device: torch.device, factory
     return attention.NAME if model_class and attention.supports_attention(model_class, config) else None
 
 
-def _call(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
+def call_loader(factory: Any, kwargs: dict[str, Any], path: str) -> PreTrainedModel:
+    """The model that `factory` loads from `path`; ModelError if it cannot."""
     given = {k: v for k, v in kwargs.items() if v is not None}
     try:
         llm = factory(**given)
@@ -478,7 +479,7 @@ def load_for_chat(
         _check_llava_form(path)
     family = auto_class_of(config, path, trust_remote_code=trust_remote_code)
     logger.info(translate("Load LLM from {path}", path=path))
-    model: Any = _call(family.from_pretrained, kwargs, str(path))
+    model: Any = call_loader(family.from_pretrained, kwargs, str(path))
     repack_whole_blocks_alone(model)
     scale_by_sample(model)
     if adapter is not None:

@@ -11,6 +11,7 @@ vocabulary 32,000, fp32, one core, medians of 3).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -151,21 +152,32 @@ class _HeadLogprobs(torch.autograd.Function):
     """Logits are computed again in backward, block by block: no more than one block's ever exist."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
         ctx.dtype = compute_dtype(hidden)
         ctx.save_for_backward(hidden, weight, bias, targets)
         logprobs = torch.empty(len(hidden), dtype=_exact(ctx.dtype), device=hidden.device)
+        entropies = torch.empty_like(logprobs) if with_entropy else None
         for rows, _, logits in _logits_by_block(hidden, weight, bias, ctx.dtype):
+            part = None if entropies is None else entropies[rows]
             if kernels.available(logits):
-                from xtuner.model.kernels.loss import cross_entropy
+                from xtuner.model.kernels.loss import cross_entropy, cross_entropy_and_entropy
 
-                torch.neg(cross_entropy(logits, targets[rows]), out=logprobs[rows])
+                if part is None:
+                    losses = cross_entropy(logits, targets[rows])
+                else:
+                    losses, found = cross_entropy_and_entropy(logits, targets[rows])
+                    part.copy_(found)
+                torch.neg(losses, out=logprobs[rows])
             else:
-                logprobs[rows] = _logprobs(logits, targets[rows])
-        return logprobs
+                logprobs[rows] = _logprobs(logits, targets[rows], part)
+        if entropies is not None:
+            ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
 
     @staticmethod
-    def backward(ctx, grad_logprobs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, grad_logprobs: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         needs = ctx.needs_input_grad
         unused_loss = torch.zeros((), dtype=grad_logprobs.dtype, device=hidden.device)
@@ -186,7 +198,7 @@ class _HeadLogprobs(torch.autograd.Function):
             if needs[2]:
                 d_bias = _add(d_bias, grad.sum(0), weight.dtype)
             del grad  # before the next block allocates its own
-        return d_hidden, d_weight, d_bias, None
+        return d_hidden, d_weight, d_bias, None, None
 
 
 def _logits_by_block(
@@ -202,19 +214,45 @@ def _logits_by_block(
         yield rows, x[:count], linear(x, w, b)[:count]
 
 
-def _logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+def _logprobs(logits: Tensor, targets: Tensor, entropies: Tensor | None = None) -> Tensor:
+    """Log-probabilities of `targets`; the entropies of the distributions are written to `entropies`."""
     wanted = logits.gather(1, targets[:, None])[:, 0]
     step = max(1, SOFTMAX_PART[cpu_or_gpu(logits.device.type)] // (4 * logits.shape[1]))
     exact = _exact(logits.dtype)
-    totals = [torch.logsumexp(rows.to(exact), 1) for rows in logits.split(step)]
+    if entropies is None:
+        return wanted.to(exact) - torch.cat([rows.to(exact).logsumexp(1) for rows in logits.split(step)])
+    totals = []
+    for rows, part in zip(logits.split(step), entropies.split(step), strict=True):
+        rows = rows.to(exact)
+        top = rows.amax(1, keepdim=True)
+        below = rows - top
+        p = below.exp()
+        total = p.sum(1)
+        log_total = total.log()
+        # The rounding is that of `logsumexp`, so that log-probabilities are the same with and without.
+        totals.append(log_total + top[:, 0])
+        torch.sub(log_total, torch.linalg.vecdot(p, below) / total, out=part)
     return wanted.to(exact) - torch.cat(totals)
 
 
 def head_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """Log-probabilities `[M]` that `head(hidden [M, h])` gives to `targets [M]`, in fp32, by blocks."""
-    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets)
+    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets, False)[0]
+
+
+def head_logprobs_and_entropies(hidden: Tensor, head: nn.Linear, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and the entropies `[M]` of the distributions, without gradient."""
+    return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets, True)
 
 
 def logprobs_of(logits: Tensor, targets: Tensor) -> Tensor:
-    """The same for given `logits [M, V]`."""
+    """Log-probabilities `[M]` that `logits [M, V]` give to `targets [M]`."""
     return _logprobs(logits, targets)
+
+
+@torch.no_grad()
+def entropies_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """The entropies `[M]` of the distributions of `logits [M, V]`."""
+    entropies = torch.empty(len(logits), dtype=_exact(logits.dtype), device=logits.device)
+    _logprobs(logits, targets, entropies)
+    return entropies

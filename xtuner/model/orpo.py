@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from xtuner.model.packed import Packed
-from xtuner.model.pairs import PairLanguageModel, answers_of, check_beta, reward_metrics
+from xtuner.model.pairs import PairLanguageModel, answer_metrics, answers_of, check_beta
 from xtuner.model.preference_losses import log_odds
 
 
@@ -49,11 +49,11 @@ class ORPO(PairLanguageModel):
         self.beta = beta
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
-        means = answers_of(self, packed).means
+        answers = answers_of(self, packed, with_entropies=True)
+        means = answers.means
         odds = log_odds(means)
         differences = odds[0::2] - odds[1::2]
         preference, nll = logsigmoid(differences), -means[0::2]
-        rewards = self.beta * means
-        values = reward_metrics(rewards[0::2], rewards[1::2])
+        values = answer_metrics(self.beta * means, answers, of_means=True)
         more = {"log_odds_ratio": preference, "log_odds_chosen": differences, "nll_loss": nll}
         return nll - self.beta * preference, {**values, **more}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.model.language_model import PackedLanguageModel
+from xtuner.model.language_model import PackedLanguageModel, TokenLogprobs
 from xtuner.model.packed import Packed, to_device
 from xtuner.model.passes import Pass
 from xtuner.model.preference_losses import SMOOTHED
@@ -30,6 +30,8 @@ class Answers(NamedTuple):
 
     logprobs: Tensor
     lengths: Tensor  # the number of these tokens
+    entropies: Tensor | None = None  # of the model's distributions, without gradient
+    tokens: TokenLogprobs | None = None  # of this process's tokens
 
     @property
     def means(self) -> Tensor:
@@ -37,11 +39,20 @@ class Answers(NamedTuple):
         return self.logprobs / self.lengths.clamp(min=1)
 
 
-class PairLanguageModel(PackedLanguageModel):
-    """A language model that learns to prefer the chosen answer of each pair."""
+REWARDS = ("chosen_rewards", "rejected_rewards", "reward_acc", "reward_margin")
 
-    metrics: tuple[str, ...] = ("chosen_rewards", "rejected_rewards", "reward_acc", "reward_margin")
-    better_if_larger = frozenset({"chosen_rewards", "reward_acc", "reward_margin"})
+
+class PairLanguageModel(PackedLanguageModel):
+    """A language model that learns to prefer the chosen answer of each pair.
+
+    "chosen_logps", "rejected_logps": the log-probability of an answer, or of its mean token where the rewards
+    are of that. "entropy": the mean over the tokens of both answers.
+    """
+
+    metrics: tuple[str, ...] = (
+        *REWARDS, "chosen_logps", "rejected_logps", "entropy", "chosen_length", "rejected_length",
+    )  # fmt: skip
+    better_if_larger = frozenset({"chosen_rewards", "reward_acc", "reward_margin", "chosen_logps"})
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -60,15 +71,43 @@ class PairLanguageModel(PackedLanguageModel):
         """The loss of each pair, and the value of each metric for each pair."""
 
 
-def answers_of(model: PackedLanguageModel, packed: Packed, todo: Sequence[Pass] | None = None) -> Answers:
+def answers_of(
+    model: PackedLanguageModel,
+    packed: Packed,
+    todo: Sequence[Pass] | None = None,
+    with_entropies: bool = False,
+) -> Answers:
     """The samples' log-probabilities by `model`, whose passes are `todo`.
 
     Sequence-parallel ranks all have those of whole samples.
     """
     todo = model.passes_of(packed, with_loss=True) if todo is None else todo
-    logprobs, positions = model.token_logprobs(todo)
-    sums = sum_by_sample(logprobs, positions, packed, model._sequence_group)
-    return Answers(sums, lengths_of(packed, logprobs))
+    tokens = model.token_logprobs(todo, with_entropies)
+    lengths = lengths_of(packed, tokens.logprobs)
+    if tokens.entropies is None:
+        sums = sum_by_sample(tokens.logprobs, tokens.positions, packed, model._sequence_group)
+        return Answers(sums, lengths, tokens=tokens)
+    both = torch.stack([tokens.logprobs, tokens.entropies], 1)
+    logprobs, entropies = sum_by_sample(both, tokens.positions, packed, model._sequence_group).unbind(1)
+    return Answers(logprobs, lengths, entropies.detach(), tokens)
+
+
+def log_ratio_squares(now: Answers, before: Answers, packed: Packed, group: Any) -> Tensor:
+    """Half the square of the log-ratio of each token, summed for each sample, without gradient.
+
+    An estimate of the KL divergence to the reference that is never below 0, and finite where the model has
+    given a token up (Schulman's k2; k3, which is exact on the model's own samples, has exp of the ratio).
+    """
+    assert now.tokens is not None
+    assert before.tokens is not None
+    own, other = (to_device(t.positions, t.logprobs.device) for t in (now.tokens, before.tokens))
+    # The reference may run its samples in another order, or another part of the sequence.
+    by_position = before.tokens.logprobs.new_zeros(len(packed.input_ids))
+    by_position[other] = before.tokens.logprobs.detach()
+    if group is not None:
+        torch.distributed.all_reduce(by_position, group=group)
+    halves = (now.tokens.logprobs.detach() - by_position[own]) ** 2 / 2
+    return sum_by_sample(halves, now.tokens.positions, packed, group)
 
 
 def sum_by_sample(values: Tensor, positions: np.ndarray, packed: Packed, group: Any) -> Tensor:
@@ -104,11 +143,24 @@ def num_pairs(data: Mapping[str, Any], method: str) -> int:
     return data["num_pairs"]
 
 
-def reward_metrics(chosen: Tensor, rejected: Tensor) -> dict[str, Tensor]:
-    """The metrics of every pair from the rewards of its answers."""
+def answer_metrics(rewards: Tensor, answers: Answers, of_means: bool = False) -> dict[str, Tensor]:
+    """The metrics of every pair, from the rewards of its answers and their log-probabilities."""
+    chosen, rejected = rewards[0::2], rewards[1::2]
     right = (chosen > rejected).to(chosen.dtype)
-    values = (chosen, rejected, right, chosen - rejected)
+    logps = answers.means if of_means else answers.logprobs
+    values = (
+        *(chosen, rejected, right, chosen - rejected),
+        *(logps[0::2], logps[1::2]),
+        of_both(answers.entropies, answers.lengths),
+        *(answers.lengths[0::2], answers.lengths[1::2]),
+    )
     return dict(zip(PairLanguageModel.metrics, values, strict=True))
+
+
+def of_both(sums: Tensor | None, lengths: Tensor) -> Tensor:
+    """The mean over the tokens of both answers of each pair, from sums over the tokens of each answer."""
+    assert sums is not None
+    return (sums[0::2] + sums[1::2]) / (lengths[0::2] + lengths[1::2]).clamp(min=1)
 
 
 def shared_outputs(

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.model.packed import Packed, pack
+from xtuner.model.base import base_model
+from xtuner.model.packed import Packed, pack, to_device
 from xtuner.model.pairs import check_known, check_weights, num_pairs, shared_outputs
 from xtuner.model.preference_losses import PENALTIES, REWARD_LOSSES
 from xtuner.model.scoring import ScoringModel
@@ -24,8 +26,12 @@ from xtuner.model.train_module import Outputs
 class RewardModel(ScoringModel):
     """A language model whose head says how good an answer is."""
 
-    metrics = ("acc", "chosen_score_mean", "rejected_score_mean")
-    better_if_larger = frozenset({"acc", "chosen_score_mean"})
+    # Lengths are those of whole samples, prompts included.
+    metrics = (
+        *("acc", "chosen_score_mean", "rejected_score_mean"),
+        *("score_margin", "chosen_length", "rejected_length"),
+    )
+    better_if_larger = frozenset({"acc", "chosen_score_mean", "score_margin"})
 
     def __init__(
         self,
@@ -55,6 +61,9 @@ class RewardModel(ScoringModel):
             max_position_embeddings,
         )
         self.reward_token_id = None if reward_token_id == -1 else reward_token_id
+        if self.reward_token_id is not None:
+            # In config.json of the model's folder, for programs that score texts with it.
+            base_model(self.llm).config.reward_token_id = self.reward_token_id
         if self.reward_token_id is not None and self.reward_token_id == self.llm.config.pad_token_id:
             what = "model.reward_token_id is {token}, the padding token, which has no score: take another"
             raise ConfigError(translate(what, token=reward_token_id))
@@ -80,6 +89,10 @@ class RewardModel(ScoringModel):
         penalty = PENALTIES[self.penalty_type]
         losses = REWARD_LOSSES[self.loss_type](chosen - rejected)
         losses = losses + self.penalty_weight * (penalty(chosen) + penalty(rejected)) / 2
-        values = ((chosen > rejected).to(chosen.dtype), chosen, rejected)
+        lengths = to_device(np.diff(packed.boundaries), rewards.device).to(rewards.dtype)
+        values = (
+            *((chosen > rejected).to(chosen.dtype), chosen, rejected),
+            *(chosen - rejected, lengths[0::2], lengths[1::2]),
+        )
         named = dict(zip(self.metrics, values, strict=True))
         return shared_outputs(losses, named, num_items, self._sequence_group)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from xtuner.model.packed import Packed
 from xtuner.model.pairs import (
     PairLanguageModel,
+    answer_metrics,
     answers_of,
     check_beta,
     check_smoothing,
     check_weights,
-    reward_metrics,
 )
 from xtuner.model.preference_losses import cpo_loss
 
@@ -62,9 +62,10 @@ class SimPO(PairLanguageModel):
         self.label_smoothing, self.sft_weight = label_smoothing, sft_weight
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
-        means = answers_of(self, packed).means
+        answers = answers_of(self, packed, with_entropies=True)
+        means = answers.means
         margins = means[0::2] - means[1::2] - self.gamma / self.beta
         losses = cpo_loss(margins, self.beta, smoothing=self.label_smoothing)
-        rewards, nll = self.beta * means, -means[0::2]
-        values = {**reward_metrics(rewards[0::2], rewards[1::2]), "nll_loss": nll}
+        nll = -means[0::2]
+        values = {**answer_metrics(self.beta * means, answers, of_means=True), "nll_loss": nll}
         return losses + self.sft_weight * nll, values

@@ -57,6 +57,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--top-p", type=float, default=0.75, help="choose among tokens of this total probability (0.75)")
     add("--repetition-penalty", type=float, default=1.0, help="above 1: say less twice (1.0)")
     add("--seed", type=int, default=0, help="the same seed gives the same answers (0)")
+    add(
+        "--best-of",
+        type=int,
+        metavar="N",
+        help="answer so often and show the answer that --reward scores highest",
+    )
+    add("--reward", metavar="MODEL", help="with --best-of: the reward model, a folder or a name on the hub")
     return parser.parse_args(argv)
 
 
@@ -100,10 +107,14 @@ def main(argv: list[str] | None = None) -> int:
         top_p=args.top_p,
         repetition_penalty=args.repetition_penalty,
         seed=args.seed,
+        best_of=args.best_of,
+        reward=args.reward,
     )
     # Paths and names are checked before torch is imported.
     settings.check()
     check_model_path(settings.model)
+    if settings.reward is not None:
+        check_model_path(settings.reward)
     if settings.adapter is not None:
         check_adapter_path(settings.adapter)
     from xtuner.chat.terminal import chat

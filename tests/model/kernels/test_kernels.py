@@ -135,6 +135,9 @@ def test_cross_entropy(width, dtype, random, assert_close):
     expected = cross_entropy(logits64, targets, reduction="none")
     expected.sum().backward()
     assert_close(loss.cross_entropy(logits, targets), expected)
+    losses, entropies = loss.cross_entropy_and_entropy(logits, targets)
+    assert torch.equal(losses, loss.cross_entropy(logits, targets))
+    assert_close(entropies, torch.distributions.Categorical(logits=logits64.detach()).entropy())
     scaled, factors = logits.clone(), random(5)
     assert_close(loss.cross_entropy_(scaled, targets, factors), expected)
     assert_close(scaled, logits64.grad * factors[:, None])
@@ -204,6 +207,7 @@ def test_shapes_are_known_without_values(random):
         (dropout.mask_, (x.clone(), 0.5, 1)),
         (four_bits.dequantize_nested, (codes, *[levels] * 5, 64, 256, (16, 4), torch.bfloat16)),
         (loss.cross_entropy, (logits, targets)),
+        (loss.cross_entropy_and_entropy, (logits, targets)),
         (loss.cross_entropy_, (logits.clone(), targets, None)),
         (loss.cross_entropy_, (logits.clone(), targets, random(3))),
     ]

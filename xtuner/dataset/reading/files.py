@@ -179,6 +179,10 @@ class RowsFile(ABC):
     def line(self, row: int) -> int:
         """The line at which that row begins, counting from 1."""
 
+    def lines(self) -> Iterator[int]:
+        """The line at which each row begins."""
+        return map(self.line, range(len(self)))
+
     def scan(self, start: Mark) -> Iterator[Scanned]:
         """The rows from `start` on, each parsed on request if the format allows."""
         for number, row in enumerate(islice(self, start.at, None), start.at):

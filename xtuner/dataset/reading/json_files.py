@@ -131,6 +131,13 @@ class JsonFile(RowsFile):
     def line(self, row: int) -> int:
         return self._text().count("\n", 0, self._index()[row]) + 1
 
+    def lines(self) -> Iterator[int]:
+        words, line, before = self._text(), 1, 0
+        for start in self._index():
+            line += words.count("\n", before, start)
+            before = start
+            yield line
+
     def place(self, row: int) -> str:
         return self._place(self._text(), self._index(), row)
 
