@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from xtuner.devices import has_fp64
+from xtuner.devices import has_fp64, pins_memory
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.model.loading import compute_dtype
@@ -58,8 +58,9 @@ class Update:
 
 def copied_to_host(value: torch.Tensor) -> Callable[[], float]:
     """Start to copy a number; the function returned waits for this copy alone, not for later kernels."""
-    copy = value.detach().to("cpu", non_blocking=True)
-    done = None if value.device.type == "cpu" else torch.Event(value.device)
+    behind = pins_memory(value.device)
+    copy = value.detach().to("cpu", non_blocking=behind)
+    done = torch.Event(value.device) if behind else None
     if done is not None:
         done.record()
 
@@ -138,7 +139,7 @@ class OptimWrapper:
         is_bad = torch.isfinite(total).logical_not().float()
         scale = None
         if self.max_norm is not None:
-            scale = torch.where(total > self.max_norm, self._divisor(total), 1.0)
+            scale = torch.where(total > self.max_norm, _divisor(total, self.max_norm), 1.0)
         self._step_with(grad_scale=scale, found_inf=is_bad)
         return Update(total)
 
@@ -149,7 +150,7 @@ class OptimWrapper:
         scale = None
         if finite and self.max_norm is not None and norm > self.max_norm:
             if self._takes_scale(total):
-                scale = self._divisor(total)
+                scale = _divisor(total, self.max_norm)
             else:
                 torch.nn.utils.clip_grads_with_norm_(params, self.max_norm, total)
         rescaled = False
@@ -161,10 +162,6 @@ class OptimWrapper:
         elif finite:
             self._step_with(grad_scale=scale)
         return Update(norm, applied=finite, rescaled=rescaled)
-
-    def _divisor(self, total: torch.Tensor) -> torch.Tensor:
-        """The number by which gradients above `max_norm` are divided, in fp32 for weights of any dtype."""
-        return (total.float() + EPSILON) / self.max_norm
 
     def _step_with(self, **scalars: torch.Tensor | None) -> None:
         """A step of the optimizer, which reads these numbers from its attributes."""
@@ -187,6 +184,11 @@ class OptimWrapper:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scaler and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _divisor(total: torch.Tensor, max_norm: float) -> torch.Tensor:
+    """The number by which gradients above `max_norm` are divided, in fp32 for weights of any dtype."""
+    return (total.float() + EPSILON) / max_norm
 
 
 class AmpOptimWrapper(OptimWrapper):

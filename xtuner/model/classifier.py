@@ -31,7 +31,7 @@ SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classifica
 METRICS = {SINGLE: ("acc",), SEVERAL: ("acc", "f1"), NUMBER: ("mean_error",)}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Labelled(Packed):
     """Samples, and the label of each."""
 

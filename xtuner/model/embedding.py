@@ -43,7 +43,7 @@ POOLINGS = ("last", "mean")
 TASK = "FEATURE_EXTRACTION"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Grouped(Packed):
     """Samples in groups of these sizes, and keys of the samples, equal for equal texts."""
 

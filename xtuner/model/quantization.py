@@ -17,6 +17,7 @@ from packaging.version import Version
 from xtuner import loadable
 from xtuner.devices import kind_of
 from xtuner.errors import ConfigError
+from xtuner.extras import pip_install
 from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.log import say_once
@@ -55,7 +56,7 @@ def check_bits(quantization: Any, config: Any, kind: str) -> None:
                     package=package,
                     lowest=lowest,
                     have=have,
-                    install=f"pip install '{package}>={lowest}'",
+                    install=pip_install(f"{package}>={lowest}"),
                 )
             )
 

@@ -137,7 +137,9 @@ def _product(
 
 def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
     """`x @ weights[e] + x @ a[e] @ b[e]` of rows in groups of `counts [E]`; `weights [E, in, out]`."""
-    if _has_kernel(x.device, x.dtype) and (a is None or a.shape[2] % 8 == 0):  # rows of 16 bytes
+    if (
+        grouped_mm is not None and _has_kernel(x.device, x.dtype) and (a is None or a.shape[2] % 8 == 0)
+    ):  # rows of 16 bytes
         ends = counts.cumsum(0, dtype=torch.int32)
         y = grouped_mm(x, weights, offs=ends)
         return y if a is None else y + grouped_mm(grouped_mm(x, a, offs=ends), b, offs=ends)
