@@ -3,7 +3,7 @@
     python benchmarks/gpu_on_paper.py                  the case of the goals, ours and transformers + peft
     python benchmarks/gpu_on_paper.py --by-op          and which parts and operators of it move most
     python benchmarks/gpu_on_paper.py --model qwen3-8b --method full --recompute full --tokens 8192
-    python benchmarks/gpu_on_paper.py --all --write    models, methods and lengths into RESULTS.md
+    python benchmarks/gpu_on_paper.py --all --write    both, models, methods and lengths into RESULTS.md
 
 Time is a roofline: products at --tflops, all other traffic at --tbs, one after the other. Left out are the
 products inside attention (a column of their own), starting kernels, and how far kernels are from these rates.
@@ -180,7 +180,7 @@ def _asked(case: Case, args: argparse.Namespace) -> Iterator[str]:
         else [case, replace(case, stock=True)]
     )
     if args.all or not args.small:
-        yield from rows(ways, args, args.by_op)
+        yield from rows(ways, args, args.by_op or args.all)
     if args.all or args.small:
         yield "\nFor a card of 8 GB, with double quantisation as in the recipes:\n"
         yield from rows(SMALL, args)

@@ -57,6 +57,7 @@ def test_few_layers_tell_what_many_do():
 
 
 @pytest.mark.usefixtures("use_kernels")
+@pytest.mark.parametrize("use_kernels", [True], indirect=True, ids=[""])
 @pytest.mark.parametrize(
     "case",
     [

@@ -240,6 +240,11 @@ MODEL = {
     "gradients on a CPU may be wrong once the model has answered in evaluation mode": (
         "模型在评估模式下回答过之后，CPU 上的梯度可能有误"
     ),
+    "each sample runs by itself: slower with many short samples": ("每个样本单独运行：短样本多时较慢"),
+    "each mask of a pack waits for the device": "打包数据的每个掩码都要等待设备",
+    "experts train as they are, to the same result, with several times the memory": (
+        "专家照原样训练，结果相同，但内存是数倍"
+    ),
     "it trains as it is, to the same result, with more time and memory": (
         "照原样训练，结果相同，但更费时间和内存"
     ),

@@ -289,6 +289,12 @@ def _fused(shape: Shape, run: Training) -> Fused | None:
     return None if _is_compiled(run) else family_of({"model_type": shape.family}).fused
 
 
+def _has_kernels(shape: Shape, run: Training) -> bool:
+    """Whether gate and up are multiplied, and their gradients made, by a kernel of XTuner's."""
+    fused = _fused(shape, run)
+    return run.device == TYPICAL and fused is not None and fused.mlp is not None
+
+
 def _is_compiled(run: Training) -> bool:
     return run.compiled and run.recompute in ("none", "selective")
 
@@ -362,12 +368,12 @@ def loss_bytes(shape: Shape, run: Training) -> int:
 def _backward_bytes(shape: Shape, run: Training) -> int:
     """Bytes of the gradients inside one layer, and of a matrix: dequantised, or its gradient.
 
-    The peak is either in the MLP, four as wide as it is (in tiles, with its gate and up), or in a norm, three
-    of the stream in fp32.
+    The peak is either in the MLP, four as wide as it is (three in XTuner's kernels; in tiles, with its gate
+    and up), or in a norm, three of the stream in fp32.
     """
     c = run.compute_bytes
     widest = max(_width(x) * max(1, x.active // shape.layers) for x in shape.linears)
-    mlp = run.tokens * c * (shape.hidden + 4 * widest)
+    mlp = run.tokens * c * (3 * widest if _has_kernels(shape, run) else shape.hidden + 4 * widest)
     if _in_tiles(shape, run):
         mlp = run.tokens * c * 2 * shape.hidden + TILE * c * 6 * widest
     gradients = max(mlp, run.tokens * shape.hidden * (c + 12))
