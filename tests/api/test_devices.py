@@ -207,7 +207,7 @@ def test_fp16_needs_a_loss_scale_that_torch_can_compute(kind, version, fp64, sca
         (
             "mps",
             {"torch": "2.13.0"},
-            "need bitsandbytes 0.50, here is None: pip install 'bitsandbytes>=0.50'",
+            "need bitsandbytes 0.50, here is None: .*-m pip install 'bitsandbytes>=0.50'",
         ),
         ("mps", {"bitsandbytes": "0.49.2", "torch": "2.13.0"}, "here is 0.49.2"),
         ("mps", {"bitsandbytes": "0.50.0", "torch": "2.8.0"}, "need torch 2.9, here is 2.8.0"),
