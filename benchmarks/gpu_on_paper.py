@@ -30,6 +30,7 @@ GIB = 2**30
 LENGTHS = (2048, 8192, 32768)
 MIDDLE = 8192
 GOALS = Case()
+PAIRS = Case(samples=16, pairs=True)
 # What is promised for a card of 8 GB: 7B in 4 bits, as the recipes have it.
 SMALL = [
     Case(model, tokens=tokens, rank=16, double_quant=True, recompute=way)
@@ -60,6 +61,7 @@ def name_of(case: Case) -> str:
     words = [case.model, {"qlora": "QLoRA", "lora": "LoRA", "full": "full"}[case.method]]
     words += [] if case.method == "full" else [f"rank {case.rank}"]
     words += [f"{case.tokens:,} tokens", f"recompute {case.recompute}"]
+    words += [f"DPO of {case.samples // 2} pairs"] if case.pairs else []
     return ("transformers + peft: " if case.stock else "") + ", ".join(words)
 
 
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--by-op", action="store_true", help="parts and operators that move most")
     parser.add_argument("--whole", action="store_true", help="run all layers, not 4 and 6 of them")
     parser.add_argument("--small", action="store_true", help="the runs that a card of 8 GB is promised")
+    parser.add_argument("--pairs", action="store_true", help="DPO")
     parser.add_argument("--all", action="store_true", help="all models, methods and lengths")
     parser.add_argument("--write", action="store_true", help="what is printed into RESULTS.md too")
     parser.add_argument("--tflops", type=float, default=790, help="products in bf16 (H100, H200: measured)")
@@ -179,8 +182,11 @@ def _asked(case: Case, args: argparse.Namespace) -> Iterator[str]:
         if args.ours or case.recompute in ("selective", "offload")
         else [case, replace(case, stock=True)]
     )
-    if args.all or not args.small:
+    if args.all or not (args.small or args.pairs):
         yield from rows(ways, args, args.by_op or args.all)
+    if args.all or args.pairs:
+        yield "\nDPO with an adapter, all tokens supervised; the reference is the model without it:\n"
+        yield from rows([PAIRS, replace(PAIRS, stock=True)], args)
     if args.all or args.small:
         yield "\nFor a card of 8 GB, with double quantisation as in the recipes:\n"
         yield from rows(SMALL, args)

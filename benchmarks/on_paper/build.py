@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from on_paper.models import Case
 from xtuner.model import SupervisedFinetune, attention, loading
+from xtuner.model.dpo import DPO
 
 FOUR_BIT = {"quant_type": "nf4"}
 
@@ -87,7 +88,8 @@ def _lora(case: Case, targets: Any) -> Any:
 
 def _ours(llm: Any, case: Case) -> nn.Module:
     lora = None if case.method == "full" else _lora(case, None)
-    return SupervisedFinetune(llm, lora=lora, use_activation_checkpointing=case.recompute)
+    kind = DPO if case.pairs else SupervisedFinetune
+    return kind(llm, lora=lora, use_activation_checkpointing=case.recompute)
 
 
 def _stock(llm: Any, case: Case) -> nn.Module:

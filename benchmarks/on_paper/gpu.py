@@ -220,8 +220,6 @@ def like_a_gpu() -> Iterator[_Autocast]:
         "torch.autograd.graph.save_on_cpu": _SaveOnHost,
         "torch.optim.optimizer._get_fused_kernels_supported_devices": lambda: ["meta"],
         "torch.utils._foreach_utils._get_foreach_kernels_supported_devices": lambda: ["meta"],
-        # transformers reads there whether positions restart.
-        "transformers.masking_utils.find_packed_sequence_indices": lambda positions: None,
         "xtuner.model.host_embedding.HostEmbedding": _EmbeddingOnHost,
         "xtuner.model.fused.linear._autocast_dtype": _compute_dtype,
     }

@@ -35,6 +35,7 @@ class Case:
     double_quant: bool = False
     fused_step: bool = True
     stock: bool = False  # transformers and peft
+    pairs: bool = False  # DPO; a pair is two samples, and the model without its adapter the reference
 
     def sizes(self, layers: int | None = None) -> dict[str, Any]:
         """The model's config.json, with another number of layers where that is asked for."""

@@ -163,7 +163,27 @@ class _Run:
             inputs = packed_inputs(ids, self.case.boundaries)
             inputs = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in inputs.items()}
             with attention.packed_batch(self.case.boundaries):
+                if self.case.pairs:
+                    return _loss_of_pairs(self.model, inputs, self.case.samples)
                 return self.model(**inputs, labels=inputs["input_ids"]).loss
         data = {"input_ids": ids.to("meta", non_blocking=True), "labels": ids, "cumulative_len": None}
         data |= {"boundaries": self.case.boundaries}
-        return self.model(data, num_items=self.case.tokens)["loss"]
+        if self.case.pairs:
+            data |= {"num_pairs": self.case.samples // 2}
+        items = self.case.samples // 2 if self.case.pairs else self.case.tokens
+        return self.model(data, num_items=items)["loss"]
+
+
+def _loss_of_pairs(model: Any, inputs: dict[str, Any], samples: int) -> Tensor:
+    """DPO as it is written down, with the logits of all tokens, on equally long samples."""
+
+    def answers() -> Tensor:
+        logits = model(**inputs).logits[:, :-1].float()
+        targets = inputs["input_ids"][:, 1:, None]
+        logprobs = logits.log_softmax(-1).gather(2, targets)[..., 0]
+        return torch.nn.functional.pad(logprobs, (0, 1)).view(samples, -1).sum(1)
+
+    with torch.no_grad(), model.disable_adapter():
+        before = answers()
+    ratios = answers() - before
+    return -torch.nn.functional.logsigmoid(0.1 * (ratios[0::2] - ratios[1::2])).mean()
