@@ -64,6 +64,19 @@ def test_each_sample_is_scaled_by_its_own_length(family, changes, relative_error
             assert relative_error(alone, wanted[i]) < 3e-6
 
 
+@pytest.mark.parametrize("lengths", [[10, 12], LENGTHS], ids=["short", "long"])
+def test_a_dynamic_scale_is_known_from_the_host(lengths):
+    """Positions on `meta` have no value that could be read."""
+    model = make("llama", **SHORT, rope_parameters=DYNAMIC)
+    scale_by_sample(model)
+    rotary = model.model.rotary_emb.to("meta")
+    total, boundaries = sum(lengths), [0, *itertools.accumulate(lengths)]
+    x, positions = torch.empty(1, total, 32, device="meta"), torch.empty(1, total, device="meta").long()
+    with packed_batch(boundaries):
+        cos, _ = rotary(x, positions)
+    assert cos.shape[:2] == (1, total)
+
+
 def test_a_part_of_a_pack_is_scaled_by_whole_samples():
     """A sequence-parallel rank has parts of samples, and gets the lengths of the whole samples."""
     model = make("llama", **SHORT, rope_parameters=DYNAMIC)
