@@ -55,7 +55,7 @@ def test_names_read_without_a_default_are_required():
 def test_names_that_are_read_are_keys_of_the_schema():
     """Or an argument of the type in a dict, which is checked against its signature."""
     keys = {key for keys in KEYS.values() for key in keys.split()} | set(RUN_KEYS) | set(RUNS_OWN) | PARTS
-    arguments = {"lr", "weight_decay", "dtype", "shuffle", "seed", "by_epoch", "interval"}
+    arguments = {"lr", "weight_decay", "dtype", "shuffle", "seed", "by_epoch", "interval", "fused"}
     assert KNOWN - keys - arguments == set()
 
 

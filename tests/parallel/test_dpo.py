@@ -149,7 +149,9 @@ def test_a_reference_stored_by_two_processes_is_the_living_one(case, one, stored
     assert found["options"].pop(STORED)
     expected = one(**found["options"], **({} if "shared" in case else {"train_dataloader.batch_size": 2}))
     assert_same(found, expected)
-    assert found["metrics"] == pytest.approx(expected["metrics"], abs=1e-4)
+    # Only sums over tokens are stored, so there is no kl.
+    wanted = {name: value for name, value in expected["metrics"].items() if not name.startswith("kl ")}
+    assert found["metrics"] == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("case", ZERO_CASES)

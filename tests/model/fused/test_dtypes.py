@@ -26,7 +26,7 @@ BOUNDARIES = [0, 5, 6, 14]
 def packed(window=None, softcap=None):
     def function(query, key, value):
         boundaries = torch.tensor(BOUNDARIES, dtype=torch.int32)
-        mask, rest = PackedMask(window), {"cu_seq_lens_q": boundaries, "max_length_q": 8}
+        mask, rest = PackedMask(BOUNDARIES, window), {"cu_seq_lens_q": boundaries, "max_length_q": 8}
         return attention(None, query, key, value, mask, softcap=softcap, **rest)[0]
 
     return function
