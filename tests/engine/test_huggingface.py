@@ -1,5 +1,6 @@
 """Training by the Trainer of transformers: the same losses as the engine, and its own checkpoints."""
 
+import itertools
 import json
 import re
 
@@ -15,6 +16,9 @@ from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError, NotFoundError
 from xtuner.recipes.render import render
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning", "ignore:Paged optimizers are not supported on CPU"
+)
 BOTH = """
 from datasets import load_dataset
 from peft import LoraConfig
@@ -115,8 +119,8 @@ def test_its_loss_is_that_of_transformers_on_each_sample_alone(config, tmp_path,
     llm = AutoModelForCausalLM.from_pretrained(llama_dir)
     total, count = 0.0, 0
     for item in [trainer.train_dataset[i] for i in range(4)]:
-        bounds = item["cumulative_len"].tolist()
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        bounds = item["cumulative_len"]
+        for start, end in itertools.pairwise(bounds):
             ids = torch.tensor(item["input_ids"][start:end])[None]
             labels = torch.tensor(item["labels"][start:end])[None]
             num = int((labels[:, 1:] != -100).sum())
@@ -174,7 +178,7 @@ def test_a_resumed_run_ends_with_the_same_weights(config, tmp_path):
 
 
 def test_resuming_from_what_is_no_checkpoint(config, tmp_path):
-    with pytest.raises(NotFoundError, match="there is no checkpoint in .* to resume from"):
+    with pytest.raises(NotFoundError, match=r"there is no checkpoint in .* to resume from"):
         train(config(), tmp_path, resume=True)
     with pytest.raises(
         CheckpointError, match=r"is no checkpoint of the Trainer: it has no trainer_state.json"
@@ -207,12 +211,19 @@ class Scored(Trainer):
         ),
         ({"trainer": dict}, "trainer is <class 'dict'>; it must be Trainer of transformers or a subclass"),
         ({"training_args.label_smoothing_factor": 0.1}, "training_args.label_smoothing_factor would replace"),
+        (
+            {"training_args.eval_strategy": "steps"},
+            "training_args.eval_strategy: the Trainer gets no data for",
+        ),
         ({"dataset.streaming": True}, "train_dataset: the Trainer needs to know its length"),
     ],
 )
 def test_what_would_be_lost_is_refused(config, tmp_path, options, message):
+    options = {"trainer": Trainer, **options}
+    found = config(**{name: value for name, value in options.items() if name != "trainer"})
+    found.trainer = options["trainer"]
     with pytest.raises(ConfigError, match=message):
-        train(config(**options), tmp_path)
+        train(found, tmp_path)
 
 
 def test_parts_of_the_engine_are_refused():
@@ -220,9 +231,7 @@ def test_parts_of_the_engine_are_refused():
     text = BOTH + TRAINER
     options = {"custom_hooks": [{"type": "m.H"}], "sequence_parallel_size": 2, "fsdp": False, "resume": True}
     found = check_config(parse_config(text, "toy.py", {**options, "train_cfg": {"max_iters": 3}})).errors
-    unread = (
-        "framework = 'huggingface' does not read {}: remove it and use training_args, or leave out framework"
-    )
+    unread = "framework = 'huggingface' does not read {}: use training_args instead, or leave framework out"
     messages = [fault.message for fault in found if "framework" in fault.message]
     assert sorted(messages) == [
         unread.format(name) for name in ("custom_hooks", "sequence_parallel_size", "train_cfg")

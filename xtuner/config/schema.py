@@ -70,7 +70,9 @@ TRAINER_KEYS: dict[str, str] = {
     "lora": "the adapter of `model`, which is a language model",
     "trainer": "the class of the Trainer",
 }
-_READ_BY_TRAINER = "framework model tokenizer work_dir resume deepspeed launcher log_level".split()
+_READ_BY_TRAINER = {
+    *("framework", "model", "tokenizer", "work_dir", "resume", "deepspeed", "launcher", "log_level")
+}
 
 _LOADER = (
     "dataset sampler batch_sampler collate_fn batch_size num_workers persistent_workers pin_memory "
@@ -94,7 +96,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
-_REQUIRED_BY_TRAINER = ("model", "train_dataset", "training_args")
+REQUIRED_BY_TRAINER = ("model", "train_dataset", "training_args")
 # The parts of a config that are built: every name in these must exist.
 BUILT = (
     "train_dataloader",
@@ -311,7 +313,7 @@ def is_of_value(fault: Fault) -> bool:
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
-    required = _REQUIRED_BY_TRAINER if by_trainer(config) else REQUIRED
+    required = REQUIRED_BY_TRAINER if by_trainer(config) else REQUIRED
     return [
         Fault(
             key,
@@ -330,17 +332,20 @@ def _of_trainer(config: Mapping[str, Any]) -> list[Fault]:
         return []
     found = [
         Fault(key, wrong_value(key, config[key], "a dict"))
-        for key in (*_REQUIRED_BY_TRAINER, "lora")
+        for key in (*REQUIRED_BY_TRAINER, "lora")
         if config.get(key) is not None and not isinstance(config[key], Mapping)
     ]
-    unread = "framework = 'huggingface' does not read {key}: remove it and use training_args, or leave out "
-    unread += "framework"
     for key in RUN_KEYS:
         # One process for a sequence is what the Trainer has.
         if key in _READ_BY_TRAINER or (key, config.get(key)) == ("sequence_parallel_size", 1):
             continue
         if config.get(key):
-            found.append(Fault(key, translate(unread, key=key)))
+            message = translate(
+                "framework = 'huggingface' does not read {key}: use training_args instead, or leave "
+                "framework out",
+                key=key,
+            )
+            found.append(Fault(key, message))
     return found
 
 

@@ -69,15 +69,17 @@ def train_by_trainer(cfg: Config, options: RunOptions, world: World | None = Non
     if options.fsdp:
         raise ConfigError(translate("--fsdp: with framework = 'huggingface' set training_args.fsdp"))
     world = world or make_world()
-    given = cfg.get("training_args")
-    named = options.work_dir or cfg.get("work_dir") or given.get("output_dir")
+    training = cfg["training_args"]
+    named = options.work_dir or cfg.get("work_dir") or training.get("output_dir")
     work_dir = Path(named or Path("work_dirs") / Path(cfg.filename).stem)
     with contextlib.ExitStack() as held:
         if world.is_first:
             held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
             held.enter_context(_log_file(cfg, work_dir))
-        source = _find_source(options.resume or cfg.get("resume") or False, work_dir)
+        asked = options.resume or cfg.get("resume") or training.get("resume_from_checkpoint") or False
+        source = _find_source(asked, work_dir)
         trainer = build_trainer(cfg, options, world, work_dir)
+        assert trainer.model is not None
         logger.info(translate("Checkpoints will be saved to %s."), work_dir)
         logger.info("%s", describe_environment(trainer.args.device))
         logger.info("%s", describe_weights(trainer.model))
@@ -97,7 +99,7 @@ def build_trainer(cfg: Config, options: RunOptions, world: World, work_dir: Path
     builder = Builder()
     kind = _trainer_class(cfg)
     register_families()
-    dataset = world.local_rank_0_first(lambda: builder.build(cfg.get("train_dataset"), "train_dataset"))
+    dataset = world.local_rank_0_first(lambda: builder.build(cfg["train_dataset"], "train_dataset"))
     if isinstance(dataset, Stream):
         raise ConfigError(
             translate("train_dataset: the Trainer needs to know its length; leave out streaming = True")
@@ -154,7 +156,7 @@ def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        module.called = lambda: model  # type: ignore[method-assign]
+        module.called = lambda: model
         outputs = module(inputs, num_items=num_items_in_batch)
         loss = outputs["loss"]
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -166,28 +168,32 @@ def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer
 
 
 def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Builder) -> TrainingArguments:
-    given = dict(cfg.get("training_args"))
-    if given.get("remove_unused_columns"):
+    arguments = dict(cfg["training_args"])
+    if arguments.get("remove_unused_columns"):
         say_once("training_args.remove_unused_columns is not used: samples of a pack need their boundaries")
     for name in _REPLACED:
-        if given.get(name):
+        if arguments.get(name):
             raise ConfigError(
                 translate(
                     "training_args.{name} would replace the loss of packed samples: remove it", name=name
                 )
             )
-    given |= {"output_dir": str(work_dir), "remove_unused_columns": False, "disable_tqdm": True}
-    given |= {} if options.seed is None else {"seed": options.seed}
-    given |= {} if options.deepspeed is None else {"deepspeed": dict(options.deepspeed)}
+    if arguments.get("eval_strategy") not in (None, "no"):
+        raise ConfigError(
+            translate("training_args.eval_strategy: the Trainer gets no data for validation; remove it")
+        )
+    arguments |= {"output_dir": str(work_dir), "remove_unused_columns": False, "disable_tqdm": True}
+    arguments |= {} if options.seed is None else {"seed": options.seed}
+    arguments |= {} if options.deepspeed is None else {"deepspeed": dict(options.deepspeed)}
     device = dist.device()
     if device.type == "cpu":
-        given["use_cpu"] = True
+        arguments["use_cpu"] = True
     for name, wanted in (("fp16", torch.float16), ("bf16", torch.bfloat16)):
-        if given.get(name):
+        if arguments.get(name):
             found = compute_dtype(wanted, device)
-            given |= {"fp16": found == torch.float16, "bf16": found == torch.bfloat16}
+            arguments |= {"fp16": found == torch.float16, "bf16": found == torch.bfloat16}
             break
-    args = builder.build(given, "training_args")
+    args = builder.build(arguments, "training_args")
     zero = getattr(args, "hf_deepspeed_config", None)
     if zero is not None and zero.is_zero3():
         raise ConfigError(
@@ -199,7 +205,7 @@ def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Bu
 
 
 def _model(cfg: Config, args: TrainingArguments) -> WrappedFinetune:
-    given = dict(cfg.get("model"))
+    given = dict(cfg["model"])
     if callee_of(given, "model") is SupervisedFinetune:
         kwargs = {key: value for key, value in given.items() if key != "type"}
         kwargs = {
@@ -234,7 +240,8 @@ class LogCallback(TrainerCallback):
         left = (now - self._started) / max(1, done - self._first) * (end - done)
         self._logged_at, self._logged = now, done
         words = describe_values(values, left, peak_bytes(args.device) // 2**20)
-        logger.info("Iter(train) [%s/%d]  %s", str(done).rjust(len(str(end))), end, words)
+        tag = f"Iter(train) [{done:>{len(str(end))}}/{end}]"
+        logger.info("%s  %s", tag, words)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logger.info(translate("Saving checkpoint at %d iterations"), state.global_step)
@@ -276,7 +283,7 @@ def _log_file(cfg: Config, work_dir: Path) -> Iterator[None]:
 
 
 def _next_step(cfg: Config, work_dir: Path) -> str:
-    llm = cfg.get("model").get("llm") or cfg.get("model")
+    llm = cfg["model"].get("llm") or cfg["model"]
     base = llm.get("pretrained_model_name_or_path")
     is_adapter = (work_dir / "adapter_config.json").is_file()
     words = [base, "--adapter", str(work_dir)] if is_adapter else [str(work_dir)]
