@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,16 +104,34 @@ def scalars(run, name):
     return [json.loads(line)[name] for line in lines]
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_its_updates_are_those_of_the_engine(config, tmp_path, full):
-    """Two batches an update, four packs in one: their tokens count equally."""
-    change = {"lora_of_both": None} if full else {}
-    run = build_run(config(ENGINE, **change), RunOptions(work_dir=str(tmp_path / "engine")))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"lora_of_both": None},
+        {"training_args.gradient_checkpointing": True},
+        {"training_args.gradient_accumulation_steps": 4, "training_args.per_device_train_batch_size": 1},
+    ],
+)
+def test_its_updates_are_those_of_the_engine(config, tmp_path, change):
+    """However an update is split into batches: its tokens count equally."""
+    of_both = {name: value for name, value in change.items() if name == "lora_of_both"}
+    run = build_run(config(ENGINE, **of_both), RunOptions(work_dir=str(tmp_path / "engine")))
     run.train()
     trainer = train(config(**change), tmp_path / "trainer")
     assert len(logged(trainer)) == 4
     assert logged(trainer) == pytest.approx(scalars(run, "loss"), abs=1e-5)
     assert logged(trainer, "grad_norm") == pytest.approx(scalars(run, "grad_norm"), rel=1e-4)
+
+
+def test_its_model_may_be_that_of_the_engine(config, tmp_path):
+    """`SupervisedFinetune`, with the adapter inside."""
+    plain = train(config(), tmp_path / "plain")
+    whole = config(
+        TRAINER.replace("model = llm", "model = dict(type=SupervisedFinetune, llm=llm, lora=lora_of_both)")
+    )
+    whole.lora = None
+    assert logged(train(whole, tmp_path / "whole")) == logged(plain)
 
 
 def test_its_loss_is_that_of_transformers_on_each_sample_alone(config, tmp_path, llama_dir):
@@ -283,3 +304,16 @@ def test_the_catalogues_configs_train(name, llama_dir, tmp_path):
     trainer = train(config, tmp_path / "work")
     assert len(logged(trainer)) == 2
     assert (tmp_path / "work" / "checkpoint-2" / "adapter_model.safetensors").is_file()
+
+
+def test_two_processes_train_as_one(config, tmp_path):
+    """Each reads a batch of an update; the command line gives the work dir."""
+    one = train(config(), tmp_path / "one")
+    path = tmp_path / "one" / "toy.py"
+    command = [sys.executable, "-m", "xtuner", "train", str(path), "--work-dir", str(tmp_path / "two")]
+    command += ["--cfg-options", "training_args.gradient_accumulation_steps=1"]
+    environment = {**os.environ, "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    state = json.loads((tmp_path / "two" / "trainer_state.json").read_text())
+    found = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert found == pytest.approx(logged(one), abs=1e-5)

@@ -18,6 +18,9 @@ TRAINER = {
     "training_args.remove_unused_columns is not used: samples of a pack need their boundaries": (
         "training_args.remove_unused_columns 不起作用：打包的样本需要它们的边界"
     ),
+    "training_args.{name} is not used: layers are recomputed by XTuner itself": (
+        "training_args.{name} 不起作用：各层由 XTuner 自己重新计算"
+    ),
     "training_args.eval_strategy: the Trainer gets no data for validation; remove it": (
         "training_args.eval_strategy：Trainer 没有验证数据；请去掉"
     ),

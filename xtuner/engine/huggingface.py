@@ -46,6 +46,10 @@ from xtuner.utils import IGNORE_INDEX
 
 # Arguments of the Trainer that would replace parts of the model or its loss.
 _REPLACED = ("label_smoothing_factor", "use_liger_kernel")
+# Layers are recomputed as the model of the engine does it; transformers has two names.
+_RECOMPUTES = tuple(
+    f"{kind}_checkpointing{rest}" for kind in ("gradient", "activation") for rest in ("", "_kwargs")
+)
 _STATE = "trainer_state.json"
 
 
@@ -167,21 +171,28 @@ def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer
     return type(kind.__name__, (kind,), {"compute_loss": compute_loss})
 
 
-def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Builder) -> TrainingArguments:
-    arguments = dict(cfg["training_args"])
-    if arguments.get("remove_unused_columns"):
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    if given.get("remove_unused_columns"):
         say_once("training_args.remove_unused_columns is not used: samples of a pack need their boundaries")
+    for name in _RECOMPUTES:
+        if name.endswith("kwargs") and given.get(name):
+            say_once("training_args.{name} is not used: layers are recomputed by XTuner itself", name=name)
     for name in _REPLACED:
-        if arguments.get(name):
+        if given.get(name):
             raise ConfigError(
                 translate(
                     "training_args.{name} would replace the loss of packed samples: remove it", name=name
                 )
             )
-    if arguments.get("eval_strategy") not in (None, "no"):
+    if given.get("eval_strategy") not in (None, "no"):
         raise ConfigError(
             translate("training_args.eval_strategy: the Trainer gets no data for validation; remove it")
         )
+
+
+def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Builder) -> TrainingArguments:
+    arguments = {key: value for key, value in cfg["training_args"].items() if key not in _RECOMPUTES}
+    _check_arguments(cfg["training_args"])
     arguments |= {"output_dir": str(work_dir), "remove_unused_columns": False, "disable_tqdm": True}
     arguments |= {} if options.seed is None else {"seed": options.seed}
     arguments |= {} if options.deepspeed is None else {"deepspeed": dict(options.deepspeed)}
@@ -215,9 +226,10 @@ def _model(cfg: Config, args: TrainingArguments) -> WrappedFinetune:
         kwargs = {"llm": given}
     if cfg.get("lora") is not None:
         kwargs["lora"] = build(cfg.get("lora"), "lora")
-    if args.gradient_checkpointing:
-        args.gradient_checkpointing = False
-        kwargs["use_activation_checkpointing"] = True
+    asked = [cfg["training_args"].get(name) for name in _RECOMPUTES if not name.endswith("kwargs")]
+    asked = [value for value in asked if value is not None]
+    if asked:
+        kwargs["use_activation_checkpointing"] = any(asked)
     model = WrappedFinetune(**kwargs)
     if args.deepspeed or args.fsdp:
         model.use_plain_layers()

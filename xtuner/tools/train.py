@@ -123,13 +123,15 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.engine.run import RunOptions
 
     options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, zero, found.forecast)
+    from xtuner.engine.memory import explaining_out_of_memory
+
     if by_trainer(config):
         from xtuner.engine.huggingface import train_by_trainer
 
-        train_by_trainer(config, options)
+        with explaining_out_of_memory(found.forecast):
+            train_by_trainer(config, options)
         return 0
     from xtuner.engine.build import build_run
-    from xtuner.engine.memory import explaining_out_of_memory
 
     with explaining_out_of_memory(found.forecast):
         run = build_run(config, options)
