@@ -26,12 +26,6 @@ def test_what_the_table_lists_does_not_exist(name):
             "version; a full, lora or qlora config can train a language model",
         ),
         (
-            "internlm_7b_qlora_oasst1_e3_hf",
-            "framework: training by the Trainer of transformers (framework = 'huggingface') is not available "
-            "in this version; take the built-in config of the same name without _hf: the same model, data "
-            "and method",
-        ),
-        (
             "internlm_7b_qlora_oasst1_mmlu_e3",
             "val_evaluator: measuring answers (val_evaluator, test_evaluator) is not available in this "
             "version; remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and "

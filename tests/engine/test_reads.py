@@ -8,7 +8,15 @@ import pytest
 
 import xtuner.engine
 from xtuner.check.names import MADE, unmade
-from xtuner.config.schema import KEYS, REQUIRED, RUN_KEYS, RUNS_OWN, find_faults
+from xtuner.config.schema import (
+    KEYS,
+    REQUIRED,
+    REQUIRED_BY_TRAINER,
+    RUN_KEYS,
+    RUNS_OWN,
+    TRAINER_KEYS,
+    find_faults,
+)
 
 FILES = sorted(Path(xtuner.engine.__file__).parent.rglob("*.py"))
 # A dict of the config: cfg, run.cfg, run.cfg.train_dataloader, optimizer_cfg, given, ...
@@ -45,6 +53,7 @@ NEEDED, KNOWN = (set().union(*found) for found in zip(*map(reads, FUNCTIONS), st
 ABSENT_IS_A_FAULT = {*REQUIRED, *(place for place, made in MADE.items() if not made.may_be_absent)}
 # The type of a part is either required or has a default, see `unmade`.
 PARTS = {place.rpartition(".")[2] for place in ABSENT_IS_A_FAULT} | {"type"}
+PARTS |= set(REQUIRED_BY_TRAINER)
 
 
 def test_names_read_without_a_default_are_required():
@@ -54,7 +63,13 @@ def test_names_read_without_a_default_are_required():
 
 def test_names_that_are_read_are_keys_of_the_schema():
     """Or an argument of the type in a dict, which is checked against its signature."""
-    keys = {key for keys in KEYS.values() for key in keys.split()} | set(RUN_KEYS) | set(RUNS_OWN) | PARTS
+    keys = (
+        {key for keys in KEYS.values() for key in keys.split()}
+        | set(RUN_KEYS)
+        | set(TRAINER_KEYS)
+        | set(RUNS_OWN)
+        | PARTS
+    )
     arguments = {"lr", "weight_decay", "dtype", "shuffle", "seed", "by_epoch", "interval", "fused"}
     assert KNOWN - keys - arguments == set()
 

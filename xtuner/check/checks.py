@@ -13,7 +13,7 @@ from xtuner.check.files import data_bytes, file_faults, folders_nearby, hub_name
 from xtuner.check.names import Names, look_at, unmade
 from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
-from xtuner.config.schema import BUILT, Fault, find_faults, is_of_value, passed_on
+from xtuner.config.schema import Fault, built_parts, find_faults, is_of_value, passed_on
 from xtuner.errors import ConfigError
 from xtuner.estimate.forecast import Forecast, forecast, shortages
 from xtuner.estimate.processes import ALONE, Division
@@ -47,7 +47,7 @@ def check_config(
     `division`: the processes of the run. `try_rows` reads the first rows, which takes a moment.
     """
     names = Names()
-    for key in BUILT:
+    for key in built_parts(config):
         look_at(passed_on(config.get(key)), key, names)
     errors, warnings = template_faults(config)
     found = Findings(

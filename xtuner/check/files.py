@@ -14,7 +14,7 @@ from typing import Any
 
 from xtuner.checkpoint_paths import check_exists
 from xtuner.config.folders import called, check_folder, named_folders, walk
-from xtuner.config.schema import Fault
+from xtuner.config.schema import Fault, data_parts
 from xtuner.data_files import check_there, named_files
 from xtuner.errors import ConfigError, DataError, ModelError, NotFoundError
 from xtuner.language import translate
@@ -81,7 +81,7 @@ def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
 
 
 def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in data_parts(config):
         for path, value in walk(config.get(name), name):
             if called(value) == "load_dataset" and isinstance(value.get("path"), str):
                 yield path, value

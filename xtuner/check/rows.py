@@ -16,7 +16,7 @@ from xtuner.check.files import data_files
 from xtuner.config.folders import called, walk
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
-from xtuner.config.schema import Fault
+from xtuner.config.schema import Fault, data_parts
 from xtuner.language import translate
 
 # The dict of process_hf_dataset -> the fault of its rows, or None.
@@ -45,7 +45,7 @@ def row_faults(config: Mapping[str, Any], try_rows: TryRows) -> tuple[list[Fault
 
 def _encoded(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The calls of process_hf_dataset that tokenise data of load_dataset."""
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in data_parts(config):
         for path, cfg in walk(config.get(name), name):
             load = cfg.get("dataset")
             if (

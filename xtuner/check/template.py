@@ -13,7 +13,7 @@ from typing import Any
 
 from xtuner.config.folders import called, walk
 from xtuner.config.ref import as_ref
-from xtuner.config.schema import Fault
+from xtuner.config.schema import Fault, data_parts
 from xtuner.errors import ConfigError, ModelError
 from xtuner.language import translate
 from xtuner.model_folder import read_tokenizer
@@ -104,7 +104,8 @@ def _tokenizer_folder(config: Mapping[str, Any]) -> Path | None:
 
 def _data_templates(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Path and value of each template of the data."""
-    for path, value in walk(config.get("train_dataloader"), "train_dataloader"):
+    name = data_parts(config)[0]
+    for path, value in walk(config.get(name), name):
         if called(value) == "template_map_fn_factory":
             yield f"{path}.template", value.get("template")
 

@@ -2,7 +2,7 @@
 
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.dataset import DATASET
-from xtuner.chinese.engine import ENGINE
+from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.model import MODEL
@@ -16,6 +16,7 @@ CHINESE: dict[str, str] = {
     **DATASET,
     **MODEL,
     **ENGINE,
+    **TRAINER,
     **TRAIN,
     **PREFERENCES,
     **HEADS,

@@ -241,11 +241,8 @@ CONFIG = {
     "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity": (
         "请删除它们及其数据：val_dataloader = dict(held_out=0.05) 可给出 loss 和困惑度"
     ),
-    "training by the Trainer of transformers (framework = 'huggingface')": (
-        "用 transformers 的 Trainer 训练（framework = 'huggingface'）"
-    ),
-    "take the built-in config of the same name without _hf: the same model, data and method": (
-        "请用同名但不带 _hf 的内置配置：模型、数据和方法都相同"
+    "framework = 'huggingface' does not read {key}: use training_args instead, or leave framework out": (
+        "framework = 'huggingface' 不读取 {key}：请改用 training_args，或去掉 framework"
     ),
     "DeepSeek-V2 with its experts in shards": "专家分片的 DeepSeek-V2",
     "choose another model": "请换一个模型",

@@ -2,6 +2,39 @@
 
 from __future__ import annotations
 
+TRAINER = {
+    "train_dataset: the Trainer needs to know its length; leave out streaming = True": (
+        "train_dataset：Trainer 需要知道数据的长度；请去掉 streaming = True"
+    ),
+    "trainer is {kind!r}; it must be Trainer of transformers or a subclass": (
+        "trainer 是 {kind!r}；它必须是 transformers 的 Trainer 或其子类"
+    ),
+    "trainer is {kind}, whose compute_loss would be replaced by the loss of packed samples: remove it": (
+        "trainer 是 {kind}，它的 compute_loss 会被打包样本的损失取代：请去掉该方法"
+    ),
+    "training_args.{name} would replace the loss of packed samples: remove it": (
+        "training_args.{name} 会取代打包样本的损失：请去掉"
+    ),
+    "training_args.remove_unused_columns is not used: samples of a pack need their boundaries": (
+        "training_args.remove_unused_columns 不起作用：打包的样本需要它们的边界"
+    ),
+    "training_args.{name} is not used: layers are recomputed by XTuner itself": (
+        "training_args.{name} 不起作用：各层由 XTuner 自己重新计算"
+    ),
+    "training_args.eval_strategy: the Trainer gets no data for validation; remove it": (
+        "training_args.eval_strategy：Trainer 没有验证数据；请去掉"
+    ),
+    "framework = 'huggingface' does not train by ZeRO-3: use zero2, or leave framework out": (
+        "framework = 'huggingface' 不支持 ZeRO-3：请用 zero2，或去掉 framework"
+    ),
+    "--fsdp: with framework = 'huggingface' set training_args.fsdp": (
+        "--fsdp：framework = 'huggingface' 时请设 training_args.fsdp"
+    ),
+    "{path} is no checkpoint of the Trainer: it has no {file}": (
+        "{path} 不是 Trainer 的检查点：其中没有 {file}"
+    ),
+}
+
 ENGINE = {
     "optim_wrapper.optimizer is {name} of bitsandbytes, which documents no optimizers on {device}: use "
     "torch.optim.AdamW": (

@@ -11,6 +11,7 @@ from typing import Any
 
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
+from xtuner.config.schema import data_parts
 from xtuner.loadable import WITHOUT_TEXT, check_language_model, check_training
 from xtuner.model_folder import check_model_folder
 
@@ -27,7 +28,7 @@ class Folder:
 
 def named_folders(config: Mapping[str, Any]) -> Iterator[Folder]:
     """The models and tokenizers in `config`."""
-    for name in ("tokenizer", "train_dataloader", "model"):
+    for name in ("tokenizer", data_parts(config)[0], "model"):
         for path, value in walk(config.get(name), name):
             folder = value.get("pretrained_model_name_or_path")
             if isinstance(folder, str):

@@ -61,6 +61,17 @@ RUN_KEYS: dict[str, str] = {
     "randomness": "seed and determinism",
     "max_nonfinite_updates": "stop after so many consecutive skipped updates: not finite, or a loss above "
     "train_cfg.spike_ratio",
+    "framework": "mmengine, or huggingface: the Trainer of transformers trains",
+}
+# The names that are read only with framework = 'huggingface', and those of RUN_KEYS that are read then too.
+TRAINER_KEYS: dict[str, str] = {
+    "training_args": "TrainingArguments of transformers",
+    "train_dataset": "data of the Trainer",
+    "lora": "the adapter of `model`, which is a language model",
+    "trainer": "the class of the Trainer",
+}
+_READ_BY_TRAINER = {
+    *("framework", "model", "tokenizer", "work_dir", "resume", "deepspeed", "launcher", "log_level")
 }
 
 _LOADER = (
@@ -85,6 +96,7 @@ _DTYPES = ("float16", "bfloat16", "float32")
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
+REQUIRED_BY_TRAINER = ("model", "train_dataset", "training_args")
 # The parts of a config that are built: every name in these must exist.
 BUILT = (
     "train_dataloader",
@@ -100,6 +112,7 @@ BUILT = (
     "default_hooks",
     "custom_hooks",
 )
+_BUILT_BY_TRAINER = ("train_dataset", "model", "lora", "training_args", "trainer", "tokenizer")
 # Keys in them that are not arguments of their types.
 RUNS_OWN = ("priority", "paramwise_cfg")
 # The similarity to a known name from which an unused name is a typing error.
@@ -163,6 +176,7 @@ def _text(path: str) -> Value:
 
 VALUES = (
     *(Value(key, "a dict", lambda v: isinstance(v, Mapping)) for key in REQUIRED),
+    Value("framework", "one of mmengine, huggingface", lambda v: v in ("mmengine", "huggingface")),
     _whole("train_dataloader.batch_size", 1, may_be_none=False),
     _whole("train_dataloader.num_workers", 0, may_be_none=False),
     _whole("val_dataloader.batch_size", 1, may_be_none=False),
@@ -245,6 +259,22 @@ CLASHES = (
 )
 
 
+def by_trainer(config: Mapping[str, Any]) -> bool:
+    """Whether the Trainer of transformers trains, instead of the engine."""
+    return config.get("framework") == "huggingface"
+
+
+def built_parts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the parts of `config` that are built."""
+    return _BUILT_BY_TRAINER if by_trainer(config) else BUILT
+
+
+def data_parts(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the parts of `config` that hold data, that of training first."""
+    loaders = ("train_dataloader", "val_dataloader", "test_dataloader")
+    return ("train_dataset",) if by_trainer(config) else loaders
+
+
 def check(config: Mapping[str, Any]) -> None:
     """ConfigError with all faults of `config`."""
     if faults := find_faults(config):
@@ -264,7 +294,7 @@ def find_faults(config: Mapping[str, Any]) -> list[Fault]:
         if value is not _ABSENT and not (holds(value) or (value is None and may_be_none)):
             faults.append(Fault(path, wrong_value(path, value, must_be)))
     faults += _clashes(config, {fault.path for fault in faults})
-    return faults + _empty_schedules(config) + _misspelt(config)
+    return faults + _of_trainer(config) + _empty_schedules(config) + _misspelt(config)
 
 
 def wrong_value(path: str, value: Any, must_be: str) -> str:
@@ -283,8 +313,7 @@ def is_of_value(fault: Fault) -> bool:
 
 
 def _missing(config: Mapping[str, Any]) -> list[Fault]:
-    # The Trainer of transformers replaces the other parts.
-    required = REQUIRED[:1] if config.get("framework") == "huggingface" else REQUIRED
+    required = REQUIRED_BY_TRAINER if by_trainer(config) else REQUIRED
     return [
         Fault(
             key,
@@ -295,6 +324,29 @@ def _missing(config: Mapping[str, Any]) -> list[Fault]:
         for key in required
         if config.get(key) is None
     ]
+
+
+def _of_trainer(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of a config for the Trainer: parts that are not dicts, and names that only the engine reads."""
+    if not by_trainer(config):
+        return []
+    found = [
+        Fault(key, wrong_value(key, config[key], "a dict"))
+        for key in (*REQUIRED_BY_TRAINER, "lora")
+        if config.get(key) is not None and not isinstance(config[key], Mapping)
+    ]
+    for key in RUN_KEYS:
+        # One process for a sequence is what the Trainer has.
+        if key in _READ_BY_TRAINER or (key, config.get(key)) == ("sequence_parallel_size", 1):
+            continue
+        if config.get(key):
+            message = translate(
+                "framework = 'huggingface' does not read {key}: use training_args instead, or leave "
+                "framework out",
+                key=key,
+            )
+            found.append(Fault(key, message))
+    return found
 
 
 def _clashes(config: Mapping[str, Any], wrong: set[str]) -> list[Fault]:
@@ -378,8 +430,9 @@ def _misspelt(config: Mapping[str, Any]) -> list[Fault]:
     tree = ast.parse(text)
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     found = []
-    for name in config.keys() - used - RUN_KEYS.keys() - {setting.path for setting in SETTINGS}:
-        near = difflib.get_close_matches(name, [k for k in RUN_KEYS if k not in config], n=1, cutoff=_SIMILAR)
+    known = RUN_KEYS | TRAINER_KEYS if by_trainer(config) else RUN_KEYS
+    for name in config.keys() - used - known.keys() - {setting.path for setting in SETTINGS}:
+        near = difflib.get_close_matches(name, [k for k in known if k not in config], n=1, cutoff=_SIMILAR)
         if near:
             message = translate(
                 "{name}: nothing reads this name. Did you mean {near!r}? If it is your own, remove it or use "

@@ -1,7 +1,7 @@
 """Features of XTuner 0.1.x configs that this version does not have, in one table.
 
 model = dict(type=LLaVAModel, ...)    NAMES      the dotted names that belong to a feature
-framework = "huggingface"             SETTINGS   the settings that require one
+val_evaluator = dict(...)             SETTINGS   the settings that require one
 ->  "training with images ... is not available in this version; ..."
 """
 
@@ -44,10 +44,6 @@ _VALIDATION = Feature(
     "measuring answers (val_evaluator, test_evaluator)",
     "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity",
 )
-_TRAINER = Feature(
-    "training by the Trainer of transformers (framework = 'huggingface')",
-    "take the built-in config of the same name without _hf: the same model, data and method",
-)
 _EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
 
 
@@ -64,12 +60,9 @@ NAMES: dict[str, Feature] = {
 }
 
 
-SETTINGS: tuple[Setting, ...] = (
-    Setting("framework", _TRAINER, lambda value: value == "huggingface"),
-    *(
-        Setting(path, _VALIDATION, lambda value: value is not None)
-        for path in ("val_evaluator", "test_evaluator")
-    ),
+SETTINGS: tuple[Setting, ...] = tuple(
+    Setting(path, _VALIDATION, lambda value: value is not None)
+    for path in ("val_evaluator", "test_evaluator")
 )
 
 

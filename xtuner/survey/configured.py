@@ -18,6 +18,7 @@ from typing import Any
 from xtuner.config import Builder, Config
 from xtuner.config.build import callee_of
 from xtuner.config.load import name_of
+from xtuner.config.schema import by_trainer
 from xtuner.dataset.encoding.pipeline import Encoding
 from xtuner.dataset.head_dataset import (
     build_classification_dataset,
@@ -100,7 +101,9 @@ class ConfiguredData:
 def open_configured(config: Config) -> ConfiguredData:
     """The data of `config.train_dataloader` with opened rows, not tokenised yet."""
     loader, path = config.get("train_dataloader"), "train_dataloader.dataset"
-    if not isinstance(loader, Mapping) or "dataset" not in loader:
+    if by_trainer(config):
+        loader, path = Config(dataset=config.get("train_dataset")), "train_dataset"
+    if not isinstance(loader, Mapping) or loader.get("dataset") is None:
         raise ConfigError(translate("the config has no {path}: there is no data in it to look at", path=path))
     data = ConfiguredData(loader["dataset"], path, config.get("tokenizer"))
     if not data.origins:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from xtuner.engine.hooks.hook import Hook
@@ -69,15 +70,7 @@ class LoggerHook(Hook):
         memory = peak_bytes(runner.device) // 2**20
         passed = time.perf_counter() - self._started
         left = passed / (runner.iter + 1 - self._first) * (runner.max_iters - runner.iter - 1)
-        words = [
-            f"lr: {values['lr']:.4e}",
-            f"eta: {datetime.timedelta(seconds=int(left))}",
-            *(f"{name}: {values[name]:.4f}" for name in ("time", "data_time") if name in values),
-            f"memory: {memory}",
-            *(f"{name}: {values[name]:.4f}" for name in ("loss", "grad_norm") if name in values),
-            *(f"{name}: {value:.4f}" for name, value in values.items() if name not in _OWN_PLACE),
-        ]
-        logger.info("%s  %s", self._tag(runner, batch_idx), "  ".join(words))
+        logger.info("%s  %s", self._tag(runner, batch_idx), describe_values(values, left, memory))
         step = runner.iter + 1
         place = {"epoch": runner.epoch + 1, "iter": step} if self._by_epoch else {"iter": step}
         runner.visualizer.add_scalars({**values, **place, "memory": memory}, step)
@@ -87,3 +80,16 @@ class LoggerHook(Hook):
             length = runner.train_loop.epoch_length
             return f"Epoch(train)  [{runner.epoch + 1}][{batch_idx + 1:>{len(str(length))}}/{length}]"
         return f"Iter(train) [{runner.iter + 1:>{len(str(runner.max_iters))}}/{runner.max_iters}]"
+
+
+def describe_values(values: Mapping[str, float], left: float, memory: int) -> str:
+    """The words of a log line; `left`: seconds to the end, `memory`: the peak in MiB."""
+    words = [
+        f"lr: {values['lr']:.4e}",
+        f"eta: {datetime.timedelta(seconds=int(left))}",
+        *(f"{name}: {values[name]:.4f}" for name in ("time", "data_time") if name in values),
+        f"memory: {memory}",
+        *(f"{name}: {values[name]:.4f}" for name in ("loss", "grad_norm") if name in values),
+        *(f"{name}: {value:.4f}" for name, value in values.items() if name not in _OWN_PLACE),
+    ]
+    return "  ".join(words)
