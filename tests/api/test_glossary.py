@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 CODE = list((ROOT / "xtuner").rglob("*.py"))
 # Styles of a page have borders.
 EXEMPT = {ROOT / "docs" / "glossary.md", ROOT / "xtuner" / "survey" / "page.py", Path(__file__)}

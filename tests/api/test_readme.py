@@ -19,7 +19,19 @@ def test_every_file_it_names_exists_and_every_package_is_named(name):
 
 
 def test_links_lead_somewhere():
-    for name in ("README.md", "README_zh-CN.md", "CONTRIBUTING.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
-        assert [t for t in targets if not (ROOT / t).exists()] == []
+    """Of all pages: files exist, and so do the headings after `#`."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
+    lost = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = target.partition("#")
+            file = page.parent / path if path else page
+            if "://" not in target and (not file.exists() or (heading and heading not in headings(file))):
+                lost.append((page.name, target))
+    assert lost == []
+
+
+def headings(page: Path) -> set[str]:
+    """The headings of a page as GitHub links to them."""
+    found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}

@@ -36,11 +36,20 @@ KINDS = {"classes": "SequenceClassifier", "pairs": "EmbeddingModel", "steps": "P
 
 
 def config(kind: str) -> str:
-    """The config of that kind in the page: its beginning, the method's part, its end."""
-    page = (DOCS / "heads.md").read_text(encoding="utf-8")
-    first, last, *methods = re.findall(r"```python\n(.*?)```", page, re.S)
-    (method,) = [text for text in methods if KINDS[kind] in text]
+    """The config of that kind in the page."""
+    (method,) = [text for text in blocks("heads.md") if KINDS[kind] in text]
+    return whole_config(method)
+
+
+def whole_config(method: str) -> str:
+    """The beginning of every method's config, the method's part, and the end."""
+    first, last = blocks("method_config.md")
     return f"{first}\n{method}\n{last}"
+
+
+def blocks(page: str) -> list[str]:
+    """The Python in a page."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S)
 
 
 @pytest.fixture

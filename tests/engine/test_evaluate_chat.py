@@ -31,7 +31,7 @@ def make_run(llama, tmp_path):
             iter=0,
             hooks=[],
             log_dir=tmp_path,
-            model=SimpleNamespace(llm=llama),
+            model=SimpleNamespace(llm=llama, writes_text=True),
             train_loop=SimpleNamespace(stop_asked=stop_asked),
             world=SimpleNamespace(size=size, all_reduce_max=largest, is_first=True),
             optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext),
@@ -66,6 +66,19 @@ def test_an_input_without_room_does_not_affect_the_others(tokenizer, make_run, c
     found = hook(tokenizer, ["hello " * 600, "hello"])._sample(make_run(), 12)
     assert len(found) == 1
     assert "DataError: the prompt has" in caplog.text
+
+
+def test_a_model_that_writes_no_text_has_no_samples(tokenizer, make_run, caplog):
+    """One line says so; no sample is tried and no file of answers is written."""
+    run = make_run()
+    run.model.writes_text, run.saves_at = False, lambda: True
+    samples = hook(tokenizer)
+    samples.before_train(run)
+    samples.after_train_iter(run, 0)
+    samples.after_train(run)
+    (line,) = caplog.messages
+    assert line.endswith("writes no text, so there are no samples: remove the hook")
+    assert not list(run.log_dir.rglob("*.txt"))
 
 
 def test_a_failing_model_loses_only_the_sample(llama, tokenizer, make_run, caplog):

@@ -14,7 +14,7 @@ from tests.end_to_end.test_dpo import pairs
 from xtuner.dataset.preference_dataset import build_preference_dataset
 from xtuner.errors import DataError, ModelError
 from xtuner.scoring.rows import read_scored
-from xtuner.scoring.scorer import check_scores, load_scorer, reward_token_of
+from xtuner.scoring.scorer import check_scores, load_reward_model, load_scorer, reward_token_of
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -142,6 +142,9 @@ def test_an_adapter_brings_its_head(llama_dir, scoring_dir, tmp_path):
         wanted = torch.cat([plain(input_ids=torch.tensor([ids])).logits for ids in samples])
     torch.testing.assert_close(scorer.logits(samples), wanted, rtol=1e-5, atol=1e-5)
     assert scorer.labels == ["LABEL_0"]
+    # The adapter alone names its base.
+    for found in (load_scorer(tmp_path / "adapter"), load_reward_model(tmp_path / "adapter")):
+        assert torch.equal(found.logits(samples), scorer.logits(samples))
 
 
 def test_models_that_do_not_score_are_refused(llama_dir, reward_dir, tmp_path):

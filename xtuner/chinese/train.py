@@ -15,6 +15,9 @@ RUN = {
     "train example:\n%s": "训练样本示例：\n%s",
     "Sample output:\n%s\n": "模型的回答：\n%s\n",
     "No sample for %r: %s: %s": "%r 没有得到回答：%s: %s",
+    "EvaluateChatHook: {kind} writes no text, so there are no samples: remove the hook": (
+        "EvaluateChatHook：{kind} 不生成文本，因此没有回答可抽查：请删除此钩子"
+    ),
     "No more samples: the run is asked to stop": "不再抽查回答：训练被要求停止",
     "Validation is broken off: the run is asked to stop": "验证中断：训练被要求停止",
     "mfu counts the operations that training needs, hfu also recomputed ones, as shares of %.3g TFLOP/s%s": (

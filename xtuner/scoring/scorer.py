@@ -123,9 +123,14 @@ def load_scorer(
     max_length: int | None = None,
     trust_remote_code: bool = False,
 ) -> Scorer:
-    """The model in `path`, with `adapter` on it, and its tokenizer; ModelError if it scores no texts."""
+    """The model in `path`, with `adapter` on it, and its tokenizer; ModelError if it scores no texts.
+
+    `path` may be an adapter alone, which names its base.
+    """
     from transformers import AutoModelForSequenceClassification
 
+    if adapter is None:
+        path, adapter = with_base(path)
     check_scores(path, adapter)
     loading.register_families()
     silence_known_warnings()
@@ -156,12 +161,24 @@ def load_scorer(
 
 def load_reward_model(path: str | Path, *, dtype: Any = "auto", trust_remote_code: bool = False) -> Scorer:
     """The model in `path`; ModelError if it does not give one number for a text."""
-    check_scores(path)
-    count = loading.load_config(path, trust_remote_code=trust_remote_code).num_labels
+    base, adapter = with_base(path)
+    check_scores(base, adapter)
+    count = loading.load_config(base, trust_remote_code=trust_remote_code).num_labels
+    if adapter is not None:
+        count = _num_labels(read_adapter(Path(adapter)), count)
     if count != 1:
         what = "{path} is a classifier of {count} labels, not a reward model, which gives one number"
         raise ModelError(translate(what, path=path, count=count))
     return load_scorer(path, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def with_base(path: str | Path) -> tuple[str | Path, str | Path | None]:
+    """The base that an adapter in `path` names, and the adapter; of any other model `path` and None."""
+    folder = Path(path)
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return path, None
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    return (base, path) if base else (path, None)
 
 
 def check_scores(path: str | Path, adapter: str | Path | None = None) -> None:

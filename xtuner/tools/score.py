@@ -42,16 +42,19 @@ def main(argv: list[str] | None = None) -> int:
     if args.adapter is not None:
         check_adapter_path(args.adapter)
     from xtuner.scoring.file import score_file, state_of
-    from xtuner.scoring.scorer import load_scorer
+    from xtuner.scoring.scorer import load_scorer, with_base
 
+    model, adapter = args.model_name_or_path, args.adapter
+    if adapter is None:
+        model, adapter = with_base(model)
     scorer = load_scorer(
-        args.model_name_or_path,
-        adapter=args.adapter,
+        model,
+        adapter=adapter,
         dtype=args.torch_dtype,
         max_length=args.max_length,
         trust_remote_code=args.trust_remote_code,
     )
-    folders = [folder for folder in (args.model_name_or_path, args.adapter) if folder is not None]
+    folders = [folder for folder in (model, adapter) if folder is not None]
     key = [args.torch_dtype, *map(state_of, folders)]
     summary = score_file(scorer, args.data, args.out, batch_size=args.batch_size, key=key)
     print("\n".join([*summary.lines(), translate("The results are in {out}", out=args.out)]))

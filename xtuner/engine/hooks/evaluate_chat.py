@@ -14,7 +14,7 @@ from xtuner.errors import ConfigError, XTunerError, did_you_mean
 from xtuner.generation.generate import SAMPLING, answer, make_request
 from xtuner.generation.request import End, Event, Piece, Request, Sampling
 from xtuner.language import translate
-from xtuner.log import logger
+from xtuner.log import logger, say_once
 
 TOKENS_BEFORE_TRAINING = 50
 TOKENS_BETWEEN_MEETINGS = 16
@@ -78,12 +78,20 @@ class EvaluateChatHook(Hook):
         self._sampled_after: int | None = None
 
     def before_train(self, runner) -> None:
+        if not runner.model.writes_text:
+            say_once(
+                "EvaluateChatHook: {kind} writes no text, so there are no samples: remove the hook",
+                kind=type(runner.model).__name__,
+            )
+            return
         logger.info("before_train in EvaluateChatHook.")
         self._sample(runner, TOKENS_BEFORE_TRAINING)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
         saved = runner.saves_at()
-        if not (saved or self.every_n_train_iters(runner, self.every_n_iters or 0)):
+        if not runner.model.writes_text or not (
+            saved or self.every_n_train_iters(runner, self.every_n_iters or 0)
+        ):
             return
         logger.info("after_train_iter in EvaluateChatHook.")
         answers = self._sample(runner, self.max_new_tokens)
@@ -94,7 +102,7 @@ class EvaluateChatHook(Hook):
             path.write_text(text, encoding="utf-8")
 
     def after_train(self, runner) -> None:
-        if self._sampled_after == runner.iter:
+        if not runner.model.writes_text or self._sampled_after == runner.iter:
             return  # with the same weights
         logger.info("after_train in EvaluateChatHook.")
         self._sample(runner, self.max_new_tokens)
