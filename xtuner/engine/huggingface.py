@@ -171,20 +171,20 @@ def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer
     return type(kind.__name__, (kind,), {"compute_loss": compute_loss})
 
 
-def _check_arguments(given: Mapping[str, Any]) -> None:
-    if given.get("remove_unused_columns"):
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("remove_unused_columns"):
         say_once("training_args.remove_unused_columns is not used: samples of a pack need their boundaries")
     for name in _RECOMPUTES:
-        if name.endswith("kwargs") and given.get(name):
+        if name.endswith("kwargs") and arguments.get(name):
             say_once("training_args.{name} is not used: layers are recomputed by XTuner itself", name=name)
     for name in _REPLACED:
-        if given.get(name):
+        if arguments.get(name):
             raise ConfigError(
                 translate(
                     "training_args.{name} would replace the loss of packed samples: remove it", name=name
                 )
             )
-    if given.get("eval_strategy") not in (None, "no"):
+    if arguments.get("eval_strategy") not in (None, "no"):
         raise ConfigError(
             translate("training_args.eval_strategy: the Trainer gets no data for validation; remove it")
         )
