@@ -41,6 +41,7 @@ from xtuner.locks import writing
 from xtuner.log import logger, say_once, start_file, stop_file
 from xtuner.model.loading import compute_dtype, register_families
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.world import World, make_world
 from xtuner.utils import IGNORE_INDEX
 
@@ -217,11 +218,18 @@ def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Bu
 
 def _model(cfg: Config, args: TrainingArguments) -> WrappedFinetune:
     given = dict(cfg["model"])
-    if callee_of(given, "model") is SupervisedFinetune:
+    kind = callee_of(given, "model")
+    if kind is SupervisedFinetune:
         kwargs = {key: value for key, value in given.items() if key != "type"}
         kwargs = {
             key: value if key == "llm" else build(value, f"model.{key}") for key, value in kwargs.items()
         }
+    elif isinstance(kind, type) and issubclass(kind, TrainModule):
+        raise ConfigError(
+            translate(
+                "model is {kind}, which the Trainer cannot train: leave framework out", kind=kind.__name__
+            )
+        )
     else:
         kwargs = {"llm": given}
     if cfg.get("lora") is not None:
