@@ -247,6 +247,14 @@ def test_what_would_be_lost_is_refused(config, tmp_path, options, message):
         train(found, tmp_path)
 
 
+def test_another_method_is_refused(config, tmp_path):
+    text = TRAINER.replace("model = llm", "from xtuner.model.dpo import DPO\nmodel = dict(type=DPO, llm=llm)")
+    with pytest.raises(
+        ConfigError, match="model is DPO, which the Trainer cannot train: leave framework out"
+    ):
+        train(config(text), tmp_path)
+
+
 def test_parts_of_the_engine_are_refused():
     """Each in one line; what is off or usual is no part."""
     text = BOTH + TRAINER

@@ -21,6 +21,9 @@ TRAINER = {
     "training_args.{name} is not used: layers are recomputed by XTuner itself": (
         "training_args.{name} 不起作用：各层由 XTuner 自己重新计算"
     ),
+    "model is {kind}, which the Trainer cannot train: leave framework out": (
+        "model 是 {kind}，Trainer 不能训练它：请去掉 framework"
+    ),
     "training_args.eval_strategy: the Trainer gets no data for validation; remove it": (
         "training_args.eval_strategy：Trainer 没有验证数据；请去掉"
     ),

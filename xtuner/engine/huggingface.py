@@ -41,6 +41,7 @@ from xtuner.locks import writing
 from xtuner.log import logger, say_once, start_file, stop_file
 from xtuner.model.loading import compute_dtype, register_families
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.train_module import TrainModule
 from xtuner.parallel.world import World, make_world
 from xtuner.utils import IGNORE_INDEX
 
@@ -171,20 +172,20 @@ def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer
     return type(kind.__name__, (kind,), {"compute_loss": compute_loss})
 
 
-def _check_arguments(given: Mapping[str, Any]) -> None:
-    if given.get("remove_unused_columns"):
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("remove_unused_columns"):
         say_once("training_args.remove_unused_columns is not used: samples of a pack need their boundaries")
     for name in _RECOMPUTES:
-        if name.endswith("kwargs") and given.get(name):
+        if name.endswith("kwargs") and arguments.get(name):
             say_once("training_args.{name} is not used: layers are recomputed by XTuner itself", name=name)
     for name in _REPLACED:
-        if given.get(name):
+        if arguments.get(name):
             raise ConfigError(
                 translate(
                     "training_args.{name} would replace the loss of packed samples: remove it", name=name
                 )
             )
-    if given.get("eval_strategy") not in (None, "no"):
+    if arguments.get("eval_strategy") not in (None, "no"):
         raise ConfigError(
             translate("training_args.eval_strategy: the Trainer gets no data for validation; remove it")
         )
@@ -217,11 +218,18 @@ def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Bu
 
 def _model(cfg: Config, args: TrainingArguments) -> WrappedFinetune:
     given = dict(cfg["model"])
-    if callee_of(given, "model") is SupervisedFinetune:
+    kind = callee_of(given, "model")
+    if kind is SupervisedFinetune:
         kwargs = {key: value for key, value in given.items() if key != "type"}
         kwargs = {
             key: value if key == "llm" else build(value, f"model.{key}") for key, value in kwargs.items()
         }
+    elif isinstance(kind, type) and issubclass(kind, TrainModule):
+        raise ConfigError(
+            translate(
+                "model is {kind}, which the Trainer cannot train: leave framework out", kind=kind.__name__
+            )
+        )
     else:
         kwargs = {"llm": given}
     if cfg.get("lora") is not None:
