@@ -66,6 +66,12 @@ def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return
+    if folder.suffix == ".pth" and folder.exists():
+        what = (
+            "The model {path} is a checkpoint of a run: make a model or an adapter of it with xtuner convert "
+            "pth_to_hf"
+        )
+        raise ModelError(translate(what, path=path))
     if folder.exists():
         raise ModelError(translate("The model {path} is a file; name its folder", path=path))
     near = near_it(path, folders=True)

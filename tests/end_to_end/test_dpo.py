@@ -143,7 +143,7 @@ def test_a_resumed_run_has_the_same_weights(here):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("w/iter_8.pth", "The model w/iter_8.pth is a file; name its folder"),
+        ("w/iter_8.pth", "The model w/iter_8.pth is a checkpoint of a run: make a model or an adapter of it"),
         ("w", "The folder w holds checkpoints of a run: make a model or an adapter of one"),
     ],
 )

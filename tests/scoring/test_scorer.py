@@ -147,6 +147,20 @@ def test_an_adapter_brings_its_head(llama_dir, scoring_dir, tmp_path):
         assert torch.equal(found.logits(samples), scorer.logits(samples))
 
 
+def test_an_adapter_brings_the_names_of_its_labels(llama_dir, tmp_path):
+    """`labels.json` has them, and the config of the run the kind of problem."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    base = AutoModelForSequenceClassification.from_pretrained(llama_dir, num_labels=3)
+    get_peft_model(base, LoraConfig(r=4, task_type="SEQ_CLS")).save_pretrained(str(tmp_path))
+    (tmp_path / "labels.json").write_text('["ham", "spam", "other"]')
+    (tmp_path / "xtuner_config.py").write_text('model = dict(problem_type="multi_label_classification")')
+    scorer = load_scorer(llama_dir, adapter=tmp_path)
+    assert scorer.labels == ["ham", "spam", "other"]
+    assert scorer.problem_type == "multi_label_classification"
+
+
 def test_models_that_do_not_score_are_refused(llama_dir, reward_dir, tmp_path):
     """One line says what it is and what to name."""
     with pytest.raises(

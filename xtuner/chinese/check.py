@@ -339,6 +339,8 @@ _REASONS = {
 FOLDERS = {
     "name the folder of a language model": _TEXT_MODEL,
     "There is no model folder {path}{near}": "没有模型目录 {path}{near}",
+    "The model {path} is a checkpoint of a run: make a model or an adapter of it with xtuner convert "
+    "pth_to_hf": "模型 {path} 是一次训练的检查点：请用 xtuner convert pth_to_hf 将其转换为模型或适配器",
     "The model {path} is a file; name its folder": "模型 {path} 是一个文件，请写它所在的目录",
     "There is no model {path} on this machine, and the hub cannot be reached: give the path "
     "of its folder, or "

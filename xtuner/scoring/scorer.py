@@ -9,9 +9,10 @@ xtuner_config.py beside the model or the adapter.
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from xtuner.scoring.rows import Dialogue
 
 REWARD_TOKEN = "reward_token_id"
 _RUN_CONFIG = "xtuner_config.py"
+_T = TypeVar("_T")
 SEVERAL, NUMBER = "multi_label_classification", "regression"
 
 
@@ -140,6 +142,7 @@ def load_scorer(
     weights = None if adapter is None else read_adapter(Path(adapter))
     if weights is not None:
         config.num_labels = _num_labels(weights, config.num_labels)
+        _name_labels(config, Path(adapter))  # type: ignore[arg-type]
     device = dist.device()
     wanted = loading.as_dtype(dtype) or loading.as_dtype(getattr(config, "dtype", None)) or torch.float32
     kwargs = {
@@ -213,22 +216,34 @@ def _num_labels(weights: Mapping[str, Tensor], given: int) -> int:
     return int(heads[0].shape[0]) if heads else given
 
 
+def _name_labels(config: Any, adapter: Path) -> None:
+    """Set the names of the labels and the kind of problem of an adapter, which its base does not know."""
+    file = adapter / "labels.json"
+    if not file.is_file():
+        return
+    names = json.loads(file.read_text(encoding="utf-8"))
+    if len(names) == config.num_labels:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = _from_run(adapter / _RUN_CONFIG, "problem_type", str)
+
+
 def reward_token_of(folders: Sequence[Path]) -> int | None:
     """The token that ends samples of the model, by the first of `folders` that says; None without one."""
     for folder in folders:
         file, run = folder / "config.json", folder / _RUN_CONFIG
         if file.is_file() and isinstance(found := read_json(file).get(REWARD_TOKEN), int):
             return found if found >= 0 else None
-        if run.is_file() and (found := _from_run(run)) is not None:
+        if (found := _from_run(run, REWARD_TOKEN, int)) is not None:
             return found if found >= 0 else None
     return None
 
 
-def _from_run(path: Path) -> int | None:
-    """The `reward_token_id` of a run's config, which may come from anywhere: it is parsed, not executed."""
+def _from_run(path: Path, name: str, kind: type[_T]) -> _T | None:
+    """The value of `name` in a run's config, which may come from anywhere: it is parsed, not executed."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError):
+    except (FileNotFoundError, SyntaxError, ValueError):
         return None
     assigned = {
         target.id: node.value
@@ -237,16 +252,16 @@ def _from_run(path: Path) -> int | None:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    given = [assigned[REWARD_TOKEN]] if REWARD_TOKEN in assigned else []
+    given = [assigned[name]] if name in assigned else []
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            given += [keyword.value for keyword in node.keywords if keyword.arg == REWARD_TOKEN]
+            given += [keyword.value for keyword in node.keywords if keyword.arg == name]
     for value in given:
         value = assigned.get(value.id, value) if isinstance(value, ast.Name) else value
         try:
             found = ast.literal_eval(value)
         except ValueError:
             continue
-        if isinstance(found, int):
+        if isinstance(found, kind):
             return found
     return None
