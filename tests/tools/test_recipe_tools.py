@@ -77,7 +77,7 @@ def test_list_cfg_in_columns(capsys):
         ["baichuan2_7b_base_qlora_alpaca_e3", "baichuan", "qlora", "alpaca", "?"],
         ["llama3_8b_full_alpaca_e3", "llama", "full", "alpaca", "164.4 GB"],
         ["llama3_8b_instruct_full_alpaca_e3", "llama", "full", "alpaca", "164.4 GB"],
-        ["llama3_8b_instruct_qlora_alpaca_e3", "llama", "qlora", "alpaca", "10.2 GB"],
+        ["llama3_8b_instruct_qlora_alpaca_e3", "llama", "qlora", "alpaca", "10.1 GB"],
     ]
 
 
