@@ -57,9 +57,9 @@ class Fused:
 
 @dataclass(frozen=True)
 class OwnAttention:
-    """Classes of a family whose code does not ask transformers for its attention, by module and name.
+    """Classes of a family that computes attention without transformers' interface, by module and name.
 
-    xtuner/model/own_attention.py stands in for decoder and attention on packs; layers run as they are. Proven
+    xtuner/model/own_attention.py replaces decoder and attention on packs; layers run as they are. Proven
     by tests/model/test_own_attention.py for the versions that xtuner/model/proven.json names.
     """
 
@@ -72,8 +72,8 @@ class OwnAttention:
 class Family:
     """One family."""
 
-    # Whether samples may share a row: tests/model/test_attention.py. False: a state carried along the row, so
-    # each is run by itself (tests/model/test_passes.py). None: tried when the first batch comes.
+    # Whether samples may be packed: tests/model/test_attention.py. False: a state is carried along the
+    # sequence, so each sample is run by itself (tests/model/test_passes.py). None: the first batch tells.
     packs: bool | None = None
     own_attention: OwnAttention | None = None
     # Linear layers whose weight is handed to a kernel, so that an adapter on them is passed over:

@@ -206,6 +206,10 @@ def _random_bits(count: int, seed: int, device: torch.device) -> Tensor:
     return words.random_(-(2**63), None).view(torch.int16)[:count]
 
 
+def _grouped_mm(device: torch.device, dtype: torch.dtype) -> Any:
+    return torch.nn.functional.grouped_mm if dtype == torch.bfloat16 else None
+
+
 @contextlib.contextmanager
 def like_a_gpu() -> Iterator[_Autocast]:
     """Within it, `meta` tensors take a GPU's way through XTuner, transformers and torch."""
@@ -229,9 +233,7 @@ def like_a_gpu() -> Iterator[_Autocast]:
         kernels = (attention_kernels.Kernel(lambda call: True, _run),)
         stack.enter_context(mock.patch.object(attention_kernels, "KERNELS", kernels))
         stack.enter_context(mock.patch.object(dropout, "_random_bits", _random_bits))
-        stack.enter_context(
-            mock.patch.object(experts, "_has_kernel", lambda device, dtype: dtype == torch.bfloat16)
-        )
+        stack.enter_context(mock.patch.object(experts, "_kernel", _grouped_mm))
         if has_kernels():
             _use_kernels(stack)
         yield stack.enter_context(_Autocast())

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from xtuner.devices import kind_of
-from xtuner.engine.optim import OptimWrapper, Update
+from xtuner.engine.optim import OptimWrapper, PendingUpdate, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
@@ -80,7 +80,7 @@ class Backend:
         """What `make` returns; it calls the language model by itself, on all processes alike."""
         return make()
 
-    def update(self, optim_wrapper: OptimWrapper) -> Update:
+    def update(self, optim_wrapper: OptimWrapper) -> Update | PendingUpdate:
         """Clip, step, clear."""
         return optim_wrapper.update()
 

@@ -9,9 +9,9 @@ so that the host need not wait for the norm.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,37 +27,31 @@ from xtuner.parallel.tensors import whole
 EPSILON = 1e-6
 
 
+@dataclass(frozen=True)
 class Update:
-    """The gradient norm of an update before clipping, and whether the weights changed.
+    """The gradient norm of an update before clipping, and whether the weights changed."""
 
-    `grad_norm`: a number, or a tensor on its device. `is_late`: `applied` waits until the device has it.
-    `rescaled`: a 16-bit loss scale was too high and has been lowered; the data is not the cause.
-    """
+    grad_norm: float
+    applied: bool
+    # A 16-bit loss scale was too high and has been lowered; the data is not the cause.
+    rescaled: bool = False
 
-    def __init__(
-        self, grad_norm: float | torch.Tensor, applied: bool | None = None, rescaled: bool = False
-    ) -> None:
+
+class PendingUpdate:
+    """An update that a device still computes: its gradient norm there, and a way to wait for it."""
+
+    def __init__(self, grad_norm: torch.Tensor) -> None:
         self.grad_norm = grad_norm
-        self.rescaled = rescaled
-        self.is_late = isinstance(grad_norm, torch.Tensor)
-        if isinstance(grad_norm, torch.Tensor):
-            self._norm = copied_to_host(grad_norm)
-        if applied is not None:
-            self.applied = applied
+        self._read = copied_to_host(grad_norm)
 
-    @functools.cached_property
-    def applied(self) -> bool:
-        """Whether the norm is finite."""
-        return math.isfinite(self.norm)
-
-    @functools.cached_property
-    def norm(self) -> float:
-        """`grad_norm` as a number."""
-        return self._norm() if isinstance(self.grad_norm, torch.Tensor) else self.grad_norm
+    def wait(self) -> Update:
+        """The update, once the device has its norm; later kernels are not waited for."""
+        norm = self._read()
+        return Update(norm, applied=math.isfinite(norm))
 
 
 def copied_to_host(value: torch.Tensor) -> Callable[[], float]:
-    """Start to copy a number; the function returned waits for this copy alone, not for later kernels."""
+    """Start to copy a number to the host; the returned function waits for the copy and returns the number."""
     behind = pins_memory(value.device)
     copy = value.detach().to("cpu", non_blocking=behind)
     done = torch.Event(value.device) if behind else None
@@ -73,7 +67,7 @@ def copied_to_host(value: torch.Tensor) -> Callable[[], float]:
 
 
 def skips_on_device(device: torch.device) -> bool:
-    """Whether to leave it to the kernels on `device` to skip an update; the host need not wait for a CPU."""
+    """Whether the optimizer's kernels decide if an update is skipped; on a CPU the host reads the norm."""
     return device.type != "cpu"
 
 
@@ -115,33 +109,36 @@ class OptimWrapper:
         """Add the gradient of `loss`."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
-    def update(self) -> Update:
+    def update(self) -> Update | PendingUpdate:
         """Clip, step, clear."""
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.scaler:
             self.scaler.unscale_(self.optimizer)
         total = torch.nn.utils.get_total_norm([p.grad for p in params], self.norm_type)
-        late = self._takes_scale(total) and skips_on_device(total.device)
-        update = self._late_step(total) if late else self._step(params, total)
+        update: Update | PendingUpdate
+        if self._takes_scale(total) and skips_on_device(total.device):
+            update = self._step_on_device(total)
+        else:
+            update = self._step(params, total)
         self.optimizer.zero_grad(set_to_none=True)
         return update
 
     def _takes_scale(self, total: torch.Tensor) -> bool:
-        """Whether the optimizer's kernel divides gradients itself, as torch's fused ones do for loss scalers.
+        """Whether the optimizer's kernel divides gradients, as torch's fused ones do for loss scalers.
 
         This saves a pass over all gradients.
         """
         takes = getattr(self.optimizer, "_step_supports_amp_scaling", False)
         return takes and not self.scaler and type(total) is torch.Tensor
 
-    def _late_step(self, total: torch.Tensor) -> Update:
-        """A step whose kernels divide gradients, or skip them, by numbers that the host never reads."""
+    def _step_on_device(self, total: torch.Tensor) -> PendingUpdate:
+        """A step whose kernels clip the gradients, or skip the update, without the host."""
         is_bad = torch.isfinite(total).logical_not().float()
         scale = None
         if self.max_norm is not None:
             scale = torch.where(total > self.max_norm, _divisor(total, self.max_norm), 1.0)
         self._step_with(grad_scale=scale, found_inf=is_bad)
-        return Update(total)
+        return PendingUpdate(total)
 
     def _step(self, params: list[torch.nn.Parameter], total: torch.Tensor) -> Update:
         """A step after the host has read the norm."""

@@ -21,7 +21,7 @@ import torch
 
 from xtuner.engine.backend import to_device
 from xtuner.engine.batches.source import BatchSource
-from xtuner.engine.optim import Update
+from xtuner.engine.optim import PendingUpdate, Update
 from xtuner.engine.resume import Position
 from xtuner.engine.run import Run
 from xtuner.engine.stop import StopSignal, noting_signals
@@ -83,7 +83,7 @@ class TrainLoop:
         self.spike_ratio = spike_ratio
         self.skipped_in_a_row = 0
         # The newest update whose outcome is not known yet: its iteration, itself, its rows.
-        self._unchecked: tuple[int, Update, list[Any]] | None = None
+        self._unchecked: tuple[int, Update | PendingUpdate, list[Any]] | None = None
         self._stop = StopSignal()
 
     def run(self) -> None:
@@ -169,15 +169,20 @@ class TrainLoop:
         update = self.runner.backend.update(self.runner.optim_wrapper)
         self.check_update()
         self._unchecked = self.runner.iter, update, list(self._rows)
-        if not update.is_late:
+        if isinstance(update, Update):
             self.check_update()
         return {"grad_norm": update.grad_norm}
 
     def check_update(self) -> None:
-        """Count the newest update, by default one update later, when a GPU has finished it; a collective."""
+        """Count the newest update as applied or skipped; a collective. A pending one is waited for.
+
+        It is called one update later, when a GPU has finished it, and before a checkpoint is written.
+        """
         if self._unchecked is None:
             return
         (iteration, update, rows), self._unchecked = self._unchecked, None
+        if isinstance(update, PendingUpdate):
+            update = update.wait()
         if update.applied:
             self.skipped_in_a_row = 0
         elif update.rescaled:
@@ -185,7 +190,7 @@ class TrainLoop:
                 translate("The 16-bit loss scale was too high and is lowered; this update is left out.")
             )
         else:
-            why = translate("the gradient norm is {norm}", norm=update.norm)
+            why = translate("the gradient norm is {norm}", norm=update.grad_norm)
             self._count_skipped(iteration, why, rows)
 
     def _is_spike(self, loss: float) -> bool:

@@ -208,14 +208,8 @@ def attention(
     if cu_seq_lens_q is None:
         assert not isinstance(attention_mask, PackedMask), "the family drops cu_seq_lens_q"
         assert key_bias is None, "only packs have a bias for each key"
-        _check_asks(kwargs, allowed=("position_bias",))
-        if softcap is not None or s_aux is not None:
-            return scored(query, key, value, attention_mask, scaling, dropout, softcap, s_aux), None
-        from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        heads = query, key, value
+        return _unpacked(module, heads, attention_mask, scaling, dropout, softcap, s_aux, **kwargs)
     assert query.shape[0] == 1, "a packed batch is one row"
     assert key_bias is None or sequence_group is None, "a bias is not divided among processes"
     _check_asks(kwargs)
@@ -229,21 +223,30 @@ def attention(
         s_aux = None if s_aux is None else ulysses.own_part(s_aux, 0, sequence_group)
     query = _temperature_by_sample(module, query, cu_seq_lens_q, length)
     call = Call(
-        query,
-        key,
-        value,
-        cu_seq_lens_q,
-        attention_mask.boundaries,
-        max_length_q,
-        scaling,
-        dropout,
-        attention_mask.window,
-        softcap,
-        s_aux,
-        key_bias,
-    )
+        query, key, value, cu_seq_lens_q, attention_mask.boundaries, max_length_q, scaling=scaling,
+        dropout=dropout, window=attention_mask.window, softcap=softcap, sinks=s_aux, key_bias=key_bias,
+    )  # fmt: skip
     out = packed_attention(call if attention_mask.chunk is None else call.in_chunks(attention_mask.chunk))
     return out if sequence_group is None else ulysses.to_tokens(out, sequence_group), None
+
+
+def _unpacked(
+    module: torch.nn.Module,
+    heads: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of a padded batch, or of new tokens beside a cache: transformers' sdpa where it has all."""
+    _check_asks(kwargs, allowed=("position_bias",))
+    if softcap is not None or sinks is not None:
+        return scored(*heads, mask, scaling, dropout, softcap, sinks), None
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(module, *heads, mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
 def _check_asks(kwargs: Mapping[str, Any], allowed: Sequence[str] = ()) -> None:

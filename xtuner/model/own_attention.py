@@ -1,9 +1,9 @@
-"""Families whose code does not ask transformers for its attention: on a pack ours stands in for it.
+"""Packs in families whose code computes attention itself, without transformers' interface for it.
 
-    BloomModel        on a pack: embedding, layers, last norm      no mask, no ALiBi of the whole sequence
+    BloomModel        replaced: embedding, layers, last norm       no mask, no ALiBi of the whole sequence
     BloomBlock        its own code, recomputation included
-    BloomAttention    on a pack: projections, ours, projection     ALiBi from the first token of each sample
-    not on a pack     their own code: generation, padded batches
+    BloomAttention    replaced: projections, ours, projection      ALiBi from the first token of each sample
+    outside of packs  their own code: generation, padded batches
 
 ALiBi (Press et al. 2021, arXiv 2108.12409) adds to each score a head's slope times the key's position. The
 family's own function makes it, in the precision that the family gives it.

@@ -7,6 +7,7 @@
 
 A dynamic scale is set by the lengths on the host, where stock code waits for the device; samples within the
 model's original length share a call.
+
 No state is kept between calls: stock code keeps a dynamic scale until a sample is shorter than the model's
 original length, so that earlier samples would change later ones.
 """

@@ -101,8 +101,7 @@ def test_one_kernel_for_all_groups_gives_the_same(monkeypatch):
             return torch.nn.functional.grouped_mm(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(experts, "_has_kernel", lambda device, dtype: True)
-            patch.setattr(experts, "grouped_mm", kernel)
+            patch.setattr(experts, "_kernel", lambda device, dtype: kernel)
             found = run(wrapper, wrapper, arguments)
         assert len(asked) == (6 if rank == 16 else 0)
         for ours, theirs in zip(found, wanted, strict=True):
@@ -130,7 +129,7 @@ def test_a_models_loss_and_gradients_are_those_of_peft(family, gradients, relati
 @pytest.mark.parametrize("family", [*FAMILIES, "mixtral", "olmoe", "deepseek_v3", "qwen2_moe"])
 def test_whole_experts_train_as_transformers_has_them(family, gradients, relative_error, monkeypatch):
     """In float64: loss and gradients of all weights."""
-    monkeypatch.setattr("xtuner.model.fused.layers.gains", lambda base, x: True)
+    monkeypatch.setattr("xtuner.model.fused.layers.beats_transformers", lambda base, x: True)
     reference = moe.randomise(moe.make(family, torch.float64), 0.1).train()
     model = copy.deepcopy(reference)
     assert fuse(model) > 0

@@ -12,6 +12,7 @@ its weights lie and how it gates.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,6 @@ from torch.nn import functional
 
 from xtuner.model.foreign import is_proven
 from xtuner.model.fused.linear import compute_dtype, is_lora
-
-grouped_mm = getattr(functional, "grouped_mm", None)  # torch 2.10
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,11 @@ def is_experts(module: Any) -> bool:
     return not is_lora(module) and _is_known(module)
 
 
-def gains(base: Any, x: Tensor) -> bool:
-    """Whether experts without an adapter train with less here: transformers' are as fast on a CPU in fp32."""
+def beats_transformers(base: Any, x: Tensor) -> bool:
+    """Whether experts without an adapter train in fewer bits here, or by one kernel for all experts."""
     kind = compute_dtype(x)
-    return _has_kernel(x.device, kind) or (x.device.type == "cpu" and kind != base.down_proj.dtype)
+    on_cpu = x.device.type == "cpu"
+    return kind != base.down_proj.dtype if on_cpu else _kernel(x.device, kind) is not None
 
 
 def adapted_experts(module: Any) -> dict[str, LowRank] | None:
@@ -137,12 +137,12 @@ def _product(
 
 def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
     """`x @ weights[e] + x @ a[e] @ b[e]` of rows in groups of `counts [E]`; `weights [E, in, out]`."""
-    if (
-        grouped_mm is not None and _has_kernel(x.device, x.dtype) and (a is None or a.shape[2] % 8 == 0)
-    ):  # rows of 16 bytes
+    kernel = _kernel(x.device, x.dtype)
+    # The kernel reads rows of a multiple of 16 bytes.
+    if kernel is not None and (a is None or a.shape[2] % 8 == 0):
         ends = counts.cumsum(0, dtype=torch.int32)
-        y = grouped_mm(x, weights, offs=ends)
-        return y if a is None else y + grouped_mm(grouped_mm(x, a, offs=ends), b, offs=ends)
+        y = kernel(x, weights, offs=ends)
+        return y if a is None else y + kernel(kernel(x, a, offs=ends), b, offs=ends)
     found = []
     # Unbound, so that gradients are put together once and not for each expert.
     pairs = (
@@ -155,8 +155,8 @@ def grouped(x: Tensor, counts: Tensor, weights: Tensor, a: Tensor | None, b: Ten
     return torch.cat(found)
 
 
-def _has_kernel(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `device` multiplies groups of rows in one kernel."""
-    if grouped_mm is None or device.type != "cuda" or dtype != torch.bfloat16:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+def _kernel(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+    """torch's product of groups of rows, if it is one kernel on `device`."""
+    if device.type != "cuda" or dtype != torch.bfloat16 or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    return getattr(functional, "grouped_mm", None)  # torch 2.10

@@ -5,7 +5,7 @@
     LlamaAttention and its kin  q, k, v as one group, rotate          its own forward
     gated MLPs                  one function                          its own forward
     RMS norms                   one function                          its own forward
-    experts, their adapters     products on routed tokens             its own forward
+    experts and their adapters  products on routed tokens             its own forward
     any other LoRA layer        one function                          its own forward
 
 Parameters, names and checkpoints stay as they are: only `forward` of single modules is replaced, of classes
@@ -31,8 +31,8 @@ from xtuner.model.fused.experts import (
     adapted_experts,
     are_adapters_proven,
     are_proven,
+    beats_transformers,
     experts,
-    gains,
     is_experts,
     is_on_parameter,
 )
@@ -149,7 +149,7 @@ def _linear(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def _experts(self: Any, *args: Any, **kwargs: Any) -> Any:
-    ours = self.training and len(args) == 3 and not kwargs and gains(self, args[0])
+    ours = self.training and len(args) == 3 and not kwargs and beats_transformers(self, args[0])
     return experts(self, {}, *args) if ours else type(self).forward(self, *args, **kwargs)
 
 
