@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 import torch
+from packaging.version import Version
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -12,10 +13,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def _interpreter_that_loops():
     """Before Triton 3.7 it cannot loop up to an argument, with numpy 2.5."""
     try:
-        number = tuple(map(int, version("triton").split(".")[:2]))
+        is_old = Version(version("triton")) < Version("3.7") and Version(version("numpy")) >= Version("2.5")
     except PackageNotFoundError:
         return
-    if DEVICE == "cpu" and number < (3, 7):
+    if DEVICE == "cpu" and is_old:
         pytest.skip("Triton's interpreter before 3.7 cannot loop with numpy 2.5; a GPU runs this")
 
 
