@@ -278,6 +278,14 @@ def test_a_missing_part_is_an_error_before_anything_runs(missing):
     assert f"the config has no {missing}." in [f.message for f in check_config(config).errors]
 
 
+@pytest.mark.parametrize("name", ["model", "train_dataset", "training_args", "lora"])
+def test_a_part_that_is_no_dict_is_one_error(name):
+    config = parse_config(BOTH + TRAINER, "toy.py")
+    config[name] = 3
+    found = check_config(config).errors
+    assert [f.message for f in found if f.path == name] == [f"{name} is 3; it must be a dict"]
+
+
 NAMES = [
     "internlm_7b_qlora_oasst1_e3_hf",
     "llama2_70b_int8_lora_open_platypus_e1_hf",
