@@ -216,6 +216,14 @@ def make_world() -> World:
     return world
 
 
+def connect_alone() -> None:
+    """Make a process group, which DeepSpeed needs, if this process trains alone."""
+    dist.write_place()
+    if not torch_dist.is_initialized():
+        way = transport(dist.device().type)
+        torch_dist.init_process_group(way, store=torch_dist.HashStore(), rank=0, world_size=1)
+
+
 def check_processes(kind: str, world_size: int) -> None:
     """Raise ConfigError for several processes on a device that takes one."""
     if world_size > 1 and devices.kind_of(kind).collectives is None:
