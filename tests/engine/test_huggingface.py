@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config
+from xtuner.config.schema import find_faults
 from xtuner.engine.build import build_run
 from xtuner.engine.huggingface import collate, train_by_trainer
 from xtuner.engine.run import RunOptions
@@ -303,7 +304,7 @@ def test_a_missing_part_is_an_error_before_anything_runs(missing):
 def test_a_part_that_is_no_dict_is_one_error(name):
     config = parse_config(BOTH + TRAINER, "toy.py")
     config[name] = 3
-    found = check_config(config).errors
+    found = find_faults(config)
     assert [f.message for f in found if f.path == name] == [f"{name} is 3; it must be a dict"]
 
 
