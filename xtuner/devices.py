@@ -26,8 +26,8 @@ from xtuner.language import translate
 if TYPE_CHECKING:
     import torch
 
-# Of estimates for no machine at hand: their numbers are those of NVIDIA's cards.
-TYPICAL = "cuda"
+# torch's name for NVIDIA's cards, and for AMD's. The numbers of the estimates are those of NVIDIA's.
+NVIDIA = "cuda"
 _VARIABLE = "XTUNER_DEVICE"
 
 

@@ -24,7 +24,7 @@ from on_paper.rules import Work
 from xtuner.engine import optim
 from xtuner.engine.optim import OptimWrapper
 from xtuner.model import attention
-from xtuner.model.loading import layers_of
+from xtuner.model.base import layers_of
 from xtuner.model.packed import packed_inputs
 
 # Even, as every second layer may be recomputed; four, as the first has no gradient to hand on and needs less

@@ -45,13 +45,18 @@ def test_the_folder_is_that_of_pth_to_hf(here, kind):
     assert {"adapter": "adapter_model.safetensors", "model": "model.safetensors"}[kind] in written
 
 
+def test_python_imports_it_from_the_path_of_configs():
+    from xtuner.engine import hooks
+    from xtuner.engine.hooks import HFCheckpointHook
+
+    assert issubclass(HFCheckpointHook, hooks.Hook)
+    with pytest.raises(AttributeError, match=r"module 'xtuner.engine.hooks' has no attribute 'HFHook'"):
+        _ = hooks.HFHook
+
+
 def test_a_folder_of_its_own(here):
-    assert (
-        cli.main(
-            ["train", "c.py", "--cfg-options", "max_iters=1", "custom_hooks.0.out_dir=made", "interval=-1"]
-        )
-        == 0
-    )
+    options = ["max_iters=1", "custom_hooks.0.out_dir=made", "interval=-1"]
+    assert cli.main(["train", "c.py", "--cfg-options", *options]) == 0
     assert "adapter_config.json" in contents("made")
 
 

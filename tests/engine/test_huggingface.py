@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config
+from xtuner.config.schema import find_faults
 from xtuner.engine.build import build_run
 from xtuner.engine.huggingface import collate, train_by_trainer
 from xtuner.engine.run import RunOptions
 from xtuner.errors import CheckpointError, ConfigError, NotFoundError
+from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.render import render
 
 pytestmark = pytest.mark.filterwarnings(
@@ -247,6 +249,26 @@ def test_what_would_be_lost_is_refused(config, tmp_path, options, message):
         train(found, tmp_path)
 
 
+@pytest.fixture
+def own_variables(monkeypatch):
+    """Variables that transformers sets for accelerate, as they were before."""
+    for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"):
+        monkeypatch.setenv(name, "false")
+
+
+@pytest.mark.usefixtures("own_variables")
+def test_what_accelerate_ignores_on_a_cpu_is_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"accelerate ignores training_args.fsdp on a CPU: leave it out"):
+        train(config(**{"training_args.fsdp": "full_shard"}), tmp_path)
+
+
+@pytest.mark.usefixtures("own_variables")
+def test_zero3_is_refused(config, tmp_path):
+    pytest.importorskip("deepspeed")
+    with pytest.raises(ConfigError, match="not train by ZeRO-3"):
+        train(config(), tmp_path, deepspeed=deepspeed_settings("zero3"))
+
+
 def test_another_method_is_refused(config, tmp_path):
     text = TRAINER.replace("model = llm", "from xtuner.model.dpo import DPO\nmodel = dict(type=DPO, llm=llm)")
     with pytest.raises(
@@ -276,6 +298,14 @@ def test_a_missing_part_is_an_error_before_anything_runs(missing):
     config = parse_config(BOTH + TRAINER, "toy.py")
     config[missing] = None
     assert f"the config has no {missing}." in [f.message for f in check_config(config).errors]
+
+
+@pytest.mark.parametrize("name", ["model", "train_dataset", "training_args", "lora"])
+def test_a_part_that_is_no_dict_is_one_error(name):
+    config = parse_config(BOTH + TRAINER, "toy.py")
+    config[name] = 3
+    found = find_faults(config)
+    assert [f.message for f in found if f.path == name] == [f"{name} is 3; it must be a dict"]
 
 
 NAMES = [
@@ -314,6 +344,21 @@ def test_the_catalogues_configs_train(name, llama_dir, tmp_path):
     assert (tmp_path / "work" / "checkpoint-2" / "adapter_model.safetensors").is_file()
 
 
+def test_zero2_trains_as_without(config, tmp_path):
+    pytest.importorskip("deepspeed")
+    one = train(config(), tmp_path / "one")
+    path, out = tmp_path / "one" / "toy.py", tmp_path / "zero"
+    command = [sys.executable, "-m", "xtuner", "train", str(path), "--work-dir", str(out)]
+    done = subprocess.run([*command, "--deepspeed", "zero2"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert losses_in(out) == pytest.approx(logged(one), abs=1e-3)
+
+
+def losses_in(work_dir):
+    state = json.loads((work_dir / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
 def test_two_processes_train_as_one(config, tmp_path):
     """Each reads a batch of an update; the command line gives the work dir."""
     one = train(config(), tmp_path / "one")
@@ -322,6 +367,4 @@ def test_two_processes_train_as_one(config, tmp_path):
     command += ["--cfg-options", "training_args.gradient_accumulation_steps=1"]
     environment = {**os.environ, "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    state = json.loads((tmp_path / "two" / "trainer_state.json").read_text())
-    found = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-    assert found == pytest.approx(logged(one), abs=1e-5)
+    assert losses_in(tmp_path / "two") == pytest.approx(logged(one), abs=1e-5)

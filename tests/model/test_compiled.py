@@ -8,9 +8,9 @@ from peft import LoraConfig
 
 from tests import moe
 from xtuner.model import SupervisedFinetune
+from xtuner.model.base import layers_of
 from xtuner.model.compiled import compile_layers
 from xtuner.model.fused import unfuse
-from xtuner.model.loading import layers_of
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own look

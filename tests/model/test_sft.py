@@ -8,6 +8,7 @@ from tests import moe
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.families import FAMILIES
 from xtuner.model import SupervisedFinetune, loading, sft
+from xtuner.model.base import decoder_and_head
 from xtuner.model.loss import head_cross_entropy_sum
 from xtuner.model.packed import pack
 
@@ -88,7 +89,7 @@ def test_a_plain_head_is_all_that_comes_after_the_decoder(family, sizes, batch, 
     # torch's product of groups knows no float64.
     ways = {"attn_implementation": "xtuner", "experts_implementation": "eager"}
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, **ways)
-    assert loading.decoder_and_head(model) is not None
+    assert decoder_and_head(model) is not None
     ours = SupervisedFinetune(model, use_activation_checkpointing=False).train()(batch)["loss"]
     torch.testing.assert_close(ours, naive_loss(model.eval(), batch), rtol=1e-6, atol=0)
 

@@ -5,14 +5,18 @@ from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
+from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
+from xtuner.chinese.reading import READING
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.train import TRAIN
 
 CHINESE: dict[str, str] = {
     **HELP,
     **CHECK,
+    **READING,
+    **MAP_FNS,
     **DATASET,
     **MODEL,
     **ENGINE,

@@ -30,6 +30,9 @@ TRAINER = {
     "framework = 'huggingface' does not train by ZeRO-3: use zero2, or leave framework out": (
         "framework = 'huggingface' 不支持 ZeRO-3：请用 zero2，或去掉 framework"
     ),
+    "accelerate ignores training_args.fsdp on a CPU: leave it out": (
+        "accelerate 在 CPU 上忽略 training_args.fsdp：请去掉"
+    ),
     "--fsdp: with framework = 'huggingface' set training_args.fsdp": (
         "--fsdp：framework = 'huggingface' 时请设 training_args.fsdp"
     ),

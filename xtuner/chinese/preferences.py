@@ -107,4 +107,24 @@ PREFERENCES = {
     "with lora it takes no memory": (
         "model.ref_llm 就是 model.llm 本身（{path!r}）：请去掉它；参考模型不变，用 lora 时还不占内存"
     ),
+    "build_preference_dataset formats messages with the tokenizer's chat_template, but this "
+    "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)": (
+        "build_preference_dataset 用 tokenizer 的 chat_template 排版消息，而此 tokenizer 没有：请给出，例如 "
+        "tokenizer = dict(..., chat_template=...)"
+    ),
+    "data: %d pairs left out, because one of their answers is": "数据：%d 对因其中一个回答被略去而略去",
+    "no row has two answers to train on": "没有一行有两个可训练的回答",
+    "max_packed_length is {limit}, but the shortest pair has {length} tokens: raise it": (
+        "max_packed_length 为 {limit}，而最短的一对有 {length} 个 token：请调大"
+    ),
+    "data: %d pairs of more than max_packed_length = %d tokens left out": (
+        "数据：略去 %d 对，它们超过 max_packed_length = %d 个 token"
+    ),
+    "load_jsonl_dataset takes either data_files or data_dir: give one of them": (
+        "load_jsonl_dataset 需要 data_files 或 data_dir 之一：请给出其中一个"
+    ),
+    "load_jsonl_dataset: no file of {folder} ends in {ending!r}": (
+        "load_jsonl_dataset：{folder} 中没有以 {ending!r} 结尾的文件"
+    ),
+    "{path} is not set: items are shuffled (DefaultSampler)": "未设置 {path}：数据打乱顺序（DefaultSampler）",
 }

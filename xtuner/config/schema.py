@@ -71,7 +71,14 @@ TRAINER_KEYS: dict[str, str] = {
     "trainer": "the class of the Trainer",
 }
 _READ_BY_TRAINER = {
-    *("framework", "model", "tokenizer", "work_dir", "resume", "deepspeed", "launcher", "log_level")
+    "deepspeed",
+    "framework",
+    "launcher",
+    "log_level",
+    "model",
+    "resume",
+    "tokenizer",
+    "work_dir",
 }
 
 _LOADER = (
@@ -332,7 +339,7 @@ def _of_trainer(config: Mapping[str, Any]) -> list[Fault]:
         return []
     found = [
         Fault(key, wrong_value(key, config[key], "a dict"))
-        for key in (*REQUIRED_BY_TRAINER, "lora")
+        for key in ("train_dataset", "training_args", "lora")  # VALUES has `model`
         if config.get(key) is not None and not isinstance(config[key], Mapping)
     ]
     for key in RUN_KEYS:

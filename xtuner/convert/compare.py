@@ -21,7 +21,8 @@ from xtuner.convert.lora import EMBEDDINGS, HEADS, Adapter, read_adapter
 from xtuner.convert.names import Group, Names, config_of
 from xtuner.convert.weights import Weights
 from xtuner.log import logger
-from xtuner.model.loading import auto_class_of, layers_of, load_config, register_families
+from xtuner.model.base import layers_of
+from xtuner.model.loading import auto_class_of, load_config, register_families
 from xtuner.model.lora import add_adapter, attach_adapter, has_single_experts
 from xtuner.model.recompute import free_memory
 from xtuner.model.state import is_other_way_round

@@ -7,10 +7,8 @@ The folder is that of `xtuner convert pth_to_hf`. Configs import the hook from `
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from xtuner.checkpoint_paths import find_last
 from xtuner.convert.pth_to_hf import pth_to_hf
 from xtuner.engine.hooks import CheckpointHook, Hook
 from xtuner.errors import ConfigError
@@ -37,5 +35,4 @@ class HFCheckpointHook(Hook):
     def after_run(self, runner: Any) -> None:
         if not runner.world.is_first:
             return
-        last = runner.kept_checkpoints[-1:] or [find_last(runner.work_dir)]
-        pth_to_hf(runner.cfg, last[0], Path(self.out_dir or runner.work_dir / "hf_model"))
+        pth_to_hf(runner.cfg, runner.kept_checkpoints[-1], self.out_dir or runner.work_dir / "hf_model")

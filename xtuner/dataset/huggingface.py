@@ -100,13 +100,10 @@ def process_hf_dataset(
     rows = take_some(take_split(dataset, split), max_dataset_length, seed)
     if held_out:
         rows = dataclasses.replace(rows, part=Part(held_out, take_held_out))
-    if do_dataset_tokenization:
-        store = open_or_write(store_key(rows, settings), lambda writer: write_rows(rows, settings, writer))
+    store = _open_store(rows, settings if do_dataset_tokenization else None)
+    if do_dataset_tokenization or pack_to_max_length:
+        plan = plan_items(store, max_length if pack_to_max_length else None, shuffle_before_pack, seed)
     else:
-        key = fingerprint.fingerprint_value(["tokenized", _rows_key(rows), fingerprint.fingerprint_encoder()])
-        store = open_or_write(key, lambda writer: write_tokenized(rows, writer))
-    plan = plan_items(store, max_length if pack_to_max_length else None, shuffle_before_pack, seed)
-    if not do_dataset_tokenization and not pack_to_max_length:
         plan = packing.plan_by_group(store.rows)
     if pack_to_max_length and not use_varlen_attn:
         say_once("packed samples do not attend to each other, with use_varlen_attn or without", logging.INFO)
@@ -216,6 +213,14 @@ def _rows_key(rows: Selection) -> list[Any]:
 
 
 # --- the store -------------------------------------------------------------------------------------------
+
+
+def _open_store(rows: Selection, settings: Encoding | None) -> TokenStore:
+    """The tokens of `rows`, which are tokenised already if there are no `settings`."""
+    if settings is not None:
+        return open_or_write(store_key(rows, settings), lambda writer: write_rows(rows, settings, writer))
+    key = fingerprint.fingerprint_value(["tokenized", _rows_key(rows), fingerprint.fingerprint_encoder()])
+    return open_or_write(key, lambda writer: write_tokenized(rows, writer))
 
 
 def write_rows(

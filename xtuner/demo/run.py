@@ -90,7 +90,7 @@ class Demo:
         self.log, self.loss_png = folder / "demo.log", folder / "loss.png"
 
     def run(self) -> bool:
-        """Whether the tuned model answers both identity questions with its name."""
+        """Whether the tuned model has learnt what it was taught."""
         start = time.perf_counter()
         rows = self.make_rows()
         self.options.work_dir.mkdir(parents=True, exist_ok=True)

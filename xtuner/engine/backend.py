@@ -27,7 +27,7 @@ from xtuner.engine.optim import OptimWrapper, PendingUpdate, Update
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
-from xtuner.model.loading import layers_of
+from xtuner.model.base import layers_of
 from xtuner.model.mapped import wanted_dtype, weights_in_files
 from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import broadcast_tensor, consolidated, map_tensors, set_aside, shapes, take_parts

@@ -42,21 +42,21 @@ from xtuner.log import logger, say_once, start_file, stop_file
 from xtuner.model.loading import compute_dtype, register_families
 from xtuner.model.sft import SupervisedFinetune
 from xtuner.model.train_module import TrainModule
-from xtuner.parallel.world import World, make_world
+from xtuner.parallel.world import World, connect_alone, make_world
 from xtuner.utils import IGNORE_INDEX
 
 # Arguments of the Trainer that would replace parts of the model or its loss.
 _REPLACED = ("label_smoothing_factor", "use_liger_kernel")
 # Layers are recomputed as the model of the engine does it; transformers has two names.
-_RECOMPUTES = tuple(
-    f"{kind}_checkpointing{rest}" for kind in ("gradient", "activation") for rest in ("", "_kwargs")
-)
+_RECOMPUTE = ("gradient_checkpointing", "activation_checkpointing")
+_RECOMPUTE_SETTINGS = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 _STATE = "trainer_state.json"
 
 
 class WrappedFinetune(SupervisedFinetune):
     """The engine's loss, by calls of the model as the Trainer wraps it."""
 
+    # A function: a module that is an attribute would be a part of this one.
     called: Callable[[], nn.Module | None] = staticmethod(lambda: None)
 
     def run(self, p: Any, model: Any = None, columns: Any = None) -> Any:
@@ -155,19 +155,14 @@ def _trainer_class(cfg: Config) -> type[Trainer]:
 
 def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer]:
     def compute_loss(
-        self: Trainer,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        self: Trainer, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
+        def outputs(num_items_in_batch: torch.Tensor | None = None, **data: Any) -> Any:
+            return module(data, num_items=num_items_in_batch)
+
         module.called = lambda: model
-        outputs = module(inputs, num_items=num_items_in_batch)
-        loss = outputs["loss"]
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            # Gradients are averaged over processes, but `num_items_in_batch` is of all of them.
-            loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
+        # The Trainer calls the model, and scales its loss for the mean of gradients over processes.
+        return Trainer.compute_loss(self, outputs, inputs, *args, **kwargs)  # type: ignore[arg-type]
 
     return type(kind.__name__, (kind,), {"compute_loss": compute_loss})
 
@@ -175,8 +170,8 @@ def _with_our_loss(kind: type[Trainer], module: WrappedFinetune) -> type[Trainer
 def _check_arguments(arguments: Mapping[str, Any]) -> None:
     if arguments.get("remove_unused_columns"):
         say_once("training_args.remove_unused_columns is not used: samples of a pack need their boundaries")
-    for name in _RECOMPUTES:
-        if name.endswith("kwargs") and arguments.get(name):
+    for name in _RECOMPUTE_SETTINGS:
+        if arguments.get(name):
             say_once("training_args.{name} is not used: layers are recomputed by XTuner itself", name=name)
     for name in _REPLACED:
         if arguments.get(name):
@@ -192,7 +187,8 @@ def _check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Builder) -> TrainingArguments:
-    arguments = {key: value for key, value in cfg["training_args"].items() if key not in _RECOMPUTES}
+    unused = (*_RECOMPUTE, *_RECOMPUTE_SETTINGS)
+    arguments = {key: value for key, value in cfg["training_args"].items() if key not in unused}
     _check_arguments(cfg["training_args"])
     arguments |= {"output_dir": str(work_dir), "remove_unused_columns": False, "disable_tqdm": True}
     arguments |= {} if options.seed is None else {"seed": options.seed}
@@ -211,6 +207,10 @@ def _training_args(cfg: Config, options: RunOptions, work_dir: Path, builder: Bu
         raise ConfigError(
             translate("framework = 'huggingface' does not train by ZeRO-3: use zero2, or leave framework out")
         )
+    if zero is not None:
+        connect_alone()
+    if args.fsdp and device.type == "cpu":
+        raise ConfigError(translate("accelerate ignores training_args.fsdp on a CPU: leave it out"))
     # A single process trains on one device: DataParallel would split the flat batch.
     args._n_gpu = min(args.n_gpu, 1)
     return args
@@ -234,10 +234,9 @@ def _model(cfg: Config, args: TrainingArguments) -> WrappedFinetune:
         kwargs = {"llm": given}
     if cfg.get("lora") is not None:
         kwargs["lora"] = build(cfg.get("lora"), "lora")
-    asked = [cfg["training_args"].get(name) for name in _RECOMPUTES if not name.endswith("kwargs")]
-    asked = [value for value in asked if value is not None]
-    if asked:
-        kwargs["use_activation_checkpointing"] = any(asked)
+    switches = [cfg["training_args"].get(name) for name in _RECOMPUTE]
+    if any(value is not None for value in switches):
+        kwargs["use_activation_checkpointing"] = any(switches)
     model = WrappedFinetune(**kwargs)
     if args.deepspeed or args.fsdp:
         model.use_plain_layers()

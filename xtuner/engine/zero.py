@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as torch_dist
 
 from xtuner import dist
 from xtuner.devices import computes_in_bf16, is_accelerator
@@ -28,7 +27,7 @@ from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.train_module import TrainModule
 from xtuner.parallel.tensors import broadcast_tensor, shapes
-from xtuner.parallel.world import World, transport
+from xtuner.parallel.world import World, connect_alone
 
 # No clipping: without a value DeepSpeed does not compute the norm.
 NO_CLIPPING = 1e30
@@ -55,11 +54,8 @@ class ZeroBackend(Backend):
             self.model.use_plain_layers()
 
     def start(self, optim_wrapper: OptimWrapper) -> None:
-        dist.write_place()
         deepspeed = _import_deepspeed()
-        if not torch_dist.is_initialized():
-            way = transport(dist.device().type)
-            torch_dist.init_process_group(way, store=torch_dist.HashStore(), rank=0, world_size=1)
+        connect_alone()
         settings = fill_in(self._settings, optim_wrapper, self._batch_size)
         self._uses_fp16 = settings["fp16"]["enabled"]
         bf16, plain = OPTIMIZER_FILES

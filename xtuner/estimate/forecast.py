@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.config.schema import Fault
-from xtuner.devices import TYPICAL
+from xtuner.devices import NVIDIA
 from xtuner.errors import ModelError
 from xtuner.estimate.configured import named_llm, read_training, sample_length
 from xtuner.estimate.fixes import fixes
@@ -169,18 +169,11 @@ def memory_lines(found: Forecast) -> list[str]:
     tokens, weights = found.training.tokens, weights_text(found.shape.num_weights)
     again = translate(_RECOMPUTED[found.training.recompute])
     parts = {**found.memory.parts(), **({"on the host": found.host} if found.host else {})}
-    assumed = (
-        [
-            translate(
-                "         as on an NVIDIA GPU: on {device} it was never measured", device=found.machine.device
-            )
-        ]
-        if found.machine.device not in ("cpu", TYPICAL)
-        else []
-    )
+    device = found.machine.device
+    assumed = translate("         as on an NVIDIA GPU: on {device} it was never measured", device=device)
     return [
         translate("memory   about {total}{each} ({free})", total=total, each=each, free=free),
-        *assumed,
+        *([] if device in ("cpu", NVIDIA) else [assumed]),
         translate("         a batch has up to {tokens} tokens{again}", tokens=tokens, again=again),
         translate("         the model has {weights} weights{about}", weights=weights, about=about),
         *(f"         {padded(translate(name), 12)} {size_text(size):>8}" for name, size in parts.items()),

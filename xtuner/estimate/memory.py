@@ -31,7 +31,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xtuner.blocks import RECOMPUTE, SOFTMAX_PART, TILE, cpu_or_gpu, loss_block
-from xtuner.devices import TYPICAL, kind_of
+from xtuner.devices import NVIDIA, kind_of
 from xtuner.estimate.shape import Linear, Shape
 from xtuner.families import Fused, family_of
 
@@ -68,7 +68,7 @@ class Training:
     fused_step: bool = False  # the optimiser's step has no temporary buffers
     trained_share: float = 1.0  # the fraction of supervised tokens
     compiled: bool = False  # torch compiles layers that are not recomputed
-    device: str = TYPICAL
+    device: str = NVIDIA
     copies: int = 0  # frozen, of all weights: the reference of a method on preferences
 
     @property
@@ -203,9 +203,10 @@ def quantised_weights(shape: Shape) -> int:
 
 def host_bytes(shape: Shape, run: Training) -> int:
     """Bytes of weights offloaded to a GPU's host: a frozen embedding that is not tied to the head."""
-    waits = run.recompute == "offload" and kind_of(run.device).has_own_memory
-    waits = waits and not run.is_full and bool(shape.head)
-    return shape.embedding * run.weight_bytes if waits else 0
+    is_offloaded = run.recompute == "offload" and kind_of(run.device).has_own_memory
+    if not is_offloaded or run.is_full or not shape.head:
+        return 0
+    return shape.embedding * run.weight_bytes
 
 
 def mapped_bytes(shape: Shape, run: Training) -> int:
@@ -292,7 +293,7 @@ def _fused(shape: Shape, run: Training) -> Fused | None:
 def _has_kernels(shape: Shape, run: Training) -> bool:
     """Whether gate and up are multiplied, and their gradients made, by a kernel of XTuner's."""
     fused = _fused(shape, run)
-    return run.device == TYPICAL and fused is not None and fused.mlp is not None
+    return run.device == NVIDIA and fused is not None and fused.mlp is not None
 
 
 def _is_compiled(run: Training) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xtuner.devices import TYPICAL
+from xtuner.devices import NVIDIA
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.forecast import Forecast
 from xtuner.estimate.machine import Machine
@@ -54,7 +54,7 @@ def plan_row(shape: Shape, run: Training, division: Division, cluster: Cluster) 
 def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
     """The table for the processes of `found`, for GPUs as here, or as in Cluster if there is none."""
     cluster = cluster_of(found.machine)
-    machine = Machine(TYPICAL, cluster.name, cluster.memory, cluster.memory)
+    machine = Machine(NVIDIA, cluster.name, cluster.memory, cluster.memory)
 
     def run_by(division: Division) -> Training:
         return read_training(config, found.shape, machine, division)
@@ -72,7 +72,7 @@ def _heading() -> str:
 def cluster_of(machine: Machine) -> Cluster:
     """Machines like this one, with the connections of Cluster."""
     usual = Cluster()
-    if machine.device != TYPICAL:
+    if machine.device != NVIDIA:
         return usual
     rate = card_rate(machine.name) or usual.operations
     return replace(usual, card=machine.name, operations=rate, memory=machine.total_bytes)

@@ -22,9 +22,9 @@ from torch import nn
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model import attention
+from xtuner.model.base import layers_of
 from xtuner.model.fused import unfuse
 from xtuner.model.fused.experts import is_on_parameter
-from xtuner.model.loading import layers_of
 
 
 def compile_layers(llm: nn.Module, settings: Mapping[str, Any]) -> None:

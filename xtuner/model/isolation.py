@@ -21,8 +21,7 @@ from xtuner.families import family_of
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import attention, own_attention
-from xtuner.model.base import base_model
-from xtuner.model.loading import keeps_logits
+from xtuner.model.base import base_model, keeps_logits
 from xtuner.model.packed import packed_inputs
 from xtuner.parallel.world import all_reduce_max
 

@@ -22,7 +22,7 @@ from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model import attention, loading, lora, passes
-from xtuner.model.base import base_model
+from xtuner.model.base import base_model, decoder_and_head, keeps_logits
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
 from xtuner.model.isolation import Isolation, isolates
@@ -115,7 +115,7 @@ class PackedLanguageModel(TrainModule):
 
     def head_apart(self) -> tuple[nn.Module, nn.Linear] | None:
         """Decoder and head, if the head is one linear layer that may run on some tokens alone."""
-        return loading.decoder_and_head(self.llm) if self._head_apart else None
+        return decoder_and_head(self.llm) if self._head_apart else None
 
     def passes_of(self, packed: Packed, with_loss: bool = False) -> list[Pass]:
         """The forward passes of a batch.
@@ -151,7 +151,7 @@ class PackedLanguageModel(TrainModule):
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
         """The output of `model`, by default the language model, with logits at `columns` or at all tokens."""
         inputs = dict(p.inputs)
-        if columns is not None and loading.keeps_logits(self.llm):
+        if columns is not None and keeps_logits(self.llm):
             inputs["logits_to_keep"] = to_device(columns, p.device)
         if p.boundaries is None:
             return (model or self.llm)(**inputs)

@@ -197,7 +197,7 @@ def make_world() -> World:
     """The world of the environment variables of this process."""
     device = dist.device()
     if devices.is_accelerator(device):
-        check_processes(device.type, dist.local_rank(), dist.world_size())
+        check_processes(device.type, dist.world_size())
         devices.use(device)
     if dist.world_size() == 1:
         return World()
@@ -216,7 +216,15 @@ def make_world() -> World:
     return world
 
 
-def check_processes(kind: str, local_rank: int, world_size: int) -> None:
+def connect_alone() -> None:
+    """Make a process group, which DeepSpeed needs, if this process trains alone."""
+    dist.write_place()
+    if not torch_dist.is_initialized():
+        way = transport(dist.device().type)
+        torch_dist.init_process_group(way, store=torch_dist.HashStore(), rank=0, world_size=1)
+
+
+def check_processes(kind: str, world_size: int) -> None:
     """Raise ConfigError for several processes on a device that takes one."""
     if world_size > 1 and devices.kind_of(kind).collectives is None:
         raise ConfigError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xtuner.devices import TYPICAL
+from xtuner.devices import NVIDIA
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import estimate
@@ -19,7 +19,7 @@ from xtuner.recipes.plan import Plan
 from xtuner.recipes.sizes import SIZES
 
 # Any card that computes in bf16.
-_CARD = Machine(TYPICAL, "GPU", 0, 0)
+_CARD = Machine(NVIDIA, "GPU", 0, 0)
 
 
 def expected_memory(recipe: Recipe) -> int | None:

@@ -23,7 +23,7 @@ from xtuner.errors import DataError, ModelError
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import loading
-from xtuner.model.base import base_model, device_of
+from xtuner.model.base import base_model, device_of, resize_embeddings
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.tokenizer import load_tokenizer
@@ -155,7 +155,7 @@ def load_scorer(
     model: Any = loading.call_loader(AutoModelForSequenceClassification.from_pretrained, kwargs, str(path))
     if adapter is not None:
         if brings:
-            loading.resize_embeddings(model, tokenizer)
+            resize_embeddings(model, tokenizer)
         model = attach_adapter(model, adapter, weights=weights)
         logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     folders = [Path(folder) for folder in (adapter, path) if folder is not None]

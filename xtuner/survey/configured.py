@@ -102,7 +102,7 @@ def open_configured(config: Config) -> ConfiguredData:
     """The data of `config.train_dataloader` with opened rows, not tokenised yet."""
     loader, path = config.get("train_dataloader"), "train_dataloader.dataset"
     if by_trainer(config):
-        loader, path = Config(dataset=config.get("train_dataset")), "train_dataset"
+        loader, path = {"dataset": config.get("train_dataset")}, "train_dataset"
     if not isinstance(loader, Mapping) or loader.get("dataset") is None:
         raise ConfigError(translate("the config has no {path}: there is no data in it to look at", path=path))
     data = ConfiguredData(loader["dataset"], path, config.get("tokenizer"))

@@ -63,9 +63,9 @@ def _seed(text: str) -> int:
 
 def _adapter_to_start_from(config: Config) -> str | None:
     """The adapter folder that `load_from` names, or None."""
+    if by_trainer(config):  # the Trainer does not read load_from, which is an error of the checks
+        return None
     path = config.get("load_from")
-    if by_trainer(config):
-        return None  # the Trainer does not read load_from, which the checks say
     is_adapter = isinstance(path, str) and (Path(path) / "adapter_config.json").is_file()
     return path if is_adapter else None
 
@@ -120,20 +120,18 @@ def main(argv: list[str] | None = None) -> int:
         logger.warning("%s", warning.message)
     if adapter:
         logger.info(translate("load_from = %r is an adapter: it is taken as model.peft_model"), adapter)
+    from xtuner.engine.memory import explaining_out_of_memory
     from xtuner.engine.run import RunOptions
 
     options = RunOptions(args.work_dir, args.resume, args.seed, args.fsdp, zero, found.forecast)
-    from xtuner.engine.memory import explaining_out_of_memory
-
-    if by_trainer(config):
-        from xtuner.engine.huggingface import train_by_trainer
-
-        with explaining_out_of_memory(found.forecast):
-            train_by_trainer(config, options)
-        return 0
-    from xtuner.engine.build import build_run
-
     with explaining_out_of_memory(found.forecast):
+        if by_trainer(config):
+            from xtuner.engine.huggingface import train_by_trainer
+
+            train_by_trainer(config, options)
+            return 0
+        from xtuner.engine.build import build_run
+
         run = build_run(config, options)
         run.train()
     if run.world.is_first and run.kept_checkpoints:

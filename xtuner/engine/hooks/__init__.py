@@ -1,5 +1,9 @@
 """The actions around the training loop: measuring, logging, saving, sampling."""
 
+import pkgutil
+from typing import Any
+
+from xtuner.config.mmengine_names import SAME_JOB
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.dataset_info import DatasetInfoHook
 from xtuner.engine.hooks.evaluate_chat import EvaluateChatHook
@@ -45,3 +49,11 @@ __all__ = [
     "call_hooks",
     "sort_hooks",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # HFCheckpointHook converts, which is above the engine; it is imported on first use.
+    path = SAME_JOB.get(f"{__name__}.{name}")
+    if path is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return pkgutil.resolve_name(path)
