@@ -114,18 +114,8 @@ class SequenceClassifier(ScoringModel):
             raise ConfigError(translate(what, token=padding))
         return len(data["sample_labels"])
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """As every scoring model's; `data` has `sample_labels`."""
-        if mode != "loss":
-            return super().forward(data, data_samples, mode, num_items)
-        labels = data["sample_labels"].to(self.device)
-        return self.compute_loss(Labelled(**vars(pack(data, self.device)), labels=labels), num_items)
+    def with_labels(self, packed: Packed, data: Mapping[str, Any]) -> Labelled:
+        return Labelled(**vars(packed), labels=data["sample_labels"].to(self.device))
 
     def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
         assert isinstance(packed, Labelled)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.model.base import base_model
-from xtuner.model.packed import Packed, pack, to_device
+from xtuner.model.packed import Packed, to_device
 from xtuner.model.pairs import shared_outputs
 from xtuner.model.scoring import OF_TOKENS, ScoringModel, labels_file
 from xtuner.model.train_module import Outputs
@@ -70,17 +70,10 @@ class ProcessRewardModel(ScoringModel):
             raise ConfigError(translate(what, method=type(self).__name__))
         return data["num_steps"]
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """As every language model's, but in mode "predict" `{"scores"}` of the steps of each sample."""
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
+        """`{"scores"}` of the steps of each sample ("predict"), the model's own outputs ("tensor")."""
         if mode != "predict":
-            return super().forward(data, data_samples, mode, num_items)
-        packed = pack(data, self.device)
+            return super().outputs_of(packed, data, mode)
         counts = np.diff(np.searchsorted(packed.positions, packed.boundaries))
         scores = self.scores(packed, packed.positions).softmax(-1)[:, 1]
         return [{"scores": found} for found in scores.split(counts.tolist())]

@@ -23,7 +23,7 @@ from xtuner.language import translate
 from xtuner.model import loading
 from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
-from xtuner.model.packed import Packed, pack
+from xtuner.model.packed import Packed
 from xtuner.model.pooling import pooled
 from xtuner.model.router import log_missing_balance
 
@@ -73,17 +73,11 @@ class ScoringModel(PackedLanguageModel):
         )
         log_missing_balance(self.llm, type(self).__name__)
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """`Outputs` ("loss"), `{"scores"}` of each sample ("predict"), the model's own ("tensor")."""
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
+        """`{"scores"}` of each sample ("predict"), the model's own outputs ("tensor")."""
         if mode == "predict":
-            return [{"scores": scores} for scores in self.scores(pack(data, self.device))]
-        return super().forward(data, data_samples, mode, num_items)
+            return [{"scores": scores} for scores in self.scores(packed)]
+        return super().outputs_of(packed, data, mode)
 
     def scores(self, packed: Packed, ends: np.ndarray | None = None) -> Tensor:
         """The numbers at the tokens `ends`, by default the last of each sample, `[ends, labels]`.
