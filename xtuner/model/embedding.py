@@ -32,7 +32,6 @@ from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed, to_device
 from xtuner.model.pairs import check_known, shared_outputs
-from xtuner.model.passes import Pass
 from xtuner.model.pooling import pooled
 from xtuner.model.router import log_missing_balance
 from xtuner.model.scoring import of_auto_class, with_task
@@ -145,8 +144,8 @@ class EmbeddingModel(PackedLanguageModel):
         """The loss and the metrics of each anchor of this process."""
         every, all_keys, first = own, keys, 0
         if self.training:
-            first = gather_rows(own.anchors)[1]
-            every = Texts(*(gather_rows(rows)[0] for rows in own))
+            anchors, first = gather_rows(own.anchors)
+            every = Texts(anchors, *(gather_rows(rows)[0] for rows in own[1:]))
             all_keys = Texts(*(gather_rows(rows)[0] for rows in keys))
         similarities = own.anchors @ torch.cat([every.positives, every.negatives]).T
         targets = first + torch.arange(len(similarities), device=similarities.device)
@@ -173,9 +172,6 @@ class EmbeddingModel(PackedLanguageModel):
 
     def enable_sequence_parallel(self, group: Any) -> None:
         TrainModule.enable_sequence_parallel(self, group)
-
-    def nothing(self, p: Pass) -> Tensor:
-        return self.run(p).last_hidden_state.float().sum() * 0
 
     def extra_files(self) -> dict[str, str]:
         """What sentence-transformers reads beside the files of transformers."""
