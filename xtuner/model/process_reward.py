@@ -19,10 +19,9 @@ from torch.nn import functional
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.model.base import base_model
 from xtuner.model.packed import Packed, to_device
 from xtuner.model.pairs import shared_outputs
-from xtuner.model.scoring import OF_TOKENS, ScoringModel, labels_file
+from xtuner.model.scoring import OF_TOKENS, ScoringModel
 from xtuner.model.train_module import Outputs
 
 LABELS = ("wrong", "right")
@@ -54,11 +53,8 @@ class ProcessRewardModel(ScoringModel):
             use_varlen_attn,
             tokenizer,
             max_position_embeddings,
-            num_labels=len(LABELS),
+            LABELS,
         )
-        config = base_model(self.llm).config
-        config.id2label = dict(enumerate(LABELS))
-        config.label2id = {name: number for number, name in enumerate(LABELS)}
 
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of steps."""
@@ -85,7 +81,3 @@ class ProcessRewardModel(ScoringModel):
         values = ((logits.argmax(1) == labels).to(logits.dtype), logits.softmax(-1)[:, 1])
         named = dict(zip(self.metrics, values, strict=True))
         return shared_outputs(losses, named, num_items, self._sequence_group)
-
-    def extra_files(self) -> dict[str, str]:
-        """The names of the labels, which the files of an adapter do not have."""
-        return labels_file(LABELS) if self.uses_adapter else {}

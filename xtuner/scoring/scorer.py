@@ -24,8 +24,10 @@ from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model import loading
 from xtuner.model.base import base_model, device_of
+from xtuner.model.classifier import NUMBER
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
 from xtuner.model.quiet import silence_known_warnings
+from xtuner.model.scoring import HEADS, LABELS_FILE, name_labels
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json
 from xtuner.scoring.rows import Dialogue
@@ -33,7 +35,6 @@ from xtuner.scoring.rows import Dialogue
 REWARD_TOKEN = "reward_token_id"
 _RUN_CONFIG = "xtuner_config.py"
 _T = TypeVar("_T")
-SEVERAL, NUMBER = "multi_label_classification", "regression"
 
 
 class Scorer:
@@ -212,19 +213,18 @@ def check_scores(path: str | Path, adapter: str | Path | None = None) -> None:
 
 def _num_labels(weights: Mapping[str, Tensor], given: int) -> int:
     """The number of labels of the head in an adapter."""
-    heads = [w for name, w in weights.items() if name.endswith(("score.weight", "classifier.weight"))]
+    heads = [w for name, w in weights.items() if name.endswith(tuple(f"{head}.weight" for head in HEADS))]
     return int(heads[0].shape[0]) if heads else given
 
 
 def _name_labels(config: Any, adapter: Path) -> None:
     """Set the names of the labels and the kind of problem of an adapter, which its base does not know."""
-    file = adapter / "labels.json"
+    file = adapter / LABELS_FILE
     if not file.is_file():
         return
     names = json.loads(file.read_text(encoding="utf-8"))
     if len(names) == config.num_labels:
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: number for number, name in enumerate(names)}
+        name_labels(config, names)
     config.problem_type = _from_run(adapter / _RUN_CONFIG, "problem_type", str)
 
 
