@@ -125,10 +125,11 @@ def load_scorer(
     dtype: Any = "auto",
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    is_reward: bool = False,
 ) -> Scorer:
     """The model in `path`, with `adapter` on it, and its tokenizer; ModelError if it scores no texts.
 
-    `path` may be an adapter alone, which names its base.
+    `path` may be an adapter alone, which names its base. With `is_reward` it must give one number for a text.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -144,6 +145,9 @@ def load_scorer(
     if weights is not None:
         config.num_labels = _num_labels(weights, config.num_labels)
         _name_labels(config, Path(adapter))  # type: ignore[arg-type]
+    if is_reward and config.num_labels != 1:
+        what = "{path} is a classifier of {count} labels, not a reward model, which gives one number"
+        raise ModelError(translate(what, path=adapter or path, count=config.num_labels))
     device = dist.device()
     wanted = loading.as_dtype(dtype) or loading.as_dtype(getattr(config, "dtype", None)) or torch.float32
     kwargs = {
@@ -161,19 +165,6 @@ def load_scorer(
         logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     folders = [Path(folder) for folder in (adapter, path) if folder is not None]
     return Scorer(model.to(device).eval(), tokenizer, reward_token_of(folders), max_length)
-
-
-def load_reward_model(path: str | Path, *, dtype: Any = "auto", trust_remote_code: bool = False) -> Scorer:
-    """The model in `path`; ModelError if it does not give one number for a text."""
-    base, adapter = with_base(path)
-    check_scores(base, adapter)
-    count = loading.load_config(base, trust_remote_code=trust_remote_code).num_labels
-    if adapter is not None:
-        count = _num_labels(read_adapter(Path(adapter)), count)
-    if count != 1:
-        what = "{path} is a classifier of {count} labels, not a reward model, which gives one number"
-        raise ModelError(translate(what, path=path, count=count))
-    return load_scorer(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def with_base(path: str | Path) -> tuple[str | Path, str | Path | None]:
