@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xtuner.dataset.map_fns.fields import missing_field
+from xtuner.dataset.map_fns.fields import missing_field, present
 from xtuner.dataset.map_fns.heads import as_right
 from xtuner.errors import DataError, did_you_mean
 from xtuner.language import translate
@@ -153,7 +153,7 @@ class Steps:
     def read(self, row: Row) -> tuple[list[list[Said]], Any]:
         for name in ("completions", "labels"):
             if row.get(name) is None:
-                raise missing_field(name, (name for name in row if row[name] is not None))
+                raise missing_field(name, present(row))
         steps, labels = list(row["completions"]), [as_right(value) for value in row["labels"]]
         if len(steps) != len(labels):
             what = "the row has {steps} steps and {labels} labels: each step needs one"
@@ -182,7 +182,7 @@ class Steps:
 def _label_of(row: Row) -> Any:
     value = row.get("label")
     if value is None or value != value:
-        raise missing_field("label", (name for name in row if row[name] is not None))
+        raise missing_field("label", present(row))
     return value
 
 
@@ -203,7 +203,7 @@ def _several(row: Row, name: str) -> list[Said]:
 def _text_or_messages(row: Row, name: str, tools: Sequence[Any] = ()) -> Said:
     value = row.get(name)
     if value is None:
-        raise missing_field(name, (name for name in row if row[name] is not None))
+        raise missing_field(name, present(row))
     if isinstance(value, str):
         if not value.strip():
             raise DataError(translate("{name} is empty: it must hold a text", name=name))
