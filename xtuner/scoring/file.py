@@ -4,7 +4,7 @@
 scores.jsonl                  all lines, once all rows are scored
 
 Lines are in the order of the rows. What was written stays when the process is killed: the next run of the
-same model on the same data drops a line that was cut off, and goes on after the last whole one.
+same model on the same data drops a line that was cut off, and continues after the last whole one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score_file(
         part = path.with_name(f".{path.name}.{_key(scorer, rows, key)}.part")
         done = _repair(part)
         if done:
-            logger.info(translate("%s: %d rows are scored already, the run goes on after them"), path, done)
+            logger.info(translate("%s: %d rows are scored already, the run continues after them"), path, done)
         with part.open("ab") as file:
             _score_rest(scorer, rows, data, done, file, batch_size)
         summary = summarise(_lines(part))

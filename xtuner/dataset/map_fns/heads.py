@@ -46,12 +46,12 @@ _YES, _NO = ("true", "yes", "1", "1.0", "+", "good", "right", "correct"), (
 
 def classification_map_fn(example: Row) -> dict[str, Any]:
     """A text or a conversation, and what is known of it, by the usual names of fields."""
-    return {**_said(example), "label": _first(example, LABELS)}
+    return {**_text_or_dialogue(example), "label": _first(example, LABELS)}
 
 
 def regression_map_fn(example: Row) -> dict[str, Any]:
     """A text or a conversation, and its number, by the usual names of fields."""
-    return {**_said(example), "label": _first(example, NUMBERS)}
+    return {**_text_or_dialogue(example), "label": _first(example, NUMBERS)}
 
 
 def embedding_map_fn(example: Row) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _first(example: Row, names: Sequence[str]) -> Any:
     return example[name]
 
 
-def _said(example: Row) -> dict[str, Any]:
+def _text_or_dialogue(example: Row) -> dict[str, Any]:
     """`text`, or `messages` and `tools`."""
     dialogue = next((name for name in DIALOGUES if isinstance(example.get(name), (list, tuple))), None)
     if dialogue is None:
