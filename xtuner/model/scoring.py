@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from xtuner.config import build
 from xtuner.errors import ConfigError
 from xtuner.language import translate
+from xtuner.loadable import LABELS_FILE
 from xtuner.model import loading
 from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
@@ -29,8 +30,6 @@ from xtuner.model.router import log_missing_balance
 
 HEADS = ("score", "classifier")
 """The names of the head in the classes of transformers."""
-LABELS_FILE = "labels.json"
-"""The names of the labels, in order, in an adapter's folder."""
 
 
 class HeadKind(NamedTuple):

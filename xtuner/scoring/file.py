@@ -81,10 +81,7 @@ def state_of(folder: str | Path) -> list[Any]:
 
 
 def _key(scorer: Scorer, rows: Selection, more: Iterable[Any]) -> str:
-    data = [
-        source.fingerprint() if isinstance(source, FileRows) else str(getattr(source, "_fingerprint", ""))
-        for source in rows.sources
-    ]
+    data = list(map(fingerprint.fingerprint_rows, rows.sources))
     tokenizer = fingerprint.fingerprint_tokenizer(scorer.tokenizer)
     return fingerprint.fingerprint_value(
         [data, tokenizer, scorer.max_length, scorer.reward_token, scorer.labels, *more]
@@ -113,7 +110,7 @@ def _lines(path: Path) -> Iterator[Result]:
 def _score_rest(
     scorer: Scorer, rows: Selection, data: str, done: int, file: IO[bytes], batch_size: int
 ) -> None:
-    numbered = zip(_ids(rows, data), rows.unread(), strict=False)
+    numbered = zip(_ids(rows, data), rows.unread(), strict=True)
     rest = itertools.islice(((name, read) for name, (_, read) in numbered), done, None)
     num_rows, num_tokens = done, 0
     with show_rates(translate("scoring"), rows.quick_len()) as advance:

@@ -21,13 +21,14 @@ from xtuner import dist, loadable
 from xtuner.dataset.encoding.conversations import InvalidRowError, plan_conversations
 from xtuner.errors import DataError, ModelError
 from xtuner.language import translate
+from xtuner.loadable import LABELS_FILE
 from xtuner.log import logger, say_once
 from xtuner.model import loading
 from xtuner.model.base import base_model, device_of
 from xtuner.model.classifier import NUMBER
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
 from xtuner.model.quiet import silence_known_warnings
-from xtuner.model.scoring import HEADS, LABELS_FILE, name_labels
+from xtuner.model.scoring import HEADS, name_labels
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json
 from xtuner.scoring.rows import Dialogue
