@@ -29,6 +29,8 @@ CAUSAL = "AutoModelForCausalLM"
 OF_SEQUENCES, OF_TOKENS = "SequenceClassification", "TokenClassification"
 SCORING = (OF_SEQUENCES, OF_TOKENS)
 OF_VECTORS = "FeatureExtraction"
+# The names of the labels in order, in the folder of an adapter, whose config.json has none.
+LABELS_FILE = "labels.json"
 # The methods whose models write no text; their classes are not imported here, which takes seconds.
 WITHOUT_TEXT = ("EmbeddingModel", "ProcessRewardModel", "RewardModel", "SequenceClassifier")
 _CURE = "name the folder of a language model"

@@ -14,7 +14,7 @@ from xtuner.chat.terminal import PROMPT
 from xtuner.errors import XTunerError
 from xtuner.generation.generate import Completion, complete, complete_several
 from xtuner.model.loading import load_for_chat
-from xtuner.scoring.scorer import load_reward_model, load_scorer
+from xtuner.scoring.scorer import load_scorer
 
 WILD = {"max_new_tokens": 6, "temperature": 5.0, "top_k": 0, "top_p": 1.0}
 SHORT = ("--max-new-tokens", 6, "--torch-dtype", "fp32", "--prompt-template", "default")
@@ -116,4 +116,4 @@ def test_wrong_settings_are_one_line(llama_dir, reward_dir, scoring_dir, argv, m
 
 def test_a_reward_model_gives_one_number(scoring_dir):
     with pytest.raises(XTunerError, match="is a classifier of 2 labels"):
-        load_reward_model(scoring_dir(num_labels=2))
+        load_scorer(scoring_dir(num_labels=2), is_reward=True)

@@ -15,6 +15,7 @@ from xtuner.dataset.collate_fns.head_collate_fns import (
     embedding_collate_fn,
     stepwise_collate_fn,
 )
+from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.head_dataset import (
     build_classification_dataset,
     build_embedding_dataset,
@@ -309,3 +310,39 @@ def test_a_prompt_that_fills_max_length_is_counted(marking, caplog):
     said = [record.getMessage() for record in caplog.records]
     assert any("1 dropped: 1 with a prompt that alone fills max_length (row 1" in line for line in said)
     assert "data: 1 right steps, 1 wrong ones" in said
+
+
+def test_data_sets_that_are_packed_together_keep_what_their_samples_have(marking):
+    """Labels of texts, sizes of groups, labels of steps, in the order of the samples."""
+    texts = [{"text": "hello", "label": "good"}], [{"text": "a", "label": "bad"}]
+    together = ConcatDataset(
+        [build_classification_dataset(r, marking, 64, LABELS) for r in texts], max_length=128
+    )
+    batch = classification_collate_fn([together[0]])["data"]
+    wanted = {"hello": 1, "a": 0}
+    (found,) = texts_of(together, marking)
+    assert batch["sample_labels"].tolist() == [
+        next(label for word, label in wanted.items() if word in text) for text in found
+    ]
+    assert (len(found), batch["label_names"]) == (2, LABELS)
+    groups = [{"anchor": "a", "positive": "b"}], [{"anchor": "c", "positive": "d", "negatives": ["e"]}]
+    together = ConcatDataset([build_embedding_dataset(r, marking, 64) for r in groups], max_length=256)
+    assert sorted(embedding_collate_fn([together[0]])["data"]["group_sizes"]) == [2, 3]
+    steps = (
+        [{"prompt": "p", "completions": ["s"], "labels": [True]}],
+        [{"prompt": "q", "completions": ["t", "u"], "labels": [False, False]}],
+    )
+    together = ConcatDataset([build_stepwise_dataset(r, marking, 64) for r in steps], max_length=128)
+    data = stepwise_collate_fn([together[0]])["data"]
+    assert (data["num_steps"], sorted(data["loss_targets"].tolist())) == (3, [0, 0, 1])
+
+
+def test_data_sets_with_other_labels_are_not_mixed(marking):
+    """In a pack, and in a batch: the numbers of one would be read as names of the other."""
+    rows = [{"text": "hello", "label": "good"}]
+    parts = [build_classification_dataset(rows, marking, 64, names) for names in (LABELS, LABELS[::-1])]
+    message = r"labels \['bad', 'good'\] and \['good', 'bad'\]: give all data sets the same"
+    with pytest.raises(ConfigError, match=message):
+        classification_collate_fn([part[0] for part in parts])
+    with pytest.raises(ConfigError, match="give all data sets the same labels"):
+        ConcatDataset(parts, max_length=128)[0]

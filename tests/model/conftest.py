@@ -204,3 +204,20 @@ def internlm2_dir(tmp_path_factory) -> Path:
     }
     config_file.write_text(json.dumps(fields))
     return folder
+
+
+def assert_splits_alike(model, collate, items, num_items, gradients):
+    """Batches of one item give in sum what one batch of all gives; `num_items` divides each loss."""
+    whole = model(collate(items)["data"], num_items=num_items)
+    whole["loss"].backward()
+    expected = gradients(model.llm)
+    model.zero_grad()
+    parts = [model(collate([item])["data"], num_items=num_items) for item in items]
+    for part in parts:
+        part["loss"].backward()
+    assert sum(part["loss"].item() for part in parts) == pytest.approx(whole["loss"].item(), rel=1e-11)
+    for name in model.metrics:
+        added = sum(part["sums"][name].item() for part in parts)
+        assert added == pytest.approx(whole["sums"][name].item(), rel=1e-11)
+    for name, grad in gradients(model.llm).items():
+        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)

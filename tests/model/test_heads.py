@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
 from tests.model import plain_preferences as plain
+from tests.model.conftest import assert_splits_alike
 from xtuner.config.folders import check_folder, named_folders
 from xtuner.dataset.collate_fns.head_collate_fns import (
     classification_collate_fn,
@@ -73,29 +74,17 @@ def padded(items):
     return {"input_ids": ids, "attention_mask": mask.long(), "use_cache": False}
 
 
-def assert_same(ours, theirs, gradients, relative_error, limit=1e-8):
-    """The gradients of two models."""
-    ours, theirs = gradients(ours), gradients(theirs)
+def assert_same(model, batch, count, loss, policy, gradients, relative_error):
+    """The `count` items of a batch give the `loss` and the gradients of `policy`; returns the outputs."""
+    assert model.num_items(batch) == count
+    outputs = model(batch, num_items=count)
+    outputs["loss"].backward()
+    assert outputs["loss"].item() == pytest.approx(loss.item(), rel=1e-10)
+    ours, theirs = gradients(model.llm), gradients(policy)
     assert ours.keys() == theirs.keys()
     assert len(ours) > 4
-    assert max(relative_error(ours[n], theirs[n]) for n in ours if theirs[n].norm() > 0) < limit
-
-
-def assert_splits_alike(model, collate, items, gradients):
-    """Two batches divided by the items of both give what one batch with all gives."""
-    whole = model(collate(items)["data"], num_items=7)
-    whole["loss"].backward()
-    expected = gradients(model.llm)
-    model.zero_grad()
-    parts = [model(collate([item])["data"], num_items=7) for item in items]
-    for part in parts:
-        part["loss"].backward()
-    assert sum(part["loss"].item() for part in parts) == pytest.approx(whole["loss"].item(), rel=1e-11)
-    for name in model.metrics:
-        added = sum(part["sums"][name].item() for part in parts)
-        assert added == pytest.approx(whole["sums"][name].item(), rel=1e-11)
-    for name, grad in gradients(model.llm).items():
-        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
+    assert max(relative_error(ours[n], theirs[n]) for n in ours if theirs[n].norm() > 0) < 1e-8
+    return outputs
 
 
 # --- classifiers -----------------------------------------------------------------------------------------
@@ -146,18 +135,14 @@ def test_a_classifier_is_that_of_transformers(
     model.llm.load_state_dict(policy.state_dict())
     model.double()
     batch = classification_collate_fn(data)["data"]
-    assert model.num_items(batch) == 6
-    outputs = model(batch, num_items=6)
-    outputs["loss"].backward()
-    assert outputs["loss"].item() == pytest.approx(wanted.item(), rel=1e-10)
-    assert_same(model.llm, policy, gradients, relative_error)
+    assert_same(model, batch, 6, wanted, policy, gradients, relative_error)
 
 
 @pytest.mark.parametrize("problem_type", LABELS)
 def test_splits_of_an_update_are_alike(make, items, problem_type, gradients):
     size = 1 if problem_type == NUMBER else 3
     model = classifier(make("LlamaForSequenceClassification", num_labels=size), problem_type).train()
-    assert_splits_alike(model, classification_collate_fn, labelled(items, problem_type), gradients)
+    assert_splits_alike(model, classification_collate_fn, labelled(items, problem_type), 7, gradients)
 
 
 def test_metrics_of_labels(make, items, monkeypatch):
@@ -258,12 +243,8 @@ def test_a_process_reward_model_is_a_token_classifier(make, items, lora, gradien
     model.llm.load_state_dict(policy.state_dict())
     model.double()
     collated = stepwise_collate_fn(data)["data"]
-    assert model.num_items(collated) == 6
-    outputs = model(collated, num_items=6)
-    outputs["loss"].backward()
-    assert outputs["loss"].item() == pytest.approx(wanted.item(), rel=1e-10)
+    outputs = assert_same(model, collated, 6, wanted, policy, gradients, relative_error)
     assert outputs["loss"].item() == pytest.approx(theirs.loss.item(), rel=1e-6)
-    assert_same(model.llm, policy, gradients, relative_error)
     assert outputs["sums"]["acc"].item() == (logits.argmax(1) == classes).sum().item()
     right = logits.detach().softmax(-1)[:, 1]
     assert outputs["sums"]["score_mean"].item() == pytest.approx(right.sum().item(), rel=1e-10)
@@ -275,7 +256,7 @@ def test_a_process_reward_model_is_a_token_classifier(make, items, lora, gradien
 
 def test_splits_of_steps_are_alike(make, items, gradients):
     model = ProcessRewardModel(make("LlamaForTokenClassification", num_labels=2)).train()
-    assert_splits_alike(model, stepwise_collate_fn, stepwise(items), gradients)
+    assert_splits_alike(model, stepwise_collate_fn, stepwise(items), 7, gradients)
 
 
 def test_a_process_reward_model_names_wrong_data(make, batch):
@@ -349,11 +330,7 @@ def test_embeddings_and_their_loss_equal_plain_torch(
     model.llm.load_state_dict(policy.state_dict())
     model.double()
     batch = embedding_collate_fn(data)["data"]
-    assert model.num_items(batch) == 3
-    outputs = model(batch, num_items=3)
-    outputs["loss"].backward()
-    assert outputs["loss"].item() == pytest.approx(wanted.item(), rel=1e-10)
-    assert_same(model.llm, policy, gradients, relative_error)
+    outputs = assert_same(model, batch, 3, wanted, policy, gradients, relative_error)
     anchors, candidates = groups[0].detach(), torch.cat(groups[1:]).detach()
     similarities = anchors @ candidates.T
     own = similarities.diagonal()

@@ -8,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tests.model import plain_preferences as plain
+from tests.model.conftest import assert_splits_alike
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.errors import ConfigError
 from xtuner.model.preference_losses import PENALTIES, REWARD_LOSSES
@@ -120,19 +121,7 @@ def test_loss_metrics_and_gradients_equal_plain_torch(
 def test_any_split_of_an_update_gives_the_same(scorer, ended, gradients):
     """Two batches divided by the pairs of both give the loss, metrics and gradient of one batch with all."""
     model = RewardModel(scorer, loss_type="focal").train()
-    whole = model(preference_collate_fn(ended)["data"], num_items=3)
-    whole["loss"].backward()
-    expected = gradients(model.llm)
-    model.zero_grad()
-    parts = [model(preference_collate_fn([item])["data"], num_items=3) for item in ended]
-    for part in parts:
-        part["loss"].backward()
-    assert sum(part["loss"].item() for part in parts) == pytest.approx(whole["loss"].item(), rel=1e-11)
-    for name in model.metrics:
-        added = sum(part["sums"][name].item() for part in parts)
-        assert added == pytest.approx(whole["sums"][name].item(), rel=1e-11)
-    for name, grad in gradients(model.llm).items():
-        torch.testing.assert_close(grad, expected[name], rtol=1e-9, atol=1e-12)
+    assert_splits_alike(model, preference_collate_fn, ended, 3, gradients)
 
 
 def test_families_that_mix_packed_samples_give_the_same(ended):

@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on(here, reward_dir, run):
     with part().open("ab") as file:
         file.write(b'{"id": "cut o')
     text = run("score", reward_dir, "d.jsonl", "--batch-size", 1, with_log=True)
-    assert f"scores.jsonl: {num_kept} rows are scored already, the run goes on after them" in text
+    assert f"scores.jsonl: {num_kept} rows are scored already, the run continues after them" in text
     assert "400 rows scored" in text
     assert Path("scores.jsonl").read_bytes().startswith(kept)
     assert Path("scores.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()

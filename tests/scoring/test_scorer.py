@@ -14,7 +14,7 @@ from tests.end_to_end.test_dpo import pairs
 from xtuner.dataset.preference_dataset import build_preference_dataset
 from xtuner.errors import DataError, ModelError
 from xtuner.scoring.rows import read_scored
-from xtuner.scoring.scorer import check_scores, load_reward_model, load_scorer, reward_token_of
+from xtuner.scoring.scorer import check_scores, load_scorer, reward_token_of
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -143,7 +143,8 @@ def test_an_adapter_brings_its_head(llama_dir, scoring_dir, tmp_path):
     torch.testing.assert_close(scorer.logits(samples), wanted, rtol=1e-5, atol=1e-5)
     assert scorer.labels == ["LABEL_0"]
     # The adapter alone names its base.
-    for found in (load_scorer(tmp_path / "adapter"), load_reward_model(tmp_path / "adapter")):
+    for is_reward in (False, True):
+        found = load_scorer(tmp_path / "adapter", is_reward=is_reward)
         assert torch.equal(found.logits(samples), scorer.logits(samples))
 
 

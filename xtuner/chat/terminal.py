@@ -30,7 +30,7 @@ from xtuner.errors import ConfigError
 from xtuner.generation.generate import Completion
 from xtuner.generation.limits import context_length
 from xtuner.log import logger
-from xtuner.scoring.scorer import Scorer, load_reward_model
+from xtuner.scoring.scorer import Scorer, load_scorer
 from xtuner.utils import PROMPT_TEMPLATE
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def _scorer(settings: Settings) -> Scorer | None:
     """The reward model that chooses among answers; None without one."""
     if settings.reward is None:
         return None
-    return load_reward_model(settings.reward, trust_remote_code=settings.trust_remote_code)
+    return load_scorer(settings.reward, trust_remote_code=settings.trust_remote_code, is_reward=True)
 
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:

@@ -29,6 +29,9 @@ HEADS = {
     "the row has {steps} steps and {labels} labels: each step needs one": (
         "该行有 {steps} 步、{labels} 个标签：每一步都需要一个"
     ),
+    "the data sets have the labels {first} and {other}: give all data sets the same labels": (
+        "各数据集的标签为 {first} 与 {other}：请让所有数据集使用相同的 labels"
+    ),
     "the row has no steps": "该行没有步骤",
     "step {number} of the row is {step!r:.40}; it must be text": (
         "该行第 {number} 步为 {step!r:.40}；应为文本"

@@ -17,7 +17,7 @@ SCORING = {
     "--{flag} is {value}: write 1 or more": "--{flag} 为 {value}：请写 1 或更大的数",
     "The results are in {out}": "结果在 {out}",
     "scoring": "打分",
-    "%s: %d rows are scored already, the run goes on after them": "%s：已有 %d 行打过分，从其后继续",
+    "%s: %d rows are scored already, the run continues after them": "%s：已有 %d 行打过分，从其后继续",
     "%s existed: replaced": "%s 已存在：已替换",
     "{data} has no row that can be scored": "{data} 没有可打分的行",
     "{rows:,} rows scored": "已打分 {rows:,} 行",

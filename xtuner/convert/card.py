@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from xtuner.chat.trained_with import CONFIG_NAME
-from xtuner.loadable import CAUSAL, OF_SEQUENCES, OF_TOKENS, OF_VECTORS, auto_class, head_of
+from xtuner.loadable import CAUSAL, LABELS_FILE, OF_SEQUENCES, OF_TOKENS, OF_VECTORS, auto_class, head_of
 from xtuner.model_folder import read_json
 
 _SETTINGS = (
@@ -147,8 +147,8 @@ def _loader(source: str | Path | None) -> str:
 
 def _label_names(folder: Path) -> list[str]:
     """The names of the labels of a model or an adapter; none if it gives one number."""
-    if (folder / "labels.json").is_file():
-        return json.loads((folder / "labels.json").read_text("utf-8"))
+    if (folder / LABELS_FILE).is_file():
+        return json.loads((folder / LABELS_FILE).read_text("utf-8"))
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     names = list(config.get("id2label", {}).values())
     return names if len(names) > 1 else []

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from xtuner.dataset.heads.items import label_names_of
 from xtuner.dataset.items.packed_dataset import Item, checked_index
 from xtuner.dataset.items.packing import PackPlan, plan_packs, plan_single
 from xtuner.dataset.items.streamed import Stream
@@ -235,13 +236,15 @@ def _joined(items: list[Item]) -> Item:
     for item in items:
         boundaries += [end + boundary for boundary in item["cumulative_len"][1:]]
         end = boundaries[-1]
-    of_answers = {
+    of_samples: dict[str, Any] = {
         name: np.concatenate([item[name] for item in items])
-        for name in ("desirable", "reference_logprobs")
+        for name in ("desirable", "reference_logprobs", "sample_labels", "group_sizes")
         if all(name in item for item in items)
     }
+    if "sample_labels" in of_samples:
+        of_samples["label_names"] = label_names_of(items)
     return {
-        **of_answers,
+        **of_samples,
         "input_ids": np.concatenate([item["input_ids"] for item in items]),
         "labels": np.concatenate([item["labels"] for item in items]),
         "cumulative_len": boundaries,

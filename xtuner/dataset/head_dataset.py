@@ -24,8 +24,8 @@ from xtuner.dataset.heads.rows import Classes, Groups, Numbers, RowKind, Steps
 from xtuner.dataset.heads.texts import encode_texts_of
 from xtuner.dataset.huggingface import find_map_fn, store_key, write_rows
 from xtuner.dataset.items import packing
-from xtuner.dataset.items.store import FAULTS, StoreWriter, TokenStore, open_or_write
-from xtuner.dataset.items.summary import check_strict, item_stats, log_summary
+from xtuner.dataset.items.store import StoreWriter, TokenStore, open_or_write
+from xtuner.dataset.items.summary import log_packed
 from xtuner.dataset.map_fns.heads import HEAD_FORMATS
 from xtuner.dataset.preferences.units import pack_units
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
@@ -59,10 +59,11 @@ def build_classification_dataset(
     kind: RowKind = Classes(names, problem_type == PROBLEM_TYPES[1]) if names else Numbers()
     by_name = HEAD_FORMATS["classification" if names else "regression"]
     limit = _limit(use_varlen_attn, max_packed_length, max_length)
-    given = _Given(dataset, tokenizer, max_length, dataset_map_fn, by_name)
-    rows, store = _open_store(given, kind, [problem_type, names], strict)
-    plan = _packed(packing.plan_single(len(store)), store, limit, shuffle_before_pack)
-    stats = _log(store, plan, max_length, limit, strict)
+    map_fn = find_map_fn(dataset_map_fn, "dataset_map_fn", by_name)
+    settings = Encoding(tokenizer, max_length, map_fn, strict=strict)
+    rows, store = _open_store(dataset, settings, kind, [problem_type, names])
+    plan = pack_units(packing.plan_single(len(store)), store, limit, shuffle_before_pack)
+    stats = log_packed(store, plan, max_length, limit, strict)
     if names:
         _log_classes(store.column("labels"), names)
     return LabelledDataset(store, plan, stats, rows.place, names)
@@ -83,11 +84,12 @@ def build_embedding_dataset(
     The other arguments are those of `build_classification_dataset`.
     """
     limit = _limit(use_varlen_attn, max_packed_length, max_length)
-    given = _Given(dataset, tokenizer, max_length, dataset_map_fn, HEAD_FORMATS["embedding"])
-    rows, store = _open_store(given, Groups(), [], strict)
+    map_fn = find_map_fn(dataset_map_fn, "dataset_map_fn", HEAD_FORMATS["embedding"])
+    settings = Encoding(tokenizer, max_length, map_fn, strict=strict)
+    rows, store = _open_store(dataset, settings, Groups(), [])
     units = packing.plan_by_group(np.asarray(store.column("groups")))
-    plan = _packed(units, store, limit, shuffle_before_pack)
-    return GroupedDataset(store, plan, _log(store, plan, max_length, limit, strict), rows.place)
+    plan = pack_units(units, store, limit, shuffle_before_pack)
+    return GroupedDataset(store, plan, log_packed(store, plan, max_length, limit, strict), rows.place)
 
 
 def build_stepwise_dataset(
@@ -107,10 +109,11 @@ def build_stepwise_dataset(
     token of the step. The other arguments are those of `build_classification_dataset`.
     """
     limit = _limit(use_varlen_attn, max_packed_length, max_length)
-    given = _Given(dataset, tokenizer, max_length, dataset_map_fn, HEAD_FORMATS["stepwise"])
-    rows, store = _open_store(given, Steps(step_separator), [step_separator], strict)
-    plan = _packed(packing.plan_single(len(store)), store, limit, shuffle_before_pack)
-    stats = _log(store, plan, max_length, limit, strict)
+    map_fn = find_map_fn(dataset_map_fn, "dataset_map_fn", HEAD_FORMATS["stepwise"])
+    settings = Encoding(tokenizer, max_length, map_fn, strict=strict)
+    rows, store = _open_store(dataset, settings, Steps(step_separator), [step_separator])
+    plan = pack_units(packing.plan_single(len(store)), store, limit, shuffle_before_pack)
+    stats = log_packed(store, plan, max_length, limit, strict)
     steps = store.column("steps")
     right = int(steps.sum())
     logger.info(translate("data: %d right steps, %d wrong ones"), right, len(steps) - right)
@@ -138,31 +141,20 @@ def check_labels(labels: Sequence[str | int] | None, problem_type: str) -> list[
     return names
 
 
-class _Given:
-    """The rows, and how they become tokens."""
-
-    def __init__(
-        self, dataset: Any, tokenizer: Any, max_length: int, map_fn: MapFn | str | None, by_name: Any
-    ) -> None:
-        self.rows = take_some(take_split(dataset, "train"), None, 0)
-        self.settings = Encoding(tokenizer, max_length, find_map_fn(map_fn, "dataset_map_fn", by_name))
-
-
-def _open_store(given: _Given, kind: RowKind, asked: list[Any], strict: bool) -> tuple[Selection, TokenStore]:
-    settings = given.settings
-    key = fingerprint.fingerprint_value(
-        ["heads", type(kind).__name__, asked, store_key(given.rows, settings)]
-    )
-    settings = Encoding(settings.tokenizer, settings.max_length, settings.dataset_map_fn, strict=strict)
+def _open_store(
+    dataset: Any, settings: Encoding, kind: RowKind, asked: list[Any]
+) -> tuple[Selection, TokenStore]:
+    """The rows, and their samples; `asked` are the settings of `kind`."""
+    rows = take_some(take_split(dataset, "train"), None, 0)
+    key = fingerprint.fingerprint_value(["heads", type(kind).__name__, asked, store_key(rows, settings)])
 
     def write(writer: StoreWriter) -> dict[str, Any]:
-        encode = functools.partial(encode_texts_of, kind=kind)
-        about = write_rows(given.rows, settings, writer, encode=encode)
+        about = write_rows(rows, settings, writer, encode=functools.partial(encode_texts_of, kind=kind))
         for name, column in kind.columns().items():
             writer.add_column(name, column)
         return about
 
-    return given.rows, open_or_write(key, write)
+    return rows, open_or_write(key, write)
 
 
 def _limit(use_varlen_attn: bool, max_packed_length: int, max_length: int) -> int | None:
@@ -170,24 +162,6 @@ def _limit(use_varlen_attn: bool, max_packed_length: int, max_length: int) -> in
         what = "max_packed_length is {packed}, less than max_length = {length}: raise it"
         raise ConfigError(translate(what, packed=max_packed_length, length=max_length))
     return max_packed_length if use_varlen_attn else None
-
-
-def _packed(units: packing.PackPlan, store: TokenStore, limit: int | None, shuffle: bool) -> packing.PackPlan:
-    return pack_units(units, store, limit, shuffle) if limit else units
-
-
-def _log(
-    store: TokenStore, plan: packing.PackPlan, max_length: int, limit: int | None, strict: bool
-) -> dict[str, Any]:
-    """The counts of the samples in items, logged."""
-    stats = dict(store.about["stats"])
-    stats["samples"] = len(plan.order)
-    stats["tokens"] = int(store.lengths[plan.order].sum())
-    stats = item_stats(stats, len(plan), limit)
-    if strict:
-        check_strict(stats)
-    log_summary(stats, max_length, limit, store.folder / FAULTS)
-    return stats
 
 
 def _log_classes(labels: np.ndarray, names: Sequence[str]) -> None:

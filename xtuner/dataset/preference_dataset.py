@@ -21,8 +21,8 @@ from xtuner.dataset.encoding.pipeline import Encoding, MapFn
 from xtuner.dataset.huggingface import find_map_fn, store_key
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
-from xtuner.dataset.items.store import FAULTS, TokenStore, open_or_write
-from xtuner.dataset.items.summary import check_strict, item_stats, log_summary
+from xtuner.dataset.items.store import TokenStore, open_or_write
+from xtuner.dataset.items.summary import log_packed
 from xtuner.dataset.map_fns.auto_preferences import PREFERENCE_FORMATS, auto_preference_map_fn
 from xtuner.dataset.map_fns.preferences import (
     hh_rlhf_map_fn,
@@ -115,7 +115,7 @@ def build_preference_dataset(
     if lost := count_single(store):
         logger.warning(translate("data: %d pairs left out, because one of their answers is"), lost)
     limit = max_packed_length if use_varlen_attn else None
-    plan = pack_units(units, store, limit, shuffle_before_pack) if limit else units
+    plan = pack_units(units, store, limit, shuffle_before_pack)
     stats = _log(store, plan, max_length, limit, strict)
     return ComparedDataset(store, plan, stats, rows.place)
 
@@ -141,7 +141,7 @@ def build_unpaired_dataset(
     rows, store = _open_store(dataset, tokenizer, max_length, reading, None, strict)
     units = labelled_units(store, with_kl)
     limit = max_packed_length if use_varlen_attn else None
-    plan = pack_units(units, store, limit, shuffle_before_pack) if limit else units
+    plan = pack_units(units, store, limit, shuffle_before_pack)
     stats = _log(store, plan, max_length, limit, strict)
     data = UnpairedDataset(store, plan, stats, rows.place, 1 + with_kl)
     num_good = int(is_good(store, plan.order[:: 1 + with_kl]).sum())
@@ -226,15 +226,9 @@ def _log(
     store: TokenStore, plan: packing.PackPlan, max_length: int, limit: int | None, strict: bool
 ) -> dict[str, Any]:
     """The counts of the samples in items, logged with what is hardly meant."""
-    stats = dict(store.about["stats"])
     counts = store.column("answer_counts")[store.rows[plan.order]]
-    stats["samples"] = len(plan.order)
-    stats["tokens"] = int(store.lengths[plan.order].sum())
-    stats["trained"] = int(counts.sum(dtype=np.int64))
-    stats = item_stats(stats, len(plan), limit)
-    if strict:
-        check_strict(stats)
-    log_summary(stats, max_length, limit, store.folder / FAULTS)
+    num_trained = int(counts.sum(dtype=np.int64))
+    stats = log_packed(store, plan, max_length, limit, strict, num_trained)
     for kind, what in (
         (SWAPPED, "data: in %d rows the rejected answer has the higher score (%s): are both swapped?"),
         (MIXED, "data: in %d rows one answer is a text and the other is messages (%s)"),

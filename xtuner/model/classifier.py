@@ -21,9 +21,9 @@ from torch.nn import functional
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.model.base import base_model
-from xtuner.model.packed import Packed, pack
+from xtuner.model.packed import Packed, last_tokens
 from xtuner.model.pairs import check_known, shared_outputs
-from xtuner.model.scoring import ScoringModel, labels_file
+from xtuner.model.scoring import ScoringModel
 from xtuner.model.train_module import Outputs
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
@@ -70,14 +70,10 @@ class SequenceClassifier(ScoringModel):
             use_varlen_attn,
             tokenizer,
             max_position_embeddings,
-            num_labels=len(names) or 1,
+            names,
         )
-        self.problem_type, self.label_names, self.metrics = problem_type, names, METRICS[problem_type]
-        config = base_model(self.llm).config
-        config.problem_type = problem_type
-        if names:
-            config.id2label = dict(enumerate(names))
-            config.label2id = {name: number for number, name in enumerate(names)}
+        self.problem_type, self.metrics = problem_type, METRICS[problem_type]
+        base_model(self.llm).config.problem_type = problem_type
 
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of samples; ConfigError if their labels are not the model's, or one ends as padding."""
@@ -104,9 +100,7 @@ class SequenceClassifier(ScoringModel):
                     our_type=self.problem_type,
                 )
             )
-        packed = pack(data, data["input_ids"].device)
-        padding = self.llm.config.pad_token_id
-        if padding in packed.input_ids[[end - 1 for end in packed.boundaries[1:]]].tolist():
+        if (padding := self.llm.config.pad_token_id) in last_tokens(data):
             what = (
                 "a sample ends with token {token}, the padding token, which transformers' class does not "
                 "read: give the tokenizer another pad_token, and model.llm the same pad_token_id"
@@ -114,18 +108,8 @@ class SequenceClassifier(ScoringModel):
             raise ConfigError(translate(what, token=padding))
         return len(data["sample_labels"])
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """As every scoring model's; `data` has `sample_labels`."""
-        if mode != "loss":
-            return super().forward(data, data_samples, mode, num_items)
-        labels = data["sample_labels"].to(self.device)
-        return self.compute_loss(Labelled(**vars(pack(data, self.device)), labels=labels), num_items)
+    def with_labels(self, packed: Packed, data: Mapping[str, Any]) -> Labelled:
+        return Labelled(**vars(packed), labels=data["sample_labels"].to(self.device))
 
     def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
         assert isinstance(packed, Labelled)
@@ -145,7 +129,3 @@ class SequenceClassifier(ScoringModel):
             losses, values = difference**2, (difference.abs(),)
         named = dict(zip(self.metrics, values, strict=True))
         return shared_outputs(losses, named, num_items, self._sequence_group)
-
-    def extra_files(self) -> dict[str, str]:
-        """The names of the labels, which the files of an adapter do not have."""
-        return labels_file(self.label_names) if self.uses_adapter and self.label_names else {}

@@ -30,9 +30,8 @@ from xtuner.log import say_once
 from xtuner.model import loading
 from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
-from xtuner.model.packed import Packed, pack, to_device
+from xtuner.model.packed import Packed, to_device
 from xtuner.model.pairs import check_known, shared_outputs
-from xtuner.model.passes import Pass
 from xtuner.model.pooling import pooled
 from xtuner.model.router import log_missing_balance
 from xtuner.model.scoring import of_auto_class, with_task
@@ -114,22 +113,15 @@ class EmbeddingModel(PackedLanguageModel):
             raise ConfigError(translate(what, method=type(self).__name__))
         return len(data["group_sizes"])
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """`Outputs` ("loss"), `{"vector"}` of each sample ("predict"), the model's own ("tensor")."""
-        if mode == "tensor":
-            return super().forward(data, data_samples, mode, num_items)
-        packed = pack(data, self.device)
+    def with_labels(self, packed: Packed, data: Mapping[str, Any]) -> Grouped:
+        keys = data["text_keys"].to(self.device)
+        return Grouped(**vars(packed), sizes=data["group_sizes"], keys=keys)
+
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
+        """`{"vector"}` of each sample ("predict"), the model's own outputs ("tensor")."""
         if mode == "predict":
             return [{"vector": vector} for vector in self.vectors(packed)]
-        assert mode == "loss", mode
-        keys = data["text_keys"].to(self.device)
-        return self.compute_loss(Grouped(**vars(packed), sizes=data["group_sizes"], keys=keys), num_items)
+        return super().outputs_of(packed, data, mode)
 
     def vectors(self, packed: Packed) -> Tensor:
         """A vector of length 1 for each sample, `[samples, h]`."""
@@ -152,8 +144,8 @@ class EmbeddingModel(PackedLanguageModel):
         """The loss and the metrics of each anchor of this process."""
         every, all_keys, first = own, keys, 0
         if self.training:
-            first = gather_rows(own.anchors)[1]
-            every = Texts(*(gather_rows(rows)[0] for rows in own))
+            anchors, first = gather_rows(own.anchors)
+            every = Texts(anchors, *(gather_rows(rows)[0] for rows in own[1:]))
             all_keys = Texts(*(gather_rows(rows)[0] for rows in keys))
         similarities = own.anchors @ torch.cat([every.positives, every.negatives]).T
         targets = first + torch.arange(len(similarities), device=similarities.device)
@@ -180,9 +172,6 @@ class EmbeddingModel(PackedLanguageModel):
 
     def enable_sequence_parallel(self, group: Any) -> None:
         TrainModule.enable_sequence_parallel(self, group)
-
-    def nothing(self, p: Pass) -> Tensor:
-        return self.run(p).last_hidden_state.float().sum() * 0
 
     def extra_files(self) -> dict[str, str]:
         """What sentence-transformers reads beside the files of transformers."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
-from xtuner.model.packed import Packed, pack
+from xtuner.model.packed import Packed
 from xtuner.model.pairs import Answers, answers_of, check_beta, check_weights, shared_outputs
 from xtuner.model.passes import to_device
 from xtuner.model.preference_losses import kto_loss
@@ -92,19 +92,9 @@ class KTO(ReferencedModel):
             raise ConfigError(translate(what, method=type(self).__name__))
         return len(data["desirable"])
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """As every language model's; `data` has `desirable`, whether each answer is good."""
-        if mode != "loss":
-            return super().forward(data, data_samples, mode, num_items)
-        packed = pack(data, self.device)
+    def with_labels(self, packed: Packed, data: Mapping[str, Any]) -> Labelled:
         desirable = torch.as_tensor(data["desirable"], device=self.device).bool()
-        return self.compute_loss(Labelled(**vars(packed), desirable=desirable), num_items)
+        return Labelled(**vars(packed), desirable=desirable)
 
     def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:
         assert isinstance(packed, Labelled)

@@ -85,10 +85,18 @@ class PackedLanguageModel(TrainModule):
         mode: str = "loss",
         num_items: int | Tensor | None = None,
     ) -> Any:
-        """`Outputs` ("loss"), `{"logits"}` of each sequence ("predict"), the model's own ("tensor")."""
+        """`Outputs` in mode "loss", those of `outputs_of` in another."""
         packed = pack(data, self.device)
         if mode == "loss":
-            return self.compute_loss(packed, num_items)
+            return self.compute_loss(self.with_labels(packed, data), num_items)
+        return self.outputs_of(packed, data, mode)
+
+    def with_labels(self, packed: Packed, data: Mapping[str, Any]) -> Packed:
+        """The batch with what its loss needs besides tokens, such as labels of samples."""
+        return packed
+
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
+        """`{"logits"}` of each sequence ("predict"), the model's own outputs ("tensor")."""
         found = self.passes_of(packed)
         outputs = [self.run(p) for p in found]
         if mode == "predict":
@@ -177,15 +185,15 @@ class PackedLanguageModel(TrainModule):
             else:
                 logprobs = head_logprobs(hidden, head, targets)
         elif supervised:
-            found, spread = [], []
+            of_passes, entropies_of_passes = [], []
             for p in supervised:
                 columns = p.columns_with_loss()
                 logits = p.with_loss_of(self.run(p, columns=columns).logits, columns)
-                found.append(logprobs_of(logits, p.device_targets()))
+                of_passes.append(logprobs_of(logits, p.device_targets()))
                 if with_entropies:
-                    spread.append(entropies_of(logits, p.device_targets()))
-            logprobs = _joined(found)
-            entropies = _joined(spread) if with_entropies else None
+                    entropies_of_passes.append(entropies_of(logits, p.device_targets()))
+            logprobs = _joined(of_passes)
+            entropies = _joined(entropies_of_passes) if with_entropies else None
         for p in todo:
             if not len(p.targets):
                 logprobs = logprobs + self.nothing(p)

@@ -58,6 +58,12 @@ def loss_positions(
     return next_tokens(flat.cpu().numpy(), boundaries_of(data) if boundaries is None else boundaries)
 
 
+def last_tokens(data: dict[str, Any]) -> list[int]:
+    """The last token of each sample of a batch."""
+    packed = pack(data, data["input_ids"].device)
+    return packed.input_ids[[end - 1 for end in packed.boundaries[1:]]].tolist()
+
+
 def boundaries_of(data: dict[str, Any]) -> list[int]:
     """The boundaries of the samples of a batch after its padding is removed."""
     if "boundaries" in data:

@@ -19,10 +19,9 @@ from torch.nn import functional
 
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.model.base import base_model
-from xtuner.model.packed import Packed, pack, to_device
+from xtuner.model.packed import Packed, to_device
 from xtuner.model.pairs import shared_outputs
-from xtuner.model.scoring import OF_TOKENS, ScoringModel, labels_file
+from xtuner.model.scoring import OF_TOKENS, ScoringModel
 from xtuner.model.train_module import Outputs
 
 LABELS = ("wrong", "right")
@@ -54,11 +53,8 @@ class ProcessRewardModel(ScoringModel):
             use_varlen_attn,
             tokenizer,
             max_position_embeddings,
-            num_labels=len(LABELS),
+            LABELS,
         )
-        config = base_model(self.llm).config
-        config.id2label = dict(enumerate(LABELS))
-        config.label2id = {name: number for number, name in enumerate(LABELS)}
 
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of steps."""
@@ -70,17 +66,10 @@ class ProcessRewardModel(ScoringModel):
             raise ConfigError(translate(what, method=type(self).__name__))
         return data["num_steps"]
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """As every language model's, but in mode "predict" `{"scores"}` of the steps of each sample."""
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
+        """`{"scores"}` of the steps of each sample ("predict"), the model's own outputs ("tensor")."""
         if mode != "predict":
-            return super().forward(data, data_samples, mode, num_items)
-        packed = pack(data, self.device)
+            return super().outputs_of(packed, data, mode)
         counts = np.diff(np.searchsorted(packed.positions, packed.boundaries))
         scores = self.scores(packed, packed.positions).softmax(-1)[:, 1]
         return [{"scores": found} for found in scores.split(counts.tolist())]
@@ -92,7 +81,3 @@ class ProcessRewardModel(ScoringModel):
         values = ((logits.argmax(1) == labels).to(logits.dtype), logits.softmax(-1)[:, 1])
         named = dict(zip(self.metrics, values, strict=True))
         return shared_outputs(losses, named, num_items, self._sequence_group)
-
-    def extra_files(self) -> dict[str, str]:
-        """The names of the labels, which the files of an adapter do not have."""
-        return labels_file(LABELS) if self.uses_adapter else {}

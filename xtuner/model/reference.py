@@ -28,7 +28,7 @@ from xtuner.log import say_once
 from xtuner.model import loading, mapped
 from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
-from xtuner.model.packed import Packed, pack
+from xtuner.model.packed import Packed
 from xtuner.model.pairs import Answers, answers_of, lengths_of
 from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
@@ -86,18 +86,12 @@ class ReferenceModel(SupervisedFinetune):
             module.training = False
         return self
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
         """As every language model's; in mode "reference" the log-probability of each sample."""
         if mode != "reference":
-            return super().forward(data, data_samples, mode, num_items)
+            return super().outputs_of(packed, data, mode)
         with torch.no_grad():
-            return answers_of(self, pack(data, self.device)).logprobs
+            return answers_of(self, packed).logprobs
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Nothing: its weights are those of the model that it was made from."""
@@ -138,17 +132,10 @@ class ReferencedModel(PackedLanguageModel):
             )
         self._adapter_off = AdapterOff(self.llm, self.uses_adapter)
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
         """As every language model's; in mode "reference" the log-probability of each sample by it."""
         if mode != "reference":
-            return super().forward(data, data_samples, mode, num_items)
-        packed = pack(data, self.device)
+            return super().outputs_of(packed, data, mode)
         return self._run_reference(packed, self.passes_of(packed, with_loss=True)).logprobs
 
     def reference_answers(self, packed: Packed, todo: Sequence[Pass]) -> Answers:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.model.base import base_model
-from xtuner.model.packed import Packed, pack, to_device
+from xtuner.model.packed import Packed, last_tokens, to_device
 from xtuner.model.pairs import check_known, check_weights, num_pairs, shared_outputs
 from xtuner.model.preference_losses import PENALTIES, REWARD_LOSSES
 from xtuner.model.scoring import ScoringModel
@@ -72,15 +72,13 @@ class RewardModel(ScoringModel):
     def num_items(self, data: dict[str, Any]) -> int:
         """The number of pairs; ConfigError if a sample does not end with the reward token."""
         count = num_pairs(data, type(self).__name__)
-        if self.reward_token_id is not None:
-            packed = pack(data, data["input_ids"].device)
-            last = packed.input_ids[[end - 1 for end in packed.boundaries[1:]]].tolist()
-            if other := [token for token in last if token != self.reward_token_id]:
-                what = (
-                    "model.reward_token_id is {token}, but a sample ends with token {last}: set is_reward = "
-                    "True and the same reward_token_id in build_preference_dataset"
-                )
-                raise ConfigError(translate(what, token=self.reward_token_id, last=other[0]))
+        token = self.reward_token_id
+        if token is not None and (other := [last for last in last_tokens(data) if last != token]):
+            what = (
+                "model.reward_token_id is {token}, but a sample ends with token {last}: set is_reward = "
+                "True and the same reward_token_id in build_preference_dataset"
+            )
+            raise ConfigError(translate(what, token=token, last=other[0]))
         return count
 
     def compute_loss(self, packed: Packed, num_items: int | Tensor | None) -> Outputs:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from xtuner.config import build
 from xtuner.errors import ConfigError
 from xtuner.language import translate
+from xtuner.loadable import LABELS_FILE
 from xtuner.model import loading
 from xtuner.model.base import base_model
 from xtuner.model.language_model import PackedLanguageModel
-from xtuner.model.packed import Packed, pack
+from xtuner.model.packed import Packed
 from xtuner.model.pooling import pooled
 from xtuner.model.router import log_missing_balance
 
@@ -44,7 +45,7 @@ OF_TOKENS = HeadKind("AutoModelForTokenClassification", "TOKEN_CLS", "token clas
 
 
 class ScoringModel(PackedLanguageModel):
-    """A language model with a head of `num_labels` numbers for a sample."""
+    """A language model with a head of one number for a sample, or of one for each of `label_names`."""
 
     kind = OF_SEQUENCES
     writes_text = False
@@ -58,32 +59,30 @@ class ScoringModel(PackedLanguageModel):
         use_varlen_attn: bool = False,
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
-        num_labels: int = 1,
+        label_names: Sequence[str] = (),
     ):
         full = lora is None and peft_model is None
+        num_labels = len(label_names) or 1
         found = with_head(llm, num_labels, tokenizer, max_position_embeddings, full, self.kind)
         lora = build(lora) if isinstance(lora, Mapping) else lora
         super().__init__(
             found,
-            None if lora is None else _with_head(lora, self.kind, head_name(found)),
+            None if lora is None else _lora_with_head(lora, self.kind, head_name(found)),
             peft_model,
             use_activation_checkpointing,
             use_varlen_attn,
             tokenizer,
         )
         log_missing_balance(self.llm, type(self).__name__)
+        self.label_names = list(label_names)
+        if label_names:
+            name_labels(base_model(self.llm).config, label_names)
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        """`Outputs` ("loss"), `{"scores"}` of each sample ("predict"), the model's own ("tensor")."""
+    def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
+        """`{"scores"}` of each sample ("predict"), the model's own outputs ("tensor")."""
         if mode == "predict":
-            return [{"scores": scores} for scores in self.scores(pack(data, self.device))]
-        return super().forward(data, data_samples, mode, num_items)
+            return [{"scores": scores} for scores in self.scores(packed)]
+        return super().outputs_of(packed, data, mode)
 
     def scores(self, packed: Packed, ends: np.ndarray | None = None) -> Tensor:
         """The numbers at the tokens `ends`, by default the last of each sample, `[ends, labels]`.
@@ -92,6 +91,12 @@ class ScoringModel(PackedLanguageModel):
         """
         ends = np.asarray(packed.boundaries[1:]) - 1 if ends is None else ends
         return pooled(self, self._decoder, self._head, packed, ends, [0, *(ends + 1).tolist()])
+
+    def extra_files(self) -> dict[str, str]:
+        """The names of the labels, which the files of an adapter do not have."""
+        if not self.uses_adapter or not self.label_names:
+            return {}
+        return {LABELS_FILE: json.dumps(self.label_names, ensure_ascii=False) + "\n"}
 
     @property
     def _decoder(self) -> nn.Module:
@@ -174,7 +179,7 @@ def _of_classes(llm: Mapping[str, Any], num_labels: int, kind: HeadKind) -> dict
     return cfg
 
 
-def _with_head(lora: Any, kind: HeadKind, name: str) -> Any:
+def _lora_with_head(lora: Any, kind: HeadKind, name: str) -> Any:
     """`lora` for that kind, with the head trained whole."""
     found = with_task(lora, kind.task_type)
     found.modules_to_save = sorted({*(found.modules_to_save or ()), name})
@@ -188,6 +193,7 @@ def with_task(lora: Any, task_type: str) -> Any:
     return found
 
 
-def labels_file(names: Sequence[str]) -> dict[str, str]:
-    """A file with the names of the labels, by their numbers."""
-    return {"labels.json": json.dumps(list(names), ensure_ascii=False) + "\n"}
+def name_labels(config: Any, names: Sequence[str]) -> None:
+    """Set the names of the labels in a model's configuration."""
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}

@@ -4,7 +4,7 @@
 scores.jsonl                  all lines, once all rows are scored
 
 Lines are in the order of the rows. What was written stays when the process is killed: the next run of the
-same model on the same data drops a line that was cut off, and goes on after the last whole one.
+same model on the same data drops a line that was cut off, and continues after the last whole one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score_file(
         part = path.with_name(f".{path.name}.{_key(scorer, rows, key)}.part")
         done = _repair(part)
         if done:
-            logger.info(translate("%s: %d rows are scored already, the run goes on after them"), path, done)
+            logger.info(translate("%s: %d rows are scored already, the run continues after them"), path, done)
         with part.open("ab") as file:
             _score_rest(scorer, rows, data, done, file, batch_size)
         summary = summarise(_lines(part))
@@ -81,10 +81,7 @@ def state_of(folder: str | Path) -> list[Any]:
 
 
 def _key(scorer: Scorer, rows: Selection, more: Iterable[Any]) -> str:
-    data = [
-        source.fingerprint() if isinstance(source, FileRows) else str(getattr(source, "_fingerprint", ""))
-        for source in rows.sources
-    ]
+    data = list(map(fingerprint.fingerprint_rows, rows.sources))
     tokenizer = fingerprint.fingerprint_tokenizer(scorer.tokenizer)
     return fingerprint.fingerprint_value(
         [data, tokenizer, scorer.max_length, scorer.reward_token, scorer.labels, *more]
@@ -113,7 +110,7 @@ def _lines(path: Path) -> Iterator[Result]:
 def _score_rest(
     scorer: Scorer, rows: Selection, data: str, done: int, file: IO[bytes], batch_size: int
 ) -> None:
-    numbered = zip(_ids(rows, data), rows.unread(), strict=False)
+    numbered = zip(_ids(rows, data), rows.unread(), strict=True)
     rest = itertools.islice(((name, read) for name, (_, read) in numbered), done, None)
     num_rows, num_tokens = done, 0
     with show_rates(translate("scoring"), rows.quick_len()) as advance:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from xtuner.language import translate
+from xtuner.model.classifier import NUMBER, SEVERAL
 from xtuner.scoring.rows import LIST, PAIR
-from xtuner.scoring.scorer import NUMBER, SEVERAL
 
 Result = dict[str, Any]
 NAMED = 3

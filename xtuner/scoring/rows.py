@@ -15,11 +15,11 @@ from typing import Any
 from xtuner.dataset.encoding.pipeline import apply_map_fn
 from xtuner.dataset.map_fns.auto import auto_map_fn, find_format, in_known_names
 from xtuner.dataset.map_fns.auto_preferences import find_preference_form
-from xtuner.dataset.map_fns.fields import items, text
-from xtuner.dataset.map_fns.openai import chat_message, tools_of
+from xtuner.dataset.map_fns.fields import text
+from xtuner.dataset.map_fns.openai import tools_of
 from xtuner.dataset.map_fns.preferences import DIALOGUES
 from xtuner.dataset.map_fns.pretrain import pretrain_map_fn
-from xtuner.dataset.map_fns.sharegpt import openai_message
+from xtuner.dataset.map_fns.sharegpt import messages_of
 from xtuner.dataset.map_fns.template import chat_messages_map_fn
 from xtuner.dataset.preferences.answers import read_compared
 from xtuner.errors import DataError
@@ -48,7 +48,7 @@ def read_scored(row: Row) -> Scored:
         texts = [compared.dialogue(number, "answer") for number in range(len(compared.answers))]
         return Scored(kind, texts)
     if name := next((name for name in DIALOGUES if _has_messages(row.get(name))), None):
-        messages = [chat_message(openai_message(message)) for message in items(row, name)]
+        messages = messages_of(row, name)
         return Scored(SINGLE, [{"messages": messages, "tools": tools_of(row)}])
     if find_format(row).map_fn is pretrain_map_fn:
         return Scored(SINGLE, [text(in_known_names(row), "text")])

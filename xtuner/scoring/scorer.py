@@ -21,11 +21,14 @@ from xtuner import dist, loadable
 from xtuner.dataset.encoding.conversations import InvalidRowError, plan_conversations
 from xtuner.errors import DataError, ModelError
 from xtuner.language import translate
+from xtuner.loadable import LABELS_FILE
 from xtuner.log import logger, say_once
 from xtuner.model import loading
 from xtuner.model.base import base_model, device_of, resize_embeddings
+from xtuner.model.classifier import NUMBER
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
 from xtuner.model.quiet import silence_known_warnings
+from xtuner.model.scoring import HEADS, name_labels
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json
 from xtuner.scoring.rows import Dialogue
@@ -33,7 +36,6 @@ from xtuner.scoring.rows import Dialogue
 REWARD_TOKEN = "reward_token_id"
 _RUN_CONFIG = "xtuner_config.py"
 _T = TypeVar("_T")
-SEVERAL, NUMBER = "multi_label_classification", "regression"
 
 
 class Scorer:
@@ -124,10 +126,11 @@ def load_scorer(
     dtype: Any = "auto",
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    is_reward: bool = False,
 ) -> Scorer:
     """The model in `path`, with `adapter` on it, and its tokenizer; ModelError if it scores no texts.
 
-    `path` may be an adapter alone, which names its base.
+    `path` may be an adapter alone, which names its base. With `is_reward` it must give one number for a text.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -143,6 +146,9 @@ def load_scorer(
     if weights is not None:
         config.num_labels = _num_labels(weights, config.num_labels)
         _name_labels(config, Path(adapter))  # type: ignore[arg-type]
+    if is_reward and config.num_labels != 1:
+        what = "{path} is a classifier of {count} labels, not a reward model, which gives one number"
+        raise ModelError(translate(what, path=adapter or path, count=config.num_labels))
     device = dist.device()
     wanted = loading.as_dtype(dtype) or loading.as_dtype(getattr(config, "dtype", None)) or torch.float32
     kwargs = {
@@ -160,19 +166,6 @@ def load_scorer(
         logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     folders = [Path(folder) for folder in (adapter, path) if folder is not None]
     return Scorer(model.to(device).eval(), tokenizer, reward_token_of(folders), max_length)
-
-
-def load_reward_model(path: str | Path, *, dtype: Any = "auto", trust_remote_code: bool = False) -> Scorer:
-    """The model in `path`; ModelError if it does not give one number for a text."""
-    base, adapter = with_base(path)
-    check_scores(base, adapter)
-    count = loading.load_config(base, trust_remote_code=trust_remote_code).num_labels
-    if adapter is not None:
-        count = _num_labels(read_adapter(Path(adapter)), count)
-    if count != 1:
-        what = "{path} is a classifier of {count} labels, not a reward model, which gives one number"
-        raise ModelError(translate(what, path=path, count=count))
-    return load_scorer(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def with_base(path: str | Path) -> tuple[str | Path, str | Path | None]:
@@ -212,19 +205,18 @@ def check_scores(path: str | Path, adapter: str | Path | None = None) -> None:
 
 def _num_labels(weights: Mapping[str, Tensor], given: int) -> int:
     """The number of labels of the head in an adapter."""
-    heads = [w for name, w in weights.items() if name.endswith(("score.weight", "classifier.weight"))]
+    heads = [w for name, w in weights.items() if name.endswith(tuple(f"{head}.weight" for head in HEADS))]
     return int(heads[0].shape[0]) if heads else given
 
 
 def _name_labels(config: Any, adapter: Path) -> None:
     """Set the names of the labels and the kind of problem of an adapter, which its base does not know."""
-    file = adapter / "labels.json"
+    file = adapter / LABELS_FILE
     if not file.is_file():
         return
     names = json.loads(file.read_text(encoding="utf-8"))
     if len(names) == config.num_labels:
-        config.id2label = dict(enumerate(names))
-        config.label2id = {name: number for number, name in enumerate(names)}
+        name_labels(config, names)
     config.problem_type = _from_run(adapter / _RUN_CONFIG, "problem_type", str)
 
 

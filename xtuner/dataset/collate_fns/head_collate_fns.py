@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from xtuner.dataset.collate_fns.flat import flat_collate_fn
+from xtuner.dataset.heads.items import label_names_of
 from xtuner.utils import IGNORE_INDEX
 
 
@@ -24,7 +25,7 @@ def classification_collate_fn(instances: Sequence[Mapping[str, Any]]) -> dict[st
     batch = flat_collate_fn(instances)
     labels = np.concatenate([instance["sample_labels"] for instance in instances])
     batch["data"]["sample_labels"] = torch.from_numpy(labels)
-    batch["data"]["label_names"] = list(instances[0]["label_names"])
+    batch["data"]["label_names"] = label_names_of(instances)
     return batch
 
 

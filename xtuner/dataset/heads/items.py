@@ -7,7 +7,7 @@ stepwise         labels [-100 -100 1 -100 0]              1 at the end of a righ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
 from xtuner.dataset.items.store import TokenStore
+from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.utils import IGNORE_INDEX
 
 
@@ -68,6 +70,16 @@ class StepwiseDataset(PackedDataset):
         found = [self._steps[a:b] for a, b in zip(starts, self._ends[samples], strict=True)]
         labels[ends] = np.concatenate(found)
         return {**item, "labels": labels}
+
+
+def label_names_of(items: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the labels of all `items`; ConfigError if they differ."""
+    first = list(items[0]["label_names"])
+    for item in items:
+        if list(item["label_names"]) != first:
+            what = "the data sets have the labels {first} and {other}: give all data sets the same labels"
+            raise ConfigError(translate(what, first=first, other=list(item["label_names"])))
+    return first
 
 
 def _with(key: str, numbers: np.ndarray, *more: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xtuner.dataset.map_fns.fields import missing_field
+from xtuner.dataset.map_fns.fields import missing_field, present
 from xtuner.dataset.map_fns.heads import as_right
 from xtuner.errors import DataError, did_you_mean
 from xtuner.language import translate
@@ -24,7 +24,7 @@ Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Said:
+class RawText:
     """A text, or messages that the chat template writes; `steps` follow it, each with its end marked."""
 
     text: str | None = None
@@ -36,7 +36,7 @@ class Said:
 class RowKind(Protocol):
     """Reads rows of one kind, and keeps the numbers of those that are used."""
 
-    def read(self, row: Row) -> tuple[list[list[Said]], Any]:
+    def read(self, row: Row) -> tuple[list[list[RawText]], Any]:
         """Groups of samples of a mapped row, and its values; DataError if something is wrong with it."""
 
     def keep(self, value: Any, groups: Sequence[int], num_steps: int) -> None:
@@ -54,13 +54,13 @@ class Classes:
         self._index = {name: number for number, name in enumerate(names)}
         self._kept: list[Any] = []
 
-    def read(self, row: Row) -> tuple[list[list[Said]], Any]:
-        said = _said(row)
+    def read(self, row: Row) -> tuple[list[list[RawText]], Any]:
+        raw = _raw_text(row)
         value = _label_of(row)
         if not self.several:
             if isinstance(value, (list, tuple)) and len(value) == 1:
                 value = value[0]
-            return [[said]], self._number(value)
+            return [[raw]], self._number(value)
         if isinstance(value, Mapping):
             value = [name for name, holds in value.items() if holds]
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -68,7 +68,7 @@ class Classes:
             raise DataError(translate(what, value=value))
         found = np.zeros(len(self.names), np.uint8)
         found[[self._number(one) for one in value]] = 1
-        return [[said]], found
+        return [[raw]], found
 
     def keep(self, value: Any, groups: Sequence[int], num_steps: int) -> None:
         self._kept.append(value)
@@ -99,7 +99,7 @@ class Numbers:
     def __init__(self) -> None:
         self._kept: list[float] = []
 
-    def read(self, row: Row) -> tuple[list[list[Said]], Any]:
+    def read(self, row: Row) -> tuple[list[list[RawText]], Any]:
         value = _label_of(row)
         try:
             number = math.nan if isinstance(value, bool) else float(value)
@@ -107,7 +107,7 @@ class Numbers:
             number = math.nan
         if not math.isfinite(number):
             raise DataError(translate("the label {value!r:.80} is not a number", value=value))
-        return [[_said(row)]], number
+        return [[_raw_text(row)]], number
 
     def keep(self, value: Any, groups: Sequence[int], num_steps: int) -> None:
         self._kept.append(value)
@@ -122,7 +122,7 @@ class Groups:
     def __init__(self) -> None:
         self._sizes: list[int] = []
 
-    def read(self, row: Row) -> tuple[list[list[Said]], Any]:
+    def read(self, row: Row) -> tuple[list[list[RawText]], Any]:
         anchor = _text_or_messages(row, "anchor")
         positives = _several(row, "positive")
         if not positives:
@@ -150,10 +150,10 @@ class Steps:
         self._labels: list[bool] = []
         self._counts: list[int] = []
 
-    def read(self, row: Row) -> tuple[list[list[Said]], Any]:
+    def read(self, row: Row) -> tuple[list[list[RawText]], Any]:
         for name in ("completions", "labels"):
             if row.get(name) is None:
-                raise missing_field(name, (name for name in row if row[name] is not None))
+                raise missing_field(name, present(row))
         steps, labels = list(row["completions"]), [as_right(value) for value in row["labels"]]
         if len(steps) != len(labels):
             what = "the row has {steps} steps and {labels} labels: each step needs one"
@@ -166,7 +166,7 @@ class Steps:
                 raise DataError(translate(what, number=number + 1, step=step))
         asked = _text_or_messages(row, "prompt", tools=row.get("tools") or ())
         ended = [step + self.separator for step in steps]
-        return [[Said(asked.text, asked.messages, asked.tools, ended)]], labels
+        return [[RawText(asked.text, asked.messages, asked.tools, ended)]], labels
 
     def keep(self, value: Any, groups: Sequence[int], num_steps: int) -> None:
         self._labels += value[:num_steps]
@@ -182,17 +182,17 @@ class Steps:
 def _label_of(row: Row) -> Any:
     value = row.get("label")
     if value is None or value != value:
-        raise missing_field("label", (name for name in row if row[name] is not None))
+        raise missing_field("label", present(row))
     return value
 
 
-def _said(row: Row) -> Said:
+def _raw_text(row: Row) -> RawText:
     if row.get("messages") is not None:
         return _text_or_messages(row, "messages", tools=row.get("tools") or ())
     return _text_or_messages(row, "text")
 
 
-def _several(row: Row, name: str) -> list[Said]:
+def _several(row: Row, name: str) -> list[RawText]:
     value = row[name] if row.get(name) is not None else []
     # A list of messages is one conversation.
     is_one = isinstance(value, str) or all(isinstance(one, Mapping) for one in value)
@@ -200,18 +200,18 @@ def _several(row: Row, name: str) -> list[Said]:
     return [_text_or_messages({name: one}, name) for one in values]
 
 
-def _text_or_messages(row: Row, name: str, tools: Sequence[Any] = ()) -> Said:
+def _text_or_messages(row: Row, name: str, tools: Sequence[Any] = ()) -> RawText:
     value = row.get(name)
     if value is None:
-        raise missing_field(name, (name for name in row if row[name] is not None))
+        raise missing_field(name, present(row))
     if isinstance(value, str):
         if not value.strip():
             raise DataError(translate("{name} is empty: it must hold a text", name=name))
-        return Said(text=value)
+        return RawText(text=value)
     is_dialogue = isinstance(value, Sequence) and all(isinstance(message, Mapping) for message in value)
     if not is_dialogue or not value:
         what = "{name} is {value!r:.80}; it must be a text or a list of messages"
         raise DataError(translate(what, name=name, value=value))
     if not any(message.get("content") or message.get("tool_calls") for message in value):
         raise DataError(translate("{name} is empty: it must hold a text", name=name))
-    return Said(messages=value, tools=tools)
+    return RawText(messages=value, tools=tools)

@@ -31,7 +31,7 @@ from xtuner.dataset.encoding.pipeline import (
     Writer,
     apply_map_fn,
 )
-from xtuner.dataset.heads.rows import RowKind, Said
+from xtuner.dataset.heads.rows import RawText, RowKind
 from xtuner.errors import DataError
 
 Ids = np.ndarray
@@ -60,10 +60,10 @@ class _Read:
     """A row that was read: the texts of its samples, in groups, and its value."""
 
     number: int
-    groups: list[list[Said]]
+    groups: list[list[RawText]]
     value: Any
 
-    def texts(self) -> Iterator[Said]:
+    def texts(self) -> Iterator[RawText]:
         for group in self.groups:
             yield from group
 
@@ -82,7 +82,7 @@ def _read(
             if settings.dataset_map_fn is not None:
                 row = apply_map_fn(settings.dataset_map_fn, row, "dataset_map_fn")
             groups, value = kind.read(row)
-            found = _Read(number, [[encoder.written(said) for said in group] for group in groups], value)
+            found = _Read(number, [[encoder.written(raw) for raw in group] for group in groups], value)
         except DataError as error:
             faults.leave_out(number, f"{rows.place(number)}: {error}")
             continue
@@ -94,7 +94,7 @@ def _chunks(found: Iterator[_Read]) -> Iterator[list[_Read]]:
     characters = 0
     for row in found:
         chunk.append(row)
-        characters += sum(len(said.text or "") + sum(map(len, said.steps)) for said in row.texts())
+        characters += sum(len(raw.text or "") + sum(map(len, raw.steps)) for raw in row.texts())
         if len(chunk) >= CHUNK_ROWS or characters >= CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
@@ -107,9 +107,9 @@ def _write(
 ) -> None:
     samples: list[Sample] = []
     numbers: list[int] = []
-    encoder.prepare([said for row in chunk for said in row.texts()])
+    encoder.prepare([raw for row in chunk for raw in row.texts()])
     for row in chunk:
-        own = [encoder.sample(said) for said in row.texts()]
+        own = [encoder.sample(raw) for raw in row.texts()]
         if not all(sample.mask.any() for sample in own):
             tally.drop(PROMPT_FILLS, row.number, rows.place)
             continue
@@ -147,27 +147,27 @@ class TextEncoder:
     max_length: int | None
     _ids: dict[str, Ids] = field(default_factory=dict)
 
-    def written(self, said: Said) -> Said:
-        """`said` as text, written by the chat template if it is messages."""
-        if said.messages:
-            words = self._template.write(said.messages, said.tools or None, prompt=bool(said.steps))
-            said = replace(said, text=words)
-        for name, words in (("text", said.text or ""), *(("step", step) for step in said.steps)):
+    def written(self, raw: RawText) -> RawText:
+        """`raw` as text, written by the chat template if it is messages."""
+        if raw.messages:
+            words = self._template.write(raw.messages, raw.tools or None, prompt=bool(raw.steps))
+            raw = replace(raw, text=words)
+        for name, words in (("text", raw.text or ""), *(("step", step) for step in raw.steps)):
             check_characters(words, name)
-        return said
+        return raw
 
-    def prepare(self, texts: list[Said]) -> None:
+    def prepare(self, texts: list[RawText]) -> None:
         """Tokenise all texts of a chunk in one call."""
-        words = list(dict.fromkeys(part for said in texts for part in (said.text or "", *said.steps)))
+        words = list(dict.fromkeys(part for raw in texts for part in (raw.text or "", *raw.steps)))
         self._ids = dict(zip(words, encode_texts(self.tokenizer, words), strict=True))
 
-    def sample(self, said: Said) -> Sample:
+    def sample(self, raw: RawText) -> Sample:
         """The tokens of one of these texts, at most `max_length`; of steps as many as fit whole."""
-        ids, limit = self._ids[said.text or ""], self.max_length or 1 << 31
+        ids, limit = self._ids[raw.text or ""], self.max_length or 1 << 31
         # A chat template writes the marks itself.
-        before, after = (ids[:0], ids[:0]) if said.messages else self._around
-        if said.steps:
-            parts = [before, ids, *(self._ids[step] for step in said.steps)]
+        before, after = (ids[:0], ids[:0]) if raw.messages else self._around
+        if raw.steps:
+            parts = [before, ids, *(self._ids[step] for step in raw.steps)]
             ends = np.cumsum([len(part) for part in parts])
             fitting = int(np.searchsorted(ends, limit, side="right"))
             marked, whole = ends[2:fitting] - 1, int(ends[-1])

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.dataset.encoding.pipeline import FAULTY
+from xtuner.dataset.items.packing import PackPlan
+from xtuner.dataset.items.store import FAULTS, TokenStore
 from xtuner.errors import DataError
 from xtuner.language import translate
 from xtuner.log import logger
@@ -22,6 +24,30 @@ def item_stats(stats: Mapping[str, Any], num_items: int, capacity: int | None) -
     """
     fill = stats["tokens"] / (num_items * capacity) if capacity else 1.0
     return {**stats, "packs": num_items, "trained_share": stats["trained"] / stats["tokens"], "fill": fill}
+
+
+def log_packed(
+    store: TokenStore,
+    plan: PackPlan,
+    max_length: int,
+    limit: int | None,
+    strict: bool,
+    num_trained: int | None = None,
+) -> dict[str, Any]:
+    """The counts of the samples in items of at most `limit` tokens, logged; `strict`: checked.
+
+    `num_trained`: the number of supervised tokens in the items, by default that of the store.
+    """
+    stats = dict(store.about["stats"])
+    stats["samples"] = len(plan.order)
+    stats["tokens"] = int(store.lengths[plan.order].sum())
+    if num_trained is not None:
+        stats["trained"] = num_trained
+    stats = item_stats(stats, len(plan), limit)
+    if strict:
+        check_strict(stats)
+    log_summary(stats, max_length, limit, store.folder / FAULTS)
+    return stats
 
 
 def log_summary(stats: Mapping[str, Any], max_length: int | None, capacity: int | None, report: Path) -> None:

@@ -45,6 +45,16 @@ def missing_field(field: str, present: Iterable[str]) -> DataError:
     )
 
 
+def present(row: Row) -> list[str]:
+    """The fields of a row that are not null."""
+    return [name for name in row if row[name] is not None]
+
+
+def first_present(row: Row, names: Iterable[str]) -> str | None:
+    """The first of `names` that the row has and that is not null; None if it has none of them."""
+    return next((name for name in names if row.get(name) is not None), None)
+
+
 def text(row: Row, field: str) -> str:
     """The text in `field`, which must exist and not be null; numbers become text."""
     value = text_or_empty(row, field)
@@ -87,11 +97,8 @@ def turn_text(turn: Row, key: str) -> str:
     return value if isinstance(value, str) else "" if value is None else text(turn, key)
 
 
-def items(row: Row, field: str) -> list[Row]:
-    """The list of objects in `field`, such as messages."""
-    if field not in row or row[field] is None:
-        raise missing_field(field, (name for name in row if row[name] is not None))
-    value = row[field]
+def listed(value: Any, field: str) -> Sequence[Any]:
+    """`value` of the field, which must be a list."""
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise DataError(
             translate(
@@ -101,6 +108,14 @@ def items(row: Row, field: str) -> list[Row]:
                 kind=type(value).__name__,
             )
         )
+    return value
+
+
+def items(row: Row, field: str) -> list[Row]:
+    """The list of objects in `field`, such as messages."""
+    if field not in row or row[field] is None:
+        raise missing_field(field, present(row))
+    value = listed(row[field], field)
     for number, item in enumerate(value):
         if not isinstance(item, Mapping):
             raise DataError(

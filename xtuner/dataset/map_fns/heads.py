@@ -13,14 +13,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import Row, items, missing_field, text
-from xtuner.dataset.map_fns.openai import chat_message, tools_of
-from xtuner.dataset.map_fns.sharegpt import openai_message
+from xtuner.dataset.map_fns.fields import Row, first_present, listed, missing_field, present, text
+from xtuner.dataset.map_fns.openai import tools_of
+from xtuner.dataset.map_fns.preferences import DIALOGUES
+from xtuner.dataset.map_fns.sharegpt import messages_of
 from xtuner.errors import DataError
 from xtuner.language import translate
 from xtuner.log import say_once
 
-DIALOGUES = ("messages", "conversations", "conversation")
 TEXTS = ("text", "sentence", "content", "review", "comment", "document", "body", "tweet", "question", "input")
 LABELS = ("label", "labels", "label_text", "category", "class", "intent", "sentiment", "target")
 NUMBERS = ("score", "label", "labels", "rating", "target", "value")
@@ -46,12 +46,12 @@ _YES, _NO = ("true", "yes", "1", "1.0", "+", "good", "right", "correct"), (
 
 def classification_map_fn(example: Row) -> dict[str, Any]:
     """A text or a conversation, and what is known of it, by the usual names of fields."""
-    return {**_said(example), "label": _first(example, LABELS)}
+    return {**_text_or_dialogue(example), "label": _first(example, LABELS)}
 
 
 def regression_map_fn(example: Row) -> dict[str, Any]:
     """A text or a conversation, and its number, by the usual names of fields."""
-    return {**_said(example), "label": _first(example, NUMBERS)}
+    return {**_text_or_dialogue(example), "label": _first(example, NUMBERS)}
 
 
 def embedding_map_fn(example: Row) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def embedding_map_fn(example: Row) -> dict[str, Any]:
         )
     anchor = _passage(_first(example, ANCHORS), "anchor")
     positives = _passages(_first(example, POSITIVES), "positive")
-    name = next((name for name in NEGATIVES if example.get(name) is not None), None)
+    name = first_present(example, NEGATIVES)
     negatives = [] if name is None else _passages(example[name], "negatives")
     numbered = [name for name in example if _NUMBERED.fullmatch(name) and example[name] is not None]
     negatives += [_passage(example[name], name) for name in numbered]
@@ -84,7 +84,7 @@ def stepwise_map_fn(example: Row) -> dict[str, Any]:
     if isinstance(whole, str) and isinstance(marks, str) and _SHEPHERD in whole:
         return math_shepherd_map_fn(example)
     prompt = _first(example, PROMPTS)
-    steps = list(_listed(_first(example, STEPS), "completions"))
+    steps = list(listed(_first(example, STEPS), "completions"))
     inside = [step for step in steps if isinstance(step, Mapping)]
     labels: Any
     if inside:
@@ -92,11 +92,11 @@ def stepwise_map_fn(example: Row) -> dict[str, Any]:
             raise DataError(translate("the steps of the row are texts and objects: write all of them alike"))
         ratings = [_step_label(step) for step in inside]
         return {"prompt": prompt, "completions": [_step(step) for step in inside], "labels": ratings}
-    name = next((name for name in RATINGS if example.get(name) is not None), None)
+    name = first_present(example, RATINGS)
     if name is not None:
-        labels = [_rating(value) for value in _listed(example[name], name)]
+        labels = [_rating(value) for value in listed(example[name], name)]
     else:
-        labels = [as_right(value) for value in _listed(_first(example, STEP_LABELS), "labels")]
+        labels = [as_right(value) for value in listed(_first(example, STEP_LABELS), "labels")]
     return {"prompt": prompt, "completions": steps, "labels": labels}
 
 
@@ -144,26 +144,22 @@ def as_right(value: Any) -> bool:
 
 
 def _first(example: Row, names: Sequence[str]) -> Any:
-    name = next((name for name in names if example.get(name) is not None), None)
+    name = first_present(example, names)
     if name is None:
-        raise missing_field(names[0], (name for name in example if example[name] is not None))
+        raise missing_field(names[0], present(example))
     return example[name]
 
 
-def _said(example: Row) -> dict[str, Any]:
+def _text_or_dialogue(example: Row) -> dict[str, Any]:
     """`text`, or `messages` and `tools`."""
     dialogue = next((name for name in DIALOGUES if isinstance(example.get(name), (list, tuple))), None)
     if dialogue is None:
-        name = next((name for name in TEXTS if example.get(name) is not None), None)
+        name = first_present(example, TEXTS)
         if name is None:
-            raise missing_field("text", (name for name in example if example[name] is not None))
+            raise missing_field("text", present(example))
         return {"text": text(example, name)}
     tools = tools_of(example)
-    return {"messages": _messages(example, dialogue), **({"tools": tools} if tools else {})}
-
-
-def _messages(example: Row, name: str) -> list[dict[str, Any]]:
-    return [chat_message(openai_message(message)) for message in items(example, name)]
+    return {"messages": messages_of(example, dialogue), **({"tools": tools} if tools else {})}
 
 
 def _passages(value: Any, name: str) -> list[Any]:
@@ -174,24 +170,17 @@ def _passages(value: Any, name: str) -> list[Any]:
 
 def _passage(value: Any, name: str) -> Any:
     if isinstance(value, (list, tuple)):
-        return _messages({name: value}, name)
+        return messages_of({name: value}, name)
     if isinstance(value, Mapping):
         parts = [value.get("title"), value.get("text")]
         if not value.get("text"):
-            raise missing_field("text", (name for name in value if value[name] is not None))
+            raise missing_field("text", present(value))
         return "\n".join(str(part) for part in parts if part)
     return text({name: value}, name)
 
 
 def _is_dialogue(value: Sequence[Any]) -> bool:
     return bool(value) and all(isinstance(one, Mapping) and ("role" in one or "from" in one) for one in value)
-
-
-def _listed(value: Any, name: str) -> Sequence[Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        what = "the field {field!r} is of type {kind}; it must be a list: {value!r:.80}"
-        raise DataError(translate(what, field=name, kind=type(value).__name__, value=value))
-    return value
 
 
 def _step(step: Row) -> str:

@@ -16,9 +16,17 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import Row, items, missing_field, text, text_or_empty
-from xtuner.dataset.map_fns.openai import chat_message, tools_of
-from xtuner.dataset.map_fns.sharegpt import openai_message
+from xtuner.dataset.map_fns.fields import (
+    Row,
+    first_present,
+    items,
+    missing_field,
+    present,
+    text,
+    text_or_empty,
+)
+from xtuner.dataset.map_fns.openai import tools_of
+from xtuner.dataset.map_fns.sharegpt import messages_of
 from xtuner.errors import DataError
 from xtuner.language import translate
 from xtuner.log import say_once
@@ -51,7 +59,7 @@ def pairs_map_fn(example: Row) -> dict[str, Any]:
     """
     for name in SIDES:
         if example.get(name) is None:
-            raise missing_field(name, _present(example))
+            raise missing_field(name, present(example))
     if _is_texts(example["rejected"]):
         answers = [example["chosen"], *example["rejected"]]
         prompt = _prompt(example)
@@ -102,7 +110,7 @@ def ranked_map_fn(example: Row) -> dict[str, Any]:
     """A list of answers with scores, ranks or labels, beside them or inside; with none, the best is first."""
     name = next((name for name in LISTS if _is_list(example.get(name))), None)
     if name is None:
-        raise missing_field("answers", _present(example))
+        raise missing_field("answers", present(example))
     found = list(example[name])
     answers = [_answer({name: _words(answer)}, name) for answer in found]
     row = {**_tools(example), "prompt": _prompt(example), "answers": answers}
@@ -131,26 +139,22 @@ def ultrafeedback_map_fn(example: Row) -> dict[str, Any]:
 
 def labelled_map_fn(example: Row) -> dict[str, Any]:
     """One answer, good or bad: `prompt`, `completion`, `label`, or a dialogue that ends with the answer."""
-    label = next((name for name in LABELS if example.get(name) is not None), None)
+    label = first_present(example, LABELS)
     if label is None:
-        raise missing_field("label", _present(example))
+        raise missing_field("label", present(example))
     dialogue = next((name for name in DIALOGUES if _is_list(example.get(name))), None)
-    name = next((name for name in ANSWERS if example.get(name) is not None), None)
+    name = first_present(example, ANSWERS)
     if dialogue is not None:
-        whole = _messages(example, dialogue)
+        whole = messages_of(example, dialogue)
         prompt, answer = [*_system(example), *whole[:-1]], whole[-1:]
     elif name is not None:
         prompt, answer = _prompt(example), _answer(example, name)
     else:
-        raise missing_field("completion", _present(example))
+        raise missing_field("completion", present(example))
     return {**_tools(example), "prompt": prompt, "answers": [answer], "labels": [_label(example[label])]}
 
 
 # --- parts of a row --------------------------------------------------------------------------------------
-
-
-def _present(example: Row) -> list[str]:
-    return [name for name in example if example[name] is not None]
 
 
 def _is_list(value: Any) -> bool:
@@ -175,34 +179,29 @@ def _system_before(example: Row, dialogue: list[Message]) -> list[Message]:
     """The system text of a row whose dialogue has none: its own field, or the head of a list as prompt."""
     if dialogue[:1] and dialogue[0]["role"] == "system":
         return []
-    apart = _messages(example, "prompt") if _is_list(example.get("prompt")) else []
+    apart = messages_of(example, "prompt") if _is_list(example.get("prompt")) else []
     return _system(example) or [message for message in apart if message["role"] == "system"]
-
-
-def _messages(example: Row, name: str) -> list[Message]:
-    """Messages by the keys of OpenAI or of ShareGPT."""
-    return [chat_message(openai_message(message)) for message in items(example, name)]
 
 
 def _answer(example: Row, name: str) -> list[Message]:
     value = example[name]
     if isinstance(value, Mapping):
-        return _messages({name: [value]}, name)
+        return messages_of({name: [value]}, name)
     if _is_list(value):
-        return _messages(example, name)
+        return messages_of(example, name)
     return [{"role": "assistant", "content": text(example, name)}]
 
 
 def _prompt(example: Row) -> list[Message]:
     """The messages before the answer: a text or messages, after a system text and earlier turns."""
     dialogue = next((name for name in DIALOGUES if _is_list(example.get(name))), None)
-    name = next((name for name in PROMPTS if example.get(name) is not None), None)
+    name = first_present(example, PROMPTS)
     if dialogue is not None:
-        return [*_system(example), *_messages(example, dialogue)]
+        return [*_system(example), *messages_of(example, dialogue)]
     if name is None:
-        raise missing_field("prompt", _present(example))
+        raise missing_field("prompt", present(example))
     if _is_list(example[name]):
-        return [*_system(example), *_messages(example, name)]
+        return [*_system(example), *messages_of(example, name)]
     asked = text(example, name)
     if name == "instruction" and example.get("input"):
         asked = f"{asked}\n{text_or_empty(example, 'input')}"
@@ -263,9 +262,9 @@ def _words(answer: Any) -> Any:
     """What an answer of a list says: a text, a message, messages, or an object with the text in a field."""
     if not isinstance(answer, Mapping) or "role" in answer or "from" in answer:
         return answer
-    name = next((name for name in WORDS if answer.get(name) is not None), None)
+    name = first_present(answer, WORDS)
     if name is None:
-        raise missing_field("response", _present(answer))
+        raise missing_field("response", present(answer))
     return answer[name]
 
 

@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from xtuner.dataset.map_fns.fields import Row, items, missing_field, text, text_or_empty
-from xtuner.dataset.map_fns.openai import openai_map_fn
+from xtuner.dataset.map_fns.openai import chat_message, openai_map_fn
 from xtuner.errors import DataError, did_you_mean
 from xtuner.language import translate
 
@@ -35,6 +35,11 @@ def sharegpt_map_fn(example: Row) -> dict:
     """One turn per answer, as for OpenAI messages; the keys may also be `role` and `content`."""
     messages = [openai_message(message) for message in items(example, "conversations")]
     return openai_map_fn({**example, "messages": messages})
+
+
+def messages_of(example: Row, field: str) -> list[dict[str, Any]]:
+    """The messages in a field, of OpenAI's form or of ShareGPT's, as the chat template takes them."""
+    return [chat_message(openai_message(message)) for message in items(example, field)]
 
 
 def openai_message(message: Row) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import items, missing_field
+from xtuner.dataset.map_fns.fields import first_present, items, missing_field, present
 from xtuner.dataset.map_fns.openai import chat_message, tools_of
 from xtuner.dataset.map_fns.preferences import SIDES
 from xtuner.errors import DataError
@@ -54,12 +54,12 @@ def read_compared(row: Row) -> Compared:
     if row.get("answers") is None:
         for name in SIDES:
             if row.get(name) is None:
-                raise missing_field(name, (name for name in row if row[name] is not None))
+                raise missing_field(name, present(row))
         answers = [_answer(row, name) for name in SIDES]
         return Compared(prompt, answers, [1.0, 0.0], True, tools_of(row))
-    kind = next((kind for kind in ("scores", "labels") if row.get(kind) is not None), None)
+    kind = first_present(row, ("scores", "labels"))
     if kind is None:
-        raise missing_field("scores", (name for name in row if row[name] is not None))
+        raise missing_field("scores", present(row))
     values, answers = row[kind], _answers(row)
     if len(values) != len(answers):
         what = "the row has {answers} answers and {count} values in {name!r}"

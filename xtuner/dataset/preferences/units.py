@@ -113,8 +113,12 @@ def _check_classes(store: TokenStore, units: packing.PackPlan) -> None:
         raise DataError(translate(what, count=len(good), kind=kind))
 
 
-def pack_units(units: packing.PackPlan, store: TokenStore, limit: int, shuffle: bool) -> packing.PackPlan:
-    """As many units in an item as `limit` tokens hold; longer ones are left out and counted."""
+def pack_units(
+    units: packing.PackPlan, store: TokenStore, limit: int | None, shuffle: bool
+) -> packing.PackPlan:
+    """As many units in an item as `limit` tokens hold, None: one; longer units are left out and counted."""
+    if limit is None:
+        return units
     lengths = units.lengths(store.lengths)
     if too_long := np.flatnonzero(lengths > limit).tolist():
         if len(too_long) == len(units):
