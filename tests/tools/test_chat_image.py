@@ -204,7 +204,7 @@ def test_the_image_is_encoded_once(llava, picture):
     from xtuner.chat.session import make_session
     from xtuner.chat.settings import Settings
     from xtuner.generation.pictures import Pictures
-    from xtuner.model.llava import load_image_encoder
+    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
 
     model, tokenizer = load_for_chat(llava.whole, dtype="fp32")
@@ -232,7 +232,7 @@ def test_the_image_outlives_the_first_question(llava, picture, template):
     from xtuner.chat.session import make_session
     from xtuner.generation.generate import Completion
     from xtuner.generation.pictures import Pictures
-    from xtuner.model.llava import load_image_encoder
+    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.utils import PROMPT_TEMPLATE
 
@@ -267,7 +267,7 @@ def test_the_template_of_the_model(llava, picture, tmp_path):
 
     from xtuner.chat.session import make_session
     from xtuner.generation.pictures import Pictures
-    from xtuner.model.llava import load_image_encoder
+    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
     from xtuner.utils import PROMPT_TEMPLATE
 

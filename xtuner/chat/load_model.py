@@ -8,12 +8,12 @@ from xtuner.chat.settings import ModelSettings
 from xtuner.generation.pictures import Pictures
 
 if TYPE_CHECKING:
-    from xtuner.model.llava import LlavaParts
+    from xtuner.model.vision.image_encoder import LlavaParts
 
 
 def find_parts(settings: ModelSettings) -> LlavaParts | None:
     """The parts that --llava names; None without it."""
-    from xtuner.model.llava import find_llava_parts
+    from xtuner.model.vision.image_encoder import find_llava_parts
 
     if settings.llava is None:
         return None
@@ -30,7 +30,7 @@ def load_model(
     settings: ModelSettings, parts: LlavaParts | None, adapter: str | None
 ) -> tuple[Any, Any, Pictures | None]:
     """The model with `adapter`, its tokenizer, and the images it may be shown; None where it sees nothing."""
-    from xtuner.model.llava import load_image_encoder
+    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
 
     model, tokenizer = load_for_chat(

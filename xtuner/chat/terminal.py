@@ -34,7 +34,7 @@ from xtuner.scoring.scorer import Scorer, load_scorer
 from xtuner.utils import PROMPT_TEMPLATE
 
 if TYPE_CHECKING:
-    from xtuner.model.llava import LlavaParts
+    from xtuner.model.vision.image_encoder import LlavaParts
 
 __all__ = ["PROMPT", "Settings", "chat", "talk"]
 
@@ -125,7 +125,7 @@ def _scorer(settings: Settings) -> Scorer | None:
 
 def _llava_parts(settings: Settings) -> LlavaParts | None:
     """The parts that --llava names; ConfigError for an image if the model reads none."""
-    from xtuner.model.llava import is_whole_llava
+    from xtuner.model.vision.image_encoder import is_whole_llava
 
     if settings.llava is not None:
         return find_parts(settings)

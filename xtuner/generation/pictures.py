@@ -25,7 +25,7 @@ from xtuner.dataset.image import expand_to_square, read_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from xtuner.model.llava import ImageEncoder
+    from xtuner.model.vision.image_encoder import ImageEncoder
 
 _INDEX_BITS = 16  # bits for the index of a row in its image; the rest of 63 identify the image
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # Unicode reserves these characters for internal use

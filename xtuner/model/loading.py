@@ -390,7 +390,7 @@ def load_for_chat(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4.
 
-    Of vision-language models only LLaVA can read images (xtuner/model/llava.py).
+    Of vision-language models only LLaVA can read images (xtuner/model/vision/image_encoder.py).
     """
     register_families()
     loadable.check_language_model(path, trust_remote_code=trust_remote_code)
