@@ -23,6 +23,7 @@ LAYERS = {
             "dist",
             "devices",
             "hub",
+            "image_processor",
             "model_folder",
             "loadable",
             "blocks",

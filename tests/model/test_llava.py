@@ -10,8 +10,8 @@ from tests.llava import LENGTH, SIZE, picture_file
 from xtuner.dataset.image import expand_to_square
 from xtuner.generation.generate import complete
 from xtuner.generation.pictures import Pictures
-from xtuner.model.vision.image_encoder import find_llava_parts, load_image_encoder
 from xtuner.model.loading import load_for_chat
+from xtuner.model.vision.image_encoder import find_llava_parts, load_image_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

@@ -102,7 +102,9 @@ def test_parts_that_do_not_match(llava, tmp_path, picture, refused):
     assert "this is a whole LLaVA model" in refused(llava.llm, "--llava", llava.whole, *clip, *about)
     assert "no projector/config.json" in refused(llava.llm, "--llava", tmp_path, *clip, *about)
     not_clip = ("--visual-encoder", llava.llm)
-    assert "is not a CLIP: its family is 'llama'" in refused(llava.llm, "--llava", llava.parts, *not_clip)
+    assert "is not a CLIP or SigLIP: its family is 'llama'" in refused(
+        llava.llm, "--llava", llava.parts, *not_clip
+    )
     layer = ("--visual-select-layer", 9)
     assert "has the layers -4 to 3" in refused(llava.llm, "--llava", llava.parts, *clip, *layer)
     wide = torch.nn.Sequential(torch.nn.Linear(32, 48), torch.nn.GELU(), torch.nn.Linear(48, 48))
@@ -204,8 +206,8 @@ def test_the_image_is_encoded_once(llava, picture):
     from xtuner.chat.session import make_session
     from xtuner.chat.settings import Settings
     from xtuner.generation.pictures import Pictures
-    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
+    from xtuner.model.vision.image_encoder import load_image_encoder
 
     model, tokenizer = load_for_chat(llava.whole, dtype="fp32")
     pictures = Pictures(load_image_encoder(model, tokenizer, llava.whole))
@@ -232,8 +234,8 @@ def test_the_image_outlives_the_first_question(llava, picture, template):
     from xtuner.chat.session import make_session
     from xtuner.generation.generate import Completion
     from xtuner.generation.pictures import Pictures
-    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
+    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.utils import PROMPT_TEMPLATE
 
     model, _ = load_for_chat(llava.whole, dtype="fp32")
@@ -267,8 +269,8 @@ def test_the_template_of_the_model(llava, picture, tmp_path):
 
     from xtuner.chat.session import make_session
     from xtuner.generation.pictures import Pictures
-    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
+    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.utils import PROMPT_TEMPLATE
 
     model, _ = load_for_chat(llava.whole, dtype="fp32")

@@ -30,8 +30,8 @@ def load_model(
     settings: ModelSettings, parts: LlavaParts | None, adapter: str | None
 ) -> tuple[Any, Any, Pictures | None]:
     """The model with `adapter`, its tokenizer, and the images it may be shown; None where it sees nothing."""
-    from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.model.loading import load_for_chat
+    from xtuner.model.vision.image_encoder import load_image_encoder
 
     model, tokenizer = load_for_chat(
         settings.model,

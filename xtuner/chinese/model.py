@@ -72,12 +72,6 @@ MODEL = {
         "projector {projector} 是为另一个模型（而非 {other}）制作的：它的 {setting} 为 {value}，而 {other} "
         "为 {have}"
     ),
-    "--visual-select-layer is {select_layer}: {visual_encoder} has the layers {first} to {last}": (
-        "--visual-select-layer 为 {select_layer}：{visual_encoder} 的层为 {first} 到 {last}"
-    ),
-    "--visual-encoder {path} is not a CLIP: its family is {model_type!r}": (
-        "--visual-encoder {path} 不是 CLIP：它属于 {model_type!r} 系列"
-    ),
     "the vision encoder of {path} is of the family {family!r}; images can be read with {encoders}": (
         "{path} 的视觉编码器属于 {family!r} 系列；可读取图像的有 {encoders}"
     ),
@@ -93,7 +87,7 @@ MODEL = {
     "Load projector from %s": "从 %s 加载 projector",
     "{file} does not describe a projector: {error}": "{file} 描述的不是 projector：{error}",
     "the projector {folder} has no weights: none of {names}": "projector {folder} 没有权重：缺少 {names}",
-    "{file} and the config beside it differ: model.{name} is {there}, not {here}": (
+    "{file} and the config beside it differ: {name} is {there}, not {here}": (
         "{file} 与它旁边的配置不一致：model.{name} 为 {there}，应为 {here}"
     ),
     "{path} has no {name}, which says how images are prepared": "{path} 没有 {name}，其中写明如何处理图像",

@@ -9,13 +9,22 @@ if TYPE_CHECKING:
     from xtuner.dataset.concat_dataset import ConcatDataset
     from xtuner.dataset.huggingface import process_hf_dataset
     from xtuner.dataset.items.mixed import MixedStream
+    from xtuner.dataset.llava import LLaVADataset
     from xtuner.dataset.modelscope import process_ms_dataset
     from xtuner.dataset.moss_sft import MOSSSFTDataset
 
-__all__ = ["ConcatDataset", "MOSSSFTDataset", "MixedStream", "process_hf_dataset", "process_ms_dataset"]
+__all__ = [
+    "ConcatDataset",
+    "LLaVADataset",
+    "MOSSSFTDataset",
+    "MixedStream",
+    "process_hf_dataset",
+    "process_ms_dataset",
+]
 
 _ROOMS = {
     "ConcatDataset": "concat_dataset",
+    "LLaVADataset": "llava",
     "MOSSSFTDataset": "moss_sft",
     "MixedStream": "items.mixed",
     "process_hf_dataset": "huggingface",

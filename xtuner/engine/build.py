@@ -35,6 +35,7 @@ from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.batches.streamed import StreamBatches, check_stream_config
 from xtuner.engine.batches.validation import ValBatches
+from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
@@ -308,6 +309,9 @@ def build_model(run: Run) -> Any:
     """The model on the device of this process, wrapped by the backend."""
     with run.backend.loading():
         model = run.builder.build(with_recompute(run), "model")
+    if model.starts_from is not None:
+        path = str(model.starts_from)
+        model.start_from(load_checkpoint(path, with_optimizer=False)["state_dict"], path)
     if run.world.sequence_group is not None:
         model.enable_sequence_parallel(run.world.sequence_group)
     if settings := run.cfg.get("compile"):

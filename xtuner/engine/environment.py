@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import platform
 import shutil
@@ -15,6 +14,7 @@ import torch
 from xtuner import __version__, devices
 from xtuner.language import translate
 from xtuner.model.host_embedding import tables_on_host
+from xtuner.model.lora import ADAPTER_CONFIG, adapter_config
 
 CHANGES_SHOWN = 40
 # Files that models with images or audio need besides their weights.
@@ -76,13 +76,10 @@ def model_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
 
 def adapter_files(llm: Any, tokenizer: Any) -> dict[str, Any]:
     """The files beside an adapter's weights: its config, and a tokenizer."""
-    cfg = copy.copy(llm.peft_config["default"])
-    cfg.inference_mode = True
     with tempfile.TemporaryDirectory() as folder:
-        cfg.save_pretrained(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        return _contents(Path(folder))
+        return {**_contents(Path(folder)), ADAPTER_CONFIG: adapter_config(llm)}
 
 
 def _contents(folder: Path) -> dict[str, Any]:

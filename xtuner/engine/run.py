@@ -183,5 +183,8 @@ class Run:
             tokenizer = tokenizer or self.cfg.get("tokenizer")
         if tokenizer is not None:
             tokenizer = self.builder.build(tokenizer, "tokenizer")
-        files = (adapter_files if of_adapter else model_files)(llm, tokenizer)
+        files, folder = {}, self.model.llm_folder
+        if folder is not None:
+            found = (adapter_files if of_adapter else model_files)(llm, tokenizer)
+            files = {f"{folder}{name}": content for name, content in found.items()}
         return {**files, **self.model.extra_files()}

@@ -1,8 +1,9 @@
 """From a config to a module whose forward returns a loss. Importing it registers InternLM and InternLM2."""
 
+from xtuner.model.llava import LLaVAModel
 from xtuner.model.loading import register_families
 from xtuner.model.sft import SupervisedFinetune
 
 register_families()
 
-__all__ = ["SupervisedFinetune"]
+__all__ = ["LLaVAModel", "SupervisedFinetune"]

@@ -60,13 +60,14 @@ class PackedLanguageModel(TrainModule):
         use_varlen_attn: bool = False,
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
+        frozen: bool = False,
     ):
         super().__init__()
         if use_varlen_attn:
             say_once(
                 "use_varlen_attn: packed samples never attend to each other, with it or without", logging.INFO
             )
-        self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings)
+        self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings, frozen)
         self.uses_adapter = lora is not None or peft_model is not None
         way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
         self.recompute = enable_recompute(self.llm, way)
@@ -223,12 +224,16 @@ def build_llm(
     peft_model: str | None = None,
     tokenizer: Any = None,
     max_position_embeddings: int | None = None,
+    frozen: bool = False,
 ) -> nn.Module:
-    """The language model to train, loaded if it is a config, and with an adapter if one is configured."""
+    """The language model to train, loaded if it is a config, and with an adapter if one is configured.
+
+    `frozen`: all of it but the adapter, which it may be without.
+    """
     lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
     if peft_model:
         lora.check_peft_model(peft_model)
-    full = lora_cfg is None and peft_model is None
+    full = lora_cfg is None and peft_model is None and not frozen
     model: Any = llm
     if isinstance(llm, nn.Module):
         if max_position_embeddings:
@@ -260,6 +265,8 @@ def build_llm(
                 peft_model=peft_model,
             )
         )
+    elif frozen:
+        model.requires_grad_(False)
     fuse(model)
     scale_by_sample(model)
     return model

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import re
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,11 +41,15 @@ from xtuner.model_folder import check_no_pointers
 from xtuner.paths import check_adapter_path
 
 _SINGLE_EXPERT = re.compile(r"\.experts\.\d+\.")
+ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
-def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
-    """`llm` frozen, with trainable adapters of peft's `LoraConfig`, which is not modified."""
+def apply_lora(llm: nn.Module, lora: Any, task_type: str | None = "CAUSAL_LM") -> nn.Module:
+    """`llm` frozen, with trainable adapters of peft's `LoraConfig`, which is not modified.
+
+    `task_type`: of a config that has none.
+    """
     cfg = copy.deepcopy(lora)
     check_targets(llm, cfg)
     targets = find_targets(llm, cfg)
@@ -54,7 +59,7 @@ def apply_lora(llm: nn.Module, lora: Any) -> nn.Module:
     if cfg.inference_mode:
         say_once("model.lora.inference_mode=True would freeze the adapter; it is trained all the same")
         cfg.inference_mode = False
-    cfg.task_type = cfg.task_type or "CAUSAL_LM"
+    cfg.task_type = cfg.task_type or task_type
     cfg.base_model_name_or_path = None  # peft sets the model's name
     found = resolve(cfg, llm, targets)
     for line in describe(cfg, found, llm, targets):
@@ -396,6 +401,15 @@ def tell_unused_settings(asked: Any, folder: str | Path) -> None:
             folder=str(folder),
             others=", ".join(other),
         )
+
+
+def adapter_config(model: Any) -> str:
+    """The content of adapter_config.json for the adapter of `model`."""
+    cfg = copy.copy(model.peft_config["default"])
+    cfg.inference_mode = True
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.save_pretrained(folder)
+        return (Path(folder) / ADAPTER_CONFIG).read_text("utf-8")
 
 
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:

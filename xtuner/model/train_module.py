@@ -40,6 +40,10 @@ class TrainModule(nn.Module, ABC):
     writes_text: bool = True
     # Whether batches bring the log-probabilities of a reference along, which are computed before training.
     stores_reference: bool = False
+    # A checkpoint of an earlier stage, whose weights training begins with.
+    starts_from: str | None = None
+    # The language model's place in the folder of the trained model; None if it is no part of that.
+    llm_folder: str | None = ""
 
     @abstractmethod
     def num_items(self, data: dict[str, Any]) -> int:
@@ -58,6 +62,10 @@ class TrainModule(nn.Module, ABC):
     def parts(self) -> Mapping[str, nn.Module]:
         """The models inside, by name; a run without a language model has none."""
         return {}
+
+    def start_from(self, state: Mapping[str, Any], path: str) -> None:
+        """Take the weights `state` of the checkpoint `path` of an earlier stage."""
+        self.load_state_dict(state)
 
     def extra_files(self) -> Mapping[str, str]:
         """Files for the folder of the trained model beside those of transformers or peft, by path in it."""

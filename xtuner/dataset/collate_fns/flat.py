@@ -42,4 +42,5 @@ def flat_collate_fn(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         data["reference_logprobs"] = np.concatenate(found)
     if images := [instance["pixel_values"] for instance in instances if "pixel_values" in instance]:
         data["pixel_values"] = images
+        data["is_image"] = np.concatenate(all_ids) < 0  # stays on the host
     return {"data": data, "data_samples": None}

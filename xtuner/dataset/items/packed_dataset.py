@@ -76,6 +76,11 @@ class PackedDataset:
             item = {**self._columns(row), **item}
         return item
 
+    def row(self, number: int) -> Mapping[str, Any]:
+        """The fields of a source row, in data sets that have been given `columns`."""
+        assert self._columns is not None
+        return self._columns(number)
+
     def source_rows(self, index: int) -> list[int]:
         """The numbers of the source rows of item `index`, counted from 0."""
         return self.store.rows[self.plan[checked_index(index, len(self))]].tolist()

@@ -19,23 +19,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from xtuner import hub
 from xtuner.errors import ConfigError, ModelError, NotFoundError
+from xtuner.image_processor import background_of, load_image_processor
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.base import base_model, device_of
 from xtuner.model.loading import load_config
-from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter, read_weights
+from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
+from xtuner.model.vision.encoder import (
+    ENCODERS,
+    SELECT_LAYER,
+    check_layer,
+    load_visual_encoder,
+    patch_features,
+    vision_config,
+)
+from xtuner.model.vision.projector import load_projector
 from xtuner.model_folder import check_model_folder, looks_local, read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SELECT_LAYER = -2
-_PROJECTOR_FILES = ("model.safetensors", "pytorch_model.bin")
-_ENCODERS = ("clip_vision_model", "siglip_vision_model")  # whose images all have the same number of patches
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ def _llava_folder(name: str | Path) -> Path:
 
 
 def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
-    vision = _vision_config(parts.visual_encoder)
+    vision = vision_config(parts.visual_encoder, "--visual-encoder")
     projector = read_json(parts.projector / "config.json")
     sizes = [
         ("llm_hidden_size", llm, llm_config.hidden_size),
@@ -195,32 +200,7 @@ def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
                     setting=name,
                 )
             )
-    count = vision.num_hidden_layers + 1
-    if not -count <= parts.select_layer < count:
-        raise ConfigError(
-            translate(
-                "--visual-select-layer is {select_layer}: {visual_encoder} has the layers {first} to {last}",
-                select_layer=parts.select_layer,
-                visual_encoder=parts.visual_encoder,
-                first=-count,
-                last=count - 1,
-            )
-        )
-
-
-def _vision_config(path: str) -> Any:
-    check_model_folder(path)
-    config = load_config(path)
-    config = getattr(config, "vision_config", config) if config.model_type == "clip" else config
-    if config.model_type != "clip_vision_model":
-        raise ModelError(
-            translate(
-                "--visual-encoder {path} is not a CLIP: its family is {model_type!r}",
-                path=path,
-                model_type=config.model_type,
-            )
-        )
-    return config
+    check_layer(parts.select_layer, vision, parts.visual_encoder, "--visual-select-layer")
 
 
 def load_image_encoder(
@@ -237,14 +217,14 @@ def load_image_encoder(
 def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
     base = base_model(model)
     family = base.config.vision_config.model_type
-    if family not in _ENCODERS:
+    if family not in ENCODERS:
         raise ModelError(
             translate(
                 "the vision encoder of {path} is of the family {family!r}; images can be read with "
                 "{encoders}",
                 path=path,
                 family=family,
-                encoders=translate(" or ").join(_ENCODERS),
+                encoders=translate(" or ").join(ENCODERS),
             )
         )
 
@@ -261,21 +241,19 @@ def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
                 "the tokenizer of {path} has no image token: {token!r} is not a token", path=path, token=token
             )
         )
-    return ImageEncoder(_load_processor(path), encode, image_token=token, source=str(path))
+    return ImageEncoder(load_image_processor(path), encode, image_token=token, source=str(path))
 
 
 def _encoder_of_parts(model: Any, parts: LlavaParts) -> ImageEncoder:
     device, dtype = _place_of(model)
     vision = _load_vision(parts).to(device, dtype).eval()
     projector = load_projector(parts.projector).to(device, dtype).eval()
-    processor = _load_processor(parts.visual_encoder)
+    processor = load_image_processor(parts.visual_encoder)
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
-        seen = vision(pixels.to(device, dtype), output_hidden_states=True)
-        return projector(seen.hidden_states[parts.select_layer][:, 1:])
+        return projector(patch_features(vision, pixels.to(device, dtype), parts.select_layer))
 
-    mean = getattr(processor, "image_mean", None) or (0.0, 0.0, 0.0)
-    background = tuple(int(value * 255) for value in mean)
+    background = background_of(processor)
     source = f"{parts.projector.parent} and {parts.visual_encoder}"
     return ImageEncoder(processor, encode, background=background, source=source)
 
@@ -287,29 +265,9 @@ def _place_of(model: Any) -> tuple[torch.device, torch.dtype]:
     return device, model.get_input_embeddings().weight.dtype
 
 
-def _load_vision(parts: LlavaParts) -> nn.Module:
-    from transformers import CLIPVisionModel
-
+def _load_vision(parts: LlavaParts) -> Any:
     logger.info(translate("Load visual_encoder from %s"), parts.visual_encoder)
-    try:
-        loaded: Any = CLIPVisionModel.from_pretrained(parts.visual_encoder, output_loading_info=True)
-    except Exception as error:  # each of transformers, safetensors and torch has its own errors
-        raise ModelError(
-            translate(
-                "the visual encoder {visual_encoder} cannot be loaded: {error}",
-                visual_encoder=parts.visual_encoder,
-                error=error,
-            )
-        ) from error
-    vision, report = loaded
-    if report["missing_keys"]:
-        raise ModelError(
-            translate(
-                "the visual encoder {visual_encoder} has no {name}",
-                visual_encoder=parts.visual_encoder,
-                name=sorted(report["missing_keys"])[0],
-            )
-        )
+    vision = load_visual_encoder({"pretrained_model_name_or_path": parts.visual_encoder})
     if parts.visual_encoder_adapter is None:
         return vision
     weights = read_adapter(Path(parts.visual_encoder_adapter))
@@ -320,80 +278,3 @@ def _load_vision(parts: LlavaParts) -> nn.Module:
     vision = attach_adapter(vision, parts.visual_encoder_adapter, weights=renamed)
     logger.info(translate("Load visual_encoder adapter from %s"), parts.visual_encoder_adapter)
     return vision
-
-
-def make_projector(
-    visual_size: int, llm_size: int, depth: int = 2, act: str = "gelu", bias: bool = True
-) -> nn.Module:
-    """`depth` linear layers with `act` between them: from features of CLIP to embeddings of an LLM."""
-    from transformers.activations import ACT2FN
-
-    layers: list[nn.Module] = [nn.Linear(visual_size, llm_size, bias=bias)]
-    for _ in range(1, depth):
-        layers += [ACT2FN[act], nn.Linear(llm_size, llm_size, bias=bias)]
-    return nn.Sequential(*layers)
-
-
-def load_projector(folder: Path) -> nn.Module:
-    """The projector saved in `folder`."""
-    logger.info(translate("Load projector from %s"), folder)
-    config = read_json(folder / "config.json")
-    try:
-        projector = make_projector(
-            config["visual_hidden_size"],
-            config["llm_hidden_size"],
-            config.get("depth", 2),
-            config.get("hidden_act", "gelu"),
-            config.get("bias", True),
-        )
-    except (KeyError, TypeError) as error:
-        raise ModelError(
-            translate(
-                "{file} does not describe a projector: {error}", error=error, file=folder / "config.json"
-            )
-        ) from error
-    files = [folder / name for name in _PROJECTOR_FILES if (folder / name).is_file()]
-    if not files:
-        raise ModelError(
-            translate(
-                "the projector {folder} has no weights: none of {names}",
-                folder=folder,
-                names=", ".join(_PROJECTOR_FILES),
-            )
-        )
-    weights = {name.removeprefix("model."): value for name, value in read_weights(files[0]).items()}
-    wanted = projector.state_dict()
-    for name in sorted({*wanted, *weights}):
-        shapes = [tuple(w[name].shape) if name in w else translate("missing") for w in (weights, wanted)]
-        if shapes[0] != shapes[1]:
-            raise ModelError(
-                translate(
-                    "{file} and the config beside it differ: model.{name} is {there}, not {here}",
-                    name=name,
-                    file=files[0],
-                    there=shapes[0],
-                    here=shapes[1],
-                )
-            )
-    projector.load_state_dict(weights)
-    return projector
-
-
-def _load_processor(path: str | Path) -> Any:
-    """The image processor of a folder, always with pillow, as in training."""
-    from transformers import AutoImageProcessor
-
-    if looks_local(path) or Path(path).is_dir():
-        names = ("preprocessor_config.json", "processor_config.json")
-        if not any((Path(path) / name).is_file() for name in names):
-            raise ModelError(
-                translate(
-                    "{path} has no {name}, which says how images are prepared", path=path, name=names[0]
-                )
-            )
-    try:
-        return AutoImageProcessor.from_pretrained(str(path), backend="pil")
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
-        raise ModelError(
-            translate("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
-        ) from error

@@ -1,0 +1,40 @@
+"""Training with images, in Chinese."""
+
+VISION = {
+    # model
+    "{setting} {path} is not a CLIP or SigLIP: its family is {model_type!r}": (
+        "{setting} {path} 不是 CLIP 或 SigLIP：它属于 {model_type!r} 系列"
+    ),
+    "{setting} is {select_layer}: {visual_encoder} has the layers {first} to {last}": (
+        "{setting} 为 {select_layer}：{visual_encoder} 的层为 {first} 到 {last}"
+    ),
+    "model.visual_encoder has no pretrained_model_name_or_path: name a folder of CLIP or SigLIP": (
+        "model.visual_encoder 缺少 pretrained_model_name_or_path：请写明 CLIP 或 SigLIP 的文件夹"
+    ),
+    "LLaVA trains {parts}": "LLaVA 训练：{parts}",
+    "model.pretrained_pth = {path!r} has no projector: it is not the checkpoint of a LLaVA": (
+        "model.pretrained_pth = {path!r} 中没有 projector：它不是 LLaVA 的 checkpoint"
+    ),
+    "Load pretrained weight from {path}": "从 {path} 加载预训练权重",
+    "model.pretrained_pth: {count} of its weights belong to no part of this model, as {name}": (
+        "model.pretrained_pth：其中 {count} 个权重不属于此模型的任何部分，例如 {name}"
+    ),
+    "the batch has {count} tokens for images, and its images have {rows} rows: the image processor of the "
+    "data and model.visual_encoder do not belong together": (
+        "该批次有 {count} 个图像 token，而图像共有 {rows} 行：数据的 image_processor 与 "
+        "model.visual_encoder 不匹配"
+    ),
+    # data
+    "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder": (
+        "如果 image_processor 不是写明文件夹的 dict，LLaVADataset 需要 rows_per_image"
+    ),
+    "LLaVADataset needs data_path: the file of conversations": "LLaVADataset 需要 data_path：对话文件",
+    "%s: %s: its conversation is not trained": "%s：%s：该对话不参与训练",
+    "data: %d rows are left out, because of their images: %s": "数据：%d 行因其图像被略去：%s",
+    "the text has {count} <image>, and the row {images} images": (
+        "文本中有 {count} 个 <image>，而该行有 {images} 张图像"
+    ),
+    "a conversation has {longest} tokens with its images, more than max_packed_length = {limit}": (
+        "一段对话连同图像有 {longest} 个 token，超过 max_packed_length = {limit}"
+    ),
+}

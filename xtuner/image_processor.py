@@ -1,0 +1,39 @@
+"""The image processor of a model folder: from images to the pixels that an encoder takes.
+
+preprocessor_config.json   {"crop_size": {"height": 336, ...}, "image_mean": [0.48, 0.46, 0.41], ...}
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from xtuner.errors import ModelError
+from xtuner.language import translate
+from xtuner.model_folder import looks_local
+
+
+def load_image_processor(path: str | Path) -> Any:
+    """The image processor of a folder, always with pillow, as in training."""
+    from transformers import AutoImageProcessor
+
+    if looks_local(path) or Path(path).is_dir():
+        names = ("preprocessor_config.json", "processor_config.json")
+        if not any((Path(path) / name).is_file() for name in names):
+            raise ModelError(
+                translate(
+                    "{path} has no {name}, which says how images are prepared", path=path, name=names[0]
+                )
+            )
+    try:
+        return AutoImageProcessor.from_pretrained(str(path), backend="pil")
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(
+            translate("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
+        ) from error
+
+
+def background_of(processor: Any) -> tuple[int, ...]:
+    """The colour that pads an image to a square: the mean, which becomes zero."""
+    mean = getattr(processor, "image_mean", None) or (0.0, 0.0, 0.0)
+    return tuple(int(value * 255) for value in mean)
