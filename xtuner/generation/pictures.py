@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from xtuner.dataset.image import expand_to_square, read_image
+from xtuner.dataset.images.decode import expand_to_square, read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,7 +9,7 @@ import base64
 import binascii
 import urllib.parse
 
-from xtuner.dataset.image import decode_image
+from xtuner.dataset.images.decode import decode_image
 from xtuner.errors import DataError
 from xtuner.generation.pictures import Picture, Pictures
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from xtuner.dataset.image import MAX_PIXELS, decode_image
+from xtuner.dataset.images.decode import MAX_PIXELS, decode_image
 from xtuner.errors import DataError
 
 
