@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.llava import LENGTH, SIZE, picture_file
-from xtuner.dataset.images.decode import expand_to_square
+from xtuner.dataset.images.shape import expand_to_square
 from xtuner.generation.generate import complete
 from xtuner.generation.pictures import Pictures
 from xtuner.model.llava import find_llava_parts, load_image_encoder

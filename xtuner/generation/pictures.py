@@ -20,7 +20,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from xtuner.dataset.images.decode import expand_to_square, read_image
+from xtuner.dataset.images.decode import read_image
+from xtuner.dataset.images.shape import expand_to_square
 
 if TYPE_CHECKING:
     from PIL.Image import Image
