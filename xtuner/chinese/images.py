@@ -32,8 +32,10 @@ IMAGES = {
     "{name} is encrypted or compressed in a way that is not read: pack {archive} again, as zip -0 does": (
         "{name} 已加密或压缩方式不受支持：请重新打包 {archive}，例如用 zip -0"
     ),
+    "{archive} ends without the mark of its end: it may be cut off": "{archive} 没有结束标记：可能不完整",
     "{archive}: {links} links to other files are left out": "{archive}：略去 {links} 个指向其他文件的链接",
     "there is no folder or archive of images {path}": "没有图像文件夹或归档 {path}",
+    "the image": "图像",
     "the image of the row": "该行的图像",
     "the image of {size:,} bytes": "{size:,} 字节的图像",
     "an image of the row has neither bytes nor a path": "该行的一个图像既没有 bytes 也没有 path",

@@ -173,6 +173,8 @@ def _tar_entries(path: str | Path) -> Iterator[Entry]:
             num_links += info.islnk() or info.issym()
             if info.isfile():
                 yield Entry(info.name, info.offset_data, info.size, _OTHER if info.issparse() else _TAR)
+        if archive.offset >= os.path.getsize(path):  # type: ignore[attr-defined]
+            say_once("{archive} ends without the mark of its end: it may be cut off", archive=str(path))
     if num_links:
         say_once("{archive}: {links} links to other files are left out", archive=str(path), links=num_links)
 

@@ -107,7 +107,7 @@ class ImageSource:
             return self._item(path) if data is None else _Held(bytes(data), str(path or _bytes_name(data)))
         if isinstance(value, (bytes, bytearray, memoryview)):
             return _Held(bytes(value), _bytes_name(value))
-        if not isinstance(value, (str, os.PathLike)):
+        if not isinstance(value, (str, os.PathLike)) or "\0" in os.fspath(value):
             raise DataError(
                 translate(
                     "{value:.60} is no image: give the path of a file, a data: URL, bytes, or an object with "
