@@ -33,6 +33,7 @@ IMAGES = {
         "{name} 已加密或压缩方式不受支持：请重新打包 {archive}，例如用 zip -0"
     ),
     "{archive} ends without the mark of its end: it may be cut off": "{archive} 没有结束标记：可能不完整",
+    "the header at byte {byte:,} cannot be read": "无法读取第 {byte:,} 字节处的文件头",
     "{archive}: {links} links to other files are left out": "{archive}：略去 {links} 个指向其他文件的链接",
     "there is no folder or archive of images {path}": "没有图像文件夹或归档 {path}",
     "the image": "图像",

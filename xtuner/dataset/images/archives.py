@@ -173,10 +173,21 @@ def _tar_entries(path: str | Path) -> Iterator[Entry]:
             num_links += info.islnk() or info.issym()
             if info.isfile():
                 yield Entry(info.name, info.offset_data, info.size, _OTHER if info.issparse() else _TAR)
-        if archive.offset >= os.path.getsize(path):  # type: ignore[attr-defined]
-            say_once("{archive} ends without the mark of its end: it may be cut off", archive=str(path))
+        end = archive.offset
+    _check_end(path, end)
     if num_links:
         say_once("{archive}: {links} links to other files are left out", archive=str(path), links=num_links)
+
+
+def _check_end(path: str | Path, end: int) -> None:
+    """ValueError if the position `end` of a tar archive is not its end: tarfile stops at a damaged header."""
+    with open(path, "rb") as file:
+        file.seek(end)
+        block = file.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
+        raise ValueError(translate("the header at byte {byte:,} cannot be read", byte=end))
+    if not block:
+        say_once("{archive} ends without the mark of its end: it may be cut off", archive=str(path))
 
 
 def clean(name: str) -> str:
