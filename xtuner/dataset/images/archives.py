@@ -20,7 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Archive:
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
-        with _damage_named(self.path):
+        with damage_named(self.path):
             self.state = _state(os.stat(path))
             self._entries = _table(entries(path))
 
@@ -152,7 +152,7 @@ class Archive:
 
 def entries(path: str | Path) -> Iterator[Entry]:
     """The files in the archive `path`, in order; DataError if it is damaged."""
-    with _damage_named(str(path)):
+    with damage_named(str(path)):
         yield from _zip_entries(path) if zipfile.is_zipfile(path) else _tar_entries(path)
 
 
@@ -167,27 +167,30 @@ def _zip_entries(path: str | Path) -> Iterator[Entry]:
 
 def _tar_entries(path: str | Path) -> Iterator[Entry]:
     num_links = 0
-    with tarfile.open(path, "r:") as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined] # or every header stays in memory
+    with open(path, "rb") as file:
+        for info in tar_members(file, str(path)):
             num_links += info.islnk() or info.issym()
             if info.isfile():
                 yield Entry(info.name, info.offset_data, info.size, _OTHER if info.issparse() else _TAR)
-        end = archive.offset
-    _check_end(path, end)
     if num_links:
         say_once("{archive}: {links} links to other files are left out", archive=str(path), links=num_links)
 
 
-def _check_end(path: str | Path, end: int) -> None:
-    """ValueError if the position `end` of a tar archive is not its end: tarfile stops at a damaged header."""
-    with open(path, "rb") as file:
-        file.seek(end)
-        block = file.read(tarfile.BLOCKSIZE)
+def tar_members(file: IO[bytes], name: str, start: int = 0) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar archive from byte `start` on; ValueError if a header is damaged."""
+    file.seek(start)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined] # or every header stays in memory
+            yield info
+        end = archive.offset
+    # tarfile stops at a damaged header as at the end.
+    file.seek(end)
+    block = file.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0"):
         raise ValueError(translate("the header at byte {byte:,} cannot be read", byte=end))
     if not block:
-        say_once("{archive} ends without the mark of its end: it may be cut off", archive=str(path))
+        say_once("{archive} ends without the mark of its end: it may be cut off", archive=name)
 
 
 def clean(name: str) -> str:
@@ -212,7 +215,7 @@ def _state(stat: os.stat_result) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _damage_named(path: str) -> Iterator[None]:
+def damage_named(path: str) -> Iterator[None]:
     """Raise DataError of one line for all errors of reading an archive."""
     try:
         yield
