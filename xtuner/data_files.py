@@ -24,6 +24,9 @@ from xtuner.paths import near_it
 READ = (".json", ".jsonl", ".csv", ".tsv", ".xlsx", ".parquet")
 """Suffixes of the formats that this package reads."""
 
+SHARDS = ".tar"
+"""The suffix of WebDataset shards; those in a folder are not read as rows, as they may hold only images."""
+
 LEFT_TO_DATASETS = {".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
 FORMATS = {"json": (".json", ".jsonl"), "csv": (".csv", ".tsv"), "xlsx": (".xlsx",)}
 """The formats that a config may name, with their suffixes."""
@@ -33,6 +36,7 @@ WEB = ("http://", "https://")
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "oss": "ossfs", "az": "adlfs"}
 """The package with which fsspec knows a protocol."""
 
+_BRACES = re.compile(r"\{(?:(?P<first>\d+)\.\.(?P<last>\d+)|(?P<list>[^{},/]+(?:,[^{},/]+)+))\}")
 _SPLITS = {"train", "training", "test", "testing", "eval", "evaluation", "dev", "val", "valid", "validation"}
 
 DataFiles = str | os.PathLike | Sequence[Any] | Mapping[str, Any]
@@ -47,6 +51,9 @@ def named_files(path: str, data_files: DataFiles | None = None) -> list[str] | N
 def files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[str]] | None:
     """The files of each split, with patterns filled in, or None where `path` is no file or format."""
     if data_files is None:
+        names = with_braces(path)
+        if len(names) > 1:
+            return {"train": [name for one in names for name in _in_folder_or_pattern(one) or [one]]}
         if is_elsewhere(path) and not _is_read(path):
             raise DataError(
                 translate(
@@ -59,13 +66,17 @@ def files_by_split(path: str, data_files: DataFiles | None) -> dict[str, list[st
         several = _in_folder_or_pattern(path)
         if several:
             return {"train": several}
-        is_file = suffix_of(path) in (*READ, *LEFT_TO_DATASETS) or os.path.isfile(path)
+        is_file = _is_read(path) or os.path.isfile(path)
         # No hub name looks like this.
         is_file |= (path.startswith((".", "/")) or path.count("/") > 1) and not os.path.isdir(path)
         return {"train": [path]} if is_file else None
     by_split = data_files if isinstance(data_files, Mapping) else {"train": data_files}
     files = {
-        split: [os.path.expanduser(f) for f in ([given] if isinstance(given, (str, os.PathLike)) else given)]
+        split: [
+            name
+            for file in ([given] if isinstance(given, (str, os.PathLike)) else given)
+            for name in with_braces(os.path.expanduser(file))
+        ]
         for split, given in by_split.items()
     }
     if any(is_elsewhere(file) and not _is_read(file) for group in files.values() for file in group):
@@ -100,7 +111,26 @@ def _is_data(file: Path, folder: Path) -> bool:
 
 def _is_read(name: str) -> bool:
     """Whether the name is that of a file whose format is known."""
-    return suffix_of(name) in (*READ, *LEFT_TO_DATASETS)
+    return suffix_of(name) in (*READ, *LEFT_TO_DATASETS, SHARDS)
+
+
+def with_braces(name: str | os.PathLike) -> list[str]:
+    """The names that one with braces stands for, as a shell fills them in: `{000..002}`, `{a,b}`.
+
+    A name without braces, or of a file that is there, stands for itself.
+    """
+    name = os.fspath(name)
+    match = _BRACES.search(name)
+    if match is None or os.path.exists(name):
+        return [name]
+    if match["first"] is None:
+        parts = match["list"].split(",")
+    else:
+        first, last = int(match["first"]), int(match["last"])
+        width = len(match["first"]) if match["first"].startswith("0") else 0
+        parts = [str(n).zfill(width) for n in range(first, last + 1)]
+    rest = with_braces(name[match.end() :]) if parts else []
+    return [name[: match.start()] + part + end for part in parts for end in rest]
 
 
 def is_elsewhere(name: str) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.llava import LENGTH, SIZE, picture_file
-from xtuner.dataset.image import expand_to_square
+from xtuner.dataset.images.shape import expand_to_square
 from xtuner.generation.generate import complete
 from xtuner.generation.pictures import Pictures
 from xtuner.model.loading import load_for_chat

@@ -88,7 +88,7 @@ def test_files_that_are_no_image(llava, tmp_path, picture, refused, monkeypatch)
     cut = tmp_path / "cut.png"
     cut.write_bytes(picture.read_bytes()[:-40])
     assert f"the image {cut} is damaged or cut off" in refused(llava.whole, "--image", cut)
-    monkeypatch.setattr("xtuner.dataset.image.MAX_PIXELS", 1000)
+    monkeypatch.setattr("xtuner.dataset.images.decode.MAX_PIXELS", 1000)
     assert f"{picture} is too large: 80 x 48 pixels; at most 1,000" in refused(
         llava.whole, "--image", picture
     )

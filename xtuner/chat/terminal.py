@@ -25,7 +25,7 @@ from xtuner.chat.screen import open_screen
 from xtuner.chat.session import make_session
 from xtuner.chat.settings import Settings
 from xtuner.chat.trained_with import choose_template
-from xtuner.dataset.image import read_image
+from xtuner.dataset.images.decode import read_image
 from xtuner.errors import ConfigError
 from xtuner.generation.generate import Completion
 from xtuner.generation.limits import context_length

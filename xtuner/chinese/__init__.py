@@ -5,6 +5,7 @@ from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
+from xtuner.chinese.images import IMAGES
 from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
@@ -19,6 +20,7 @@ CHINESE: dict[str, str] = {
     **READING,
     **MAP_FNS,
     **DATASET,
+    **IMAGES,
     **MODEL,
     **ENGINE,
     **TRAINER,

@@ -143,16 +143,6 @@ FAULTS = {
     "a tokenised sample has {longest} tokens, more than max_length = {max_length}": (
         "一个样本有 {longest} 个 token，超过 max_length = {max_length}"
     ),
-    "There is no image {path}": "没有图像 {path}",
-    "the image {path} cannot be read: {error}": "无法读取图像 {path}：{error}",
-    "{name} is too large: images may have {MAX_PIXELS:,} pixels": "{name} 太大：图像最多 {MAX_PIXELS:,} 像素",
-    "{name} is not an image: {formats} can be read": "{name} 不是图像：可读取 {formats}",
-    "the image {name} is damaged or cut off: {error}": "图像 {name} 已损坏或不完整：{error}",
-    "{name} is too large: {width} x {height} pixels; at most {MAX_PIXELS:,} are allowed, {MAX_SIDE:,} "
-    "on a side, and sides of at most 1 to {MAX_RATIO}": (
-        "{name} 太大：{width} x {height} 像素；最多 {MAX_PIXELS:,} 像素，每边最多 {MAX_SIDE:,}，边长之比最"
-        "多 1 比 {MAX_RATIO}"
-    ),
     "data: %s of %s samples have less than min_length = %s tokens": (
         "数据：%s 个样本（共 %s 个）少于 min_length = %s 个 token"
     ),

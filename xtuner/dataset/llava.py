@@ -23,12 +23,13 @@ import torch
 from xtuner.config import build
 from xtuner.dataset.encoding.pipeline import MAX_FAULTY_FRACTION, NAMED_ROWS, MapFn
 from xtuner.dataset.huggingface import process_hf_dataset
-from xtuner.dataset.image import expand_to_square, read_image
+from xtuner.dataset.images.shape import bounded_for, expand_to_square
+from xtuner.dataset.images.source import ImageSource
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
 from xtuner.dataset.items.store import TokenStore
 from xtuner.dataset.reading.load import load_dataset
-from xtuner.errors import ConfigError, DataError, NotFoundError
+from xtuner.errors import ConfigError, DataError
 from xtuner.image_processor import background_of, load_image_processor
 from xtuner.language import translate
 from xtuner.log import logger
@@ -76,7 +77,7 @@ class LLaVADataset(PackedDataset):
         if rows_per_image is None:
             what = "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder"
             raise ConfigError(translate(what))
-        self._reader = ImageReader(str(image_folder), image_processor, pad_image_to_square)
+        self._reader = ImageReader(ImageSource(image_folder), image_processor, pad_image_to_square)
         self.rows_per_image = rows_per_image
         source = offline_processed_text_folder or data_path
         if source is None:
@@ -134,7 +135,7 @@ class LLaVADataset(PackedDataset):
             row = int(self.store.rows[number])
             try:
                 pixels = self._reader.pixels(images_of(self.row(row))[:count])
-            except (DataError, NotFoundError) as error:
+            except DataError as error:
                 # The sample stays, so that all processes go on in step; it has no loss.
                 logger.warning(translate("%s: %s: its conversation is not trained"), self.place(row), error)
                 pixels, mask = self._reader.blank(count), np.zeros_like(mask)
@@ -169,28 +170,32 @@ class LLaVADataset(PackedDataset):
         if len(names) < count:
             what = "the text has {count} <image>, and the row {images} images"
             return translate(what, count=count, images=len(names))
-        missing = next((name for name in names if not self._reader.has(name)), None)
-        return "" if missing is None else translate("There is no image {path}", path=missing)
+        return next((fault for name in names if (fault := self._reader.fault(name))), "")
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageReader:
-    """Reads the images of a folder as the pixels that an encoder takes."""
+    """Reads images of a source as the pixels that an encoder takes."""
 
-    folder: str
+    source: ImageSource
     processor: Any
     square: bool
 
-    def has(self, name: str) -> bool:
-        """Whether there is such an image."""
-        return (Path(self.folder) / name).is_file()
+    def fault(self, image: Any) -> str:
+        """Why there is no such image, from its header alone; nothing if it is there."""
+        try:
+            self.source.size(image)
+        except DataError as error:
+            return str(error)
+        return ""
 
-    def pixels(self, names: Sequence[str]) -> torch.Tensor:
-        """`[images, 3, height, width]`; DataError or NotFoundError if one of them cannot be read."""
-        images = [read_image(Path(self.folder) / name) for name in names]
+    def pixels(self, images: Sequence[Any]) -> torch.Tensor:
+        """`[images, 3, height, width]`; DataError if one of them cannot be read."""
+        found = [self.source.image(image) for image in images]
         if self.square:
-            images = [expand_to_square(image, background_of(self.processor)) for image in images]
-        return self.processor(images=images, return_tensors="pt")["pixel_values"]
+            found = [expand_to_square(image, background_of(self.processor)) for image in found]
+        found = [bounded_for(image, self.processor, "an image") for image in found]
+        return self.processor(images=found, return_tensors="pt")["pixel_values"]
 
     def blank(self, count: int) -> torch.Tensor:
         """Pixels in place of images that cannot be read."""
@@ -200,10 +205,12 @@ class ImageReader:
         return torch.zeros_like(one).repeat(count, 1, 1, 1)
 
 
-def images_of(row: Mapping[str, Any]) -> list[str]:
-    """The names of the images of a row."""
-    found = row.get("image") or []
-    return [found] if isinstance(found, str) else list(found)
+def images_of(row: Mapping[str, Any]) -> list[Any]:
+    """The images of a row, in the forms that `ImageSource` takes."""
+    found = row.get("image", row.get("images"))
+    if found is None or found == "":
+        return []
+    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _count_images(store: Any) -> np.ndarray:

@@ -20,7 +20,9 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from xtuner.dataset.image import expand_to_square, read_image
+from xtuner.dataset.images.decode import read_image
+from xtuner.dataset.images.shape import bounded_for, expand_to_square
+from xtuner.language import translate
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,6 +71,7 @@ class Pictures:
         """The picture of `image`, with ids of its own for each `adapter`, whose features may differ."""
         if self.encoder.background is not None:
             image = expand_to_square(image, self.encoder.background)
+        image = bounded_for(image, self.encoder.processor, translate("the image"))
         pixels = self.encoder.pixels(image)
         content = pixels.numpy().tobytes() + str(adapter).encode()
         digest = hashlib.blake2b(content, digest_size=8, key=self._secret).digest()

@@ -109,7 +109,7 @@ def test_invalid_images(client, picture, monkeypatch):
     assert "is damaged or cut off" in refusal(show(cut))
     many = {"role": "user", "content": [show(data_url(picture))["content"][1]] * 17}
     assert "a request may show 16 images" in refusal(many)
-    monkeypatch.setattr("xtuner.dataset.image.MAX_PIXELS", 1000)
+    monkeypatch.setattr("xtuner.dataset.images.decode.MAX_PIXELS", 1000)
     assert "is too large: 80 x 48 pixels" in refusal(show(data_url(picture)))
     assert "only a user's message" in refusal({**show(data_url(picture)), "role": "system"})
 

@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from xtuner.dataset.image import decode_image
+from xtuner.dataset.images.decode import decode_image
 
 MAX_BYTES = 4 * 2**20  # servers limit requests, and each turn sends the image again
 MAX_SIDE = 2048

@@ -4,6 +4,7 @@ load.py       a path, pattern, folder, URL or hub name -> rows by split
 files.py      rows of files, each with its file and line
 json_files.py JSON and JSON lines
 tables.py     CSV, workbooks, Parquet
+shards.py     WebDataset shards
 copies.py     local plain copies of compressed or remote files
 selection.py  which rows are used
 """

@@ -4,10 +4,11 @@
     load_dataset("json", data_files=dict(train="x.jsonl"))           {"train": rows of the file}
     load_dataset("../data/*.jsonl"), load_dataset("../data")         {"train": rows of all the files}
     load_dataset("https://host/x.jsonl.gz")                          {"train": rows of the file}
+    load_dataset("shard-{000..010}.tar")                             {"train": samples of WebDataset shards}
     load_dataset("tatsu-lab/alpaca")                                 as `datasets` returns it
 
-This package reads JSON, JSON lines, tables and workbooks, also compressed or remote ones, so that an error
-can name file and line; `datasets` reads all else.
+This package reads JSON, JSON lines, tables, workbooks and shards, also compressed or remote ones, so that an
+error can name file and line; `datasets` reads all else.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from xtuner.data_files import (
     FORMATS,
     LEFT_TO_DATASETS,
     PACKED,
+    SHARDS,
     DataFiles,
     check_there,
     files_by_split,
@@ -35,6 +37,7 @@ from xtuner.data_files import (
 from xtuner.dataset.reading.copies import fetched, unpacked
 from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.json_files import open_json
+from xtuner.dataset.reading.shards import ShardFile
 from xtuner.dataset.reading.tables import ParquetFile, TableFile, read_csv, read_xlsx
 from xtuner.errors import DataError, NotFoundError
 from xtuner.language import translate
@@ -46,6 +49,7 @@ _OPENERS: dict[str, Callable[[Path, str], RowsFile]] = {
     ".tsv": functools.partial(TableFile, read_csv),
     ".xlsx": functools.partial(TableFile, read_xlsx),
     ".parquet": ParquetFile,
+    SHARDS: ShardFile,
 }
 _LFS = b"version https://git-lfs.github.com/"
 

@@ -72,7 +72,7 @@ class ImageEncoder:
     ) -> None:
         from PIL import Image
 
-        self._processor = processor
+        self.processor = processor
         self._encode = encode
         self.background = background
         self.image_token = image_token
@@ -89,7 +89,7 @@ class ImageEncoder:
 
     def pixels(self, image: Image) -> torch.Tensor:
         """The input [3, height, width] of the encoder."""
-        return self._processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
