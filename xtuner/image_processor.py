@@ -5,10 +5,11 @@ preprocessor_config.json   {"crop_size": {"height": 336, ...}, "image_mean": [0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.errors import ModelError
+from xtuner.errors import ConfigError, ModelError
 from xtuner.language import translate
 from xtuner.model_folder import looks_local
 
@@ -31,6 +32,16 @@ def load_image_processor(path: str | Path) -> Any:
         raise ModelError(
             translate("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
         ) from error
+
+
+def make_image_processor(given: Any) -> Any:
+    """The processor of a config's `image_processor`; another object is one already."""
+    if not isinstance(given, Mapping):
+        return given
+    path = given.get("pretrained_model_name_or_path")
+    if path is None:
+        raise ConfigError(translate("image_processor has no pretrained_model_name_or_path: name its folder"))
+    return load_image_processor(path)
 
 
 def background_of(processor: Any) -> tuple[int, ...]:

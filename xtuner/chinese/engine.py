@@ -151,9 +151,6 @@ ENGINE = {
     "measures {names}": (
         "default_hooks.checkpoint.save_best 为 {save_best!r}，验证中没有这个指标。{hint} 验证的指标有 {names}"
     ),
-    "EvaluateChatHook: evaluation_images are not available in this version; remove them": (
-        "EvaluateChatHook：此版本不支持 evaluation_images；请删除"
-    ),
     "{kind} is not a hook: it has none of the methods {names}": "{kind} 不是钩子：方法 {names} 一个也没有",
     "priority {value!r} of {kind} is unknown.{hint}": "{kind} 的优先级 {value!r} 未知。{hint}",
     "NEFTuneHook.noise_alpha is {noise_alpha!r}; it must be a number above 0": (

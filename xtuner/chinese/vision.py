@@ -24,6 +24,18 @@ VISION = {
         "该批次有 {count} 个图像 token，而图像共有 {rows} 行：数据的 image_processor 与 "
         "model.visual_encoder 不匹配"
     ),
+    "EvaluateChatHook: {images} evaluation_images for {inputs} evaluation_inputs: give one image for all "
+    "inputs, or one for each": (
+        "EvaluateChatHook：{inputs} 个 evaluation_inputs 对应 {images} 张 evaluation_images：请为所有输入给出一张图像，"
+        "或每个输入一张"
+    ),
+    "EvaluateChatHook: {kind} reads no images: remove evaluation_images": (
+        "EvaluateChatHook：{kind} 不读取图像：请删除 evaluation_images"
+    ),
+    "EvaluateChatHook: samples have no image, because {error}": "EvaluateChatHook：采样没有图像：{error}",
+    "image_processor has no pretrained_model_name_or_path: name its folder": (
+        "image_processor 缺少 pretrained_model_name_or_path：请写明其文件夹"
+    ),
     # data
     "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder": (
         "如果 image_processor 不是写明文件夹的 dict，LLaVADataset 需要 rows_per_image"

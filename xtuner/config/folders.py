@@ -11,7 +11,7 @@ from typing import Any
 
 from xtuner.config.load import name_of
 from xtuner.config.ref import as_ref
-from xtuner.config.schema import data_parts
+from xtuner.config.schema import data_parts, trains_all
 from xtuner.loadable import WITHOUT_TEXT, check_language_model, check_training
 from xtuner.model_folder import check_model_folder
 
@@ -40,6 +40,8 @@ def _held(path: str, value: Mapping[str, Any]) -> str:
     kind = value.get("type")
     ref = as_ref(kind)
     name = "" if kind is None else name_of(ref if ref is not None else kind)
+    if path.rpartition(".")[2] == "image_processor":
+        return "model"
     if not path.startswith("model") or path.rpartition(".")[2] == "tokenizer" or "Tokenizer" in name:
         return "tokenizer"
     # The content that a user's function needs is not known.
@@ -57,8 +59,8 @@ def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = T
         folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub, writes_text=writes_text
     )
     if sizes is not None:
-        is_full = not model.get("lora") and not model.get("peft_model")
-        check_training(sizes, folder.name, full=is_full, asked=bool(model["llm"].get("quantization_config")))
+        asked = bool(model["llm"].get("quantization_config"))
+        check_training(sizes, folder.name, full=trains_all(model), asked=asked)
 
 
 def walk(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

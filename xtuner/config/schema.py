@@ -266,6 +266,15 @@ CLASHES = (
 )
 
 
+# The names in `model` of what is put on its language model.
+ADAPTERS = ("lora", "llm_lora", "peft_model")
+
+
+def trains_all(model: Mapping[str, Any]) -> bool:
+    """Whether a config's `model` trains the language model itself: without an adapter, and not frozen."""
+    return not model.get("freeze_llm") and not any(model.get(name) for name in ADAPTERS)
+
+
 def by_trainer(config: Mapping[str, Any]) -> bool:
     """Whether the Trainer of transformers trains, instead of the engine."""
     return config.get("framework") == "huggingface"

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from xtuner.config import build
 from xtuner.dataset.encoding.pipeline import MAX_FAULTY_FRACTION, NAMED_ROWS, MapFn
 from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.images.shape import bounded_for, expand_to_square
@@ -30,7 +29,7 @@ from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_ind
 from xtuner.dataset.items.store import TokenStore
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import ConfigError, DataError
-from xtuner.image_processor import background_of, load_image_processor
+from xtuner.image_processor import background_of, make_image_processor
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model_folder import read_json
@@ -73,7 +72,7 @@ class LLaVADataset(PackedDataset):
         """
         if isinstance(image_processor, Mapping):
             rows_per_image = rows_per_image or _rows_by_config(image_processor)
-            image_processor = _build_processor(image_processor)
+        image_processor = make_image_processor(image_processor)
         if rows_per_image is None:
             what = "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder"
             raise ConfigError(translate(what))
@@ -239,8 +238,3 @@ def _rows_by_config(cfg: Mapping[str, Any]) -> int | None:
     if "image_size" not in config or "patch_size" not in config:
         return None
     return (config["image_size"] // config["patch_size"]) ** 2
-
-
-def _build_processor(cfg: Mapping[str, Any]) -> Any:
-    path = cfg.get("pretrained_model_name_or_path")
-    return build(cfg) if path is None else load_image_processor(path)

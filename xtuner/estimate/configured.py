@@ -14,6 +14,7 @@ from typing import Any
 
 from xtuner.blocks import as_recompute
 from xtuner.config.ref import as_ref, path_of
+from xtuner.config.schema import trains_all
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -64,7 +65,7 @@ def read_training(
     llm = _dict(model.get("llm"))
     adapter = next((_dict(model[name]) for name in _ADAPTERS if model.get(name)), {})
     quantization = _dict(llm.get("quantization_config"))
-    full = not adapter and not model.get("peft_model")
+    full = trains_all(model)
     weight_bytes = _weight_bytes(llm.get("torch_dtype", llm.get("dtype")), full, shape, machine)
     mixed = _word(wrapper.get("type")) != "OptimWrapper" and _word(wrapper.get("dtype")) != "float32"
     half = machine.device != "cpu" or machine.has_bf16

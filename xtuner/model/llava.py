@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from xtuner import dist
 from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.image_processor import load_image_processor
+from xtuner.image_processor import background_of, load_image_processor
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
@@ -45,6 +45,7 @@ from xtuner.model.vision.encoder import (
     load_visual_encoder,
     patch_features,
 )
+from xtuner.model.vision.image_encoder import ImageEncoder
 from xtuner.model.vision.projector import Projector
 
 
@@ -208,6 +209,12 @@ class LLaVAModel(SupervisedFinetune):
             return super().run(replace(p, inputs=inputs), model, columns)
         finally:
             handle.remove()
+
+    def image_encoder(self, processor: Any) -> ImageEncoder:
+        def encode(pixels: Tensor) -> Tensor:
+            return self._image_rows([pixels]).unflatten(0, (len(pixels), -1))
+
+        return ImageEncoder(processor, encode, background=background_of(processor), source="model")
 
     # --- its weights -------------------------------------------------------------------------------------
 

@@ -11,8 +11,13 @@ _HARMLESS = {
     "bitsandbytes.backends.cpu.ops": ("Failed to load CPU gemm_4bit_forward",),
     # Logged for every call of every layer; the numbers are those of int8 in any case.
     "bitsandbytes.autograd._functions": ("MatMul8bitLt: inputs will be cast",),
-    # The text half of a CLIP; llava.py reports missing weights itself.
-    "transformers.modeling_utils": ("\x1b[1mCLIPVisionModel LOAD REPORT",),
+    # Images are prepared with Pillow, as they were in the training of every CLIP.
+    "transformers.utils.import_utils": ("`CLIPImageProcessor` requires torchvision",),
+    # The text half of a CLIP; vision/encoder.py reports missing weights itself.
+    "transformers.modeling_utils": (
+        "\x1b[1mCLIPVisionModel LOAD REPORT",
+        "\x1b[1mSiglipVisionModel LOAD REPORT",
+    ),
 }
 
 _REPORTED = re.compile(r"^([\w.]+) *\| *(MISSING|UNEXPECTED|MISMATCH|CONVERSION)", re.MULTILINE)

@@ -71,6 +71,10 @@ class TrainModule(nn.Module, ABC):
         """Files for the folder of the trained model beside those of transformers or peft, by path in it."""
         return {}
 
+    def image_encoder(self, processor: Any) -> Any:
+        """What encodes images for generation, from the pixels of `processor`; None without one."""
+        return None
+
     def describe(self, means: Mapping[str, float]) -> dict[str, float]:
         """The values that validation reports, from the means of the loss and of all metrics."""
         return dict(means)

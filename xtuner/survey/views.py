@@ -9,7 +9,7 @@ segments    (not trained "<s><|User|>:Add.\\n1 2\\n<|Bot|>:")  (trained "3<eoa>"
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.encoding.conversations import encode_conversations, is_document, labels_of
+from xtuner.dataset.encoding.decoding import decode
 from xtuner.dataset.encoding.pipeline import Encoding, map_row
 from xtuner.errors import DataError, XTunerError
 from xtuner.language import translate
 from xtuner.survey.configured import Origin
-from xtuner.utils import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from xtuner.utils import IGNORE_INDEX
 
 Row = Mapping[str, Any]
 
@@ -172,19 +173,6 @@ def _decode_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
     """The text that `ids` add after `before`: decoded alone, a first word may lose its space."""
     alone, earlier, both = (decode(tokenizer, part) for part in (ids, before, before + ids))
     return both[len(earlier) :] if before and both.startswith(earlier) else alone
-
-
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of `ids` with special tokens; the placeholder of an image is `<image>`."""
-    pieces = []
-    for is_image, run in groupby(ids, key=lambda i: i == IMAGE_TOKEN_INDEX):
-        numbers = list(run)
-        pieces.append(
-            DEFAULT_IMAGE_TOKEN * len(numbers)
-            if is_image
-            else tokenizer.decode(numbers, clean_up_tokenization_spaces=False)
-        )
-    return "".join(pieces)
 
 
 def _keeping_conversation(settings: Encoding, stages: list[list[Row]]) -> Encoding:

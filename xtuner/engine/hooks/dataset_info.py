@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
+from xtuner.dataset.encoding.decoding import decode
 from xtuner.dataset.items.streamed import Stream
 from xtuner.engine.hooks.hook import Hook
 from xtuner.language import translate
 from xtuner.log import logger
-from xtuner.utils.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 
 MAX_LINES, MAX_CHARACTERS = 20, 1_500
 
@@ -46,11 +45,4 @@ class DatasetInfoHook(Hook):
         ids = [int(i) for i in first["input_ids"]]
         if self.is_intern_repo_dataset:
             ids = [abs(i) for i in ids]  # a sign marks tokens without loss there
-        logger.info(translate("train example:\n%s"), beginning(self._decode(ids), len(ids)))
-
-    def _decode(self, ids: list[int]) -> str:
-        pieces = []
-        for is_image, run in groupby(ids, key=lambda i: i == IMAGE_TOKEN_INDEX):
-            numbers = list(run)
-            pieces.append(DEFAULT_IMAGE_TOKEN * len(numbers) if is_image else self.tokenizer.decode(numbers))
-        return "".join(pieces)
+        logger.info(translate("train example:\n%s"), beginning(decode(self.tokenizer, ids), len(ids)))

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.chat.session import make_session
+from xtuner.dataset.encoding.decoding import decode
+from xtuner.dataset.images.source import ImageSource
 from xtuner.dataset.map_fns import find_template
 from xtuner.engine.hooks.hook import Hook
-from xtuner.errors import ConfigError, XTunerError, did_you_mean
+from xtuner.errors import ConfigError, DataError, XTunerError, did_you_mean
 from xtuner.generation.generate import SAMPLING, answer, make_request
+from xtuner.generation.pictures import Picture, Pictures
 from xtuner.generation.request import End, Event, Piece, Request, Sampling
+from xtuner.image_processor import make_image_processor
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 
@@ -40,6 +44,7 @@ class EvaluateChatHook(Hook):
     """
 
     priority = "LOW"
+    unbuilt = frozenset({"image_processor"})
 
     def __init__(
         self,
@@ -55,14 +60,20 @@ class EvaluateChatHook(Hook):
         stop_words: Sequence[str] = (),
         generation_kwargs: dict[str, Any] | None = None,
     ):
-        if evaluation_images is not None or image_processor is not None:
-            raise ConfigError(
-                translate(
-                    "EvaluateChatHook: evaluation_images are not available in this version; remove them"
-                )
-            )
         self.tokenizer = tokenizer
         self.inputs = [evaluation_inputs] if isinstance(evaluation_inputs, str) else list(evaluation_inputs)
+        self.image_processor = make_image_processor(image_processor)
+        self.images = _open_images(evaluation_images)
+        if len(self.images) > 1 and len(self.images) != len(self.inputs):
+            raise ConfigError(
+                translate(
+                    "EvaluateChatHook: {images} evaluation_images for {inputs} evaluation_inputs: give "
+                    "one image for all inputs, or one for each",
+                    images=len(self.images),
+                    inputs=len(self.inputs),
+                )
+            )
+        self._pictures: Pictures | None = None
         self.system = system or ""
         self.template = (
             find_template(prompt_template) if isinstance(prompt_template, str) else prompt_template
@@ -109,7 +120,11 @@ class EvaluateChatHook(Hook):
 
     def _sample(self, runner, max_new_tokens: int) -> list[str]:
         """The answers to all inputs, each below its prompt; without those that failed."""
-        samples = [self._prepare(runner, text, max_new_tokens) for text in self.inputs]
+        self._look(runner)
+        samples = [
+            self._prepare(runner, text, max_new_tokens, picture)
+            for text, picture in zip(self.inputs, self._shown(), strict=True)
+        ]
         meeting = _Meeting(runner, [sample.request for sample in samples if sample.request is not None])
         meeting.meet(is_writing=True)
         if not meeting.is_stopped:
@@ -118,6 +133,7 @@ class EvaluateChatHook(Hook):
                 runner.model.llm,
                 self.tokenizer,
                 meeting.requests,
+                pictures=self._pictures,
                 after_step=meeting.after_step,
             )
             with runner.optim_wrapper.autocast():
@@ -127,11 +143,30 @@ class EvaluateChatHook(Hook):
             logger.info(translate("No more samples: the run is asked to stop"))
         return [found for sample in samples if (found := self._report(runner, sample)) is not None]
 
-    def _prepare(self, runner, text: str, max_new_tokens: int) -> _Sample:
+    def _look(self, runner) -> None:
+        """Make the images ready; their features change with the model."""
+        if self._pictures is not None:
+            self._pictures.forget_features()
+        elif self.images:
+            encoder = runner.model.image_encoder(self.image_processor)
+            if encoder is None:
+                what = "EvaluateChatHook: {kind} reads no images: remove evaluation_images"
+                raise ConfigError(translate(what, kind=type(runner.model).__name__))
+            self._pictures = Pictures(encoder)
+
+    def _shown(self) -> list[Picture | None]:
+        """The picture of each input."""
+        if self._pictures is None:
+            return [None] * len(self.inputs)
+        pictures = [self._pictures.add(image) for image in self.images]
+        return pictures * len(self.inputs) if len(pictures) == 1 else [*pictures]
+
+    def _prepare(self, runner, text: str, max_new_tokens: int, picture: Picture | None) -> _Sample:
         sample = _Sample(text, runner.backend.gathers_weights and runner.world.size > 1)
         try:
             bot_name = runner.cfg.get("bot_name", "BOT")
-            session = make_session(self.tokenizer, self.template, self.system, bot_name)
+            shown = {"pictures": self._pictures, "picture": picture}
+            session = make_session(self.tokenizer, self.template, self.system, bot_name, **shown)
             words = dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words])
             given = {**SAMPLING, **self.generation_kwargs, "max_new_tokens": max_new_tokens}
             # Processes that gather weights together must choose the same tokens.
@@ -139,6 +174,7 @@ class EvaluateChatHook(Hook):
             sampling = Sampling(**{**given, "seed": seed, "stop_words": [*words]})
             prompt = session.ask(text, max_new_tokens)
             sample.request = make_request(runner.model.llm, prompt, sampling, sample.listen)
+            sample.request.pictures = [] if picture is None else [picture]
         # A failed sample must not stop the training. All processes have the same error here.
         except Exception as error:
             sample.error = error
@@ -152,11 +188,23 @@ class EvaluateChatHook(Hook):
             return None
         if sample.request is None or sample.is_cut:
             return None
-        found = self.tokenizer.decode(sample.request.prompt) + "".join(sample.pieces)
+        found = decode(self.tokenizer, sample.request.prompt) + "".join(sample.pieces)
         logger.info(translate("Sample output:\n%s\n"), found)
         if runner.world.is_first:
             runner.visualizer.add_text(f"sample/{sample.text}", found, runner.iter)
         return found
+
+
+def _open_images(given: Any) -> list[Any]:
+    """The images of a config; without them, which is said, if they cannot be read."""
+    names = [given] if isinstance(given, str) else list(given or [])
+    source = ImageSource(fetches=True)
+    try:
+        return [source.image(name) for name in names]
+    except DataError as error:
+        what = "EvaluateChatHook: samples have no image, because {error}"
+        say_once(what, error=error)
+        return []
 
 
 def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:

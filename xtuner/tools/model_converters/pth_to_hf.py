@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from xtuner.checkpoint_paths import check_exists
-from xtuner.errors import ConfigError
 from xtuner.log import start_console
 from xtuner.tools.arguments.config import add_options, read_config
 from xtuner.tools.arguments.parser import Parser
@@ -32,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--save-format",
         choices=["xtuner", "official", "huggingface"],
         default="xtuner",
-        help="form of LLaVA models (only xtuner in this version)",
+        help="form of LLaVA models: the trained parts (xtuner), or a whole model of the package llava (official) or of transformers (huggingface)",
     )
     add_options(parser)
     return parser.parse_args(argv)
@@ -41,8 +40,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Convert; returns 0 when the folder is complete."""
     args = parse_args(argv)
-    if args.save_format != "xtuner":
-        raise ConfigError(f"--save-format {args.save_format} is not available in this version; leave it out")
     start_console()
     config = read_config(args.config, args.cfg_options)
     check_exists(args.pth_model)  # before torch is imported
@@ -55,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         fp32=args.fp32,
         max_shard_size=args.max_shard_size,
         safe_serialization=args.safe_serialization,
+        save_format=args.save_format,
     )
     print("All done!")
     return 0
