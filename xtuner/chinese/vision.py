@@ -26,8 +26,8 @@ VISION = {
     ),
     "EvaluateChatHook: {images} evaluation_images for {inputs} evaluation_inputs: give one image for all "
     "inputs, or one for each": (
-        "EvaluateChatHook：{inputs} 个 evaluation_inputs 对应 {images} 张 evaluation_images：请为所有输入给出一张图像，"
-        "或每个输入一张"
+        "EvaluateChatHook：{inputs} 个 evaluation_inputs 对应 {images} 张 evaluation_images："
+        "请为所有输入给出一张图像，或每个输入一张"
     ),
     "EvaluateChatHook: {kind} reads no images: remove evaluation_images": (
         "EvaluateChatHook：{kind} 不读取图像：请删除 evaluation_images"
@@ -41,6 +41,9 @@ VISION = {
         "如果 image_processor 不是写明文件夹的 dict，LLaVADataset 需要 rows_per_image"
     ),
     "LLaVADataset needs data_path: the file of conversations": "LLaVADataset 需要 data_path：对话文件",
+    "{path} is not a file of xtuner preprocess refcoco: {error!r}": (
+        "{path} 不是 xtuner preprocess refcoco 写出的文件：{error!r}"
+    ),
     "%s: %s: its conversation is not trained": "%s：%s：该对话不参与训练",
     "data: %d rows are left out, because of their images: %s": "数据：%d 行因其图像被略去：%s",
     "the text has {count} <image>, and the row {images} images": (

@@ -82,7 +82,7 @@ def write_llava(save_dir: str | Path, checkpoint: Mapping[str, Any], how: Writin
         write_card(folder, _named(how.cfg, "llm"), "model")
 
 
-# --- what was trained, each part in its folder ---------------------------------------------------------------
+# --- what was trained, each part in its folder ------------------------------------------------------------
 
 
 def _write_parts(folder: Path, checkpoint: Mapping[str, Any], how: Writing) -> None:
@@ -149,7 +149,7 @@ def _named(cfg: Config, part: str) -> str | None:
     return None if name is None else str(name)
 
 
-# --- one whole model -----------------------------------------------------------------------------------------
+# --- one whole model --------------------------------------------------------------------------------
 
 
 def _write_whole(folder: Path, parts: Path, how: Writing, save_format: str) -> None:
@@ -190,8 +190,8 @@ class _Layout:
         self.dtype = torch.float32 if how.fp32 else _dtype_of(Weights(llm))
         if self.projector_config["depth"] != 2:
             raise ConfigError(
-                f"the projector has {self.projector_config['depth']} layers, and this format is for two: leave "
-                "out --save-format."
+                f"the projector has {self.projector_config['depth']} layers, and this format is for two: "
+                "leave out --save-format."
             )
 
     def write(self) -> None:
@@ -302,10 +302,9 @@ class _HuggingFace(_Layout):
         self.tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
         if self.tokenizer.pad_token is None:
             self.tokenizer.add_special_tokens({"pad_token": "<pad>"})
-        rows = self.llm_config["vocab_size"]
-        self.rows = max(
-            rows, -(-len(self.tokenizer) // _MULTIPLE) * _MULTIPLE if len(self.tokenizer) > rows else 0
-        )
+        self.rows = self.llm_config["vocab_size"]
+        if len(self.tokenizer) > self.rows:
+            self.rows = -(-len(self.tokenizer) // _MULTIPLE) * _MULTIPLE
 
     def of_llm(self, name: str) -> str:
         return f"language_model.{name}"

@@ -81,9 +81,10 @@ class LLaVADataset(PackedDataset):
         source = offline_processed_text_folder or data_path
         if source is None:
             raise ConfigError(translate("LLaVADataset needs data_path: the file of conversations"))
+        is_ready = offline_processed_text_folder is not None
         text = process_hf_dataset(
-            load_dataset(str(source)),
-            do_dataset_tokenization=offline_processed_text_folder is None,
+            load_dataset(str(source)) if is_ready else self.read(str(source), max_dataset_length, seed),
+            do_dataset_tokenization=not is_ready,
             tokenizer=tokenizer,
             max_length=max_length,
             dataset_map_fn=dataset_map_fn,
@@ -107,6 +108,10 @@ class LLaVADataset(PackedDataset):
         super().__init__(text.store, plan, stats, text.place, text.row)
         self._lengths = lengths
         self.length = plan.lengths(lengths)
+
+    def read(self, path: str, max_rows: int | None, seed: int) -> Any:
+        """The rows of the file `path`, of which at most `max_rows` are taken."""
+        return load_dataset(path)
 
     @property
     def modality_length(self) -> np.ndarray:

@@ -90,7 +90,15 @@ def next_steps(config: Config, run: Run) -> str:
         return translate("Done. Next:\n  {convert}", convert=shlex.join(convert))
     base = named_llm(config)
     adapted = getattr(run.model, "uses_adapter", False) and base is not None
-    chat = ["xtuner", "chat", base, "--adapter", str(out)] if adapted else ["xtuner", "chat", str(out)]
+    vision = config.model.get("visual_encoder")
+    if vision:
+        llm = str(out) if run.model.llm_folder == "" else base
+        parts = ["--llava", str(out), "--visual-encoder", vision.get("pretrained_model_name_or_path")]
+        chat = ["xtuner", "chat", llm, *parts, "--image", "FILE"]
+    elif adapted:
+        chat = ["xtuner", "chat", base, "--adapter", str(out)]
+    else:
+        chat = ["xtuner", "chat", str(out)]
     return translate(
         "Done. Next:\n  {convert}\n  {chat}", convert=shlex.join(convert), chat=shlex.join(map(str, chat))
     )

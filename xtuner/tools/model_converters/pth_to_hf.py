@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--save-format",
         choices=["xtuner", "official", "huggingface"],
         default="xtuner",
-        help="form of LLaVA models: the trained parts (xtuner), or a whole model of the package llava (official) or of transformers (huggingface)",
+        help="of LLaVA: the trained parts (xtuner), or a whole model for the package llava or transformers",
     )
     add_options(parser)
     return parser.parse_args(argv)

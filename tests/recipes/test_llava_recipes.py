@@ -1,0 +1,58 @@
+"""Every LLaVA recipe trains, on tiny parts."""
+
+import json
+
+import pytest
+
+from tests.llava import picture_file, save_llava
+from xtuner.config import Builder, parse_config
+from xtuner.dataset.collate_fns import flat_collate_fn
+from xtuner.recipes.catalogue import names
+from xtuner.recipes.render import render
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+NAMES = [name for name in names() if "llava" in name and "convert" not in name]
+TALK = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a red block"}]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, llama_dir, tokenizer):
+    """The settings that a user changes: folders, files, and lengths for the tiny model."""
+    folder = tmp_path_factory.mktemp("recipes")
+    dirs = save_llava(folder, llama_dir, tokenizer)
+    picture_file(folder / "a.png")
+    rows = [{"image": "a.png", "conversations": TALK}] * 2
+    (folder / "d.json").write_text(json.dumps(rows))
+    box = {"image": "a.png", "sents": ["the block"], "bbox": [8, 8, 32, 32], "height": 48, "width": 80}
+    (folder / "refcoco.json").write_text(json.dumps([box]))
+    return {
+        "llm_name_or_path": str(llama_dir),
+        "visual_encoder_name_or_path": str(dirs.clip),
+        "image_folder": str(folder),
+        "data_path": str(folder / "d.json"),
+        "refcoco_path": str(folder / "refcoco.json"),
+        "max_length": 128,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_trains_a_step(name, settings):
+    """What it trains has a gradient."""
+    text = render(name)
+    known = {key: value for key, value in settings.items() if f"\n{key} = " in text}
+    several = [key for key in parse_config(text, "c.py") if key.endswith(("_data_path", "_image_folder"))]
+    known |= {key: settings["data_path" if key.endswith("data_path") else "image_folder"] for key in several}
+    cfg = parse_config(text, f"{name}.py", known)
+    assert str(cfg.model["type"]) == "xtuner.model.LLaVAModel"
+    if "pretrained_pth" in cfg:
+        assert cfg.model["pretrained_pth"] == cfg["pretrained_pth"]
+    builder = Builder()
+    rows = builder.build(cfg.train_dataloader["dataset"], "dataset")
+    model = builder.build(cfg.model, "model").train()
+    loss = model(flat_collate_fn([rows[0], rows[1]])["data"])["loss"]
+    loss.backward()
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {n for n, p in model.named_parameters() if p.grad is not None}
+    assert any(n.startswith("projector.") for n in trained)
+    assert any(n.startswith("llm.") for n in trained) != ("pretrain" in name)
