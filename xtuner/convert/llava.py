@@ -41,6 +41,7 @@ from xtuner.model_folder import read_json
 FORMATS = ("xtuner", "official", "huggingface")
 SELECT_LAYER = -2
 _PARTS = ("llm.", "visual_encoder.", "projector.")
+_VISION = "vision_model."
 _MULTIPLE = 64  # of rows of an embedding
 _Source = tuple[Callable[[str], torch.Tensor], str, TensorInfo]
 
@@ -216,24 +217,26 @@ class _Layout:
 
     def _sources(self) -> dict[str, _Source]:
         found: dict[str, _Source] = {}
-        for folder, rename in (
-            (self.llm, self.of_llm),
-            (self.vision, self.of_vision),
-            (self.projector, self.of_projector),
+        for folder, kept, rename in (
+            (self.llm, "", self.of_llm),
+            (self.vision, _VISION, self.of_vision),
+            (self.projector, "", self.of_projector),
         ):
             weights = Weights(folder)
+            # A folder of CLIP may hold its text encoder too; transformers from 5.0 on writes no prefix.
+            kept = kept if any(name.startswith(kept) for name in weights) else ""
             for name, info in weights.infos.items():
-                new = rename(name)
-                if new is not None:
+                if name.startswith(kept):
+                    new = rename(name.removeprefix(kept))
                     found[new] = (weights.__getitem__, name, TensorInfo(self.dtype, info.shape))
         return found
 
-    def of_llm(self, name: str) -> str | None:
-        """The name of a tensor of the language model; None if it is left out."""
+    def of_llm(self, name: str) -> str:
+        """The name of a tensor of the language model."""
         raise NotImplementedError
 
-    def of_vision(self, name: str) -> str | None:
-        """The name of a tensor of the encoder, which may lie in a folder with a text encoder."""
+    def of_vision(self, name: str) -> str:
+        """The name of a tensor of the encoder."""
         raise NotImplementedError
 
     def of_projector(self, name: str) -> str:
@@ -260,10 +263,8 @@ class _Official(_Layout):
     def of_llm(self, name: str) -> str:
         return name
 
-    def of_vision(self, name: str) -> str | None:
-        if not name.startswith("vision_model."):
-            return None
-        return f"model.vision_tower.vision_tower.{name}"
+    def of_vision(self, name: str) -> str:
+        return f"model.vision_tower.vision_tower.{_VISION}{name}"
 
     def of_projector(self, name: str) -> str:
         return name.replace("model.", "model.mm_projector.", 1)
@@ -309,8 +310,8 @@ class _HuggingFace(_Layout):
     def of_llm(self, name: str) -> str:
         return f"language_model.{name}"
 
-    def of_vision(self, name: str) -> str | None:
-        return f"vision_tower.{name}" if name.startswith("vision_model.") else None
+    def of_vision(self, name: str) -> str:
+        return f"vision_tower.{_VISION}{name}"
 
     def of_projector(self, name: str) -> str:
         _, number, kind = name.split(".")
