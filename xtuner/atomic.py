@@ -23,11 +23,11 @@ _RENAME_EXCHANGE = 2
 
 
 @contextlib.contextmanager
-def written(path: Path, *, shared: bool = False) -> Iterator[Path]:
+def written(path: Path, *, shared: bool = False, synced: bool = True) -> Iterator[Path]:
     """A path to write a file or folder to, which becomes `path` when the block ends without an error.
 
     With `shared`, several processes may write `path` at the same time, each under a name of its own; the last
-    one stays.
+    one stays. Without `synced`, for a file that is checked when it is read, a power failure may damage it.
     """
     path = path.resolve() if path.is_dir() else path
     restore(path)
@@ -35,8 +35,11 @@ def written(path: Path, *, shared: bool = False) -> Iterator[Path]:
     remove(part)
     try:
         yield part
-        sync(part)
-        put_in_place(part, path)
+        if synced:
+            sync(part)
+            put_in_place(part, path)
+        else:
+            os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):
             remove(part)

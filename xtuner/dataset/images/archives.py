@@ -18,6 +18,7 @@ import posixpath
 import tarfile
 import zipfile
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple
@@ -31,6 +32,8 @@ from xtuner.log import say_once
 SUFFIXES = (".zip", ".tar")
 
 _TAR, _STORED, _DEFLATED, _OTHER = range(4)  # how a file is kept
+# Files, links and folders, whose one header says all. A long name or a fine time has headers of its own.
+_PLAIN_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
 _ZIP_HEADER = 30  # bytes before the name of a file in a zip archive
 _ENCRYPTED = 1
 
@@ -45,7 +48,7 @@ class Entry(NamedTuple):
     crc: int = 0
 
 
-_ENTRY = np.dtype([("key", "u8"), ("start", "i8"), ("size", "i8"), ("kind", "u1"), ("crc", "u4")])
+_ENTRY = np.dtype([("start", "i8"), ("size", "i8"), ("kind", "u1"), ("crc", "u4")])
 
 
 class Archive:
@@ -58,7 +61,7 @@ class Archive:
         self.path = str(path)
         with damage_named(self.path):
             self.state = _state(os.stat(path))
-            self._entries = _table(entries(path))
+            self._keys, self._entries = _table(entries(path))
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -104,8 +107,8 @@ class Archive:
 
     def _find(self, name: str) -> int | None:
         key = _key(name)
-        index = int(np.searchsorted(self._entries["key"], np.uint64(key), side="right")) - 1
-        return index if index >= 0 and int(self._entries["key"][index]) == key else None
+        index = int(np.searchsorted(self._keys, np.uint64(key), side="right")) - 1
+        return index if index >= 0 and int(self._keys[index]) == key else None
 
     def _entry(self, name: str) -> Any:
         index = self._find(name)
@@ -178,6 +181,28 @@ def _tar_entries(path: str | Path) -> Iterator[Entry]:
 
 def tar_members(file: IO[bytes], name: str, start: int = 0) -> Iterator[tarfile.TarInfo]:
     """The members of a tar archive from byte `start` on; ValueError if a header is damaged."""
+    end = file.seek(0, os.SEEK_END)
+    while start < end:
+        file.seek(start)
+        block = file.read(tarfile.BLOCKSIZE)
+        if len(block) < tarfile.BLOCKSIZE or block[156:157] not in _PLAIN_TYPES or not block.strip(b"\0"):
+            break
+        info = tarfile.TarInfo.frombuf(block, tarfile.ENCODING, "surrogateescape")
+        info.offset, info.offset_data = start, start + tarfile.BLOCKSIZE
+        size = info.size if info.isfile() else 0
+        start = info.offset_data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        if start > end:
+            raise ValueError(translate("the header at byte {byte:,} cannot be read", byte=start))
+        yield info
+    yield from _other_tar_members(file, name, start)
+
+
+def _other_tar_members(file: IO[bytes], name: str, start: int) -> Iterator[tarfile.TarInfo]:
+    """The members from byte `start` on, by tarfile: it reads headers of all kinds, but takes longer."""
+    file.seek(start)
+    if not file.read(1):
+        say_once("{archive} ends without the mark of its end: it may be cut off", archive=name)
+        return
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as archive:
         while (info := archive.next()) is not None:
@@ -204,10 +229,20 @@ def _key(name: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _table(entries: Iterable[Entry]) -> np.ndarray:
-    rows = ((_key(entry.name), *entry[1:]) for entry in entries)
-    table = np.fromiter(rows, dtype=_ENTRY)
-    return table[np.argsort(table["key"], kind="stable")]
+def _table(entries: Iterable[Entry]) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted keys of the entries, and the entries in that order."""
+    keys = array("Q")
+
+    def rows() -> Iterator[tuple[int, ...]]:
+        for entry in entries:
+            keys.append(_key(entry.name))
+            yield entry[1:]
+
+    table = np.fromiter(rows(), dtype=_ENTRY)
+    # Arrays of their own: a search in a column of records would copy the column.
+    all_keys = np.array(keys, dtype=np.uint64)
+    order = np.argsort(all_keys, kind="stable")
+    return all_keys[order], table[order]
 
 
 def _state(stat: os.stat_result) -> tuple[int, int]:
