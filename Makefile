@@ -44,9 +44,9 @@ CUDA ?= 130
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
 
-# One process for each core, each with one thread.
+# One process for each core, each with one thread. Files in their order: the longest have few tests, and would be last.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/soak/kills.py --kills 200

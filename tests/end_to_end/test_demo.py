@@ -10,7 +10,7 @@ from xtuner.demo.base_model import Pretraining
 from xtuner.demo.preference import WANTED_ACCURACY, PreferenceDemo
 from xtuner.demo.run import Demo, Options
 
-BASE = Pretraining(steps=120, num_layers=2)
+BASE = Pretraining(steps=120, num_layers=2, tokens_per_step=512)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A program: training steps on fake tensors of an accelerator, by the facts of the kind that it is given.
+"""A program: training steps on fake tensors of an accelerator, by the facts of each kind that it is given.
 
 Where two devices meet in an operation, this raises. The device is one that torch lets Python register, and so
 needs no build for it; torch allows one in a process and never takes it back.
@@ -43,18 +43,21 @@ class Module(getattr(backend_registration, "_DummyBackendModule", object)):  # t
         return [torch.float16, torch.bfloat16]
 
 
-def main(facts: str) -> None:
-    """Print a line for each step."""
+def main(kinds: list[str]) -> None:
+    """Print a line for each kind and step."""
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
     backend_registration._setup_privateuseone_for_python_backend(NAME, Module())
-    devices.KINDS[NAME] = devices.KINDS[facts]
+    facts = {kind: devices.KINDS[kind] for kind in kinds}
     # A device that exists has pinned memory. transformers reads if positions restart.
     torch.Tensor.pin_memory = lambda tensor: tensor  # type: ignore[assignment,method-assign]
     masking_utils.find_packed_sequence_indices = lambda position_ids: None  # type: ignore[assignment]
     # Without values: torch keeps those of small fake tensors, and moves them for real.
     torch.from_numpy = lambda array: torch.empty(array.shape, dtype=real_from_numpy(array).dtype)
-    for step in STEPS:
-        walk(*step.split())
+    for kind in kinds:
+        devices.KINDS[NAME] = facts[kind]
+        for step in STEPS:
+            print(kind, end=" ")
+            walk(*step.split())
 
 
 def walk(family: str, method: str, way: str) -> None:
@@ -92,4 +95,4 @@ def move(model: torch.nn.Module, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from xtuner.parallel.launch import configured_processes, launch
+from xtuner.estimate.memory import Training
+from xtuner.estimate.shape import read_shape
+from xtuner.model_folder import read_json
 from xtuner.recipes.deepspeed_files import deepspeed_file, deepspeed_names
 
 SCRIPT = Path(__file__).with_name("train_in_world.py")
@@ -46,6 +50,8 @@ SAMPLING = {
     "max_new_tokens": 5,
 }
 PAGED = {"type": "bitsandbytes.optim.PagedAdamW32bit", "lr": 1e-3}
+# The full fine-tuning of `common`, as it is planned.
+FULL = Training(tokens=64, weight_bytes=4, compute_bytes=4, device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +89,11 @@ def common(tmp_path_factory, llama_dir) -> dict[str, str]:
     path = tmp_path_factory.mktemp("data") / "rows.json"
     path.write_text(json.dumps(rows))
     return {"folder": str(llama_dir), "data": str(path)}
+
+
+@pytest.fixture(scope="session")
+def shape(llama_dir):
+    return read_shape(read_json(llama_dir / "config.json"))
 
 
 @pytest.fixture(scope="session")
@@ -159,8 +170,47 @@ def one(tmp_path_factory, common) -> Callable[..., dict]:
 
 
 @pytest.fixture(scope="session")
+def launched() -> Iterator[Callable[..., int]]:
+    """A function that trains cases one after the other in a world of `size`: its exit code."""
+    command = [sys.executable, str(SCRIPT.with_name("worlds.py"))]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, **pipes) as server:
+
+        def launch(cases: dict[str, dict], folder: Path, size: int, script: str = SCRIPT.stem) -> int:
+            (folder / "cases.json").write_text(json.dumps(cases))
+            order = {"size": size, "script": script, "folder": str(folder)}
+            server.stdin.write(json.dumps(order) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        yield launch
+
+
+@pytest.fixture(scope="session")
+def in_two_processes(launched) -> Callable[..., dict[str, dict]]:
+    """A function of cases and a folder: the results of a world of two for each case."""
+
+    def train(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
+        assert launched(cases, folder, 2) == 0
+        found = {name: torch.load(folder / f"{name}.pt") for name in cases}
+        alone = {n: {k: v for k, v in options.items() if k not in ALONE} for n, options in cases.items()}
+        return {n: {**case, "folder": folder / n, "options": alone[n]} for n, case in found.items()}
+
+    return train
+
+
+@pytest.fixture(scope="session")
 def two(
-    tmp_path_factory, common, one, single_key_head, two_forms, long_and_short, others, experts
+    tmp_path_factory,
+    common,
+    one,
+    single_key_head,
+    two_forms,
+    long_and_short,
+    others,
+    experts,
+    in_two_processes,
 ) -> dict[str, dict]:
     """The results of two processes for each case."""
     folder = tmp_path_factory.mktemp("two")
@@ -197,7 +247,7 @@ def two(
 
 
 @pytest.fixture(scope="session")
-def two_by_zero(tmp_path_factory, common, one, others, experts) -> dict[str, dict]:
+def two_by_zero(tmp_path_factory, common, one, others, experts, in_two_processes) -> dict[str, dict]:
     """The results of two processes with DeepSpeed for each case; skipped if it is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
@@ -222,22 +272,3 @@ def two_by_zero(tmp_path_factory, common, one, others, experts) -> dict[str, dic
         "ddp_after_zero3": {"resume": str(folder / "zero3" / "iter_10.pth")},
     }
     return in_two_processes({n: {**common, **o} for n, o in cases.items()}, folder)
-
-
-def launched(cases: dict[str, dict], folder: Path, size: int, script: Path = SCRIPT) -> int:
-    """The exit code of a world of `size` that trains the cases one after the other."""
-    (folder / "cases.json").write_text(json.dumps(cases))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("NPROC_PER_NODE", str(size))
-        processes = configured_processes()
-        assert processes is not None
-        return launch([sys.executable, str(script), str(folder)], processes)
-
-
-def in_two_processes(cases: dict[str, dict], folder: Path) -> dict[str, dict]:
-    """The results of a world of two for each case."""
-    assert launched(cases, folder, 2) == 0
-    found = {name: torch.load(folder / f"{name}.pt") for name in cases}
-    alone = {name: {k: v for k, v in options.items() if k not in ALONE} for name, options in cases.items()}
-    return {n: {**case, "folder": folder / n, "options": alone[n]} for n, case in found.items()}

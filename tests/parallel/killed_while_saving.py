@@ -15,18 +15,15 @@ from torch.distributed.checkpoint import filesystem
 from xtuner import dist
 from xtuner.engine.checkpoints import sharded
 
-folder = Path(sys.argv[1])
-order = json.loads((folder / "kill.json").read_text())
-mine = dist.rank() == order["rank"]
-saving = {"path": None, "tensors": 0}
+saving = {"path": None}
 
 
-def die_in(owner, name: str, moment: str, number: int = 1) -> None:
+def die_in(checkpoint: str, owner, name: str, moment: str, number: int = 1) -> None:
     """Let the `number`-th call of `owner.name` in a save be the last of this process; `moment`: its side."""
     original, calls = getattr(owner, name), []
 
     def call(*args, **kwargs):
-        of_this = saving["path"] == order["checkpoint"]
+        of_this = saving["path"] == checkpoint
         calls.extend([None] * of_this)
         if of_this and len(calls) == number and moment == "before":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -51,7 +48,16 @@ MOMENTS = {
     "described": (sharded, "save_archive", "before"),
     "renamed": (sharded, "put_in_place", "after"),
 }
-if mine:
-    sharded.ShardedWriter.save = note_path(sharded.ShardedWriter.save)
-    die_in(*MOMENTS[order["moment"]])
-train_in_world.main(folder)
+
+
+def main(folder: Path) -> None:
+    """Train the cases; the process of the given rank does not live to the end."""
+    order = json.loads((folder / "kill.json").read_text())
+    if dist.rank() == order["rank"]:
+        sharded.ShardedWriter.save = note_path(sharded.ShardedWriter.save)
+        die_in(order["checkpoint"], *MOMENTS[order["moment"]])
+    train_in_world.main(folder)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS, in_two_processes, launched
+from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS
 from xtuner.parallel.world import World
 from xtuner.recipes.deepspeed_files import deepspeed_file
 
@@ -106,13 +106,13 @@ def options_of(case, path, folder, mixing, other):
 
 
 @pytest.fixture(scope="module")
-def pairs_by_two(tmp_path_factory, common, cases):
+def pairs_by_two(tmp_path_factory, common, cases, in_two_processes):
     options = {name: {**common, **case} for name, case in cases(CASES.items()).items()}
     return in_two_processes(options, tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")
-def stored_by_two(tmp_path_factory, common, cases):
+def stored_by_two(tmp_path_factory, common, cases, in_two_processes):
     options = {name: {**common, **case} for name, case in cases(STORED_CASES.items()).items()}
     for number, case in enumerate(options.values()):
         dataset = case["train_dataloader.dataset"]
@@ -121,7 +121,7 @@ def stored_by_two(tmp_path_factory, common, cases):
 
 
 @pytest.fixture(scope="module")
-def pairs_by_zero(tmp_path_factory, common, cases):
+def pairs_by_zero(tmp_path_factory, common, cases, in_two_processes):
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("needs the package deepspeed")
     options = {
@@ -161,10 +161,10 @@ def test_pairs_by_zero_train_as_by_one(case, one, pairs_by_zero, assert_same):
     assert_same(found, one(**found["options"], **{"train_dataloader.batch_size": 2}))
 
 
-def test_the_kl_of_kto_is_that_of_all_processes(tmp_path):
+def test_the_kl_of_kto_is_that_of_all_processes(tmp_path, launched):
     """One answer here and two there: loss, metrics and gradient are those of one process with all three."""
     script = Path(__file__).with_name("kto_in_world.py")
-    assert launched({}, tmp_path, 2, script) == 0
+    assert launched({}, tmp_path, 2, script.stem) == 0
     found = torch.load(tmp_path / "kto.pt")
     expected = runpy.run_path(str(script))["report"](World(), [0, 1])
     assert expected["kl"] > 0.01

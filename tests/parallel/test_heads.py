@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS, in_two_processes
+from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -56,7 +56,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def by_two(tmp_path_factory, common, saved):
+def by_two(tmp_path_factory, common, saved, in_two_processes):
     """The results of two processes for each case."""
     folder = tmp_path_factory.mktemp("rows")
     for kind, rows in ROWS.items():

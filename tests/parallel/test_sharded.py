@@ -5,18 +5,18 @@ import json
 import pytest
 import torch
 
-from tests.parallel.conftest import LORA, SCRIPT, launched
+from tests.parallel.conftest import LORA
 from xtuner.engine.checkpoints.files import find_fault, find_whole, load_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
-KILLING = SCRIPT.with_name("killed_while_saving.py")
+KILLING = "killed_while_saving"
 KILLED = {"fsdp": True, "max_iters": 6, "interval": 2}
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory, common):
+def of_two(tmp_path_factory, common, launched):
     """What two processes with FSDP save, in the forms that there are."""
     folder = tmp_path_factory.mktemp("forms")
     fsdp = {**common, "fsdp": True, "accumulative_counts": 2, "max_iters": 8, "interval": 4}
@@ -59,7 +59,7 @@ def test_every_backend_and_adapter_can_be_sharded(of_two, form):
     assert load_checkpoint(path)["meta"]["iter"] == 4
 
 
-def test_other_numbers_of_processes_continue(of_two, one, common, tmp_path):
+def test_other_numbers_of_processes_continue(of_two, one, common, launched, tmp_path):
     """2 -> 4 -> 1 processes end where one process that never stopped ends."""
     options = {**common, "fsdp": True, "max_iters": 4, "interval": 3}
     saved = of_two / "sharded" / "iter_4.pth"
@@ -76,7 +76,7 @@ KILLS = [(1, "half", True), (0, "described", False), (0, "renamed", False)]
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, common):
+def killed(tmp_path_factory, common, launched):
     """Folders of runs, each with a process that was killed while it saved its second checkpoint."""
     folders = {}
     for rank, moment, save_async in KILLS:
@@ -90,7 +90,7 @@ def killed(tmp_path_factory, common):
 
 
 @pytest.fixture(scope="module")
-def resumed(killed, common, tmp_path_factory):
+def resumed(killed, common, launched, tmp_path_factory):
     """What the runs end with that continue from what the killed ones left, and one that never stopped."""
     folder = tmp_path_factory.mktemp("resumed")
     cases = {"whole": {**common, **KILLED}}

@@ -1,12 +1,26 @@
-"""Two processes train as one does with every backend, and their checkpoints are interchangeable."""
+"""Two processes train as one does with every backend, and hold and send what is planned.
+
+Their checkpoints are interchangeable.
+"""
+
+import sys
 
 import pytest
 import torch
 
-from tests.parallel.conftest import SHORT_TWICE
+from tests.parallel.conftest import FULL, SHORT_TWICE
+from xtuner.estimate.machine import cpu_computes_in_bf16
+from xtuner.estimate.memory import Training
+from xtuner.estimate.processes import Division, process_memory, traffic
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+QLORA = Training(tokens=64, weight_bytes=4, compute_bytes=4, rank=4, bits=4, double_quant=False, device="cpu")
+CASES = {
+    "ddp": (FULL, Division("ddp", 2)),
+    "fsdp": (FULL, Division("fsdp", 2)),
+    "fsdp_qlora": (QLORA, Division("fsdp", 2)),
+}
 
 
 @pytest.mark.parametrize("case", ["ddp", "fsdp"])
@@ -114,3 +128,65 @@ def test_one_process_resumes_from_two(one, two, assert_same):
 )
 def test_impossible_settings_are_errors(case, message, two):
     assert message in two[case]["error"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_process_holds(case, two, shape):
+    """Weights, gradients and optimizer state, to the byte; scales of a quantised base are extra."""
+    run, division = CASES[case]
+    memory, found = process_memory(shape, run, division).device, two[case]["counted"]
+    assert memory.moments["step"]["gradients"] == found["gradients"]
+    assert memory.kept["optimizer"] == found["optimizer"]
+    if run.is_full:
+        assert memory.kept["weights"] == found["trained"]
+    else:
+        assert memory.kept["adapter"] == found["trained"]
+        scales = 4 * sum(x.weights for x in shape.linears) // 64
+        assert memory.kept["weights"] - scales == found["frozen"]
+
+
+@pytest.mark.parametrize(
+    ("case", "run", "kinds"),
+    [
+        ("fsdp", FULL, {"all_gather float32", "reduce_scatter float32"}),
+        ("fsdp_bf16", FULL, {"all_gather float32", "all_gather bfloat16", "reduce_scatter float32"}),
+        ("fsdp_qlora", QLORA, {"all_gather float32", "all_gather uint8", "reduce_scatter float32"}),
+    ],
+)
+def test_what_fsdp_sends(case, run, kinds, two, shape):
+    """Half of the gathered and summed bytes are a process's own; odd numbers of rows are padded."""
+    found = two[case]["counted"]["collectives"]
+    if case == "fsdp_bf16" and not cpu_computes_in_bf16():
+        pytest.skip("this CPU does not compute in bf16, so the run was in fp32")
+    if case == "fsdp_bf16":
+        if not cpu_computes_in_bf16():
+            pytest.skip("this CPU does not compute in bf16: layers travel in fp32")
+        run = Training(tokens=64, weight_bytes=4, compute_bytes=2, device="cpu")
+    sent = {x.what: x.size for x in traffic(shape, run, Division("fsdp", 2))}
+    filled = 2 * 2 * 64 * 4 if shape.vocab % 2 else 0
+    assert set(found) == kinds
+    gathered = sum(size for kind, size in found.items() if kind.startswith("all_gather"))
+    assert gathered / 2 == pytest.approx(sent["weights"], abs=filled)
+    assert found["reduce_scatter float32"] / 2 == pytest.approx(sent["sums of gradients"], abs=filled)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts of the kernel")
+@pytest.mark.parametrize("case", ["ddp", "fsdp", "fsdp_qlora", "shared"])
+def test_what_goes_over_the_wire(case, two, shape):
+    """The connections have sent the planned bytes; gloo's reduce-scatter is a whole all-reduce.
+
+    Beside it go a few numbers an update: counts, losses, norms.
+    """
+    run, division = {**CASES, "shared": (FULL, Division("ddp", 2, sequence=2))}[case]
+    run = Training(**{**vars(run), "accumulate": 2 if case == "shared" else 1})
+    sent = traffic(shape, run, division)
+    expected = sum(x.size * (2 if x.what == "sums of gradients" else 1) for x in sent)
+    assert expected <= two[case]["counted"]["sent"] < expected + 20_000
+
+
+def test_sequence_parallelism(two, shape):
+    """Queries, keys, values and results of each layer are exchanged three times, for half of the tokens."""
+    run = Training(tokens=64, weight_bytes=4, compute_bytes=4, accumulate=2, device="cpu")
+    (sent,) = [x for x in traffic(shape, run, Division("ddp", 2, sequence=2)) if x.over == "sequence"]
+    assert two["shared"]["counted"]["collectives"]["all_to_all float32"] / 2 == sent.size
+    assert sent.size == 2 * 3 * 2 * 32 * (64 + 32 + 32 + 64) * 4 / 2

@@ -1,9 +1,13 @@
 """DeepSpeed's ZeRO trains as one process does and shares checkpoints with every backend."""
 
+import sys
+
 import pytest
 import torch
 
+from tests.parallel.conftest import FULL
 from xtuner.engine.checkpoints.files import load_checkpoint
+from xtuner.estimate.processes import Division, process_memory, traffic
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -50,3 +54,18 @@ def test_the_files(two_by_zero):
     assert (folder / "zero_to_fp32.py").is_file()
     state = load_checkpoint(folder / "iter_10.pth", check=True)["state_dict"]
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("case", ["zero1", "zero2", "zero3"])
+def test_what_zero_holds_of_the_optimizer(case, two_by_zero, shape):
+    memory = process_memory(shape, FULL, Division(case, 2)).device
+    assert memory.kept["optimizer"] == pytest.approx(two_by_zero[case]["counted"]["optimizer"], abs=64)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts of the kernel")
+@pytest.mark.parametrize("case", ["zero1", "zero2"])
+def test_what_zero_sends(case, two_by_zero, shape):
+    """Whole gradients are summed, and each process sends the weights that it has updated."""
+    sent = sum(x.size for x in traffic(shape, FULL, Division(case, 2)))
+    assert sent == 3 * shape.num_weights * 4 / 2
+    assert sent <= two_by_zero[case]["counted"]["sent"] < sent + 20_000

@@ -1,9 +1,11 @@
 """From a config to a module whose forward returns a loss. Importing it registers InternLM and InternLM2."""
 
+from xtuner.model.late_compile import compile_bitsandbytes_late
 from xtuner.model.llava import LLaVAModel
 from xtuner.model.loading import register_families
 from xtuner.model.sft import SupervisedFinetune
 
+compile_bitsandbytes_late()
 register_families()
 
 __all__ = ["LLaVAModel", "SupervisedFinetune"]

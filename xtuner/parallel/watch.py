@@ -61,7 +61,7 @@ class Watch:
 
     def listen(self, host: str) -> tuple[int, str]:
         """Listen on rank 0, with the address `host`; returns the port and the secret."""
-        self._server = _server_at(host, backlog=self.size)
+        self._server = _server_at(host, backlog=self.size + MAX_STRANGERS)
         self._secret = secrets.token_hex(16)
         threading.Thread(target=self._watch_all, daemon=True).start()
         return self._server.getsockname()[1], self._secret
