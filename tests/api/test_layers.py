@@ -28,6 +28,7 @@ LAYERS = {
             "blocks",
             "next_tokens",
             "atomic",
+            "json_lines",
             "families",
             "utils",
         ],

@@ -11,6 +11,7 @@ from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.train import TRAIN
+from xtuner.chinese.vision import VISION
 
 CHINESE: dict[str, str] = {
     **HELP,
@@ -25,4 +26,5 @@ CHINESE: dict[str, str] = {
     **PREFERENCES,
     **HEADS,
     **SCORING,
+    **VISION,
 }

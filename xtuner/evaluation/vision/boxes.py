@@ -18,7 +18,7 @@ def to_hundredths(bbox: Sequence[float], width: float, height: float) -> list[in
 
 
 def find_box(answer: str) -> list[int] | None:
-    """The box that `answer` writes; None unless it has exactly four numbers, of which no corner is inverted."""
+    """The box in `answer`; None unless it has exactly four numbers and no corner is inverted."""
     numbers = [int(number) for number in re.findall(r"\d+", answer)]
     if len(numbers) != 4 or numbers[2] < numbers[0] or numbers[3] < numbers[1]:
         return None

@@ -9,32 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_NUMBERS = {
-    word: str(number)
-    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}
+_WORDS = "zero one two three four five six seven eight nine ten"
+_NUMBERS = {word: str(number) for number, word in enumerate(_WORDS.split())} | {"none": "0"}
 _ARTICLES = {"a", "an", "the"}
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
 _PERIOD = re.compile(r"\.(?!\d)")
 
 # Of these the official list has each form that lacks one apostrophe.
 _CONTRACTIONS = """
-    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's
-    isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've
-    shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd
-    there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've
-    when's where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all
-    you'd you'll you're you've
-    couldn't've hadn't've he'd've it'd've mightn't've 'ow's'at she'd've shouldn't've somebody'd've someone'd've
+    ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd
+    how'll how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock
+    oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll someone's
+    something'd something'll that's there'd there're there's they'd they'll they're they've 'twas wasn't
+    we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's
+    who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've couldn't've
+    hadn't've he'd've it'd've mightn't've 'ow's'at she'd've shouldn't've somebody'd've someone'd've
     something'd've there'd've they'd've we'd've who'd've wouldn't've y'all'll y'all'd've you'd've
-""".split()
+"""
 
 
 def _without_each_apostrophe(word: str) -> list[str]:
     return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
 
 
-_FULL = {short: word for word in _CONTRACTIONS for short in _without_each_apostrophe(word)}
+_FULL = {short: word for word in _CONTRACTIONS.split() for short in _without_each_apostrophe(word)}
 _FULL["somebody'd"] = "somebodyd"  # as in the official list
 
 

@@ -101,7 +101,8 @@ def hallusion_scores(rows: Sequence[Hallusion]) -> dict[str, float]:
         if not (row.category == "VS" and row.figure_id == "0"):
             groups.append((figures, row.figure_id))
         for group, name in groups:
-            group[*start, name] = group.get((*start, name), True) and row.is_right
+            key = (*start, name)
+            group[key] = group.get(key, True) and row.is_right
     found = {"aAcc": [row.is_right for row in rows], "fAcc": figures.values(), "qAcc": pairs.values()}
     return {name: sum(hits) / len(hits) for name, hits in found.items() if hits}
 
