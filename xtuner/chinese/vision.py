@@ -62,8 +62,8 @@ VISION = {
     "%d of %d questions are answered already, the run continues after them": (
         "%d / %d 道题已有回答，从其后继续"
     ),
-    "%s: %d questions of %s, %d at a time, on %d processes; answers are in %s": (
-        "%s：%d 道题，来自 %s，每次 %d 道，共 %d 个进程；回答写入 %s"
+    "%s: %d questions of %s, %d at a time; processes: %d; answers: %s": (
+        "%s：%d 道题，来自 %s，每次 %d 道；进程数：%d；回答：%s"
     ),
     "Prompt template: %s; another one: --prompt-template": "对话模板：%s；可用 --prompt-template 另选",
     # results
@@ -71,6 +71,10 @@ VISION = {
     "Average": "平均",
     "Category": "类别",
     "Accuracy (%)": "准确率 (%)",
+    "Precision (%)": "精确率 (%)",
+    "Recall (%)": "召回率 (%)",
+    "Yes (%)": "答 yes (%)",
+    "Mean IoU": "平均 IoU",
     "Task": "任务",
     "Score": "得分",
     "Split": "划分",
@@ -83,6 +87,9 @@ VISION = {
     ),
     "{count:,} answers could not be read and count as wrong: see {file}": (
         "{count:,} 个回答无法识别，计为错误：见 {file}"
+    ),
+    "{count:,} answers are neither yes nor no and count as yes unless they deny: see {file}": (
+        "{count:,} 个回答既不是 yes 也不是 no，没有否定的计为 yes：见 {file}"
     ),
     "{count:,} answers were cut at the length of --max-new-tokens or of the context": (
         "{count:,} 个回答在 --max-new-tokens 或上下文的长度处被截断"

@@ -50,7 +50,8 @@ class Scores:
     metrics: name -> number, for JSON.
     header, sections: the table on the terminal, lines of cells.
     cells: what is added to the line of each answer in the workbook.
-    num_unclear: the number of answers that could not be read.
+    num_unclear: the number of answers that could not be read; they count as wrong, or as yes.
+    summary: a line below the table.
     """
 
     metrics: dict[str, float]
@@ -58,6 +59,8 @@ class Scores:
     sections: Sequence[Sequence[Sequence[str]]]
     cells: list[Cells] = field(default_factory=list)
     num_unclear: int = 0
+    unclear_is_yes: bool = False
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -252,7 +255,8 @@ def score_pope(answered: Sequence[Answered]) -> Scores:
         sections.append([[name or translate("Overall"), *map(_percent, found.values())]])
     unclear = sum(yes_no.read_words(one.answer) is None for one in answered)
     header = ["Category", *(f"{name} (%)" for name in ("Accuracy", "Precision", "Recall", "F1", "Yes"))]
-    return Scores(metrics, header, [sections[0], [s[0] for s in sections[1:]]], cells, unclear)
+    lines = [sections[0], [section[0] for section in sections[1:]]]
+    return Scores(metrics, header, lines, cells, unclear, unclear_is_yes=True)
 
 
 # Short answers that people gave too

@@ -113,7 +113,7 @@ def measure(settings: Settings, world: World) -> Outcome | None:
             what = translate("%d of %d questions are answered already, the run continues after them")
             logger.info(what, len(questions) - len(rest), len(questions))
         if rest:
-            what = translate("%s: %d questions of %s, %d at a time, on %d processes; answers are in %s")
+            what = translate("%s: %d questions of %s, %d at a time; processes: %d; answers: %s")
             logger.info(what, benchmark.title, len(rest), rows.path, settings.batch_size, world.size, file)
             _answer(settings, rows, part_of(rest, world.rank, world.size), file)
         lines = _gathered(folder, world)
@@ -248,13 +248,14 @@ def _finish(
     for file in folder.glob("answers.*.jsonl"):
         atomic.remove(file)
     counts = _counts(scored, lines, scores)
+    is_yes = scores is not None and scores.unclear_is_yes
     files = [write_table(folder / f"{benchmark.file}.xlsx", table)]
     if scores is not None:
         write_json(folder / f"{benchmark.file}.json", {**scores.metrics, "counts": counts})
         files.insert(0, folder / f"{benchmark.file}.json")
     args = json.loads((folder / "args.json").read_text(encoding="utf-8"))
     write_json(folder / "args.json", {**args, "is_finished": True})
-    return Outcome(f"{benchmark.title} ({rows.path})", scores, _notes(counts, lines, files))
+    return Outcome(f"{benchmark.title} ({rows.path})", scores, _notes(counts, lines, files, is_yes))
 
 
 def _counts(scored: Sequence[Answered], lines: Sequence[Line], scores: Scores | None) -> dict[str, int]:
@@ -267,7 +268,9 @@ def _counts(scored: Sequence[Answered], lines: Sequence[Line], scores: Scores | 
     }
 
 
-def _notes(counts: Mapping[str, int], lines: Sequence[Line], files: Sequence[Path]) -> list[str]:
+def _notes(
+    counts: Mapping[str, int], lines: Sequence[Line], files: Sequence[Path], is_yes: bool
+) -> list[str]:
     """What went wrong, in numbers, and the names of the files."""
     notes = []
     if counts["errors"]:
@@ -277,6 +280,8 @@ def _notes(counts: Mapping[str, int], lines: Sequence[Line], files: Sequence[Pat
         notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
     if (unclear := counts["unclear"] - counts["errors"]) > 0:
         what = "{count:,} answers could not be read and count as wrong: see {file}"
+        if is_yes:
+            what = "{count:,} answers are neither yes nor no and count as yes unless they deny: see {file}"
         notes.append(translate(what, count=unclear, file=files[-1]))
     if counts["cut"]:
         what = "{count:,} answers were cut at the length of --max-new-tokens or of the context"

@@ -70,7 +70,8 @@ def score_boxes(answered: Sequence[Answered]) -> Scores:
     if len(groups) == 1:
         sections.pop()
     malformed = sum(not c["said"] for c in cells)
-    return Scores(metrics, ["Split", "IoU > 0.5 (%)", "Mean IoU", "Malformed"], sections, cells, malformed)
+    header = ["Split", "IoU > 0.5 (%)", "Mean IoU", "Malformed"]
+    return Scores(metrics, header, sections, cells, malformed, summary=f"Acc: {metrics['Acc']}")
 
 
 def _line(name: str, cells: Sequence[dict[str, Any]]) -> list[str]:

@@ -24,16 +24,20 @@ _MOST_LETTERS = 32_767  # in a cell of a workbook
 
 
 def print_scores(title: str, scores: Scores) -> None:
-    """Print the table of a benchmark."""
-    table = Table(title=title, title_justify="left")
+    """Print the title, the table and the summary of a benchmark."""
+    # rich's markup would read [ ] in names.
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    table = Table()
     for number, name in enumerate(scores.header):
         table.add_column(translate(name) if name else "", justify="right" if number else "left")
     for section in scores.sections:
         for line in section:
             table.add_row(*line)
         table.add_section()
-    # rich's markup would read [ ] in names.
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    console.print(title)
+    console.print(table, soft_wrap=False)
+    if scores.summary:
+        console.print(scores.summary)
 
 
 def write_json(path: Path, value: Any) -> None:
