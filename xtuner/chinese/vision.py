@@ -24,6 +24,9 @@ VISION = {
     "stretch images to a square, for a model that was trained without pad_image_to_square": (
         "把图像拉伸成正方形，用于训练时未设 pad_image_to_square 的模型"
     ),
+    "val, test, testA or testB: another split, for eval_refcoco (train)": (
+        "val、test、testA 或 testB：另一个划分，供 eval_refcoco 使用（train）"
+    ),
     # data
     "{path} has no rows": "{path} 没有数据",
     "{place}: the row has no {name}": "{place}：该行没有 {name}",

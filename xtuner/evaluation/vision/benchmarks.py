@@ -254,7 +254,7 @@ def score_pope(answered: Sequence[Answered]) -> Scores:
         metrics |= {f"{name}/{key}" if name else key: value for key, value in found.items()}
         sections.append([[name or translate("Overall"), *map(_percent, found.values())]])
     unclear = sum(yes_no.read_words(one.answer) is None for one in answered)
-    header = ["Category", *(f"{name} (%)" for name in ("Accuracy", "Precision", "Recall", "F1", "Yes"))]
+    header = ["Category", "Accuracy (%)", "Precision (%)", "Recall (%)", "F1 (%)", "Yes (%)"]
     lines = [sections[0], [section[0] for section in sections[1:]]]
     return Scores(metrics, header, lines, cells, unclear, unclear_is_yes=True)
 
