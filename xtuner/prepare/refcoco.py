@@ -95,9 +95,7 @@ def convert_refcoco(
     return target, rows.count, first, left_out
 
 
-def _items(
-    folder: Path, name: str, split_by: str, left_out: LeftOut, split: str
-) -> Iterator[dict[str, Any]]:
+def _items(folder: Path, name: str, split_by: str, left_out: LeftOut, split: str) -> Iterator[dict[str, Any]]:
     """The items of a split of one of the data sets; those not for training name it."""
     refs = load_plain(folder / f"refs({split_by}).p")
     try:

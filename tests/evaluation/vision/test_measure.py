@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from tests.evaluation.vision.pictures import choice_rows, drawn, write_json, write_tsv
+from tests.llava import SIZE
 from xtuner import cli
+from xtuner.errors import DataError
 from xtuner.evaluation.vision.benchmarks import (
     Answered,
     score_choices,
@@ -135,7 +137,7 @@ def test_boxes_are_scored_by_split(here, lively, run):
     from PIL import Image
 
     padded, stretched = of_transformers(
-        lively, [prompt] * 2, [Image.open("a.jpg"), Image.open("a.jpg").resize((80, 80))]
+        lively, [prompt] * 2, [Image.open("a.jpg"), Image.open("a.jpg").resize((SIZE, SIZE))]
     )
     assert answers()[0]["prediction"] == padded
     more = ("--no-pad-image-to-square", "--work-dir", "other")
@@ -249,6 +251,18 @@ def test_a_question_with_an_error_is_asked_again_after_a_kill(here, llava, run):
     drawn("red").save("1.jpg")
     assert "1 of 2 questions are answered already" in run(*words, with_log=True)
     assert [sorted(line) for line in answers()] == [["cut", "index", "prediction"]] * 2
+
+
+def test_a_wrong_file_is_reported_before_anything_is_loaded(here, monkeypatch):
+    """Whatever the benchmark finds wrong in the right answers, as scoring them would."""
+    from xtuner.evaluation.vision.measure import Settings, measure
+    from xtuner.parallel.world import World
+
+    monkeypatch.setattr("xtuner.evaluation.vision.measure.load_model", None)
+    write_json(here / "pope.jsonl", [{"text": "Red?", "label": "yes"}, {"text": "Red?", "label": "perhaps"}])
+    with pytest.raises(DataError, match="the answer of question 1 is 'perhaps', but must be yes or no"):
+        measure(Settings("none", data_path="pope.jsonl"), World())
+    assert not Path("work_dirs").exists()
 
 
 def test_two_processes_answer_half_each(here, lively, run):

@@ -151,6 +151,15 @@ def test_images_that_cannot_be_read(value, message):
         open_image(value, "row 1", [])
 
 
+def test_images_of_coco_are_found_in_their_folder(tmp_path):
+    """As `preprocess refcoco` names them, or by the name alone."""
+    folder = tmp_path / "coco" / "train2017"
+    folder.mkdir(parents=True)
+    drawn("red").save(folder / "a.png")
+    for name in ("a.png", "coco/train2017/a.png"):
+        assert open_image(name, "row 1", [tmp_path]).size == (80, 60)
+
+
 def test_an_image_that_is_not_there(tmp_path):
     with pytest.raises(NotFoundError, match=r"There is no image .*coco/a.jpg"):
         open_image("coco/a.jpg", "row 1", [tmp_path])

@@ -97,8 +97,9 @@ def _picture(how: Answering, rows: Rows, question: Question) -> Picture | None:
     image = rows.image(question)
     if image is None or how.pictures is None:
         return None
-    if how.stretches_images and image.width != image.height:
-        image = image.resize((max(image.size),) * 2)
+    if how.stretches_images:
+        height, width = how.pictures.encoder.pixels(image).shape[-2:]
+        image = image.resize((width, height))
     return how.pictures.add(image)
 
 

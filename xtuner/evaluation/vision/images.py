@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FIELDS = ("image", "image_path", "filename", "image_file", "image_id", "img_id")
 """The fields that may hold the image of a row, the first that is filled in counts."""
+COCO = "coco/train2017"
+"""The folder of COCO's images, below that of all images."""
 _REFERENCE_LENGTH = 16  # a shorter number is an index, as in the 0.1.x series
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _PATH_LENGTH = 500
@@ -100,6 +102,7 @@ def _is_path(value: str) -> bool:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
-    """The file `name` in one of `folders`, or of that file name alone; the first try if there is none."""
-    tries = [folder / part for folder in folders for part in (name, Path(name).name)]
+    """The file `name` in one of `folders`, or of that name in it or its COCO folder; else the first try."""
+    own = Path(name).name
+    tries = [folder / part for folder in folders for part in (name, own, f"{COCO}/{own}")]
     return next((path for path in tries if path.is_file()), tries[0])

@@ -98,10 +98,8 @@ class Outcome:
 def measure(settings: Settings, world: World) -> Outcome | None:
     """The outcome, whose files are written; None on other processes than the first."""
     settings.check()
-    rows = Rows(settings.data_path, _image_folders(settings))
-    benchmark = _KNOWN.get(settings.benchmark) or find_benchmark(rows.path, rows.first)
-    check_columns(benchmark, rows.path, rows.first)
-    questions = rows.questions(lambda row: benchmark.ask(row, settings.instruction), benchmark.index)
+    # A wrong file is reported once.
+    benchmark, rows, questions = world.local_rank_0_first(lambda: _read(settings))
     with ExitStack() as held:
         folder = _open_folder(settings, benchmark, rows, world, held)
         file = folder / ("answers.jsonl" if world.is_first else f"answers.{world.rank}.jsonl")
@@ -121,6 +119,28 @@ def measure(settings: Settings, world: World) -> Outcome | None:
             return None
         ordered = [lines[question.index] for question in questions]
         return _finish(folder, benchmark, rows, questions, ordered)
+
+
+def _read(settings: Settings) -> tuple[Benchmark, Rows, list[Question]]:
+    """The benchmark, its rows and questions; DataError if they could not be scored later."""
+    rows = Rows(settings.data_path, _image_folders(settings))
+    benchmark = _KNOWN.get(settings.benchmark) or find_benchmark(rows.path, rows.first)
+    check_columns(benchmark, rows.path, rows.first)
+    questions = rows.questions(lambda row: benchmark.ask(row, settings.instruction), benchmark.index)
+    if scored := _with_right_answer(benchmark, _answered(rows, questions, [{}] * len(questions))):
+        benchmark.score(scored)
+    return benchmark, rows, questions
+
+
+def _answered(rows: Rows, questions: Sequence[Question], lines: Sequence[Line]) -> list[Answered]:
+    return [
+        Answered(q.index, q.row, line.get("prediction", ""), q.image_key, rows.file_of(q.number))
+        for q, line in zip(questions, lines, strict=True)
+    ]
+
+
+def _with_right_answer(benchmark: Benchmark, answered: Sequence[Answered]) -> list[Answered]:
+    return [one for one in answered if has_answer(benchmark, one.row)]
 
 
 def _image_folders(settings: Settings) -> list[Path]:
@@ -160,9 +180,9 @@ def _key(settings: Settings, benchmark: Benchmark, rows: Rows) -> str:
     """A hash of all that answers depend on."""
     without = {"batch_size", "work_dir", "offload_folder", "benchmark"}
     values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}
-    named = [settings.model, settings.adapter, settings.visual_encoder, settings.llava]
+    named = (settings.model, settings.adapter, settings.visual_encoder, settings.llava)
     folders = [Path(name) for name in named if name is not None]
-    folders += [part for folder in folders[-1:] if settings.llava for part in sorted(folder.glob("*/"))]
+    folders += [] if settings.llava is None else sorted(Path(settings.llava).glob("*/"))
     data = list(map(fingerprint.fingerprint_rows, rows.selection.sources))
     content = [benchmark.name, json.dumps(values, sort_keys=True), data, *map(state_of, folders)]
     return fingerprint.fingerprint_value(content)[:16]
@@ -226,11 +246,8 @@ def _finish(
     folder: Path, benchmark: Benchmark, rows: Rows, questions: Sequence[Question], lines: Sequence[Line]
 ) -> Outcome:
     """Score the answers and write the files of the run."""
-    answered = [
-        Answered(q.index, q.row, line.get("prediction", ""), q.image_key, rows.file_of(q.number))
-        for q, line in zip(questions, lines, strict=True)
-    ]
-    scored = [one for one in answered if has_answer(benchmark, one.row)]
+    answered = _answered(rows, questions, lines)
+    scored = _with_right_answer(benchmark, answered)
     scores = benchmark.score(scored) if scored else None
     cells = dict(zip((one.index for one in scored), scores.cells if scores else [], strict=True))
     table = [
