@@ -19,6 +19,7 @@ from tests.evaluation.vision.pictures import choice_rows, drawn, write_json, wri
 from tests.llava import SIZE
 from xtuner import cli
 from xtuner.errors import DataError
+from xtuner.evaluation.vision.answers import part_of
 from xtuner.evaluation.vision.benchmarks import (
     Answered,
     score_choices,
@@ -29,6 +30,8 @@ from xtuner.evaluation.vision.benchmarks import (
 )
 from xtuner.evaluation.vision.refcoco import score_boxes
 from xtuner.evaluation.vision.results import write_table
+from xtuner.evaluation.vision.rows import Question
+from xtuner.locks import writing
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 TINY = ("--prompt-template", "default", "--torch-dtype", "fp32", "--max-new-tokens", 6)
@@ -287,6 +290,26 @@ def test_all_messages_have_a_chinese_text(here, llava, run, untold):
     assert "无法识别" in run("mmbench", llava.whole, "--data-path", "mmbench_dev.tsv", *TINY)
     assert "无法提问" in run("mmbench", llava.whole, "--data-path", "pope.jsonl", *TINY)
     assert {text for text in untold if " " in text} == set()
+
+
+def test_images_are_divided_among_processes():
+    """Questions about one image are answered by one process, one after the other."""
+    keys = ["a", "b", "a", "", "c", "", "b"]
+    asked = [Question(n, "", {}, n, n, key) for n, key in enumerate(keys)]
+    parts = [[question.index for question in part_of(asked, rank, 2)] for rank in range(2)]
+    assert parts == [[0, 2, 3, 5], [1, 6, 4]]
+
+
+def test_one_run_in_a_folder_at_a_time(here, lively, capsys, run):
+    """The same command started twice would write the same files: the second one is refused."""
+    write_tsv(here / "mmbench_dev.tsv", choice_rows(1))
+    words = [str(word) for word in ("mmbench", lively, "--data-path", "mmbench_dev.tsv", *TINY)]
+    run(*words)
+    (file,) = Path().glob("work_dirs/*/*/args.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "is_finished": False}))
+    with writing(file.parent, "the work dir", folder=True):
+        assert cli.main(words) == 1
+    assert "is in use by process" in capsys.readouterr().err
 
 
 def answered(said, index=0, /, image="", file="f", **row):

@@ -104,7 +104,8 @@ def measure(settings: Settings, world: World) -> Outcome | None:
         folder = _open_folder(settings, benchmark, rows, world, held)
         file = folder / ("answers.jsonl" if world.is_first else f"answers.{world.rank}.jsonl")
         world.connect(timeout=TIMEOUT)
-        _repair(folder, world)
+        if world.local_rank == 0:
+            _repair(folder)
         done = {index for index, line in _gathered(folder, world).items() if "error" not in line}
         rest = [question for question in questions if question.index not in done]
         if done:
@@ -188,16 +189,15 @@ def _key(settings: Settings, benchmark: Benchmark, rows: Rows) -> str:
     return fingerprint.fingerprint_value(content)[:16]
 
 
-def _repair(folder: Path, world: World) -> None:
-    """Cut off lines that were not written to their end, before any process reads them."""
-    if world.local_rank == 0:
-        for file in folder.glob("answers*.jsonl"):
-            json_lines.repair(file)
-    world.all_gather(None)
+def _repair(folder: Path) -> None:
+    """Cut off lines that were not written to their end."""
+    for file in folder.glob("answers*.jsonl"):
+        json_lines.repair(file)
 
 
 def _gathered(folder: Path, world: World) -> dict[int | str, Line]:
     """The line of each question, by index, of all processes: their files may be on several machines."""
+    world.all_gather(None)  # no process reads while another one writes
     own = [line for file in sorted(folder.glob("answers*.jsonl")) for line in json_lines.read(file)]
     found: dict[int | str, Line] = {}
     for line in (line for part in world.all_gather(own) for line in part):
