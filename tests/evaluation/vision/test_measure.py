@@ -320,7 +320,7 @@ def answered(said, index=0, /, image="", file="f", **row):
 def test_scores_of_choices():
     """Question 0 is right in both rotations, question 1 in one; categories have their short names."""
     options = {"A": "cat", "B": "dog", "l2-category": "logic_reasoning", "category": "x"}
-    other = {**options, "l2-category": "relation_reasoning"}
+    other = {"A": "cat", "B": "dog", "L2-category": "relation_reasoning", "category": "x"}
     scores = score_choices(
         [
             answered("A", 0, answer="A", **options),

@@ -33,6 +33,9 @@ def test_the_prompt_of_mmbench(tmp_path):
     assert len({question.image_key for question in found}) == 2
     assert rows.image(found[1]).size == (80, 60)
     assert "image" not in found[0].row
+    spaced = choice_rows(1, 1, question="Which? ", hint=" See:\n")
+    _, (found_one,) = questions(write_tsv(tmp_path / "mmbench_spaces.tsv", spaced), "mmbench")
+    assert found_one.text.startswith(" See:\n\nWhich? \nA. red\n")
     chinese = choice_rows(question="是什么颜色？")
     _, found = questions(write_tsv(tmp_path / "mmbench_cn.tsv", chinese), "mmbench")
     assert found[2].text == text.replace("Which colour?", "是什么颜色？") + "请直接回答选项字母。"

@@ -86,13 +86,13 @@ class Benchmark:
 
 
 def cell(row: Row, *names: str) -> str:
-    """The text of the first field of `names` that is filled in, or ""."""
+    """The text of the first field of `names` that is filled in, as it is, or ""."""
     for name in names:
         value = row.get(name)
         if value is None or value != value or isinstance(value, (list, tuple, dict)):
             continue
-        if (text := str(value).strip()) and text != "nan":
-            return text
+        if str(value).strip() not in ("", "nan"):
+            return str(value)
     return ""
 
 
@@ -134,7 +134,8 @@ def score_choices(answered: Sequence[Answered]) -> Scores:
     cells: list[Cells] = []
     for one in answered:
         letter = choices.find_choice(one.answer, options_of(one.row))
-        cells.append({"choice": letter, "hit": int(letter == cell(one.row, "answer").upper() != "")})
+        right = cell(one.row, "answer").strip().upper()
+        cells.append({"choice": letter, "hit": int(letter == right)})
     rows = [(_number(one.index), bool(c["hit"])) for one, c in zip(answered, cells, strict=True)]
     hits = choices.circular_hits(rows)
     first: dict[int, Row] = {}
@@ -142,8 +143,8 @@ def score_choices(answered: Sequence[Answered]) -> Scores:
         first.setdefault(_number(one.index) % choices.CYCLE, one.row)
     average = sum(hits.values()) / len(hits)
     metrics, sections = {"Average": average}, [[["Average", _percent(average)]]]
-    for name in ("l2-category", "category"):
-        found = choices.accuracy_by(list(hits.values()), [cell(first[q], name) for q in hits])
+    for names in (("l2-category", "L2-category"), ("category",)):
+        found = choices.accuracy_by(list(hits.values()), [cell(first[q], *names) for q in hits])
         short = {choices.ABBREVIATIONS.get(key, key): value for key, value in found.items()}
         metrics.update(dict(sorted(short.items())))
         sections.append([[key, _percent(value)] for key, value in sorted(short.items())])
