@@ -368,9 +368,12 @@ def test_scores_of_short_answers():
         {"answers": [{"answer": "dog"}] * 10},
         {"answer": str(people)},
         {"answer": "cat"},
+        {"answers": 3},
+        {},
     ]
     scores = score_vqa([answered("a dog", **row) for row in rows])
-    assert scores.metrics == {"accuracy": 0.75}
+    assert [cell["score"] for cell in scores.cells] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert scores.metrics == {"accuracy": 0.5}
 
 
 def test_scores_of_boxes():

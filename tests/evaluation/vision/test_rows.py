@@ -123,6 +123,19 @@ def test_wrong_files(tmp_path):
         questions(write_tsv(tmp_path / "e.tsv", rows), "mmbench")
 
 
+def test_wrong_rows_of_refcoco(tmp_path):
+    """A row without sentences or box is named."""
+    row = {"image": "a.jpg", "sents": "a man", "bbox": [1, 2, 3, 4]}
+    for name, message in (
+        ("sents", "the row has no sents"),
+        ("bbox", "bbox is None, but must be four numbers"),
+    ):
+        rows = [row, {key: value for key, value in row.items() if key != name}]
+        path = write_json(tmp_path / f"{name}.jsonl", rows)
+        with pytest.raises(DataError, match=rf"{name}.jsonl line 2: {message}"):
+            questions(path, "refcoco")
+
+
 def test_images_in_every_form(tmp_path):
     """base64, a data URL, bytes, a file of any folder by its path or name, an image of PIL."""
     image, folder = drawn("red"), tmp_path / "images"

@@ -271,7 +271,7 @@ def ask_short(row: Row, instruction: str | None) -> list[Asked]:
 def people_of(row: Row) -> list[str]:
     """The answers that people gave: a list of texts or of {"answer": text}, or such a list as text."""
     value = row.get("answers")
-    value = row.get("answer") if value is None or len(value) == 0 else value
+    value = row.get("answer") if value in (None, "", []) else value
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = ast.literal_eval(value.strip())

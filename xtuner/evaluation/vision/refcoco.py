@@ -23,8 +23,8 @@ THRESHOLD = 0.5
 
 def ask_box(row: Row, instruction: str | None) -> list[Asked]:
     """A question for each sentence of the row, with the right box; `instruction` has {} for the sentence."""
-    sentences = row["sents"]
-    sentences = [sentences] if isinstance(sentences, str) else list(sentences)
+    sentences = row.get("sents")
+    sentences = [sentences] if isinstance(sentences, str) else sentences
     if not sentences:
         raise DataError(translate("the row has no {name}", name="sents"))
     box = right_box(row)
@@ -34,7 +34,7 @@ def ask_box(row: Row, instruction: str | None) -> list[Asked]:
 
 def right_box(row: Row) -> list[int]:
     """The box of a row in hundredths: of pixels if the row has the size of the image, else as it is."""
-    bbox = row["bbox"]
+    bbox = row.get("bbox")
     if not isinstance(bbox, (list, tuple)) or len(bbox) != 4:
         raise DataError(translate("bbox is {value!r}, but must be four numbers", value=bbox))
     if row.get("width") and row.get("height"):
