@@ -3,6 +3,7 @@
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
+from xtuner.chinese.evaluation import EVALUATION
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.map_fns import MAP_FNS
@@ -11,7 +12,6 @@ from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.train import TRAIN
-from xtuner.chinese.vision import VISION
 
 CHINESE: dict[str, str] = {
     **HELP,
@@ -26,5 +26,5 @@ CHINESE: dict[str, str] = {
     **PREFERENCES,
     **HEADS,
     **SCORING,
-    **VISION,
+    **EVALUATION,
 }

@@ -1,6 +1,6 @@
 """Measuring models that read images."""
 
-VISION = {
+EVALUATION = {
     # help
     "measure a model that reads images": "评测能读图像的模型",
     "the same on RefCOCO's boxes": "同上，用 RefCOCO 的框",
