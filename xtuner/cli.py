@@ -86,13 +86,10 @@ GROUPS: dict[str, dict[str, Command]] = {
         "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),
         "serve": Command("serve", "MODEL [--adapter NAME=DIR ...]", "serve it to OpenAI's clients"),
         "score": Command("score", "MODEL DATA [--out FILE]", "scores of a reward model or classifier"),
+        "mmbench": Command("mmbench", "MODEL --data-path FILE", "measure a model that reads images"),
+        "eval_refcoco": Command("eval_refcoco", "MODEL --data-path FILE", "the same on RefCOCO's boxes"),
         "web": Command("web", "[MODEL|URL] [--work-dir DIR]", "talk to it, watch a training, in a browser"),
     },
-}
-# Commands of XTuner 0.1.x that are missing -> their alternatives.
-LATER = {
-    "mmbench": "measuring a LLaVA model on MMBench; xtuner chat --image talks to it about an image",
-    "eval_refcoco": "measuring a LLaVA model on RefCOCO; xtuner preprocess refcoco prepares its data",
 }
 COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
 
@@ -243,18 +240,6 @@ def _unknown(name: str, rest: list[str]) -> int:
             "xtuner: error: "
             + translate(
                 "{name} needs one of: {names}", name=name, names=", ".join(m.split()[1] for m in members)
-            ),
-            file=sys.stderr,
-        )
-    elif later := LATER.get(name.replace("-", "_")):
-        what, instead = later.split("; ")
-        print(
-            "xtuner: error: "
-            + translate(
-                "{name} is not available in this version: {what} is not here yet; {instead}",
-                name=name,
-                what=translate(what),
-                instead=translate(instead),
             ),
             file=sys.stderr,
         )

@@ -88,6 +88,12 @@ def check_model_path(path: str | Path, *, ask_hub: bool = True) -> None:
         )
 
 
+def state_of(folder: str | Path) -> list[Any]:
+    """Names, sizes and times of the files of a model or adapter folder; of a hub's model its name."""
+    files = sorted(file for file in Path(folder).glob("*") if file.is_file())
+    return [str(folder), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether `folder` has the files of a tokenizer."""
     vocabularies = [pattern for pattern in TOKENIZER_FILES if pattern != "tokenizer_config.json"]

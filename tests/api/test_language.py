@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xtuner import cli, errors, language, model_folder
+from xtuner import errors, language, model_folder
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
 from xtuner.config.mmengine_names import GONE
@@ -156,7 +156,6 @@ def tables():
     yield from (row.no_text for row in FAMILIES.values() if row.no_text)
     yield from filter(None, forecast._RECOMPUTED.values())
     yield from model_folder._OTHER_KINDS.values()
-    yield from (part for text in cli.LATER.values() for part in text.split("; "))
     yield HOW_TO_NAME
     yield from GONE.values()
     yield ", but checkpoints of a run: make one of them with xtuner convert pth_to_hf"

@@ -29,6 +29,7 @@ LAYERS = {
             "blocks",
             "next_tokens",
             "atomic",
+            "json_lines",
             "families",
             "utils",
         ],

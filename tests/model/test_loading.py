@@ -212,3 +212,13 @@ def test_other_numbers_of_bits_are_refused(llama_dir):
     """4, 8 or None."""
     with pytest.raises(ConfigError, match="bits is 3"):
         load_for_chat(llama_dir, bits=3)
+
+
+def test_each_of_several_processes_answers_on_its_own_device(monkeypatch):
+    """A single process may use all GPUs; one of several uses the one of its rank."""
+    from xtuner.model.loading import _map_for_chat
+
+    device = torch.device("cuda", 1)
+    assert _map_for_chat(device, None) == "auto"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert _map_for_chat(device, None) == {"": device}

@@ -107,6 +107,17 @@ def test_the_training_part_of_all_three(folders):
     }
 
 
+def test_another_split(folders):
+    """It is a file of its own, whose items name the split."""
+    annotations, images, out = folders
+    write(annotations, "refcoco", "unc", [ref(1, 1), ref(2, 1, "testA", words="the man")])
+    target, count, first, _ = convert_refcoco(annotations, images, out, split="testA")
+    assert (target, count) == (out / "testA.json", 1)
+    assert (first["id"], first["sents"], first["split"]) == ("refcoco_2", ["the man"], "testA")
+    with pytest.raises(DataError, match="has no item of the split testB"):
+        convert_refcoco(annotations, images, out, split="testB")
+
+
 def test_folders_that_are_missing_are_named(folders):
     annotations, images, out = folders
     with pytest.raises(NotFoundError, match=r"has none of the folders refcoco, refcoco\+, refcocog"):

@@ -3,6 +3,7 @@
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
+from xtuner.chinese.evaluation import EVALUATION
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.images import IMAGES
@@ -29,4 +30,5 @@ CHINESE: dict[str, str] = {
     **HEADS,
     **SCORING,
     **VISION,
+    **EVALUATION,
 }

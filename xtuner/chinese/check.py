@@ -281,13 +281,6 @@ PATHS = {
         "model.peft_model = {adapter!r}：没有这个文件或目录{hint}"
     ),
     "{name} needs one of: {names}": "{name} 后面需要下列之一：{names}",
-    "{name} is not available in this version: {what} is not here yet; {instead}": (
-        "此版本没有 {name}：尚不支持{what}；{instead}"
-    ),
-    "measuring a LLaVA model on MMBench": "在 MMBench 上评测 LLaVA 模型",
-    "xtuner chat --image talks to it about an image": "可用 xtuner chat --image 与它谈论图像",
-    "measuring a LLaVA model on RefCOCO": "在 RefCOCO 上评测 LLaVA 模型",
-    "xtuner preprocess refcoco prepares its data": "可用 xtuner preprocess refcoco 准备数据",
     "there is no command {name!r}.{hint} See xtuner --help": "没有命令 {name!r}。{hint} 请看 xtuner --help",
     "{name} holds DeepSpeed settings, not a training: pass it to --deepspeed.": (
         "{name} 是 DeepSpeed 设置，不是训练配置：请传给 --deepspeed。"

@@ -11,8 +11,7 @@ no graph.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -160,17 +159,21 @@ def make_request(
 def answer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    requests: Sequence[Request],
+    requests: Iterable[Request],
     *,
     cache: KeptCache | None = None,
     pictures: Pictures | None = None,
+    max_running: int = 32,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Generate the answers to `requests` together; `after_step` is called after each step of the engine."""
-    engine = Engine(model, tokenizer, cache=cache, pictures=pictures)
-    waiting = deque(requests)
+    """Generate the answers to `requests` together; `after_step` is called after each step of the engine.
+
+    A request is taken when one of the `max_running` answers that are generated at a time has ended.
+    """
+    engine = Engine(model, tokenizer, cache=cache, pictures=pictures, max_running=max_running)
+    waiting = iter(requests)
     with _eval_mode(model):
-        while engine.step(lambda: waiting.popleft() if waiting else None):
+        while engine.step(lambda: next(waiting, None)):
             after_step()
 
 

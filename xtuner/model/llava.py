@@ -145,11 +145,7 @@ class LLaVAModel(SupervisedFinetune):
     ) -> Any:
         rows = self._image_rows(data.get("pixel_values") or [])
         with self._showing(rows, data):
-            outputs = super().forward(data, data_samples, mode, num_items)
-        if mode == "loss" and self.training and dist.world_size() > 1:
-            # Every process takes part in the gradients of encoder and projector, with images or without.
-            outputs["loss"] = outputs["loss"] + rows.float().sum() * 0
-        return outputs
+            return super().forward(data, data_samples, mode, num_items)
 
     def _image_rows(self, images: list[Tensor]) -> Tensor:
         """The rows `[sum of rows, hidden]` of all images of a batch; of none, on one process, no rows."""
@@ -194,15 +190,17 @@ class LLaVAModel(SupervisedFinetune):
         assert self._row_of is not None
         row_of = np.where(p.index >= 0, self._row_of[p.index], -1).ravel()
         places = np.flatnonzero(row_of >= 0)
-        if not len(places):
+        if not len(places) and not len(self._rows):
             return super().run(p, model, columns)
         at, rows = to_device(places, self.device), to_device(row_of[places], self.device)
         inputs = {**p.inputs, "input_ids": p.inputs["input_ids"].clamp(min=0)}
-        shown = self._rows[rows]
+        # Of images in other passes, or of the blank one, nothing is shown: their gradient is zero, but it is
+        # there. So all processes have the same graph, and the collectives of its backward the same order.
+        shown, none = self._rows[rows], self._rows.sum() * 0
 
         def place(module: nn.Module, args: Any, embeddings: Tensor) -> Tensor:
             flat = embeddings.flatten(0, 1).index_copy(0, at, shown.to(embeddings.dtype))
-            return flat.view_as(embeddings)
+            return flat.view_as(embeddings) + none.to(embeddings.dtype)
 
         handle = self.llm.get_input_embeddings().register_forward_hook(place)
         try:

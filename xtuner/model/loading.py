@@ -433,8 +433,8 @@ def load_for_chat(
 
 
 def _map_for_chat(device: torch.device, bits: int | None) -> Any:
-    """The `device_map` of a model that answers: one process, which may use all devices of the kind."""
-    if kind_of(device).many_devices:
+    """The `device_map` of a model that answers: a single process may use all devices of the kind."""
+    if kind_of(device).many_devices and dist.world_size() == 1:
         return "auto"
     return {"": device} if bits or device.type != "cpu" else None
 

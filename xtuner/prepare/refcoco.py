@@ -61,10 +61,10 @@ def load_plain(path: Path) -> Any:
 
 
 def convert_refcoco(
-    annotations: Path, images: Path, folder: Path, force: bool = False
+    annotations: Path, images: Path, folder: Path, force: bool = False, split: str = "train"
 ) -> tuple[Path, int, dict[str, Any], LeftOut]:
     """The file written, its number of items, the first one, and what was left out."""
-    target = folder / "train.json"
+    target = folder / f"{split}.json"
     check_target(target, (), force)
     present = [name for name in SOURCES if (annotations / name).is_dir()]
     if not present:
@@ -78,7 +78,7 @@ def convert_refcoco(
     first: dict[str, Any] = {}
     with progress_bar("annotations") as advance, new_rows(target) as [rows]:
         for name in present:
-            for item in _items(annotations / name, name, SOURCES[name], left_out):
+            for item in _items(annotations / name, name, SOURCES[name], left_out, split):
                 content = json.dumps({**item, "id": None}, sort_keys=True)
                 if content in seen:
                     left_out.add("the same image, box and sentences as another", item["id"])
@@ -90,12 +90,13 @@ def convert_refcoco(
                     rows.write(item)
                     advance(0, rows.count)
         if not rows.count:
-            raise DataError(f"{annotations} has no item for training. {left_out}")
+            what = "for training" if split == "train" else f"of the split {split}"
+            raise DataError(f"{annotations} has no item {what}. {left_out}")
     return target, rows.count, first, left_out
 
 
-def _items(folder: Path, name: str, split_by: str, left_out: LeftOut) -> Iterator[dict[str, Any]]:
-    """The training items of one of the data sets."""
+def _items(folder: Path, name: str, split_by: str, left_out: LeftOut, split: str) -> Iterator[dict[str, Any]]:
+    """The items of a split of one of the data sets; those not for training name it."""
     refs = load_plain(folder / f"refs({split_by}).p")
     try:
         instances = json.loads((folder / "instances.json").read_text("utf-8"))
@@ -107,7 +108,7 @@ def _items(folder: Path, name: str, split_by: str, left_out: LeftOut) -> Iterato
         raise DataError(f"{folder / 'instances.json'} is not a COCO annotation: {error!r}") from error
     for ref in refs:
         try:
-            if ref["split"] != "train":
+            if ref["split"] != split:
                 continue
             image = images[ref["image_id"]]
             yield {
@@ -117,6 +118,7 @@ def _items(folder: Path, name: str, split_by: str, left_out: LeftOut) -> Iterato
                 "bbox": boxes[ref["ann_id"]]["bbox"],
                 "height": image["height"],
                 "width": image["width"],
+                **({} if split == "train" else {"split": split}),
             }
         except (KeyError, TypeError) as error:
             number = ref.get("ref_id") if isinstance(ref, dict) else ref

@@ -10,13 +10,12 @@ same model on the same data drops a line that was cut off, and continues after t
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from xtuner import atomic
+from xtuner import atomic, json_lines
 from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.dataset.reading.files import FileRows
@@ -55,12 +54,12 @@ def score_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing(path, translate("the output")):
         part = path.with_name(f".{path.name}.{_key(scorer, rows, key)}.part")
-        done = _repair(part)
+        done = json_lines.repair(part)
         if done:
             logger.info(translate("%s: %d rows are scored already, the run continues after them"), path, done)
         with part.open("ab") as file:
             _score_rest(scorer, rows, data, done, file, batch_size)
-        summary = summarise(_lines(part))
+        summary = summarise(json_lines.read(part))
         if summary.num_errors == summary.rows:
             atomic.remove(part)
             what = translate("{data} has no row that can be scored", data=data)
@@ -74,37 +73,12 @@ def score_file(
     return summary
 
 
-def state_of(folder: str | Path) -> list[Any]:
-    """Names, sizes and times of the files of a model or adapter folder; of a hub's model its name."""
-    files = sorted(file for file in Path(folder).glob("*") if file.is_file())
-    return [str(folder), [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]]
-
-
 def _key(scorer: Scorer, rows: Selection, more: Iterable[Any]) -> str:
     data = list(map(fingerprint.fingerprint_rows, rows.sources))
     tokenizer = fingerprint.fingerprint_tokenizer(scorer.tokenizer)
     return fingerprint.fingerprint_value(
         [data, tokenizer, scorer.max_length, scorer.reward_token, scorer.labels, *more]
     )[:16]
-
-
-def _repair(part: Path) -> int:
-    """Cut a line off that was not written to its end; the number of whole lines."""
-    if not part.exists():
-        return 0
-    with part.open("rb+") as file:
-        count = end = 0
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            count, end = count + 1, end + len(line)
-        file.truncate(end)
-    return count
-
-
-def _lines(path: Path) -> Iterator[Result]:
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
 
 
 def _score_rest(
@@ -116,9 +90,7 @@ def _score_rest(
     with show_rates(translate("scoring"), rows.quick_len()) as advance:
         while window := list(itertools.islice(rest, WINDOW * batch_size)):
             results, count = score_rows(scorer, window, batch_size)
-            file.write("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in results).encode())
-            file.flush()
-            os.fsync(file.fileno())
+            json_lines.append(file, results)
             num_rows, num_tokens = num_rows + len(window), num_tokens + count
             advance(num_rows, num_tokens)
 

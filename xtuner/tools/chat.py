@@ -7,7 +7,7 @@ import argparse
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.parser import Parser, bits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     system = parser.add_mutually_exclusive_group()
     system.add_argument("--system", help="the system text")
     system.add_argument("--system-template", help="the name of a built-in system text")
-    add("--bits", type=_bits, metavar="{4,8,None}", help="load the model quantised to so many bits (None)")
+    add("--bits", type=bits, metavar="{4,8,None}", help="load the model quantised to so many bits (None)")
     add("--bot-name", default="BOT", help="what templates with a {bot_name} call the model (BOT)")
     add(
         "--with-plugins",
@@ -65,14 +65,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--reward", metavar="MODEL", help="with --best-of: the reward model, a folder or a name on the hub")
     return parser.parse_args(argv)
-
-
-def _bits(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    if text not in ("4", "8"):
-        raise argparse.ArgumentTypeError(f"{text!r} is none of 4, 8, None")
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:

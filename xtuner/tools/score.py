@@ -7,7 +7,7 @@ import argparse
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path
+from xtuner.model_folder import check_model_path, state_of
 from xtuner.paths import check_adapter_path
 from xtuner.tools.arguments.parser import Parser
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     check_model_path(args.model_name_or_path)
     if args.adapter is not None:
         check_adapter_path(args.adapter)
-    from xtuner.scoring.file import score_file, state_of
+    from xtuner.scoring.file import score_file
     from xtuner.scoring.scorer import load_scorer, with_base
 
     model, adapter = args.model_name_or_path, args.adapter

@@ -411,3 +411,25 @@ def test_a_file_by_a_protocol_of_fsspec(said):
         load_dataset("memory://bucket/y.jsonl")
     with pytest.raises(DataError, match=r"foo://x\.jsonl: the protocol 'foo' is not known"):
         load_dataset("foo://x.jsonl")
+
+
+def test_a_table_of_long_cells_takes_little_more_memory_than_its_text(tmp_path):
+    """Tables of images in base64 have hundreds of megabytes; text, cells and half as much again are held."""
+    import tracemalloc
+
+    path = tmp_path / "images.tsv"
+    path.write_text("index\timage\n" + "".join(f"{n}\t{'A' * 50_000}\n" for n in range(60)))
+    rows = load_dataset(str(path), split="train")
+    tracemalloc.start()
+    assert len(rows) == 60
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3.5 * path.stat().st_size
+
+
+def test_lines_of_tables_end_as_those_of_any_system(tmp_path):
+    """With CR LF, LF or CR alone, also within a cell in quotes; other separators of lines are letters."""
+    path = tmp_path / "a.csv"
+    path.write_bytes('a,b\r\n1,"x\r\ny"\n2,"p\nq"\r3,z\u2028w'.encode())
+    rows = load_dataset(str(path), split="train")
+    assert list(rows) == [{"a": "1", "b": "x\r\ny"}, {"a": "2", "b": "p\nq"}, {"a": "3", "b": "z\u2028w"}]

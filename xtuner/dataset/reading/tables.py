@@ -6,7 +6,7 @@ import bisect
 import contextlib
 import csv
 import functools
-import io
+import re
 from collections.abc import Callable, Iterator
 from itertools import accumulate, islice
 from pathlib import Path
@@ -22,6 +22,8 @@ from xtuner.log import say_once
 SEPARATORS = ",;\t|"
 _LOOKED_AT = 20
 """Lines that are read to find the separator of a table."""
+
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|[\r\n])|[^\r\n]+")
 
 Cells = Iterator[tuple[int, list[Any]]]
 
@@ -151,14 +153,12 @@ def read_csv(file: RowsFile) -> Cells:
         words = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise not_utf8(file, content.count(b"\n", 0, error.start) + 1, 0) from None
+    del content  # it may hold images
     # A cell may be longer than the module's limit of 128 KiB.
     limit = csv.field_size_limit(max(len(words), 1 << 17))
     reader = None
     try:
-        # Not str.splitlines, which also splits at other characters inside a cell.
-        reader = csv.reader(
-            io.StringIO(words, newline=""), delimiter=separator(words, file.name, file.path.suffix)
-        )
+        reader = csv.reader(_lines(words), delimiter=separator(words, file.name, file.path.suffix))
         start = 1
         for cells in reader:
             yield start, list(cells)
@@ -172,12 +172,18 @@ def read_csv(file: RowsFile) -> Cells:
         csv.field_size_limit(limit)
 
 
+def _lines(words: str) -> Iterator[str]:
+    """The lines of `words`: a copy of all of them, as in StringIO, takes four bytes a letter."""
+    # Not str.splitlines, which also splits at other characters inside a cell.
+    return (match.group() for match in _LINE.finditer(words))
+
+
 def separator(words: str, name: str, suffix: str) -> str:
     """The separator that gives all lines equally many cells, at least two; else one that splits line 1."""
     usual = "\t" if suffix == ".tsv" else ","
     candidates: list[tuple[bool, int, str]] = []
     for mark in usual + SEPARATORS.replace(usual, ""):
-        lines = csv.reader(io.StringIO(words, newline=""), delimiter=mark)
+        lines = csv.reader(_lines(words), delimiter=mark)
         counts = [len(cells) for cells in islice(lines, _LOOKED_AT) if cells]
         if counts and counts[0] > 1:
             candidates.append((len(set(counts)) > 1, len(candidates), mark))

@@ -60,3 +60,12 @@ class Parser(argparse.ArgumentParser):
 def add_lang(parser: argparse.ArgumentParser, of_what: str) -> None:
     """Add the argument for the language, for commands where it has a further effect; `cli` has it for all."""
     parser.add_argument("--lang", choices=LANGUAGES, default=language(), help=of_what)
+
+
+def bits(text: str) -> int | None:
+    """The value of --bits."""
+    if text.lower() == "none":
+        return None
+    if text not in ("4", "8"):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of 4, 8, None")
+    return int(text)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from xtuner import dist
-from xtuner.config.load import Config
 from xtuner.parallel.launch import Processes, configured_processes, launch
 
 
@@ -22,11 +22,12 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def join_launched(args: argparse.Namespace, config: Config) -> Processes | None:
+def join_launched(args: argparse.Namespace, config: Mapping[str, Any] | None = None) -> Processes | None:
     """Set the rank of this process from the launcher; returns the processes to start here, or None."""
     processes = None if dist.is_launched() else configured_processes()
     if processes is None:
-        dist.init_from_launcher(config.get("launcher", "none") if args.launcher == "none" else args.launcher)
+        configured = "none" if config is None else config.get("launcher", "none")
+        dist.init_from_launcher(configured if args.launcher == "none" else args.launcher)
     return processes
 
 

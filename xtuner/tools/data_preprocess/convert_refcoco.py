@@ -29,6 +29,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="folder of COCO's images (data/llava_data/llava_images/coco/train2017)",
     )
     parser.add_argument("--save-path", type=Path, default=Path("."), help="folder for train.json (.)")
+    parser.add_argument(
+        "--split",
+        choices=["train", "val", "test", "testA", "testB"],
+        default="train",
+        metavar="NAME",
+        help="val, test, testA or testB: another split, for eval_refcoco (train)",
+    )
     parser.add_argument("--force", action="store_true", help="replace train.json if it exists")
     return parser.parse_args(argv)
 
@@ -40,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.prepare.refcoco import convert_refcoco
 
     target, count, first, left_out = convert_refcoco(
-        args.ann_path, args.image_path, args.save_path, args.force
+        args.ann_path, args.image_path, args.save_path, args.force, args.split
     )
     print(f"save to {target} with {count} items.")
     print(json.dumps(first, ensure_ascii=False))
