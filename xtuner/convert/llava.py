@@ -336,13 +336,14 @@ class _HuggingFace(_Layout):
         from transformers import LlavaConfig, LlavaProcessor
 
         has_class = self.vision_config["model_type"] == "clip_vision_model"
-        strategy = "default" if has_class else "full"
+        strategy: Any = "default" if has_class else "full"
+        image_token: Any = self.tokenizer.convert_tokens_to_ids("<image>")
         text = {**self.llm_config, "vocab_size": self.rows}
         text.pop("architectures", None)
         config = LlavaConfig(
             vision_config=self.vision_config,
             text_config=text,
-            image_token_index=self.tokenizer.convert_tokens_to_ids("<image>"),
+            image_token_index=image_token,
             projector_hidden_act=self.projector_config["hidden_act"],
             vision_feature_layer=self.select_layer,
             vision_feature_select_strategy=strategy,

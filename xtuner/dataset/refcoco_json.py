@@ -51,7 +51,9 @@ class RefCOCOJsonDataset(LLaVADataset):
         numbers = np.arange(len(pairs) * len(self.questions))
         if max_rows is not None and max_rows < len(numbers):
             numbers = np.sort(np.random.default_rng(seed).choice(numbers, max_rows, replace=False))
-        return [self._row(*pairs[n // len(self.questions)], n % len(self.questions)) for n in numbers]
+        return [
+            self._row(*pairs[n // len(self.questions)], n % len(self.questions)) for n in numbers.tolist()
+        ]
 
     def _row(self, item: Mapping[str, Any], sentence: str, number: int) -> dict[str, Any]:
         question, answer = self.talk(sentence, box_text(item))

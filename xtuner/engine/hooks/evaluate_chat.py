@@ -158,15 +158,21 @@ class EvaluateChatHook(Hook):
         """The picture of each input."""
         if self._pictures is None:
             return [None] * len(self.inputs)
-        pictures = [self._pictures.add(image) for image in self.images]
-        return pictures * len(self.inputs) if len(pictures) == 1 else [*pictures]
+        images = self.images * len(self.inputs) if len(self.images) == 1 else self.images
+        return [self._pictures.add(image) for image in images]
 
     def _prepare(self, runner, text: str, max_new_tokens: int, picture: Picture | None) -> _Sample:
         sample = _Sample(text, runner.backend.gathers_weights and runner.world.size > 1)
         try:
             bot_name = runner.cfg.get("bot_name", "BOT")
-            shown = {"pictures": self._pictures, "picture": picture}
-            session = make_session(self.tokenizer, self.template, self.system, bot_name, **shown)
+            session = make_session(
+                self.tokenizer,
+                self.template,
+                self.system,
+                bot_name,
+                pictures=self._pictures,
+                picture=picture,
+            )
             words = dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words])
             given = {**SAMPLING, **self.generation_kwargs, "max_new_tokens": max_new_tokens}
             # Processes that gather weights together must choose the same tokens.
