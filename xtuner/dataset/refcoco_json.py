@@ -20,6 +20,7 @@ from xtuner.dataset.llava import LLaVADataset
 from xtuner.errors import DataError, NotFoundError
 from xtuner.language import translate
 
+_NO_FILE = "there is no data file {path} (looked for {full_path})"
 REFER = (
     "[refer] {}",
     "[refer] give me the location of {}",
@@ -51,9 +52,8 @@ class RefCOCOJsonDataset(LLaVADataset):
         numbers = np.arange(len(pairs) * len(self.questions))
         if max_rows is not None and max_rows < len(numbers):
             numbers = np.sort(np.random.default_rng(seed).choice(numbers, max_rows, replace=False))
-        return [
-            self._row(*pairs[n // len(self.questions)], n % len(self.questions)) for n in numbers.tolist()
-        ]
+        picked = [divmod(number, len(self.questions)) for number in numbers.tolist()]
+        return [self._row(*pairs[pair], question) for pair, question in picked]
 
     def _row(self, item: Mapping[str, Any], sentence: str, number: int) -> dict[str, Any]:
         question, answer = self.talk(sentence, box_text(item))
@@ -77,16 +77,20 @@ class InvRefCOCOJsonDataset(RefCOCOJsonDataset):
 
 def box_text(item: Mapping[str, Any]) -> str:
     """The box `[x, y, width, height]` of an item, in hundredths: `{<left><top><right><bottom>}`."""
-    x, y, w, h = item["bbox"]
-    width, height = item["width"], item["height"]
-    numbers = (x / width, y / height, (x + w) / width, (y + h) / height)
-    return "{" + "".join(f"<{int(number * 100)}>" for number in numbers) + "}"
+    numbers = to_hundredths(item["bbox"], item["width"], item["height"])
+    return "{" + "".join(f"<{number}>" for number in numbers) + "}"
+
+
+def to_hundredths(bbox: Sequence[float], width: float, height: float) -> list[int]:
+    """The corners of COCO's [x, y, width, height] in pixels, cut to whole hundredths of the image."""
+    x, y, w, h = bbox
+    return [int(value * 100) for value in (x / width, y / height, (x + w) / width, (y + h) / height)]
 
 
 def _items(path: str) -> Iterator[dict[str, Any]]:
     file = Path(path).expanduser()
     if not file.is_file():
-        raise NotFoundError(translate("There is no data file {path}", path=path))
+        raise NotFoundError(translate(_NO_FILE, path=path, full_path=file.resolve()))
     try:
         found = json.loads(file.read_text("utf-8"))
         for item in found:

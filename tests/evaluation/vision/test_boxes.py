@@ -2,7 +2,8 @@
 
 import pytest
 
-from xtuner.evaluation.vision.boxes import find_box, iou, to_hundredths
+from xtuner.dataset.refcoco_json import to_hundredths
+from xtuner.evaluation.vision.boxes import find_box, iou
 
 
 def test_corners_in_hundredths():

@@ -11,12 +11,6 @@ from collections.abc import Sequence
 Box = Sequence[int]
 
 
-def to_hundredths(bbox: Sequence[float], width: float, height: float) -> list[int]:
-    """The corners of COCO's [x, y, width, height] in pixels, cut to whole hundredths."""
-    x, y, w, h = bbox
-    return [int(value * 100) for value in (x / width, y / height, (x + w) / width, (y + h) / height)]
-
-
 def find_box(answer: str) -> list[int] | None:
     """The box in `answer`; None unless it has exactly four numbers and no corner is inverted."""
     numbers = [int(number) for number in re.findall(r"\d+", answer)]

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xtuner.dataset.refcoco_json import to_hundredths
 from xtuner.errors import DataError
 from xtuner.evaluation.vision.benchmarks import Answered, Benchmark, Scores, cell
-from xtuner.evaluation.vision.boxes import find_box, iou, to_hundredths
+from xtuner.evaluation.vision.boxes import find_box, iou
 from xtuner.evaluation.vision.rows import Asked, Row
 from xtuner.language import translate
 
