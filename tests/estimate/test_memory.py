@@ -163,6 +163,14 @@ def test_gradients_wait_while_batches_follow_in_an_update():
                 "model.lora = dict(type=LoraConfig, r=64) instead of all weights",
             ],
         ),
+        (
+            Training(2048, weight_bytes=4, recompute="full", device="cpu", copies=1),
+            [
+                "model.stored_reference = True",
+                "optim_wrapper.optimizer.type = bitsandbytes.optim.AdamW8bit",
+                "model.lora = dict(type=LoraConfig, r=64) instead of all weights",
+            ],
+        ),
     ],
 )
 def test_the_cheapest_changes_that_help_come_first(run, texts):

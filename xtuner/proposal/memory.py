@@ -13,7 +13,7 @@ from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import estimate
 from xtuner.estimate.shape import read_shape
 from xtuner.recipes.catalogue import Recipe
-from xtuner.recipes.methods import TEXT
+from xtuner.recipes.methods import PREFERENCE, TEXT
 from xtuner.recipes.parts import adapter_config, llm_config
 from xtuner.recipes.plan import Plan
 from xtuner.recipes.sizes import SIZES
@@ -25,7 +25,7 @@ _CARD = Machine(NVIDIA, "GPU", 0, 0)
 def expected_memory(recipe: Recipe) -> int | None:
     """Peak memory on one GPU in bytes; None for models of unknown size or methods with several models."""
     sizes = SIZES.get(recipe.model.name)
-    if sizes is None or recipe.method not in TEXT or Plan(recipe).options["training_args"]:
+    if sizes is None or recipe.method not in [*TEXT, *PREFERENCE] or Plan(recipe).options["training_args"]:
         return None
     shape = read_shape({**sizes, "max_position_embeddings": recipe.model.context})
     assert shape is not None, recipe.model.name
@@ -37,7 +37,12 @@ def memory_config(recipe: Recipe) -> dict[str, Any]:
     plan = Plan(recipe)
     schedule, data = plan.settings["schedule"], plan.settings["data"]
     return {
-        "model": {"llm": llm_config(plan), "lora": adapter_config(plan), **plan.options["model"]},
+        "model": {
+            "type": recipe.method.model["type"],
+            "llm": llm_config(plan),
+            "lora": adapter_config(plan),
+            **plan.options["model"],
+        },
         "optim_wrapper": {
             "type": "AmpOptimWrapper",
             "optimizer": {"type": schedule["optim_type"]},
