@@ -52,8 +52,8 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
             f"optim_wrapper.accumulative_counts = {more}",
             replace(run, batch=batch, tokens=run.tokens * batch // run.batch, accumulate=more),
         )
-    if run.copies:
-        yield "model.stored_reference = True", replace(run, copies=0)
+    if run.copies or run.reference_bytes:
+        yield "model.stored_reference = True", replace(run, copies=0, reference_bytes=0)
     later = RECOMPUTE[RECOMPUTE.index(run.recompute) + 1 :]
     way = next((way for way in ("full", "offload") if way in later and way in ways_on(run.device)), None)
     if way is not None:

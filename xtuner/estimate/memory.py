@@ -70,6 +70,7 @@ class Training:
     compiled: bool = False  # torch compiles layers that are not recomputed
     device: str = NVIDIA
     copies: int = 0  # frozen, of all weights: the reference of a method on preferences
+    reference_bytes: int = 0  # of another model that is the reference
 
     @property
     def is_full(self) -> bool:
@@ -133,7 +134,7 @@ def estimate(shape: Shape, run: Training) -> Memory:
     }
     kept = {
         "weights": weight_bytes(shape, run) - host_bytes(shape, run),
-        "reference": run.copies * weight_bytes(shape, run),
+        "reference": run.copies * weight_bytes(shape, run) + run.reference_bytes,
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
     }
