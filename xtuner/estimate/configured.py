@@ -14,6 +14,7 @@ from typing import Any
 
 from xtuner.blocks import as_recompute
 from xtuner.config.ref import as_ref, path_of
+from xtuner.config.schema import by_trainer
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -97,6 +98,7 @@ def read_training(
         compiled=bool(config.get("compile")),
         copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and without_copy is None),
         reference_bytes=reference_bytes,
+        by_trainer=by_trainer(config),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     if asked == "offload" and run.device != "cpu" and asked not in ways_on(run.device):
