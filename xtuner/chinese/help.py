@@ -269,6 +269,7 @@ HELP = {
         "以 OpenAI 的 HTTP 接口提供模型及其适配器的服务。"
     ),
     "a LoRA adapter; repeatable": "一个 LoRA 适配器，可重复给出",
+    "the reward model that chooses among the best_of answers": "在 best_of 个回答中做选择的奖励模型",
     "what requests call the model (the name of its folder)": "请求中模型的名称（其目录名）",
     "the address to listen at (127.0.0.1: this machine only)": "监听的地址（127.0.0.1：仅限本机）",
     "the port to listen at, 0: any that is free (8000)": "监听的端口，0 表示任一空闲端口（8000）",

@@ -94,8 +94,8 @@ class Scorer:
             raise ModelError(translate("the model's logits are not finite: load it in bf16 or fp32"))
         return found
 
-    def scores(self, dialogues: Sequence[Dialogue]) -> list[float]:
-        """The reward of each dialogue."""
+    def scores(self, dialogues: Sequence[str | Dialogue]) -> list[float]:
+        """The reward of each dialogue or text."""
         encoded = [self.encode(dialogue) for dialogue in dialogues]
         if any(is_cut for _, is_cut in encoded):
             say_once(
