@@ -131,3 +131,24 @@ def test_pairs_for_another_method_are_a_warning(here, run):
         "pairs.jsonl holds pairs of answers: --method lora trains on the chosen ones alone, --method dpo"
     )
     assert warning in run(*words, with_log=True)
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+@pytest.mark.parametrize("fault", ["beta", "reference"])
+def test_a_wrong_setting_of_dpo_is_one_line(here, run, reward_dir, command, fault, capsys):
+    """Found by `check` too, before anything is loaded."""
+    run("new-cfg", "--model", "model", "--data", "pairs.jsonl", "--method", "dpo_lora", "--out", "my.py")
+    words, wanted = ["loss_beta=0"], "model.beta is 0; it must be a number above 0"
+    if fault == "reference":
+        text = (here / "my.py").read_text()
+        reference = f"AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path={str(reward_dir)!r}"
+        (here / "my.py").write_text(text.replace("type=DPO,", f"type=DPO, ref_llm=dict(type={reference}),"))
+        words, wanted = (
+            [],
+            "which was saved as LlamaForSequenceClassification, whose head does not write text",
+        )
+    more = ["--work-dir", "w"] if command == "train" else []
+    assert cli.main([command, "my.py", *more, "--cfg-options", "max_epochs=1", *words]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xtuner: error")]
+    assert len(errors) == 1
+    assert wanted in errors[0]
