@@ -183,7 +183,7 @@ def _of_classes(llm: Mapping[str, Any], num_labels: int, kind: HeadKind) -> dict
 
 
 def without_heads(quantization: Any) -> Any:
-    """The quantisation of `quantization` for all layers that it names, but for heads."""
+    """A copy of `quantization` that leaves heads as they are."""
     found = copy.deepcopy(quantization)
     if hasattr(found, "llm_int8_skip_modules"):
         found.llm_int8_skip_modules = [*(found.llm_int8_skip_modules or ()), *HEADS]

@@ -188,7 +188,7 @@ def _choose_preference(draft: _Draft) -> list[Choice]:
         return [Choice(name, True, "the model's size is not known, and this needs no frozen copy of it")]
     fits = need < USABLE * draft.machine.free_bytes
     why = f"with a frozen copy of the model about {size_text(need)} are needed"
-    return [Choice(name, not fits, f"{why}, which fits, and its kl is exact" if fits else why)]
+    return [Choice(name, not fits, f"{why}, which fits, and the log has kl" if fits else why)]
 
 
 def _choose_recompute(draft: _Draft) -> Choice:
