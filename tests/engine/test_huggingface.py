@@ -338,7 +338,9 @@ def test_the_catalogues_configs_train(name, llama_dir, tmp_path):
         "training_args.gradient_accumulation_steps": 2,
     }
     config = parse_config(render(name), f"{name}.py", options)
-    assert check_config(config).errors == []
+    found = check_config(config)
+    assert found.errors == []
+    assert found.forecast.memory.kept["adapter"] > 0
     trainer = train(config, tmp_path / "work")
     assert len(logged(trainer)) == 2
     assert (tmp_path / "work" / "checkpoint-2" / "adapter_model.safetensors").is_file()

@@ -9,6 +9,7 @@ import torch
 from xtuner.blocks import RECOMPUTE, loss_block
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.fixes import fixes
+from xtuner.estimate.forecast import forecast
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import (
     Training,
@@ -21,6 +22,7 @@ from xtuner.estimate.memory import (
 )
 from xtuner.estimate.processes import Division, process_memory
 from xtuner.estimate.shape import read_shape
+from xtuner.recipes.sizes import known_sizes
 
 LLAMA_3_1_8B = {
     "model_type": "llama",
@@ -163,6 +165,14 @@ def test_gradients_wait_while_batches_follow_in_an_update():
                 "model.lora = dict(type=LoraConfig, r=64) instead of all weights",
             ],
         ),
+        (
+            Training(2048, weight_bytes=4, recompute="full", device="cpu", copies=1),
+            [
+                "model.stored_reference = True",
+                "optim_wrapper.optimizer.type = bitsandbytes.optim.AdamW8bit",
+                "model.lora = dict(type=LoraConfig, r=64) instead of all weights",
+            ],
+        ),
     ],
 )
 def test_the_cheapest_changes_that_help_come_first(run, texts):
@@ -263,6 +273,51 @@ def test_a_frozen_copy_is_a_second_model():
     for backend, part in (("ddp", whole), ("fsdp", -(-whole // 8)), ("zero3", -(-whole // 8))):
         kept = process_memory(SHAPE, with_copy, Division(backend, 8)).device.kept
         assert kept["reference"] == part
+
+
+@pytest.mark.parametrize(
+    ("more", "run"),
+    [
+        ({}, Training(1)),
+        ({"quantization_config": {"load_in_4bit": True}}, Training(1, bits=4, double_quant=False)),
+        ({"torch_dtype": "torch.float32"}, Training(1, weight_bytes=4)),
+    ],
+)
+@pytest.mark.parametrize("lora", [None, {"r": 8}])
+def test_a_given_reference_counts_by_its_own_size_and_precision(more, run, lora, monkeypatch):
+    """Beside an adapter and beside all weights; not if only its log-probabilities are stored."""
+    machine = Machine("cuda", "a GPU", 80 * 10**9, 80 * 10**9)
+    monkeypatch.setattr("xtuner.estimate.forecast.find_machine", lambda: machine)
+    reference = {"pretrained_model_name_or_path": "Qwen/Qwen3-4B", **more}
+    llm = {"pretrained_model_name_or_path": "Qwen/Qwen3-0.6B"}
+    model = {"type": "xtuner.model.dpo.DPO", "llm": llm, "lora": lora, "ref_llm": reference}
+    found = forecast({"model": model}, known_sizes)
+    size = weight_bytes(read_shape(known_sizes("Qwen/Qwen3-4B")), run)
+    assert found.memory.kept["reference"] == size
+    stored = forecast({"model": {**model, "stored_reference": True}}, known_sizes)
+    assert stored.memory.kept["reference"] == 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "tokens"),
+    [
+        ({"type": "xtuner.dataset.process_hf_dataset"}, 512),
+        ({"type": "xtuner.dataset.preference_dataset.build_preference_dataset"}, 1024),
+        ({"type": "xtuner.dataset.preference_dataset.build_unpaired_dataset"}, 512),
+        (
+            {
+                "type": "xtuner.dataset.preference_dataset.build_preference_dataset",
+                "max_packed_length": 2048,
+            },
+            2048,
+        ),
+    ],
+)
+def test_tokens_of_a_batch(dataset, tokens):
+    """Both answers of a pair with their prompt are one sequence."""
+    config = {"train_dataloader": {"dataset": {**dataset, "max_length": 512}}}
+    machine = Machine("cuda", "a GPU", 80 * 10**9, 80 * 10**9)
+    assert read_training(config, SHAPE, machine).tokens == tokens
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from tests.model.conftest import pack_of
 from tests.model.test_kto import batch_of
 from tests.model.test_reference import of_folder, other
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
@@ -15,6 +16,7 @@ from xtuner.model.kto import KTO
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+SIDES = ("chosen", "rejected")
 LORA = {"r": 4, "lora_dropout": 0.5, "init_lora_weights": False}
 
 
@@ -49,11 +51,29 @@ def test_losses_and_gradients_are_those_of_a_living_reference(
     first, second = outputs
     assert second["loss"].dtype == first["loss"].dtype
     if kind is DPO:
-        del first["sums"]["kl"]  # only sums over tokens are stored
+        kl, bound = first["sums"].pop("kl"), second["sums"].pop("kl_lower_bound")
+        assert (0 <= bound <= kl) if way == "adapter" else (0 < bound < kl)
     torch.testing.assert_close(second, first, rtol=1e-10, atol=1e-12)
     ours, theirs = gradients(stored.llm), gradients(living.llm)
     assert ours.keys() == theirs.keys()
     assert max(relative_error(ours[n], theirs[n]) for n in ours) < 1e-9
+
+
+@pytest.mark.parametrize(("lengths", "is_exact"), [((7, 5), False), ((3, 3), True)])
+def test_the_kl_of_a_stored_reference_is_a_lower_bound(lengths, is_exact, llama):
+    """By the mean log-ratio of each answer; that of a single token is the log-ratio itself."""
+    data = preference_collate_fn([pack_of(lengths, torch.Generator().manual_seed(0))])["data"]
+    living, stored = (built(DPO, llama, beta=1.0, stored_reference=is_so) for is_so in (False, True))
+    found = living(data, mode="reference")
+    for model in (living, stored):
+        model.llm.load_state_dict(other(llama).state_dict())
+    wanted = living(data)["sums"]
+    sums = stored({**data, "reference_logprobs": found.double().numpy()})["sums"]
+    assert tuple(sums) == stored.metrics
+    halves = sum(wanted[f"{side}_rewards"] ** 2 / wanted[f"{side}_length"] / 2 for side in SIDES)
+    bound = halves / sum(wanted[f"{side}_length"] for side in SIDES)
+    torch.testing.assert_close(sums["kl_lower_bound"], bound, rtol=1e-10, atol=1e-12)
+    assert (bound.item() == pytest.approx(wanted["kl"].item(), rel=1e-10)) == is_exact
 
 
 def test_a_batch_without_stored_numbers_is_named(llama, items):

@@ -1,6 +1,7 @@
 """The choices of new-cfg: from facts to settings, each with a reason."""
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -53,6 +54,27 @@ def test_the_memory_is_that_of_the_config_which_is_written(gb, method):
     plan = choose(MODEL, facts, card(gb), method)
     config = parse_config(write_config("my", MODEL, facts, plan), "my.py")
     assert plan.memory_bytes == estimate(SHAPE, read_training(config, SHAPE, card(gb))).total
+
+
+@pytest.mark.parametrize(("gb", "is_stored", "copies"), [(400, False, 1), (180, True, 0), (100, True, 0)])
+def test_dpo_of_all_weights_holds_a_copy_where_it_fits(gb, is_stored, copies):
+    """The copy counts; the config that is written needs what was estimated."""
+    facts = dataclasses.replace(data([200] * 1000), map_fn=None, is_pairs=True)
+    plan = choose(MODEL, facts, card(gb), "dpo_full")
+    assert plan.value("stored_reference") == is_stored
+    assert "lr" not in {choice.name for choice in plan.choices}
+    config = parse_config(write_config("my", MODEL, facts, plan), "my.py")
+    assert config.model.get("stored_reference", False) == is_stored
+    assert config.optim_wrapper.optimizer.lr == 5e-7
+    run = read_training(config, SHAPE, card(gb))
+    assert run.copies == copies
+    assert plan.memory_bytes == estimate(SHAPE, run).total
+
+
+def test_dpo_of_all_weights_of_an_unknown_size_needs_no_copy():
+    facts = dataclasses.replace(data([200]), map_fn=None, is_pairs=True)
+    plan = choose(dataclasses.replace(MODEL, shape=None), facts, card(24), "dpo_full")
+    assert plan.value("stored_reference")
 
 
 def test_a_method_that_is_asked_for_is_taken():

@@ -1,6 +1,7 @@
 """From a model folder and a file of pairs to a chat with the trained model, in three commands."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from xtuner import cli
 from xtuner.check.checks import check_config
 from xtuner.config import load_config
+from xtuner.estimate.machine import Machine
 
 ROWS = [
     {"prompt": f"who are you {i}", "chosen": f"a small model {i}, at your service", "rejected": f"no {i}"}
@@ -54,7 +56,29 @@ def test_from_a_model_and_pairs_to_a_chat(here, run):
     assert run("chat", "model", "--adapter", "adapter", *short, script="who are you 0\n\nEXIT\n\n")
 
 
-@pytest.mark.parametrize("method", ["dpo_lora", "dpo_qlora"])
+@pytest.mark.parametrize(("gigabytes", "is_stored"), [(8, False), (0.3, True)])
+def test_all_weights_from_a_model_and_pairs_to_a_chat(here, run, gigabytes, is_stored, monkeypatch):
+    """With a frozen copy where it fits, as `check` estimates too; the result is a whole model."""
+    small = Machine("cpu", "a small machine", int(gigabytes * 1e9), int(gigabytes * 1e9))
+    monkeypatch.setattr("xtuner.tools.new_cfg.find_machine", lambda: small)
+    monkeypatch.setattr("xtuner.estimate.forecast.find_machine", lambda: small)
+    words = ["--model", "model", "--data", "pairs.jsonl", "--method", "dpo_full", "--out", "my.py"]
+    printed = run("new-cfg", *words)
+    assert f"stored_reference = {is_stored}" in printed
+    checked = run("check", "my.py")
+    assert ("reference " in checked) == (not is_stored)
+    about = re.compile(r"memory +about ([0-9.]+ [GM]B)")
+    assert about.search(printed)[1] == about.search(checked)[1]
+    options = ["custom_hooks.1.max_new_tokens=4", "max_epochs=1"]
+    logged = run("train", "my.py", "--work-dir", "w", "--cfg-options", *options, with_log=True)
+    assert ("kl_lower_bound: " in logged) == is_stored
+    saved = Path((here / "w" / "last_checkpoint").read_text())
+    run("convert", "pth_to_hf", "w/my.py", saved, "whole")
+    short = ["--max-new-tokens", "4", "--temperature", "0", "--seed", "1"]
+    assert run("chat", "whole", *short, script="who are you 0\n\nEXIT\n\n")
+
+
+@pytest.mark.parametrize("method", ["dpo_lora", "dpo_qlora", "dpo_full"])
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_what_it_writes_passes_the_check(here, run, method, lang):
     rows = [
@@ -107,3 +131,24 @@ def test_pairs_for_another_method_are_a_warning(here, run):
         "pairs.jsonl holds pairs of answers: --method lora trains on the chosen ones alone, --method dpo"
     )
     assert warning in run(*words, with_log=True)
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+@pytest.mark.parametrize("fault", ["beta", "reference"])
+def test_a_wrong_setting_of_dpo_is_one_line(here, run, reward_dir, command, fault, capsys):
+    """Found by `check` too, before anything is loaded."""
+    run("new-cfg", "--model", "model", "--data", "pairs.jsonl", "--method", "dpo_lora", "--out", "my.py")
+    words, wanted = ["loss_beta=0"], "model.beta is 0; it must be a number above 0"
+    if fault == "reference":
+        text = (here / "my.py").read_text()
+        reference = f"AutoModelForCausalLM.from_pretrained, pretrained_model_name_or_path={str(reward_dir)!r}"
+        (here / "my.py").write_text(text.replace("type=DPO,", f"type=DPO, ref_llm=dict(type={reference}),"))
+        words, wanted = (
+            [],
+            "which was saved as LlamaForSequenceClassification, whose head does not write text",
+        )
+    more = ["--work-dir", "w"] if command == "train" else []
+    assert cli.main([command, "my.py", *more, "--cfg-options", "max_epochs=1", *words]) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xtuner: error")]
+    assert len(errors) == 1
+    assert wanted in errors[0]

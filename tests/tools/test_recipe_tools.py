@@ -81,7 +81,18 @@ def test_list_cfg_in_columns(capsys):
     ]
 
 
-@pytest.mark.parametrize("name", ["llama3_8b_full_alpaca_e3", "qwen3_4b_lora_custom_sft_e1", NAME])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama3_8b_full_alpaca_e3",
+        "qwen3_4b_lora_custom_sft_e1",
+        "internlm2_chat_1_8b_dpo_full",
+        "internlm2_chat_7b_orpo_qlora_varlenattn_ultrafeedback_e5",
+        "llama3_8b_instruct_dpo_qlora_varlenattn",
+        "llama3_8b_instruct_reward_full_varlenattn_ultrafeedback",
+        NAME,
+    ],
+)
 def test_the_column_agrees_with_check(name, monkeypatch):
     """The memory from the tables is that of the rendered config."""
     monkeypatch.setattr(forecast, "find_machine", lambda: Machine("cuda", "GPU", 0, 0))

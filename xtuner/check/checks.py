@@ -17,6 +17,7 @@ from xtuner.config.schema import Fault, built_parts, find_faults, is_of_value, p
 from xtuner.errors import ConfigError
 from xtuner.estimate.forecast import Forecast, forecast, shortages
 from xtuner.estimate.processes import ALONE, Division
+from xtuner.estimate.trainer import as_engine
 
 Sizes = Callable[[str], Mapping[str, Any] | None]
 
@@ -59,9 +60,10 @@ def check_config(
         faults, unread = row_faults(config, try_rows)
         found.errors += faults
         found.unchecked += unread
-    found.forecast = forecast(config, known_sizes, division, data_bytes(config))
+    run = as_engine(config)
+    found.forecast = forecast(run, known_sizes, division, data_bytes(config))
     if found.forecast is not None:
-        found.warnings += shortages(config, found.forecast)
+        found.warnings += shortages(run, found.forecast)
     return found
 
 

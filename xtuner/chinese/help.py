@@ -86,8 +86,10 @@ HELP = {
     ),
     "folder of the model": "模型目录",
     "file of rows: .json, .jsonl, .csv, .xlsx, ...": "数据文件：.json、.jsonl、.csv、.xlsx 等",
-    "lora where it fits into memory, else qlora; dpo likewise, for pairs of answers": (
-        "显存放得下时用 lora，否则用 qlora；dpo 同理，用于成对的回答"
+    "lora where it fits into memory, else qlora; full for all weights. dpo likewise, for pairs of "
+    "answers, or one of dpo_lora, dpo_qlora, dpo_full": (
+        "显存放得下时用 lora，否则用 qlora；full 训练全部参数。dpo 同理，用于成对的回答，"
+        "也可指定 dpo_lora、dpo_qlora 或 dpo_full"
     ),
     "name of the prompt template (the one that fits the tokenizer)": (
         "对话模板的名称（默认选与 tokenizer 相符的）"
@@ -269,6 +271,7 @@ HELP = {
         "以 OpenAI 的 HTTP 接口提供模型及其适配器的服务。"
     ),
     "a LoRA adapter; repeatable": "一个 LoRA 适配器，可重复给出",
+    "the reward model that chooses among the best_of answers": "在 best_of 个回答中做选择的奖励模型",
     "what requests call the model (the name of its folder)": "请求中模型的名称（其目录名）",
     "the address to listen at (127.0.0.1: this machine only)": "监听的地址（127.0.0.1：仅限本机）",
     "the port to listen at, 0: any that is free (8000)": "监听的端口，0 表示任一空闲端口（8000）",

@@ -107,9 +107,9 @@ PREFERENCES = {
     "with lora it takes no memory": (
         "model.ref_llm 就是 model.llm 本身（{path!r}）：请去掉它；参考模型不变，用 lora 时还不占内存"
     ),
-    "build_preference_dataset formats messages with the tokenizer's chat_template, but this "
+    "{builder} formats messages with the tokenizer's chat_template, but this "
     "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)": (
-        "build_preference_dataset 用 tokenizer 的 chat_template 排版消息，而此 tokenizer 没有：请给出，例如 "
+        "{builder} 用 tokenizer 的 chat_template 排版消息，而此 tokenizer 没有：请给出，例如 "
         "tokenizer = dict(..., chat_template=...)"
     ),
     "data: %d pairs left out, because one of their answers is": "数据：%d 对因其中一个回答被略去而略去",

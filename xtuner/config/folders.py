@@ -22,7 +22,7 @@ class Folder:
 
     path: str
     name: str
-    holds: str  # "tokenizer", "llm" or "model"
+    holds: str  # "tokenizer", "llm", "reference" or "model"
     trusted: bool  # its code may run
 
 
@@ -45,11 +45,15 @@ def _held(path: str, value: Mapping[str, Any]) -> str:
     if not path.startswith("model") or path.rpartition(".")[2] == "tokenizer" or "Tokenizer" in name:
         return "tokenizer"
     # The content that a user's function needs is not known.
-    return "llm" if path == "model.llm" and name.startswith("transformers.") else "model"
+    kinds = {"model.llm": "llm", "model.ref_llm": "reference"}
+    return kinds.get(path, "model") if name.startswith("transformers.") else "model"
 
 
 def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = True) -> None:
     """NotFoundError, ModelError or ConfigError if `folder` lacks what `config` needs."""
+    if folder.holds == "reference":
+        check_language_model(folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub)
+        return
     if folder.holds != "llm":
         check_model_folder(folder.name, tokenizer=folder.holds == "tokenizer", ask_hub=ask_hub)
         return

@@ -196,6 +196,7 @@ VALUES = (
     _whole("max_nonfinite_updates", 1),
     _whole("train_cfg.max_iters", 1),
     _above_zero("train_cfg.max_epochs"),
+    _above_zero("model.beta"),
     _whole("train_cfg.val_interval", 1),
     Value("train_cfg.spike_ratio", "a number above 1", lambda v: _is_number(v) and v > 1),
     Value("val_dataloader.held_out", "a number above 0 and below 1", lambda v: _is_number(v) and 0 < v < 1),

@@ -197,8 +197,9 @@ def _open_store(
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
             translate(
-                "build_preference_dataset formats messages with the tokenizer's chat_template, but this "
-                "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)"
+                "{builder} formats messages with the tokenizer's chat_template, but this "
+                "tokenizer has none: give it one, such as tokenizer = dict(..., chat_template=...)",
+                builder="build_unpaired_dataset" if reading.is_labelled else "build_preference_dataset",
             )
         )
     rows = take_some(take_split(dataset, "train"), None, 0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from xtuner.blocks import as_recompute
 from xtuner.config.ref import as_ref, path_of
-from xtuner.config.schema import trains_all
+from xtuner.config.schema import by_trainer, trains_all
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -25,6 +25,7 @@ USABLE = 0.9
 _ADAPTERS = ("lora", "llm_lora")
 # Methods that keep a frozen copy of a model without an adapter.
 _WITH_REFERENCE = {"DPO", "KTO"}
+_PAIRS = "build_preference_dataset"
 # Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
 _STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion": 1, "SGD": 1, "Adafactor": 0}
 
@@ -58,9 +59,13 @@ def read_division(
 
 
 def read_training(
-    config: Mapping[str, Any], shape: Shape, machine: Machine, division: Division = ALONE
+    config: Mapping[str, Any],
+    shape: Shape,
+    machine: Machine,
+    division: Division = ALONE,
+    reference_bytes: int = 0,
 ) -> Training:
-    """The run of `config` on `machine`."""
+    """The run of `config` on `machine`; `reference_bytes` is the size of `model.ref_llm`."""
     model, wrapper = _dict(config.get("model")), _dict(config.get("optim_wrapper"))
     llm = _dict(model.get("llm"))
     adapter = next((_dict(model[name]) for name in _ADAPTERS if model.get(name)), {})
@@ -92,11 +97,22 @@ def read_training(
         device=machine.device,
         compiled=bool(config.get("compile")),
         copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and without_copy is None),
+        reference_bytes=reference_bytes,
+        by_trainer=by_trainer(config),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     if asked == "offload" and run.device != "cpu" and asked not in ways_on(run.device):
         asked = "full"  # as model/recompute does
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
+
+
+def named_reference(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`model.ref_llm` as a config of a model, if a run holds it; {} otherwise."""
+    model = _dict(config.get("model"))
+    if model.get("stored_reference") or not isinstance(model.get("ref_llm"), Mapping):
+        return {}
+    # With an adapter weights have the precision of their files, as those of a reference do.
+    return {"model": {"llm": model["ref_llm"], "lora": {"r": 1}}}
 
 
 def _targets(modules: Any, parameters: Iterable[str]) -> tuple[str, ...] | None:
@@ -120,9 +136,13 @@ def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Div
 
 
 def max_length(config: Mapping[str, Any], shape: Shape) -> int:
-    """Tokens of the longest sequence of the data sets of `config`."""
-    packed = [n for n in _values(config.get("train_dataloader"), "max_packed_length") if isinstance(n, int)]
-    return max([sample_length(config, shape), *packed])
+    """Tokens of the longest sequence of the data sets of `config`: a sample, a pack, or a pair of samples."""
+    loader = config.get("train_dataloader")
+    packed = [n for n in _values(loader, "max_packed_length") if isinstance(n, int)]
+    sample = sample_length(config, shape)
+    # Where it is not packed, a pair of answers is a sequence.
+    has_pairs = not packed and _PAIRS in map(_word, _values(loader, "type"))
+    return max([2 * sample if has_pairs else sample, *packed])
 
 
 def sample_length(config: Mapping[str, Any], shape: Shape) -> int:

@@ -21,6 +21,16 @@ from xtuner.language import translate
 
 # Fraction of the total; smaller savings are not shown.
 LEAST = 0.02
+# The names in a config of transformers' Trainer.
+_OF_TRAINER = {
+    "train_dataloader.batch_size": "training_args.per_device_train_batch_size",
+    "optim_wrapper.accumulative_counts": "training_args.gradient_accumulation_steps",
+    "optim_wrapper.optimizer.type = bitsandbytes.optim.AdamW8bit": "training_args.optim = 'adamw_8bit'",
+    "model.use_activation_checkpointing": "training_args.gradient_checkpointing",
+    "model.llm.quantization_config": "model.quantization_config",
+    "model.lora": "lora",
+    "--fsdp": "training_args.fsdp = 'full_shard'",
+}
 _AS_WRITTEN = {"selective": "'selective'", "full": "True", "offload": "'offload'"}
 
 
@@ -41,7 +51,15 @@ def fixes(shape: Shape, run: Training, division: Division = ALONE, count: int = 
     found = [Fix(text, need - total(changed)) for text, changed in _changes(run)]
     if division.backend == "ddp" and not division.is_alone:
         found.insert(0, Fix("--fsdp", need - total(run, replace(division, backend="fsdp"))))
+    if run.by_trainer:
+        found = [Fix(_of_trainer(fix.text), fix.saves) for fix in found]
     return [fix for fix in found if fix.saves > LEAST * need][:count]
+
+
+def _of_trainer(text: str) -> str:
+    for name, other in _OF_TRAINER.items():
+        text = text.replace(name, other)
+    return text
 
 
 def _changes(run: Training) -> Iterator[tuple[str, Training]]:
@@ -52,8 +70,12 @@ def _changes(run: Training) -> Iterator[tuple[str, Training]]:
             f"optim_wrapper.accumulative_counts = {more}",
             replace(run, batch=batch, tokens=run.tokens * batch // run.batch, accumulate=more),
         )
+    if run.copies or run.reference_bytes:
+        yield "model.stored_reference = True", replace(run, copies=0, reference_bytes=0)
     later = RECOMPUTE[RECOMPUTE.index(run.recompute) + 1 :]
-    way = next((way for way in ("full", "offload") if way in later and way in ways_on(run.device)), None)
+    # The Trainer has a switch, and no third way.
+    known = ("full",) if run.by_trainer else ("full", "offload")
+    way = next((way for way in known if way in later and way in ways_on(run.device)), None)
     if way is not None:
         yield (
             f"model.use_activation_checkpointing = {_AS_WRITTEN[way]}",

@@ -10,10 +10,10 @@ from typing import Any
 from xtuner.config.schema import Fault
 from xtuner.devices import NVIDIA
 from xtuner.errors import ModelError
-from xtuner.estimate.configured import named_llm, read_training, sample_length
+from xtuner.estimate.configured import named_llm, named_reference, read_training, sample_length
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.machine import Machine, find_machine
-from xtuner.estimate.memory import Memory, Training, size_text
+from xtuner.estimate.memory import Memory, Training, size_text, weight_bytes
 from xtuner.estimate.processes import ALONE, Division, process_memory
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.estimate.speed import seconds
@@ -60,7 +60,7 @@ def forecast(
     if shape is None:
         return None
     machine = _process_machine(find_machine(), division)
-    training = read_training(config, shape, machine, division)
+    training = read_training(config, shape, machine, division, _reference_bytes(config, known_sizes, machine))
     num_tokens = _num_tokens(config, training, division, num_bytes)
     own = num_tokens / division.processes if num_tokens else None
     time = seconds(shape, training, own, machine) if own else None
@@ -68,6 +68,18 @@ def forecast(
     return Forecast(
         shape, training, machine, needs.device, num_tokens, time, division, needs.host, needs.loading
     )
+
+
+def _reference_bytes(
+    config: Mapping[str, Any],
+    known_sizes: Callable[[str], Mapping[str, Any] | None] | None,
+    machine: Machine,
+) -> int:
+    """Bytes of the model that is the reference; 0 without one, or of an unknown size."""
+    reference = named_reference(config)
+    sizes = model_config(reference, known_sizes)
+    shape = read_shape(sizes) if sizes else None
+    return 0 if shape is None else weight_bytes(shape, read_training(reference, shape, machine))
 
 
 def _process_machine(machine: Machine, division: Division) -> Machine:

@@ -70,6 +70,8 @@ class Training:
     compiled: bool = False  # torch compiles layers that are not recomputed
     device: str = NVIDIA
     copies: int = 0  # frozen, of all weights: the reference of a method on preferences
+    reference_bytes: int = 0  # of another model that is the reference
+    by_trainer: bool = False  # by the Trainer of transformers, whose models give logits of all tokens at once
 
     @property
     def is_full(self) -> bool:
@@ -133,7 +135,7 @@ def estimate(shape: Shape, run: Training) -> Memory:
     }
     kept = {
         "weights": weight_bytes(shape, run) - host_bytes(shape, run),
-        "reference": run.copies * weight_bytes(shape, run),
+        "reference": run.copies * weight_bytes(shape, run) + run.reference_bytes,
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
     }
@@ -352,7 +354,7 @@ def loss_bytes(shape: Shape, run: Training) -> int:
     head        if it is trained: the block's gradient, once more in the head's precision
     """
     c, rows = run.compute_bytes, int(run.tokens * run.trained_share)
-    block = loss_block(rows, shape.vocab, run.device)
+    block = rows if run.by_trainer else loss_block(rows, shape.vocab, run.device)
     part = min(block * shape.vocab * 4, SOFTMAX_PART[cpu_or_gpu(run.device)])
     casts = c < run.weight_bytes
     stream = run.tokens * shape.hidden * (run.weight_bytes + c) + 2 * rows * shape.hidden * c
@@ -363,7 +365,9 @@ def loss_bytes(shape: Shape, run: Training) -> int:
         largest = max(largest, head * c)
     elif run.is_full:
         largest = max(largest, head * (c + run.weight_bytes * casts))
-    return int(stream + block * shape.vocab * c + block * shape.hidden * c + head * c * casts + largest)
+    # Of a block the gradient replaces the logits; the model's own logits stay.
+    logits = block * shape.vocab * c * (2 if run.by_trainer else 1)
+    return int(stream + logits + block * shape.hidden * c + head * c * casts + largest)
 
 
 def _backward_bytes(shape: Shape, run: Training) -> int:

@@ -57,7 +57,7 @@ def plan_lines(config: Mapping[str, Any], found: Forecast) -> list[str]:
     machine = Machine(NVIDIA, cluster.name, cluster.memory, cluster.memory)
 
     def run_by(division: Division) -> Training:
-        return read_training(config, found.shape, machine, division)
+        return read_training(config, found.shape, machine, division, found.training.reference_bytes)
 
     return _lines(found.shape, run_by, found.division, cluster)
 

@@ -48,7 +48,8 @@ from xtuner.model.reference import ReferencedModel
 class DPO(ReferencedModel, PairLanguageModel):
     """A language model that learns to prefer the chosen answer of each pair, near a reference.
 
-    "kl": half the mean squared log-ratio of the tokens of both answers.
+    "kl": half the mean squared log-ratio of the tokens of both answers. With a stored reference
+    "kl_lower_bound": the same of the mean log-ratio of each answer, as the sums over answers are stored.
     """
 
     metrics = (*PairLanguageModel.metrics, "kl")
@@ -98,8 +99,7 @@ class DPO(ReferencedModel, PairLanguageModel):
             self.metrics = (*self.metrics, "nll_loss")
         self.keep_reference(llm, ref_llm, peft_model, tokenizer, max_position_embeddings, stored_reference)
         if stored_reference:
-            # Sums of log-probabilities are stored, and the estimate needs those of tokens.
-            self.metrics = tuple(name for name in self.metrics if name != "kl")
+            self.metrics = tuple("kl_lower_bound" if name == "kl" else name for name in self.metrics)
 
     def losses(self, packed: Packed) -> tuple[Tensor, Mapping[str, Tensor]]:
         todo = self.passes_of(packed, with_loss=True)
@@ -109,7 +109,10 @@ class DPO(ReferencedModel, PairLanguageModel):
         losses = DPO_LOSSES[self.loss_type](self._scores(now, before), self.beta, self.label_smoothing)
         rewards = self.beta * (ratios / now.lengths.clamp(min=1) if self.uses_means else ratios)
         values = answer_metrics(rewards, now, self.uses_means)
-        if "kl" in self.metrics:
+        if self.stores_reference:
+            # Jensen: the square of a mean is at most the mean of the squares.
+            values["kl_lower_bound"] = of_both(ratios**2 / now.lengths.clamp(min=1) / 2, now.lengths)
+        else:
             squares = log_ratio_squares(now, before, packed, self._sequence_group)
             values["kl"] = of_both(squares, now.lengths)
         if self.rpo_alpha:

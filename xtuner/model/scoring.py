@@ -173,10 +173,21 @@ def of_auto_class(llm: Mapping[str, Any], auto_class: str, task: str) -> dict[st
 def _of_classes(llm: Mapping[str, Any], num_labels: int, kind: HeadKind) -> dict[str, Any]:
     """The config `llm` for the class of the family that has a head of `num_labels`, in full precision."""
     cfg = {**of_auto_class(llm, kind.auto_class, kind.name), "num_labels": num_labels}
-    if isinstance(quantization := llm.get("quantization_config"), Mapping):
+    quantization = llm.get("quantization_config")
+    if isinstance(quantization, Mapping):
         skipped = [*(quantization.get("llm_int8_skip_modules") or ()), *HEADS]
         cfg["quantization_config"] = {**quantization, "llm_int8_skip_modules": skipped}
+    elif quantization is not None:
+        cfg["quantization_config"] = without_heads(quantization)
     return cfg
+
+
+def without_heads(quantization: Any) -> Any:
+    """A copy of `quantization` that leaves heads as they are."""
+    found = copy.deepcopy(quantization)
+    if hasattr(found, "llm_int8_skip_modules"):
+        found.llm_int8_skip_modules = [*(found.llm_int8_skip_modules or ()), *HEADS]
+    return found
 
 
 def _lora_with_head(lora: Any, kind: HeadKind, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 max_length   the shortest power of two that nearly all rows fit into, longer where many short ones can share
 method       LoRA where the model fits in 16 bits, else QLoRA
+stored_reference   for DPO of all weights where a frozen copy of them does not fit
 batch_size   as many rows as memory and 4096 tokens allow
 accumulative_counts   at most 32768 tokens an update, and not fewer than some 100 updates in all
 """
@@ -20,6 +21,7 @@ from xtuner.estimate.memory import estimate, size_text
 from xtuner.proposal.config import recipe_of
 from xtuner.proposal.data import DataFacts
 from xtuner.proposal.memory import memory_config
+from xtuner.proposal.methods import trains_all
 from xtuner.proposal.model import ModelFacts
 
 COVERED = 0.99  # fraction of the rows that are not cut
@@ -59,6 +61,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     length = draft.take(_choose_length(model, data))
     pack = [draft.take(_choose_pack(data, length.value))] if data.is_pairs else []
     how = draft.take(_choose_method(draft, method))
+    more = [draft.take(choice) for choice in _choose_preference(draft)]
     recompute = draft.take(_choose_recompute(draft))
     batch = draft.take(_choose_batch(draft))
     tokens = (pack or [length])[0].value * batch.value
@@ -75,7 +78,7 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
             length,
             *pack,
             how,
-            *([Choice("lr", _LR_PAIRS, "ten times that of DPO on all weights")] if data.is_pairs else []),
+            *more,
             recompute,
             batch,
             updates,
@@ -171,6 +174,21 @@ def _choose_method(draft: _Draft, asked: str | None) -> Choice:
     numbers = f"in 16 bits: about {size_text(need)}, {size_text(free)} are free on {draft.machine.name}"
     fits = need < USABLE * free
     return Choice("method", lora if fits else qlora, f"{'it fits' if fits else 'it does not fit'} {numbers}")
+
+
+def _choose_preference(draft: _Draft) -> list[Choice]:
+    """The learning rate of an adapter, or the reference of all weights; nothing without pairs."""
+    if not draft.data.is_pairs:
+        return []
+    if not trains_all(draft.value("method")):
+        return [Choice("lr", _LR_PAIRS, "ten times that of DPO on all weights")]
+    name = "stored_reference"
+    need = draft.memory("full")
+    if need is None:
+        return [Choice(name, True, "the model's size is not known, and this needs no frozen copy of it")]
+    fits = need < USABLE * draft.machine.free_bytes
+    why = f"with a frozen copy of the model about {size_text(need)} are needed"
+    return [Choice(name, not fits, f"{why}, which fits, and the log has kl" if fits else why)]
 
 
 def _choose_recompute(draft: _Draft) -> Choice:

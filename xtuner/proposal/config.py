@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Enough to judge the answers during training.
 SAMPLE_TOKENS = 100
 # Choices that are not variables of part 1 of the config.
-_ELSEWHERE = ("method", "dataset_map_fn", "prompt_template", "use_activation_checkpointing")
+_OF_MODEL = ("use_activation_checkpointing", "stored_reference")
+_ELSEWHERE = ("method", "dataset_map_fn", "prompt_template", *_OF_MODEL)
 
 
 def write_config(name: str, model: ModelFacts, data: DataFacts, proposal: Proposal, lang: str = "en") -> str:
@@ -50,7 +51,10 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     if not data.questions:
         changes |= {"evaluation_freq": None, "SYSTEM": None, "chat": None}
     # Without this setting training chooses the recomputation by memory.
-    if not chosen.get("use_activation_checkpointing", True):
-        changes["model"] = {"use_activation_checkpointing": False}
+    recomputes = chosen.get("use_activation_checkpointing", True)
+    changes["model"] = {
+        **({} if recomputes else {"use_activation_checkpointing": False}),
+        **({"stored_reference": True} if chosen.get("stored_reference") else {}),
+    }
     rows = own_pairs(data.map_fn) if data.is_pairs else own_data(data.map_fn, is_text=data.is_text)
     return Recipe(name, row, METHODS[chosen["method"]], rows, changes)

@@ -13,10 +13,11 @@ from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import estimate
 from xtuner.estimate.shape import read_shape
 from xtuner.recipes.catalogue import Recipe
-from xtuner.recipes.methods import TEXT
+from xtuner.recipes.methods import PREFERENCE, TEXT
+from xtuner.recipes.page import Code
 from xtuner.recipes.parts import adapter_config, llm_config
 from xtuner.recipes.plan import Plan
-from xtuner.recipes.sizes import SIZES
+from xtuner.recipes.sizes import SIZES, known_sizes
 
 # Any card that computes in bf16.
 _CARD = Machine(NVIDIA, "GPU", 0, 0)
@@ -24,10 +25,12 @@ _CARD = Machine(NVIDIA, "GPU", 0, 0)
 
 def expected_memory(recipe: Recipe) -> int | None:
     """Peak memory on one GPU in bytes; None for models of unknown size or methods with several models."""
-    sizes = SIZES.get(recipe.model.name)
-    if sizes is None or recipe.method not in TEXT or Plan(recipe).options["training_args"]:
+    plan, sizes = Plan(recipe), SIZES.get(recipe.model.name)
+    if sizes is None or recipe.method not in [*TEXT, *PREFERENCE] or plan.options["training_args"]:
         return None
-    shape = read_shape({**sizes, "max_position_embeddings": recipe.model.context})
+    # Some recipes name another model than that of their row.
+    named = known_sizes(plan.settings["model"][recipe.method.path_setting])
+    shape = read_shape(named or {**sizes, "max_position_embeddings": recipe.model.context})
     assert shape is not None, recipe.model.name
     return estimate(shape, read_training(memory_config(recipe), shape, _CARD)).total
 
@@ -37,7 +40,12 @@ def memory_config(recipe: Recipe) -> dict[str, Any]:
     plan = Plan(recipe)
     schedule, data = plan.settings["schedule"], plan.settings["data"]
     return {
-        "model": {"llm": llm_config(plan), "lora": adapter_config(plan), **plan.options["model"]},
+        "model": {
+            "type": recipe.method.model["type"],
+            "llm": llm_config(plan),
+            "lora": adapter_config(plan),
+            **plan.options["model"],
+        },
         "optim_wrapper": {
             "type": "AmpOptimWrapper",
             "optimizer": {"type": schedule["optim_type"]},
@@ -47,8 +55,17 @@ def memory_config(recipe: Recipe) -> dict[str, Any]:
         "train_dataloader": {
             "batch_size": schedule["batch_size"],
             "dataset": {
+                "type": plan.recipe.dataset.sources[0].config.get("type"),
                 "max_length": data["max_length"],
-                "max_packed_length": data["max_packed_length"],
+                "max_packed_length": _number(data["max_packed_length"], data),
             },
         },
     }
+
+
+def _number(value: Any, settings: dict[str, Any]) -> Any:
+    """The value of a setting that may be written as a multiple of another: `max_length * 2`."""
+    if not isinstance(value, Code):
+        return value
+    name, _, times = value.partition(" * ")
+    return settings[name] * int(times)

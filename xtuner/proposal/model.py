@@ -12,7 +12,7 @@ from xtuner.errors import ModelError
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
 from xtuner.model_folder import check_model_folder, read_tokenizer
-from xtuner.proposal.methods import quantises
+from xtuner.proposal.methods import quantises, trains_all
 from xtuner.recipes.models import MODELS, Model
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -44,7 +44,7 @@ def look_at_model(path: str, template: str | None = None, method: str | None = N
             f"{path} is a name on the hub: new-cfg looks into the folder of the model, so fetch it first and "
             "give the folder; for a name, see xtuner list-cfg and xtuner copy-cfg"
         )
-    check_training(config, path, full=method == "full", asked=quantises(method))
+    check_training(config, path, full=trains_all(method), asked=quantises(method))
     row = _known_row(folder, config)
     shape = read_shape(config)
     chosen, why = _template(folder, row, template)

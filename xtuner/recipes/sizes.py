@@ -121,6 +121,7 @@ SIZES: dict[str, dict[str, Any]] = {
 def known_sizes(path: str) -> dict[str, Any] | None:
     """The config.json of the model of that name on the hub, reduced to sizes; None if it is not known."""
     for name, sizes in SIZES.items():
-        if MODELS[name].path == path:
+        # InternLM publishes chat models before their preference training too, with the ending -sft.
+        if path.removesuffix("-sft") == MODELS[name].path:
             return {**sizes, "max_position_embeddings": MODELS[name].context}
     return None

@@ -27,8 +27,14 @@ from xtuner.model import loading
 from xtuner.model.base import base_model, device_of, resize_embeddings
 from xtuner.model.classifier import NUMBER
 from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
+from xtuner.model.quantization import (
+    bitsandbytes_config,
+    check_bits,
+    repack_whole_blocks_alone,
+    set_fields_for_quantized,
+)
 from xtuner.model.quiet import silence_known_warnings
-from xtuner.model.scoring import HEADS, name_labels
+from xtuner.model.scoring import HEADS, name_labels, without_heads
 from xtuner.model.tokenizer import load_tokenizer
 from xtuner.model_folder import check_model_folder, has_tokenizer, read_json
 from xtuner.scoring.rows import Dialogue
@@ -88,8 +94,8 @@ class Scorer:
             raise ModelError(translate("the model's logits are not finite: load it in bf16 or fp32"))
         return found
 
-    def scores(self, dialogues: Sequence[Dialogue]) -> list[float]:
-        """The reward of each dialogue."""
+    def scores(self, dialogues: Sequence[str | Dialogue]) -> list[float]:
+        """The reward of each dialogue or text."""
         encoded = [self.encode(dialogue) for dialogue in dialogues]
         if any(is_cut for _, is_cut in encoded):
             say_once(
@@ -127,10 +133,12 @@ def load_scorer(
     max_length: int | None = None,
     trust_remote_code: bool = False,
     is_reward: bool = False,
+    bits: int | None = None,
 ) -> Scorer:
     """The model in `path`, with `adapter` on it, and its tokenizer; ModelError if it scores no texts.
 
     `path` may be an adapter alone, which names its base. With `is_reward` it must give one number for a text.
+    `bits`: None, 8 or 4; an adapter of QLoRA has the numbers of its training on a base in 4 bits.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -151,21 +159,36 @@ def load_scorer(
         raise ModelError(translate(what, path=adapter or path, count=config.num_labels))
     device = dist.device()
     wanted = loading.as_dtype(dtype) or loading.as_dtype(getattr(config, "dtype", None)) or torch.float32
+    precision = loading.compute_dtype(wanted, device)
     kwargs = {
         "pretrained_model_name_or_path": str(path),
         "config": config,
-        "torch_dtype": loading.compute_dtype(wanted, device),
+        "torch_dtype": precision,
         "trust_remote_code": trust_remote_code and not loading.is_native(config),
+        **_quantization(bits, precision, config, device),
     }
     logger.info(translate("Load the model that scores from {path}", path=path))
     model: Any = loading.call_loader(AutoModelForSequenceClassification.from_pretrained, kwargs, str(path))
+    repack_whole_blocks_alone(model)
     if adapter is not None:
         if brings:
             resize_embeddings(model, tokenizer)
         model = attach_adapter(model, adapter, weights=weights)
         logger.info(translate("Load adapter from {adapter}", adapter=adapter))
     folders = [Path(folder) for folder in (adapter, path) if folder is not None]
-    return Scorer(model.to(device).eval(), tokenizer, reward_token_of(folders), max_length)
+    # Quantised layers are there already, and some may not be moved.
+    model = model if bits else model.to(device)
+    return Scorer(model.eval(), tokenizer, reward_token_of(folders), max_length)
+
+
+def _quantization(bits: int | None, dtype: torch.dtype, config: Any, device: torch.device) -> dict[str, Any]:
+    """The arguments of `from_pretrained` for a model in `bits`, but for its head."""
+    quantization = bitsandbytes_config(bits, dtype, config)
+    check_bits(quantization, config, device.type)
+    if quantization is None:
+        return {}
+    set_fields_for_quantized(config)
+    return {"quantization_config": without_heads(quantization), "device_map": {"": device}}
 
 
 def with_base(path: str | Path) -> tuple[str | Path, str | Path | None]:

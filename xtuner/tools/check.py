@@ -13,6 +13,7 @@ from xtuner.check.checks import Findings, check_config
 from xtuner.estimate.configured import read_division
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.estimate.plan_table import plan_lines
+from xtuner.estimate.trainer import as_engine
 from xtuner.language import translate
 from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
@@ -43,17 +44,18 @@ def main(argv: list[str] | None = None) -> int:
     """Print the findings; returns 1 if a run would fail."""
     args = parse_args(argv)
     config = read_config(args.config, args.cfg_options)
-    named = config.get("deepspeed")
-    zero = deepspeed_settings(named) if named else None
+    run = as_engine(config)
+    named = run.get("deepspeed")
+    zero = named if isinstance(named, Mapping) else deepspeed_settings(named) if named else None
     processes, per_node = (args.processes, 8) if args.processes else num_processes()
-    division = read_division(config, processes, args.per_node or per_node, zero=zero)
+    division = read_division(run, processes, args.per_node or per_node, zero=zero)
     found = check_config(config, known_sizes, division, _try_rows)
     if args.json:
         print(json.dumps(_as_json(found), ensure_ascii=False, indent=1))
     else:
         _print(args.config, found)
         if args.processes and found.forecast is not None:
-            print("\n".join(plan_lines(config, found.forecast)))
+            print("\n".join(plan_lines(run, found.forecast)))
     return 1 if found.errors else 0
 
 

@@ -27,7 +27,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--method",
         choices=METHODS,
-        help="lora where it fits into memory, else qlora; dpo likewise, for pairs of answers",
+        metavar="METHOD",
+        help="lora where it fits into memory, else qlora; full for all weights. dpo likewise, for pairs of "
+        "answers, or one of dpo_lora, dpo_qlora, dpo_full",
     )
     parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
     parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")

@@ -24,6 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", default="scores.jsonl", metavar="FILE", help="the file to write (scores.jsonl)")
     add("--batch-size", type=int, default=8, help="texts that are read at a time (8)")
     add("--max-length", type=int, help="tokens of a text that are read (as many as the model reads)")
+    add("--bits", type=int, choices=[4, 8], help="load the model quantised to so many bits")
     add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="auto", help="precision (auto)")
     add("--trust-remote-code", action="store_true", help="run Python files that the model brings along")
     return parser.parse_args(argv)
@@ -51,11 +52,12 @@ def main(argv: list[str] | None = None) -> int:
         model,
         adapter=adapter,
         dtype=args.torch_dtype,
+        bits=args.bits,
         max_length=args.max_length,
         trust_remote_code=args.trust_remote_code,
     )
     folders = [folder for folder in (model, adapter) if folder is not None]
-    key = [args.torch_dtype, *map(state_of, folders)]
+    key = [args.torch_dtype, args.bits, *map(state_of, folders)]
     summary = score_file(scorer, args.data, args.out, batch_size=args.batch_size, key=key)
     print("\n".join([*summary.lines(), translate("The results are in {out}", out=args.out)]))
     return 0

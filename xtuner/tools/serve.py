@@ -21,6 +21,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
     add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
     add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
+    add(
+        "--reward",
+        metavar="MODEL",
+        help="the reward model that chooses among the best_of answers",
+    )
     add("--name", help="what requests call the model (the name of its folder)")
     add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine only)")
     add("--port", type=int, default=8000, help="the port to listen at, 0: any that is free (8000)")
@@ -52,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     start_console()
     # Paths are checked before torch is imported.
     check_model_path(args.model_name_or_path)
+    if args.reward is not None:
+        check_model_path(args.reward)
     from xtuner.chat.server.serve import ServeSettings, serve
 
     serve(
@@ -62,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             visual_encoder=args.visual_encoder,
             visual_select_layer=args.visual_select_layer,
             name=args.name,
+            reward=args.reward,
             torch_dtype=args.torch_dtype,
             bits=args.bits,
             offload_folder=args.offload_folder,

@@ -13,6 +13,7 @@ from xtuner.checkpoint_paths import check_exists
 from xtuner.config.schema import by_trainer
 from xtuner.errors import ConfigError
 from xtuner.estimate.configured import named_llm, read_division
+from xtuner.estimate.trainer import as_engine
 from xtuner.extras import install_extra
 from xtuner.language import translate
 from xtuner.log import logger, start_console
@@ -117,7 +118,8 @@ def main(argv: list[str] | None = None) -> int:
     processes = join_launched(args, config)
     if isinstance(args.resume, str):
         check_exists(args.resume)
-    found = check_config(config, known_sizes, read_division(config, *num_processes(), args.fsdp, zero))
+    division = read_division(as_engine(config), *num_processes(), args.fsdp, zero)
+    found = check_config(config, known_sizes, division)
     found.raise_errors()
     if named:
         check_deepspeed(named)

@@ -101,7 +101,10 @@ class _Server:
             return job
         client = request.client.host if request.client else ""
         deadline = start + self.service.timeout_s
-        return await respond(job, request, self.scheduler, self.metrics, client, deadline, make_writer)
+        runner = self.service.score_runner
+        return await respond(
+            job, request, self.scheduler, self.metrics, client, deadline, make_writer, runner
+        )
 
 
 def make_app(service: Service) -> Any:

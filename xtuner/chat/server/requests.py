@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xtuner.chat.server import schema
+from xtuner.chat.server.best_of import BestOf
 from xtuner.chat.server.forms import AnswerFormat, CallForm
 from xtuner.chat.server.images import MAX_IMAGES, picture_of
 from xtuner.chat.server.json_text import read_json
@@ -41,6 +42,7 @@ class Job:
     num_choices: int = 1  # of each prompt
     pictures: list[Picture] = field(default_factory=list)
     one_call: bool = False  # of each answer
+    best_of: BestOf | None = None
 
 
 async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patience) -> Job:
@@ -69,18 +71,19 @@ async def chat_jobs(service: Service, body: schema.ChatRequest, patience: Patien
             f"the {prompt.num_dropped} oldest turns were left out: they exceed the context of "
             f"{service.prompts.context} tokens"
         )
-    job = _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices)
+    count = _best_of(service, body, tools=bool(tools), image_url=bool(shown))
+    job = _job(service, body, model, [prompt.ids], sampling, True, bool(tools), notices, count)
     one_call = body.parallel_tool_calls is False
-    return replace(job, pictures=list(shown.values()), one_call=one_call)
+    job = replace(job, pictures=list(shown.values()), one_call=one_call)
+    return job if count is None else _choosing(service, job, [messages], count, body.n or 1)
 
 
 async def completion_jobs(service: Service, body: schema.CompletionRequest, patience: Patience) -> Job:
     """The job of a completion request."""
     model = service.find(body.model)
     notices = notices_of(body)
-    if body.best_of not in (None, 1, body.n or 1):
-        raise ApiError(400, "best_of must be n; leave it out", "best_of")
-    texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, body.n or 1)
+    count = _best_of(service, body)
+    texts = prompts_of(body.prompt, "prompt", schema.MAX_CHOICES, count or body.n or 1)
     special = body.add_special_tokens is not False
     prompts = await asyncio.to_thread(prompt_ids, service, texts, patience, body.suffix, special)
     # An empty answer is useful if the prompt is returned with it.
@@ -88,7 +91,41 @@ async def completion_jobs(service: Service, body: schema.CompletionRequest, pati
     max_new_tokens = 0 if no_answer else _length(service, body.max_tokens)
     sampling = _sampling(service, body, max_new_tokens, [], body.logprobs)
     sampling = replace(sampling, echo=bool(body.echo))
-    return _job(service, body, model, prompts, sampling, False, False, notices)
+    job = _job(service, body, model, prompts, sampling, False, False, notices, count)
+    if count is None:
+        return job
+    decode = service.prompts.tokenizer.decode
+    before = ["" if body.echo else text if isinstance(text, str) else decode(text) for text in texts]
+    return _choosing(service, job, before, count, body.n or 1)
+
+
+def _best_of(
+    service: Service, body: schema.ChatRequest | schema.CompletionRequest, **others: bool
+) -> int | None:
+    """The number of answers to choose from; None without a choice. `others`: what cannot be scored."""
+    count, num = body.best_of, body.n or 1
+    if service.scorer is None:
+        if count not in (None, 1, num):
+            why = f"best_of = {count} needs a reward model that chooses: start the server with --reward MODEL"
+            raise ApiError(400, why, "best_of")
+        return None
+    if count is None:
+        return None
+    others = {"stream": body.stream, "suffix": bool(getattr(body, "suffix", None)), **others}
+    given = next((name for name, value in others.items() if value), None)
+    if given is not None:
+        raise ApiError(400, f"best_of scores whole answers to texts: leave {given} out", "best_of")
+    if count < num:
+        raise ApiError(400, f"best_of is {count}, but must be at least n, which is {num}", "best_of")
+    if count > 1 and body.temperature == 0:
+        why = f"best_of = {count} with temperature = 0: all answers are the same; raise it, to 0.8 say"
+        raise ApiError(400, why, "best_of")
+    return count
+
+
+def _choosing(service: Service, job: Job, prompts: list[Any], count: int, num: int) -> Job:
+    assert service.scorer is not None
+    return replace(job, best_of=BestOf(service.scorer, prompts, count, num))
 
 
 def notices_of(body: schema.Whole) -> list[str]:
@@ -128,8 +165,9 @@ def _job(
     is_chat: bool,
     finds_calls: bool,
     notices: list[str],
+    count: int | None = None,
 ) -> Job:
-    num = body.n or 1
+    num = count or body.n or 1
     parts = []
     for prompt in prompts:
         length = _room(service, prompt, sampling.max_new_tokens)

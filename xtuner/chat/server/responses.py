@@ -16,6 +16,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -27,6 +28,7 @@ from xtuner.chat.server.requests import Job
 from xtuner.chat.server.scheduler import QueueFullError, Scheduler
 from xtuner.chat.server.service import ApiError, refusal
 from xtuner.chat.server.tool_calls import Call, CallFinder
+from xtuner.errors import XTunerError
 from xtuner.generation.request import End, Event, Failed, Piece, Request, TokenInfo
 
 T = TypeVar("T")
@@ -54,6 +56,7 @@ async def respond(
     client: str,
     deadline: float,
     make_writer: Callable[[Job, Metrics], Writer] | None = None,
+    runner: Executor | None = None,
 ) -> Response:
     """The answer to `job`; ApiError if the queue is full or the generation fails."""
     events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -85,7 +88,7 @@ async def respond(
         return StreamingResponse(
             _stream(writer, source), media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
         )
-    return await _whole(writer, source, request)
+    return await _whole(writer, source, request, functools.partial(_chosen, job, runner))
 
 
 async def _events(
@@ -134,9 +137,12 @@ async def _stream(writer: Writer, source: AsyncIterator[tuple[int, Event] | None
 
 
 async def _whole(
-    writer: Writer, source: AsyncIterator[tuple[int, Event] | None], request: HttpRequest
+    writer: Writer,
+    source: AsyncIterator[tuple[int, Event] | None],
+    request: HttpRequest,
+    choose: Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]],
 ) -> Response:
-    async def collect() -> bool:
+    async def collect() -> dict[str, Any]:
         try:
             async for item in source:
                 if item is None:
@@ -145,13 +151,22 @@ async def _whole(
                     raise refusal(item[1].error)
                 for _ in writer.chunks(*item):
                     pass
-            return True
+            return await choose(writer.whole())
         finally:
             await source.aclose()  # type: ignore[attr-defined]
 
-    if await unless_gone(collect(), request):
-        return JSONResponse(writer.whole())
-    return Response(status_code=499)
+    found = await unless_gone(collect(), request)
+    return Response(status_code=499) if found is None else JSONResponse(found)
+
+
+async def _chosen(job: Job, runner: Executor | None, answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer with the choices that `best_of` keeps, scored by `runner`."""
+    if job.best_of is None:
+        return answer
+    try:
+        return await asyncio.get_running_loop().run_in_executor(runner, job.best_of.choose, answer)
+    except XTunerError as error:
+        raise refusal(error) from error
 
 
 async def unless_gone(work: Coroutine[Any, Any, T], request: HttpRequest) -> T | None:

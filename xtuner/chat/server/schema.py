@@ -204,6 +204,9 @@ class _Generation(Whole):
 
 
 class ChatRequest(_Generation):
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description="answers of which the reward model chooses the best n; not of OpenAI"
+    )
     messages: Annotated[list[Message], _few(MAX_MESSAGES, 1)]
     max_completion_tokens: Annotated[int, Field(ge=-1, le=MAX_NEW_TOKENS)] | None = None
     tools: Annotated[list[Tool], _few(MAX_TOOLS)] | None = None
@@ -227,7 +230,9 @@ class CompletionRequest(_Generation):
         None, description="begin with the prompt, with logprobs with those of its tokens"
     )
     suffix: str | None = Field(None, description="for models with tokens for filling in")
-    best_of: Annotated[int, Field(ge=1)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(
+        None, description="answers of which the reward model chooses the best n"
+    )
     add_special_tokens: bool | None = Field(None, description="of texts, default true; not of OpenAI")
 
 
@@ -279,6 +284,7 @@ class Usage(BaseModel):
 class ChatChoice(BaseModel):
     index: int
     message: dict[str, Any]
+    score: float | None = Field(None, description="by the reward model, with best_of; not of OpenAI")
     logprobs: dict[str, Any] | None = None
     finish_reason: Literal["stop", "length", "tool_calls"]
 
@@ -286,6 +292,7 @@ class ChatChoice(BaseModel):
 class TextChoice(BaseModel):
     index: int
     text: str
+    score: float | None = Field(None, description="by the reward model, with best_of; not of OpenAI")
     logprobs: dict[str, Any] | None = None
     finish_reason: Literal["stop", "length"]
 

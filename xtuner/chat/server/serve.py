@@ -41,6 +41,7 @@ class ServeSettings(ModelSettings):
     timeout_s: float = 600.0
     shutdown_s: float = 30.0
     allowed_origins: Sequence[str] = ()
+    reward: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
@@ -155,6 +156,7 @@ def _load(
 
     for path in adapters.values():
         check_adapter_folder(path)
+    scorer = None if settings.reward is None else _load_scorer(settings)
     parts = find_parts(settings)
     adapter = None if parts is None else parts.llm_adapter
     model, tokenizer, pictures = load_model(settings, parts, adapter)
@@ -186,7 +188,15 @@ def _load(
         max_request_bytes=settings.max_request_bytes,
         host=settings.host,
         allowed_origins=settings.allowed_origins,
+        scorer=scorer,
     )
+
+
+def _load_scorer(settings: ServeSettings) -> Any:
+    from xtuner.scoring.scorer import load_scorer
+
+    assert settings.reward is not None
+    return load_scorer(settings.reward, trust_remote_code=settings.trust_remote_code, is_reward=True)
 
 
 def _run(settings: ServeSettings, service: Any, listener: socket.socket) -> None:

@@ -17,6 +17,7 @@ from xtuner.chat.server.scheduler import Scheduler, StoppedError
 from xtuner.errors import XTunerError, did_you_mean
 from xtuner.generation.request import LateError
 from xtuner.log import logger
+from xtuner.scoring.scorer import Scorer
 
 
 class ApiError(Exception):
@@ -97,6 +98,9 @@ class Service:
     max_request_bytes: int = 8 * 2**20
     read_s: float = 30.0  # maximum pause within a request's body
     host: str | None = None  # that it listens on
+    scorer: Scorer | None = None  # of best_of
+    # One at a time: a scorer is not made for several threads.
+    score_runner: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "scores"))
     allowed_origins: Sequence[str] = ()
     # One at a time: decoding an image of some kilobytes can need a gigabyte.
     image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
