@@ -156,7 +156,13 @@ def test_too_little_memory_is_a_warning_with_cures(load):
 
 OTHERS = {*deepspeed_names(), *SCRIPTS}
 # What the user will name, and a package that only those who load from there have.
-THE_USERS = ("there is no data file ", "There is no model folder ", "there is no module 'modelscope'")
+THE_USERS = (
+    "there is no folder or archive of images ./data/",
+    "name the checkpoint of the stage before",
+    "there is no data file ",
+    "There is no model folder ",
+    "there is no module 'modelscope'",
+)
 
 
 def test_built_in_configs_pass_but_for_what_their_user_names(tmp_path, monkeypatch):

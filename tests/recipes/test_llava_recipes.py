@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.llava import picture_file, save_llava
+from xtuner.check.checks import check_config
 from xtuner.config import Builder, parse_config
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.recipes.catalogue import names
@@ -56,3 +57,19 @@ def test_a_recipe_trains_a_step(name, settings):
     assert trained == {n for n, p in model.named_parameters() if p.grad is not None}
     assert any(n.startswith("projector.") for n in trained)
     assert any(n.startswith("llm.") for n in trained) != ("pretrain" in name)
+
+
+def test_check_names_what_is_missing(settings):
+    """The file, the folder of images and the checkpoint of the stage before, one line each."""
+    name = "llava_vicuna_7b_v15_qlora_clip_vit_large_p14_336_lora_e1_gpu8_finetune"
+    missing = {"data_path": "no.json", "image_folder": "nowhere", "pretrained_pth": "no.pth"}
+    given = {key: value for key, value in settings.items() if key != "refcoco_path"}
+    errors = check_config(parse_config(render(name), f"{name}.py", {**given, **missing})).errors
+    assert [error.path for error in errors] == [
+        "train_dataloader.dataset",
+        "train_dataloader.dataset.image_folder",
+        "model.pretrained_pth",
+    ]
+    assert "there is no folder or archive of images nowhere" in errors[1].message
+    there = {"pretrained_pth": None}
+    assert not check_config(parse_config(render(name), f"{name}.py", {**given, **there})).errors

@@ -2,12 +2,14 @@
 
 model.llm, tokenizers    a model folder with all files, or a name on the hub (not checked)
 load_dataset             files, patterns and folders; URLs are not checked
+LLaVADataset             the file of conversations, the folder of images
 load_from, peft_model    a checkpoint, an adapter
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,14 @@ from xtuner.language import translate
 from xtuner.model_folder import looks_local
 from xtuner.paths import beside, near_it
 
+_WITH_IMAGES = ("LLaVADataset", "RefCOCOJsonDataset", "InvRefCOCOJsonDataset")
+_IN_ARCHIVE = re.compile(r"(?i)\.(zip|tar)([/\\]|$)")
+
 
 def file_faults(config: Mapping[str, Any]) -> list[Fault]:
     """Faults of missing files."""
-    return [*_empty_paths(config), *_model_faults(config), *_data_faults(config), *_checkpoint_faults(config)]
+    faults = [*_empty_paths(config), *_model_faults(config), *_data_faults(config)]
+    return [*faults, *_image_faults(config), *_checkpoint_faults(config)]
 
 
 def hub_names(config: Mapping[str, Any]) -> list[str]:
@@ -85,6 +91,8 @@ def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         for path, value in walk(config.get(name), name):
             if called(value) == "load_dataset" and isinstance(value.get("path"), str):
                 yield path, value
+            if called(value) in _WITH_IMAGES and isinstance(value.get("data_path"), str):
+                yield path, {"path": value["data_path"], "data_files": None}
 
 
 def _is_hub_name(cfg: Mapping[str, Any]) -> bool:
@@ -121,6 +129,22 @@ def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
     return found
 
 
+def _image_faults(config: Mapping[str, Any]) -> list[Fault]:
+    """Faults of folders or archives of images that are not there: one for each."""
+    found: dict[str, Fault] = {}
+    for name in data_parts(config):
+        for path, value in walk(config.get(name), name):
+            folder = value.get("image_folder")
+            if called(value) not in _WITH_IMAGES or not isinstance(folder, str):
+                continue
+            if not os.path.exists(os.path.expanduser(folder)) and not _IN_ARCHIVE.search(folder):
+                hint = beside(folder, getattr(config, "filename", None)) or near_it(folder, folders=True)
+                what = "there is no folder or archive of images {path}"
+                message = f"{path}.image_folder: {translate(what, path=folder)}{hint}"
+                found.setdefault(folder, Fault(f"{path}.image_folder", message))
+    return list(found.values())
+
+
 def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
     found = []
     load_from, file_of_config = config.get("load_from"), getattr(config, "filename", None)
@@ -134,6 +158,14 @@ def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:
             )
             found.append(Fault("load_from", message))
     model = config.get("model")
+    earlier = model.get("pretrained_pth") if isinstance(model, Mapping) else None
+    if isinstance(earlier, str):
+        try:
+            check_exists(earlier)
+        except NotFoundError as error:
+            what = "model.pretrained_pth: {error}; name the checkpoint of the stage before{hint}"
+            hint = beside(earlier, file_of_config)
+            found.append(Fault("model.pretrained_pth", translate(what, error=error, hint=hint)))
     adapter = model.get("peft_model") if isinstance(model, Mapping) else None
     if isinstance(adapter, str) and not os.path.exists(adapter):
         hint = beside(adapter, file_of_config) or near_it(adapter)

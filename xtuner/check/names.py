@@ -53,6 +53,8 @@ _CERTAIN = {
         "AutoModelForImageTextToText.from_pretrained",
         "AutoTokenizer.from_pretrained",
         "BitsAndBytesConfig",
+        "CLIPImageProcessor.from_pretrained",
+        "CLIPVisionModel.from_pretrained",
     )
 }
 # Modules that are small enough to import.

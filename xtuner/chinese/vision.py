@@ -36,6 +36,9 @@ VISION = {
     "image_processor has no pretrained_model_name_or_path: name its folder": (
         "image_processor 缺少 pretrained_model_name_or_path：请写明其文件夹"
     ),
+    "model.pretrained_pth: {error}; name the checkpoint of the stage before{hint}": (
+        "model.pretrained_pth：{error}；请写明上一阶段的 checkpoint{hint}"
+    ),
     # data
     "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder": (
         "如果 image_processor 不是写明文件夹的 dict，LLaVADataset 需要 rows_per_image"
