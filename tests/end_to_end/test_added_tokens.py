@@ -13,7 +13,7 @@ from xtuner.errors import ModelError
 from xtuner.model.tokenizer import load_tokenizer
 
 CHATS = [{"instruction": f"<call> {i}", "output": f"<answer> {i} <answer>"} for i in range(8)]
-SHORT = ("--max-new-tokens", 8, "--torch-dtype", "fp32", "--temperature", 0, "--prompt-template", "default")
+SHORT = ("--max-new-tokens", 8, "--torch-dtype", "fp32", "--temperature", 0, "--prompt-template", "qwen_chat")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
