@@ -69,6 +69,18 @@ class OwnAttention:
 
 
 @dataclass(frozen=True)
+class Images:
+    """How a family takes images: tests/model/test_vision_language.py."""
+
+    # Whether samples with images may be packed. If not, as images attend both ways, each runs by itself.
+    packs: bool = False
+    # Positions of a sample depend on the sizes of its images.
+    mrope: bool = False
+    # The dimension of images in the tensors of a sample.
+    dim: int = 0
+
+
+@dataclass(frozen=True)
 class Family:
     """One family."""
 
@@ -98,6 +110,8 @@ class Family:
     ours: bool = False
     # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
     no_text: str = ""
+    # By the whole model's name; None: not known to train with images.
+    images: Images | None = None
 
 
 def _llama_bias(cfg: Mapping[str, Any]) -> set[str]:
@@ -272,6 +286,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_omni": Family(no_text=_THINKER.format("Qwen2_5OmniThinkerForConditionalGeneration")),
     "qwen2_5_omni_text": Family(fused=Fused(None, None, _layer("qwen2_5_omni", "Qwen2MLP"))),
+    "qwen2_5_vl": Family(images=Images(packs=True, mrope=True)),
     "qwen2_5_vl_text": Family(fused=Fused(None, None, _layer("qwen2_5_vl", "Qwen2MLP"))),
     "qwen2_moe": Family(
         packs=True, plain_head=True, gguf="qwen2moe", gguf_norms_experts=False,
@@ -327,6 +342,22 @@ UNKNOWN = Family()
 OPEN_WITH_NOTHING = ("qwen",)
 # What opens a conversation of GLM 4, in this order: tokens of its vocabulary, and none is its bos token.
 GLM_MARKS = ("[gMASK]", "<sop>")
+
+
+# Parts of the names of weights between an image encoder and the language part.
+PROJECTORS = (
+    "multi_modal_projector",
+    "connector",
+    "merger",
+    "deepstack_merger_list",
+    "image_newline",
+    "downsample",
+)
+
+
+def images_of(config: Any) -> Images | None:
+    """How the model of a config takes images, or None if it is not known to train with them."""
+    return FAMILIES.get(str(config.model_type), UNKNOWN).images
 
 
 def family_of(config: Any) -> Family:

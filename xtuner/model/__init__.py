@@ -3,7 +3,8 @@
 from xtuner.model.llava import LLaVAModel
 from xtuner.model.loading import register_families
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.vision_language import VisionLanguageFinetune
 
 register_families()
 
-__all__ = ["LLaVAModel", "SupervisedFinetune"]
+__all__ = ["LLaVAModel", "SupervisedFinetune", "VisionLanguageFinetune"]
