@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import transformers
@@ -29,8 +31,8 @@ class Kind(NamedTuple):
     written: str  # by the chat template for an image
     names: dict[str, str]  # attributes of the tokenizer -> tokens
     config: dict[str, str]  # fields of the config -> tokens
-    settings: dict[str, Any] = {}  # of the processor
-    model: dict[str, Any] = {}  # fields of the config
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the processor
+    model: Mapping[str, Any] = MappingProxyType({})  # fields of the config
 
 
 def _qwen(**settings: Any) -> Callable[[], Any]:
@@ -45,11 +47,102 @@ QWEN = Kind(
     QWEN_TOKENS,
     "<|vision_start|><|image_pad|><|vision_end|>",
     {},
-    {"image_token_id": QWEN_TOKENS[0], "video_token_id": QWEN_TOKENS[1], "vision_start_token_id": QWEN_TOKENS[2],
-     "vision_end_token_id": QWEN_TOKENS[3]},
-)  # fmt: skip
+    dict(
+        zip(
+            ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"),
+            QWEN_TOKENS,
+            strict=True,
+        )
+    ),
+)
 KINDS: dict[str, Kind] = {
     "qwen2_5_vl": QWEN,
+    "qwen2_vl": QWEN,
+    "qwen3_vl": QWEN,
+    "glm4v": Kind(
+        lambda: transformers.Glm4vImageProcessorPil(
+            size={"shortest_edge": 2 * 28 * 28, "longest_edge": 28 * 28 * 12}
+        ),
+        ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>"),
+        "<|begin_of_image|><|image|><|end_of_image|>",
+        {},
+        {
+            "image_token_id": "<|image|>",
+            "video_token_id": "<|video|>",
+            "image_start_token_id": "<|begin_of_image|>",
+            "image_end_token_id": "<|end_of_image|>",
+        },
+    ),
+    "gemma3": Kind(
+        lambda: transformers.Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),
+        ("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
+        "<start_of_image>",
+        {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},
+        {
+            "image_token_id": "<image_soft_token>",
+            "boi_token_id": "<start_of_image>",
+            "eoi_token_id": "<end_of_image>",
+        },
+        {"image_seq_length": 4},
+    ),
+    "llava_next": Kind(
+        lambda: transformers.LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28},
+            crop_size={"height": 28, "width": 28},
+            image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]],
+        ),
+        ("<image>",),
+        "<image>",
+        {},
+        {"image_token_id": "<image>"},
+        {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+        {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
+    ),
+    "llava_onevision": Kind(
+        lambda: transformers.LlavaOnevisionImageProcessorPil(
+            size={"height": 28, "width": 28},
+            image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]],
+        ),
+        ("<image>", "<video>"),
+        "<image>",
+        {},
+        {"image_token_id": "<image>", "video_token_id": "<video>"},
+        {
+            "num_image_tokens": 4,
+            "vision_feature_select_strategy": "full",
+            "vision_aspect_ratio": "anyres_max_9",
+        },
+        {"image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
+    ),
+    "internvl": Kind(
+        lambda: transformers.GotOcr2ImageProcessorPil(
+            size={"height": 28, "width": 28},
+            crop_to_patches=True,
+            min_patches=1,
+            max_patches=3,
+        ),
+        ("<IMG_CONTEXT>", "<img>", "</img>", "<video>"),
+        "<IMG_CONTEXT>",
+        {
+            "context_image_token": "<IMG_CONTEXT>",
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "video_token": "<video>",
+        },
+        {"image_token_id": "<IMG_CONTEXT>"},
+        {"image_seq_length": 1},
+    ),
+    "idefics3": Kind(
+        lambda: transformers.Idefics3ImageProcessorPil(
+            size={"longest_edge": 56},
+            max_image_size={"longest_edge": 28},
+        ),
+        ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
+        "<image>",
+        {},
+        {"image_token_id": "<image>"},
+        {"image_seq_len": 1},
+    ),
 }
 
 
@@ -62,8 +155,11 @@ def save(family: str, folder: Path, tokenizer: Any) -> Path:
     text, vision, whole = seeing.FAMILIES[family]
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in kind.config.items()}
     seeing_before = seeing.FAMILIES[family]
-    vocabulary = {"vocab_size": -(-len(tokenizer) // 64) * 64}
-    seeing.FAMILIES[family] = ({**text, **vocabulary}, vision, {**whole, **ids, **kind.model})
+    # Images must be in the window of the answers.
+    more = {"vocab_size": -(-len(tokenizer) // 64) * 64}
+    if "sliding_window" in text:
+        more["sliding_window"] = 512
+    seeing.FAMILIES[family] = ({**text, **more}, vision, {**whole, **ids, **kind.model})
     try:
         seeing.make(family).save_pretrained(folder)
     finally:
@@ -73,9 +169,7 @@ def save(family: str, folder: Path, tokenizer: Any) -> Path:
     tokenizer.save_pretrained(folder)
     kind.image_processor().save_pretrained(folder)
     if kind.settings:
-        import json
-
-        (folder / "processor_config.json").write_text(json.dumps(kind.settings))
+        (folder / "processor_config.json").write_text(json.dumps(dict(kind.settings)))
     return folder
 
 

@@ -202,6 +202,7 @@ FAMILIES: dict[str, Family] = {
     "gemma2": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True)),
     ),
+    "gemma3": Family(images=Images()),
     "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
     # Their weights are clamped in place.
     "gemma3n_text": Family(weights_read=("correction_coefs", "prediction_coefs")),
@@ -211,6 +212,7 @@ FAMILIES: dict[str, Family] = {
         packs=True, plain_head=True,
         sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
     ),
+    "glm4v": Family(images=Images(packs=True, mrope=True)),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
     "gpt_oss": Family(
@@ -226,6 +228,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True))),
     "granitemoe_swa": Family(packs=True),
     "granitemoehybrid": Family(packs=False, weights_read=("out_proj",)),
+    "idefics3": Family(images=Images(packs=True, dim=1)),
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
@@ -242,6 +245,7 @@ FAMILIES: dict[str, Family] = {
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),
     "internlm3": Family(packs=True, gguf="llama"),
+    "internvl": Family(images=Images(packs=True)),
     "jamba": Family(packs=False, weights_read=("dt_proj",)),
     "kimi_linear": Family(packs=False),
     "kosmos-2": Family(no_text=_NEEDS_IMAGE),
@@ -257,6 +261,8 @@ FAMILIES: dict[str, Family] = {
         packs=True,
         sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
     ),
+    "llava_next": Family(images=Images(packs=True)),
+    "llava_onevision": Family(images=Images(packs=True)),
     "longcat_flash": Family(weights_read=("classifier",)),
     "mamba": Family(packs=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
@@ -295,6 +301,7 @@ FAMILIES: dict[str, Family] = {
             shared_width=_one_shared, shared_gate=True,
         ),
     ),
+    "qwen2_vl": Family(images=Images(packs=True, mrope=True)),
     "qwen2_vl_text": Family(fused=Fused(None, None, _layer("qwen2_vl", "Qwen2MLP"))),
     "qwen3": Family(
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3", gguf_biases=False,
@@ -319,6 +326,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "qwen4_exp_text": Family(packs=False),
+    "qwen3_vl": Family(images=Images(packs=True, mrope=True)),
     "recurrent_gemma": Family(packs=False),
     # Its code divides weights while it generates, which quantised weights do not survive.
     "rwkv": Family(packs=False, when_quantized={"rescale_every": 0}),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ConfigError, ModelError
+from xtuner.extras import pip_install
 from xtuner.language import translate
 from xtuner.model_folder import looks_local
 
@@ -45,15 +46,14 @@ def load_processor(path: str | Path) -> Any:
 
     try:
         family = AutoConfig.from_pretrained(str(path)).model_type
-        kind: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(family) or "", None)
-        if kind is None or not issubclass(kind, ProcessorMixin):
-            raise ModelError(
-                translate(
-                    "{path} has no processor of transformers: its family is {family!r}",
-                    path=path,
-                    family=family,
-                )
-            )
+        name = PROCESSOR_MAPPING_NAMES.get(family)
+        if name is None:
+            what = "{path} has no processor of transformers: its family is {family!r}"
+            raise ModelError(translate(what, path=path, family=family))
+        kind: Any = getattr(transformers, name)
+        if not issubclass(kind, ProcessorMixin):  # a stand-in of transformers
+            what = "the processor of {path} needs a package that is missing: {command}"
+            raise ModelError(translate(what, path=path, command=pip_install("torchvision")))
         parts = {
             "image_processor": load_image_processor(path),
             "tokenizer": AutoTokenizer.from_pretrained(str(path)),

@@ -13,7 +13,11 @@ from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.image_processor import load_processor
 from xtuner.model import VisionLanguageFinetune
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    # Of GLM-4V's processor, about its own arrays.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 IMAGE = {"type": "image"}
 
@@ -140,7 +144,7 @@ def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_e
     pairs = {n: (own[n].grad, p.grad) for n, p in theirs.named_parameters() if p.grad is not None}
     assert {n for n, p in own.items() if p.grad is not None} == pairs.keys()
     # A bias of keys has no gradient but that of rounding.
-    kept = {n: pair for n, pair in pairs.items() if pair[1].abs().max() > 1e-9}
+    kept = {n: p for n, p in pairs.items() if not n.endswith("k_proj.bias") and p[1].abs().max() > 1e-9}
     assert {made.part_of(name) for name in kept} == {"vision", "projector", "language model"}
     errors = {name: relative_error(*pair) for name, pair in kept.items()}
     assert max(errors.values()) < 1e-5, sorted(errors.items(), key=lambda pair: -pair[1])[:5]

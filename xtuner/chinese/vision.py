@@ -75,7 +75,9 @@ VISION = {
     "the row has {images} images, and its messages have parts for {count}": (
         "该行有 {images} 张图像，而其消息中有 {count} 个图像部分"
     ),
-    "the row has images, and its conversation no question for them": "该行有图像，但其对话中没有可放图像的问题",
+    "the row has images, and its conversation no question for them": (
+        "该行有图像，但其对话中没有可放图像的问题"
+    ),
     "data: %d conversations are left out, because max_length = %d cuts an image: %s": (
         "数据：略去 %d 段对话，因为 max_length = %d 会切断图像：%s"
     ),
@@ -84,6 +86,9 @@ VISION = {
     ),
     "{path} has no processor of transformers: its family is {family!r}": (
         "{path} 没有 transformers 的 processor：它属于 {family!r} 系列"
+    ),
+    "the processor of {path} needs a package that is missing: {command}": (
+        "{path} 的 processor 缺少所需的软件包：{command}"
     ),
     "the processor of {path} cannot be loaded: {error}": "无法加载 {path} 的 processor：{error}",
     "processor has no pretrained_model_name_or_path: name its folder": (

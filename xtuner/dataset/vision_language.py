@@ -1,6 +1,6 @@
 """Conversations about images for vision-language models of transformers, by their own processor.
 
-    row       {"messages": [{"role": "user", "content": [{"type": "image_url", ...}, {"type": "text", ...}]}, ...]}
+    row       {"messages": [{"role": "user", "content": [{"type": "image_url", ...}, ...]}, ...]}
               {"image": "1.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, ...]}
     sample    151652 151655 151655 ... 151653 3838     as the processor tokenises the conversation
     item      ids, labels, boundaries, and for each sample the tensors of its images
@@ -195,6 +195,7 @@ class _Mapping:
     """
 
     __slots__ = ("_data", "_key")
+    __name__ = "VisionLanguageDataset"  # in messages
 
     def __init__(self, data: VisionLanguageDataset, key: str) -> None:
         self._data, self._key = data, key

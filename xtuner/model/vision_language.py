@@ -11,6 +11,7 @@ Samples of families whose images attend both ways run by themselves, with the ma
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -113,6 +114,11 @@ class VisionLanguageFinetune(SupervisedFinetune):
         finally:
             self._inputs = ()
 
+    def head_apart(self) -> tuple[nn.Module, nn.Linear] | None:
+        parts = super().head_apart()
+        # The decoder of the language part would not get the images.
+        return None if parts is None else (base_model(self.llm).model, parts[1])
+
     # --- passes -------------------------------------------------------------------------------------------
 
     def _may_pack(self, packed: Packed) -> bool:
@@ -140,7 +146,12 @@ class VisionLanguageFinetune(SupervisedFinetune):
         return replace(p, inputs={**p.inputs, **self._joined(own), **self._types(p.inputs["input_ids"])})
 
     def _types(self, ids: Tensor) -> dict[str, Tensor]:
-        return {"mm_token_type_ids": (ids == base_model(self.llm).config.image_token_id).long()}
+        """Which tokens are those of images, under the names that the model takes."""
+        base = base_model(self.llm)
+        names = {"mm_token_type_ids", "token_type_ids"} & inspect.signature(
+            base.model.forward
+        ).parameters.keys()
+        return dict.fromkeys(names, (ids == base.config.image_token_id).long())
 
     def _joined(self, samples: Sequence[ImageInputs | None]) -> dict[str, Tensor]:
         """The tensors of the images of all samples, on the device."""
@@ -169,7 +180,8 @@ class VisionLanguageFinetune(SupervisedFinetune):
                 continue
             own = ids[:, start:end]
             grids = {name: value for name, value in inputs.items() if name == "image_grid_thw"}
-            found.append(model.get_rope_index(own, **self._types(own), **grids)[0])
+            types = (own == base_model(self.llm).config.image_token_id).long()
+            found.append(model.get_rope_index(own, mm_token_type_ids=types, **grids)[0])
         return torch.cat(found, dim=-1).to(self.device)
 
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
@@ -206,10 +218,7 @@ def _joined_along(tensors: Sequence[Tensor], dim: int) -> Tensor:
     """The tensors one after the other along `dim`, with zeros behind those that are smaller elsewhere."""
     shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
     shape[dim] = sum(t.shape[dim] for t in tensors)
-    if all(
-        t.shape[:dim] + t.shape[dim + 1 :] == tensors[0].shape[:dim] + tensors[0].shape[dim + 1 :]
-        for t in tensors
-    ):
+    if all([*t.shape[:dim], *t.shape[dim + 1 :]] == [*shape[:dim], *shape[dim + 1 :]] for t in tensors):
         return torch.cat(list(tensors), dim)
     joined = tensors[0].new_zeros(shape)
     start = 0

@@ -51,7 +51,7 @@ def with_marks(row: Row) -> tuple[dict[str, Any], list[Any]]:
 
 
 def place_marks(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The messages with `count` marks: those there, one for each `<image>`, or all before the first question."""
+    """The messages with `count` marks: as they are, for each `<image>`, or before all words."""
     marked = sum((message.get("content") or "").count(IMAGE_MARK) for message in messages)
     if marked == count:
         return messages
