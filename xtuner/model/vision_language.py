@@ -50,6 +50,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
         lora: Any = None,
         peft_model: str | None = None,
         use_activation_checkpointing: bool | str | None = None,
+        use_varlen_attn: bool = False,
         max_position_embeddings: int | None = None,
         tokenizer: Any = None,
     ):
@@ -59,6 +60,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
             lora=lora,
             peft_model=peft_model,
             use_activation_checkpointing=use_activation_checkpointing,
+            use_varlen_attn=use_varlen_attn,
             tokenizer=tokenizer,
             max_position_embeddings=max_position_embeddings,
             text_only=False,
