@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.dataset.encoding.answer_ends import AnswerEnds
-from xtuner.dataset.encoding.image_text import IMAGE_MARK, content_parts
+from xtuner.dataset.encoding.image_text import content_parts
 from xtuner.dataset.encoding.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
 from xtuner.dataset.encoding.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
+from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError, ModelError
 from xtuner.language import translate
 from xtuner.log import say_once

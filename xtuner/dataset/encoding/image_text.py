@@ -12,11 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError
 from xtuner.language import translate
-
-# Code points that are no characters, so no text of a user holds them.
-IMAGE_MARK = "\ufdd0image\ufdd1"
 
 _MARKS = re.compile(f"({IMAGE_MARK})")
 Span = tuple[int, int]

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from xtuner.dataset.encoding.image_text import IMAGE_MARK
+from xtuner.dataset.map_fns.images import IMAGE_MARK
 
 Message = Mapping[str, Any]
 Apply = Callable[..., str]

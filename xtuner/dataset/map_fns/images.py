@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from xtuner.dataset.encoding.image_text import IMAGE_MARK
 from xtuner.dataset.map_fns.fields import Row
 from xtuner.errors import DataError
 from xtuner.language import translate
 from xtuner.utils import DEFAULT_IMAGE_TOKEN
+
+# Code points that are no characters, so no text of a user holds them.
+IMAGE_MARK = "\ufdd0image\ufdd1"
 
 _PARTS = ("image_url", "image", "input_image")
 _SOURCES = ("image_url", "image", "url", "path", "bytes", "base64")
