@@ -69,6 +69,18 @@ class OwnAttention:
 
 
 @dataclass(frozen=True)
+class Images:
+    """How a family takes images: tests/model/test_vision_language.py."""
+
+    # Whether samples with images may be packed. If not, as images attend both ways, each runs by itself.
+    packs: bool = False
+    # Positions of a sample depend on the sizes of its images.
+    mrope: bool = False
+    # The dimension of images in the tensors of a sample.
+    dim: int = 0
+
+
+@dataclass(frozen=True)
 class Family:
     """One family."""
 
@@ -98,6 +110,8 @@ class Family:
     ours: bool = False
     # Why the family cannot be trained on text, with what to do: tests/check/test_folders.py.
     no_text: str = ""
+    # By the whole model's name; None: not known to train with images.
+    images: Images | None = None
 
 
 def _llama_bias(cfg: Mapping[str, Any]) -> set[str]:
@@ -188,6 +202,7 @@ FAMILIES: dict[str, Family] = {
     "gemma2": Family(
         packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, bias=_asked_bias(output=True)),
     ),
+    "gemma3": Family(images=Images()),
     "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
     # Their weights are clamped in place.
     "gemma3n_text": Family(weights_read=("correction_coefs", "prediction_coefs")),
@@ -197,6 +212,7 @@ FAMILIES: dict[str, Family] = {
         packs=True, plain_head=True,
         sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
     ),
+    "glm4v": Family(images=Images(packs=True, mrope=True)),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
     "gpt_oss": Family(
@@ -212,6 +228,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True))),
     "granitemoe_swa": Family(packs=True),
     "granitemoehybrid": Family(packs=False, weights_read=("out_proj",)),
+    "idefics3": Family(images=Images(packs=True, dim=1)),
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
@@ -228,6 +245,7 @@ FAMILIES: dict[str, Family] = {
         gguf="llama", sizes=Sizes(joined=(_QKV,), names=_INTERNLM2),
     ),
     "internlm3": Family(packs=True, gguf="llama"),
+    "internvl": Family(images=Images(packs=True)),
     "jamba": Family(packs=False, weights_read=("dt_proj",)),
     "kimi_linear": Family(packs=False),
     "kosmos-2": Family(no_text=_NEEDS_IMAGE),
@@ -243,6 +261,8 @@ FAMILIES: dict[str, Family] = {
         packs=True,
         sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
     ),
+    "llava_next": Family(images=Images(packs=True)),
+    "llava_onevision": Family(images=Images(packs=True)),
     "longcat_flash": Family(weights_read=("classifier",)),
     "mamba": Family(packs=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
@@ -272,6 +292,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen2_5_omni": Family(no_text=_THINKER.format("Qwen2_5OmniThinkerForConditionalGeneration")),
     "qwen2_5_omni_text": Family(fused=Fused(None, None, _layer("qwen2_5_omni", "Qwen2MLP"))),
+    "qwen2_5_vl": Family(images=Images(packs=True, mrope=True)),
     "qwen2_5_vl_text": Family(fused=Fused(None, None, _layer("qwen2_5_vl", "Qwen2MLP"))),
     "qwen2_moe": Family(
         packs=True, plain_head=True, gguf="qwen2moe", gguf_norms_experts=False,
@@ -280,6 +301,7 @@ FAMILIES: dict[str, Family] = {
             shared_width=_one_shared, shared_gate=True,
         ),
     ),
+    "qwen2_vl": Family(images=Images(packs=True, mrope=True)),
     "qwen2_vl_text": Family(fused=Fused(None, None, _layer("qwen2_vl", "Qwen2MLP"))),
     "qwen3": Family(
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3", gguf_biases=False,
@@ -304,6 +326,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "qwen4_exp_text": Family(packs=False),
+    "qwen3_vl": Family(images=Images(packs=True, mrope=True)),
     "recurrent_gemma": Family(packs=False),
     # Its code divides weights while it generates, which quantised weights do not survive.
     "rwkv": Family(packs=False, when_quantized={"rescale_every": 0}),
@@ -327,6 +350,22 @@ UNKNOWN = Family()
 OPEN_WITH_NOTHING = ("qwen",)
 # What opens a conversation of GLM 4, in this order: tokens of its vocabulary, and none is its bos token.
 GLM_MARKS = ("[gMASK]", "<sop>")
+
+
+# Parts of the names of weights between an image encoder and the language part.
+PROJECTORS = (
+    "multi_modal_projector",
+    "connector",
+    "merger",
+    "deepstack_merger_list",
+    "image_newline",
+    "downsample",
+)
+
+
+def images_of(config: Any) -> Images | None:
+    """How the model of a config takes images, or None if it is not known to train with them."""
+    return FAMILIES.get(str(config.model_type), UNKNOWN).images
 
 
 def family_of(config: Any) -> Family:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.errors import ConfigError, ModelError
+from xtuner.extras import pip_install
 from xtuner.language import translate
 from xtuner.model_folder import looks_local
 
@@ -32,6 +33,61 @@ def load_image_processor(path: str | Path) -> Any:
         raise ModelError(
             translate("the image processor of {path} cannot be loaded: {error}", path=path, error=error)
         ) from error
+
+
+def load_processor(path: str | Path) -> Any:
+    """The processor of a vision-language model: its tokenizer and image processor, without videos.
+
+    transformers reads videos with torchvision, which images do not need.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer, ProcessorMixin
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    try:
+        family = AutoConfig.from_pretrained(str(path)).model_type
+        name = PROCESSOR_MAPPING_NAMES.get(family)
+        if name is None:
+            what = "{path} has no processor of transformers: its family is {family!r}"
+            raise ModelError(translate(what, path=path, family=family))
+        kind: Any = getattr(transformers, name)
+        if not issubclass(kind, ProcessorMixin):  # a stand-in of transformers
+            what = "the processor of {path} needs a package that is missing: {command}"
+            raise ModelError(translate(what, path=path, command=pip_install("torchvision")))
+        parts = {
+            "image_processor": load_image_processor(path),
+            "tokenizer": AutoTokenizer.from_pretrained(str(path)),
+        }
+        return _without_videos(kind, parts).from_pretrained(str(path))
+    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+        raise ModelError(
+            translate("the processor of {path} cannot be loaded: {error}", path=path, error=error)
+        ) from error
+
+
+def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
+    """The class of a processor that is made of `parts`, without the others."""
+
+    class WithoutVideos(kind):
+        @classmethod
+        def _get_arguments_from_pretrained(cls, *args: Any, **kwargs: Any) -> list[Any]:
+            return [parts.get(name) for name in cls.get_attributes()]
+
+        def check_argument_for_proper_class(self, name: str, value: Any) -> Any:
+            return None if value is None else super().check_argument_for_proper_class(name, value)
+
+    WithoutVideos.__name__ = WithoutVideos.__qualname__ = kind.__name__
+    return WithoutVideos
+
+
+def make_processor(given: Any) -> Any:
+    """The processor of a config's `processor`; another object is one already."""
+    if not isinstance(given, Mapping):
+        return given
+    path = given.get("pretrained_model_name_or_path")
+    if path is None:
+        raise ConfigError(translate("processor has no pretrained_model_name_or_path: name its folder"))
+    return load_processor(path)
 
 
 def make_image_processor(given: Any) -> Any:

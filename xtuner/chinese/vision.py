@@ -55,4 +55,46 @@ VISION = {
     "a conversation has {longest} tokens with its images, more than max_packed_length = {limit}": (
         "一段对话连同图像有 {longest} 个 token，超过 max_packed_length = {limit}"
     ),
+    # models of transformers by their processor
+    "VisionLanguageFinetune does not know how models of the family '{family}' take images: use "
+    "SupervisedFinetune to train it on text": (
+        "VisionLanguageFinetune 不知道 '{family}' 系列的模型如何接收图像：请用 SupervisedFinetune 以文本训练"
+    ),
+    "Parts that are trained: {parts}": "训练的部分：{parts}",
+    "vision": "视觉编码器",
+    "projector": "projector",
+    "language model": "语言模型",
+    "sequence_parallel_size: samples with images are not divided: set it to 1": (
+        "sequence_parallel_size：带图像的样本不能切分：请设为 1"
+    ),
+    "the chat template writes {count} placeholders {token}, and the conversation has {images} images": (
+        "对话模板写出 {count} 个占位符 {token}，而对话有 {images} 张图像"
+    ),
+    "its images have {count} tokens, not {num_tokens}: they changed since they were tokenised": (
+        "其图像有 {count} 个 token，而不是 {num_tokens} 个：图像在分词之后有改动"
+    ),
+    "the processor refuses images of {sizes}: {error}": "processor 不接受大小为 {sizes} 的图像：{error}",
+    "a message has an image part without an image": "消息中有图像部分，却没有图像",
+    "the row has {images} images, and its messages have parts for {count}": (
+        "该行有 {images} 张图像，而其消息中有 {count} 个图像部分"
+    ),
+    "the row has images, and its conversation no question for them": (
+        "该行有图像，但其对话中没有可放图像的问题"
+    ),
+    "data: %d conversations are left out, because max_length = %d cuts an image: %s": (
+        "数据：略去 %d 段对话，因为 max_length = %d 会切断图像：%s"
+    ),
+    "max_length = {max_length} cuts an image of every conversation: raise it": (
+        "max_length = {max_length} 会切断每段对话的图像：请调大"
+    ),
+    "{path} has no processor of transformers: its family is {family!r}": (
+        "{path} 没有 transformers 的 processor：它属于 {family!r} 系列"
+    ),
+    "the processor of {path} needs a package that is missing: {command}": (
+        "{path} 的 processor 缺少所需的软件包：{command}"
+    ),
+    "the processor of {path} cannot be loaded: {error}": "无法加载 {path} 的 processor：{error}",
+    "processor has no pretrained_model_name_or_path: name its folder": (
+        "processor 缺少 pretrained_model_name_or_path：请写明其文件夹"
+    ),
 }

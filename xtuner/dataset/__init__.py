@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from xtuner.dataset.llava import LLaVADataset
     from xtuner.dataset.modelscope import process_ms_dataset
     from xtuner.dataset.moss_sft import MOSSSFTDataset
+    from xtuner.dataset.vision_language import VisionLanguageDataset
 
 __all__ = [
     "ConcatDataset",
     "LLaVADataset",
     "MOSSSFTDataset",
     "MixedStream",
+    "VisionLanguageDataset",
     "process_hf_dataset",
     "process_ms_dataset",
 ]
@@ -27,6 +29,7 @@ _ROOMS = {
     "LLaVADataset": "llava",
     "MOSSSFTDataset": "moss_sft",
     "MixedStream": "items.mixed",
+    "VisionLanguageDataset": "vision_language",
     "process_hf_dataset": "huggingface",
     "process_ms_dataset": "modelscope",
 }

@@ -4,8 +4,9 @@ from xtuner.model.late_compile import compile_bitsandbytes_late
 from xtuner.model.llava import LLaVAModel
 from xtuner.model.loading import register_families
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.vision_language import VisionLanguageFinetune
 
 compile_bitsandbytes_late()
 register_families()
 
-__all__ = ["LLaVAModel", "SupervisedFinetune"]
+__all__ = ["LLaVAModel", "SupervisedFinetune", "VisionLanguageFinetune"]

@@ -68,6 +68,16 @@ def packed_batch(boundaries: Sequence[int], pieces: Pieces = ()) -> Iterator[Non
         _packed.reset(token)
 
 
+@contextlib.contextmanager
+def no_pack() -> Iterator[None]:
+    """A context in which forward passes are not those of a pack, as of an image encoder."""
+    token = _packed.set(None)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
 def pieces() -> Pieces | None:
     """The pieces of `packed_batch`, or None outside of it."""
     batch = _packed.get()

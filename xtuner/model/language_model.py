@@ -61,13 +61,16 @@ class PackedLanguageModel(TrainModule):
         tokenizer: Any = None,
         max_position_embeddings: int | None = None,
         frozen: bool = False,
+        text_only: bool = True,
     ):
         super().__init__()
         if use_varlen_attn:
             say_once(
                 "use_varlen_attn: packed samples never attend to each other, with it or without", logging.INFO
             )
-        self.llm: Any = build_llm(llm, lora, peft_model, tokenizer, max_position_embeddings, frozen)
+        self.llm: Any = build_llm(
+            llm, lora, peft_model, tokenizer, max_position_embeddings, frozen, text_only=text_only
+        )
         self.uses_adapter = lora is not None or peft_model is not None
         way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
         self.recompute = enable_recompute(self.llm, way)
@@ -132,7 +135,7 @@ class PackedLanguageModel(TrainModule):
         `with_loss`: they are padded to a length that is fast, those without a loss are left out, and all
         processes have equally many, since each call is a collective under FSDP.
         """
-        if self._isolation.holds(self.llm, len(packed.input_ids)):
+        if self._may_pack(packed):
             return [self._together(packed, with_loss)]
         family = self.llm.config.get_text_config().model_type
         if self._sequence_group is not None:
@@ -143,11 +146,17 @@ class PackedLanguageModel(TrainModule):
                 "itself: slower with many short samples",
                 family=family,
             )
-        found = passes.apart(packed)
+        found = self._apart(packed)
         if not with_loss:
             return found
         found = [p for p in found if len(p.targets)] or found[:1]
         return found + [passes.filler(self.device)] * (all_reduce_max(len(found)) - len(found))
+
+    def _may_pack(self, packed: Packed) -> bool:
+        return self._isolation.holds(self.llm, len(packed.input_ids))
+
+    def _apart(self, packed: Packed) -> list[Pass]:
+        return passes.apart(packed)
 
     def _together(self, packed: Packed, filled: bool) -> Pass:
         length, group = len(packed.input_ids), self._sequence_group
@@ -225,10 +234,12 @@ def build_llm(
     tokenizer: Any = None,
     max_position_embeddings: int | None = None,
     frozen: bool = False,
+    text_only: bool = True,
 ) -> nn.Module:
     """The language model to train, loaded if it is a config, and with an adapter if one is configured.
 
-    `frozen`: all of it but the adapter, which it may be without.
+    `frozen`: all of it but the adapter, which it may be without. `text_only`: the parts for images and audio
+    are frozen.
     """
     lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
     if peft_model:
@@ -245,10 +256,14 @@ def build_llm(
             )
         loading.register_families()
         loading.use_our_attention(model)
-        loading.prepare_for_training(model, tokenizer, full=full)
+        loading.prepare_for_training(model, tokenizer, full=full, text_only=text_only)
     else:
         model = loading.load_llm(
-            dict(llm), tokenizer=tokenizer, max_position_embeddings=max_position_embeddings, full=full
+            dict(llm),
+            tokenizer=tokenizer,
+            max_position_embeddings=max_position_embeddings,
+            full=full,
+            text_only=text_only,
         )
     if peft_model and lora.is_adapter_folder(peft_model):
         model = lora.attach_adapter(model, peft_model, trainable=True)

@@ -117,10 +117,11 @@ def load_llm(
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_position_embeddings: int | None = None,
     full: bool = False,
+    text_only: bool = True,
 ) -> PreTrainedModel:
     """The model of `llm_cfg`, ready for training on this process's device.
 
-    `full`: full fine-tuning, without an adapter.
+    `full`: full fine-tuning, without an adapter. `text_only`: parts for images and audio are frozen.
     """
     register_families()
     factory, kwargs = _factory_and_arguments(llm_cfg)
@@ -144,16 +145,24 @@ def load_llm(
         llm = mapped.load(lambda dtype: call_loader(factory, {**kwargs, "torch_dtype": dtype}, path), kwargs)
         if kwargs["attn_implementation"] is None:  # nothing was asked for
             own_attention.stand_in(llm)
-    prepare_for_training(llm, tokenizer, full=full)
+    prepare_for_training(llm, tokenizer, full=full, text_only=text_only)
     return llm
 
 
 def prepare_for_training(
-    llm: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, full: bool = True
+    llm: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    full: bool = True,
+    text_only: bool = True,
 ) -> None:
-    """Prepare a loaded model: safe 4-bit layers, frozen vision and audio parts, a row for every token."""
+    """Prepare a loaded model: safe 4-bit layers, a row for every token.
+
+    `text_only`: its parts for images and audio are frozen.
+    """
     keep_4bit_weights_unpacked(llm)
-    freeze_the_rest(llm)
+    if text_only:
+        freeze_the_rest(llm)
     if tokenizer is not None and resize_embeddings(llm, tokenizer) and not full:
         say_once(
             "The new embedding rows are neither trained nor saved with the adapter unless model.lora has "

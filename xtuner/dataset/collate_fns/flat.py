@@ -43,4 +43,14 @@ def flat_collate_fn(instances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if images := [instance["pixel_values"] for instance in instances if "pixel_values" in instance]:
         data["pixel_values"] = images
         data["is_image"] = np.concatenate(all_ids) < 0  # stays on the host
+    if any("image_inputs" in instance for instance in instances):
+        data["image_inputs"] = [
+            inputs
+            for instance in instances
+            for inputs in instance.get("image_inputs") or [None] * _num_samples(instance)
+        ]
     return {"data": data, "data_samples": None}
+
+
+def _num_samples(instance: Mapping[str, Any]) -> int:
+    return len(instance.get("cumulative_len", [0, 0])) - 1

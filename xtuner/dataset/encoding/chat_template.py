@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xtuner.dataset.encoding.answer_ends import AnswerEnds
+from xtuner.dataset.encoding.image_text import content_parts
 from xtuner.dataset.encoding.message_forms import FORMS, Form, Messages, bare, in_form, prepared, some_of
 from xtuner.dataset.encoding.outline import REASONING, Difference, Message, NoFitError, Outline, Word, common
+from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError, ModelError
 from xtuner.language import translate
 from xtuner.log import say_once
@@ -129,10 +131,7 @@ class ChatTemplate:
 
     def _apply_to(self, tools: Tools) -> Callable[..., str]:
         def apply(messages: Sequence[Message], prompt: bool = False) -> str:
-            if self._wants_parts():
-                messages = [
-                    {**m, "content": [{"type": "text", "text": m["content"] or ""}]} for m in messages
-                ]
+            messages = self._in_parts_if_needed(messages)
             if any(message["content"] is None for message in messages):
                 return self._render(messages, tools, add_generation_prompt=prompt)[0]
             return self._tokenizer.apply_chat_template(
@@ -140,6 +139,16 @@ class ChatTemplate:
             )
 
         return apply
+
+    def _in_parts_if_needed(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages, with a content list for those with images, or for all if the template wants that."""
+        wants = self._wants_parts()
+        return [
+            {**m, "content": content_parts(m["content"] or "")}
+            if not isinstance(m["content"], list) and (wants or IMAGE_MARK in (m["content"] or ""))
+            else m
+            for m in messages
+        ]
 
     def _wants_parts(self) -> bool:
         """Whether the template writes texts only as parts of a content list, as some of LLaVA do."""
@@ -162,7 +171,7 @@ class ChatTemplate:
 
         # Its annotation lacks the second result.
         result: Any = render_jinja_template(
-            conversations=[[dict(message) for message in messages]],
+            conversations=[[dict(message) for message in self._in_parts_if_needed(messages)]],
             tools=tools,  # type: ignore[arg-type]
             chat_template=self._tokenizer.get_chat_template(None, tools),
             **options,

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.dataset.encoding.chat_template import ChatTemplate, Rendered
+from xtuner.dataset.encoding.image_text import expand_images
 from xtuner.dataset.encoding.spans import Pieces, encode_spans
 from xtuner.dataset.map_fns.fields import flag, is_trained, turn_text
 from xtuner.errors import DataError, ModelError
@@ -224,6 +225,9 @@ def _rendered(template: ChatTemplate, turn: Turn, with_output: bool, keep_thinki
     else:
         rendered = _question(template, messages, tools)
     check_characters(rendered.text, "messages")
+    if "image_texts" in turn:
+        text, spans = expand_images(rendered.text, rendered.spans, turn["image_token"], turn["image_texts"])
+        return Rendered(text, spans, rendered.left_out)
     return rendered
 
 

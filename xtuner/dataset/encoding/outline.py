@@ -19,12 +19,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from xtuner.dataset.map_fns.images import IMAGE_MARK
+
 Message = Mapping[str, Any]
 Apply = Callable[..., str]
 """A template: (messages, prompt=False) -> text, ending with the generation prompt if `prompt`."""
 
 # Templates search for these in a text, so they are kept when the text is hidden.
-TAGS = re.compile(r"(</?(?:think|thinking|tool_call|tool_response|tools|answer)>)")
+# Images are no words.
+TAGS = re.compile(rf"(</?(?:think|thinking|tool_call|tool_response|tools|answer)>|{IMAGE_MARK})")
 REASONING = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message with the model's thinking, in the templates' names."""
 

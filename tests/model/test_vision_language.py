@@ -1,0 +1,161 @@
+"""Vision-language models in training: the numbers of transformers, whatever is packed or frozen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from tests import vision
+from xtuner.dataset import VisionLanguageDataset
+from xtuner.dataset.collate_fns import flat_collate_fn
+from xtuner.image_processor import load_processor
+from xtuner.model import VisionLanguageFinetune
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    # Of GLM-4V's processor, about its own arrays.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+IMAGE = {"type": "image"}
+
+
+def part(words):
+    return {"type": "text", "text": words}
+
+
+# Conversations for the chat template, and their images.
+TALKS = [
+    ([("user", [IMAGE, part("What is it?")]), ("assistant", [part("a red block")])], ["a.png"]),
+    ([("user", [part("Hello")]), ("assistant", [part("Hi! How can I help you?")])], []),
+    (
+        [
+            ("user", [IMAGE, IMAGE, part("Are they alike?")]),
+            ("assistant", [part("no")]),
+            ("user", [part("And this one?"), IMAGE]),
+            ("assistant", [part("a green one")]),
+        ],
+        ["b.jpg", "c.png", "a.png"],
+    ),
+]
+
+
+def messages_of(number, with_images):
+    """A conversation as OpenAI messages with the names of images, or as the chat template takes it."""
+    talk, images = TALKS[number]
+    names = iter(images)
+    return [
+        {
+            "role": role,
+            "content": [
+                {"type": "image_url", "image_url": {"url": next(names)}} if p is IMAGE and with_images else p
+                for p in content
+            ],
+        }
+        for role, content in talk
+    ]
+
+
+@pytest.fixture(scope="module", params=list(vision.KINDS))
+def folder(request, tmp_path_factory, tokenizer):
+    return vision.save(request.param, tmp_path_factory.mktemp(request.param), tokenizer)
+
+
+@pytest.fixture
+def images(tmp_path):
+    vision.picture_files(tmp_path)
+    return tmp_path
+
+
+def rows():
+    return [{"messages": messages_of(number, with_images=True)} for number in range(len(TALKS))]
+
+
+def dataset(folder, images, data=None, **changes):
+    settings = {
+        "processor": {"pretrained_model_name_or_path": str(folder)},
+        "image_folder": str(images),
+        "max_length": 2048,
+        "pack_to_max_length": False,
+    }
+    return VisionLanguageDataset(rows() if data is None else data, **{**settings, **changes})
+
+
+def reference_inputs(folder, images, number):
+    """The tokens and tensors of a conversation, by the processor of the family."""
+    processor = load_processor(folder)
+    text = processor.tokenizer.apply_chat_template(messages_of(number, with_images=False), tokenize=False)
+    shown = [Image.open(images / name).convert("RGB") for name in TALKS[number][1]]
+    given = {"images": [shown]} if shown else {}
+    return processor(text=[text], **given, add_special_tokens=False, return_tensors="pt")
+
+
+def load(folder):
+    # Stock attention gives transformers' masks to all layers.
+    return AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").double()
+
+
+def test_items_are_those_of_the_processor(folder, images, tokenizer):
+    """Ids and tensors are equal; answers and their ends are supervised, and no token of an image."""
+    items = dataset(folder, images)
+    processor = load_processor(folder)
+    assert len(items) == len(TALKS)
+    for number, item in enumerate(items):
+        wanted = reference_inputs(folder, images, number)
+        assert item["input_ids"].tolist() == wanted["input_ids"][0].tolist()
+        answers = [p["text"] for role, content in TALKS[number][0] if role == "assistant" for p in content]
+        supervised = item["labels"][item["labels"] >= 0]
+        assert processor.tokenizer.decode(supervised) == "".join(f"{answer}<|im_end|>" for answer in answers)
+        (inputs,) = item.get("image_inputs", [{}])
+        assert inputs.keys() == wanted.keys() - {
+            "input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids",
+        }  # fmt: skip
+        for name, value in inputs.items():
+            assert torch.equal(value, wanted[name]), name
+
+
+def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_error):
+    """Of a batch of packed samples, against each sample alone, for all parts."""
+    items = list(dataset(folder, images))
+    made = VisionLanguageFinetune(
+        AutoModelForImageTextToText.from_pretrained(folder),
+        freeze_vision=False,
+        use_activation_checkpointing=False,
+    )
+    made = made.double().train()
+    theirs = load(folder).train()
+    loss = made(flat_collate_fn(items)["data"])["loss"]
+    loss.backward()
+    total, count = 0.0, 0
+    for number, item in enumerate(items):
+        wanted = {
+            name: value.double() if value.dtype.is_floating_point else value
+            for name, value in reference_inputs(folder, images, number).items()
+        }
+        labels = torch.tensor(item["labels"])
+        logits = theirs(**wanted).logits[0, :-1]
+        total = total + torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum")
+        count += int((labels[1:] >= 0).sum())
+    (total / count).backward()
+    torch.testing.assert_close(loss, total / count, rtol=1e-6, atol=0)
+    own = dict(made.llm.named_parameters())
+    pairs = {n: (own[n].grad, p.grad) for n, p in theirs.named_parameters() if p.grad is not None}
+    assert {n for n, p in own.items() if p.grad is not None} == pairs.keys()
+    # A bias of keys has no gradient but that of rounding.
+    kept = {n: p for n, p in pairs.items() if not n.endswith("k_proj.bias") and p[1].abs().max() > 1e-9}
+    assert {made.part_of(name) for name in kept} == {"vision", "projector", "language model"}
+    errors = {name: relative_error(*pair) for name, pair in kept.items()}
+    assert max(errors.values()) < 1e-5, sorted(errors.items(), key=lambda pair: -pair[1])[:5]
+
+
+def test_packs_have_the_loss_of_their_samples(folder, images):
+    """A data set that packs gives the same loss as one that does not."""
+    made = VisionLanguageFinetune(AutoModelForImageTextToText.from_pretrained(folder)).double()
+    losses = []
+    for packs in (False, True):
+        items = dataset(folder, images, pack_to_max_length=packs)
+        assert len(items) == (1 if packs else 3)
+        losses.append(made(flat_collate_fn(list(items))["data"])["loss"])
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)

@@ -1,0 +1,98 @@
+"""The images of a row, and marks in its texts instead of them.
+
+content [{"type": "image_url", "image_url": {"url": "1.jpg"}}, {"type": "text", ...}]    MARK text, "1.jpg"
+"<image>\\nWhat?", "image": "1.jpg"                                                       MARK What?
+"What?", "image": "1.jpg"                                                                MARK What?
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from xtuner.dataset.map_fns.fields import Row
+from xtuner.errors import DataError
+from xtuner.language import translate
+from xtuner.utils import DEFAULT_IMAGE_TOKEN
+
+# Code points that are no characters, so no text of a user holds them.
+IMAGE_MARK = "\ufdd0image\ufdd1"
+
+_PARTS = ("image_url", "image", "input_image")
+_SOURCES = ("image_url", "image", "url", "path", "bytes", "base64")
+# A line break beside a placeholder is a habit of the files: templates write their own.
+_PLACEHOLDER = re.compile(rf"\n?{re.escape(DEFAULT_IMAGE_TOKEN)}\n?")
+
+
+def with_marks(row: Row) -> tuple[dict[str, Any], list[Any]]:
+    """The row with a mark instead of each image part of its messages, and its images in order."""
+    columns = _columns(row)
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not any(map(_has_image, messages)):
+        return dict(row), columns
+    rest, images = iter(columns), []
+    changed = []
+    for message in messages:
+        if _has_image(message):
+            parts = []
+            for part in message["content"]:
+                if not _is_image(part):
+                    parts.append(part)
+                    continue
+                parts.append({"type": "text", "text": IMAGE_MARK})
+                images.append(_source(part) if _source(part) is not None else next(rest, None))
+            message = {**message, "content": parts}
+        changed.append(message)
+    if any(image is None for image in images):
+        raise DataError(translate("a message has an image part without an image"))
+    if next(rest, None) is not None:
+        what = "the row has {images} images, and its messages have parts for {count}"
+        raise DataError(translate(what, images=len(columns), count=len(images)))
+    return {**row, "messages": changed}, images
+
+
+def place_marks(messages: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The messages with `count` marks: as they are, for each `<image>`, or before all words."""
+    marked = sum((message.get("content") or "").count(IMAGE_MARK) for message in messages)
+    if marked == count:
+        return messages
+    written = sum((message.get("content") or "").count(DEFAULT_IMAGE_TOKEN) for message in messages)
+    if written == count:
+        return [
+            {**message, "content": _PLACEHOLDER.sub(IMAGE_MARK, message["content"])}
+            if message.get("content")
+            else message
+            for message in messages
+        ]
+    if marked or written:
+        what = "the text has {count} <image>, and the row {images} images"
+        raise DataError(translate(what, count=marked or written, images=count))
+    first = next((n for n, message in enumerate(messages) if message.get("role") == "user"), None)
+    if first is None:
+        raise DataError(translate("the row has images, and its conversation no question for them"))
+    question = {**messages[first], "content": IMAGE_MARK * count + (messages[first].get("content") or "")}
+    return [*messages[:first], question, *messages[first + 1 :]]
+
+
+def _columns(row: Row) -> list[Any]:
+    found = row.get("image") if row.get("image") is not None else row.get("images")
+    if found is None or found == "":
+        return []
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def _has_image(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list) and any(map(_is_image, content))
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in _PARTS
+
+
+def _source(part: Mapping[str, Any]) -> Any:
+    value = next((part[name] for name in _SOURCES if part.get(name) is not None), None)
+    if isinstance(value, Mapping) and "url" in value:
+        return value["url"]
+    return value

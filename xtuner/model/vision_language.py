@@ -1,0 +1,232 @@
+"""Vision-language models of transformers, trained on packed samples with images.
+
+    pack          a a I I a | b b | c I c          I: tokens of images
+    tensors       pixel_values of a and c, one after the other; the encoder runs once for all of them
+    positions     of each sample alone, by the model's own code if they depend on the sizes of images
+    attention     packed in the language part only: an encoder knows nothing of the pack
+
+Samples of families whose images attend both ways run by themselves, with the masks of transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xtuner.errors import ConfigError
+from xtuner.families import PROJECTORS, Images, images_of
+from xtuner.language import translate
+from xtuner.log import logger
+from xtuner.model import attention, passes
+from xtuner.model.base import base_model
+from xtuner.model.language_part import language_part
+from xtuner.model.mapped import wanted_dtype
+from xtuner.model.packed import Packed
+from xtuner.model.passes import Pass
+from xtuner.model.sft import SupervisedFinetune
+
+ImageInputs = Mapping[str, Tensor]
+
+VISION, PROJECTOR, LANGUAGE = "vision", "projector", "language model"
+
+
+class VisionLanguageFinetune(SupervisedFinetune):
+    """A whole vision-language model; encoder, projector and language part are frozen or trained each."""
+
+    def __init__(
+        self,
+        llm: Mapping[str, Any] | nn.Module,
+        freeze_vision: bool = True,
+        freeze_projector: bool = False,
+        freeze_llm: bool = False,
+        lora: Any = None,
+        peft_model: str | None = None,
+        use_activation_checkpointing: bool | str | None = None,
+        use_varlen_attn: bool = False,
+        max_position_embeddings: int | None = None,
+        tokenizer: Any = None,
+    ):
+        """`lora`: an adapter of the language part, beside which all else is frozen."""
+        super().__init__(
+            llm,
+            lora=lora,
+            peft_model=peft_model,
+            use_activation_checkpointing=use_activation_checkpointing,
+            use_varlen_attn=use_varlen_attn,
+            tokenizer=tokenizer,
+            max_position_embeddings=max_position_embeddings,
+            text_only=False,
+        )
+        config = base_model(self.llm).config
+        images = images_of(config)
+        if images is None:
+            what = (
+                "VisionLanguageFinetune does not know how models of the family '{family}' take images: use "
+                "SupervisedFinetune to train it on text"
+            )
+            raise ConfigError(translate(what, family=config.model_type))
+        self._family: Images = images
+        self._inputs: Sequence[ImageInputs | None] = ()  # of the samples of the batch that runs
+        self._starts: dict[int, int] = {}  # first token of a sample -> its number
+        frozen = {VISION: freeze_vision, PROJECTOR: freeze_projector, LANGUAGE: freeze_llm}
+        if not self.uses_adapter:
+            for name, parameter in self.llm.named_parameters():
+                if frozen[self.part_of(name)]:
+                    parameter.requires_grad_(False)
+        logger.info(translate("Parts that are trained: {parts}", parts=self._describe()))
+
+    def part_of(self, name: str) -> str:
+        """The part of the model, "vision", "projector" or "language model", of the weight `name`."""
+        if set(PROJECTORS) & set(name.split(".")):
+            return PROJECTOR
+        return LANGUAGE if language_part(base_model(self.llm))(name) else VISION
+
+    def _describe(self) -> str:
+        counts: dict[str, int] = {}
+        prefix = "base_model.model." if self.uses_adapter else ""
+        for name, parameter in self.llm.named_parameters():
+            if parameter.requires_grad:
+                part = self.part_of(name.removeprefix(prefix))
+                counts[part] = counts.get(part, 0) + parameter.numel()
+        return ", ".join(f"{translate(part)} ({count:,})" for part, count in counts.items())
+
+    def enable_sequence_parallel(self, group: Any) -> None:
+        raise ConfigError(
+            translate("sequence_parallel_size: samples with images are not divided: set it to 1")
+        )
+
+    def forward(
+        self,
+        data: dict[str, Any],
+        data_samples: Any = None,
+        mode: str = "loss",
+        num_items: int | Tensor | None = None,
+    ) -> Any:
+        self._inputs = data.get("image_inputs") or ()
+        try:
+            return super().forward(data, data_samples, mode, num_items)
+        finally:
+            self._inputs = ()
+
+    def head_apart(self) -> tuple[nn.Module, nn.Linear] | None:
+        parts = super().head_apart()
+        # The decoder of the language part would not get the images.
+        return None if parts is None else (base_model(self.llm).model, parts[1])
+
+    # --- passes -------------------------------------------------------------------------------------------
+
+    def _may_pack(self, packed: Packed) -> bool:
+        return (self._family.packs or not any(self._inputs)) and super()._may_pack(packed)
+
+    def _together(self, packed: Packed, filled: bool) -> Pass:
+        found = super()._together(packed, filled)
+        if not any(self._inputs):
+            return found
+        inputs = {**found.inputs, **self._joined(self._inputs)}
+        if self._family.mrope:
+            inputs["position_ids"] = self._positions(found)
+        return replace(found, inputs=inputs)
+
+    def _apart(self, packed: Packed) -> list[Pass]:
+        starts = {start: n for n, start in enumerate(packed.boundaries[:-1])}
+        return [self._with_images(p, starts) for p in passes.apart(packed)]
+
+    def _with_images(self, p: Pass, starts: Mapping[int, int]) -> Pass:
+        if not any(self._inputs):
+            return p
+        own = [self._inputs[starts[start]] for start in p.index[:, 0].tolist()]
+        if not any(own):
+            return p
+        return replace(p, inputs={**p.inputs, **self._joined(own), **self._types(p.inputs["input_ids"])})
+
+    def _types(self, ids: Tensor) -> dict[str, Tensor]:
+        """Which tokens are those of images, under the names that the model takes."""
+        base = base_model(self.llm)
+        names = {"mm_token_type_ids", "token_type_ids"} & inspect.signature(
+            base.model.forward
+        ).parameters.keys()
+        return dict.fromkeys(names, (ids == base.config.image_token_id).long())
+
+    def _joined(self, samples: Sequence[ImageInputs | None]) -> dict[str, Tensor]:
+        """The tensors of the images of all samples, on the device."""
+        dtype = next(
+            wanted_dtype(p)
+            for name, p in base_model(self.llm).named_parameters()
+            if self.part_of(name) == VISION and p.dtype.is_floating_point
+        )
+        shown = [inputs for inputs in samples if inputs]
+        joined = {}
+        for name in shown[0]:
+            values = _joined_along([inputs[name] for inputs in shown], self._family.dim)
+            values = values.to(self.device, non_blocking=True)
+            joined[name] = values.to(dtype) if values.dtype.is_floating_point else values
+        return joined
+
+    def _positions(self, p: Pass) -> Tensor:
+        """Positions `[3, 1, N]`: those of each sample alone."""
+        model = next(m for m in base_model(self.llm).modules() if hasattr(m, "get_rope_index"))
+        ids, boundaries = p.inputs["input_ids"].cpu(), p.boundaries or ()
+        found = []
+        samples = itertools.zip_longest(itertools.pairwise(boundaries), self._inputs)
+        for (start, end), inputs in samples:
+            if not inputs:
+                found.append(torch.arange(end - start).expand(3, 1, -1))
+                continue
+            own = ids[:, start:end]
+            grids = {name: value for name, value in inputs.items() if name == "image_grid_thw"}
+            types = (own == base_model(self.llm).config.image_token_id).long()
+            found.append(model.get_rope_index(own, mm_token_type_ids=types, **grids)[0])
+        return torch.cat(found, dim=-1).to(self.device)
+
+    def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
+        with _encoder_alone(base_model(self.llm)):
+            return super().run(p, model, columns)
+
+
+@contextlib.contextmanager
+def _encoder_alone(model: nn.Module) -> Iterator[None]:
+    """A context in which the encoder of the model does not get the arguments of a pack."""
+    found = [module for module in model.modules() if hasattr(type(module), "get_image_features")]
+
+    def alone(encode: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            own = {name: value for name, value in kwargs.items() if name not in _OF_PACKS}
+            with attention.no_pack():
+                return encode(*args, **own)
+
+        return call
+
+    for module in found:
+        module.get_image_features = alone(module.get_image_features)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in found:
+            del module.get_image_features
+
+
+_OF_PACKS = {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "position_ids", "use_cache"}
+
+
+def _joined_along(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """The tensors one after the other along `dim`, with zeros behind those that are smaller elsewhere."""
+    shape = [max(sizes) for sizes in zip(*(t.shape for t in tensors), strict=True)]
+    shape[dim] = sum(t.shape[dim] for t in tensors)
+    if all([*t.shape[:dim], *t.shape[dim + 1 :]] == [*shape[:dim], *shape[dim + 1 :]] for t in tensors):
+        return torch.cat(list(tensors), dim)
+    joined = tensors[0].new_zeros(shape)
+    start = 0
+    for tensor in tensors:
+        own = [slice(size) for size in tensor.shape]
+        own[dim] = slice(start, start + tensor.shape[dim])
+        joined[tuple(own)] = tensor
+        start += tensor.shape[dim]
+    return joined
