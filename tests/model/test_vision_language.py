@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -10,6 +12,8 @@ from transformers import AutoModelForImageTextToText
 from tests import vision
 from xtuner.dataset import VisionLanguageDataset
 from xtuner.dataset.collate_fns import flat_collate_fn
+from xtuner.engine.build import check_all_parts_run
+from xtuner.errors import ConfigError
 from xtuner.image_processor import load_processor
 from xtuner.model import VisionLanguageFinetune
 
@@ -159,3 +163,24 @@ def test_packs_have_the_loss_of_their_samples(folder, images):
         assert len(items) == (1 if packs else 3)
         losses.append(made(flat_collate_fn(list(items))["data"])["loss"])
     torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gathers", "allowed"),
+    [
+        ({"freeze_projector": True}, False, True),
+        ({}, False, False),
+        ({"freeze_projector": True}, True, False),
+        ({"freeze_projector": True, "freeze_vision": False}, False, False),
+    ],
+)
+def test_several_processes_train_what_all_of_them_run(settings, gathers, allowed, tmp_path, tokenizer):
+    """One without an image runs no encoder, for which the others would wait."""
+    folder = vision.save("qwen2_5_vl", tmp_path / "model", tokenizer)
+    model = VisionLanguageFinetune(AutoModelForImageTextToText.from_pretrained(folder), **settings)
+    run = SimpleNamespace(world=SimpleNamespace(size=2), backend=SimpleNamespace(gathers_weights=gathers))
+    if allowed:
+        check_all_parts_run(run, model)
+    else:
+        with pytest.raises(ConfigError, match="set freeze_vision and freeze_projector"):
+            check_all_parts_run(run, model)

@@ -218,7 +218,8 @@ def _count(store: Any, token_id: int) -> np.ndarray:
 def _undecoded(rows: Any) -> Any:
     """`rows` of `datasets`, whose columns of images are read as bytes and paths."""
     if isinstance(rows, Mapping):
-        return type(rows)({name: _undecoded(part) for name, part in rows.items()})
+        kind: Any = type(rows)  # a DatasetDict has methods that a dict has not
+        return kind({name: _undecoded(part) for name, part in rows.items()})
     features = getattr(rows, "features", None)
     if not features or not hasattr(rows, "cast_column"):
         return rows

@@ -82,12 +82,18 @@ class VisionLanguageFinetune(SupervisedFinetune):
                 if frozen[self.part_of(name)]:
                     parameter.requires_grad_(False)
         logger.info(translate("Parts that are trained: {parts}", parts=self._describe()))
+        # A process without an image runs no encoder.
+        self.runs_all_parts = False
 
     def part_of(self, name: str) -> str:
         """The part of the model, "vision", "projector" or "language model", of the weight `name`."""
         if set(PROJECTORS) & set(name.split(".")):
             return PROJECTOR
         return LANGUAGE if language_part(base_model(self.llm))(name) else VISION
+
+    def always_runs(self, name: str) -> bool:
+        prefix = "llm.base_model.model." if self.uses_adapter else "llm."
+        return self.part_of(name.removeprefix(prefix)) == LANGUAGE
 
     def _describe(self) -> str:
         counts: dict[str, int] = {}
@@ -205,7 +211,7 @@ def _encoder_alone(model: nn.Module) -> Iterator[None]:
         return call
 
     for module in found:
-        module.get_image_features = alone(module.get_image_features)  # type: ignore[assignment]
+        module.get_image_features = alone(module.get_image_features)
     try:
         yield
     finally:
