@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
 
 from tests.llava import picture_file, save_llava
 from xtuner.chat.terminal import PROMPT
@@ -128,6 +128,28 @@ def test_all_weights(here, run):
         theirs = plain(**inputs).logits[0]
     width = ours["logits"].shape[-1]
     torch.testing.assert_close(ours["logits"], theirs[:, :width], rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_trained_without_an_adapter(here, run):
+    """All layouts have its weights and answer alike; transformers loads the folder of the encoder."""
+    more = {"model.freeze_visual_encoder": False, "model.visual_encoder_lora": None, "lr": 1e-2}
+    train(run, here, ALIGN, "align")
+    train(run, here, TUNE, "tune", pretrained_pth="align/iter_4.pth", **more)
+    convert(run, TUNE, "tune", "xtuner", "huggingface", "official")
+    parts = answers(run, here.llm, "--llava", "tune/xtuner")
+    assert answers(run, "tune/huggingface") == parts
+    load_plain("tune/huggingface")
+    encoder, report = CLIPVisionModel.from_pretrained("tune/xtuner/visual_encoder", output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    trained = load_checkpoint("tune/iter_4.pth")["state_dict"]
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(weight, trained[f"visual_encoder.{name}"]), name
+    whole, official = (load_file(f"tune/{name}/model.safetensors") for name in ("huggingface", "official"))
+    weight = encoder.state_dict()["encoder.layers.0.mlp.fc1.weight"]
+    name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+    assert torch.equal(whole[f"vision_tower.{name}"], weight)
+    assert torch.equal(official[f"model.vision_tower.vision_tower.{name}"], weight)
 
 
 def test_a_stopped_stage_goes_on_to_the_same_bits(here, run):

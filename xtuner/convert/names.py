@@ -28,6 +28,7 @@ from xtuner.errors import ModelError
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.loading import auto_class_of, load_config, register_families
 from xtuner.model.lora import add_adapter
+from xtuner.model.vision.encoder import ENCODERS
 from xtuner.model_folder import read_json
 
 
@@ -36,6 +37,9 @@ def empty_model(folder: Path) -> Any:
     import transformers
 
     config, head = load_config(folder), loadable.head_of(folder)
+    if encoder := ENCODERS.get(config.model_type):
+        with torch.device("meta"):
+            return getattr(transformers, encoder)(config)
     name = "AutoModel" if head == loadable.OF_VECTORS else f"AutoModelFor{head}"
     kind = auto_class_of(config, folder) if head is None else getattr(transformers, name)
     with torch.device("meta"):
