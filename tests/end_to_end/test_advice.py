@@ -246,12 +246,6 @@ CASES = [
         ],
     ),
     Case(
-        "images",
-        {"custom_hooks": [{**SAMPLING, "evaluation_images": ["a.png"]}]},
-        "evaluation_images are not available in this version; remove them",
-        [{"custom_hooks": [SAMPLING]}],
-    ),
-    Case(
         "too high a rate",
         {"optimizer": {"type": "torch.optim.AdamW", "lr": 1e30}, "max_iters": 8},
         "lower lr, or use bfloat16",
