@@ -5,7 +5,7 @@ preprocessor_config.json   {"crop_size": {"height": 336, ...}, "image_mean": [0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,22 +82,27 @@ def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
 
 def make_processor(given: Any) -> Any:
     """The processor of a config's `processor`; another object is one already."""
-    if not isinstance(given, Mapping):
-        return given
-    path = given.get("pretrained_model_name_or_path")
-    if path is None:
-        raise ConfigError(translate("processor has no pretrained_model_name_or_path: name its folder"))
-    return load_processor(path)
+    return _made(given, "processor", load_processor)
 
 
 def make_image_processor(given: Any) -> Any:
     """The processor of a config's `image_processor`; another object is one already."""
+    return _made(given, "image_processor", load_image_processor)
+
+
+def _made(given: Any, setting: str, load: Callable[[str], Any]) -> Any:
     if not isinstance(given, Mapping):
         return given
     path = given.get("pretrained_model_name_or_path")
     if path is None:
-        raise ConfigError(translate("image_processor has no pretrained_model_name_or_path: name its folder"))
-    return load_image_processor(path)
+        what = "{setting} has no pretrained_model_name_or_path: name its folder"
+        raise ConfigError(translate(what, setting=setting))
+    return load(path)
+
+
+def num_patches(image_size: int, patch_size: int) -> int:
+    """The number of patches of a square image, each of which is a row of an encoder."""
+    return (image_size // patch_size) ** 2
 
 
 def background_of(processor: Any) -> tuple[int, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
@@ -15,6 +17,7 @@ from xtuner.dataset import LLaVADataset
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.dataset.map_fns import llava_map_fn, template_map_fn_factory
 from xtuner.errors import CheckpointError, ConfigError, DataError
+from xtuner.image_processor import load_image_processor
 from xtuner.model import LLaVAModel
 from xtuner.model.vision.projector import load_projector
 
@@ -236,3 +239,64 @@ def test_an_encoder_that_does_not_belong_to_the_data_is_an_error(data, dirs, tok
     rows = dataset(data, dirs.clip, tokenizer, rows_per_image=4)
     with pytest.raises(ConfigError, match="8 tokens for images, and its images have 32 rows"):
         model(dirs)(flat_collate_fn([rows[0], rows[2]])["data"])
+
+
+def test_a_row_may_have_several_images_in_an_archive(data, dirs, tokenizer, caplog):
+    """As many as its text has placeholders; others are counted, none is lost in silence."""
+    with zipfile.ZipFile(data.parent / "images.zip", "w") as archive:
+        for name in ("a.png", "b.jpg"):
+            archive.write(data.parent / name, name)
+    two = [{"from": "human", "value": "<image><image>\nWhich is red?"}, TALK[1]]
+    both = ["a.png", "b.jpg"]
+    write(data.parent, [{"image": both, "conversations": two}, {"image": both, "conversations": TALK}])
+    folder = str(data.parent / "images.zip")
+    rows = dataset(data, dirs.clip, tokenizer, image_folder=folder)
+    plain = dataset(data, dirs.clip, tokenizer)
+    assert [int((rows[i]["input_ids"] == -200).sum()) for i in (0, 1)] == [2 * LENGTH, LENGTH]
+    assert rows[0]["pixel_values"].shape == (2, 3, 56, 56)
+    assert torch.equal(rows[0]["pixel_values"], plain[0]["pixel_values"])
+    assert torch.equal(rows[1]["pixel_values"], plain[0]["pixel_values"][:1])
+    assert "1 rows have more images than <image> in their text" in caplog.text
+    items = [rows[0]]
+    loss = model(dirs)(flat_collate_fn(items)["data"])["loss"]
+    torch.testing.assert_close(loss, reference_loss(reference(dirs), items), rtol=1e-8, atol=0)
+
+
+def test_kept_pixels_are_those_of_the_image(data, dirs, tokenizer, tmp_path):
+    """Also after the first reading; another image of that name is read again."""
+    plain = dataset(data, dirs.clip, tokenizer)[0]["pixel_values"]
+    kept = dataset(data, dirs.clip, tokenizer, pixel_cache=str(tmp_path / "pixels"))
+    assert torch.equal(kept[0]["pixel_values"], plain)
+    assert torch.equal(kept[0]["pixel_values"], plain)
+    picture_file(data.parent / "a.png", (0, 0, 0), (90, 40))
+    assert not torch.equal(kept[0]["pixel_values"], plain)
+
+
+def test_text_that_is_tokenised_already(data, dirs, tokenizer, tmp_path):
+    """A folder of `datasets`, whose ids have -200 for an image."""
+    rows = dataset(data, dirs.clip, tokenizer)
+    whole = [rows.store.sample(i) for i in range(3)]
+    Dataset.from_dict(
+        {
+            "input_ids": [ids.tolist() for ids, _ in whole],
+            "labels": [np.where(mask, ids, -100).tolist() for ids, mask in whole],
+            "image": ["a.png", None, "b.jpg"],
+        }
+    ).save_to_disk(tmp_path / "offline")
+    ready = dataset(data, dirs.clip, None, offline_processed_text_folder=str(tmp_path / "offline"))
+    assert len(ready) == 3
+    for i in range(3):
+        assert ready[i]["input_ids"].tolist() == rows[i]["input_ids"].tolist()
+        assert ready[i]["labels"].tolist() == rows[i]["labels"].tolist()
+        assert ("pixel_values" in ready[i]) == ("pixel_values" in rows[i])
+
+
+def test_samples_are_generated_without_dropout(data, dirs, tokenizer):
+    """An adapter on the encoder drops nothing while it encodes for generation, and does in training."""
+    lora = LoraConfig(**LORA, lora_dropout=0.5, init_lora_weights=False)
+    made = model(dirs, freeze_llm=True, freeze_visual_encoder=True, visual_encoder_lora=lora)
+    pixels = dataset(data, dirs.clip, tokenizer)[0]["pixel_values"].double()
+    encoder = made.image_encoder(load_image_processor(dirs.clip))
+    assert torch.equal(encoder.encode(pixels[0]), encoder.encode(pixels[0]))
+    assert made.visual_encoder.training
+    assert not torch.equal(made._encode([pixels]), made._encode([pixels]))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
@@ -184,3 +185,12 @@ def test_several_processes_train_what_all_of_them_run(settings, gathers, allowed
     else:
         with pytest.raises(ConfigError, match="set freeze_vision and freeze_projector"):
             check_all_parts_run(run, model)
+
+
+def test_settings_that_an_adapter_would_not_follow_are_refused(tmp_path, tokenizer):
+    """Beside an adapter the rest is frozen."""
+    folder = vision.save("qwen2_5_vl", tmp_path / "model", tokenizer)
+    for settings in ({"freeze_projector": False}, {"freeze_vision": False}, {"freeze_llm": True}):
+        llm = AutoModelForImageTextToText.from_pretrained(folder)
+        with pytest.raises(ConfigError, match="with lora trains the adapter of the language model alone"):
+            VisionLanguageFinetune(llm, lora=LoraConfig(r=2, target_modules=["q_proj"]), **settings)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.llava import picture_file, save_llava
-from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS
+from tests.parallel.conftest import LORA, SAMPLING, SHARED, SHORT, SHORT_TWICE, WORDS
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -21,6 +21,7 @@ CASES = {
     "shared_adapters": ({**SHARED, **SHORT_TWICE}, ADAPTERS),
     "ddp_full": (SHORT, {}),
     "fsdp_full": ({**SHORT, "fsdp": True}, {}),
+    "fsdp_sampled": ({**SHORT, "fsdp": True, "interval": 3}, FROZEN),
 }
 
 
@@ -69,6 +70,9 @@ def by_two(tmp_path_factory, llama_dir, tokenizer, in_two_processes):
         "train_dataloader.sampler.shuffle": False,
     }
     cases = {name: {**data, **case, "model": {**model, **parts}} for name, (case, parts) in CASES.items()}
+    sampling = {**SAMPLING, "evaluation_images": str(folder / "0.png")}
+    sampling["image_processor"] = dataset["image_processor"]
+    cases["fsdp_sampled"]["custom_hooks"] = [sampling]
     return in_two_processes(cases, tmp_path_factory.mktemp("two"))
 
 
@@ -82,3 +86,5 @@ def test_llava_by_two_processes_trains_as_by_one(case, one, by_two, assert_same)
     assert expected["losses"][-1] != expected["losses"][0]
     assert any(name.startswith("projector.") for name in found["weights"])
     assert_same(found, expected)
+    assert bool(found["samples"]) == ("sampled" in case)
+    assert all("<image*16>" in text for text in found["samples"])

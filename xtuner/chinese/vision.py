@@ -33,8 +33,8 @@ VISION = {
         "EvaluateChatHook：{kind} 不读取图像：请删除 evaluation_images"
     ),
     "EvaluateChatHook: samples have no image, because {error}": "EvaluateChatHook：采样没有图像：{error}",
-    "image_processor has no pretrained_model_name_or_path: name its folder": (
-        "image_processor 缺少 pretrained_model_name_or_path：请写明其文件夹"
+    "{setting} has no pretrained_model_name_or_path: name its folder": (
+        "{setting} 缺少 pretrained_model_name_or_path：请写明其文件夹"
     ),
     "model.pretrained_pth: {error}; name the checkpoint of the stage before{hint}": (
         "model.pretrained_pth：{error}；请写明上一阶段的 checkpoint{hint}"
@@ -44,6 +44,11 @@ VISION = {
     "out fsdp and ZeRO 3": (
         "{kind}：多进程只能以 DDP 或 ZeRO 1、2 训练 adapter 或语言模型本身，因为没有图像的进程会让其他进程"
         "一直等待：请设置 freeze_vision 与 freeze_projector，并去掉 fsdp 与 ZeRO 3"
+    ),
+    "VisionLanguageFinetune with lora trains the adapter of the language model alone: leave out "
+    "freeze_vision, freeze_projector and freeze_llm, or lora": (
+        "VisionLanguageFinetune 设置 lora 时只训练语言模型的 adapter：请去掉 freeze_vision、"
+        "freeze_projector 和 freeze_llm，或去掉 lora"
     ),
     # data
     "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder": (
@@ -55,6 +60,9 @@ VISION = {
     ),
     "%s: %s: its conversation is not trained": "%s：%s：该对话不参与训练",
     "data: %d rows are left out, because of their images: %s": "数据：%d 行因其图像被略去：%s",
+    "data: %d rows have more images than <image> in their text, or are cut before one: %s": (
+        "数据：%d 行的图像多于文本中的 <image>，或在其之前被截断：%s"
+    ),
     "the text has {count} <image>, and the row {images} images": (
         "文本中有 {count} 个 <image>，而该行有 {images} 张图像"
     ),
@@ -100,7 +108,4 @@ VISION = {
         "{path} 的 processor 缺少所需的软件包：{command}"
     ),
     "the processor of {path} cannot be loaded: {error}": "无法加载 {path} 的 processor：{error}",
-    "processor has no pretrained_model_name_or_path: name its folder": (
-        "processor 缺少 pretrained_model_name_or_path：请写明其文件夹"
-    ),
 }

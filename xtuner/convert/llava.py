@@ -14,6 +14,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,14 @@ from xtuner.convert.served import serve_as_trained
 from xtuner.convert.trained import About, Cast, half_dtype, write_adapter, write_model
 from xtuner.convert.weights import Weights, write_file, write_weights
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.image_processor import load_image_processor
+from xtuner.image_processor import load_image_processor, num_patches
 from xtuner.log import logger
 from xtuner.model.state import adapter_key, is_adapter
+from xtuner.model.vision.encoder import SELECT_LAYER
+from xtuner.model.vision.projector import Projector
 from xtuner.model_folder import read_json
 
 FORMATS = ("xtuner", "official", "huggingface")
-SELECT_LAYER = -2
 _PARTS = ("llm.", "visual_encoder.", "projector.")
 _VISION = "vision_model."
 _MULTIPLE = 64  # of rows of an embedding
@@ -64,6 +66,8 @@ def is_llava(cfg: Config) -> bool:
 
 def write_llava(save_dir: str | Path, checkpoint: Mapping[str, Any], how: Writing, save_format: str) -> None:
     """Write the checkpoint of a LLaVA run in one of FORMATS; CheckpointError if it has no projector."""
+    if save_format not in FORMATS:
+        raise ConfigError(f"save_format is {save_format!r}: write one of {', '.join(FORMATS)}.")
     state: Mapping[str, torch.Tensor] = checkpoint["state_dict"]
     if not any(name.startswith("projector.") for name in state):
         raise CheckpointError(f"{how.path} has no projector: it is not the checkpoint of a LLaVA run.")
@@ -110,7 +114,10 @@ def _write_parts(folder: Path, checkpoint: Mapping[str, Any], how: Writing) -> N
             else:
                 limit = how.max_shard_size
                 write_model(where, tensors, load, about, max_shard_size=limit, safe_serialization=safe)
-        _write_projector(folder / "projector", state, dtype, how, advance)
+        tensors = Cast(_of_projector(state), dtype, how.path)
+        _write_projector(folder / "projector", tensors, tensors.loader(advance), how)
+        config = files.get("projector/config.json") or _projector_config(tensors)
+        (folder / "projector" / "config.json").write_text(config, "utf-8")
 
 
 def _name_in_file(name: str, part: str, adapted: bool) -> str:
@@ -124,25 +131,23 @@ def _below(files: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name: data for name, data in found.items() if "/" not in name}
 
 
-def _write_projector(
-    folder: Path, state: Mapping[str, torch.Tensor], dtype: torch.dtype, how: Writing, advance: Any
-) -> None:
-    own = {n.removeprefix("projector."): t for n, t in state.items() if n.startswith("projector.")}
-    tensors = Cast(own, dtype, how.path)
+def _of_projector(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {n.removeprefix("projector."): t for n, t in state.items() if n.startswith("projector.")}
+
+
+def _write_projector(folder: Path, tensors: Cast, load: Callable[[str], torch.Tensor], how: Writing) -> None:
     folder.mkdir()
     logger.info("Saving projector to %s", folder.name)
-    suffix = "model.safetensors" if how.safe_serialization else "pytorch_model.bin"
-    write_file(folder / suffix, tensors.infos, tensors.loader(advance))
-    first, depth = own["model.0.weight"], sum(name.endswith(".weight") for name in own)
-    config = {
-        "model_type": "projector",
-        "visual_hidden_size": first.shape[1],
-        "llm_hidden_size": first.shape[0],
-        "depth": depth,
-        "hidden_act": "gelu",
-        "bias": "model.0.bias" in own,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    name = "model.safetensors" if how.safe_serialization else "pytorch_model.bin"
+    write_file(folder / name, tensors.infos, load)
+
+
+def _projector_config(tensors: Cast) -> str:
+    """The config of a projector whose checkpoint, of XTuner 0.1.x, has none."""
+    llm_size, visual_size = tensors.infos["model.0.weight"].shape
+    depth = sum(name.endswith(".weight") for name in tensors)
+    with torch.device("meta"):
+        return Projector(visual_size, llm_size, depth, bias="model.0.bias" in tensors).config_text
 
 
 def _named(cfg: Config, part: str) -> str | None:
@@ -178,7 +183,7 @@ def _whole_part(parts: Path, trained: Path, part: str, how: Writing) -> Iterator
         yield out
 
 
-class _Layout:
+class _Layout(ABC):
     """A layout of a whole model: names, config and files."""
 
     def __init__(self, folder: Path, llm: Path, vision: Path, projector: Path, how: Writing) -> None:
@@ -231,17 +236,17 @@ class _Layout:
                     found[new] = (weights.__getitem__, name, TensorInfo(self.dtype, info.shape))
         return found
 
+    @abstractmethod
     def of_llm(self, name: str) -> str:
         """The name of a tensor of the language model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_vision(self, name: str) -> str:
         """The name of a tensor of the encoder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def of_projector(self, name: str) -> str:
         """The name of a tensor of the projector."""
-        raise NotImplementedError
 
     def _info(self, name: str, info: TensorInfo) -> TensorInfo:
         return info
@@ -249,8 +254,9 @@ class _Layout:
     def _changed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
+    @abstractmethod
     def _write_files(self) -> None:
-        raise NotImplementedError
+        """Write the config, the tokenizer and what prepares images."""
 
     def _write_config(self, config: Mapping[str, Any]) -> None:
         text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
@@ -349,7 +355,7 @@ class _HuggingFace(_Layout):
             vision_feature_select_strategy=strategy,
             multimodal_projector_bias=self.projector_config["bias"],
             tie_word_embeddings=self.llm_config.get("tie_word_embeddings", False),
-            image_seq_length=(self.vision_config["image_size"] // self.vision_config["patch_size"]) ** 2,
+            image_seq_length=num_patches(self.vision_config["image_size"], self.vision_config["patch_size"]),
         ).to_dict()
         config |= {"architectures": ["LlavaForConditionalGeneration"]}
         config |= {"dtype": str(self.dtype).removeprefix("torch.")}

@@ -21,9 +21,8 @@ from xtuner.dataset.encoding.pipeline import MapFn
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.images.processed import ProcessedImages
 from xtuner.dataset.images.source import ImageSource
-from xtuner.dataset.items import packing
+from xtuner.dataset.items.image_items import ImageItems, count_tokens, joined
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
-from xtuner.dataset.items.store import TokenStore
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
 from xtuner.dataset.map_fns.images import place_marks, with_marks
 from xtuner.dataset.map_fns.template import chat_messages_map_fn
@@ -36,7 +35,7 @@ from xtuner.log import logger
 from xtuner.utils import IGNORE_INDEX
 
 
-class VisionLanguageDataset(PackedDataset):
+class VisionLanguageDataset(ImageItems):
     """Items of one conversation, or packs of them, with the tensors of their images."""
 
     unbuilt = frozenset({"processor"})
@@ -85,14 +84,11 @@ class VisionLanguageDataset(PackedDataset):
             take_held_out=take_held_out,
         )
         assert isinstance(text, PackedDataset)
-        self._num_tokens = _count(text.store, self._images.token_id)
+        counts = count_tokens(text.store, self._images.token_id)
         self._num_images: dict[int, int] = {}  # of samples that are cut
-        kept = self._whole_images(text, max_length)
-        plan = packing.plan_chosen(kept)
-        if pack_to_max_length:
-            plan = packing.plan_packs(text.store.lengths[kept], max_length, seed)
-            plan = packing.PackPlan(kept[plan.order], plan.boundaries)
-        super().__init__(text.store, plan, {**text.stats, "packs": len(plan)}, text.place, text.row)
+        kept = self._whole_images(text, counts, max_length)
+        limit = max_length if pack_to_max_length else None
+        super().__init__(text, kept, counts, text.store.lengths, limit, seed)
 
     def _identity(self, rows: Any) -> str:
         """A hash that changes if an image of the rows does, or if a missing one is there."""
@@ -104,12 +100,6 @@ class VisionLanguageDataset(PackedDataset):
             except DataError as error:
                 digest.update(str(error).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
-
-    @property
-    def modality_length(self) -> np.ndarray:
-        """As `length`, negative for items without an image."""
-        has_image = np.add.reduceat(self._num_tokens[self.plan.order], self.plan.boundaries[:-1]) > 0
-        return np.where(has_image, self.length, -self.length)
 
     def marked(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         """The row with marks instead of images, and its images."""
@@ -130,11 +120,7 @@ class VisionLanguageDataset(PackedDataset):
     def __getitem__(self, index: int) -> Item:
         index = checked_index(index, len(self))
         samples = [self._sample(int(number)) for number in self.plan[index]]
-        item = {
-            "input_ids": np.concatenate([ids for ids, _, _ in samples]),
-            "labels": np.concatenate([labels for _, labels, _ in samples]),
-            "cumulative_len": [0, *np.cumsum([len(ids) for ids, _, _ in samples]).tolist()],
-        }
+        item = joined((ids, labels) for ids, labels, _ in samples)
         if any(inputs for _, _, inputs in samples):
             item["image_inputs"] = [inputs for _, _, inputs in samples]
         return item
@@ -143,7 +129,7 @@ class VisionLanguageDataset(PackedDataset):
         """Ids, labels, and the tensors of the images or None."""
         ids, mask = self.store.sample(number)
         inputs = None
-        if count := int(self._num_tokens[number]):
+        if count := int(self._num_image_tokens[number]):
             row = int(self.store.rows[number])
             try:
                 inputs = self._inputs(number, self.row(row), count)
@@ -158,7 +144,7 @@ class VisionLanguageDataset(PackedDataset):
         images = [self._source.image(image) for image in named[: self._num_images.get(number, len(named))]]
         return self._images.inputs(images, num_tokens)
 
-    def _whole_images(self, text: PackedDataset, max_length: int) -> np.ndarray:
+    def _whole_images(self, text: PackedDataset, num_tokens: np.ndarray, max_length: int) -> np.ndarray:
         """The samples that are not cut within an image; the others are counted and logged."""
         broken = []
         for number in np.flatnonzero((text.store.lengths >= max_length) & (text.stats["cut"] > 0)).tolist():
@@ -167,8 +153,8 @@ class VisionLanguageDataset(PackedDataset):
             ids = self._images.processor.tokenizer(turn["image_texts"] or [""], add_special_tokens=False)
             counts = [sum(i == self._images.token_id for i in one) for one in ids["input_ids"]]
             ends = [0, *np.cumsum(counts).tolist()]
-            if int(self._num_tokens[number]) in ends:
-                self._num_images[number] = ends.index(int(self._num_tokens[number]))
+            if int(num_tokens[number]) in ends:
+                self._num_images[number] = ends.index(int(num_tokens[number]))
             else:
                 broken.append(number)
         if broken:
@@ -206,13 +192,6 @@ class _Mapping:
     def __repr__(self) -> str:
         processor = self._data._images.processor
         return f"{type(processor).__name__} {processor.to_json_string()} {self._data._renames} {self._key}"
-
-
-def _count(store: Any, token_id: int) -> np.ndarray:
-    """The number of tokens of images in each sample."""
-    assert isinstance(store, TokenStore)
-    starts = np.concatenate([[0], np.cumsum(store.lengths)[:-1]])
-    return np.add.reduceat(store.ids == token_id, starts, dtype=np.int64)
 
 
 def _undecoded(rows: Any) -> Any:

@@ -325,10 +325,10 @@ def build_model(run: Run) -> Any:
 
 def check_all_parts_run(run: Run, model: Any) -> None:
     """ConfigError if processes would wait for one that has nothing for a part, such as no image."""
-    if run.world.size == 1 or model.runs_all_parts:
+    if run.world.size == 1:
         return
-    outside = [n for n, p in model.named_parameters() if p.requires_grad and not model.always_runs(n)]
-    if run.backend.gathers_weights or outside:
+    needed = [n for n, p in model.named_parameters() if run.backend.gathers_weights or p.requires_grad]
+    if not all(map(model.always_runs, needed)):
         what = (
             "{kind}: several processes train an adapter or the language model alone, by DDP or ZeRO 1 and 2, "
             "since one without an image would keep the others waiting: set freeze_vision and "

@@ -7,6 +7,7 @@ outputs      hidden states and the head at tokens with a loss, by the training m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -91,9 +92,14 @@ class PackedLanguageModel(TrainModule):
     ) -> Any:
         """`Outputs` in mode "loss", those of `outputs_of` in another."""
         packed = pack(data, self.device)
-        if mode == "loss":
-            return self.compute_loss(self.with_labels(packed, data), num_items)
-        return self.outputs_of(packed, data, mode)
+        with self.seeing(data):
+            if mode == "loss":
+                return self.compute_loss(self.with_labels(packed, data), num_items)
+            return self.outputs_of(packed, data, mode)
+
+    def seeing(self, data: Mapping[str, Any]) -> contextlib.AbstractContextManager:
+        """A context in which passes have what the batch holds besides tokens, such as images."""
+        return contextlib.nullcontext()
 
     def with_labels(self, packed: Packed, data: Mapping[str, Any]) -> Packed:
         """The batch with what its loss needs besides tokens, such as labels of samples."""

@@ -88,8 +88,8 @@ class LLaVAModel(SupervisedFinetune):
         sizes = base_model(self.visual_encoder).config.hidden_size, _hidden_size(self.llm)
         self.starts_from = pretrained_pth
         self.projector = Projector(*sizes, depth=projector_depth)
-        self._rows: Tensor | None = None  # of the images of the batch that runs
-        self._row_of: np.ndarray | None = None  # of each token of that batch; -1 for words
+        # Of the batch that runs: the rows of its images, and the number of each token's row, -1 for words.
+        self._seen: tuple[Tensor, np.ndarray] | None = None
         logger.info(translate("LLaVA trains {parts}", parts=self._describe()))
 
     def _make_encoder(self, cfg: Any, lora: Any) -> Any:
@@ -97,7 +97,7 @@ class LLaVAModel(SupervisedFinetune):
             vision: Any = cfg
         else:
             # What is trained as a whole is held in fp32, as the projector is.
-            vision = load_visual_encoder(cfg, None if self._trains_encoder else _compute_dtype(self.llm))
+            vision = load_visual_encoder(cfg, None if self._trains_encoder else _plain_dtype(self.llm))
         name = getattr(vision.config, "_name_or_path", "")
         check_layer(self.select_layer, vision.config, name, "model.visual_select_layer")
         behind = layers_behind(vision, self.select_layer)
@@ -136,73 +136,62 @@ class LLaVAModel(SupervisedFinetune):
 
     # --- a batch -----------------------------------------------------------------------------------------
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
-        rows = self._image_rows(data.get("pixel_values") or [])
-        with self._showing(rows, data):
-            return super().forward(data, data_samples, mode, num_items)
+    @contextlib.contextmanager
+    def seeing(self, data: Mapping[str, Any]) -> Iterator[None]:
+        """A context in which passes have the rows of the images of the batch."""
+        images = data.get("pixel_values") or []
+        rows, is_image = self._encode(images), _is_image(data)
+        count = int(is_image.sum())
+        if count != (len(rows) if images else 0):
+            what = (
+                "the batch has {count} tokens for images, and its images have {rows} rows: the image "
+                "processor of the data and model.visual_encoder do not belong together"
+            )
+            raise ConfigError(translate(what, count=count, rows=len(rows) if images else 0))
+        self._seen = rows, np.where(is_image, np.cumsum(is_image) - 1, -1)
+        try:
+            yield
+        finally:
+            self._seen = None
 
-    def _image_rows(self, images: list[Tensor]) -> Tensor:
-        """The rows `[sum of rows, hidden]` of all images of a batch; of none, on one process, no rows."""
-        device, config = self.device, base_model(self.visual_encoder).config
-        size = config.image_size
+    def _encode(self, images: Sequence[Tensor]) -> Tensor:
+        """The rows `[sum of rows, hidden]` of all images of a batch, each `[..., 3, height, width]`.
+
+        Without images there are none; if there are several processes, those of a blank image, so that all of
+        them have the same graph.
+        """
+        config = base_model(self.visual_encoder).config
         if images:
-            pixels = torch.cat([image.reshape(-1, *image.shape[-3:]) for image in images])
+            pixels = torch.cat([image.flatten(0, -4) for image in images])
+        elif dist.world_size() > 1:
+            pixels = torch.zeros(1, 3, config.image_size, config.image_size)
         else:
-            pixels = torch.zeros(1 if dist.world_size() > 1 else 0, 3, size, size)
-        if not len(pixels):
-            return torch.zeros(0, _hidden_size(self.llm), device=device)
-        pixels = pixels.to(device, _compute_dtype(self.visual_encoder), non_blocking=True)
+            return torch.zeros(0, _hidden_size(self.llm), device=self.device)
+        pixels = pixels.to(self.device, _plain_dtype(self.visual_encoder), non_blocking=True)
         learns = self.training and any(p.requires_grad for p in self.visual_encoder.parameters())
         with contextlib.nullcontext() if learns else torch.no_grad():
             features = patch_features(self.visual_encoder, pixels, self.select_layer)
         return self.projector(features.to(self.projector.dtype)).flatten(0, 1)
 
-    @contextlib.contextmanager
-    def _showing(self, rows: Tensor, data: Mapping[str, Any]) -> Iterator[None]:
-        """A context in which `rows` stand in the places of the images of the batch."""
-        ids, mask = data["input_ids"], data.get("attention_mask")
-        is_image = data.get("is_image")
-        if is_image is None:
-            is_image = (ids.flatten() if mask is None else ids[mask.bool()]).cpu().numpy() < 0
-        count = int(is_image.sum())
-        here = count if data.get("pixel_values") else 0
-        if count != here or (count and count != len(rows)):
-            what = (
-                "the batch has {count} tokens for images, and its images have {rows} rows: the image "
-                "processor of the data and model.visual_encoder do not belong together"
-            )
-            raise ConfigError(translate(what, count=count, rows=len(rows) if here else 0))
-        self._rows = rows
-        self._row_of = np.where(is_image, np.cumsum(is_image) - 1, -1)
-        try:
-            yield
-        finally:
-            self._rows = self._row_of = None
-
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
-        assert self._rows is not None
-        assert self._row_of is not None
-        row_of = np.where(p.index >= 0, self._row_of[p.index], -1).ravel()
-        places = np.flatnonzero(row_of >= 0)
-        if not len(places) and not len(self._rows):
+        assert self._seen is not None
+        all_rows, row_of_token = self._seen
+        row_of = np.where(p.index >= 0, row_of_token[p.index], -1).ravel()
+        tokens = np.flatnonzero(row_of >= 0)
+        if not len(all_rows):
             return super().run(p, model, columns)
-        at, rows = to_device(places, self.device), to_device(row_of[places], self.device)
+        rows = all_rows[to_device(row_of[tokens], self.device)]
+        # The rows that this pass does not take have a gradient of zero, but they have one: so all processes
+        # have the same graph, and the collectives of its backward the same order.
+        zero = all_rows.sum() * 0
+
+        def put(module: nn.Module, args: Any, embeddings: Tensor) -> Tensor:
+            flat = embeddings.flatten(0, 1).index_copy(0, at, rows.to(embeddings.dtype))
+            return flat.view_as(embeddings) + zero.to(embeddings.dtype)
+
+        at = to_device(tokens, self.device)
         inputs = {**p.inputs, "input_ids": p.inputs["input_ids"].clamp(min=0)}
-        # Of images in other passes, or of the blank one, nothing is shown: their gradient is zero, but it is
-        # there. So all processes have the same graph, and the collectives of its backward the same order.
-        shown, none = self._rows[rows], self._rows.sum() * 0
-
-        def place(module: nn.Module, args: Any, embeddings: Tensor) -> Tensor:
-            flat = embeddings.flatten(0, 1).index_copy(0, at, shown.to(embeddings.dtype))
-            return flat.view_as(embeddings) + none.to(embeddings.dtype)
-
-        handle = self.llm.get_input_embeddings().register_forward_hook(place)
+        handle = self.llm.get_input_embeddings().register_forward_hook(put)
         try:
             return super().run(replace(p, inputs=inputs), model, columns)
         finally:
@@ -210,7 +199,15 @@ class LLaVAModel(SupervisedFinetune):
 
     def image_encoder(self, processor: Any) -> ImageEncoder:
         def encode(pixels: Tensor) -> Tensor:
-            return self._image_rows([pixels]).unflatten(0, (len(pixels), -1))
+            parts = (self.visual_encoder, self.projector)
+            was_training = [part.training for part in parts]
+            try:
+                for part in parts:
+                    part.eval()
+                return self._encode([pixels]).unflatten(0, (len(pixels), -1))
+            finally:
+                for part, before in zip(parts, was_training, strict=True):
+                    part.train(before)
 
         return ImageEncoder(processor, encode, background=background_of(processor), source="model")
 
@@ -237,8 +234,8 @@ class LLaVAModel(SupervisedFinetune):
             files["visual_encoder_adapter/adapter_config.json"] = adapter_config(self.visual_encoder)
         elif self._trains_encoder:
             files["visual_encoder/config.json"] = vision.config.to_json_string()
-            path = vision.config._name_or_path
-            files["visual_encoder/preprocessor_config.json"] = load_image_processor(path).to_json_string()
+            if path := getattr(vision.config, "_name_or_path", ""):
+                files["visual_encoder/preprocessor_config.json"] = load_image_processor(path).to_json_string()
         return files
 
     def _whole_parts(self) -> list[str]:
@@ -246,8 +243,16 @@ class LLaVAModel(SupervisedFinetune):
         return parts if self.uses_adapter or self._freezes_llm else ["llm", *parts]
 
 
-def _compute_dtype(model: Any) -> torch.dtype:
-    """The type of a model's inputs: that of its embedding, which is never quantised."""
+def _is_image(data: Mapping[str, Any]) -> np.ndarray:
+    """Which tokens of the flat batch are those of images."""
+    if "is_image" in data:
+        return data["is_image"]
+    ids, mask = data["input_ids"], data.get("attention_mask")
+    return (ids.flatten() if mask is None else ids[mask.bool()]).cpu().numpy() < 0
+
+
+def _plain_dtype(model: Any) -> torch.dtype:
+    """The type of the weights that are not quantised, as of an embedding."""
     return wanted_dtype(next(p for p in model.parameters() if p.dtype.is_floating_point))
 
 

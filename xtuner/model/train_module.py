@@ -40,9 +40,6 @@ class TrainModule(nn.Module, ABC):
     writes_text: bool = True
     # Whether batches bring the log-probabilities of a reference along, which are computed before training.
     stores_reference: bool = False
-    # Whether each forward pass runs every part, whatever is in its batch: collectives of several processes
-    # need it for parts that are trained or divided.
-    runs_all_parts: bool = True
     # A checkpoint of an earlier stage, whose weights training begins with.
     starts_from: str | None = None
     # The language model's place in the folder of the trained model; None if it is no part of that.
@@ -67,7 +64,10 @@ class TrainModule(nn.Module, ABC):
         return {}
 
     def always_runs(self, name: str) -> bool:
-        """Whether each forward pass runs the part of the weight `name`, in models that do not run all."""
+        """Whether each forward pass runs the part of the weight `name`, whatever is in its batch.
+
+        Collectives of several processes need it for parts that are trained or divided.
+        """
         return True
 
     def start_from(self, state: Mapping[str, Any], path: str) -> None:

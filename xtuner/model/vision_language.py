@@ -45,7 +45,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
         self,
         llm: Mapping[str, Any] | nn.Module,
         freeze_vision: bool = True,
-        freeze_projector: bool = False,
+        freeze_projector: bool | None = None,
         freeze_llm: bool = False,
         lora: Any = None,
         peft_model: str | None = None,
@@ -54,7 +54,10 @@ class VisionLanguageFinetune(SupervisedFinetune):
         max_position_embeddings: int | None = None,
         tokenizer: Any = None,
     ):
-        """`lora`: an adapter of the language part, beside which all else is frozen."""
+        """`lora`: an adapter of the language part, beside which all else is frozen.
+
+        `freeze_projector`: by default only beside an adapter.
+        """
         super().__init__(
             llm,
             lora=lora,
@@ -75,23 +78,28 @@ class VisionLanguageFinetune(SupervisedFinetune):
             raise ConfigError(translate(what, family=config.model_type))
         self._family: Images = images
         self._inputs: Sequence[ImageInputs | None] = ()  # of the samples of the batch that runs
-        self._starts: dict[int, int] = {}  # first token of a sample -> its number
-        frozen = {VISION: freeze_vision, PROJECTOR: freeze_projector, LANGUAGE: freeze_llm}
+        self._in_language = language_part(base_model(self.llm))
+        frozen = {VISION: freeze_vision, PROJECTOR: bool(freeze_projector), LANGUAGE: freeze_llm}
         if not self.uses_adapter:
             for name, parameter in self.llm.named_parameters():
                 if frozen[self.part_of(name)]:
                     parameter.requires_grad_(False)
+        elif freeze_llm or not freeze_vision or freeze_projector is False:
+            what = (
+                "VisionLanguageFinetune with lora trains the adapter of the language model alone: leave out "
+                "freeze_vision, freeze_projector and freeze_llm, or lora"
+            )
+            raise ConfigError(translate(what))
         logger.info(translate("Parts that are trained: {parts}", parts=self._describe()))
-        # A process without an image runs no encoder.
-        self.runs_all_parts = False
 
     def part_of(self, name: str) -> str:
         """The part of the model, "vision", "projector" or "language model", of the weight `name`."""
         if set(PROJECTORS) & set(name.split(".")):
             return PROJECTOR
-        return LANGUAGE if language_part(base_model(self.llm))(name) else VISION
+        return LANGUAGE if self._in_language(name) else VISION
 
     def always_runs(self, name: str) -> bool:
+        # A process without an image runs no encoder.
         prefix = "llm.base_model.model." if self.uses_adapter else "llm."
         return self.part_of(name.removeprefix(prefix)) == LANGUAGE
 
@@ -109,16 +117,12 @@ class VisionLanguageFinetune(SupervisedFinetune):
             translate("sequence_parallel_size: samples with images are not divided: set it to 1")
         )
 
-    def forward(
-        self,
-        data: dict[str, Any],
-        data_samples: Any = None,
-        mode: str = "loss",
-        num_items: int | Tensor | None = None,
-    ) -> Any:
+    @contextlib.contextmanager
+    def seeing(self, data: Mapping[str, Any]) -> Iterator[None]:
+        """A context in which passes have the tensors of the images of the batch."""
         self._inputs = data.get("image_inputs") or ()
         try:
-            return super().forward(data, data_samples, mode, num_items)
+            yield
         finally:
             self._inputs = ()
 

@@ -120,7 +120,8 @@ class EvaluateChatHook(Hook):
 
     def _sample(self, runner, max_new_tokens: int) -> list[str]:
         """The answers to all inputs, each below its prompt; without those that failed."""
-        self._look(runner)
+        # Encoding an image gathers weights too.
+        runner.backend.sample(lambda: self._look(runner))
         samples = [
             self._prepare(runner, text, max_new_tokens, picture)
             for text, picture in zip(self.inputs, self._shown(), strict=True)

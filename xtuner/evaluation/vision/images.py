@@ -12,11 +12,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xtuner.dataset.images.decode import decode_image, read_image
+from xtuner.dataset.images.decode import convert_image, decode_image, read_image
 from xtuner.errors import DataError
 from xtuner.language import translate
 
@@ -68,33 +68,29 @@ def image_key(value: Any) -> str:
 
 def open_image(value: Any, place: str, folders: Sequence[Path]) -> Image:
     """The image that `value` holds or names; DataError, which names `place`, if it cannot be read."""
+    from PIL import Image
+
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and _is_path(value):
+        return read_image(_find(value, folders))
+    if isinstance(value, str):
+        value = _from_base64(value, place)
     if isinstance(value, bytes):
         return decode_image(value, place)
-    if not isinstance(value, str):
-        return _converted(value, place)
-    if _is_path(value):
-        return read_image(_find(value, folders))
+    if isinstance(value, Image.Image):
+        return convert_image(value, place)
+    what = "{place}: the image is a {kind}, which cannot be read"
+    raise DataError(translate(what, place=place, kind=type(value).__name__))
+
+
+def _from_base64(value: str, place: str) -> bytes:
     text = value.rpartition(";base64,")[2]
     try:
-        content = base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         what = "{place}: the image is neither base64 nor the name of a file: {value:.40}"
         raise DataError(translate(what, place=place, value=value)) from None
-    return decode_image(content, place)
-
-
-def _converted(value: Any, place: str) -> Image:
-    convert: Callable[[str], Image] | None = getattr(value, "convert", None)
-    if convert is None:
-        what = "{place}: the image is a {kind}, which cannot be read"
-        raise DataError(translate(what, place=place, kind=type(value).__name__))
-    try:
-        return convert("RGB")
-    except OSError as error:
-        what = "the image {name} is damaged or cut off: {error}"
-        raise DataError(translate(what, name=place, error=error)) from error
 
 
 def _is_path(value: str) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from xtuner.config import build
 from xtuner.errors import ConfigError, ModelError
+from xtuner.image_processor import num_patches
 from xtuner.language import translate
 from xtuner.model.base import base_model
 from xtuner.model.loading import as_dtype, load_config
@@ -98,16 +99,12 @@ def load_visual_encoder(cfg: Mapping[str, Any], dtype: torch.dtype | None = None
     return vision
 
 
-def num_patches(config: Any) -> int:
-    """The number of rows for each image."""
-    return (config.image_size // config.patch_size) ** 2
-
-
 def patch_features(vision: Any, pixels: Tensor, layer: int) -> Tensor:
     """The hidden states `[k, patches, hidden]` of `pixels [k, 3, height, width]` after a layer."""
     base = base_model(vision)
     states = base(pixels, output_hidden_states=True).hidden_states[layer]
-    return states[:, states.shape[1] - num_patches(base.config) :]
+    # Some have a token for the class before.
+    return states[:, states.shape[1] - num_patches(base.config.image_size, base.config.patch_size) :]
 
 
 def layers_behind(vision: Any, layer: int) -> list[str]:
