@@ -1,4 +1,4 @@
-"""Images and videos."""
+"""Images, in Chinese."""
 
 IMAGES = {
     "There is no image {path}": "没有图像 {path}",
@@ -43,21 +43,6 @@ IMAGES = {
     ),
     "pixels cannot be kept in {folder}: {error}": "像素无法存入 {folder}：{error}",
     "the cache of pixels in {folder} is full: old ones are removed": "{folder} 中的像素缓存已满：移除旧的",
-    "the video": "视频",
-    "{name} has no video: it may be a sound": "{name} 中没有视频：可能是声音",
-    "the video {name} is cut off: it has {here:,} of {all:,} frames": (
-        "视频 {name} 不完整：共 {all:,} 帧，只有 {here:,} 帧"
-    ),
-    "the video {name} has no frames": "视频 {name} 没有帧",
-    "the video {name} is damaged: its frame at {at:.2f} s is missing": (
-        "视频 {name} 已损坏：缺少 {at:.2f} 秒处的帧"
-    ),
-    "frames of large videos are shrunk: together they may have {pixels:,} pixels": (
-        "大视频的帧会缩小：合计最多 {pixels:,} 像素"
-    ),
-    "{name}: reading videos needs PyAV: {command}": "{name}：读取视频需要 PyAV：{command}",
-    "There is no video {name}": "没有视频 {name}",
-    "the video {name} cannot be read: {reason}": "无法读取视频 {name}：{reason}",
     "{archive}: {links} links to other files are left out": "{archive}：略去 {links} 个指向其他文件的链接",
     "there is no folder or archive of images {path}": "没有图像文件夹或归档 {path}",
     "the image": "图像",

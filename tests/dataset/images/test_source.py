@@ -62,7 +62,6 @@ def test_an_image_of_a_folder_or_an_archive(places, place):
     for name in NAMES:
         assert source.image(name).tobytes() == decoded(name)
         assert source.size(name) == (7, 5)
-        assert source.content(f"./{name}")[0] == content(name)
     assert ImageSource(places / place / "train").image("b.png").tobytes() == decoded("train/b.png")
     assert ImageSource(places).size(f"{place}/train/b.png") == (7, 5)
     assert ImageSource().size(places / place / "a.png") == (7, 5)

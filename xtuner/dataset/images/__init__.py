@@ -4,6 +4,5 @@ source.py      `ImageSource`: paths, archives, data URLs, bytes, columns of `dat
 decode.py      the content of a file -> an RGB image, or its size from the header
 shape.py       padding to a square; the bound on the pixels that a processor makes of an image
 pixel_cache.py what processors make of images, on the disk up to a number of bytes
-video.py       frames of a video, evenly spaced
 archives.py    files in .zip and .tar archives, read in place
 """

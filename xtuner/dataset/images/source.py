@@ -78,11 +78,6 @@ class ImageSource:
         with item.open() as file:
             return image_size(file, item.name)
 
-    def content(self, value: Any) -> tuple[bytes, str]:
-        """The content of the file that `value` names, such as a video, and its name for messages."""
-        item = self._item(value)
-        return item.read(), item.name
-
     def identity(self, value: Any) -> tuple[Any, ...]:
         """Plain values that change if the image changes: the key of its pixels in a cache."""
         from PIL import Image
