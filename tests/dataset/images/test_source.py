@@ -149,7 +149,7 @@ def test_a_confined_source_reads_its_folder_only(places):
     outside += [(folder.parent / "gnu.tar").as_uri(), "~/a.png"]
     source = ImageSource(folder, is_confined=True)
     for name in outside:
-        for read in (source.image, source.size, source.content, source.identity):
+        for read in (source.image, source.size, source.identity):
             with pytest.raises(DataError, match="is outside of"):
                 read(name)
     assert source.size("train/../a.png") == source.size(str(folder / "a.png")) == (7, 5)
