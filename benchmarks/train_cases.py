@@ -23,6 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import itertools
 
+import llava_cases
 from timeline import Timeline, trainer_callback
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -101,34 +102,38 @@ PREFERENCES = {
 }
 
 
-def write_config(job: SimpleNamespace, folder: Path) -> Path:
-    """The path of XTuner's config for this training."""
+def config_text(job: SimpleNamespace) -> str:
+    """XTuner's config for this training."""
     adapter = f"lora=dict(type=LoraConfig, r=64, lora_alpha=16, lora_dropout={job.dropout})"
     if job.adapter:
         adapter += f",\n    peft_model={job.adapter!r}"
     mixed = job.dtype == "bf16"
-    text = CONFIG.format(
+    return CONFIG.format(
         **vars(job) | {"adapter": "" if job.method == "full" else adapter},
         model=f"{job.place}/model",
         rows=f"{job.place}/{'pairs' if job.method == 'dpo' else 'messages'}.jsonl",
         **PREFERENCES if job.method == "dpo" else SFT,
-        timeline=str(folder / "timeline.json"),
+        timeline=f"{job.scratch}/timeline.json",
         weights="bfloat16" if mixed and job.method != "full" else "float32",
         wrapper="AmpOptimWrapper" if mixed else "OptimWrapper",
         precision="dtype='bfloat16'" if mixed else "",
         rate=RATE,
     )
-    (folder / "config.py").write_text(text, "utf-8")
-    return folder / "config.py"
 
 
 def xtuner(job: SimpleNamespace) -> dict[str, Any]:
     """`xtuner train` on a config; `own_rate` is what its scalars say of the measured updates."""
+    return train_with_xtuner(job, config_text(job))
+
+
+def train_with_xtuner(job: SimpleNamespace, config: str) -> dict[str, Any]:
+    """The result of `xtuner train` on a config whose TimelineHook writes `scratch/timeline.json`."""
     from xtuner.cli import main
 
     folder = Path(job.scratch)
+    (folder / "config.py").write_text(config, "utf-8")
     # With --debug its errors are raised.
-    main(["train", str(write_config(job, folder)), "--work-dir", str(folder / "work"), "--debug"])
+    main(["train", str(folder / "config.py"), "--work-dir", str(folder / "work"), "--debug"])
     (scalars,) = folder.glob("work/*/vis_data/scalars.json")
     lines = [json.loads(line) for line in scalars.read_text("utf-8").splitlines()]
     rates = [line["tokens_per_sec"] for line in lines if "tokens_per_sec" in line][job.warmup :]
@@ -475,6 +480,7 @@ CASES = {
         llamafactory_dpo,
         unsloth,
         limit,
+        *llava_cases.CASES,
     )
 }
 DEFAULTS = {
@@ -483,6 +489,7 @@ DEFAULTS = {
     "adapter": None,
     "dropout": 0.1,
     "device": "cpu",
+    "grouped": False,
 }
 
 

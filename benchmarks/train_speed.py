@@ -28,6 +28,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from assets import GPU_LENGTH, SMALL, STANDS_IN, WORK, make_assets, make_gpu_assets
+from llava_cases import make_llava_assets
 from peers import DEFAULT_PLACE, python_of, site_of, why_missing
 from results import RESULTS, machine, write_section
 
@@ -74,6 +75,16 @@ PAIRS = {"batch": 4}
 XTUNER_DPO = Case("**XTuner**", "xtuner", settings=PAIRS)
 TRL_DPO = Case("TRL", "trl_dpo", "trl", PAIRS)
 TRL_DPO_DEFAULTS = Case("TRL at its defaults, bf16", "trl_dpo", "trl", DEFAULTS)
+# Of a LLaVA: packs of conversations, or about as many conversations as these hold.
+PACKS, ROWS = {"batch": 2, "length": 1024}, {"rows": 5}
+XTUNER_LLAVA = Case("**XTuner**", "xtuner_llava", settings=PACKS)
+TRAINER_LLAVA = Case("transformers Trainer", "trainer_llava", settings=ROWS)
+TRAINER_LLAVA_GROUPED = Case(
+    "transformers Trainer, grouped by length", "trainer_llava", settings={**ROWS, "grouped": True}
+)
+LLAVA = {"llava_lora", "llava_full"}
+LLAVA_CASES = [XTUNER_LLAVA, TRAINER_LLAVA, TRAINER_LLAVA_GROUPED]
+
 FACTORY_DPO = Case("LLaMA-Factory", "llamafactory_dpo", "llamafactory", PAIRS)
 
 PLAIN = [XTUNER, BARE, TRAINER, TRL, FACTORY]
@@ -93,6 +104,9 @@ ALL = [
     Group("All weights, fp32", "full", "fp32", PLAIN),
     Group("DPO with LoRA, bf16", "dpo", "bf16", [XTUNER_DPO, TRL_DPO, FACTORY_DPO, TRL_DPO_DEFAULTS]),
     Group("DPO with LoRA, fp32", "dpo", "fp32", [XTUNER_DPO, TRL_DPO, FACTORY_DPO]),
+    Group("LLaVA with LoRA, bf16", "llava_lora", "bf16", LLAVA_CASES),
+    Group("LLaVA with LoRA, fp32", "llava_lora", "fp32", LLAVA_CASES),
+    Group("LLaVA, all weights of the language model, bf16", "llava_full", "bf16", LLAVA_CASES),
 ]
 GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, XTUNER_LARGE, TRAINER, UNSLOTH])]
 
@@ -158,6 +172,8 @@ class Bench:
         only = set(self.args.only)
         for number in range(self.args.rounds):
             for group in groups:
+                if group.method in LLAVA:
+                    make_llava_assets(self.place)
                 limit = Case("limit", "limit")
                 for case in [limit, *group.cases]:
                     if only and case.name not in only | {"limit"}:
@@ -231,7 +247,7 @@ class Bench:
         memory = statistics.median(result["memory_mb"] for result in done)
         pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if a and b]
         faster = share = ""
-        if pairs and case.name != "xtuner":
+        if pairs and case is not group.cases[0]:
             faster = f"{statistics.median(self.rate(a) / self.rate(b) for a, b in pairs):.2f} times"
             share = f"{statistics.median(a['memory_mb'] / b['memory_mb'] for a, b in pairs):.0%}"
         return f"| {case.title} | {rate:,.0f} | {faster} | {memory / 1024:.2f} GB | {share} |"
@@ -240,7 +256,7 @@ class Bench:
         """The speed of our training as a fraction of the machine's limit."""
         limits = [result["flops"] for result in self.results[group.title, "limit"] if result]
         done = [result for result in ours if result]
-        if not done or not limits:
+        if not done or not limits or group.method in LLAVA:
             return []
         limit, rate = statistics.median(limits), statistics.median(map(self.rate, done))
         own = statistics.median(result["own_rate"] for result in done)
