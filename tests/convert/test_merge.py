@@ -233,25 +233,27 @@ def test_wrong_arguments(llama_dir, make_adapter, tmp_path):
         merge(base, adapter, tmp_path / "merged")
 
 
-def test_vision_tower_of_clip(tmp_path):
-    """With `is_clip` a CLIP folder and an adapter of its vision tower give a vision model."""
+@pytest.mark.parametrize("name", ["CLIP", "Siglip"])
+def test_vision_tower(name, tmp_path):
+    """With `is_clip` a folder of CLIP or SigLIP and an adapter of its vision tower give a vision model."""
+    import transformers
     from peft import LoraConfig, get_peft_model
-    from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 
+    config_class, whole, encoder = (
+        getattr(transformers, f"{name}{kind}") for kind in ("Config", "Model", "VisionModel")
+    )
     torch.manual_seed(0)
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={**small, "vocab_size": 20, "projection_dim": 8},
-        vision_config={**small, "image_size": 8, "patch_size": 4, "projection_dim": 8},
-        projection_dim=8,
+    config = config_class(
+        text_config={**small, "vocab_size": 20}, vision_config={**small, "image_size": 8, "patch_size": 4}
     )
-    CLIPModel(config).save_pretrained(tmp_path / "clip")
-    vision = CLIPVisionModel.from_pretrained(tmp_path / "clip")
+    whole(config).save_pretrained(tmp_path / "base")
+    vision = encoder.from_pretrained(tmp_path / "base")
     model = get_peft_model(vision, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
     model.save_pretrained(str(tmp_path / "adapter"))
-    difference = merge(tmp_path / "clip", tmp_path / "adapter", tmp_path / "merged", is_clip=True)
+    difference = merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged", is_clip=True)
     assert difference < 1e-5
-    merged = CLIPVisionModel.from_pretrained(tmp_path / "merged").eval()
+    merged = encoder.from_pretrained(tmp_path / "merged").eval()
     pixels = torch.randn(1, 3, 8, 8)
     with torch.no_grad():
         expected = model(pixel_values=pixels).last_hidden_state

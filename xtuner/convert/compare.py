@@ -26,6 +26,7 @@ from xtuner.model.loading import auto_class_of, load_config, register_families
 from xtuner.model.lora import add_adapter, attach_adapter, has_single_experts
 from xtuner.model.recompute import free_memory
 from xtuner.model.state import is_other_way_round
+from xtuner.model.vision.encoder import load_visual_encoder
 
 _ENDS = tuple(f"{name}.weight" for name in (*EMBEDDINGS, *HEADS))
 _LENGTH = 32
@@ -163,10 +164,11 @@ def _is_changed_on_loading(adapter: Adapter) -> bool:
 
 @torch.no_grad()
 def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_clip: bool) -> torch.Tensor:
-    from transformers import CLIPVisionModel
-
-    family: Any = CLIPVisionModel if is_clip else auto_class_of(load_config(folder), folder)
-    model = family.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    if is_clip:
+        model = load_visual_encoder({"pretrained_model_name_or_path": str(folder)}, torch.float32)
+    else:
+        family: Any = auto_class_of(load_config(folder), folder)
+        model = family.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     if adapter is not None:
         if rows := _more_rows(read_adapter(adapter), folder):
             # The adapter holds all rows: what the new ones begin with plays no part.

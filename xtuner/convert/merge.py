@@ -46,6 +46,7 @@ from xtuner.errors import ConfigError, ModelError
 from xtuner.log import logger
 from xtuner.model.loading import is_native, load_config
 from xtuner.model.lora import check_writes_text
+from xtuner.model.vision.encoder import ENCODERS, vision_config
 from xtuner.model_folder import has_tokenizer, tokenizer_files
 
 _VISION = "vision_model."
@@ -290,10 +291,7 @@ def _write_other_files(
             "the base's tokenizer"
         )
     if is_clip and "vision_config" in config:
-        config = {
-            **config["vision_config"],
-            "model_type": "clip_vision_model",
-            "architectures": ["CLIPVisionModel"],
-        }
+        family = vision_config(base_dir, "the base").model_type
+        config = {**config["vision_config"], "model_type": family, "architectures": [ENCODERS[family]]}
     if config != _read_config(base_dir):
         (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
