@@ -139,17 +139,22 @@ ENGINE = {
     "none of the {count} checkpoints in {work_dir} can be read in full": (
         "{work_dir} 中的 {count} 个检查点没有一个完整可读"
     ),
-    "CheckpointHook.rule is {rule!r}; use 'less' or 'greater'": (
-        "CheckpointHook.rule 为 {rule!r}；请用 'less' 或 'greater'"
+    "{setting} is {rule!r}; use 'less' or 'greater'": "{setting} 为 {rule!r}；请用 'less' 或 'greater'",
+    "{setting} needs validation: give val_dataloader, such as val_dataloader = dict(held_out=0.05)": (
+        "{setting} 需要验证：请给出 val_dataloader，例如 val_dataloader = dict(held_out=0.05)"
     ),
-    "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as val_dataloader "
-    "= dict(held_out=0.05)": (
-        "default_hooks.checkpoint.save_best 需要验证：请给出 val_dataloader，例如 val_dataloader = "
-        "dict(held_out=0.05)"
+    "{setting} is {name!r}, which validation does not measure.{hint} It measures {names}": (
+        "{setting} 为 {name!r}，验证中没有这个指标。{hint} 验证的指标有 {names}"
     ),
-    "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not measure.{hint} It "
-    "measures {names}": (
-        "default_hooks.checkpoint.save_best 为 {save_best!r}，验证中没有这个指标。{hint} 验证的指标有 {names}"
+    "EarlyStoppingHook.patience is {patience}: write 1 or more": (
+        "EarlyStoppingHook.patience 为 {patience}：请写 1 或更大的数"
+    ),
+    "Early stopping: %s is %s": "提前停止：%s 为 %s",
+    "Early stopping: %s is %.4f, better than stopping_threshold = %.4f": (
+        "提前停止：%s 为 %.4f，优于 stopping_threshold = %.4f"
+    ),
+    "Early stopping: the best %s is %s, and the last %d validations were not better": (
+        "提前停止：最好的 %s 为 %s，最近 %d 次验证没有更好"
     ),
     "{kind} is not a hook: it has none of the methods {names}": "{kind} 不是钩子：方法 {names} 一个也没有",
     "priority {value!r} of {kind} is unknown.{hint}": "{kind} 的优先级 {value!r} 未知。{hint}",

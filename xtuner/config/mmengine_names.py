@@ -12,7 +12,10 @@ def _move(source: str, target: str, names: str) -> dict[str, str]:
     return {f"{source}.{name}": f"{target}.{name}" for name in names.split()}
 
 
-_HOOKS = "CheckpointHook DistSamplerSeedHook IterTimerHook LoggerHook ParamSchedulerHook RuntimeInfoHook Hook"
+_HOOKS = (
+    "CheckpointHook DistSamplerSeedHook EarlyStoppingHook Hook IterTimerHook LoggerHook ParamSchedulerHook "
+    "RuntimeInfoHook"
+)
 _SCHEDULES = "LinearLR CosineAnnealingLR ConstantLR"
 _VISUAL = "Visualizer LocalVisBackend TensorboardVisBackend WandbVisBackend"
 

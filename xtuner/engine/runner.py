@@ -82,6 +82,8 @@ class TrainLoop:
         self.val_begin = val_begin * unit
         self.spike_ratio = spike_ratio
         self.skipped_in_a_row = 0
+        # The number of iterations when the current update is done.
+        self._end_of_update = 0
         # The newest update whose outcome is not known yet: its iteration, itself, its rows.
         self._unchecked: tuple[int, Update | PendingUpdate, list[Any]] | None = None
         self._stop = StopSignal()
@@ -89,6 +91,7 @@ class TrainLoop:
     def run(self) -> None:
         """Train from the run's iteration to the end."""
         run = self.runner
+        self._end_of_update = run.iter
         run.call_hooks("before_train")
         windows = self._windows(run.iter)
         with noting_signals() as self._stop:
@@ -101,6 +104,16 @@ class TrainLoop:
         """Whether validation is due after `iteration` (counted from 0); it always is after the last."""
         done = iteration + 1
         return (done >= self.val_begin and done % self.val_interval == 0) or done == self.max_iters
+
+    @property
+    def stop_training(self) -> bool:
+        """Whether the run ends with the current update; a hook sets it, on all processes."""
+        return self.max_iters == self._end_of_update
+
+    @stop_training.setter
+    def stop_training(self, value: bool) -> None:
+        if value:
+            self.max_iters = self._end_of_update
 
     def stop_asked(self) -> int:
         """The number of a signal that any process has received, or 0; a collective."""
@@ -127,6 +140,7 @@ class TrainLoop:
     def _train_window(self, window: list[dict[str, Any]]) -> None:
         run = self.runner
         run.position = Position(run.iter, run.position.data)
+        self._end_of_update = run.iter + len(window)
         own = [run.model.num_items(batch["data"]) for batch in window]
         counts = _sum_counts(run, own)
         total, loss = max(sum(counts), 1), torch.zeros((), device=run.device)

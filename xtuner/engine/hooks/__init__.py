@@ -6,6 +6,7 @@ from typing import Any
 from xtuner.config.mmengine_names import SAME_JOB
 from xtuner.engine.hooks.checkpoint import CheckpointHook
 from xtuner.engine.hooks.dataset_info import DatasetInfoHook
+from xtuner.engine.hooks.early_stopping import EarlyStoppingHook
 from xtuner.engine.hooks.evaluate_chat import EvaluateChatHook
 from xtuner.engine.hooks.hook import Hook, call_hooks, sort_hooks
 from xtuner.engine.hooks.logger import LoggerHook
@@ -36,6 +37,7 @@ __all__ = [
     "CheckpointHook",
     "DatasetInfoHook",
     "DistSamplerSeedHook",
+    "EarlyStoppingHook",
     "EvaluateChatHook",
     "Hook",
     "IterTimerHook",

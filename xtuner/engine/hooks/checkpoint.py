@@ -12,16 +12,12 @@ from xtuner.engine.checkpoints.background import BackgroundWriter
 from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
 from xtuner.engine.checkpoints.sharded import ShardedWriter, separate
 from xtuner.engine.hooks.hook import Hook
+from xtuner.engine.hooks.validated import RULES, check_metric, check_rule, rule_for, value_of
 from xtuner.engine.resume import state_of
-from xtuner.errors import ConfigError, did_you_mean
+from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
-
-RULES: dict[str, Callable[[float, float], bool]] = {
-    "less": lambda new, old: new < old,
-    "greater": lambda new, old: new > old,
-}
 
 
 class CheckpointHook(Hook):
@@ -51,10 +47,7 @@ class CheckpointHook(Hook):
         save_async: bool = False,
         sharded: bool | None = None,
     ):
-        if rule is not None and rule not in RULES:
-            raise ConfigError(
-                translate("CheckpointHook.rule is {rule!r}; use 'less' or 'greater'", rule=rule)
-            )
+        check_rule(rule, "default_hooks.checkpoint.rule")
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_optimizer = save_optimizer
@@ -70,7 +63,7 @@ class CheckpointHook(Hook):
 
     def before_run(self, runner) -> None:
         if self.save_best is not None:
-            self._check_best(runner)
+            check_metric(runner, self.save_best, "default_hooks.checkpoint.save_best")
         if runner.world.is_first:
             folder = self._folder(runner)
             if self.out_dir:
@@ -113,26 +106,6 @@ class CheckpointHook(Hook):
         )
         return None
 
-    def _check_best(self, runner) -> None:
-        if runner.val_loop is None:
-            raise ConfigError(
-                translate(
-                    "default_hooks.checkpoint.save_best needs validation: give val_dataloader, such as "
-                    "val_dataloader = dict(held_out=0.05)"
-                )
-            )
-        names = runner.val_loop.metric_names
-        if self.save_best != "auto" and self.save_best not in names:
-            raise ConfigError(
-                translate(
-                    "default_hooks.checkpoint.save_best is {save_best!r}, which validation does not "
-                    "measure.{hint} It measures {names}",
-                    save_best=self.save_best,
-                    hint=did_you_mean(str(self.save_best), names),
-                    names=", ".join(names),
-                )
-            )
-
     def saves_at(self, runner) -> bool:
         """Whether the iteration that is ending will be saved."""
         if self.save_last and runner.iter + 1 == runner.max_iters:
@@ -158,20 +131,15 @@ class CheckpointHook(Hook):
     def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
         if self.save_best is None:
             return
-        name = next(iter(metrics)) if self.save_best == "auto" else self.save_best
-        value = metrics[name]
-        best = self._best_value
-        if math.isnan(value) or not (best is None or self._is_better(runner, name, value, best)):
+        name, value = value_of(metrics, self.save_best)
+        best, is_better = self._best_value, RULES[rule_for(runner, name, self.rule)]
+        if math.isnan(value) or not (best is None or is_better(value, best)):
             return
         number, unit = self._count(runner)
         said = translate("Saving the best checkpoint: %s is %.4f, after %d %s")
         logger.info(said, name, value, number, translate(unit))
         self._best_value = value
         self._save_best(runner, name)
-
-    def _is_better(self, runner, name: str, value: float, best: float) -> bool:
-        by_model = "greater" if name in runner.model.better_if_larger else "less"
-        return RULES[self.rule or by_model](value, best)
 
     def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
         checkpoint["best_value"] = self._best_value
