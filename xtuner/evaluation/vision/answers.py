@@ -15,14 +15,13 @@ from xtuner import json_lines
 from xtuner.chat.session import make_session
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.errors import DataError, ModelError, NotFoundError
+from xtuner.evaluation.run_folder import Line
 from xtuner.evaluation.vision.rows import Question, Rows
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length
 from xtuner.generation.pictures import Picture, Pictures
 from xtuner.generation.request import Event, Failed, Piece, Request, Sampling
 from xtuner.language import translate
-
-Line = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,7 @@
-"""One measurement of a vision-language model, by one or several processes.
+"""One measurement of a vision-language model, by one or several processes, in a folder (run_folder.py) with
 
-work_dirs/mmbench_dev_en/20261128_143000/
-    args.json              what was measured, and how
-    answers.jsonl          an answer a line, as they come; answers.1.jsonl of the second process
-    mmbench_result.json    scores
-    mmbench_result.xlsx    questions, answers and what counts of each
-
-The same command after a kill resumes in the folder of that run: questions with an answer are not asked again,
-whatever the number of processes. Questions that could not be asked, such as those with a broken image, are.
+mmbench_result.json    scores
+mmbench_result.xlsx    questions, answers and what counts of each
 """
 
 from __future__ import annotations
@@ -21,14 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xtuner import atomic, json_lines
 from xtuner.chat.load_model import find_parts, load_model
 from xtuner.chat.settings import ModelSettings, check_llava_flags
 from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.encoding import fingerprint
-from xtuner.engine.build import free_timestamp
 from xtuner.errors import ConfigError
-from xtuner.evaluation.vision.answers import Answering, Line, answer_questions, part_of
+from xtuner.evaluation.run_folder import Line, RunFolder, write_json
+from xtuner.evaluation.vision.answers import Answering, answer_questions, part_of
 from xtuner.evaluation.vision.benchmarks import (
     BENCHMARKS,
     Answered,
@@ -39,18 +32,15 @@ from xtuner.evaluation.vision.benchmarks import (
     has_answer,
 )
 from xtuner.evaluation.vision.refcoco import REFCOCO
-from xtuner.evaluation.vision.results import write_json, write_table
+from xtuner.evaluation.vision.results import write_table
 from xtuner.evaluation.vision.rows import Question, Rows
 from xtuner.language import translate
-from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model_folder import state_of
 from xtuner.parallel.world import World
 from xtuner.utils import PROMPT_TEMPLATE
 
 _KNOWN = {**BENCHMARKS, REFCOCO.name: REFCOCO}
-TIMEOUT = 7 * 24 * 3600.0
-"""Seconds that a process which has answered its questions waits for the others."""
 NAMED = 3
 """The number of questions with an error that a message names."""
 
@@ -102,20 +92,18 @@ def measure(settings: Settings, world: World) -> Outcome | None:
     benchmark, rows, questions = world.local_rank_0_first(lambda: _read(settings))
     with ExitStack() as held:
         folder = _open_folder(settings, benchmark, rows, world, held)
-        file = folder / ("answers.jsonl" if world.is_first else f"answers.{world.rank}.jsonl")
-        world.connect(timeout=TIMEOUT)
-        if world.local_rank == 0:
-            _repair(folder)
-        done = {index for index, line in _gathered(folder, world).items() if "error" not in line}
+        done = {index for index, line in folder.lines().items() if "error" not in line}
         rest = [question for question in questions if question.index not in done]
         if done:
             what = translate("%d of %d questions are answered already, the run continues after them")
             logger.info(what, len(questions) - len(rest), len(questions))
         if rest:
             what = translate("%s: %d questions of %s, %d at a time; processes: %d; answers: %s")
-            logger.info(what, benchmark.title, len(rest), rows.path, settings.batch_size, world.size, file)
-            _answer(settings, rows, part_of(rest, world.rank, world.size), file)
-        lines = _gathered(folder, world)
+            logger.info(
+                what, benchmark.title, len(rest), rows.path, settings.batch_size, world.size, folder.file
+            )
+            _answer(settings, rows, part_of(rest, world.rank, world.size), folder.file)
+        lines = folder.lines()
         if not world.is_first:
             return None
         ordered = [lines[question.index] for question in questions]
@@ -153,28 +141,12 @@ def _image_folders(settings: Settings) -> list[Path]:
     return [Path(settings.data_path).expanduser().parent]
 
 
-def _open_folder(settings: Settings, benchmark: Benchmark, rows: Rows, world: World, held: ExitStack) -> Path:
-    """The folder of the unfinished run of the same command, or a new one; locked by the first process."""
+def _open_folder(
+    settings: Settings, benchmark: Benchmark, rows: Rows, world: World, held: ExitStack
+) -> RunFolder:
     above = Path(settings.work_dir or Path("work_dirs") / Path(settings.data_path).stem)
-    key = _key(settings, benchmark, rows) if world.is_first else ""
-
-    def find() -> str:
-        for file in sorted(above.glob("*/args.json"), reverse=True):
-            try:
-                args = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                continue
-            if args.get("key") == key and not args.get("is_finished"):
-                return file.parent.name
-        return free_timestamp(above)
-
-    folder = above / world.broadcast_via_store(find)
-    folder.mkdir(parents=True, exist_ok=True)
-    if world.is_first:
-        held.enter_context(writing(folder, translate("the work dir"), folder=True))
-        args = dataclasses.asdict(settings)
-        write_json(folder / "args.json", {**args, "benchmark": benchmark.name, "key": key})
-    return folder
+    args = {**dataclasses.asdict(settings), "benchmark": benchmark.name}
+    return RunFolder(above, lambda: _key(settings, benchmark, rows), args, world, held)
 
 
 def _key(settings: Settings, benchmark: Benchmark, rows: Rows) -> str:
@@ -187,24 +159,6 @@ def _key(settings: Settings, benchmark: Benchmark, rows: Rows) -> str:
     data = list(map(fingerprint.fingerprint_rows, rows.selection.sources))
     content = [benchmark.name, json.dumps(values, sort_keys=True), data, *map(state_of, folders)]
     return fingerprint.fingerprint_value(content)[:16]
-
-
-def _repair(folder: Path) -> None:
-    """Cut off lines that were not written to their end."""
-    for file in folder.glob("answers*.jsonl"):
-        json_lines.repair(file)
-
-
-def _gathered(folder: Path, world: World) -> dict[int | str, Line]:
-    """The line of each question, by index, of all processes: their files may be on several machines."""
-    world.all_gather(None)  # no process reads while another one writes
-    own = [line for file in sorted(folder.glob("answers*.jsonl")) for line in json_lines.read(file)]
-    found: dict[int | str, Line] = {}
-    for line in (line for part in world.all_gather(own) for line in part):
-        # A question with an error was asked again, so it may have an answer too.
-        if "error" in found.get(line["index"], {"error": ""}):
-            found[line["index"]] = line
-    return found
 
 
 def _answer(settings: Settings, rows: Rows, questions: Sequence[Question], file: Path) -> None:
@@ -243,7 +197,7 @@ def _template(
 
 
 def _finish(
-    folder: Path, benchmark: Benchmark, rows: Rows, questions: Sequence[Question], lines: Sequence[Line]
+    folder: RunFolder, benchmark: Benchmark, rows: Rows, questions: Sequence[Question], lines: Sequence[Line]
 ) -> Outcome:
     """Score the answers and write the files of the run."""
     answered = _answered(rows, questions, lines)
@@ -260,18 +214,13 @@ def _finish(
         }
         for one, line in zip(answered, lines, strict=True)
     ]
-    with atomic.written(folder / "answers.jsonl") as part, part.open("wb") as out:
-        json_lines.append(out, lines)
-    for file in folder.glob("answers.*.jsonl"):
-        atomic.remove(file)
     counts = _counts(scored, lines, scores)
     is_yes = scores is not None and scores.unclear_is_yes
-    files = [write_table(folder / f"{benchmark.file}.xlsx", table)]
+    files = [write_table(folder.path / f"{benchmark.file}.xlsx", table)]
     if scores is not None:
-        write_json(folder / f"{benchmark.file}.json", {**scores.metrics, "counts": counts})
-        files.insert(0, folder / f"{benchmark.file}.json")
-    args = json.loads((folder / "args.json").read_text(encoding="utf-8"))
-    write_json(folder / "args.json", {**args, "is_finished": True})
+        files.insert(0, folder.path / f"{benchmark.file}.json")
+        write_json(files[0], {**scores.metrics, "counts": counts})
+    folder.finish(lines)
     return Outcome(f"{benchmark.title} ({rows.path})", scores, _notes(counts, lines, files, is_yes))
 
 

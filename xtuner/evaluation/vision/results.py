@@ -40,12 +40,6 @@ def print_scores(title: str, scores: Scores) -> None:
         console.print(scores.summary)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON; the file is complete or absent."""
-    with atomic.written(path) as part:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write `rows` as the workbook `path`, or without openpyxl as .csv beside it; returns the file."""
     names = list(dict.fromkeys(name for row in rows for name in row))
