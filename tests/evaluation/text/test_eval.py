@@ -1,0 +1,189 @@
+"""`xtuner eval` with a tiny model: log-probabilities, answers, files, and what goes on after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from xtuner import cli
+
+TINY = ("--torch-dtype", "fp32", "--max-new-tokens", 6)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name, rows):
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def write_mmlu():
+    """Two subjects, without names of cells, each with two examples and three questions."""
+    for subject in ("law", "anatomy"):
+        for split, count in (("dev", 2), ("test", 3)):
+            path = Path(f"mmlu/{split}/{subject}_{split}.csv")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("w", newline="") as file:
+                for n in range(count):
+                    csv.writer(file).writerow(
+                        [f"{subject} {split} {n}?", "one", "two", "six", "ten", "ABCD"[n]]
+                    )
+
+
+ARC = [
+    {
+        "question": f"What is {n}?",
+        "choices": {
+            "text": ["a thing", "two", "no thing at all"][: 2 + n % 2],
+            "label": ["A", "B", "C"][: 2 + n % 2],
+        },
+        "answerKey": "B",
+    }
+    for n in range(5)
+]
+
+
+def results(work_dir="work_dirs/*"):
+    (file,) = Path().glob(f"{work_dir}/*/results.json")
+    return json.loads(file.read_text(encoding="utf-8"))["tasks"]
+
+
+def answers(work_dir="work_dirs/*"):
+    (file,) = Path().glob(f"{work_dir}/*/answers.jsonl")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def logprob(model, tokenizer, prompt, text):
+    """The log-probability of `text` after `prompt`, by a forward of its own."""
+    start, ids = len(tokenizer(prompt)["input_ids"]), tokenizer(prompt + text)["input_ids"]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return sum(float(logits[n - 1, ids[n]]) for n in range(start, len(ids)))
+
+
+@pytest.fixture(scope="module")
+def plain(llama_dir):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(llama_dir).eval(), AutoTokenizer.from_pretrained(llama_dir)
+
+
+def test_choices_have_the_log_probabilities_of_transformers(here, llama_dir, plain, run):
+    """After the examples of the subject; the table has the accuracy of each subject, and of all."""
+    write_mmlu()
+    write("arc.jsonl", ARC)
+    out = run("eval", llama_dir, "--tasks", "mmlu", "arc.jsonl", *TINY)
+    asked = "law dev 0?\nA. one\nB. two\nC. six\nD. ten\nAnswer:"
+    header = "The following are multiple choice questions (with answers) about law.\n\n"
+    prompt = f"{header}{asked} A\n\n{asked.replace('0', '1')} B\n\n{asked.replace('dev', 'test')}"
+    found = {line["index"]: line["logprobs"] for line in answers()}
+    assert list(found)[:4] == ["mmlu/anatomy:1", "mmlu/anatomy:2", "mmlu/anatomy:3", "mmlu/law:1"]
+    wanted = [logprob(*plain, prompt, f" {letter}") for letter in "ABCD"]
+    assert found["mmlu/law:1"] == pytest.approx(wanted, abs=1e-5)
+    for number, row in enumerate(ARC):
+        question, texts = f"Question: {row['question']}\nAnswer:", row["choices"]["text"]
+        wanted = [logprob(*plain, question, f" {text}") for text in texts]
+        assert found[f"arc/{number + 1}"] == pytest.approx(wanted, abs=1e-5)
+    chosen = [max(range(len(p)), key=p.__getitem__) for i, p in found.items() if i.startswith("arc")]
+    assert results()["arc"]["metrics"]["acc"] == sum(c == 1 for c in chosen) / 5
+    mmlu = results()["mmlu"]
+    assert (mmlu["shots"], mmlu["questions"], list(mmlu["groups"])) == (2, 6, ["anatomy", "law"])
+    assert "│   anatomy │         3 │ acc" in out
+
+
+def test_a_text_is_scored_in_windows_of_the_context(here, llama_dir, plain, run):
+    """Each token once; the last window is a whole one."""
+    text = "one two six ten " * 300
+    write("book.jsonl", [{"text": text}, {"text": "one"}])
+    run("eval", llama_dir, "--tasks", "book.jsonl", *TINY)
+    model, tokenizer = plain
+    ids, width = tokenizer(text, add_special_tokens=False)["input_ids"], model.config.max_position_embeddings
+    assert len(ids) > width
+    before, total = [tokenizer.bos_token_id, *ids], 0.0
+    for start in range(0, len(ids), width):
+        end = min(start + width, len(ids))
+        begin = max(0, end - width)
+        with torch.no_grad():
+            logits = model(torch.tensor([before[begin:end]])).logits[0].double().log_softmax(-1)
+        total += sum(float(logits[n - begin, ids[n]]) for n in range(start, end))
+    found = answers()
+    assert found[0]["tokens"] == len(ids)
+    assert found[0]["logprob"] == pytest.approx(total, rel=1e-6)
+    metrics = results()["book"]["metrics"]
+    total = -sum(line["logprob"] for line in found)
+    assert metrics["perplexity"] == pytest.approx(math.exp(total / sum(line["tokens"] for line in found)))
+    assert metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / (len(text) + 3))
+
+
+def test_answers_are_those_of_transformers(here, llama_dir, plain, run):
+    """Greedy, in the form of the prompt template; metrics fit the references unless they are named."""
+    model, tokenizer = plain
+    asked = [f"one {n}" for n in range(3)]
+    wanted = []
+    for text in asked:
+        prompt = f"<s><|User|>:{text}\n<|Bot|>:"
+        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            out = model.generate(ids, max_new_tokens=6, do_sample=False)
+        wanted.append(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    rows = [{"question": text, "answer": answer} for text, answer in zip(asked, wanted, strict=True)]
+    write("own.jsonl", [*rows, {"question": "ten", "answer": "something else"}])
+    words = ("--tasks", "own.jsonl", "--prompt-template", "default", *TINY)
+    run("eval", llama_dir, *words, "--metrics", "exact", "bleu")
+    assert [line["prediction"] for line in answers()][:3] == wanted
+    metrics = results()["own"]["metrics"]
+    assert (metrics["exact"], list(metrics)) == (0.75, ["exact", "bleu"])
+    (page,) = Path().glob("work_dirs/*/*/answers.html")
+    assert "something else" in page.read_text(encoding="utf-8")
+
+
+def test_a_killed_run_goes_on(here, llama_dir, run):
+    """What was answered is not asked again; the end is that of a whole run."""
+    write("arc.jsonl", ARC)
+    write("own.jsonl", [{"question": f"one {n}", "answer": "two"} for n in range(4)])
+    words = ("eval", llama_dir, "--tasks", "arc.jsonl", "own.jsonl", "--prompt-template", "default", *TINY)
+    run(*words)
+    whole = answers()
+    (folder,) = Path().glob("work_dirs/*/*")
+    args = json.loads((folder / "args.json").read_text())
+    (folder / "args.json").write_text(json.dumps({k: v for k, v in args.items() if k != "is_finished"}))
+    lines = (folder / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "answers.jsonl").write_bytes(b"".join(lines[3:6]) + lines[0][:20])
+    for file in ("results.json", "answers.html"):
+        (folder / file).unlink()
+    out = run(*words, with_log=True)
+    assert "3 of 9 questions are answered already, the run continues after them" in out
+    assert answers() == whole
+    assert "answered already" not in run(*words, with_log=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tasks", "none.jsonl"], "there is no data file none.jsonl"),
+        (["--tasks", "mmlux=arc.jsonl"], "'mmlux' is no kind of task. Did you mean 'mmlu'"),
+        (["--tasks", "arc.jsonl", "--shots", "3"], "arc.jsonl has no files named dev or train with examples"),
+        (["--tasks", "own.jsonl", "--shots", "3"], "only questions with choices have examples"),
+        (["--tasks", "arc.jsonl", "arc.jsonl"], "two tasks are named arc"),
+        (["--tasks", "arc.jsonl", "--limit", "0"], "--limit is 0: write 1 or more"),
+        (["--tasks", "own.jsonl", "--metrics", "blue"], "Did you mean 'bleu'"),
+        (["--tasks", "mmlu=own.jsonl"], "own.jsonl line 1: the row has no field 'choice 1'"),
+    ],
+)
+def test_wrong_calls_are_one_line(here, llama_dir, words, message, capsys):
+    write("arc.jsonl", ARC)
+    write("own.jsonl", [{"question": "one", "answer": "two"}])
+    assert cli.main(["eval", str(llama_dir), *words]) == 1
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xtuner: error: ")]
+    assert len(err) == 1
+    assert message in err[0]

@@ -1,0 +1,269 @@
+"""A language model on all questions of all tasks, by one or several processes.
+
+work_dirs/eval_qwen/20261128_143000/   (run_folder.py), and in it
+    results.json     numbers of each task, and of each subject
+    answers.html     every question with its answer
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from xtuner import json_lines
+from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.settings import ModelSettings
+from xtuner.chat.trained_with import choose_template
+from xtuner.dataset.encoding import fingerprint
+from xtuner.dataset.encoding.progress import show_rates
+from xtuner.errors import ConfigError, DataError
+from xtuner.evaluation.run_folder import Line, RunFolder
+from xtuner.evaluation.text.likelihood import Likelihood, Scored, batches
+from xtuner.evaluation.text.metrics import default_metrics, find_metric
+from xtuner.evaluation.text.results import Result, score_task, write_results
+from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, Question, Task, read_task
+from xtuner.generation.generate import answer, make_request
+from xtuner.generation.limits import context_length
+from xtuner.generation.request import Event, Failed, Piece, Request, Sampling
+from xtuner.language import translate
+from xtuner.log import logger
+from xtuner.model_folder import state_of
+from xtuner.parallel.world import World
+from xtuner.utils import PROMPT_TEMPLATE
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Settings(ModelSettings):
+    """The options of `xtuner eval`."""
+
+    tasks: Sequence[str] = ()
+    adapter: str | None = None
+    shots: int | None = None
+    metrics: Sequence[str] = ()
+    limit: int | None = None
+    work_dir: str | None = None
+    system: str | None = None
+    stop_words: Sequence[str] = field(default_factory=list)
+    max_new_tokens: int = 512
+    batch_size: int = 8
+    batch_tokens: int = 4096
+
+    def check(self) -> None:
+        """Raise ConfigError for an invalid value."""
+        lowest = {"max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "limit": 1, "shots": 0}
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                flag = name.replace("_", "-")
+                what = "--{flag} is {value}: write {least} or more"
+                raise ConfigError(translate(what, flag=flag, value=value, least=least))
+        if self.prompt_template is not None:
+            PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
+        for name in self.metrics:
+            find_metric(name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of all tasks, and lines that say what went wrong and where the files are."""
+
+    results: Sequence[Result]
+    notes: Sequence[str]
+
+
+def measure(settings: Settings, world: World) -> Outcome | None:
+    """The outcome, whose files are written; None on other processes than the first."""
+    settings.check()
+    tasks = world.local_rank_0_first(lambda: _read(settings))  # a wrong file is reported once
+    model = Path(settings.adapter or settings.model).name
+    above = Path(settings.work_dir or Path("work_dirs") / f"eval_{model}")
+    with ExitStack() as held:
+        folder = RunFolder(above, lambda: _key(settings, tasks), dataclasses.asdict(settings), world, held)
+        done = {index for index, line in folder.lines().items() if "error" not in line}
+        rest = [(task, question) for task in tasks for question in task.questions]
+        total = len(rest)
+        rest = [(task, question) for task, question in rest if name_of(task, question) not in done]
+        if done:
+            what = translate("%d of %d questions are answered already, the run continues after them")
+            logger.info(what, total - len(rest), total)
+        if own := rest[world.rank :: world.size]:
+            with folder.file.open("ab") as out:
+                _Run(settings).answer(own, out)
+                os.fsync(out.fileno())
+        lines = folder.lines()
+        if not world.is_first:
+            return None
+        results = [
+            score_task(task, [lines[name_of(task, one)] for one in task.questions], _metrics(settings, task))
+            for task in tasks
+        ]
+        notes = write_results(folder.path, settings.adapter or settings.model, results)
+        folder.finish([line for result in results for line in result.lines])
+        return Outcome(results, notes)
+
+
+def name_of(task: Task, question: Question) -> str:
+    """The name of a question among those of all tasks."""
+    return f"{task.name}/{question.index}"
+
+
+def _read(settings: Settings) -> list[Task]:
+    tasks: list[Task] = []
+    for given in settings.tasks:
+        task = read_task(given, settings.shots, settings.limit)
+        if any(task.name == other.name for other in tasks):
+            what = "--tasks: two tasks are named {name}: rename a file"
+            raise ConfigError(translate(what, name=task.name))
+        shots = translate(", {shots} examples before each", shots=task.shots) if task.shots else ""
+        logger.info(
+            translate("%s: %d questions of the kind %s%s"), task.path, len(task.questions), task.kind, shots
+        )
+        tasks.append(task)
+    return tasks
+
+
+def _metrics(settings: Settings, task: Task) -> list[str]:
+    if task.kind != ANSWERS:
+        return []
+    return list(settings.metrics) or default_metrics([q.reference or "" for q in task.questions])
+
+
+def _key(settings: Settings, tasks: Sequence[Task]) -> str:
+    """A hash of all that answers depend on."""
+    without = {"batch_size", "batch_tokens", "work_dir", "offload_folder", "metrics"}
+    values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}
+    folders = [Path(name) for name in (settings.model, settings.adapter) if name is not None]
+    asked = [
+        (name_of(task, q), q.prompt, list(q.choices), list(map(dict, q.messages)))
+        for task in tasks
+        for q in task.questions
+    ]
+    content = [json.dumps(values, sort_keys=True), asked, *map(state_of, folders)]
+    return fingerprint.fingerprint_value(content)[:16]
+
+
+class _Run:
+    """A loaded model, which answers questions."""
+
+    def __init__(self, settings: Settings) -> None:
+        from xtuner.model.loading import load_for_chat
+
+        self.settings = settings
+        named: list[str | Path] = [n for n in (settings.adapter, settings.model) if n is not None]
+        self._template = choose_template(settings.prompt_template, named)
+        self.model, self.tokenizer = load_for_chat(
+            settings.model,
+            adapter=settings.adapter,
+            dtype=settings.torch_dtype,
+            bits=settings.bits,
+            offload_folder=settings.offload_folder,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        if self._template is None and getattr(self.tokenizer, "chat_template", None):
+            self._template = PROMPT_TEMPLATE.auto
+
+    def answer(self, questions: Sequence[tuple[Task, Question]], file: IO[bytes]) -> None:
+        """Append a line for each question to `file`, as they are answered."""
+        num_done = num_tokens = 0
+        with show_rates(translate("answering"), len(questions)) as advance:
+
+            def write(lines: Sequence[Line], tokens: int) -> None:
+                nonlocal num_done, num_tokens
+                json_lines.append(file, lines, sync=False)
+                num_done, num_tokens = num_done + len(lines), num_tokens + tokens
+                advance(num_done, num_tokens)
+
+            asked = [(name_of(task, q), q) for task, q in questions if task.kind == ANSWERS]
+            if asked:
+                answer(
+                    self.model,
+                    self.tokenizer,
+                    self._requests(asked, write),
+                    max_running=self.settings.batch_size,
+                )
+            scored = [(name_of(task, q), task.kind, q) for task, q in questions if task.kind != ANSWERS]
+            if scored:
+                self._score(scored, write)
+
+    def _requests(
+        self, asked: Sequence[tuple[str, Question]], write: Callable[[Sequence[Line], int], None]
+    ) -> Iterator[Request]:
+        s = self.settings
+        writer = PromptWriter(self.tokenizer, context_length(self.model))
+        for name, question in asked:
+            messages: list[Mapping[str, Any]] = list(question.messages)
+            if s.system and messages[0]["role"] != "system":
+                messages.insert(0, {"role": "system", "content": s.system})
+            try:
+                prompt = writer.write(messages, self._template, None, s.max_new_tokens)
+            except DataError as error:
+                write([{"index": name, "error": " ".join(str(error).split())}], 0)
+                continue
+            words = tuple(dict.fromkeys([*prompt.stop_words, *s.stop_words]))
+            sampling = Sampling(s.max_new_tokens, temperature=0.0, stop_words=words)
+            yield make_request(self.model, prompt.ids, sampling, _Listener(name, write).listen)
+
+    def _score(
+        self, questions: Sequence[tuple[str, str, Question]], write: Callable[[Sequence[Line], int], None]
+    ) -> None:
+        """Write the log-probabilities of choices, and of texts."""
+        likelihood = Likelihood(self.model, self.tokenizer)
+        samples: list[list[Scored]] = [
+            likelihood.after(q.prompt, q.choices) if kind == CHOICES else likelihood.windows(q.prompt)
+            for _, kind, q in questions
+        ]
+        lengths = [sum(len(one.ids) for one in own) for own in samples]
+        for numbers in batches(lengths, self.settings.batch_tokens):
+            found = iter(self._in_parts(likelihood, [one for n in numbers for one in samples[n]]))
+            lines: list[Line] = []
+            for number in numbers:
+                name, kind, _ = questions[number]
+                values = [value for _ in samples[number] for value in next(found)]
+                if kind == CHOICES:
+                    lines.append({"index": name, "logprobs": values})
+                else:
+                    count = sum(len(one.targets) for one in samples[number])
+                    lines.append({"index": name, "logprob": sum(values), "tokens": count})
+            write(lines, sum(lengths[n] for n in numbers))
+        if likelihood.num_cut:
+            what = translate(
+                "%d questions are longer than the model's context of %d tokens: their beginning was cut"
+            )
+            logger.warning(what, likelihood.num_cut, likelihood.context)
+
+    def _in_parts(self, likelihood: Likelihood, samples: Sequence[Scored]) -> Iterator[list[float]]:
+        """The values of all samples, at most `batch_tokens` tokens at a time."""
+        start = total = 0
+        for number, sample in enumerate(samples):
+            if number > start and total + len(sample.ids) > self.settings.batch_tokens:
+                yield from likelihood.score(samples[start:number])
+                start, total = number, 0
+            total += len(sample.ids)
+        if start < len(samples):
+            yield from likelihood.score(samples[start:])
+
+
+class _Listener:
+    """Collects the text of one answer and writes its line at the end."""
+
+    def __init__(self, name: str, write: Callable[[Sequence[Line], int], None]) -> None:
+        self._name, self._write = name, write
+        self._pieces: list[str] = []
+
+    def listen(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Piece):
+            self._pieces.append(event.text)
+            return
+        line: Line = {"index": self._name, "prediction": "".join(self._pieces).strip()}
+        # A length that is reached is that of --max-new-tokens or of the context.
+        self._write([{**line, "cut": True} if event.finish == "length" else line], event.num_tokens)

@@ -1,0 +1,233 @@
+"""Numbers of a task from the lines of its questions, and the files of a run."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from xtuner import atomic
+from xtuner.evaluation.run_folder import Line, write_json
+from xtuner.evaluation.text.metrics import find_metric
+from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, Question, Task
+from xtuner.html_page import html_page
+from xtuner.language import language, translate
+
+NAMED = 3
+"""The number of questions with an error that a message names."""
+
+_STYLE = """
+.right { border-left: 4px solid var(--edge); } .wrong { border-left: 4px solid var(--warn-edge); }
+.question i { display: inline-block; width: 1.5em; font-style: normal; }
+.question { padding-left: 12px; margin: 18px 0; content-visibility: auto; }
+.scores { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scores td, .scores th { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: left; }
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of a task: of all questions, their standard errors, those of each group; and each answer's.
+
+    `values` has a mapping from metric to number for each question, empty for one that could not be asked.
+    """
+
+    task: Task
+    lines: Sequence[Line]
+    values: Sequence[Mapping[str, float]]
+    metrics: Mapping[str, float]
+    errors: Mapping[str, float]
+    groups: Mapping[str, Mapping[str, float]]
+
+
+def score_task(task: Task, lines: Sequence[Line], metrics: Sequence[str] = ()) -> Result:
+    """The numbers of a task; a question that could not be asked counts as 0."""
+    if task.kind == CHOICES:
+        values = [_of_choice(q, line, task.by_letter) for q, line in zip(task.questions, lines, strict=True)]
+    elif task.kind == ANSWERS:
+        found = {name: find_metric(name) for name in metrics}
+        values = [
+            {
+                name: metric(q.shown, line["prediction"], q.reference or "", q.row)
+                if "prediction" in line
+                else 0.0
+                for name, metric in found.items()
+            }
+            for q, line in zip(task.questions, lines, strict=True)
+        ]
+    else:
+        return Result(task, lines, [{} for _ in lines], _perplexity(task, lines), {}, {})
+    groups: dict[str, list[Mapping[str, float]]] = {}
+    for question, value in zip(task.questions, values, strict=True):
+        groups.setdefault(question.group, []).append(value)
+    of_groups = {name: _means(own) for name, own in sorted(groups.items())} if len(groups) > 1 else {}
+    return Result(task, lines, values, _means(values), _standard_errors(values), of_groups)
+
+
+def _of_choice(question: Question, line: Line, by_letter: bool) -> dict[str, float]:
+    logprobs = line["logprobs"]
+    found = {"acc": float(_largest(logprobs) == question.right)}
+    if not by_letter:
+        # The length of a choice without the space before it.
+        by_length = [
+            value / max(len(text) - 1, 1) for value, text in zip(logprobs, question.choices, strict=True)
+        ]
+        found["acc_norm"] = float(_largest(by_length) == question.right)
+    return found
+
+
+def _largest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def _perplexity(task: Task, lines: Sequence[Line]) -> dict[str, float]:
+    total = -sum(line["logprob"] for line in lines)
+    tokens = sum(line["tokens"] for line in lines)
+    num_words = sum(len(re.split(r"\s+", question.prompt)) for question in task.questions)
+    num_bytes = sum(len(question.prompt.encode()) for question in task.questions)
+    return {
+        "perplexity": _exp(total / max(tokens, 1)),
+        "word_perplexity": _exp(total / max(num_words, 1)),
+        "byte_perplexity": _exp(total / max(num_bytes, 1)),
+        "bits_per_byte": total / max(num_bytes, 1) / math.log(2),
+    }
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(value[name] for value in values) for name in values[0]}
+
+
+def _standard_errors(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    if len(values) < 2:
+        return {}
+    return {
+        name: statistics.stdev(value[name] for value in values) / math.sqrt(len(values)) for name in values[0]
+    }
+
+
+# --- shown ------------------------------------------------------------------------------------------------
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """Print a table of all tasks and their groups."""
+    # rich's markup would read [ ] in names.
+    console = Console(highlight=False, markup=False, emoji=False)
+    table = Table()
+    for number, name in enumerate(("task", "questions", "metric", "value", "±")):
+        table.add_column(translate(name), justify="right" if number in (1, 3, 4) else "left")
+    for result in results:
+        for number, (name, value) in enumerate(result.metrics.items()):
+            first = (result.task.name, f"{len(result.lines):,}") if number == 0 else ("", "")
+            error = f"{result.errors[name]:.4f}" if name in result.errors else ""
+            table.add_row(*first, name, f"{value:.4f}", error)
+        for group, metrics in result.groups.items():
+            count = sum(question.group == group for question in result.task.questions)
+            for number, (name, value) in enumerate(metrics.items()):
+                first = (f"  {group or '-'}", f"{count:,}") if number == 0 else ("", "")
+                table.add_row(*first, name, f"{value:.4f}", "")
+        table.add_section()
+    console.print(table)
+
+
+def write_results(folder: Path, model: str, results: Sequence[Result]) -> list[str]:
+    """Write `results.json` and `answers.html`; lines that say what went wrong and where the files are."""
+    files = [folder / "results.json", folder / "answers.html"]
+    write_json(
+        files[0], {"model": model, "tasks": {result.task.name: _as_json(result) for result in results}}
+    )
+    with atomic.written(files[1]) as part:
+        part.write_text(to_page(model, results, language()), encoding="utf-8")
+    notes = []
+    lines = [line for result in results for line in result.lines]
+    if errors := [f"{line['index']}: {line['error']}" for line in lines if "error" in line]:
+        more = ", ..." if len(errors) > NAMED else ""
+        what = "{count:,} questions could not be asked and count as wrong: {errors}"
+        notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
+    if cut := sum("cut" in line for line in lines):
+        what = "{count:,} answers were cut at the length of --max-new-tokens or of the context"
+        notes.append(translate(what, count=cut))
+    return [*notes, translate("The results are in {out}", out=", ".join(map(str, files)))]
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    task = result.task
+    return {
+        "path": task.path,
+        "kind": task.kind,
+        "questions": len(task.questions),
+        "shots": task.shots,
+        "metrics": dict(result.metrics),
+        "standard_errors": dict(result.errors),
+        "groups": {name: dict(metrics) for name, metrics in result.groups.items()},
+    }
+
+
+def to_page(model: str, results: Sequence[Result], lang: str) -> str:
+    """A page with the numbers of all tasks and every answer."""
+    legend = (
+        f'<p class="sample">{translate("→ the choice of the model")} <mark>{translate("right")}</mark></p>'
+    )
+    body = "\n".join(_section(result) for result in results)
+    return html_page(model, legend + body, lang, _STYLE)
+
+
+def _section(result: Result) -> str:
+    task = result.task
+    numbers = "".join(
+        f"<div><b>{value:.4f}</b><span>{escape(name)}</span></div>" for name, value in result.metrics.items()
+    )
+    groups = ""
+    if result.groups:
+        names = list(result.metrics)
+        head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        lines = "".join(
+            f"<tr><td>{escape(group or '-')}</td>"
+            f"{''.join(f'<td>{own[name]:.4f}</td>' for name in names)}</tr>"
+            for group, own in result.groups.items()
+        )
+        groups = f'<table class="scores"><tr><th></th>{head}</tr>{lines}</table>'
+    shots = translate(", {shots} examples before each", shots=task.shots) if task.shots else ""
+    about = translate("{count:,} questions", count=len(task.questions)) + shots
+    asked = "".join(
+        _question(question, line, values)
+        for question, line, values in zip(task.questions, result.lines, result.values, strict=True)
+    )
+    return (
+        f'<h2>{escape(task.name)}</h2><p class="faint">{escape(task.path)}: {escape(about)}</p>'
+        f'<div class="counts">{numbers}</div>{groups}<details open><summary>{translate("every answer")}'
+        f"</summary>{asked}</details>"
+    )
+
+
+def _question(question: Question, line: Line, values: Mapping[str, float]) -> str:
+    shown = [f'<p class="faint">{escape(question.place)}</p><pre>{escape(question.shown)}</pre>']
+    if question.choices:
+        chosen = _largest(line["logprobs"])
+        for number, (text, value) in enumerate(zip(question.choices, line["logprobs"], strict=True)):
+            word = f"<mark>{escape(text)}</mark>" if number == question.right else escape(text)
+            sign = "→" if number == chosen else ""
+            shown.append(f'<div><i>{sign}</i>{word} <span class="faint">{value:.3f}</span></div>')
+    elif question.reference is not None:
+        given = str(line.get("prediction", line.get("error", "")))
+        shown.append(f"<pre>{escape(given)}</pre>")
+        shown.append(f"<pre><mark>{escape(question.reference)}</mark></pre>")
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        shown.append(f'<p class="faint">{escape(numbers)}</p>')
+    else:
+        each = -line["logprob"] / max(line["tokens"], 1)
+        shown.append(f'<p class="faint">{translate("perplexity")} {_exp(each):.4g}</p>')
+    first = next(iter(values.values()), None)
+    kind = "" if first is None else " right" if first > 0 else " wrong"
+    return f'<div class="question{kind}">{"".join(shown)}</div>'

@@ -1,0 +1,279 @@
+"""Files -> tasks: questions of one kind.
+
+xtuner eval MODEL --tasks data/mmlu arc=easy.jsonl my_questions.jsonl perplexity=book.txt
+
+data/mmlu/dev/law_dev.csv       examples, which precede the questions of the same subject
+data/mmlu/test/law_test.csv     Question("law:1", prompt="The following ... Answer:", choices=(" A", ...))
+my_questions.jsonl              Question("1", messages=[...], reference="42")
+book.txt                        Question("1", prompt="the text")
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from xtuner.data_files import READ, suffix_of
+from xtuner.dataset.encoding.pipeline import apply_map_fn
+from xtuner.dataset.map_fns.auto import auto_map_fn
+from xtuner.dataset.map_fns.template import chat_messages_map_fn
+from xtuner.dataset.reading.files import FileRows, RowsFile
+from xtuner.dataset.reading.load import load_dataset
+from xtuner.dataset.reading.selection import Selection, take_split
+from xtuner.dataset.reading.tables import TableFile, read_csv
+from xtuner.errors import ConfigError, DataError, NotFoundError, did_you_mean
+from xtuner.evaluation.text.layouts import CELLS, LAYOUTS, LETTERS, Choices, Layout, layout_of
+from xtuner.language import translate
+from xtuner.log import logger
+
+CHOICES, ANSWERS, PERPLEXITY = "choices", "answers", "perplexity"
+KINDS = (*LAYOUTS, ANSWERS, PERPLEXITY)
+SPLITS = ("test", "validation", "val", "dev", "train")
+"""Splits in the order in which questions are looked for; examples come from the last two."""
+
+_MARKED = re.compile(rf"[-_.](?:{'|'.join(SPLITS)})$|^(?:{'|'.join(SPLITS)})[-_.]")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: its index in the task, what the model reads, and what is right.
+
+    `choices` are texts of which the likeliest after `prompt` is chosen; `messages` are answered; with
+    neither, the log-probability of `prompt` is what counts.
+    """
+
+    index: str
+    place: str
+    group: str = ""
+    shown: str = ""  # without examples
+    prompt: str = ""
+    choices: Sequence[str] = ()
+    right: int | None = None
+    messages: Sequence[Mapping[str, Any]] = ()
+    reference: str | None = None
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Questions of one kind; `by_letter`: the model chooses letters, all of one length."""
+
+    name: str
+    kind: str
+    path: str
+    questions: Sequence[Question]
+    shots: int = 0
+    by_letter: bool = False
+
+
+@dataclass(frozen=True)
+class _File:
+    """The rows of one file, and the group they belong to."""
+
+    group: str
+    rows: Selection
+
+
+def read_task(given: str, shots: int | None = None, limit: int | None = None) -> Task:
+    """The task `PATH` or `KIND=PATH`; `shots` examples before each question, at most `limit` questions."""
+    kind, path = _parsed(given)
+    files = _files_by_split(path)
+    split = _split_with_questions(path, files, kind)
+    first = next((row for file in files[split] for _, row in file.rows), None)
+    if first is None:
+        raise DataError(translate("{path} has no rows", path=path))
+    kind = kind or _kind_of(first)
+    if kind in LAYOUTS:
+        questions, num_shots = _with_choices(path, files, split, LAYOUTS[kind], shots)
+    else:
+        if shots:
+            what = (
+                "--shots {shots}: only questions with choices have examples, and {path} is of the kind {kind}"
+            )
+            raise ConfigError(translate(what, shots=shots, path=path, kind=kind))
+        read = _text if kind == PERPLEXITY else _with_reference
+        questions, num_shots = list(_questions(files[split], read)), 0
+    chosen = questions[:limit]
+    if len(chosen) < len(questions):
+        logger.info(translate("%s: the first %d of %d questions"), path, len(chosen), len(questions))
+    family = CHOICES if kind in LAYOUTS else kind
+    by_letter = kind in LAYOUTS and LAYOUTS[kind].by_letter
+    return Task(Path(path).stem or path, family, path, chosen, num_shots, by_letter)
+
+
+def _parsed(given: str) -> tuple[str | None, str]:
+    kind, sign, path = given.partition("=")
+    if not sign or Path(given).exists():
+        return None, given
+    if kind not in KINDS:
+        what = "--tasks {given}: {kind!r} is no kind of task.{hint} Kinds: {kinds}"
+        hint = did_you_mean(kind, KINDS)
+        raise ConfigError(translate(what, given=given, kind=kind, hint=hint, kinds=", ".join(KINDS)))
+    return kind, path
+
+
+def _kind_of(row: Mapping[str, Any]) -> str:
+    if (name := layout_of(row)) is not None:
+        return name
+    return PERPLEXITY if set(row) == {"text"} else ANSWERS
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def _files_by_split(path: str) -> dict[str, list[_File]]:
+    """The files of each split, by the names of folders or files; "" if these name none."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        loaded = load_dataset(path)
+        names = list(loaded) if isinstance(loaded, Mapping) else [""]
+        if len(names) == 1:
+            return {"": [_File("", _headed(take_split(loaded, None)))]}
+        return {name: [_File("", _headed(take_split(loaded, name)))] for name in names}
+    files = sorted(
+        file for file in folder.rglob("*") if suffix_of(str(file)) in READ or file.suffix == ".txt"
+    )
+    if not files:
+        raise NotFoundError(translate("{path} holds no data files", path=path))
+    found: dict[str, list[_File]] = {}
+    for file in files:
+        split = _split_of(file, folder)
+        rows = _headed(take_split(load_dataset(str(file)), None))
+        found.setdefault(split, []).append(_File(_group_of(file), rows))
+    return found
+
+
+def _split_of(file: Path, folder: Path) -> str:
+    names = [*file.relative_to(folder).parts[:-1][::-1], *re.split(r"[-_.]", file.stem)[::-1]]
+    return next((name for name in names if name in SPLITS), "")
+
+
+def _group_of(file: Path) -> str:
+    name = _MARKED.sub("", file.name.partition(".")[0])
+    return "" if name in SPLITS else name
+
+
+def _headed(rows: Selection) -> Selection:
+    """The rows, with names for the cells of a table that has none in its first line, as MMLU's have."""
+    sources = [
+        FileRows([_named(file) for file in source.files]) if isinstance(source, FileRows) else source
+        for source in rows.sources
+    ]
+    return Selection(sources)
+
+
+def _named(file: RowsFile) -> RowsFile:
+    if not isinstance(file, TableFile) or suffix_of(file.name) != ".csv":
+        return file
+    with open(file.path, encoding="utf-8-sig", newline="") as lines:
+        first = next(csv.reader(lines), [])
+    if len(first) != len(CELLS) or first[-1].strip() not in LETTERS[:4]:
+        return file
+    return TableFile(_with_names, file.path, file.name)
+
+
+def _with_names(file: RowsFile) -> Iterator[tuple[int, list[Any]]]:
+    yield 0, list(CELLS)
+    yield from read_csv(file)
+
+
+def _split_with_questions(path: str, files: Mapping[str, Sequence[_File]], kind: str | None) -> str:
+    """The first split whose first row has a right answer, or the first one."""
+    splits = [split for split in ("", *SPLITS) if split in files] or list(files)
+    for split in splits:
+        found = next(((file, number, row) for file in files[split] for number, row in file.rows), None)
+        if found is None:
+            return split
+        file, number, row = found
+        name = kind or layout_of(row)
+        if name not in LAYOUTS:
+            return split
+        if _read_at(file.rows.place(number), LAYOUTS[name].read, row).right is not None:
+            return split
+    raise DataError(translate("{path}: no question has a right answer", path=path))
+
+
+def _read_at(place: str, read: Callable[[Mapping[str, Any]], Any], row: Mapping[str, Any]) -> Any:
+    """What `read` makes of a row; DataError with its place for one of another form."""
+    try:
+        return read(row)
+    except KeyError as error:
+        raise DataError(translate("{place}: the row has no field {name}", place=place, name=error)) from error
+    except (DataError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+# --- questions --------------------------------------------------------------------------------------------
+
+
+def _questions(
+    files: Sequence[_File], read: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> Iterator[Question]:
+    for file in files:
+        for number, row in file.rows:
+            place = file.rows.place(number)
+            found = _read_at(place, read, row)
+            group = str(row.get("subject") or row.get("category") or file.group)
+            index = f"{file.group}:{number + 1}" if file.group else str(number + 1)
+            yield Question(index, place, group, row=dict(row), **found)
+
+
+def _with_choices(
+    path: str, files: Mapping[str, Sequence[_File]], split: str, layout: Layout, shots: int | None
+) -> tuple[list[Question], int]:
+    """The questions with their examples, and the number of these."""
+    examples: dict[str, list[str]] = {}
+    source = next((name for name in ("dev", "train") if name in files and name != split), None)
+    wanted = layout.shots if shots is None else shots
+    if wanted and source is None and shots:
+        what = "--shots {shots}: {path} has no files named dev or train with examples"
+        raise ConfigError(translate(what, shots=shots, path=path))
+    if wanted and source is not None:
+        for question in _questions(files[source], functools.partial(_asked, layout)):
+            if question.right is not None:
+                text = question.prompt + question.choices[question.right]
+                examples.setdefault(question.group, []).append(text)
+    found, least = [], wanted
+    for question in _questions(files[split], functools.partial(_asked, layout)):
+        own = examples.get(question.group, [])[:wanted]
+        least = min(least, len(own))
+        prompt = layout.header(question.group) + "\n\n".join([*own, question.prompt])
+        found.append(Question(**{**vars(question), "prompt": prompt}))
+    if shots and least < shots:
+        what = "--shots {shots}: {path} has only {count} examples of a subject"
+        raise ConfigError(translate(what, shots=shots, path=path, count=least))
+    if without := [question for question in found if question.right is None]:
+        what = translate("%s: %d questions have no right answer and are left out: %s")
+        logger.warning(what, path, len(without), without[0].place)
+    return [question for question in found if question.right is not None], least
+
+
+def _asked(layout: Layout, row: Mapping[str, Any]) -> dict[str, Any]:
+    item: Choices = layout.read(row)
+    asked = layout.ask(item)
+    return {"shown": asked, "prompt": asked, "choices": layout.continuations(item), "right": item.right}
+
+
+def _text(row: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(row["text"], str):
+        raise DataError(translate("the field 'text' is no text: {value!r:.80}", value=row["text"]))
+    return {"shown": row["text"], "prompt": row["text"]}
+
+
+def _with_reference(row: Mapping[str, Any]) -> dict[str, Any]:
+    messages = messages_of(row)
+    if not messages or messages[-1]["role"] != "assistant":
+        raise DataError(translate("the row has no answer to compare with"))
+    shown = "\n\n".join(str(message["content"]) for message in messages[:-1])
+    return {"shown": shown, "messages": messages[:-1], "reference": str(messages[-1]["content"])}
+
+
+def messages_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The messages of a row in any format of instruction data."""
+    made = chat_messages_map_fn(apply_map_fn(auto_map_fn, row, "dataset_map_fn"))["conversation"]
+    return list(made[0]["messages"]) if made else []
