@@ -1,4 +1,4 @@
-"""Other programs for training, each in a separate virtual environment.
+"""Other programs for training and evaluation, each in a separate virtual environment.
 
     python benchmarks/peers.py install                       TRL and LLaMA-Factory, 3.5 GB, some minutes
     python benchmarks/peers.py install unsloth --place D     one of them, in the folder D

@@ -49,14 +49,19 @@ mark { background: var(--trained); color: var(--ink); border-bottom: 2px solid v
 summary { cursor: pointer; color: var(--faint); }
 svg { width: 100%; height: auto; } svg rect { fill: var(--bar); } svg line { stroke: var(--line); }
 svg text { fill: var(--faint); font-size: 12px; font-family: inherit; }
+.right { border-left: 4px solid var(--edge); } .wrong { border-left: 4px solid var(--warn-edge); }
+.question i { display: inline-block; width: 1.5em; font-style: normal; }
+.question { padding-left: 12px; margin: 18px 0; content-visibility: auto; }
+.scores { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scores td, .scores th { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: left; }
 """
 
 
-def html_page(title: str, body: str, lang: str, style: str = "") -> str:
-    """The page with `body`, which is HTML; `style` is added to that of all pages."""
+def html_page(title: str, body: str, lang: str) -> str:
+    """The page with `body`, which is HTML."""
     return _PAGE.format(
         lang="zh-CN" if lang == "zh" else "en",
         title=escape(title),
-        style=(_STYLE + style).strip(),
+        style=_STYLE.strip(),
         body=body,
     )

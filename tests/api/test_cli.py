@@ -37,6 +37,7 @@ def test_the_commands_are_these():
         "convert ollama",
         "chat",
         "serve",
+        "eval",
         "score",
         "mmbench",
         "eval_refcoco",

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 CODE = list((ROOT / "xtuner").rglob("*.py"))
-# Styles of a page have borders.
-EXEMPT = {ROOT / "docs" / "glossary.md", ROOT / "xtuner" / "survey" / "page.py", Path(__file__)}
+# The style of pages has borders.
+EXEMPT = {ROOT / "docs" / "glossary.md", ROOT / "xtuner" / "html_page.py", Path(__file__)}
 
 
 def replaced():

@@ -30,6 +30,7 @@ LAYERS = {
             "next_tokens",
             "atomic",
             "json_lines",
+            "html_page",
             "families",
             "utils",
         ],

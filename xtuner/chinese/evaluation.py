@@ -101,4 +101,74 @@ EVALUATION = {
         "数据没有标准答案：请把 {file} 提交给评测服务器"
     ),
     "{count:,} questions have no right answer and are not scored": "{count:,} 道题没有标准答案，不计分",
+    # questions without images
+    "measure it: choices, answers, perplexity": "评测：选择题、问答、困惑度",
+    "Measure a language model: choices by likelihood (MMLU, C-Eval, CMMLU, ARC, HellaSwag, your own), "
+    "answers against references, perplexity of texts.": (
+        "评测语言模型：按似然做选择题（MMLU、C-Eval、CMMLU、ARC、HellaSwag 或自己的题目）、"
+        "把回答与参考答案比较、计算文本的困惑度。"
+    ),
+    "files or folders of questions; kinds: cmmlu, ceval, hellaswag, arc, mmlu, choices, answers, perplexity "
+    "(found by the fields of the rows)": (
+        "题目的文件或目录；类型：cmmlu、ceval、hellaswag、arc、mmlu、choices、answers、perplexity（由行的字段判断）"
+    ),
+    "examples before each question (5 for MMLU, C-Eval, CMMLU; else 0)": (
+        "每道题前的示例数（MMLU、C-Eval、CMMLU 为 5，其余为 0）"
+    ),
+    "of answers: exact, contains, numeric, boxed, letter, bleu, rouge1, rouge2, rougeL, or your own "
+    "FILE.py:FUNCTION (those that fit the references)": (
+        "问答的指标：exact、contains、numeric、boxed、letter、bleu、rouge1、rouge2、rougeL，"
+        "或自己的 FILE.py:FUNCTION（默认按参考答案选择）"
+    ),
+    "only the first N questions of each task": "每个任务只取前 N 道题",
+    "folder of the results (./work_dirs/eval_<name of the model>)": "结果目录（./work_dirs/eval_<模型名>）",
+    "form of questions that are answered (the one the model was trained with)": (
+        "问答题的提示词模板（默认为训练时的模板）"
+    ),
+    "system text of questions that are answered": "问答题的 system 文本",
+    "the longest answer, in tokens (512)": "回答的最大长度，以 token 计（512）",
+    "tokens of choices and texts at a time (4096)": "选择题和文本一次计算的 token 数（4096）",
+    "the row has no answer to compare with": "该行没有可比较的答案",
+    "the field 'text' is no text: {value!r:.80}": "字段 'text' 不是文本：{value!r:.80}",
+    "{place}: the row has no field {name}": "{place}：该行没有字段 {name}",
+    "'choices' is no list of two texts or more: {value!r:.80}": "'choices' 不是至少两项的列表：{value!r:.80}",
+    "the answer {answer!r} is none of the {count} choices": "答案 {answer!r} 不在 {count} 个选项之中",
+    "answerKey is {key!r}, none of {labels}": "answerKey 为 {key!r}，不在 {labels} 之中",
+    "{path} holds no data files": "{path} 中没有数据文件",
+    "{path}: no question has a right answer": "{path}：没有一道题有正确答案",
+    "%s: %d questions have no right answer and are left out: %s": "%s：%d 道题没有正确答案，不计入：%s",
+    "%s: the first %d of %d questions": "%s：前 %d 道题，共 %d 道",
+    "%s: %d questions of the kind %s%s": "%s：%d 道题，类型 %s%s",
+    ", {shots} examples before each": "，每题前 {shots} 个示例",
+    "--{flag} is {value}: write {least} or more": "--{flag} 为 {value}：请写 {least} 或更大的数",
+    "--tasks {given}: {kind!r} is no kind of task.{hint} Kinds: {kinds}": (
+        "--tasks {given}：没有任务类型 {kind!r}。{hint} 类型有：{kinds}"
+    ),
+    "--tasks: two tasks are named {name}: rename a file": "--tasks：两个任务都叫 {name}：请改一个文件名",
+    "--shots {shots}: only questions with choices have examples, and {path} is of the kind {kind}": (
+        "--shots {shots}：只有选择题有示例，而 {path} 的类型是 {kind}"
+    ),
+    "--shots {shots}: {path} has no files named dev or train with examples": (
+        "--shots {shots}：{path} 没有名为 dev 或 train 的示例文件"
+    ),
+    "--shots {shots}: {path} has only {count} examples of a subject": (
+        "--shots {shots}：{path} 的某个科目只有 {count} 个示例"
+    ),
+    "--metrics {name}: there is no such metric.{hint} Metrics: {names}, or FILE.py:FUNCTION": (
+        "--metrics {name}：没有这个指标。{hint} 指标有：{names}，或 FILE.py:FUNCTION"
+    ),
+    "--metrics {name}: there is no function {function}": "--metrics {name}：没有函数 {function}",
+    "--metrics {name} cannot be loaded: {error}": "--metrics {name} 无法加载：{error}",
+    "%d questions are longer than the model's context of %d tokens: their beginning was cut": (
+        "%d 道题超过模型的上下文（%d 个 token）：开头被截去"
+    ),
+    "task": "任务",
+    "questions": "题数",
+    "metric": "指标",
+    "value": "值",
+    "{count:,} questions": "{count:,} 道题",
+    "every answer": "所有回答",
+    "→ the choice of the model": "→ 模型的选择",
+    "right": "正确",
+    "perplexity": "困惑度",
 }

@@ -187,3 +187,11 @@ def test_wrong_calls_are_one_line(here, llama_dir, words, message, capsys):
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("xtuner: error: ")]
     assert len(err) == 1
     assert message in err[0]
+
+
+def test_all_messages_have_a_chinese_text(here, llama_dir, run, untold):
+    write("arc.jsonl", ARC)
+    write("own.jsonl", [{"question": "one", "answer": "two"}])
+    out = run("eval", llama_dir, "--tasks", "arc.jsonl", "own.jsonl", "--prompt-template", "default", *TINY)
+    assert "题数" in out
+    assert {text for text in untold if " " in text} == set()

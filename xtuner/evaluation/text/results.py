@@ -24,14 +24,6 @@ from xtuner.language import language, translate
 NAMED = 3
 """The number of questions with an error that a message names."""
 
-_STYLE = """
-.right { border-left: 4px solid var(--edge); } .wrong { border-left: 4px solid var(--warn-edge); }
-.question i { display: inline-block; width: 1.5em; font-style: normal; }
-.question { padding-left: 12px; margin: 18px 0; content-visibility: auto; }
-.scores { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.scores td, .scores th { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: left; }
-"""
-
 
 @dataclass(frozen=True)
 class Result:
@@ -180,7 +172,7 @@ def to_page(model: str, results: Sequence[Result], lang: str) -> str:
         f'<p class="sample">{translate("→ the choice of the model")} <mark>{translate("right")}</mark></p>'
     )
     body = "\n".join(_section(result) for result in results)
-    return html_page(model, legend + body, lang, _STYLE)
+    return html_page(model, legend + body, lang)
 
 
 def _section(result: Result) -> str:
