@@ -38,6 +38,7 @@ def test_the_commands_are_these():
         "chat",
         "serve",
         "eval",
+        "predict",
         "score",
         "mmbench",
         "eval_refcoco",

@@ -128,6 +128,18 @@ EVALUATION = {
     "system text of questions that are answered": "问答题的 system 文本",
     "the longest answer, in tokens (512)": "回答的最大长度，以 token 计（512）",
     "tokens of choices and texts at a time (4096)": "选择题和文本一次计算的 token 数（4096）",
+    "its answers to all rows of a file": "模型对文件中每一行的回答",
+    "Answer every row of a file: a line of JSON each, with scores if the rows have answers.": (
+        "回答文件中的每一行：每行一个 JSON；数据中有答案时附分数。"
+    ),
+    "the file to write": "要写的文件",
+    "only the first N rows": "只取前 N 行",
+    "0: always the likeliest token (0)": "0：总取概率最大的 token（0）",
+    "the likeliest tokens of that probability together (1)": "只从累计概率达到该值的 token 中采样（1）",
+    "seed of answers with a temperature (0)": "采样的随机种子（0）",
+    "the row asks nothing": "该行没有提问",
+    "{path} has no row that asks something": "{path} 没有一行有提问",
+    "{count:,} rows answered": "已回答 {count:,} 行",
     "the row has no answer to compare with": "该行没有可比较的答案",
     "the field 'text' is no text: {value!r:.80}": "字段 'text' 不是文本：{value!r:.80}",
     "{place}: the row has no field {name}": "{place}：该行没有字段 {name}",

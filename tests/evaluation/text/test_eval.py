@@ -195,3 +195,39 @@ def test_all_messages_have_a_chinese_text(here, llama_dir, run, untold):
     out = run("eval", llama_dir, "--tasks", "arc.jsonl", "own.jsonl", "--prompt-template", "default", *TINY)
     assert "题数" in out
     assert {text for text in untold if " " in text} == set()
+
+
+def test_predict_writes_a_line_for_each_row(here, llama_dir, run):
+    """In the order of the rows, scored if there are references; a row that asks nothing has an error."""
+    rows = [
+        {"question": "one", "answer": "two"},
+        {"messages": [{"role": "user", "content": "ten"}]},
+        {"x": 1},
+    ]
+    write("own.jsonl", [*rows, {"instruction": "six"}])
+    words = ("predict", llama_dir, "own.jsonl", "out.jsonl", "--prompt-template", "default", *TINY)
+    out = run(*words)
+    assert "3 rows answered\n" in out
+    assert "1 rows could not be read: 3: " in out
+    lines = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["id"] for line in lines] == ["1", "2", "3", "4"]
+    assert [line["messages"][-1]["content"] for line in lines if "messages" in line] == ["one", "ten", "six"]
+    assert [set(line) - {"cut"} for line in lines[:3]] == [
+        {"id", "messages", "prediction", "reference"},
+        {"id", "messages", "prediction"},
+        {"id", "error"},
+    ]
+    write("own.jsonl", [{"question": "one", "answer": lines[0]["prediction"] or "-"}])
+    assert "exact: 1.0000" in run(*words, "--metrics", "exact")
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+
+
+def test_sampled_answers_depend_on_the_question_and_the_seed_alone(here, llama_dir, run):
+    """Not on the batch; another seed gives others."""
+    write("own.jsonl", [{"question": f"one {n}"} for n in range(4)])
+    words = ("predict", llama_dir, "own.jsonl", "out.jsonl", "--prompt-template", "default", *TINY)
+    found = []
+    for more in (["--batch-size", 1], ["--batch-size", 4], ["--seed", 1]):
+        run(*words, "--temperature", 1, *more)
+        found.append(Path("out.jsonl").read_text(encoding="utf-8"))
+    assert found[0] == found[1] != found[2]

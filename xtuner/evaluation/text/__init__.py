@@ -5,5 +5,6 @@ layouts.py      rows of MMLU, C-Eval, CMMLU, ARC, HellaSwag or a user's file -> 
 likelihood.py   log-probabilities of texts after others
 metrics.py      an answer and its reference -> a number
 measure.py      the model on all questions of all tasks, continued after a kill
+predict.py      its answers to all rows of a file: `xtuner predict`
 results.py      numbers of each task, and a page with every answer
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -53,12 +54,16 @@ class Settings(ModelSettings):
     system: str | None = None
     stop_words: Sequence[str] = field(default_factory=list)
     max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
     batch_size: int = 8
     batch_tokens: int = 4096
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
         lowest = {"max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "limit": 1, "shots": 0}
+        lowest |= {"temperature": 0}
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -86,28 +91,36 @@ def measure(settings: Settings, world: World) -> Outcome | None:
     model = Path(settings.adapter or settings.model).name
     above = Path(settings.work_dir or Path("work_dirs") / f"eval_{model}")
     with ExitStack() as held:
-        folder = RunFolder(above, lambda: _key(settings, tasks), dataclasses.asdict(settings), world, held)
-        done = {index for index, line in folder.lines().items() if "error" not in line}
-        rest = [(task, question) for task in tasks for question in task.questions]
-        total = len(rest)
-        rest = [(task, question) for task, question in rest if name_of(task, question) not in done]
-        if done:
-            what = translate("%d of %d questions are answered already, the run continues after them")
-            logger.info(what, total - len(rest), total)
-        if own := rest[world.rank :: world.size]:
-            with folder.file.open("ab") as out:
-                _Run(settings).answer(own, out)
-                os.fsync(out.fileno())
-        lines = folder.lines()
+        folder, lines = answer_tasks(settings, tasks, above, world, held)
         if not world.is_first:
             return None
         results = [
-            score_task(task, [lines[name_of(task, one)] for one in task.questions], _metrics(settings, task))
+            score_task(
+                task, [lines[name_of(task, one)] for one in task.questions], metrics_of(settings, task)
+            )
             for task in tasks
         ]
         notes = write_results(folder.path, settings.adapter or settings.model, results)
         folder.finish([line for result in results for line in result.lines])
         return Outcome(results, notes)
+
+
+def answer_tasks(
+    settings: Settings, tasks: Sequence[Task], above: Path, world: World, held: ExitStack
+) -> tuple[RunFolder, Mapping[int | str, Line]]:
+    """The folder below `above` with the lines of all questions, and the lines by `name_of` each."""
+    folder = RunFolder(above, lambda: _key(settings, tasks), dataclasses.asdict(settings), world, held)
+    done = {index for index, line in folder.lines().items() if "error" not in line}
+    every = [(task, question) for task in tasks for question in task.questions]
+    rest = [(task, question) for task, question in every if name_of(task, question) not in done]
+    if done:
+        what = translate("%d of %d questions are answered already, the run continues after them")
+        logger.info(what, len(every) - len(rest), len(every))
+    if own := rest[world.rank :: world.size]:
+        with folder.file.open("ab") as out:
+            _Run(settings).answer(own, out)
+            os.fsync(out.fileno())
+    return folder, folder.lines()
 
 
 def name_of(task: Task, question: Question) -> str:
@@ -130,7 +143,8 @@ def _read(settings: Settings) -> list[Task]:
     return tasks
 
 
-def _metrics(settings: Settings, task: Task) -> list[str]:
+def metrics_of(settings: Settings, task: Task) -> list[str]:
+    """The metrics of a task of answers: those asked for, or those that fit its references."""
     if task.kind != ANSWERS:
         return []
     return list(settings.metrics) or default_metrics([q.reference or "" for q in task.questions])
@@ -208,7 +222,11 @@ class _Run:
                 write([{"index": name, "error": " ".join(str(error).split())}], 0)
                 continue
             words = tuple(dict.fromkeys([*prompt.stop_words, *s.stop_words]))
-            sampling = Sampling(s.max_new_tokens, temperature=0.0, stop_words=words)
+            # An answer depends on its question alone, whichever process gives it.
+            seed = s.seed + zlib.crc32(name.encode())
+            sampling = Sampling(
+                s.max_new_tokens, temperature=s.temperature, top_p=s.top_p, seed=seed, stop_words=words
+            )
             yield make_request(self.model, prompt.ids, sampling, _Listener(name, write).listen)
 
     def _score(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Any
 from xtuner.data_files import READ, suffix_of
 from xtuner.dataset.encoding.pipeline import apply_map_fn
 from xtuner.dataset.map_fns.auto import auto_map_fn
+from xtuner.dataset.map_fns.preferences import DIALOGUES, PROMPTS
+from xtuner.dataset.map_fns.sharegpt import messages_of
 from xtuner.dataset.map_fns.template import chat_messages_map_fn
 from xtuner.dataset.reading.files import FileRows, RowsFile
 from xtuner.dataset.reading.load import load_dataset
@@ -266,14 +269,50 @@ def _text(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_reference(row: Mapping[str, Any]) -> dict[str, Any]:
-    messages = messages_of(row)
-    if not messages or messages[-1]["role"] != "assistant":
+    found = asked(row)
+    if found["reference"] is None:
         raise DataError(translate("the row has no answer to compare with"))
-    shown = "\n\n".join(str(message["content"]) for message in messages[:-1])
-    return {"shown": shown, "messages": messages[:-1], "reference": str(messages[-1]["content"])}
+    return found
 
 
-def messages_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The messages of a row in any format of instruction data."""
-    made = chat_messages_map_fn(apply_map_fn(auto_map_fn, row, "dataset_map_fn"))["conversation"]
+def asked(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked in a row of any format of instruction data, and the answer it has, if any."""
+    messages = _messages_of(row)
+    reference = None
+    if messages and messages[-1]["role"] == "assistant":
+        reference = str(messages.pop()["content"])
+    if not any(message["role"] == "user" for message in messages):
+        raise DataError(translate("the row asks nothing"))
+    shown = "\n\n".join(str(message["content"]) for message in messages)
+    return {"shown": shown, "messages": messages, "reference": reference}
+
+
+def _messages_of(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if name := next((name for name in DIALOGUES if isinstance(row.get(name), (list, tuple))), None):
+        return messages_of(row, name)
+    try:
+        made = chat_messages_map_fn(apply_map_fn(auto_map_fn, row, "dataset_map_fn"))["conversation"]
+    except DataError:
+        # A question without an answer.
+        texts = [row[name] for name in PROMPTS if isinstance(row.get(name), str) and row[name]]
+        if not texts:
+            raise
+        return [{"role": "user", "content": "\n".join(texts)}]
     return list(made[0]["messages"]) if made else []
+
+
+def read_rows(path: str, limit: int | None = None) -> tuple[Task, dict[str, str]]:
+    """All rows of `path` as questions to be answered, and what is wrong with each of the other rows."""
+    rows = take_split(load_dataset(path), None)
+    questions, errors = [], {}
+    for number, read in itertools.islice(rows.unread(), limit):
+        index = str(number + 1)
+        try:
+            row = read()
+            questions.append(Question(index, rows.place(number), row=dict(row), **asked(row)))
+        except DataError as error:
+            errors[index] = " ".join(str(error).split())
+    if not questions:
+        first = f": {next(iter(errors.values()))}" if errors else ""
+        raise DataError(translate("{path} has no row that asks something", path=path) + first)
+    return Task(Path(path).stem or path, ANSWERS, path, questions), errors

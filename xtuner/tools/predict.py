@@ -1,0 +1,45 @@
+"""`xtuner predict MODEL DATA OUT`: the answers of a language model to all rows of a file."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.data_files import check_there, named_files
+from xtuner.tools.arguments.answering import add_answering, run
+from xtuner.tools.arguments.parser import Parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner predict`."""
+    parser = Parser(
+        "xtuner predict",
+        description="Answer every row of a file: a line of JSON each, with scores if the rows have answers.",
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the model: a folder or a name on the hub")
+    add(
+        "data",
+        metavar="DATA",
+        help="the rows: a file, a folder or a name on the hub, in any format that training reads",
+    )
+    add("out", metavar="OUT", help="the file to write")
+    add("--limit", type=int, metavar="N", help="only the first N rows")
+    add("--temperature", type=float, default=0.0, help="0: always the likeliest token (0)")
+    add("--top-p", type=float, default=1.0, help="the likeliest tokens of that probability together (1)")
+    add("--seed", type=int, default=0, help="seed of answers with a temperature (0)")
+    add_answering(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Answer; returns 0 when the file is written."""
+    args = parse_args(argv)
+    for file in named_files(args.data) or ():
+        check_there(file)
+
+    def answer(settings, world):
+        from xtuner.evaluation.text.predict import predict
+
+        return predict(settings, args.data, args.out, world)
+
+    return run("predict", args, argv, answer)
