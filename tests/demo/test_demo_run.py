@@ -13,8 +13,9 @@ from rich.console import Console
 
 from tests.terminal import Terminal
 from xtuner.chat.terminal import PROMPT
+from xtuner.demo.losses import watch_log
 from xtuner.demo.preference import PreferenceDemo
-from xtuner.demo.run import Demo, Options, find_activation, watch_log
+from xtuner.demo.run import Demo, Options, find_activation
 from xtuner.demo.wording import PREFERENCE_WORDS, WORDS
 from xtuner.errors import TrainingError
 from xtuner.log import logger

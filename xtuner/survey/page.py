@@ -71,10 +71,15 @@ def write_page(path: Path, title: str, surveys: Sequence[Survey], lang: str) -> 
 def to_page(title: str, surveys: Sequence[Survey], lang: str) -> str:
     """The whole page; `title` names the config."""
     body = "\n".join(_data_set(survey, lang) for survey in surveys)
+    return html_page(f"{word('title', lang)} {title}", body, lang)
+
+
+def html_page(title: str, body: str, lang: str, style: str = "") -> str:
+    """A page of HTML without other files, for light and dark screens; `style` adds to its own."""
     return _PAGE.format(
         lang="zh-CN" if lang == "zh" else "en",
-        title=escape(f"{word('title', lang)} {title}"),
-        style=_STYLE.strip(),
+        title=escape(title),
+        style=f"{_STYLE.strip()}\n{style}".strip(),
         body=body,
     )
 
