@@ -1,7 +1,7 @@
 """Make a small image encoder in place: a CLIP of four layers that learns to tell colours and shapes.
 
-    figures     drawn anew for every batch, [64, 3, 48, 48]
-    rows        one of 80 numbers for each of 16 patches of 12 x 12 pixels
+    pictures    [9600, 3, 64, 64] of figures, each seen three or four times
+    rows        one of 80 numbers for each of 16 patches of 16 x 16 pixels
     loss        of the colour and of the shape, by a linear head on the mean of the rows; the head is not kept
     folder      config.json, model.safetensors, preprocessor_config.json, made_by_xtuner_demo.json
 
@@ -11,7 +11,7 @@ A CLIP from a hub has learnt from captions. This one stands in for it, as the ba
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from xtuner import dist
-from xtuner.demo.figures import CATEGORIES, COLOURS, SHAPES, Figure, any_figure, draw
+from xtuner.demo.figures import CATEGORIES, COLOURS, SHAPES, any_figure, draw
 from xtuner.demo.made import Progress, Result, Trained, keep_or_make, mean_of_last, plan_key
 from xtuner.demo.muon import make_optimizers, set_rates
 
@@ -36,13 +36,14 @@ class EncoderPlan:
     """Sizes of the encoder and of its training."""
 
     seed: int = 0
-    image_size: int = 48
-    patch_size: int = 12
+    image_size: int = 64
+    patch_size: int = 16
     hidden_size: int = 80
     intermediate_size: int = 240
     num_layers: int = 4
-    num_heads: int = 4
-    steps: int = 400
+    num_heads: int = 8
+    num_pictures: int = 9600
+    steps: int = 520
     batch_size: int = 64
     lr: float = 0.02
     embedding_lr: float = 2e-3
@@ -105,9 +106,8 @@ class Classifier(nn.Module):
     def forward(self, pixels: Tensor) -> Sequence[Tensor]:
         # The rows of the patches are what a LLaVA reads, so these are trained, and not the class token.
         rows = self.vision(pixel_values=pixels).last_hidden_state[:, 1:]
-        return self.head(self.vision.post_layernorm(rows).mean(1)).split(
-            [len(names) for names in CLASSES.values()], dim=1
-        )
+        logits = self.head(self.vision.post_layernorm(rows).mean(1))
+        return logits.split([len(names) for names in CLASSES.values()], dim=1)
 
 
 def pretrain(
@@ -117,18 +117,13 @@ def pretrain(
     device = dist.device()
     classifier = Classifier(vision).to(device).train()
     optimizers = make_optimizers(classifier, vision.encoder.layers, plan.lr, plan.embedding_lr, torch.float32)
-    rng, losses = random.Random(plan.seed), []
+    batches = iterate_batches(processor, plan)
+    losses = []
     for step in range(plan.steps):
-        figures = [any_figure(rng) for _ in range(plan.batch_size)]
-        pixels = processor(images=[draw(f, rng) for f in figures], return_tensors="pt")["pixel_values"]
         set_rates(optimizers, step, plan.steps, plan.warmup)
-        logits = classifier(pixels.to(device))
-        loss = torch.stack(
-            [
-                cross_entropy(one, right.to(device))
-                for one, right in zip(logits, classes_of(figures), strict=True)
-            ]
-        ).sum()
+        pixels, classes = (tensor.to(device) for tensor in next(batches))
+        logits = classifier(pixels)
+        loss = sum(cross_entropy(one, right) for one, right in zip(logits, classes.T, strict=True))
         loss.backward()
         nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
         for optimizer in optimizers:
@@ -141,6 +136,14 @@ def pretrain(
     return mean_of_last(losses)
 
 
-def classes_of(figures: Sequence[Figure]) -> list[Tensor]:
-    """For each category, the number of each figure's class."""
-    return [torch.tensor([CLASSES[c].index(getattr(f, c)) for f in figures]) for c in CATEGORIES]
+def iterate_batches(processor: Any, plan: EncoderPlan) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless `(pixels [B, 3, H, W], classes [B, 2])`: of each picture the numbers of colour and shape."""
+    rng = random.Random(plan.seed)
+    figures = [any_figure(rng) for _ in range(plan.num_pictures)]
+    drawn = (processor(images=draw(f, rng), return_tensors="pt")["pixel_values"] for f in figures)
+    pixels = torch.cat([one.half() for one in drawn])  # in fp32 they take half a gigabyte
+    classes = torch.tensor([[CLASSES[c].index(getattr(f, c)) for c in CATEGORIES] for f in figures])
+    while True:
+        order = torch.tensor(rng.sample(range(len(figures)), len(figures)))
+        for chosen in order.split(plan.batch_size):
+            yield pixels[chosen].float(), classes[chosen]

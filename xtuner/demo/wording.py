@@ -170,9 +170,9 @@ VISION_WORDS = {
     "en": {
         "title": "XTuner demo: a model learns to see",
         "intro": (
-            "From nothing to a LLaVA on this machine, without network, in minutes: make a small base model and "
-            "an image encoder, draw figures, train in two stages, convert the result, and ask about pictures "
-            "that no training had."
+            "From nothing to a LLaVA on this machine, without network, in minutes: make a small base model "
+            "and an image encoder, draw figures, train in two stages, convert the result, and ask about "
+            "pictures that no training had."
         ),
         "encoder": "Make an image encoder",
         "encoder_why": (
@@ -180,7 +180,7 @@ VISION_WORDS = {
             "It knows no word. It is kept for the next run."
         ),
         "encoder_bar": "pre-training, loss {loss:.2f}",
-        "encoder_done": "{params:.1f} million parameters, {tokens:,} patches of pictures seen, loss {loss:.2f}",
+        "encoder_done": "{params:.1f} million parameters, {tokens:,} patches seen, loss {loss:.2f}",
         "config": "Draw the pictures, write the data and the config",
         "config_why": (
             "Captions for stage 1, questions about colour and shape for stage 2, other pictures for the "
@@ -218,7 +218,7 @@ VISION_WORDS = {
         ),
         "plot_title": "LLaVA on drawn figures",
         "page_intro": (
-            "Pictures that no training had. Below each question the answer before training, and the one after."
+            "Pictures that no training had. Below each question: the answers before and after training."
         ),
         "page_colour": "colour, before and after",
         "page_shape": "shape, before and after",

@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     kind.add_argument(
         "--vision",
         action="store_true",
-        help="teach it to see instead: a LLaVA, in two stages, on drawn figures",
+        help="teach it to see instead: a LLaVA in two stages",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the fine-tuning and of the answers (0)")
     add_lang(parser, "language of the explanations (that of the terminal)")
