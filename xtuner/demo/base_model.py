@@ -20,7 +20,7 @@ import torch
 
 from xtuner import dist
 from xtuner.demo.corpus import Document, all_strings, load_documents
-from xtuner.demo.made import Progress, Result, Trained, keep_or_make, mean_of_last, plan_key
+from xtuner.demo.made import OnStep, Result, Trained, keep_or_make, mean_of_last, plan_key
 from xtuner.demo.muon import make_optimizers, set_rates
 from xtuner.model.loading import compute_dtype
 
@@ -57,7 +57,7 @@ class Pretraining:
 
 
 def make_base_model(
-    folder: str | Path, plan: Pretraining | None = None, progress: Progress | None = None
+    folder: str | Path, plan: Pretraining | None = None, progress: OnStep | None = None
 ) -> Result:
     """Write a complete model folder to `folder`; one made before with the same plan is kept.
 
@@ -133,7 +133,7 @@ def pretrain(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     plan: Pretraining,
-    progress: Progress | None = None,
+    progress: OnStep | None = None,
 ) -> tuple[float, int]:
     """Train; returns the mean loss of the last tenth of the steps and the number of tokens read."""
     device = dist.device()

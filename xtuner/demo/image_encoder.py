@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from xtuner import dist
 from xtuner.demo.figures import CATEGORIES, COLOURS, SHAPES, any_figure, draw
-from xtuner.demo.made import Progress, Result, Trained, keep_or_make, mean_of_last, plan_key
+from xtuner.demo.made import OnStep, Result, Trained, keep_or_make, mean_of_last, plan_key
 from xtuner.demo.muon import make_optimizers, set_rates
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class EncoderPlan:
 
 
 def make_image_encoder(
-    folder: str | Path, plan: EncoderPlan | None = None, progress: Progress | None = None
+    folder: str | Path, plan: EncoderPlan | None = None, progress: OnStep | None = None
 ) -> Result:
     """Write a CLIP with its image processor to `folder`; one made before with the same plan is kept.
 
@@ -111,7 +111,7 @@ class Classifier(nn.Module):
 
 
 def pretrain(
-    vision: CLIPVisionModel, processor: Any, plan: EncoderPlan, progress: Progress | None = None
+    vision: CLIPVisionModel, processor: Any, plan: EncoderPlan, progress: OnStep | None = None
 ) -> float:
     """Train; returns the mean loss of the last tenth of the steps."""
     device = dist.device()
@@ -123,7 +123,8 @@ def pretrain(
         set_rates(optimizers, step, plan.steps, plan.warmup)
         pixels, classes = (tensor.to(device) for tensor in next(batches))
         logits = classifier(pixels)
-        loss = sum(cross_entropy(one, right) for one, right in zip(logits, classes.T, strict=True))
+        parts = [cross_entropy(one, right) for one, right in zip(logits, classes.T, strict=True)]
+        loss = torch.stack(parts).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
         for optimizer in optimizers:
@@ -132,7 +133,7 @@ def pretrain(
         losses.append(loss.item())
         if progress:
             progress(step + 1, plan.steps, losses[-1])
-    vision.to("cpu").eval()
+    classifier.to("cpu").eval()
     return mean_of_last(losses)
 
 

@@ -19,7 +19,7 @@ from xtuner.atomic import written
 from xtuner.errors import ConfigError
 
 STAMP = "made_by_xtuner_demo.json"
-Progress = Callable[[int, int, float], None]
+OnStep = Callable[[int, int, float], None]
 """Called with the number of steps done, that of all steps and the loss."""
 
 

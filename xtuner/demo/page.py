@@ -12,13 +12,13 @@ from typing import NamedTuple
 from xtuner.survey.page import html_page
 
 _STYLE = """
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px;
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px;
             margin-top: 22px; }
 .card { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 .card img { display: block; width: 100%; aspect-ratio: 1; }
 dl { margin: 0; padding: 8px 12px 10px; font-size: 14px; overflow-wrap: anywhere; }
 dt { color: var(--faint); font-size: 13px; margin-top: 4px; }
-dd { margin: 0; } dd.before { color: var(--faint); font-style: italic; }
+dd { margin: 0; } dd.after { font-weight: 600; } dd.before { color: var(--faint); font-style: italic; }
 .right { color: var(--edge); } .wrong { color: var(--warn-edge); }
 """
 

@@ -45,8 +45,7 @@ from xtuner.recipes.render import render
 
 if TYPE_CHECKING:
     from xtuner.demo.base_model import Pretraining
-    from xtuner.demo.image_encoder import EncoderPlan
-    from xtuner.demo.made import Result
+    from xtuner.demo.made import OnStep, Result
 
 RECIPE = "internlm2_chat_1_8b_qlora_alpaca_e3"
 IDENTITY_QUESTIONS = (QUESTIONS["zh"], QUESTIONS["en"])
@@ -65,7 +64,6 @@ class Options:
     lang: str = "en"
     max_epochs: int = 8
     base: Pretraining | None = None  # None: the default
-    encoder: EncoderPlan | None = None
 
 
 @dataclass
@@ -145,9 +143,9 @@ class Demo:
         """Step 1: make the base model, or use an existing one."""
         from xtuner.demo.base_model import make_base_model
 
-        self.make("base", lambda advance: make_base_model(self.base, self.options.base, advance))
+        self.make_model("base", lambda advance: make_base_model(self.base, self.options.base, advance))
 
-    def make(self, word: str, make: Callable[[Callable[[int, int, float], None]], Result]) -> None:
+    def make_model(self, word: str, make: Callable[[OnStep], Result]) -> None:
         """Make a model, or use an existing one."""
         self.announce(word)
         with self.bar(self.words[f"{word}_bar"]) as advance, self.into_log():
@@ -290,7 +288,7 @@ class Demo:
             yield
 
     @contextlib.contextmanager
-    def bar(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
+    def bar(self, title: str) -> Iterator[OnStep]:
         """Show a progress bar; yields a function of (done, total, loss) that advances it."""
         columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         progress = Progress(

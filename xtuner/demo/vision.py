@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 PRETRAIN = "llava_internlm2_chat_7b_clip_vit_large_p14_336_e1_gpu8_pretrain"
 FINETUNE = "llava_internlm2_chat_7b_clip_vit_large_p14_336_e1_gpu8_finetune"
 WANTED_ACCURACY = 0.9
-TO_JSON = {"ensure_ascii": False, "indent": 1}
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,13 @@ class VisionDemo(Demo):
         super().__post_init__()
         self.words = {**self.words, **VISION_WORDS[self.options.lang]}
         folder = self.options.work_dir
-        self.encoder, self.untrained, self.llava = (
-            folder / name for name in ("image_encoder", "untrained", "llava")
-        )
-        self.rows = folder / "questions.json"
-        self.captions, self.held_out = folder / "captions.json", folder / "held_out.jsonl"
-        self.pretrain, self.finetune = folder / "demo_pretrain.py", folder / "demo_finetune.py"
-        self.page = folder / "page.html"
-        self.picture = folder / "held_out" / "0000.png"
+        self.encoder, self.untrained = folder / "image_encoder", folder / "untrained"
+        self.captions, self.rows = folder / "captions.json", folder / "questions.json"
+        self.held_out, self.picture = folder / "held_out.jsonl", folder / "held_out" / "0000.png"
+        self.pretrain_config, self.config = folder / "demo_pretrain.py", folder / "demo_finetune.py"
+        self.pretrain_dir, self.train_dir = folder / "pretrain", folder / "finetune"
+        self.merged, self.page = folder / "llava", folder / "page.html"
+        self.pretrain_png, self.loss_png = folder / "pretrain_loss.png", folder / "finetune_loss.png"
         said = figures.SAID[self.options.lang]
         self.questions = (said.colour[0], said.shape[0])
         self.accuracies: dict[str, dict[str, float]] = {}
@@ -88,20 +86,21 @@ class VisionDemo(Demo):
         from xtuner.demo.image_encoder import make_image_encoder
 
         self.make_base()
-        self.make("encoder", lambda advance: make_image_encoder(self.encoder, self.encoder_plan, advance))
+        self.make_model(
+            "encoder", lambda advance: make_image_encoder(self.encoder, self.encoder_plan, advance)
+        )
         self.write_inputs(rows)
         self.write_untrained()
-        parts = ["--llava", str(self.untrained), "--visual-encoder", str(self.encoder)]
-        before = self.ask("before", [str(self.base), *parts, "--image", str(self.picture)])
-        answers_before = self.measure("before", [str(self.base), *parts])
-        folder = self.options.work_dir
-        self.train("pretrain", self.pretrain, folder / "pretrain", folder / "pretrain_loss.png")
-        self.write_finetune_config(read_last_checkpoint(folder / "pretrain"))
-        self.train("finetune", self.finetune, folder / "finetune", folder / "finetune_loss.png")
+        untrained = [str(self.base), "--llava", str(self.untrained), "--visual-encoder", str(self.encoder)]
+        before = self.ask("before", [*untrained, "--image", str(self.picture)])
+        all_before = self.measure("before", untrained)
+        self.train("pretrain", self.pretrain_config, self.pretrain_dir, self.pretrain_png)
+        checkpoint = str(read_last_checkpoint(self.pretrain_dir))
+        self.write_config(self.config, FINETUNE, data_path=str(self.rows), pretrained_pth=checkpoint)
+        self.train("finetune", self.config, self.train_dir, self.loss_png)
         self.convert()
         after = self.ask("after", self.tuned())
-        answers_after = self.measure("after", [str(self.llava)])
-        self.write_page(answers_before, answers_after)
+        self.write_page(all_before, self.measure("after", [str(self.merged)]))
         return before, after
 
     def write_inputs(self, rows: Any) -> None:
@@ -117,19 +116,13 @@ class VisionDemo(Demo):
         captions = figures.make_captions(names[:few], shown[:few], lang, seed)
         questions = figures.make_questions(names, shown, lang, seed)
         held_out = figures.make_held_out(files["held_out"], rows["held_out"], lang, seed)
-        self.captions.write_text(json.dumps(captions, **TO_JSON) + "\n", "utf-8")
-        self.rows.write_text(json.dumps(questions, **TO_JSON) + "\n", "utf-8")
+        for path, rows in ((self.captions, captions), (self.rows, questions)):
+            path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", "utf-8")
         with self.held_out.open("wb") as out:
             json_lines.append(out, held_out)
-        self.write_config(self.pretrain, PRETRAIN, data_path=str(self.captions), lr=1e-3)
-        self.done(
-            f"{self.captions}, {self.rows}, {self.held_out}, {self.pretrain}", time.perf_counter() - start
-        )
-
-    def write_finetune_config(self, checkpoint: Path) -> None:
-        # A rate for a model of 4 million parameters.
-        more = {"data_path": str(self.rows), "pretrained_pth": str(checkpoint), "lr": 1e-3}
-        self.write_config(self.finetune, FINETUNE, **more)
+        self.write_config(self.pretrain_config, PRETRAIN, data_path=str(self.captions))
+        written = (self.captions, self.rows, self.held_out, self.pretrain_config)
+        self.done(", ".join(map(str, written)), time.perf_counter() - start)
 
     def write_config(self, path: Path, recipe: str, **settings: Any) -> None:
         text = render(
@@ -139,6 +132,7 @@ class VisionDemo(Demo):
             visual_encoder_name_or_path=str(self.encoder),
             image_folder=str(self.options.work_dir),
             max_length=256,
+            lr=1e-3,  # for a model of 4 million parameters
             batch_size=16,
             accumulative_counts=1,
             dataloader_num_workers=0,
@@ -177,23 +171,25 @@ class VisionDemo(Demo):
     def convert(self) -> None:
         """Step 7: checkpoint to one folder, with the encoder, the projector and the language model."""
         self.announce("convert")
-        checkpoint = str(read_last_checkpoint(self.options.work_dir / "finetune"))
+        checkpoint = read_last_checkpoint(self.train_dir)
         start = time.perf_counter()
-        argv = ["convert", "pth_to_hf", str(self.finetune), checkpoint, str(self.llava)]
+        argv = ["convert", "pth_to_hf", str(self.config), str(checkpoint), str(self.merged)]
         with self.spinner():
             self.command([*argv, "--save-format", "huggingface"])
-        self.done(str(self.llava), time.perf_counter() - start)
+        self.done(str(self.merged), time.perf_counter() - start)
 
     def write_page(self, before: Sequence[str], after: Sequence[str]) -> None:
+        rows = json_lines.read(self.held_out)
         asked = [
             Asked(
-                self.options.work_dir / row["image"],
-                row["question"],
-                row["answers"][0],
-                *answers,
-                is_right=vqa_accuracy(answers[-1], row["answers"]) == 1,
+                picture=self.options.work_dir / row["image"],
+                question=row["question"],
+                right=row["answers"][0],
+                before=first,
+                after=then,
+                is_right=vqa_accuracy(then, row["answers"]) == 1,
             )
-            for row, *answers in zip(json_lines.read(self.held_out), before, after, strict=True)
+            for row, first, then in zip(rows, before, after, strict=True)
         ]
         write_page(self.page, asked, self.accuracies, self.words, self.options.lang)
 
@@ -209,7 +205,7 @@ class VisionDemo(Demo):
         }
 
     def tuned(self) -> list[str]:
-        return [str(self.llava), "--image", str(self.picture)]
+        return [str(self.merged), "--image", str(self.picture)]
 
     def files(self) -> dict[str, Path]:
         return {
@@ -218,10 +214,10 @@ class VisionDemo(Demo):
             "file_encoder": self.encoder,
             "file_captions": self.captions,
             "file_rows": self.rows,
-            "file_pretrain": self.pretrain,
-            "file_finetune": self.finetune,
-            "file_merged": self.llava,
-            "file_loss": self.options.work_dir / "finetune_loss.png",
+            "file_pretrain": self.pretrain_config,
+            "file_finetune": self.config,
+            "file_merged": self.merged,
+            "file_loss": self.loss_png,
         }
 
 
