@@ -33,7 +33,7 @@ COLOURS = {
 
 
 def _star(points: int, inner: float) -> list[tuple[float, float]]:
-    """A star, or with `inner` = cos(pi / points) a polygon, one point up."""
+    """A star, one point up. `inner` = cos(pi / points) makes it a polygon, 1 one of twice as many corners."""
     radii = (1.0, inner) * points
     return [
         (r * math.sin(math.pi * i / points), -r * math.cos(math.pi * i / points)) for i, r in enumerate(radii)
