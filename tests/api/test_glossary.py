@@ -11,7 +11,9 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 CODE = list((ROOT / "xtuner").rglob("*.py"))
 # Styles of a page have borders.
-EXEMPT = {ROOT / "docs" / "glossary.md", ROOT / "xtuner" / "survey" / "page.py", Path(__file__)}
+# The styles of pages have a word of CSS.
+STYLED = {ROOT / "xtuner" / "survey" / "page.py", ROOT / "xtuner" / "demo" / "page.py"}
+EXEMPT = {ROOT / "docs" / "glossary.md", *STYLED, Path(__file__)}
 
 
 def replaced():

@@ -39,7 +39,7 @@ def test_an_epoch_has_each_picture_once(tiny_encoder):
 
 
 def test_all_rows_that_a_llava_reads_are_trained(tiny_encoder):
-    """The loss has a gradient in each layer before the last, through the patches."""
+    """The loss of the patches reaches every layer."""
     from xtuner.demo.image_encoder import build_encoder
 
     vision = build_encoder(tiny_encoder)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from xtuner.survey.page import html_page
 
 _STYLE = """
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(170px, 1fr)); gap: 14px;
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 14px;
             margin-top: 22px; }
 .card { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 .card img { display: block; width: 100%; aspect-ratio: 1; }
