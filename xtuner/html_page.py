@@ -49,11 +49,20 @@ mark { background: var(--trained); color: var(--ink); border-bottom: 2px solid v
 summary { cursor: pointer; color: var(--faint); }
 svg { width: 100%; height: auto; } svg rect { fill: var(--bar); } svg line { stroke: var(--line); }
 svg text { fill: var(--faint); font-size: 12px; font-family: inherit; }
-.right { border-left: 4px solid var(--edge); } .wrong { border-left: 4px solid var(--warn-edge); }
+.question.right { border-left: 4px solid var(--edge); }
+.question.wrong { border-left: 4px solid var(--warn-edge); }
 .question i { display: inline-block; width: 1.5em; font-style: normal; }
 .question { padding-left: 12px; margin: 18px 0; content-visibility: auto; }
 .scores { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .scores td, .scores th { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: left; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 14px;
+            margin-top: 22px; }
+.card { border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
+.card img { display: block; width: 100%; aspect-ratio: 1; }
+dl { margin: 0; padding: 8px 12px 10px; font-size: 14px; overflow-wrap: anywhere; }
+dt { color: var(--faint); font-size: 13px; margin-top: 4px; }
+dd { margin: 0; } dd.after { font-weight: 600; } dd.before { color: var(--faint); font-style: italic; }
+span.right { color: var(--edge); } span.wrong { color: var(--warn-edge); }
 """
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from xtuner.demo.base_model import STAMP, make_base_model
+from xtuner.demo.base_model import make_base_model
+from xtuner.demo.made import STAMP
 from xtuner.demo.muon import Muon, orthogonalize
 from xtuner.errors import ConfigError
 

@@ -8,16 +8,21 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.cells import cell_len
 from rich.console import Console
 
 from tests.terminal import Terminal
+from xtuner import json_lines
 from xtuner.chat.terminal import PROMPT
+from xtuner.demo.losses import watch_log
 from xtuner.demo.preference import PreferenceDemo
-from xtuner.demo.run import Demo, Options, find_activation, watch_log
-from xtuner.demo.wording import PREFERENCE_WORDS, WORDS
+from xtuner.demo.run import Demo, Options, find_activation
+from xtuner.demo.vision import Sizes, VisionDemo
+from xtuner.demo.wording import PREFERENCE_WORDS, VISION_WORDS, WORDS
 from xtuner.errors import TrainingError
 from xtuner.log import logger
+from xtuner.model.vision.projector import load_projector
 
 
 class FakeCommands:
@@ -46,8 +51,20 @@ class FakeCommands:
             logger.info("Iter(train) [ 1/2]  lr: 1e-3  loss: 4.0000  grad_norm: 1.0")
             time.sleep(0.25)  # bars are drawn ten times a second
             logger.info("Iter(train) [ 2/2]  lr: 1e-3  loss: 2.0000  grad_norm: 1.0")
+        if argv[0] == "mmbench":
+            questions = json_lines.read(Path(argv[argv.index("--data-path") + 1]))
+            knows = argv[1].endswith("llava")
+            folder = Path(argv[argv.index("--work-dir") + 1]) / "20260101_000000"
+            folder.mkdir(parents=True)
+            lines = (
+                {"index": index, "prediction": row["answers"][0] if knows else ""}
+                for index, row in enumerate(questions)
+            )
+            (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            scores = {"colour/accuracy": float(knows), "shape/accuracy": self.accuracy * knows}
+            (folder / "textvqa_result.json").write_text(json.dumps(scores))
         if argv[0] == "chat":
-            name = self.name if argv[1].endswith(("merged", "polite")) else "nobody"
+            name = self.name if argv[1].endswith(("merged", "polite", "llava")) else "nobody"
             for line in sys.stdin:
                 if line.strip():
                     answer = "Log: removed!" if line.strip() == "RESET" else f"I am {name}"
@@ -57,11 +74,11 @@ class FakeCommands:
 
 @pytest.fixture
 def make_demo(tmp_path, tiny):
-    def make(answers="小芯", fail="", kind=Demo, **options):
+    def make(answers="小芯", fail="", kind=Demo, more=None, **options):
         fake = FakeCommands(tmp_path / "demo", answers, fail)
         console = Console(file=io.StringIO(), width=100)
-        demo = kind(Options(work_dir=tmp_path / "demo", base=tiny, **options), fake, console)
-        return demo, fake, console.file
+        options = Options(work_dir=tmp_path / "demo", base=tiny, **options)
+        return kind(options, fake, console, **(more or {})), fake, console.file
 
     return make
 
@@ -162,6 +179,64 @@ def test_rude_answers_or_wrong_preferences_are_a_failure(make_demo, answers, acc
     assert f"In {accuracy:.0%} of the held-out pairs the polite answer wins, or" in screen.getvalue()
 
 
+@pytest.fixture
+def make_vision_demo(make_demo, tiny_encoder):
+    def make(**options):
+        more = {"sizes": Sizes(pretrain=2, finetune=3, held_out=2), "encoder_plan": tiny_encoder}
+        return make_demo("seeing", kind=VisionDemo, more=more, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_demo_of_vision_runs_the_commands_in_order(make_vision_demo, lang):
+    """Both stages, the second from the checkpoint of the first; a page has each held-out picture."""
+    demo, fake, screen = make_vision_demo(lang=lang)
+    assert demo.run()
+    assert fake.seen == [
+        ["chat", "base"],
+        ["mmbench", "base"],
+        ["train", "demo_pretrain.py"],
+        ["train", "demo_finetune.py"],
+        ["convert", "pth_to_hf"],
+        ["chat", "llava"],
+        ["mmbench", "llava"],
+    ]
+    text = screen.getvalue()
+    assert [line[0] for line in text.splitlines() if re.match(r"\d/8 ", line)] == list("12345678")
+    assert "100%" in text
+    assert len(json.loads(demo.captions.read_text("utf-8"))) == 2
+    assert len(json.loads(demo.rows.read_text("utf-8"))) == 3
+    assert "pretrained_pth = 'train/iter_2.pth'" in demo.config.read_text("utf-8")
+    page = demo.page.read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 2
+    assert page.count("✓") == 4
+    assert "0% → 100%" in page
+
+
+@pytest.mark.parametrize(("accuracy", "good"), [(0.9, True), (0.89, False)])
+def test_nine_in_ten_shapes_are_wanted(make_vision_demo, accuracy, good):
+    """The last line says what was right, whether or not it is enough."""
+    demo, fake, screen = make_vision_demo()
+    fake.accuracy = accuracy
+    assert demo.run() is good
+    text = " ".join(screen.getvalue().split())
+    assert ("Try another --seed" in text) is not good
+    assert f"shape of {accuracy:.0%}" in text
+
+
+def test_the_untrained_projector_joins_both_models(make_vision_demo):
+    """The folder for --llava has the sizes of encoder and language model, and the same weights for a seed."""
+    demo, _, _ = make_vision_demo()
+    demo.run()
+    projector = load_projector(demo.untrained / "projector")
+    weights = projector.state_dict()
+    assert weights["model.0.weight"].shape == (32, 16)
+    demo.write_untrained()
+    again = load_projector(demo.untrained / "projector").state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
 def test_a_failed_command_ends_the_demo_with_its_last_line(make_demo):
     """The error names the command, its message and the log."""
     demo, _, _ = make_demo(fail="train")
@@ -186,7 +261,7 @@ def test_the_bar_follows_the_training_log():
 
 def test_both_languages_have_the_same_slots():
     """A translation never loses a value."""
-    for texts in (WORDS, PREFERENCE_WORDS):
+    for texts in (WORDS, PREFERENCE_WORDS, VISION_WORDS):
         slots = {
             lang: {k: set(re.findall(r"\{(\w+)", text)) for k, text in words.items()}
             for lang, words in texts.items()

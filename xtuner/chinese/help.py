@@ -59,6 +59,7 @@ HELP = {
     "folder to write (work_dirs/demo)": "输出目录（work_dirs/demo）",
     "the name that the model learns (小芯)": "教给模型的名字（小芯）",
     "teach it to be polite instead, by DPO on pairs of answers": "改为用成对的回答做 DPO，教它礼貌",
+    "teach it to see instead: a LLaVA in two stages": "改为教它看图：分两个阶段训练 LLaVA",
     "seed of the fine-tuning and of the answers (0)": "微调和回答的随机种子（0）",
     "language of the explanations (that of the terminal)": "说明文字的语言（默认随终端）",
     # configs

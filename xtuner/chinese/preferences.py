@@ -100,8 +100,8 @@ PREFERENCES = {
         "model.stored_reference：批次中没有 reference_logprobs；数据必须来自 build_preference_dataset 或 "
         "build_unpaired_dataset，并使用与之配套的 collate_fn"
     ),
-    "--name has no effect with --preference: leave one of them out": (
-        "--name 与 --preference 同用时不起作用：请去掉其中一个"
+    "--name has no effect with {kind}: leave one of them out": (
+        "--name 与 {kind} 同用时不起作用：请去掉其中一个"
     ),
     "model.ref_llm is model.llm itself, {path!r}: leave it out; the reference is the same then, and "
     "with lora it takes no memory": (

@@ -1,1 +1,1 @@
-"""`xtuner demo`: a whole fine-tuning from nothing, on any machine, in under three minutes."""
+"""`xtuner demo`: a whole fine-tuning from nothing, on any machine, in minutes."""

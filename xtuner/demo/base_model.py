@@ -1,40 +1,33 @@
 """Make a small bilingual base model in place: a tokenizer, a Llama of four layers, a minute of training.
 
-    documents   statements and dialogues of `xtuner.demo.corpus`, asked in other words in every epoch
-    samples     <s>熊猫吃竹子。</s>
-                <s><|im_start|>user\\n你是谁<|im_end|>\\n<|im_start|>assistant\\n...<|im_end|>\\n</s>
-    batches     samples of similar length, padded, about 1024 tokens
-    folder      config.json, model.safetensors, tokenizer.json, ..., made_by_xtuner_demo.json
-
-The folder appears when it is complete: it is written beside and renamed.
+documents   statements and dialogues of `xtuner.demo.corpus`, asked in other words in every epoch
+samples     <s>熊猫吃竹子。</s>
+            <s><|im_start|>user\\n你是谁<|im_end|>\\n<|im_start|>assistant\\n...<|im_end|>\\n</s>
+batches     samples of similar length, padded, about 1024 tokens
+folder      config.json, model.safetensors, tokenizer.json, ..., made_by_xtuner_demo.json
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from xtuner import dist
-from xtuner.atomic import written
 from xtuner.demo.corpus import Document, all_strings, load_documents
-from xtuner.demo.muon import Muon
-from xtuner.errors import ConfigError
+from xtuner.demo.made import OnStep, Result, Trained, keep_or_make, mean_of_last, plan_key
+from xtuner.demo.muon import make_optimizers, set_rates
 from xtuner.model.loading import compute_dtype
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 Sample = tuple[list[int], list[float]]
-STAMP = "made_by_xtuner_demo.json"
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>", "<|im_end|>"]
 ASK, ANSWER, END = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n", "{}<|im_end|>", "\n"
 CHAT_TEMPLATE = (
@@ -63,67 +56,21 @@ class Pretraining:
     warmup: int = 20
 
 
-@dataclass(frozen=True)
-class Result:
-    """The result of `make_base_model`; `reused` if the model existed already."""
-
-    folder: Path
-    num_parameters: int
-    num_tokens: int
-    loss: float
-    seconds: float
-    reused: bool = False
-
-
 def make_base_model(
-    folder: str | Path,
-    plan: Pretraining | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
+    folder: str | Path, plan: Pretraining | None = None, progress: OnStep | None = None
 ) -> Result:
     """Write a complete model folder to `folder`; one made before with the same plan is kept.
 
-    `progress(step, steps, loss)` is called after every training step.
+    `progress` is called after every training step.
     """
-    folder, plan = Path(folder), plan or Pretraining()
-    key = plan_key(plan)
-    if (made := read_stamp(folder)) and made.pop("key") == key:
-        return Result(folder=folder, reused=True, **made)
-    start = time.perf_counter()
-    tokenizer = train_tokenizer(plan.vocab_size)
-    model = build_model(plan, tokenizer)
-    loss, num_tokens = pretrain(model, tokenizer, plan, progress)
-    result = Result(
-        folder=folder,
-        num_parameters=model.num_parameters(),
-        num_tokens=num_tokens,
-        loss=round(loss, 4),
-        seconds=round(time.perf_counter() - start, 1),
-    )
-    stamp = {k: v for k, v in asdict(result).items() if k not in ("folder", "reused")}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with written(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        (part / STAMP).write_text(json.dumps({"key": key, **stamp}), "utf-8")
-    return result
+    plan = plan or Pretraining()
 
+    def make() -> Trained:
+        tokenizer = train_tokenizer(plan.vocab_size)
+        model = build_model(plan, tokenizer)
+        return Trained(model, tokenizer, *pretrain(model, tokenizer, plan, progress))
 
-def plan_key(plan: Pretraining) -> str:
-    """A hash of the plan and the corpus, which the model depends on."""
-    parts = [json.dumps(asdict(plan), sort_keys=True), *map(repr, load_documents())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def read_stamp(folder: Path) -> dict | None:
-    """What the stamp in `folder` says, None where there is no folder; never touches somebody else's files."""
-    if not folder.exists():
-        return None
-    if not (folder / STAMP).exists():
-        raise ConfigError(
-            f"{folder} exists and was not made by `xtuner demo` (it has no {STAMP}): "
-            "choose another --work-dir or move it away"
-        )
-    return json.loads((folder / STAMP).read_text("utf-8"))
+    return keep_or_make(Path(folder), plan_key(plan, load_documents()), make)
 
 
 def train_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
@@ -186,7 +133,7 @@ def pretrain(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     plan: Pretraining,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: OnStep | None = None,
 ) -> tuple[float, int]:
     """Train; returns the mean loss of the last tenth of the steps and the number of tokens read."""
     device = dist.device()
@@ -194,15 +141,12 @@ def pretrain(
     module: torch.nn.Module = model
     module.to(device)
     low = compute_dtype(None, device)
-    optimizers = build_optimizers(model, plan, low)
+    optimizers = make_optimizers(model, model.model.layers, plan.lr, plan.embedding_lr, low)
     batches = iterate_batches(tokenizer, plan)
     losses, num_tokens = [], 0
     for step in range(plan.steps):
         input_ids, weights = (t.to(device) for t in next(batches))
-        factor = min((step + 1) / plan.warmup, 1) * (1 - step / plan.steps)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+        set_rates(optimizers, step, plan.steps, plan.warmup)
         with torch.autocast(device.type, low) if low != torch.float32 else nullcontext():
             # Padding is at the end, so causal attention needs no mask for it.
             logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=slice(0, -1)).logits
@@ -220,25 +164,7 @@ def pretrain(
         if progress:
             progress(step + 1, plan.steps, losses[-1])
     module.to("cpu").eval()
-    last = losses[-max(1, plan.steps // 10) :]
-    return sum(last) / len(last), num_tokens
-
-
-def build_optimizers(
-    model: LlamaForCausalLM, plan: Pretraining, low: torch.dtype
-) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the embedding and the norms."""
-    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
-    inside = set(map(id, matrices))
-    others = [p for p in model.parameters() if id(p) not in inside]
-    optimizers = [
-        Muon(matrices, lr=plan.lr, dtype=low),
-        torch.optim.AdamW(others, lr=plan.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-    return optimizers
+    return mean_of_last(losses), num_tokens
 
 
 def iterate_batches(

@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
-import re
 import shlex
 import shutil
 import sys
@@ -40,19 +38,19 @@ from rich.table import Table
 
 from xtuner.chat.terminal import PROMPT
 from xtuner.demo.identity import DEFAULT_AUTHOR, DEFAULT_NAME, QUESTIONS, make_rows
+from xtuner.demo.losses import draw_losses, read_last_checkpoint, read_losses, watch_log
 from xtuner.demo.wording import WORDS
 from xtuner.errors import TrainingError
-from xtuner.log import logger
 from xtuner.recipes.render import render
 
 if TYPE_CHECKING:
     from xtuner.demo.base_model import Pretraining
+    from xtuner.demo.made import OnStep, Result
 
 RECIPE = "internlm2_chat_1_8b_qlora_alpaca_e3"
 IDENTITY_QUESTIONS = (QUESTIONS["zh"], QUESTIONS["en"])
 # These show that the base model's knowledge is kept.
 OTHER_QUESTIONS = ("熊猫吃什么？", "Where is Paris?")
-STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,8 @@ class Demo:
     console: Console = field(default_factory=lambda: Console(file=sys.stdout))
     step: int = 0
 
-    questions = (*IDENTITY_QUESTIONS, *OTHER_QUESTIONS)
+    questions: Sequence[str] = (*IDENTITY_QUESTIONS, *OTHER_QUESTIONS)
+    num_steps = 6
 
     def __post_init__(self) -> None:
         self.train_options: list[str] = []
@@ -97,15 +96,19 @@ class Demo:
         self.log.write_text("", "utf-8")
         self.console.print(Panel(self.words["intro"], title=self.words["title"], padding=(1, 2)))
         self.console.print(self.words["log"].format(path=self.log), style="dim")
-        self.make_base()
-        before = self.ask(self.base, self.questions, "before")
-        self.write_inputs(rows)
-        self.train()
-        self.convert()
-        after = self.ask(self.merged, self.questions, "after")
+        before, after = self.take_steps(rows)
         good = self.has_learnt(after)
         self.show_result(before, after, good, time.perf_counter() - start)
         return good
+
+    def take_steps(self, rows: Any) -> tuple[list[str], list[str]]:
+        """The answers before and after training."""
+        self.make_base()
+        before = self.ask("before", [str(self.base)])
+        self.write_inputs(rows)
+        self.train("train", self.config, self.train_dir, self.loss_png)
+        self.convert()
+        return before, self.ask("after", self.tuned())
 
     def make_rows(self) -> Any:
         """What the model learns from."""
@@ -119,30 +122,49 @@ class Demo:
         """The values in the last line: what the model learnt, and how well."""
         return {"name": self.options.name}
 
+    def tuned(self) -> list[str]:
+        """What `xtuner chat` takes to talk to the tuned model."""
+        return [str(self.merged)]
+
+    def files(self) -> dict[str, Path]:
+        """What is named at the end: key of the words -> file."""
+        return {
+            "file_base": self.base,
+            "file_rows": self.rows,
+            "file_config": self.config,
+            "file_adapter": self.adapter,
+            "file_merged": self.merged,
+            "file_loss": self.loss_png,
+        }
+
     # The steps
 
     def make_base(self) -> None:
         """Step 1: make the base model, or use an existing one."""
         from xtuner.demo.base_model import make_base_model
 
-        self.announce("base")
-        with self.bar(self.words["base_bar"]) as advance, self.into_log():
-            result = make_base_model(self.base, self.options.base, advance)
-        if result.reused:
-            self.done(self.words["base_kept"].format(path=self.base))
-        else:
-            self.done(
-                self.words["base_done"].format(
-                    params=result.num_parameters / 1e6, tokens=result.num_tokens, loss=result.loss
-                ),
-                result.seconds,
-            )
+        self.make_model("base", lambda advance: make_base_model(self.base, self.options.base, advance))
 
-    def ask(self, model: Path, questions: Sequence[str], word: str) -> list[str]:
-        """Steps 2 and 6: the answers of `xtuner chat` to questions from a script."""
+    def make_model(self, word: str, make: Callable[[OnStep], Result]) -> None:
+        """Make a model, or use an existing one."""
         self.announce(word)
+        with self.bar(self.words[f"{word}_bar"]) as advance, self.into_log():
+            result = make(advance)
+        if result.reused:
+            self.done(self.words["kept"].format(path=result.folder))
+            return
+        millions = result.num_parameters / 1e6
+        self.done(
+            self.words[f"{word}_done"].format(params=millions, tokens=result.num_tokens, loss=result.loss),
+            result.seconds,
+        )
+
+    def ask(self, word: str, model: Sequence[str]) -> list[str]:
+        """Steps 2 and 6: the answers of `xtuner chat MODEL` to the questions, from a script."""
+        self.announce(word)
+        questions = self.questions
         lines = "".join(f"{question}\n\nRESET\n\n" for question in questions) + "EXIT\n\n"
-        argv = ["chat", str(model), "--max-new-tokens", "64", "--seed", str(self.options.seed)]
+        argv = ["chat", *model, "--max-new-tokens", "64", "--seed", str(self.options.seed)]
         with self.spinner():
             printed = self.command(argv, lines)
         answers = printed.split(PROMPT)[1::2]
@@ -172,26 +194,18 @@ class Demo:
         self.config.write_text(text, "utf-8")
         self.done(f"{self.rows}, {self.config}")
 
-    def train(self) -> None:
+    def train(self, word: str, config: Path, train_dir: Path, loss_png: Path) -> None:
         """Step 4: the training and its loss curve."""
-        self.announce("train")
-        argv = [
-            "train",
-            str(self.config),
-            "--work-dir",
-            str(self.train_dir),
-            "--seed",
-            str(self.options.seed),
-            *self.train_options,
-        ]
+        self.announce(word)
+        argv = ["train", config, "--work-dir", train_dir, "--seed", self.options.seed, *self.train_options]
         start = time.perf_counter()
         with self.bar(self.words["train_bar"]) as advance, watch_log(advance):
-            self.command(argv)
-        losses = read_losses(self.train_dir)
-        draw_losses(losses, self.loss_png, self.words)
+            self.command(list(map(str, argv)))
+        losses = read_losses(train_dir)
+        draw_losses(losses, loss_png, self.words)
         self.done(
             self.words["train_done"].format(
-                first=losses[0][1], last=losses[-1][1], path=read_last_checkpoint(self.train_dir)
+                first=losses[0][1], last=losses[-1][1], path=read_last_checkpoint(train_dir)
             ),
             time.perf_counter() - start,
         )
@@ -216,14 +230,7 @@ class Demo:
             table.add_row(*map(escape, row))
         self.console.print("", table)
         files = Table(title=w["files"], title_justify="left", box=None, show_header=False)
-        for word, path in (
-            ("file_base", self.base),
-            ("file_rows", self.rows),
-            ("file_config", self.config),
-            ("file_adapter", self.adapter),
-            ("file_merged", self.merged),
-            ("file_loss", self.loss_png),
-        ):
+        for word, path in self.files().items():
             files.add_row(w[word], str(path))
         self.console.print(files)
         found = self.found()
@@ -233,7 +240,7 @@ class Demo:
                 self.console.print(
                     f"{w['activate']}  [bold]. {escape(shlex.quote(activate))}[/]", soft_wrap=True
                 )
-            command = f"xtuner chat {shlex.quote(str(self.merged))}"
+            command = shlex.join(["xtuner", "chat", *self.tuned()])
             self.console.print(f"{w['talk']}  [bold]{escape(command)}[/]", soft_wrap=True)
         else:
             self.console.print(f"\n[bold red]{escape(w['failure'].format(path=self.log, **found))}[/]")
@@ -243,7 +250,7 @@ class Demo:
     def announce(self, word: str, **values: Any) -> None:
         """Print the heading of the next step and its purpose."""
         self.step += 1
-        self.console.print(f"\n[bold]{self.step}/{STEPS} {self.words[word]}[/]")
+        self.console.print(f"\n[bold]{self.step}/{self.num_steps} {self.words[word]}[/]")
         self.console.print(escape(self.words[f"{word}_why"].format(**values)), style="dim")
 
     def done(self, text: str, seconds: float | None = None) -> None:
@@ -281,7 +288,7 @@ class Demo:
             yield
 
     @contextlib.contextmanager
-    def bar(self, title: str) -> Iterator[Callable[[int, int, float], None]]:
+    def bar(self, title: str) -> Iterator[OnStep]:
         """Show a progress bar; yields a function of (done, total, loss) that advances it."""
         columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
         progress = Progress(
@@ -327,55 +334,3 @@ def find_activation() -> str | None:
     if not script.is_file() or (found is not None and Path(found).resolve().parent == folder.resolve()):
         return None
     return str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script)
-
-
-class _Watcher(logging.Handler):
-    """Reads the iteration and the loss from the lines of the training log."""
-
-    LINE = re.compile(r"Iter\(train\) \[\s*(\d+)/(\d+)\].*\bloss: (\S+)")
-
-    def __init__(self, advance: Callable[[int, int, float], None]) -> None:
-        super().__init__()
-        self.advance = advance
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if match := self.LINE.search(record.getMessage()):
-            self.advance(int(match[1]), int(match[2]), float(match[3]))
-
-
-@contextlib.contextmanager
-def watch_log(advance: Callable[[int, int, float], None]) -> Iterator[None]:
-    """Calls `advance(done, total, loss)` for each line that training writes to its log."""
-    handler = _Watcher(advance)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
-def read_losses(train_dir: Path) -> list[tuple[int, float]]:
-    """`(iter, loss)` of the newest run in `train_dir`, from its scalars.json."""
-    newest = max(train_dir.glob("*/vis_data/scalars.json"))
-    lines = [json.loads(line) for line in newest.read_text("utf-8").splitlines()]
-    return [(line["iter"], line["loss"]) for line in lines if "loss" in line]
-
-
-def read_last_checkpoint(train_dir: Path) -> Path:
-    """The checkpoint named in `last_checkpoint`, relative to the current folder if possible."""
-    path = Path((train_dir / "last_checkpoint").read_text("utf-8").strip())
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def draw_losses(losses: list[tuple[int, float]], path: Path, words: dict[str, str]) -> None:
-    """Write the loss curve as an image."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(title=words["plot_title"], xlabel=words["plot_x"], ylabel=words["plot_y"])
-    axes.plot(*zip(*losses, strict=True), marker="o", markersize=3)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)

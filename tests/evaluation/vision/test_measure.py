@@ -376,6 +376,16 @@ def test_scores_of_short_answers():
     assert scores.metrics == {"accuracy": 0.5}
 
 
+def test_scores_of_short_answers_by_category():
+    """Each category has a line below that of all."""
+    rows = [("dog", "animal"), ("cat", "animal"), ("red", "colour")]
+    scores = score_vqa([answered("dog", answer=answer, category=category) for answer, category in rows])
+    assert scores.metrics == pytest.approx(
+        {"accuracy": 1 / 3, "animal/accuracy": 0.5, "colour/accuracy": 0.0}
+    )
+    assert scores.sections == [[["Overall", "33.3"]], [["animal", "50.0"], ["colour", "0.0"]]]
+
+
 def test_scores_of_boxes():
     """[0, 0, 9, 9] and [0, 0, 9, 8] overlap by 0.9; a malformed answer is counted."""
     box = {"box": [0, 0, 9, 9]}

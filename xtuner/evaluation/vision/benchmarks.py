@@ -283,15 +283,20 @@ def people_of(row: Row) -> list[str]:
 
 
 def score_vqa(answered: Sequence[Answered]) -> Scores:
-    """The mean VQA accuracy."""
+    """The mean VQA accuracy, of all questions and of each category."""
     cells: list[Cells] = [
         {"normalised": vqa.normalise(one.answer), "score": vqa.vqa_accuracy(one.answer, people_of(one.row))}
         for one in answered
     ]
-    accuracy = sum(c["score"] for c in cells) / len(cells)
-    sections = [[[translate("Overall"), _percent(accuracy)]]]
+    groups: dict[str, list[float]] = {"": [c["score"] for c in cells]}
+    for one, scored in zip(answered, cells, strict=True):
+        if category := cell(one.row, "category"):
+            groups.setdefault(category, []).append(scored["score"])
+    means = {name: sum(scores) / len(scores) for name, scores in groups.items()}
+    metrics = {f"{name}/accuracy" if name else "accuracy": value for name, value in means.items()}
+    lines = [[name or translate("Overall"), _percent(value)] for name, value in means.items()]
     unclear = sum(not one.answer.strip() for one in answered)
-    return Scores({"accuracy": accuracy}, ["", "Accuracy (%)"], sections, cells, unclear)
+    return Scores(metrics, ["", "Accuracy (%)"], [lines[:1], lines[1:]], cells, unclear)
 
 
 def _percent(fraction: float) -> str:

@@ -63,6 +63,15 @@ class Projector(nn.Module):
         return self.model(features)
 
 
+def save_projector(projector: Projector, folder: Path) -> None:
+    """Write the two files of a projector to `folder`."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(projector.config_text, encoding="utf-8")
+    save_file(projector.state_dict(), folder / FILES[0])
+
+
 def load_projector(folder: Path) -> Projector:
     """The projector saved in `folder`."""
     logger.info(translate("Load projector from %s"), folder)
