@@ -17,7 +17,6 @@ from xtuner.config.mmengine_names import GONE
 from xtuner.config.ref import HOW_TO_NAME
 from xtuner.config.schema import CLASHES, VALUES
 from xtuner.config.unsupported import NAMES as LATER
-from xtuner.config.unsupported import SETTINGS
 from xtuner.dataset.encoding.chat_template import EARLIER_THINKING, THINKING
 from xtuner.dataset.encoding.message_forms import FORMS
 from xtuner.dataset.encoding.pipeline import EMPTY, FAULTY, NOTHING_TRAINED, PROMPT_FILLS
@@ -149,8 +148,7 @@ def literals():
 
 def tables():
     """The texts of tables, and of names that are put together."""
-    features = [setting.feature for setting in SETTINGS] + list(LATER.values())
-    yield from (text for feature in features for text in feature)
+    yield from (text for feature in LATER.values() for text in feature)
     yield from (value.must_be for value in VALUES if not value.must_be.startswith("one of "))
     yield from (clash.message for clash in CLASHES)
     yield from (row.no_text for row in FAMILIES.values() if row.no_text)

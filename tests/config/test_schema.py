@@ -92,7 +92,7 @@ def test_an_unused_name_that_is_nearly_one_that_is_read_is_a_slip():
         ({"log_level": "LOUD"}, "log_level is 'LOUD'; use one of DEBUG, INFO"),
         ({"train_cfg": {"max_epochs": 1, "max_iters": 2}}, "needs either max_epochs or max_iters"),
         ({"randomness": 3}, "randomness is 3; it must be a dict"),
-        ({"val_evaluator": {}}, "measuring answers (val_evaluator, test_evaluator) is not available"),
+        ({"val_evaluator": 3}, "val_evaluator is 3; it must be a dict, or a list of dicts"),
         ({"val_dataloader": {}}, "val_dataloader needs either held_out (a fraction of the training rows) or"),
         ({"val_dataloader": {"held_out": 5}}, "held_out is 5; it must be a number above 0 and below 1"),
         ({"train_cfg": {"max_iters": 1, "spike_ratio": 1}}, "spike_ratio is 1; it must be a number above 1"),

@@ -5,7 +5,7 @@ import pytest
 from xtuner.check.checks import check_config
 from xtuner.check.source import NameMissingError, look_up
 from xtuner.config import Ref, parse_config
-from xtuner.config.unsupported import NAMES, SETTINGS, feature_of
+from xtuner.config.unsupported import NAMES, feature_of
 from xtuner.errors import ConfigError
 from xtuner.recipes.render import render
 
@@ -17,33 +17,21 @@ def test_what_the_table_lists_does_not_exist(name):
         look_up(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        (
-            "internvl_v1_5_internlm2_2b_finetune",
-            "train_dataloader.dataset.type: training InternVL 1.5 is not available in this version; take a "
-            "LLaVA config: xtuner list-cfg -p llava",
-        ),
-        (
-            "internlm_7b_qlora_oasst1_mmlu_e3",
-            "val_evaluator: measuring answers (val_evaluator, test_evaluator) is not available in this "
-            "version; remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and "
-            "perplexity",
-        ),
-    ],
-)
-def test_a_feature_that_is_not_there_is_one_line(name, message):
+NAME = "xtuner.model.transformers_models.deepseek_v2.DeepseekV2ForCausalLM"
+MESSAGE = "DeepSeek-V2 with its experts in shards is not available in this version; choose another model"
+
+
+def test_a_feature_that_is_not_there_is_one_line():
     """However many names of the config belong to it."""
-    errors = check_config(parse_config(render(name), f"{name}.py")).errors
-    assert [fault.message for fault in errors if fault.is_later] == [message]
+    name = "internlm2_chat_7b_qlora_alpaca_e3"
+    config = parse_config(render(name).replace("type=SupervisedFinetune", f"type='{NAME}'"), f"{name}.py")
+    errors = check_config(config).errors
+    assert [fault.message for fault in errors if fault.is_later] == [f"model.type: {MESSAGE}"]
 
 
 def test_a_name_of_such_a_feature_says_so_wherever_it_is_built():
-    with pytest.raises(
-        ConfigError, match=r"c.py:3: xtuner.model.InternVL_V1_5: training InternVL 1.5 is not av"
-    ):
-        Ref("xtuner.model.InternVL_V1_5", "c.py:3").resolve()
+    with pytest.raises(ConfigError, match=rf"c.py:3: {NAME}: DeepSeek-V2 with its experts in shards is not"):
+        Ref(NAME, "c.py:3").resolve()
 
 
 def test_names_below_and_beside_a_listed_one():
@@ -52,9 +40,3 @@ def test_names_below_and_beside_a_listed_one():
     assert feature_of(f"{listed}Like") is None
     assert feature_of("xtuner.model") is None
     assert feature_of("xtuner.engine.hooks.HFCheckpointHook") is None
-
-
-def test_the_usual_values_ask_for_nothing():
-    """None, one GPU and no launcher."""
-    usual = {"sequence_parallel_size": 1, "launcher": "none"}
-    assert [s.path for s in SETTINGS if s.asks(None) or s.asks(usual.get(s.path))] == []

@@ -116,6 +116,8 @@ MADE: dict[str, Made] = {
     "param_scheduler": Made(),
     "train_cfg": Made(has_usual_type=True),
     "val_cfg": Made(has_usual_type=True),
+    "val_evaluator": Made(),
+    "test_evaluator": Made(),
     "visualizer": Made(has_usual_type=True),
     "default_hooks.*": Made(),
     "custom_hooks": Made(),

@@ -237,10 +237,6 @@ CONFIG = {
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
     "training InternVL 1.5": "训练 InternVL 1.5",
     "take a LLaVA config: xtuner list-cfg -p llava": "请选用 LLaVA 配置：xtuner list-cfg -p llava",
-    "measuring answers (val_evaluator, test_evaluator)": "评测回答（val_evaluator、test_evaluator）",
-    "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity": (
-        "请删除它们及其数据：val_dataloader = dict(held_out=0.05) 可给出 loss 和困惑度"
-    ),
     "framework = 'huggingface' does not read {key}: use training_args instead, or leave framework out": (
         "framework = 'huggingface' 不读取 {key}：请改用 training_args，或去掉 framework"
     ),

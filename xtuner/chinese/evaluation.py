@@ -183,4 +183,17 @@ EVALUATION = {
     "→ the choice of the model": "→ 模型的选择",
     "right": "正确",
     "perplexity": "困惑度",
+    # during training
+    "a dict, or a list of dicts": "一个字典，或字典的列表",
+    "{name}: {kind} is no metric: it has no method {method}": "{name}：{kind} 不是指标：没有方法 {method}",
+    "validation does not measure {name!r}.{hint} It measures {names}": (
+        "验证中没有指标 {name!r}。{hint} 验证的指标有 {names}"
+    ),
+    "MMLU has no subject {subject!r}": "MMLU 没有科目 {subject!r}",
+    "mmlu_collate_fn: an item has no {name!r}: its rows need it, and the data set neither "
+    "pack_to_max_length nor remove_unused_columns": (
+        "mmlu_collate_fn：数据项没有 {name!r}：数据行需要该字段，"
+        "数据集不能设 pack_to_max_length 或 remove_unused_columns"
+    ),
+    "Subject": "科目",
 }

@@ -28,6 +28,8 @@ SAME_JOB: dict[str, str] = {
     **_move("mmengine.visualization", "xtuner.engine.visual", _VISUAL),
     **_move("mmengine.dataset", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
     **_move("mmengine.dataset.sampler", "xtuner.dataset.samplers", "DefaultSampler InfiniteSampler"),
+    "mmengine.evaluator.BaseMetric": "xtuner.evaluation.metrics.BaseMetric",
+    "mmengine.evaluator.metric.BaseMetric": "xtuner.evaluation.metrics.BaseMetric",
     "mmengine.runner.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",
     "mmengine.runner.EpochBasedTrainLoop": "xtuner.engine.runner.EpochBasedTrainLoop",
     "mmengine.runner.loops.IterBasedTrainLoop": "xtuner.engine.runner.TrainLoop",

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from xtuner.config.unsupported import SETTINGS
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 
@@ -39,8 +38,10 @@ RUN_KEYS: dict[str, str] = {
     "train_cfg": "how long to train",
     "val_dataloader": "data of validation: held_out, a fraction of the training rows, or a dataset",
     "val_cfg": "the loop of validation",
+    "val_evaluator": "metrics of answers that validation measures instead of the loss",
     "test_dataloader": "data of xtuner test, instead of val_dataloader",
     "test_cfg": "the loop of xtuner test",
+    "test_evaluator": "metrics of answers that xtuner test measures instead of the loss",
     "optim_wrapper": "optimiser, precision, clipping, accumulation",
     "param_scheduler": "learning rate over time",
     "default_hooks": "timer, logger, param_scheduler, checkpoint, sampler_seed",
@@ -113,8 +114,10 @@ BUILT = (
     "train_cfg",
     "val_dataloader",
     "val_cfg",
+    "val_evaluator",
     "test_dataloader",
     "test_cfg",
+    "test_evaluator",
     "visualizer",
     "default_hooks",
     "custom_hooks",
@@ -217,6 +220,10 @@ VALUES = (
         f"one of {', '.join(_DTYPES)}",
         lambda v: str(v).removeprefix("torch.") in _DTYPES,
     ),
+    *(
+        Value(name, "a dict, or a list of dicts", lambda v: isinstance(v, (Mapping, list)))
+        for name in ("val_evaluator", "test_evaluator")
+    ),
     Value("custom_hooks", "a list of dicts", lambda v: isinstance(v, list)),
     Value("log_level", f"one of {', '.join(_LOG_LEVELS)}", lambda v: v in _LOG_LEVELS),
 )
@@ -301,9 +308,6 @@ def check(config: Mapping[str, Any]) -> None:
 def find_faults(config: Mapping[str, Any]) -> list[Fault]:
     """All faults of `config`, by the tables of this module."""
     faults = _missing(config)
-    for path, feature, asks in SETTINGS:
-        if asks(_at(config, path)):
-            faults.append(Fault(path, f"{path}: {feature.sentence}", is_later=True))
     for path, allowed in KEYS.items():
         faults += _wrong_keys(config, path, allowed.split())
     for path, must_be, holds, may_be_none in VALUES:
@@ -448,7 +452,7 @@ def _misspelt(config: Mapping[str, Any]) -> list[Fault]:
     used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     found = []
     known = RUN_KEYS | TRAINER_KEYS if by_trainer(config) else RUN_KEYS
-    for name in config.keys() - used - known.keys() - {setting.path for setting in SETTINGS}:
+    for name in config.keys() - used - known.keys():
         near = difflib.get_close_matches(name, [k for k in known if k not in config], n=1, cutoff=_SIMILAR)
         if near:
             message = translate(

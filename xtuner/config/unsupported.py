@@ -1,14 +1,12 @@
 """Features of XTuner 0.1.x configs that this version does not have, in one table.
 
-model = dict(type=LLaVAModel, ...)    NAMES      the dotted names that belong to a feature
-val_evaluator = dict(...)             SETTINGS   the settings that require one
-->  "training with images ... is not available in this version; ..."
+dict(type=xtuner.model.transformers_models.deepseek_v2..., ...)    NAMES: the dotted names of a feature
+->  "DeepSeek-V2 with its experts in shards is not available in this version; ..."
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xtuner.language import translate
 
@@ -29,19 +27,7 @@ class Feature(NamedTuple):
         )
 
 
-class Setting(NamedTuple):
-    """The value at `path` requires `feature` if `asks` is true for it."""
-
-    path: str
-    feature: Feature
-    asks: Callable[[Any], bool]
-
-
 _IMAGES = Feature("training InternVL 1.5", "take a LLaVA config: xtuner list-cfg -p llava")
-_VALIDATION = Feature(
-    "measuring answers (val_evaluator, test_evaluator)",
-    "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity",
-)
 _EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
 
 
@@ -52,15 +38,8 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 # A name includes all names below it.
 NAMES: dict[str, Feature] = {
     **_belonging(_IMAGES, "model.InternVL_V1_5 dataset.InternVL_V1_5_Dataset"),
-    **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
     **_belonging(_EXPERTS, "model.transformers_models"),
 }
-
-
-SETTINGS: tuple[Setting, ...] = tuple(
-    Setting(path, _VALIDATION, lambda value: value is not None)
-    for path in ("val_evaluator", "test_evaluator")
-)
 
 
 def feature_of(name: str) -> Feature | None:

@@ -184,7 +184,22 @@ def build_val_loop(run: Run, data: str, loop: str) -> ValLoop | None:
     reader = (run.world.data_rank, run.world.data_size)
     batches = ValBatches(dataset, kwargs.pop("batch_size", 1), collate_fn, *reader, **kwargs)
     loop_cfg = {"type": ValLoop, **(run.cfg.get(loop) or {})}
-    return run.builder.build(loop_cfg, loop, runner=run, dataloader=batches)
+    evaluators = build_evaluators(run, f"{loop.removesuffix('_cfg')}_evaluator")
+    return run.builder.build(loop_cfg, loop, runner=run, dataloader=batches, evaluators=evaluators)
+
+
+def build_evaluators(run: Run, name: str) -> list[Any]:
+    """The metrics of answers that the config has under `name`: one, a list of them, or none."""
+    given = run.cfg.get(name)
+    cfgs = [] if given is None else given if isinstance(given, list) else [given]
+    found = [run.builder.build(cfg, f"{name}.{number}") for number, cfg in enumerate(cfgs)]
+    for evaluator in found:
+        if lacking := [
+            m for m in ("process", "compute_metrics") if not callable(getattr(evaluator, m, None))
+        ]:
+            what = "{name}: {kind} is no metric: it has no method {method}"
+            raise ConfigError(translate(what, name=name, kind=type(evaluator).__name__, method=lacking[0]))
+    return found
 
 
 def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> StreamBatches:

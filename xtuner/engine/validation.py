@@ -1,13 +1,15 @@
-"""Validation: the means of the loss and of all metrics over data that is not trained on.
+"""Validation: the means of the loss and of all metrics over data that is not trained on, or of answers.
 
 loss, metrics    sum over all items (supervised tokens, pairs, ...) / their number
 perplexity       e to the power of the loss, for models that report it
+evaluators       with val_evaluator: their numbers instead, of the model's outputs for each batch
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,14 +25,22 @@ from xtuner.log import logger
 class ValLoop:
     """Measures a run's model on `dataloader`, without any effect on training."""
 
-    def __init__(self, runner: Any, dataloader: ValBatches):
+    def __init__(self, runner: Any, dataloader: ValBatches, evaluators: Sequence[Any] = ()):
         self.runner = runner
         self.dataloader = dataloader
+        self.evaluators = evaluators
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        """The names that `run` reports; the first one is the default of `save_best`."""
+    def metric_names(self) -> tuple[str, ...] | None:
+        """The names that `run` reports, the first being the default of `save_best`; None if unknown."""
         model = self.runner.model
+        if self.evaluators:
+            names: list[str] = []
+            for evaluator in self.evaluators:
+                if (own := getattr(evaluator, "metric_names", None)) is None:
+                    return None
+                names += (_named(evaluator, name) for name in own)
+            return tuple(names)
         return tuple(model.describe(dict.fromkeys(("loss", *model.metrics), 0.0)))
 
     def run(self) -> dict[str, float]:
@@ -38,15 +48,44 @@ class ValLoop:
         run = self.runner
         run.call_hooks("before_val_epoch")
         with _resting(run.model):
-            totals = self._totals()
-        if totals is None:
+            metrics = self._answers() if self.evaluators else self._means()
+        if metrics is None:
             logger.warning(translate("Validation is broken off: the run is asked to stop"))
             return {}
+        run.call_hooks("after_val_epoch", metrics=metrics)
+        return metrics
+
+    def _means(self) -> dict[str, float] | None:
+        """Loss and metrics of the model; None if a signal came in between."""
+        totals = self._totals()
+        if totals is None:
+            return None
         sums, count = totals
         if not count:
             raise DataError(translate("the validation data has no supervised token"))
-        metrics = run.model.describe({name: value / count for name, value in sums.items()})
-        run.call_hooks("after_val_epoch", metrics=metrics)
+        return self.runner.model.describe({name: value / count for name, value in sums.items()})
+
+    @torch.no_grad()
+    def _answers(self) -> dict[str, float] | None:
+        """The numbers of all evaluators; None if a signal came in between."""
+        run = self.runner
+        found: list[list[list[Any]]] = [[] for _ in self.evaluators]  # of each batch of this process
+        for batch, counts in self.dataloader:
+            if run.train_loop is not None and run.train_loop.stop_asked():
+                return None
+            outputs = run.backend.measure(run.optim_wrapper, to_device(batch, run.device), mode="predict")
+            for evaluator, own in zip(self.evaluators, found, strict=True):
+                evaluator.results = []
+                if counts:
+                    evaluator.process(batch, outputs)
+                own.append(evaluator.results)
+        metrics: dict[str, float] = {}
+        for evaluator, own in zip(self.evaluators, found, strict=True):
+            # Batches are dealt out in turn.
+            turns = itertools.zip_longest(*run.world.all_gather(own), fillvalue=[])
+            results = [one for turn in turns for batch in turn for one in batch]
+            numbers = evaluator.compute_metrics(results)
+            metrics |= {_named(evaluator, name): float(value) for name, value in numbers.items()}
         return metrics
 
     @torch.no_grad()
@@ -68,6 +107,11 @@ class ValLoop:
         *sums, counted = run.world.sum(torch.tensor([*totals.values(), count], dtype=torch.float64)).tolist()
         # Each sequence-parallel rank has a part of the loss, but has counted all items.
         return dict(zip(totals, sums, strict=True)), round(counted) // run.world.sequence_size
+
+
+def _named(evaluator: Any, name: str) -> str:
+    prefix = getattr(evaluator, "prefix", None)
+    return f"{prefix}/{name}" if prefix else name
 
 
 @contextlib.contextmanager

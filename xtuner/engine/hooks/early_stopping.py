@@ -47,21 +47,20 @@ class EarlyStoppingHook(Hook):
         self.patience = patience
         self.stopping_threshold = stopping_threshold
         self._best: float | None = None
-        self._last: float | None = None
+        self._last: tuple[str, float] | None = None
         self._num_waited = 0
 
     def before_train(self, runner: Any) -> None:
         check_metric(runner, self.monitor, "EarlyStoppingHook.monitor")
         if self._last is not None:
-            names = runner.val_loop.metric_names
-            self._stop_if_due(runner, names[0] if self.monitor == "auto" else self.monitor, self._last)
+            self._stop_if_due(runner, *self._last)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float]) -> None:
         name, value = value_of(metrics, self.monitor)
         better = RULES[rule_for(runner, name, self.rule)]
         # A difference in the direction of the rule.
         delta = self.min_delta if better(1, 0) else -self.min_delta
-        self._last = value
+        self._last = name, value
         if not math.isnan(value) and (self._best is None or better(value, self._best + delta)):
             self._best, self._num_waited = value, 0
         else:
@@ -93,4 +92,5 @@ class EarlyStoppingHook(Hook):
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         if saved := checkpoint.get("early_stopping"):
-            self._best, self._last, self._num_waited = saved["best"], saved["last"], saved["num_waited"]
+            self._best, self._num_waited = saved["best"], saved["num_waited"]
+            self._last = None if saved["last"] is None else tuple(saved["last"])

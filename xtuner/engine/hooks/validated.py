@@ -33,7 +33,7 @@ def check_metric(runner: Any, name: str, setting: str) -> None:
             )
         )
     names = runner.val_loop.metric_names
-    if name != "auto" and name not in names:
+    if names is not None and name != "auto" and name not in names:
         raise ConfigError(
             translate(
                 "{setting} is {name!r}, which validation does not measure.{hint} It measures {names}",
@@ -46,11 +46,16 @@ def check_metric(runner: Any, name: str, setting: str) -> None:
 
 
 def value_of(metrics: dict[str, float], name: str) -> tuple[str, float]:
-    """The metric and its value; "auto" is the first."""
+    """The metric and its value; "auto" is the first. ConfigError if validation has not measured it."""
     name = next(iter(metrics)) if name == "auto" else name
+    if name not in metrics:
+        what = "validation does not measure {name!r}.{hint} It measures {names}"
+        hint = did_you_mean(name, metrics)
+        raise ConfigError(translate(what, name=name, hint=hint, names=", ".join(metrics)))
     return name, metrics[name]
 
 
 def rule_for(runner: Any, name: str, rule: str | None) -> str:
-    """The rule that is given, else the one of the model for this metric."""
-    return rule or ("greater" if name in runner.model.better_if_larger else "less")
+    """The rule that is given, else that of the metric: those of val_evaluator are better if larger."""
+    is_better_if_larger = name in runner.model.better_if_larger or bool(runner.val_loop.evaluators)
+    return rule or ("greater" if is_better_if_larger else "less")
