@@ -12,7 +12,7 @@ from typing import Any
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.language import translate
-from xtuner.model_folder import looks_local
+from xtuner.model_folder import looks_local, read_json
 
 
 def load_image_processor(path: str | Path) -> Any:
@@ -46,7 +46,7 @@ def load_processor(path: str | Path) -> Any:
 
     try:
         family = AutoConfig.from_pretrained(str(path)).model_type
-        name = PROCESSOR_MAPPING_NAMES.get(family)
+        name = _named_processor(path) or PROCESSOR_MAPPING_NAMES.get(family)
         if name is None:
             what = "{path} has no processor of transformers: its family is {family!r}"
             raise ModelError(translate(what, path=path, family=family))
@@ -63,6 +63,19 @@ def load_processor(path: str | Path) -> Any:
         raise ModelError(
             translate("the processor of {path} cannot be loaded: {error}", path=path, error=error)
         ) from error
+
+
+def _named_processor(path: str | Path) -> str | None:
+    """The class of processor that a folder's files name: Pixtral's models are LLaVAs with another."""
+    import transformers
+    from transformers.utils import cached_file
+
+    for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        found = cached_file(str(path), file, _raise_exceptions_for_missing_entries=False)
+        name = found and read_json(Path(found)).get("processor_class")
+        if name and hasattr(transformers, str(name)):
+            return str(name)
+    return None
 
 
 def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:

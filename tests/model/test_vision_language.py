@@ -8,9 +8,9 @@ import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
-from tests import vision
+from tests import seeing, vision
 from xtuner.dataset import VisionLanguageDataset
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.engine.build import check_all_parts_run
@@ -97,15 +97,23 @@ def reference_inputs(folder, images, number):
     return processor(text=[text], **given, add_special_tokens=False, return_tensors="pt")
 
 
+def trained(folder):
+    # Of the kinds of experts only this one computes in float64.
+    return AutoModelForImageTextToText.from_pretrained(folder, experts_implementation="eager")
+
+
 def load(folder):
     # Stock attention gives transformers' masks to all layers.
-    return AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="eager").double()
+    return AutoModelForImageTextToText.from_pretrained(
+        folder, attn_implementation="eager", experts_implementation="eager"
+    ).double()
 
 
 def test_items_are_those_of_the_processor(folder, images, tokenizer):
     """Ids and tensors are equal; answers and their ends are supervised, and no token of an image."""
     items = dataset(folder, images)
     processor = load_processor(folder)
+    assert items._images.token_id == AutoConfig.from_pretrained(folder).image_token_id
     assert len(items) == len(TALKS)
     for number, item in enumerate(items):
         wanted = reference_inputs(folder, images, number)
@@ -125,7 +133,7 @@ def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_e
     """Of a batch of packed samples, against each sample alone, for all parts."""
     items = list(dataset(folder, images))
     made = VisionLanguageFinetune(
-        AutoModelForImageTextToText.from_pretrained(folder),
+        trained(folder),
         freeze_vision=False,
         use_activation_checkpointing=False,
     )
@@ -156,14 +164,15 @@ def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_e
 
 
 def test_packs_have_the_loss_of_their_samples(folder, images):
-    """A data set that packs gives the same loss as one that does not."""
-    made = VisionLanguageFinetune(AutoModelForImageTextToText.from_pretrained(folder)).double()
+    """A data set that packs gives the same loss as one that does not, and samples twice as once."""
+    made = VisionLanguageFinetune(trained(folder)).double()
     losses = []
     for packs in (False, True):
         items = dataset(folder, images, pack_to_max_length=packs)
         assert len(items) == (1 if packs else 3)
         losses.append(made(flat_collate_fn(list(items))["data"])["loss"])
-    torch.testing.assert_close(*losses, rtol=1e-12, atol=0)
+    losses.append(made(flat_collate_fn([*dataset(folder, images)] * 2)["data"])["loss"])
+    torch.testing.assert_close(losses[1:], losses[:1] * 2, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -194,3 +203,9 @@ def test_settings_that_an_adapter_would_not_follow_are_refused(tmp_path, tokeniz
         llm = AutoModelForImageTextToText.from_pretrained(folder)
         with pytest.raises(ConfigError, match="with lora trains the adapter of the language model alone"):
             VisionLanguageFinetune(llm, lora=LoraConfig(r=2, target_modules=["q_proj"]), **settings)
+
+
+def test_an_unknown_family_is_an_error():
+    """PaliGemma's processor writes the prompt itself, so that no conversation can be tokenised."""
+    with pytest.raises(ConfigError, match="does not know how models of the family 'paligemma' take images"):
+        VisionLanguageFinetune(seeing.make("paligemma"))

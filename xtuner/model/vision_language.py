@@ -161,7 +161,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
         """Which tokens are those of images, under the names that the model takes."""
         base = base_model(self.llm)
         names = {"mm_token_type_ids", "token_type_ids"} & inspect.signature(
-            base.model.forward
+            getattr(base, "model", base).forward
         ).parameters.keys()
         return dict.fromkeys(names, (ids == base.config.image_token_id).long())
 

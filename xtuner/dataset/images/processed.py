@@ -34,9 +34,7 @@ class ProcessedImages:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.token: str = processor.image_token
-        tokenizer = processor.tokenizer
-        # Gemma 3 writes other tokens than its placeholder.
-        self.token_id: int = getattr(tokenizer, "image_token_id", None) or processor.image_token_id
+        self.token_id = _token_id(processor)
         self._texts: dict[tuple[Size, bool], str] = {}
 
     @property
@@ -85,6 +83,13 @@ class ProcessedImages:
             ) from error
         inputs = {name: value for name, value in found.items() if name not in _OF_TEXT}
         return tokenizer.text.split(_BETWEEN), found["input_ids"], inputs
+
+
+def _token_id(processor: Any) -> int:
+    """The token whose embeddings are those of images, which may not be the processor's placeholder."""
+    if patch := getattr(processor, "img_patch_token", None):  # Aya Vision, Llama 4
+        return processor.tokenizer.convert_tokens_to_ids(patch)
+    return getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
 
 
 class _Watched:
