@@ -78,6 +78,8 @@ class Images:
     mrope: bool = False
     # The dimension of images in the tensors of a sample.
     dim: int = 0
+    # The module that makes embeddings of features, where `get_image_features` leaves that to the model.
+    projector: str = ""
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
-    "llama4": Family(images=Images(packs=True)),
+    "llama4": Family(images=Images(packs=True, projector="multi_modal_projector")),
     "llama4_text": Family(
         packs=True,
         sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),

@@ -14,6 +14,10 @@ from xtuner.extras import pip_install
 from xtuner.language import translate
 from xtuner.model_folder import looks_local, read_json
 
+# Tensors that a processor makes of text beside those of images.
+OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+_BLANK = 64  # pixels of a side: few, and not below what processors take
+
 
 def load_image_processor(path: str | Path) -> Any:
     """The image processor of a folder, always with pillow, as in training."""
@@ -91,6 +95,16 @@ def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
 
     WithoutVideos.__name__ = WithoutVideos.__qualname__ = kind.__name__
     return WithoutVideos
+
+
+def blank_inputs(path: str | Path) -> dict[str, Any]:
+    """The tensors of a blank image, by the processor of a folder."""
+    from PIL import Image
+
+    processor = load_processor(path)
+    blank = Image.new("RGB", (_BLANK, _BLANK))
+    found = processor(images=[[blank]], text=[processor.image_token], return_tensors="pt")
+    return {name: value for name, value in found.items() if name not in OF_TEXT}
 
 
 def make_processor(given: Any) -> Any:

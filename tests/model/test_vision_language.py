@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -13,7 +12,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from tests import seeing, vision
 from xtuner.dataset import VisionLanguageDataset
 from xtuner.dataset.collate_fns import flat_collate_fn
-from xtuner.engine.build import check_all_parts_run
 from xtuner.errors import ConfigError
 from xtuner.image_processor import load_processor
 from xtuner.model import VisionLanguageFinetune
@@ -175,25 +173,20 @@ def test_packs_have_the_loss_of_their_samples(folder, images):
     torch.testing.assert_close(losses[1:], losses[:1] * 2, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "gathers", "allowed"),
-    [
-        ({"freeze_projector": True}, False, True),
-        ({}, False, False),
-        ({"freeze_projector": True}, True, False),
-        ({"freeze_projector": True, "freeze_vision": False}, False, False),
-    ],
-)
-def test_several_processes_train_what_all_of_them_run(settings, gathers, allowed, tmp_path, tokenizer):
-    """One without an image runs no encoder, for which the others would wait."""
-    folder = vision.save("qwen2_5_vl", tmp_path / "model", tokenizer)
-    model = VisionLanguageFinetune(AutoModelForImageTextToText.from_pretrained(folder), **settings)
-    run = SimpleNamespace(world=SimpleNamespace(size=2), backend=SimpleNamespace(gathers_weights=gathers))
-    if allowed:
-        check_all_parts_run(run, model)
-    else:
-        with pytest.raises(ConfigError, match="set freeze_vision and freeze_projector"):
-            check_all_parts_run(run, model)
+def test_a_blank_image_reaches_all_trained_weights(folder, monkeypatch):
+    """Among several processes a sample of text gives them the gradient zero, and its loss is that of one."""
+    items = [{"input_ids": np.arange(5, 25), "labels": np.arange(5, 25), "cumulative_len": [0, 8, 20]}]
+    made = VisionLanguageFinetune(trained(folder), freeze_vision=False).double()
+    alone = made(flat_collate_fn(items)["data"])["loss"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = VisionLanguageFinetune(trained(folder), freeze_vision=False).double()
+    loss = made(flat_collate_fn(items)["data"])["loss"]
+    assert loss == alone
+    loss.backward()
+    grads = {n: p.grad for n, p in made.llm.named_parameters() if p.requires_grad}
+    assert [name for name, grad in grads.items() if grad is None] == []
+    seen = {made.part_of(name) for name, grad in grads.items() if grad.any()}
+    assert seen == {"language model"}
 
 
 def test_settings_that_an_adapter_would_not_follow_are_refused(tmp_path, tokenizer):

@@ -17,6 +17,7 @@ import torch
 
 from xtuner.dataset.images.shape import bounded_for
 from xtuner.errors import DataError
+from xtuner.image_processor import OF_TEXT
 from xtuner.language import translate
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 _BETWEEN = "\ufdd2"  # the texts of two images
-_OF_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
 
 class ProcessedImages:
@@ -81,7 +81,7 @@ class ProcessedImages:
             raise DataError(
                 translate("the processor refuses images of {sizes}: {error}", sizes=sizes, error=error)
             ) from error
-        inputs = {name: value for name, value in found.items() if name not in _OF_TEXT}
+        inputs = {name: value for name, value in found.items() if name not in OF_TEXT}
         return tokenizer.text.split(_BETWEEN), found["input_ids"], inputs
 
 
