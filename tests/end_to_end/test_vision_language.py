@@ -17,19 +17,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
-DATA = """
+# On all machines.
+IN_FP32 = """
 import torch
-from xtuner.dataset import VisionLanguageDataset
-from xtuner.model import VisionLanguageFinetune
-model['type'] = VisionLanguageFinetune
-model['llm']['torch_dtype'] = torch.float32  # on all machines
-train_dataloader['dataset'] = dict(
-    type=VisionLanguageDataset,
-    dataset='talks.json',
-    processor=dict(pretrained_model_name_or_path='model'),
-    image_folder='.',
-    max_length=512,
-)
+model['llm']['torch_dtype'] = torch.float32
 """
 
 
@@ -43,11 +34,9 @@ def test_from_training_to_transformers(family, method, tmp_path, monkeypatch, ru
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
     rows = [{"image": f, "conversations": talk} for f in ("a.png", "b.jpg", "c.png", "a.png")]
     (tmp_path / "talks.json").write_text(json.dumps(rows))
-    texts = [{"instruction": "who are you", "output": "a small model"}] * 4
-    (tmp_path / "d.json").write_text(json.dumps(texts))
     monkeypatch.chdir(tmp_path)
-    run("new-cfg", "--model", "model", "--data", "d.json", "--method", method, "--out", "my.py")
-    (tmp_path / "my.py").write_text((tmp_path / "my.py").read_text() + DATA)
+    run("new-cfg", "--model", "model", "--data", "talks.json", "--method", method, "--out", "my.py")
+    (tmp_path / "my.py").write_text((tmp_path / "my.py").read_text() + IN_FP32)
     run("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
     checkpoint = max(tmp_path.glob("w/iter_*.pth"))
     run("convert", "pth_to_hf", "my.py", checkpoint, "result", "--fp32")

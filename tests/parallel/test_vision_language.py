@@ -7,6 +7,7 @@ import pytest
 from tests import vision
 from tests.llava import picture_file
 from tests.parallel.conftest import LORA, SHORT, WORDS
+from xtuner.recipes.deepspeed_files import deepspeed_file
 
 # peft asks for a property that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -29,6 +30,8 @@ CASES = {
     "ddp_both_ways": ("gemma3", {}, {"lora": LORA}),
     "fsdp_both_ways": ("gemma3", FSDP, ALL),
 }
+# With ZeRO, by its stage.
+ZERO = {"ddp_all": "zero2", **{name: "zero3" for name, (_, options, _) in CASES.items() if options == FSDP}}
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,15 @@ def by_two(cases, in_two_processes, tmp_path_factory):
     return in_two_processes(cases, tmp_path_factory.mktemp("two"))
 
 
+@pytest.fixture(scope="module")
+def by_zero(cases, in_two_processes, tmp_path_factory):
+    """The results of two processes with ZeRO."""
+    pytest.importorskip("deepspeed")
+    files = {stage: json.loads(deepspeed_file(f"deepspeed_{stage}").read_text()) for stage in ZERO.values()}
+    chosen = {name: {**cases[name], "fsdp": False, "deepspeed": files[ZERO[name]]} for name in ZERO}
+    return in_two_processes(chosen, tmp_path_factory.mktemp("zero"))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(case, one, by_two, assert_same):
     """A process without an image runs encoder and projector on a blank one, whose gradient is zero."""
@@ -87,3 +99,12 @@ def test_two_processes_train_as_one(case, one, by_two, assert_same):
     assert expected["losses"][-1] != expected["losses"][0]
     assert_same(found, expected)
     assert found["norms"] == pytest.approx(expected["norms"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ZERO)
+def test_zero_trains_as_one(case, one, by_zero, assert_same):
+    """The same for ZeRO, whose stage 3 gathers the weights of each module as it runs."""
+    found = by_zero[case]
+    assert "error" not in found, found["error"]
+    expected = one(**found["options"], **{"train_dataloader.batch_size": 2})
+    assert_same(found, expected)

@@ -10,6 +10,7 @@ from typing import Any
 from xtuner.check.template import fitting_templates
 from xtuner.errors import ModelError
 from xtuner.estimate.shape import Shape, read_shape
+from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
 from xtuner.model_folder import check_model_folder, read_tokenizer
 from xtuner.proposal.methods import quantises, trains_all
@@ -31,6 +32,7 @@ class ModelFacts:
     why_template: str
     row: Model | None
     quantised: str | None = None  # the quantisation method of its weights
+    sees: bool = False  # trains with images
 
 
 def look_at_model(path: str, template: str | None = None, method: str | None = None) -> ModelFacts:
@@ -56,6 +58,7 @@ def look_at_model(path: str, template: str | None = None, method: str | None = N
         template=chosen,
         why_template=why,
         row=row,
+        sees=FAMILIES.get(str(config.get("model_type")), UNKNOWN).images is not None,
         quantised=None if (method := quantised_by(config)) in WIDENED else method,
     )
 

@@ -20,6 +20,10 @@ from xtuner.model.base import base_model
 from xtuner.model.vision.encoder import ENCODERS, layers_behind
 from xtuner.parallel.tensors import map_tensors
 
+# Of the outputs of an encoder those that a model puts among its embeddings or hidden states. Others must stay
+# without a gradient, as ZeRO 3 compares the modules that take part in backward.
+_USED = ("pooler_output", "deepstack_features")
+
 
 @contextlib.contextmanager
 def embeddings_changed(llm: Any, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
@@ -48,9 +52,10 @@ def with_blank(
     def change(embeddings: Tensor) -> Tensor:
         features = model.get_image_features(**inputs)
         tensors: list[Tensor] = []
-        map_tensors(features, tensors.append)
         if projector:
             tensors.append(getattr(model, projector)(features.last_hidden_state.flatten(0, -2)))
+        else:
+            map_tensors({name: features[name] for name in _USED if name in features}, tensors.append)
         # In fp32, since the sum of many numbers of 16 bits may be infinite.
         zero = torch.stack([tensor.float().sum() for tensor in tensors]).sum() * 0
         return embeddings + zero.to(embeddings.dtype)
