@@ -9,6 +9,7 @@ from typing import Any
 
 from xtuner.check.template import fitting_templates
 from xtuner.errors import ModelError
+from xtuner.estimate.images import with_images
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
@@ -48,7 +49,7 @@ def look_at_model(path: str, template: str | None = None, method: str | None = N
         )
     check_training(config, path, full=trains_all(method), asked=quantises(method))
     row = _known_row(folder, config)
-    shape = read_shape(config)
+    shape = with_images(read_shape(config), path)
     chosen, why = _template(folder, row, template)
     return ModelFacts(
         path=path,
