@@ -13,7 +13,7 @@ from xtuner.recipes.deepspeed_files import deepspeed_file
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 # Its updates are as large as gradients, and those of nothing but rounding stay small.
-SGD = {"type": "torch.optim.SGD", "lr": 0.01, "fused": False}
+SGD = {"type": "torch.optim.SGD", "lr": 0.01}
 FSDP = {"fsdp": True}
 ALL = {"freeze_vision": False}
 # The family, options of the run, and what is trained. Samples of Qwen3.5 and Gemma 3 run one by one.
