@@ -213,6 +213,16 @@ KINDS: dict[str, Kind] = {
         vision={"intermediate_size": 128},
         needs="torchvision",
     ),
+    "kimi_k25": Kind(
+        lambda: transformers.Kimi_K25ImageProcessor(size={"max_height": 84, "max_width": 84}),
+        ("<|media_pad|>", "<|kimi_k25_video_placeholder|>", "<|media_begin|>", "<|media_end|>"),
+        "<|media_begin|><|media_pad|><|media_end|>",
+        {},
+        {"image_token_id": "<|media_pad|>", "video_token_id": "<|kimi_k25_video_placeholder|>"},
+        vision={"pos_emb_height": 8, "pos_emb_width": 8},
+        model={"projection_hidden_size": 32, "tie_word_embeddings": False},
+        needs="torchvision",
+    ),
     "deepseek_vl": Kind(
         lambda: transformers.DeepseekVLImageProcessorPil(size={"height": 28, "width": 28}),
         ("<image_placeholder>",),
