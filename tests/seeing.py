@@ -91,15 +91,15 @@ def config_of(family: str, settings: Any = None) -> Any:
     parts: dict[str, Any] = {"text_config": {**TEXT, **text}}
     if "vision_config" in kind.sub_configs:
         parts["vision_config"] = {**VISION, **vision}
-    if "audio_config" in kind.sub_configs:
+    if "audio_config" in kind.sub_configs and "audio_config" not in whole:
         parts["audio_config"] = dict(AUDIO)
     return kind(**{**parts, **whole})
 
 
-def make(family: str) -> Any:
+def make(family: str, settings: Any = None) -> Any:
     """A model of the family with random weights, in eval mode."""
     torch.manual_seed(0)
-    config = config_of(family)
+    config = config_of(family, settings)
     model = auto_class_of(config, family).from_config(config).eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:

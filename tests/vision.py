@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import pytest
 import transformers
 
 from tests import seeing
@@ -33,6 +34,43 @@ class Kind(NamedTuple):
     config: dict[str, str]  # fields of the config -> tokens
     settings: Mapping[str, Any] = MappingProxyType({})  # of the processor
     model: Mapping[str, Any] = MappingProxyType({})  # fields of the config
+    text: Mapping[str, Any] = MappingProxyType({})  # fields of the config of the language part
+    vision: Mapping[str, Any] = MappingProxyType({})  # fields of the config of the encoder
+    family: str = ""  # if it is not the name of the kind
+    needs: str = ""  # a package that transformers' processor needs
+
+
+QWEN3_5: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "head_dim": 16,
+    "rope_parameters": {
+        "rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1],
+    },
+}  # fmt: skip
+GLM_MOE = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 1,
+    "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 1, "rope_parameters": seeing.PARTIAL,
+}  # fmt: skip
+# As of tests/seeing.py.
+FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "deepseek_vl": ({"model_type": "llama"}, {"model_type": "siglip_vision_model"}, {}),
+    "gemma4": (
+        {
+            "sliding_window": 4, "global_head_dim": 8, "hidden_size_per_layer_input": 8,
+            "use_bidirectional_attention": "vision", "vocab_size_per_layer_input": 512,
+        },
+        {"pooling_kernel_size": 2, "head_dim": 8, "num_key_value_heads": 4, "position_embedding_size": 64},
+        {"audio_config": None},
+    ),
+    "glm46v": (
+        {"model_type": "glm4v_text", "rope_parameters": seeing.PARTIAL}, {"model_type": "glm4v_vision"}, {},
+    ),
+    "glm4v_moe": (GLM_MOE, {}, {}),
+    "qwen3_5": (QWEN3_5, {"num_position_embeddings": 16}, {}),
+    "qwen3_5_moe": (
+        {**QWEN3_5, **seeing.MOE, "shared_expert_intermediate_size": 16}, {"num_position_embeddings": 16}, {},
+    ),
+}  # fmt: skip
 
 
 def _qwen(**settings: Any) -> Callable[[], Any]:
@@ -55,23 +93,143 @@ QWEN = Kind(
         )
     ),
 )
+GLM = Kind(
+    lambda: transformers.Glm4vImageProcessorPil(
+        size={"shortest_edge": 2 * 28 * 28, "longest_edge": 28 * 28 * 12}
+    ),
+    ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>"),
+    "<|begin_of_image|><|image|><|end_of_image|>",
+    {},
+    {
+        "image_token_id": "<|image|>",
+        "video_token_id": "<|video|>",
+        "image_start_token_id": "<|begin_of_image|>",
+        "image_end_token_id": "<|end_of_image|>",
+    },
+)
+PIXTRAL = Kind(
+    lambda: transformers.PixtralImageProcessorPil(
+        size={"longest_edge": 84}, patch_size={"height": 14, "width": 14}
+    ),
+    ("[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+    "[IMG]",
+    {},
+    {"image_token_id": "[IMG]"},
+    {"patch_size": 14, "spatial_merge_size": 2},
+    needs="torchvision",
+)
+IDEFICS = Kind(
+    lambda: transformers.Idefics3ImageProcessorPil(
+        size={"longest_edge": 56},
+        max_image_size={"longest_edge": 28},
+    ),
+    ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
+    "<image>",
+    {},
+    {"image_token_id": "<image>"},
+    {"image_seq_len": 1},
+)
 KINDS: dict[str, Kind] = {
     "qwen2_5_vl": QWEN,
     "qwen2_vl": QWEN,
     "qwen3_vl": QWEN,
-    "glm4v": Kind(
-        lambda: transformers.Glm4vImageProcessorPil(
+    "qwen3_vl_moe": QWEN,
+    "qwen3_5": QWEN,
+    "qwen3_5_moe": QWEN,
+    "glm4v": GLM,
+    "glm4v_moe": GLM,
+    "glm46v": GLM._replace(
+        image_processor=lambda: transformers.Glm46VImageProcessorPil(
             size={"shortest_edge": 2 * 28 * 28, "longest_edge": 28 * 28 * 12}
+        )
+    ),
+    "mistral3": PIXTRAL,
+    "pixtral": PIXTRAL._replace(
+        family="llava",
+        settings={"patch_size": 14, "processor_class": "PixtralProcessor"},
+        model={"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+        text={"model_type": "mistral"},
+        vision={"model_type": "pixtral", "head_dim": 8},
+    ),
+    "llava": Kind(
+        lambda: transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
         ),
-        ("<|image|>", "<|video|>", "<|begin_of_image|>", "<|end_of_image|>"),
-        "<|begin_of_image|><|image|><|end_of_image|>",
+        ("<image>",),
+        "<image>",
         {},
+        {"image_token_id": "<image>"},
+        {"patch_size": 14, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1},
+        {"vision_feature_select_strategy": "default"},
+    ),
+    "smolvlm": IDEFICS._replace(
+        image_processor=lambda: transformers.SmolVLMImageProcessorPil(
+            size={"longest_edge": 56},
+            max_image_size={"longest_edge": 28},
+        ),
+        needs="num2words",
+    ),
+    "aya_vision": Kind(
+        lambda: transformers.GotOcr2ImageProcessorPil(
+            size={"height": 28, "width": 28}, crop_to_patches=True, min_patches=1, max_patches=3
+        ),
+        ("<|IMG_PATCH|>", "<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "TILE_GLOBAL", "TILE_1", "TILE_2"),
+        "<image>",
+        {},
+        {"image_token_id": "<|IMG_PATCH|>"},
+        {"patch_size": 14, "img_size": 28, "downsample_factor": 2},
+        {"downsample_factor": 2},
+    ),
+    "gemma4": Kind(
+        lambda: transformers.Gemma4ImageProcessorPil(
+            patch_size=14, max_soft_tokens=70, pooling_kernel_size=2
+        ),
+        ("<|image|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>"),
+        "<|image|>",
         {
-            "image_token_id": "<|image|>",
-            "video_token_id": "<|video|>",
-            "image_start_token_id": "<|begin_of_image|>",
-            "image_end_token_id": "<|end_of_image|>",
+            "image_token": "<|image|>",
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "audio_token": "<|audio|>",
+            "boa_token": "<|audio>",
+            "eoa_token": "<audio|>",
         },
+        {"image_token_id": "<|image|>", "boi_token_id": "<|image>", "eoi_token_id": "<image|>"},
+    ),
+    "llama4": Kind(
+        lambda: transformers.Llama4ImageProcessor(size={"height": 28, "width": 28}, max_patches=3),
+        (
+            "<|patch|>",
+            "<|image|>",
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|tile_x_separator|>",
+            "<|tile_y_separator|>",
+        ),
+        "<|image|>",
+        {},
+        {"image_token_id": "<|patch|>"},
+        {"patch_size": 14},
+        vision={"intermediate_size": 128},
+        needs="torchvision",
+    ),
+    "kimi_k25": Kind(
+        lambda: transformers.Kimi_K25ImageProcessor(size={"max_height": 84, "max_width": 84}),
+        ("<|media_pad|>", "<|kimi_k25_video_placeholder|>", "<|media_begin|>", "<|media_end|>"),
+        "<|media_begin|><|media_pad|><|media_end|>",
+        {},
+        {"image_token_id": "<|media_pad|>", "video_token_id": "<|kimi_k25_video_placeholder|>"},
+        vision={"pos_emb_height": 8, "pos_emb_width": 8},
+        model={"projection_hidden_size": 32, "tie_word_embeddings": False},
+        needs="torchvision",
+    ),
+    "deepseek_vl": Kind(
+        lambda: transformers.DeepseekVLImageProcessorPil(size={"height": 28, "width": 28}),
+        ("<image_placeholder>",),
+        "<image_placeholder>",
+        {"image_token": "<image_placeholder>"},
+        {"image_token_id": "<image_placeholder>"},
+        {"num_image_tokens": 4},
     ),
     "gemma3": Kind(
         lambda: transformers.Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),
@@ -132,38 +290,26 @@ KINDS: dict[str, Kind] = {
         {"image_token_id": "<IMG_CONTEXT>"},
         {"image_seq_length": 1},
     ),
-    "idefics3": Kind(
-        lambda: transformers.Idefics3ImageProcessorPil(
-            size={"longest_edge": 56},
-            max_image_size={"longest_edge": 28},
-        ),
-        ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"),
-        "<image>",
-        {},
-        {"image_token_id": "<image>"},
-        {"image_seq_len": 1},
-    ),
+    "idefics3": IDEFICS,
 }
 
 
 def save(family: str, folder: Path, tokenizer: Any) -> Path:
     """A folder with a tiny random model of the family, its tokenizer, and its processor."""
     kind = KINDS[family]
+    if kind.needs:
+        pytest.importorskip(kind.needs)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": list(kind.tokens)})
     tokenizer.chat_template = TEMPLATE.replace("IMAGE", kind.written)
-    text, vision, whole = seeing.FAMILIES[family]
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in kind.config.items()}
-    seeing_before = seeing.FAMILIES[family]
+    text, vision, whole = {**seeing.FAMILIES, **FAMILIES}[kind.family or family]
     # Images must be in the window of the answers.
-    more = {"vocab_size": -(-len(tokenizer) // 64) * 64}
-    if "sliding_window" in text:
-        more["sliding_window"] = 512
-    seeing.FAMILIES[family] = ({**text, **more}, vision, {**whole, **ids, **kind.model})
-    try:
-        seeing.make(family).save_pretrained(folder)
-    finally:
-        seeing.FAMILIES[family] = seeing_before
+    text = {**text, **kind.text, "vocab_size": -(-len(tokenizer) // 64) * 64}
+    if text.get("sliding_window"):
+        text["sliding_window"] = 512
+    settings = text, {**vision, **kind.vision}, {**whole, **ids, **kind.model}
+    seeing.make(kind.family or family, settings).save_pretrained(folder)
     if kind.names:
         tokenizer._set_model_specific_special_tokens(special_tokens=kind.names)
     tokenizer.save_pretrained(folder)

@@ -78,6 +78,8 @@ class Images:
     mrope: bool = False
     # The dimension of images in the tensors of a sample.
     dim: int = 0
+    # The module that makes embeddings of features, where `get_image_features` leaves that to the model.
+    projector: str = ""
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ _INTERNLM2_AS_LLAMA = {
 
 # fmt: off
 FAMILIES: dict[str, Family] = {
+    "aya_vision": Family(images=Images(packs=True)),
     "bailing_hybrid": Family(packs=False),
     "bamba": Family(packs=False, weights_read=("out_proj",)),
     "blip": Family(no_text=_NEEDS_IMAGE),
@@ -187,6 +190,7 @@ FAMILIES: dict[str, Family] = {
     "cohere2": Family(packs=True),
     "deepseek_v2": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
     "deepseek_v3": Family(packs=True, plain_head=True, sizes=_DEEPSEEK),
+    "deepseek_vl": Family(images=Images(packs=True)),
     "diffusion_gemma": Family(no_text=f"fills in blocks of text by diffusion; {_CURE}"),
     "ernie4_5": Family(packs=True),
     "evolla": Family(no_text=f"needs a protein with every text; {_CURE}"),
@@ -206,13 +210,16 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": Family(packs=True, sizes=Sizes(tied=True, head_dim=256, norms=4, head_norms=True)),
     # Their weights are clamped in place.
     "gemma3n_text": Family(weights_read=("correction_coefs", "prediction_coefs")),
+    "gemma4": Family(images=Images()),
     "glm": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), bias=_asked_bias(output=False))),
     "glm4": Family(packs=True, sizes=Sizes(joined=(_GATE_UP,), norms=4, bias=_asked_bias(output=False))),
     "glm4_moe": Family(
         packs=True, plain_head=True,
         sizes=Sizes(shared_width=_shared_experts, bias=_asked_bias(output=False)),
     ),
+    "glm46v": Family(images=Images(packs=True, mrope=True)),
     "glm4v": Family(images=Images(packs=True, mrope=True)),
+    "glm4v_moe": Family(images=Images(packs=True, mrope=True)),
     "gpt2": Family(packs=True),
     "gpt_neox": Family(packs=True),
     "gpt_oss": Family(
@@ -247,6 +254,7 @@ FAMILIES: dict[str, Family] = {
     "internlm3": Family(packs=True, gguf="llama"),
     "internvl": Family(images=Images(packs=True)),
     "jamba": Family(packs=False, weights_read=("dt_proj",)),
+    "kimi_k25": Family(images=Images(packs=True)),
     "kimi_linear": Family(packs=False),
     "kosmos-2": Family(no_text=_NEEDS_IMAGE),
     "kosmos-2.5": Family(no_text=_NEEDS_IMAGE),
@@ -257,10 +265,12 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(
         packs=True, plain_head=True, fused=_like("Llama"), gguf="llama", sizes=Sizes(bias=_llama_bias),
     ),
+    "llama4": Family(images=Images(packs=True, projector="multi_modal_projector")),
     "llama4_text": Family(
         packs=True,
         sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
     ),
+    "llava": Family(images=Images(packs=True)),
     "llava_next": Family(images=Images(packs=True)),
     "llava_onevision": Family(images=Images(packs=True)),
     "longcat_flash": Family(weights_read=("classifier",)),
@@ -270,6 +280,7 @@ FAMILIES: dict[str, Family] = {
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
+    "mistral3": Family(images=Images(packs=True)),
     "mixtral": Family(packs=True, plain_head=True, sizes=Sizes()),
     "moshi": Family(no_text=_SOUND),
     "mpt": Family(packs=True, own_attention=_own("Mpt", "Block")),
@@ -307,8 +318,8 @@ FAMILIES: dict[str, Family] = {
         packs=True, plain_head=True, fused=_like("Qwen3"), gguf="qwen3", gguf_biases=False,
         sizes=Sizes(bias=_asked_bias(output=True), head_norms=True),
     ),
-    "qwen3_5": Family(packs=False),
-    "qwen3_5_moe": Family(packs=False),
+    "qwen3_5": Family(packs=False, images=Images(mrope=True)),
+    "qwen3_5_moe": Family(packs=False, images=Images(mrope=True)),
     "qwen3_5_moe_text": Family(packs=False),
     "qwen3_5_text": Family(packs=False),
     "qwen3_moe": Family(
@@ -327,11 +338,13 @@ FAMILIES: dict[str, Family] = {
     "qwen3_omni_moe": Family(no_text=_THINKER.format("Qwen3OmniMoeThinkerForConditionalGeneration")),
     "qwen4_exp_text": Family(packs=False),
     "qwen3_vl": Family(images=Images(packs=True, mrope=True)),
+    "qwen3_vl_moe": Family(images=Images(packs=True, mrope=True)),
     "recurrent_gemma": Family(packs=False),
     # Its code divides weights while it generates, which quantised weights do not survive.
     "rwkv": Family(packs=False, when_quantized={"rescale_every": 0}),
     "seed_oss": Family(packs=True),
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
+    "smolvlm": Family(images=Images(packs=True, dim=1)),
     "starcoder2": Family(packs=True),
     "t5gemma2": Family(no_text=_TWO_PARTS),
     "udop": Family(no_text=_TWO_PARTS),
@@ -354,9 +367,12 @@ GLM_MARKS = ("[gMASK]", "<sop>")
 
 # Parts of the names of weights between an image encoder and the language part.
 PROJECTORS = (
+    "aligner",
+    "embed_vision",
     "multi_modal_projector",
     "connector",
     "merger",
+    "mm_projector",
     "deepstack_merger_list",
     "image_newline",
     "downsample",

@@ -12,7 +12,11 @@ from typing import Any
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.language import translate
-from xtuner.model_folder import looks_local
+from xtuner.model_folder import looks_local, read_json
+
+# Tensors that a processor makes of text beside those of images.
+OF_TEXT = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+_BLANK = 64  # pixels of a side: few, and not below what processors take
 
 
 def load_image_processor(path: str | Path) -> Any:
@@ -46,7 +50,7 @@ def load_processor(path: str | Path) -> Any:
 
     try:
         family = AutoConfig.from_pretrained(str(path)).model_type
-        name = PROCESSOR_MAPPING_NAMES.get(family)
+        name = _named_processor(path) or PROCESSOR_MAPPING_NAMES.get(family)
         if name is None:
             what = "{path} has no processor of transformers: its family is {family!r}"
             raise ModelError(translate(what, path=path, family=family))
@@ -65,6 +69,19 @@ def load_processor(path: str | Path) -> Any:
         ) from error
 
 
+def _named_processor(path: str | Path) -> str | None:
+    """The class of processor that a folder's files name: Pixtral's models are LLaVAs with another."""
+    import transformers
+    from transformers.utils import cached_file
+
+    for file in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        found = cached_file(str(path), file, _raise_exceptions_for_missing_entries=False)
+        name = found and read_json(Path(found)).get("processor_class")
+        if name and hasattr(transformers, str(name)):
+            return str(name)
+    return None
+
+
 def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
     """The class of a processor that is made of `parts`, without the others."""
 
@@ -78,6 +95,16 @@ def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
 
     WithoutVideos.__name__ = WithoutVideos.__qualname__ = kind.__name__
     return WithoutVideos
+
+
+def blank_inputs(path: str | Path) -> dict[str, Any]:
+    """The tensors of a blank image, by the processor of a folder."""
+    from PIL import Image
+
+    processor = load_processor(path)
+    blank = Image.new("RGB", (_BLANK, _BLANK))
+    found = processor(images=[[blank]], text=[processor.image_token], return_tensors="pt")
+    return {name: value for name, value in found.items() if name not in OF_TEXT}
 
 
 def make_processor(given: Any) -> Any:

@@ -44,7 +44,7 @@ def test_from_new_cfg_to_chat(family, method, here, run, tokenizer):
     base = seeing.save(family, here / "model", tokenizer)
     printed = run("new-cfg", "--model", "model", "--data", "d.json", "--method", method, "--out", "my.py")
     assert f"family {family}" in printed
-    assert ", without the parts that see or hear" in run("check", "my.py")
+    assert " of the parts that see or hear" in run("check", "my.py")
     run("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
     checkpoint = max(here.glob("w/iter_*.pth"))
     result = here / "result"

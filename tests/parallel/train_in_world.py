@@ -102,6 +102,7 @@ def train(options: dict, work_dir: Path, world: World | None = None) -> dict:
     return {
         "samples": [p.read_text() for p in sorted(run.log_dir.glob("vis_data/eval_outputs*"))],
         "losses": [line["loss"] for line in lines],
+        "norms": [line.get("grad_norm") for line in lines],
         "metrics": {f"{name} {i}": line[name] for i, line in enumerate(lines) for name in run.model.metrics},
         "weights": weights,
         "backend": run.backend.name,

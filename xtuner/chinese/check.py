@@ -46,6 +46,8 @@ REPORT = {
     "{free} free on {name}": "{name} 可用 {free}",
     ", estimated as a Llama": "，按 Llama 结构估算",
     ", without the parts that see or hear": "，不含视觉和听觉部分",
+    ", and {weights} of the parts that see or hear": "，另有视觉和听觉部分的 {weights}",
+    "images": "图像",
     " for each of {count} processes, {how},": "，{count} 个进程（{how}）中的每一个",
     "memory   about {total}{each} ({free})": "内存     约 {total}{each}（{free}）",
     "         a batch has up to {tokens} tokens{again}": "         每批最多 {tokens} 个 token{again}",

@@ -39,12 +39,6 @@ VISION = {
     "model.pretrained_pth: {error}; name the checkpoint of the stage before{hint}": (
         "model.pretrained_pth：{error}；请写明上一阶段的 checkpoint{hint}"
     ),
-    "{kind}: several processes train an adapter or the language model alone, by DDP or ZeRO 1 and 2, since "
-    "one without an image would keep the others waiting: set freeze_vision and freeze_projector, and leave "
-    "out fsdp and ZeRO 3": (
-        "{kind}：多进程只能以 DDP 或 ZeRO 1、2 训练 adapter 或语言模型本身，因为没有图像的进程会让其他进程"
-        "一直等待：请设置 freeze_vision 与 freeze_projector，并去掉 fsdp 与 ZeRO 3"
-    ),
     "VisionLanguageFinetune with lora trains the adapter of the language model alone: leave out "
     "freeze_vision, freeze_projector and freeze_llm, or lora": (
         "VisionLanguageFinetune 设置 lora 时只训练语言模型的 adapter：请去掉 freeze_vision、"

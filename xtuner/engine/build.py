@@ -329,27 +329,12 @@ def build_model(run: Run) -> Any:
         model.start_from(load_checkpoint(path, with_optimizer=False)["state_dict"], path)
     if run.world.sequence_group is not None:
         model.enable_sequence_parallel(run.world.sequence_group)
-    check_all_parts_run(run, model)
     if settings := run.cfg.get("compile"):
         compile_layers(model.llm, {} if settings is True else settings)
     run.weights_text = describe_weights(model)
     run.reference = take_reference(model, run.world)
     run.backend.wrap(model, run.device)
     return model
-
-
-def check_all_parts_run(run: Run, model: Any) -> None:
-    """ConfigError if processes would wait for one that has nothing for a part, such as no image."""
-    if run.world.size == 1:
-        return
-    needed = [n for n, p in model.named_parameters() if run.backend.gathers_weights or p.requires_grad]
-    if not all(map(model.always_runs, needed)):
-        what = (
-            "{kind}: several processes train an adapter or the language model alone, by DDP or ZeRO 1 and 2, "
-            "since one without an image would keep the others waiting: set freeze_vision and "
-            "freeze_projector, and leave out fsdp and ZeRO 3"
-        )
-        raise ConfigError(translate(what, kind=type(model).__name__))
 
 
 def build_optim_wrapper(run: Run) -> OptimWrapper:

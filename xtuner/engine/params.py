@@ -17,6 +17,7 @@ from torch import nn
 from xtuner.devices import kind_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
+from xtuner.parallel.tensors import is_divided
 
 _OPTIONS = ("custom_keys", "norm_decay_mult", "bias_decay_mult")
 _FACTORS = ("lr_mult", "decay_mult")
@@ -118,5 +119,8 @@ def with_fastest_kernel(cfg: dict[str, Any], kind: Any, params: Sequence[torch.T
     fusible = isinstance(kind, type) and kind.__module__.startswith("torch.optim.")
     chosen = {"fused", "foreach", "capturable", "differentiable", "maximize"} & cfg.keys()
     if not fusible or chosen or not all(kind.__name__ in kind_of(p.device).fused_optimizers for p in params):
+        return cfg
+    # torch divides no other fused kernels.
+    if any(map(is_divided, params)) and kind not in (torch.optim.Adam, torch.optim.AdamW):
         return cfg
     return {**cfg, "fused": True}

@@ -15,6 +15,7 @@ from typing import Any
 from xtuner.blocks import as_recompute
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import by_trainer, trains_all
+from xtuner.estimate.images import trained_of_images
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -25,6 +26,7 @@ USABLE = 0.9
 _ADAPTERS = ("lora", "llm_lora")
 # Methods that keep a frozen copy of a model without an adapter.
 _WITH_REFERENCE = {"DPO", "KTO"}
+_WITH_IMAGES = "VisionLanguageFinetune"
 _PAIRS = "build_preference_dataset"
 # Last word of the optimiser's name -> how many numbers of a trained weight's precision it keeps for each.
 _STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion": 1, "SGD": 1, "Adafactor": 0}
@@ -80,6 +82,7 @@ def read_training(
     parameters = adapter.get("target_parameters") or ()
     batch = _number(loader.get("batch_size"), 1)
     without_copy = model.get("ref_llm") or model.get("stored_reference") or None
+    word = _word(model.get("type"))
     run = Training(
         tokens=batch * max_length(config, shape),
         batch=batch,
@@ -96,8 +99,9 @@ def read_training(
         fused_step=_dict(wrapper.get("optimizer")).get("fused") is True,
         device=machine.device,
         compiled=bool(config.get("compile")),
-        copies=int(full and _word(model.get("type")) in _WITH_REFERENCE and without_copy is None),
+        copies=int(full and word in _WITH_REFERENCE and without_copy is None),
         reference_bytes=reference_bytes,
+        image_trained=trained_of_images(model, shape, not full) if word == _WITH_IMAGES else 0,
         by_trainer=by_trainer(config),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))

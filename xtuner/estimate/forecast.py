@@ -12,6 +12,7 @@ from xtuner.devices import NVIDIA
 from xtuner.errors import ModelError
 from xtuner.estimate.configured import named_llm, named_reference, read_training, sample_length
 from xtuner.estimate.fixes import fixes
+from xtuner.estimate.images import with_images
 from xtuner.estimate.machine import Machine, find_machine
 from xtuner.estimate.memory import Memory, Training, size_text, weight_bytes
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -56,7 +57,7 @@ def forecast(
     files, None where it is not known.
     """
     sizes = model_config(config, known_sizes)
-    shape = read_shape(sizes) if sizes else None
+    shape = with_images(read_shape(sizes) if sizes else None, named_llm(config))
     if shape is None:
         return None
     machine = _process_machine(find_machine(), division)
@@ -167,7 +168,11 @@ def memory_lines(found: Forecast) -> list[str]:
     """The estimate as lines: the total, then each part."""
     known = FAMILIES.get(found.shape.family, UNKNOWN).sizes is not None
     about = "" if known else translate(", estimated as a Llama")
-    about += translate(", without the parts that see or hear") if found.shape.sees else ""
+    images = found.shape.encoder + found.shape.projector
+    if images:
+        about += translate(", and {weights} of the parts that see or hear", weights=weights_text(images))
+    elif found.shape.sees:
+        about += translate(", without the parts that see or hear")
     free = translate(
         "{free} free on {name}", free=size_text(found.machine.free_bytes), name=found.machine.name
     )

@@ -71,6 +71,7 @@ class Training:
     device: str = NVIDIA
     copies: int = 0  # frozen, of all weights: the reference of a method on preferences
     reference_bytes: int = 0  # of another model that is the reference
+    image_trained: int = 0  # weights of encoder and projector that are trained
     by_trainer: bool = False  # by the Trainer of transformers, whose models give logits of all tokens at once
 
     @property
@@ -138,6 +139,9 @@ def estimate(shape: Shape, run: Training) -> Memory:
         "reference": run.copies * weight_bytes(shape, run) + run.reference_bytes,
         "adapter": 0 if run.is_full else trained * 4,
         "optimizer": trained * run.state_bytes,
+        # Of those that are trained also gradients and the optimiser's state.
+        "images": (shape.encoder + shape.projector) * run.weight_bytes
+        + run.image_trained * (run.weight_bytes + run.state_bytes),
     }
     # What lies in the host's memory counts where the device has no other.
     where = "gpu" if kind_of(run.device).has_own_memory else "cpu"

@@ -208,8 +208,8 @@ def _fsdp_memory(shape: Shape, run: Training, n: int) -> Memory:
         moment, _, kind = name.rpartition("/")
         changes[moment][kind] = alone.moments[moment].get(kind, 0) - size
     weights = part["frozen bytes"] + (gradient if run.is_full else 0)
-    reference = -(-alone.kept["reference"] // n)
-    kept = {"weights": weights, "reference": reference, "optimizer": trained * run.state_bytes}
+    kept = {name: -(-alone.kept[name] // n) for name in ("reference", "images")}
+    kept |= {"weights": weights, "optimizer": trained * run.state_bytes}
     return _with(alone, kept if run.is_full else {**kept, "adapter": gradient}, changes)
 
 
@@ -254,9 +254,10 @@ def _zero_memory(shape: Shape, run: Training, division: Division) -> tuple[Memor
         adapter = -(-kept["adapter"] // n)
         host += (share + adapter) * on_host
         kept |= {"weights": scales + share * (not on_host), "adapter": adapter * (not on_host)}
-        reference = -(-alone.kept["reference"] // n)
-        host += reference * on_host
-        kept["reference"] = reference * (not on_host)
+        for name in ("reference", "images"):
+            own = -(-alone.kept[name] // n)
+            host += own * on_host
+            kept[name] = own * (not on_host)
     gradient = 0 if on_host else gradient
     before = gradient if run.accumulate > 1 else 0
     step = 0 if on_host else part * 4 * (1 if run.fused_step else 2)

@@ -3,8 +3,8 @@
 {"model_type": "llama", "hidden_size": 4096, ...}  ->  Shape(linears=[Linear("q_proj", 4096, 4096, 32), ...],
                                                             embedding=131072000, head=131072000, rest=266240)
 
-Families with known `sizes` are exact to the last weight; parts for images or audio are not counted. Any other
-with the usual names in its config is estimated as a Llama, with `is_exact` false.
+Families with known `sizes` are exact to the last weight; parts for images or audio are counted from files
+(images.py). Any other with the usual names in its config is estimated as a Llama, with `is_exact` false.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class Shape:
     dtype: str = ""
     is_exact: bool = True
     head_norms: bool = False  # queries and keys are normalised
-    sees: bool = False  # has parts for images or audio, which are not counted
+    sees: bool = False  # has parts for images or audio
+    # Weights of these: 0 if they are not known (estimate/images.py).
+    encoder: int = 0
+    projector: int = 0
 
     @property
     def num_weights(self) -> int:

@@ -37,6 +37,7 @@ from xtuner.model.packed import to_device
 from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.vision.blank import embeddings_changed
 from xtuner.model.vision.encoder import (
     SELECT_LAYER,
     check_layer,
@@ -185,17 +186,14 @@ class LLaVAModel(SupervisedFinetune):
         # have the same graph, and the collectives of its backward the same order.
         zero = all_rows.sum() * 0
 
-        def put(module: nn.Module, args: Any, embeddings: Tensor) -> Tensor:
+        def put(embeddings: Tensor) -> Tensor:
             flat = embeddings.flatten(0, 1).index_copy(0, at, rows.to(embeddings.dtype))
             return flat.view_as(embeddings) + zero.to(embeddings.dtype)
 
         at = to_device(tokens, self.device)
         inputs = {**p.inputs, "input_ids": p.inputs["input_ids"].clamp(min=0)}
-        handle = self.llm.get_input_embeddings().register_forward_hook(put)
-        try:
+        with embeddings_changed(self.llm, put):
             return super().run(replace(p, inputs=inputs), model, columns)
-        finally:
-            handle.remove()
 
     def image_encoder(self, processor: Any) -> ImageEncoder:
         def encode(pixels: Tensor) -> Tensor:

@@ -63,13 +63,6 @@ class TrainModule(nn.Module, ABC):
         """The models inside, by name; a run without a language model has none."""
         return {}
 
-    def always_runs(self, name: str) -> bool:
-        """Whether each forward pass runs the part of the weight `name`, whatever is in its batch.
-
-        Collectives of several processes need it for parts that are trained or divided.
-        """
-        return True
-
     def start_from(self, state: Mapping[str, Any], path: str) -> None:
         """Take the weights `state` of the checkpoint `path` of an earlier stage."""
         self.load_state_dict(state)

@@ -11,6 +11,7 @@ Samples of families whose images attend both ways run by themselves, with the ma
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xtuner import dist
 from xtuner.errors import ConfigError
 from xtuner.families import PROJECTORS, Images, images_of
+from xtuner.image_processor import blank_inputs
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model import attention, passes
@@ -32,6 +35,9 @@ from xtuner.model.mapped import wanted_dtype
 from xtuner.model.packed import Packed
 from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.vision.blank import never_reached, with_blank
+from xtuner.parallel.tensors import is_divided
+from xtuner.parallel.world import all_reduce_max
 
 ImageInputs = Mapping[str, Tensor]
 
@@ -81,8 +87,9 @@ class VisionLanguageFinetune(SupervisedFinetune):
         self._in_language = language_part(base_model(self.llm))
         frozen = {VISION: freeze_vision, PROJECTOR: bool(freeze_projector), LANGUAGE: freeze_llm}
         if not self.uses_adapter:
+            unreached = never_reached(self.llm)
             for name, parameter in self.llm.named_parameters():
-                if frozen[self.part_of(name)]:
+                if frozen[self.part_of(name)] or name in unreached:
                     parameter.requires_grad_(False)
         elif freeze_llm or not freeze_vision or freeze_projector is False:
             what = (
@@ -97,11 +104,6 @@ class VisionLanguageFinetune(SupervisedFinetune):
         if set(PROJECTORS) & set(name.split(".")):
             return PROJECTOR
         return LANGUAGE if self._in_language(name) else VISION
-
-    def always_runs(self, name: str) -> bool:
-        # A process without an image runs no encoder.
-        prefix = "llm.base_model.model." if self.uses_adapter else "llm."
-        return self.part_of(name.removeprefix(prefix)) == LANGUAGE
 
     def _describe(self) -> str:
         counts: dict[str, int] = {}
@@ -134,7 +136,10 @@ class VisionLanguageFinetune(SupervisedFinetune):
     # --- passes -------------------------------------------------------------------------------------------
 
     def _may_pack(self, packed: Packed) -> bool:
-        return (self._family.packs or not any(self._inputs)) and super()._may_pack(packed)
+        # All processes do the same, since they agree on the number of passes if samples run apart.
+        if not self._family.packs and all_reduce_max(int(any(self._inputs))):
+            return False
+        return super()._may_pack(packed)
 
     def _together(self, packed: Packed, filled: bool) -> Pass:
         found = super()._together(packed, filled)
@@ -161,7 +166,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
         """Which tokens are those of images, under the names that the model takes."""
         base = base_model(self.llm)
         names = {"mm_token_type_ids", "token_type_ids"} & inspect.signature(
-            base.model.forward
+            getattr(base, "model", base).forward
         ).parameters.keys()
         return dict.fromkeys(names, (ids == base.config.image_token_id).long())
 
@@ -197,8 +202,24 @@ class VisionLanguageFinetune(SupervisedFinetune):
         return torch.cat(found, dim=-1).to(self.device)
 
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
-        with _encoder_alone(base_model(self.llm)):
+        blank: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if "pixel_values" not in p.inputs and self._encoder_must_run:
+            blank = with_blank(self.llm, self._joined([self._blank]), self._family.projector)
+        with _encoder_alone(base_model(self.llm)), blank:
             return super().run(p, model, columns)
+
+    @functools.cached_property
+    def _encoder_must_run(self) -> bool:
+        """Whether other processes would wait for this one, if it ran no encoder."""
+        return dist.world_size() > 1 and any(
+            p.requires_grad or is_divided(p)
+            for name, p in base_model(self.llm).named_parameters()
+            if self.part_of(name) != LANGUAGE
+        )
+
+    @functools.cached_property
+    def _blank(self) -> ImageInputs:
+        return blank_inputs(base_model(self.llm).config.name_or_path)
 
 
 @contextlib.contextmanager

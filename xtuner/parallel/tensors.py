@@ -24,6 +24,11 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def is_divided(parameter: torch.Tensor) -> bool:
+    """Whether this process has a part of it only, by FSDP or ZeRO 3: its module's call gathers the rest."""
+    return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
+
+
 def with_local(like: DTensor, local: torch.Tensor, mesh: Any) -> DTensor:
     """A tensor in parts like `like`; this process has `local`, and `mesh` is of its device."""
     return DTensor.from_local(

@@ -69,11 +69,16 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     updates = draft.take(_choose_accumulation(data, tokens, epochs))
     num_iters = max(1, math.ceil(data.num_tokens * epochs / tokens))
     every = max(1, min(500, num_iters // 3))
-    # Texts need no template.
-    template = [] if data.is_text else [Choice("prompt_template", model.template, model.why_template)]
+    # Texts need no template, and images have that of the processor.
+    template = (
+        []
+        if data.is_text or data.has_images
+        else [Choice("prompt_template", model.template, model.why_template)]
+    )
     return Proposal(
         [
             *template,
+            *_choose_images(data),
             Choice("dataset_map_fn", data.map_fn, f"rows are {data.format_name}: {data.why_format}"),
             length,
             *pack,
@@ -118,6 +123,13 @@ class _Draft:
         recipe = recipe_of("draft", self.model, self.data, {**self._chosen, **more})
         run = read_training(memory_config(recipe), shape, self.machine)
         return estimate(shape, run if recompute is None else replace(run, recompute=recompute)).total
+
+
+def _choose_images(data: DataFacts) -> list[Choice]:
+    if not data.has_images:
+        return []
+    why = "an image of the rows is there" if data.image_folder else "the names of images need no folder"
+    return [Choice("image_folder", data.image_folder, why)]
 
 
 def _choose_length(model: ModelFacts, data: DataFacts) -> Choice:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from xtuner.recipes.catalogue import Recipe
-from xtuner.recipes.datasets import own_data, own_pairs
+from xtuner.recipes.datasets import Dataset, own_data, own_images, own_pairs
 from xtuner.recipes.methods import METHODS
 from xtuner.recipes.models import Model
+from xtuner.recipes.page import Code
 from xtuner.recipes.render import render
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SAMPLE_TOKENS = 100
 # Choices that are not variables of part 1 of the config.
 _OF_MODEL = ("use_activation_checkpointing", "stored_reference")
-_ELSEWHERE = ("method", "dataset_map_fn", "prompt_template", *_OF_MODEL)
+_ELSEWHERE = ("method", "dataset_map_fn", "image_folder", "prompt_template", *_OF_MODEL)
 
 
 def write_config(name: str, model: ModelFacts, data: DataFacts, proposal: Proposal, lang: str = "en") -> str:
@@ -53,8 +54,16 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     # Without this setting training chooses the recomputation by memory.
     recomputes = chosen.get("use_activation_checkpointing", True)
     changes["model"] = {
+        **({"type": Code("VisionLanguageFinetune")} if data.has_images else {}),
         **({} if recomputes else {"use_activation_checkpointing": False}),
         **({"stored_reference": True} if chosen.get("stored_reference") else {}),
     }
-    rows = own_pairs(data.map_fn) if data.is_pairs else own_data(data.map_fn, is_text=data.is_text)
-    return Recipe(name, row, METHODS[chosen["method"]], rows, changes)
+    return Recipe(name, row, METHODS[chosen["method"]], _rows(data), changes)
+
+
+def _rows(data: DataFacts) -> Dataset:
+    if data.is_pairs:
+        return own_pairs(data.map_fn)
+    if data.has_images:
+        return own_images(data.image_folder)
+    return own_data(data.map_fn, is_text=data.is_text)

@@ -45,6 +45,8 @@ class DataFacts:
     prompts: list[int]
     is_pairs: bool = False  # of answers, one preferred to the other
     samples_per_row: float = 1.0
+    has_images: bool = False  # in conversations, and the model reads them
+    image_folder: str | None = None  # None: the working folder, or names are absolute
     chat_template: str | None = None  # for pairs, where the tokenizer lacks the one that is to be used
 
     @property

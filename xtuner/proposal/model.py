@@ -9,7 +9,9 @@ from typing import Any
 
 from xtuner.check.template import fitting_templates
 from xtuner.errors import ModelError
+from xtuner.estimate.images import with_images
 from xtuner.estimate.shape import Shape, read_shape
+from xtuner.families import FAMILIES, UNKNOWN
 from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
 from xtuner.model_folder import check_model_folder, read_tokenizer
 from xtuner.proposal.methods import quantises, trains_all
@@ -31,6 +33,7 @@ class ModelFacts:
     why_template: str
     row: Model | None
     quantised: str | None = None  # the quantisation method of its weights
+    sees: bool = False  # trains with images
 
 
 def look_at_model(path: str, template: str | None = None, method: str | None = None) -> ModelFacts:
@@ -46,7 +49,7 @@ def look_at_model(path: str, template: str | None = None, method: str | None = N
         )
     check_training(config, path, full=trains_all(method), asked=quantises(method))
     row = _known_row(folder, config)
-    shape = read_shape(config)
+    shape = with_images(read_shape(config), path)
     chosen, why = _template(folder, row, template)
     return ModelFacts(
         path=path,
@@ -56,6 +59,7 @@ def look_at_model(path: str, template: str | None = None, method: str | None = N
         template=chosen,
         why_template=why,
         row=row,
+        sees=FAMILIES.get(str(config.get("model_type")), UNKNOWN).images is not None,
         quantised=None if (method := quantised_by(config)) in WIDENED else method,
     )
 

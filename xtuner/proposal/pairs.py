@@ -16,13 +16,19 @@ from xtuner.errors import DataError
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.proposal.data import DataFacts, Measured, Row, look_at_data, read_some, short_ones
+from xtuner.proposal.images import images_of_rows, look_at_images
 from xtuner.proposal.methods import prefers
 from xtuner.utils import PROMPT_TEMPLATE
 from xtuner.utils.templates import is_tokenizers_own
 
 
-def look_at(path: str, tokenizer: Any, template: str, method: str | None) -> DataFacts:
-    """The facts of the file, as `method` reads it; without one, pairs are for a method on preferences."""
+def look_at(
+    path: str, tokenizer: Any, template: str, method: str | None, processor: str | None = None
+) -> DataFacts:
+    """The facts of the file, as `method` reads it; without one, pairs are for a method on preferences.
+
+    `processor`: the folder of a model that trains with images, if they are not pairs.
+    """
     rows, numbers, read = read_some(path)
     are_pairs = all(read[0].get(name) is not None for name in ("chosen", "rejected"))
     if prefers(method) or (method is None and are_pairs):
@@ -35,6 +41,8 @@ def look_at(path: str, tokenizer: Any, template: str, method: str | None) -> Dat
             path,
             method,
         )
+    if processor is not None and images_of_rows(read):
+        return look_at_images(path, len(rows), read, processor)
     return look_at_data(path, tokenizer, template)
 
 

@@ -299,6 +299,20 @@ def own_data(map_fn: str | None, *, is_text: bool) -> Dataset:
     return Dataset("own_chat", [_rows("", "auto", **rows)], {"SYSTEM": ""})
 
 
+def own_images(image_folder: str | None) -> Dataset:
+    """A file of the user's own with images, for a vision-language model and its processor."""
+    config = {
+        "type": Code("VisionLanguageDataset"),
+        "dataset": Code("data_path"),
+        "processor": {"pretrained_model_name_or_path": Code("pretrained_model_name_or_path")},
+        "image_folder": image_folder,
+        "max_length": Code("max_length"),
+        "pack_to_max_length": Code("pack_to_max_length"),
+    }
+    source = Source("train_dataset", {"data_path": ""}, config)
+    return Dataset("own_images", [source], {"prompt_template": None})
+
+
 def _pairs(name: str, load: dict[str, Any], map_fn: str | None) -> Dataset:
     """Chosen and rejected answers."""
     config = {

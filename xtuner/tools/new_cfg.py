@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     from xtuner.proposal.pairs import look_at
 
     tokenizer = load_tokenizer(args.model, trust_remote_code=args.trust_remote_code)
-    data = look_at(args.data, tokenizer, model.template, args.method)
+    data = look_at(args.data, tokenizer, model.template, args.method, args.model if model.sees else None)
     machine = find_machine()
     proposal = choose(model, data, machine, args.method)
     text = write_config(out.stem, model, data, proposal, args.lang)

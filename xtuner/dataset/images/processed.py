@@ -17,6 +17,7 @@ import torch
 
 from xtuner.dataset.images.shape import bounded_for
 from xtuner.errors import DataError
+from xtuner.image_processor import OF_TEXT
 from xtuner.language import translate
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 _BETWEEN = "\ufdd2"  # the texts of two images
-_OF_TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
 
 class ProcessedImages:
@@ -34,9 +34,7 @@ class ProcessedImages:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.token: str = processor.image_token
-        tokenizer = processor.tokenizer
-        # Gemma 3 writes other tokens than its placeholder.
-        self.token_id: int = getattr(tokenizer, "image_token_id", None) or processor.image_token_id
+        self.token_id = _token_id(processor)
         self._texts: dict[tuple[Size, bool], str] = {}
 
     @property
@@ -83,8 +81,15 @@ class ProcessedImages:
             raise DataError(
                 translate("the processor refuses images of {sizes}: {error}", sizes=sizes, error=error)
             ) from error
-        inputs = {name: value for name, value in found.items() if name not in _OF_TEXT}
+        inputs = {name: value for name, value in found.items() if name not in OF_TEXT}
         return tokenizer.text.split(_BETWEEN), found["input_ids"], inputs
+
+
+def _token_id(processor: Any) -> int:
+    """The token whose embeddings are those of images, which may not be the processor's placeholder."""
+    if patch := getattr(processor, "img_patch_token", None):  # Aya Vision, Llama 4
+        return processor.tokenizer.convert_tokens_to_ids(patch)
+    return getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
 
 
 class _Watched:

@@ -1,0 +1,41 @@
+"""The table of families that train with images in docs/models.md is that of xtuner/families.py.
+
+FAMILIES_PAGE=write writes it.
+"""
+
+import os
+
+from tests import vision
+from tests.families.page import PAGE
+from xtuner.families import FAMILIES
+
+BEGIN, END = "<!-- images -->\n", "<!-- end of images -->\n"
+HEAD = ("family", "trains", "packs", "mrope", "several processes", "needs")
+# A kind that is a family comes before one that is another form of it.
+PROVEN = {k.family or name: k for name, k in sorted(vision.KINDS.items(), key=lambda one: not one[1].family)}
+
+
+def table() -> str:
+    """A row for each family, by its name."""
+    lines = [HEAD, ("---",) * len(HEAD)]
+    for name, family in sorted(FAMILIES.items()):
+        if family.images is not None:
+            packs, mrope = ("yes" if is_so else "no" for is_so in (family.images.packs, family.images.mrope))
+            lines.append((name, "yes", packs, mrope, "yes", PROVEN[name].needs))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def test_each_family_is_proven():
+    """By the tests of tests/vision.py's kinds: loss, packs, processes, and the folder that is written."""
+    assert {name for name, family in FAMILIES.items() if family.images} == PROVEN.keys()
+
+
+def test_the_page_has_the_table():
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    wanted = f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    if os.environ.get("FAMILIES_PAGE") == "write":
+        PAGE.write_text(wanted, encoding="utf-8")
+    else:
+        assert text == wanted, "FAMILIES_PAGE=write pytest tests/families/test_images.py"

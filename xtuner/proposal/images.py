@@ -1,0 +1,83 @@
+"""What a data file with images holds for a vision-language model, as training reads it.
+
+[{"image": "1.jpg", "conversations": [...]}, ...]  ->  image_folder, lengths with the tokens of images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from xtuner.dataset.images.source import ImageSource
+from xtuner.dataset.map_fns.images import with_marks
+from xtuner.dataset.vision_language import VisionLanguageDataset
+from xtuner.errors import DataError
+from xtuner.proposal.data import DataFacts, Row
+
+# Images are looked at for their sizes, which takes longer than a row of text.
+_MEASURED = 200
+# Longer than any conversation, so that none is cut.
+_NO_LIMIT = 2**30
+
+
+def images_of_rows(rows: Sequence[Row]) -> list[Any]:
+    """The images that the rows name."""
+    return [image for row in rows for image in _images(row)]
+
+
+def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str) -> DataFacts:
+    """The facts of the file, measured by the processor in the folder `model`."""
+    images = images_of_rows(read[:_MEASURED])
+    folder = _folder_of(images, path)
+    data = VisionLanguageDataset(
+        [dict(row) for row in read[:_MEASURED]],
+        {"pretrained_model_name_or_path": model},
+        max_length=_NO_LIMIT,
+        image_folder=folder,
+        pack_to_max_length=False,
+    )
+    answers = [data.store.sample(int(number))[1].argmax() for number in data.plan.order]
+    return DataFacts(
+        path=path,
+        num_rows=num_rows,
+        format_name="conversations with images",
+        why_format=f"{len(images)} images in the {min(len(read), _MEASURED)} rows looked at",
+        map_fn="auto",
+        is_text=False,
+        lengths=sorted(map(int, data.length)),
+        questions=[],
+        prompts=sorted(map(int, answers)),
+        has_images=True,
+        image_folder=folder,
+    )
+
+
+def _images(row: Row) -> list[Any]:
+    try:
+        return with_marks(row)[1]
+    except DataError:  # reported where the rows are measured
+        return []
+
+
+def _folder_of(images: Sequence[Any], path: str) -> str | None:
+    """The folder of relative names: that of the file or `images` in it; None: the working folder."""
+    names = [image for image in images if isinstance(image, str)]
+    if not names or _is_found(names[0], None):
+        return None
+    tried = [Path(path).parent, Path(path).parent / "images"]
+    for folder in tried:
+        if folder.is_dir() and _is_found(names[0], str(folder)):
+            return str(folder)
+    raise DataError(
+        f"{path}: there is no image {names[0]!r} in {tried[0]}, in {tried[1]} or in the working folder: "
+        "put the file beside its images, or name them by absolute paths"
+    )
+
+
+def _is_found(image: str, folder: str | None) -> bool:
+    try:
+        ImageSource(folder).size(image)
+    except DataError:
+        return False
+    return True
