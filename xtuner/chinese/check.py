@@ -235,8 +235,6 @@ CONFIG = {
     "{path}: torch has no {name!r}.{hint}": "{path}: torch 中没有 {name!r}。{hint}",
     # what this version does not have
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
-    "training InternVL 1.5": "训练 InternVL 1.5",
-    "take a LLaVA config: xtuner list-cfg -p llava": "请选用 LLaVA 配置：xtuner list-cfg -p llava",
     "measuring answers (val_evaluator, test_evaluator)": "评测回答（val_evaluator、test_evaluator）",
     "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity": (
         "请删除它们及其数据：val_dataloader = dict(held_out=0.05) 可给出 loss 和困惑度"

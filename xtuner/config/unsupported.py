@@ -37,7 +37,6 @@ class Setting(NamedTuple):
     asks: Callable[[Any], bool]
 
 
-_IMAGES = Feature("training InternVL 1.5", "take a LLaVA config: xtuner list-cfg -p llava")
 _VALIDATION = Feature(
     "measuring answers (val_evaluator, test_evaluator)",
     "remove these and their data: val_dataloader = dict(held_out=0.05) tells loss and perplexity",
@@ -51,7 +50,6 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 
 # A name includes all names below it.
 NAMES: dict[str, Feature] = {
-    **_belonging(_IMAGES, "model.InternVL_V1_5 dataset.InternVL_V1_5_Dataset"),
     **_belonging(_VALIDATION, "evaluation.MMLUMetric evaluation.metrics dataset.collate_fns.mmlu_collate_fn"),
     **_belonging(_EXPERTS, "model.transformers_models"),
 }
