@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from xtuner.model.loading import register_families
+
 TOKENS = ("<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
 SIZE, PATCH, WIDTH, LAYERS, HEADS, HIDDEN = 28, 7, 16, 2, 4, 32
 TEXT = {
@@ -30,6 +32,7 @@ TEMPLATES = {"internlm2": "internlm2-chat", "phi3": "phi3-chat", "llama": "Herme
 
 def save(folder: Path, family: str, tokenizer: Any, *, big: bool = False, **fields: Any) -> Path:
     """A folder of that language model; `big`: its encoder as that of the 26B models."""
+    register_families()
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = copy.deepcopy(tokenizer)

@@ -20,7 +20,6 @@ from xtuner.model_folder import read_json
 FAMILY = "internvl_chat"
 # Attributes that transformers' processor reads from its tokenizer.
 _TOKENS = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
-_VIDEO_TOKEN = "<video>"  # never written
 # Of ImageNet, as InternVL's own code has them.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -76,7 +75,17 @@ def name_image_tokens(tokenizer: Any, path: str | Path) -> Any:
             raise ModelError(translate("the tokenizer of {path} has no {token}", path=path, token=token))
         setattr(tokenizer, name, token)
         setattr(tokenizer, f"{name}_id", number)
-    tokenizer.video_token = _VIDEO_TOKEN
+    # Its vocabulary has none for videos, which are not read here.
+    tokenizer.video_token = tokenizer.context_image_token
+    return tokenizer
+
+
+def keep_image_tokens(tokenizer: Any) -> Any:
+    """The tokenizer so that its saved files hold these attributes."""
+    named = {**_TOKENS, "video_token": tokenizer.video_token}
+    for name in (*named, *(f"{name}_id" for name in _TOKENS)):
+        vars(tokenizer).pop(name, None)
+    tokenizer._set_model_specific_special_tokens(special_tokens=named)
     return tokenizer
 
 

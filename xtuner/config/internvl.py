@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xtuner.config.folders import called
+from xtuner.config.load import Config, with_values
 
 _NAME = "InternVL_V1_5"
 _VISION, _PROJECTOR, _LANGUAGE = "model.vision_tower", "model.multi_modal_projector", "model.language_model"
@@ -29,6 +30,15 @@ _BITS = {
 def general_model(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """The `model` of a config with `llm` and the settings of VisionLanguageFinetune; another as it is."""
     return _general(model) if called(model) == _NAME else model
+
+
+def general_config(config: Config) -> Config:
+    """The config with its model as `general_model` has it; another as it is."""
+    model = config.get("model") or {}
+    general = general_model(model)
+    if general is model:
+        return config
+    return with_values(config, model=Config(general))
 
 
 def _general(model: Mapping[str, Any]) -> dict[str, Any]:

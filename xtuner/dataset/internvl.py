@@ -79,7 +79,14 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
     ) -> list[dict[str, Any]]:
         """The arguments of the VisionLanguageDataset of each file."""
         paths = [data_paths] if isinstance(data_paths, str) else list(data_paths)
-        found, usual = _own_form(template)
+        found, usual = own_form(find_template(template))
+        if usual:
+            say_once(
+                "Turns are written as InternVL's own code writes them, without line breaks between them, after "
+                "the system text {system!r}",
+                logging.INFO,
+                system=usual if system is None else system,
+            )
         return [
             {
                 "dataset": path,
@@ -104,17 +111,9 @@ def _for_each(given: Any, paths: Sequence[str], name: str) -> list[Any]:
     return list(given)
 
 
-def _own_form(template: Mapping[str, Any] | str) -> tuple[Mapping[str, Any], str]:
-    """The template as InternVL's own code writes it, and its system text; others as they are."""
-    found = find_template(template)
+def own_form(template: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The template as InternVL's own code writes it, and the system text of that; others as they are."""
     for name, (changes, system) in _OWN_FORMS.items():
-        if dict(found) == dict(PROMPT_TEMPLATE[name]):
-            say_once(
-                "{name}: turns are written as InternVL's own code writes them, without line breaks between "
-                "them, after the system text {system!r}",
-                logging.INFO,
-                name=name,
-                system=system,
-            )
-            return {**found, **changes}, system
-    return found, ""
+        if dict(template) == dict(PROMPT_TEMPLATE[name]):
+            return {**template, **changes}, system
+    return template, ""
