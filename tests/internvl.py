@@ -42,7 +42,11 @@ def save(folder: Path, family: str, tokenizer: Any, *, big: bool = False, **fiel
     llm = _language_model(family, rows)
     state = {f"language_model.{name}": tensor for name, tensor in llm.state_dict().items()}
     state |= _vision(big) | _projector()
-    save_file({name: tensor.clone() for name, tensor in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor.clone() for name, tensor in state.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     vision = {
         "architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "hidden_size": WIDTH,
         "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 24, "image_size": SIZE,
@@ -79,7 +83,9 @@ def _language_model(family: str, rows: int) -> Any:
     config = AutoConfig.for_model(family, **{**TEXT, "vocab_size": rows, **more})
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() > 1 else 0.1, mean=float(parameter.dim() == 1))
+        torch.nn.init.normal_(
+            parameter, std=0.3 if parameter.dim() > 1 else 0.1, mean=float(parameter.dim() == 1)
+        )
     return model
 
 
@@ -129,7 +135,11 @@ class Reference:
             AutoConfig.for_model(**text), attn_implementation="eager"
         ).double().eval()  # fmt: skip
         self.llm.load_state_dict(
-            {n.removeprefix("language_model."): t for n, t in self.weights.items() if n.startswith("language_model.")}
+            {
+                n.removeprefix("language_model."): t
+                for n, t in self.weights.items()
+                if n.startswith("language_model.")
+            }
         )
 
     def _norm(self, x: torch.Tensor, name: str, kind: str) -> torch.Tensor:
@@ -159,7 +169,9 @@ class Reference:
             y = (scores @ v).transpose(1, 2).flatten(2)
             y = F.linear(y, get(f"{own}.attn.proj.weight"), get(f"{own}.attn.proj.bias"))
             x = x + y * get(f"{own}.ls1")
-            y = F.linear(self._norm(x, f"{own}.norm2", kind), get(f"{own}.mlp.fc1.weight"), get(f"{own}.mlp.fc1.bias"))
+            y = F.linear(
+                self._norm(x, f"{own}.norm2", kind), get(f"{own}.mlp.fc1.weight"), get(f"{own}.mlp.fc1.bias")
+            )
             y = F.linear(F.gelu(y), get(f"{own}.mlp.fc2.weight"), get(f"{own}.mlp.fc2.bias"))
             x = x + y * get(f"{own}.ls2")
         return self._project(x[:, 1:])
@@ -170,7 +182,15 @@ class Reference:
         x = x.reshape(len(x), side, side, WIDTH)
         # [tiles, row, column, channels] -> a square's left patches, row by row of it, then its right ones
         rows = [
-            torch.cat([x[:, 2 * r, 2 * c], x[:, 2 * r, 2 * c + 1], x[:, 2 * r + 1, 2 * c], x[:, 2 * r + 1, 2 * c + 1]], -1)
+            torch.cat(
+                [
+                    x[:, 2 * r, 2 * c],
+                    x[:, 2 * r, 2 * c + 1],
+                    x[:, 2 * r + 1, 2 * c],
+                    x[:, 2 * r + 1, 2 * c + 1],
+                ],
+                -1,
+            )
             for r in range(side // 2)
             for c in range(side // 2)
         ]

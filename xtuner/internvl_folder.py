@@ -20,6 +20,7 @@ from xtuner.model_folder import read_json
 FAMILY = "internvl_chat"
 # Attributes that transformers' processor reads from its tokenizer.
 _TOKENS = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
+_VIDEO_TOKEN = "<video>"  # which no text has: videos are not read
 # Of ImageNet, as InternVL's own code has them.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -75,14 +76,14 @@ def name_image_tokens(tokenizer: Any, path: str | Path) -> Any:
             raise ModelError(translate("the tokenizer of {path} has no {token}", path=path, token=token))
         setattr(tokenizer, name, token)
         setattr(tokenizer, f"{name}_id", number)
-    # Its vocabulary has none for videos, which are not read here.
-    tokenizer.video_token = tokenizer.context_image_token
+    tokenizer.video_token = _VIDEO_TOKEN
     return tokenizer
 
 
 def keep_image_tokens(tokenizer: Any) -> Any:
-    """The tokenizer so that its saved files hold these attributes."""
-    named = {**_TOKENS, "video_token": tokenizer.video_token}
+    """The tokenizer so that its saved files hold these attributes; the one for videos is a new token."""
+    named = {**_TOKENS, "video_token": _VIDEO_TOKEN}
+    tokenizer.add_special_tokens({"additional_special_tokens": [_VIDEO_TOKEN]}, False)
     for name in (*named, *(f"{name}_id" for name in _TOKENS)):
         vars(tokenizer).pop(name, None)
     tokenizer._set_model_specific_special_tokens(special_tokens=named)

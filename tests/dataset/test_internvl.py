@@ -32,7 +32,12 @@ def talk(question, answer, **columns):
 
 def dataset(folder, model_dir, rows, **settings):
     (folder / "d.json").write_text(json.dumps(rows))
-    given = {"data_paths": str(folder / "d.json"), "image_folders": str(folder), "max_length": 2048, **settings}
+    given = {
+        "data_paths": str(folder / "d.json"),
+        "image_folders": str(folder),
+        "max_length": 2048,
+        **settings,
+    }
     return InternVL_V1_5_Dataset(str(model_dir), PROMPT_TEMPLATE.internlm2_chat, **given)
 
 
@@ -92,7 +97,9 @@ def test_turns_are_in_the_form_of_the_model(model_dir, tmp_path):
         f"{head}What is it?<img>(4)</img>{answers}A block.<|im_end|>"
         f"<|im_start|>user\nSure?{answers}Yes.<|im_end|>"
     )
-    assert text_of(data[1], data).startswith("<s><|im_start|>system\nBe kind.<|im_end|><|im_start|>user\nSure?")
+    assert text_of(data[1], data).startswith(
+        "<s><|im_start|>system\nBe kind.<|im_end|><|im_start|>user\nSure?"
+    )
     labels = data[0]["labels"]
     supervised = data.datasets[0]._images.tokenizer.decode(labels[labels >= 0])
     assert supervised == "A block.<|im_end|>Yes.<|im_end|>"
@@ -108,7 +115,10 @@ def test_several_files_each_with_a_folder_and_how_often(model_dir, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         picture_file(tmp_path / name / "a.png", size=(20, 20) if name == "one" else (60, 20))
-        rows = [talk("<image>\nWhat?", "A", image="a.png"), *(talk(f"Say {n}", "word " * n) for n in range(1, 4))]
+        rows = [
+            talk("<image>\nWhat?", "A", image="a.png"),
+            *(talk(f"Say {n}", "word " * n) for n in range(1, 4)),
+        ]
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     settings = {
         "data_paths": [str(tmp_path / "one.json"), str(tmp_path / "two.json")],

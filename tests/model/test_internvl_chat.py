@@ -151,9 +151,13 @@ def test_what_is_trained(settings, trained, model_dir, data):
     """Adapters have their own rank and dropout; the parts beside them are trained as a whole or frozen."""
     model = InternVL_V1_5(str(model_dir), **settings).train()
     model(flat_collate_fn(items_of(model_dir, data))["data"])["loss"].backward()
-    weights = {n.removeprefix("llm.").removeprefix("base_model.model."): p for n, p in model.named_parameters()}
+    weights = {
+        n.removeprefix("llm.").removeprefix("base_model.model."): p for n, p in model.named_parameters()
+    }
     assert {model.part_of(name) for name, p in weights.items() if p.requires_grad} == trained
-    assert {n for n, p in weights.items() if p.requires_grad} == {n for n, p in weights.items() if p.grad is not None}
+    assert {n for n, p in weights.items() if p.requires_grad} == {
+        n for n, p in weights.items() if p.grad is not None
+    }
     adapted = {name: m for name, m in model.llm.named_modules() if is_lora(m)}
     for name, layer in adapted.items():
         key = "visual_encoder_lora" if "vision_tower" in name else "llm_lora"
@@ -204,7 +208,9 @@ def test_older_models_are_refused(tmp_path, tokenizer):
 def test_a_run_begins_with_the_weights_of_another(model_dir, tmp_path):
     first = InternVL_V1_5(str(model_dir), llm_lora=lora())
     state = {name: torch.full_like(tensor, 0.5) for name, tensor in first.state_dict().items()}
-    second = InternVL_V1_5(str(model_dir), freeze_visual_encoder=True, llm_lora=lora(), pretrained_pth="p.pth")
+    second = InternVL_V1_5(
+        str(model_dir), freeze_visual_encoder=True, llm_lora=lora(), pretrained_pth="p.pth"
+    )
     assert second.starts_from == "p.pth"
     second.start_from(state, "p.pth")
     assert all((tensor == 0.5).all() for tensor in second.state_dict().values())

@@ -38,7 +38,9 @@ from xtuner.model.loading import load_config
 from xtuner.model_folder import read_json
 
 FORMATS = ("official", "huggingface")
-_SPECIAL = ("model.language_model.", "lm_head.", "output.")
+_MULTIPLE = 64  # of rows of an embedding
+_OF_TOKENS = ("embed_tokens.weight", "lm_head.weight")
+_TEXT = ("model.language_model.", "lm_head.", "output.")
 # An image stands before a line break, as in training.
 _WITH_IMAGES = """\
 {{%- set state.content = "" -%}}
@@ -58,7 +60,7 @@ _WITH_IMAGES = """\
 
 def write_whole(
     trained: Path,
-    base: str,
+    base_dir: Path,
     save_dir: str | Path,
     save_format: str,
     *,
@@ -66,16 +68,13 @@ def write_whole(
     safe_serialization: bool = True,
 ) -> None:
     """Write the trained model or adapter in the folder `trained` as one whole model in one of FORMATS."""
-    if save_format not in FORMATS:
-        raise ConfigError(f"save_format is {save_format!r}: write one of xtuner, {', '.join(FORMATS)}.")
-    base_dir = model_folder(base, "the base model")
-    is_own = read_json(base_dir / "config.json").get("model_type") == FAMILY
-    if save_format == "official" and not is_own:
-        raise ConfigError(f"{base} is in the form of transformers: write --save-format huggingface.")
+    is_own = _family_of(base_dir) == FAMILY
     with tempfile.TemporaryDirectory(dir=trained.parent, prefix="whole-") as parts:
         whole = Path(parts) / "whole"
         if (trained / "adapter_config.json").is_file():
-            merge(base_dir, trained, whole, max_shard_size, safe_serialization=safe_serialization, check=False)
+            merge(
+                base_dir, trained, whole, max_shard_size, safe_serialization=safe_serialization, check=False
+            )
         else:
             _beside(base_dir, trained)
             whole = trained
@@ -83,7 +82,24 @@ def write_whole(
             with new_folder(save_dir, sources=(base_dir,)) as folder:
                 shutil.copytree(whole, folder, dirs_exist_ok=True)
         else:
-            _write_native(whole, save_dir, base, max_shard_size, safe_serialization)
+            _write_native(whole, save_dir, str(base_dir), max_shard_size, safe_serialization)
+
+
+def internvl_base(name: str | None, save_format: str, config: str) -> Path:
+    """The folder of the base model; ConfigError if a run with it has no such format."""
+    base = None if name is None else model_folder(name, "the base model")
+    family = None if base is None else _family_of(base)
+    if base is None or family not in (FAMILY, "internvl"):
+        raise ConfigError(f"save_format {save_format!r} is for LLaVA and InternVL, and {config} has none")
+    if save_format not in FORMATS:
+        raise ConfigError(f"save_format is {save_format!r}: write one of xtuner, {', '.join(FORMATS)}.")
+    if save_format == "official" and family != FAMILY:
+        raise ConfigError(f"{name} is in the form of transformers: write --save-format huggingface.")
+    return base
+
+
+def _family_of(folder: Path) -> str:
+    return str(read_json(folder / "config.json").get("model_type"))
 
 
 def _beside(base: Path, folder: Path) -> None:
@@ -105,11 +121,14 @@ def _write_native(
     """Write a folder of InternVL's own form as one of transformers."""
     from transformers import InternVLForConditionalGeneration
 
-    own, weights = load_config(whole), Weights(whole)
+    own, weights, processor = load_config(whole), Weights(whole), load_processor(whole)
+    tokenizer = keep_image_tokens(processor.tokenizer)
     config = _native_config(own)
+    if len(tokenizer) > (rows := config.text_config.vocab_size):
+        rows = config.text_config.vocab_size = -(-len(tokenizer) // _MULTIPLE) * _MULTIPLE
     with torch.device("meta"):
         model = InternVLForConditionalGeneration(config)
-    parameters = _Parameters(whole, weights, own.text_config)
+    parameters = _Parameters(whole, weights, own.text_config, rows)
     files = AsFiles(model, parameters, parameters.infos)
     total = sum(info.num_bytes for info in files.infos.values())
     with new_folder(save_dir, sources=(whole,), num_bytes=total) as folder:
@@ -121,14 +140,18 @@ def _write_native(
                 return files[name]
 
             write_weights(
-                folder, files.infos, load, max_shard_size=max_shard_size, safe_serialization=safe_serialization
+                folder,
+                files.infos,
+                load,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
             )
         fields = {**config.to_dict(), "architectures": [InternVLForConditionalGeneration.__name__]}
         _write_json(folder / "config.json", fields)
         for name in (CONFIG_NAME, "generation_config.json"):
             if (whole / name).is_file():
                 shutil.copyfile(whole / name, folder / name)
-        _write_processor(whole, folder)
+        _write_processor(folder, processor, tokenizer, trained_template([whole]))
         write_card(folder, base, "model")
         serve_as_trained(folder)
 
@@ -161,17 +184,20 @@ def _native_config(own: Any) -> Any:
 class _Parameters(Mapping[str, torch.Tensor]):
     """The tensors of a folder of InternVL's own form, by names of transformers' model; each made when it is read."""
 
-    def __init__(self, folder: Path, weights: Weights, text: Any) -> None:
+    def __init__(self, folder: Path, weights: Weights, text: Any, rows: int) -> None:
+        """`rows`: of the embedding and the head, those of new tokens being the mean of the others."""
         names = Names(empty_model(folder), weights.infos)
         self._loads: dict[str, Load] = {}
         self.infos: dict[str, TensorInfo] = {}
         for name, info in names.parameters().items():
             load = functools.partial(_made, names, weights, name)
             found = [(name, info.shape, load)]
-            if name.startswith(_SPECIAL):
+            if name.startswith(_TEXT):
                 found = as_llama(name, info.shape, load, text)
             for own, shape, part in found:
-                self._loads[own], self.infos[own] = part, TensorInfo(info.dtype, shape)
+                if own.endswith(_OF_TOKENS) and shape[0] < rows:
+                    part, shape = functools.partial(_grown, part, rows), (rows, *shape[1:])
+                self._loads[own], self.infos[own] = part, TensorInfo(info.dtype, tuple(shape))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._loads[name]()
@@ -188,12 +214,18 @@ def _made(names: Names, weights: Weights, name: str) -> torch.Tensor:
     return names.to_model(group, {file: weights[file] for file in group.names()})[name]
 
 
-def _write_processor(whole: Path, folder: Path) -> None:
+def _grown(load: Load, rows: int) -> torch.Tensor:
+    old = load()
+    mean = old.float().mean(0, keepdim=True).to(old.dtype)
+    return torch.cat([old, mean.expand(rows - len(old), -1)])
+
+
+def _write_processor(
+    folder: Path, processor: Any, tokenizer: Any, template: Mapping[str, Any] | None
+) -> None:
     """Write the tokenizer, what cuts images into tiles, and a chat template with images."""
-    processor = load_processor(whole)
     processor.image_processor.save_pretrained(folder)
-    tokenizer = keep_image_tokens(processor.tokenizer)
-    if (template := trained_template([whole])) is not None:
+    if template is not None:
         content = _WITH_IMAGES.format(token=json.dumps(processor.image_token))
         tokenizer.chat_template = jinja(template, tokenizer).replace(CONTENT, content)
     tokenizer.save_pretrained(folder)

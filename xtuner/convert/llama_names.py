@@ -16,7 +16,9 @@ from xtuner.families import family_of
 Load = Callable[[], torch.Tensor]
 
 
-def as_llama(name: str, shape: tuple[int, ...], load: Load, config: Any) -> list[tuple[str, tuple[int, ...], Load]]:
+def as_llama(
+    name: str, shape: tuple[int, ...], load: Load, config: Any
+) -> list[tuple[str, tuple[int, ...], Load]]:
     """A tensor of the language model of `config`: names, shapes and functions that load it, or its parts."""
     if ".wqkv." in name:
         return _split_qkv(name, shape, load, config)
@@ -26,7 +28,9 @@ def as_llama(name: str, shape: tuple[int, ...], load: Load, config: Any) -> list
     return [(own[1:], shape, load)]
 
 
-def _split_qkv(name: str, shape: tuple[int, ...], load: Load, config: Any) -> list[tuple[str, tuple[int, ...], Load]]:
+def _split_qkv(
+    name: str, shape: tuple[int, ...], load: Load, config: Any
+) -> list[tuple[str, tuple[int, ...], Load]]:
     """Queries, keys and values of InternLM2's one matrix: for each group its queries, a key, a value."""
     groups, size = config.num_key_value_heads, head_size(config)
     each = config.num_attention_heads // groups

@@ -20,7 +20,7 @@ from xtuner.chat.trained_with import CONFIG_NAME
 from xtuner.config import Config, load_config
 from xtuner.config.internvl import general_config
 from xtuner.convert.card import without_local_paths, write_card
-from xtuner.convert.internvl import write_whole
+from xtuner.convert.internvl import internvl_base, write_whole
 from xtuner.convert.llava import Writing, is_llava, write_llava
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
@@ -47,22 +47,19 @@ def pth_to_hf(
     """Write the checkpoint `pth_model` of `config`'s run as a folder; returns `"adapter"` or `"model"`.
 
     Weights are bf16 if the run was, else fp16; `fp32` keeps 32 bits. A LLaVA (`"llava"`) and an InternVL are
-    written in the `save_format` "xtuner", "huggingface" or "official". CheckpointError if config and checkpoint are not of
-    the same run.
+    written in the `save_format` "xtuner", "huggingface" or "official". CheckpointError if config and
+    checkpoint are not of the same run.
     """
     named = config if isinstance(config, Config) else load_config(Path(config).expanduser(), cfg_options)
-    cfg = general_config(named)
+    cfg = general_config(named)  # of InternVL_V1_5
     parse_size(max_shard_size)
     path = Path(pth_model).expanduser()
     beside = next(folder for folder in Path(save_dir).expanduser().absolute().parents if folder.is_dir())
     if save_format != "xtuner" and not is_llava(cfg):
-        if cfg is named:
-            what = f"save_format {save_format!r} is for LLaVA and InternVL, and {cfg.filename} has none"
-            raise ConfigError(what)
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".internvl-") as parts:
+        base = internvl_base(base_of(cfg), save_format, cfg.filename)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".whole-") as parts:
             trained = Path(parts) / "trained"
-            kind = pth_to_hf(named, path, trained, fp32, max_shard_size, safe_serialization)
-            base = str(base_of(cfg))
+            kind = pth_to_hf(cfg, path, trained, fp32, max_shard_size, safe_serialization)
             write_whole(
                 trained,
                 base,

@@ -106,7 +106,9 @@ def _for_each(given: Any, paths: Sequence[str], name: str) -> list[Any]:
     if given is None or isinstance(given, (str, int, float)):
         return [given] * len(paths)
     if len(given) != len(paths):
-        what = "InternVL_V1_5_Dataset.{name} has {count} values, and data_paths {files}: give one for each file"
+        what = (
+            "InternVL_V1_5_Dataset.{name} has {count} values, and data_paths {files}: give one for each file"
+        )
         raise ConfigError(translate(what, name=name, count=len(given), files=len(paths)))
     return list(given)
 

@@ -15,7 +15,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import InternVLConfig, InternVLForConditionalGeneration
+from torch import nn
+from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLModel, PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Chunk, WeightConverter, WeightRenaming
 
@@ -98,7 +99,9 @@ class InternVLChatConfig(InternVLConfig):
             self.vision_config = _vision_of(self.vision_config)
         self.vision_feature_layer = self.select_layer
         if llm is not None and self.ps_version != "v2":
-            what = "{path}: models with ps_version {version} order the parts of an image in another way: {cure}"
+            what = (
+                "{path}: models with ps_version {version} order the parts of an image in another way: {cure}"
+            )
             cure = translate("name one of InternVL 1.5 or later")
             raise ModelError(translate(what, path=path, version=self.ps_version, cure=cure))
         super().__post_init__(**kwargs)
@@ -115,18 +118,27 @@ class InternVLChatConfig(InternVLConfig):
         return fields
 
 
+class InternVLChatDecoder(InternVLModel):
+    """InternVL without a head; a class of its own, as transformers has other names for files of InternVLModel."""
+
+    config_class = InternVLChatConfig
+
+
 class InternVLChatModel(InternVLForConditionalGeneration):
     """InternVL of transformers, whose files have InternVL's own names."""
 
     config_class = InternVLChatConfig
 
     def __init__(self, config: InternVLChatConfig) -> None:
-        super().__init__(config)
-        if config.text_config.model_type == "internlm2":
-            # InternLM2's name, so that each name in the files belongs to one here.
-            self.output = self.lm_head
-            del self.lm_head
+        PreTrainedModel.__init__(self, config)
+        text: Any = config.text_config
+        self.model = InternVLChatDecoder(config)
+        # InternLM2's own name, so that each name in the files belongs to one here.
+        name = "output" if text.model_type == "internlm2" else "lm_head"
+        setattr(self, name, nn.Linear(text.hidden_size, text.vocab_size, bias=False))
+        if name == "output":
             self._tied_weights_keys = {"output.weight": "model.language_model.tok_embeddings.weight"}
+        self.post_init()
 
     def __getattr__(self, name: str) -> Any:
         if name == "lm_head" and name not in self._modules:

@@ -176,7 +176,9 @@ def _trained_weights_to_fp32(model: nn.Module) -> None:
             if dtype in (torch.float16, torch.bfloat16):
                 module.modules_to_save.float()
                 module.register_forward_pre_hook(_float_inputs)
-                module.register_forward_hook(lambda _module, _inputs, output, dtype=dtype: _cast(output, dtype))
+                module.register_forward_hook(
+                    lambda _module, _inputs, output, dtype=dtype: _cast(output, dtype)
+                )
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()

@@ -91,7 +91,9 @@ def with_image_texts(turns: Sequence[Row], texts: Sequence[str], system: str) ->
     for turn, question, answer in zip(turns, placed[::2], placed[1::2], strict=True):
         if IMAGE_MARK in answer["content"]:
             raise DataError(translate("an answer has an image, which a prompt template cannot write"))
-        words = _MARK.sub(lambda mark: next(rest) + "\n" * (mark.end() < len(mark.string)), question["content"])
+        words = _MARK.sub(
+            lambda mark: next(rest) + "\n" * (mark.end() < len(mark.string)), question["content"]
+        )
         changed.append({**turn, "input": words, "output": answer["content"]})
     if system and not any(turn_text(turn, "system") for turn in turns):
         changed[0]["system"] = system

@@ -86,9 +86,7 @@ def _topmost(model: nn.Module, part: str, part_of: Callable[[str], str]) -> list
 
 def _layers(model: nn.Module, lora: Any, part_of: Callable[[str], str]) -> list[str]:
     """The names of the encoder's linear layers that `lora` adapts: all, or those that it names."""
-    every = [
-        name for name, module in named_modules(model) if is_linear(module) and part_of(name) == VISION
-    ]
+    every = [name for name, module in named_modules(model) if is_linear(module) and part_of(name) == VISION]
     asked = lora.target_modules
     if asked is None or asked == "all-linear":
         found = every
@@ -97,7 +95,9 @@ def _layers(model: nn.Module, lora: Any, part_of: Callable[[str], str]) -> list[
     else:
         found = [name for name in every if any(f".{name}".endswith(f".{word}") for word in asked)]
     if not found:
-        what = "model.visual_encoder_lora.target_modules names no linear layer of the encoder; they are {names}"
+        what = (
+            "model.visual_encoder_lora.target_modules names no linear layer of the encoder; they are {names}"
+        )
         names = ", ".join(sorted({name.rpartition(".")[2] for name in every}))
         raise ConfigError(translate(what, names=names))
     return found
