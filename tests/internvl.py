@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
+from torch.nn import functional
 
 from xtuner.model.loading import register_families
 
@@ -49,9 +49,10 @@ def save(folder: Path, family: str, tokenizer: Any, *, big: bool = False, **fiel
     )
     vision = {
         "architectures": ["InternVisionModel"], "model_type": "intern_vit_6b", "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 24, "image_size": SIZE,
-        "patch_size": PATCH, "num_channels": 3, "hidden_act": "gelu", "layer_norm_eps": 1e-6, "dropout": 0.0,
-        "drop_path_rate": 0.0, "attention_dropout": 0.0, "initializer_factor": 1.0, "initializer_range": 0.02,
+        "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": 24,
+        "image_size": SIZE, "patch_size": PATCH, "num_channels": 3, "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6, "dropout": 0.0, "drop_path_rate": 0.0, "attention_dropout": 0.0,
+        "initializer_factor": 1.0, "initializer_range": 0.02,
         "norm_type": "rms_norm" if big else "layer_norm", "qkv_bias": not big, "qk_normalization": big,
     }  # fmt: skip
     text = {**llm.config.to_dict(), "architectures": [CLASSES[family]], "model_type": family}
@@ -101,7 +102,8 @@ def _vision(big: bool) -> dict[str, torch.Tensor]:
     for number in range(LAYERS):
         layer: dict[str, tuple[int, ...]] = {
             "ls1": (WIDTH,), "ls2": (WIDTH,),
-            "attn.qkv.weight": (3 * WIDTH, WIDTH), "attn.proj.weight": (WIDTH, WIDTH), "attn.proj.bias": (WIDTH,),
+            "attn.qkv.weight": (3 * WIDTH, WIDTH), "attn.proj.weight": (WIDTH, WIDTH),
+            "attn.proj.bias": (WIDTH,),
             "mlp.fc1.weight": (24, WIDTH), "mlp.fc1.bias": (24,), "mlp.fc2.weight": (WIDTH, 24),
             "mlp.fc2.bias": (WIDTH,), "norm1.weight": (WIDTH,), "norm2.weight": (WIDTH,),
         }  # fmt: skip
@@ -115,8 +117,8 @@ def _vision(big: bool) -> dict[str, torch.Tensor]:
 
 def _projector() -> dict[str, torch.Tensor]:
     shapes = {
-        "0.weight": (4 * WIDTH,), "0.bias": (4 * WIDTH,), "1.weight": (HIDDEN, 4 * WIDTH), "1.bias": (HIDDEN,),
-        "3.weight": (HIDDEN, HIDDEN), "3.bias": (HIDDEN,),
+        "0.weight": (4 * WIDTH,), "0.bias": (4 * WIDTH,), "1.weight": (HIDDEN, 4 * WIDTH),
+        "1.bias": (HIDDEN,), "3.weight": (HIDDEN, HIDDEN), "3.bias": (HIDDEN,),
     }  # fmt: skip
     return {f"mlp1.{name}": torch.randn(shape) * 0.3 for name, shape in shapes.items()}
 
@@ -146,20 +148,24 @@ class Reference:
         weight = self.weights[f"{name}.weight"]
         if kind == "rms_norm":
             return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-        return F.layer_norm(x, weight.shape, weight, self.weights[f"{name}.bias"], 1e-6)
+        return functional.layer_norm(x, weight.shape, weight, self.weights[f"{name}.bias"], 1e-6)
 
     def image_rows(self, pixels: torch.Tensor) -> torch.Tensor:
         """The embeddings `[tiles, rows, hidden]` of tiles `[tiles, 3, size, size]`."""
         get = self.weights.__getitem__
         own, kind = "vision_model.embeddings", self.vision["norm_type"]
-        x = F.conv2d(pixels, get(f"{own}.patch_embedding.weight"), get(f"{own}.patch_embedding.bias"), PATCH)
+        x = functional.conv2d(
+            pixels, get(f"{own}.patch_embedding.weight"), get(f"{own}.patch_embedding.bias"), PATCH
+        )
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([get(f"{own}.class_embedding").expand(len(x), -1, -1), x], 1)
         x = x + get(f"{own}.position_embedding")
         for number in range(LAYERS):
             own = f"vision_model.encoder.layers.{number}"
             y = self._norm(x, f"{own}.norm1", kind)
-            joined = F.linear(y, get(f"{own}.attn.qkv.weight"), self.weights.get(f"{own}.attn.qkv.bias"))
+            joined = functional.linear(
+                y, get(f"{own}.attn.qkv.weight"), self.weights.get(f"{own}.attn.qkv.bias")
+            )
             q, k, v = joined.unflatten(-1, (3, WIDTH)).unbind(-2)
             if self.vision["qk_normalization"]:
                 q = self._norm(q, f"{own}.attn.q_norm", "rms_norm")
@@ -167,12 +173,14 @@ class Reference:
             q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (q, k, v))
             scores = (q @ k.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5).softmax(-1)
             y = (scores @ v).transpose(1, 2).flatten(2)
-            y = F.linear(y, get(f"{own}.attn.proj.weight"), get(f"{own}.attn.proj.bias"))
+            y = functional.linear(y, get(f"{own}.attn.proj.weight"), get(f"{own}.attn.proj.bias"))
             x = x + y * get(f"{own}.ls1")
-            y = F.linear(
+            y = functional.linear(
                 self._norm(x, f"{own}.norm2", kind), get(f"{own}.mlp.fc1.weight"), get(f"{own}.mlp.fc1.bias")
             )
-            y = F.linear(F.gelu(y), get(f"{own}.mlp.fc2.weight"), get(f"{own}.mlp.fc2.bias"))
+            y = functional.linear(
+                functional.gelu(y), get(f"{own}.mlp.fc2.weight"), get(f"{own}.mlp.fc2.bias")
+            )
             x = x + y * get(f"{own}.ls2")
         return self._project(x[:, 1:])
 
@@ -195,9 +203,9 @@ class Reference:
             for c in range(side // 2)
         ]
         x = torch.stack(rows, 1)
-        x = F.layer_norm(x, (4 * WIDTH,), get("mlp1.0.weight"), get("mlp1.0.bias"))
-        x = F.gelu(F.linear(x, get("mlp1.1.weight"), get("mlp1.1.bias")))
-        return F.linear(x, get("mlp1.3.weight"), get("mlp1.3.bias"))
+        x = functional.layer_norm(x, (4 * WIDTH,), get("mlp1.0.weight"), get("mlp1.0.bias"))
+        x = functional.gelu(functional.linear(x, get("mlp1.1.weight"), get("mlp1.1.bias")))
+        return functional.linear(x, get("mlp1.3.weight"), get("mlp1.3.bias"))
 
     def logits(self, ids: torch.Tensor, pixels: torch.Tensor | None, token_id: int) -> torch.Tensor:
         """Logits `[tokens, vocabulary]` of one sample."""

@@ -28,9 +28,8 @@ _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 def image_token_id(path: str | Path) -> int:
     """The id of the image token in the tokenizer of a folder or hub name; -1 if its files name none."""
     token = _TOKENS["context_image_token"]
-    if file := _file(path, "added_tokens.json"):
-        if token in (added := read_json(file)):
-            return int(added[token])
+    if (file := _file(path, "added_tokens.json")) and token in (added := read_json(file)):
+        return int(added[token])
     if file := _file(path, "tokenizer_config.json"):
         for number, entry in (read_json(file).get("added_tokens_decoder") or {}).items():
             if entry.get("content") == token:
@@ -43,7 +42,7 @@ def image_token_id(path: str | Path) -> int:
 
 
 def processor_parts(path: str | Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of InternVLProcessor for a folder with that config.json, with tiles as InternVL's own code."""
+    """Arguments of InternVLProcessor for a folder with that config.json."""
     from transformers import AutoTokenizer, GotOcr2ImageProcessorPil
 
     is_tiled = bool(config.get("dynamic_image_size"))

@@ -149,7 +149,7 @@ def test_a_conversation_that_would_be_cut_in_an_image_is_left_out(model_dir, tmp
 
 def test_images_that_the_processor_would_cut_otherwise_are_refused(tmp_path, tokenizer):
     folder = internvl.save(tmp_path, "llama", tokenizer, use_thumbnail=False)
-    with pytest.raises(ModelError, match="use_thumbnail = False in its config.json is not supported"):
+    with pytest.raises(ModelError, match=r"use_thumbnail = False in its config.json is not supported"):
         load_processor(folder)
     whole = internvl.save(tmp_path, "llama", tokenizer, dynamic_image_size=False)
     picture_file(tmp_path / "a.png")

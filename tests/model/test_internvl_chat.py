@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import AutoModelForImageTextToText
 
 from tests import internvl, vision
@@ -100,7 +100,7 @@ def test_a_pack_has_the_loss_of_its_samples_by_that_definition(model_dir, data):
         (inputs,) = item.get("image_inputs", [{}])
         ids, labels = torch.tensor(item["input_ids"]).long(), torch.tensor(item["labels"])
         logits = reference.logits(ids, inputs.get("pixel_values"), token)
-        total += F.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+        total += functional.cross_entropy(logits[:-1], labels[1:], reduction="sum")
         count += int((labels[1:] >= 0).sum())
     loss = model(flat_collate_fn(items)["data"])["loss"]
     torch.testing.assert_close(loss, total / count, rtol=1e-6, atol=0)
@@ -117,7 +117,9 @@ def test_gradients_are_those_of_transformers(model_dir, data, relative_error, st
     ids, labels = torch.tensor(item["input_ids"]).long()[None], torch.tensor(item["labels"])
     pixels = item["image_inputs"][0]["pixel_values"].double()
     with stock_code(theirs):
-        F.cross_entropy(theirs(input_ids=ids, pixel_values=pixels).logits[0, :-1], labels[1:]).backward()
+        functional.cross_entropy(
+            theirs(input_ids=ids, pixel_values=pixels).logits[0, :-1], labels[1:]
+        ).backward()
     own = {name: weight.grad for name, weight in model.llm.named_parameters()}
     # A bias of keys has no gradient but that of rounding.
     kept = {name: p for name, p in theirs.named_parameters() if not name.endswith("k_proj.bias")}
@@ -171,7 +173,7 @@ def test_what_is_trained(settings, trained, model_dir, data):
 
 
 def test_one_adapter_cannot_have_two_biases(model_dir):
-    with pytest.raises(ConfigError, match="visual_encoder_lora.bias is 'all' and llm_lora.bias 'none'"):
+    with pytest.raises(ConfigError, match=r"visual_encoder_lora.bias is 'all' and llm_lora.bias 'none'"):
         InternVL_V1_5(str(model_dir), llm_lora=lora(), visual_encoder_lora=lora(bias="all"))
 
 

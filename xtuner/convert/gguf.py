@@ -25,6 +25,7 @@ import torch
 from xtuner.atomic import written
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
+from xtuner.convert.llama_names import as_llama, head_size
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError

@@ -103,7 +103,7 @@ def _family_of(folder: Path) -> str:
 
 
 def _beside(base: Path, folder: Path) -> None:
-    """Copy the files of the base that a trained model lacks: what prepares images, and InternVL's own code."""
+    """Copy the files of the base that a trained model lacks, such as InternVL's own code."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as copied:
         for name in copy_other_files(base, Path(copied), leave=("README.md",)):
             if not (folder / name).exists():
@@ -182,7 +182,7 @@ def _native_config(own: Any) -> Any:
 
 
 class _Parameters(Mapping[str, torch.Tensor]):
-    """The tensors of a folder of InternVL's own form, by names of transformers' model; each made when it is read."""
+    """The tensors of a folder of InternVL's own form, by transformers' names, each made on reading."""
 
     def __init__(self, folder: Path, weights: Weights, text: Any, rows: int) -> None:
         """`rows`: of the embedding and the head, those of new tokens being the mean of the others."""
@@ -191,7 +191,7 @@ class _Parameters(Mapping[str, torch.Tensor]):
         self.infos: dict[str, TensorInfo] = {}
         for name, info in names.parameters().items():
             load = functools.partial(_made, names, weights, name)
-            found = [(name, info.shape, load)]
+            found: list[tuple[str, tuple[int, ...], Load]] = [(name, info.shape, load)]
             if name.startswith(_TEXT):
                 found = as_llama(name, info.shape, load, text)
             for own, shape, part in found:

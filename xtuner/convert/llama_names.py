@@ -34,7 +34,7 @@ def _split_qkv(
     """Queries, keys and values of InternLM2's one matrix: for each group its queries, a key, a value."""
     groups, size = config.num_key_value_heads, head_size(config)
     each = config.num_attention_heads // groups
-    found = []
+    found: list[tuple[str, tuple[int, ...], Load]] = []
     for part, start, count in (("q", 0, each), ("k", each, 1), ("v", each + 1, 1)):
 
         def load_part(start: int = start, count: int = count) -> torch.Tensor:

@@ -57,11 +57,11 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         system: str | None = None,
         seed: int = 0,
     ) -> None:
-        """`model_path`: the folder whose config says how images are cut into tiles, and whose tokenizer is used.
+        """`model_path`: the folder whose config says how images are cut into tiles, and with the tokenizer.
 
-        `data_paths`, `image_folders` and `repeat_times` are one value or a list of equal length; a fraction of
-        `repeat_times` takes that part of the rows. `max_length` counts the tokens of images. `system` replaces
-        the text with which InternVL's own conversations begin; a row may have another.
+        `data_paths`, `image_folders` and `repeat_times` are one value or a list of equal length; a fraction
+        of `repeat_times` takes that part of the rows. `max_length` counts the tokens of images. `system`
+        replaces the text with which InternVL's own conversations begin; a row may have another.
         """
         parts = self.parts(model_path, template, data_paths, image_folders, max_length, system)
         times = _for_each(repeat_times, [part["dataset"] for part in parts], "repeat_times")
@@ -82,8 +82,8 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         found, usual = own_form(find_template(template))
         if usual:
             say_once(
-                "Turns are written as InternVL's own code writes them, without line breaks between them, after "
-                "the system text {system!r}",
+                "Turns are written as InternVL's own code writes them, without line breaks between them, "
+                "after the system text {system!r}",
                 logging.INFO,
                 system=usual if system is None else system,
             )

@@ -61,8 +61,8 @@ class VisionLanguageDataset(ImageItems):
         """`dataset`: the path of a file, or rows as for `process_hf_dataset`.
 
         `processor`: a dict with `pretrained_model_name_or_path`, or a processor of transformers. Images are
-        named relative to `image_folder`, a folder or archive, or are in the rows. `template`: a prompt template
-        instead of the tokenizer's own, with the text `system` for rows without one. `max_length` counts the
+        named relative to `image_folder`, a folder or archive, or are in the rows. `template`: a prompt
+        template instead of the tokenizer's own, with `system` for rows without one. `max_length` counts the
         tokens of images. A conversation is never cut within an image: it is left out and counted. So are
         rows whose image is missing; with `strict`, or if there are many, these are an error. The other
         arguments are those of `process_hf_dataset`.

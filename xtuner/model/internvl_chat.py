@@ -48,7 +48,7 @@ _RENAMED = {
     r"^language_model\.output\.": "output.",  # of InternLM2
 }
 _QKV = ["attention.q_proj", "attention.k_proj", "attention.v_proj"]
-KEYS = [
+KEYS: list[WeightConverter | WeightRenaming] = [
     *(WeightRenaming(source_patterns=own, target_patterns=theirs) for own, theirs in _RENAMED.items()),
     WeightConverter(r"attn.qkv", _QKV, operations=[Chunk(dim=0)]),
 ]
@@ -119,7 +119,7 @@ class InternVLChatConfig(InternVLConfig):
 
 
 class InternVLChatDecoder(InternVLModel):
-    """InternVL without a head; a class of its own, as transformers has other names for files of InternVLModel."""
+    """InternVL without a head. For its parent class transformers has other names in files."""
 
     config_class = InternVLChatConfig
 

@@ -37,7 +37,6 @@ from xtuner.model.train_module import Outputs, TrainModule
 from xtuner.parallel.sequence import ulysses
 from xtuner.parallel.world import all_reduce_max
 
-
 Adapt = Callable[[nn.Module, Any], nn.Module]
 
 

@@ -1,8 +1,8 @@
 """Adapters of a vision-language model: of its language part, of its encoder, and parts trained beside them.
 
-    lora          r = 128    model.language_model.layers.0.attention.wqkv      lora_A, lora_B
-    vision_lora   r = 64     model.vision_tower.encoder.layer.0.mlp.fc1        lora_A, lora_B
-    whole                    model.multi_modal_projector                       a trained copy beside the old one
+    lora          r = 128   model.language_model.layers.0.attention.wqkv   lora_A, lora_B
+    vision_lora   r = 64    model.vision_tower.encoder.layer.0.mlp.fc1     lora_A, lora_B
+    whole                   model.multi_modal_projector                    a trained copy beside the old one
 
 All of it is one adapter of peft, saved in one folder.
 """
@@ -113,7 +113,7 @@ def _with_encoder(model: Any, lora: Any, layers: list[str]) -> Any:
             what = "visual_encoder_lora.{name} is {own!r} and llm_lora.{name} {other!r}: they are one adapter"
             own, other = getattr(lora, name, None), getattr(found, name, None)
             raise ConfigError(translate(what, name=name, own=own, other=other))
-    of_language = [n for n, module in named_modules_with_lora(base_model(model))]
+    of_language = [n for n, module in _adapted(base_model(model))]
     holder = nn.ModuleDict({"model": base_model(model)})
     cfg = _naming(lora, [f"model.{name}" for name in layers])
     cfg.modules_to_save = None
@@ -133,6 +133,6 @@ def _with_encoder(model: Any, lora: Any, layers: list[str]) -> Any:
     return model
 
 
-def named_modules_with_lora(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def _adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The layers with an adapter, by their names without it."""
     return [(name.replace(".base_layer", ""), m) for name, m in model.named_modules() if is_lora(m)]
