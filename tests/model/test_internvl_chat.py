@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText
 
@@ -15,6 +15,7 @@ from tests import internvl, vision
 from xtuner.dataset import InternVL_V1_5_Dataset
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.errors import ConfigError, ModelError
+from xtuner.image_processor import load_processor
 from xtuner.model import InternVL_V1_5
 from xtuner.model.fused.linear import is_lora
 from xtuner.model.loading import load_config
@@ -216,3 +217,48 @@ def test_a_run_begins_with_the_weights_of_another(model_dir, tmp_path):
     assert second.starts_from == "p.pth"
     second.start_from(state, "p.pth")
     assert all((tensor == 0.5).all() for tensor in second.state_dict().values())
+
+
+def test_a_tokenizer_as_on_the_hub(tmp_path, tokenizer, train_sentencepiece):
+    """InternLM2's file with tokens behind its pieces: their ids, and no code of the folder."""
+    folder = internvl.save(tmp_path, "internlm2", tokenizer)
+    for file in [*folder.glob("tokenizer*"), *folder.glob("special_tokens*")]:
+        file.unlink()
+    reserved = [f"[UNUSED_TOKEN_{number}]" for number in range(4)]
+    train_sentencepiece(
+        folder / "tokenizer.model", vocab_size=398, add_dummy_prefix=False, user_defined_symbols=reserved
+    )
+    behind = {token: 398 + number for number, token in enumerate(internvl.TOKENS)}
+    names = {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_end|>": 3, "<|im_start|>": 4, **behind}
+    fields = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    config = {
+        "added_tokens_decoder": {
+            str(number): {"content": token, **fields} for token, number in names.items()
+        },
+        "auto_map": {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]},
+        "tokenizer_class": "InternLM2Tokenizer",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    processor = load_processor(folder)
+    assert load_config(folder).image_token_id == processor.image_token_id == behind["<IMG_CONTEXT>"]
+    ids = processor.tokenizer.encode("<|im_start|><img><IMG_CONTEXT></img>", add_special_tokens=False)
+    assert ids == [4, 398, 400, 399]
+    (folder / "added_tokens.json").write_text(json.dumps(behind))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "InternLM2Tokenizer"}))
+    assert load_config(folder).image_token_id == behind["<IMG_CONTEXT>"]
+
+
+def test_tied_embeddings(tmp_path, tokenizer):
+    """A head that is the embedding has no tensor in the files."""
+    folder = internvl.save(tmp_path, "qwen2", tokenizer)
+    weights = load_file(folder / "model.safetensors")
+    del weights["language_model.lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["llm_config"]["tie_word_embeddings"] = True
+    (folder / "config.json").write_text(json.dumps(config))
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        folder, config=load_config(folder), output_loading_info=True
+    )
+    assert not any(report.values())
+    assert model.lm_head.weight is model.get_input_embeddings().weight

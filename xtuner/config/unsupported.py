@@ -1,8 +1,8 @@
 """Features of XTuner 0.1.x configs that this version does not have, in one table.
 
-model = dict(type=LLaVAModel, ...)    NAMES      the dotted names that belong to a feature
-val_evaluator = dict(...)             SETTINGS   the settings that require one
-->  "training with images ... is not available in this version; ..."
+dict(type=MMLUMetric, ...)    NAMES      the dotted names that belong to a feature
+val_evaluator = dict(...)     SETTINGS   the settings that require one
+->  "measuring answers (val_evaluator, test_evaluator) is not available in this version; ..."
 """
 
 from __future__ import annotations
