@@ -133,6 +133,8 @@ class Reference:
         config = json.loads((folder / "config.json").read_text())
         self.vision = config["vision_config"]
         text = {name: v for name, v in config["llm_config"].items() if name != "dtype"}
+        if text.get("rope_scaling"):  # its name today
+            text["rope_scaling"]["type"] = "longrope"
         self.llm = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(**text), attn_implementation="eager"
         ).double().eval()  # fmt: skip

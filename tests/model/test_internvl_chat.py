@@ -262,3 +262,23 @@ def test_tied_embeddings(tmp_path, tokenizer):
     )
     assert not any(report.values())
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_the_long_context_of_phi3_by_its_older_name(tmp_path, tokenizer):
+    """As in the folders of 4B, with factors of rope for short and for long sequences."""
+    folder = internvl.save(tmp_path, "phi3", tokenizer)
+    config = json.loads((folder / "config.json").read_text())
+    text = config["llm_config"]
+    del text["rope_parameters"]
+    text |= {"rope_theta": 10000.0, "original_max_position_embeddings": 1024}
+    factors = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    text["rope_scaling"] = {"type": "su", **factors}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = AutoModelForImageTextToText.from_pretrained(folder, config=load_config(folder)).double()
+    ids = torch.arange(5, 45)
+    with torch.no_grad():
+        logits = model.eval()(input_ids=ids[None]).logits[0]
+        wanted = internvl.Reference(folder).logits(ids, None, model.config.image_token_id)
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5)
+    rope = model.config.text_config.rope_parameters
+    assert (rope["rope_type"], rope["short_factor"]) == ("longrope", factors["short_factor"])

@@ -93,7 +93,7 @@ class InternVLChatConfig(InternVLConfig):
         path = kwargs.get("name_or_path") or ""
         llm = kwargs.pop("llm_config", None)
         if llm is not None:
-            self.text_config = llm
+            self.text_config = _text_of(llm)
             self.tie_word_embeddings = bool(llm.get("tie_word_embeddings", False))
         if isinstance(self.vision_config, Mapping) and self.vision_config.get("model_type") == _VISION_FAMILY:
             self.vision_config = _vision_of(self.vision_config)
@@ -156,6 +156,14 @@ def register() -> None:
     AutoConfig.register(FAMILY, InternVLChatConfig)
     AutoModelForImageTextToText.register(InternVLChatConfig, InternVLChatModel)
     register_checkpoint_conversion_mapping(FAMILY, KEYS, overwrite=True)
+
+
+def _text_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the language model, in words that transformers still reads."""
+    rope = fields.get("rope_scaling")
+    if not isinstance(rope, Mapping) or rope.get("type") != "su":  # of Phi-3, before it was renamed
+        return dict(fields)
+    return {**fields, "rope_scaling": {**rope, "type": "longrope"}}
 
 
 def _vision_of(fields: Mapping[str, Any]) -> dict[str, Any]:
