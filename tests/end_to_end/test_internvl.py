@@ -187,3 +187,11 @@ def test_a_base_of_transformers(here, run, tokenizer):
         AssertionError, match="native is in the form of transformers: write --save-format hugg"
     ):
         convert(run, LORA, "w", "official")
+
+
+def test_rows_held_out_for_validation(here, run):
+    """A part of the rows, which training leaves out."""
+    log = train(run, LORA, "w", **{"val_dataloader.held_out": 0.3})
+    counts = [int(line.split("data: ")[1].split()[0]) for line in log.splitlines() if " rows; " in line]
+    assert sorted(counts) == [2, 5]
+    assert "Iter(val) [" in log

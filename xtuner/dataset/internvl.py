@@ -56,14 +56,18 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         max_length: int = 8192,
         system: str | None = None,
         seed: int = 0,
+        held_out: float = 0.0,
+        take_held_out: bool = False,
     ) -> None:
         """`model_path`: the folder whose config says how images are cut into tiles, and with the tokenizer.
 
         `data_paths`, `image_folders` and `repeat_times` are one value or a list of equal length; a fraction
         of `repeat_times` takes that part of the rows. `max_length` counts the tokens of images. `system`
-        replaces the text with which InternVL's own conversations begin; a row may have another.
+        replaces the text with which InternVL's own conversations begin; a row may have another. `held_out`,
+        `take_held_out`: as of `process_hf_dataset`.
         """
-        parts = self.parts(model_path, template, data_paths, image_folders, max_length, system)
+        more = {"held_out": held_out, "take_held_out": take_held_out}
+        parts = self.parts(model_path, template, data_paths, image_folders, max_length, system, **more)
         times = _for_each(repeat_times, [part["dataset"] for part in parts], "repeat_times")
         super().__init__([VisionLanguageDataset(**part) for part in parts], epochs=times, seed=seed)
 
@@ -75,6 +79,8 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         image_folders: str | Sequence[str | None] | None = None,
         max_length: int = 8192,
         system: str | None = None,
+        held_out: float = 0.0,
+        take_held_out: bool = False,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """The arguments of the VisionLanguageDataset of each file."""
@@ -96,6 +102,8 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
                 "template": found,
                 "system": usual if system is None else system,
                 "pack_to_max_length": False,
+                "held_out": held_out,
+                "take_held_out": take_held_out,
             }
             for path, folder in zip(paths, _for_each(image_folders, paths, "image_folders"), strict=True)
         ]
