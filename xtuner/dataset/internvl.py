@@ -66,7 +66,7 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         replaces the text with which InternVL's own conversations begin; a row may have another. `held_out`,
         `take_held_out`: as of `process_hf_dataset`.
         """
-        more = {"held_out": held_out, "take_held_out": take_held_out}
+        more: dict[str, Any] = {"held_out": held_out, "take_held_out": take_held_out}
         parts = self.parts(model_path, template, data_paths, image_folders, max_length, system, **more)
         times = _for_each(repeat_times, [part["dataset"] for part in parts], "repeat_times")
         super().__init__([VisionLanguageDataset(**part) for part in parts], epochs=times, seed=seed)
