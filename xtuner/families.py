@@ -253,6 +253,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "internlm3": Family(packs=True, gguf="llama"),
     "internvl": Family(images=Images(packs=True)),
+    "internvl_chat": Family(images=Images(packs=True), ours=True),
     "jamba": Family(packs=False, weights_read=("dt_proj",)),
     "kimi_k25": Family(images=Images(packs=True)),
     "kimi_linear": Family(packs=False),
@@ -384,6 +385,12 @@ def images_of(config: Any) -> Images | None:
     return FAMILIES.get(str(config.model_type), UNKNOWN).images
 
 
+def text_part(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The fields of the language part in a config.json; None if the model has no other part."""
+    found = config.get("text_config", config.get("llm_config"))  # InternVL's own name
+    return found if isinstance(found, dict) else None
+
+
 def family_of(config: Any) -> Family:
     """The row of a model's config, a mapping or transformers' object; UNKNOWN for a family without one.
 
@@ -391,6 +398,5 @@ def family_of(config: Any) -> Family:
     """
     if not isinstance(config, Mapping):
         return FAMILIES.get(config.get_text_config().model_type, UNKNOWN)
-    text = config.get("text_config")
-    part = text if isinstance(text, Mapping) else config
+    part = text_part(config) or config
     return FAMILIES.get(str(part.get("model_type", "")), UNKNOWN)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from xtuner import internvl_folder
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.language import translate
@@ -45,10 +46,14 @@ def load_processor(path: str | Path) -> Any:
     transformers reads videos with torchvision, which images do not need.
     """
     import transformers
-    from transformers import AutoConfig, AutoTokenizer, ProcessorMixin
+    from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, ProcessorMixin
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     try:
+        config, _ = PreTrainedConfig.get_config_dict(str(path))
+        if config.get("model_type") == internvl_folder.FAMILY:
+            parts = internvl_folder.processor_parts(path, config)
+            return _without_videos(transformers.InternVLProcessor, {})(video_processor=None, **parts)
         family = AutoConfig.from_pretrained(str(path)).model_type
         name = _named_processor(path) or PROCESSOR_MAPPING_NAMES.get(family)
         if name is None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
-from xtuner.families import FAMILIES, UNKNOWN
+from xtuner.families import FAMILIES, UNKNOWN, text_part
 from xtuner.language import translate
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
@@ -135,8 +135,7 @@ def check_training(config: Mapping[str, Any], path: str | Path, *, full: bool, a
 
 def quantised_by(config: Mapping[str, Any]) -> str | None:
     """The quantisation method in a config.json; None if the weights are not quantised."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, Mapping) else {}):
+    for part in (config, text_part(config) or {}):
         found = part.get("quantization_config") or part.get("compression_config")
         if isinstance(found, Mapping):
             return str(found.get("quant_method") or "bitsandbytes")
@@ -154,13 +153,14 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
                 cure=translate(_CURE),
             )
         )
-    if (FAMILIES.get(family, UNKNOWN).ours and not is_classifier(config)) or not known_families():
-        return CAUSAL
-    if FAMILIES.get(family, UNKNOWN).ours:
+    row = FAMILIES.get(family, UNKNOWN)
+    if (row.ours and not is_classifier(config)) or not known_families():
+        return _WHOLE["IMAGE_TEXT_TO_TEXT"] if row.images else CAUSAL
+    if row.ours:
         raise ModelError(_not_a_language_model(config, path))
     if family not in known_families():
         return _of_remote_code(config, path, trust_remote_code)
-    if reason := FAMILIES.get(family, UNKNOWN).no_text:
+    if reason := row.no_text:
         raise ModelError(
             translate(
                 "{path} is a model of the family '{family}', which {reason}",

@@ -24,6 +24,7 @@ LAYERS = {
             "devices",
             "hub",
             "image_processor",
+            "internvl_folder",
             "model_folder",
             "loadable",
             "blocks",

@@ -94,7 +94,7 @@ def test_every_item_is_counted_once_on_any_number_of_processes():
 
 
 def test_rows_cannot_be_held_out_of_some_data(toy_config, tmp_path):
-    with pytest.raises(ConfigError, match="dataset has no process_hf_dataset"):
+    with pytest.raises(ConfigError, match="has no data set that can hold rows out"):
         train(toy_config(val_dataloader={"held_out": 0.2}), tmp_path)
 
 

@@ -189,13 +189,42 @@ def test_a_blank_image_reaches_all_trained_weights(folder, monkeypatch):
     assert seen == {"language model"}
 
 
-def test_settings_that_an_adapter_would_not_follow_are_refused(tmp_path, tokenizer):
-    """Beside an adapter the rest is frozen."""
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "llava_onevision"])
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({}, {"language model"}),
+        ({"freeze_projector": False}, {"language model", "projector"}),
+        ({"freeze_projector": False, "freeze_vision": False}, {"language model", "projector", "vision"}),
+        ({"vision_lora": LoraConfig(r=2)}, {"language model", "vision"}),
+    ],
+)
+def test_what_is_trained_beside_an_adapter(settings, trained, family, tmp_path, tokenizer, images):
+    """The language model has an adapter; other parts are frozen, trained as a whole, or have one too."""
+    folder = vision.save(family, tmp_path / "model", tokenizer)
+    model = VisionLanguageFinetune(
+        AutoModelForImageTextToText.from_pretrained(folder),
+        lora=LoraConfig(r=2, task_type="CAUSAL_LM"),
+        **settings,
+    )
+    model(flat_collate_fn(list(dataset(folder, images)))["data"])["loss"].backward()
+    weights = {n.removeprefix("base_model.model."): p for n, p in model.llm.named_parameters()}
+    learning = {name for name, weight in weights.items() if weight.requires_grad}
+    assert learning == {name for name, weight in weights.items() if weight.grad is not None}
+    assert {model.part_of(name) for name in learning} == trained
+    whole = {model.part_of(name) for name in learning if ".lora_" not in name}
+    assert whole == (trained - {"language model"} if "vision_lora" not in settings else set())
+
+
+def test_an_adapter_of_the_encoder_alone(tmp_path, tokenizer):
+    """Not beside a language model that is trained as a whole."""
     folder = vision.save("qwen2_5_vl", tmp_path / "model", tokenizer)
-    for settings in ({"freeze_projector": False}, {"freeze_vision": False}, {"freeze_llm": True}):
-        llm = AutoModelForImageTextToText.from_pretrained(folder)
-        with pytest.raises(ConfigError, match="with lora trains the adapter of the language model alone"):
-            VisionLanguageFinetune(llm, lora=LoraConfig(r=2, target_modules=["q_proj"]), **settings)
+    llm = AutoModelForImageTextToText.from_pretrained(folder)
+    with pytest.raises(ConfigError, match="give the language model an adapter too"):
+        VisionLanguageFinetune(llm, vision_lora=LoraConfig(r=2))
+    model = VisionLanguageFinetune(llm, vision_lora=LoraConfig(r=2), freeze_llm=True)
+    assert {model.part_of(n.removeprefix("base_model.model.")) for n, p in model.llm.named_parameters()
+            if p.requires_grad} == {"vision"}  # fmt: skip
 
 
 def test_an_unknown_family_is_an_error():

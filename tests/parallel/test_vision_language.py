@@ -1,10 +1,11 @@
 """Vision-language models by two processes as by one, also where only one of them has an image."""
 
+import copy
 import json
 
 import pytest
 
-from tests import vision
+from tests import internvl, vision
 from tests.llava import picture_file
 from tests.parallel.conftest import LORA, SHORT, WORDS
 from xtuner.recipes.deepspeed_files import deepspeed_file
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 SGD = {"type": "torch.optim.SGD", "lr": 0.01}
 FSDP = {"fsdp": True}
 ALL = {"freeze_vision": False}
+BESIDE = {"lora": LORA, "freeze_projector": False}
 # The family, options of the run, and what is trained. Samples of Qwen3.5 and Gemma 3 run one by one.
 CASES = {
     "ddp_projector": ("qwen3_vl", {}, {"freeze_llm": True}),
@@ -29,9 +31,22 @@ CASES = {
     "fsdp_apart": ("qwen3_5", FSDP, ALL),
     "ddp_both_ways": ("gemma3", {}, {"lora": LORA}),
     "fsdp_both_ways": ("gemma3", FSDP, ALL),
+    "ddp_own_form": ("internvl_chat", {}, {}),
+    "ddp_own_form_beside_lora": ("internvl_chat", {}, BESIDE),
+    "fsdp_own_form": ("internvl_chat", FSDP, ALL),
+    "fsdp_own_form_beside_lora": ("internvl_chat", FSDP, BESIDE),
+    "fsdp_own_form_loras": ("internvl_chat", FSDP, {**BESIDE, "vision_lora": LORA}),
 }
 # With ZeRO, by its stage.
 ZERO = {"ddp_all": "zero2", **{name: "zero3" for name, (_, options, _) in CASES.items() if options == FSDP}}
+
+
+def _save(family, folder, tokenizer):
+    if family != "internvl_chat":
+        return vision.save(family, folder, tokenizer)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = vision.TEMPLATE.replace("IMAGE", "<IMG_CONTEXT>")
+    return internvl.save(folder, "internlm2", tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +61,8 @@ def cases(tmp_path_factory, tokenizer):
         rows.append({"image": f"{number}.png", "conversations": talk})
         rows.append({"conversations": [{"from": "human", "value": word}, {"from": "gpt", "value": "yes"}]})
     (folder / "rows.json").write_text(json.dumps(rows))
-    models = {family: str(vision.save(family, folder / family, tokenizer)) for family, *_ in CASES.values()}
-    loaded = "transformers.AutoModelForImageTextToText.from_pretrained"
+    models = {family: str(_save(family, folder / family, tokenizer)) for family, *_ in CASES.values()}
+    loaded = "transformers.AutoModelForCausalLM.from_pretrained"
 
     def case(family, options, trained):
         path = {"pretrained_model_name_or_path": models[family]}
@@ -98,7 +113,7 @@ def test_two_processes_train_as_one(case, one, by_two, assert_same):
     assert "error" not in expected, expected["error"]
     assert expected["losses"][-1] != expected["losses"][0]
     assert_same(found, expected)
-    assert found["norms"] == pytest.approx(expected["norms"], rel=1e-6)
+    assert found["norms"] == pytest.approx(expected["norms"], rel=3e-6)
 
 
 @pytest.mark.parametrize("case", ZERO)

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tests.llava import picture_file, save_llava
+from tests.recipes.steps import config_of, step
 from xtuner.check.checks import check_config
-from xtuner.config import Builder, parse_config
-from xtuner.dataset.collate_fns import flat_collate_fn
+from xtuner.config import parse_config
 from xtuner.recipes.catalogue import names
 from xtuner.recipes.render import render
 
@@ -40,21 +40,11 @@ def settings(tmp_path_factory, llama_dir, tokenizer):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_trains_a_step(name, settings):
     """What it trains has a gradient."""
-    text = render(name)
-    known = {key: value for key, value in settings.items() if f"\n{key} = " in text}
-    several = [key for key in parse_config(text, "c.py") if key.endswith(("_data_path", "_image_folder"))]
-    known |= {key: settings["data_path" if key.endswith("data_path") else "image_folder"] for key in several}
-    cfg = parse_config(text, f"{name}.py", known)
+    cfg = config_of(name, settings)
     assert str(cfg.model["type"]) == "xtuner.model.LLaVAModel"
     if "pretrained_pth" in cfg:
         assert cfg.model["pretrained_pth"] == cfg["pretrained_pth"]
-    builder = Builder()
-    rows = builder.build(cfg.train_dataloader["dataset"], "dataset")
-    model = builder.build(cfg.model, "model").train()
-    loss = model(flat_collate_fn([rows[0], rows[1]])["data"])["loss"]
-    loss.backward()
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert trained == {n for n, p in model.named_parameters() if p.grad is not None}
+    trained = step(cfg)
     assert any(n.startswith("projector.") for n in trained)
     assert any(n.startswith("llm.") for n in trained) != ("pretrain" in name)
 

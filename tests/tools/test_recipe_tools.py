@@ -60,11 +60,11 @@ def test_list_cfg_reports_that_nothing_matches(capsys):
 
 def test_copy_cfg_reports_unsupported_features(tmp_path, capsys):
     """One line for each feature; the file is still written."""
-    copy_cfg.main(["internvl_v1_5_internlm2_2b_finetune", str(tmp_path)])
+    copy_cfg.main(["internlm_7b_qlora_oasst1_mmlu_e3", str(tmp_path)])
     copy_cfg.main([NAME, str(tmp_path)])
     copy_cfg.main(["convert_to_official", str(tmp_path)])
     (line,) = capsys.readouterr().err.splitlines()
-    assert "training InternVL 1.5 is not available in this version" in line
+    assert "measuring answers (val_evaluator, test_evaluator) is not available in this version" in line
     assert len(list(tmp_path.iterdir())) == 3
 
 

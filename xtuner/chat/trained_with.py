@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from xtuner.dataset.internvl import InternVL_V1_5_Dataset, own_form
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
@@ -46,14 +47,15 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            value = _find(ast.parse(path.read_text(encoding="utf-8")))
+            text = path.read_text(encoding="utf-8")
+            value = _find(ast.parse(text))
         except (SyntaxError, ValueError) as error:
             logger.warning("the prompt template in %s cannot be read: %s", path, error)
             continue
         if isinstance(value, str):
             value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
         if isinstance(value, Mapping):
-            return value
+            return own_form(value)[0] if InternVL_V1_5_Dataset.__name__ in text else value
     return None
 
 

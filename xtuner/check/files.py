@@ -23,7 +23,7 @@ from xtuner.language import translate
 from xtuner.model_folder import looks_local
 from xtuner.paths import beside, near_it
 
-_WITH_IMAGES = ("LLaVADataset", "RefCOCOJsonDataset", "InvRefCOCOJsonDataset")
+_WITH_IMAGES = ("LLaVADataset", "RefCOCOJsonDataset", "InvRefCOCOJsonDataset", "InternVL_V1_5_Dataset")
 _IN_ARCHIVE = re.compile(r"(?i)\.(zip|tar)([/\\]|$)")
 
 
@@ -91,8 +91,9 @@ def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         for path, value in walk(config.get(name), name):
             if called(value) == "load_dataset" and isinstance(value.get("path"), str):
                 yield path, value
-            if called(value) in _WITH_IMAGES and isinstance(value.get("data_path"), str):
-                yield path, {"path": value["data_path"], "data_files": None}
+            for setting in ("data_path", "data_paths") if called(value) in _WITH_IMAGES else ():
+                for file in _texts(value.get(setting)):
+                    yield path, {"path": file, "data_files": None}
 
 
 def _is_hub_name(cfg: Mapping[str, Any]) -> bool:
@@ -134,15 +135,20 @@ def _image_faults(config: Mapping[str, Any]) -> list[Fault]:
     found: dict[str, Fault] = {}
     for name in data_parts(config):
         for path, value in walk(config.get(name), name):
-            folder = value.get("image_folder")
-            if called(value) not in _WITH_IMAGES or not isinstance(folder, str):
-                continue
-            if not os.path.exists(os.path.expanduser(folder)) and not _IN_ARCHIVE.search(folder):
-                hint = beside(folder, getattr(config, "filename", None)) or near_it(folder, folders=True)
-                what = "there is no folder or archive of images {path}"
-                message = f"{path}.image_folder: {translate(what, path=folder)}{hint}"
-                found.setdefault(folder, Fault(f"{path}.image_folder", message))
+            for setting in ("image_folder", "image_folders") if called(value) in _WITH_IMAGES else ():
+                at = f"{path}.{setting}"
+                for folder in _texts(value.get(setting)):
+                    if os.path.exists(os.path.expanduser(folder)) or _IN_ARCHIVE.search(folder):
+                        continue
+                    hint = beside(folder, getattr(config, "filename", None)) or near_it(folder, folders=True)
+                    what = "there is no folder or archive of images {path}"
+                    found.setdefault(folder, Fault(at, f"{at}: {translate(what, path=folder)}{hint}"))
     return list(found.values())
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts of a setting that is one or a list of them."""
+    return [one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, str)]
 
 
 def _checkpoint_faults(config: Mapping[str, Any]) -> list[Fault]:

@@ -237,8 +237,6 @@ CONFIG = {
     "{path}: torch has no {name!r}.{hint}": "{path}: torch 中没有 {name!r}。{hint}",
     # what this version does not have
     "{what} is not available in this version; {instead}": "此版本不支持{what}；{instead}",
-    "training InternVL 1.5": "训练 InternVL 1.5",
-    "take a LLaVA config: xtuner list-cfg -p llava": "请选用 LLaVA 配置：xtuner list-cfg -p llava",
     "framework = 'huggingface' does not read {key}: use training_args instead, or leave framework out": (
         "framework = 'huggingface' 不读取 {key}：请改用 training_args，或去掉 framework"
     ),

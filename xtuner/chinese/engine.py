@@ -221,9 +221,9 @@ ENGINE = {
         "batch_sampler 和 drop_last"
     ),
     "the validation data has no supervised token": "验证数据中没有参与训练的 token",
-    "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset to hold rows out; "
+    "val_dataloader.held_out: train_dataloader.dataset has no data set that can hold rows out; "
     "give val_dataloader a dataset of its own instead": (
-        "val_dataloader.held_out：train_dataloader.dataset 不是 process_hf_dataset，无法留出数据；请给 "
+        "val_dataloader.held_out：train_dataloader.dataset 中没有可以留出数据的数据集；请给 "
         "val_dataloader 自己的 dataset"
     ),
     "{user} needs the package {package}: {command}": "{user} 需要 {package} 软件包：{command}",

@@ -206,8 +206,10 @@ HELP = {
     "safetensors files; with --no-safe-serialization .bin files": (
         "写 safetensors 文件；用 --no-safe-serialization 则写 .bin 文件"
     ),
-    "of LLaVA: the trained parts (xtuner), or a whole model for the package llava or transformers": (
-        "LLaVA 的格式：训练过的部分（xtuner），或供 llava 包、transformers 使用的完整模型"
+    "of LLaVA and InternVL: the trained parts (xtuner), or a whole model for the package llava or "
+    "InternVL's own code (official), or for transformers (huggingface)": (
+        "LLaVA 和 InternVL 的格式：训练过的部分（xtuner），或供 llava 包、InternVL 自己的代码（official）、"
+        "transformers（huggingface）使用的完整模型"
     ),
     "Merge an adapter into its model.": "把适配器合并进它的模型。",
     "the base model: a folder or a name on the hub": "基座模型：目录，或 hub 上的名称",

@@ -39,10 +39,34 @@ VISION = {
     "model.pretrained_pth: {error}; name the checkpoint of the stage before{hint}": (
         "model.pretrained_pth：{error}；请写明上一阶段的 checkpoint{hint}"
     ),
-    "VisionLanguageFinetune with lora trains the adapter of the language model alone: leave out "
-    "freeze_vision, freeze_projector and freeze_llm, or lora": (
-        "VisionLanguageFinetune 设置 lora 时只训练语言模型的 adapter：请去掉 freeze_vision、"
-        "freeze_projector 和 freeze_llm，或去掉 lora"
+    "vision_lora beside a language model that is trained as a whole: give the language model an adapter "
+    "too (lora), or set freeze_llm = True": (
+        "vision_lora 与整体训练的语言模型不能并用：请也给语言模型设置 adapter（lora），或设 freeze_llm = True"
+    ),
+    "model.visual_encoder_lora.target_modules names no linear layer of the encoder; they are {names}": (
+        "model.visual_encoder_lora.target_modules 没有指定编码器的任何线性层；可选的有 {names}"
+    ),
+    "visual_encoder_lora.{name} is {own!r} and llm_lora.{name} {other!r}: they are one adapter": (
+        "visual_encoder_lora.{name} 为 {own!r}，而 llm_lora.{name} 为 {other!r}：两者属于同一个 adapter"
+    ),
+    "{path}: models with ps_version {version} order the parts of an image in another way: {cure}": (
+        "{path}：ps_version 为 {version} 的模型以另一种顺序排列图像的各部分：{cure}"
+    ),
+    "name one of InternVL 1.5 or later": "请指定 InternVL 1.5 或更新的模型",
+    "the tokenizer of {path} has no {token}": "{path} 的 tokenizer 没有 {token}",
+    "{path}: {name} = {value} in its config.json is not supported": (
+        "{path}：不支持其 config.json 中的 {name} = {value}"
+    ),
+    "The image encoder's drop_path_rate = {rate} is not applied: its layers all run": (
+        "不应用图像编码器的 drop_path_rate = {rate}：它的各层都会运行"
+    ),
+    "an answer has an image, which a prompt template cannot write": ("回答中有图像，提示模板无法写出"),
+    "Turns are written as InternVL's own code writes them, without line breaks between them, "
+    "after the system text {system!r}": (
+        "各轮对话按 InternVL 自己代码的写法：轮次之间没有换行，位于系统文本 {system!r} 之后"
+    ),
+    "InternVL_V1_5_Dataset.{name} has {count} values, and data_paths {files}: give one for each file": (
+        "InternVL_V1_5_Dataset.{name} 有 {count} 个值，而 data_paths 有 {files} 个：请为每个文件给出一个"
     ),
     # data
     "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder": (

@@ -34,6 +34,8 @@ def named_folders(config: Mapping[str, Any]) -> Iterator[Folder]:
             if isinstance(folder, str):
                 at = f"{path}.pretrained_model_name_or_path"
                 yield Folder(at, folder, _held(path, value), bool(value.get("trust_remote_code")))
+            if isinstance(whole := value.get("model_path"), str):  # of InternVL
+                yield Folder(f"{path}.model_path", whole, "llm" if path == "model" else "tokenizer", False)
 
 
 def _held(path: str, value: Mapping[str, Any]) -> str:
@@ -63,7 +65,7 @@ def check_folder(folder: Folder, config: Mapping[str, Any], *, ask_hub: bool = T
         folder.name, trust_remote_code=folder.trusted, ask_hub=ask_hub, writes_text=writes_text
     )
     if sizes is not None:
-        asked = bool(model["llm"].get("quantization_config"))
+        asked = bool(model.get("llm", {}).get("quantization_config") or model.get("quantization_llm"))
         check_training(sizes, folder.name, full=trains_all(model), asked=asked)
 
 

@@ -46,6 +46,13 @@ class Config(dict):
             self[name] = value
 
 
+def with_values(config: Config, **values: Any) -> Config:
+    """A copy of an outermost config with other values of these names."""
+    changed = Config({**config, **values})
+    changed.text, changed.filename = config.text, config.filename
+    return changed
+
+
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """The config in the file `path` with `options` applied (names or dotted paths to values)."""
     path = Path(path)

@@ -27,7 +27,6 @@ class Feature(NamedTuple):
         )
 
 
-_IMAGES = Feature("training InternVL 1.5", "take a LLaVA config: xtuner list-cfg -p llava")
 _EXPERTS = Feature("DeepSeek-V2 with its experts in shards", "choose another model")
 
 
@@ -37,7 +36,6 @@ def _belonging(feature: Feature, names: str) -> dict[str, Feature]:
 
 # A name includes all names below it.
 NAMES: dict[str, Feature] = {
-    **_belonging(_IMAGES, "model.InternVL_V1_5 dataset.InternVL_V1_5_Dataset"),
     **_belonging(_EXPERTS, "model.transformers_models"),
 }
 

@@ -25,6 +25,7 @@ import torch
 from xtuner.atomic import written
 from xtuner.convert.folders import model_folder
 from xtuner.convert.gguf_tokenizer import add_tokenizer
+from xtuner.convert.llama_names import as_llama, head_size
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
@@ -208,7 +209,7 @@ def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    head = _head_size(config)
+    head = head_size(config)
     writer.add_rope_dimension_count(head)
     writer.add_key_length(head)
     writer.add_value_length(head)
@@ -228,10 +229,6 @@ def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
         writer.add_rope_scaling_factor(float(rope["factor"]))
         if "original_max_position_embeddings" in rope:
             writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
-
-
-def _head_size(config: Any) -> int:
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str) -> dict[str, Any]:
@@ -288,19 +285,13 @@ def _tensors(weights: Weights, config: Any) -> list[tuple[str, tuple[int, ...], 
     found: list[tuple[str, tuple[int, ...], Callable[[], torch.Tensor]]] = []
     experts: dict[str, list[str]] = {}
     for name, info in weights.infos.items():
-        if ".wqkv." in name:
-            found += _split_qkv(weights, name, info.shape, config)
-            continue
         if match := _EXPERT.fullmatch(name):
             experts.setdefault(f"{match['before']}.{match['after']}", []).append(name)
             continue
         if name.endswith("mlp.shared_expert_gate.weight"):  # [1, width]
             found.append((name, info.shape[1:], functools.partial(_first_row, weights, name)))
             continue
-        own = f".{name}"
-        for theirs, llamas in family_of(config).llama_names.items():
-            own = own.replace(f".{theirs}.", f".{llamas}.")
-        found.append((own[1:], info.shape, functools.partial(weights.__getitem__, name)))
+        found += as_llama(name, info.shape, functools.partial(weights.__getitem__, name), config)
     for own, names in experts.items():
         names.sort(key=lambda name: int(_EXPERT.fullmatch(name)["number"]))  # type: ignore[index]
         shape = (len(names), *weights.infos[names[0]].shape)
@@ -316,28 +307,12 @@ def _first_row(weights: Weights, name: str) -> torch.Tensor:
     return weights[name][0]
 
 
-def _split_qkv(weights: Weights, name: str, shape: tuple[int, ...], config: Any) -> list[Any]:
-    """Queries, keys and values of InternLM2's one matrix: for each group its queries, a key, a value."""
-    groups, size = config.num_key_value_heads, _head_size(config)
-    each = config.num_attention_heads // groups
-    found = []
-    for part, start, count in (("q", 0, each), ("k", each, 1), ("v", each + 1, 1)):
-
-        def load(start: int = start, count: int = count) -> torch.Tensor:
-            rows = weights[name].view(groups, each + 2, size, *shape[1:])
-            return rows[:, start : start + count].reshape(groups * count * size, *shape[1:])
-
-        own = name.replace("attention.wqkv", f"self_attn.{part}_proj")
-        found.append((own, (groups * count * size, *shape[1:]), load))
-    return found
-
-
 def _llama3_factors(config: Any) -> torch.Tensor:
     """The divisors of the rotary frequencies, as llama.cpp expects them: unscaled over scaled."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    size = _head_size(config)
+    size = head_size(config)
     plain = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2).float() / size)
     return plain / scaled
 
@@ -397,7 +372,7 @@ def _config_of_file(path: Path, config: Any, names: set[str]) -> Any:
 
     read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
     read.rope_parameters = config.rope_parameters
-    read.head_dim = _head_size(config)
+    read.head_dim = head_size(config)
     for size in ("moe_intermediate_size", "shared_expert_intermediate_size"):
         if hasattr(config, size):
             setattr(read, size, getattr(config, size))

@@ -43,6 +43,7 @@ from xtuner.convert.served import serve_as_trained
 from xtuner.convert.weights import Weights, parse_size, write_weights
 from xtuner.devices import KINDS, accelerator
 from xtuner.errors import ConfigError, ModelError
+from xtuner.families import text_part
 from xtuner.log import logger
 from xtuner.model.loading import is_native, load_config
 from xtuner.model.lora import check_writes_text
@@ -283,8 +284,7 @@ def _write_other_files(
     if plan.rows is not None:
         for file in tokenizer_files(adapter_dir):
             (folder / file.name).write_bytes(file.read_bytes())
-        text = config.get("text_config")
-        (text if isinstance(text, dict) else config)["vocab_size"] = plan.rows
+        (text_part(config) or config)["vocab_size"] = plan.rows
     elif has_tokenizer(adapter_dir):
         logger.warning(
             "the adapter brings a tokenizer and no rows for tokens that the base lacks: the merged model has "

@@ -25,6 +25,7 @@ from xtuner import loadable
 from xtuner.convert.lora import Adapter, Packed
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.errors import ModelError
+from xtuner.families import text_part
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.loading import auto_class_of, load_config, register_families
 from xtuner.model.lora import add_adapter
@@ -53,7 +54,7 @@ def has_mapping(folder: Path) -> bool:
 
     register_families()
     config = read_json(folder / "config.json")
-    text = config.get("text_config") or {}
+    text = text_part(config) or {}
     kinds = {config.get("model_type"), text.get("model_type"), *(config.get("architectures") or ())}
     known = config.get("model_type") in CONFIG_MAPPING
     return known and any(get_checkpoint_conversion_mapping(kind) for kind in kinds if kind)

@@ -9,6 +9,7 @@ meta["hf_files"]                              ->  config.json, generation_config
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import torch
 
 from xtuner.chat.trained_with import CONFIG_NAME
 from xtuner.config import Config, load_config
+from xtuner.config.internvl import general_config
 from xtuner.convert.card import without_local_paths, write_card
+from xtuner.convert.internvl import internvl_base, write_whole
 from xtuner.convert.llava import Writing, is_llava, write_llava
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
@@ -43,22 +46,35 @@ def pth_to_hf(
 ) -> str:
     """Write the checkpoint `pth_model` of `config`'s run as a folder; returns `"adapter"` or `"model"`.
 
-    Weights are bf16 if the run was, else fp16; `fp32` keeps 32 bits. A LLaVA (`"llava"`) is written in the
-    `save_format` "xtuner", "huggingface" or "official". CheckpointError if config and checkpoint are not of
-    the same run.
+    Weights are bf16 if the run was, else fp16; `fp32` keeps 32 bits. A LLaVA (`"llava"`) and an InternVL are
+    written in the `save_format` "xtuner", "huggingface" or "official". CheckpointError if config and
+    checkpoint are not of the same run.
     """
-    cfg = config if isinstance(config, Config) else load_config(Path(config).expanduser(), cfg_options)
+    named = config if isinstance(config, Config) else load_config(Path(config).expanduser(), cfg_options)
+    cfg = general_config(named)  # of InternVL_V1_5
     parse_size(max_shard_size)
     path = Path(pth_model).expanduser()
-    logger.info("Load PTH model from %s", path)
     beside = next(folder for folder in Path(save_dir).expanduser().absolute().parents if folder.is_dir())
+    if save_format != "xtuner" and not is_llava(cfg):
+        base = internvl_base(base_of(cfg), save_format, cfg.filename)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".whole-") as parts:
+            trained = Path(parts) / "trained"
+            kind = pth_to_hf(cfg, path, trained, fp32, max_shard_size, safe_serialization)
+            write_whole(
+                trained,
+                base,
+                save_dir,
+                save_format,
+                max_shard_size=max_shard_size,
+                safe_serialization=safe_serialization,
+            )
+        return kind
+    logger.info("Load PTH model from %s", path)
     checkpoint = load_checkpoint(path, with_optimizer=False, empty=InFiles(beside))
     if is_llava(cfg):
         how = Writing(cfg, path, fp32, max_shard_size, safe_serialization)
         write_llava(save_dir, checkpoint, how, save_format)
         return "llava"
-    if save_format != "xtuner":
-        raise ConfigError(f"save_format {save_format!r} is for LLaVA models, and {cfg.filename} has none")
     state = _exported(checkpoint["state_dict"], path)
     in_adapter = is_adapter(checkpoint["state_dict"])
     _check_kind(cfg, in_adapter, path)
@@ -94,7 +110,7 @@ def pth_to_hf(
 def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:
     if "llm" not in cfg.get("model", {}):
         raise ConfigError(f"{cfg.filename}: model.llm is not set; only language models can be converted.")
-    lora = bool(cfg.model.get("lora") or cfg.model.get("peft_model"))
+    lora = any(cfg.model.get(name) for name in ("lora", "vision_lora", "peft_model"))
     if lora != in_adapter:
         says, has = ("trains LoRA", "no LoRA weights") if lora else ("sets no lora", "LoRA weights")
         raise CheckpointError(f"{cfg.filename} {says}, but {path} holds {has}: give the config of that run.")

@@ -136,6 +136,7 @@ def jinja(template: Mapping[str, Any], tokenizer: Any) -> str:
     return _JINJA.format(opening=opening, question=question, with_system=with_system, after=_quoted(after))
 
 
+CONTENT = '{%- set content = message["content"] -%}'
 _JINJA = """\
 {{%- set state = namespace(system="", round=0) -%}}
 {{%- for message in messages -%}}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xtuner.dataset.concat_dataset import ConcatDataset
     from xtuner.dataset.huggingface import process_hf_dataset
+    from xtuner.dataset.internvl import InternVL_V1_5_Dataset
     from xtuner.dataset.items.mixed import MixedStream
     from xtuner.dataset.llava import LLaVADataset
     from xtuner.dataset.modelscope import process_ms_dataset
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConcatDataset",
+    "InternVL_V1_5_Dataset",
     "LLaVADataset",
     "MOSSSFTDataset",
     "MixedStream",
@@ -26,6 +28,7 @@ __all__ = [
 
 _ROOMS = {
     "ConcatDataset": "concat_dataset",
+    "InternVL_V1_5_Dataset": "internvl",
     "LLaVADataset": "llava",
     "MOSSSFTDataset": "moss_sft",
     "MixedStream": "items.mixed",

@@ -24,8 +24,8 @@ from xtuner.dataset.images.source import ImageSource
 from xtuner.dataset.items.image_items import ImageItems, count_tokens, joined
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
-from xtuner.dataset.map_fns.images import place_marks, with_marks
-from xtuner.dataset.map_fns.template import chat_messages_map_fn
+from xtuner.dataset.map_fns.images import place_marks, with_image_texts, with_marks
+from xtuner.dataset.map_fns.template import chat_messages_map_fn, find_template, template_map_fn
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import take_some, take_split
 from xtuner.errors import DataError
@@ -47,6 +47,8 @@ class VisionLanguageDataset(ImageItems):
         max_length: int = 2048,
         image_folder: str | None = None,
         dataset_map_fn: MapFn | str | None = None,
+        template: Mapping[str, Any] | str | None = None,
+        system: str = "",
         rename_maps: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         max_dataset_length: int | None = None,
         split: str | None = "train",
@@ -59,7 +61,8 @@ class VisionLanguageDataset(ImageItems):
         """`dataset`: the path of a file, or rows as for `process_hf_dataset`.
 
         `processor`: a dict with `pretrained_model_name_or_path`, or a processor of transformers. Images are
-        named relative to `image_folder`, a folder or archive, or are in the rows. `max_length` counts the
+        named relative to `image_folder`, a folder or archive, or are in the rows. `template`: a prompt
+        template instead of the tokenizer's own, with `system` for rows without one. `max_length` counts the
         tokens of images. A conversation is never cut within an image: it is left out and counted. So are
         rows whose image is missing; with `strict`, or if there are many, these are an error. The other
         arguments are those of `process_hf_dataset`.
@@ -68,6 +71,8 @@ class VisionLanguageDataset(ImageItems):
         self._source = ImageSource(image_folder)
         self._map = find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING) or auto_map_fn
         self._renames = dict(rename_maps)
+        self._template = None if template is None else find_template(template)
+        self._system = system
         rows = _undecoded(load_dataset(dataset) if isinstance(dataset, str) else dataset)
         chosen = take_some(take_split(rows, split), max_dataset_length, seed)
         text = process_hf_dataset(
@@ -106,16 +111,26 @@ class VisionLanguageDataset(ImageItems):
         return with_marks({self._renames.get(name, name): value for name, value in row.items()})
 
     def conversation(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row as messages for the chat template, with the text of each image."""
+        """The row with the text of each image: as messages for the chat template, or in the template."""
         marked, images = self.marked(row)
         texts_only = {name: value for name, value in marked.items() if name not in ("image", "images")}
-        talk = chat_messages_map_fn({**marked, **self._map(texts_only)})["conversation"]
+        found = {**marked, **self._map(texts_only)}
+        if not found["conversation"]:
+            return {"conversation": []}
+        texts = self._texts(images)
+        if self._template is not None:
+            turns = with_image_texts(found["conversation"], texts, self._system)
+            written = template_map_fn({"conversation": turns}, self._template)["conversation"]
+            return {"conversation": [{**turn, "system": ""} for turn in written]}
+        talk = chat_messages_map_fn(found)["conversation"]
         if not talk:
             return {"conversation": []}
-        texts = self._images.texts([self._source.size(image) for image in images])
         messages = place_marks(talk[0]["messages"], len(images))
         more = {"image_token": self._images.token, "image_texts": texts}
         return {"conversation": [{**talk[0], "messages": messages, **more}]}
+
+    def _texts(self, images: Sequence[Any]) -> list[str]:
+        return self._images.texts([self._source.size(image) for image in images])
 
     def __getitem__(self, index: int) -> Item:
         index = checked_index(index, len(self))
@@ -149,8 +164,8 @@ class VisionLanguageDataset(ImageItems):
         broken = []
         for number in np.flatnonzero((text.store.lengths >= max_length) & (text.stats["cut"] > 0)).tolist():
             row = text.row(int(text.store.rows[number]))
-            (turn,) = self.conversation(row)["conversation"]
-            ids = self._images.processor.tokenizer(turn["image_texts"] or [""], add_special_tokens=False)
+            texts = self._texts(self.marked(row)[1])
+            ids = self._images.processor.tokenizer(texts or [""], add_special_tokens=False)
             counts = [sum(i == self._images.token_id for i in one) for one in ids["input_ids"]]
             ends = [0, *np.cumsum(counts).tolist()]
             if int(num_tokens[number]) in ends:
@@ -191,7 +206,9 @@ class _Mapping:
 
     def __repr__(self) -> str:
         processor = self._data._images.processor
-        return f"{type(processor).__name__} {processor.to_json_string()} {self._data._renames} {self._key}"
+        data = self._data
+        settings = f"{data._renames} {data._template} {data._system!r} {self._key}"
+        return f"{type(processor).__name__} {processor.to_json_string()} {settings}"
 
 
 def _undecoded(rows: Any) -> Any:

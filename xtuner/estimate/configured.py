@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from xtuner.blocks import as_recompute
+from xtuner.config.internvl import general_model
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import by_trainer, trains_all
 from xtuner.estimate.images import trained_of_images
@@ -34,7 +35,8 @@ _STATES = {"AdamW": 2, "Adam": 2, "PagedAdamW32bit": 2, "PagedAdamW": 2, "Lion":
 
 def named_llm(config: Mapping[str, Any]) -> str | None:
     """The folder or hub name of the language model."""
-    found = _dict(_dict(config.get("model")).get("llm")).get("pretrained_model_name_or_path")
+    model = general_model(_dict(config.get("model")))
+    found = _dict(model.get("llm")).get("pretrained_model_name_or_path")
     return found if isinstance(found, str) else None
 
 
@@ -68,7 +70,7 @@ def read_training(
     reference_bytes: int = 0,
 ) -> Training:
     """The run of `config` on `machine`; `reference_bytes` is the size of `model.ref_llm`."""
-    model, wrapper = _dict(config.get("model")), _dict(config.get("optim_wrapper"))
+    model, wrapper = general_model(_dict(config.get("model"))), _dict(config.get("optim_wrapper"))
     llm = _dict(model.get("llm"))
     adapter = next((_dict(model[name]) for name in _ADAPTERS if model.get(name)), {})
     quantization = _dict(llm.get("quantization_config"))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from xtuner.families import Sizes, family_of
+from xtuner.families import Sizes, family_of, text_part
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ _JOINED_NAMES = {("q_proj", "k_proj", "v_proj"): "qkv_proj", ("gate_proj", "up_p
 def read_shape(config: Mapping[str, Any]) -> Shape | None:
     """The shape of the model with that config.json; None if it lacks the usual sizes."""
     cfg, sees = config, False
-    if isinstance(config.get("text_config"), Mapping):
-        cfg, sees = {**config["text_config"]}, True
+    if text := text_part(config):
+        cfg, sees = {**text}, True
         cfg.setdefault("torch_dtype", config.get("torch_dtype", config.get("dtype")))
     name = str(cfg.get("model_type", ""))
     wanted = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")

@@ -14,6 +14,8 @@ from typing import Any
 
 from xtuner import dist
 from xtuner.config import Builder, Config, check_names
+from xtuner.config.internvl import general_config
+from xtuner.config.load import with_values
 from xtuner.config.schema import BUILT, passed_on
 from xtuner.engine import build
 from xtuner.engine.backend import make_backend
@@ -56,21 +58,15 @@ def with_weights(cfg: Config, checkpoint: str | None) -> tuple[Config, dict[str,
     """The config of the model of `checkpoint`, and the weights to load into it, if any."""
     if checkpoint is None:
         return cfg, None
-    folder = Path(checkpoint)
-    model = {k: v for k, v in cfg.model.items() if k not in ("lora", "peft_model")}
+    folder, general = Path(checkpoint), general_config(cfg)
+    model = {k: v for k, v in general.model.items() if k not in ("lora", "vision_lora", "peft_model")}
     if (folder / "adapter_config.json").is_file():
-        return _replaced(cfg, {**model, "peft_model": checkpoint}), None
+        return with_values(cfg, model=Config({**model, "peft_model": checkpoint})), None
     if (folder / "config.json").is_file():
         llm = {k: v for k, v in model["llm"].items() if k != "quantization_config"}
         llm["pretrained_model_name_or_path"] = checkpoint
-        return _replaced(cfg, {**model, "llm": Config(llm)}), None
+        return with_values(cfg, model=Config({**model, "llm": Config(llm)})), None
     return cfg, load_checkpoint(checkpoint, check=True, with_optimizer=False)["state_dict"]
-
-
-def _replaced(cfg: Config, model: dict[str, Any]) -> Config:
-    changed = Config({**cfg, "model": Config(model)})
-    changed.text, changed.filename = cfg.text, cfg.filename
-    return changed
 
 
 def build_measurement(cfg: Config, work_dir: str | None, world: World | None) -> Run:

@@ -1,5 +1,6 @@
 """From a config to a module whose forward returns a loss. Importing it registers InternLM and InternLM2."""
 
+from xtuner.model.internvl import InternVL_V1_5
 from xtuner.model.late_compile import compile_bitsandbytes_late
 from xtuner.model.llava import LLaVAModel
 from xtuner.model.loading import register_families
@@ -9,4 +10,4 @@ from xtuner.model.vision_language import VisionLanguageFinetune
 compile_bitsandbytes_late()
 register_families()
 
-__all__ = ["LLaVAModel", "SupervisedFinetune", "VisionLanguageFinetune"]
+__all__ = ["InternVL_V1_5", "LLaVAModel", "SupervisedFinetune", "VisionLanguageFinetune"]

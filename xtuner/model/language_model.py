@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,8 @@ from xtuner.model.router import balance_weight
 from xtuner.model.train_module import Outputs, TrainModule
 from xtuner.parallel.sequence import ulysses
 from xtuner.parallel.world import all_reduce_max
+
+Adapt = Callable[[nn.Module, Any], nn.Module]
 
 
 class TokenLogprobs(NamedTuple):
@@ -63,6 +65,7 @@ class PackedLanguageModel(TrainModule):
         max_position_embeddings: int | None = None,
         frozen: bool = False,
         text_only: bool = True,
+        adapt: Adapt | None = None,
     ):
         super().__init__()
         if use_varlen_attn:
@@ -70,7 +73,7 @@ class PackedLanguageModel(TrainModule):
                 "use_varlen_attn: packed samples never attend to each other, with it or without", logging.INFO
             )
         self.llm: Any = build_llm(
-            llm, lora, peft_model, tokenizer, max_position_embeddings, frozen, text_only=text_only
+            llm, lora, peft_model, tokenizer, max_position_embeddings, frozen, text_only, adapt
         )
         self.uses_adapter = lora is not None or peft_model is not None
         way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
@@ -241,11 +244,12 @@ def build_llm(
     max_position_embeddings: int | None = None,
     frozen: bool = False,
     text_only: bool = True,
+    adapt: Adapt | None = None,
 ) -> nn.Module:
     """The language model to train, loaded if it is a config, and with an adapter if one is configured.
 
     `frozen`: all of it but the adapter, which it may be without. `text_only`: the parts for images and audio
-    are frozen.
+    are frozen. `adapt`: puts an adapter on the loaded model; by default `apply_lora`.
     """
     lora_cfg = build(lora_cfg) if isinstance(lora_cfg, Mapping) else lora_cfg
     if peft_model:
@@ -275,7 +279,7 @@ def build_llm(
         model = lora.attach_adapter(model, peft_model, trainable=True)
         lora.tell_unused_settings(lora_cfg, peft_model)
     elif lora_cfg is not None:
-        model = lora.apply_lora(model, lora_cfg)
+        model = (adapt or lora.apply_lora)(model, lora_cfg)
         if peft_model:
             lora.continue_from(model, peft_model)
     elif peft_model:

@@ -53,10 +53,10 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 
 @functools.cache
 def register_families() -> None:
-    """Register InternLM and InternLM2 (models, configs, tokenizers) and our attention with transformers."""
+    """Register InternLM, InternLM2 and InternVL's own form, and our attention, with transformers."""
     import transformers
 
-    from xtuner.model import internlm, internlm2
+    from xtuner.model import internlm, internlm2, internvl_chat
     from xtuner.model.internlm_tokenizer import register_tokenizers
 
     transformers.AutoConfig.register("internlm", internlm.InternLMConfig)
@@ -65,6 +65,7 @@ def register_families() -> None:
         auto: Any = getattr(transformers, "AutoModel" if head == "Model" else f"AutoModel{head}")
         auto.register(internlm.InternLMConfig, getattr(internlm, f"InternLM{head}"))
         auto.register(internlm2.InternLM2Config, getattr(internlm2, f"InternLM2{head}"))
+    internvl_chat.register()
     register_tokenizers()
     attention.register_attention()
     silence_known_warnings()

@@ -45,14 +45,16 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
-def apply_lora(llm: nn.Module, lora: Any, task_type: str | None = "CAUSAL_LM") -> nn.Module:
+def apply_lora(
+    llm: nn.Module, lora: Any, task_type: str | None = "CAUSAL_LM", *, exact: bool = False
+) -> nn.Module:
     """`llm` frozen, with trainable adapters of peft's `LoraConfig`, which is not modified.
 
-    `task_type`: of a config that has none.
+    `task_type`: of a config that has none. `exact`: layers of images and audio are adapted too if named.
     """
     cfg = copy.deepcopy(lora)
     check_targets(llm, cfg)
-    targets = find_targets(llm, cfg)
+    targets = find_targets(llm, cfg, exact=exact)
     if not targets.layers and not targets.parameters:
         raise ConfigError(_no_targets(llm, targets))
     targets = _without_unfit_experts(llm, cfg, targets)
@@ -174,10 +176,20 @@ def _trained_weights_to_fp32(model: nn.Module) -> None:
             if dtype in (torch.float16, torch.bfloat16):
                 module.modules_to_save.float()
                 module.register_forward_pre_hook(_float_inputs)
-                module.register_forward_hook(lambda _module, _inputs, output, dtype=dtype: output.to(dtype))
+                module.register_forward_hook(
+                    lambda _module, _inputs, output, dtype=dtype: _cast(output, dtype)
+                )
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
             parameter.data = parameter.data.float()
+
+
+def _cast(output: Any, dtype: torch.dtype) -> Any:
+    """The output of a module in `dtype`: a tensor, or an object of transformers with several."""
+    if not isinstance(output, dict):
+        return output.to(dtype)
+    changed = {n: v.to(dtype) for n, v in output.items() if torch.is_tensor(v) and v.is_floating_point()}
+    return type(output)(**{**output, **changed})
 
 
 def _float_inputs(module: nn.Module, inputs: tuple) -> tuple:

@@ -24,24 +24,22 @@ from torch import Tensor, nn
 
 from xtuner import dist
 from xtuner.errors import ConfigError
-from xtuner.families import PROJECTORS, Images, images_of
+from xtuner.families import Images, images_of
 from xtuner.image_processor import blank_inputs
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model import attention, passes
 from xtuner.model.base import base_model
-from xtuner.model.language_part import language_part
 from xtuner.model.mapped import wanted_dtype
 from xtuner.model.packed import Packed
 from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
+from xtuner.model.vision.adapters import LANGUAGE, PROJECTOR, VISION, adapt, parts_of
 from xtuner.model.vision.blank import never_reached, with_blank
 from xtuner.parallel.tensors import is_divided
 from xtuner.parallel.world import all_reduce_max
 
 ImageInputs = Mapping[str, Tensor]
-
-VISION, PROJECTOR, LANGUAGE = "vision", "projector", "language model"
 
 
 class VisionLanguageFinetune(SupervisedFinetune):
@@ -54,19 +52,30 @@ class VisionLanguageFinetune(SupervisedFinetune):
         freeze_projector: bool | None = None,
         freeze_llm: bool = False,
         lora: Any = None,
+        vision_lora: Any = None,
         peft_model: str | None = None,
         use_activation_checkpointing: bool | str | None = None,
         use_varlen_attn: bool = False,
         max_position_embeddings: int | None = None,
         tokenizer: Any = None,
     ):
-        """`lora`: an adapter of the language part, beside which all else is frozen.
+        """`lora`: an adapter of the language part, `vision_lora`: one of the encoder.
 
-        `freeze_projector`: by default only beside an adapter.
+        Beside an adapter parts that are not frozen are trained as a whole: `freeze_vision=False`,
+        `freeze_projector=False`. The projector is frozen by default beside an adapter only.
         """
+        if vision_lora is not None and lora is None and not freeze_llm:
+            what = (
+                "vision_lora beside a language model that is trained as a whole: give the language model "
+                "an adapter too (lora), or set freeze_llm = True"
+            )
+            raise ConfigError(translate(what))
+        whole = [VISION] if not freeze_vision and vision_lora is None else []
+        whole += [PROJECTOR] if freeze_projector is False else []
         super().__init__(
             llm,
-            lora=lora,
+            lora=vision_lora if lora is None else lora,
+            adapt=lambda model, _: adapt(model, lora, vision_lora, whole),
             peft_model=peft_model,
             use_activation_checkpointing=use_activation_checkpointing,
             use_varlen_attn=use_varlen_attn,
@@ -84,26 +93,14 @@ class VisionLanguageFinetune(SupervisedFinetune):
             raise ConfigError(translate(what, family=config.model_type))
         self._family: Images = images
         self._inputs: Sequence[ImageInputs | None] = ()  # of the samples of the batch that runs
-        self._in_language = language_part(base_model(self.llm))
+        self.part_of = parts_of(base_model(self.llm))
         frozen = {VISION: freeze_vision, PROJECTOR: bool(freeze_projector), LANGUAGE: freeze_llm}
         if not self.uses_adapter:
             unreached = never_reached(self.llm)
             for name, parameter in self.llm.named_parameters():
                 if frozen[self.part_of(name)] or name in unreached:
                     parameter.requires_grad_(False)
-        elif freeze_llm or not freeze_vision or freeze_projector is False:
-            what = (
-                "VisionLanguageFinetune with lora trains the adapter of the language model alone: leave out "
-                "freeze_vision, freeze_projector and freeze_llm, or lora"
-            )
-            raise ConfigError(translate(what))
         logger.info(translate("Parts that are trained: {parts}", parts=self._describe()))
-
-    def part_of(self, name: str) -> str:
-        """The part of the model, "vision", "projector" or "language model", of the weight `name`."""
-        if set(PROJECTORS) & set(name.split(".")):
-            return PROJECTOR
-        return LANGUAGE if self._in_language(name) else VISION
 
     def _describe(self) -> str:
         counts: dict[str, int] = {}

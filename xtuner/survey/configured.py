@@ -26,11 +26,13 @@ from xtuner.dataset.head_dataset import (
     build_stepwise_dataset,
 )
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
+from xtuner.dataset.internvl import InternVL_V1_5_Dataset
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING
 from xtuner.dataset.preference_dataset import build_preference_dataset, build_unpaired_dataset
 from xtuner.dataset.reading.selection import Selection, take_some, take_split
+from xtuner.dataset.vision_language import VisionLanguageDataset
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
@@ -64,7 +66,7 @@ class ConfiguredData:
         self._path = path
         self._tokenizer_cfg = tokenizer_cfg
         self._builder = builder = Builder()
-        self._found = dict(_leaves(cfg, path))
+        self._found = dict(_leaves(cfg, path, builder))
         self.origins = [_origin(found, builder, where) for where, found in self._found.items()]
 
     def build(self) -> Any:
@@ -120,14 +122,24 @@ def _without_streams(made: Any) -> Any:
     return made.first_buffer()
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _leaves(value: Any, path: str, builder: Builder) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Path and config of every data set in `value` that does not contain others."""
     if isinstance(value, (list, tuple)):
         for number, inner in enumerate(value):
-            yield from _leaves(inner, f"{path}.{number}")
-    elif isinstance(value, Mapping) and callee_of(dict(value), path) is not None:
-        inside = list(_leaves(value.get("datasets"), f"{path}.datasets")) or list(_calls(value, path))
-        yield from inside or [(path, value)]
+            yield from _leaves(inner, f"{path}.{number}", builder)
+    elif isinstance(value, Mapping) and (callee := callee_of(dict(value), path)) is not None:
+        if callee is InternVL_V1_5_Dataset:
+            yield from _files(value, path, builder)
+            return
+        inside = list(_leaves(value.get("datasets"), f"{path}.datasets", builder))
+        yield from inside or list(_calls(value, path)) or [(path, value)]
+
+
+def _files(value: Mapping[str, Any], path: str, builder: Builder) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Path and config of the data set of each file of an InternVL_V1_5_Dataset."""
+    arguments = _arguments(InternVL_V1_5_Dataset, value, builder, path)
+    for number, part in enumerate(InternVL_V1_5_Dataset.parts(**arguments)):
+        yield f"{path}.data_paths.{number}", {"type": VisionLanguageDataset, **part}
 
 
 def _calls(value: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,6 +1,7 @@
-"""Token ids as text, with the tokens of images, which have ids below zero.
+"""Token ids as text, with the many tokens of images in short.
 
-1 3148 -200 -200 -200 13   ->   "<s>USER: <image*3>\\n"
+1 3148 -200 -200 -200 13              ->   "<s>USER: <image*3>\\n"       ids below zero are images of LLaVA
+92544 92546 92546 ... 92546 92545     ->   "<img><IMG_CONTEXT*256></img>"
 """
 
 from __future__ import annotations
@@ -9,14 +10,32 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+_MANY = 8  # times the same special token
+
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of `ids` with special tokens; `<image>` or `<image*576>` for one or many tokens of images."""
-    pieces = []
-    for is_image, run in groupby(ids, key=lambda i: i < 0):
-        numbers = [int(i) for i in run]
-        if not is_image:
-            pieces.append(tokenizer.decode(numbers, clean_up_tokenization_spaces=False))
-        else:
-            pieces.append("<image>" if len(numbers) == 1 else f"<image*{len(numbers)}>")
-    return "".join(pieces)
+    runs = [(int(number), sum(1 for _ in run)) for number, run in groupby(ids)]
+    is_long = any(count >= _MANY for _, count in runs)
+    added = getattr(tokenizer, "added_tokens_decoder", {}) if is_long else {}
+    pieces: list[str] = []
+    words: list[int] = []
+    for number, count in runs:
+        token = "<image>" if number < 0 else added.get(number) if count >= _MANY else None
+        if token is None:
+            words += [number] * count
+            continue
+        pieces += [_text(tokenizer, words), _times(str(token), count)]
+        words = []
+    return "".join([*pieces, _text(tokenizer, words)])
+
+
+def _text(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False) if ids else ""
+
+
+def _times(token: str, count: int) -> str:
+    if count == 1:
+        return token
+    name, end = (token[:-1], ">") if token.endswith(">") else (token, "")
+    return f"{name}*{count}{end}"

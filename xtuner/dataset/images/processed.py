@@ -60,12 +60,25 @@ class ProcessedImages:
 
     def _text(self, size: Size, is_alone: bool) -> str:
         """The text of an image; some families cut only single images into tiles."""
+        if (size, is_alone) not in self._texts:
+            text = self._text_of_tiles(size)
+            self._texts[size, is_alone] = self._text_of_blank(size, is_alone) if text is None else text
+        return self._texts[size, is_alone]
+
+    def _text_of_tiles(self, size: Size) -> str | None:
+        """The text by the number of tiles alone, which takes no time; None if they are not InternVL's."""
+        from transformers import InternVLProcessor
+
+        if not isinstance(self.processor, InternVLProcessor):
+            return None
+        width, height = size
+        counts = self.processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_patches"]
+        return self.processor.replace_image_token({"num_patches": counts}, 0)
+
+    def _text_of_blank(self, size: Size, is_alone: bool) -> str:
         from PIL import Image
 
-        if (size, is_alone) not in self._texts:
-            blank = [Image.new("RGB", size)] * (1 if is_alone else 2)
-            self._texts[size, is_alone] = self._process(blank)[0][0]
-        return self._texts[size, is_alone]
+        return self._process([Image.new("RGB", size)] * (1 if is_alone else 2))[0][0]
 
     def _process(self, images: Sequence[Image]) -> tuple[list[str], torch.Tensor, dict[str, torch.Tensor]]:
         """The text of each image, all token ids, and the tensors of the images."""

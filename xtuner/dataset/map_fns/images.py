@@ -8,10 +8,10 @@ content [{"type": "image_url", "image_url": {"url": "1.jpg"}}, {"type": "text", 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xtuner.dataset.map_fns.fields import Row
+from xtuner.dataset.map_fns.fields import Row, turn_text
 from xtuner.errors import DataError
 from xtuner.language import translate
 from xtuner.utils import DEFAULT_IMAGE_TOKEN
@@ -22,6 +22,7 @@ IMAGE_MARK = "\ufdd0image\ufdd1"
 _PARTS = ("image_url", "image", "input_image")
 _SOURCES = ("image_url", "image", "url", "path", "bytes", "base64")
 # A line break beside a placeholder is a habit of the files: templates write their own.
+_MARK = re.compile(IMAGE_MARK)
 _PLACEHOLDER = re.compile(rf"\n?{re.escape(DEFAULT_IMAGE_TOKEN)}\n?")
 
 
@@ -73,6 +74,30 @@ def place_marks(messages: list[dict[str, Any]], count: int) -> list[dict[str, An
         raise DataError(translate("the row has images, and its conversation no question for them"))
     question = {**messages[first], "content": IMAGE_MARK * count + (messages[first].get("content") or "")}
     return [*messages[:first], question, *messages[first + 1 :]]
+
+
+def with_image_texts(turns: Sequence[Row], texts: Sequence[str], system: str) -> list[dict[str, Any]]:
+    """The turns with the texts of images in their questions, each before a line break.
+
+    `system`: of a conversation that has none.
+    """
+    messages = [
+        {"role": role, "content": turn_text(turn, name)}
+        for turn in turns
+        for role, name in (("user", "input"), ("assistant", "output"))
+    ]
+    placed, rest = place_marks(messages, len(texts)), iter(texts)
+    changed = []
+    for turn, question, answer in zip(turns, placed[::2], placed[1::2], strict=True):
+        if IMAGE_MARK in answer["content"]:
+            raise DataError(translate("an answer has an image, which a prompt template cannot write"))
+        words = _MARK.sub(
+            lambda mark: next(rest) + "\n" * (mark.end() < len(mark.string)), question["content"]
+        )
+        changed.append({**turn, "input": words, "output": answer["content"]})
+    if system and not any(turn_text(turn, "system") for turn in turns):
+        changed[0]["system"] = system
+    return changed
 
 
 def _columns(row: Row) -> list[Any]:

@@ -6,12 +6,12 @@ val_dataloader = dict(dataset=dict(type=...))    other data
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from xtuner.config import Config
 from xtuner.config.build import callee_of
-from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 
@@ -32,16 +32,23 @@ def data_of_validation(cfg: Config, name: str) -> Any:
 
 
 def with_part(dataset: Any, share: float, take: bool) -> Any:
-    """`dataset` with one side of the split set in every `process_hf_dataset` in it."""
+    """`dataset` with one side of the split set in every data set in it that can hold rows out."""
     changed = _with_part(dataset, {"held_out": share, "take_held_out": take})
     if changed is dataset:
         raise ConfigError(
             translate(
-                "val_dataloader.held_out: train_dataloader.dataset has no process_hf_dataset to hold "
-                "rows out; give val_dataloader a dataset of its own instead"
+                "val_dataloader.held_out: train_dataloader.dataset has no data set that can hold rows "
+                "out; give val_dataloader a dataset of its own instead"
             )
         )
     return changed
+
+
+def _can_hold_out(callee: Any, part: Mapping[str, Any]) -> bool:
+    try:
+        return part.keys() <= inspect.signature(callee).parameters.keys()
+    except (TypeError, ValueError):  # no callable, or one without a signature
+        return False
 
 
 def _with_part(value: Any, part: Mapping[str, Any]) -> Any:
@@ -51,7 +58,7 @@ def _with_part(value: Any, part: Mapping[str, Any]) -> Any:
         return inner if any(a is not b for a, b in zip(inner, value, strict=True)) else value
     if not isinstance(value, dict):
         return value
-    if value.get("type") is not None and callee_of(value, "train_dataloader.dataset") is process_hf_dataset:
+    if value.get("type") is not None and _can_hold_out(callee_of(value, "train_dataloader.dataset"), part):
         return type(value)({**value, **part})
     items = {key: _with_part(item, part) for key, item in value.items()}
     return type(value)(items) if any(items[key] is not value[key] for key in items) else value

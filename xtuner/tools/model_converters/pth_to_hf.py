@@ -31,7 +31,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--save-format",
         choices=["xtuner", "official", "huggingface"],
         default="xtuner",
-        help="of LLaVA: the trained parts (xtuner), or a whole model for the package llava or transformers",
+        help="of LLaVA and InternVL: the trained parts (xtuner), or a whole model for the package llava or "
+        "InternVL's own code (official), or for transformers (huggingface)",
     )
     add_options(parser)
     return parser.parse_args(argv)
