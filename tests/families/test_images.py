@@ -29,7 +29,7 @@ def table() -> str:
 
 
 def test_each_family_is_proven():
-    """By the tests of the kinds in tests/vision.py: loss, packs, processes, and the folder that is written."""
+    """By the tests of the kinds in tests/vision.py: loss, packs, processes, and the saved folder."""
     assert {name for name, family in FAMILIES.items() if family.images} == NEEDS.keys()
 
 
