@@ -33,7 +33,6 @@ class Dialogue:
     screen: Screen
     adapter: str | None = None
     make_system: Callable[[str], str] = str
-    image: str | None = None
     ended: bool = False
 
     @property

@@ -239,8 +239,8 @@ HELP = {
     ),
     "with --llava: the CLIP, a folder or a name on the hub": "与 --llava 合用：CLIP 的目录，或 hub 上的名称",
     "with --llava: the layer of the CLIP that is seen (-2)": "与 --llava 合用：取 CLIP 的哪一层（-2）",
-    "the image to talk about, with --llava or a whole LLaVA model": (
-        "对话所用的图像，须与 --llava 或完整的 LLaVA 模型合用"
+    "the image to talk about, with a vision-language model or --llava; repeatable": (
+        "对话所用的图像，须与视觉语言模型或 --llava 合用；可重复"
     ),
     "precision (fp16)": "精度（fp16）",
     "the name of a built-in system text": "内置系统提示词的名称",

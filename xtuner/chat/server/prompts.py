@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from xtuner.chat.session import Session, encode_rendered
+from xtuner.chat.session import Session, encode_rendered, rendered
 from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.encoding.conversations import begin_ids
@@ -149,7 +149,7 @@ class PromptWriter:
             # Each message has at least one token.
             if limit is not None and len(kept) > limit:
                 return None
-            text = own.write(kept, tools, prompt=True)
+            text = rendered(own, kept, self.pictures, tools)
             if not self._may_fit(text, limit, check):
                 return None
             with self._alone:

@@ -378,9 +378,8 @@ def _image_urls(
 
 def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
-    # Images precede the text, as in LLaVA's training.
-    marks = "".join(f"{picture.mark}\n" for (at, _), picture in shown.items() if at == index)
-    found: dict[str, Any] = {"role": role, "content": marks + _text(message.content, index)}
+    marks = {number: picture.mark for (at, number), picture in shown.items() if at == index}
+    found: dict[str, Any] = {"role": role, "content": _text(message.content, index, marks)}
     calls = message.tool_calls or []
     if message.function_call is not None and not calls:
         calls = [schema.ToolCall(function=message.function_call)]
@@ -392,7 +391,8 @@ def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int]
     return found
 
 
-def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
+def _text(content: str | Sequence[schema.Part] | None, index: int, marks: Mapping[int, str]) -> str:
+    """The texts of a message's parts, with `marks` in the places of its images."""
     if content is None or isinstance(content, str):
         return content or ""
     texts = ("text", "input_text", "output_text", "refusal")
@@ -408,7 +408,7 @@ def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
             "and {'type': 'image_url', 'image_url': {'url': ...}}",
             "messages",
         )
-    return "".join(part.text or "" for part in content)
+    return "".join(marks.get(number, part.text or "") for number, part in enumerate(content))
 
 
 def _tool_call(call: schema.ToolCall, index: int) -> dict[str, Any]:
