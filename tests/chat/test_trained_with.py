@@ -38,7 +38,7 @@ def test_is_read_from_the_config_beside_the_weights(tmp_path, text):
 
 @pytest.mark.parametrize("kind", ["VisionLanguageDataset", "'xtuner.dataset.VisionLanguageDataset'"])
 def test_a_processor_writes_its_own_template(tmp_path, kind):
-    """Whatever template the config of a vision-language data set names, its samples have the tokenizer's own."""
+    """The config of a vision-language data set may name another, but its samples have that."""
     text = f"{BY_NAME}\ntrain_dataloader = dict(dataset=dict(type={kind}, processor=dict()))\n"
     (tmp_path / "xtuner_config.py").write_text(text)
     assert choose_template(None, [tmp_path]) == PROMPT_TEMPLATE.auto

@@ -286,6 +286,8 @@ HELP = {
     "answers that are written at a time (32)": "同时生成的回答数（32）",
     "requests that may wait; more are refused (256)": "可排队的请求数，超出则拒绝（256）",
     "the largest request (8388608)": "请求的最大字节数（8388608）",
+    "a folder of images that requests may name, and nothing else": "请求可以指名其中图像的目录，仅限该目录",
+    "fetch images that requests name, from public addresses": "从公网地址获取请求所指名的图像",
     "web pages whose scripts may use the server: http://host:port, commas between, * for all (none)": (
         "允许其脚本访问服务器的网页：http://host:port，以逗号分隔，* 表示全部（无）"
     ),

@@ -111,6 +111,11 @@ class Pictures:
         self._known[key] = picture
         return picture
 
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of all images as the encoder takes them."""
+        return sum(t.nbytes for picture in list(self._known.values()) for t in picture.read.tensors.values())
+
     def forget_features(self) -> None:
         """Drop the features of all images, after the model has changed."""
         for picture in list(self._known.values()):

@@ -23,6 +23,7 @@ from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.encoding.conversations import begin_ids
 from xtuner.dataset.map_fns.fields import BETWEEN
+from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError
 from xtuner.generation.limits import prompt_limit
 from xtuner.generation.pictures import Pictures
@@ -203,7 +204,8 @@ class PromptWriter:
         content = message.get("content")
         if message["role"] not in ("user", "tool") or not content:
             return message
-        return {**message, "content": self._control.hide(content)}
+        # Nobody writes these characters by chance; a template would write an image for them.
+        return {**message, "content": self._control.hide(content.replace(IMAGE_MARK, ""))}
 
     def _may_fit(self, text: str, limit: int | None, check: Check) -> bool:
         """False if the first pieces of `text` have far more than `limit` tokens."""

@@ -15,7 +15,7 @@ from typing import Any
 from xtuner.chat.server import schema
 from xtuner.chat.server.best_of import BestOf
 from xtuner.chat.server.forms import AnswerFormat, CallForm
-from xtuner.chat.server.images import MAX_IMAGES, picture_of
+from xtuner.chat.server.images import MAX_IMAGES
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import DataError
@@ -344,17 +344,15 @@ async def _pictures(
 ) -> dict[tuple[int, int], Picture]:
     """The images in `messages`, by the numbers of their message and part."""
     urls = _image_urls(service, model, messages)
-    found: dict[tuple[int, int], Picture] = {}
+    pictures = service.prompts.pictures
+    if pictures is None:
+        return {}
+    reading = []
     for position, url in urls.items():
         where = "messages.{}.content.{}.image_url".format(*position)
-        read = functools.partial(_picture, url, where, service.prompts.pictures, model.adapter, patience)
-        found[position] = await asyncio.get_running_loop().run_in_executor(service.image_reader, read)
-    return found
-
-
-def _picture(url: str, where: str, pictures: Any, adapter: str | None, patience: Patience) -> Picture:
-    patience.check()
-    return picture_of(url, where, pictures, adapter)
+        reading.append(service.images.read(url, where, pictures, model.adapter, patience.check))
+    # Together, as fetching takes time.
+    return dict(zip(urls, await asyncio.gather(*reading), strict=True))
 
 
 def _image_urls(
