@@ -12,8 +12,10 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from tests import vision
+from tests.conftest import DATA
 from xtuner.chat.load_model import load_vision
 from xtuner.chat.session import make_session
+from xtuner.errors import DataError
 from xtuner.generation.engine import Engine
 from xtuner.generation.generate import Completion, answer, make_request
 from xtuner.generation.kept_cache import KeptCache
@@ -204,3 +206,60 @@ def test_a_prompt_template_of_ours(loaded, images):
         loaded, images, [(["a.png"], "What is it?"), (["b.jpg"], "And this?")], ["a block"]
     )
     assert with_tokens(loaded, ids) == [loaded.tokenizer.bos_token_id, *theirs]
+
+
+@pytest.mark.parametrize("template", ["auto", "qwen_chat"])
+def test_images_go_with_their_turns(loaded, images, template):
+    """If the context is full, the oldest turns are dropped; what is left is what it would be without them."""
+    chosen = PROMPT_TEMPLATE[template]
+
+    def dialogue(turns, context=None):
+        session = make_session(loaded.tokenizer, chosen, pictures=loaded.pictures)
+        for n, (file, question) in enumerate(turns):
+            session.show(loaded.pictures.read(images / file))
+            session.context = context if n == len(turns) - 1 else None
+            ids = session.ask(question, 4)
+            if n < len(turns) - 1:
+                told = Completion("a block", loaded.tokenizer.encode("a block"), "end", 0.0)
+                session.answered(question, told, set())
+        return ids
+
+    turns = [("a.png", "one"), ("c.png", "two"), ("b.jpg", "three")]
+    last = len(dialogue(turns[-1:]))
+    assert dialogue(turns, context=last + 4) == dialogue(turns[-1:])
+    two = len(dialogue(turns[-2:]))
+    assert dialogue(turns, context=two + 4) == dialogue(turns[-2:])
+    session = make_session(loaded.tokenizer, chosen, "", "BOT", last - 1, loaded.pictures)
+    session.show(loaded.pictures.read(images / "b.jpg"))
+    with pytest.raises(DataError, match="the context of"):
+        session.ask("three", 4)
+
+
+REAL = {
+    "gemma3": "gemma3",
+    "idefics3": "idefics3",
+    "llava_next": "llava-next",
+    "qwen2_5_vl": "qwen2.5-vl",
+    "qwen2_vl": "qwen2.5-vl",
+    "qwen3_vl": "qwen3-vl-instruct",
+}
+
+
+@pytest.mark.parametrize("name", DIALOGUES)
+def test_templates_of_the_hub(loaded, images, name, monkeypatch):
+    """Prompts are those of the processor with the template that models of the family have."""
+    family = loaded.model.config.model_type
+    if family not in REAL:
+        pytest.skip("no template of this family is in tests/data/chat_templates")
+    template = (DATA / "chat_templates" / f"{REAL[family]}.jinja").read_text()
+    monkeypatch.setattr(loaded.tokenizer, "chat_template", template)
+    monkeypatch.setattr(loaded.processor.tokenizer, "chat_template", template)
+    session, dialogue = dialogue_of(loaded), DIALOGUES[name]
+    for number, (names, question) in enumerate(dialogue):
+        for file in names:
+            session.show(loaded.pictures.read(images / file))
+        ids = session.ask(question, COUNT)
+        answers = ["a block"] * number
+        assert with_tokens(loaded, ids) == expected(loaded, images, dialogue[: number + 1], answers)[0]
+        told = Completion("a block", loaded.tokenizer.encode("a block"), "end", 0.0)
+        session.answered(question, told, set())

@@ -9,7 +9,10 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText
 
 from tests import vision
 from xtuner import cli
@@ -51,7 +54,8 @@ def make_client(tmp_path_factory, tokenizer):
             folders[family] = vision.save(family, tmp_path_factory.mktemp(family), tokenizer)
         settings = serve.ServeSettings(model=str(folders[family]), torch_dtype="fp32", **settings)
         settings.check()
-        service = serve._load(settings, "tiny", None, {}, {})
+        adapters = settings.named_adapters()
+        service = serve._load(settings, "tiny", None, adapters, dict.fromkeys(adapters))
         service.scheduler.start()
         started.append(service)
         return TestClient(make_app(service), base_url="http://localhost"), service
@@ -236,6 +240,25 @@ def test_images_in_several_messages(make_client, folder):
     given = {"input": [as_input(message) for message in messages], "max_output_tokens": 6, "temperature": 0}
     reply = client.post("/v1/responses", json=given).json()
     assert reply["output"][0]["content"][0]["text"] == first["choices"][0]["message"]["content"]
+
+
+def test_adapters_have_features_of_their_own(make_client, folder, tmp_path, tokenizer):
+    """Requests to the base and to an adapter that changes the encoder, together, are those alone."""
+    base = vision.save("qwen3_vl", tmp_path / "base", tokenizer)
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    torch.manual_seed(1)
+    lora = LoraConfig(r=4, lora_alpha=64, init_lora_weights=False, target_modules=["qkv", "q_proj"])
+    get_peft_model(model, lora).save_pretrained(str(tmp_path / "poet"))
+    client, _ = make_client("qwen3_vl", adapters=[str(tmp_path / "poet")], image_folder=str(folder))
+    bodies = [{**body(show("a.png", "b.jpg")), "model": name} for name in ("tiny", "poet")]
+
+    def told(wanted):
+        return client.post("/v1/chat/completions", json=wanted).json()["choices"][0]["message"]["content"]
+
+    alone = [told(one) for one in bodies]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(told, bodies * 4)) == alone * 4
 
 
 @pytest.mark.parametrize("text", ["\ufdd0image\ufdd1Hello", "\ufdd012345\ufdd1Hello", "<|image_pad|>Hello"])
