@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -17,7 +18,7 @@ from xtuner.chat.load_model import load_vision
 from xtuner.chat.session import make_session
 from xtuner.errors import DataError
 from xtuner.generation.engine import Engine
-from xtuner.generation.generate import Completion, answer, make_request
+from xtuner.generation.generate import Completion, answer, complete, make_request
 from xtuner.generation.kept_cache import KeptCache
 from xtuner.generation.pictures import Pictures
 from xtuner.generation.request import Sampling
@@ -48,6 +49,7 @@ class Loaded(NamedTuple):
     model: object
     tokenizer: object
     pictures: Pictures
+    folder: Path
     theirs: object
     processor: object
 
@@ -58,7 +60,7 @@ def loaded(request, tmp_path_factory, tokenizer):
     model, found = load_for_chat(folder, dtype="fp32")
     pictures = Pictures(load_vision(model, found, str(folder)))
     theirs = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    return Loaded(model, found, pictures, theirs, load_processor(folder))
+    return Loaded(model, found, pictures, folder, theirs, load_processor(folder))
 
 
 @pytest.fixture
@@ -179,6 +181,21 @@ def test_each_image_is_encoded_once(loaded, images, monkeypatch):
     loaded.pictures.forget_features()
     run(loaded, session.ask("Why?", COUNT))
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_the_vision_part_is_not_quantised(loaded, images, bits):
+    """Linear layers of the decoder's layers are, and an answer about an image begins."""
+    model, tokenizer = load_for_chat(loaded.folder, dtype="fp32", bits=bits)
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    small = {name for name, kind in kinds.items() if kind in ("Linear4bit", "Linear8bitLt")}
+    assert small
+    assert {name.partition(".layers.")[0] for name in small} <= {"model.language_model", "model.text_model"}
+    pictures = Pictures(load_vision(model, tokenizer, str(loaded.folder)))
+    session = make_session(tokenizer, PROMPT_TEMPLATE.auto, pictures=pictures)
+    session.show(pictures.read(images / "a.png"))
+    told = complete(model, tokenizer, session.ask("What?", 2), max_new_tokens=2, pictures=pictures)
+    assert told.ids
 
 
 def test_a_typed_placeholder_is_no_image(loaded, images):

@@ -57,6 +57,34 @@ def test_both_layouts_give_the_answers_of_transformers(llava, picture, chat):
     assert whole == told
 
 
+def test_several_images_give_the_answers_of_transformers(llava, picture, tmp_path, chat):
+    """Two precede the first question and one the second, each on a line, in both layouts."""
+    from PIL import Image
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    files = [
+        picture,
+        picture_file(tmp_path / "b.png", (0, 250, 0), (60, 60)),
+        picture_file(tmp_path / "c.png", (0, 0, 250), (40, 90)),
+    ]
+    template = ("--prompt-template", "default", "--image", files[0], "--image", files[1])
+    script = f"hello\n\n/image {files[2]}\n\nwho are you?\n\n"
+    whole = chat(llava.whole, *template, script=script)
+    parts = ("--llava", llava.parts, "--visual-encoder", llava.clip)
+    assert chat(llava.llm, *parts, *template, script=script) == whole
+    model = LlavaForConditionalGeneration.from_pretrained(llava.whole).eval()
+    processor = LlavaProcessor.from_pretrained(llava.whole, backend="pil")
+    text, told = "<s><|User|>:<image>\n<image>\nhello\n<|Bot|>:", []
+    for count in (2, 3):
+        shown = [Image.open(file) for file in files[:count]]
+        inputs = processor(images=shown, text=text, return_tensors="pt")
+        with torch.no_grad():
+            out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        told.append(processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :]))
+        text += f"{told[-1]}</s>\n<s><|User|>:<image>\nwho are you?\n<|Bot|>:"
+    assert [whole[0], whole[2]] == told
+
+
 def test_reset_and_text_alone(llava, picture, tmp_path, chat):
     """After RESET the image is there again; another image, or none, gives another answer."""
     about = ("--prompt-template", "default", "--image")
