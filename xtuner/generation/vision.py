@@ -120,12 +120,12 @@ class ProcessorVision(Vision):
         family = images_of(self._base.config)
         assert family is not None
         self._mrope = family.mrope
-        self._images = ProcessedImages(processor)
-        self.placeholder = self._images.token
-        self.token = str(tokenizer.convert_ids_to_tokens(self._images.token_id))
         self.attends_both_ways = not family.packs
-        self._before, self._after = _around(self._images.tokenizer, self._images.token)
         try:
+            self._images = ProcessedImages(processor)
+            self.placeholder = self._images.token
+            self.token = str(tokenizer.convert_ids_to_tokens(self._images.token_id))
+            self._before, self._after = _around(self._images.tokenizer, self._images.token)
             alone, several = ([size] * count for count, size in ((1, (64, 48)), (2, (64, 48))))
             self.depends_on_others = self._images.texts(alone)[0] != self._images.texts(several)[0]
         except Exception as error:  # of a processor that was made for another family
