@@ -68,7 +68,7 @@ def load_processor(path: str | Path) -> Any:
             "tokenizer": AutoTokenizer.from_pretrained(str(path)),
         }
         return _without_videos(kind, parts).from_pretrained(str(path))
-    except (OSError, ValueError, KeyError, ImportError, TypeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise ModelError(
             translate("the processor of {path} cannot be loaded: {error}", path=path, error=error)
         ) from error

@@ -10,14 +10,15 @@ from xtuner.chat.line_input import PROMPT, make_editor, read_inputs, without_con
 UP, LEFT, RIGHT = "\x1b[A", "\x1b[D", "\x1b[C"
 
 
-def typed(keys, tmp_path):
+def typed(keys, tmp_path, names=("/undo",), **options):
     """What the editor returns for `keys`."""
     from prompt_toolkit.input import create_pipe_input
     from prompt_toolkit.output import DummyOutput
 
     with create_pipe_input() as pipe:
         pipe.send_text(keys)
-        editor = make_editor(is_command, ["/undo"], tmp_path / "history", input=pipe, output=DummyOutput())
+        history, output = tmp_path / "history", DummyOutput()
+        editor = make_editor(is_command, names, history, input=pipe, output=output, **options)
         return editor.prompt()
 
 
@@ -35,6 +36,20 @@ def typed(keys, tmp_path):
 def test_the_editor(keys, text, tmp_path):
     """An empty line ends an input, a command's own line a command; what is pasted may hold empty lines."""
     assert typed(keys, tmp_path) == text
+
+
+def test_commands_and_files_are_completed(tmp_path, monkeypatch):
+    """A tab completes the only command that fits, and after one of files the name of a file."""
+    (tmp_path / "my cat.png").touch()
+    monkeypatch.chdir(tmp_path)
+    from xtuner.chat.commands import COMMANDS, FILE_COMMANDS
+
+    for keys, text in (
+        ("/und\t\r", "/undo"),
+        ("/im\t my\t\r", "/image my cat.png"),
+        ("/save\tm\t\r", "/savem"),
+    ):
+        assert typed(keys, tmp_path, list(COMMANDS), of_files=FILE_COMMANDS) == text
 
 
 def test_the_history_comes_back(tmp_path):

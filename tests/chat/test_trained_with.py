@@ -36,6 +36,14 @@ def test_is_read_from_the_config_beside_the_weights(tmp_path, text):
     assert choose_template(None, [tmp_path / "nothing", tmp_path]) == PROMPT_TEMPLATE.internlm2_chat
 
 
+@pytest.mark.parametrize("kind", ["VisionLanguageDataset", "'xtuner.dataset.VisionLanguageDataset'"])
+def test_a_processor_writes_its_own_template(tmp_path, kind):
+    """The config of a vision-language data set may name another, but its samples have that."""
+    text = f"{BY_NAME}\ntrain_dataloader = dict(dataset=dict(type={kind}, processor=dict()))\n"
+    (tmp_path / "xtuner_config.py").write_text(text)
+    assert choose_template(None, [tmp_path]) == PROMPT_TEMPLATE.auto
+
+
 def test_another_one_is_used_with_a_warning(tmp_path, caplog):
     """The user's template is used; a difference is logged."""
     (tmp_path / "xtuner_config.py").write_text(BY_NAME)

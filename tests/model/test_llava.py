@@ -10,6 +10,7 @@ from tests.llava import LENGTH, SIZE, picture_file
 from xtuner.dataset.images.shape import expand_to_square
 from xtuner.generation.generate import complete
 from xtuner.generation.pictures import Pictures
+from xtuner.generation.vision import LlavaVision
 from xtuner.model.loading import load_for_chat
 from xtuner.model.vision.image_encoder import find_llava_parts, load_image_encoder
 
@@ -24,7 +25,7 @@ def load(llava, layout):
         path, parts = llava.llm, find_llava_parts(llava.llm, llava.parts, llava.clip)
         adapter = parts.llm_adapter
     model, tokenizer = load_for_chat(path, adapter=adapter, dtype="fp32")
-    return model, tokenizer, Pictures(load_image_encoder(model, tokenizer, path, parts))
+    return model, tokenizer, Pictures(LlavaVision(load_image_encoder(model, tokenizer, path, parts)))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_the_answers_of_transformers(llava, reference, picture, layout):
     words = inputs["input_ids"][inputs["input_ids"] != theirs.config.image_token_id].tolist()
     assert [i for i in ids if i >= 0] == words
     with torch.no_grad():
-        logits = model(**pictures.inputs(model, torch.tensor([ids]))).logits[0, -1]
+        logits = model(**pictures.inputs(model, ids, 0, torch.device("cpu")).forward).logits[0, -1]
     torch.testing.assert_close(logits, expected[: len(logits)], atol=1e-5, rtol=1e-5)
     told = complete(model, tokenizer, ids, max_new_tokens=12, temperature=0, pictures=pictures)
     assert told.ids == answer
@@ -81,8 +82,8 @@ def test_another_picture_gives_other_logits(llava, picture, tmp_path):
     assert shown[0].ids == shown[1].ids
     assert not set(shown[0].ids) & set(shown[2].ids)
     assert min(shown[0].ids) >= -(2**63)
-    rows = [torch.tensor([[1, *one.ids, 2]]) for one in shown]
-    logits = [model(**pictures.inputs(model, row)).logits for row in rows]
+    rows = [[1, *one.ids, 2] for one in shown]
+    logits = [model(**pictures.inputs(model, row, 0, torch.device("cpu")).forward).logits for row in rows]
     assert torch.equal(logits[0], logits[1])
     assert not torch.allclose(logits[0][:, -1], logits[2][:, -1], atol=0.1)
 
@@ -127,8 +128,9 @@ def test_files_of_older_formats(llava, picture, tmp_path, capfd):
     capfd.readouterr()
     encoder = load_image_encoder(model, tokenizer, llava.llm, found)
     assert "LOAD REPORT" not in capfd.readouterr().err
-    expected = pictures.encoder.encode(pictures.read(picture).pixels)
-    assert torch.equal(encoder.encode(Pictures(encoder).read(picture).pixels), expected)
+    expected = pictures.vision.encode(pictures.read(picture).read).rows
+    older = LlavaVision(encoder)
+    assert torch.equal(older.encode(Pictures(older).read(picture).read).rows, expected)
 
 
 def test_each_layer_can_be_selected(llava, picture):
@@ -137,7 +139,7 @@ def test_each_layer_can_be_selected(llava, picture):
     rows = []
     for layer in (-1, -2, 2):
         parts = find_llava_parts(llava.llm, llava.parts, llava.clip, layer)
-        encoder = load_image_encoder(model, tokenizer, llava.llm, parts)
-        rows.append(encoder.encode(Pictures(encoder).read(picture).pixels))
+        seen = LlavaVision(load_image_encoder(model, tokenizer, llava.llm, parts))
+        rows.append(seen.encode(Pictures(seen).read(picture).read).rows)
     assert torch.equal(rows[1], rows[2])
     assert not torch.equal(rows[0], rows[1])

@@ -108,7 +108,7 @@ def test_a_question_too_long_does_not_end_the_dialogue(llama_dir, chat, caplog):
         (["--tools", "a.py"], "--tools a.py is for agents: add --lagent"),
         (["--lagent", "--tools", "no/a.py"], "--tools no/a.py: no such file"),
         (["--llava", "x"], "There is no LLaVA folder x"),
-        (["--image", "x"], "is not a LLaVA model; name one, or add --llava"),
+        (["--image", "x"], "reads no images here; name a vision-language model, or add --llava"),
         (["--visual-encoder", "x"], "--visual-encoder x is for the parts of a LLaVA model"),
         (["--visual-select-layer", "-2"], "--visual-select-layer -2 is for the parts of a LLaVA model"),
         (["--prompt-template", "qwen_chatt"], "Did you mean 'qwen_chat'"),

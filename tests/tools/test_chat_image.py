@@ -57,6 +57,34 @@ def test_both_layouts_give_the_answers_of_transformers(llava, picture, chat):
     assert whole == told
 
 
+def test_several_images_give_the_answers_of_transformers(llava, picture, tmp_path, chat):
+    """Two precede the first question and one the second, each on a line, in both layouts."""
+    from PIL import Image
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+    files = [
+        picture,
+        picture_file(tmp_path / "b.png", (0, 250, 0), (60, 60)),
+        picture_file(tmp_path / "c.png", (0, 0, 250), (40, 90)),
+    ]
+    template = ("--prompt-template", "default", "--image", files[0], "--image", files[1])
+    script = f"hello\n\n/image {files[2]}\n\nwho are you?\n\n"
+    whole = chat(llava.whole, *template, script=script)
+    parts = ("--llava", llava.parts, "--visual-encoder", llava.clip)
+    assert chat(llava.llm, *parts, *template, script=script) == whole
+    model = LlavaForConditionalGeneration.from_pretrained(llava.whole).eval()
+    processor = LlavaProcessor.from_pretrained(llava.whole, backend="pil")
+    text, told = "<s><|User|>:<image>\n<image>\nhello\n<|Bot|>:", []
+    for count in (2, 3):
+        shown = [Image.open(file) for file in files[:count]]
+        inputs = processor(images=shown, text=text, return_tensors="pt")
+        with torch.no_grad():
+            out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        told.append(processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :]))
+        text += f"{told[-1]}</s>\n<s><|User|>:<image>\nwho are you?\n<|Bot|>:"
+    assert [whole[0], whole[2]] == told
+
+
 def test_reset_and_text_alone(llava, picture, tmp_path, chat):
     """After RESET the image is there again; another image, or none, gives another answer."""
     about = ("--prompt-template", "default", "--image")
@@ -193,11 +221,13 @@ def test_a_dialogue_about_an_image_is_saved_and_loaded(llava, picture, tmp_path,
     (row,) = json.loads(file.read_text())
     first = {"input": "<image>\nhello", "output": said[0]}
     assert row == {"image": str(picture), "conversation": [first]}
-    assert chat(llava.whole, *about, script=f"/load {file}\n\nwho are you?\n\n")[1] == said[2]
+    resumed = f"/load {file}\n\nwho are you?\n\n"
+    assert chat(llava.whole, *about, script=resumed)[1] == said[2]
+    assert chat(llava.whole, "--prompt-template", "default", script=resumed)[1] == said[2]
     warned = []
     monkeypatch.setattr("xtuner.chat.saved.logger.warning", lambda *words: warned.append(words[0]))
-    chat(llava.whole, "--prompt-template", "default", script=f"/load {file}\n\n")
-    assert warned == ["%s is about an image, but none is loaded: see --image"]
+    chat(llava.llm, "--prompt-template", "default", script=f"/load {file}\n\n")
+    assert warned == ["%s is about images, which this model does not read"]
 
 
 def test_the_image_is_encoded_once(llava, picture):
@@ -206,16 +236,17 @@ def test_the_image_is_encoded_once(llava, picture):
     from xtuner.chat.session import make_session
     from xtuner.chat.settings import Settings
     from xtuner.generation.pictures import Pictures
+    from xtuner.generation.vision import LlavaVision
     from xtuner.model.loading import load_for_chat
     from xtuner.model.vision.image_encoder import load_image_encoder
 
     model, tokenizer = load_for_chat(llava.whole, dtype="fp32")
-    pictures = Pictures(load_image_encoder(model, tokenizer, llava.whole))
+    pictures = Pictures(LlavaVision(load_image_encoder(model, tokenizer, llava.whole)))
     seen = []
-    encode = pictures.encoder.encode
-    pictures.encoder.encode = lambda pixels: seen.append(1) or encode(pixels)
+    encode = pictures.vision.encode
+    pictures.vision.encode = lambda read: seen.append(1) or encode(read)
     shown = pictures.read(picture)
-    session = make_session(tokenizer, None, pictures=pictures, picture=shown)
+    session = make_session(tokenizer, None, pictures=pictures, opening=[shown])
     answer = Answerer(model, tokenizer, session, Settings(str(llava.whole), max_new_tokens=4, temperature=0))
     answer("hello", lambda text: None)
     told = answer("again", lambda text: None)
@@ -234,16 +265,17 @@ def test_the_image_outlives_the_first_question(llava, picture, template):
     from xtuner.chat.session import make_session
     from xtuner.generation.generate import Completion
     from xtuner.generation.pictures import Pictures
+    from xtuner.generation.vision import LlavaVision
     from xtuner.model.loading import load_for_chat
     from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.utils import PROMPT_TEMPLATE
 
     model, _ = load_for_chat(llava.whole, dtype="fp32")
     tokenizer = AutoTokenizer.from_pretrained(llava.whole, chat_template=LLAVA_TEMPLATE)
-    pictures = Pictures(load_image_encoder(model, tokenizer, llava.whole))
+    pictures = Pictures(LlavaVision(load_image_encoder(model, tokenizer, llava.whole)))
     shown = pictures.read(picture)
     chosen = PROMPT_TEMPLATE[template]
-    session = make_session(tokenizer, chosen, context=90, pictures=pictures, picture=shown)
+    session = make_session(tokenizer, chosen, context=90, pictures=pictures, opening=[shown])
     for number in range(6):
         ids = session.ask(f"question {number}", 4)
         assert [i for i in ids if i < 0] == shown.ids
@@ -269,14 +301,17 @@ def test_the_template_of_the_model(llava, picture, tmp_path):
 
     from xtuner.chat.session import make_session
     from xtuner.generation.pictures import Pictures
+    from xtuner.generation.vision import LlavaVision
     from xtuner.model.loading import load_for_chat
     from xtuner.model.vision.image_encoder import load_image_encoder
     from xtuner.utils import PROMPT_TEMPLATE
 
     model, _ = load_for_chat(llava.whole, dtype="fp32")
     tokenizer = AutoTokenizer.from_pretrained(llava.whole, chat_template=LLAVA_TEMPLATE)
-    pictures = Pictures(load_image_encoder(model, tokenizer, llava.whole))
-    session = make_session(tokenizer, PROMPT_TEMPLATE.auto, pictures=pictures, picture=pictures.read(picture))
+    pictures = Pictures(LlavaVision(load_image_encoder(model, tokenizer, llava.whole)))
+    session = make_session(
+        tokenizer, PROMPT_TEMPLATE.auto, pictures=pictures, opening=[pictures.read(picture)]
+    )
     ids = session.ask("what is <image>?", 4)
     processor = LlavaProcessor.from_pretrained(llava.whole, backend="pil")
     parts = [{"type": "image", "path": str(picture)}, {"type": "text", "text": "what is it?"}]

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from xtuner.chat import saved
 from xtuner.chat.adapters import with_adapter
 from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.trained_with import name_of, trained_template
-from xtuner.errors import XTunerError, did_you_mean
+from xtuner.errors import DataError, XTunerError, did_you_mean
 from xtuner.log import logger
 from xtuner.model.lora import check_adapter_folder
 
@@ -70,7 +71,7 @@ def _save(dialogue: Dialogue, argument: str) -> None:
         dialogue.screen.say("/save needs the name of a file")
         return
     path = Path(argument).expanduser()
-    saved.save(dialogue.session, path, dialogue.image)
+    saved.save(dialogue.session, path)
     dialogue.screen.say(f"Log: {len(dialogue.session.turns)} turns saved to {path}")
 
 
@@ -89,7 +90,28 @@ def _system(dialogue: Dialogue, argument: str) -> None:
     dialogue.screen.say(f"Log: the system text is: {text}" if text else "Log: there is no system text")
 
 
+def _image(dialogue: Dialogue, argument: str) -> None:
+    session = dialogue.session
+    if session.pictures is None:
+        raise DataError("this model reads no images")
+    if dialogue.answerer.scorer is not None:
+        raise DataError("--best-of scores answers to texts: start without it to show images")
+    if argument:
+        session.show(session.pictures.read(Path(_unquoted(argument)).expanduser()))
+    names = ", ".join(picture.name for picture in session.shown)
+    dialogue.screen.say(f"Log: the next question is about {names or 'no new image'}")
+
+
+def _unquoted(name: str) -> str:
+    """The name of a file as typed, without quotes around it."""
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"" else name
+
+
 def _undo(dialogue: Dialogue, argument: str) -> None:
+    if dialogue.session.shown:
+        dialogue.session.shown = ()
+        dialogue.screen.say("Log: The images of the next question have been removed!")
+        return
     undone = dialogue.session.undo()
     dialogue.screen.say("Log: The last turn has been removed!" if undone else "Log: there is no turn to undo")
 
@@ -131,9 +153,13 @@ COMMANDS = {
     "/help": Command("", "show this", _help),
     "/save": Command("FILE", "write the dialogue to FILE as training data", _save),
     "/load": Command("FILE", "continue the dialogue in FILE", _load),
+    "/image": Command("[FILE]", "show the image in FILE with the next question; repeatable", _image),
     "/system": Command("[TEXT]", "show the system text, or replace it by TEXT", _system),
-    "/undo": Command("", "forget the last question and its answer", _undo),
+    "/undo": Command("", "forget the last question and its answer, or the images of the next one", _undo),
     "/adapter": Command("[FOLDER|none]", "show the adapter, or switch to another or none", _adapter),
     "/reset": Command("", "forget all questions and answers", _reset),
     "/exit": Command("", "end the dialogue", _exit),
 }
+
+FILE_COMMANDS = [name for name, command in COMMANDS.items() if re.search("FILE|FOLDER", command.argument)]
+"""The commands whose argument is a file or folder."""

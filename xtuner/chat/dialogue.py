@@ -33,7 +33,6 @@ class Dialogue:
     screen: Screen
     adapter: str | None = None
     make_system: Callable[[str], str] = str
-    image: str | None = None
     ended: bool = False
 
     @property
@@ -49,6 +48,8 @@ class Dialogue:
         except DataError as e:
             # The dialogue continues after a question that does not fit.
             logger.error("%s", e)
+            if self.session.shown:
+                logger.warning("its images wait for the next question: /undo removes them")
             return
         self.screen.end_answer(_stats(completion))
         if completion.finish == "length":

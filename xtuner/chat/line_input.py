@@ -20,17 +20,20 @@ from xtuner.log import logger
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import Completer
 
 PROMPT = "\ndouble enter to end input (EXIT: exit chat, RESET: reset history) >>> "
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-def read_inputs(is_command: Callable[[str], bool], names: Sequence[str] = ()) -> Iterator[str]:
-    """The non-empty inputs until their end; `names` are the commands to complete."""
+def read_inputs(
+    is_command: Callable[[str], bool], names: Sequence[str] = (), of_files: Sequence[str] = ()
+) -> Iterator[str]:
+    """The non-empty inputs until their end; commands `names` are completed, and files after `of_files`."""
     on_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if not on_terminal and hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="replace")
-    texts = _edited(make_editor(is_command, names)) if on_terminal else _from_script()
+    texts = _edited(make_editor(is_command, names, of_files=of_files)) if on_terminal else _from_script()
     for text in texts:
         if cleaned := without_controls(text).strip():
             yield cleaned
@@ -73,11 +76,15 @@ def _edited(editor: PromptSession[str]) -> Iterator[str]:
 
 
 def make_editor(
-    is_command: Callable[[str], bool], names: Sequence[str] = (), history: Path | None = None, **streams: Any
+    is_command: Callable[[str], bool],
+    names: Sequence[str] = (),
+    history: Path | None = None,
+    *,
+    of_files: Sequence[str] = (),
+    **streams: Any,
 ) -> PromptSession[str]:
     """A multi-line editor with a history; `history` and `streams` have defaults."""
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
     from prompt_toolkit.shortcuts import CompleteStyle
@@ -98,13 +105,31 @@ def make_editor(
         multiline=True,
         key_bindings=keys,
         history=FileHistory(path) if path else InMemoryHistory(),
-        completer=WordCompleter(list(names), sentence=True),
+        completer=_make_completer(names, of_files),
         complete_while_typing=False,
         complete_style=CompleteStyle.READLINE_LIKE,
         reserve_space_for_menu=0,
         prompt_continuation="",
         **streams,
     )
+
+
+def _make_completer(names: Sequence[str], of_files: Sequence[str]) -> Completer:
+    """Completes commands, and the names of files after those `of_files`."""
+    from prompt_toolkit.completion import Completer, PathCompleter, WordCompleter
+    from prompt_toolkit.document import Document
+
+    commands, paths = WordCompleter(list(names), sentence=True), PathCompleter(expanduser=True)
+
+    class OfCommands(Completer):
+        def get_completions(self, document: Any, complete_event: Any) -> Iterator[Any]:
+            name, space, path = document.text_before_cursor.partition(" ")
+            if space and name in of_files:
+                yield from paths.get_completions(Document(path), complete_event)
+            else:
+                yield from commands.get_completions(document, complete_event)
+
+    return OfCommands()
 
 
 def _history_file() -> Path | None:

@@ -1,11 +1,16 @@
-"""What `xtuner chat` and `xtuner serve` load: a model, its tokenizer, and the vision part of a LLaVA."""
+"""What `xtuner chat` and `xtuner serve` load: a model, its tokenizer, and what it sees images with."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.settings import ModelSettings
+from xtuner.errors import ModelError
+from xtuner.families import images_of
 from xtuner.generation.pictures import Pictures
+from xtuner.generation.vision import LlavaVision, ProcessorVision, Vision
+from xtuner.language import translate
+from xtuner.log import logger
 
 if TYPE_CHECKING:
     from xtuner.model.vision.image_encoder import LlavaParts
@@ -26,12 +31,21 @@ def find_parts(settings: ModelSettings) -> LlavaParts | None:
     )
 
 
+def reads_images(settings: ModelSettings) -> bool:
+    """Whether the model is of a family that reads images, or has the parts of a LLaVA."""
+    from xtuner.model.loading import load_config
+
+    if settings.llava is not None:
+        return True
+    config = load_config(settings.model, trust_remote_code=settings.trust_remote_code)
+    return config.model_type == "llava" or images_of(config) is not None
+
+
 def load_model(
     settings: ModelSettings, parts: LlavaParts | None, adapter: str | None
 ) -> tuple[Any, Any, Pictures | None]:
     """The model with `adapter`, its tokenizer, and the images it may be shown; None where it sees nothing."""
     from xtuner.model.loading import load_for_chat
-    from xtuner.model.vision.image_encoder import load_image_encoder
 
     model, tokenizer = load_for_chat(
         settings.model,
@@ -41,5 +55,28 @@ def load_model(
         offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
     )
-    encoder = load_image_encoder(model, tokenizer, settings.model, parts)
-    return model, tokenizer, None if encoder is None else Pictures(encoder)
+    vision = load_vision(model, tokenizer, settings.model, parts)
+    return model, tokenizer, None if vision is None else Pictures(vision)
+
+
+def load_vision(model: Any, tokenizer: Any, path: str, parts: LlavaParts | None = None) -> Vision | None:
+    """What `model`, loaded from `path`, sees images with; None where it sees nothing.
+
+    The tokenizer gets the chat template of the processor, with which the model was trained.
+    """
+    from xtuner.image_processor import load_processor
+    from xtuner.model.base import base_model
+    from xtuner.model.vision.image_encoder import load_image_encoder
+
+    encoder = load_image_encoder(model, tokenizer, path, parts)
+    if encoder is not None:
+        return LlavaVision(encoder)
+    if images_of(base_model(model).config) is None:
+        return None
+    try:
+        vision = ProcessorVision(model, tokenizer, load_processor(path))
+    except ModelError as error:
+        logger.warning(translate("%s answers to texts only, without images: %s"), path, error)
+        return None
+    tokenizer.chat_template = vision.chat_template or tokenizer.chat_template
+    return vision

@@ -6,7 +6,9 @@
 
 Earlier turns are kept as ids and never encoded again, so what the model has read stays what it was
 and its keys and values can be kept. Where the context is full the oldest turns go, the system text stays.
-So does an image: it stands before the words of whichever turn is the first.
+
+An image belongs to the question that it was shown with, and goes with its turn. Images that the dialogue
+begins with (`opening`) stay: they stand before the words of whichever turn is the first.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.typed import ControlTokens
-from xtuner.dataset.encoding.chat_template import ChatTemplate
+from xtuner.dataset.encoding.chat_template import ChatTemplate, Tools
 from xtuner.dataset.encoding.conversations import begin_ids, end_ids
 from xtuner.errors import DataError
 from xtuner.generation.generate import Completion
@@ -37,7 +39,10 @@ RAW = {"SYSTEM": "{system}\n", "INSTRUCTION": "{input}"}
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answer, closed as in training; `system` is the turn's own system text."""
+    """One question and its answer, closed as in training; `system` is the turn's own system text.
+
+    `pictures`: the images that were shown with the question.
+    """
 
     text: str
     number: int
@@ -45,6 +50,7 @@ class Turn:
     answer: list[int]
     answer_text: str
     system: str = ""
+    pictures: tuple[Picture, ...] = ()
 
 
 class Session:
@@ -58,7 +64,7 @@ class Session:
         bot_name: str = "BOT",
         context: int | None = None,
         pictures: Pictures | None = None,
-        picture: Picture | None = None,
+        opening: Sequence[Picture] = (),
         control: ControlTokens | None = None,
     ) -> None:
         self.tokenizer = tokenizer
@@ -67,14 +73,21 @@ class Session:
         self.bot_name = bot_name
         self.context = context
         self.pictures = pictures
-        self.picture = picture
+        self.opening = tuple(opening)
         self.control = control
         self.turns: list[Turn] = []
+        self.shown: tuple[Picture, ...] = ()  # with the next question
         self._number = 0
+        self._are_several = False
+
+    def show(self, picture: Picture) -> None:
+        """Show an image with the next question."""
+        self.shown = (*self.shown, picture)
 
     def reset(self) -> None:
-        """Forget all turns."""
+        """Forget all turns, and the images that were shown in them."""
         self.turns = []
+        self.shown = ()
         self._number = 0
 
     def undo(self) -> bool:
@@ -113,23 +126,24 @@ class Session:
     def fit(self, text: str, max_new_tokens: int, system: str = "") -> tuple[list[int], int]:
         """The ids as `ask` gives them, and how many of the oldest turns were dropped for them."""
         limit = prompt_limit(self.context, max_new_tokens)
+        self._count_images(text)
         ids = self.history_ids() + self.prompt_ids(text, system)
         if limit is None or len(ids) <= limit:
             return ids, 0
-        kept = self.turns
+        kept, are_several = self.turns, self._are_several
         starts = [start for start in self._questions() if start > 0]
         # What a tool has answered is of no use without its question.
         starts += [] if system else [len(kept)]
 
         def fits(start: int) -> bool:
             nonlocal ids
-            self._keep(kept[start:])
+            self._keep(kept[start:], text)
             ids = self.history_ids() + self.prompt_ids(text, system)
             return len(ids) <= limit
 
         at = bisect_left(starts, True, key=fits)
         if not starts or not fits(starts[min(at, len(starts) - 1)]):
-            self.turns = kept
+            self.turns, self._are_several = kept, are_several
             raise DataError(
                 f"this input has {len(ids)} tokens; the context of {self.context} leaves room for {limit}"
             )
@@ -140,7 +154,8 @@ class Session:
         answer = self.close(completion, ends)
         prompt = self.prompt_ids(text, system)
         self._number += 1
-        self.turns.append(Turn(text, self._number, prompt, answer, completion.text, system))
+        self.turns.append(Turn(text, self._number, prompt, answer, completion.text, system, self.shown))
+        self.shown = ()
 
     def history_ids(self) -> list[int]:
         """The ids of all turns so far."""
@@ -171,26 +186,43 @@ class Session:
         self._number = len(pairs)
         self._keep(turns[::-1])
 
-    def _keep(self, turns: list[Turn]) -> None:
-        """Let `turns` be all there are; the first one carries the beginning and the system text."""
+    def _keep(self, turns: list[Turn], text: str = "") -> None:
+        """Let `turns` be all before `text`; the first one carries the beginning and the system text."""
         self.turns = turns
+        self._count_images(text)
         if turns:
             self._encode_first()
 
+    def _count_images(self, text: str) -> None:
+        """Encode questions again if the model reads their images in another way, with `text` after them."""
+        if self.pictures is None or not self.pictures.vision.depends_on_others:
+            return
+        texts = "".join([*(turn.text for turn in self.turns), text])
+        shown = [*self.opening, *self.shown, *(p for turn in self.turns for p in turn.pictures)]
+        are_several = len(shown) + self.pictures.count(texts) > 1
+        if are_several != self._are_several:
+            self._are_several = are_several
+            self.turns = [self._encoded_again(turn, n == 0) for n, turn in enumerate(self.turns)]
+
     def _encode_first(self) -> None:
-        first = self.turns[0]
-        system = _both(self.system, first.system)
-        prompt = self._encode_prompt(first.text, first.number, system, is_first=True)
-        self.turns = [replace(first, prompt=prompt), *self.turns[1:]]
+        self.turns = [self._encoded_again(self.turns[0], is_first=True), *self.turns[1:]]
+
+    def _encoded_again(self, turn: Turn, is_first: bool) -> Turn:
+        system = _both(self.system, turn.system) if is_first else turn.system
+        prompt = self._encode_prompt(turn.text, turn.number, system, is_first, turn.pictures)
+        return replace(turn, prompt=prompt)
 
     def prompt_ids(self, text: str, system: str = "") -> list[int]:
         """The ids of the next question alone."""
         is_first = not self.turns
         system = _both(self.system, system) if is_first else system
-        return self._encode_prompt(text, self._number + 1, system, is_first)
+        return self._encode_prompt(text, self._number + 1, system, is_first, self.shown)
 
-    def _encode_prompt(self, text: str, number: int, system: str, is_first: bool) -> list[int]:
-        text = self._with_picture(text) if is_first else text
+    def _encode_prompt(
+        self, text: str, number: int, system: str, is_first: bool, pictures: Sequence[Picture] = ()
+    ) -> list[int]:
+        text = self._marked(text, is_first, pictures)
+        text = text if self.pictures is None else self.pictures.in_text(text)
         rendered = render_prompt(self.template, text, system=system, round=number, bot_name=self.bot_name)
         begin = begin_ids(self.tokenizer).tolist() if is_first or self._ends_with_eos else []
         return begin + self._encode(rendered)
@@ -199,9 +231,10 @@ class Session:
     def _ends_with_eos(self) -> bool:
         return not self.template.get("SUFFIX_AS_EOS", False)
 
-    def _with_picture(self, text: str) -> str:
-        """The first question as it is put: below the image, where there is one."""
-        return text if self.picture is None else f"{self.picture.mark}\n{text}"
+    def _marked(self, text: str, is_first: bool, pictures: Sequence[Picture]) -> str:
+        """A question after the marks of its images."""
+        shown = [*(self.opening if is_first else ()), *pictures]
+        return "".join(picture.mark for picture in shown) + text
 
     def _encode(self, text: str) -> list[int]:
         return (
@@ -210,17 +243,15 @@ class Session:
 
     def _encode_part(self, text: str) -> list[int]:
         if text and self.pictures is not None:
-            return self.pictures.encode(self.tokenizer, text)
+            return self.pictures.encode(self.tokenizer, text, are_several=self._are_several)
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
 
-    def messages(self, text: str, system: str = "", *, with_picture: bool = False) -> list[dict[str, str]]:
-        """The dialogue up to the question `text`; `with_picture`: the image's mark above the first."""
+    def messages(self, text: str, system: str = "", *, with_marks: bool = False) -> list[dict[str, str]]:
+        """The dialogue up to the question `text`; `with_marks`: those of images before its questions."""
         messages = [{"role": "system", "content": self.system}] if self.system else []
-        questions = [(turn.text, turn.system) for turn in self.turns] + [(text, system)]
-        if with_picture:
-            questions[0] = self._with_picture(questions[0][0]), questions[0][1]
-        for number, question in enumerate(questions):
-            messages += _question(*question)
+        questions = [(turn.text, turn.system, turn.pictures) for turn in self.turns]
+        for number, (words, own, shown) in enumerate([*questions, (text, system, self.shown)]):
+            messages += _question(self._marked(words, number == 0, shown) if with_marks else words, own)
             if number < len(self.turns):
                 messages.append({"role": "assistant", "content": self.turns[number].answer_text})
         return messages
@@ -251,24 +282,27 @@ class ChatTemplateSession(Session):
         bot_name: str = "BOT",
         context: int | None = None,
         pictures: Pictures | None = None,
-        picture: Picture | None = None,
+        opening: Sequence[Picture] = (),
     ) -> None:
         self._own = ChatTemplate(tokenizer)
         end = self._own.end_of_turn()
         template = {**PROMPT_TEMPLATE.auto, "STOP_WORDS": [end] if end else []}
-        super().__init__(tokenizer, template, system, bot_name, context, pictures, picture)
+        super().__init__(tokenizer, template, system, bot_name, context, pictures, opening)
 
     def history_ids(self) -> list[int]:
         return []
 
     def prompt_ids(self, text: str, system: str = "") -> list[int]:
-        messages = self.messages(text, system, with_picture=True)
-        return encode_rendered(self.tokenizer, self._own.write(messages, prompt=True), self.pictures)
+        messages = self.messages(text, system, with_marks=True)
+        return encode_rendered(self.tokenizer, rendered(self._own, messages, self.pictures), self.pictures)
 
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         return []
 
     def _encode_first(self) -> None:
+        pass
+
+    def _count_images(self, text: str) -> None:
         pass
 
 
@@ -290,11 +324,23 @@ def make_session(
     bot_name: str = "BOT",
     context: int | None = None,
     pictures: Pictures | None = None,
-    picture: Picture | None = None,
+    opening: Sequence[Picture] = (),
 ) -> Session:
     """A dialogue under `template`: one of ours, PROMPT_TEMPLATE.auto for the tokenizer's own, or none."""
     kind = ChatTemplateSession if is_tokenizers_own(template) else Session
-    return kind(tokenizer, template, system, bot_name, context, pictures, picture)
+    return kind(tokenizer, template, system, bot_name, context, pictures, opening)
+
+
+def rendered(
+    own: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    pictures: Pictures | None,
+    tools: Tools = None,
+) -> str:
+    """What the tokenizer's own template writes for `messages`, with the marks of images in it."""
+    if pictures is None:
+        return own.write(messages, tools, prompt=True)
+    return pictures.rendered(messages, lambda some: own.write(some, tools, prompt=True))
 
 
 def encode_rendered(
@@ -306,12 +352,13 @@ def encode_rendered(
     """The ids of what the tokenizer's own template has written."""
     # Templates of LLaVA leave the beginning of the sequence to the tokenizer.
     begins = pictures is None or (bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token)))
+    are_several = pictures is not None and pictures.count(text) > 1
 
     def encode(part: str) -> list[int]:
         nonlocal begins
         special, begins = not begins, True
         if pictures is None:
             return list(tokenizer.encode(part, add_special_tokens=False))
-        return pictures.encode(tokenizer, part, special_tokens=special)
+        return pictures.encode(tokenizer, part, special_tokens=special, are_several=are_several)
 
     return encode(text) if control is None else control.encode(text, encode)

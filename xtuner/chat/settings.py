@@ -29,7 +29,7 @@ class Settings(ModelSettings):
     """The options of `xtuner chat`."""
 
     adapter: str | None = None
-    image: str | None = None
+    images: tuple[str, ...] = ()
     system: str | None = None
     system_template: str | None = None
     bot_name: str = "BOT"
@@ -70,7 +70,7 @@ class Settings(ModelSettings):
 
     def _check_best_of(self) -> None:
         count, others = self.best_of, {"--lagent": self.lagent, "--with-plugins": self.plugins}
-        others |= {"--image": self.image, "--llava": self.llava}
+        others |= {"--image": self.images, "--llava": self.llava}
         if count is None:
             if self.reward is not None:
                 raise ConfigError(f"--reward {self.reward} chooses among answers: add --best-of N.")

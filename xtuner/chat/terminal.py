@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xtuner.chat.answer import Answerer, Show
-from xtuner.chat.commands import COMMANDS, is_command, run_command
+from xtuner.chat.commands import COMMANDS, FILE_COMMANDS, is_command, run_command
 from xtuner.chat.dialogue import Dialogue
 from xtuner.chat.line_input import PROMPT, read_inputs
-from xtuner.chat.load_model import find_parts, load_model
+from xtuner.chat.load_model import find_parts, load_model, reads_images
 from xtuner.chat.plugins import moss
 from xtuner.chat.plugins.mcp_servers import McpServers
 from xtuner.chat.plugins.moss import MossAnswerer
@@ -32,9 +32,6 @@ from xtuner.generation.limits import context_length
 from xtuner.log import logger
 from xtuner.scoring.scorer import Scorer, load_scorer
 from xtuner.utils import PROMPT_TEMPLATE
-
-if TYPE_CHECKING:
-    from xtuner.model.vision.image_encoder import LlavaParts
 
 __all__ = ["PROMPT", "Settings", "chat", "talk"]
 
@@ -85,24 +82,27 @@ def _load_and_talk(
     if settings.offload_folder is not None and not devices.kind_of(dist.device()).many_devices:
         logger.warning("--offload-folder has no effect: on %s all layers stay in memory", dist.device().type)
     scorer = _scorer(settings)
-    parts = _llava_parts(settings)
-    image = None if settings.image is None else read_image(settings.image)
+    _check_images(settings)
+    parts = find_parts(settings)
+    images = {name: read_image(name) for name in settings.images}
     adapter = settings.adapter if parts is None else parts.llm_adapter
     model, tokenizer, pictures = load_model(settings, parts, adapter)
-    picture = None if image is None or pictures is None else pictures.add(image)
+    if images and pictures is None:
+        raise ConfigError(f"--image {settings.images[0]}: the model cannot read images, for the reason above")
+    opening = [pictures.add(images[name], name=name) for name in settings.images] if pictures else []
     if template is None and getattr(tokenizer, "chat_template", None):
         template = PROMPT_TEMPLATE.auto
     make_system = partial(rules, tools) if settings.lagent else str
     context = context_length(model)
     session = make_session(
-        tokenizer, template, make_system(system), settings.bot_name, context, pictures, picture
+        tokenizer, template, make_system(system), settings.bot_name, context, pictures, opening
     )
     answerer = Answerer(model, tokenizer, session, settings, scorer)
     answer: Callable[[str, Show], Completion] = answerer
     if tools:
         answer = Agent(answerer, tools) if settings.lagent else MossAnswerer(answerer, tools)
-    dialogue = Dialogue(answerer, answer, open_screen(), adapter, make_system, settings.image)
-    talk(dialogue, read_inputs(is_command, list(COMMANDS)))
+    dialogue = Dialogue(answerer, answer, open_screen(), adapter, make_system)
+    talk(dialogue, read_inputs(is_command, list(COMMANDS), FILE_COMMANDS))
 
 
 def talk(dialogue: Dialogue, inputs: Iterator[str]) -> None:
@@ -123,16 +123,10 @@ def _scorer(settings: Settings) -> Scorer | None:
     return load_scorer(settings.reward, trust_remote_code=settings.trust_remote_code, is_reward=True)
 
 
-def _llava_parts(settings: Settings) -> LlavaParts | None:
-    """The parts that --llava names; ConfigError for an image if the model reads none."""
-    from xtuner.model.vision.image_encoder import is_whole_llava
-
-    if settings.llava is not None:
-        return find_parts(settings)
-    trust = settings.trust_remote_code
-    if settings.image is not None and not is_whole_llava(settings.model, trust_remote_code=trust):
+def _check_images(settings: Settings) -> None:
+    """Raise ConfigError for an image if the model reads none."""
+    if settings.images and not reads_images(settings):
         raise ConfigError(
-            f"--image {settings.image}: {settings.model} is not a LLaVA model; name one, or add "
-            "--llava FOLDER with its projector and --visual-encoder CLIP"
+            f"--image {settings.images[0]}: the family of {settings.model} reads no images here; name a "
+            "vision-language model, or add --llava FOLDER with a projector and --visual-encoder CLIP"
         )
-    return None

@@ -20,6 +20,8 @@ from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
 CONFIG_NAME = "xtuner_config.py"
+# The data set that is written by the chat template of a processor, whatever templates its config names.
+_BY_PROCESSOR = "VisionLanguageDataset"
 
 
 def choose_template(asked: str | None, folders: list[str | Path]) -> Mapping[str, Any] | None:
@@ -61,6 +63,8 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
 
 def _find(tree: ast.Module) -> Any:
     """The template of the config's map function: a name or a dict; None if it has none."""
+    if any(_is_named(node, _BY_PROCESSOR) for node in ast.walk(tree)):
+        return "auto"
     assigned = {
         target.id: statement.value
         for statement in tree.body
@@ -75,6 +79,13 @@ def _find(tree: ast.Module) -> Any:
         if "template" in given and "template_map_fn_factory" in ast.dump(given.get("type", ast.Pass())):
             return _value(given["template"], assigned)
     return None
+
+
+def _is_named(node: ast.AST, name: str) -> bool:
+    """Whether `node` is `name`, or a dotted path that ends with it, as code or as text."""
+    found = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+    found = node.value if isinstance(node, ast.Constant) else found
+    return isinstance(found, str) and found.rpartition(".")[2] == name
 
 
 def _arguments(node: ast.AST) -> dict[str, ast.AST]:

@@ -58,8 +58,8 @@ EVALUATION = {
     ),
     "--image-folder {folder}: there is no such folder": "--image-folder {folder}：没有这个目录",
     # the run
-    "this model reads no images: name a LLaVA model, or add --llava and --visual-encoder to its "
-    "language model": "这个模型不能读图像：请指定 LLaVA 模型，或给语言模型加上 --llava 和 --visual-encoder",
+    "this model reads no images: name a vision-language model, or add --llava and --visual-encoder to its "
+    "language model": "这个模型不能读图像：请指定视觉语言模型，或给语言模型加上 --llava 和 --visual-encoder",
     "answering": "回答",
     "the work dir": "工作目录",
     "%d of %d questions are answered already, the run continues after them": (

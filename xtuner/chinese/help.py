@@ -242,8 +242,8 @@ HELP = {
     ),
     "with --llava: the CLIP, a folder or a name on the hub": "与 --llava 合用：CLIP 的目录，或 hub 上的名称",
     "with --llava: the layer of the CLIP that is seen (-2)": "与 --llava 合用：取 CLIP 的哪一层（-2）",
-    "the image to talk about, with --llava or a whole LLaVA model": (
-        "对话所用的图像，须与 --llava 或完整的 LLaVA 模型合用"
+    "the image to talk about, with a vision-language model or --llava; repeatable": (
+        "对话所用的图像，须与视觉语言模型或 --llava 合用；可重复"
     ),
     "precision (fp16)": "精度（fp16）",
     "the name of a built-in system text": "内置系统提示词的名称",
@@ -289,6 +289,8 @@ HELP = {
     "answers that are written at a time (32)": "同时生成的回答数（32）",
     "requests that may wait; more are refused (256)": "可排队的请求数，超出则拒绝（256）",
     "the largest request (8388608)": "请求的最大字节数（8388608）",
+    "a folder of images that requests may name, and nothing else": "请求可以指名其中图像的目录，仅限该目录",
+    "fetch images that requests name, from public addresses": "从公网地址获取请求所指名的图像",
     "web pages whose scripts may use the server: http://host:port, commas between, * for all (none)": (
         "允许其脚本访问服务器的网页：http://host:port，以逗号分隔，* 表示全部（无）"
     ),

@@ -61,4 +61,14 @@ IMAGES = {
         "{name}：图像须用 base64 编码：data:image/png;base64,..."
     ),
     "{name}: this is not base64: {error}": "{name}：不是 base64：{error}",
+    # of the web
+    "{address:.200} is no address of the web": "{address:.200} 不是网络地址",
+    "{address} cannot be fetched: it took more than {seconds:g} seconds": (
+        "无法获取 {address}：耗时超过 {seconds:g} 秒"
+    ),
+    "{address} cannot be fetched: {reason:.200}": "无法获取 {address}：{reason:.200}",
+    "{address} has more than {count:,} bytes": "{address} 超过 {count:,} 字节",
+    "{address} ended before its last byte": "{address} 在最后一个字节之前中断",
+    "{host:.200} is not fetched from: it is no public address": "不从 {host:.200} 获取：它不是公网地址",
+    "no time is left": "时间已用完",
 }

@@ -126,4 +126,17 @@ VISION = {
         "{path} 的 processor 缺少所需的软件包：{command}"
     ),
     "the processor of {path} cannot be loaded: {error}": "无法加载 {path} 的 processor：{error}",
+    # chat
+    "%s answers to texts only, without images: %s": "%s 只回答文本，不读取图像：%s",
+    "the processor of the model cannot read an image: {kind}: {error}": (
+        "模型的 processor 无法读取图像：{kind}：{error}"
+    ),
+    "the image has {count} tokens and {rows} rows of features": "图像有 {count} 个 token，但特征有 {rows} 行",
+    "an image has {count} tokens: at most {most} are possible": "图像有 {count} 个 token：最多 {most} 个",
+    "the chat template writes {count} images, and the dialogue has {images}": (
+        "chat template 写出 {count} 张图像，而对话有 {images} 张"
+    ),
+    "the tokenizer does not write {token} as one token, so an image has no place in the text": (
+        "tokenizer 没有把 {token} 写成一个 token，因此图像在文本中没有位置"
+    ),
 }

@@ -19,7 +19,7 @@ import torch
 from xtuner.generation.cached_forward import CachedForward
 from xtuner.generation.growing_cache import filled, is_plain
 from xtuner.generation.limits import stretches_positions
-from xtuner.generation.pictures import Pictures, model_inputs
+from xtuner.generation.pictures import Inputs, Pictures
 
 
 class Reader:
@@ -36,22 +36,49 @@ class Reader:
         """Whether rows with such a cache can be read together."""
         return self._joins_rows and is_plain(cache)
 
-    def __call__(
+    def positions(self, prompt: Sequence[int]) -> torch.Tensor | None:
+        """The positions [3, tokens] of a prompt, or None if they are counted as usual."""
+        return None if self._pictures is None else self._pictures.positions(prompt)
+
+    def whole(self, prompt: Sequence[int], end: int) -> int:
+        """The end of a chunk of the prompt: `end`, or later if that would divide what is read as a whole."""
+        return end if self._pictures is None else self._pictures.whole(prompt, end)
+
+    def read(
         self,
-        rows: Sequence[Sequence[int]],
+        row: Sequence[int],
+        start: int,
         cache: Any,
-        mask: torch.Tensor | None = None,
         positions: torch.Tensor | None = None,
         *,
         all_logits: bool = False,
     ) -> tuple[torch.Tensor, Any]:
-        """The logits [rows, vocabulary] after the last token of each row (or each token), and the cache."""
+        """The logits [1, vocabulary] after `row` (or after each new token), and the cache.
+
+        Its first `start` tokens are in the cache. `positions` [3, tokens]: None if they are counted as usual.
+        """
+        if self._pictures is None:
+            inputs = Inputs({"input_ids": torch.tensor([row[start:]], device=self.device)})
+        else:
+            inputs = self._pictures.inputs(self.model, row, start, self.device)
+        more = {}
+        if positions is not None:
+            more["position_ids"] = positions[:, None, start : len(row)].to(self.device)
+        return self._forward(inputs.forward, cache, all_logits=all_logits, to_decoder=inputs.decoder, **more)
+
+    def next_tokens(
+        self,
+        tokens: Sequence[int],
+        cache: Any,
+        mask: torch.Tensor | None = None,
+        positions: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, Any]:
+        """The logits [rows, vocabulary] after one more token of each row, which is no image's."""
         more: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
         if positions is not None and self._forward.takes_positions:
             more["position_ids"] = positions
-        ids = torch.tensor(rows, dtype=torch.long, device=self.device)
-        inputs = model_inputs(self.model, ids, self._pictures)
-        return self._forward(inputs, cache, all_logits=all_logits, **more)
+        ids = torch.tensor(tokens, dtype=torch.long, device=self.device)[:, None]
+        return self._forward({"input_ids": ids}, cache, **more)
 
 
 class Batch:
@@ -62,13 +89,14 @@ class Batch:
         self._cache: Any = None
         self._joins = False
         self.lengths: list[int] = []  # tokens of each row that have been read
+        self._shifts: list[int] = []  # of the positions of its next tokens against their numbers
 
     def takes(self, cache: Any) -> bool:
         """Whether a row with this cache can join the batch."""
         return not self.lengths or (self._joins and self._reader.joins(cache))
 
-    def add(self, cache: Any, length: int) -> None:
-        """Add a row of `length` tokens at the end."""
+    def add(self, cache: Any, length: int, shift: int = 0) -> None:
+        """Add a row of `length` tokens at the end, whose next token has the position `length + shift`."""
         if not self.lengths:
             self._cache, self._joins = cache, self._reader.joins(cache)
         else:
@@ -77,18 +105,23 @@ class Batch:
                 mine.keys = torch.cat([_padded(mine.keys, width), _padded(new.keys, width)])
                 mine.values = torch.cat([_padded(mine.values, width), _padded(new.values, width)])
         self.lengths.append(length)
+        self._shifts.append(shift)
 
     def read(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """The logits [rows, vocabulary] after each row; all but its last token were read before."""
         if self._cache is None:  # a family without a cache reads the whole row again
-            logits, self._cache = self._reader(rows, None)
+            (row,) = rows
+            logits, self._cache = self._reader.read(row, 0, None)
             return logits
         width, mask, positions = max(self.lengths), None, None
-        if min(self.lengths) < width:
+        if min(self.lengths) < width or any(self._shifts):
             lengths = torch.tensor(self.lengths, device=self._reader.device)
+            positions = (lengths + torch.tensor(self._shifts, device=self._reader.device))[:, None]
+        if min(self.lengths) < width:
             columns = torch.arange(width + 1, device=self._reader.device)
-            mask, positions = (columns >= (width - lengths)[:, None]).long(), lengths[:, None]
-        logits, self._cache = self._reader([row[-1:] for row in rows], self._cache, mask, positions)
+            mask = (columns >= (width - lengths)[:, None]).long()
+        tokens = [row[-1] for row in rows]
+        logits, self._cache = self._reader.next_tokens(tokens, self._cache, mask, positions)
         self.lengths = [length + 1 for length in self.lengths]
         return logits
 
@@ -114,6 +147,7 @@ class Batch:
         keep = [i for i in range(len(self.lengths)) if i not in indices]
         width = max(self.lengths)
         self.lengths = [self.lengths[i] for i in keep]
+        self._shifts = [self._shifts[i] for i in keep]
         if not keep:
             self._cache = None
         else:

@@ -7,7 +7,8 @@ transformers since 5.24                  forward(cache=...)              output.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,15 +28,40 @@ class CachedForward:
         self.takes_positions = "position_ids" in names
 
     def __call__(
-        self, inputs: Mapping[str, torch.Tensor], cache: Any, *, all_logits: bool = False, **more: Any
+        self,
+        inputs: Mapping[str, torch.Tensor],
+        cache: Any,
+        *,
+        all_logits: bool = False,
+        to_decoder: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> tuple[torch.Tensor, Any]:
         """The logits [rows, vocabulary] after the last token of each row, and the cache, which can grow.
 
-        With `all_logits` the logits after each token, [rows, tokens, vocabulary].
+        With `all_logits` the logits after each token, [rows, tokens, vocabulary]. `to_decoder`: further
+        arguments of the decoder, besides those of the whole model.
         """
         kept = {} if all_logits else self._only_last
-        out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **kept, **more)
+        with _adding(base_model(self._model), to_decoder):
+            out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **kept, **more)
         # New outputs warn when the old name is read.
         cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
         let_grow(cache)
         return (out.logits if all_logits else out.logits[:, -1]).float(), cache
+
+
+@contextmanager
+def _adding(model: Any, arguments: Mapping[str, Any] | None) -> Iterator[None]:
+    """A context in which the decoder of `model` gets further arguments."""
+    if not arguments:
+        yield
+        return
+
+    def add(_: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return given, {**named, **arguments}
+
+    handle = model.get_decoder().register_forward_pre_hook(add, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -117,6 +117,7 @@ class Engine:
 
     def _begin(self, request: Request) -> None:
         request.begin(self.tokenizer, self.ends, self.device)
+        request.positions = self._reader.positions(request.prompt)
         if self._cache is not None and not request.wants_prompt_logits:
             found = self._cache.take(request.prompt, request.adapter, self._same_until)
             request.cache, request.num_read = found
@@ -128,12 +129,13 @@ class Engine:
             self._begin(request)
         budget = min(budget, CHUNK_WITH_LOGITS) if request.wants_prompt_logits else budget
         start, end = request.num_read, min(len(request.prompt), request.num_read + budget)
+        end = self._reader.whole(request.prompt, end)
         with self._using(request.adapter):
-            logits, cache = self._read(request, request.prompt[start:end], request.cache, start)
+            logits, cache = self._read(request, request.cache, start, end)
             if cache is None and end < len(request.prompt):
                 # A family without a cache reads its prompt as a whole.
                 start, end = 0, len(request.prompt)
-                logits, _ = self._read(request, request.prompt, None, start)
+                logits, _ = self._read(request, None, start, end)
         request.cache, request.num_read = cache, end
         if end == len(request.prompt):
             self._reading = None
@@ -143,13 +145,14 @@ class Engine:
                 self._join(request)
         return end - start
 
-    def _read(self, request: Request, ids: list[int], cache: Any, start: int) -> tuple[torch.Tensor, Any]:
-        """The logits [vocabulary] after the last of `ids`, which begin at `start` in the prompt."""
+    def _read(self, request: Request, cache: Any, start: int, end: int) -> tuple[torch.Tensor, Any]:
+        """The logits [vocabulary] after the tokens of the prompt from `start` to `end`, and the cache."""
+        row, positions = request.prompt[:end], request.positions
         if not request.wants_prompt_logits:
-            logits, cache = self._reader([ids], cache)
+            logits, cache = self._reader.read(row, start, cache, positions)
             return logits[0], cache
-        logits, cache = self._reader([ids], cache, all_logits=True)
-        if cache is not None or len(ids) == len(request.prompt):
+        logits, cache = self._reader.read(row, start, cache, positions, all_logits=True)
+        if cache is not None or end - start == len(request.prompt):
             request.push_prompt(logits[0], start)
         return logits[0, -1], cache
 
@@ -161,7 +164,7 @@ class Engine:
         else:
             group = _Group(request.adapter, Batch(self._reader))
             self._groups.append(group)
-        group.batch.add(cache, len(request.prompt))
+        group.batch.add(cache, len(request.prompt), request.shift)
         group.requests.append(request)
 
     def _leave(self, group: _Group, indices: set[int]) -> None:

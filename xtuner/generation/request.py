@@ -117,6 +117,7 @@ class Request:
     ids: list[int] = field(default_factory=list)
     cache: Any = None
     has_begun: bool = False
+    positions: torch.Tensor | None = None  # [3, tokens] of the prompt, if they are not counted as usual
     num_read: int = 0
     num_reused: int = 0
     first_at: float = 0.0  # time of the first token, in seconds of time.perf_counter()
@@ -134,6 +135,11 @@ class Request:
         if s.echo:
             self._infos += [] if s.logprobs is None else [TokenInfo(self.prompt[0], None, [])]
             self._echo = decode(tokenizer, [i for i in self.prompt if i >= 0])
+
+    @property
+    def shift(self) -> int:
+        """The position of the first token of the answer, minus the number of tokens before it."""
+        return 0 if self.positions is None else int(self.positions.max()) + 1 - len(self.prompt)
 
     @property
     def wants_prompt_logits(self) -> bool:

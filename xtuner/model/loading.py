@@ -398,10 +398,7 @@ def load_for_chat(
     offload_folder: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4.
-
-    Of vision-language models only LLaVA can read images (xtuner/model/vision/image_encoder.py).
-    """
+    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4."""
     register_families()
     loadable.check_language_model(path, trust_remote_code=trust_remote_code)
     if adapter is not None:

@@ -18,14 +18,17 @@ from xtuner import loadable
 from xtuner.devices import kind_of
 from xtuner.errors import ConfigError
 from xtuner.extras import pip_install
-from xtuner.families import family_of
+from xtuner.families import family_of, images_of
 from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
 
 # Parts of a LLaVA that stay in full precision: small, and every image goes through them.
-_VISION_MODULES = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+_VISION_MODULES = (
+    *("model.vision_tower", "model.vision_model", "model.visual"),
+    *("model.multi_modal_projector", "model.connector", "lm_head"),
+)
 
 
 def check_bits(quantization: Any, config: Any, kind: str) -> None:
@@ -93,7 +96,8 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
             bnb_4bit_use_double_quant=True,
             bnb_4bit_quant_type="nf4",
         )
-    found.llm_int8_skip_modules = list(_VISION_MODULES) if config.model_type == "llava" else None
+    sees = config.model_type == "llava" or images_of(config) is not None
+    found.llm_int8_skip_modules = list(_VISION_MODULES) if sees else None
     keep_weights_that_are_read(found, config)
     return found
 

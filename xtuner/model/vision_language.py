@@ -36,6 +36,7 @@ from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
 from xtuner.model.vision.adapters import LANGUAGE, PROJECTOR, VISION, adapt, parts_of
 from xtuner.model.vision.blank import never_reached, with_blank
+from xtuner.model.vision.positions import image_positions
 from xtuner.parallel.tensors import is_divided
 from xtuner.parallel.world import all_reduce_max
 
@@ -184,7 +185,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
 
     def _positions(self, p: Pass) -> Tensor:
         """Positions `[3, 1, N]`: those of each sample alone."""
-        model = next(m for m in base_model(self.llm).modules() if hasattr(m, "get_rope_index"))
+        base = base_model(self.llm)
         ids, boundaries = p.inputs["input_ids"].cpu(), p.boundaries or ()
         found = []
         samples = itertools.zip_longest(itertools.pairwise(boundaries), self._inputs)
@@ -192,10 +193,8 @@ class VisionLanguageFinetune(SupervisedFinetune):
             if not inputs:
                 found.append(torch.arange(end - start).expand(3, 1, -1))
                 continue
-            own = ids[:, start:end]
-            grids = {name: value for name, value in inputs.items() if name == "image_grid_thw"}
-            types = (own == base_model(self.llm).config.image_token_id).long()
-            found.append(model.get_rope_index(own, mm_token_type_ids=types, **grids)[0])
+            is_image = ids[:, start:end] == base.config.image_token_id
+            found.append(image_positions(base, is_image, inputs["image_grid_thw"]))
         return torch.cat(found, dim=-1).to(self.device)
 
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:

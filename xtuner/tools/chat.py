@@ -20,7 +20,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     which.add_argument("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
     add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
     add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
-    add("--image", metavar="FILE", help="the image to talk about, with --llava or a whole LLaVA model")
+    add(
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the image to talk about, with a vision-language model or --llava; repeatable",
+    )
     add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="fp16", help="precision (fp16)")
     add("--prompt-template", help="form of the prompt (the one that the model was trained with)")
     system = parser.add_mutually_exclusive_group()
@@ -79,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         llava=args.llava,
         visual_encoder=args.visual_encoder,
         visual_select_layer=args.visual_select_layer,
-        image=args.image,
+        images=tuple(args.image),
         torch_dtype=args.torch_dtype,
         bits=args.bits,
         offload_folder=args.offload_folder,

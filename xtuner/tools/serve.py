@@ -46,6 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default="",
         help="web pages whose scripts may use the server: http://host:port, commas between, * for all (none)",
     )
+    add("--image-folder", metavar="DIR", help="a folder of images that requests may name, and nothing else")
+    add("--fetch-images", action="store_true", help="fetch images that requests name, from public addresses")
     add("--timeout", type=float, default=600.0, help="seconds for one request, its waiting included (600)")
     add("--shutdown-time", type=float, default=30.0, help="seconds that answers have to end at the end (30)")
     return parser.parse_args(argv)
@@ -82,6 +84,8 @@ def main(argv: list[str] | None = None) -> int:
             max_running=args.max_running,
             max_waiting=args.max_waiting,
             max_request_bytes=args.max_request_bytes,
+            image_folder=args.image_folder,
+            fetch_images=args.fetch_images,
             timeout_s=args.timeout,
             shutdown_s=args.shutdown_time,
             allowed_origins=[origin for text in args.allowed_origins.split(",") if (origin := text.strip())],

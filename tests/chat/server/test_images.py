@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from tests.llava import LENGTH, picture_file
 from xtuner import cli
-from xtuner.chat.server import requests, serve
+from xtuner.chat.server import images, serve
 from xtuner.chat.server.app import make_app
 from xtuner.generation.generate import complete
 from xtuner.utils import PROMPT_TEMPLATE
@@ -128,7 +128,7 @@ def test_flags_that_do_not_match(llava, capsys):
 def test_images_are_read_one_at_a_time_and_do_not_delay_text(service, client, picture, monkeypatch):
     """While one image is read the next one waits, and a question without an image is answered."""
     at_work, most, texts = [], [], []
-    read = requests.picture_of
+    read = service.images.picture
 
     def slow(*arguments):
         at_work.append(1)
@@ -139,7 +139,7 @@ def test_images_are_read_one_at_a_time_and_do_not_delay_text(service, client, pi
         at_work.pop()
         return found
 
-    monkeypatch.setattr(requests, "picture_of", slow)
+    monkeypatch.setattr(service.images, "picture", slow)
     with ThreadPoolExecutor(8) as pool:
         bodies = [ask(show(data_url(picture)))] * 8
         replies = list(pool.map(lambda body: client.post("/v1/chat/completions", json=body), bodies))
@@ -149,14 +149,14 @@ def test_images_are_read_one_at_a_time_and_do_not_delay_text(service, client, pi
 
 def test_images_of_a_request_that_has_ended_are_not_read(service, client, picture, monkeypatch):
     """A waiting image is not read after its request's deadline."""
-    read, asked = requests.picture_of, []
+    decode, asked = images.decode_image, []
 
     def slow(*arguments):
         asked.append(1)
         time.sleep(0.3)
-        return read(*arguments)
+        return decode(*arguments)
 
-    monkeypatch.setattr(requests, "picture_of", slow)
+    monkeypatch.setattr(images, "decode_image", slow)
     service.timeout_s = 0.1
     reply = client.post("/v1/chat/completions", json=ask(show(data_url(picture)), show(data_url(picture))))
     assert (reply.status_code, len(asked)) == (503, 1)

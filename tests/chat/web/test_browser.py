@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests import vision
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -57,23 +59,31 @@ def _attach(page, file):
     page.get_by_text(file.name).wait_for()
 
 
-def test_an_image(llava, picture, page, tmp_path):
-    """A LLaVA answers about a file; a file that is not an image is refused, and the dialogue continues."""
+def test_images(tokenizer, picture, page, tmp_path):
+    """A model answers about files; a file that is not an image is refused, and the dialogue continues."""
     notes = tmp_path / "notes.png"
     notes.write_text("a cat")
-    with running(llava.whole, "--torch-dtype", "fp32", "--prompt-template", "default") as url:
+    vision.picture_files(tmp_path)
+    folder = vision.save("qwen2_5_vl", tmp_path / "model", tokenizer)
+    with running(folder, "--torch-dtype", "fp32") as url:
         page.goto(url)
         box = page.locator(BOX)
         _attach(page, picture)
+        _attach(page, tmp_path / "b.jpg")
         box.fill("What is it?")
         box.press("Enter")
         page.get_by_text("tokens/s, first after").wait_for()
-        image = page.locator("[data-testid=stChatMessage] img[src*=media]")
-        assert image.evaluate("image => image.naturalWidth") == 80
+        images = page.locator("[data-testid=stChatMessage] img[src*=media]")
+        assert images.evaluate_all("images => images.map(image => image.naturalWidth)") == [80, 48]
+        _attach(page, tmp_path / "c.png")
+        box.fill("And this?")
+        box.press("Enter")
+        page.get_by_text("tokens/s, first after").nth(1).wait_for()
+        assert images.evaluate_all("images => images.map(image => image.naturalWidth)") == [80, 48, 120]
         _attach(page, notes)
         box.fill("And this?")
         box.press("Enter")
-        page.get_by_text("The image was not sent: notes.png is not an image").wait_for()
+        page.get_by_text("The question was not sent: notes.png is not an image").wait_for()
         page.get_by_text("中文").click()
         page.get_by_placeholder("请输入您的问题，可附上图片").wait_for()
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests import vision
 from xtuner import cli
 from xtuner.chat.web.client import Client, Model, ServerError
 from xtuner.chat.web.uploads import make_upload
@@ -86,6 +87,12 @@ def test_refusals_and_notices_are_shown(server):
     assert "xtuner web MODEL" in chat(None).info[0].value
 
 
+def number_of_images(block):
+    """The images that are drawn in a block and the blocks in it."""
+    inner = getattr(block, "children", {}).values()
+    return (type(block).__name__ == "Image") + sum(map(number_of_images, inner))
+
+
 def test_an_image(server, picture):
     """A vision-language model gets images with the text, also in later turns; the history shows them."""
     page = chat(server.url)
@@ -99,14 +106,38 @@ def test_an_image(server, picture):
     shown = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "hello"}]
     assert server.asked[0]["messages"] == [{"role": "user", "content": shown}]
     assert [m["content"] for m in server.asked[1]["messages"]] == [shown, "You said **hello**", "again"]
-    drawn = page.chat_message[0].children.values()
-    assert [type(element).__name__ for element in drawn] == ["Image", "Markdown"]
+    assert number_of_images(page.chat_message[0]) == 1
     page.chat_input[0].upload("cat.png", b"a cat", "image/png")
     page.chat_input[0].set_value("look").run()
-    assert page.error[0].value.startswith("The image was not sent: cat.png is not an image: PNG")
+    assert page.error[0].value.startswith("The question was not sent: cat.png is not an image: PNG")
     assert len(server.asked) == 2
     page.selectbox(key="model").set_value("poet").run()
     assert not page.chat_input[0].proto.accept_file
+
+
+def test_several_images(server, tmp_path):
+    """A question has all images that are attached to it, in their order, and the history shows them."""
+    vision.picture_files(tmp_path)
+    names = {"a.png": "image/png", "b.jpg": "image/jpeg", "c.png": "image/png"}
+    page = chat(server.url)
+    page.selectbox(key="model").set_value("tiny").run()
+    for turn in (["a.png", "b.jpg"], ["c.png"]):
+        for name in turn:
+            page.chat_input[0].upload(name, (tmp_path / name).read_bytes(), names[name])
+        page.chat_input[0].set_value("hello").run()
+    assert not page.exception
+
+    def part(name):
+        data = base64.b64encode((tmp_path / name).read_bytes()).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:{names[name]};base64,{data}"}}
+
+    words = {"type": "text", "text": "hello"}
+    assert [m["content"] for m in server.asked[1]["messages"]] == [
+        [part("a.png"), part("b.jpg"), words],
+        "You said **hello**",
+        [part("c.png"), words],
+    ]
+    assert [number_of_images(message) for message in page.chat_message] == [2, 0, 1, 0]
 
 
 def test_a_refused_question_is_not_sent_again(server):
@@ -126,10 +157,10 @@ def test_large_images_are_made_smaller(tmp_path, monkeypatch):
     file = tmp_path / "big.png"
     Image.effect_noise((100, 60), 90).save(file)
     upload = make_upload(file.read_bytes(), "image/png", "big.png")
-    assert (upload.media_type, upload.size) == ("image/jpeg", (50, 30))
+    assert (upload.media_type, upload.size, upload.is_smaller) == ("image/jpeg", (50, 30), True)
     small = tmp_path / "small.png"
     Image.new("RGB", (9, 9)).save(small)
-    assert make_upload(small.read_bytes(), "image/png", "small.png").size is None
+    assert not make_upload(small.read_bytes(), "image/png", "small.png").is_smaller
 
 
 def test_chinese(server, work_dir):

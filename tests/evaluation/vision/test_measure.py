@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import vision
 from tests.evaluation.vision.pictures import choice_rows, drawn, write_json, write_tsv
 from tests.llava import SIZE
 from xtuner import cli
@@ -31,6 +32,7 @@ from xtuner.evaluation.vision.benchmarks import (
 from xtuner.evaluation.vision.refcoco import score_boxes
 from xtuner.evaluation.vision.results import write_table
 from xtuner.evaluation.vision.rows import Question
+from xtuner.image_processor import load_processor
 from xtuner.locks import writing
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -83,6 +85,31 @@ def of_transformers(folder, rows, image_of):
         text = processor.tokenizer.decode(ids)
         found.append(text.removesuffix("</s>").strip())
     return found
+
+
+def test_families_with_a_processor_are_measured(here, run, tokenizer):
+    """The prompts are those of the processor's chat template; batches give the answers of one at a time."""
+    from transformers import AutoModelForImageTextToText
+
+    folder = vision.save("qwen2_5_vl", here / "qwen", tokenizer)
+    rows = choice_rows(3)
+    write_tsv(here / "mmbench_dev.tsv", rows)
+    tiny = ("--torch-dtype", "fp32", "--max-new-tokens", 6, "--data-path", "mmbench_dev.tsv")
+    run("mmbench", folder, *tiny, "--batch-size", 4)
+    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    processor = load_processor(folder)
+    ask = "Answer with the option's letter from the given choices directly."
+    row = rows[0]
+    words = [*filter(None, [row["hint"]]), row["question"], *(f"{x}. {row[x]}" for x in "ABCD"), ask]
+    text = f"<|vision_start|><|image_pad|><|vision_end|>{chr(10).join(words)}<|im_end|>\n"
+    prompt = f"<|im_start|>user\n{text}<|im_start|>assistant\n"
+    inputs = processor(images=[drawn("red", (80, 60))], text=[prompt], return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    wanted = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])
+    assert answers()[0]["prediction"] == wanted.partition("<|im_end|>")[0].partition("</s>")[0].strip()
+    run("mmbench", folder, *tiny, "--batch-size", 1, "--work-dir", "single")
+    assert answers("single") == answers()
 
 
 def test_answers_are_those_of_transformers_alone(here, lively, run):
@@ -182,7 +209,7 @@ def test_data_without_right_answers_and_no_openpyxl(here, llava, run, monkeypatc
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["llm"], "this model reads no images: name a LLaVA model, or add --llava and --visual-encoder"),
+        (["llm"], "this model reads no images: name a vision-language model, or add --llava"),
         (["whole", "--batch-size", "0"], "--batch-size is 0: write 1 or more"),
         (["whole", "--prompt-template", "vicunna"], "vicuna"),
         (["whole", "--image-folder", "none"], "--image-folder none: there is no such folder"),

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from xtuner.chat.session import Session, encode_rendered
+from xtuner.chat.session import Session, encode_rendered, rendered
 from xtuner.chat.typed import ControlTokens
 from xtuner.dataset.encoding.chat_template import ChatTemplate
 from xtuner.dataset.encoding.conversations import begin_ids
 from xtuner.dataset.map_fns.fields import BETWEEN
+from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError
 from xtuner.generation.limits import prompt_limit
 from xtuner.generation.pictures import Pictures
@@ -149,7 +150,7 @@ class PromptWriter:
             # Each message has at least one token.
             if limit is not None and len(kept) > limit:
                 return None
-            text = own.write(kept, tools, prompt=True)
+            text = rendered(own, kept, self.pictures, tools)
             if not self._may_fit(text, limit, check):
                 return None
             with self._alone:
@@ -203,7 +204,8 @@ class PromptWriter:
         content = message.get("content")
         if message["role"] not in ("user", "tool") or not content:
             return message
-        return {**message, "content": self._control.hide(content)}
+        # Nobody writes these characters by chance; a template would write an image for them.
+        return {**message, "content": self._control.hide(content.replace(IMAGE_MARK, ""))}
 
     def _may_fit(self, text: str, limit: int | None, check: Check) -> bool:
         """False if the first pieces of `text` have far more than `limit` tokens."""

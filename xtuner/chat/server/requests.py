@@ -15,7 +15,7 @@ from typing import Any
 from xtuner.chat.server import schema
 from xtuner.chat.server.best_of import BestOf
 from xtuner.chat.server.forms import AnswerFormat, CallForm
-from xtuner.chat.server.images import MAX_IMAGES, picture_of
+from xtuner.chat.server.images import MAX_IMAGES
 from xtuner.chat.server.json_text import read_json
 from xtuner.chat.server.service import ApiError, Patience, Served, Service, clipped
 from xtuner.errors import DataError
@@ -344,17 +344,15 @@ async def _pictures(
 ) -> dict[tuple[int, int], Picture]:
     """The images in `messages`, by the numbers of their message and part."""
     urls = _image_urls(service, model, messages)
-    found: dict[tuple[int, int], Picture] = {}
+    pictures = service.prompts.pictures
+    if pictures is None:
+        return {}
+    reading = []
     for position, url in urls.items():
         where = "messages.{}.content.{}.image_url".format(*position)
-        read = functools.partial(_picture, url, where, service.prompts.pictures, model.adapter, patience)
-        found[position] = await asyncio.get_running_loop().run_in_executor(service.image_reader, read)
-    return found
-
-
-def _picture(url: str, where: str, pictures: Any, adapter: str | None, patience: Patience) -> Picture:
-    patience.check()
-    return picture_of(url, where, pictures, adapter)
+        reading.append(service.images.read(url, where, pictures, model.adapter, patience.check))
+    # Together, as fetching takes time.
+    return dict(zip(urls, await asyncio.gather(*reading), strict=True))
 
 
 def _image_urls(
@@ -378,9 +376,8 @@ def _image_urls(
 
 def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int], Picture]) -> dict[str, Any]:
     role = {"developer": "system", "function": "tool"}.get(message.role, message.role)
-    # Images precede the text, as in LLaVA's training.
-    marks = "".join(f"{picture.mark}\n" for (at, _), picture in shown.items() if at == index)
-    found: dict[str, Any] = {"role": role, "content": marks + _text(message.content, index)}
+    marks = {number: picture.mark for (at, number), picture in shown.items() if at == index}
+    found: dict[str, Any] = {"role": role, "content": _text(message.content, index, marks)}
     calls = message.tool_calls or []
     if message.function_call is not None and not calls:
         calls = [schema.ToolCall(function=message.function_call)]
@@ -392,7 +389,8 @@ def _message(message: schema.Message, index: int, shown: Mapping[tuple[int, int]
     return found
 
 
-def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
+def _text(content: str | Sequence[schema.Part] | None, index: int, marks: Mapping[int, str]) -> str:
+    """The texts of a message's parts, with `marks` in the places of its images."""
     if content is None or isinstance(content, str):
         return content or ""
     texts = ("text", "input_text", "output_text", "refusal")
@@ -408,7 +406,7 @@ def _text(content: str | Sequence[schema.Part] | None, index: int) -> str:
             "and {'type': 'image_url', 'image_url': {'url': ...}}",
             "messages",
         )
-    return "".join(part.text or "" for part in content)
+    return "".join(marks.get(number, part.text or "") for number, part in enumerate(content))
 
 
 def _tool_call(call: schema.ToolCall, index: int) -> dict[str, Any]:

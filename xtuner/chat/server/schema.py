@@ -68,7 +68,7 @@ class _Request(BaseModel):
 
 
 class ImageUrl(_Request):
-    url: str = Field(description="data:image/png;base64,...; nothing is fetched")
+    url: str = Field(description="data:image/png;base64,...; a file or an address if the server allows these")
     detail: str | None = Field(None, description="taken and not used")
 
 

@@ -42,6 +42,8 @@ class ServeSettings(ModelSettings):
     shutdown_s: float = 30.0
     allowed_origins: Sequence[str] = ()
     reward: str | None = None
+    image_folder: str | None = None
+    fetch_images: bool = False
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
@@ -64,6 +66,8 @@ class ServeSettings(ModelSettings):
                     "without a path, with commas between, or * for all"
                 )
         check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
+        if self.image_folder is not None and not Path(self.image_folder).expanduser().is_dir():
+            raise ConfigError(f"--image-folder {self.image_folder}: there is no such folder.")
         if self.adapters and self.llava is not None:
             raise ConfigError(f"--adapter {self.adapters[0]} and --llava {self.llava}: name one of them.")
 
@@ -148,6 +152,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _load(
     settings: ServeSettings, base: str, template: Any, adapters: dict[str, str], templates: dict[str, Any]
 ) -> Any:
+    from xtuner.chat.server.images import ImageReader
     from xtuner.chat.server.prompts import PromptWriter
     from xtuner.chat.server.scheduler import Scheduler
     from xtuner.chat.server.service import Served, Service
@@ -189,6 +194,7 @@ def _load(
         host=settings.host,
         allowed_origins=settings.allowed_origins,
         scorer=scorer,
+        images=ImageReader(settings.image_folder, settings.fetch_images, settings.max_request_bytes),
     )
 
 

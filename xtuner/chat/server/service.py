@@ -12,6 +12,7 @@ import torch
 from fastapi.responses import JSONResponse
 
 from xtuner.chat.server.forms import Forms
+from xtuner.chat.server.images import ImageReader
 from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.server.scheduler import Scheduler, StoppedError
 from xtuner.errors import XTunerError, did_you_mean
@@ -102,8 +103,7 @@ class Service:
     # One at a time: a scorer is not made for several threads.
     score_runner: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "scores"))
     allowed_origins: Sequence[str] = ()
-    # One at a time: decoding an image of some kilobytes can need a gigabyte.
-    image_reader: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "images"))
+    images: ImageReader = field(default_factory=ImageReader)
     forms: Forms = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -14,6 +14,7 @@ from xtuner.errors import DataError
 from xtuner.utils import PROMPT_TEMPLATE
 
 SHOW_EVERY_S = 0.05  # a browser need not draw more often
+SHOWN_SIDE = 320  # the longer side of an image on the page, in pixels
 IMAGE_FILES = ["png", "jpg", "jpeg", "webp", "gif", "bmp"]
 
 
@@ -53,26 +54,27 @@ def show(url: str | None, api_key: str | None, language: str) -> None:
         st.rerun()
 
 
-def _question(with_image: bool, language: str) -> dict[str, Any] | None:
-    """The typed text and attached image as a message; None if there is nothing or the image is invalid."""
-    if not with_image:
+def _question(with_images: bool, language: str) -> dict[str, Any] | None:
+    """The typed text and attached images as a message; None if there is nothing or an image is invalid."""
+    if not with_images:
         text = st.chat_input(say(language, "ask"))
         return {"role": "user", "content": text} if text else None
-    given = st.chat_input(say(language, "ask_about"), accept_file=True, file_type=IMAGE_FILES)
+    given = st.chat_input(say(language, "ask_about"), accept_file="multiple", file_type=IMAGE_FILES)
     if not given:
         return None
-    question: dict[str, Any] = {"role": "user", "content": given.text}
+    images, notes = [], []
     for file in given.files:
         try:
             upload = make_upload(file.getvalue(), file.type, file.name)
         except DataError as error:
             st.error(say(language, "no_image", reason=error))
             return None
-        question["image"] = upload
-        if upload.size is not None:
+        images.append(upload)
+        if upload.is_smaller:
             width, height = upload.size
-            question["note"] = say(language, "smaller", width=width, height=height)
-    return question
+            notes.append(say(language, "smaller", name=file.name, width=width, height=height))
+    note = {"note": "  \n".join(notes)} if notes else {}
+    return {"role": "user", "content": given.text, "images": images, **note}
 
 
 def _settings(models: list[Model], language: str) -> dict[str, Any]:
@@ -164,17 +166,20 @@ def _as_sent(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for message, answer in zip(messages, answers, strict=True):
         refused = message["role"] == "user" and "error" in answer and not answer["content"]
         content: Any = message["content"]
-        if "image" in message:
+        if message.get("images"):
             text = [{"type": "text", "text": content}] if content else []
-            content = [message["image"].part(), *text]
+            content = [*(image.part() for image in message["images"]), *text]
         if content and not refused:
             found.append({"role": message["role"], "content": content})
     return found
 
 
 def _draw(message: dict[str, Any]) -> None:
-    if "image" in message:
-        st.image(message["image"].data, width=320)
+    if images := message.get("images"):
+        with st.container(horizontal=True):
+            for image in images:
+                width, height = image.size
+                st.image(image.data, width=max(1, SHOWN_SIDE * width // max(width, height)))
     if message["content"]:
         st.markdown(message["content"])
     for notice in message.get("notices", []):

@@ -20,6 +20,10 @@ from xtuner.extras import install_extra
 from xtuner.log import logger
 from xtuner.model_folder import check_model_folder
 
+MAX_REQUEST_BYTES = (
+    96 * 2**20
+)  # each turn sends all images of the dialogue, 16 of 4 MiB and a third for base64
+
 
 @dataclass(frozen=True)
 class WebSettings:
@@ -56,6 +60,7 @@ def web(settings: WebSettings) -> int:
             check_model_folder(target)
             served_at = _free_port("127.0.0.1", 0)
             command = [sys.executable, "-m", "xtuner", "serve", target, "--port", str(served_at)]
+            command += ["--max-request-bytes", str(MAX_REQUEST_BYTES)]
             children.append(subprocess.Popen([*command, *settings.serve_arguments], env=environment))
             url = f"http://127.0.0.1:{served_at}"
             if (code := _wait_for(f"{url}/health", children[0])) is not None:

@@ -22,11 +22,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "stop": ("Stop", "停止"),
     "again": ("Answer again", "重新回答"),
     "ask": ("Ask something", "请输入您的问题"),
-    "ask_about": ("Ask something, also about an image", "请输入您的问题，可附上图片"),
-    "no_image": ("The image was not sent: {reason}", "图片未发送：{reason}"),
+    "ask_about": ("Ask something, also about images", "请输入您的问题，可附上图片"),
+    "no_image": ("The question was not sent: {reason}", "问题未发送：{reason}"),
     "smaller": (
-        "The image was made smaller to be sent: {width} x {height} pixels",
-        "图片已缩小为 {width} x {height} 像素后发送",
+        "{name} was made smaller to be sent: {width} x {height} pixels",
+        "{name} 已缩小为 {width} x {height} 像素后发送",
     ),
     "stopped": ("stopped", "已停止"),
     "speed": (

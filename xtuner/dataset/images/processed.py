@@ -58,6 +58,14 @@ class ProcessedImages:
             raise DataError(translate(what, count=count, num_tokens=num_tokens))
         return inputs
 
+    def one(self, image: Image, is_alone: bool) -> tuple[str, int, dict[str, torch.Tensor]]:
+        """The text of an image, the number of its tokens that have features, and its tensors.
+
+        Among others (not `is_alone`) the tensors are those of the image twice.
+        """
+        texts, ids, inputs = self._process([image] if is_alone else [image, image])
+        return texts[0], int((ids == self.token_id).sum()) // len(texts), inputs
+
     def _text(self, size: Size, is_alone: bool) -> str:
         """The text of an image; some families cut only single images into tiles."""
         if (size, is_alone) not in self._texts:

@@ -17,17 +17,15 @@ import lzma
 import os
 import shutil
 import urllib.error
-import urllib.parse
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import xtuner
 from xtuner.atomic import written
 from xtuner.data_files import WEB, check_protocol, file_name
 from xtuner.dataset.cache import cache_folder, explained_disk_errors
+from xtuner.dataset.reading.web import opened
 from xtuner.errors import DataError, NotFoundError
 from xtuner.extras import install_extra
 from xtuner.language import translate
@@ -135,8 +133,7 @@ def _opened(address: str) -> contextlib.AbstractContextManager[tuple[Any, Any]]:
 
 @contextlib.contextmanager
 def _opened_web(address: str) -> Iterator[tuple[Any, Any]]:
-    request = urllib.request.Request(address, headers={"User-Agent": f"xtuner/{xtuner.__version__}"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+    with opened(address, _TIMEOUT_S) as response:
         headers = response.headers
         if headers.get_content_type() == "text/html":
             raise DataError(

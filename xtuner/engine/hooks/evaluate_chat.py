@@ -16,6 +16,7 @@ from xtuner.errors import ConfigError, DataError, XTunerError, did_you_mean
 from xtuner.generation.generate import SAMPLING, answer, make_request
 from xtuner.generation.pictures import Picture, Pictures
 from xtuner.generation.request import End, Event, Piece, Request, Sampling
+from xtuner.generation.vision import LlavaVision
 from xtuner.image_processor import make_image_processor
 from xtuner.language import translate
 from xtuner.log import logger, say_once
@@ -153,7 +154,7 @@ class EvaluateChatHook(Hook):
             if encoder is None:
                 what = "EvaluateChatHook: {kind} reads no images: remove evaluation_images"
                 raise ConfigError(translate(what, kind=type(runner.model).__name__))
-            self._pictures = Pictures(encoder)
+            self._pictures = Pictures(LlavaVision(encoder))
 
     def _shown(self) -> list[Picture | None]:
         """The picture of each input."""
@@ -172,7 +173,7 @@ class EvaluateChatHook(Hook):
                 self.system,
                 bot_name,
                 pictures=self._pictures,
-                picture=picture,
+                opening=() if picture is None else (picture,),
             )
             words = dict.fromkeys([*(session.template.get("STOP_WORDS") or []), *self.stop_words])
             given = {**SAMPLING, **self.generation_kwargs, "max_new_tokens": max_new_tokens}

@@ -51,8 +51,8 @@ def answer_questions(how: Answering, rows: Rows, questions: Sequence[Question], 
     """Write a line for each question; ModelError if there are images and the model cannot read them."""
     if how.pictures is None and any(question.image is not None for question in questions):
         what = (
-            "this model reads no images: name a LLaVA model, or add --llava and --visual-encoder to its "
-            "language model"
+            "this model reads no images: name a vision-language model, or add --llava and --visual-encoder "
+            "to its language model"
         )
         raise ModelError(translate(what))
     num_done = num_tokens = 0
@@ -77,8 +77,9 @@ def _requests(
         try:
             if picture is None or question.image_key != key:
                 key, picture = question.image_key, _picture(how, rows, question)
+            shown = () if picture is None else (picture,)
             session = make_session(
-                how.tokenizer, how.template, "", how.bot_name, context, how.pictures, picture
+                how.tokenizer, how.template, "", how.bot_name, context, how.pictures, shown
             )
             ids = session.ask(question.text, how.max_new_tokens)
             words = [*(session.template.get("STOP_WORDS") or []), *how.stop_words]
@@ -88,7 +89,7 @@ def _requests(
         except (DataError, NotFoundError) as error:
             write({"index": question.index, "error": " ".join(str(error).split())})
             continue
-        request.pictures = () if picture is None else (picture,)
+        request.pictures = shown
         yield request
 
 
@@ -97,8 +98,7 @@ def _picture(how: Answering, rows: Rows, question: Question) -> Picture | None:
     if image is None or how.pictures is None:
         return None
     if how.stretches_images:
-        height, width = how.pictures.encoder.pixels(image).shape[-2:]
-        image = image.resize((width, height))
+        image = how.pictures.vision.stretched(image)
     return how.pictures.add(image)
 
 

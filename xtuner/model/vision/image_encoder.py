@@ -97,11 +97,6 @@ class ImageEncoder:
         return self._encode(pixels[None])[0]
 
 
-def is_whole_llava(path: str | Path, *, trust_remote_code: bool = False) -> bool:
-    """Whether `path` is a whole LLaVA model: a vision-language model."""
-    return load_config(path, trust_remote_code=trust_remote_code).model_type == "llava"
-
-
 def find_llava_parts(
     llm: str | Path,
     llava: str | Path,

@@ -1,0 +1,185 @@
+"""How a model sees images: the same few functions for LLaVA and for families with a processor.
+
+image ──read──> tensors, and the text of its tokens ──encode──> rows among the embeddings of the text
+
+LlavaVision       an encoder and a projector: every image has the same number of rows
+ProcessorVision   the processor and the model of a family of transformers (Qwen2.5-VL, Gemma 3, ...)
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xtuner.dataset.encoding.image_text import content_parts
+from xtuner.dataset.images.processed import ProcessedImages
+from xtuner.dataset.images.shape import bounded_for, expand_to_square
+from xtuner.dataset.map_fns.images import IMAGE_MARK
+from xtuner.errors import DataError, ModelError
+from xtuner.families import images_of
+from xtuner.language import translate
+from xtuner.model.base import base_model, device_of
+from xtuner.model.vision.positions import image_positions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from xtuner.model.vision.image_encoder import ImageEncoder
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """An image as its encoder takes it, the number of its rows, and the text of its tokens."""
+
+    tensors: Mapping[str, Tensor]
+    length: int
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Features:
+    """The rows [length, hidden] of an image, and rows that are added after the first layers (DeepStack)."""
+
+    rows: Tensor
+    deep: Sequence[Tensor] = ()
+
+
+class Vision(ABC):
+    """What a model reads images with.
+
+    `placeholder`: what a chat template writes for an image. `token`: the token of each row, or None if images
+    are tokens of no tokenizer. `attends_both_ways`: the rows of an image see each other.
+    `depends_on_others`: an image is read in another way if the dialogue has several.
+    """
+
+    placeholder: str | None = None
+    token: str | None = None
+    attends_both_ways = False
+    depends_on_others = False
+
+    @abstractmethod
+    def read(self, image: Image, *, is_alone: bool = True) -> ReadImage:
+        """`image`, the only one of its dialogue or one of several; DataError if it cannot be read."""
+
+    @abstractmethod
+    def encode(self, read: ReadImage) -> Features:
+        """The features of an image."""
+
+    @abstractmethod
+    def in_text(self, text: str, mark: re.Pattern[str]) -> str:
+        """`text` with what belongs around images, whose places are marked, in a text without parts."""
+
+    def positions(self, is_image: Tensor, images: Sequence[ReadImage]) -> Tensor | None:
+        """The positions [3, tokens] of a prompt with `images`, or None if they are counted as usual."""
+        return None
+
+    def stretched(self, image: Image) -> Image:
+        """`image` in the shape of the encoder's, if that is fixed."""
+        return image
+
+
+class LlavaVision(Vision):
+    """Image encoder and projector of a LLaVA."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self._encoder = encoder
+        self.placeholder = self.token = encoder.image_token
+
+    def read(self, image: Image, *, is_alone: bool = True) -> ReadImage:
+        if self._encoder.background is not None:
+            image = expand_to_square(image, self._encoder.background)
+        image = bounded_for(image, self._encoder.processor, translate("the image"))
+        length = self._encoder.length
+        pixels = self._encoder.pixels(image)
+        return ReadImage({"pixel_values": pixels}, length, (self.token or "") * length)
+
+    def encode(self, read: ReadImage) -> Features:
+        return Features(self._encoder.encode(read.tensors["pixel_values"]))
+
+    def in_text(self, text: str, mark: re.Pattern[str]) -> str:
+        # Images precede the text, as in LLaVA's training.
+        return "".join(f"{found}\n" for found in mark.findall(text)) + mark.sub("", text)
+
+    def stretched(self, image: Image) -> Image:
+        height, width = self._encoder.pixels(image).shape[-2:]
+        return image.resize((width, height))
+
+
+class ProcessorVision(Vision):
+    """The vision part of `model`, with the processor of its family."""
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any) -> None:
+        """ModelError if the processor does not fit the model."""
+        self._base = base_model(model)
+        family = images_of(self._base.config)
+        assert family is not None
+        self._mrope = family.mrope
+        self.attends_both_ways = not family.packs
+        try:
+            self._images = ProcessedImages(processor)
+            self.placeholder = self._images.token
+            self.token = str(tokenizer.convert_ids_to_tokens(self._images.token_id))
+            self._before, self._after = _around(self._images.tokenizer, self._images.token)
+            alone, several = ([size] * count for count, size in ((1, (64, 48)), (2, (64, 48))))
+            self.depends_on_others = self._images.texts(alone)[0] != self._images.texts(several)[0]
+        except Exception as error:  # of a processor that was made for another family
+            what = "the processor of the model cannot read an image: {kind}: {error}"
+            raise ModelError(translate(what, kind=type(error).__name__, error=error)) from error
+
+    def read(self, image: Image, *, is_alone: bool = True) -> ReadImage:
+        text, length, tensors = self._images.one(image, is_alone)
+        return ReadImage(tensors, length, text)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template of the processor, or of its tokenizer."""
+        return self._images.tokenizer.chat_template
+
+    @torch.no_grad()
+    def encode(self, read: ReadImage) -> Features:
+        dtype = self._base.get_input_embeddings().weight.dtype
+        device = device_of(self._base)
+        given = {
+            name: value.to(device, dtype if value.dtype.is_floating_point else None)
+            for name, value in read.tensors.items()
+        }
+        found = self._base.get_image_features(**given, return_dict=True)
+        rows = _rows(found.pooler_output)
+        # Of an image among others the tensors hold a second copy.
+        if len(rows) not in (read.length, 2 * read.length):
+            what = "the image has {count} tokens and {rows} rows of features"
+            raise DataError(translate(what, count=read.length, rows=len(rows)))
+        deep = [_rows(level)[: read.length] for level in getattr(found, "deepstack_features", None) or ()]
+        return Features(rows[: read.length], deep)
+
+    def in_text(self, text: str, mark: re.Pattern[str]) -> str:
+        return mark.sub(lambda found: f"{self._before}{found[0]}{self._after}", text)
+
+    def positions(self, is_image: Tensor, images: Sequence[ReadImage]) -> Tensor | None:
+        if not self._mrope:
+            return None
+        grids = [image.tensors["image_grid_thw"] for image in images]
+        return image_positions(self._base, is_image[None], torch.cat(grids))[:, 0]
+
+
+def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """Features by images or tiles, as rows one after the other."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _around(tokenizer: Any, placeholder: str) -> tuple[str, str]:
+    """What the chat template of `tokenizer` writes before and after the placeholder of an image."""
+    parts = content_parts(f"Qzx0z{IMAGE_MARK}Qzx1z")
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+    except Exception:  # templates may raise anything
+        return "", ""
+    found = re.search(f"Qzx0z(.*?){re.escape(placeholder)}(.*?)Qzx1z", text, re.DOTALL)
+    return (found[1], found[2]) if found else ("", "")

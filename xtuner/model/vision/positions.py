@@ -1,0 +1,25 @@
+"""Positions of tokens that depend on the sizes of images: temporal, height and width (mrope).
+
+tokens    a b I I I I c          an image of 2 x 2 patches
+[0]       0 1 2 2 2 2 4
+[1]       0 1 2 2 3 3 4
+[2]       0 1 2 3 2 3 4
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def image_positions(model: Any, is_image: Tensor, grids: Tensor) -> Tensor:
+    """Positions `[3, 1, N]` by the model's own code.
+
+    `is_image` `[1, N]`: the tokens of images. `grids` `[images, 3]`: time, height and width of each.
+    """
+    owner = next(module for module in model.modules() if hasattr(module, "get_rope_index"))
+    # Only the shape of the ids is read.
+    ids = torch.zeros_like(is_image, dtype=torch.long)
+    return owner.get_rope_index(ids, mm_token_type_ids=is_image.long(), image_grid_thw=grids)[0]
