@@ -6,6 +6,7 @@ needs no build for it; torch allows one in a process and never takes it back.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -96,3 +97,6 @@ def move(model: torch.nn.Module, device: torch.device) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    sys.stdout.flush()
+    # torch's threads for a device that Python has registered may abort the end of the process.
+    os._exit(0)

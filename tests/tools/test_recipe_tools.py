@@ -58,14 +58,17 @@ def test_list_cfg_reports_that_nothing_matches(capsys):
     assert said == "xtuner: warning: no name matches 'nonesuch' and 'qlora'\n"
 
 
-def test_copy_cfg_reports_unsupported_features(tmp_path, capsys):
-    """One line for each feature; the file is still written."""
-    copy_cfg.main(["internlm_7b_qlora_oasst1_mmlu_e3", str(tmp_path)])
-    copy_cfg.main([NAME, str(tmp_path)])
-    copy_cfg.main(["convert_to_official", str(tmp_path)])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "measuring answers (val_evaluator, test_evaluator) is not available in this version" in line
-    assert len(list(tmp_path.iterdir())) == 3
+def test_copy_cfg_reports_nothing_of_built_in_configs(tmp_path, capsys):
+    """This version has all features that they need."""
+    for name in (
+        "internlm_7b_qlora_oasst1_mmlu_e3",
+        "internvl_v2_internlm2_2b_finetune",
+        NAME,
+        "convert_to_official",
+    ):
+        copy_cfg.main([name, str(tmp_path)])
+    assert capsys.readouterr().err == ""
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_list_cfg_in_columns(capsys):

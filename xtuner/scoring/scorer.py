@@ -30,7 +30,7 @@ from xtuner.model.lora import attach_adapter, check_adapter_folder, read_adapter
 from xtuner.model.quantization import (
     bitsandbytes_config,
     check_bits,
-    repack_whole_blocks_alone,
+    keep_4bit_weights_unpacked,
     set_fields_for_quantized,
 )
 from xtuner.model.quiet import silence_known_warnings
@@ -169,7 +169,8 @@ def load_scorer(
     }
     logger.info(translate("Load the model that scores from {path}", path=path))
     model: Any = loading.call_loader(AutoModelForSequenceClassification.from_pretrained, kwargs, str(path))
-    repack_whole_blocks_alone(model)
+    # Repacked weights have scales of 16 bits, and so another score than training had.
+    keep_4bit_weights_unpacked(model)
     if adapter is not None:
         if brings:
             resize_embeddings(model, tokenizer)
