@@ -15,7 +15,8 @@ _MANY = 8  # times the same special token
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of `ids` with special tokens; `<image>` or `<image*576>` for one or many tokens of images."""
-    runs = [(int(number), sum(1 for _ in run)) for number, run in groupby(ids)]
+    # In dialogues each row of an image has an id of its own.
+    runs = [(number, sum(1 for _ in run)) for number, run in groupby(max(int(i), -1) for i in ids)]
     is_long = any(count >= _MANY for _, count in runs)
     added = getattr(tokenizer, "added_tokens_decoder", {}) if is_long else {}
     pieces: list[str] = []
