@@ -24,6 +24,7 @@ from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.errors import ConfigError, DataError
+from xtuner.evaluation.answer_line import AnswerLine
 from xtuner.evaluation.run_folder import Line, RunFolder
 from xtuner.evaluation.text.likelihood import Likelihood, Scored, batches
 from xtuner.evaluation.text.metrics import default_metrics, find_metric
@@ -31,7 +32,7 @@ from xtuner.evaluation.text.results import Result, score_task, write_results
 from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, Question, Task, read_task
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length
-from xtuner.generation.request import Event, Failed, Piece, Request, Sampling
+from xtuner.generation.request import Request, Sampling
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model_folder import state_of
@@ -227,7 +228,8 @@ class _Run:
             sampling = Sampling(
                 s.max_new_tokens, temperature=s.temperature, top_p=s.top_p, seed=seed, stop_words=words
             )
-            yield make_request(self.model, prompt.ids, sampling, _Listener(name, write).listen)
+            line = AnswerLine(name, lambda line, count: write([line], count))
+            yield make_request(self.model, prompt.ids, sampling, line.listen)
 
     def _score(
         self, questions: Sequence[tuple[str, str, Question]], write: Callable[[Sequence[Line], int], None]
@@ -267,21 +269,3 @@ class _Run:
             total += len(sample.ids)
         if start < len(samples):
             yield from likelihood.score(samples[start:])
-
-
-class _Listener:
-    """Collects the text of one answer and writes its line at the end."""
-
-    def __init__(self, name: str, write: Callable[[Sequence[Line], int], None]) -> None:
-        self._name, self._write = name, write
-        self._pieces: list[str] = []
-
-    def listen(self, event: Event) -> None:
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Piece):
-            self._pieces.append(event.text)
-            return
-        line: Line = {"index": self._name, "prediction": "".join(self._pieces).strip()}
-        # A length that is reached is that of --max-new-tokens or of the context.
-        self._write([{**line, "cut": True} if event.finish == "length" else line], event.num_tokens)

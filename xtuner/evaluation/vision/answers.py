@@ -15,12 +15,13 @@ from xtuner import json_lines
 from xtuner.chat.session import make_session
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.errors import DataError, ModelError, NotFoundError
+from xtuner.evaluation.answer_line import AnswerLine
 from xtuner.evaluation.run_folder import Line
 from xtuner.evaluation.vision.rows import Question, Rows
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length
 from xtuner.generation.pictures import Picture, Pictures
-from xtuner.generation.request import Event, Failed, Piece, Request, Sampling
+from xtuner.generation.request import Request, Sampling
 from xtuner.language import translate
 
 
@@ -84,7 +85,7 @@ def _requests(
             ids = session.ask(question.text, how.max_new_tokens)
             words = [*(session.template.get("STOP_WORDS") or []), *how.stop_words]
             sampling = Sampling(how.max_new_tokens, temperature=0.0, stop_words=tuple(dict.fromkeys(words)))
-            listener = _Listener(question.index, write)
+            listener = AnswerLine(question.index, write)
             request = make_request(how.model, ids, sampling, listener.listen)
         except (DataError, NotFoundError) as error:
             write({"index": question.index, "error": " ".join(str(error).split())})
@@ -100,21 +101,3 @@ def _picture(how: Answering, rows: Rows, question: Question) -> Picture | None:
     if how.stretches_images:
         image = how.pictures.vision.stretched(image)
     return how.pictures.add(image)
-
-
-class _Listener:
-    """Collects the text of one answer and writes its line at the end."""
-
-    def __init__(self, index: int | str, write: Callable[..., None]) -> None:
-        self._index, self._write = index, write
-        self._pieces: list[str] = []
-
-    def listen(self, event: Event) -> None:
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Piece):
-            self._pieces.append(event.text)
-            return
-        line: Line = {"index": self._index, "prediction": "".join(self._pieces).strip()}
-        # A length that is reached is that of --max-new-tokens or of the context.
-        self._write({**line, "cut": True} if event.finish == "length" else line, event.num_tokens)
