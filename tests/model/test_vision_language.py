@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests import seeing, vision
@@ -125,6 +128,25 @@ def test_items_are_those_of_the_processor(folder, images, tokenizer):
         }  # fmt: skip
         for name, value in inputs.items():
             assert torch.equal(value, wanted[name]), name
+
+
+@pytest.mark.parametrize("start", ["", "{{ bos_token }}", "<s>"])
+def test_a_start_token_that_the_tokenizer_adds(start, tmp_path, tokenizer, images):
+    """It is there once, as the processor has it: of Llama's tokenizers with a template that writes none."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
+    )
+    folder = vision.save("llava", tmp_path / "model", tokenizer)
+    processor = load_processor(folder)
+    for owner in (processor, processor.tokenizer):
+        owner.chat_template = start + processor.tokenizer.chat_template.removeprefix(start)
+    item = VisionLanguageDataset(rows(), processor, image_folder=str(images), pack_to_max_length=False)[0]
+    text = processor.tokenizer.apply_chat_template(messages_of(0, with_images=False), tokenize=False)
+    shown = [Image.open(images / name).convert("RGB") for name in TALKS[0][1]]
+    wanted = processor(text=[text], images=[shown], add_special_tokens=not start, return_tensors="pt")
+    assert item["input_ids"].tolist() == wanted["input_ids"][0].tolist()
+    assert item["input_ids"].tolist().count(tokenizer.bos_token_id) == 1
 
 
 def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_error):

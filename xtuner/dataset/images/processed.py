@@ -39,10 +39,19 @@ class ProcessedImages:
 
     @property
     def tokenizer(self) -> Any:
-        """The processor's tokenizer, with the processor's chat template."""
+        """The processor's tokenizer, with the processor's chat template.
+
+        If the template writes no start token, and the tokenizer adds one to texts, the template does: so do
+        processors.
+        """
         tokenizer = copy.copy(self.processor.tokenizer)
         template = getattr(self.processor, "chat_template", None) or tokenizer.chat_template
-        tokenizer.chat_template = template.get("default") if isinstance(template, dict) else template
+        template = template.get("default") if isinstance(template, dict) else template
+        start = tokenizer.bos_token
+        if template and start and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
+            writes_it = "bos_token" in template or start in template
+            template = template if writes_it else "{{ bos_token }}" + template
+        tokenizer.chat_template = template
         return tokenizer
 
     def texts(self, sizes: Sequence[Size]) -> list[str]:
