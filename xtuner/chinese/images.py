@@ -71,4 +71,13 @@ IMAGES = {
     "{address} ended before its last byte": "{address} 在最后一个字节之前中断",
     "{host:.200} is not fetched from: it is no public address": "不从 {host:.200} 获取：它不是公网地址",
     "no time is left": "时间已用完",
+    # videos
+    "videos are read by PyAV, which is not installed: {command}": "读取视频需要 PyAV，尚未安装：{command}",
+    "{name} has no pictures: it is no video": "{name} 中没有画面：它不是视频",
+    "the video {name} cannot be read: {error}": "视频 {name} 无法读取：{error}",
+    "the video {name} has no frames": "视频 {name} 中没有帧",
+    "{value:.60} is no video: give the path of a file": "{value:.60} 不是视频：请给出文件的路径",
+    "the row has images and videos: write both as parts of messages": (
+        "该行既有图像又有视频：请把两者都写成 messages 中的部分"
+    ),
 }

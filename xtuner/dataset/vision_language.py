@@ -24,7 +24,7 @@ from xtuner.dataset.images.source import ImageSource
 from xtuner.dataset.items.image_items import ImageItems, count_tokens, joined
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
-from xtuner.dataset.map_fns.images import place_marks, with_image_texts, with_marks
+from xtuner.dataset.map_fns.images import place_marks, with_frames, with_image_texts, with_marks
 from xtuner.dataset.map_fns.template import chat_messages_map_fn, find_template, template_map_fn
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import take_some, take_split
@@ -46,6 +46,7 @@ class VisionLanguageDataset(ImageItems):
         processor: Any,
         max_length: int = 2048,
         image_folder: str | None = None,
+        video_frames: int = 8,
         dataset_map_fn: MapFn | str | None = None,
         template: Mapping[str, Any] | str | None = None,
         system: str = "",
@@ -61,16 +62,17 @@ class VisionLanguageDataset(ImageItems):
         """`dataset`: the path of a file, or rows as for `process_hf_dataset`.
 
         `processor`: a dict with `pretrained_model_name_or_path`, or a processor of transformers. Images are
-        named relative to `image_folder`, a folder or archive, or are in the rows. `template`: a prompt
-        template instead of the tokenizer's own, with `system` for rows without one. `max_length` counts the
-        tokens of images. A conversation is never cut within an image: it is left out and counted. So are
-        rows whose image is missing; with `strict`, or if there are many, these are an error. The other
-        arguments are those of `process_hf_dataset`.
+        named relative to `image_folder`, a folder or archive, or are in the rows. A video is `video_frames`
+        images at equal distances. `template`: a prompt template instead of the tokenizer's own, with `system`
+        for rows without one. `max_length` counts the tokens of images. A conversation is never cut within an
+        image: it is left out and counted. So are rows whose image is missing; with `strict`, or if there are
+        many, these are an error. The other arguments are those of `process_hf_dataset`.
         """
         self._images = ProcessedImages(make_processor(processor))
         self._source = ImageSource(image_folder)
         self._map = find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING) or auto_map_fn
         self._renames = dict(rename_maps)
+        self._video_frames = video_frames
         self._template = None if template is None else find_template(template)
         self._system = system
         rows = _undecoded(load_dataset(dataset) if isinstance(dataset, str) else dataset)
@@ -108,7 +110,8 @@ class VisionLanguageDataset(ImageItems):
 
     def marked(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
         """The row with marks instead of images, and its images."""
-        return with_marks({self._renames.get(name, name): value for name, value in row.items()})
+        renamed = {self._renames.get(name, name): value for name, value in row.items()}
+        return with_marks(with_frames(renamed, self._video_frames))
 
     def conversation(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row with the text of each image: as messages for the chat template, or in the template."""
@@ -207,7 +210,7 @@ class _Mapping:
     def __repr__(self) -> str:
         processor = self._data._images.processor
         data = self._data
-        settings = f"{data._renames} {data._template} {data._system!r} {self._key}"
+        settings = f"{data._video_frames} {data._renames} {data._template} {data._system!r} {self._key}"
         return f"{type(processor).__name__} {processor.to_json_string()} {settings}"
 
 

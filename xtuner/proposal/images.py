@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.dataset.images.source import ImageSource
-from xtuner.dataset.map_fns.images import with_marks
+from xtuner.dataset.map_fns.images import with_frames, with_marks
 from xtuner.dataset.vision_language import VisionLanguageDataset
 from xtuner.errors import DataError
 from xtuner.proposal.data import DataFacts, Row
@@ -55,7 +55,7 @@ def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str) ->
 
 def _images(row: Row) -> list[Any]:
     try:
-        return with_marks(row)[1]
+        return with_marks(with_frames(row, 1))[1]
     except DataError:  # reported where the rows are measured
         return []
 

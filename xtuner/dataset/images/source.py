@@ -10,6 +10,7 @@ source.size("cat.jpg")                        (640, 480), from the header alone
 "data:image/png;base64,iVBOR..."              in the row itself
 {"bytes": b"...", "path": "cat.jpg"}          as image columns of `datasets` are stored
 an image of Pillow, bytes
+"clip.mp4#frame=3/8"                          a frame of a video in any of these places
 "https://host/cat.jpg"                        refused, unless the source fetches
 """
 
@@ -30,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from xtuner.data_files import WEB
 from xtuner.dataset.images.archives import SUFFIXES, Archive, clean
 from xtuner.dataset.images.decode import convert_image, decode_image, image_size, read_file, unreadable
+from xtuner.dataset.images.video import Frame, find_frame, frame_size, read_frame
 from xtuner.dataset.reading.copies import fetched
 from xtuner.errors import DataError, NotFoundError
 from xtuner.language import translate
@@ -56,6 +58,7 @@ class ImageSource:
         self.is_confined = is_confined
         self.fetches = fetches
         self._archives: dict[str, Archive] = {}
+        self._frame_sizes: dict[str, tuple[int, int]] = {}  # of videos
         if self.folder is not None:
             self._check_folder(self.folder)
 
@@ -65,6 +68,10 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return convert_image(value, translate("the image of the row"))
+        if (frame := _frame_of(value)) is not None:
+            item = self._item(frame.path)
+            with item.open() as file:
+                return convert_image(read_frame(file, frame, item.name), item.name)
         item = self._item(value)
         return decode_image(item.read(), item.name)
 
@@ -74,6 +81,8 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return convert_image(value, translate("the image of the row")).size
+        if (frame := _frame_of(value)) is not None:
+            return self._frame_size(frame.path)
         item = self._item(value)
         with item.open() as file:
             return image_size(file, item.name)
@@ -84,7 +93,16 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return value.mode, value.size, hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+        if (frame := _frame_of(value)) is not None:
+            return (*self._item(frame.path).identity(), frame.number, frame.count)
         return self._item(value).identity()
+
+    def _frame_size(self, path: str) -> tuple[int, int]:
+        if path not in self._frame_sizes:
+            item = self._item(path)
+            with item.open() as file:
+                self._frame_sizes[path] = frame_size(file, item.name)
+        return self._frame_sizes[path]
 
     def _check_folder(self, folder: str) -> None:
         """Open the archive of the source, so that its list is read before workers are started."""
@@ -152,6 +170,12 @@ class ImageSource:
         if path not in self._archives:
             self._archives[path] = Archive(path)
         return self._archives[path]
+
+
+def _frame_of(value: Any) -> Frame | None:
+    if isinstance(value, Mapping) and value.get("bytes") is None:
+        value = value.get("path")
+    return find_frame(value) if isinstance(value, str) else None
 
 
 class _Item(Protocol):

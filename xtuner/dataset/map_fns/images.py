@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xtuner.dataset.images.video import frame_names
 from xtuner.dataset.map_fns.fields import Row, turn_text
 from xtuner.errors import DataError
 from xtuner.language import translate
@@ -19,11 +20,75 @@ from xtuner.utils import DEFAULT_IMAGE_TOKEN
 # Code points that are no characters, so no text of a user holds them.
 IMAGE_MARK = "\ufdd0image\ufdd1"
 
+_VIDEO_FIELDS, _VIDEO_TOKEN = ("video", "videos"), "<video>"
+_VIDEO_PARTS = ("video_url", "video", "input_video")
 _PARTS = ("image_url", "image", "input_image")
 _SOURCES = ("image_url", "image", "url", "path", "bytes", "base64")
 # A line break beside a placeholder is a habit of the files: templates write their own.
 _MARK = re.compile(IMAGE_MARK)
 _PLACEHOLDER = re.compile(rf"\n?{re.escape(DEFAULT_IMAGE_TOKEN)}\n?")
+
+
+def with_frames(row: Row, count: int) -> dict[str, Any]:
+    """The row with `count` frames instead of each video of its messages, or of `video` or `videos`.
+
+    {"video": "a.mp4", "conversations": [{"from": "human", "value": "<video>What?"}]}
+    {"images": ["a.mp4#frame=1/2", "a.mp4#frame=2/2"],
+     "conversations": [{"from": "human", "value": "<image><image>What?"}]}
+    """
+    found = next((row[name] for name in _VIDEO_FIELDS if row.get(name)), None)
+    if found is not None:
+        videos = found if isinstance(found, (list, tuple)) else [found]
+        if _columns(row):
+            what = "the row has images and videos: write both as parts of messages"
+            raise DataError(translate(what))
+        rest = {name: value for name, value in row.items() if name not in _VIDEO_FIELDS}
+        frames = [name for video in videos for name in frame_names(_video_path(video), count)]
+        return {**_replaced(rest, _VIDEO_TOKEN, DEFAULT_IMAGE_TOKEN * count), "images": frames}
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not any(map(_has_video, messages)):
+        return dict(row)
+    changed = []
+    for message in messages:
+        if _has_video(message):
+            parts: list[Any] = []
+            for part in message["content"]:
+                names = frame_names(_video_path(_video_of(part)), count) if _is_video(part) else None
+                parts += [part] if names is None else [{"type": "image", "image": name} for name in names]
+            message = {**message, "content": parts}
+        changed.append(message)
+    return {**row, "messages": changed}
+
+
+def _has_video(message: Any) -> bool:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return isinstance(content, list) and any(map(_is_video, content))
+
+
+def _is_video(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") in _VIDEO_PARTS
+
+
+def _video_of(part: Mapping[str, Any]) -> Any:
+    value = next((part[name] for name in (*_VIDEO_PARTS, "url", "path") if part.get(name) is not None), None)
+    return value["url"] if isinstance(value, Mapping) and "url" in value else value
+
+
+def _video_path(value: Any) -> str:
+    if isinstance(value, Mapping) and isinstance(value.get("path"), str):
+        value = value["path"]
+    if not isinstance(value, str):
+        raise DataError(translate("{value:.60} is no video: give the path of a file", value=repr(value)))
+    return value
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """`value` with `new` for `old` in all its texts."""
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if isinstance(value, Mapping):
+        return {name: _replaced(inner, old, new) for name, inner in value.items()}
+    return [_replaced(inner, old, new) for inner in value] if isinstance(value, list) else value
 
 
 def with_marks(row: Row) -> tuple[dict[str, Any], list[Any]]:

@@ -1,0 +1,145 @@
+"""Frames of videos as images."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from tests import vision
+from xtuner.dataset import VisionLanguageDataset
+from xtuner.dataset.images.source import ImageSource
+from xtuner.dataset.map_fns.images import IMAGE_MARK, with_frames, with_marks
+from xtuner.errors import DataError
+from xtuner.image_processor import load_processor
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Eight grey frames in two seconds, each brighter than the one before."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(8):
+            grey = np.full((64, 96, 3), 20 + 28 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def brightness(image):
+    return round((float(np.asarray(image).mean()) - 20) / 28)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(8, [1, 2, 3, 4, 5, 6, 7, 7]), (4, [1, 3, 5, 7]), (2, [2, 6]), (1, [4])]
+)
+def test_frames_are_at_equal_distances(clip, count, wanted):
+    """Each is the first at or after the middle of its part of the video."""
+    source = ImageSource(clip.parent)
+    names = [f"clip.mp4#frame={number}/{count}" for number in range(1, count + 1)]
+    assert [brightness(source.image(name)) for name in names] == wanted
+    assert {source.size(name) for name in names} == {(96, 64)}
+    assert len({source.identity(name) for name in names}) == count
+
+
+def test_frames_of_a_video_in_an_archive(clip, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "clips"), "zip", clip.parent)
+    assert brightness(ImageSource(archive).image("clip.mp4#frame=1/2")) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "There is no image"), (b"no video", "cannot be read"), (b"", "cannot be read")],
+)
+def test_what_is_no_video_is_one_line(clip, tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        ImageSource(tmp_path).image("a.mp4#frame=1/2")
+
+
+def test_without_the_package_its_command_is_named(clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(DataError, match=r"PyAV, which is not installed: .* install 'av>=14'"):
+        ImageSource(clip.parent).image("clip.mp4#frame=1/2")
+
+
+FRAMES = ["a.mp4#frame=1/2", "a.mp4#frame=2/2"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"video": "a.mp4", "conversations": [{"from": "human", "value": "<video>\nWhat?"}]},
+        {"videos": ["a.mp4"], "conversations": [{"from": "human", "value": "<video>\nWhat?"}]},
+        {"video": {"path": "a.mp4"}, "conversations": [{"from": "human", "value": "<video>\nWhat?"}]},
+    ],
+)
+def test_a_field_of_videos(row):
+    """A mark in the text is as many of images as there are frames."""
+    found = with_frames(row, 2)
+    assert found == {
+        "images": FRAMES,
+        "conversations": [{"from": "human", "value": "<image><image>\nWhat?"}],
+    }
+
+
+def test_parts_of_messages(tmp_path):
+    """Images and videos keep their order."""
+    parts = [
+        {"type": "image", "image": "1.png"},
+        {"type": "video_url", "video_url": {"url": "a.mp4"}},
+        {"type": "video", "video": "a.mp4"},
+        {"type": "text", "text": "What?"},
+    ]
+    row = {"messages": [{"role": "user", "content": parts}]}
+    changed, images = with_marks(with_frames(row, 2))
+    assert images == ["1.png", *FRAMES, *FRAMES]
+    texts = [part["text"] for part in changed["messages"][0]["content"]]
+    assert texts == [*[IMAGE_MARK] * 5, "What?"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"video": "a.mp4", "image": "1.png"}, "images and videos: write both as parts of messages"),
+        ({"video": 3}, "3 is no video: give the path of a file"),
+    ],
+)
+def test_a_row_that_cannot_be_meant_is_an_error(row, message):
+    with pytest.raises(DataError, match=message):
+        with_frames(row, 2)
+
+
+def test_a_video_trains_as_its_frames_do(clip, tmp_path, tokenizer):
+    """The item is that of a row with the frames as images."""
+    folder = vision.save("qwen2_5_vl", tmp_path / "model", tokenizer)
+    source = ImageSource(clip.parent)
+    names = []
+    for number in (1, 2, 3):
+        source.image(f"clip.mp4#frame={number}/3").save(clip.parent / f"{number}.png")
+        names.append(f"{number}.png")
+    talk = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "It gets brighter."}]
+    rows = [
+        {"video": "clip.mp4", "conversations": talk},
+        {"images": names, "conversations": [{**talk[0], "value": "<image><image><image>\nWhat?"}, talk[1]]},
+    ]
+    items = [
+        VisionLanguageDataset(
+            [row],
+            load_processor(folder),
+            image_folder=str(clip.parent),
+            video_frames=3,
+            pack_to_max_length=False,
+        )[0]
+        for row in rows
+    ]
+    assert items[0]["input_ids"].tolist() == items[1]["input_ids"].tolist()
+    assert items[0]["labels"].tolist() == items[1]["labels"].tolist()
+    (one,), (other,) = (item["image_inputs"] for item in items)
+    assert all((one[name] == other[name]).all() for name in one)

@@ -1,0 +1,92 @@
+"""Videos as frames: `clip.mp4#frame=3/8` is the third of eight frames at equal distances, an image.
+
+seconds    0 . 1 . 2 . 3 . 4      of 4 frames in 4 s: those at 0.5, 1.5, 2.5 and 3.5 s
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from xtuner.errors import DataError
+from xtuner.extras import install_extra
+from xtuner.language import translate
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_FRAME = re.compile(r"#frame=(\d+)/(\d+)$")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One of `count` frames of a video, counted from 1."""
+
+    path: str
+    number: int
+    count: int
+
+
+def frame_names(path: str, count: int) -> list[str]:
+    """The names of `count` frames of the video `path`."""
+    return [f"{path}#frame={number}/{count}" for number in range(1, count + 1)]
+
+
+def find_frame(name: str) -> Frame | None:
+    """The frame that is named; None for the name of an image."""
+    found = _FRAME.search(name)
+    return None if found is None else Frame(name[: found.start()], int(found[1]), int(found[2]))
+
+
+def read_frame(file: BinaryIO, frame: Frame, name: str) -> Image:
+    """The frame of the video in `file`, upright; DataError, which names it `name`."""
+    with _opened(file, name) as (container, stream):
+        start = float((stream.start_time or 0) * stream.time_base)
+        wanted = start + (frame.number - 0.5) / frame.count * _seconds(container, stream)
+        container.seek(int(wanted / stream.time_base), stream=stream)
+        found = None
+        for found in container.decode(stream):
+            if found.time is not None and found.time + 1e-6 >= wanted:
+                break
+        return _upright(found, name)
+
+
+def frame_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """Width and height of the frames of a video, by its first."""
+    with _opened(file, name) as (container, stream):
+        return _upright(next(container.decode(stream), None), name).size
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
+    try:
+        import av
+    except ImportError:
+        what = "videos are read by PyAV, which is not installed: {command}"
+        raise DataError(translate(what, command=install_extra("video"))) from None
+    try:
+        with av.open(file) as container:
+            if not container.streams.video:
+                raise DataError(translate("{name} has no pictures: it is no video", name=name))
+            yield container, container.streams.video[0]
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise DataError(
+            translate("the video {name} cannot be read: {error}", name=name, error=error)
+        ) from error
+
+
+def _seconds(container: Any, stream: Any) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / 1_000_000
+
+
+def _upright(frame: Any, name: str) -> Image:
+    if frame is None:
+        raise DataError(translate("the video {name} has no frames", name=name))
+    rotation = getattr(frame, "rotation", 0) or 0
+    image = frame.to_image()
+    return image.rotate(rotation, expand=True) if rotation else image
