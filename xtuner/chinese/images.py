@@ -75,6 +75,9 @@ IMAGES = {
     "videos are read by PyAV, which is not installed: {command}": "读取视频需要 PyAV，尚未安装：{command}",
     "{name} has no pictures: it is no video": "{name} 中没有画面：它不是视频",
     "the video {name} cannot be read: {error}": "视频 {name} 无法读取：{error}",
+    "the video {name} has {width} x {height} pixels: scale it down": (
+        "视频 {name} 有 {width} x {height} 像素：请缩小"
+    ),
     "the video {name} has no frames": "视频 {name} 中没有帧",
     "{value:.60} is no video: give the path of a file": "{value:.60} 不是视频：请给出文件的路径",
     "the row has images and videos: write both as parts of messages": (

@@ -63,6 +63,18 @@ def test_what_is_no_video_is_one_line(clip, tmp_path, content, message):
         ImageSource(tmp_path).image("a.mp4#frame=1/2")
 
 
+def test_names_that_others_send_are_no_videos(clip):
+    """A server decodes images alone."""
+    with pytest.raises(DataError, match="There is no image"):
+        ImageSource(clip.parent, is_confined=True).image("clip.mp4#frame=1/2")
+
+
+def test_a_large_video_is_refused(clip, monkeypatch):
+    monkeypatch.setattr("xtuner.dataset.images.video.MAX_PIXELS", 96 * 64 - 1)
+    with pytest.raises(DataError, match="has 96 x 64 pixels: scale it down"):
+        ImageSource(clip.parent).image("clip.mp4#frame=1/2")
+
+
 def test_without_the_package_its_command_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(DataError, match=r"PyAV, which is not installed: .* install 'av>=14'"):

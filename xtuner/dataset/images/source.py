@@ -68,7 +68,7 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return convert_image(value, translate("the image of the row"))
-        if (frame := _frame_of(value)) is not None:
+        if (frame := self._frame(value)) is not None:
             item = self._item(frame.path)
             with item.open() as file:
                 return convert_image(read_frame(file, frame, item.name), item.name)
@@ -81,7 +81,7 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return convert_image(value, translate("the image of the row")).size
-        if (frame := _frame_of(value)) is not None:
+        if (frame := self._frame(value)) is not None:
             return self._frame_size(frame.path)
         item = self._item(value)
         with item.open() as file:
@@ -93,9 +93,15 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return value.mode, value.size, hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
-        if (frame := _frame_of(value)) is not None:
+        if (frame := self._frame(value)) is not None:
             return (*self._item(frame.path).identity(), frame.number, frame.count)
         return self._item(value).identity()
+
+    def _frame(self, value: Any) -> Frame | None:
+        """The frame of a video that is named; what others send is never read as one."""
+        if isinstance(value, Mapping) and value.get("bytes") is None:
+            value = value.get("path")
+        return find_frame(value) if isinstance(value, str) and not self.is_confined else None
 
     def _frame_size(self, path: str) -> tuple[int, int]:
         if path not in self._frame_sizes:
@@ -170,12 +176,6 @@ class ImageSource:
         if path not in self._archives:
             self._archives[path] = Archive(path)
         return self._archives[path]
-
-
-def _frame_of(value: Any) -> Frame | None:
-    if isinstance(value, Mapping) and value.get("bytes") is None:
-        value = value.get("path")
-    return find_frame(value) if isinstance(value, str) else None
 
 
 class _Item(Protocol):

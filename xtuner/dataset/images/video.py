@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from xtuner.dataset.images.decode import MAX_PIXELS
 from xtuner.errors import DataError
 from xtuner.extras import install_extra
 from xtuner.language import translate
@@ -71,7 +72,11 @@ def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
         with av.open(file) as container:
             if not container.streams.video:
                 raise DataError(translate("{name} has no pictures: it is no video", name=name))
-            yield container, container.streams.video[0]
+            stream = container.streams.video[0]
+            if stream.width * stream.height > MAX_PIXELS:
+                what = "the video {name} has {width} x {height} pixels: scale it down"
+                raise DataError(translate(what, name=name, width=stream.width, height=stream.height))
+            yield container, stream
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DataError(
             translate("the video {name} cannot be read: {error}", name=name, error=error)
