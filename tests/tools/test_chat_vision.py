@@ -54,6 +54,7 @@ def answer_of_transformers(folder, names, question):
     )
     shown = [Image.open(name).convert("RGB") for name in names]
     inputs = processor(text=[text], images=[shown], return_tensors="pt")
+    inputs = inputs.to(model.dtype)  # Llama 4's processor gives 16 bits
     with torch.no_grad():
         out = model.generate(**inputs, max_new_tokens=6, do_sample=False)
     text = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :])

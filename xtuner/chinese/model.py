@@ -72,9 +72,6 @@ MODEL = {
         "projector {projector} 是为另一个模型（而非 {other}）制作的：它的 {setting} 为 {value}，而 {other} "
         "为 {have}"
     ),
-    "the vision encoder of {path} is of the family {family!r}; images can be read with {encoders}": (
-        "{path} 的视觉编码器属于 {family!r} 系列；可读取图像的有 {encoders}"
-    ),
     "the tokenizer of {path} has no image token: {token!r} is not a token": (
         "{path} 的 tokenizer 没有图像 token：{token!r} 不是一个 token"
     ),

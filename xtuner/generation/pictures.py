@@ -105,7 +105,7 @@ class Pictures:
         digest = hashlib.blake2b(repr((adapter, read.text)).encode(), digest_size=8, key=self._secret)
         for argument, tensor in sorted(read.tensors.items()):
             digest.update(f"{argument} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy())  # numpy has no bfloat16
         key = int.from_bytes(digest.digest(), "big") >> (_INDEX_BITS + 1)
         picture = self._known.get(key) or Picture(key, read, name=name)
         self._known[key] = picture

@@ -22,7 +22,7 @@ from xtuner.dataset.images.processed import ProcessedImages
 from xtuner.dataset.images.shape import bounded_for, expand_to_square
 from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError, ModelError
-from xtuner.families import images_of
+from xtuner.families import family_of, images_of
 from xtuner.language import translate
 from xtuner.model.base import base_model, device_of
 from xtuner.model.vision.positions import image_positions
@@ -120,7 +120,11 @@ class ProcessorVision(Vision):
         family = images_of(self._base.config)
         assert family is not None
         self._mrope = family.mrope
-        self.attends_both_ways = not family.packs
+        # A family with a recurrent state does not pack either.
+        self.attends_both_ways = not family.packs and family_of(self._base.config).packs is not False
+        # Of the whole model, or of its part without the head (DeepSeek-VL).
+        self._encoder = next(m for m in self._base.modules() if hasattr(m, "get_image_features"))
+        self._projector = getattr(self._encoder, family.projector) if family.projector else None
         try:
             self._images = ProcessedImages(processor)
             self.placeholder = self._images.token
@@ -149,8 +153,11 @@ class ProcessorVision(Vision):
             name: value.to(device, dtype if value.dtype.is_floating_point else None)
             for name, value in read.tensors.items()
         }
-        found = self._base.get_image_features(**given, return_dict=True)
-        rows = _rows(found.pooler_output)
+        found = self._encoder.get_image_features(**given, return_dict=True)
+        if self._projector is None:
+            rows = _rows(found.pooler_output)
+        else:
+            rows = self._projector(_rows(found.last_hidden_state))
         # Of an image among others the tensors hold a second copy.
         if len(rows) not in (read.length, 2 * read.length):
             what = "the image has {count} tokens and {rows} rows of features"

@@ -24,11 +24,12 @@ from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
 
-# Parts of a LLaVA that stay in full precision: small, and every image goes through them.
-_VISION_MODULES = (
-    *("model.vision_tower", "model.vision_model", "model.visual"),
-    *("model.multi_modal_projector", "model.connector", "lm_head"),
+# What stays in full precision in a model that reads images: small parts that every image goes through.
+_VISION_PARTS = (
+    *("vision_tower", "vision_model", "visual"),
+    *("multi_modal_projector", "mm_projector", "connector", "aligner"),
 )
+_VISION_MODULES = (*_VISION_PARTS, *(f"model.{part}" for part in _VISION_PARTS), "lm_head")
 
 
 def check_bits(quantization: Any, config: Any, kind: str) -> None:

@@ -201,28 +201,20 @@ def _check_sizes(llm: str, llm_config: Any, parts: LlavaParts) -> None:
 def load_image_encoder(
     model: Any, tokenizer: Any, path: str | Path, parts: LlavaParts | None = None
 ) -> ImageEncoder | None:
-    """The image encoder for `model`, loaded from `path`: its own, or `parts`; None if it has none."""
+    """The image encoder for `model`, loaded from `path`: `parts`, or that of a LLaVA; None if it has none.
+
+    A LLaVA with another encoder (Pixtral) has none either: its processor writes its images.
+    """
     if parts is not None:
         return _encoder_of_parts(model, parts)
-    if getattr(model.config, "model_type", None) == "llava":
+    config = base_model(model).config
+    if config.model_type == "llava" and config.vision_config.model_type in ENCODERS:
         return _own_encoder(model, tokenizer, path)
     return None
 
 
 def _own_encoder(model: Any, tokenizer: Any, path: str | Path) -> ImageEncoder:
     base = base_model(model)
-    family = base.config.vision_config.model_type
-    if family not in ENCODERS:
-        raise ModelError(
-            translate(
-                "the vision encoder of {path} is of the family {family!r}; images can be read with "
-                "{encoders}",
-                path=path,
-                family=family,
-                encoders=translate(" or ").join(ENCODERS),
-            )
-        )
-
     device, dtype = _place_of(base)
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
