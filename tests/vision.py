@@ -184,7 +184,7 @@ KINDS: dict[str, Kind] = {
         lambda: transformers.Gemma4ImageProcessorPil(
             patch_size=14, max_soft_tokens=70, pooling_kernel_size=2
         ),
-        ("<|image|>", "<|image>", "<image|>", "<|audio|>", "<|audio>", "<audio|>"),
+        ("<|image|>", "<|image>", "<image|>", "<|video|>", "<|audio|>", "<|audio>", "<audio|>"),
         "<|image|>",
         {
             "image_token": "<|image|>",
@@ -194,7 +194,13 @@ KINDS: dict[str, Kind] = {
             "boa_token": "<|audio>",
             "eoa_token": "<audio|>",
         },
-        {"image_token_id": "<|image|>", "boi_token_id": "<|image>", "eoi_token_id": "<image|>"},
+        {
+            "image_token_id": "<|image|>",
+            "boi_token_id": "<|image>",
+            "eoi_token_id": "<image|>",
+            "video_token_id": "<|video|>",
+            "audio_token_id": "<|audio|>",
+        },
     ),
     "llama4": Kind(
         lambda: transformers.Llama4ImageProcessor(size={"height": 28, "width": 28}, max_patches=3),
@@ -306,8 +312,8 @@ def save(family: str, folder: Path, tokenizer: Any) -> Path:
     text, vision, whole = {**seeing.FAMILIES, **FAMILIES}[kind.family or family]
     # Images must be in the window of the answers.
     text = {**text, **kind.text, "vocab_size": -(-len(tokenizer) // 64) * 64}
-    if text.get("sliding_window"):
-        text["sliding_window"] = 512
+    for window in {"sliding_window", "attention_chunk_size"} & text.keys():
+        text[window] = text[window] and 512
     settings = text, {**vision, **kind.vision}, {**whole, **ids, **kind.model}
     seeing.make(kind.family or family, settings).save_pretrained(folder)
     if kind.names:

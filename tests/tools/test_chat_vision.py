@@ -67,7 +67,8 @@ def test_folders_and_adapters(family, tmp_path, images, tokenizer, chat, run):
     base = vision.save(family, tmp_path / "base", tokenizer)
     model = AutoModelForImageTextToText.from_pretrained(base)
     torch.manual_seed(1)
-    lora = LoraConfig(r=4, lora_alpha=32, init_lora_weights=False, target_modules=["q_proj", "down_proj"])
+    part = r".*(language_model|text_model).*\.(q_proj|down_proj)"
+    lora = LoraConfig(r=4, lora_alpha=32, init_lora_weights=False, target_modules=part)
     get_peft_model(model, lora).save_pretrained(str(tmp_path / "adapter"))
     run("convert", "merge", base, "adapter", "merged")
     about = ("--image", "a.png", "--image", "b.jpg")

@@ -27,6 +27,7 @@ from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError
 from xtuner.generation.vision import Features, ReadImage, Vision
 from xtuner.language import translate
+from xtuner.model.vision.positions import image_types
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -240,7 +241,8 @@ class Pictures:
         forward: dict[str, Any] = {"inputs_embeds": embeddings}
         if self.vision.attends_both_ways:
             # The mask is made of the whole row.
-            forward["token_type_ids"] = (torch.tensor([row], device=device) < 0).long()
+            forward.update(image_types(model, torch.tensor([row], device=device) < 0))
+        forward.update(self.vision.of_tokens(ids, is_image))
         decoder: dict[str, Any] = {}
         if deep:
             levels = [level[is_image] for level in deep]

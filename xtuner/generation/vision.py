@@ -79,6 +79,10 @@ class Vision(ABC):
         """The positions [3, tokens] of a prompt with `images`, or None if they are counted as usual."""
         return None
 
+    def of_tokens(self, ids: Tensor, is_image: Tensor) -> Mapping[str, Tensor]:
+        """What the model makes of `ids` [1, tokens] besides their embeddings."""
+        return {}
+
     def stretched(self, image: Image) -> Image:
         """`image` in the shape of the encoder's, if that is fixed."""
         return image
@@ -173,6 +177,14 @@ class ProcessorVision(Vision):
             return None
         grids = [image.tensors["image_grid_thw"] for image in images]
         return image_positions(self._base, is_image[None], torch.cat(grids))[:, 0]
+
+    def of_tokens(self, ids: Tensor, is_image: Tensor) -> Mapping[str, Tensor]:
+        config = self._base.config.get_text_config()
+        if not getattr(config, "hidden_size_per_layer_input", 0):
+            return {}
+        # Gemma 4 gives each layer an embedding of the token, and that of padding for an image.
+        ids = ids.masked_fill(is_image, config.pad_token_id)
+        return {"per_layer_inputs": self._base.get_decoder().get_per_layer_inputs(ids)}
 
 
 def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:

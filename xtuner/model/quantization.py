@@ -27,7 +27,7 @@ from xtuner.model.targets import packed_experts
 # What stays in full precision in a model that reads images: small parts that every image goes through.
 _VISION_PARTS = (
     *("vision_tower", "vision_model", "visual"),
-    *("multi_modal_projector", "mm_projector", "connector", "aligner"),
+    *("multi_modal_projector", "mm_projector", "connector", "aligner", "embed_vision"),
 )
 _VISION_MODULES = (*_VISION_PARTS, *(f"model.{part}" for part in _VISION_PARTS), "lm_head")
 

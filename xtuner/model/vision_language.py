@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -158,15 +157,8 @@ class VisionLanguageFinetune(SupervisedFinetune):
         own = [self._inputs[starts[start]] for start in p.index[:, 0].tolist()]
         if not any(own):
             return p
-        return replace(p, inputs={**p.inputs, **self._joined(own), **self._types(p.inputs["input_ids"])})
-
-    def _types(self, ids: Tensor) -> dict[str, Tensor]:
-        """Which tokens are those of images, under the names that the model takes."""
-        base = base_model(self.llm)
-        names = {"mm_token_type_ids", "token_type_ids"} & inspect.signature(
-            getattr(base, "model", base).forward
-        ).parameters.keys()
-        return dict.fromkeys(names, (ids == base.config.image_token_id).long())
+        is_image = p.inputs["input_ids"] == base_model(self.llm).config.image_token_id
+        return replace(p, inputs={**p.inputs, **self._joined(own), **image_types(self.llm, is_image)})
 
     def _joined(self, samples: Sequence[ImageInputs | None]) -> dict[str, Tensor]:
         """The tensors of the images of all samples, on the device."""

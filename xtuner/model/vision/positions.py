@@ -8,10 +8,13 @@ tokens    a b I I I I c          an image of 2 x 2 patches
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from xtuner.model.base import base_model
 
 
 def image_positions(model: Any, is_image: Tensor, grids: Tensor) -> Tensor:
@@ -23,3 +26,10 @@ def image_positions(model: Any, is_image: Tensor, grids: Tensor) -> Tensor:
     # Only the shape of the ids is read.
     ids = torch.zeros_like(is_image, dtype=torch.long)
     return owner.get_rope_index(ids, mm_token_type_ids=is_image.long(), image_grid_thw=grids)[0]
+
+
+def image_types(model: Any, is_image: Tensor) -> dict[str, Tensor]:
+    """Which tokens are those of images, under the names that the model takes."""
+    base = base_model(model)
+    taken = inspect.signature(getattr(base, "model", base).forward).parameters.keys()
+    return dict.fromkeys({"mm_token_type_ids", "token_type_ids"} & taken, is_image.long())
