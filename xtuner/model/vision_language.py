@@ -35,7 +35,7 @@ from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
 from xtuner.model.vision.adapters import LANGUAGE, PROJECTOR, VISION, adapt, parts_of
 from xtuner.model.vision.blank import never_reached, with_blank
-from xtuner.model.vision.positions import image_positions
+from xtuner.model.vision.positions import image_positions, image_types
 from xtuner.parallel.tensors import is_divided
 from xtuner.parallel.world import all_reduce_max
 
