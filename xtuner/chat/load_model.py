@@ -38,7 +38,7 @@ def reads_images(settings: ModelSettings) -> bool:
     if settings.llava is not None:
         return True
     config = load_config(settings.model, trust_remote_code=settings.trust_remote_code)
-    return config.model_type == "llava" or images_of(config) is not None
+    return images_of(config) is not None
 
 
 def load_model(

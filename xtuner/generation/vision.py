@@ -195,6 +195,8 @@ def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
 
 def _around(tokenizer: Any, placeholder: str) -> tuple[str, str]:
     """What the chat template of `tokenizer` writes before and after the placeholder of an image."""
+    if not tokenizer.chat_template:
+        return "", "\n"  # as InternVL's own code, whose folders have no chat template
     parts = content_parts(f"Qzx0z{IMAGE_MARK}Qzx1z")
     try:
         text = tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)

@@ -97,8 +97,7 @@ def bitsandbytes_config(bits: int | None, dtype: torch.dtype, config: Any) -> An
             bnb_4bit_use_double_quant=True,
             bnb_4bit_quant_type="nf4",
         )
-    sees = config.model_type == "llava" or images_of(config) is not None
-    found.llm_int8_skip_modules = list(_VISION_MODULES) if sees else None
+    found.llm_int8_skip_modules = None if images_of(config) is None else list(_VISION_MODULES)
     keep_weights_that_are_read(found, config)
     return found
 
