@@ -10,6 +10,7 @@ from tests import vision
 from xtuner.config import Builder, load_config
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.engine.checkpoints.files import load_checkpoint
+from xtuner.model.vision.positions import image_types
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
@@ -62,6 +63,7 @@ def test_from_training_to_transformers(family, method, tmp_path, monkeypatch, ru
     inputs = {n: v.float() if v.is_floating_point() else v for n, v in item["image_inputs"][0].items()}
     with torch.no_grad():
         (ours,) = model(flat_collate_fn([item])["data"], mode="predict")
-        theirs = plain(input_ids=ids, **model._types(ids), **inputs).logits[0]
+        types = image_types(plain, ids == plain.config.image_token_id)
+        theirs = plain(input_ids=ids, **types, **inputs).logits[0]
     torch.testing.assert_close(ours["logits"][first], theirs, rtol=1e-3, atol=1e-4)
     assert (tmp_path / result / "preprocessor_config.json").is_file()
