@@ -137,6 +137,19 @@ EVALUATION = {
     "0: always the likeliest token (0)": "0：总取概率最大的 token（0）",
     "the likeliest tokens of that probability together (1)": "只从累计概率达到该值的 token 中采样（1）",
     "seed of answers with a temperature (0)": "采样的随机种子（0）",
+    "a choice is longer than the {context} tokens that the model reads": (
+        "有一个选项比模型能读的 {context} 个 token 还长"
+    ),
+    "the tokenizer has neither a start nor an end token, after which a text could begin": (
+        "tokenizer 既没有起始 token 也没有结束 token，文本无从开始"
+    ),
+    "the text is empty": "文本为空",
+    "{count:,} questions could not be asked; they count as wrong, and texts not at all: {errors}": (
+        "{count:,} 道题无法提问：题目计为错误，文本不计入：{errors}"
+    ),
+    "{name} needs whole sequences: set sequence_parallel_size = 1, or leave it out": (
+        "{name} 需要完整的序列：请设 sequence_parallel_size = 1，或去掉它"
+    ),
     "the row asks nothing": "该行没有提问",
     "{path} has no row that asks something": "{path} 没有一行有提问",
     "{count:,} rows answered": "已回答 {count:,} 行",

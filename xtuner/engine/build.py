@@ -192,6 +192,9 @@ def build_evaluators(run: Run, name: str) -> list[Any]:
     """The metrics of answers that the config has under `name`: one, a list of them, or none."""
     given = run.cfg.get(name)
     cfgs = [] if given is None else given if isinstance(given, list) else [given]
+    if cfgs and run.world.sequence_size > 1:
+        what = "{name} needs whole sequences: set sequence_parallel_size = 1, or leave it out"
+        raise ConfigError(translate(what, name=name))
     found = [run.builder.build(cfg, f"{name}.{number}") for number, cfg in enumerate(cfgs)]
     for evaluator in found:
         if lacking := [

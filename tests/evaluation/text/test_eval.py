@@ -125,6 +125,22 @@ def test_a_text_is_scored_in_windows_of_the_context(here, llama_dir, plain, run)
     assert metrics["bits_per_byte"] == pytest.approx(total / math.log(2) / (len(text) + 3))
 
 
+def test_what_cannot_be_scored_is_named(here, llama_dir, run):
+    """A choice that is longer than the context counts as wrong; an empty text does not count."""
+    long = {**ARC[0], "choices": {"text": ["a thing", "six " * 2000], "label": ["A", "B"]}}
+    write("arc.jsonl", [ARC[0], long])
+    write("book.jsonl", [{"text": "one two"}, {"text": ""}])
+    out = run("eval", llama_dir, "--tasks", "arc.jsonl", "perplexity=book.jsonl", *TINY)
+    assert (
+        "2 questions could not be asked; they count as wrong, and texts not at all: arc/2: a choice is longer"
+        in out
+    )
+    assert "; book/2: the text is empty" in out
+    assert answers()[1]["index"] == "arc/2"
+    assert results()["arc"]["metrics"]["acc"] in (0.0, 0.5)
+    assert math.isfinite(results()["book"]["metrics"]["perplexity"])
+
+
 def test_answers_are_those_of_transformers(here, llama_dir, plain, run):
     """Greedy, in the form of the prompt template; metrics fit the references unless they are named."""
     model, tokenizer = plain

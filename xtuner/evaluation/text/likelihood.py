@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from xtuner.errors import DataError, ModelError
 from xtuner.generation.limits import context_length
+from xtuner.language import translate
 from xtuner.model.packed import Packed
 from xtuner.model.sft import SupervisedFinetune
 
@@ -66,6 +68,9 @@ class Likelihood:
         # Its last token is read only if it predicts another.
         needed = max(scored.positions) + 1
         surplus = 0 if self.context is None else max(0, needed - self.context)
+        if min(scored.positions) < surplus:
+            what = "a choice is longer than the {context} tokens that the model reads"
+            raise DataError(translate(what, context=self.context))
         self.num_cut += surplus > 0
         positions = [position - surplus for position in scored.positions]
         return Scored(scored.ids[surplus:needed], positions, scored.targets, scored.ends)
@@ -77,8 +82,13 @@ class Likelihood:
         """
         first = self.tokenizer.bos_token_id
         first = self.tokenizer.eos_token_id if first is None else first
+        if first is None:
+            what = "the tokenizer has neither a start nor an end token, after which a text could begin"
+            raise ModelError(translate(what))
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        width = self.context or max(len(ids), 1)
+        if not ids:
+            raise DataError(translate("the text is empty"))
+        width = self.context or len(ids)
         before = [first, *ids]
         found = []
         for start in range(0, len(ids), width):

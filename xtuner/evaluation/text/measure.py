@@ -236,21 +236,25 @@ class _Run:
     ) -> None:
         """Write the log-probabilities of choices, and of texts."""
         likelihood = Likelihood(self.model, self.tokenizer)
-        samples: list[list[Scored]] = [
-            likelihood.after(q.prompt, q.choices) if kind == CHOICES else likelihood.windows(q.prompt)
-            for _, kind, q in questions
-        ]
-        lengths = [sum(len(one.ids) for one in own) for own in samples]
+        todo: list[tuple[str, str, list[Scored]]] = []
+        for name, kind, q in questions:
+            try:
+                if kind == CHOICES:
+                    todo.append((name, kind, likelihood.after(q.prompt, q.choices)))
+                else:
+                    todo.append((name, kind, likelihood.windows(q.prompt)))
+            except DataError as error:
+                write([{"index": name, "error": str(error)}], 0)
+        lengths = [sum(len(one.ids) for one in samples) for _, _, samples in todo]
         for numbers in batches(lengths, self.settings.batch_tokens):
-            found = iter(self._in_parts(likelihood, [one for n in numbers for one in samples[n]]))
+            found = iter(self._in_parts(likelihood, [one for n in numbers for one in todo[n][2]]))
             lines: list[Line] = []
-            for number in numbers:
-                name, kind, _ = questions[number]
-                values = [value for _ in samples[number] for value in next(found)]
+            for name, kind, samples in (todo[n] for n in numbers):
+                values = [value for _ in samples for value in next(found)]
                 if kind == CHOICES:
                     lines.append({"index": name, "logprobs": values})
                 else:
-                    count = sum(len(one.targets) for one in samples[number])
+                    count = sum(len(one.targets) for one in samples)
                     lines.append({"index": name, "logprob": sum(values), "tokens": count})
             write(lines, sum(lengths[n] for n in numbers))
         if likelihood.num_cut:

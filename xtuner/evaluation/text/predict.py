@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from xtuner import atomic, json_lines
 from xtuner.evaluation.run_folder import Line
 from xtuner.evaluation.text.measure import Settings, answer_tasks, metrics_of, name_of
-from xtuner.evaluation.text.metrics import find_metric
+from xtuner.evaluation.text.metrics import Metric, find_metric
 from xtuner.evaluation.text.tasks import Question, read_rows
 from xtuner.language import translate
 from xtuner.parallel.world import World
@@ -35,7 +36,8 @@ def predict(settings: Settings, data: str, out: str, world: World) -> list[str] 
             return None
         answered = [(question, lines[name_of(task, question)]) for question in task.questions]
         names = metrics_of(settings, task) if all(q.reference is not None for q in task.questions) else []
-        found = {question.index: _line(question, line, names) for question, line in answered}
+        metrics = {name: find_metric(name) for name in names}
+        found = {question.index: _line(question, line, metrics) for question, line in answered}
         found |= {index: {"id": index, "error": error} for index, error in errors.items()}
         with atomic.written(path) as part, part.open("wb") as file:
             json_lines.append(file, [found[index] for index in sorted(found, key=int)])
@@ -43,14 +45,14 @@ def predict(settings: Settings, data: str, out: str, world: World) -> list[str] 
     return [*_summary(list(found.values()), names), translate("The results are in {out}", out=out)]
 
 
-def _line(question: Question, line: Line, names: list[str]) -> dict[str, Any]:
+def _line(question: Question, line: Line, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     made: dict[str, Any] = {"id": question.index, "messages": list(question.messages)}
     made |= {name: value for name, value in line.items() if name != "index"}
     if question.reference is not None:
         made["reference"] = question.reference
         if "prediction" in line:
             given = question.shown, line["prediction"], question.reference, question.row
-            made |= {name: find_metric(name)(*given) for name in names}
+            made |= {name: metric(*given) for name, metric in metrics.items()}
     return made
 
 

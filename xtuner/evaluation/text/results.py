@@ -36,7 +36,7 @@ class Result:
     lines: Sequence[Line]
     values: Sequence[Mapping[str, float]]
     metrics: Mapping[str, float]
-    errors: Mapping[str, float]
+    standard_errors: Mapping[str, float]
     groups: Mapping[str, Mapping[str, float]]
 
 
@@ -65,6 +65,8 @@ def score_task(task: Task, lines: Sequence[Line], metrics: Sequence[str] = ()) -
 
 
 def _of_choice(question: Question, line: Line, by_letter: bool) -> dict[str, float]:
+    if "error" in line:
+        return {"acc": 0.0} if by_letter else {"acc": 0.0, "acc_norm": 0.0}
     logprobs = line["logprobs"]
     found = {"acc": float(_largest(logprobs) == question.right)}
     if not by_letter:
@@ -81,10 +83,11 @@ def _largest(values: Sequence[float]) -> int:
 
 
 def _perplexity(task: Task, lines: Sequence[Line]) -> dict[str, float]:
-    total = -sum(line["logprob"] for line in lines)
-    tokens = sum(line["tokens"] for line in lines)
-    num_words = sum(len(re.split(r"\s+", question.prompt)) for question in task.questions)
-    num_bytes = sum(len(question.prompt.encode()) for question in task.questions)
+    scored = [(q.prompt, line) for q, line in zip(task.questions, lines, strict=True) if "error" not in line]
+    total = -sum(line["logprob"] for _, line in scored)
+    tokens = sum(line["tokens"] for _, line in scored)
+    num_words = sum(len(re.split(r"\s+", text)) for text, _ in scored)
+    num_bytes = sum(len(text.encode()) for text, _ in scored)
     return {
         "perplexity": _exp(total / max(tokens, 1)),
         "word_perplexity": _exp(total / max(num_words, 1)),
@@ -122,7 +125,7 @@ def print_results(results: Sequence[Result]) -> None:
     for result in results:
         for number, (name, value) in enumerate(result.metrics.items()):
             first = (result.task.name, f"{len(result.lines):,}") if number == 0 else ("", "")
-            error = f"{result.errors[name]:.4f}" if name in result.errors else ""
+            error = f"{result.standard_errors[name]:.4f}" if name in result.standard_errors else ""
             table.add_row(*first, name, f"{value:.4f}", error)
         for group, metrics in result.groups.items():
             count = sum(question.group == group for question in result.task.questions)
@@ -145,7 +148,7 @@ def write_results(folder: Path, model: str, results: Sequence[Result]) -> list[s
     lines = [line for result in results for line in result.lines]
     if errors := [f"{line['index']}: {line['error']}" for line in lines if "error" in line]:
         more = ", ..." if len(errors) > NAMED else ""
-        what = "{count:,} questions could not be asked and count as wrong: {errors}"
+        what = "{count:,} questions could not be asked; they count as wrong, and texts not at all: {errors}"
         notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
     if cut := sum("cut" in line for line in lines):
         what = "{count:,} answers were cut at the length of --max-new-tokens or of the context"
@@ -161,7 +164,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "questions": len(task.questions),
         "shots": task.shots,
         "metrics": dict(result.metrics),
-        "standard_errors": dict(result.errors),
+        "standard_errors": dict(result.standard_errors),
         "groups": {name: dict(metrics) for name, metrics in result.groups.items()},
     }
 
@@ -205,15 +208,16 @@ def _section(result: Result) -> str:
 
 def _question(question: Question, line: Line, values: Mapping[str, float]) -> str:
     shown = [f'<p class="faint">{escape(question.place)}</p><pre>{escape(question.shown)}</pre>']
-    if question.choices:
+    if "error" in line:
+        shown.append(f"<pre>{escape(line['error'])}</pre>")
+    elif question.choices:
         chosen = _largest(line["logprobs"])
         for number, (text, value) in enumerate(zip(question.choices, line["logprobs"], strict=True)):
             word = f"<mark>{escape(text)}</mark>" if number == question.right else escape(text)
             sign = "→" if number == chosen else ""
             shown.append(f'<div><i>{sign}</i>{word} <span class="faint">{value:.3f}</span></div>')
     elif question.reference is not None:
-        given = str(line.get("prediction", line.get("error", "")))
-        shown.append(f"<pre>{escape(given)}</pre>")
+        shown.append(f"<pre>{escape(line['prediction'])}</pre>")
         shown.append(f"<pre><mark>{escape(question.reference)}</mark></pre>")
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
         shown.append(f'<p class="faint">{escape(numbers)}</p>')
