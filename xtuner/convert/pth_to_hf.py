@@ -54,52 +54,47 @@ def pth_to_hf(
     cfg = general_config(named)  # of InternVL_V1_5
     parse_size(max_shard_size)
     path = Path(pth_model).expanduser()
+    how = Writing(cfg, path, fp32, max_shard_size, safe_serialization)
     beside = next(folder for folder in Path(save_dir).expanduser().absolute().parents if folder.is_dir())
-    if save_format != "xtuner" and not is_llava(cfg):
-        base = internvl_base(base_of(cfg), save_format, cfg.filename)
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".whole-") as parts:
-            trained = Path(parts) / "trained"
-            kind = pth_to_hf(cfg, path, trained, fp32, max_shard_size, safe_serialization)
-            write_whole(
-                trained,
-                base,
-                save_dir,
-                save_format,
-                max_shard_size=max_shard_size,
-                safe_serialization=safe_serialization,
-            )
-        return kind
+    is_whole = save_format != "xtuner" and not is_llava(cfg)
+    base = internvl_base(base_of(cfg), save_format, cfg.filename) if is_whole else None
     logger.info("Load PTH model from %s", path)
     checkpoint = load_checkpoint(path, with_optimizer=False, empty=InFiles(beside))
     if is_llava(cfg):
-        how = Writing(cfg, path, fp32, max_shard_size, safe_serialization)
         write_llava(save_dir, checkpoint, how, save_format)
         return "llava"
+    if base is None:
+        return _write_trained(save_dir, checkpoint, how)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".whole-") as parts:
+        trained = Path(parts) / "trained"
+        kind = _write_trained(trained, checkpoint, how)
+        shards, safe = max_shard_size, safe_serialization
+        write_whole(trained, base, save_dir, save_format, max_shard_size=shards, safe_serialization=safe)
+    return kind
+
+
+def _write_trained(save_dir: str | Path, checkpoint: Mapping[str, Any], how: Writing) -> str:
+    """Write what was trained: an adapter, or a whole model; returns which."""
+    cfg, path = how.cfg, how.path
     state = _exported(checkpoint["state_dict"], path)
     in_adapter = is_adapter(checkpoint["state_dict"])
     _check_kind(cfg, in_adapter, path)
-    tensors = Cast(state, torch.float32 if fp32 else half_dtype(cfg, state), path)
+    tensors = Cast(state, torch.float32 if how.fp32 else half_dtype(cfg, state), path)
     if tensors.half is not None:
         logger.info("Convert LLM to %s", str(tensors.half).removeprefix("torch."))
     about = About(base_of(cfg), checkpoint.get("meta", {}).get("hf_files") or {}, cfg.model.get("lora"))
-    sources = (path.resolve().parent,)
+    sources, safe = (path.resolve().parent,), how.safe_serialization
     with new_folder(save_dir, sources=sources, num_bytes=tensors.num_bytes) as folder:
         with byte_bar("Saving", tensors.num_bytes) as advance:
             load = tensors.loader(advance)
             if in_adapter:
                 logger.info("Saving adapter to %s", save_dir)
-                write_adapter(folder, tensors, load, about, safe_serialization=safe_serialization)
+                write_adapter(folder, tensors, load, about, safe_serialization=safe)
             else:
                 logger.info("Saving LLM tokenizer to %s", save_dir)
                 logger.info("Saving LLM to %s", save_dir)
-                write_model(
-                    folder,
-                    tensors,
-                    load,
-                    about,
-                    max_shard_size=max_shard_size,
-                    safe_serialization=safe_serialization,
-                )
+                limit = how.max_shard_size
+                write_model(folder, tensors, load, about, max_shard_size=limit, safe_serialization=safe)
         (folder / CONFIG_NAME).write_text(without_local_paths(cfg.text), "utf-8")
         write_card(folder, base_of(cfg), "adapter" if in_adapter else "model")
         if not in_adapter:
