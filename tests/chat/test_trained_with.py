@@ -44,6 +44,26 @@ def test_a_processor_writes_its_own_template(tmp_path, kind):
     assert choose_template(None, [tmp_path]) == PROMPT_TEMPLATE.auto
 
 
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [("PROMPT_TEMPLATE.vicuna", "vicuna"), ("prompt_template", "internlm2_chat"), ("None", "auto")],
+)
+def test_a_template_of_the_data_set_replaces_the_processor_s(tmp_path, template, wanted):
+    """As in training."""
+    data = f"dict(type=VisionLanguageDataset, processor=dict(), template={template})"
+    (tmp_path / "xtuner_config.py").write_text(f"{BY_NAME}\ntrain_dataloader = dict(dataset={data})\n")
+    assert choose_template(None, [tmp_path]) == PROMPT_TEMPLATE[wanted]
+
+
+def test_internvl_s_recipes_are_answered_in_their_own_form(tmp_path):
+    """Without line breaks between turns."""
+    data = "dict(type=InternVL_V1_5_Dataset, model_path='m', template=prompt_template)"
+    (tmp_path / "xtuner_config.py").write_text(f"{BY_NAME}\ntrain_dataloader = dict(dataset={data})\n")
+    assert choose_template(None, [tmp_path])["INSTRUCTION"] == (
+        "<|im_start|>user\n{input}<|im_end|><|im_start|>assistant\n"
+    )
+
+
 def test_another_one_is_used_with_a_warning(tmp_path, caplog):
     """The user's template is used; a difference is logged."""
     (tmp_path / "xtuner_config.py").write_text(BY_NAME)

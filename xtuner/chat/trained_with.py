@@ -20,7 +20,7 @@ from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 
 CONFIG_NAME = "xtuner_config.py"
-# The data set that is written by the chat template of a processor, whatever templates its config names.
+# The data set whose samples have the chat template of a processor, unless it names a template itself.
 _BY_PROCESSOR = "VisionLanguageDataset"
 
 
@@ -49,22 +49,21 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            text = path.read_text(encoding="utf-8")
-            value = _find(ast.parse(text))
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            value = _find(tree)
         except (SyntaxError, ValueError) as error:
             logger.warning("the prompt template in %s cannot be read: %s", path, error)
             continue
         if isinstance(value, str):
             value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
         if isinstance(value, Mapping):
-            return own_form(value)[0] if InternVL_V1_5_Dataset.__name__ in text else value
+            of_internvl = any(_is_of(given, InternVL_V1_5_Dataset.__name__) for given in _calls(tree))
+            return own_form(value)[0] if of_internvl else value
     return None
 
 
 def _find(tree: ast.Module) -> Any:
     """The template of the config's map function: a name or a dict; None if it has none."""
-    if any(_is_named(node, _BY_PROCESSOR) for node in ast.walk(tree)):
-        return "auto"
     assigned = {
         target.id: statement.value
         for statement in tree.body
@@ -72,17 +71,26 @@ def _find(tree: ast.Module) -> Any:
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
+    calls = _calls(tree)
+    for given in calls:
+        if _is_of(given, _BY_PROCESSOR):
+            return _value(given.get("template", ast.Pass()), assigned) or "auto"
     if "prompt_template" in assigned:
         return _value(assigned["prompt_template"], assigned)
-    for node in ast.walk(tree):
-        given = _arguments(node)
+    for given in calls:
         if "template" in given and "template_map_fn_factory" in ast.dump(given.get("type", ast.Pass())):
             return _value(given["template"], assigned)
     return None
 
 
-def _is_named(node: ast.AST, name: str) -> bool:
-    """Whether `node` is `name`, or a dotted path that ends with it, as code or as text."""
+def _calls(tree: ast.Module) -> list[dict[str, ast.AST]]:
+    """The items of every dict in the config."""
+    return [given for node in ast.walk(tree) if (given := _arguments(node))]
+
+
+def _is_of(given: Mapping[str, ast.AST], name: str) -> bool:
+    """Whether the type of a dict is `name`, or a dotted path that ends with it, as code or as text."""
+    node = given.get("type", ast.Pass())
     found = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
     found = node.value if isinstance(node, ast.Constant) else found
     return isinstance(found, str) and found.rpartition(".")[2] == name
