@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoModelForImageTextToText
 
-from tests import vision
+from tests import internvl, vision
 from xtuner.estimate.configured import read_training
 from xtuner.estimate.images import with_images
 from xtuner.estimate.machine import Machine
@@ -21,14 +21,26 @@ def folder(request, tmp_path_factory, tokenizer):
     return vision.save(request.param, tmp_path_factory.mktemp(request.param), tokenizer)
 
 
-def test_weights_are_those_of_the_model(folder):
-    """Of encoder and projector, from the headers of the files."""
-    shape = with_images(read_shape(read_json(folder / "config.json")), str(folder))
+def counted(folder):
+    """The weights of encoder and projector of the model itself."""
     made = VisionLanguageFinetune(AutoModelForImageTextToText.from_pretrained(folder))
     counts = {"vision": 0, "projector": 0, "language model": 0}
     for name, parameter in made.llm.named_parameters():
         counts[made.part_of(name)] += parameter.numel()
-    assert (shape.encoder, shape.projector) == (counts["vision"], counts["projector"])
+    return counts["vision"], counts["projector"]
+
+
+def test_weights_are_those_of_the_model(folder):
+    """Of encoder and projector, from the headers of the files."""
+    shape = with_images(read_shape(read_json(folder / "config.json")), str(folder))
+    assert (shape.encoder, shape.projector) == counted(folder)
+
+
+def test_internvl_s_own_folders_are_counted(tmp_path, tokenizer):
+    """Their names are other ones."""
+    folder = internvl.save(tmp_path / "model", "internlm2", tokenizer)
+    shape = with_images(read_shape(read_json(folder / "config.json")), str(folder))
+    assert (shape.encoder, shape.projector) == counted(folder)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +50,9 @@ def test_weights_are_those_of_the_model(folder):
         ({"freeze_vision": False}, ["encoder", "projector"]),
         ({"freeze_projector": True}, []),
         ({"lora": {"r": 4}}, []),
+        ({"freeze_llm": True}, ["projector"]),
+        ({"lora": {"r": 4}, "freeze_projector": False, "freeze_vision": False}, ["encoder", "projector"]),
+        ({"lora": {"r": 4}, "vision_lora": {"r": 4}, "freeze_vision": False}, []),
     ],
 )
 def test_memory_is_that_of_what_is_trained(settings, trains, tmp_path, tokenizer):

@@ -103,7 +103,7 @@ def read_training(
         compiled=bool(config.get("compile")),
         copies=int(full and word in _WITH_REFERENCE and without_copy is None),
         reference_bytes=reference_bytes,
-        image_trained=trained_of_images(model, shape, not full) if word == _WITH_IMAGES else 0,
+        image_trained=trained_of_images(model, shape) if word == _WITH_IMAGES else 0,
         by_trainer=by_trainer(config),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))

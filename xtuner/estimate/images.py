@@ -17,6 +17,7 @@ from typing import Any
 from xtuner.estimate.shape import Shape
 from xtuner.families import PROJECTORS
 
+_PROJECTORS = {*PROJECTORS, "mlp1"}  # of InternVL's own folders
 # In the names of encoders and what is around them.
 _ENCODERS = re.compile("vision|visual|image|audio|speech")
 _MAX_HEADER = 100_000_000  # bytes, as for safetensors
@@ -29,19 +30,20 @@ def with_images(shape: Shape | None, folder: str | None) -> Shape | None:
     encoder = projector = 0
     for name, count in _sizes(Path(folder)):
         words = name.split(".")
-        if set(words) & set(PROJECTORS):
+        if set(words) & _PROJECTORS:
             projector += count
         elif any(map(_ENCODERS.search, words)):
             encoder += count
     return replace(shape, encoder=encoder, projector=projector)
 
 
-def trained_of_images(model: Mapping[str, Any], shape: Shape, uses_adapter: bool) -> int:
-    """The weights of encoder and projector that `model`, a VisionLanguageFinetune of a config, trains."""
-    encoder = shape.encoder if model.get("freeze_vision") is False else 0
+def trained_of_images(model: Mapping[str, Any], shape: Shape) -> int:
+    """The weights of encoder and projector that a config's VisionLanguageFinetune trains as a whole."""
+    trains_encoder = model.get("freeze_vision") is False and not model.get("vision_lora")
     freezes = model.get("freeze_projector")
-    trains_projector = not freezes if freezes is not None else not uses_adapter
-    return encoder + (shape.projector if trains_projector else 0)
+    if freezes is None:
+        freezes = any(model.get(name) for name in ("lora", "vision_lora", "peft_model"))
+    return trains_encoder * shape.encoder + (not freezes) * shape.projector
 
 
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
