@@ -7,7 +7,8 @@ import argparse
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.parser import Parser, bits
+from xtuner.tools.arguments.model import add_llava, add_loading
+from xtuner.tools.arguments.parser import Parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -17,9 +18,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("model_name_or_path", help="the model: a folder or a name on the hub")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--adapter", help="the LoRA adapter to put on the model")
-    which.add_argument("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
-    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
-    add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
+    add_llava(parser, which)
     add(
         "--image",
         action="append",
@@ -27,12 +26,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="the image to talk about, with a vision-language model or --llava; repeatable",
     )
-    add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="fp16", help="precision (fp16)")
+    add_loading(parser)
     add("--prompt-template", help="form of the prompt (the one that the model was trained with)")
     system = parser.add_mutually_exclusive_group()
     system.add_argument("--system", help="the system text")
     system.add_argument("--system-template", help="the name of a built-in system text")
-    add("--bits", type=bits, metavar="{4,8,None}", help="load the model quantised to so many bits (None)")
     add("--bot-name", default="BOT", help="what templates with a {bot_name} call the model (BOT)")
     add(
         "--with-plugins",
@@ -55,8 +53,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--stop-words", nargs="+", default=[], help="texts that end an answer, besides the template's own")
     add("--command-stop-word", help="one more text that ends an answer: the end of a command")
     add("--answer-stop-word", help="one more text that ends an answer")
-    add("--trust-remote-code", action="store_true", help="run Python files that the model brings along")
-    add("--offload-folder", help="where layers go that fit neither GPU nor memory")
     add("--max-new-tokens", type=int, default=2048, help="the longest answer, in tokens (2048)")
     add("--temperature", type=float, default=0.1, help="0: always the likeliest token (0.1)")
     add("--top-k", type=int, default=40, help="choose among so many likeliest tokens, 0: all (40)")

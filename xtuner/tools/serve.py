@@ -7,6 +7,7 @@ import os
 
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.model import add_llava, add_loading
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -18,9 +19,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("model_name_or_path", help="the model: a folder or a name on the hub")
     add("--adapter", action="append", default=[], metavar="[NAME=]FOLDER", help="a LoRA adapter; repeatable")
-    add("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
-    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
-    add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
+    add_llava(parser)
     add(
         "--reward",
         metavar="MODEL",
@@ -30,10 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine only)")
     add("--port", type=int, default=8000, help="the port to listen at, 0: any that is free (8000)")
     add("--api-key", help="the key that requests must bring (XTUNER_API_KEY, where it is set)")
-    add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="fp16", help="precision (fp16)")
-    add("--bits", type=int, choices=[4, 8], help="load the model quantised to so many bits")
-    add("--offload-folder", help="where layers go that fit neither GPU nor memory")
-    add("--trust-remote-code", action="store_true", help="run the code that the model's folder brings")
+    add_loading(parser)
     add("--prompt-template", help="form of the prompt (the one that each model was trained with)")
     add(
         "--max-new-tokens", type=int, default=2048, help="the longest answer where a request says none (2048)"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xtuner import dist
+from xtuner.log import start_console
 from xtuner.parallel.launch import Processes, configured_processes, launch
 
 
@@ -36,3 +37,29 @@ def run_in(processes: Processes, command: str, argv: Sequence[str] | None) -> in
     words = sys.argv[1:] if argv is None else argv
     debug = ["--debug"] * ("--debug" in sys.argv)
     return launch([sys.executable, "-m", "xtuner", command, *words, *debug], processes)
+
+
+def run_measurement(
+    command: str,
+    args: argparse.Namespace,
+    argv: Sequence[str] | None,
+    check: Callable[[], None],
+    measure: Callable[[Any], Sequence[str] | None],
+) -> int:
+    """Measure in this process, or in the processes that the environment asks for; returns the exit code.
+
+    `check` raises for paths that do not exist, before torch is imported. `measure` gets the world; the lines
+    that it returns on the first process are printed.
+    """
+    processes = join_launched(args)
+    check()
+    if processes is not None:
+        return run_in(processes, command, argv)
+    start_console()
+    from xtuner.parallel.world import make_world
+
+    world = make_world()
+    if (lines := measure(world)) is not None:
+        print("\n".join(lines))
+    world.close()
+    return 0

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from xtuner.data_files import check_there, named_files
-from xtuner.log import start_console
 from xtuner.model_folder import check_model_path
 from xtuner.paths import check_adapter_path
-from xtuner.tools.arguments.parser import Parser, bits
-from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
+from xtuner.tools.arguments.model import add_llava, add_loading
+from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.processes import add_launcher, run_measurement
 
 
 def make_parser(command: str, about: str) -> argparse.ArgumentParser:
@@ -23,16 +24,11 @@ def make_parser(command: str, about: str) -> argparse.ArgumentParser:
     add("--work-dir", help="folder of the results (./work_dirs/<name of the data>)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--adapter", help="the LoRA adapter to put on the model")
-    which.add_argument("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
-    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
-    add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
+    add_llava(parser, which)
     add("--prompt-template", help="form of the prompt (the one that the model was trained with)")
     add("--stop-words", nargs="+", default=[], help="texts that end an answer, besides the template's own")
-    add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], default="fp16", help="precision (fp16)")
-    add("--bits", type=bits, metavar="{4,8,None}", help="load the model quantised to so many bits (None)")
+    add_loading(parser)
     add("--bot-name", default="BOT", help="what templates with a {bot_name} call the model (BOT)")
-    add("--offload-folder", help="where layers go that fit neither GPU nor memory")
-    add("--trust-remote-code", action="store_true", help="run Python files that the model brings along")
     add("--max-new-tokens", type=int, default=100, help="the longest answer, in tokens (100)")
     add("--batch-size", type=int, default=8, help="answers that are generated at a time (8)")
     add("--seed", type=int, default=0, help="has no effect: an answer is always the likeliest tokens")
@@ -41,27 +37,19 @@ def make_parser(command: str, about: str) -> argparse.ArgumentParser:
 
 
 def run(command: str, args: argparse.Namespace, argv: Sequence[str] | None) -> int:
-    """Measure in this process, or in the processes that the environment asks for; returns the exit code."""
-    processes = join_launched(args)
-    _check_paths(args)
-    if processes is not None:
-        return run_in(processes, command, argv)
-    start_console()
-    from xtuner.evaluation.vision.measure import Settings, measure
-    from xtuner.evaluation.vision.results import print_scores
-    from xtuner.parallel.world import make_world
+    """Measure; returns the exit code."""
 
-    options = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
-    settings = Settings(args.model_name_or_path, **options)
-    settings.check()
-    world = make_world()
-    outcome = measure(settings, world)
-    if outcome is not None:
-        if outcome.scores is not None:
+    def measured(world: Any) -> Sequence[str] | None:
+        from xtuner.evaluation.vision.measure import Settings, measure
+        from xtuner.evaluation.vision.results import print_scores
+
+        given = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
+        outcome = measure(Settings(args.model_name_or_path, **given), world)
+        if outcome is not None and outcome.scores is not None:
             print_scores(outcome.title, outcome.scores)
-        print("\n".join(outcome.notes))
-    world.close()
-    return 0
+        return None if outcome is None else outcome.notes
+
+    return run_measurement(command, args, argv, lambda: _check_paths(args), measured)
 
 
 def _check_paths(args: argparse.Namespace) -> None:
