@@ -15,26 +15,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from run_config import run_text
 from timeline import Timeline, trainer_callback
 
 IMAGE, IMAGE_ID, ROWS_PER_IMAGE, PICTURES, CHATS = "<image>", 32_000, 256, 256, 1_024
-SYSTEM = "<|im_start|>{role}\n{text}<|im_end|>\n"
+TURN = "<|im_start|>{role}\n{text}<|im_end|>\n"
 
 CONFIG = """\
-import torch
-from mmengine.hooks import CheckpointHook, LoggerHook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from peft import LoraConfig
-from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, AutoTokenizer, CLIPImageProcessor, CLIPVisionModel
 
-from timeline import TimelineHook
 from xtuner.dataset import LLaVADataset
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.map_fns import llava_map_fn, template_map_fn_factory
-from xtuner.dataset.samplers import LengthGroupedSampler
-from xtuner.engine.hooks import ThroughputHook
-from xtuner.engine.runner import TrainLoop
 from xtuner.model import LLaVAModel
 
 tokenizer = dict(type=AutoTokenizer.from_pretrained, pretrained_model_name_or_path={model!r})
@@ -63,20 +55,6 @@ train_dataloader = dict(
         max_packed_length={length}),
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type=default_collate_fn))
-optim_wrapper = dict(
-    type={wrapper},
-    optimizer=dict(type=AdamW, lr={rate}, weight_decay=0, fused=True),
-    clip_grad=dict(max_norm=1),
-    {precision})
-train_cfg = dict(type=TrainLoop, max_iters={updates})
-default_hooks = dict(
-    logger=dict(type=LoggerHook, log_metric_by_epoch=False, interval=1),
-    checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=-1, save_last=False))
-custom_hooks = [
-    dict(type=ThroughputHook),
-    dict(type=TimelineHook, path={timeline!r}, device={device!r})]
-randomness = dict(seed=0)
-log_processor = dict(by_epoch=False, window_size=1)
 """
 
 
@@ -172,24 +150,21 @@ def _write_models(llm: Path, folder: Path) -> None:
 
 def xtuner_llava(job: SimpleNamespace) -> dict[str, Any]:
     """`xtuner train`: conversations packed into items of `length` tokens, `batch` of them an update."""
-    from train_cases import RATE, train_with_xtuner
+    from train_cases import train_with_xtuner
 
     mixed = job.dtype == "bf16"
     lora = f"llm_lora=dict(type=LoraConfig, r=64, lora_alpha=16, lora_dropout={job.dropout})"
     return train_with_xtuner(
         job,
-        CONFIG.format(
+        run_text(job)
+        + CONFIG.format(
             **vars(job),
             model=f"{job.place}/model",
             clip=f"{job.place}/llava/clip",
             chats=f"{job.place}/llava/chats.json",
             pictures=f"{job.place}/llava/pictures",
-            timeline=f"{job.scratch}/timeline.json",
             llm_lora=lora if job.method == "llava_lora" else "",
             weights="bfloat16" if mixed and job.method == "llava_lora" else "float32",
-            wrapper="AmpOptimWrapper" if mixed else "OptimWrapper",
-            precision="dtype='bfloat16'" if mixed else "",
-            rate=RATE,
         ),
     )
 
@@ -245,7 +220,7 @@ def _chats(folder: str) -> Any:
     rows = []
     for chat in json.loads(Path(folder, "chats.json").read_text("utf-8")):
         question, answer = (turn["value"] for turn in chat["conversations"])
-        question = SYSTEM.format(role="user", text=question) + "<|im_start|>assistant\n"
+        question = TURN.format(role="user", text=question) + "<|im_start|>assistant\n"
         length = (len(question) + len(answer)) // 4 + (ROWS_PER_IMAGE if "image" in chat else 0)
         row = {"question": question, "answer": f"{answer}<|im_end|>\n", "length": length}
         rows.append({**row, "image": chat.get("image")})

@@ -24,29 +24,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 import itertools
 
 import llava_cases
+from run_config import RATE, run_text
 from timeline import Timeline, trainer_callback
 
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RATE = 2e-4
 
 CONFIG = """\
-import torch
 from datasets import load_dataset
 from mmengine.dataset import DefaultSampler
-from mmengine.hooks import CheckpointHook, IterTimerHook, LoggerHook
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from peft import LoraConfig
-from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from timeline import TimelineHook
 from xtuner.dataset import process_hf_dataset
 from xtuner.dataset.collate_fns import default_collate_fn
 from xtuner.dataset.collate_fns.preference_collate_fn import preference_collate_fn
 from xtuner.dataset.map_fns import template_map_fn_factory
 from xtuner.dataset.preference_dataset import build_preference_dataset, pairs_map_fn
-from xtuner.engine.hooks import ThroughputHook
-from xtuner.engine.runner import TrainLoop
 from xtuner.model import SupervisedFinetune
 from xtuner.model.dpo import DPO
 
@@ -70,21 +62,6 @@ train_dataloader = dict(
         {data}),
     sampler=dict(type=DefaultSampler, shuffle=False),
     collate_fn=dict(type={collate}))
-optim_wrapper = dict(
-    type={wrapper},
-    optimizer=dict(type=AdamW, lr={rate}, weight_decay=0, fused=True),
-    clip_grad=dict(max_norm=1),
-    {precision})
-train_cfg = dict(type=TrainLoop, max_iters={updates})
-default_hooks = dict(
-    timer=dict(type=IterTimerHook),
-    logger=dict(type=LoggerHook, log_metric_by_epoch=False, interval=1),
-    checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=-1, save_last=False))
-custom_hooks = [
-    dict(type=ThroughputHook),
-    dict(type=TimelineHook, path={timeline!r}, device={device!r})]
-randomness = dict(seed=0)
-log_processor = dict(by_epoch=False, window_size=1)
 """
 SFT = {
     "kind": "SupervisedFinetune",
@@ -108,16 +85,12 @@ def config_text(job: SimpleNamespace) -> str:
     if job.adapter:
         adapter += f",\n    peft_model={job.adapter!r}"
     mixed = job.dtype == "bf16"
-    return CONFIG.format(
+    return run_text(job) + CONFIG.format(
         **vars(job) | {"adapter": "" if job.method == "full" else adapter},
         model=f"{job.place}/model",
         rows=f"{job.place}/{'pairs' if job.method == 'dpo' else 'messages'}.jsonl",
         **PREFERENCES if job.method == "dpo" else SFT,
-        timeline=f"{job.scratch}/timeline.json",
         weights="bfloat16" if mixed and job.method != "full" else "float32",
-        wrapper="AmpOptimWrapper" if mixed else "OptimWrapper",
-        precision="dtype='bfloat16'" if mixed else "",
-        rate=RATE,
     )
 
 
