@@ -72,17 +72,9 @@ class LLaVADataset(ImageItems):
         counted; with `strict`, or if there are many, they are an error. `held_out`, `take_held_out`: as of
         `process_hf_dataset`.
         """
-        if isinstance(image_processor, Mapping):
-            rows_per_image = rows_per_image or _rows_by_config(image_processor)
-        if rows_per_image is None:
-            what = "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder"
-            raise ConfigError(translate(what))
-        self.rows_per_image = rows_per_image
-        self._reader = ImageReader(
-            ImageSource(image_folder), make_image_processor(image_processor), pad_image_to_square
-        )
-        if pixel_cache is not None:
-            self._reader.keep_in(pixel_cache, pixel_cache_gb)
+        self.rows_per_image = rows_per_image or _rows_by_config(image_processor)
+        images, processor = ImageSource(image_folder), make_image_processor(image_processor)
+        self._reader = ImageReader(images, processor, pad_image_to_square, pixel_cache, pixel_cache_gb)
         is_ready = offline_processed_text_folder is not None
         source = offline_processed_text_folder or data_path
         if source is None:
@@ -103,7 +95,7 @@ class LLaVADataset(ImageItems):
         )
         assert isinstance(text, PackedDataset)
         counts = count_tokens(text.store, IMAGE_TOKEN_INDEX)
-        lengths = text.store.lengths + counts * (rows_per_image - 1)
+        lengths = text.store.lengths + counts * (self.rows_per_image - 1)
         kept = self._with_images(text, counts, strict)
         _check_fits(lengths[kept], max_packed_length)
         super().__init__(text, kept, counts, lengths, max_packed_length, seed)
@@ -171,14 +163,15 @@ class LLaVADataset(ImageItems):
 class ImageReader:
     """Reads images of a source as the pixels that an encoder takes."""
 
-    def __init__(self, source: ImageSource, processor: Any, square: bool) -> None:
+    def __init__(
+        self, source: ImageSource, processor: Any, square: bool, cache: str | None, cache_gb: float
+    ) -> None:
+        """`cache`: a folder that keeps pixels, so that an image is decoded once for all epochs and runs."""
         self._source, self._processor, self._square = source, processor, square
         self._cache: PixelCache | None = None
-
-    def keep_in(self, folder: str, gigabytes: float) -> None:
-        """Keep pixels in `folder`, up to that size: an image is decoded once for all epochs and runs."""
-        settings = f"{self._processor.to_json_string()} square={self._square}"
-        self._cache = PixelCache(folder, int(gigabytes * 1e9), settings)
+        if cache is not None:
+            settings = f"{processor.to_json_string()} square={square}"
+            self._cache = PixelCache(cache, int(cache_gb * 1e9), settings)
 
     def fault(self, image: Any) -> str:
         """Why there is no such image, from its header alone; nothing if it is there."""
@@ -228,15 +221,17 @@ def _check_fits(lengths: np.ndarray, limit: int | None) -> None:
         raise DataError(translate(what, longest=int(lengths.max()), limit=limit))
 
 
-def _rows_by_config(cfg: Mapping[str, Any]) -> int | None:
+def _rows_by_config(image_processor: Any) -> int:
+    """The rows that the encoder makes of an image, by the config in the folder that a processor names."""
     from transformers.utils import cached_file
 
-    path = cfg.get("pretrained_model_name_or_path")
+    path = (
+        image_processor.get("pretrained_model_name_or_path") if isinstance(image_processor, Mapping) else None
+    )
     found = path and cached_file(str(path), "config.json", _raise_exceptions_for_missing_entries=False)
-    if not found:
-        return None
-    config = read_json(Path(found))
+    config = read_json(Path(found)) if found else {}
     config = config.get("vision_config", config)
     if "image_size" not in config or "patch_size" not in config:
-        return None
+        what = "LLaVADataset needs rows_per_image, if image_processor is not a dict that names a folder"
+        raise ConfigError(translate(what))
     return num_patches(config["image_size"], config["patch_size"])
