@@ -10,7 +10,7 @@ from tests.families.page import PAGE
 from xtuner.families import FAMILIES
 
 BEGIN, END = "<!-- images -->\n", "<!-- end of images -->\n"
-HEAD = ("family", "trains", "packs", "mrope", "several processes", "chat", "needs")
+HEAD = ("family", "packs", "mrope", "needs")
 # A kind that is a family comes before one that is another form of it.
 NEEDS = {
     k.family or name: k.needs for name, k in sorted(vision.KINDS.items(), key=lambda one: not one[1].family)
@@ -24,12 +24,12 @@ def table() -> str:
     for name, family in sorted(FAMILIES.items()):
         if family.images is not None:
             packs, mrope = ("yes" if is_so else "no" for is_so in (family.images.packs, family.images.mrope))
-            lines.append((name, "yes", packs, mrope, "yes", "yes", NEEDS[name]))
+            lines.append((name, packs, mrope, NEEDS[name]))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def test_each_family_is_proven():
-    """By the tests of the kinds in tests/vision.py: loss, packs, processes, the saved folder, and chat."""
+    """By the tests of the kinds in tests/vision.py: loss, packs, the saved folder, and chat."""
     assert {name for name, family in FAMILIES.items() if family.images} == NEEDS.keys()
 
 
