@@ -84,7 +84,8 @@ class ValLoop:
             # Batches are dealt out in turn.
             turns = itertools.zip_longest(*run.world.all_gather(own), fillvalue=[])
             results = [one for turn in turns for batch in turn for one in batch]
-            numbers = evaluator.compute_metrics(results)
+            # By one process, so that all of them decide alike what follows.
+            numbers = run.world.broadcast(evaluator.compute_metrics(results) if run.world.is_first else {})
             metrics |= {_named(evaluator, name): float(value) for name, value in numbers.items()}
         return metrics
 

@@ -2,7 +2,7 @@
 
     val_evaluator = dict(type=MyMetric, prefix="mine")
     process          after each batch: what the model has answered -> results
-    compute_metrics  once, with the results of all batches and processes, in the order of the data -> numbers
+    compute_metrics  once, in the first process, with the results of all in the order of the data -> numbers
 
 Metrics written for mmengine's BaseMetric are metrics here.
 """

@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from xtuner import dist
 from xtuner.errors import DataError
 from xtuner.evaluation.metrics.base import BaseMetric
 from xtuner.evaluation.text.subjects import MMLU_CATEGORIES, MMLU_FIELDS
@@ -49,8 +48,7 @@ class MMLUMetric(BaseMetric):
         for category, fields in MMLU_CATEGORIES.items():
             if own := [v for name, part in by_subject.items() if MMLU_FIELDS[name] in fields for v in part]:
                 found[category] = statistics.fmean(own)
-        if dist.rank() == 0:
-            _print(by_subject, found)
+        _print(by_subject, found)
         return found
 
 
