@@ -23,7 +23,7 @@ class CachedForward:
     def __init__(self, model: Any) -> None:
         self._model = model
         names = inspect.signature(base_model(model).forward).parameters
-        self._cache_name = "cache" if "cache" in names else "past_key_values"
+        self.cache_name = "cache" if "cache" in names else "past_key_values"
         self._only_last = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
         self.takes_positions = "position_ids" in names
 
@@ -43,7 +43,7 @@ class CachedForward:
         """
         kept = {} if all_logits else self._only_last
         with _adding(base_model(self._model), to_decoder):
-            out = self._model(**inputs, **{self._cache_name: cache}, use_cache=True, **kept, **more)
+            out = self._model(**inputs, **{self.cache_name: cache}, use_cache=True, **kept, **more)
         # New outputs warn when the old name is read.
         cache = out.cache if hasattr(out, "cache") else getattr(out, "past_key_values", None)
         let_grow(cache)

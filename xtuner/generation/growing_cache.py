@@ -80,6 +80,12 @@ def is_plain(cache: Any) -> bool:
     return bool(layers) and all(type(layer) in _PLAIN for layer in layers)
 
 
+def can_repeat(cache: Any) -> bool:
+    """Whether several rows can go on from copies of `cache`: keys and values, in windows or not."""
+    layers = getattr(cache, "layers", None) or []
+    return bool(layers) and all(type(layer) in (*_PLAIN, DynamicSlidingWindowLayer) for layer in layers)
+
+
 def crop(cache: Any, surplus: int) -> bool:
     """Remove the last `surplus` tokens of `cache`; returns False, with `cache` unchanged, if it cannot."""
     if surplus == 0:

@@ -46,7 +46,7 @@ class KeptCache:
         """
         count, best = 0, None
         for kept in self._kept:
-            if kept.adapter == adapter and (common := _common_length(kept.ids, prompt)) > count:
+            if kept.adapter == adapter and (common := common_length(kept.ids, prompt)) > count:
                 count, best = common, kept
         count = min(count, len(prompt) - 1)
         if same_until is not None and count <= same_until < len(prompt):
@@ -71,5 +71,6 @@ class KeptCache:
         self._kept = []
 
 
-def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """The number of tokens with which both begin."""
     return sum(1 for _ in takewhile(bool, map(eq, a, b)))

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from xtuner import cli
+from xtuner.evaluation.text.likelihood import LEAST_SHARED
 
 TINY = ("--torch-dtype", "fp32", "--max-new-tokens", 6)
 
@@ -27,17 +28,17 @@ def write(name, rows):
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
 
-def write_mmlu():
-    """Two subjects, without names of cells, each with two examples and three questions."""
+def write_mmlu(more=""):
+    """Two subjects, without names of cells: two examples, which end with `more`, and three questions."""
     for subject in ("law", "anatomy"):
         for split, count in (("dev", 2), ("test", 3)):
             path = Path(f"mmlu/{split}/{subject}_{split}.csv")
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("w", newline="") as file:
+                end = more if split == "dev" else ""
                 for n in range(count):
-                    csv.writer(file).writerow(
-                        [f"{subject} {split} {n}?", "one", "two", "six", "ten", "ABCD"[n]]
-                    )
+                    row = [f"{subject} {split} {n}?{end}", "one", "two", "six", "ten", "ABCD"[n]]
+                    csv.writer(file).writerow(row)
 
 
 ARC = [
@@ -99,6 +100,24 @@ def test_choices_have_the_log_probabilities_of_transformers(here, llama_dir, pla
     mmlu = results()["mmlu"]
     assert (mmlu["shots"], mmlu["questions"], list(mmlu["groups"])) == (2, 6, ["anatomy", "law"])
     assert "│   anatomy │         3 │ acc" in out
+
+
+def test_examples_are_read_once_for_all_questions_of_a_subject(here, llama_dir, plain, run):
+    """With the log-probabilities of prompts that are read whole, whatever the batch."""
+    more = " one two six" * 2
+    write_mmlu(more)
+    header = "The following are multiple choice questions (with answers) about law.\n\n"
+    asked = "law dev 0?{}\nA. one\nB. two\nC. six\nD. ten\nAnswer:"
+    examples = f"{asked.format(more)} A\n\n{asked.replace('0', '1').format(more)} B\n\n"
+    prompt = header + examples + asked.format("").replace("dev", "test")
+    wanted = [logprob(*plain, prompt, f" {letter}") for letter in "ABCD"]
+    assert len(plain[1](header + examples)["input_ids"]) > LEAST_SHARED
+    assert len(plain[1](prompt)["input_ids"]) < plain[0].config.max_position_embeddings
+    for batch_tokens in (1, 4096):
+        words = ("--tasks", "mmlu", "--work-dir", str(batch_tokens), "--batch-tokens", batch_tokens)
+        run("eval", llama_dir, *words, *TINY)
+        found = {line["index"]: line["logprobs"] for line in answers(batch_tokens)}
+        assert found["mmlu/law:1"] == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_text_is_scored_in_windows_of_the_context(here, llama_dir, plain, run):

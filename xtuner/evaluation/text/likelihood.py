@@ -4,11 +4,18 @@ prompt "2 + 2 ="   choices " 4"  " 5"      ids     1 29 31  4 | 1 29 31  5
 one sample for choices that differ         scored        2             2        positions that predict them
 in their last token alone:                 ids     1 29 31                      scored  2 2, targets 4 5
 
-Samples of similar length are packed and run together; no sample sees another.
+Samples of similar length are packed and run together; no sample sees another. A long prefix that several
+questions share, such as the examples before them, is read once:
+
+prefix      1 7 7 7                      a KV cache, of which each row gets a copy
+rows        2 9 3                        one forward pass
+            5 9 9                        padding after a row, which no token of it sees
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,20 +24,36 @@ import numpy as np
 import torch
 
 from xtuner.errors import DataError, ModelError
-from xtuner.generation.limits import context_length
+from xtuner.generation.cached_forward import CachedForward
+from xtuner.generation.growing_cache import can_repeat
+from xtuner.generation.kept_cache import common_length
+from xtuner.generation.limits import context_length, stretches_positions
 from xtuner.language import translate
-from xtuner.model.packed import Packed
+from xtuner.model.packed import Packed, to_device
+from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
+
+LEAST_SHARED = 128
+"""Tokens of the shortest prefix that is read once; it saves less than what another forward pass costs."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Ids of a text; the tokens `targets` are scored after `positions`; `ends` divides them into texts."""
+    """Ids of a text; the tokens `targets` are scored after `positions`; `ends` divides them into texts.
+
+    The first `num_shared` ids are a prefix that other samples have too; none of its tokens is scored.
+    """
 
     ids: Sequence[int]
     positions: Sequence[int]
     targets: Sequence[int]
     ends: Sequence[int]
+    num_shared: int = 0
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """The ids of the shared prefix."""
+        return tuple(self.ids[: self.num_shared])
 
 
 class Likelihood:
@@ -41,27 +64,45 @@ class Likelihood:
         self.tokenizer = tokenizer
         self._model = SupervisedFinetune(llm=model, use_activation_checkpointing=False).eval()
         self.num_cut = 0
+        self._forward = CachedForward(model)
+        self._keeps_prefixes = not stretches_positions(model)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with the tokenizer's special tokens."""
         return list(self.tokenizer(text)["input_ids"])
 
-    def after(self, prompt: str, texts: Sequence[str]) -> list[Scored]:
-        """What scores each of `texts` after `prompt`; one sample for those of one token."""
+    def after(self, prompt: str, texts: Sequence[str], num_shared: int = 0) -> list[Scored]:
+        """What scores each of `texts` after `prompt`; one sample for those of one token.
+
+        The first `num_shared` characters of `prompt` precede other questions too.
+        """
         kept = prompt.rstrip()
         spaces = prompt[len(kept) :]
         start = len(self.encode(kept))
         encoded = [self.encode(kept + spaces + text) for text in texts]
-        shared = encoded[0][:start]
-        if all(len(ids) == start + 1 and ids[:start] == shared for ids in encoded):
+        shared = self._num_shared(prompt[:num_shared], encoded, start)
+        first = encoded[0][:start]
+        if all(len(ids) == start + 1 and ids[:start] == first for ids in encoded):
             last = [start - 1] * len(texts)
-            one = Scored(shared, last, [ids[-1] for ids in encoded], range(1, len(texts) + 1))
-            return [self._cut(one)]
+            ends = range(1, len(texts) + 1)
+            return [self._cut(Scored(first, last, [ids[-1] for ids in encoded], ends, shared))]
         found = []
         for ids in encoded:
             scored = range(start, len(ids))
-            found.append(Scored(ids, [n - 1 for n in scored], [ids[n] for n in scored], [len(scored)]))
-        return [self._cut(one) for one in found]
+            targets = [ids[n] for n in scored]
+            found.append(Scored(ids, [n - 1 for n in scored], targets, [len(scored)], shared))
+        cut = [self._cut(one) for one in found]
+        least = min(one.num_shared for one in cut)
+        return [dataclasses.replace(one, num_shared=least) for one in cut]
+
+    def _num_shared(self, text: str, encoded: Sequence[Sequence[int]], start: int) -> int:
+        """The number of tokens of `text` with which all of `encoded` begin, 0 if it is not worth a pass."""
+        if not (text and self._keeps_prefixes):
+            return 0
+        ids = self.encode(text)
+        # The token before the first that is scored is read with the rest.
+        count = min(start - 1, *(common_length(ids, own) for own in encoded))
+        return count if count >= LEAST_SHARED else 0
 
     def _cut(self, scored: Scored) -> Scored:
         """The end of a sample that is longer than the context."""
@@ -73,7 +114,8 @@ class Likelihood:
             raise DataError(translate(what, context=self.context))
         self.num_cut += surplus > 0
         positions = [position - surplus for position in scored.positions]
-        return Scored(scored.ids[surplus:needed], positions, scored.targets, scored.ends)
+        num_shared = 0 if surplus else scored.num_shared
+        return Scored(scored.ids[surplus:needed], positions, scored.targets, scored.ends, num_shared)
 
     def windows(self, text: str) -> list[Scored]:
         """What scores all tokens of `text`, each once, in windows of the context.
@@ -99,18 +141,23 @@ class Likelihood:
         return found
 
     @torch.no_grad()
-    def score(self, samples: Sequence[Scored]) -> list[list[float]]:
-        """The log-probabilities of the texts of each sample, which run together."""
-        boundaries = np.cumsum([0, *(len(sample.ids) for sample in samples)])
-        ids = torch.tensor([token for sample in samples for token in sample.ids])
-        positions = [
-            np.asarray(sample.positions, np.int64) + start
-            for sample, start in zip(samples, boundaries, strict=False)
-        ]
-        targets = np.array([token for sample in samples for token in sample.targets], np.int64)
-        device = self._model.device
-        packed = Packed(ids.to(device), boundaries.tolist(), np.concatenate(positions), targets)
-        found = self._model.token_logprobs(self._model.passes_of(packed, with_loss=True))
+    def read(self, prefix: Sequence[int]) -> Any:
+        """The KV cache of a prefix, or None if there is none or rows cannot share it."""
+        if not (prefix and self._keeps_prefixes):
+            return None
+        ids = torch.tensor([list(prefix)], device=self._model.device)
+        _, cache = self._forward({"input_ids": ids}, None)
+        self._keeps_prefixes = can_repeat(cache)
+        return cache if self._keeps_prefixes else None
+
+    @torch.no_grad()
+    def score(self, samples: Sequence[Scored], cache: Any = None) -> list[list[float]]:
+        """The log-probabilities of the texts of each sample, which run together.
+
+        `cache`: of the prefix that all of them share, from `read`.
+        """
+        todo = self._packed(samples) if cache is None else [self._rows(samples, cache)]
+        found = self._model.token_logprobs(todo)
         # Samples that ran apart come in another order.
         order = np.argsort(found.positions, kind="stable")
         logprobs = found.logprobs.double().cpu().numpy()[order]
@@ -120,6 +167,40 @@ class Likelihood:
             start += len(sample.targets)
             result.append([float(part.sum()) for part in np.split(own, list(sample.ends)[:-1])])
         return result
+
+    def _packed(self, samples: Sequence[Scored]) -> list[Pass]:
+        boundaries = np.cumsum([0, *(len(sample.ids) for sample in samples)])
+        ids = torch.tensor([token for sample in samples for token in sample.ids])
+        positions = [
+            np.asarray(sample.positions, np.int64) + start
+            for sample, start in zip(samples, boundaries, strict=False)
+        ]
+        packed = Packed(
+            ids.to(self._model.device), boundaries.tolist(), np.concatenate(positions), _targets(samples)
+        )
+        return self._model.passes_of(packed, with_loss=True)
+
+    def _rows(self, samples: Sequence[Scored], cache: Any) -> Pass:
+        """One pass with a row for each sample: what follows the prefix, and padding."""
+        parts = [list(sample.ids[sample.num_shared :]) for sample in samples]
+        width = max(map(len, parts))
+        # Padding of known tokens: transformers warns of the tokenizer's own.
+        ids = np.array([part + part[-1:] * (width - len(part)) for part in parts], np.int64)
+        columns = np.concatenate([np.asarray(s.positions, np.int64) - s.num_shared for s in samples])
+        rows = np.repeat(np.arange(len(samples)), [len(sample.positions) for sample in samples])
+        own = copy.deepcopy(cache)
+        own.batch_repeat_interleave(len(samples))
+        inputs = {
+            "input_ids": to_device(ids, self._model.device),
+            self._forward.cache_name: own,
+            "use_cache": True,
+        }
+        index = np.arange(ids.size).reshape(ids.shape)
+        return Pass(inputs, index, rows, columns, _targets(samples))
+
+
+def _targets(samples: Sequence[Scored]) -> np.ndarray:
+    return np.array([token for sample in samples for token in sample.targets], np.int64)
 
 
 def batches(lengths: Sequence[int], num_tokens: int) -> Iterator[list[int]]:

@@ -39,7 +39,7 @@ from xtuner.model_folder import state_of
 from xtuner.parallel.world import World
 from xtuner.utils import PROMPT_TEMPLATE
 
-Advance = Callable[[int, int], None]
+_Todo = tuple[str, str, list[Scored]]  # the name of a question, its kind, what scores it
 
 
 @dataclass(frozen=True)
@@ -236,18 +236,38 @@ class _Run:
     ) -> None:
         """Write the log-probabilities of choices, and of texts."""
         likelihood = Likelihood(self.model, self.tokenizer)
-        todo: list[tuple[str, str, list[Scored]]] = []
+        todo: dict[tuple[int, ...], list[_Todo]] = {}
         for name, kind, q in questions:
             try:
                 if kind == CHOICES:
-                    todo.append((name, kind, likelihood.after(q.prompt, q.choices)))
+                    samples = likelihood.after(q.prompt, q.choices, q.num_shared)
                 else:
-                    todo.append((name, kind, likelihood.windows(q.prompt)))
+                    samples = likelihood.windows(q.prompt)
             except DataError as error:
                 write([{"index": name, "error": str(error)}], 0)
+                continue
+            todo.setdefault(samples[0].prefix, []).append((name, kind, samples))
+        for prefix, own in todo.items():
+            self._score_after(likelihood, prefix, own, write)
+        if likelihood.num_cut:
+            what = translate(
+                "%d questions are longer than the model's context of %d tokens: their beginning was cut"
+            )
+            logger.warning(what, likelihood.num_cut, likelihood.context)
+
+    def _score_after(
+        self,
+        likelihood: Likelihood,
+        prefix: Sequence[int],
+        todo: Sequence[_Todo],
+        write: Callable[[Sequence[Line], int], None],
+    ) -> None:
+        """Score what begins with `prefix`, which is read once; its cache counts in `batch_tokens`."""
+        cache = likelihood.read(prefix)
         lengths = [sum(len(one.ids) for one in samples) for _, _, samples in todo]
+        num_read = len(prefix) if cache is not None else 0
         for numbers in batches(lengths, self.settings.batch_tokens):
-            found = iter(self._in_parts(likelihood, [one for n in numbers for one in todo[n][2]]))
+            found = iter(self._in_parts(likelihood, [one for n in numbers for one in todo[n][2]], cache))
             lines: list[Line] = []
             for name, kind, samples in (todo[n] for n in numbers):
                 values = [value for _ in samples for value in next(found)]
@@ -256,20 +276,19 @@ class _Run:
                 else:
                     count = sum(len(one.targets) for one in samples)
                     lines.append({"index": name, "logprob": sum(values), "tokens": count})
-            write(lines, sum(lengths[n] for n in numbers))
-        if likelihood.num_cut:
-            what = translate(
-                "%d questions are longer than the model's context of %d tokens: their beginning was cut"
-            )
-            logger.warning(what, likelihood.num_cut, likelihood.context)
+            kept = 0 if cache is None else sum(len(todo[n][2]) for n in numbers) * len(prefix)
+            write(lines, sum(lengths[n] for n in numbers) - kept + num_read)
+            num_read = 0
 
-    def _in_parts(self, likelihood: Likelihood, samples: Sequence[Scored]) -> Iterator[list[float]]:
+    def _in_parts(
+        self, likelihood: Likelihood, samples: Sequence[Scored], cache: Any
+    ) -> Iterator[list[float]]:
         """The values of all samples, at most `batch_tokens` tokens at a time."""
         start = total = 0
         for number, sample in enumerate(samples):
             if number > start and total + len(sample.ids) > self.settings.batch_tokens:
-                yield from likelihood.score(samples[start:number])
+                yield from likelihood.score(samples[start:number], cache)
                 start, total = number, 0
             total += len(sample.ids)
         if start < len(samples):
-            yield from likelihood.score(samples[start:])
+            yield from likelihood.score(samples[start:], cache)

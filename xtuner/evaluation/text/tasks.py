@@ -11,6 +11,7 @@ book.txt                        Question("1", prompt="the text")
 from __future__ import annotations
 
 import csv
+import dataclasses
 import functools
 import itertools
 import re
@@ -47,7 +48,8 @@ class Question:
     """A question: its index in the task, what the model reads, and what is right.
 
     `choices` are texts of which the likeliest after `prompt` is chosen; `messages` are answered; with
-    neither, the log-probability of `prompt` is what counts.
+    neither, the log-probability of `prompt` is what counts. The first `num_shared` characters of `prompt`
+    are those of all questions of the group.
     """
 
     index: str
@@ -55,6 +57,7 @@ class Question:
     group: str = ""
     shown: str = ""  # without examples
     prompt: str = ""
+    num_shared: int = 0
     choices: Sequence[str] = ()
     right: int | None = None
     messages: Sequence[Mapping[str, Any]] = ()
@@ -245,8 +248,9 @@ def _with_choices(
     for question in _questions(files[split], functools.partial(_asked, layout)):
         own = examples.get(question.group, [])[:wanted]
         least = min(least, len(own))
-        prompt = layout.header(question.group) + "\n\n".join([*own, question.prompt])
-        found.append(Question(**{**vars(question), "prompt": prompt}))
+        before = layout.header(question.group) + "".join(f"{example}\n\n" for example in own)
+        prompt = before + question.prompt
+        found.append(dataclasses.replace(question, prompt=prompt, num_shared=len(before)))
     if shots and least < shots:
         what = "--shots {shots}: {path} has only {count} examples of a subject"
         raise ConfigError(translate(what, shots=shots, path=path, count=least))
