@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -124,6 +125,31 @@ def test_a_batch_that_is_not_finite_is_skipped(toy_config, tmp_path, caplog, val
     assert f"iter {iteration + 1}: the gradient norm is" in caplog.text
     assert load_checkpoint(find_whole(tmp_path))["resume"]["num_skipped_updates"] == 1
     assert torch.isfinite(weights(run)).all()
+
+
+class Slow:
+    """A hook that makes some updates slow."""
+
+    def __init__(self, *iterations):
+        self.iterations = iterations
+
+    def before_update(self, runner):
+        if runner.iter in self.iterations:
+            time.sleep(0.3)
+
+
+def test_slow_updates_are_named_with_their_rows(toy_config, tmp_path, caplog, monkeypatch):
+    """The first few; the rest are counted. The slow start of a run is none."""
+    monkeypatch.setattr("xtuner.engine.slow_updates.LEAST_SECONDS", 0.2)
+    monkeypatch.setattr("xtuner.engine.runner.MAX_SLOW_NAMED", 1)
+    config = toy_config()
+    config.custom_hooks = [{"type": lambda: Slow(0, 1, 15, 18)}]
+    train(config, tmp_path)
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    number = r"\d+\.\d+"
+    wanted = rf"iter 16: the update took 0\.\d s, usual are {number} s; 0\.0 s of it were a wait for data\. "
+    assert re.match(wanted + r"Rows of this process: toy\.json line 10\d", lines[0])
+    assert lines[1:] == ["2 updates took far longer than usual; the first 1 are named above"]
 
 
 def test_a_spike_is_skipped_and_its_rows_named(toy_config, tmp_path, caplog):

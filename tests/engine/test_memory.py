@@ -102,6 +102,8 @@ def test_out_of_memory_is_an_error_with_cures(llama_dir, tmp_path):
     helps = line.partition("cheapest first: ")[2].split("; ")
     assert helps[0].startswith("train_dataloader.batch_size = 1024 and optim_wrapper.accumulative_counts = 2")
     assert helps[1].startswith("model.use_activation_checkpointing = True saves ")
+    assert re.search(r"\. Rows in this batch: rows\.jsonl line \d+, rows\.jsonl line ", helps[2])
+    assert helps[2].endswith(" more")
     assert len(helps) == 3
 
 
@@ -113,4 +115,13 @@ def test_other_errors_pass():
 def test_out_of_memory_without_an_estimate():
     wanted = r"^out of memory: .* had been in use\. Lower train_data"
     with pytest.raises(TrainingError, match=wanted), explaining_out_of_memory(None):
+        raise MemoryError
+
+
+def test_out_of_memory_in_a_batch_names_its_rows_once():
+    with (
+        pytest.raises(TrainingError, match=r"with LoRA\. Rows: a, b$"),
+        explaining_out_of_memory(None),
+        explaining_out_of_memory(None, lambda: "Rows: a, b"),
+    ):
         raise MemoryError

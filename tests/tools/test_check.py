@@ -71,3 +71,29 @@ def test_processes_of_the_environment_count(monkeypatch, capsys):
     monkeypatch.setenv("NPROC_PER_NODE", "2")
     assert cli.main(["check", "qwen3_8b_qlora_alpaca_e3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["memory"]["processes"] == 2
+
+
+def write_rows(lengths):
+    rows = [{"instruction": "a", "input": "", "output": "b " * length} for length in lengths]
+    Path("d.json").write_text(json.dumps(rows))
+
+
+def test_the_longest_batch_is_tried(here, capsys):
+    """Its number, tokens and rows are shown; weights and work dir of the run are left alone."""
+    write_rows([3, 20, 100, 5])
+    assert cli.main(["check", "c.py", "--longest", "--json"]) == 0
+    longest = json.loads(capsys.readouterr().out)["longest"]
+    assert (longest["num_batches"], longest["rows"]) == (4, "d.json line 1, row 3")
+    assert 100 < longest["num_tokens"] <= 128
+    assert longest["peak"] > 2**20
+    assert cli.main(["check", "c.py", "--longest"]) == 0
+    assert "Its rows: d.json line 1, row 3\n" in capsys.readouterr().out
+    assert not Path("work_dirs").exists()
+
+
+def test_the_longest_batch_of_a_stream_is_not_known(here, capsys):
+    assert (
+        cli.main(["check", "c.py", "--longest", "--cfg-options", "train_dataloader.dataset.streaming=True"])
+        == 1
+    )
+    assert "with streaming = True rows are read while training" in capsys.readouterr().err

@@ -30,6 +30,14 @@ REPORT = {
     "memory   unknown: there is no model folder here to read the sizes from": (
         "内存     未知：本机没有可读取模型大小的模型目录"
     ),
+    "longest  batch {number} of {total} with {tokens:,} tokens: two updates took {duration} and {peak} "
+    "at most. Its rows: {rows}": (
+        "最长     第 {number} 个批次（共 {total} 个）有 {tokens:,} 个 token：两次更新用了 {duration}，"
+        "内存最多 {peak}。其数据：{rows}"
+    ),
+    "--longest tries the training of XTuner's engine, which this config does not use": (
+        "--longest 试的是 XTuner 引擎的训练，而这个配置不用它"
+    ),
     "not checked here, but by train: {names}": "此处未检查，训练时再检查：{names}",
     "Next: {command}": "下一步：{command}",
     "time     very roughly {duration} for {tokens:.2g} tokens": (

@@ -361,7 +361,21 @@ ENGINE = {
     "iter {iter}: {why}": "第 {iter} 次迭代：{why}",
     "item {number}": "条目 {number}",
     " and {count} more": " 等，另有 {count} 条",
-    "Rows in this update: {named}{more}": "这次更新的数据：{named}{more}",
+    "Rows in this update: {named}": "这次更新的数据：{named}",
+    "Rows in this batch: {named}": "这个批次的数据：{named}",
+    "iter %d: the update took %.1f s, usual are %.2f s; %.1f s of it were a wait for data. "
+    "Rows of this process: %s": (
+        "第 %d 次迭代：这次更新用了 %.1f 秒，平常是 %.2f 秒；其中 %.1f 秒在等数据。本进程的数据：%s"
+    ),
+    "{kind} does not know the lengths of its items, so none is the longest: leave out --longest": (
+        "{kind} 不知道各条目的长度，因此没有最长的：请去掉 --longest"
+    ),
+    "with streaming = True rows are read while training, so none is the longest: leave out --longest": (
+        "streaming = True 时数据在训练中读取，因此没有最长的：请去掉 --longest"
+    ),
+    "%d updates took far longer than usual; the first %d are named above": (
+        "%d 次更新比平常慢得多；前 %d 次已在上面列出"
+    ),
     "... (of {tokens} tokens in {lines} lines; xtuner log-dataset CONFIG shows all)": (
         "……（共 {tokens} 个 token，{lines} 行；xtuner log-dataset CONFIG 可显示全部）"
     ),

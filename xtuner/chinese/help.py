@@ -106,6 +106,9 @@ HELP = {
     "settings to replace: a name of the file (lr=1e-4) or a path (train_dataloader.num_workers=4)": (
         "要替换的设置：文件中的变量名（lr=1e-4）或路径（train_dataloader.num_workers=4）"
     ),
+    "also train two updates on the batch with the most tokens, and measure their memory": (
+        "还在 token 最多的批次上训练两次更新，并测量其内存"
+    ),
     "print JSON instead, for scripts": "改为输出 JSON，供脚本使用",
     "plan a run by N processes, one for each GPU": "按 N 个进程规划训练，每张 GPU 一个",
     "of them on a machine (8)": "其中每台机器上的进程数（8）",

@@ -2,6 +2,7 @@
 
 out of memory in ... -> TrainingError: about 3.2 GB were estimated (activations 2.1 GB, ...), 2.9 GB were
                         in use when 134 MB more were refused; cures, cheapest first: ...
+                        Rows in this batch: data.jsonl line 12, data.jsonl line 7
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,16 +35,28 @@ _SIGNS = (
 )
 
 
+class _OutOfMemoryError(TrainingError):
+    """An error that is explained."""
+
+
 @contextlib.contextmanager
-def explaining_out_of_memory(found: Forecast | None) -> Iterator[None]:
-    """A context in which an out-of-memory error becomes a TrainingError with cures."""
+def explaining_out_of_memory(
+    found: Forecast | None, name_rows: Callable[[], str] | None = None
+) -> Iterator[None]:
+    """A context in which an out-of-memory error becomes a TrainingError with cures.
+
+    `name_rows` names the rows that are computed.
+    """
     try:
         yield
+    except _OutOfMemoryError:
+        raise
     except (RuntimeError, MemoryError, OSError, ValueError) as error:
         reason = _out_of_memory(error)
         if reason is None:
             raise
-        raise TrainingError(explanation(found, str(reason))) from error
+        rows = "" if name_rows is None else f". {name_rows()}"
+        raise _OutOfMemoryError(explanation(found, str(reason)) + rows) from error
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:

@@ -13,17 +13,22 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
+from xtuner.devices import is_accelerator
 from xtuner.engine.backend import to_device
 from xtuner.engine.batches.source import BatchSource
+from xtuner.engine.memory import explaining_out_of_memory
 from xtuner.engine.optim import PendingUpdate, Update
 from xtuner.engine.resume import Position
 from xtuner.engine.run import Run
+from xtuner.engine.slow_updates import UpdateTimes
 from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
@@ -32,6 +37,7 @@ from xtuner.log import logger
 from xtuner.model.train_module import Outputs
 
 MAX_ROWS_NAMED = 20
+MAX_SLOW_NAMED = 5
 # The median needs some updates.
 MIN_LOSSES = 10
 TestLoop = ValLoop
@@ -86,6 +92,10 @@ class TrainLoop:
         self._end_of_update = 0
         # The newest update whose outcome is not known yet: its iteration, itself, its rows.
         self._unchecked: tuple[int, Update | PendingUpdate, list[Any]] | None = None
+        self._times = UpdateTimes()
+        self._fetching = self._computing = 0.0  # seconds of the current update
+        self._recent: deque[list[Any]] = deque(maxlen=2)  # the rows of the last updates
+        self._num_slow = 0
         self._stop = StopSignal()
 
     def run(self) -> None:
@@ -98,6 +108,9 @@ class TrainLoop:
             while run.iter < self.max_iters:
                 self._train_window(next(windows))
             self.check_update()
+        if self._num_slow > MAX_SLOW_NAMED:
+            what = translate("%d updates took far longer than usual; the first %d are named above")
+            logger.warning(what, self._num_slow, MAX_SLOW_NAMED)
         run.call_hooks("after_train")
 
     def validates_at(self, iteration: int) -> bool:
@@ -123,6 +136,7 @@ class TrainLoop:
         batches = self.dataloader.start_at(start)
         while start < self.max_iters:
             size = min(self.runner.optim_wrapper.accumulative_counts, self.max_iters - start)
+            self._fetching = self._computing = 0.0
             self._rows: deque[list[Any]] = deque(maxlen=size)
             window = []
             for _ in range(size):
@@ -132,7 +146,9 @@ class TrainLoop:
 
     def _next(self, batches: Iterator[tuple[list[Any], dict[str, Any]]]) -> dict[str, Any]:
         self.runner.call_hooks("before_fetch")
+        begin = time.perf_counter()
         indices, batch = next(batches)
+        self._fetching += time.perf_counter() - begin
         self._rows.append(indices)
         self.runner.call_hooks("after_fetch")
         return batch
@@ -150,7 +166,9 @@ class TrainLoop:
                 run.call_hooks("before_train_epoch")
             run.call_hooks("before_train_iter", batch_idx=in_epoch, data_batch=batch)
             is_last = number == len(window) - 1
-            outputs = train_step(run, batch, counts[number], total, is_last)
+            begin = time.perf_counter()
+            with explaining_out_of_memory(run.forecast, partial(self._name_batch, number)):
+                outputs = train_step(run, batch, counts[number], total, is_last)
             loss = loss + outputs["loss"]
             # This process's part of the batch's mean: the parts of all are summed when a line is written.
             of_batch = total / max(counts[number], 1)
@@ -162,6 +180,9 @@ class TrainLoop:
                 report |= self._update(loss)
                 # A run that stops from here on resumes after this window; before, at its start.
                 run.position = Position(run.iter + 1, self.dataloader.position())
+            self._computing += time.perf_counter() - begin
+            if is_last:
+                self._name_if_slow()
             run.call_hooks("after_train_iter", batch_idx=in_epoch, data_batch=batch, outputs=report)
             if in_epoch == self.epoch_length - 1:
                 run.call_hooks("after_train_epoch")
@@ -246,16 +267,50 @@ class TrainLoop:
                 )
             )
 
+    def _name_if_slow(self) -> None:
+        """Name the rows of an update that took far longer than usual; an accelerator is one update behind."""
+        self._recent.append(list(self._rows))
+        seconds = self._fetching + self._computing
+        usual = self._times.add(seconds)
+        if usual is None:
+            return
+        self._num_slow += 1
+        if self._num_slow > MAX_SLOW_NAMED:
+            return
+        recent = list(self._recent) if is_accelerator(self.runner.device) else [self._recent[-1]]
+        logger.warning(
+            translate(
+                "iter %d: the update took %.1f s, usual are %.2f s; %.1f s of it were a wait for data. "
+                "Rows of this process: %s"
+            ),
+            self.runner.iter + 1,
+            seconds,
+            usual,
+            self._fetching,
+            named_places(self.dataloader.dataset, [batch for rows in recent for batch in rows]),
+        )
+
     def _name_rows(self, batches: list[Any]) -> str:
-        dataset = self.dataloader.dataset
-        indices = [i for rows in self.runner.world.all_gather(batches) for batch in rows for i in batch]
-        places = [translate("item {number}", number=i) for i in indices]
-        if hasattr(dataset, "source_places"):
-            places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
-        named = ", ".join(places[:MAX_ROWS_NAMED])
-        count = len(places) - MAX_ROWS_NAMED
-        more = translate(" and {count} more", count=count) if count > 0 else ""
-        return translate("Rows in this update: {named}{more}", named=named, more=more)
+        """The rows of an update, of all processes."""
+        every = [batch for rows in self.runner.world.all_gather(batches) for batch in rows]
+        return translate("Rows in this update: {named}", named=named_places(self.dataloader.dataset, every))
+
+    def _name_batch(self, number: int) -> str:
+        """The rows of a batch of the current update, of this process."""
+        return translate(
+            "Rows in this batch: {named}", named=named_places(self.dataloader.dataset, [self._rows[number]])
+        )
+
+
+def named_places(dataset: Any, batches: list[Any]) -> str:
+    """The positions of the rows in `batches`, lists of items of `dataset`; the first if they are many."""
+    indices = [i for batch in batches for i in batch]
+    places = [translate("item {number}", number=i) for i in indices]
+    if hasattr(dataset, "source_places"):
+        places = list(dict.fromkeys(place for i in indices for place in dataset.source_places(i)))
+    count = len(places) - MAX_ROWS_NAMED
+    more = translate(" and {count} more", count=count) if count > 0 else ""
+    return ", ".join(places[:MAX_ROWS_NAMED]) + more
 
 
 class EpochBasedTrainLoop(TrainLoop):

@@ -7,11 +7,15 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from xtuner.check.checks import Findings, check_config
+from xtuner.config.schema import by_trainer
+from xtuner.errors import ConfigError
 from xtuner.estimate.configured import read_division
 from xtuner.estimate.forecast import Forecast, memory_lines
+from xtuner.estimate.memory import size_text
 from xtuner.estimate.plan_table import plan_lines
 from xtuner.estimate.trainer import as_engine
 from xtuner.language import translate
@@ -21,11 +25,19 @@ from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
 from xtuner.tools.arguments.parser import Parser
 
+if TYPE_CHECKING:
+    from xtuner.engine.longest import Tried
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser("xtuner check", description=__doc__)
     add_config(parser)
     add_options(parser)
+    parser.add_argument(
+        "--longest",
+        action="store_true",
+        help="also train two updates on the batch with the most tokens, and measure their memory",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
     parser.add_argument(
         "--processes", type=_count_of, metavar="N", help="plan a run by N processes, one for each GPU"
@@ -50,10 +62,20 @@ def main(argv: list[str] | None = None) -> int:
     processes, per_node = (args.processes, 8) if args.processes else num_processes()
     division = read_division(run, processes, args.per_node or per_node, zero=zero)
     found = check_config(config, known_sizes, division, _try_rows)
+    tried = None
+    if args.longest and not found.errors:
+        if by_trainer(config):
+            raise ConfigError(
+                translate("--longest tries the training of XTuner's engine, which this config does not use")
+            )
+        from xtuner.engine.longest import try_longest
+        from xtuner.engine.run import RunOptions
+
+        tried = try_longest(config, RunOptions(forecast=found.forecast))
     if args.json:
-        print(json.dumps(_as_json(found), ensure_ascii=False, indent=1))
+        print(json.dumps(_as_json(found, tried), ensure_ascii=False, indent=1))
     else:
-        _print(args.config, found)
+        _print(args.config, found, tried)
         if args.processes and found.forecast is not None:
             print("\n".join(plan_lines(run, found.forecast)))
     return 1 if found.errors else 0
@@ -65,7 +87,7 @@ def _try_rows(cfg: Mapping[str, Any]) -> str | None:
     return try_first_rows(cfg)
 
 
-def _print(name: str, found: Findings) -> None:
+def _print(name: str, found: Findings, tried: Tried | None) -> None:
     for fault in found.errors:
         print(f"xtuner: error: {' '.join(fault.message.split())}", file=sys.stderr)
     for fault in found.warnings:
@@ -75,6 +97,8 @@ def _print(name: str, found: Findings) -> None:
         print("\n".join(_forecast_lines(found.forecast)))
     else:
         print(translate("memory   unknown: there is no model folder here to read the sizes from"))
+    if tried is not None:
+        print(_longest_line(tried))
     if found.unchecked:
         print(translate("not checked here, but by train: {names}", names=", ".join(found.unchecked)))
     if not found.errors:
@@ -100,6 +124,19 @@ def _forecast_lines(found: Forecast) -> list[str]:
     return [*lines, time]
 
 
+def _longest_line(tried: Tried) -> str:
+    return translate(
+        "longest  batch {number} of {total} with {tokens:,} tokens: two updates took {duration} and {peak} "
+        "at most. Its rows: {rows}",
+        number=tried.number + 1,
+        total=tried.num_batches,
+        tokens=tried.num_tokens,
+        duration=_duration(tried.seconds),
+        peak=size_text(tried.peak),
+        rows=tried.rows,
+    )
+
+
 def _duration(seconds: float) -> str:
     for size, noun in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
@@ -107,7 +144,7 @@ def _duration(seconds: float) -> str:
     return translate("a second") if seconds < 1.5 else translate("{count:.0f} seconds", count=seconds)
 
 
-def _as_json(found: Findings) -> dict[str, Any]:
+def _as_json(found: Findings, tried: Tried | None) -> dict[str, Any]:
     needs = found.forecast
     return {
         "errors": [fault._asdict() for fault in found.errors],
@@ -125,4 +162,5 @@ def _as_json(found: Findings) -> dict[str, Any]:
             "parts": needs.memory.parts(),
         },
         "seconds": None if needs is None else needs.seconds,
+        "longest": None if tried is None else asdict(tried),
     }
