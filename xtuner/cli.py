@@ -34,6 +34,7 @@ class Command(NamedTuple):
 GROUPS: dict[str, dict[str, Command]] = {
     "Start here": {
         "demo": Command("demo", "", "make a small model and take it through everything, in minutes"),
+        "env": Command("env", "", "print what helps in a bug report: versions, hardware, settings"),
     },
     "Configs": {
         "list-cfg": Command("list_cfg", "[-p PATTERN]", "list the built-in configs"),

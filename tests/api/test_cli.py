@@ -14,6 +14,7 @@ from xtuner.cli import COMMANDS, main, usage
 def test_the_commands_are_these():
     assert list(COMMANDS) == [
         "demo",
+        "env",
         "list-cfg",
         "copy-cfg",
         "new-cfg",

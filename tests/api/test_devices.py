@@ -29,6 +29,7 @@ from xtuner.parallel import world
 
 ROOT = Path(devices.__file__).parent
 NAMES_CUDA = {
+    "check/environment.py": "variables that users set, by their names",
     "devices.py": "the room of all kinds",
     "estimate/machine.py": "nvidia-smi shows NVIDIA's cards",
     "model/attention_kernels.py": "FlashAttention, and compute capabilities",

@@ -38,6 +38,16 @@ REPORT = {
     "--longest tries the training of XTuner's engine, which this config does not use": (
         "--longest 试的是 XTuner 引擎的训练，而这个配置不用它"
     ),
+    "accelerator": "加速器",
+    "disk": "磁盘",
+    "packages": "软件包",
+    "not installed": "未安装",
+    "variables": "环境变量",
+    "no accelerator": "没有加速器",
+    "{free} free in the working folder": "当前目录可用 {free}",
+    "{count} cores, {total} of memory ({free} free)": "{count} 核，内存 {total}（可用 {free}）",
+    ", computes in bf16": "，支持 bf16 计算",
+    "{name}, {total} ({free} free), driver {driver}": "{name}，{total}（可用 {free}），驱动 {driver}",
     "not checked here, but by train: {names}": "此处未检查，训练时再检查：{names}",
     "Next: {command}": "下一步：{command}",
     "time     very roughly {duration} for {tokens:.2g} tokens": (

@@ -109,6 +109,10 @@ HELP = {
     "also train two updates on the batch with the most tokens, and measure their memory": (
         "还在 token 最多的批次上训练两次更新，并测量其内存"
     ),
+    "Print what helps in a bug report; no keys and no data.": "输出对报告问题有用的信息；不含密钥和数据。",
+    "print what helps in a bug report: versions, hardware, settings": (
+        "输出对报告问题有用的信息：版本、硬件、设置"
+    ),
     "print JSON instead, for scripts": "改为输出 JSON，供脚本使用",
     "plan a run by N processes, one for each GPU": "按 N 个进程规划训练，每张 GPU 一个",
     "of them on a machine (8)": "其中每台机器上的进程数（8）",

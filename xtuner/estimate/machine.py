@@ -39,7 +39,7 @@ def find_machine() -> Machine:
     return (
         _find_nvidia()
         or _find_other()
-        or Machine("cpu", "CPU", *host_memory(), cpu_computes_in_bf16(), _num_cores())
+        or Machine("cpu", "CPU", *host_memory(), cpu_computes_in_bf16(), num_cores())
     )
 
 
@@ -54,7 +54,7 @@ def _find_other() -> Machine | None:
 
     device = torch.device(kind, 0)
     free, total = memory_of(device)
-    return Machine(kind, devices.name_of(device), total, free, devices.computes_in_bf16(device), _num_cores())
+    return Machine(kind, devices.name_of(device), total, free, devices.computes_in_bf16(device), num_cores())
 
 
 def memory_of(device: torch.device) -> tuple[int, int]:
@@ -69,24 +69,34 @@ def memory_of(device: torch.device) -> tuple[int, int]:
 def _find_nvidia() -> Machine | None:
     if devices.is_left_alone():
         return None
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    program = shutil.which("nvidia-smi")
-    if program is None or visible in ("", "-1"):
-        return None
-    command = [program, f"--query-gpu={_FIELDS}", "--format=csv,noheader,nounits"]
-    if visible:
-        command += [f"--id={visible.split(',')[0]}"]
+    cards = query_nvidia(_FIELDS, only_first=True)
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-        name, total, free = [word.strip() for word in answer.splitlines()[0].split(",")]
+        name, total, free = cards[0]
         # Cards before Ampere compute in fp16 only.
         old = any(word in name for word in ("T4", "V100", "P100", "P40", "GTX", "RTX 20"))
         return Machine("cuda", name, int(total) * 2**20, int(free) * 2**20, not old)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return None
 
 
-def _num_cores() -> int:
+def query_nvidia(fields: str, only_first: bool = False) -> list[list[str]]:
+    """What `nvidia-smi` says of the cards that this process may use, or of the first; [] without one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    program = shutil.which("nvidia-smi")
+    if program is None or visible in ("", "-1"):
+        return []
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    if visible:
+        command += [f"--id={visible.split(',')[0] if only_first else visible}"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [[word.strip() for word in line.split(",")] for line in answer.splitlines()]
+
+
+def num_cores() -> int:
+    """The number of CPU cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
