@@ -272,6 +272,8 @@ FAMILIES: dict[str, Family] = {
         sizes=Sizes(shared_width=lambda cfg: cfg["intermediate_size"], bias=_asked_bias(output=True)),
     ),
     "llava": Family(images=Images(packs=True)),
+    "llava_llama": Family(images=Images(packs=True), ours=True),
+    "llava_mistral": Family(images=Images(packs=True), ours=True),
     "llava_next": Family(images=Images(packs=True)),
     "llava_onevision": Family(images=Images(packs=True)),
     "longcat_flash": Family(weights_read=("classifier",)),

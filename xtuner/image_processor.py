@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner import internvl_folder
+from xtuner import internvl_folder, llava_folder
 from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.language import translate
@@ -40,10 +40,11 @@ def load_image_processor(path: str | Path) -> Any:
         ) from error
 
 
-def load_processor(path: str | Path) -> Any:
+def load_processor(path: str | Path, mm_vision_tower: str | Path | None = None) -> Any:
     """The processor of a vision-language model: its tokenizer and image processor, without videos.
 
-    transformers reads videos with torchvision, which images do not need.
+    transformers reads videos with torchvision, which images do not need. `mm_vision_tower`: the image encoder
+    of a folder of the package `llava`, if not the one that it names.
     """
     import transformers
     from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, ProcessorMixin
@@ -54,6 +55,8 @@ def load_processor(path: str | Path) -> Any:
         if config.get("model_type") == internvl_folder.FAMILY:
             parts = internvl_folder.processor_parts(path, config)
             return _without_videos(transformers.InternVLProcessor, {})(video_processor=None, **parts)
+        if llava_folder.is_official(config):
+            return transformers.LlavaProcessor(**_official_parts(path, config, mm_vision_tower))
         family = AutoConfig.from_pretrained(str(path)).model_type
         name = _named_processor(path) or PROCESSOR_MAPPING_NAMES.get(family)
         if name is None:
@@ -72,6 +75,18 @@ def load_processor(path: str | Path) -> Any:
         raise ModelError(
             translate("the processor of {path} cannot be loaded: {error}", path=path, error=error)
         ) from error
+
+
+def _official_parts(
+    path: str | Path, config: Mapping[str, Any], encoder: str | Path | None
+) -> dict[str, Any]:
+    """Arguments of LlavaProcessor for a folder of the package `llava`."""
+    if encoder is not None:
+        config = {**config, "mm_vision_tower": str(encoder)}
+    llava_folder.check_supported(config, path)
+    has_own = (Path(path) / "preprocessor_config.json").is_file()
+    images = load_image_processor(path if has_own else llava_folder.encoder_folder(config, path))
+    return llava_folder.processor_parts(path, config, images)
 
 
 def _named_processor(path: str | Path) -> str | None:
@@ -102,11 +117,11 @@ def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
     return WithoutVideos
 
 
-def blank_inputs(path: str | Path) -> dict[str, Any]:
-    """The tensors of a blank image, by the processor of a folder."""
+def blank_inputs(path: str | Path, mm_vision_tower: str | None = None) -> dict[str, Any]:
+    """The tensors of a blank image, by the processor of a folder (`load_processor`)."""
     from PIL import Image
 
-    processor = load_processor(path)
+    processor = load_processor(path, mm_vision_tower)
     blank = Image.new("RGB", (_BLANK, _BLANK))
     found = processor(images=[[blank]], text=[processor.image_token], return_tensors="pt")
     return {name: value for name, value in found.items() if name not in OF_TEXT}

@@ -22,6 +22,7 @@ from xtuner.errors import ConfigError, ModelError
 from xtuner.extras import pip_install
 from xtuner.families import FAMILIES, UNKNOWN, text_part
 from xtuner.language import translate
+from xtuner.llava_folder import check_supported, is_official
 from xtuner.model_folder import check_model_folder, read_json, remote_code
 
 CAUSAL = "AutoModelForCausalLM"
@@ -153,6 +154,9 @@ def auto_class(config: Mapping[str, Any], path: str | Path, *, trust_remote_code
                 cure=translate(_CURE),
             )
         )
+    if is_official(config):
+        check_supported(config, path)
+        return _WHOLE["IMAGE_TEXT_TO_TEXT"]
     row = FAMILIES.get(family, UNKNOWN)
     if (row.ours and not is_classifier(config)) or not known_families():
         return _WHOLE["IMAGE_TEXT_TO_TEXT"] if row.images else CAUSAL

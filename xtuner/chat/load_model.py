@@ -37,7 +37,8 @@ def reads_images(settings: ModelSettings) -> bool:
 
     if settings.llava is not None:
         return True
-    config = load_config(settings.model, trust_remote_code=settings.trust_remote_code)
+    trusted, encoder = settings.trust_remote_code, settings.visual_encoder
+    config = load_config(settings.model, trust_remote_code=trusted, mm_vision_tower=encoder)
     return images_of(config) is not None
 
 
@@ -54,6 +55,7 @@ def load_model(
         bits=settings.bits,
         offload_folder=settings.offload_folder,
         trust_remote_code=settings.trust_remote_code,
+        mm_vision_tower=settings.visual_encoder if settings.llava is None else None,
     )
     vision = load_vision(model, tokenizer, settings.model, parts)
     return model, tokenizer, None if vision is None else Pictures(vision)
@@ -71,12 +73,23 @@ def load_vision(model: Any, tokenizer: Any, path: str, parts: LlavaParts | None 
     encoder = load_image_encoder(model, tokenizer, path, parts)
     if encoder is not None:
         return LlavaVision(encoder)
-    if images_of(base_model(model).config) is None:
+    config = base_model(model).config
+    if images_of(config) is None:
         return None
     try:
-        vision = ProcessorVision(model, tokenizer, load_processor(path))
+        processor = load_processor(path, getattr(config, "mm_vision_tower", None))
+        _add_image_token(tokenizer, processor)
+        vision = ProcessorVision(model, tokenizer, processor)
     except ModelError as error:
         logger.warning(translate("%s answers to texts only, without images: %s"), path, error)
         return None
     tokenizer.chat_template = vision.chat_template or tokenizer.chat_template
     return vision
+
+
+def _add_image_token(tokenizer: Any, processor: Any) -> None:
+    """Give `tokenizer` the token of images that only the one of `processor` has."""
+    token = processor.image_token
+    if token not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [token]}, False)
+        assert tokenizer.convert_tokens_to_ids(token) == processor.image_token_id

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from xtuner.errors import ConfigError
+from xtuner.llava_folder import is_official_folder
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 
@@ -63,7 +65,7 @@ class Settings(ModelSettings):
             raise ConfigError(f"--bits is {self.bits}: write 4, 8 or None.")
         if self.prompt_template is not None:
             PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
-        check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
+        check_llava_flags(self)
         if self.tools and not self.lagent:
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
         self._check_best_of()
@@ -93,9 +95,15 @@ class Settings(ModelSettings):
         return fill_placeholders(SYSTEM_TEMPLATE[self.system_template], round=1, bot_name=self.bot_name)
 
 
-def check_llava_flags(llava: str | None, visual_encoder: str | None, select_layer: int | None) -> None:
+def check_llava_flags(settings: ModelSettings) -> None:
     """Raise ConfigError if a part of a LLaVA model is given without its folder."""
-    parts = {"visual-encoder": visual_encoder, "visual-select-layer": select_layer}
-    given = [f"--{flag} {part}" for flag, part in parts.items() if part is not None]
-    if given and llava is None:
-        raise ConfigError(f"{given[0]} is for the parts of a LLaVA model: add --llava FOLDER.")
+    if settings.llava is not None:
+        return
+    if settings.visual_select_layer is not None:
+        given = f"--visual-select-layer {settings.visual_select_layer}"
+        raise ConfigError(f"{given} is for the parts of a LLaVA model: add --llava FOLDER.")
+    # Of a name on the hub the model's config tells, which is not read yet.
+    takes_encoder = is_official_folder(settings.model) or not Path(settings.model).expanduser().exists()
+    if settings.visual_encoder is not None and not takes_encoder:
+        given = f"--visual-encoder {settings.visual_encoder}"
+        raise ConfigError(f"{given} is for the parts of a LLaVA model: add --llava FOLDER.")

@@ -12,12 +12,13 @@ from __future__ import annotations
 import functools
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtuner import dist, loadable
+from xtuner import dist, llava_folder, loadable
 from xtuner.config import build
 from xtuner.devices import computes_in_bf16, kind_of
 from xtuner.errors import ConfigError, ModelError, XTunerError
@@ -53,10 +54,10 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 
 @functools.cache
 def register_families() -> None:
-    """Register InternLM, InternLM2 and InternVL's own form, and our attention, with transformers."""
+    """Register InternLM, InternLM2, the own forms of InternVL and LLaVA, and our attention, with transformers."""
     import transformers
 
-    from xtuner.model import internlm, internlm2, internvl_chat
+    from xtuner.model import internlm, internlm2, internvl_chat, official_llava
     from xtuner.model.internlm_tokenizer import register_tokenizers
 
     transformers.AutoConfig.register("internlm", internlm.InternLMConfig)
@@ -66,6 +67,7 @@ def register_families() -> None:
         auto.register(internlm.InternLMConfig, getattr(internlm, f"InternLM{head}"))
         auto.register(internlm2.InternLM2Config, getattr(internlm2, f"InternLM2{head}"))
     internvl_chat.register()
+    official_llava.register()
     register_tokenizers()
     attention.register_attention()
     silence_known_warnings()
@@ -135,7 +137,8 @@ def load_llm(
         kind = getattr(getattr(factory, "__self__", None), "__name__", "")
         has_other_head = kind in ("AutoModel", *(f"AutoModelFor{head}" for head in loadable.SCORING))
         loadable.check_language_model(path, trust_remote_code=trusted, writes_text=not has_other_head)
-        config = load_config(path, trust_remote_code=trusted)
+        encoder = kwargs.pop("mm_vision_tower", None)
+        config = load_config(path, trust_remote_code=trusted, mm_vision_tower=encoder)
         asked = kwargs.get("quantization_config") is not None
         loadable.check_training(config.to_dict(), path, full=full, asked=asked)
         factory = _class_of(factory, config, path, trusted)
@@ -319,25 +322,48 @@ def is_native(config: Any) -> bool:
     return config.model_type in CONFIG_MAPPING
 
 
-def load_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The config of a model folder, by installed code if that knows the family."""
+def load_config(
+    path: str | Path, *, trust_remote_code: bool = False, mm_vision_tower: str | Path | None = None
+) -> Any:
+    """The config of a model folder, by installed code if that knows the family.
+
+    `mm_vision_tower`: the image encoder of a folder of the package `llava`, if not the one that it names.
+    """
     from transformers import CONFIG_MAPPING, AutoConfig
 
     register_families()
+    if llava_folder.is_official(given := _fields(path)):
+        from xtuner.model import official_llava
+
+        return official_llava.config_of(given, path, mm_vision_tower)
     if (Path(path) / "config.json").is_file():
-        given = read_json(Path(path) / "config.json")
         family = given.get("model_type")
         known = family in CONFIG_MAPPING
         if not known:
             loadable.auto_class(given, path, trust_remote_code=trust_remote_code)
         trust_remote_code = trust_remote_code and not known
         log_remote_code([] if known else remote_code(path))
+    if mm_vision_tower is not None:
+        what = "{path} has its own image encoder: leave out the one that you name, {encoder}"
+        raise ConfigError(translate(what, path=path, encoder=mm_vision_tower))
     try:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(
             translate("The config of the model {path} cannot be read: {error}", path=path, error=error)
         ) from error
+
+
+def _fields(path: str | Path) -> Mapping[str, Any]:
+    """The fields of the config.json of a folder or hub name; none if it cannot be read."""
+    from transformers import PreTrainedConfig
+
+    if (Path(path) / "config.json").is_file():
+        return read_json(Path(path) / "config.json")
+    try:
+        return PreTrainedConfig.get_config_dict(str(path))[0]
+    except OSError:
+        return {}
 
 
 def extend_context(config: Any, length: int) -> None:
@@ -397,8 +423,12 @@ def load_for_chat(
     bits: int | None = None,
     offload_folder: str | None = None,
     trust_remote_code: bool = False,
+    mm_vision_tower: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4."""
+    """Model (in eval mode, with `adapter` on it) and tokenizer for generation; `bits` is None, 8 or 4.
+
+    `mm_vision_tower`: as of `load_config`.
+    """
     register_families()
     loadable.check_language_model(path, trust_remote_code=trust_remote_code)
     if adapter is not None:
@@ -408,7 +438,7 @@ def load_for_chat(
     brings = adapter is not None and has_tokenizer(Path(adapter))
     named = str(adapter) if brings else path
     tokenizer = load_tokenizer(named, trust_remote_code=trust_remote_code)
-    config = load_config(path, trust_remote_code=trust_remote_code)
+    config = load_config(path, trust_remote_code=trust_remote_code, mm_vision_tower=mm_vision_tower)
     device = dist.device()
     precision = compute_dtype(as_dtype(dtype) or as_dtype(getattr(config, "dtype", None)), device)
     quantization = bitsandbytes_config(bits, precision, config)
@@ -424,8 +454,6 @@ def load_for_chat(
     }
     if bits or getattr(config, "quantization_config", None) is not None:
         set_fields_for_quantized(config)
-    if config.model_type == "llava":
-        _check_llava_form(path)
     family = auto_class_of(config, path, trust_remote_code=trust_remote_code)
     logger.info(translate("Load LLM from {path}", path=path))
     model: Any = call_loader(family.from_pretrained, kwargs, str(path))
@@ -444,20 +472,6 @@ def _map_for_chat(device: torch.device, bits: int | None) -> Any:
     if kind_of(device).many_devices and dist.world_size() == 1:
         return "auto"
     return {"": device} if bits or device.type != "cpu" else None
-
-
-def _check_llava_form(path: str | Path) -> None:
-    file = Path(path) / "config.json"
-    # transformers would load it, with random values for weights of other names.
-    if file.is_file() and "vision_config" not in read_json(file):
-        raise ModelError(
-            translate(
-                "{path} is in the form of the package llava, which cannot be read here: give a folder "
-                "of transformers' LlavaForConditionalGeneration, or an LLM with --llava and "
-                "--visual-encoder",
-                path=path,
-            )
-        )
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -207,7 +207,8 @@ class VisionLanguageFinetune(SupervisedFinetune):
 
     @functools.cached_property
     def _blank(self) -> ImageInputs:
-        return blank_inputs(base_model(self.llm).config.name_or_path)
+        config = base_model(self.llm).config
+        return blank_inputs(config.name_or_path, getattr(config, "mm_vision_tower", None))
 
 
 @contextlib.contextmanager

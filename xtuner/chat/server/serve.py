@@ -65,7 +65,7 @@ class ServeSettings(ModelSettings):
                     f"--allowed-origins {origin!r}: write pages as browsers name them, http://host:port "
                     "without a path, with commas between, or * for all"
                 )
-        check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
+        check_llava_flags(self)
         if self.image_folder is not None and not Path(self.image_folder).expanduser().is_dir():
             raise ConfigError(f"--image-folder {self.image_folder}: there is no such folder.")
         if self.adapters and self.llava is not None:

@@ -73,7 +73,7 @@ class Settings(ModelSettings):
                 raise ConfigError(translate("--{flag} is {value}: write 1 or more", flag=flag, value=value))
         if self.prompt_template is not None:
             PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
-        check_llava_flags(self.llava, self.visual_encoder, self.visual_select_layer)
+        check_llava_flags(self)
 
 
 @dataclass(frozen=True)
