@@ -54,7 +54,7 @@ _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "fl
 
 @functools.cache
 def register_families() -> None:
-    """Register InternLM, InternLM2, the own forms of InternVL and LLaVA, and our attention, with transformers."""
+    """Register InternLM, InternLM2, the own forms of InternVL and LLaVA, and our attention."""
     import transformers
 
     from xtuner.model import internlm, internlm2, internvl_chat, official_llava

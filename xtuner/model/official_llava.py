@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from xtuner import llava_folder
 from xtuner.llava_folder import ENCODER_CONFIG, FAMILIES
@@ -41,7 +41,9 @@ _RENAMED = {
     r"^model\.mm_projector\.": "model.multi_modal_projector.",
     r"^model\.vision_tower\.vision_tower\.vision_model\.": "model.vision_tower.",
 }
-KEYS = [WeightRenaming(source_patterns=own, target_patterns=theirs) for own, theirs in _RENAMED.items()]
+KEYS: list[WeightConverter | WeightRenaming] = [
+    WeightRenaming(source_patterns=own, target_patterns=theirs) for own, theirs in _RENAMED.items()
+]
 # Fields that are of no language model.
 _OTHERS = ("mm_", "image_", "tune_", "freeze_", "unfreeze_", "tokenizer_", "architectures", "model_type")
 
@@ -108,13 +110,11 @@ class OfficialLlavaDecoder(LlavaModel):
         super().__init__(config)
         assert config.official is not None
         sizes: Any = config.vision_config, config.text_config
-        self.multi_modal_projector = _projector(config.official, *(size.hidden_size for size in sizes))
+        self.multi_modal_projector: Any = _projector(config.official, *(size.hidden_size for size in sizes))
 
-    def forward(
-        self, input_ids: Any = None, pixel_values: Any = None, inputs_embeds: Any = None, **kwargs: Any
-    ) -> Any:
+    def forward(self, input_ids: Any = None, pixel_values: Any = None, **kwargs: Any) -> Any:
         if input_ids is None:
-            return super().forward(pixel_values=pixel_values, inputs_embeds=inputs_embeds, **kwargs)
+            return super().forward(pixel_values=pixel_values, **kwargs)
         is_image = input_ids == self.config.image_token_id
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if pixel_values is not None:
@@ -122,29 +122,27 @@ class OfficialLlavaDecoder(LlavaModel):
             rows = torch.stack(list(found)).to(embeddings.device, embeddings.dtype)
             places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=rows)
             embeddings = embeddings.masked_scatter(places, rows)
-        return super().forward(inputs_embeds=embeddings, **kwargs)
+        return super().forward(**{**kwargs, "inputs_embeds": embeddings})
 
 
 class OfficialLlava(LlavaForConditionalGeneration):
     """LLaVA of transformers, whose files have the names of the package."""
 
     config_class = OfficialLlavaConfig
-    # Of files that older versions of transformers wrote.
-    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"embeddings\.position_ids"]
 
     def __init__(self, config: OfficialLlavaConfig) -> None:
         PreTrainedModel.__init__(self, config)
         self.model = OfficialLlavaDecoder(config)
         text: Any = config.text_config
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
+        # Of files that older versions of transformers wrote.
+        self._keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"embeddings\.position_ids"]
         self.post_init()
 
     @staticmethod
-    def _load_pretrained_model(
-        model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any
-    ) -> Any:
-        load = LlavaForConditionalGeneration._load_pretrained_model
-        report, offloaded = load(model, state_dict, checkpoint_files, load_config, *args)
+    def _load_pretrained_model(model: Any, state: Any, files: Any, load_config: Any, *args: Any) -> Any:
+        load: Any = LlavaForConditionalGeneration._load_pretrained_model
+        report, offloaded = load(model, state, files, load_config, *args)
         encoder = {name for name in report.missing_keys if name.startswith("model.vision_tower.")}
         if len(encoder) < len(model.model.vision_tower.state_dict()):
             return report, offloaded
@@ -190,7 +188,7 @@ def _parts_of(official: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _text_of(official: Mapping[str, Any]) -> Any:
     """The config of the language model."""
     fields = {name: value for name, value in official.items() if not name.startswith(_OTHERS)}
-    return AutoConfig.for_model(llava_folder.text_family(official), **fields)
+    return AutoConfig.for_model(str(llava_folder.text_family(official)), **fields)
 
 
 def _projector(official: Mapping[str, Any], width: int, hidden: int) -> nn.Module:

@@ -69,10 +69,9 @@ def choose(model: ModelFacts, data: DataFacts, machine: Machine, method: str | N
     updates = draft.take(_choose_accumulation(data, tokens, epochs))
     num_iters = max(1, math.ceil(data.num_tokens * epochs / tokens))
     every = max(1, min(500, num_iters // 3))
-    # Texts need no template, and images have that of the processor.
     template = (
         []
-        if data.is_text or data.has_images
+        if data.is_text or not data.takes_template
         else [Choice("prompt_template", model.template, model.why_template)]
     )
     return Proposal(

@@ -65,5 +65,5 @@ def _rows(data: DataFacts) -> Dataset:
     if data.is_pairs:
         return own_pairs(data.map_fn)
     if data.has_images:
-        return own_images(data.image_folder)
+        return own_images(data.image_folder, takes_template=data.takes_template)
     return own_data(data.map_fn, is_text=data.is_text)

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xtuner.dataset.images.processed import ProcessedImages
 from xtuner.dataset.images.source import ImageSource
 from xtuner.dataset.map_fns.images import with_frames, with_marks
 from xtuner.dataset.vision_language import VisionLanguageDataset
 from xtuner.errors import DataError
+from xtuner.image_processor import load_processor
 from xtuner.proposal.data import DataFacts, Row
 
 # Images are looked at for their sizes, which takes longer than a row of text.
@@ -26,13 +28,19 @@ def images_of_rows(rows: Sequence[Row]) -> list[Any]:
     return [image for row in rows for image in _images(row)]
 
 
-def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str) -> DataFacts:
-    """The facts of the file, measured by the processor in the folder `model`."""
+def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str, template: str) -> DataFacts:
+    """The facts of the file, measured by the processor in the folder `model`.
+
+    `template`: the prompt template for a processor without a chat template.
+    """
+    processor = load_processor(model)
+    writes_turns = bool(ProcessedImages(processor).tokenizer.chat_template)
     images = images_of_rows(read[:_MEASURED])
     folder = _folder_of(images, path)
     data = VisionLanguageDataset(
         [dict(row) for row in read[:_MEASURED]],
-        {"pretrained_model_name_or_path": model},
+        processor,
+        template=None if writes_turns else template,
         max_length=_NO_LIMIT,
         image_folder=folder,
         pack_to_max_length=False,
@@ -50,6 +58,7 @@ def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str) ->
         prompts=sorted(map(int, answers)),
         has_images=True,
         image_folder=folder,
+        takes_template=not writes_turns,
     )
 
 

@@ -12,8 +12,9 @@ from xtuner.errors import ModelError
 from xtuner.estimate.images import with_images
 from xtuner.estimate.shape import Shape, read_shape
 from xtuner.families import FAMILIES, UNKNOWN
+from xtuner.llava_folder import is_official, text_family
 from xtuner.loadable import WIDENED, check_language_model, check_training, quantised_by
-from xtuner.model_folder import check_model_folder, read_tokenizer
+from xtuner.model_folder import check_model_folder, read_json, read_tokenizer
 from xtuner.proposal.methods import quantises, trains_all
 from xtuner.recipes.models import MODELS, Model
 from xtuner.utils import PROMPT_TEMPLATE
@@ -79,11 +80,14 @@ def _template(folder: Path, row: Model | None, asked: str | None) -> tuple[str, 
     if asked is not None:
         PROMPT_TEMPLATE[asked]  # an unknown one raises, with the nearest
         return asked, "as --template says"
-    tokenizer = read_tokenizer(folder)
+    tokenizer, config = read_tokenizer(folder), read_json(folder / "config.json")
     if tokenizer.get("chat_template"):
         return "auto", "the tokenizer brings its own chat_template"
     if row is not None and isinstance(row.template, str):
         return row.template, f"that of {row.name}"
+    if is_official(config):
+        found = "mistral" if text_family(config) == "mistral" else "vicuna"
+        return found, "that of the package llava for this family"
     fitting = fitting_templates(tokenizer.get("tokens", set()))
     if "qwen_chat" in fitting:
         return "qwen_chat", "its marks <|im_start|> and <|im_end|> are tokens of the tokenizer"

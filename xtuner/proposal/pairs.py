@@ -42,7 +42,7 @@ def look_at(
             method,
         )
     if processor is not None and images_of_rows(read):
-        return look_at_images(path, len(rows), read, processor)
+        return look_at_images(path, len(rows), read, processor, template)
     return look_at_data(path, tokenizer, template)
 
 

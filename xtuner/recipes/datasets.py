@@ -299,8 +299,11 @@ def own_data(map_fn: str | None, *, is_text: bool) -> Dataset:
     return Dataset("own_chat", [_rows("", "auto", **rows)], {"SYSTEM": ""})
 
 
-def own_images(image_folder: str | None) -> Dataset:
-    """A file of the user's own with images, for a vision-language model and its processor."""
+def own_images(image_folder: str | None, *, takes_template: bool = False) -> Dataset:
+    """A file of the user's own with images, for a vision-language model and its processor.
+
+    `takes_template`: the processor has no chat template.
+    """
     config = {
         "type": Code("VisionLanguageDataset"),
         "dataset": Code("data_path"),
@@ -309,8 +312,10 @@ def own_images(image_folder: str | None) -> Dataset:
         "max_length": Code("max_length"),
         "pack_to_max_length": Code("pack_to_max_length"),
     }
+    if takes_template:
+        config["template"] = Code("prompt_template")
     source = Source("train_dataset", {"data_path": ""}, config)
-    return Dataset("own_images", [source], {"prompt_template": None})
+    return Dataset("own_images", [source], {} if takes_template else {"prompt_template": None})
 
 
 def _pairs(name: str, load: dict[str, Any], map_fn: str | None) -> Dataset:

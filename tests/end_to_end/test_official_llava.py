@@ -1,0 +1,115 @@
+"""A folder of the package `llava` through every command, each with the numbers of its own definition."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from tests import official_llava, vision
+from tests.evaluation.vision.pictures import choice_rows, drawn, write_tsv
+from xtuner.chat.terminal import PROMPT
+from xtuner.config import Builder, load_config
+from xtuner.dataset.collate_fns import flat_collate_fn
+from xtuner.engine.checkpoints.files import load_checkpoint
+from xtuner.image_processor import load_processor
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+GREEDY = ("--max-new-tokens", 6, "--torch-dtype", "fp32", "--temperature", 0, "--prompt-template", "vicuna")
+VICUNA = "<s>USER: <image>\n{} ASSISTANT:"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    vision.picture_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    official_llava.save_encoder(tmp_path / "clip")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(here, tokenizer):
+    return official_llava.save(here / "model", here / "clip", tokenizer)
+
+
+def answer(folder, text, image, count=6):
+    """The greedy answer of the reference to a prompt with an image."""
+    reference, tokenizer = official_llava.Reference(folder), load_processor(folder).tokenizer
+    pieces = [tokenizer.encode(piece, add_special_tokens=False) for piece in text.split("<image>")]
+    told = []
+    for _ in range(count):
+        token = int(reference.logits([*pieces[:-1], pieces[-1] + told], [image])[-1].argmax())
+        if token == tokenizer.eos_token_id:
+            break
+        told.append(token)
+    return tokenizer.decode(told)
+
+
+def test_chat(folder, here, run):
+    """The answer is that of the definition; the encoder may be another folder than the one that is named."""
+    wanted = answer(folder, VICUNA.format("What is it?"), Image.open("a.png").convert("RGB")).strip()
+    (said,) = run("chat", folder, "--image", "a.png", *GREEDY, script="What is it?\n\n").split(PROMPT)[1:-1]
+    assert said.strip() == wanted
+    config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": "openai/clip-nowhere"}
+    (folder / "config.json").write_text(json.dumps(config))
+    words = ("chat", folder, "--visual-encoder", here / "clip", "--image", "a.png", *GREEDY)
+    assert run(*words, script="What is it?\n\n").split(PROMPT)[1].strip() == wanted
+
+
+def test_mmbench(folder, here, run):
+    """Batches give the answers of the definition."""
+    rows = choice_rows(3)
+    write_tsv(here / "mmbench_dev.tsv", rows)
+    tiny = ("--torch-dtype", "fp32", "--max-new-tokens", 6, "--prompt-template", "vicuna")
+    run("mmbench", folder, *tiny, "--data-path", "mmbench_dev.tsv", "--batch-size", 4)
+    (file,) = here.glob("work_dirs/*/*/answers.jsonl")
+    said = json.loads(file.read_text().splitlines()[0])["prediction"]
+    ask = "Answer with the option's letter from the given choices directly."
+    row = rows[0]
+    words = [*filter(None, [row["hint"]]), row["question"], *(f"{x}. {row[x]}" for x in "ABCD"), ask]
+    assert said == answer(folder, VICUNA.format("\n".join(words)), drawn("red", (80, 60))).strip()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_training_and_its_folder(method, folder, here, run):
+    """Logits of the written or merged folder by the definition are those of training; the encoder is as it was."""
+    talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
+    rows = [{"image": f, "conversations": talk} for f in ("a.png", "b.jpg", "c.png", "a.png")]
+    (here / "talks.json").write_text(json.dumps(rows))
+    run("new-cfg", "--model", "model", "--data", "talks.json", "--method", method, "--out", "my.py")
+    more = "\nimport torch\nmodel['llm']['torch_dtype'] = torch.float32\n"
+    (here / "my.py").write_text((here / "my.py").read_text() + more)
+    run("check", "my.py")
+    run("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
+    checkpoint = max(here.glob("w/iter_*.pth"))
+    run("convert", "pth_to_hf", "my.py", checkpoint, "result", "--fp32")
+    if method == "lora":
+        run("convert", "merge", "model", "result", "merged")
+    result = here / ("merged" if method == "lora" else "result")
+    before, after = (official_llava.weights_of(path) for path in (folder, result))
+    new = {name for name in after if name not in before}
+    assert all(name.startswith("model.vision_tower.vision_tower.vision_model.") for name in new)
+    assert bool(new) == (method == "full")
+    changed = {name for name, weight in before.items() if not torch.equal(after[name], weight)}
+    assert any("mm_projector" in name for name in changed) == (method == "full")
+    assert any("layers" in name for name in changed)
+    cfg, builder = load_config(here / "my.py"), Builder()
+    item = builder.build(cfg.train_dataloader["dataset"], "dataset")[0]
+    model = builder.build(cfg.model, "model").eval().float()
+    model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
+    first = slice(*item["cumulative_len"][:2])
+    ids, token = item["input_ids"][first], load_processor(result).image_token_id
+    begin = ids.index(token) if isinstance(ids, list) else int((torch.tensor(ids) == token).nonzero()[0])
+    ids = [int(i) for i in ids]
+    pieces = [ids[:begin], ids[begin + official_llava.LENGTH :]]
+    assert token not in pieces[1]
+    with torch.no_grad():
+        (ours,) = model(flat_collate_fn([item])["data"], mode="predict")
+    found = ours["logits"][first]
+    errors = []
+    for name in ("a.png", "b.jpg", "c.png"):  # samples of a pack are in another order
+        wanted = official_llava.Reference(result).logits(pieces, [Image.open(name).convert("RGB")])
+        errors.append(float((found - wanted).abs().max()))
+    assert min(errors) < 1e-4
