@@ -129,7 +129,8 @@ def blank_inputs(path: str | Path, mm_vision_tower: str | None = None) -> dict[s
 
 def make_processor(given: Any) -> Any:
     """The processor of a config's `processor`; another object is one already."""
-    return _made(given, "processor", load_processor)
+    encoder = given.get("mm_vision_tower") if isinstance(given, Mapping) else None
+    return _made(given, "processor", lambda path: load_processor(path, encoder))
 
 
 def make_image_processor(given: Any) -> Any:

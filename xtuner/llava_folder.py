@@ -30,6 +30,19 @@ ENCODER_CONFIG = "mm_vision_config"
 _CLASS = re.compile(r"Llava\w+ForCausalLM")
 _DEPTH = re.compile(r"mlp(\d+)x_gelu")
 _IMAGE = "<image>"
+# Before a chat template of texts alone: parts of messages become one text, images as the package writes them.
+_AS_TEXT = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- set joined = namespace(text="") -%}
+{%- for part in message["content"] if message["content"] is not string -%}
+{%- set joined.text = joined.text + ("<image>\\n" if part["type"] == "image" else part["text"]) -%}
+{%- endfor -%}
+{%- set text = message["content"] if message["content"] is string else joined.text -%}
+{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
 # Encoders, and the number of their tokens that belong to no patch.
 _ENCODERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
@@ -146,6 +159,9 @@ def image_tokenizer(path: str | Path, family: str) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(str(path), config=AutoConfig.for_model(family))
     if _IMAGE not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [_IMAGE]}, False)
+    template = tokenizer.chat_template
+    if isinstance(template, str) and _IMAGE not in template:
+        tokenizer.chat_template = _AS_TEXT + template
     return tokenizer
 
 

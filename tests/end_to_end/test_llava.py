@@ -87,7 +87,7 @@ def test_two_stages_to_every_layout(here, run):
     assert "--llava tune/hf --visual-encoder" in log
     convert(run, TUNE, "tune", "xtuner", "huggingface", "official")
     parts = answers(run, here.llm, "--llava", "tune/xtuner", "--visual-encoder", here.clip)
-    assert answers(run, "tune/huggingface") == parts
+    assert answers(run, "tune/huggingface") == answers(run, "tune/official") == parts
     load_plain("tune/huggingface")
     whole, official = (load_file(f"tune/{name}/model.safetensors") for name in ("huggingface", "official"))
     renamed = {
@@ -137,7 +137,7 @@ def test_an_encoder_trained_without_an_adapter(here, run):
     train(run, here, TUNE, "tune", pretrained_pth="align/iter_4.pth", **more)
     convert(run, TUNE, "tune", "xtuner", "huggingface", "official")
     parts = answers(run, here.llm, "--llava", "tune/xtuner")
-    assert answers(run, "tune/huggingface") == parts
+    assert answers(run, "tune/huggingface") == answers(run, "tune/official") == parts
     load_plain("tune/huggingface")
     encoder, report = CLIPVisionModel.from_pretrained("tune/xtuner/visual_encoder", output_loading_info=True)
     assert not report["missing_keys"]

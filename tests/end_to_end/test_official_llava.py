@@ -74,7 +74,7 @@ def test_mmbench(folder, here, run):
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_training_and_its_folder(method, folder, here, run):
-    """Logits of the written or merged folder by the definition are those of training; the encoder is as it was."""
+    """By the definition the folder that it gives has the logits of training; the encoder is as it was."""
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
     rows = [{"image": f, "conversations": talk} for f in ("a.png", "b.jpg", "c.png", "a.png")]
     (here / "talks.json").write_text(json.dumps(rows))

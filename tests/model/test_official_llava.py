@@ -7,11 +7,16 @@ import json
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from transformers import AutoModelForImageTextToText
 
 from tests import official_llava, vision
+from xtuner.dataset import VisionLanguageDataset
+from xtuner.dataset.collate_fns import flat_collate_fn
+from xtuner.errors import ModelError
 from xtuner.image_processor import load_processor
-from xtuner.model.loading import load_config
+from xtuner.model.loading import load_config, load_for_chat
+from xtuner.model.vision_language import VisionLanguageFinetune
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -81,3 +86,112 @@ def test_logits_are_those_of_its_own_definition(kind, encoder, data, tmp_path, t
     for names in (["a.png"], ["b.jpg", "c.png"]):
         found, wanted = logits_of(folder, model, names, data)
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+ASK = {"from": "human", "value": "<image>\nWhat is it?"}
+ROWS = [
+    {"image": "a.png", "conversations": [ASK, {"from": "gpt", "value": "a red block"}]},
+    {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi!"}]},
+    {"image": ["b.jpg", "c.png"], "conversations": [
+        {"from": "human", "value": "<image><image>\nAlike?"}, {"from": "gpt", "value": "no"}]},
+]  # fmt: skip
+
+
+def items_of(folder, data, **settings):
+    processor = {"pretrained_model_name_or_path": str(folder), **settings}
+    more = {"template": "vicuna", "image_folder": str(data), "pack_to_max_length": False, "max_length": 512}
+    return list(VisionLanguageDataset([dict(row) for row in ROWS], processor, **more))
+
+
+def pieces_of(ids, token):
+    """The words between the images, each of which has as many tokens as patches."""
+    pieces, rest = [[]], list(map(int, ids))
+    while rest:
+        if rest[0] == token:
+            assert rest[: official_llava.LENGTH] == [token] * official_llava.LENGTH
+            pieces.append([])
+            rest = rest[official_llava.LENGTH :]
+        else:
+            pieces[-1].append(rest.pop(0))
+    return pieces
+
+
+def finetune(folder, **settings):
+    llm = {
+        "type": "transformers.AutoModelForCausalLM.from_pretrained",
+        "pretrained_model_name_or_path": str(folder),
+        "torch_dtype": torch.float32,
+    }
+    return VisionLanguageFinetune({**llm, **settings}, use_activation_checkpointing=False)
+
+
+def test_prompts_are_those_of_the_package(encoder, data, tmp_path, tokenizer):
+    """An image stands before a line break, by a prompt template and by a chat template of texts alone."""
+    folder = official_llava.save(tmp_path / "model", encoder, tokenizer)
+    processor, item = load_processor(folder), items_of(folder, data)[2]
+    image = processor.image_token * official_llava.LENGTH
+    wanted = f"<s>USER: {image}\n{image}\nAlike? ASSISTANT:no</s>"
+    assert processor.tokenizer.decode(item["input_ids"]).rstrip("\n").startswith(wanted)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    talk = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+    written = load_processor(folder).tokenizer.apply_chat_template(talk, tokenize=False)
+    assert written == "[system] Be brief.[user] <image>\nWhat?"
+
+
+def test_a_pack_has_the_loss_of_its_samples_by_that_definition(encoder, data, tmp_path, tokenizer):
+    """Samples with one image, none and two."""
+    folder = official_llava.save(tmp_path / "model", encoder, tokenizer)
+    items, token = items_of(folder, data), load_config(folder).image_token_id
+    reference, total, count = official_llava.Reference(folder), 0.0, 0
+    for item, row in zip(items, ROWS, strict=True):
+        named = [row["image"]] if isinstance(row.get("image"), str) else row.get("image", [])
+        images = [Image.open(data / name).convert("RGB") for name in named]
+        logits = reference.logits(pieces_of(item["input_ids"], token), images)
+        labels = torch.tensor(item["labels"])
+        total += functional.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+        count += int((labels[1:] >= 0).sum())
+    model = finetune(folder).double()
+    loss = model(flat_collate_fn(items)["data"])["loss"]
+    torch.testing.assert_close(loss, total / count, rtol=1e-6, atol=0)
+    loss.backward()
+    trained = {
+        model.part_of(n.removeprefix("llm.")) for n, p in model.named_parameters() if p.grad is not None
+    }
+    assert trained == {"projector", "language model"}
+
+
+def test_an_encoder_elsewhere(encoder, data, tmp_path, tokenizer):
+    """It is named in the config of a run, or its folder is beside the weights; else the error says how."""
+    folder = official_llava.save(tmp_path / "model", "openai/clip-nowhere", tokenizer)
+    with pytest.raises(ModelError, match=r"mm_vision_tower = 'openai/clip-nowhere'.* or by --visual-encoder"):
+        load_config(folder)
+    items = items_of(folder, data, mm_vision_tower=str(encoder))
+    named = finetune(folder, mm_vision_tower=str(encoder))
+    assert named(flat_collate_fn(items)["data"])["loss"].isfinite()
+    config = json.loads((folder / "config.json").read_text()) | {"mm_vision_tower": "clip"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "clip").symlink_to(encoder)
+    beside = load(folder).state_dict()
+    assert all(torch.equal(beside[name], weight) for name, weight in named.llm.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio = anyres"),
+        ({"architectures": ["LlavaMptForCausalLM"], "model_type": "llava_mpt"}, "LlavaMptForCausalLM"),
+        ({"architectures": ["LlavaQwenForCausalLM"], "model_type": "llava"}, "LlavaQwenForCausalLM"),
+        ({"mm_use_im_start_end": True}, "mm_use_im_start_end = True"),
+        ({"mm_projector_type": "ldpnet"}, "mm_projector_type = ldpnet"),
+    ],
+)
+def test_what_is_not_computed_is_refused(fields, said, encoder, tmp_path, tokenizer):
+    folder = official_llava.save(tmp_path / "model", encoder, tokenizer)
+    config = json.loads((folder / "config.json").read_text()) | fields
+    (folder / "config.json").write_text(json.dumps(config))
+    for load_it in (load_config, load_processor, load_for_chat):
+        with pytest.raises(ModelError, match=f"{said}.* is not supported"):
+            load_it(folder)

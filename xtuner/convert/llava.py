@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from xtuner import llava_folder
 from xtuner.chat.trained_with import CONFIG_NAME
 from xtuner.config import Config
 from xtuner.convert.card import without_local_paths, write_card
@@ -264,7 +265,18 @@ class _Layout(ABC):
 
 
 class _Official(_Layout):
-    """`LlavaLlamaForCausalLM` of the package llava."""
+    """`LlavaLlamaForCausalLM` or `LlavaMistralForCausalLM` of the package llava."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        family = self.llm_config["model_type"]
+        found = [name for name, text in llava_folder.TEXT_FAMILIES.items() if text == family]
+        if not found:
+            raise ConfigError(
+                f"the package llava has no language model of the family {family!r}: write --save-format "
+                "huggingface instead."
+            )
+        (self.kind,) = found
 
     def of_llm(self, name: str) -> str:
         return name
@@ -282,9 +294,9 @@ class _Official(_Layout):
         self._write_config(
             {
                 **self.llm_config,
-                "architectures": ["LlavaLlamaForCausalLM"],
-                "model_type": "llava",
-                "image_aspect_ratio": "pad",
+                "architectures": [self.kind],
+                "model_type": "llava" if self.kind == "LlavaLlamaForCausalLM" else "llava_mistral",
+                "image_aspect_ratio": "pad" if _pads(self.how.cfg) else "square",
                 "mm_hidden_size": self.projector_config["visual_hidden_size"],
                 "mm_projector_type": f"mlp{self.projector_config['depth']}x_gelu",
                 "mm_use_im_patch_token": False,
@@ -292,6 +304,7 @@ class _Official(_Layout):
                 "mm_vision_select_feature": "patch",
                 "mm_vision_select_layer": self.select_layer,
                 "mm_vision_tower": tower,
+                llava_folder.ENCODER_CONFIG: self.vision_config,
                 "unfreeze_mm_vision_tower": not self.how.cfg.model.get("freeze_visual_encoder", False),
                 "use_mm_proj": True,
             }
@@ -376,10 +389,7 @@ class _HuggingFace(_Layout):
         own = load_image_processor(self.vision)
         if not _pads(self.how.cfg):
             return own
-        from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
-
-        given = {k: v for k, v in own.to_dict().items() if not k.endswith(("_type", "_class"))}
-        return LlavaImageProcessorPil(**{**given, "do_pad": True})
+        return llava_folder.padding(own)
 
 
 def _pads(cfg: Config) -> bool:

@@ -47,9 +47,7 @@ class DataFacts:
     samples_per_row: float = 1.0
     has_images: bool = False  # in conversations, and the model reads them
     image_folder: str | None = None  # None: the working folder, or names are absolute
-    takes_template: bool = (
-        True  # a prompt template; else the processor has a chat template, or rows are texts
-    )
+    takes_template: bool = True  # else, for images, the processor has a chat template
     chat_template: str | None = None  # for pairs, where the tokenizer lacks the one that is to be used
 
     @property
