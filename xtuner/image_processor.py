@@ -56,7 +56,7 @@ def load_processor(path: str | Path, mm_vision_tower: str | Path | None = None) 
             parts = internvl_folder.processor_parts(path, config)
             return _without_videos(transformers.InternVLProcessor, {})(video_processor=None, **parts)
         if llava_folder.is_official(config):
-            return transformers.LlavaProcessor(**_official_parts(path, config, mm_vision_tower))
+            return _official_processor(path, config, mm_vision_tower)
         family = AutoConfig.from_pretrained(str(path)).model_type
         name = _named_processor(path) or PROCESSOR_MAPPING_NAMES.get(family)
         if name is None:
@@ -77,16 +77,14 @@ def load_processor(path: str | Path, mm_vision_tower: str | Path | None = None) 
         ) from error
 
 
-def _official_parts(
-    path: str | Path, config: Mapping[str, Any], encoder: str | Path | None
-) -> dict[str, Any]:
-    """Arguments of LlavaProcessor for a folder of the package `llava`."""
+def _official_processor(path: str | Path, config: Mapping[str, Any], encoder: str | Path | None) -> Any:
+    """The processor of a folder of the package `llava`."""
     if encoder is not None:
         config = {**config, "mm_vision_tower": str(encoder)}
     llava_folder.check_supported(config, path)
     has_own = (Path(path) / "preprocessor_config.json").is_file()
     images = load_image_processor(path if has_own else llava_folder.encoder_folder(config, path))
-    return llava_folder.processor_parts(path, config, images)
+    return llava_folder.processor_of(path, config, images)
 
 
 def _named_processor(path: str | Path) -> str | None:

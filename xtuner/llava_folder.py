@@ -165,16 +165,34 @@ def image_tokenizer(path: str | Path, family: str) -> Any:
     return tokenizer
 
 
-def processor_parts(path: str | Path, config: Mapping[str, Any], images: Any) -> dict[str, Any]:
-    """Arguments of LlavaProcessor for a folder with that config.json, and what prepares its images."""
-    encoder = encoder_config(config, path)
-    return {
-        "image_processor": padding(images) if config.get("image_aspect_ratio") == "pad" else images,
-        "tokenizer": image_tokenizer(path, str(text_family(config))),
-        "patch_size": encoder.patch_size,
-        "vision_feature_select_strategy": strategy_of(config, encoder),
-        "num_additional_image_tokens": _ENCODERS[encoder.model_type],
-    }
+def processor_of(path: str | Path, config: Mapping[str, Any], images: Any) -> Any:
+    """The processor of a folder with that config.json; `images`: what prepares those for the encoder."""
+    from transformers import LlavaProcessor
+
+    class OfficialLlavaProcessor(LlavaProcessor):
+        def replace_image_token(self, *args: Any, **kwargs: Any) -> str:
+            return super().replace_image_token(*args, **kwargs) + after
+
+    encoder, tokenizer = encoder_config(config, path), image_tokenizer(path, str(text_family(config)))
+    after = _after_image(tokenizer)
+    return OfficialLlavaProcessor(
+        padding(images) if config.get("image_aspect_ratio") == "pad" else images,
+        tokenizer,
+        patch_size=encoder.patch_size,
+        vision_feature_select_strategy=strategy_of(config, encoder),
+        num_additional_image_tokens=_ENCODERS[encoder.model_type],
+    )
+
+
+def _after_image(tokenizer: Any) -> str:
+    """What makes the text behind an image have the tokens of a text alone, as the package encodes it."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    alone = ids("\n")
+    # SentencePiece puts a space before a text; tokenizers of other settings than its own not behind a token.
+    return " " if ids(f"{_IMAGE}\n")[1:] != alone == ids(f"{_IMAGE} \n")[1:] else ""
 
 
 def padding(images: Any) -> Any:

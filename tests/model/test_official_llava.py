@@ -141,6 +141,29 @@ def test_prompts_are_those_of_the_package(encoder, data, tmp_path, tokenizer):
     assert written == "[system] Be brief.[user] <image>\nWhat?"
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_tokenizer_as_on_the_hub(legacy, encoder, data, tmp_path, tokenizer, train_sentencepiece):
+    """A text behind an image has the tokens that SentencePiece gives it alone, as in the package."""
+    import sentencepiece
+
+    folder = official_llava.save(tmp_path / "model", encoder, tokenizer)
+    for file in [*folder.glob("tokenizer*"), *folder.glob("special_tokens*")]:
+        file.unlink()
+    train_sentencepiece(folder / "tokenizer.model", vocab_size=len(tokenizer), add_dummy_prefix=True)
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "legacy": legacy}
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, **names}))
+    pieces = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+    token = load_config(folder).image_token_id
+    assert token == len(tokenizer)
+    one, _, two = items_of(folder, data)
+    first, question = pieces.encode("USER: "), pieces.encode("\nWhat is it? ASSISTANT:")
+    found = pieces_of(one["input_ids"], token)
+    assert found[0] == [1, *first]
+    assert found[1][: len(question)] == question
+    assert pieces_of(two["input_ids"], token)[1] == pieces.encode("\n")
+
+
 def test_a_pack_has_the_loss_of_its_samples_by_that_definition(encoder, data, tmp_path, tokenizer):
     """Samples with one image, none and two."""
     folder = official_llava.save(tmp_path / "model", encoder, tokenizer)
