@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch import nn
 from transformers import (
@@ -192,3 +194,28 @@ def _write(folder: Path, state: dict[str, torch.Tensor], shards: int, safe: bool
             save_file(own, folder / file, {"format": "pt"})
         else:
             torch.save(own, folder / file)
+
+
+def save_llm(folder: Path, whole: Path) -> Path:
+    """The folder of the language model that a folder of the package was trained from."""
+    config = json.loads((whole / "config.json").read_text())
+    llm = AutoModelForCausalLM.from_config(_text_config(config))
+    llm.load_state_dict({n: t for n, t in weights_of(whole).items() if ".mm_projector" not in n})
+    llm.save_pretrained(folder)
+    for file in whole.glob("*token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def save_adapter(folder: Path, whole: Path, llm: Path) -> Path:
+    """An adapter of the language model as the package saves it, with a trained projector beside it."""
+    lora = LoraConfig(
+        r=4, lora_alpha=32, init_lora_weights=False, target_modules=["q_proj"], task_type="CAUSAL_LM"
+    )
+    get_peft_model(AutoModelForCausalLM.from_pretrained(llm), lora).save_pretrained(str(folder))
+    shutil.copy(whole / "config.json", folder)
+    trained = _projector(json.loads((whole / "config.json").read_text())["mm_projector_type"]).state_dict()
+    torch.save(
+        {f"base_model.model.model.{n}": 2 * t for n, t in trained.items()}, folder / "non_lora_trainables.bin"
+    )
+    return folder

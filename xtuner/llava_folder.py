@@ -27,6 +27,8 @@ FAMILIES = ("llava_llama", "llava_mistral")
 TEXT_FAMILIES = {"LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral"}
 # The encoder's config, in a config.json that XTuner wrote.
 ENCODER_CONFIG = "mm_vision_config"
+# Beside an adapter of the package: what was trained as a whole, such as the projector.
+BESIDE_ADAPTER = "non_lora_trainables.bin"
 _CLASS = re.compile(r"Llava\w+ForCausalLM")
 _DEPTH = re.compile(r"mlp(\d+)x_gelu")
 _IMAGE = "<image>"

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests import official_llava, vision
 from tests.evaluation.vision.pictures import choice_rows, drawn, write_tsv
+from xtuner import cli
 from xtuner.chat.terminal import PROMPT
 from xtuner.config import Builder, load_config
 from xtuner.dataset.collate_fns import flat_collate_fn
@@ -72,9 +73,13 @@ def test_mmbench(folder, here, run):
     assert said == answer(folder, VICUNA.format("\n".join(words)), drawn("red", (80, 60))).strip()
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_training_and_its_folder(method, folder, here, run):
+@pytest.mark.parametrize(
+    ("method", "family"), [("full", "llava_llama"), ("lora", "llava"), ("full", "llava"), ("full", "mistral")]
+)
+def test_training_and_its_folder(method, family, here, run, tokenizer):
     """By the definition the folder that it gives has the logits of training; the encoder is as it was."""
+    fields = {"family": family} if family == "mistral" else {"model_type": family}
+    folder = official_llava.save(here / "model", here / "clip", tokenizer, **fields)
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
     rows = [{"image": f, "conversations": talk} for f in ("a.png", "b.jpg", "c.png", "a.png")]
     (here / "talks.json").write_text(json.dumps(rows))
@@ -113,3 +118,27 @@ def test_training_and_its_folder(method, folder, here, run):
         wanted = official_llava.Reference(result).logits(pieces, [Image.open(name).convert("RGB")])
         errors.append(float((found - wanted).abs().max()))
     assert min(errors) < 1e-4
+
+
+def test_an_adapter_of_the_package(folder, here, run, capsys):
+    """Merged into its language model it is a whole folder; beside it the projector would be lost."""
+    before = official_llava.weights_of(folder)
+    config = json.loads((folder / "config.json").read_text())
+    llm = official_llava.save_llm(here / "vicuna", folder)
+    adapter = official_llava.save_adapter(here / "lora", folder, llm)
+    run("convert", "merge", llm, adapter, "merged")
+    after = official_llava.weights_of(here / "merged")
+    assert after.keys() == before.keys()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    changed = {"q_proj" if ".q_proj." in name else name.split(".")[1] for name in before.keys() - same}
+    assert changed == {"q_proj", "mm_projector"}
+    assert json.loads((here / "merged" / "config.json").read_text()) == config
+    trained = torch.load(adapter / "non_lora_trainables.bin")
+    assert torch.equal(
+        after["model.mm_projector.2.bias"], trained["base_model.model.model.mm_projector.2.bias"]
+    )
+    wanted = answer(here / "merged", VICUNA.format("What is it?"), Image.open("a.png").convert("RGB")).strip()
+    said = run("chat", "merged", "--image", "a.png", *GREEDY, script="What is it?\n\n").split(PROMPT)[1]
+    assert said.strip() == wanted
+    assert cli.main(["chat", str(llm), "--adapter", str(adapter)]) == 1
+    assert f"xtuner convert merge {llm} {adapter} OUT" in capsys.readouterr().err

@@ -167,13 +167,16 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
     if is_clip:
         model = load_visual_encoder({"pretrained_model_name_or_path": str(folder)}, torch.float32)
     else:
-        family: Any = auto_class_of(load_config(folder), folder)
-        model = family.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        config = load_config(folder)
+        family: Any = auto_class_of(config, folder)
+        model = family.from_pretrained(folder, config=config, dtype=torch.float32, local_files_only=True)
     if adapter is not None:
-        if rows := _more_rows(read_adapter(adapter), folder):
+        own = read_adapter(adapter)
+        if rows := _more_rows(own, folder):
             # The adapter holds all rows: what the new ones begin with plays no part.
             model.resize_token_embeddings(rows, mean_resizing=False)
-        model = attach_adapter(model, adapter)
+        # Without what may be beside it.
+        model = attach_adapter(model, adapter, weights=dict(own.weights))
     model = model.to(device).eval()
     if is_clip:
         size = model.config.image_size

@@ -23,6 +23,7 @@ from xtuner.chat.trained_with import CONFIG_NAME
 from xtuner.convert.card import write_card
 from xtuner.convert.compare import compare_logits
 from xtuner.convert.folders import copy_other_files, model_folder
+from xtuner.convert.llava_adapter import BesideAdapter
 from xtuner.convert.lora import (
     EMBEDDINGS,
     HEADS,
@@ -75,24 +76,27 @@ def merge(
     weights = Weights(base_dir)
     _refuse_quantised(base_dir, weights)
     plan = _plan(weights, lora, base_dir, is_clip)
-    total = sum(info.num_bytes for info in plan.infos.values())
+    beside = BesideAdapter(adapter_dir, weights)
+    infos = {**plan.infos, **beside.infos}
+    total = sum(info.num_bytes for info in infos.values())
     logger.info("Saving to %s...", save_dir)
     merged = _Merged(weights, plan, Changer(lora.weights, where))
     with new_folder(save_dir, sources=(base_dir, adapter_dir), num_bytes=total) as folder:
         with byte_bar("Merging", total) as advance:
 
             def load(name: str) -> torch.Tensor:
-                advance(plan.infos[name].num_bytes)
-                return merged.load(name)
+                advance(infos[name].num_bytes)
+                return beside[name] if name in beside else merged.load(name)
 
             write_weights(
                 folder,
-                plan.infos,
+                infos,
                 load,
                 max_shard_size=max_shard_size,
                 safe_serialization=safe_serialization,
             )
         _write_other_files(base_dir, adapter_dir, folder, plan, is_clip=is_clip)
+        beside.write_config(folder)
         if not is_clip:
             write_card(folder, str(base), "merged model")
             serve_as_trained(folder)

@@ -49,6 +49,10 @@ from xtuner.model.vision.encoder import (
 from xtuner.model.vision.image_encoder import ImageEncoder
 from xtuner.model.vision.projector import Projector
 
+# Of `mm_projector.bin` and `non_lora_trainables.bin`.
+_OF_PACKAGE = re.compile(r"^(base_model\.model\.)?(model\.)?mm_projector\.")
+_SINGLE = re.compile(r"^projector\.model\.(weight|bias)$")
+
 
 class LLaVAModel(SupervisedFinetune):
     """A language model, an image encoder and a projector; each is frozen, trained, or has an adapter."""
@@ -123,15 +127,16 @@ class LLaVAModel(SupervisedFinetune):
 
     def start_from(self, state: Mapping[str, Any], path: str) -> None:
         """Take the weights of each part that an earlier stage trained."""
+        state = _renamed(state)
         if not any(name.startswith("projector.") for name in state):
             what = "model.pretrained_pth = {path!r} has no projector: it is not the checkpoint of a LLaVA"
             raise CheckpointError(translate(what, path=path))
         own = nn.Module.state_dict(self)
-        taken = {name: value for name, value in _renamed(state).items() if name in own}
+        taken = {name: value for name, value in state.items() if name in own}
         self.check_fits(taken, strict=False)
         nn.Module.load_state_dict(self, taken, strict=False)
         logger.info(translate("Load pretrained weight from {path}", path=path))
-        if unused := sorted(_renamed(state).keys() - taken.keys()):
+        if unused := sorted(state.keys() - taken.keys()):
             what = "model.pretrained_pth: {count} of its weights belong to no part of this model, as {name}"
             say_once(what, count=len(unused), name=unused[0])
 
@@ -267,5 +272,15 @@ def _without(lora: Any, prefixes: Sequence[str]) -> Any:
 
 
 def _renamed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of an encoder as older versions of transformers have them, with a module around it."""
-    return {name.replace("visual_encoder.vision_model.", "visual_encoder."): v for name, v in state.items()}
+    """The weights of older versions of transformers, and of the package `llava`, by their names here.
+
+    visual_encoder.vision_model.post_layernorm.bias    visual_encoder.post_layernorm.bias
+    model.mm_projector.0.weight                        projector.model.0.weight
+    model.mm_projector.weight                          projector.model.0.weight    of a single layer
+    """
+    found = {}
+    for name, value in state.items():
+        name = name.replace("visual_encoder.vision_model.", "visual_encoder.")
+        name = _OF_PACKAGE.sub("projector.model.", name)
+        found[_SINGLE.sub(r"projector.model.0.\1", name)] = value
+    return found

@@ -29,7 +29,7 @@ from xtuner.model import attention, mapped, own_attention
 from xtuner.model.attention_kernels import runs_flash_attention
 from xtuner.model.base import resize_embeddings
 from xtuner.model.language_part import freeze_the_rest
-from xtuner.model.lora import attach_adapter, check_adapter_folder, check_writes_text
+from xtuner.model.lora import attach_adapter, check_adapter_folder, check_is_all, check_writes_text
 from xtuner.model.quantization import (
     bitsandbytes_config,
     check_bits,
@@ -434,6 +434,7 @@ def load_for_chat(
     if adapter is not None:
         check_adapter_folder(adapter)
         check_writes_text(adapter)
+        check_is_all(adapter, path)
     # An adapter trained with added tokens has the tokenizer for them.
     brings = adapter is not None and has_tokenizer(Path(adapter))
     named = str(adapter) if brings else path

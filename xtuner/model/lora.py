@@ -21,6 +21,7 @@ from torch import nn
 
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.language import translate
+from xtuner.llava_folder import BESIDE_ADAPTER
 from xtuner.loadable import OF_VECTORS, head_of
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
@@ -212,7 +213,9 @@ def attach_adapter(
     from peft import PeftConfig
 
     folder = Path(folder)
-    weights = read_adapter(folder) if weights is None else weights
+    if weights is None:
+        check_is_all(folder, _name(model))
+        weights = read_adapter(folder)
     cfg = PeftConfig.from_pretrained(str(folder))
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
     cfg.base_model_name_or_path = None  # peft sets the name of the current model
@@ -297,6 +300,16 @@ def check_adapter_folder(folder: str | Path) -> None:
     """Raise NotFoundError or ModelError if `folder` is not an adapter."""
     check_adapter_path(folder)
     check_no_pointers(Path(folder), ["adapter_model.*"])
+
+
+def check_is_all(folder: str | Path, base: str | Path) -> None:
+    """Raise ModelError if there are weights beside the adapter, as in folders of the package `llava`."""
+    if (Path(folder) / BESIDE_ADAPTER).is_file():
+        what = (
+            "The adapter {folder} has weights beside it, {file}, as adapters of the package llava: make one "
+            "model of all with xtuner convert merge {base} {folder} OUT"
+        )
+        raise ModelError(translate(what, folder=folder, file=BESIDE_ADAPTER, base=base))
 
 
 def check_writes_text(folder: str | Path) -> None:

@@ -18,7 +18,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--adapter", action="append", default=[], metavar="[NAME=]FOLDER", help="a LoRA adapter; repeatable")
     add("--llava", help="the folder with what makes a LLaVA of the model: projector, adapters")
-    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
+    add(
+        "--visual-encoder",
+        help="the CLIP, a folder or a name on the hub, with --llava or a model of the package llava",
+    )
     add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
     add("--torch-dtype", choices=["fp16", "bf16", "fp32", "auto"], help="precision (fp16)")
     add("--bits", choices=["4", "8"], help="load the model quantised to so many bits")

@@ -24,6 +24,7 @@ from xtuner import hub
 from xtuner.errors import ConfigError, ModelError, NotFoundError
 from xtuner.image_processor import background_of, load_image_processor
 from xtuner.language import translate
+from xtuner.llava_folder import is_official_folder
 from xtuner.log import logger
 from xtuner.model.base import base_model, device_of
 from xtuner.model.loading import load_config
@@ -110,7 +111,8 @@ def find_llava_parts(
     projector = folder / "projector"
     if not (projector / "config.json").is_file():
         file = folder / "config.json"
-        if file.is_file() and read_json(file).get("model_type") == "llava":
+        is_whole = file.is_file() and read_json(file).get("model_type") == "llava"
+        if is_whole or is_official_folder(folder):
             raise ModelError(
                 translate(
                     "--llava {llava}: this is a whole LLaVA model: xtuner chat {llava} --image ...",

@@ -24,5 +24,8 @@ def add_llava(
         "--llava", help="the folder with what makes a LLaVA of the model: projector, adapters"
     )
     add = parser.add_argument
-    add("--visual-encoder", help="with --llava: the CLIP, a folder or a name on the hub")
+    add(
+        "--visual-encoder",
+        help="the CLIP, a folder or a name on the hub, with --llava or a model of the package llava",
+    )
     add("--visual-select-layer", type=int, help="with --llava: the layer of the CLIP that is seen (-2)")
