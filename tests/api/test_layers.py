@@ -25,6 +25,7 @@ LAYERS = {
             "hub",
             "image_processor",
             "internvl_folder",
+            "llava_folder",
             "model_folder",
             "loadable",
             "blocks",

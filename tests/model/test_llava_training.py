@@ -16,10 +16,11 @@ from tests.llava import LENGTH, picture_file, save_llava
 from xtuner.dataset import LLaVADataset
 from xtuner.dataset.collate_fns import flat_collate_fn
 from xtuner.dataset.map_fns import llava_map_fn, template_map_fn_factory
+from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError, DataError
 from xtuner.image_processor import load_image_processor
 from xtuner.model import LLaVAModel
-from xtuner.model.vision.projector import load_projector
+from xtuner.model.vision.projector import Projector, load_projector
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -208,6 +209,23 @@ def test_a_second_stage_starts_from_the_first(data, dirs, tokenizer):
         second.start_from({"llm.x": torch.zeros(1)}, "other.pth")
     with pytest.raises(CheckpointError, match="1 of 1 weights have other shapes"):
         second.start_from({"projector.model.0.weight": torch.zeros(1)}, "other.pth")
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("prefix", ["model.", "base_model.model.model.", ""])
+def test_a_projector_of_the_package_llava(depth, prefix, dirs, tmp_path):
+    """Its `mm_projector.bin` is the first stage, by each of the names that its versions write."""
+    made = model(dirs, freeze_visual_encoder=True)
+    made.projector = Projector(32, 64, depth)
+    single = {"weight": "0.weight", "bias": "0.bias"}
+    names = single if depth == 1 else {name: name for name in ("0.weight", "0.bias", "2.weight", "2.bias")}
+    own = {
+        theirs: torch.randn_like(made.projector.model.state_dict()[ours]) for theirs, ours in names.items()
+    }
+    torch.save({f"{prefix}mm_projector.{name}": value for name, value in own.items()}, tmp_path / "m.bin")
+    made.start_from(load_checkpoint(tmp_path / "m.bin", with_optimizer=False)["state_dict"], "m.bin")
+    for theirs, ours in names.items():
+        assert torch.equal(made.projector.model.state_dict()[ours], own[theirs])
 
 
 def test_missing_images_are_left_out_and_named(data, dirs, tokenizer, caplog):

@@ -247,7 +247,9 @@ HELP = {
     "the folder with what makes a LLaVA of the model: projector, adapters": (
         "使模型成为 LLaVA 的部件所在目录：projector、适配器"
     ),
-    "with --llava: the CLIP, a folder or a name on the hub": "与 --llava 合用：CLIP 的目录，或 hub 上的名称",
+    "the CLIP, a folder or a name on the hub, with --llava or a model of the package llava": (
+        "CLIP 的目录，或 hub 上的名称，与 --llava 或 llava 软件包的模型合用"
+    ),
     "with --llava: the layer of the CLIP that is seen (-2)": "与 --llava 合用：取 CLIP 的哪一层（-2）",
     "the image to talk about, with a vision-language model or --llava; repeatable": (
         "对话所用的图像，须与视觉语言模型或 --llava 合用；可重复"

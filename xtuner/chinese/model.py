@@ -136,11 +136,6 @@ MODEL = {
     "trust_remote_code=True: running {files}": "trust_remote_code=True：运行 {files}",
     "Load LLM from {path}": "从 {path} 加载语言模型",
     "Load adapter from {adapter}": "从 {adapter} 加载适配器",
-    "{path} is in the form of the package llava, which cannot be read here: give a folder of "
-    "transformers' LlavaForConditionalGeneration, or an LLM with --llava and --visual-encoder": (
-        "{path} 是 llava 软件包的格式，此处不能读取：请给出 transformers 的 LlavaForConditionalGeneration "
-        "目录，或语言模型加 --llava 和 --visual-encoder"
-    ),
     "model.lora.inference_mode=True would freeze the adapter; it is trained all the same": (
         "model.lora.inference_mode=True 会冻结适配器；这里仍然训练它"
     ),

@@ -57,6 +57,20 @@ VISION = {
     "{path}: {name} = {value} in its config.json is not supported": (
         "{path}：不支持其 config.json 中的 {name} = {value}"
     ),
+    "there is no such folder": "没有这个目录",
+    "{path} names its image encoder in config.json, mm_vision_tower = {named!r}, and it is not here: "
+    "{error}. Name its folder there or by --visual-encoder": (
+        "{path} 的 config.json 以 mm_vision_tower = {named!r} 指定图像编码器，但此处没有：{error}。"
+        "请在该文件中或用 --visual-encoder 给出其目录"
+    ),
+    "{path} has its own image encoder: leave out the one that you name, {encoder}": (
+        "{path} 自带图像编码器：请去掉您指定的 {encoder}"
+    ),
+    "The adapter {folder} has weights beside it, {file}, as adapters of the package llava: make one "
+    "model of all with xtuner convert merge {base} {folder} OUT": (
+        "适配器 {folder} 旁边另有权重 {file}，是 llava 软件包的适配器："
+        "请用 xtuner convert merge {base} {folder} OUT 合并成一个模型"
+    ),
     "The image encoder's drop_path_rate = {rate} is not applied: its layers all run": (
         "不应用图像编码器的 drop_path_rate = {rate}：它的各层都会运行"
     ),
