@@ -25,6 +25,7 @@ from xtuner.model_folder import check_model_path, looks_local, read_json, state_
 FAMILIES = ("llava_llama", "llava_mistral")
 # The class that a folder names -> the family of its language model.
 TEXT_FAMILIES = {"LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral"}
+_TOWER = "mm_vision_tower"
 # The encoder's config, in a config.json that XTuner wrote.
 ENCODER_CONFIG = "mm_vision_config"
 # Beside an adapter of the package: what was trained as a whole, such as the projector.
@@ -51,14 +52,9 @@ _ENCODERS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 def is_official(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is that of a folder of the package `llava`."""
-    if "vision_config" in config:
-        return False
     names = config.get("architectures") or [""]
-    family = config.get("model_type")
-    return family in FAMILIES or bool(_CLASS.fullmatch(names[0])) or (family == "llava" and _TOWER in config)
-
-
-_TOWER = "mm_vision_tower"
+    is_named = config.get("model_type") in (*FAMILIES, "llava") or _CLASS.fullmatch(names[0]) is not None
+    return is_named and "vision_config" not in config
 
 
 def is_official_folder(path: str | Path) -> bool:

@@ -16,6 +16,7 @@ NEEDS = {
     k.family or name: k.needs for name, k in sorted(vision.KINDS.items(), key=lambda one: not one[1].family)
 }
 NEEDS["internvl_chat"] = ""  # the folders of tests/internvl.py
+NEEDS |= {"llava_llama": "", "llava_mistral": ""}  # those of tests/official_llava.py
 
 
 def table() -> str:

@@ -157,14 +157,19 @@ def test_damaged_parts(llava, tmp_path, refused):
     assert "has no preprocessor_config.json" in told
 
 
-def test_a_folder_of_the_package_llava(llava, tmp_path, picture, refused):
-    """Its weights have other names, for which transformers would use random values."""
+def test_a_llava_without_the_config_of_its_parts(llava, tmp_path, picture, refused):
+    """Transformers would use random values for weights of other names; so does no command."""
     folder = shutil.copytree(llava.whole, tmp_path / "official")
     config = json.loads((folder / "config.json").read_text())
     mine = {name: value for name, value in config.items() if name not in ("vision_config", "text_config")}
-    (folder / "config.json").write_text(json.dumps({**mine, **config["text_config"], "model_type": "llava"}))
-    for about in ([], ["--image", picture]):
-        assert "in the form of the package llava" in refused(folder, *about)
+    fields = {**mine, **config["text_config"], "model_type": "llava"}
+    classes = {"LlamaForCausalLM": "is not supported", "LlavaLlamaForCausalLM": "mm_vision_tower = ''"}
+    for name, told in classes.items():
+        (folder / "config.json").write_text(json.dumps({**fields, "architectures": [name]}))
+        assert told in refused(folder)
+    tower = {"mm_vision_tower": str(llava.clip), "mm_projector_type": "mlp2x_gelu"}
+    (folder / "config.json").write_text(json.dumps({**fields, **tower, "architectures": [name]}))
+    assert "lack lm_head.weight, under its name" in refused(folder, "--image", picture)
 
 
 def test_an_adapter_of_another_base(llava, tmp_path, refused):

@@ -57,6 +57,9 @@ VISION = {
     "{path}: {name} = {value} in its config.json is not supported": (
         "{path}：不支持其 config.json 中的 {name} = {value}"
     ),
+    "the weights of {path} lack {name}, under its name in the package llava": (
+        "{path} 的权重中没有 {name}（按 llava 软件包的名称）"
+    ),
     "there is no such folder": "没有这个目录",
     "{path} names its image encoder in config.json, mm_vision_tower = {named!r}, and it is not here: "
     "{error}. Name its folder there or by --visual-encoder": (

@@ -30,6 +30,8 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import WeightConverter, WeightRenaming
 
 from xtuner import llava_folder
+from xtuner.errors import ModelError
+from xtuner.language import translate
 from xtuner.llava_folder import ENCODER_CONFIG, FAMILIES
 
 _TOWER = "model.vision_tower.vision_tower.vision_model."
@@ -144,13 +146,16 @@ class OfficialLlava(LlavaForConditionalGeneration):
         load: Any = LlavaForConditionalGeneration._load_pretrained_model
         report, offloaded = load(model, state, files, load_config, *args)
         encoder = {name for name in report.missing_keys if name.startswith("model.vision_tower.")}
-        if len(encoder) < len(model.model.vision_tower.state_dict()):
-            return report, offloaded
-        # The files have nothing of the encoder, which is only named.
-        weights = _encoder_weights(model.config, load_config.dtype)
-        own, _ = load(model, weights, None, load_config, *args)
-        report.missing_keys -= encoder - own.missing_keys
-        report.mismatched_keys |= own.mismatched_keys
+        if len(encoder) == len(model.model.vision_tower.state_dict()):
+            # The files have nothing of the encoder, which is only named.
+            weights = _encoder_weights(model.config, load_config.dtype)
+            own, _ = load(model, weights, None, load_config, *args)
+            report.missing_keys -= encoder - own.missing_keys
+            report.mismatched_keys |= own.mismatched_keys
+        tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+        if missing := sorted(report.missing_keys - tied):  # for which transformers would take random values
+            what = "the weights of {path} lack {name}, under its name in the package llava"
+            raise ModelError(translate(what, path=model.config.name_or_path, name=missing[0]))
         return report, offloaded
 
 
