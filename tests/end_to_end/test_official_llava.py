@@ -87,7 +87,8 @@ def test_training_and_its_folder(method, family, here, run, tokenizer):
     more = "\nimport torch\nmodel['llm']['torch_dtype'] = torch.float32\n"
     (here / "my.py").write_text((here / "my.py").read_text() + more)
     run("check", "my.py")
-    run("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
+    words = ("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
+    assert "<image*16>\nWhat is it?" in run(*words, with_log=True)
     checkpoint = max(here.glob("w/iter_*.pth"))
     run("convert", "pth_to_hf", "my.py", checkpoint, "result", "--fp32")
     if method == "lora":

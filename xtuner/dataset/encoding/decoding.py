@@ -1,6 +1,7 @@
 """Token ids as text, with the many tokens of images in short.
 
 1 3148 -200 -200 -200 13              ->   "<s>USER: <image*3>\\n"       ids below zero are images of LLaVA
+1 3148 32000 32000 32000 13           ->   "<s>USER: <image*3>\\n"       and those behind the vocabulary
 92544 92546 92546 ... 92546 92545     ->   "<img><IMG_CONTEXT*256></img>"
 """
 
@@ -22,13 +23,20 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     pieces: list[str] = []
     words: list[int] = []
     for number, count in runs:
-        token = "<image>" if number < 0 else added.get(number) if count >= _MANY else None
+        token = added.get(number) if count >= _MANY else None
+        if number < 0 or (count >= _MANY and _is_behind(tokenizer, number)):
+            token = "<image>"
         if token is None:
             words += [number] * count
             continue
         pieces += [_text(tokenizer, words), _times(str(token), count)]
         words = []
     return "".join([*pieces, _text(tokenizer, words)])
+
+
+def _is_behind(tokenizer: Any, number: int) -> bool:
+    """Whether `number` is no token of `tokenizer`, whose ids may have gaps."""
+    return number >= len(tokenizer) and not _text(tokenizer, [number])
 
 
 def _text(tokenizer: Any, ids: list[int]) -> str:
