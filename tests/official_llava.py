@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ TEXT = {
     "hidden_size": HIDDEN, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 5000.0,
     "tie_word_embeddings": False, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+# Of LLaVA 1.6.
+TILES = {
+    "image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad",
+    "image_grid_pinpoints": [[56, 112], [112, 56], [112, 112], [168, 56]],
 }  # fmt: skip
 
 
@@ -77,6 +83,8 @@ def save(
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     llm = _random(AutoModelForCausalLM.from_config(_text_config(config)))
     state = llm.state_dict() | {f"model.{name}": t for name, t in _projector(projector).state_dict().items()}
+    if fields.get("image_aspect_ratio") == "anyres":
+        state["model.image_newline"] = torch.randn(HIDDEN)
     if inside:
         vision = torch.load(encoder / "pytorch_model.bin")
         vision.pop("vision_model.embeddings.position_ids")
@@ -104,6 +112,7 @@ class Reference:
         self.config = json.loads((folder / "config.json").read_text())
         state = weights_of(folder)
         self.llm: Any = AutoModelForCausalLM.from_config(_text_config(self.config)).double().eval()
+        self.newline = state.pop("model.image_newline", torch.zeros(1)).double()
         self.llm.load_state_dict(
             {
                 name: t
@@ -122,6 +131,53 @@ class Reference:
             self.vision.load_state_dict(own)
         self.images = CLIPImageProcessorPil.from_pretrained(encoder)
 
+    def rows(self, image: Image.Image) -> torch.Tensor:
+        """The rows of an image among the embeddings of the text."""
+        if self.config["image_aspect_ratio"] == "anyres":
+            return self._rows_of_tiles(image)
+        return self._features(self.pixels(image))
+
+    def _features(self, pixels: torch.Tensor) -> torch.Tensor:
+        states = self.vision(pixels[None].double(), output_hidden_states=True).hidden_states
+        rows = states[self.config["mm_vision_select_layer"]][0]
+        takes_class = self.config["mm_vision_select_feature"] == "cls_patch"
+        return self.projector.mm_projector(rows if takes_class else rows[1:])
+
+    def _rows_of_tiles(self, image: Image.Image) -> torch.Tensor:
+        """The whole image, then the lines of patches of all tiles, each with `image_newline` behind it."""
+        wide, high = image.size
+
+        def fit(size: list[int]) -> tuple[int, int]:
+            scale = min(size[0] / wide, size[1] / high)
+            used = min(int(wide * scale) * int(high * scale), wide * high)
+            return used, used - size[0] * size[1]
+
+        width, height = max(self.config["image_grid_pinpoints"], key=fit)
+        across, down = width / wide, height / high
+        if across < down:
+            new = width, min(math.ceil(high * across), height)
+        else:
+            new = min(math.ceil(wide * down), width), height
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(image.resize(new), ((width - new[0]) // 2, (height - new[1]) // 2))
+        side = SIZE // PATCH
+        whole = self._features(self.pixels(image.resize((SIZE, SIZE))))
+        lines = []
+        for top in range(0, height, SIZE):
+            tiles = [canvas.crop((left, top, left + SIZE, top + SIZE)) for left in range(0, width, SIZE)]
+            seen = [self._features(self.pixels(tile)).unflatten(0, (side, side)) for tile in tiles]
+            lines += [torch.cat([tile[line] for tile in seen]) for line in range(side)]
+        grid = torch.stack(lines)
+        rows, columns = grid.shape[:2]
+        if wide / high > columns / rows:  # bars above and below
+            bar = (rows - int(high * columns / wide)) // 2
+            grid = grid[bar : rows - bar]
+        else:
+            bar = (columns - int(wide * rows / high)) // 2
+            grid = grid[:, bar : columns - bar]
+        ends = self.newline.expand(len(grid), 1, -1)
+        return torch.cat([whole, torch.cat([grid, ends], 1).flatten(0, 1)])
+
     def pixels(self, image: Image.Image) -> torch.Tensor:
         """An image as the package prepares it: in the middle of a square of the mean colour."""
         if self.config["image_aspect_ratio"] == "pad":
@@ -139,11 +195,7 @@ class Reference:
         for number, piece in enumerate(pieces):
             parts.append(embed(torch.tensor(piece, dtype=torch.long)))
             if number < len(images):
-                pixels = self.pixels(images[number])[None].double()
-                states = self.vision(pixels, output_hidden_states=True).hidden_states
-                rows = states[self.config["mm_vision_select_layer"]][0]
-                takes_class = self.config["mm_vision_select_feature"] == "cls_patch"
-                parts.append(self.projector.mm_projector(rows if takes_class else rows[1:]))
+                parts.append(self.rows(images[number]))
         return self.llm(inputs_embeds=torch.cat(parts)[None]).logits[0]
 
 
@@ -200,7 +252,8 @@ def save_llm(folder: Path, whole: Path) -> Path:
     """The folder of the language model that a folder of the package was trained from."""
     config = json.loads((whole / "config.json").read_text())
     llm = AutoModelForCausalLM.from_config(_text_config(config))
-    llm.load_state_dict({n: t for n, t in weights_of(whole).items() if ".mm_projector" not in n})
+    beside = ("model.mm_projector", "model.image_newline")
+    llm.load_state_dict({n: t for n, t in weights_of(whole).items() if not n.startswith(beside)})
     llm.save_pretrained(folder)
     for file in whole.glob("*token*"):
         shutil.copy(file, folder)
@@ -214,8 +267,8 @@ def save_adapter(folder: Path, whole: Path, llm: Path) -> Path:
     )
     get_peft_model(AutoModelForCausalLM.from_pretrained(llm), lora).save_pretrained(str(folder))
     shutil.copy(whole / "config.json", folder)
-    trained = _projector(json.loads((whole / "config.json").read_text())["mm_projector_type"]).state_dict()
+    trained = {n: t for n, t in weights_of(whole).items() if n.startswith(("model.mm_p", "model.image_"))}
     torch.save(
-        {f"base_model.model.model.{n}": 2 * t for n, t in trained.items()}, folder / "non_lora_trainables.bin"
+        {f"base_model.model.{n}": 2 * t for n, t in trained.items()}, folder / "non_lora_trainables.bin"
     )
     return folder

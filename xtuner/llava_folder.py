@@ -11,6 +11,7 @@ The tokenizer of such a folder has no token for images: the processor has one be
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ BESIDE_ADAPTER = "non_lora_trainables.bin"
 _CLASS = re.compile(r"Llava\w+ForCausalLM")
 _DEPTH = re.compile(r"mlp(\d+)x_gelu")
 _IMAGE = "<image>"
+_TILES = "anyres"  # an `image_aspect_ratio`
 # Before a chat template of texts alone: parts of messages become one text, images as the package writes them.
 _AS_TEXT = """\
 {%- set flat = namespace(messages=[]) -%}
@@ -67,17 +69,32 @@ def check_supported(config: Mapping[str, Any], path: str | Path) -> None:
     """ModelError if the model computes what XTuner does not."""
     kind = config.get("mm_projector_type") or "linear"
     is_known = kind in ("linear", "identity") or _DEPTH.fullmatch(kind) is not None
-    shapes = ("pad", "square", None)
+    shapes = ("pad", "square", None, _TILES)
     refused = {
         "architectures": text_family(config) is None,
         "mm_projector_type": not is_known,
         "image_aspect_ratio": config.get("image_aspect_ratio") not in shapes,
+        "mm_patch_merge_type": cuts_tiles(config) and config.get("mm_patch_merge_type") != "spatial_unpad",
+        "mm_vision_select_feature": cuts_tiles(config)
+        and config.get("mm_vision_select_feature", "patch") != "patch",
         **{name: bool(config.get(name)) for name in ("mm_resampler_type", "mm_use_im_start_end", "s2")},
     }
     for name, is_refused in refused.items():
         if is_refused:
             what = "{path}: {name} = {value} in its config.json is not supported"
             raise ModelError(translate(what, path=path, name=name, value=config.get(name)))
+
+
+def cuts_tiles(config: Mapping[str, Any]) -> bool:
+    """Whether an image is cut into tiles, as in LLaVA 1.6."""
+    return config.get("image_aspect_ratio") == _TILES
+
+
+def grids_of(config: Mapping[str, Any]) -> list[list[int]]:
+    """Height and width of the images that are cut into tiles; the package writes width and height."""
+    pairs = config["image_grid_pinpoints"]
+    pairs = ast.literal_eval(pairs) if isinstance(pairs, str) else pairs
+    return [[height, width] for width, height in pairs]
 
 
 def text_family(config: Mapping[str, Any]) -> str | None:
@@ -122,7 +139,7 @@ def encoder_config(config: Mapping[str, Any], path: str | Path) -> Any:
     else:
         found = AutoConfig.from_pretrained(encoder_folder(config, path))
     found = getattr(found, "vision_config", found)
-    if found.model_type not in _ENCODERS:
+    if found.model_type not in (("clip_vision_model",) if cuts_tiles(config) else _ENCODERS):
         what = "{setting} {path} is not a CLIP or SigLIP: its family is {model_type!r}"
         named = config.get(_TOWER)
         raise ModelError(translate(what, setting=_TOWER, path=named, model_type=found.model_type))
@@ -165,16 +182,18 @@ def image_tokenizer(path: str | Path, family: str) -> Any:
 
 def processor_of(path: str | Path, config: Mapping[str, Any], images: Any) -> Any:
     """The processor of a folder with that config.json; `images`: what prepares those for the encoder."""
-    from transformers import LlavaProcessor
+    from transformers import LlavaNextProcessor, LlavaProcessor
 
-    class OfficialLlavaProcessor(LlavaProcessor):
+    kind: Any = LlavaNextProcessor if cuts_tiles(config) else LlavaProcessor
+
+    class OfficialLlavaProcessor(kind):
         def replace_image_token(self, *args: Any, **kwargs: Any) -> str:
             return super().replace_image_token(*args, **kwargs) + after
 
     encoder, tokenizer = encoder_config(config, path), image_tokenizer(path, str(text_family(config)))
-    after = _after_image(tokenizer)
+    after, pads = _after_image(tokenizer), config.get("image_aspect_ratio") == "pad"
     return OfficialLlavaProcessor(
-        padding(images) if config.get("image_aspect_ratio") == "pad" else images,
+        _cutting(images, config) if cuts_tiles(config) else padding(images) if pads else images,
         tokenizer,
         patch_size=encoder.patch_size,
         vision_feature_select_strategy=strategy_of(config, encoder),
@@ -197,5 +216,15 @@ def padding(images: Any) -> Any:
     """The image processor `images`, which first pads an image to a square with the mean colour."""
     from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-    given = {k: v for k, v in images.to_dict().items() if not k.endswith(("_type", "_class"))}
-    return LlavaImageProcessorPil(**{**given, "do_pad": True})
+    return LlavaImageProcessorPil(**{**_settings_of(images), "do_pad": True})
+
+
+def _cutting(images: Any, config: Mapping[str, Any]) -> Any:
+    """The image processor `images`, which first cuts an image into tiles."""
+    from transformers import LlavaNextImageProcessorPil
+
+    return LlavaNextImageProcessorPil(**{**_settings_of(images), "image_grid_pinpoints": grids_of(config)})
+
+
+def _settings_of(images: Any) -> dict[str, Any]:
+    return {k: v for k, v in images.to_dict().items() if not k.endswith(("_type", "_class"))}

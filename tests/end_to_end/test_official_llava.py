@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -30,9 +31,9 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def folder(here, tokenizer):
-    return official_llava.save(here / "model", here / "clip", tokenizer)
+@pytest.fixture(params=[{}, official_llava.TILES], ids=["1.5", "1.6"])
+def folder(request, here, tokenizer):
+    return official_llava.save(here / "model", here / "clip", tokenizer, **request.param)
 
 
 def answer(folder, text, image, count=6):
@@ -74,11 +75,13 @@ def test_mmbench(folder, here, run):
 
 
 @pytest.mark.parametrize(
-    ("method", "family"), [("full", "llava_llama"), ("lora", "llava"), ("full", "llava"), ("full", "mistral")]
+    ("method", "family"),
+    [("full", "llava_llama"), ("lora", "llava"), ("full", "llava"), ("full", "mistral"), ("full", "1.6")],
 )
 def test_training_and_its_folder(method, family, here, run, tokenizer):
     """By the definition the folder that it gives has the logits of training; the encoder is as it was."""
     fields = {"family": family} if family == "mistral" else {"model_type": family}
+    fields = official_llava.TILES if family == "1.6" else fields
     folder = official_llava.save(here / "model", here / "clip", tokenizer, **fields)
     talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
     rows = [{"image": f, "conversations": talk} for f in ("a.png", "b.jpg", "c.png", "a.png")]
@@ -88,7 +91,7 @@ def test_training_and_its_folder(method, family, here, run, tokenizer):
     (here / "my.py").write_text((here / "my.py").read_text() + more)
     run("check", "my.py")
     words = ("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.01")
-    assert "<image*16>\nWhat is it?" in run(*words, with_log=True)
+    assert re.search(r"<image\*\d+>\nWhat is it\?", run(*words, with_log=True))
     checkpoint = max(here.glob("w/iter_*.pth"))
     run("convert", "pth_to_hf", "my.py", checkpoint, "result", "--fp32")
     if method == "lora":
@@ -106,10 +109,9 @@ def test_training_and_its_folder(method, family, here, run, tokenizer):
     model = builder.build(cfg.model, "model").eval().float()
     model.load_state_dict(load_checkpoint(checkpoint)["state_dict"])
     first = slice(*item["cumulative_len"][:2])
-    ids, token = item["input_ids"][first], load_processor(result).image_token_id
-    begin = ids.index(token) if isinstance(ids, list) else int((torch.tensor(ids) == token).nonzero()[0])
-    ids = [int(i) for i in ids]
-    pieces = [ids[:begin], ids[begin + official_llava.LENGTH :]]
+    ids, token = list(map(int, item["input_ids"][first])), load_processor(result).image_token_id
+    count = ids.count(token)
+    pieces = [ids[: ids.index(token)], ids[ids.index(token) + count :]]
     assert token not in pieces[1]
     with torch.no_grad():
         (ours,) = model(flat_collate_fn([item])["data"], mode="predict")
@@ -117,7 +119,8 @@ def test_training_and_its_folder(method, family, here, run, tokenizer):
     errors = []
     for name in ("a.png", "b.jpg", "c.png"):  # samples of a pack are in another order
         wanted = official_llava.Reference(result).logits(pieces, [Image.open(name).convert("RGB")])
-        errors.append(float((found - wanted).abs().max()))
+        if wanted.shape == found.shape:
+            errors.append(float((found - wanted).abs().max()))
     assert min(errors) < 1e-4
 
 
@@ -132,7 +135,7 @@ def test_an_adapter_of_the_package(folder, here, run, capsys):
     assert after.keys() == before.keys()
     same = {name for name in before if torch.equal(before[name], after[name])}
     changed = {"q_proj" if ".q_proj." in name else name.split(".")[1] for name in before.keys() - same}
-    assert changed == {"q_proj", "mm_projector"}
+    assert changed - {"image_newline"} == {"q_proj", "mm_projector"}
     assert json.loads((here / "merged" / "config.json").read_text()) == config
     trained = torch.load(adapter / "non_lora_trainables.bin")
     assert torch.equal(

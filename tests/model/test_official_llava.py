@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -55,6 +56,8 @@ def logits_of(folder, model, names, data):
 
 
 KINDS = {
+    "v1.6": official_llava.TILES,
+    "v1.6, its own encoder": {**official_llava.TILES, "family": "mistral", "inside": True},
     "v1.5": {},
     "its own encoder, in shards": {"inside": True, "shards": 3},
     "older names, shards of pickles": {"model_type": "llava", "safe": False, "shards": 2},
@@ -104,16 +107,9 @@ def items_of(folder, data, **settings):
 
 
 def pieces_of(ids, token):
-    """The words between the images, each of which has as many tokens as patches."""
-    pieces, rest = [[]], list(map(int, ids))
-    while rest:
-        if rest[0] == token:
-            assert rest[: official_llava.LENGTH] == [token] * official_llava.LENGTH
-            pieces.append([])
-            rest = rest[official_llava.LENGTH :]
-        else:
-            pieces[-1].append(rest.pop(0))
-    return pieces
+    """The words between the images."""
+    runs = [(is_image, list(run)) for is_image, run in itertools.groupby(map(int, ids), token.__eq__)]
+    return [run for is_image, run in runs if not is_image]
 
 
 def finetune(folder, **settings):
@@ -164,9 +160,10 @@ def test_a_tokenizer_as_on_the_hub(legacy, encoder, data, tmp_path, tokenizer, t
     assert pieces_of(two["input_ids"], token)[1] == pieces.encode("\n")
 
 
-def test_a_pack_has_the_loss_of_its_samples_by_that_definition(encoder, data, tmp_path, tokenizer):
+@pytest.mark.parametrize("fields", [{}, official_llava.TILES])
+def test_a_pack_has_the_loss_of_its_samples_by_that_definition(fields, encoder, data, tmp_path, tokenizer):
     """Samples with one image, none and two."""
-    folder = official_llava.save(tmp_path / "model", encoder, tokenizer)
+    folder = official_llava.save(tmp_path / "model", encoder, tokenizer, **fields)
     items, token = items_of(folder, data), load_config(folder).image_token_id
     reference, total, count = official_llava.Reference(folder), 0.0, 0
     for item, row in zip(items, ROWS, strict=True):
@@ -204,7 +201,12 @@ def test_an_encoder_elsewhere(encoder, data, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"image_aspect_ratio": "anyres"}, "image_aspect_ratio = anyres"),
+        ({"image_aspect_ratio": "anyres_max_9"}, "image_aspect_ratio = anyres_max_9"),
+        ({**official_llava.TILES, "mm_patch_merge_type": "flat"}, "mm_patch_merge_type = flat"),
+        (
+            {**official_llava.TILES, "mm_vision_select_feature": "cls_patch"},
+            "mm_vision_select_feature = cls_patch",
+        ),
         ({"architectures": ["LlavaMptForCausalLM"], "model_type": "llava_mpt"}, "LlavaMptForCausalLM"),
         ({"architectures": ["LlavaQwenForCausalLM"], "model_type": "llava"}, "LlavaQwenForCausalLM"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end = True"),

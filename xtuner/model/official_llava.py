@@ -4,6 +4,7 @@
     weights       model.layers.0..., model.embed_tokens, model.norm     model.language_model...
                   model.mm_projector.0, .2                              model.multi_modal_projector.0, .2
                   model.vision_tower.vision_tower.vision_model...       model.vision_tower...
+                  model.image_newline                                   the same; LLaVA 1.6, with tiles
                   none of the encoder: it is only named                 read from its own folder
 
 transformers reads the weights by KEYS and writes them back under their own names. The token of images is
@@ -24,6 +25,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaModel,
+    LlavaNextModel,
     PreTrainedModel,
 )
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -32,7 +34,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming
 from xtuner import llava_folder
 from xtuner.errors import ModelError
 from xtuner.language import translate
-from xtuner.llava_folder import ENCODER_CONFIG, FAMILIES
+from xtuner.llava_folder import ENCODER_CONFIG, FAMILIES, cuts_tiles
 
 _TOWER = "model.vision_tower.vision_tower.vision_model."
 # A pattern of the package's names -> transformers' part.
@@ -58,6 +60,7 @@ class OfficialLlavaConfig(LlavaConfig):
 
     model_type = FAMILIES[0]
     official: dict[str, Any] | None = None
+    image_grid_pinpoints: list[Any] | None = None  # height and width
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -113,6 +116,17 @@ class OfficialLlavaDecoder(LlavaModel):
         assert config.official is not None
         sizes: Any = config.vision_config, config.text_config
         self.multi_modal_projector: Any = _projector(config.official, *(size.hidden_size for size in sizes))
+        if config.image_grid_pinpoints:
+            self.image_newline = nn.Parameter(torch.zeros(sizes[1].hidden_size))
+
+    def get_image_features(self, pixel_values: Any, image_sizes: Any = None, **kwargs: Any) -> Any:
+        of: Any = LlavaNextModel if self.config.image_grid_pinpoints else LlavaModel
+        return of.get_image_features(self, pixel_values, image_sizes=image_sizes, **kwargs)
+
+    def pack_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        """The rows of images that are cut into tiles, with a row at the end of each of their lines."""
+        of: Any = LlavaNextModel
+        return of.pack_image_features(self, *args, **kwargs)
 
     def forward(self, input_ids: Any = None, pixel_values: Any = None, **kwargs: Any) -> Any:
         if input_ids is None:
@@ -120,8 +134,9 @@ class OfficialLlavaDecoder(LlavaModel):
         is_image = input_ids == self.config.image_token_id
         embeddings = self.get_input_embeddings()(input_ids.masked_fill(is_image, 0))
         if pixel_values is not None:
-            found = self.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
-            rows = torch.stack(list(found)).to(embeddings.device, embeddings.dtype)
+            sizes = kwargs.pop("image_sizes", None)
+            found = self.get_image_features(pixel_values, image_sizes=sizes, return_dict=True).pooler_output
+            rows = torch.cat(list(found)).to(embeddings.device, embeddings.dtype)
             places = self.get_placeholder_mask(input_ids, inputs_embeds=embeddings, image_features=rows)
             embeddings = embeddings.masked_scatter(places, rows)
         return super().forward(**{**kwargs, "inputs_embeds": embeddings})
@@ -181,6 +196,7 @@ def _parts_of(official: Mapping[str, Any], path: str) -> dict[str, Any]:
         "vision_config": encoder,
         "text_config": text,
         "image_token_index": llava_folder.image_token_id(path, text.model_type),
+        **({"image_grid_pinpoints": llava_folder.grids_of(official)} if cuts_tiles(official) else {}),
         "vision_feature_layer": official.get("mm_vision_select_layer", -2),
         "vision_feature_select_strategy": llava_folder.strategy_of(official, encoder),
         "tie_word_embeddings": bool(official.get("tie_word_embeddings", False)),
