@@ -1,6 +1,7 @@
 """LLaVA by its two stages and its recipes' own commands, to every layout and to chat."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, CLIPVisionModel, LlavaForConditionalGeneration
 
 from tests.llava import picture_file, save_llava
+from xtuner import cli
 from xtuner.chat.terminal import PROMPT
 from xtuner.config import Builder, load_config
 from xtuner.dataset.collate_fns import flat_collate_fn
@@ -104,6 +106,22 @@ def test_two_stages_to_every_layout(here, run):
     config = json.loads(Path("tune/official/config.json").read_text())
     assert config["mm_vision_tower"] == str(here.clip)
     assert (config["model_type"], config["mm_projector_type"]) == ("llava", "mlp2x_gelu")
+
+
+def test_a_language_model_that_the_package_llava_has_not(here, run, capsys):
+    """Its own form is refused; a Mistral is named as it is there."""
+    train(run, here, ALIGN, "align")
+    for family in ("mistral", "qwen2"):
+        llm = shutil.copytree(here.llm, Path(family))
+        config = json.loads((llm / "config.json").read_text()) | {"model_type": family}
+        (llm / "config.json").write_text(json.dumps(config))
+        words = ["convert", "pth_to_hf", f"align/{ALIGN}.py", "align/iter_4.pth", f"as_{family}"]
+        more = ["--save-format", "official", "--cfg-options", f"llm_name_or_path={llm}"]
+        assert cli.main([*words, *more]) == (family == "qwen2")
+    assert "has no language model of the family 'qwen2'" in capsys.readouterr().err
+    config = json.loads(Path("as_mistral/config.json").read_text())
+    assert config["architectures"] == ["LlavaMistralForCausalLM"]
+    assert (config["model_type"], config["image_aspect_ratio"]) == ("llava_mistral", "square")
 
 
 def test_all_weights(here, run):

@@ -97,6 +97,7 @@ def test_training_and_its_folder(method, family, here, run, tokenizer):
     if method == "lora":
         run("convert", "merge", "model", "result", "merged")
     result = here / ("merged" if method == "lora" else "result")
+    assert "from transformers" not in (here / "result" / "README.md").read_text()
     before, after = (official_llava.weights_of(path) for path in (folder, result))
     new = {name for name in after if name not in before}
     assert all(name.startswith("model.vision_tower.vision_tower.vision_model.") for name in new)

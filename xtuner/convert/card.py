@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from xtuner.chat.trained_with import CONFIG_NAME
+from xtuner.llava_folder import is_official_folder
 from xtuner.loadable import CAUSAL, LABELS_FILE, OF_SEQUENCES, OF_TOKENS, OF_VECTORS, auto_class, head_of
 from xtuner.model_folder import read_json
 
@@ -139,9 +140,14 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _loader(source: str | Path | None) -> str:
-    """The auto class that loads a model; AutoModelForCausalLM if `source` is not on this machine."""
+def _loader(source: str | Path | None) -> str | None:
+    """The auto class that loads a model, None if transformers has none for it.
+
+    AutoModelForCausalLM if `source` is not on this machine.
+    """
     file = Path(source or "") / "config.json"
+    if is_official_folder(file.parent):
+        return None
     return auto_class(read_json(file), file.parent, trust_remote_code=True) if file.is_file() else CAUSAL
 
 
@@ -172,20 +178,23 @@ def _use_of_scores(kind: str, base: str, head: str, labels: list[str]) -> str:
     )
 
 
-def _use(kind: str, base: str, loader: str) -> str:
-    if kind != "adapter":
-        return (
-            f"```python\nfrom transformers import AutoTokenizer, {loader}\n\n"
-            f'model = {loader}.from_pretrained("THIS_FOLDER")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")\n```\n\n'
-            "```shell\nxtuner chat THIS_FOLDER\nxtuner serve THIS_FOLDER\n```\n"
-        )
-    return (
-        f"```python\nfrom peft import PeftModel\nfrom transformers import {loader}\n\n"
-        f'model = PeftModel.from_pretrained({loader}.from_pretrained("{base}"), "THIS_FOLDER")\n```\n\n'
-        f"```shell\nxtuner chat {base} --adapter THIS_FOLDER\n"
-        f"xtuner convert merge {base} THIS_FOLDER OUT\n```\n"
+def _use(kind: str, base: str, loader: str | None) -> str:
+    """How to use the folder, by transformers too unless `loader` is None."""
+    is_adapter = kind == "adapter"
+    own = (
+        f"from peft import PeftModel\nfrom transformers import {loader}\n\n"
+        f'model = PeftModel.from_pretrained({loader}.from_pretrained("{base}"), "THIS_FOLDER")\n'
+        if is_adapter
+        else f"from transformers import AutoTokenizer, {loader}\n\n"
+        f'model = {loader}.from_pretrained("THIS_FOLDER")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")\n'
     )
+    shell = (
+        f"xtuner chat {base} --adapter THIS_FOLDER\nxtuner convert merge {base} THIS_FOLDER OUT\n"
+        if is_adapter
+        else "xtuner chat THIS_FOLDER\nxtuner serve THIS_FOLDER\n"
+    )
+    return (f"```python\n{own}```\n\n" if loader else "") + f"```shell\n{shell}```\n"
 
 
 def without_local_paths(text: str) -> str:

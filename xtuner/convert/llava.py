@@ -270,13 +270,13 @@ class _Official(_Layout):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         family = self.llm_config["model_type"]
-        found = [name for name, text in llava_folder.TEXT_FAMILIES.items() if text == family]
-        if not found:
+        kinds = {text: name for name, text in llava_folder.TEXT_FAMILIES.items()}
+        if family not in kinds:
             raise ConfigError(
                 f"the package llava has no language model of the family {family!r}: write --save-format "
                 "huggingface instead."
             )
-        (self.kind,) = found
+        self.kind = kinds[family]
 
     def of_llm(self, name: str) -> str:
         return name
@@ -290,7 +290,6 @@ class _Official(_Layout):
     def _write_files(self) -> None:
         copy_other_files(self.llm, self.folder, leave=("README.md", CONFIG_NAME))
         shutil.copyfile(self.vision / "preprocessor_config.json", self.folder / "preprocessor_config.json")
-        tower = _named(self.how.cfg, "visual_encoder")
         self._write_config(
             {
                 **self.llm_config,
@@ -303,7 +302,7 @@ class _Official(_Layout):
                 "mm_use_im_start_end": False,
                 "mm_vision_select_feature": "patch",
                 "mm_vision_select_layer": self.select_layer,
-                "mm_vision_tower": tower,
+                "mm_vision_tower": _named(self.how.cfg, "visual_encoder"),
                 llava_folder.ENCODER_CONFIG: self.vision_config,
                 "unfreeze_mm_vision_tower": not self.how.cfg.model.get("freeze_visual_encoder", False),
                 "use_mm_proj": True,
