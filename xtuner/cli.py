@@ -86,7 +86,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Use": {
         "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),
         "serve": Command("serve", "MODEL [--adapter NAME=DIR ...]", "serve it to OpenAI's clients"),
-        "eval": Command("eval", "MODEL --tasks FILE ...", "measure it: choices, answers, perplexity"),
+        "eval": Command("eval", "MODEL --tasks FILE ...", "measure it: choices, answers, code"),
         "predict": Command("predict", "MODEL DATA OUT", "its answers to all rows of a file"),
         "score": Command("score", "MODEL DATA [--out FILE]", "scores of a reward model or classifier"),
         "mmbench": Command("mmbench", "MODEL --data-path FILE", "measure a model that reads images"),

@@ -119,3 +119,16 @@ def test_a_signal_after_the_work_ends_the_process_without_a_word():
     code = f"{late}; from xtuner.cli import entry; entry()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (-15, "")
+
+
+FLAGS = {
+    "eval": "--tasks --samples --code-from --code-seconds --code-memory --temperature --top-p --seed",
+}
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_flags_of_commands_that_compare_models(command, capsys):
+    """Scripts of users have them."""
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert set(FLAGS[command].split()) - set(capsys.readouterr().out.replace("[", " ").split()) == set()

@@ -1,6 +1,7 @@
 """What the program says, in Chinese, by the English: `CHINESE[text]`. Slots are the same in both."""
 
 from xtuner.chinese.check import CHECK
+from xtuner.chinese.code import CODE
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.evaluation import EVALUATION
@@ -31,4 +32,5 @@ CHINESE: dict[str, str] = {
     **SCORING,
     **VISION,
     **EVALUATION,
+    **CODE,
 }

@@ -9,10 +9,13 @@ from xtuner.generation.request import Event, Failed, Piece
 
 
 class AnswerLine:
-    """Collects the text of one answer; `write` gets its line and the number of its tokens at the end."""
+    """Collects the text of one answer; `write` gets its line and the number of its tokens at the end.
 
-    def __init__(self, index: int | str, write: Callable[[Line, int], None]) -> None:
-        self._index, self._write = index, write
+    With `strip`, the text is without outer spaces.
+    """
+
+    def __init__(self, index: int | str, write: Callable[[Line, int], None], *, strip: bool = True) -> None:
+        self._index, self._write, self._strip = index, write, strip
         self._pieces: list[str] = []
 
     def listen(self, event: Event) -> None:
@@ -22,6 +25,7 @@ class AnswerLine:
         if isinstance(event, Piece):
             self._pieces.append(event.text)
             return
-        line: Line = {"index": self._index, "prediction": "".join(self._pieces).strip()}
+        text = "".join(self._pieces)
+        line: Line = {"index": self._index, "prediction": text.strip() if self._strip else text}
         # A length that is reached is that of --max-new-tokens or of the context.
         self._write({**line, "cut": True} if event.finish == "length" else line, event.num_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from xtuner.data_files import check_there, named_files
-from xtuner.tools.arguments.answering import add_answering, run
+from xtuner.tools.arguments.answering import add_answering, add_sampling, run
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -24,9 +24,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("out", metavar="OUT", help="the file to write")
     add("--limit", type=int, metavar="N", help="only the first N rows")
-    add("--temperature", type=float, default=0.0, help="0: always the likeliest token (0)")
-    add("--top-p", type=float, default=1.0, help="the likeliest tokens of that probability together (1)")
-    add("--seed", type=int, default=0, help="seed of answers with a temperature (0)")
+    add_sampling(parser)
     add_answering(parser)
     return parser.parse_args(argv)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,18 +19,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from xtuner import json_lines
-from xtuner.chat.server.prompts import PromptWriter
+from xtuner.chat.server.prompts import Prompt, PromptWriter
 from xtuner.chat.settings import ModelSettings
 from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.errors import ConfigError, DataError
 from xtuner.evaluation.answer_line import AnswerLine
+from xtuner.evaluation.code.check import Tests
+from xtuner.evaluation.code.sandbox import Limits, Sandbox, find_sandbox
 from xtuner.evaluation.run_folder import Line, RunFolder
 from xtuner.evaluation.text.likelihood import Likelihood, Scored, batches
 from xtuner.evaluation.text.metrics import default_metrics, find_metric
 from xtuner.evaluation.text.results import Result, score_task, write_results
-from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, Question, Task, read_task
+from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task, read_task
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length
 from xtuner.generation.request import Request, Sampling
@@ -58,19 +61,26 @@ class Settings(ModelSettings):
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    samples: int = 1
+    code_from: str = "auto"
+    code_seconds: int = 10
+    code_memory: int = 1024
     batch_size: int = 8
     batch_tokens: int = 4096
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
         lowest = {"max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "limit": 1, "shots": 0}
-        lowest |= {"temperature": 0}
+        lowest |= {"temperature": 0, "samples": 1, "code_seconds": 1, "code_memory": 128}
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 flag = name.replace("_", "-")
                 what = "--{flag} is {value}: write {least} or more"
                 raise ConfigError(translate(what, flag=flag, value=value, least=least))
+        if self.samples > 1 and self.temperature == 0:
+            what = "--samples {samples} with --temperature 0: all answers are the same; raise it, to 0.8 say"
+            raise ConfigError(translate(what, samples=self.samples))
         if self.prompt_template is not None:
             PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
         for name in self.metrics:
@@ -118,8 +128,12 @@ def answer_tasks(
         what = translate("%d of %d questions are answered already, the run continues after them")
         logger.info(what, len(every) - len(rest), len(every))
     if own := rest[world.rank :: world.size]:
+        sandbox = None
+        if any(task.kind == CODE for task, _ in own):
+            # A machine without one is known before the model is loaded.
+            sandbox = find_sandbox(Limits(settings.code_seconds, settings.code_memory * 2**20))
         with folder.file.open("ab") as out:
-            _Run(settings).answer(own, out)
+            _Run(settings, sandbox).answer(own, out)
             os.fsync(out.fileno())
     return folder, folder.lines()
 
@@ -132,15 +146,18 @@ def name_of(task: Task, question: Question) -> str:
 def _read(settings: Settings) -> list[Task]:
     tasks: list[Task] = []
     for given in settings.tasks:
-        task = read_task(given, settings.shots, settings.limit)
+        task = read_task(given, settings.shots, settings.limit, settings.samples)
         if any(task.name == other.name for other in tasks):
             what = "--tasks: two tasks are named {name}: rename a file"
             raise ConfigError(translate(what, name=task.name))
         shots = translate(", {shots} examples before each", shots=task.shots) if task.shots else ""
         logger.info(
-            translate("%s: %d questions of the kind %s%s"), task.path, len(task.questions), task.kind, shots
+            translate("%s: %d questions of the kind %s%s"), task.path, task.num_questions, task.kind, shots
         )
         tasks.append(task)
+    if settings.samples > 1 and not any(task.kind == CODE for task in tasks):
+        what = "--samples {samples}: only questions for code are answered several times, and there are none"
+        raise ConfigError(translate(what, samples=settings.samples))
     return tasks
 
 
@@ -165,13 +182,28 @@ def _key(settings: Settings, tasks: Sequence[Task]) -> str:
     return fingerprint.fingerprint_value(content)[:16]
 
 
+def _line_of(
+    name: str, question: Question, write: Callable[[Sequence[Line], int], None], tests: Tests | None
+) -> AnswerLine:
+    """What writes the answer to a question when it ends, or has it tested first."""
+    if question.code is None or tests is None:
+        return AnswerLine(name, lambda line, count: write([line], count))
+    code = question.code
+    return AnswerLine(
+        name,
+        lambda line, count: tests.add(code, line, lambda found: write([found], count)),
+        # The spaces of a first line are part of the code.
+        strip=False,
+    )
+
+
 class _Run:
     """A loaded model, which answers questions."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sandbox: Sandbox | None) -> None:
         from xtuner.model.loading import load_for_chat
 
-        self.settings = settings
+        self.settings, self._sandbox = settings, sandbox
         named: list[str | Path] = [n for n in (settings.adapter, settings.model) if n is not None]
         self._template = choose_template(settings.prompt_template, named)
         self.model, self.tokenizer = load_for_chat(
@@ -184,32 +216,50 @@ class _Run:
         )
         if self._template is None and getattr(self.tokenizer, "chat_template", None):
             self._template = PROMPT_TEMPLATE.auto
+        self._continues = settings.code_from == "continuation"
+        if settings.code_from == "auto":
+            self._continues = self._template is None
+        if sandbox is not None:
+            what = "the model answers questions for code (--code-from continuation: it continues their text)"
+            other = "the model continues the text of questions for code (--code-from answer: it answers them)"
+            logger.info(translate(other) if self._continues else translate(what))
+            logger.info(translate("programs run in a sandbox made by %s"), sandbox.name)
 
     def answer(self, questions: Sequence[tuple[Task, Question]], file: IO[bytes]) -> None:
         """Append a line for each question to `file`, as they are answered."""
         num_done = num_tokens = 0
+        one_at_a_time = threading.Lock()
         with show_rates(translate("answering"), len(questions)) as advance:
 
             def write(lines: Sequence[Line], tokens: int) -> None:
                 nonlocal num_done, num_tokens
-                json_lines.append(file, lines, sync=False)
-                num_done, num_tokens = num_done + len(lines), num_tokens + tokens
-                advance(num_done, num_tokens)
+                with one_at_a_time:
+                    json_lines.append(file, lines, sync=False)
+                    num_done, num_tokens = num_done + len(lines), num_tokens + tokens
+                    advance(num_done, num_tokens)
 
-            asked = [(name_of(task, q), q) for task, q in questions if task.kind == ANSWERS]
+            generated = (ANSWERS, CODE)
+            asked = [(name_of(task, q), q) for task, q in questions if task.kind in generated]
             if asked:
-                answer(
-                    self.model,
-                    self.tokenizer,
-                    self._requests(asked, write),
-                    max_running=self.settings.batch_size,
-                )
-            scored = [(name_of(task, q), task.kind, q) for task, q in questions if task.kind != ANSWERS]
+                with ExitStack() as held:
+                    tests = None
+                    if self._sandbox is not None:
+                        tests = held.enter_context(Tests(self._sandbox, self._continues))
+                    answer(
+                        self.model,
+                        self.tokenizer,
+                        self._requests(asked, write, tests),
+                        max_running=self.settings.batch_size,
+                    )
+            scored = [(name_of(task, q), task.kind, q) for task, q in questions if task.kind not in generated]
             if scored:
                 self._score(scored, write)
 
     def _requests(
-        self, asked: Sequence[tuple[str, Question]], write: Callable[[Sequence[Line], int], None]
+        self,
+        asked: Sequence[tuple[str, Question]],
+        write: Callable[[Sequence[Line], int], None],
+        tests: Tests | None,
     ) -> Iterator[Request]:
         s = self.settings
         writer = PromptWriter(self.tokenizer, context_length(self.model))
@@ -218,7 +268,10 @@ class _Run:
             if s.system and messages[0]["role"] != "system":
                 messages.insert(0, {"role": "system", "content": s.system})
             try:
-                prompt = writer.write(messages, self._template, None, s.max_new_tokens)
+                if question.code is not None and self._continues:
+                    prompt = Prompt(writer.encode(question.code.start), list(question.code.stop_words))
+                else:
+                    prompt = writer.write(messages, self._template, None, s.max_new_tokens)
             except DataError as error:
                 write([{"index": name, "error": " ".join(str(error).split())}], 0)
                 continue
@@ -228,8 +281,9 @@ class _Run:
             sampling = Sampling(
                 s.max_new_tokens, temperature=s.temperature, top_p=s.top_p, seed=seed, stop_words=words
             )
-            line = AnswerLine(name, lambda line, count: write([line], count))
-            yield make_request(self.model, prompt.ids, sampling, line.listen)
+            yield make_request(
+                self.model, prompt.ids, sampling, _line_of(name, question, write, tests).listen
+            )
 
     def _score(
         self, questions: Sequence[tuple[str, str, Question]], write: Callable[[Sequence[Line], int], None]

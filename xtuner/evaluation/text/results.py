@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from xtuner import atomic
+from xtuner.evaluation.code.check import passes
+from xtuner.evaluation.code.sandbox import PASSED
 from xtuner.evaluation.run_folder import Line, write_json
 from xtuner.evaluation.text.metrics import find_metric
-from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, Question, Task
+from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task
 from xtuner.html_page import html_page
 from xtuner.language import language, translate
 
@@ -55,13 +57,22 @@ def score_task(task: Task, lines: Sequence[Line], metrics: Sequence[str] = ()) -
             }
             for q, line in zip(task.questions, lines, strict=True)
         ]
+    elif task.kind == CODE:
+        values = [{"passed": float(line.get("outcome") == PASSED)} for line in lines]
     else:
         return Result(task, lines, [{} for _ in lines], _perplexity(task, lines), {}, {})
+    of_questions = _of_samples(values, task.samples) if task.kind == CODE else values
     groups: dict[str, list[Mapping[str, float]]] = {}
-    for question, value in zip(task.questions, values, strict=True):
+    for question, value in zip(task.questions[:: task.samples], of_questions, strict=True):
         groups.setdefault(question.group, []).append(value)
     of_groups = {name: _means(own) for name, own in sorted(groups.items())} if len(groups) > 1 else {}
-    return Result(task, lines, values, _means(values), _standard_errors(values), of_groups)
+    return Result(task, lines, values, _means(of_questions), _standard_errors(of_questions), of_groups)
+
+
+def _of_samples(values: Sequence[Mapping[str, float]], samples: int) -> list[dict[str, float]]:
+    """pass@k of each question, from its answers."""
+    passed = [value["passed"] > 0 for value in values]
+    return [passes(passed[start : start + samples]) for start in range(0, len(passed), samples)]
 
 
 def _of_choice(question: Question, line: Line, by_letter: bool) -> dict[str, float]:
@@ -124,11 +135,11 @@ def print_results(results: Sequence[Result]) -> None:
         table.add_column(translate(name), justify="right" if number in (1, 3, 4) else "left")
     for result in results:
         for number, (name, value) in enumerate(result.metrics.items()):
-            first = (result.task.name, f"{len(result.lines):,}") if number == 0 else ("", "")
+            first = (result.task.name, f"{result.task.num_questions:,}") if number == 0 else ("", "")
             error = f"{result.standard_errors[name]:.4f}" if name in result.standard_errors else ""
             table.add_row(*first, name, f"{value:.4f}", error)
         for group, metrics in result.groups.items():
-            count = sum(question.group == group for question in result.task.questions)
+            count = sum(q.group == group for q in result.task.questions[:: result.task.samples])
             for number, (name, value) in enumerate(metrics.items()):
                 first = (f"  {group or '-'}", f"{count:,}") if number == 0 else ("", "")
                 table.add_row(*first, name, f"{value:.4f}", "")
@@ -161,7 +172,8 @@ def _as_json(result: Result) -> dict[str, Any]:
     return {
         "path": task.path,
         "kind": task.kind,
-        "questions": len(task.questions),
+        "questions": task.num_questions,
+        "samples": task.samples,
         "shots": task.shots,
         "metrics": dict(result.metrics),
         "standard_errors": dict(result.standard_errors),
@@ -194,10 +206,14 @@ def _section(result: Result) -> str:
         )
         groups = f'<table class="scores"><tr><th></th>{head}</tr>{lines}</table>'
     shots = translate(", {shots} examples before each", shots=task.shots) if task.shots else ""
-    about = translate("{count:,} questions", count=len(task.questions)) + shots
+    about = translate("{count:,} questions", count=task.num_questions) + shots
+    if task.samples > 1:
+        about += translate(", {count} answers to each", count=task.samples)
     asked = "".join(
-        _question(question, line, values)
-        for question, line, values in zip(task.questions, result.lines, result.values, strict=True)
+        _question(question, line, values, is_first=number % task.samples == 0)
+        for number, (question, line, values) in enumerate(
+            zip(task.questions, result.lines, result.values, strict=True)
+        )
     )
     return (
         f'<h2>{escape(task.name)}</h2><p class="faint">{escape(task.path)}: {escape(about)}</p>'
@@ -206,10 +222,14 @@ def _section(result: Result) -> str:
     )
 
 
-def _question(question: Question, line: Line, values: Mapping[str, float]) -> str:
-    shown = [f'<p class="faint">{escape(question.place)}</p><pre>{escape(question.shown)}</pre>']
+def _question(question: Question, line: Line, values: Mapping[str, float], is_first: bool) -> str:
+    shown = []
+    if is_first:
+        shown = [f'<p class="faint">{escape(question.place)}</p><pre>{escape(question.shown)}</pre>']
     if "error" in line:
         shown.append(f"<pre>{escape(line['error'])}</pre>")
+    elif question.code is not None:
+        shown.append(_program(line))
     elif question.choices:
         chosen = _largest(line["logprobs"])
         for number, (text, value) in enumerate(zip(question.choices, line["logprobs"], strict=True)):
@@ -227,3 +247,25 @@ def _question(question: Question, line: Line, values: Mapping[str, float]) -> st
     first = next(iter(values.values()), None)
     kind = "" if first is None else " right" if first > 0 else " wrong"
     return f'<div class="question{kind}">{"".join(shown)}</div>'
+
+
+OUTCOMES = {
+    "passed": "the tests pass",
+    "failed": "a test fails, or the program does not run",
+    "exited": "the program ended before its tests had run",
+    "time": "the program took too long",
+    "memory": "the program took too much memory",
+    "output": "the program wrote too much",
+}
+"""What the outcomes of programs mean."""
+
+
+def _program(line: Line) -> str:
+    """The code of an answer, and what was wrong with it."""
+    shown = f"<pre>{escape(line['code'])}</pre>"
+    passed = line["outcome"] == PASSED
+    mark = "right" if passed else "wrong"
+    shown += f'<div><span class="{mark}">{escape(translate(OUTCOMES[line["outcome"]]))}</span></div>'
+    if line.get("stderr"):
+        shown += f"<pre>{escape(line['stderr'])}</pre>"
+    return shown

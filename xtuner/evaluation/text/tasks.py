@@ -5,6 +5,7 @@ xtuner eval MODEL --tasks data/mmlu arc=easy.jsonl my_questions.jsonl perplexity
 data/mmlu/dev/law_dev.csv       examples, which precede the questions of the same subject
 data/mmlu/test/law_test.csv     Question("law:1", prompt="The following ... Answer:", choices=(" A", ...))
 my_questions.jsonl              Question("1", messages=[...], reference="42")
+humaneval.jsonl                 Question("1.1", messages=[...], code=...), and "1.2" with --samples 2
 book.txt                        Question("1", prompt="the text")
 """
 
@@ -16,7 +17,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from xtuner.dataset.reading.load import load_dataset
 from xtuner.dataset.reading.selection import Selection, take_split
 from xtuner.dataset.reading.tables import TableFile, read_csv
 from xtuner.errors import ConfigError, DataError, NotFoundError, did_you_mean
+from xtuner.evaluation.code.layouts import Code, is_code, read_code
 from xtuner.evaluation.text.layouts import CELLS, LAYOUTS, LETTERS, Choices, Layout, layout_of
 from xtuner.language import translate
 from xtuner.log import logger
 
-CHOICES, ANSWERS, PERPLEXITY = "choices", "answers", "perplexity"
-KINDS = (*LAYOUTS, ANSWERS, PERPLEXITY)
+CHOICES, ANSWERS, CODE, PERPLEXITY = "choices", "answers", "code", "perplexity"
+KINDS = (*LAYOUTS, ANSWERS, CODE, PERPLEXITY)
 SPLITS = ("test", "validation", "val", "dev", "train")
 """Splits in the order in which questions are looked for; examples come from the last two."""
 
@@ -47,9 +49,9 @@ _MARKED = re.compile(rf"[-_.](?:{'|'.join(SPLITS)})$|^(?:{'|'.join(SPLITS)})[-_.
 class Question:
     """A question: its index in the task, what the model reads, and what is right.
 
-    `choices` are texts of which the likeliest after `prompt` is chosen; `messages` are answered; with
-    neither, the log-probability of `prompt` is what counts. The first `num_shared` characters of `prompt`
-    are those of all questions of the group.
+    `choices` are texts of which the likeliest after `prompt` is chosen; `messages` are answered, and `code`
+    tests the answer; with none of them, the log-probability of `prompt` is what counts. The first
+    `num_shared` characters of `prompt` are those of all questions of the group.
     """
 
     index: str
@@ -62,12 +64,16 @@ class Question:
     right: int | None = None
     messages: Sequence[Mapping[str, Any]] = ()
     reference: str | None = None
+    code: Code | None = None
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Questions of one kind; `by_letter`: the model chooses letters, all of one length."""
+    """Questions of one kind; `by_letter`: the model chooses letters, all of one length.
+
+    The `samples` of a question, to each of which the model gives an answer, follow one another.
+    """
 
     name: str
     kind: str
@@ -75,6 +81,12 @@ class Task:
     questions: Sequence[Question]
     shots: int = 0
     by_letter: bool = False
+    samples: int = 1
+
+    @property
+    def num_questions(self) -> int:
+        """The number of questions, each of which may have several samples."""
+        return len(self.questions) // self.samples
 
 
 @dataclass(frozen=True)
@@ -85,8 +97,11 @@ class _File:
     rows: Selection
 
 
-def read_task(given: str, shots: int | None = None, limit: int | None = None) -> Task:
-    """The task `PATH` or `KIND=PATH`; `shots` examples before each question, at most `limit` questions."""
+def read_task(given: str, shots: int | None = None, limit: int | None = None, samples: int = 1) -> Task:
+    """The task `PATH` or `KIND=PATH`; `shots` examples before each question, at most `limit` questions.
+
+    A question for code is there `samples` times.
+    """
     kind, path = _parsed(given)
     files = _files_by_split(path)
     split = _split_with_questions(path, files, kind)
@@ -102,14 +117,21 @@ def read_task(given: str, shots: int | None = None, limit: int | None = None) ->
                 "--shots {shots}: only questions with choices have examples, and {path} is of the kind {kind}"
             )
             raise ConfigError(translate(what, shots=shots, path=path, kind=kind))
-        read = _text if kind == PERPLEXITY else _with_reference
+        read = {PERPLEXITY: _text, CODE: _with_tests}.get(kind, _with_reference)
         questions, num_shots = list(_questions(files[split], read)), 0
     chosen = questions[:limit]
     if len(chosen) < len(questions):
         logger.info(translate("%s: the first %d of %d questions"), path, len(chosen), len(questions))
     family = CHOICES if kind in LAYOUTS else kind
     by_letter = kind in LAYOUTS and LAYOUTS[kind].by_letter
-    return Task(Path(path).stem or path, family, path, chosen, num_shots, by_letter)
+    samples = samples if kind == CODE else 1
+    if samples > 1:
+        chosen = [
+            replace(question, index=f"{question.index}.{number + 1}")
+            for question in chosen
+            for number in range(samples)
+        ]
+    return Task(Path(path).stem or path, family, path, chosen, num_shots, by_letter, samples)
 
 
 def _parsed(given: str) -> tuple[str | None, str]:
@@ -124,6 +146,8 @@ def _parsed(given: str) -> tuple[str | None, str]:
 
 
 def _kind_of(row: Mapping[str, Any]) -> str:
+    if is_code(row):
+        return CODE
     if (name := layout_of(row)) is not None:
         return name
     return PERPLEXITY if set(row) == {"text"} else ANSWERS
@@ -277,6 +301,21 @@ def _with_reference(row: Mapping[str, Any]) -> dict[str, Any]:
     if found["reference"] is None:
         raise DataError(translate("the row has no answer to compare with"))
     return found
+
+
+def _with_tests(row: Mapping[str, Any]) -> dict[str, Any]:
+    if not is_code(row):
+        raise DataError(translate("the row has no tests of a program"))
+    messages: list[dict[str, Any]] = []
+    if "tests" in row:
+        messages = asked(row)["messages"]
+    code = read_code(row, messages[-1]["content"] if messages else None)
+    shown = code.start.strip().strip('"').strip()
+    return {
+        "shown": shown,
+        "messages": [*messages[:-1], {"role": "user", "content": code.message}],
+        "code": code,
+    }
 
 
 def asked(row: Mapping[str, Any]) -> dict[str, Any]:

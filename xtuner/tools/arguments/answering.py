@@ -33,6 +33,14 @@ def add_answering(parser: argparse.ArgumentParser) -> None:
     add_launcher(parser)
 
 
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Add how answers are sampled."""
+    add = parser.add_argument
+    add("--temperature", type=float, default=0.0, help="0: always the likeliest token (0)")
+    add("--top-p", type=float, default=1.0, help="the likeliest tokens of that probability together (1)")
+    add("--seed", type=int, default=0, help="seed of answers with a temperature (0)")
+
+
 def run(
     command: str,
     args: argparse.Namespace,
