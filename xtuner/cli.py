@@ -88,6 +88,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "serve": Command("serve", "MODEL [--adapter NAME=DIR ...]", "serve it to OpenAI's clients"),
         "eval": Command("eval", "MODEL --tasks FILE ...", "measure it: choices, answers, code"),
         "predict": Command("predict", "MODEL DATA OUT", "its answers to all rows of a file"),
+        "compare": Command("compare", "A B [DATA] [--vote]", "two models side by side, and votes on them"),
         "score": Command("score", "MODEL DATA [--out FILE]", "scores of a reward model or classifier"),
         "mmbench": Command("mmbench", "MODEL --data-path FILE", "measure a model that reads images"),
         "eval_refcoco": Command("eval_refcoco", "MODEL --data-path FILE", "the same on RefCOCO's boxes"),

@@ -66,11 +66,11 @@ span.right { color: var(--edge); } span.wrong { color: var(--warn-edge); }
 """
 
 
-def html_page(title: str, body: str, lang: str) -> str:
-    """The page with `body`, which is HTML."""
+def html_page(title: str, body: str, lang: str, style: str = "") -> str:
+    """The page with `body`, which is HTML; `style` is added to that of all pages."""
     return _PAGE.format(
         lang="zh-CN" if lang == "zh" else "en",
         title=escape(title),
-        style=_STYLE.strip(),
+        style=_STYLE.strip() + style,
         body=body,
     )

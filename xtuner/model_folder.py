@@ -214,6 +214,15 @@ def looks_local(path: str | Path) -> bool:
     return isinstance(path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1 or "\\" in text
 
 
+def with_base(path: str | Path) -> tuple[str | Path, str | Path | None]:
+    """The base that an adapter in `path` names, and the adapter; of any other model `path` and None."""
+    folder = Path(path)
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return path, None
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    return (base, path) if base else (path, None)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ModelError if it is not one."""
     try:

@@ -40,6 +40,7 @@ def test_the_commands_are_these():
         "serve",
         "eval",
         "predict",
+        "compare",
         "score",
         "mmbench",
         "eval_refcoco",
@@ -123,6 +124,7 @@ def test_a_signal_after_the_work_ends_the_process_without_a_word():
 
 FLAGS = {
     "eval": "--tasks --samples --code-from --code-seconds --code-memory --temperature --top-p --seed",
+    "compare": "--base --limit --work-dir --vote --blind --host --port --temperature --seed --metrics",
 }
 
 

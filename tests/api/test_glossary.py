@@ -11,7 +11,8 @@ GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 CODE = list((ROOT / "xtuner").rglob("*.py"))
 # The style of pages has borders.
-EXEMPT = {ROOT / "docs" / "glossary.md", ROOT / "xtuner" / "html_page.py", Path(__file__)}
+STYLES = {ROOT / "xtuner" / "html_page.py", ROOT / "xtuner" / "evaluation" / "compare" / "script.py"}
+EXEMPT = {ROOT / "docs" / "glossary.md", *STYLES, Path(__file__)}
 
 
 def replaced():

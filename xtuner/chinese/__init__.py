@@ -2,6 +2,7 @@
 
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.code import CODE
+from xtuner.chinese.compare import COMPARE
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.evaluation import EVALUATION
@@ -33,4 +34,5 @@ CHINESE: dict[str, str] = {
     **VISION,
     **EVALUATION,
     **CODE,
+    **COMPARE,
 }

@@ -36,7 +36,7 @@ from xtuner.model.quantization import (
 from xtuner.model.quiet import silence_known_warnings
 from xtuner.model.scoring import HEADS, name_labels, without_heads
 from xtuner.model.tokenizer import load_tokenizer
-from xtuner.model_folder import check_model_folder, has_tokenizer, read_json
+from xtuner.model_folder import check_model_folder, has_tokenizer, read_json, with_base
 from xtuner.scoring.rows import Dialogue
 
 REWARD_TOKEN = "reward_token_id"
@@ -190,15 +190,6 @@ def _quantization(bits: int | None, dtype: torch.dtype, config: Any, device: tor
         return {}
     set_fields_for_quantized(config)
     return {"quantization_config": without_heads(quantization), "device_map": {"": device}}
-
-
-def with_base(path: str | Path) -> tuple[str | Path, str | Path | None]:
-    """The base that an adapter in `path` names, and the adapter; of any other model `path` and None."""
-    folder = Path(path)
-    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
-        return path, None
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    return (base, path) if base else (path, None)
 
 
 def check_scores(path: str | Path, adapter: str | Path | None = None) -> None:

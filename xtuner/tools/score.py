@@ -7,7 +7,7 @@ import argparse
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path, state_of
+from xtuner.model_folder import check_model_path, state_of, with_base
 from xtuner.paths import check_adapter_path
 from xtuner.tools.arguments.parser import Parser
 
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.adapter is not None:
         check_adapter_path(args.adapter)
     from xtuner.scoring.file import score_file
-    from xtuner.scoring.scorer import load_scorer, with_base
+    from xtuner.scoring.scorer import load_scorer
 
     model, adapter = args.model_name_or_path, args.adapter
     if adapter is None:

@@ -120,7 +120,7 @@ def answer_tasks(
     settings: Settings, tasks: Sequence[Task], above: Path, world: World, held: ExitStack
 ) -> tuple[RunFolder, Mapping[int | str, Line]]:
     """The folder below `above` with the lines of all questions, and the lines by `name_of` each."""
-    folder = RunFolder(above, lambda: _key(settings, tasks), dataclasses.asdict(settings), world, held)
+    folder = RunFolder(above, lambda: key_of(settings, tasks), dataclasses.asdict(settings), world, held)
     done = {index for index, line in folder.lines().items() if "error" not in line}
     every = [(task, question) for task in tasks for question in task.questions]
     rest = [(task, question) for task, question in every if name_of(task, question) not in done]
@@ -168,7 +168,7 @@ def metrics_of(settings: Settings, task: Task) -> list[str]:
     return list(settings.metrics) or default_metrics([q.reference or "" for q in task.questions])
 
 
-def _key(settings: Settings, tasks: Sequence[Task]) -> str:
+def key_of(settings: Settings, tasks: Sequence[Task]) -> str:
     """A hash of all that answers depend on."""
     without = {"batch_size", "batch_tokens", "work_dir", "offload_folder", "metrics"}
     values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}

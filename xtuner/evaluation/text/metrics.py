@@ -30,7 +30,9 @@ Metric = Callable[[str, str, str, Mapping[str, Any]], float]
 """Question, answer, reference, row -> a number."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?|-?\.\d+")
-_WORDS = re.compile(r"[぀-ヿ㐀-鿿豈-﫿가-힣]|[^\W_぀-ヿ㐀-鿿豈-﫿가-힣]+")
+CHARACTERS = "぀-ヿ㐀-鿿豈-﫿가-힣"
+"""The ranges of characters of languages without spaces, for a regular expression."""
+_WORDS = re.compile(rf"[{CHARACTERS}]|[^\W_{CHARACTERS}]+")
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 
 

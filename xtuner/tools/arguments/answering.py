@@ -12,10 +12,11 @@ from xtuner.tools.arguments.model import add_loading
 from xtuner.tools.arguments.processes import add_launcher, run_measurement
 
 
-def add_answering(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that all such commands have."""
+def add_answering(parser: argparse.ArgumentParser, *, adapter: bool = True) -> None:
+    """Add the arguments that all such commands have; `adapter`: also the one of the model."""
     add = parser.add_argument
-    add("--adapter", help="the LoRA adapter to put on the model")
+    if adapter:
+        add("--adapter", help="the LoRA adapter to put on the model")
     add(
         "--metrics",
         nargs="+",
