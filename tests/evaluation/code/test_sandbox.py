@@ -269,6 +269,15 @@ for fd in range(3, 256):
     assert found.passed, found.stderr
 
 
+@pytest.mark.parametrize("home", ["/", "/tmp", "/none"])
+def test_users_whose_home_is_no_folder_of_their_own_have_a_sandbox(sandbox, monkeypatch, home):
+    """As in containers."""
+    monkeypatch.setenv("HOME", home)
+    module._probe.cache_clear()
+    assert why_not(sandbox) == ""
+    module._probe.cache_clear()
+
+
 def test_no_program_runs_where_no_sandbox_holds(monkeypatch, tmp_path):
     """A command that runs it without one is noticed, one that fails too; the message names the cure."""
     ran = tmp_path / "ran"

@@ -258,8 +258,17 @@ def _folders() -> list[str]:
     """The folders and files that a program may read: those of the system, and Python with its packages."""
     executable = Path(sys.executable).resolve()
     own = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, str(executable.parent.parent)}
-    own -= {str(Path.home()), "/"}
+    own -= {*_hidden(), "/"}
     return sorted({path for path in (*SYSTEM, *own) if os.path.exists(path)})
+
+
+def _hidden() -> list[str]:
+    """The home folder, unless it is one that a sandbox makes itself; [] for a user without one."""
+    try:
+        home = str(Path.home())
+    except RuntimeError:
+        return []
+    return [] if home in ("/", "/tmp", SCRATCH) else [home]
 
 
 def _user() -> int | None:
@@ -272,7 +281,7 @@ def _by_namespaces(command: Sequence[str], folder: str) -> tuple[list[str], int 
     job = {
         "root": folder,
         "folders": _folders(),
-        "hidden": [str(Path.home())],
+        "hidden": _hidden(),
         "scratch": SCRATCH,
         "size": SCRATCH_BYTES,
         "uid": _user(),
@@ -283,10 +292,10 @@ def _by_namespaces(command: Sequence[str], folder: str) -> tuple[list[str], int 
 
 
 def _by_bubblewrap(command: Sequence[str], folder: str) -> tuple[list[str], int | None]:
-    hidden, folders = str(Path.home()), _folders()
+    hidden, folders = _hidden(), _folders()
     words = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent"]
-    for path in sorted([*folders, hidden]):
-        if path != hidden:
+    for path in sorted([*folders, *hidden]):
+        if path not in hidden:
             words += ["--ro-bind", path, path]
         elif any(Path(path).is_relative_to(other) for other in folders):
             words += ["--tmpfs", path]
@@ -336,10 +345,9 @@ def why_not(sandbox: Sandbox) -> str:
 
 @functools.cache
 def _probe() -> str:
-    home = Path.home()
-    folders = _folders()
-    names = list(home.iterdir()) if home.is_dir() else []
+    folders, homes = _folders(), _hidden()
+    names = [path for home in homes if Path(home).is_dir() for path in Path(home).iterdir()]
     kept = {path for path in names if any(Path(other).is_relative_to(path) for other in folders)}
     unreadable = [str(path) for path in names if path not in kept]
-    writable = ["/", "/usr", str(home), *folders]
+    writable = ["/", "/usr", *homes, *folders]
     return PROBE.format(writable=writable, unreadable=unreadable, processes=Limits().processes)
