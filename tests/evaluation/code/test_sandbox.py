@@ -204,6 +204,27 @@ subprocess.Popen([sys.executable, "-c", {command!r}], start_new_session=True)
     assert alive(word) == []
 
 
+def test_no_program_outlives_a_killed_command(sandbox):
+    """Not one that would run on for a minute."""
+    word = f"xtuner-orphan-{os.getpid()}"
+    program = f"""
+import subprocess, sys, time
+subprocess.run([sys.executable, "-c", "import time; time.sleep(60)  # {word}"], start_new_session=True)
+"""
+    code = "import sys; from xtuner.evaluation.code.sandbox import *; "
+    code += "Sandbox('', WAYS[sys.argv[1]], Limits(60)).run(sys.argv[2])"
+    with subprocess.Popen([sys.executable, "-c", code, sandbox.name, program]) as command:
+        end = time.monotonic() + 20
+        while len(alive(f"sleep(60)  # {word}")) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        # The command itself has the word too.
+        assert len(alive(f"sleep(60)  # {word}")) == 2
+        command.kill()
+    while alive(word) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert alive(word) == []
+
+
 def test_parents_and_others_cannot_be_killed(sandbox):
     """Of all processes a program can reach its own alone."""
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
