@@ -61,10 +61,13 @@ def load_model(
     return model, tokenizer, None if vision is None else Pictures(vision)
 
 
-def load_vision(model: Any, tokenizer: Any, path: str, parts: LlavaParts | None = None) -> Vision | None:
+def load_vision(
+    model: Any, tokenizer: Any, path: str, parts: LlavaParts | None = None, *, is_needed: bool = False
+) -> Vision | None:
     """What `model`, loaded from `path`, sees images with; None where it sees nothing.
 
-    The tokenizer gets the chat template of the processor, with which the model was trained.
+    The tokenizer gets the chat template of the processor, with which the model was trained. A processor that
+    cannot be used is logged; an error if it `is_needed`.
     """
     from xtuner.image_processor import load_processor
     from xtuner.model.base import base_model
@@ -81,6 +84,8 @@ def load_vision(model: Any, tokenizer: Any, path: str, parts: LlavaParts | None 
         _add_image_token(tokenizer, processor)
         vision = ProcessorVision(model, tokenizer, processor)
     except ModelError as error:
+        if is_needed:
+            raise
         logger.warning(translate("%s answers to texts only, without images: %s"), path, error)
         return None
     tokenizer.chat_template = vision.chat_template or tokenizer.chat_template

@@ -172,13 +172,13 @@ def answer(
     """
     engine = Engine(model, tokenizer, cache=cache, pictures=pictures, max_running=max_running)
     waiting = iter(requests)
-    with _eval_mode(model):
+    with eval_mode(model):
         while engine.step(lambda: next(waiting, None)):
             after_step()
 
 
 @contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     """Set every module to eval mode, and restore its mode at the end."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

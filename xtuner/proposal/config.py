@@ -49,6 +49,13 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
             changes["log_every"] = 1
     changes["evaluation_inputs"] = data.questions or None
     changes["chat"] = {"max_new_tokens": SAMPLE_TOKENS}
+    if data.shown:
+        changes["evaluation_images"] = list(data.shown)
+        changes["SYSTEM"] = None
+        changes["chat"] |= {
+            "evaluation_images": Code("evaluation_images"),
+            "prompt_template": Code("PROMPT_TEMPLATE.auto"),
+        }
     if not data.questions:
         changes |= {"evaluation_freq": None, "SYSTEM": None, "chat": None}
     # Without this setting training chooses the recomputation by memory.

@@ -48,6 +48,7 @@ class DataFacts:
     has_images: bool = False  # in conversations, and the model reads them
     image_folder: str | None = None  # None: the working folder, or names are absolute
     takes_template: bool = True  # else, for images, the processor has a chat template
+    shown: Sequence[str] = ()  # the image of each question
     chat_template: str | None = None  # for pairs, where the tokenizer lacks the one that is to be used
 
     @property

@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from xtuner.dataset.images.processed import ProcessedImages
 from xtuner.dataset.images.source import ImageSource
-from xtuner.dataset.map_fns.images import with_frames, with_marks
+from xtuner.dataset.map_fns.images import IMAGE_MARK, with_frames, with_marks
 from xtuner.dataset.vision_language import VisionLanguageDataset
 from xtuner.errors import DataError
 from xtuner.image_processor import load_processor
-from xtuner.proposal.data import DataFacts, Row
+from xtuner.proposal.data import DataFacts, Row, short_ones
 
 # Images are looked at for their sizes, which takes longer than a row of text.
 _MEASURED = 200
@@ -45,6 +46,7 @@ def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str, te
         image_folder=folder,
         pack_to_max_length=False,
     )
+    asked = _asked(data, read[:_MEASURED], folder)
     answers = [data.store.sample(int(number))[1].argmax() for number in data.plan.order]
     return DataFacts(
         path=path,
@@ -54,12 +56,31 @@ def look_at_images(path: str, num_rows: int, read: Sequence[Row], model: str, te
         map_fn="auto",
         is_text=False,
         lengths=sorted(map(int, data.length)),
-        questions=[],
+        questions=[question for _, question in asked],
         prompts=sorted(map(int, answers)),
         has_images=True,
         image_folder=folder,
         takes_template=not writes_turns,
+        shown=[image for image, _ in asked],
     )
+
+
+def _asked(data: VisionLanguageDataset, rows: Sequence[Row], folder: str | None) -> list[tuple[str, str]]:
+    """The files of up to two images, each with a short question about it, as samples during training."""
+    found: list[tuple[str, str]] = []
+    for row in rows:
+        images = _images(row)
+        if len(images) != 1 or not isinstance(images[0], str) or not _is_found(images[0], folder):
+            continue
+        talk = data.conversation(row)["conversation"]
+        question = next((m for m in talk[0]["messages"] if m["role"] == "user"), None) if talk else None
+        text = str(question["content"]).replace(IMAGE_MARK, "").strip() if question else ""
+        name = os.path.join(folder or "", images[0])
+        if short_ones([text]) and name not in dict(found):
+            found.append((name, text))
+        if len(found) == 2:
+            break
+    return found
 
 
 def _images(row: Row) -> list[Any]:

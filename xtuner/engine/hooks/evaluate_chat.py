@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from xtuner.chat.load_model import load_vision
 from xtuner.chat.session import make_session
 from xtuner.dataset.encoding.decoding import decode
 from xtuner.dataset.images.source import ImageSource
+from xtuner.dataset.internvl import own_form
 from xtuner.dataset.map_fns import find_template
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError, DataError, XTunerError, did_you_mean
-from xtuner.generation.generate import SAMPLING, answer, make_request
+from xtuner.generation.generate import SAMPLING, answer, eval_mode, make_request
 from xtuner.generation.pictures import Picture, Pictures
 from xtuner.generation.request import End, Event, Piece, Request, Sampling
-from xtuner.generation.vision import LlavaVision
+from xtuner.generation.vision import LlavaVision, Vision
 from xtuner.image_processor import make_image_processor
 from xtuner.language import translate
 from xtuner.log import logger, say_once
+from xtuner.model.base import base_model
+from xtuner.model.internvl import InternVL_V1_5
+from xtuner.model.vision_language import VisionLanguageFinetune
 
 TOKENS_BEFORE_TRAINING = 50
 TOKENS_BETWEEN_MEETINGS = 16
@@ -150,11 +156,24 @@ class EvaluateChatHook(Hook):
         if self._pictures is not None:
             self._pictures.forget_features()
         elif self.images:
-            encoder = runner.model.image_encoder(self.image_processor)
-            if encoder is None:
-                what = "EvaluateChatHook: {kind} reads no images: remove evaluation_images"
-                raise ConfigError(translate(what, kind=type(runner.model).__name__))
-            self._pictures = Pictures(LlavaVision(encoder))
+            self._pictures = Pictures(self._find_vision(runner.model))
+
+    def _find_vision(self, model: Any) -> Vision:
+        """What the model sees images with, as chat does after training."""
+        encoder = model.image_encoder(self.image_processor)
+        if encoder is not None:
+            return LlavaVision(encoder)
+        vision = None
+        if isinstance(model, VisionLanguageFinetune):
+            # It gets the chat template of the processor, and the run may save the tokenizer.
+            self.tokenizer = copy.copy(self.tokenizer)
+            path = str(base_model(model.llm).config.name_or_path)
+            with eval_mode(model.llm):
+                vision = load_vision(model.llm, self.tokenizer, path, is_needed=True)
+        if vision is None:
+            what = "EvaluateChatHook: {kind} reads no images: remove evaluation_images"
+            raise ConfigError(translate(what, kind=type(model).__name__))
+        return vision
 
     def _shown(self) -> list[Picture | None]:
         """The picture of each input."""
@@ -167,10 +186,11 @@ class EvaluateChatHook(Hook):
         sample = _Sample(text, runner.backend.gathers_weights and runner.world.size > 1)
         try:
             bot_name = runner.cfg.get("bot_name", "BOT")
+            template, system = self._form(runner.model)
             session = make_session(
                 self.tokenizer,
-                self.template,
-                self.system,
+                template,
+                system,
                 bot_name,
                 pictures=self._pictures,
                 opening=() if picture is None else (picture,),
@@ -187,6 +207,13 @@ class EvaluateChatHook(Hook):
         except Exception as error:
             sample.error = error
         return sample
+
+    def _form(self, model: Any) -> tuple[Any, str]:
+        """Template and system text, as the data of the model has them."""
+        if self.template is None or not isinstance(model, InternVL_V1_5):
+            return self.template, self.system
+        template, system = own_form(self.template)
+        return template, self.system or system
 
     def _report(self, runner, sample: _Sample) -> str | None:
         if sample.error is not None:
