@@ -1,6 +1,35 @@
 """Training with images, in Chinese."""
 
 VISION = {
+    # stored features of images
+    "model.image_features is {value}: write dict(folder=..., max_gb=100)": (
+        "model.image_features 为 {value}：请写为 dict(folder=..., max_gb=100)"
+    ),
+    "model.image_features: the encoder is trained, so its features change: set freeze_visual_encoder = True "
+    "without visual_encoder_lora, or remove image_features": (
+        "model.image_features：编码器参与训练，其特征会变化：请设置 freeze_visual_encoder = True "
+        "且不使用 visual_encoder_lora，或删除 image_features"
+    ),
+    "model.image_features: fsdp and ZeRO 3 divide the encoder: use DDP or ZeRO 2, or remove it": (
+        "model.image_features：fsdp 与 ZeRO 3 会切分编码器：请使用 DDP 或 ZeRO 2，或删除此设置"
+    ),
+    "model.image_features: {name}.dataset is a {kind}, which has no images of LLaVADataset: remove it": (
+        "model.image_features：{name}.dataset 是 {kind}，没有 LLaVADataset 的图像：请删除此设置"
+    ),
+    "model.image_features: the features need {total:.3f} GB, and of max_gb = {limit} three quarters are "
+    "kept: set max_gb to {wanted:.3f} or more": (
+        "model.image_features：特征需要 {total:.3f} GB，而 max_gb = {limit} 只保留其四分之三："
+        "请将 max_gb 设为 {wanted:.3f} 或更大"
+    ),
+    "Image features: {count:,} images x {rows} rows x {width} x {size} bytes = {total:.3f} GB in {folder}; "
+    "{stored:,} are stored, {missing:,} are computed": (
+        "图像特征：{count:,} 张图像 x {rows} 行 x {width} x {size} 字节 = {total:.3f} GB，位于 {folder}；"
+        "已存有 {stored:,} 张，将计算 {missing:,} 张"
+    ),
+    "image features": "图像特征",
+    "%.200s: its stored features are missing or damaged: the encoder runs again": (
+        "%.200s：其存储的特征缺失或已损坏：重新运行编码器"
+    ),
     # model
     "{setting} {path} is not a CLIP or SigLIP: its family is {model_type!r}": (
         "{setting} {path} 不是 CLIP 或 SigLIP：它属于 {model_type!r} 系列"

@@ -10,7 +10,7 @@ A row without an image is text. The tokens are in the token store; images are re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class LLaVADataset(ImageItems):
         """
         self.rows_per_image = rows_per_image or _rows_by_config(image_processor)
         images, processor = ImageSource(image_folder), make_image_processor(image_processor)
-        self._reader = ImageReader(images, processor, pad_image_to_square, pixel_cache, pixel_cache_gb)
+        self.reader = ImageReader(images, processor, pad_image_to_square, pixel_cache, pixel_cache_gb)
         is_ready = offline_processed_text_folder is not None
         source = offline_processed_text_folder or data_path
         if source is None:
@@ -108,21 +108,32 @@ class LLaVADataset(ImageItems):
         index = checked_index(index, len(self))
         samples = [self._sample(int(number)) for number in self.plan[index]]
         images = [pixels for _, _, pixels in samples if pixels is not None]
+        if len({pixels.dim() for pixels in images}) > 1:  # some have no stored features
+            samples = [self._sample(int(number), stored=False) for number in self.plan[index]]
+            images = [pixels for _, _, pixels in samples if pixels is not None]
         item = joined((ids, labels) for ids, labels, _ in samples)
         return {**item, "pixel_values": torch.cat(images)} if images else item
 
-    def _sample(self, number: int) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
-        """Ids with a token for each row of an image, labels, and the pixels of the images."""
+    def images(self) -> Iterator[Any]:
+        """The images of all items, as the rows name them."""
+        for number in self.plan.order.tolist():
+            if count := int(self._num_image_tokens[number]):
+                yield from images_of(self.row(int(self.store.rows[number])))[:count]
+
+    def _sample(self, number: int, stored: bool = True) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
+        """Ids with a token for each row of an image, labels, and the pixels or features of the images."""
         ids, mask = self.store.sample(number)
         pixels = None
         if count := int(self._num_image_tokens[number]):
             row = int(self.store.rows[number])
             try:
-                pixels = self._reader.pixels(images_of(self.row(row))[:count])
+                images = images_of(self.row(row))[:count]
+                pixels = self.reader.features(images) if stored else None
+                pixels = self.reader.pixels(images) if pixels is None else pixels
             except DataError as error:
                 # The sample stays, so that all processes go on in step; it has no loss.
                 logger.warning(translate("%s: %s: its conversation is not trained"), self.place(row), error)
-                pixels, mask = self._reader.blank(count), np.zeros_like(mask)
+                pixels, mask = self.reader.blank(count), np.zeros_like(mask)
         repeats = np.where(ids == IMAGE_TOKEN_INDEX, self.rows_per_image, 1)
         labels = np.where(mask, ids, IGNORE_INDEX)
         return np.repeat(ids, repeats), np.repeat(labels, repeats), pixels
@@ -157,7 +168,7 @@ class LLaVADataset(ImageItems):
         if len(images) < count:
             what = "the text has {count} <image>, and the row {images} images"
             return translate(what, count=count, images=len(images))
-        return next((fault for image in images[:count] if (fault := self._reader.fault(image))), "")
+        return next((fault for image in images[:count] if (fault := self.reader.fault(image))), "")
 
 
 class ImageReader:
@@ -169,9 +180,29 @@ class ImageReader:
         """`cache`: a folder that keeps pixels, so that an image is decoded once for all epochs and runs."""
         self._source, self._processor, self._square = source, processor, square
         self._cache: PixelCache | None = None
+        self.stored: PixelCache | None = None  # features of the model's encoder, which the engine gives
         if cache is not None:
-            settings = f"{processor.to_json_string()} square={square}"
-            self._cache = PixelCache(cache, int(cache_gb * 1e9), settings)
+            self._cache = PixelCache(cache, int(cache_gb * 1e9), self.settings)
+
+    @property
+    def settings(self) -> str:
+        """A text that changes if the pixels of an image do."""
+        return f"{self._processor.to_json_string()} square={self._square}"
+
+    def identity(self, image: Any) -> tuple[Any, ...]:
+        """Plain values that change if the image changes; DataError if it cannot be read."""
+        return self._source.identity(image)
+
+    def features(self, images: Sequence[Any]) -> torch.Tensor | None:
+        """The stored features `[images, rows, width]`; None if those of one image are not there."""
+        if self.stored is None:
+            return None
+        found = [self.stored.read(self.identity(image)) for image in images]
+        missing = [image for image, tensors in zip(images, found, strict=True) if tensors is None]
+        for image in missing:
+            what = "%.200s: its stored features are missing or damaged: the encoder runs again"
+            logger.warning(translate(what), image)
+        return None if missing else torch.stack([tensors["features"] for tensors in found if tensors])
 
     def fault(self, image: Any) -> str:
         """Why there is no such image, from its header alone; nothing if it is there."""

@@ -38,6 +38,7 @@ from xtuner.engine.batches.validation import ValBatches
 from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
+from xtuner.engine.image_features import store_features
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import check_device, parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_seed
@@ -96,6 +97,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     run.model = build_model(run)
     run.optim_wrapper = build_optim_wrapper(run)
     store_reference(run)
+    store_features(run)
     if world.rank and cfg.get("randomness", {}).get("diff_rank_seed", True):
         set_seed(seed + world.rank, deterministic)  # weights were equal on all ranks; dropout must differ
     run.train_loop = build_loop(run)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from xtuner import dist
 from xtuner.config import build
 from xtuner.errors import CheckpointError, ConfigError
-from xtuner.image_processor import background_of, load_image_processor
+from xtuner.image_processor import background_of, load_image_processor, num_patches
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
@@ -36,6 +36,7 @@ from xtuner.model.mapped import wanted_dtype
 from xtuner.model.packed import to_device
 from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute
+from xtuner.model.reference import hash_of
 from xtuner.model.sft import SupervisedFinetune
 from xtuner.model.vision.blank import embeddings_changed
 from xtuner.model.vision.encoder import (
@@ -46,6 +47,7 @@ from xtuner.model.vision.encoder import (
     load_visual_encoder,
     patch_features,
 )
+from xtuner.model.vision.features import StoredFeatures
 from xtuner.model.vision.image_encoder import ImageEncoder
 from xtuner.model.vision.projector import Projector
 
@@ -73,7 +75,12 @@ class LLaVAModel(SupervisedFinetune):
         use_activation_checkpointing: bool | str | None = None,
         max_position_embeddings: int | None = None,
         tokenizer: Any = None,
+        image_features: Mapping[str, Any] | None = None,
     ):
+        """`image_features`: `dict(folder=..., max_gb=100)` keeps what a frozen encoder makes of images.
+
+        The encoder then runs once for each image, before training, in this run and all later ones.
+        """
         super().__init__(
             llm,
             lora=llm_lora,
@@ -93,6 +100,13 @@ class LLaVAModel(SupervisedFinetune):
         sizes = base_model(self.visual_encoder).config.hidden_size, _hidden_size(self.llm)
         self.starts_from = pretrained_pth
         self.projector = Projector(*sizes, depth=projector_depth)
+        self.image_features = StoredFeatures.of_config(image_features)
+        if image_features and any(p.requires_grad for p in self.visual_encoder.parameters()):
+            what = (
+                "model.image_features: the encoder is trained, so its features change: set "
+                "freeze_visual_encoder = True without visual_encoder_lora, or remove image_features"
+            )
+            raise ConfigError(translate(what))
         # Of the batch that runs: the rows of its images, and the number of each token's row, -1 for words.
         self._seen: tuple[Tensor, np.ndarray] | None = None
         logger.info(translate("LLaVA trains {parts}", parts=self._describe()))
@@ -163,21 +177,45 @@ class LLaVAModel(SupervisedFinetune):
     def _encode(self, images: Sequence[Tensor]) -> Tensor:
         """The rows `[sum of rows, hidden]` of all images of a batch, each `[..., 3, height, width]`.
 
+        Stored features are `[images, rows, width]`.
+
         Without images there are none; if there are several processes, those of a blank image, so that all of
         them have the same graph.
         """
         config = base_model(self.visual_encoder).config
-        if images:
-            pixels = torch.cat([image.flatten(0, -4) for image in images])
+        if any(image.dim() == 3 for image in images):  # stored features
+            found = [
+                image.to(self.device, non_blocking=True)
+                if image.dim() == 3
+                else self.features(image.flatten(0, -4))
+                for image in images
+            ]
+            features = torch.cat(found)
+        elif images:
+            features = self.features(torch.cat([image.flatten(0, -4) for image in images]))
         elif dist.world_size() > 1:
-            pixels = torch.zeros(1, 3, config.image_size, config.image_size)
+            features = self.features(torch.zeros(1, 3, config.image_size, config.image_size))
         else:
             return torch.zeros(0, _hidden_size(self.llm), device=self.device)
+        return self.projector(features.to(self.projector.dtype)).flatten(0, 1)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the encoder makes `[k, rows, width]` of `pixels` `[k, 3, height, width]`."""
         pixels = pixels.to(self.device, _plain_dtype(self.visual_encoder), non_blocking=True)
         learns = self.training and any(p.requires_grad for p in self.visual_encoder.parameters())
         with contextlib.nullcontext() if learns else torch.no_grad():
-            features = patch_features(self.visual_encoder, pixels, self.select_layer)
-        return self.projector(features.to(self.projector.dtype)).flatten(0, 1)
+            return patch_features(self.visual_encoder, pixels, self.select_layer)
+
+    def features_key(self) -> str:
+        """A hash of all that `features` depends on besides the pixels and the precision."""
+        vision = base_model(self.visual_encoder)
+        computed = (type(vision).__name__, vision.config._attn_implementation, self.device.type)
+        return repr((hash_of(vision), self.select_layer, computed, torch.__version__))
+
+    def features_shape(self) -> tuple[int, int]:
+        """Rows and width of the features of an image."""
+        config = base_model(self.visual_encoder).config
+        return num_patches(config.image_size, config.patch_size), config.hidden_size
 
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:
         assert self._seen is not None

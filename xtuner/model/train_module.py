@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
+from xtuner.model.vision.features import StoredFeatures
 
 
 class Outputs(TypedDict):
@@ -40,6 +41,8 @@ class TrainModule(nn.Module, ABC):
     writes_text: bool = True
     # Whether batches bring the log-probabilities of a reference along, which are computed before training.
     stores_reference: bool = False
+    # Where features of a frozen image encoder are kept, which are computed before training.
+    image_features: StoredFeatures | None = None
     # A checkpoint of an earlier stage, whose weights training begins with.
     starts_from: str | None = None
     # The language model's place in the folder of the trained model; None if it is no part of that.

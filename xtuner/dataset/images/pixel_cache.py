@@ -54,12 +54,19 @@ class PixelCache:
 
     def get(self, identity: tuple[Any, ...], make: Callable[[], Mapping[str, Tensor]]) -> Tensors:
         """The tensors of the image that `identity` identifies: of the cache, or made and added to it."""
-        path = self._path(identity)
-        tensors = _read(path)
+        tensors = self.read(identity)
         if tensors is None:
             tensors = dict(make())
-            self._add(path, tensors)
+            self.add(identity, tensors)
         return tensors
+
+    def has(self, identity: tuple[Any, ...]) -> bool:
+        """Whether there is an entry for the image, which may be damaged."""
+        return self._path(identity).exists()
+
+    def read(self, identity: tuple[Any, ...]) -> Tensors | None:
+        """The tensors of the image, or None if its entry is missing or damaged, which removes it."""
+        return _read(self._path(identity))
 
     def size(self) -> int:
         """The bytes of all entries."""
@@ -71,9 +78,11 @@ class PixelCache:
         ]
         return self.folder / name[:2] / name
 
-    def _add(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    def add(self, identity: tuple[Any, ...], tensors: Mapping[str, Tensor]) -> None:
+        """Add the tensors of an image; what cannot be written is logged."""
         from safetensors.torch import save
 
+        path = self._path(identity)
         content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
         content = zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little") + content
         if len(content) > self.max_bytes:
@@ -131,6 +140,7 @@ def _read(path: Path) -> Tensors | None:
         content = path.read_bytes()
         checksum, content = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
         if zlib.crc32(content).to_bytes(_CHECKSUM_BYTES, "little") != checksum:
+            os.unlink(path)
             return None
         tensors = load(content)
         if time.time() - path.stat().st_mtime > _OF_USE_S:
