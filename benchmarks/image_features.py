@@ -40,7 +40,8 @@ def main() -> None:
         names = ("without", "stored by this run", "stored by an earlier run")
         found = [in_process(args, Path(scratch), name) for name in names]
     for name, result in zip(names, found, strict=True):
-        print(f"{name:26} {result['rate']:8,.0f} tokens/s   {result['seconds']:6.1f} s before the first update")
+        first = f"{result['seconds']:6.1f} s until the first update ended"
+        print(f"{name:26} {result['rate']:8,.0f} tokens/s   {first}")
     same = all(result["losses"] == found[0]["losses"] for result in found)
     print("losses:", "the same to the bit" if same else "different")
 
