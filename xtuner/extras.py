@@ -20,6 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serve": _SERVE,
     "structured": ("llguidance>=1.3",),
     "web": (*_SERVE, "streamlit>=1.50"),
+    "api": ("openai>=2",),
     "gguf": ("gguf>=0.17",),
     "video": ("av>=14",),
     "zstd": ("zstandard>=0.22",),

@@ -10,6 +10,11 @@ from xtuner.errors import ModelError, NotFoundError
 from xtuner.language import translate
 
 
+def is_address(model: str | Path) -> bool:
+    """Whether a model is at an address of a server: http://host:8000/v1."""
+    return str(model).startswith(("http://", "https://"))
+
+
 def near_it(path: str | Path, *, folders: bool = False) -> str:
     """`"; near it: a.json, b.json"` with similar names in the same folder, `""` if there are none."""
     folder = Path(path).expanduser().resolve().parent

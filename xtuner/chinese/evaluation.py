@@ -58,6 +58,9 @@ EVALUATION = {
     ),
     "--image-folder {folder}: there is no such folder": "--image-folder {folder}：没有这个目录",
     # the run
+    "questions for code are answered by a model that is loaded here, not by one at an address": (
+        "代码题由在本机加载的模型回答，而不是某个地址上的模型"
+    ),
     "this model reads no images: name a vision-language model, or add --llava and --visual-encoder to its "
     "language model": "这个模型不能读图像：请指定视觉语言模型，或给语言模型加上 --llava 和 --visual-encoder",
     "answering": "回答",
@@ -210,4 +213,57 @@ EVALUATION = {
         "数据集不能设 pack_to_max_length 或 remove_unused_columns"
     ),
     "Subject": "科目",
+    # a model at an address
+    "the model: a folder, a name on the hub, or the address of a server: http://host:8000/v1": (
+        "模型：目录、hub 上的名称，或服务器地址：http://host:8000/v1"
+    ),
+    "at an address: the model that is asked (its only one)": "服务器地址：所用的模型（默认为唯一的模型）",
+    "at an address: requests at a time (8)": "服务器地址：同时发送的请求数（8）",
+    "at an address: what precedes texts of perplexity, if the server adds nothing": (
+        "服务器地址：计算困惑度时文本前的 token（服务器不添加时）"
+    ),
+    "--model-name {name}: only a model at an address, such as http://host:8000/v1, has a name": (
+        "--model-name {name}：只用于服务器地址（例如 http://host:8000/v1）上的模型"
+    ),
+    "{flag} is for a model that is loaded here; the server at {url} decides it for its own": (
+        "{flag} 只用于在本机加载的模型；{url} 的服务器自行决定"
+    ),
+    "a model at an address needs the package openai: {command}": (
+        "评测服务器地址上的模型需要安装 openai：{command}"
+    ),
+    "the address holds a user or a key, which files would show: put the key into {key}": (
+        "地址中含有用户名或密钥，会出现在文件里：请把密钥放入 {key}"
+    ),
+    "the server's reply holds no answer": "服务器的回复中没有回答",
+    "the server's reply holds no log-probabilities of the prompt": "服务器的回复中没有提示词的对数概率",
+    "the server's reply holds more than the prompt": "服务器的回复中不只有提示词",
+    "the server's reply lacks the log-probability of a token": "服务器的回复中缺少某个 token 的对数概率",
+    "the server adds no start token to texts, so that the first token of a text has no probability: name the "
+    "start or end token of its tokenizer, such as --start-token '<|endoftext|>'": (
+        "服务器不在文本前添加起始 token，因此文本的第一个 token 没有概率：请给出其 tokenizer 的"
+        "起始或结束 token，例如 --start-token '<|endoftext|>'"
+    ),
+    "--start-token {token}: the server itself begins texts with {first}: leave it out": (
+        "--start-token {token}：服务器已在文本前添加 {first}，请去掉此选项"
+    ),
+    "--start-token {token} is not one token of the server's tokenizer": (
+        "--start-token {token} 不是服务器 tokenizer 中的单个 token"
+    ),
+    "{url}: say which model to measure, by --model-name NAME. Models: {names}": (
+        "{url}：请用 --model-name NAME 指定要评测的模型。模型：{names}"
+    ),
+    "the server names none": "服务器没有列出",
+    "--model-name {name}: {url} has no such model.{hint} Models: {names}": (
+        "--model-name {name}：{url} 没有这个模型。{hint}模型：{names}"
+    ),
+    "the server refuses the question: {reason}": "服务器拒绝了这道题：{reason}",
+    "{url} answers {status}: {reason}": "{url} 返回 {status}：{reason}",
+    "; set {key} to a valid key": "；请把 {key} 设为有效的密钥",
+    "{url} cannot be reached: {reason}": "无法连接 {url}：{reason}",
+    "; what is answered is kept, the same command continues": "；已有的回答已保存，再次运行同一命令即可继续",
+    "{url} gives no log-probabilities of prompts (echo and logprobs of /v1/completions), which tasks of "
+    "{kinds} need: measure tasks of answers there, or serve the model by xtuner serve or vLLM": (
+        "{url} 不提供提示词的对数概率（/v1/completions 的 echo 和 logprobs），而 {kinds} 类任务需要它："
+        "请评测 answers 类任务，或用 xtuner serve 或 vLLM 部署模型"
+    ),
 }

@@ -52,10 +52,9 @@ def recipe_of(name: str, model: ModelFacts, data: DataFacts, chosen: Mapping[str
     if data.shown:
         changes["evaluation_images"] = list(data.shown)
         changes["SYSTEM"] = None
-        changes["chat"] |= {
-            "evaluation_images": Code("evaluation_images"),
-            "prompt_template": Code("PROMPT_TEMPLATE.auto"),
-        }
+        changes["chat"]["evaluation_images"] = Code("evaluation_images")
+        if not data.takes_template:
+            changes["chat"]["prompt_template"] = Code("PROMPT_TEMPLATE.auto")
     if not data.questions:
         changes |= {"evaluation_freq": None, "SYSTEM": None, "chat": None}
     # Without this setting training chooses the recomputation by memory.

@@ -18,7 +18,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "your own), answers against references, code by its tests (HumanEval, MBPP, your own), perplexity.",
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="the model: a folder or a name on the hub")
+    add(
+        "model",
+        metavar="MODEL",
+        help="the model: a folder, a name on the hub, or the address of a server: http://host:8000/v1",
+    )
     add(
         "--tasks",
         nargs="+",
@@ -46,6 +50,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--code-memory", type=int, default=1024, metavar="MIB", help="memory of a program (1024)")
     add("--work-dir", help="folder of the results (./work_dirs/eval_<name of the model>)")
     add("--batch-tokens", type=int, default=4096, help="tokens of choices and texts at a time (4096)")
+    add(
+        "--start-token",
+        metavar="TEXT",
+        help="at an address: what precedes texts of perplexity, if the server adds nothing",
+    )
     add_sampling(parser)
     add_answering(parser)
     return parser.parse_args(argv)

@@ -16,7 +16,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Answer every row of a file: a line of JSON each, with scores if the rows have answers.",
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="the model: a folder or a name on the hub")
+    add(
+        "model",
+        metavar="MODEL",
+        help="the model: a folder, a name on the hub, or the address of a server: http://host:8000/v1",
+    )
     add(
         "data",
         metavar="DATA",

@@ -29,8 +29,10 @@ from xtuner.evaluation.answer_line import AnswerLine
 from xtuner.evaluation.code.check import Tests
 from xtuner.evaluation.code.sandbox import Limits, Sandbox, find_sandbox
 from xtuner.evaluation.run_folder import Line, RunFolder
+from xtuner.evaluation.text.address import Address, Generation
 from xtuner.evaluation.text.likelihood import Likelihood, Scored, batches
 from xtuner.evaluation.text.metrics import default_metrics, find_metric
+from xtuner.evaluation.text.remote import Asked, Remote
 from xtuner.evaluation.text.results import Result, score_task, write_results
 from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task, read_task
 from xtuner.generation.generate import answer, make_request
@@ -40,6 +42,7 @@ from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model_folder import state_of
 from xtuner.parallel.world import World
+from xtuner.paths import is_address
 from xtuner.utils import PROMPT_TEMPLATE
 
 _Todo = tuple[str, str, list[Scored]]  # the name of a question, its kind, what scores it
@@ -67,11 +70,14 @@ class Settings(ModelSettings):
     code_memory: int = 1024
     batch_size: int = 8
     batch_tokens: int = 4096
+    model_name: str | None = None  # this and the next two: of a model at an address
+    concurrency: int = 8
+    start_token: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
         lowest = {"max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "limit": 1, "shots": 0}
-        lowest |= {"temperature": 0, "samples": 1, "code_seconds": 1, "code_memory": 128}
+        lowest |= {"temperature": 0, "samples": 1, "code_seconds": 1, "code_memory": 128, "concurrency": 1}
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -97,9 +103,9 @@ class Outcome:
 
 def measure(settings: Settings, world: World) -> Outcome | None:
     """The outcome, whose files are written; None on other processes than the first."""
-    settings.check()
+    settings = settled(settings)
     tasks = world.local_rank_0_first(lambda: _read(settings))  # a wrong file is reported once
-    model = Path(settings.adapter or settings.model).name
+    model = Path(settings.model_name or settings.adapter or settings.model).name
     above = Path(settings.work_dir or Path("work_dirs") / f"eval_{model}")
     with ExitStack() as held:
         folder, lines = answer_tasks(settings, tasks, above, world, held)
@@ -111,9 +117,26 @@ def measure(settings: Settings, world: World) -> Outcome | None:
             )
             for task in tasks
         ]
-        notes = write_results(folder.path, settings.adapter or settings.model, results)
+        notes = write_results(folder.path, _title(settings), results)
         folder.finish([line for result in results for line in result.lines])
         return Outcome(results, notes)
+
+
+def settled(settings: Settings) -> Settings:
+    """The settings, checked, with the name of the model that an address has."""
+    settings.check()
+    if not is_address(settings.model):
+        return settings
+    address = Address(settings.model, settings.model_name)
+    address.close()
+    return dataclasses.replace(settings, model_name=address.name)
+
+
+def _title(settings: Settings) -> str:
+    """The name of the model on pages."""
+    if settings.model_name is not None:
+        return f"{settings.model_name} ({settings.model})"
+    return settings.adapter or settings.model
 
 
 def answer_tasks(
@@ -130,12 +153,49 @@ def answer_tasks(
     if own := rest[world.rank :: world.size]:
         sandbox = None
         if any(task.kind == CODE for task, _ in own):
+            if is_address(settings.model):
+                what = "questions for code are answered by a model that is loaded here, not by one at an address"
+                raise ConfigError(translate(what))
             # A machine without one is known before the model is loaded.
             sandbox = find_sandbox(Limits(settings.code_seconds, settings.code_memory * 2**20))
         with folder.file.open("ab") as out:
-            _Run(settings, sandbox).answer(own, out)
+            _answer(settings, own, sandbox, out)
             os.fsync(out.fileno())
     return folder, folder.lines()
+
+
+def _answer(
+    settings: Settings,
+    questions: Sequence[tuple[Task, Question]],
+    sandbox: Sandbox | None,
+    file: IO[bytes],
+) -> None:
+    """Append a line for each question to `file`, as they are answered."""
+    asked = [(name_of(task, question), task.kind, question) for task, question in questions]
+    num_done = num_tokens = 0
+    one_at_a_time = threading.Lock()
+    run = None if is_address(settings.model) else _Run(settings, sandbox)
+    with show_rates(translate("answering"), len(asked)) as advance:
+
+        def write(lines: Sequence[Line], tokens: int) -> None:
+            nonlocal num_done, num_tokens
+            with one_at_a_time:
+                json_lines.append(file, lines, sync=False)
+                num_done, num_tokens = num_done + len(lines), num_tokens + tokens
+                advance(num_done, num_tokens)
+
+        if run is None:
+            _remote(settings).answer(asked, settings.concurrency, write)
+        else:
+            run.answer(asked, write)
+
+
+def _remote(settings: Settings) -> Remote:
+    generation = Generation(
+        settings.max_new_tokens, settings.temperature, settings.top_p, settings.stop_words
+    )
+    address = Address(settings.model, settings.model_name)
+    return Remote(address, generation, settings.system, settings.seed, settings.start_token)
 
 
 def name_of(task: Task, question: Question) -> str:
@@ -170,7 +230,7 @@ def metrics_of(settings: Settings, task: Task) -> list[str]:
 
 def key_of(settings: Settings, tasks: Sequence[Task]) -> str:
     """A hash of all that answers depend on."""
-    without = {"batch_size", "batch_tokens", "work_dir", "offload_folder", "metrics"}
+    without = {"batch_size", "batch_tokens", "work_dir", "offload_folder", "metrics", "concurrency"}
     values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}
     folders = [Path(name) for name in (settings.model, settings.adapter) if name is not None]
     asked = [
@@ -225,35 +285,19 @@ class _Run:
             logger.info(translate(other) if self._continues else translate(what))
             logger.info(translate("programs run in a sandbox made by %s"), sandbox.name)
 
-    def answer(self, questions: Sequence[tuple[Task, Question]], file: IO[bytes]) -> None:
-        """Append a line for each question to `file`, as they are answered."""
-        num_done = num_tokens = 0
-        one_at_a_time = threading.Lock()
-        with show_rates(translate("answering"), len(questions)) as advance:
-
-            def write(lines: Sequence[Line], tokens: int) -> None:
-                nonlocal num_done, num_tokens
-                with one_at_a_time:
-                    json_lines.append(file, lines, sync=False)
-                    num_done, num_tokens = num_done + len(lines), num_tokens + tokens
-                    advance(num_done, num_tokens)
-
-            generated = (ANSWERS, CODE)
-            asked = [(name_of(task, q), q) for task, q in questions if task.kind in generated]
-            if asked:
-                with ExitStack() as held:
-                    tests = None
-                    if self._sandbox is not None:
-                        tests = held.enter_context(Tests(self._sandbox, self._continues))
-                    answer(
-                        self.model,
-                        self.tokenizer,
-                        self._requests(asked, write, tests),
-                        max_running=self.settings.batch_size,
-                    )
-            scored = [(name_of(task, q), task.kind, q) for task, q in questions if task.kind not in generated]
-            if scored:
-                self._score(scored, write)
+    def answer(self, questions: Sequence[Asked], write: Callable[[Sequence[Line], int], None]) -> None:
+        """Write the line of each question and the number of its tokens, as they are answered."""
+        generated = (ANSWERS, CODE)
+        asked = [(name, question) for name, kind, question in questions if kind in generated]
+        if asked:
+            with ExitStack() as held:
+                tests = None
+                if self._sandbox is not None:
+                    tests = held.enter_context(Tests(self._sandbox, self._continues))
+                requests = self._requests(asked, write, tests)
+                answer(self.model, self.tokenizer, requests, max_running=self.settings.batch_size)
+        if scored := [one for one in questions if one[1] not in generated]:
+            self._score(scored, write)
 
     def _requests(
         self,
@@ -285,9 +329,7 @@ class _Run:
                 self.model, prompt.ids, sampling, _line_of(name, question, write, tests).listen
             )
 
-    def _score(
-        self, questions: Sequence[tuple[str, str, Question]], write: Callable[[Sequence[Line], int], None]
-    ) -> None:
+    def _score(self, questions: Sequence[Asked], write: Callable[[Sequence[Line], int], None]) -> None:
         """Write the log-probabilities of choices, and of texts."""
         likelihood = Likelihood(self.model, self.tokenizer)
         todo: dict[tuple[int, ...], list[_Todo]] = {}

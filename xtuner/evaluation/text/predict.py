@@ -17,7 +17,7 @@ from typing import Any
 
 from xtuner import atomic, json_lines
 from xtuner.evaluation.run_folder import Line
-from xtuner.evaluation.text.measure import Settings, answer_tasks, metrics_of, name_of
+from xtuner.evaluation.text.measure import Settings, answer_tasks, metrics_of, name_of, settled
 from xtuner.evaluation.text.metrics import Metric, find_metric
 from xtuner.evaluation.text.tasks import Question, read_rows
 from xtuner.language import translate
@@ -26,7 +26,7 @@ from xtuner.parallel.world import World
 
 def predict(settings: Settings, data: str, out: str, world: World) -> list[str] | None:
     """Write the answers to `out`; lines that say what came of it, None on other processes than the first."""
-    settings.check()
+    settings = settled(settings)
     task, errors = world.local_rank_0_first(lambda: read_rows(data, settings.limit))
     path = Path(out).expanduser().absolute()
     parts = path.with_name(f".{path.name}.run")

@@ -6,8 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from xtuner.errors import ConfigError
+from xtuner.language import translate
 from xtuner.model_folder import check_model_path
-from xtuner.paths import check_adapter_path
+from xtuner.paths import check_adapter_path, is_address
 from xtuner.tools.arguments.model import add_loading
 from xtuner.tools.arguments.processes import add_launcher, run_measurement
 
@@ -30,6 +32,8 @@ def add_answering(parser: argparse.ArgumentParser, *, adapter: bool = True) -> N
     add("--stop-words", nargs="+", default=[], help="texts that end an answer, besides the template's own")
     add("--max-new-tokens", type=int, default=512, help="the longest answer, in tokens (512)")
     add("--batch-size", type=int, default=8, help="answers that are generated at a time (8)")
+    add("--model-name", metavar="NAME", help="at an address: the model that is asked (its only one)")
+    add("--concurrency", type=int, default=8, help="at an address: requests at a time (8)")
     add_loading(parser)
     add_launcher(parser)
 
@@ -51,6 +55,12 @@ def run(
     """Run `answer` with the settings and the world; returns the exit code."""
 
     def check() -> None:
+        if is_address(args.model):
+            _check_flags_of_address(args)
+            return
+        if args.model_name is not None:
+            what = "--model-name {name}: only a model at an address, such as http://host:8000/v1, has a name"
+            raise ConfigError(translate(what, name=args.model_name))
         check_model_path(args.model)
         if args.adapter is not None:
             check_adapter_path(args.adapter)
@@ -62,3 +72,18 @@ def run(
         return answer(Settings(**given), world)
 
     return run_measurement(command, args, argv, check, measure)
+
+
+def _check_flags_of_address(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a flag of a model that is loaded here."""
+    given = {
+        "--adapter": args.adapter,
+        "--prompt-template": args.prompt_template,
+        "--bits": args.bits,
+        "--offload-folder": args.offload_folder,
+        "--trust-remote-code": args.trust_remote_code,
+        "--torch-dtype": args.torch_dtype != "fp16",
+    }
+    if flags := [flag for flag, value in given.items() if value]:
+        what = "{flag} is for a model that is loaded here; the server at {url} decides it for its own"
+        raise ConfigError(translate(what, flag=flags[0], url=args.model))
