@@ -154,7 +154,9 @@ def answer_tasks(
         sandbox = None
         if any(task.kind == CODE for task, _ in own):
             if is_address(settings.model):
-                what = "questions for code are answered by a model that is loaded here, not by one at an address"
+                what = (
+                    "questions for code are answered by a model that is loaded here, not by one at an address"
+                )
                 raise ConfigError(translate(what))
             # A machine without one is known before the model is loaded.
             sandbox = find_sandbox(Limits(settings.code_seconds, settings.code_memory * 2**20))
