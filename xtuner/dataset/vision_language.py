@@ -113,11 +113,21 @@ class VisionLanguageDataset(ImageItems):
         renamed = {self._renames.get(name, name): value for name, value in row.items()}
         return with_marks(with_frames(renamed, self._video_frames))
 
-    def conversation(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The row with the text of each image: as messages for the chat template, or in the template."""
+    def _mapped(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+        """The row as the map function leaves it, with marks instead of images, and its images."""
         marked, images = self.marked(row)
         texts_only = {name: value for name, value in marked.items() if name not in ("image", "images")}
-        found = {**marked, **self._map(texts_only)}
+        return {**marked, **self._map(texts_only)}, images
+
+    def messages(self, row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """The messages of the row, with marks instead of images."""
+        found, _ = self._mapped(row)
+        talk = chat_messages_map_fn(found)["conversation"] if found["conversation"] else []
+        return list(talk[0]["messages"]) if talk else []
+
+    def conversation(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with the text of each image: as messages for the chat template, or in the template."""
+        found, images = self._mapped(row)
         if not found["conversation"]:
             return {"conversation": []}
         texts = self._texts(images)

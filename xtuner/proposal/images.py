@@ -72,8 +72,7 @@ def _asked(data: VisionLanguageDataset, rows: Sequence[Row], folder: str | None)
         images = _images(row)
         if len(images) != 1 or not isinstance(images[0], str) or not _is_found(images[0], folder):
             continue
-        talk = data.conversation(row)["conversation"]
-        question = next((m for m in talk[0]["messages"] if m["role"] == "user"), None) if talk else None
+        question = next((m for m in data.messages(row) if m["role"] == "user"), None)
         text = str(question["content"]).replace(IMAGE_MARK, "").strip() if question else ""
         name = os.path.join(folder or "", images[0])
         if short_ones([text]) and name not in dict(found):
