@@ -266,4 +266,52 @@ EVALUATION = {
         "{url} 不提供提示词的对数概率（/v1/completions 的 echo 和 logprobs），而 {kinds} 类任务需要它："
         "请评测 answers 类任务，或用 xtuner serve 或 vLLM 部署模型"
     ),
+    # what a model knew before
+    "ForgettingHook has nothing to measure: give files or languages": (
+        "ForgettingHook 没有可测的内容：请给出 files 或 languages"
+    ),
+    "ForgettingHook.languages: there are no general texts in {name!r}.{hint} There are {names}": (
+        "ForgettingHook.languages：没有语言 {name!r} 的通用文本。{hint} 有：{names}"
+    ),
+    "ForgettingHook.files: {path} has neither texts nor questions with choices: its rows need "
+    "the field text, or question, choices and answer": (
+        "ForgettingHook.files：{path} 既没有文本也没有选择题：数据行需要字段 text，"
+        "或 question、choices 和 answer"
+    ),
+    "ForgettingHook.files: {path} is the second that is named {name}: rename a file": (
+        "ForgettingHook.files：{path} 是第二个名为 {name} 的文件：请改一个文件名"
+    ),
+    "ForgettingHook.stop_at_perplexity_ratio is {ratio}: write a number above 1, such as 1.1": (
+        "ForgettingHook.stop_at_perplexity_ratio 为 {ratio}：请写一个大于 1 的数，如 1.1"
+    ),
+    "ForgettingHook needs a model that writes text, and {kind} does not: leave it out": (
+        "ForgettingHook 需要会生成文本的模型，而 {kind} 不是：请去掉它"
+    ),
+    "The general texts or the tokenizer are others than before: forgetting counts from iter %d on": (
+        "通用文本或分词器与之前不同：遗忘从第 %d 次迭代算起"
+    ),
+    "Before training: %s": "训练前：%s",
+    "%s is %.4f times what it was before training, more than stop_at_perplexity_ratio = %s": (
+        "%s 是训练前的 %.4f 倍，超过 stop_at_perplexity_ratio = %s"
+    ),
+    "What this run changed (± standard error):": "本次训练带来的变化（± 标准误差）：",
+    "before": "之前",
+    "best": "最佳",
+    "after": "之后",
+    "difference": "变化",
+    "lost": "下降",
+    "better": "提高",
+    "no clear change": "无明显变化",
+    "To lose less, cheapest first: general data in the training, {line}; lr below {rate}; a smaller lora r": (
+        "减少遗忘，代价小的在前：训练中加入通用数据，{line}；lr 低于 {rate}；lora 的 r 更小"
+    ),
+    "To lose less, cheapest first: general data in the training, {line}; lr below {rate}; LoRA": (
+        "减少遗忘，代价小的在前：训练中加入通用数据，{line}；lr 低于 {rate}；改用 LoRA"
+    ),
+    "An earlier checkpoint has lost less: {path}, {name} {value:.4f}": (
+        "较早的检查点遗忘更少：{path}，{name} {value:.4f}"
+    ),
+    "No earlier checkpoint has lost less: save_best = {name!r} keeps the best": (
+        "没有遗忘更少的较早检查点：save_best = {name!r} 会保留最好的"
+    ),
 }

@@ -38,6 +38,8 @@ SAME_JOB: dict[str, str] = {
     **{f"mmengine.runner.loops.{name}": f"xtuner.engine.runner.{name}" for name in ("ValLoop", "TestLoop")},
     # It converts, which is above the engine.
     "xtuner.engine.hooks.HFCheckpointHook": "xtuner.convert.hf_checkpoint_hook.HFCheckpointHook",
+    # It measures answers, which is above the engine.
+    "xtuner.engine.hooks.ForgettingHook": "xtuner.evaluation.forgetting.hook.ForgettingHook",
     "datasets.load_dataset": "xtuner.dataset.reading.load.load_dataset",
     # The earlier path, which is in configs saved by earlier runs.
     "xtuner.dataset.sources.load_dataset": "xtuner.dataset.reading.load.load_dataset",
@@ -47,6 +49,7 @@ BY_SHORT_NAME: dict[str, str] = {
     **{old.rpartition(".")[2]: new for old, new in SAME_JOB.items() if old.startswith("mmengine.")},
     "DatasetInfoHook": "xtuner.engine.hooks.DatasetInfoHook",
     "HFCheckpointHook": "xtuner.convert.hf_checkpoint_hook.HFCheckpointHook",
+    "ForgettingHook": "xtuner.evaluation.forgetting.hook.ForgettingHook",
     "EvaluateChatHook": "xtuner.engine.hooks.EvaluateChatHook",
     "ThroughputHook": "xtuner.engine.hooks.ThroughputHook",
     "VarlenAttnArgsToMessageHubHook": "xtuner.engine.hooks.VarlenAttnArgsToMessageHubHook",

@@ -3,6 +3,7 @@
 loss, metrics    sum over all items (supervised tokens, pairs, ...) / their number
 perplexity       e to the power of the loss, for models that report it
 evaluators       with val_evaluator: their numbers instead, of the model's outputs for each batch
+beside           what hooks measure in addition: metric_names, better_if_larger, measure(run)
 """
 
 from __future__ import annotations
@@ -29,10 +30,22 @@ class ValLoop:
         self.runner = runner
         self.dataloader = dataloader
         self.evaluators = evaluators
+        self.beside: list[Any] = []
 
     @property
     def metric_names(self) -> tuple[str, ...] | None:
         """The names that `run` reports, the first being the default of `save_best`; None if unknown."""
+        own = self._own_names()
+        return None if own is None else (*own, *(name for more in self.beside for name in more.metric_names))
+
+    def is_better_if_larger(self, name: str) -> bool:
+        """Whether a larger value of that metric is better: of val_evaluator all are."""
+        for more in self.beside:
+            if name in more.metric_names:
+                return name in more.better_if_larger
+        return name in self.runner.model.better_if_larger or bool(self.evaluators)
+
+    def _own_names(self) -> tuple[str, ...] | None:
         model = self.runner.model
         if self.evaluators:
             names: list[str] = []
@@ -47,13 +60,20 @@ class ValLoop:
         """Loss and metrics by name; {} if a signal came in between."""
         run = self.runner
         run.call_hooks("before_val_epoch")
-        with _resting(run.model):
-            metrics = self._answers() if self.evaluators else self._means()
+        metrics = self.measure()
+        for more in self.beside:
+            found = None if metrics is None else more.measure(run)
+            metrics = None if found is None or metrics is None else {**metrics, **found}
         if metrics is None:
             logger.warning(translate("Validation is broken off: the run is asked to stop"))
             return {}
         run.call_hooks("after_val_epoch", metrics=metrics)
         return metrics
+
+    def measure(self) -> dict[str, float] | None:
+        """Loss and metrics of the validation data, without a call of hooks; None if a signal came."""
+        with resting(self.runner.model):
+            return self._answers() if self.evaluators else self._means()
 
     def _means(self) -> dict[str, float] | None:
         """Loss and metrics of the model; None if a signal came in between."""
@@ -116,7 +136,7 @@ def _named(evaluator: Any, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _resting(model: torch.nn.Module) -> Iterator[None]:
+def resting(model: torch.nn.Module) -> Iterator[None]:
     """A context with the model in eval mode; restores its mode and the random state."""
     training, rng = model.training, get_rng_state()
     model.eval()

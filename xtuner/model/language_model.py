@@ -109,7 +109,11 @@ class PackedLanguageModel(TrainModule):
         return packed
 
     def outputs_of(self, packed: Packed, data: dict[str, Any], mode: str) -> Any:
-        """`{"logits"}` of each sequence ("predict"), the model's own outputs ("tensor")."""
+        """`{"logits"}` of each sequence ("predict"), `TokenLogprobs` of the tokens with a loss ("logprobs"),
+        the model's own outputs ("tensor").
+        """
+        if mode == "logprobs":
+            return self.token_logprobs(self.passes_of(packed, with_loss=True))
         found = self.passes_of(packed)
         outputs = [self.run(p) for p in found]
         if mode == "predict":

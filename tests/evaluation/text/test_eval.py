@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from xtuner import cli
-from xtuner.evaluation.text.likelihood import LEAST_SHARED
+from xtuner.evaluation.text.scored import LEAST_SHARED
 
 TINY = ("--torch-dtype", "fp32", "--max-new-tokens", 6)
 

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.families.configs import make_model
-from xtuner.evaluation.text.likelihood import LEAST_SHARED, Likelihood, Scored
+from xtuner.evaluation.text.likelihood import Likelihood
+from xtuner.evaluation.text.scored import LEAST_SHARED, Scored
 
 PREFIX = [(7 * n) % 60 + 1 for n in range(40)]
 TAILS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15, 16]]

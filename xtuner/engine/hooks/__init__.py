@@ -54,7 +54,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # HFCheckpointHook converts, which is above the engine; it is imported on first use.
+    # Hooks that need what is above the engine are imported on first use.
     path = SAME_JOB.get(f"{__name__}.{name}")
     if path is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

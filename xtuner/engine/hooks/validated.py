@@ -57,5 +57,4 @@ def value_of(metrics: dict[str, float], name: str) -> tuple[str, float]:
 
 def rule_for(runner: Any, name: str, rule: str | None) -> str:
     """The rule that is given, else that of the metric: those of val_evaluator are better if larger."""
-    is_better_if_larger = name in runner.model.better_if_larger or bool(runner.val_loop.evaluators)
-    return rule or ("greater" if is_better_if_larger else "less")
+    return rule or ("greater" if runner.val_loop.is_better_if_larger(name) else "less")

@@ -30,10 +30,11 @@ from xtuner.evaluation.code.check import Tests
 from xtuner.evaluation.code.sandbox import Limits, Sandbox, find_sandbox
 from xtuner.evaluation.run_folder import Line, RunFolder
 from xtuner.evaluation.text.address import Address, Generation
-from xtuner.evaluation.text.likelihood import Likelihood, Scored, batches
+from xtuner.evaluation.text.likelihood import Likelihood
 from xtuner.evaluation.text.metrics import default_metrics, find_metric
 from xtuner.evaluation.text.remote import Asked, Remote
 from xtuner.evaluation.text.results import Result, score_task, write_results
+from xtuner.evaluation.text.scored import Scored, batches
 from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task, read_task
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length

@@ -1,0 +1,1 @@
+"""What a model knew before a training, and what of it a run has lost."""
