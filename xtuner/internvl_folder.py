@@ -1,4 +1,4 @@
-"""InternVL's own folders (`internvl_chat`): the id of their image token, and their processor.
+"""InternVL's own folders (`internvl_chat`): the id of their image token, their processor, their turns.
 
     config.json          "force_image_size": 448, "min_dynamic_patch": 1, "max_dynamic_patch": 12
     added_tokens.json    "<img>": 92544, "</img>": 92545, "<IMG_CONTEXT>": 92546
@@ -16,6 +16,7 @@ from typing import Any
 from xtuner.errors import ModelError
 from xtuner.language import translate
 from xtuner.model_folder import read_json
+from xtuner.utils import PROMPT_TEMPLATE
 
 FAMILY = "internvl_chat"
 # Attributes that transformers' processor reads from its tokenizer.
@@ -23,6 +24,26 @@ _TOKENS = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>",
 _VIDEO_TOKEN = "<video>"  # which no text has: videos are not read
 # Of ImageNet, as InternVL's own code has them.
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# A template of configs -> what differs in InternVL's own form, and its system text.
+_OWN_FORMS: dict[str, tuple[dict[str, str], str]] = {
+    "internlm2_chat": (
+        {
+            "SYSTEM": "<|im_start|>system\n{system}<|im_end|>",
+            "INSTRUCTION": "<|im_start|>user\n{input}<|im_end|><|im_start|>assistant\n",
+            "SEP": "",
+        },
+        "You are an AI assistant whose name is InternLM (书生·浦语).",
+    ),
+    "phi3_chat": (
+        {
+            "SYSTEM": "<|system|>\n{system}<|end|>",
+            "INSTRUCTION": "<|user|>\n{input}<|end|><|assistant|>\n",
+            "SEP": "",
+        },
+        "You are an AI assistant whose name is Phi-3.",
+    ),
+}
 
 
 def image_token_id(path: str | Path) -> int:
@@ -97,3 +118,11 @@ def _file(path: str | Path, name: str) -> Path | None:
 
     found = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
     return Path(found) if found else None
+
+
+def own_form(template: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The template as InternVL's own code writes it, and the system text of that; others as they are."""
+    for name, (changes, system) in _OWN_FORMS.items():
+        if dict(template) == dict(PROMPT_TEMPLATE[name]):
+            return {**template, **changes}, system
+    return template, ""

@@ -31,7 +31,7 @@ def make_run(llama, tmp_path):
             iter=0,
             hooks=[],
             log_dir=tmp_path,
-            model=SimpleNamespace(llm=llama, writes_text=True),
+            model=SimpleNamespace(llm=llama, writes_text=True, chat_form=lambda *form: form),
             train_loop=SimpleNamespace(stop_asked=stop_asked),
             world=SimpleNamespace(size=size, all_reduce_max=largest, is_first=True),
             optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext),

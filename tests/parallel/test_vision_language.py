@@ -7,7 +7,7 @@ import pytest
 
 from tests import internvl, vision
 from tests.llava import picture_file
-from tests.parallel.conftest import LORA, SHORT, WORDS
+from tests.parallel.conftest import LORA, SAMPLING, SHORT, WORDS
 from xtuner.recipes.deepspeed_files import deepspeed_file
 
 # peft asks for a property that transformers has renamed.
@@ -64,6 +64,10 @@ def cases(tmp_path_factory, tokenizer):
     models = {family: str(_save(family, folder / family, tokenizer)) for family, *_ in CASES.values()}
     loaded = "transformers.AutoModelForCausalLM.from_pretrained"
 
+    def sampling(model):
+        tokenizer = {**SAMPLING["tokenizer"], "pretrained_model_name_or_path": model}
+        return {**SAMPLING, "tokenizer": tokenizer, "evaluation_images": str(folder / "0.png")}
+
     def case(family, options, trained):
         path = {"pretrained_model_name_or_path": models[family]}
         dataset = {
@@ -82,6 +86,7 @@ def cases(tmp_path_factory, tokenizer):
             **options,
             "optimizer": SGD,
             "folder": models[family],
+            **({"custom_hooks": [sampling(models[family])]} if options == FSDP and trained == ALL else {}),
             "train_dataloader.dataset": dataset,
             "train_dataloader.sampler.shuffle": False,
             "model": {**model, **trained},
@@ -105,7 +110,7 @@ def by_zero(cases, in_two_processes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_train_as_one(case, one, by_two, assert_same):
+def test_two_processes_train_as_one(case, cases, one, by_two, assert_same):
     """A process without an image runs encoder and projector on a blank one, whose gradient is zero."""
     found = by_two[case]
     assert "error" not in found, found["error"]
@@ -114,6 +119,9 @@ def test_two_processes_train_as_one(case, one, by_two, assert_same):
     assert expected["losses"][-1] != expected["losses"][0]
     assert_same(found, expected)
     assert found["norms"] == pytest.approx(expected["norms"], rel=3e-6)
+    samples = "custom_hooks" in cases[case]
+    assert bool(found["samples"]) == samples
+    assert all("Say red." in text and "image" in text.lower() for text in found["samples"])
 
 
 @pytest.mark.parametrize("case", ZERO)

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xtuner.dataset.internvl import InternVL_V1_5_Dataset, own_form
+from xtuner.dataset.internvl import InternVL_V1_5_Dataset
+from xtuner.internvl_folder import own_form
 from xtuner.log import logger
 from xtuner.utils import PROMPT_TEMPLATE
 

@@ -18,29 +18,9 @@ from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.map_fns.template import find_template
 from xtuner.dataset.vision_language import VisionLanguageDataset
 from xtuner.errors import ConfigError
+from xtuner.internvl_folder import own_form
 from xtuner.language import translate
 from xtuner.log import say_once
-from xtuner.utils import PROMPT_TEMPLATE
-
-# A template of configs -> what differs in InternVL's own form, and its system text.
-_OWN_FORMS: dict[str, tuple[dict[str, str], str]] = {
-    "internlm2_chat": (
-        {
-            "SYSTEM": "<|im_start|>system\n{system}<|im_end|>",
-            "INSTRUCTION": "<|im_start|>user\n{input}<|im_end|><|im_start|>assistant\n",
-            "SEP": "",
-        },
-        "You are an AI assistant whose name is InternLM (书生·浦语).",
-    ),
-    "phi3_chat": (
-        {
-            "SYSTEM": "<|system|>\n{system}<|end|>",
-            "INSTRUCTION": "<|user|>\n{input}<|end|><|assistant|>\n",
-            "SEP": "",
-        },
-        "You are an AI assistant whose name is Phi-3.",
-    ),
-}
 
 
 class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
@@ -119,11 +99,3 @@ def _for_each(given: Any, paths: Sequence[str], name: str) -> list[Any]:
         )
         raise ConfigError(translate(what, name=name, count=len(given), files=len(paths)))
     return list(given)
-
-
-def own_form(template: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The template as InternVL's own code writes it, and the system text of that; others as they are."""
-    for name, (changes, system) in _OWN_FORMS.items():
-        if dict(template) == dict(PROMPT_TEMPLATE[name]):
-            return {**template, **changes}, system
-    return template, ""

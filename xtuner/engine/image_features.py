@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.dataset.images.pixel_cache import PixelCache
 from xtuner.dataset.llava import ImageReader, LLaVADataset
+from xtuner.engine.batches.data_sets import data_sets
 from xtuner.errors import ConfigError, DataError
 from xtuner.language import translate
 from xtuner.log import logger
@@ -92,22 +92,14 @@ def _dtype(run: Run) -> torch.dtype:
 
 
 def _data_sets(run: Run) -> Iterator[LLaVADataset]:
-    yield from _parts(run.train_dataloader.dataset, "train_dataloader")
-    if run.val_loop is not None:
-        yield from _parts(run.val_loop.dataloader.dataset, "val_dataloader")
-
-
-def _parts(data: Any, name: str) -> Iterator[LLaVADataset]:
-    if isinstance(data, ConcatDataset):
-        for part in data.datasets:
-            yield from _parts(part, name)
-    elif isinstance(data, LLaVADataset):
+    for name, data in data_sets(run):
+        if not isinstance(data, LLaVADataset):
+            what = (
+                "model.image_features: {name}.dataset is a {kind}, which has no images of LLaVADataset: "
+                "remove it"
+            )
+            raise ConfigError(translate(what, name=name, kind=type(data).__name__))
         yield data
-    else:
-        what = (
-            "model.image_features: {name}.dataset is a {kind}, which has no images of LLaVADataset: remove it"
-        )
-        raise ConfigError(translate(what, name=name, kind=type(data).__name__))
 
 
 def _distinct(reader: ImageReader, images: Iterable[Any]) -> list[Any]:

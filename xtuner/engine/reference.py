@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from xtuner.dataset.collate_fns.flat import flat_collate_fn
-from xtuner.dataset.concat_dataset import ConcatDataset
 from xtuner.dataset.encoding.fingerprint import fingerprint_value
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.dataset.items.packed_dataset import PackedDataset
 from xtuner.dataset.items.packing import plan_chosen, plan_units
 from xtuner.dataset.preference_dataset import ComparedDataset
 from xtuner.engine.backend import Backend, make_backend, to_device
+from xtuner.engine.batches.data_sets import data_sets
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.language import translate
 from xtuner.log import logger
@@ -81,32 +81,16 @@ def store_reference(run: Run) -> None:
     training = model.training
     # As in training; dropout is switched off by the reference itself.
     model.train()
-    for path, dataset in _datasets(run):
-        for part in _compared(dataset, path):
-            part.reference = _filled(run, backend, part, name)
+    for path, data in data_sets(run):
+        if not isinstance(data, ComparedDataset):
+            what = (
+                "model.stored_reference needs data that is stored: {path}.dataset must be one of "
+                "build_preference_dataset or build_unpaired_dataset, and is a {kind}"
+            )
+            raise ConfigError(translate(what, path=path, kind=type(data).__name__))
+        data.reference = _filled(run, backend, data, name)
     model.train(training)
     run.reference = None
-
-
-def _datasets(run: Run) -> Iterator[tuple[str, Any]]:
-    if run.train_dataloader is not None:
-        yield "train_dataloader", run.train_dataloader.dataset
-    if run.val_loop is not None:
-        yield "val_dataloader", run.val_loop.dataloader.dataset
-
-
-def _compared(dataset: Any, path: str) -> Iterator[ComparedDataset]:
-    if isinstance(dataset, ConcatDataset):
-        for part in dataset.datasets:
-            yield from _compared(part, path)
-    elif isinstance(dataset, ComparedDataset):
-        yield dataset
-    else:
-        what = (
-            "model.stored_reference needs data that is stored: {path}.dataset must be one of "
-            "build_preference_dataset or build_unpaired_dataset, and is a {kind}"
-        )
-        raise ConfigError(translate(what, path=path, kind=type(dataset).__name__))
 
 
 def _filled(run: Run, backend: Backend, data: ComparedDataset, name: str) -> np.ndarray:

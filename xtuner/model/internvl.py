@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from xtuner.config.internvl import general_model
+from xtuner.internvl_folder import own_form
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.vision_language import VisionLanguageFinetune
@@ -57,6 +58,12 @@ class InternVL_V1_5(VisionLanguageFinetune):  # noqa: N801 - the name in configs
             tokenizer=tokenizer,
         )
         self.starts_from = pretrained_pth
+
+    def chat_form(self, template: Any, system: str) -> tuple[Any, str]:
+        if template is None:
+            return template, system
+        own, usual = own_form(template)
+        return own, system or usual
 
     def start_from(self, state: Mapping[str, Any], path: str) -> None:
         """Take the weights of the earlier run that are trained here too."""

@@ -78,6 +78,10 @@ class TrainModule(nn.Module, ABC):
         """What encodes images for generation, from the pixels of `processor`; None without one."""
         return None
 
+    def chat_form(self, template: Any, system: str) -> tuple[Any, str]:
+        """Template and system text of a dialogue, as the data of the model has them."""
+        return template, system
+
     def describe(self, means: Mapping[str, float]) -> dict[str, float]:
         """The values that validation reports, from the means of the loss and of all metrics."""
         return dict(means)

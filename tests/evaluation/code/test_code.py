@@ -214,6 +214,17 @@ def test_samples_of_a_question(here, learned, run):
     assert results()[2] == lines
 
 
+def test_answers_are_tested_again_by_other_tests(here, learned, run):
+    """A finished run is of the tests that it has read."""
+    outcomes = []
+    for tests in ("assert True", "assert False"):
+        Path("own.jsonl").write_text(json.dumps({**OWN, "tests": tests}) + "\n")
+        run("eval", learned, "--tasks", "own.jsonl", *WORDS, "--work-dir", "w", "--code-from", "continuation")
+        newest = max(Path("w").glob("*/answers.jsonl"))
+        outcomes.append([json.loads(line)["outcome"] for line in newest.read_text().splitlines()])
+    assert outcomes == [["passed"], ["failed"]]
+
+
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(here, learned, run, monkeypatch):
     words = (

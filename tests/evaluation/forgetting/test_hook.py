@@ -137,7 +137,7 @@ def test_a_run_stops_at_the_limit_and_keeps_its_checkpoint(here, run):
     assert line in again.splitlines()
 
 
-def test_save_best_and_early_stopping_follow_general_numbers(here, run):
+def test_save_best_follows_general_numbers(here, run):
     """The accuracy is better if larger, the perplexity if smaller; the validation loss has no error."""
     extra = "val_dataloader = dict(held_out=0.3)\n"
     options = ["default_hooks.checkpoint.save_best=general/english_perplexity", "train_cfg.val_interval=1"]

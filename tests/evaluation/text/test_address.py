@@ -170,6 +170,13 @@ def test_an_unknown_name_is_an_error(here, served, capsys):
     assert error.endswith("/v1 has no such model. Did you mean 'tiny'? Models: tiny")
 
 
+def test_questions_for_code_are_not_asked_at_an_address(here, served, capsys):
+    Path("code.jsonl").write_text('{"question": "Double a number.", "tests": "assert two(2) == 4"}\n')
+    error = failure(capsys, "eval", served, "--tasks", "code.jsonl")
+    assert "questions for code are answered by a model that is loaded here" in error
+    assert not Path("work_dirs").exists()
+
+
 def test_a_server_without_log_probabilities_is_found_out_by_one_request(here, capsys):
     """Before any question is asked; tasks of answers are the cure."""
     plain = {"id": "1", "object": "text_completion", "created": 0, "model": "m"}

@@ -12,7 +12,6 @@ from xtuner.chat.load_model import load_vision
 from xtuner.chat.session import make_session
 from xtuner.dataset.encoding.decoding import decode
 from xtuner.dataset.images.source import ImageSource
-from xtuner.dataset.internvl import own_form
 from xtuner.dataset.map_fns import find_template
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError, DataError, XTunerError, did_you_mean
@@ -24,8 +23,6 @@ from xtuner.image_processor import make_image_processor
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
-from xtuner.model.internvl import InternVL_V1_5
-from xtuner.model.vision_language import VisionLanguageFinetune
 
 TOKENS_BEFORE_TRAINING = 50
 TOKENS_BETWEEN_MEETINGS = 16
@@ -163,13 +160,11 @@ class EvaluateChatHook(Hook):
         encoder = model.image_encoder(self.image_processor)
         if encoder is not None:
             return LlavaVision(encoder)
-        vision = None
-        if isinstance(model, VisionLanguageFinetune):
-            # It gets the chat template of the processor, and the run may save the tokenizer.
-            self.tokenizer = copy.copy(self.tokenizer)
-            path = str(base_model(model.llm).config.name_or_path)
-            with eval_mode(model.llm):
-                vision = load_vision(model.llm, self.tokenizer, path, is_needed=True)
+        # It gets the chat template of the processor, and the run may save the tokenizer.
+        self.tokenizer = copy.copy(self.tokenizer)
+        path = str(base_model(model.llm).config.name_or_path)
+        with eval_mode(model.llm):
+            vision = load_vision(model.llm, self.tokenizer, path, is_needed=True)
         if vision is None:
             what = "EvaluateChatHook: {kind} reads no images: remove evaluation_images"
             raise ConfigError(translate(what, kind=type(model).__name__))
@@ -186,7 +181,7 @@ class EvaluateChatHook(Hook):
         sample = _Sample(text, runner.backend.gathers_weights and runner.world.size > 1)
         try:
             bot_name = runner.cfg.get("bot_name", "BOT")
-            template, system = self._form(runner.model)
+            template, system = runner.model.chat_form(self.template, self.system)
             session = make_session(
                 self.tokenizer,
                 template,
@@ -207,13 +202,6 @@ class EvaluateChatHook(Hook):
         except Exception as error:
             sample.error = error
         return sample
-
-    def _form(self, model: Any) -> tuple[Any, str]:
-        """Template and system text, as the data of the model has them."""
-        if self.template is None or not isinstance(model, InternVL_V1_5):
-            return self.template, self.system
-        template, system = own_form(self.template)
-        return template, self.system or system
 
     def _report(self, runner, sample: _Sample) -> str | None:
         if sample.error is not None:

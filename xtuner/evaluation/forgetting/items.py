@@ -19,7 +19,7 @@ import numpy as np
 
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.evaluation.text.scored import Scored, TextEncoder
-from xtuner.evaluation.text.tasks import ANSWERS, PERPLEXITY, Task, read_task
+from xtuner.evaluation.text.tasks import CHOICES, PERPLEXITY, Task, read_task
 from xtuner.language import translate
 
 GENERAL = Path(__file__).parent / "general"
@@ -71,7 +71,7 @@ def read_tasks(languages: Sequence[str], files: str | Sequence[str], limit: int 
         raise ConfigError(translate("ForgettingHook has nothing to measure: give files or languages"))
     tasks = [read_task(one, limit=limit) for one in given]
     for number, task in enumerate(tasks):
-        if task.kind == ANSWERS:
+        if task.kind not in (CHOICES, PERPLEXITY):
             what = (
                 "ForgettingHook.files: {path} has neither texts nor questions with choices: its rows need "
                 "the field text, or question, choices and answer"

@@ -154,11 +154,6 @@ def answer_tasks(
     if own := rest[world.rank :: world.size]:
         sandbox = None
         if any(task.kind == CODE for task, _ in own):
-            if is_address(settings.model):
-                what = (
-                    "questions for code are answered by a model that is loaded here, not by one at an address"
-                )
-                raise ConfigError(translate(what))
             # A machine without one is known before the model is loaded.
             sandbox = find_sandbox(Limits(settings.code_seconds, settings.code_memory * 2**20))
         with folder.file.open("ab") as out:
@@ -218,6 +213,9 @@ def _read(settings: Settings) -> list[Task]:
             translate("%s: %d questions of the kind %s%s"), task.path, task.num_questions, task.kind, shots
         )
         tasks.append(task)
+    if is_address(settings.model) and any(task.kind == CODE for task in tasks):
+        what = "questions for code are answered by a model that is loaded here, not by one at an address"
+        raise ConfigError(translate(what))
     if settings.samples > 1 and not any(task.kind == CODE for task in tasks):
         what = "--samples {samples}: only questions for code are answered several times, and there are none"
         raise ConfigError(translate(what, samples=settings.samples))
@@ -237,7 +235,7 @@ def key_of(settings: Settings, tasks: Sequence[Task]) -> str:
     values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}
     folders = [Path(name) for name in (settings.model, settings.adapter) if name is not None]
     asked = [
-        (name_of(task, q), q.prompt, list(q.choices), list(map(dict, q.messages)))
+        (name_of(task, q), q.prompt, list(q.choices), list(map(dict, q.messages)), q.code and vars(q.code))
         for task in tasks
         for q in task.questions
     ]
