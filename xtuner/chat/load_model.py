@@ -93,8 +93,8 @@ def load_vision(
 
 
 def _add_image_token(tokenizer: Any, processor: Any) -> None:
-    """Give `tokenizer` the token of images that only the one of `processor` has."""
-    token = processor.image_token
-    if token not in tokenizer.get_vocab():
+    """Give `tokenizer` the token of images that the tokenizer of `processor` has behind the same words."""
+    token = getattr(processor, "image_token", None)
+    own = processor.tokenizer.get_vocab().get(token)
+    if own == len(tokenizer) and token not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [token]}, False)
-        assert tokenizer.convert_tokens_to_ids(token) == processor.image_token_id

@@ -24,16 +24,20 @@ if CHROMIUM is None:
 def voting(*arguments):
     """`xtuner compare one.jsonl two.jsonl --vote` in a process; its URL, and afterwards its output."""
     command = [sys.executable, "-m", "xtuner", "compare", "one.jsonl", "two.jsonl", "--vote", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ
-    )
+    # A suite started in the background of a shell has SIGINT ignored, and its children would inherit that.
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([*command, *arguments], env=os.environ, preexec_fn=heed, **pipes)
     out: list[str] = []
     try:
         url = next(found[1] for line in process.stderr if (found := re.search(r"(http://\S+)", line)))
         yield url, out
     finally:
         process.send_signal(signal.SIGINT)
-        out.append(process.communicate(timeout=20)[0])
+        try:
+            out.append(process.communicate(timeout=20)[0])
+        finally:
+            process.kill()
     assert process.returncode == 130
 
 
