@@ -60,6 +60,26 @@ def test_chat(folder, here, run):
     assert run(*words, script="What is it?\n\n").split(PROMPT)[1].strip() == wanted
 
 
+def test_eval_and_predict_read_texts(folder, here, run):
+    """Log-probabilities of choices are those of the definition, without an image."""
+    row = {"question": "One?", "choices": ["two", "a block"], "answer": 0}
+    (here / "own.jsonl").write_text(json.dumps(row) + "\n")
+    run("eval", folder, "--tasks", "choices=own.jsonl", "--torch-dtype", "fp32")
+    (lines,) = here.glob("work_dirs/*/*/answers.jsonl")
+    found = json.loads(lines.read_text())["logprobs"]
+    tokenizer, reference = load_processor(folder).tokenizer, official_llava.Reference(folder)
+    header = "The following are multiple choice questions (with answers).\n\n"
+    prompt = f"{header}One?\nA. two\nB. a block\nAnswer:"
+    start = len(tokenizer(prompt)["input_ids"])
+    for letter, value in zip("AB", found, strict=True):
+        ids = tokenizer(f"{prompt} {letter}")["input_ids"]
+        logprobs = reference.logits([ids], []).double().log_softmax(-1)
+        wanted = sum(float(logprobs[n - 1, ids[n]]) for n in range(start, len(ids)))
+        assert value == pytest.approx(wanted, abs=1e-4)
+    (here / "ask.jsonl").write_text('{"question": "One?"}\n')
+    assert "1 rows answered" in run("predict", folder, "ask.jsonl", "out.jsonl", *GREEDY[:4], *GREEDY[6:])
+
+
 def test_mmbench(folder, here, run):
     """Batches give the answers of the definition."""
     rows = choice_rows(3)
