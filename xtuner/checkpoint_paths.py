@@ -34,6 +34,15 @@ def by_age(work_dir: Path) -> list[Path]:
     return files
 
 
+def find_checkpoints(work_dir: Path) -> list[Path]:
+    """Checkpoints of a work dir, oldest first: by iterations, or by epochs; of both kinds by time."""
+    found = by_age(work_dir)[::-1]
+    counts = {path: count for path in found if (count := counted(path))}
+    if len({unit for unit, _ in counts.values()}) > 1:
+        return list(counts)
+    return sorted(counts, key=lambda path: counts[path])
+
+
 def is_folder(path: Path) -> bool:
     """Whether `path` is a checkpoint that is a folder."""
     return any((path / name).is_file() for name in (MODEL_FILE, SHARDED_FILE))

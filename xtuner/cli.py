@@ -78,6 +78,9 @@ GROUPS: dict[str, dict[str, Command]] = {
         "convert checkpoint": Command(
             "model_converters.checkpoint", "SRC OUT", "a sharded checkpoint to one file, or back"
         ),
+        "convert average": Command(
+            "model_converters.average", "SRC ... OUT [--last N]", "the mean of several checkpoints"
+        ),
         "convert merge": Command("model_converters.merge", "LLM ADAPTER OUT", "an adapter into its model"),
         "convert split": Command("model_converters.split", "SRC DST", "a model into the smallest shards"),
         "convert gguf": Command("model_converters.gguf", "MODEL OUT [--type q8_0]", "a file for llama.cpp"),

@@ -32,6 +32,7 @@ def test_the_commands_are_these():
         "test",
         "convert pth_to_hf",
         "convert checkpoint",
+        "convert average",
         "convert merge",
         "convert split",
         "convert gguf",
@@ -81,10 +82,10 @@ def test_every_command_explains_itself(command, capsys):
     ("words", "code", "message"),
     [
         (["trian"], 2, "there is no command 'trian'. Did you mean 'train'?"),
-        (["convert"], 2, "convert needs one of: pth_to_hf, checkpoint, merge, split, gguf, ollama"),
+        (["convert"], 2, "convert needs one of: pth_to_hf, checkpoint, average, merge, split, gguf, ollama"),
         (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'"),
         (["log-dataset", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
-        (["convert", "mergee"], 2, "Did you mean 'convert merge'?"),
+        (["convert", "mergee"], 2, "Did you mean 'convert merge'"),
         (["train", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
         (["train", "internlm2_chat_1_8b_qlora_alpcaa_e3"], 1, "'internlm2_chat_1_8b_qlora_alpaca_e3'"),
         (["copy-cfg", "internlm2_chat_1_8b_qlora_alpcaa_e3", "x"], 1, "Did you mean"),
@@ -123,6 +124,7 @@ def test_a_signal_after_the_work_ends_the_process_without_a_word():
 
 
 FLAGS = {
+    "convert average": "--last --weights --exact",
     "eval": "--tasks --samples --code-from --code-seconds --code-memory --temperature --top-p --seed",
     "compare": "--base --limit --work-dir --vote --blind --host --port --temperature --seed --metrics",
 }
@@ -132,5 +134,5 @@ FLAGS = {
 def test_flags_of_commands_that_compare_models(command, capsys):
     """Scripts of users have them."""
     with pytest.raises(SystemExit):
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert set(FLAGS[command].split()) - set(capsys.readouterr().out.replace("[", " ").split()) == set()

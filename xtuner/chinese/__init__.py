@@ -3,6 +3,7 @@
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.code import CODE
 from xtuner.chinese.compare import COMPARE
+from xtuner.chinese.convert import CONVERT
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.evaluation import EVALUATION
@@ -35,4 +36,5 @@ CHINESE: dict[str, str] = {
     **EVALUATION,
     **CODE,
     **COMPARE,
+    **CONVERT,
 }

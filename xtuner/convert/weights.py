@@ -82,6 +82,13 @@ class Weights(Mapping[str, torch.Tensor]):
                 self.infos[name] = info
                 self._path_of[name] = path
 
+    def by_file(self) -> dict[str, dict[str, TensorInfo]]:
+        """Names of the files -> what is in each."""
+        files: dict[str, dict[str, TensorInfo]] = {}
+        for name, info in self.infos.items():
+            files.setdefault(self._path_of[name].name, {})[name] = info
+        return files
+
     def _file(self, path: Path) -> SafetensorsFile | _BinFile:
         # One file at a time, so that a mapped one is let go; callers go through names in file order.
         if self._open is None or self._open[0] != path:

@@ -64,9 +64,9 @@ def separate(state: dict[str, Any]) -> Separated:
     for key, tensor in _keyed(state):
         if key not in tensors:
             tensors[key] = tensor.detach()
-            described[_identity(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            described[identity(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     whole = {
-        name: map_tensors(value, lambda t: described[_identity(t)]) if name in TENSORS else value
+        name: map_tensors(value, lambda t: described[identity(t)]) if name in TENSORS else value
         for name, value in state.items()
     }
     return Separated(whole, tensors)
@@ -77,10 +77,10 @@ def _keyed(state: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
     keys: dict[Hashable, str] = {}
     for name in TENSORS:
         for path, tensor in _tensors(state.get(name), (name,)):
-            yield keys.setdefault(_identity(tensor), ".".join(path)), tensor
+            yield keys.setdefault(identity(tensor), ".".join(path)), tensor
 
 
-def _identity(tensor: torch.Tensor) -> Hashable:
+def identity(tensor: torch.Tensor) -> Hashable:
     """What tied weights have in common; of those in parts this process may have none, so no memory."""
     if isinstance(tensor, DTensor) or tensor.is_meta or not tensor.numel():
         return id(tensor)
@@ -100,9 +100,9 @@ def _mapped(value: Any, change: Callable[[torch.Tensor], Any]) -> Any:
     made: dict[Hashable, Any] = {}
 
     def once(tensor: torch.Tensor) -> Any:
-        if _identity(tensor) not in made:
-            made[_identity(tensor)] = change(tensor)
-        return made[_identity(tensor)]
+        if identity(tensor) not in made:
+            made[identity(tensor)] = change(tensor)
+        return made[identity(tensor)]
 
     return map_tensors(value, once)
 
