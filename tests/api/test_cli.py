@@ -124,6 +124,7 @@ def test_a_signal_after_the_work_ends_the_process_without_a_word():
 
 
 FLAGS = {
+    "test": "--checkpoint --checkpoints --tasks --shots --limit --metrics --max-new-tokens --work-dir",
     "convert average": "--last --weights --exact",
     "eval": "--tasks --samples --code-from --code-seconds --code-memory --temperature --top-p --seed",
     "compare": "--base --limit --work-dir --vote --blind --host --port --temperature --seed --metrics",

@@ -50,17 +50,25 @@ def trained_template(folders: list[str | Path]) -> Mapping[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            value = _find(tree)
+            found = template_in(path.read_text(encoding="utf-8"))
         except (SyntaxError, ValueError) as error:
             logger.warning("the prompt template in %s cannot be read: %s", path, error)
             continue
-        if isinstance(value, str):
-            value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
-        if isinstance(value, Mapping):
-            of_internvl = any(_is_of(given, InternVL_V1_5_Dataset.__name__) for given in _calls(tree))
-            return own_form(value)[0] if of_internvl else value
+        if found is not None:
+            return found
     return None
+
+
+def template_in(text: str) -> Mapping[str, Any] | None:
+    """The prompt template in the text of a config; None if it names none."""
+    tree = ast.parse(text)
+    value = _find(tree)
+    if isinstance(value, str):
+        value = PROMPT_TEMPLATE.get(value.rpartition(".")[2])
+    if not isinstance(value, Mapping):
+        return None
+    of_internvl = any(_is_of(given, InternVL_V1_5_Dataset.__name__) for given in _calls(tree))
+    return own_form(value)[0] if of_internvl else value
 
 
 def _find(tree: ast.Module) -> Any:

@@ -314,4 +314,42 @@ EVALUATION = {
     "No earlier checkpoint has lost less: save_best = {name!r} keeps the best": (
         "没有遗忘更少的较早检查点：save_best = {name!r} 会保留最好的"
     ),
+    # a table of checkpoints
+    "a work dir, or several checkpoints: a table of all of them, and of the model before training": (
+        "工作目录，或多个检查点：列出所有检查点以及训练前的模型"
+    ),
+    "folder of the log and the result (./work_dirs/<config name>; of a table WORK_DIR/measured)": (
+        "日志和结果的目录（./work_dirs/<配置名>；表格的目录为 工作目录/measured）"
+    ),
+    "in the table: also the questions of xtuner eval": "表格中还包括 xtuner eval 的题目",
+    "of answers (those that fit the references)": "回答的指标（默认按参考答案选择）",
+    "--{flag} is for --checkpoints; xtuner eval asks a model in a folder": (
+        "--{flag} 用于 --checkpoints；目录中的模型用 xtuner eval"
+    ),
+    "{name} could not be measured: {fault}": "{name} 无法测量：{fault}",
+    "* the best of its column. The table is in {file}": "* 该列最佳。表格在 {file}",
+    "By {name} no checkpoint is better than the model before training": (
+        "按 {name}，没有检查点优于训练前的模型"
+    ),
+    "Best by {name}: {best}. Next:": "按 {name} 最佳：{best}。下一步：",
+    "checkpoint": "检查点",
+    "the folder of results": "结果目录",
+    "Checkpoint %d of %d: %s%s": "第 %d 个检查点，共 %d 个：%s%s",
+    ", {time} left": "，剩余 {time}",
+    "there is no checkpoint in {folder}": "{folder} 中没有检查点",
+    "{path} is not a checkpoint of a run: --checkpoint measures a folder of a model": (
+        "{path} 不是训练的检查点：模型目录用 --checkpoint 测量"
+    ),
+    "two checkpoints are named {name}: rename one": "两个检查点都叫 {name}：请改名其中一个",
+    "%s is measured already": "%s 已经测过",
+    "%s is left out: %s": "略过 %s：%s",
+    "--tasks needs the whole model in each process: start one process, or leave out fsdp": (
+        "--tasks 需要每个进程都有完整的模型：请用一个进程，或去掉 fsdp"
+    ),
+    "--tasks is for models that write text, and {kind} trains none": (
+        "--tasks 用于生成文本的模型，而 {kind} 训练的不是"
+    ),
+    "--tasks needs the tokenizer, and the config sets no tokenizer": (
+        "--tasks 需要分词器，而配置没有 tokenizer"
+    ),
 }

@@ -198,9 +198,6 @@ HELP = {
     "training would start from it)": (
         "iter_300.pth（文件或 DeepSpeed 的目录）、适配器目录或模型目录（不写：训练开始时的模型）"
     ),
-    "folder of the log and the result (./work_dirs/<config name>)": (
-        "日志和结果的目录（./work_dirs/<配置名>）"
-    ),
     # conversion
     "Write a checkpoint as a folder for peft or transformers.": (
         "把检查点写成 peft 或 transformers 可读的目录。"

@@ -69,11 +69,11 @@ def with_weights(cfg: Config, checkpoint: str | None) -> tuple[Config, dict[str,
     return cfg, load_checkpoint(checkpoint, check=True, with_optimizer=False)["state_dict"]
 
 
-def build_measurement(cfg: Config, work_dir: str | None, world: World | None) -> Run:
-    """The parts of a run that a validation needs."""
+def build_measurement(cfg: Config, work_dir: str | None, world: World | None, with_data: bool = True) -> Run:
+    """The parts of a run that a validation needs; without `with_data` only its model."""
     kind = "test" if cfg.get("test_dataloader") else "val"
     data, loop = f"{kind}_dataloader", f"{kind}_cfg"
-    if cfg.get(data) is None:
+    if with_data and cfg.get(data) is None:
         raise ConfigError(
             translate(
                 "the config has no data to test on: give val_dataloader = dict(held_out=0.05), which "
@@ -92,7 +92,7 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None) ->
     backend = make_backend(world, bool(cfg.get("fsdp")))
     run = Run(cfg, folder, timestamp, seed, dist.device(), Builder(), world, backend)
     register_families()
-    run.val_loop = build.build_val_loop(run, data, loop)
+    run.val_loop = build.build_val_loop(run, data, loop) if with_data else None
     world.connect()
     world.connect_sequences()
     run.model = build.build_model(run)

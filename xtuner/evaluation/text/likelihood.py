@@ -21,6 +21,7 @@ from xtuner.evaluation.text.scored import Scored, TextEncoder
 from xtuner.generation.cached_forward import CachedForward
 from xtuner.generation.growing_cache import can_repeat
 from xtuner.generation.limits import context_length, stretches_positions
+from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model.packed import Packed, to_device
 from xtuner.model.passes import Pass
 from xtuner.model.sft import SupervisedFinetune
@@ -29,9 +30,11 @@ from xtuner.model.sft import SupervisedFinetune
 class Likelihood(TextEncoder):
     """A language model that scores texts; `context` is the number of tokens that it reads at most."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, scorer: PackedLanguageModel | None = None) -> None:
+        """`scorer`: what trains `model`, if that is so."""
         super().__init__(tokenizer, context_length(model), not stretches_positions(model))
-        self._model = SupervisedFinetune(llm=model, use_activation_checkpointing=False).eval()
+        self._model = scorer or SupervisedFinetune(llm=model, use_activation_checkpointing=False)
+        self._model.eval()
         self._forward = CachedForward(model)
 
     @torch.no_grad()

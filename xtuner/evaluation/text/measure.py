@@ -41,6 +41,7 @@ from xtuner.generation.limits import context_length
 from xtuner.generation.request import Request, Sampling
 from xtuner.language import translate
 from xtuner.log import logger
+from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model_folder import state_of
 from xtuner.parallel.world import World
 from xtuner.paths import is_address
@@ -105,22 +106,14 @@ class Outcome:
 def measure(settings: Settings, world: World) -> Outcome | None:
     """The outcome, whose files are written; None on other processes than the first."""
     settings = settled(settings)
-    tasks = world.local_rank_0_first(lambda: _read(settings))  # a wrong file is reported once
+    tasks = world.local_rank_0_first(lambda: read_tasks(settings))  # a wrong file is reported once
     model = Path(settings.model_name or settings.adapter or settings.model).name
     above = Path(settings.work_dir or Path("work_dirs") / f"eval_{model}")
     with ExitStack() as held:
         folder, lines = answer_tasks(settings, tasks, above, world, held)
         if not world.is_first:
             return None
-        results = [
-            score_task(
-                task, [lines[name_of(task, one)] for one in task.questions], metrics_of(settings, task)
-            )
-            for task in tasks
-        ]
-        notes = write_results(folder.path, _title(settings), results)
-        folder.finish([line for result in results for line in result.lines])
-        return Outcome(results, notes)
+        return Outcome(*_scored(settings, tasks, folder, lines, _title(settings)))
 
 
 def settled(settings: Settings) -> Settings:
@@ -140,11 +133,56 @@ def _title(settings: Settings) -> str:
     return settings.adapter or settings.model
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is loaded already, and what its questions are written with."""
+
+    model: Any
+    tokenizer: Any
+    template: Mapping[str, Any] | None
+    scorer: PackedLanguageModel | None = None  # what trains the model, if that is so
+    key: str = ""  # of its weights
+
+
+def measure_loaded(
+    settings: Settings, tasks: Sequence[Task], loaded: Loaded, title: str, above: Path, world: World
+) -> list[Result]:
+    """The results of a loaded model on `tasks`, also in files below `above`; none on other processes."""
+    with ExitStack() as held:
+        folder, lines = answer_tasks(settings, tasks, above, world, held, loaded)
+        if not world.is_first:
+            return []
+        return _scored(settings, tasks, folder, lines, title)[0]
+
+
+def _scored(
+    settings: Settings,
+    tasks: Sequence[Task],
+    folder: RunFolder,
+    lines: Mapping[int | str, Line],
+    title: str,
+) -> tuple[list[Result], list[str]]:
+    """The results, which are written, and lines that say what went wrong and where the files are."""
+    results = [
+        score_task(task, [lines[name_of(task, one)] for one in task.questions], metrics_of(settings, task))
+        for task in tasks
+    ]
+    notes = write_results(folder.path, title, results)
+    folder.finish([line for result in results for line in result.lines])
+    return results, notes
+
+
 def answer_tasks(
-    settings: Settings, tasks: Sequence[Task], above: Path, world: World, held: ExitStack
+    settings: Settings,
+    tasks: Sequence[Task],
+    above: Path,
+    world: World,
+    held: ExitStack,
+    loaded: Loaded | None = None,
 ) -> tuple[RunFolder, Mapping[int | str, Line]]:
     """The folder below `above` with the lines of all questions, and the lines by `name_of` each."""
-    folder = RunFolder(above, lambda: key_of(settings, tasks), dataclasses.asdict(settings), world, held)
+    key = loaded.key if loaded is not None else ""
+    folder = RunFolder(above, lambda: key_of(settings, tasks, key), dataclasses.asdict(settings), world, held)
     done = {index for index, line in folder.lines().items() if "error" not in line}
     every = [(task, question) for task in tasks for question in task.questions]
     rest = [(task, question) for task, question in every if name_of(task, question) not in done]
@@ -157,7 +195,7 @@ def answer_tasks(
             # A machine without one is known before the model is loaded.
             sandbox = find_sandbox(Limits(settings.code_seconds, settings.code_memory * 2**20))
         with folder.file.open("ab") as out:
-            _answer(settings, own, sandbox, out)
+            _answer(settings, own, sandbox, out, loaded)
             os.fsync(out.fileno())
     return folder, folder.lines()
 
@@ -167,12 +205,15 @@ def _answer(
     questions: Sequence[tuple[Task, Question]],
     sandbox: Sandbox | None,
     file: IO[bytes],
+    loaded: Loaded | None,
 ) -> None:
     """Append a line for each question to `file`, as they are answered."""
     asked = [(name_of(task, question), task.kind, question) for task, question in questions]
     num_done = num_tokens = 0
     one_at_a_time = threading.Lock()
-    run = None if is_address(settings.model) else _Run(settings, sandbox)
+    run = None
+    if loaded is not None or not is_address(settings.model):
+        run = _Run(settings, sandbox, load(settings) if loaded is None else loaded)
     with show_rates(translate("answering"), len(asked)) as advance:
 
         def write(lines: Sequence[Line], tokens: int) -> None:
@@ -201,7 +242,8 @@ def name_of(task: Task, question: Question) -> str:
     return f"{task.name}/{question.index}"
 
 
-def _read(settings: Settings) -> list[Task]:
+def read_tasks(settings: Settings) -> list[Task]:
+    """The tasks that `settings` name."""
     tasks: list[Task] = []
     for given in settings.tasks:
         task = read_task(given, settings.shots, settings.limit, settings.samples)
@@ -229,8 +271,8 @@ def metrics_of(settings: Settings, task: Task) -> list[str]:
     return list(settings.metrics) or default_metrics([q.reference or "" for q in task.questions])
 
 
-def key_of(settings: Settings, tasks: Sequence[Task]) -> str:
-    """A hash of all that answers depend on."""
+def key_of(settings: Settings, tasks: Sequence[Task], of_weights: str = "") -> str:
+    """A hash of all that answers depend on; `of_weights`: of a model that is loaded already."""
     without = {"batch_size", "batch_tokens", "work_dir", "offload_folder", "metrics", "concurrency"}
     values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}
     folders = [Path(name) for name in (settings.model, settings.adapter) if name is not None]
@@ -240,6 +282,8 @@ def key_of(settings: Settings, tasks: Sequence[Task]) -> str:
         for q in task.questions
     ]
     content = [json.dumps(values, sort_keys=True), asked, *map(state_of, folders)]
+    if of_weights:
+        content.append(of_weights)
     return fingerprint.fingerprint_value(content)[:16]
 
 
@@ -258,23 +302,29 @@ def _line_of(
     )
 
 
+def load(settings: Settings) -> Loaded:
+    """The model that `settings` name."""
+    from xtuner.model.loading import load_for_chat
+
+    named: list[str | Path] = [n for n in (settings.adapter, settings.model) if n is not None]
+    template = choose_template(settings.prompt_template, named)
+    model, tokenizer = load_for_chat(
+        settings.model,
+        adapter=settings.adapter,
+        dtype=settings.torch_dtype,
+        bits=settings.bits,
+        offload_folder=settings.offload_folder,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    return Loaded(model, tokenizer, template)
+
+
 class _Run:
     """A loaded model, which answers questions."""
 
-    def __init__(self, settings: Settings, sandbox: Sandbox | None) -> None:
-        from xtuner.model.loading import load_for_chat
-
-        self.settings, self._sandbox = settings, sandbox
-        named: list[str | Path] = [n for n in (settings.adapter, settings.model) if n is not None]
-        self._template = choose_template(settings.prompt_template, named)
-        self.model, self.tokenizer = load_for_chat(
-            settings.model,
-            adapter=settings.adapter,
-            dtype=settings.torch_dtype,
-            bits=settings.bits,
-            offload_folder=settings.offload_folder,
-            trust_remote_code=settings.trust_remote_code,
-        )
+    def __init__(self, settings: Settings, sandbox: Sandbox | None, loaded: Loaded) -> None:
+        self.settings, self._sandbox, self._scorer = settings, sandbox, loaded.scorer
+        self.model, self.tokenizer, self._template = loaded.model, loaded.tokenizer, loaded.template
         if self._template is None and getattr(self.tokenizer, "chat_template", None):
             self._template = PROMPT_TEMPLATE.auto
         self._continues = settings.code_from == "continuation"
@@ -332,7 +382,7 @@ class _Run:
 
     def _score(self, questions: Sequence[Asked], write: Callable[[Sequence[Line], int], None]) -> None:
         """Write the log-probabilities of choices, and of texts."""
-        likelihood = Likelihood(self.model, self.tokenizer)
+        likelihood = Likelihood(self.model, self.tokenizer, self._scorer)
         todo: dict[tuple[int, ...], list[_Todo]] = {}
         for name, kind, q in questions:
             try:
