@@ -59,10 +59,11 @@ from xtuner.model.tokenizer import log_tokenizer_code
 from xtuner.parallel.world import DEFAULT_TIMEOUT_SECONDS, World, make_world
 
 
-def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> Run:
+def build_run(cfg: Config, options: RunOptions, world: World | None = None, base: Any = None) -> Run:
     """The run of `cfg` and `options`, ready for `train()`; the cheap parts are built first.
 
-    `world`: its processes, by default those that this one was started with.
+    `world`: its processes, by default those that this one was started with. `base`: its language model, where
+    that is loaded already.
     """
     for name in BUILT:
         check_names(passed_on(cfg.get(name)), name)
@@ -74,12 +75,14 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None) -> R
         # The work dir may exist only on rank 0's machine: only rank 0 reads and writes there.
         if world.is_first:
             held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
-        run = build_parts(cfg, options, world, work_dir)
+        run = build_parts(cfg, options, world, work_dir, base)
         run.held = held.pop_all()
     return run
 
 
-def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Run:
+def build_parts(
+    cfg: Config, options: RunOptions, world: World, work_dir: Path, base: Any = None
+) -> Run:
     """Build the run in a work dir that is locked for it."""
     source = resume.find_source(cfg, options, work_dir) if world.is_first else None
     seed = world.broadcast_via_store(lambda: resume.choose_seed(cfg, options, source))
@@ -88,7 +91,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path) 
     set_seed(seed, deterministic)
     backend = build_backend(cfg, options, world)
     run = Run(cfg, work_dir, timestamp, seed, dist.device(), Builder(), world, backend)
-    run.forecast = options.forecast
+    run.forecast, run.base = options.forecast, base
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
     torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
     run.train_dataloader = build_batches(run)
@@ -328,7 +331,8 @@ def with_recompute(run: Run) -> Any:
 def build_model(run: Run) -> Any:
     """The model on the device of this process, wrapped by the backend."""
     with run.backend.loading():
-        model = run.builder.build(with_recompute(run), "model")
+        cfg = with_recompute(run)
+        model = run.builder.build(cfg if run.base is None else {**cfg, "llm": run.base}, "model")
     if model.starts_from is not None:
         path = str(model.starts_from)
         model.start_from(load_checkpoint(path, with_optimizer=False)["state_dict"], path)

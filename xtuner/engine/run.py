@@ -22,6 +22,7 @@ from xtuner.engine.hooks import call_hooks
 from xtuner.engine.malloc import keep_freed_memory
 from xtuner.engine.reference import Reference
 from xtuner.engine.resume import Position
+from xtuner.engine.steps import Steps, complete
 from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.language import translate
@@ -73,6 +74,7 @@ class Run:
     max_nonfinite_updates: int = 5
     kept_checkpoints: list[str] = field(default_factory=list)
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    base: Any = None  # the loaded language model, where several runs share it
 
     @property
     def logger(self):
@@ -125,7 +127,11 @@ class Run:
         self.call_hooks("before_stop")
 
     def train(self) -> None:
-        """Train to the end; log file, scalars and the lock of the work dir are closed after errors too."""
+        """Train to the end."""
+        complete(self, self.steps())
+
+    def steps(self) -> Steps:
+        """The steps of training; log file, scalars and the lock of the work dir are closed after errors too."""
         log_file = None
         keep_freed_memory(self.device)
         try:
@@ -140,7 +146,7 @@ class Run:
                 logger.info("%s", "\n".join(memory_lines(self.forecast)))
             self.call_hooks("before_run")
             self.model.train()
-            self.train_loop.run()
+            yield from self.train_loop.steps()
             self.call_hooks("after_run")
         except RuntimeError as error:
             if self.world.size > 1 and lost_peer(error):

@@ -15,26 +15,26 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
 
 from xtuner.devices import is_accelerator
-from xtuner.engine.backend import to_device
 from xtuner.engine.batches.source import BatchSource
 from xtuner.engine.memory import explaining_out_of_memory
 from xtuner.engine.optim import PendingUpdate, Update
 from xtuner.engine.resume import Position
 from xtuner.engine.run import Run
 from xtuner.engine.slow_updates import UpdateTimes
+from xtuner.engine.steps import Step, Steps, complete
 from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
 from xtuner.language import translate
 from xtuner.log import logger
-from xtuner.model.train_module import Outputs
 
 MAX_ROWS_NAMED = 20
 MAX_SLOW_NAMED = 5
@@ -97,16 +97,22 @@ class TrainLoop:
         self._recent: deque[list[Any]] = deque(maxlen=2)  # the rows of the last updates
         self._num_slow = 0
         self._stop = StopSignal()
+        # What notes signals while the loop runs.
+        self.signals: Callable[[], AbstractContextManager[StopSignal]] = noting_signals
 
     def run(self) -> None:
         """Train from the run's iteration to the end."""
+        complete(self.runner, self.steps())
+
+    def steps(self) -> Steps:
+        """The steps from the run's iteration to the end; each receives its outputs."""
         run = self.runner
         self._end_of_update = run.iter
         run.call_hooks("before_train")
         windows = self._windows(run.iter)
-        with noting_signals() as self._stop:
+        with self.signals() as self._stop:
             while run.iter < self.max_iters:
-                self._train_window(next(windows))
+                yield from self._train_window(next(windows))
             self.check_update()
         if self._num_slow > MAX_SLOW_NAMED:
             what = translate("%d updates took far longer than usual; the first %d are named above")
@@ -153,7 +159,7 @@ class TrainLoop:
         self.runner.call_hooks("after_fetch")
         return batch
 
-    def _train_window(self, window: list[dict[str, Any]]) -> None:
+    def _train_window(self, window: list[dict[str, Any]]) -> Steps:
         run = self.runner
         run.position = Position(run.iter, run.position.data)
         self._end_of_update = run.iter + len(window)
@@ -168,7 +174,7 @@ class TrainLoop:
             is_last = number == len(window) - 1
             begin = time.perf_counter()
             with explaining_out_of_memory(run.forecast, partial(self._name_batch, number)):
-                outputs = train_step(run, batch, counts[number], total, is_last)
+                outputs = yield Step(batch, counts[number], total, is_last)
             loss = loss + outputs["loss"]
             # This process's part of the batch's mean: the parts of all are summed when a line is written.
             of_batch = total / max(counts[number], 1)
@@ -324,16 +330,3 @@ def _sum_counts(run: Run, own: list[int]) -> list[int]:
     """The number of items of each batch of a window, over all processes, from those of this process."""
     # Each sequence-parallel rank has counted all items of the common sequences.
     return (run.world.sum(torch.tensor(own)) // run.world.sequence_size).tolist()
-
-
-def train_step(
-    run: Run, batch: dict[str, Any], count: int, window_count: int, is_last: bool = True
-) -> Outputs:
-    """Forward and backward of one batch: this process's part of the update's loss, and its metric sums.
-
-    `count` items of the batch have a loss, `window_count` in the whole update, on all processes. `is_last`:
-    the update follows.
-    """
-    batch = to_device(batch, run.device)
-    outputs = run.backend.forward_backward(run.optim_wrapper, batch, count, window_count, is_last)
-    return {"loss": outputs["loss"].detach(), "sums": outputs["sums"]}
