@@ -69,6 +69,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "Training": {
         "train": Command("train", "CONFIG [--work-dir DIR] [--resume [CKPT]]", "fine-tune as a config says"),
         "dist_train": Command("dist_train", "CONFIG N [ARGUMENTS OF train]", "the same with N processes"),
+        "sweep": Command("sweep", "CONFIG KEY=VALUE,VALUE", "adapters for all combinations of settings"),
         "test": Command("test", "CONFIG [--checkpoint PATH]", "loss and perplexity on data not trained on"),
     },
     "Conversion": {

@@ -29,6 +29,7 @@ def test_the_commands_are_these():
         "preprocess tokenize",
         "train",
         "dist_train",
+        "sweep",
         "test",
         "convert pth_to_hf",
         "convert checkpoint",

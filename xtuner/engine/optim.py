@@ -107,7 +107,11 @@ class OptimWrapper:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of `loss`."""
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        self.scaled(loss).backward()
+
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """`loss`, times the loss scale where there is one."""
+        return self.scaler.scale(loss) if self.scaler else loss
 
     def update(self) -> Update | PendingUpdate:
         """Clip, step, clear."""

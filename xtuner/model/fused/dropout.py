@@ -25,9 +25,9 @@ WIDTH, ROWS = 4096, 64
 _ROUNDS = ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None))
 
 
-def new_seed() -> int:
-    """A seed from the process's own generator, so that a resumed run draws the same masks."""
-    return int(torch.empty((), dtype=torch.int64).random_())
+def new_seed(random: torch.Generator | None = None) -> int:
+    """A seed from `random`, by default the process's own generator, so that a resumed run draws the same."""
+    return int(torch.empty((), dtype=torch.int64).random_(generator=random))
 
 
 def kept(x: Tensor, rate: float, seed: int) -> Tensor:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -124,7 +125,8 @@ def _from_4_bits(codes: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
     return dequantize_4bit(codes, state).to(dtype)
 
 
-def _base_forward(base: Any, x: Tensor) -> Tensor:
+def base_forward(base: Any, x: Tensor) -> Tensor:
+    """The output of a plain, 4-bit or 8-bit linear layer for `x [N, k]`."""
     if _quantised_bits(base) == 8:  # outliers in x are multiplied apart
         return base(x)
     return linear(x, frozen_weight(base, x.dtype), _bias(base, x.dtype))
@@ -165,27 +167,41 @@ class Saved:
 class Group:
     """Layers that share an input; `forward` and `backward` are plain functions of tensors."""
 
-    def __init__(self, layers: tuple[Adapted, ...]):
+    def __init__(self, layers: tuple[Adapted, ...], draw_seed: Callable[[], int] = new_seed):
         self.bases = tuple(layer.base for layer in layers)
         self.rate = layers[0].dropout
         # What dropout keeps is scaled up once, here.
         self.scales = tuple(layer.scaling / (1 - self.rate) for layer in layers)
         self.ranks = [len(layer.a) for layer in layers]
-        self.seed = new_seed() if self.rate else 0
+        self.seed = draw_seed() if self.rate else 0
 
-    def forward(self, x: Tensor, adapters: Sequence[Tensor]) -> tuple[list[Tensor], Saved]:
-        """Outputs of all layers for `x [N, k]`; `adapters` are A and B of each in turn."""
+    def narrow(self, x: Tensor, adapters: Sequence[Tensor]) -> Saved:
+        """The adapters' part for `x [N, k]`, which adds `hidden @ b.T` to each layer's output."""
         a = torch.cat([w.to(x.dtype) for w in adapters[::2]])
         bs = [(w * scale).to(x.dtype) for w, scale in zip(adapters[1::2], self.scales, strict=True)]
         hidden = (masked(x, kept(x, self.rate, self.seed)) if self.rate else x) @ a.T
-        parts = hidden.split(self.ranks, dim=1)
-        ys = [_base_forward(base, x).addmm_(h, b.T) for base, h, b in zip(self.bases, parts, bs, strict=True)]
-        return ys, Saved(hidden, a, bs)
+        return Saved(hidden, a, bs)
+
+    def forward(self, x: Tensor, adapters: Sequence[Tensor]) -> tuple[list[Tensor], Saved]:
+        """Outputs of all layers for `x [N, k]`; `adapters` are A and B of each in turn."""
+        saved = self.narrow(x, adapters)
+        parts = zip(self.bases, saved.hidden.split(self.ranks, dim=1), saved.bs, strict=True)
+        return [base_forward(base, x).addmm_(h, b.T) for base, h, b in parts], saved
 
     def backward(
         self, x: Tensor, saved: Saved, dys: Sequence[Tensor], needs_dx: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients of `x` and of all adapters in turn."""
+        dx, grads = self.narrow_backward(x, saved, dys, needs_dx)
+        if dx is not None:
+            for dy, base in zip(dys, self.bases, strict=True):
+                dx.addmm_(dy, frozen_weight(base, dy.dtype))
+        return dx, grads
+
+    def narrow_backward(
+        self, x: Tensor, saved: Saved, dys: Sequence[Tensor], needs_dx: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """As `backward`, without the part of the frozen layers in the gradient of `x`."""
         parts = saved.hidden.split(self.ranks, dim=1)
         d_hidden = torch.cat([dy @ b for dy, b in zip(dys, saved.bs, strict=True)], dim=1)
         mask = kept(x, self.rate, self.seed) if self.rate else None
@@ -198,13 +214,16 @@ class Group:
         dx = d_hidden @ saved.a
         if mask is not None:
             dx.view(mask.dtype).mul_(mask)
-        for dy, base in zip(dys, self.bases, strict=True):
-            dx.addmm_(dy, frozen_weight(base, dy.dtype))
         return dx, grads
 
 
 class KernelGroup(Group):
     """The same on a GPU: kernels draw the masks, adapters are cast at once, products take the factors."""
+
+    def narrow(self, x: Tensor, adapters: Sequence[Tensor], dropped: Tensor | None = None) -> Saved:
+        """As Group's; `dropped` is `x` after dropout, where it is at hand."""
+        a, bs = self._cast(adapters, x.dtype)
+        return Saved(self._scaled(self.drop(x) if dropped is None else dropped, a), a, bs)
 
     def forward(
         self,
@@ -213,12 +232,10 @@ class KernelGroup(Group):
         residual: Tensor | None = None,
         dropped: Tensor | None = None,
     ) -> tuple[list[Tensor], Saved]:
-        """As Group's, plus `residual`; `dropped` is `x` after dropout, where it is at hand."""
-        a, bs = self._cast(adapters, x.dtype)
-        hidden = self._scaled(self.drop(x) if dropped is None else dropped, a)
-        parts = zip(self.bases, hidden.split(self.ranks, 1), bs, strict=True)
-        ys = [_onto(h, b.T, base, x, residual) for base, h, b in parts]
-        return ys, Saved(hidden, a, bs)
+        """As Group's, plus `residual`; `dropped` as for `narrow`."""
+        saved = self.narrow(x, adapters, dropped)
+        parts = zip(self.bases, saved.hidden.split(self.ranks, 1), saved.bs, strict=True)
+        return [_onto(h, b.T, base, x, residual) for base, h, b in parts], saved
 
     def _scaled(self, dropped: Tensor, a: Tensor) -> Tensor:
         """`dropped @ a.T`, each layer's part times its factor."""
@@ -244,7 +261,7 @@ class KernelGroup(Group):
 
         return masked(x, self.rate, self.seed) if self.rate else x
 
-    def backward(
+    def narrow_backward(
         self, x: Tensor, saved: Saved, dys: Sequence[Tensor], needs_dx: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         from xtuner.model.kernels.dropout import mask_
@@ -256,8 +273,6 @@ class KernelGroup(Group):
         dx = d_hidden @ saved.a
         if self.rate:
             mask_(dx, self.rate, self.seed)
-        for dy, base in zip(dys, self.bases, strict=True):
-            dx.addmm_(dy, frozen_weight(base, dy.dtype))
         return dx, grads
 
     def d_hidden(self, saved: Saved, dys: Sequence[Tensor]) -> Tensor:
@@ -295,9 +310,20 @@ def _onto(hidden: Tensor, b: Tensor, base: Any, x: Tensor, residual: Tensor | No
     return y if bias is None or residual is None else y.add_(bias)
 
 
-def group_of(layers: tuple[Adapted, ...], x: Tensor) -> Group:
+def group_of(layers: tuple[Adapted, ...], x: Tensor, draw_seed: Callable[[], int] = new_seed) -> Group:
     """The group of `layers`, on the device of `x`."""
-    return (KernelGroup if kernels.available(x) else Group)(layers)
+    return (KernelGroup if kernels.available(x) else Group)(layers, draw_seed)
+
+
+class Joint(nn.Module, ABC):
+    """A layer that runs with others of the same input by a function of its own."""
+
+    @abstractmethod
+    def together(self, x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
+        """What `modules`, of which this is one, return for `x`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.together(x, (self,))[0]
 
 
 class _LoraLinears(torch.autograd.Function):
@@ -326,6 +352,9 @@ class _LoraLinears(torch.autograd.Function):
 
 def lora_linears(x: Tensor, modules: tuple[nn.Module, ...]) -> tuple[Tensor, ...]:
     """What `modules`, peft's LoRA layers or others, return for `x`, together where that is possible."""
+    joint = next((m for m in modules if isinstance(m, Joint)), None)
+    if joint is not None:
+        return joint.together(x, modules)
     layers = tuple(layer for m in modules if (layer := adapted(m)) is not None)
     if len(layers) < len(modules) or len({layer.dropout for layer in layers}) > 1:
         return tuple(m(x) for m in modules)
