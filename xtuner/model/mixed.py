@@ -45,15 +45,15 @@ def why_apart(model: Any) -> str:
     """The reason why `model` cannot be trained in a mixed batch, or `""`."""
     if type(model) is not SupervisedFinetune:
         return "only supervised fine-tuning is mixed"
-    if not isolates(model.llm) or model.head_apart() is None or balance_weight(model.llm) > 0:
-        return "models of this family run by themselves"
-    if model.recompute == RECOMPUTED_IN_PARTS:
-        return "its activations are kept in the memory of the host"
     base = base_model(model.llm)
     layers = [m for m in base.modules() if is_lora(m)]
     own = {id(p) for m in layers for p in m.parameters() if p.requires_grad}
     if any(p.requires_grad and id(p) not in own for p in model.parameters()):
         return "it trains weights besides LoRA's linear layers"
+    if not isolates(model.llm) or model.head_apart() is None or balance_weight(model.llm) > 0:
+        return "models of this family run by themselves"
+    if model.recompute == RECOMPUTED_IN_PARTS:
+        return "its activations are kept in the memory of the host"
     was_training = model.training
     model.train()
     try:
