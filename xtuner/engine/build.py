@@ -70,7 +70,7 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None, base
     check_folders(cfg)
     world = world or make_world()
     world.split(cfg.get("sequence_parallel_size") or 1)
-    work_dir = Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
+    work_dir = work_dir_of(cfg, options)
     with contextlib.ExitStack() as held:
         # The work dir may exist only on rank 0's machine: only rank 0 reads and writes there.
         if world.is_first:
@@ -78,6 +78,11 @@ def build_run(cfg: Config, options: RunOptions, world: World | None = None, base
         run = build_parts(cfg, options, world, work_dir, base)
         run.held = held.pop_all()
     return run
+
+
+def work_dir_of(cfg: Config, options: RunOptions) -> Path:
+    """The work dir of the command line, of the config, or one by the name of the config."""
+    return Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
 
 
 def build_parts(

@@ -164,7 +164,7 @@ class TrainLoop:
         run.position = Position(run.iter, run.position.data)
         self._end_of_update = run.iter + len(window)
         own = [run.model.num_items(batch["data"]) for batch in window]
-        counts = _sum_counts(run, own)
+        counts = sum_counts(run, own)
         total, loss = max(sum(counts), 1), torch.zeros((), device=run.device)
         for number, batch in enumerate(window):
             in_epoch = run.iter % self.epoch_length
@@ -326,7 +326,7 @@ class EpochBasedTrainLoop(TrainLoop):
         super().__init__(runner, dataloader, by_epoch=by_epoch, **kwargs)
 
 
-def _sum_counts(run: Run, own: list[int]) -> list[int]:
+def sum_counts(run: Run, own: list[int]) -> list[int]:
     """The number of items of each batch of a window, over all processes, from those of this process."""
     # Each sequence-parallel rank has counted all items of the common sequences.
     return (run.world.sum(torch.tensor(own)) // run.world.sequence_size).tolist()

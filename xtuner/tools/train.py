@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
-    from xtuner.engine.run import Run
+    from xtuner.engine.run import Run, RunOptions
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -46,6 +47,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=False,
         metavar="CKPT",
         help="go on from this checkpoint, or from the newest one of the work dir",
+    )
+    parser.add_argument(
+        "--find-lr",
+        action="store_true",
+        help="try rising learning rates in about 100 updates, suggest one, and save no checkpoint",
     )
     parser.add_argument("--seed", type=_seed, help="seed of every random choice (random)")
     add_options(parser)
@@ -69,6 +75,14 @@ def _adapter_to_start_from(config: Config) -> str | None:
     path = config.get("load_from")
     is_adapter = isinstance(path, str) and (Path(path) / "adapter_config.json").is_file()
     return path if is_adapter else None
+
+
+def check_find_lr(args: argparse.Namespace, config: Config) -> None:
+    """Raise ConfigError if rates cannot be tried for this run."""
+    if args.resume or config.get("resume"):
+        raise ConfigError(translate("--find-lr tries rates from the start of a run: leave out --resume"))
+    if by_trainer(config):
+        raise ConfigError(translate("--find-lr does not use the Trainer of transformers: leave it out"))
 
 
 def check_deepspeed(name: str) -> None:
@@ -105,6 +119,18 @@ def next_steps(config: Config, run: Run) -> str:
     )
 
 
+def _find_lr(config: Config, options: RunOptions) -> int:
+    """Try rates in a folder of its own, where no checkpoint of a run is."""
+    from xtuner.engine.build import build_run, work_dir_of
+    from xtuner.engine.rate import FOLDER, find_rate
+
+    work_dir = work_dir_of(config, options) / FOLDER
+    run = build_run(config, replace(options, work_dir=str(work_dir)))
+    find_rate(run)
+    run.world.close()
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 if it was completed."""
     args = parse_args(argv)
@@ -113,6 +139,8 @@ def main(argv: list[str] | None = None) -> int:
     if adapter:
         more = ["load_from=None", f"model.peft_model={adapter!r}"]
         config = read_config(args.config, [*(args.cfg_options or ()), *more])
+    if args.find_lr:
+        check_find_lr(args, config)
     named = args.deepspeed or config.get("deepspeed")
     zero = deepspeed_settings(named) if named else None
     processes = join_launched(args, config)
@@ -142,6 +170,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         from xtuner.engine.build import build_run
 
+        if args.find_lr:
+            return _find_lr(config, options)
         run = build_run(config, options)
         run.train()
     if run.world.is_first and run.kept_checkpoints:
