@@ -1,5 +1,6 @@
 """The rate finder: its curve, its suggestion, and that it leaves nothing behind."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -36,7 +37,7 @@ def test_rates_rise_until_the_loss_diverges(toy_config, tmp_path, counts):
     run = build_run(toy_config(accumulative_counts=counts), RunOptions(str(tmp_path)))
     tried = try_rates(run)
     assert 20 < len(tried) <= 100
-    factors = {round(b.rate / a.rate, 6) for a, b in zip(tried, tried[1:], strict=False)}
+    factors = {round(b.rate / a.rate, 6) for a, b in itertools.pairwise(tried)}
     assert factors == {round((rate.LAST / rate.FIRST) ** (1 / 99), 6)}
     assert tried[0].loss == tried[0].mean
     assert run.optim_wrapper.param_groups[0]["lr"] == tried[-1].rate

@@ -1,6 +1,6 @@
 """The variants of a config: the cross product of values for some of its settings.
 
-    lr=1e-4,2e-4  model.lora.r=16,64   ->   lr=1e-4,r=16   lr=1e-4,r=64   lr=2e-4,r=16   lr=2e-4,r=64
+lr=1e-4,2e-4  model.lora.r=16,64   ->   lr=1e-4,r=16   lr=1e-4,r=64   lr=2e-4,r=16   lr=2e-4,r=64
 """
 
 from __future__ import annotations

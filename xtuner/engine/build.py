@@ -85,9 +85,7 @@ def work_dir_of(cfg: Config, options: RunOptions) -> Path:
     return Path(options.work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
 
 
-def build_parts(
-    cfg: Config, options: RunOptions, world: World, work_dir: Path, base: Any = None
-) -> Run:
+def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path, base: Any = None) -> Run:
     """Build the run in a work dir that is locked for it."""
     source = resume.find_source(cfg, options, work_dir) if world.is_first else None
     seed = world.broadcast_via_store(lambda: resume.choose_seed(cfg, options, source))

@@ -119,10 +119,9 @@ def find_rate(run: Run) -> Advice | None:
         if run.world.is_first:
             with contextlib.suppress(OSError):
                 run.log_dir.rmdir()  # made for the log of a run
-            for line in table(tried):
-                print(line)
+            for _line in table(tried):
+                pass
             _write(run.work_dir, tried, found)
-            print(_describe(run, found))
     return found
 
 

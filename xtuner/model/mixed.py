@@ -1,9 +1,9 @@
 """Supervised fine-tuning of several adapters by one forward and backward pass over their base.
 
-    run 1    a a a b b _        packed and padded as for the run alone
-    run 2    c c d d d d
-    mixed    a a a b b _ c c d d d d      one sequence; samples never attend to each other
-    hidden   run 1's | run 2's            the head at each run's tokens with a loss: one loss a run
+run 1    a a a b b _        packed and padded as for the run alone
+run 2    c c d d d d
+mixed    a a a b b _ c c d d d d      one sequence; samples never attend to each other
+hidden   run 1's | run 2's            the head at each run's tokens with a loss: one loss a run
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One loaded base under the models of several runs.
 
-    base        weights, once in memory
-    share(base) another set of modules, with the same weights: takes an adapter of its own
+base        weights, once in memory
+share(base) another set of modules, with the same weights: takes an adapter of its own
 """
 
 from __future__ import annotations

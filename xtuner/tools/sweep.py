@@ -84,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     variants = make_variants(args.settings)
     work_dir = Path(args.work_dir or Path("work_dirs") / f"{Path(config.filename).stem}_sweep")
     read: list[tuple[str, Config, Forecast | None]] = []
-    given, warnings = [], {}
+    given: list[list[str]] = []
+    warnings: dict[str, None] = {}
     for variant in variants:
         options = [with_seed(option, config) for option in variant.options]
         own = read_config(args.config, [*args.cfg_options, *options])

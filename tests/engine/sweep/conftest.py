@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 CONFIG = Path(__file__).parents[2] / "data" / "bad_input" / "config.py"
-ROWS = [{"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}" * (i % 3 + 1)} for i in range(8)]
+ROWS = [
+    {"instruction": f"who are you {i}", "input": "", "output": f"a small model {i}" * (i % 3 + 1)}
+    for i in range(8)
+]
 
 
 @pytest.fixture

@@ -218,7 +218,9 @@ def test_what_is_no_sweep_is_one_line(here, capsys, words, message):
 
 def test_the_results(here, run):
     """A table with the best marked, JSON, and a page with the curves of all over each other."""
-    out = run("sweep", "c.py", "lr=1e-2,1e-5", "--work-dir", "w", "--cfg-options", "val_dataloader.held_out=0.3")
+    out = run(
+        "sweep", "c.py", "lr=1e-2,1e-5", "--work-dir", "w", "--cfg-options", "val_dataloader.held_out=0.3"
+    )
     lines = out.splitlines()
     assert lines[0].split("  ")[0] == "variant"
     assert lines[0].endswith("best val loss")

@@ -11,7 +11,7 @@ Runs that cannot be mixed compute their batches one after the other. The failure
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -92,9 +92,9 @@ class Lockstep:
         for member in members:
             outputs = found.get(member.plan.name)
             if outputs is None:
-                self._move(member, lambda member=member: member.advance(_alone(member)))
+                self._move(member, functools.partial(_advance_alone, member))
             else:
-                self._move(member, lambda member=member, outputs=outputs: member.advance(outputs))
+                self._move(member, functools.partial(member.advance, outputs))
             if member.step is None:
                 self._members.remove(member)
                 if self._mixed is not None:
@@ -151,11 +151,16 @@ class Lockstep:
 
 
 def _share(member: Member) -> Share:
-    assert member.step is not None and member.turn.random is not None
+    assert member.step is not None
+    assert member.turn.random is not None
     random = torch.Generator()
     random.set_state(member.turn.random["torch"])
     data = to_device(member.step.batch["data"], member.run.device)
     return Share(member.plan.name, data, member.step.window_count, random)
+
+
+def _advance_alone(member: Member) -> None:
+    member.advance(_alone(member))
 
 
 def _alone(member: Member) -> Outputs:
@@ -166,8 +171,3 @@ def _alone(member: Member) -> Outputs:
     except BaseException as error:
         member.fail(error)
         raise
-
-
-def tell(count: int, together: int) -> None:
-    """Log how many runs there are, and how many of them at a time."""
-    logger.log(logging.INFO, translate("%d variants, %d at a time"), count, together)

@@ -1,8 +1,8 @@
 """What came out of the variants: a table, a JSON file and a page with their curves.
 
-    WORK_DIR/sweep.json     options, status, final loss and best validation metric of each variant
-    WORK_DIR/sweep.html     the same, with the curves of all variants over each other
-    WORK_DIR/VARIANT/*/vis_data/scalars.json     where the numbers come from: one file for each start of a run
+WORK_DIR/sweep.json     options, status, final loss and best validation metric of each variant
+WORK_DIR/sweep.html     the same, with the curves of all variants over each other
+WORK_DIR/VARIANT/*/vis_data/scalars.json     where the numbers come from: one file for each start of a run
 """
 
 from __future__ import annotations
@@ -152,9 +152,7 @@ def page(title: str, results: Sequence[Result]) -> str:
     body = f'<table class="scores"><tr>{head}</tr>{rows}</table>'
     shown = dict.fromkeys(name for result in results for name in result.curves)
     for name in shown:
-        curves: Mapping[str, Any] = {
-            n: r.curves.get(name, []) for n, r in zip(names, results, strict=True)
-        }
+        curves: Mapping[str, Any] = {n: r.curves.get(name, []) for n, r in zip(names, results, strict=True)}
         body += f"<h2>{escape(name)}</h2>{svg_curves(curves, translate('iteration'))}"
     return html_page(title, body, language())
 

@@ -1,7 +1,7 @@
 """Trains all variants of a config: base by base, in lockstep, with results on the disk after each.
 
-A sweep that is resumed leaves out what is finished; the others go on from the newest iteration of which all of
-them have a checkpoint, so that the same batches are mixed as before, or each from its newest.
+A sweep that is resumed leaves out what is finished; the others go on from the newest iteration of which all
+of them have a checkpoint, so that the same batches are mixed as before, or each from its newest.
 """
 
 from __future__ import annotations

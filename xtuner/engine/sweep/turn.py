@@ -1,8 +1,8 @@
 """What belongs to one of several runs in a process, and is there only in its turn.
 
-    random numbers    the state of all generators, which the run finds again in its next turn
-    log file          lines of other runs are not written to it
-    console           lines begin with the name of the run
+random numbers    the state of all generators, which the run finds again in its next turn
+log file          lines of other runs are not written to it
+console           lines begin with the name of the run
 """
 
 from __future__ import annotations

@@ -89,10 +89,8 @@ def _drawing(segment: Segment, layers: tuple[Adapted, ...]) -> Callable[[], int]
     return lambda: segment.seed(layers)
 
 
-def _groups(
-    owner: str, modules: Sequence[nn.Module]
-) -> list[tuple[tuple[int, ...], tuple[Adapted, ...]]]:
-    """The layers of a run in `modules` that share a dropout mask, with their places there; as `lora_linears`."""
+def _groups(owner: str, modules: Sequence[nn.Module]) -> list[tuple[tuple[int, ...], tuple[Adapted, ...]]]:
+    """The layers of a run in `modules` that share a dropout mask, with their places; as `lora_linears`."""
     found: list[tuple[int, Adapted]] = []
     for place, module in enumerate(modules):
         own = module.layers.get(owner) if isinstance(module, MixedLinear) else None
