@@ -3,7 +3,7 @@
     rate    1e-07, 1.2e-07, ... , 1       the same factor from each update to the next
     loss    a mean with weights that fall from update to update, since each update has other rows
 
-    loss | ‾‾‾‾\\         |            steepest   the rate at which the loss falls most steeply, per power of ten
+    loss | ‾‾‾‾\\         |        steepest   where the loss falls most steeply per power of ten
          |      \\       /             tenth      a tenth of the rate with the least loss
          |       \\_____/
          +-------------------> log(rate)

@@ -131,7 +131,7 @@ class Run:
         complete(self, self.steps())
 
     def steps(self) -> Steps:
-        """The steps of training; log file, scalars and the lock of the work dir are closed after errors too."""
+        """The steps of training; log file, scalars and work dir are closed after errors too."""
         log_file = None
         keep_freed_memory(self.device)
         try:

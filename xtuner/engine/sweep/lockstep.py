@@ -57,7 +57,7 @@ class Lockstep:
                 while waiting or self._members:
                     while waiting and len(self._members) < self._together:
                         self._join(waiting.popleft())
-                    # A signal within a round counts from the next one: all stop after the same number of rounds.
+                    # A signal within a round counts from the next one: all stop after the same round.
                     self._stop.number = heard.number
                     self._round()
                     if self._stop.number:
