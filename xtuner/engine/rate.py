@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,9 +120,8 @@ def find_rate(run: Run) -> Advice | None:
         if run.world.is_first:
             with contextlib.suppress(OSError):
                 run.log_dir.rmdir()  # made for the log of a run
-            for _line in table(tried):
-                pass
             _write(run.work_dir, tried, found)
+            sys.stdout.write("\n".join([*table(tried), _describe(run, found)]) + "\n")
     return found
 
 

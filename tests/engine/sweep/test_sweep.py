@@ -132,7 +132,7 @@ def test_a_stopped_sweep_goes_on_in_the_same_bits(here, run, monkeypatch, batche
 
 
 def test_a_killed_sweep_goes_on_where_all_variants_have_a_checkpoint(here, run, caplog):
-    """One was killed before its newest checkpoint: the other goes back, so that the same batches are mixed."""
+    """One was killed before its newest checkpoint: the other goes back, so that the same are mixed."""
     words = ["sweep", "c.py", "r=4,8", "--work-dir", "w"]
     run(*words)
     before = {r: state(f"w/r={r}") for r in (4, 8)}
