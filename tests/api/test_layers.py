@@ -33,6 +33,8 @@ LAYERS = {
             "atomic",
             "json_lines",
             "html_page",
+            "svg_curves",
+            "work_dir",
             "families",
             "utils",
         ],

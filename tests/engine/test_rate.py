@@ -51,16 +51,15 @@ def test_rows_that_are_not_numbers_end_it(toy_config, tmp_path):
     run.held.close()
 
 
-def test_a_picture_and_numbers_are_all_that_is_left(toy_config, tmp_path, capsys):
+def test_a_picture_and_numbers_are_all_that_is_left(toy_config, tmp_path):
     run = build_run(toy_config(), RunOptions(str(tmp_path)))
-    found = find_rate(run)
+    found, out = find_rate(run)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["find_lr.json", "find_lr.svg"]
     numbers = json.loads((tmp_path / "find_lr.json").read_text())
     assert found is not None
     assert numbers["suggested"] == {"steepest": found.steepest, "tenth": found.tenth}
     picture = (tmp_path / "find_lr.svg").read_text()
     assert picture.count("<polyline") == 2
-    out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["lr", "loss", "smoothed"]
     assert out[-2].startswith(f"suggested: lr = {found.steepest:.1e}, at which the loss falls most steeply")
     assert out[-1] == f"Curve: {tmp_path / 'find_lr.svg'}"

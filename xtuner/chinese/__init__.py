@@ -15,6 +15,7 @@ from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
 from xtuner.chinese.scoring import SCORING
+from xtuner.chinese.sweep import SWEEP
 from xtuner.chinese.train import TRAIN
 from xtuner.chinese.vision import VISION
 
@@ -37,4 +38,5 @@ CHINESE: dict[str, str] = {
     **CODE,
     **COMPARE,
     **CONVERT,
+    **SWEEP,
 }

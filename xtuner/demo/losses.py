@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -35,13 +34,6 @@ def watch_log(advance: Callable[[int, int, float], None]) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-
-
-def read_losses(train_dir: Path) -> list[tuple[int, float]]:
-    """`(iter, loss)` of the newest run in `train_dir`, from its scalars.json."""
-    newest = max(train_dir.glob("*/vis_data/scalars.json"))
-    lines = [json.loads(line) for line in newest.read_text("utf-8").splitlines()]
-    return [(line["iter"], line["loss"]) for line in lines if "loss" in line]
 
 
 def read_last_checkpoint(train_dir: Path) -> Path:

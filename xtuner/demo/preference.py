@@ -20,6 +20,7 @@ from typing import Any
 from xtuner.demo.politeness import QUESTIONS, Row, is_polite, make_pairs
 from xtuner.demo.run import Demo
 from xtuner.demo.wording import PREFERENCE_WORDS
+from xtuner.work_dir import read_run, run_names
 
 WANTED_ACCURACY = 0.95
 EPOCHS = 2
@@ -74,6 +75,4 @@ class PreferenceDemo(Demo):
 
 def read_accuracy(train_dir: Path) -> float:
     """The fraction of held-out pairs whose polite answer wins at the end of the newest run in `train_dir`."""
-    newest = max(train_dir.glob("*/vis_data/scalars.json"))
-    lines = [json.loads(line) for line in newest.read_text("utf-8").splitlines()]
-    return [line["val/reward_acc"] for line in lines if "val/reward_acc" in line][-1]
+    return read_run(train_dir, run_names(train_dir)[0]).curves["val/reward_acc"][-1][1]

@@ -38,10 +38,11 @@ from rich.table import Table
 
 from xtuner.chat.terminal import PROMPT
 from xtuner.demo.identity import DEFAULT_AUTHOR, DEFAULT_NAME, QUESTIONS, make_rows
-from xtuner.demo.losses import draw_losses, read_last_checkpoint, read_losses, watch_log
+from xtuner.demo.losses import draw_losses, read_last_checkpoint, watch_log
 from xtuner.demo.wording import WORDS
 from xtuner.errors import TrainingError
 from xtuner.recipes.render import render
+from xtuner.work_dir import read_run, run_names
 
 if TYPE_CHECKING:
     from xtuner.demo.base_model import Pretraining
@@ -201,7 +202,7 @@ class Demo:
         start = time.perf_counter()
         with self.bar(self.words["train_bar"]) as advance, watch_log(advance):
             self.command(list(map(str, argv)))
-        losses = read_losses(train_dir)
+        losses = read_run(train_dir, run_names(train_dir)[0]).curves["loss"]
         draw_losses(losses, loss_png, self.words)
         self.done(
             self.words["train_done"].format(

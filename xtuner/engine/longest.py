@@ -20,7 +20,8 @@ from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.build import build_run
 from xtuner.engine.memory import explaining_out_of_memory, peak_bytes
 from xtuner.engine.run import Run, RunOptions
-from xtuner.engine.runner import named_places, train_step
+from xtuner.engine.runner import named_places
+from xtuner.engine.steps import train_step
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 

@@ -16,19 +16,19 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from xtuner.engine.curves import svg_curves
+from xtuner.atomic import written
 from xtuner.engine.optim import PendingUpdate
 from xtuner.engine.run import Run
 from xtuner.engine.runner import sum_counts
 from xtuner.engine.steps import train_step
 from xtuner.language import padded, translate
+from xtuner.svg_curves import svg_curves
 
 FIRST, LAST, NUM_UPDATES = 1e-7, 1.0, 100
 # The weight of earlier losses in the mean.
@@ -112,8 +112,8 @@ def advise(tried: Sequence[Tried]) -> Advice | None:
     return Advice(curve[steepest].rate, curve[lowest].rate / 10)
 
 
-def find_rate(run: Run) -> Advice | None:
-    """Try rates, show the table, write picture and numbers into the run's folder; what they suggest."""
+def find_rate(run: Run) -> tuple[Advice | None, list[str]]:
+    """Try rates and write picture and numbers into the run's folder; what they suggest, lines that say it."""
     with run.held:
         tried = try_rates(run)
         found = advise(tried)
@@ -121,8 +121,7 @@ def find_rate(run: Run) -> Advice | None:
             with contextlib.suppress(OSError):
                 run.log_dir.rmdir()  # made for the log of a run
             _write(run.work_dir, tried, found)
-            sys.stdout.write("\n".join([*table(tried), _describe(run, found)]) + "\n")
-    return found
+    return found, [*table(tried), *_describe(run, found)]
 
 
 def table(tried: Sequence[Tried]) -> list[str]:
@@ -142,22 +141,23 @@ def _write(folder: Path, tried: Sequence[Tried], found: Advice | None) -> None:
         "smoothed": [(t.rate, t.mean) for t in tried],
     }
     picture = svg_curves(curves, "lr", log_x=True, marked=None if found is None else found.steepest)
-    (folder / PICTURE).write_text(picture, encoding="utf-8")
     numbers = {"tried": [asdict(t) for t in tried], "suggested": None if found is None else asdict(found)}
-    (folder / NUMBERS).write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    for name, text in {PICTURE: picture, NUMBERS: json.dumps(numbers, indent=1)}.items():
+        with written(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
 
 
-def _describe(run: Run, found: Advice | None) -> str:
+def _describe(run: Run, found: Advice | None) -> list[str]:
     where = translate("Curve: {path}", path=run.work_dir / PICTURE)
     if found is None:
         none = translate(
             "no rate is suggested: the loss did not fall by {share:.0%} of its first value", share=LEAST_FALL
         )
-        return f"{none}\n{where}"
+        return [none, where]
     suggested = translate(
         "suggested: lr = {steepest:.1e}, at which the loss falls most steeply (a tenth of the rate with the "
         "least loss is {tenth:.1e})",
         steepest=found.steepest,
         tenth=found.tenth,
     )
-    return f"{suggested}\n{where}"
+    return [suggested, where]

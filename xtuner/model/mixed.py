@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xtuner.language import translate
 from xtuner.model.base import base_model
 from xtuner.model.fused.linear import adapted, is_lora
 from xtuner.model.fused.mixed import Mix, MixedLinear, Segment
@@ -44,16 +45,16 @@ class Share:
 def why_apart(model: Any) -> str:
     """The reason why `model` cannot be trained in a mixed batch, or `""`."""
     if type(model) is not SupervisedFinetune:
-        return "only supervised fine-tuning is mixed"
+        return translate("only supervised fine-tuning is mixed")
     base = base_model(model.llm)
     layers = [m for m in base.modules() if is_lora(m)]
     own = {id(p) for m in layers for p in m.parameters() if p.requires_grad}
     if any(p.requires_grad and id(p) not in own for p in model.parameters()):
-        return "it trains weights besides LoRA's linear layers"
+        return translate("it trains weights besides LoRA's linear layers")
     if not isolates(model.llm) or model.head_apart() is None or balance_weight(model.llm) > 0:
-        return "models of this family run by themselves"
+        return translate("models of this family run by themselves")
     if model.recompute == RECOMPUTED_IN_PARTS:
-        return "its activations are kept in the memory of the host"
+        return translate("its activations are kept in the memory of the host")
     was_training = model.training
     model.train()
     try:
@@ -64,8 +65,8 @@ def why_apart(model: Any) -> str:
         model.train(was_training)
     drops = drops or bool(getattr(base.config.get_text_config(), "attention_dropout", 0.0))
     if not plain:
-        return "its adapter is more than plain LoRA on linear layers"
-    return "the model has dropout outside of the adapter" if drops else ""
+        return translate("its adapter is more than plain LoRA on linear layers")
+    return translate("the model has dropout outside of the adapter") if drops else ""
 
 
 class MixedFinetune:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from xtuner.config import Builder, build
+from xtuner.language import translate
 from xtuner.model import loading
 from xtuner.model.language_model import PackedLanguageModel
 
@@ -26,14 +27,15 @@ _OF_CODES = ("quant_state", "state")
 def why_own_base(model: Mapping[str, Any]) -> str:
     """The reason why a config's `model` cannot share a loaded base, or `""`."""
     kind = build(model["type"])
-    if not (isinstance(kind, type) and issubclass(kind, PackedLanguageModel)):
-        return "{kind} loads its model itself"
-    if kind.unbuilt != frozenset({"llm"}) or not isinstance(model.get("llm"), Mapping):
-        return "{kind} loads its model itself"
+    language_model = isinstance(kind, type) and issubclass(kind, PackedLanguageModel)
+    if not language_model or kind.unbuilt != frozenset({"llm"}) or not isinstance(model.get("llm"), Mapping):
+        return translate("{kind} loads its model itself", kind=getattr(kind, "__name__", kind))
     if model.get("lora") is None and model.get("peft_model") is None:
-        return "without model.lora all weights are trained"
+        return translate("without model.lora all weights are trained")
     lora = build(model["lora"]) if isinstance(model.get("lora"), Mapping) else model.get("lora")
-    return "model.lora.bias trains weights of the base" if getattr(lora, "bias", "none") != "none" else ""
+    if getattr(lora, "bias", "none") != "none":
+        return translate("model.lora.bias trains weights of the base")
+    return ""
 
 
 def base_key(model: Mapping[str, Any]) -> str:

@@ -126,7 +126,9 @@ def _find_lr(config: Config, options: RunOptions) -> int:
 
     work_dir = work_dir_of(config, options) / FOLDER
     run = build_run(config, replace(options, work_dir=str(work_dir)))
-    find_rate(run)
+    _, lines = find_rate(run)
+    if run.world.is_first:
+        print("\n".join(lines))
     run.world.close()
     return 0
 

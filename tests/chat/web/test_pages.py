@@ -12,7 +12,7 @@ from xtuner import cli
 from xtuner.chat.web.client import Client, Model, ServerError
 from xtuner.chat.web.uploads import make_upload
 from xtuner.chat.web.words import WORDS
-from xtuner.chat.web.work_dir import checkpoints, find_work_dirs, read_run, run_names
+from xtuner.work_dir import checkpoints, find_work_dirs, read_run, run_names
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import altair as alt
 import streamlit as st
 
 from xtuner.chat.web.words import say
-from xtuner.chat.web.work_dir import Checkpoint, Curve, Run, checkpoints, find_work_dirs, read_run, run_names
+from xtuner.work_dir import Checkpoint, Curve, Run, checkpoints, find_work_dirs, read_run, run_names
 
 EVERY_S = 3
 MAX_POINTS = 1000  # drawn of a curve
@@ -67,12 +68,13 @@ def _speed(run: Run) -> str:
 
 def _draw_curves(run: Run, language: str) -> None:
     others = {"tokens_per_sec", "time"} - {_speed(run)}
-    drawn = [key for key in CURVES if len(run.curves.get(key, [])) > 1 and key not in others]
+    curves = {key: [p for p in curve if math.isfinite(p[1])] for key, curve in run.curves.items()}
+    drawn = [key for key in CURVES if len(curves.get(key, [])) > 1 and key not in others]
     columns = st.columns(2)
     for i, key in enumerate(drawn):
         with columns[i % 2]:
             st.caption(say(language, key))
-            st.altair_chart(_chart(run.curves[key], key, language))
+            st.altair_chart(_chart(curves[key], key, language))
 
 
 def _chart(curve: Curve, key: str, language: str) -> alt.Chart:

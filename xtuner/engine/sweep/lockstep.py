@@ -11,15 +11,16 @@ Runs that cannot be mixed compute their batches one after the other. The failure
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from xtuner.engine.backend import to_device
+from xtuner.engine.memory import explaining_out_of_memory
 from xtuner.engine.steps import compute
 from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.sweep.member import Member, Plan
@@ -73,8 +74,7 @@ class Lockstep:
             self._report(plan, None, error)
             return
         if member.apart and self._together > 1:
-            why = translate(member.apart, kind=type(member.run.model).__name__)
-            logger.info(translate("%s computes its batches by itself: %s"), plan.name, why)
+            logger.info(translate("%s computes its batches by itself: %s"), plan.name, member.apart)
         self._move(member, member.begin)
         if member.step is None:
             return
@@ -92,9 +92,9 @@ class Lockstep:
         for member in members:
             outputs = found.get(member.plan.name)
             if outputs is None:
-                self._move(member, functools.partial(_advance_alone, member))
+                self._move(member, partial(_advance_alone, member))
             else:
-                self._move(member, functools.partial(member.advance, outputs))
+                self._move(member, partial(member.advance, outputs))
             if member.step is None:
                 self._members.remove(member)
                 if self._mixed is not None:
@@ -135,10 +135,13 @@ class Lockstep:
         assert self._mixed is not None
         shares = [_share(member) for member in members]
         wrappers = [member.run.optim_wrapper for member in members]
+        names = ", ".join(member.plan.name for member in members)
         try:
-            with wrappers[0].autocast():
-                losses = self._mixed.losses(shares)
-            torch.stack([w.scaled(loss) for w, loss in zip(wrappers, losses, strict=True)]).sum().backward()
+            with explaining_out_of_memory(members[0].run.forecast, partial(_together, names)):
+                with wrappers[0].autocast():
+                    losses = self._mixed.losses(shares)
+                scaled = [w.scaled(loss) for w, loss in zip(wrappers, losses, strict=True)]
+                torch.stack(scaled).sum().backward()
         finally:
             self._mixed.done()
         for member, share in zip(members, shares, strict=True):
@@ -148,6 +151,10 @@ class Lockstep:
             share.owner: {"loss": loss.detach(), "sums": {}}
             for share, loss in zip(shares, losses, strict=True)
         }
+
+
+def _together(names: str) -> str:
+    return translate("Computed together: {names}; --resume --together N goes on with fewer", names=names)
 
 
 def _share(member: Member) -> Share:

@@ -16,6 +16,7 @@ from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.steps import Step, Steps
 from xtuner.engine.stop import StopSignal
 from xtuner.engine.sweep.turn import Turn
+from xtuner.language import translate
 from xtuner.model.mixed import why_apart
 from xtuner.model.shared import share
 from xtuner.model.train_module import Outputs
@@ -43,7 +44,7 @@ class Member:
         self.turn = Turn(plan.name)
         with self.turn.taken():
             self.run: Run = build_run(plan.config, plan.options, world, None if base is None else share(base))
-            self.apart = "" if base is not None else "its base is its own"
+            self.apart = "" if base is not None else translate("its base is its own")
             self.apart = self.apart or why_apart(self.run.model) or _hooks_that_draw(self.run)
         self.run.train_loop.signals = lambda: contextlib.nullcontext(stop)
         self._steps: Steps = self.run.steps()
@@ -92,4 +93,5 @@ def _hooks_that_draw(run: Run) -> str:
     """The reason why a hook of the run needs a forward pass of its own, or `""`."""
     from xtuner.engine.hooks import NEFTuneHook
 
-    return "NEFTuneHook changes its embeddings" if any(isinstance(h, NEFTuneHook) for h in run.hooks) else ""
+    changes = any(isinstance(h, NEFTuneHook) for h in run.hooks)
+    return translate("NEFTuneHook changes its embeddings") if changes else ""

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.atomic import written
-from xtuner.engine.curves import colour, svg_curves
 from xtuner.engine.hooks.validated import RULES
 from xtuner.html_page import html_page
 from xtuner.language import language, padded, translate
+from xtuner.svg_curves import colour, svg_curves
+from xtuner.work_dir import Curve, read_curves
 
 JSON, PAGE = "sweep.json", "sweep.html"
 WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
-Curve = list[tuple[float, float]]
 
 
 @dataclass
@@ -67,7 +67,8 @@ def write_results(work_dir: Path, results: Sequence[Result], title: str) -> None
 
 def measure(result: Result) -> None:
     """Fill in the numbers of a variant from its scalars."""
-    result.curves = read_curves(Path(result.work_dir))
+    curves = read_curves(Path(result.work_dir))
+    result.curves = {name: c for name, c in curves.items() if name == "loss" or name.startswith("val/")}
     loss = result.curves.get("loss", [])
     if loss:
         result.iters, result.final_loss = int(loss[-1][0]), loss[-1][1]
@@ -77,28 +78,6 @@ def measure(result: Result) -> None:
         choose = min if result.rule == "less" else max
         step, result.best_value = choose(measured, key=lambda p: p[1])
         result.best_iter = int(step)
-
-
-def read_curves(work_dir: Path) -> dict[str, Curve]:
-    """The loss and the metrics of validation by iteration; of a resumed run, as it went on."""
-    found: dict[str, dict[float, float]] = {}
-    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        first = True
-        for line in file.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:  # the last line of a run that was killed
-                continue
-            if first:
-                # What an earlier start did beyond the checkpoint was done again.
-                for curve in found.values():
-                    for step in [step for step in curve if step >= row["step"]]:
-                        del curve[step]
-                first = False
-            for name, value in row.items():
-                if name == "loss" or name.startswith("val/"):
-                    found.setdefault(name, {})[row["step"]] = value
-    return {name: sorted(curve.items()) for name, curve in found.items()}
 
 
 def mark_best(results: Sequence[Result]) -> None:

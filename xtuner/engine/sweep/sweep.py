@@ -81,8 +81,7 @@ class Sweep:
         reason = why_own_base(model)
         base, together = None, 1
         if reason:
-            kind = str(getattr(model["type"], "__name__", model["type"]))
-            logger.info(translate("The variants train one after another: %s"), translate(reason, kind=kind))
+            logger.info(translate("The variants train one after another: %s"), reason)
         else:
             together = min(len(plans), self.together or how_many(found, len(plans)))
             logger.info(translate("%d variants over one base, %d at a time"), len(plans), together)

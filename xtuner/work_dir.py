@@ -1,9 +1,14 @@
-"""The contents of a work dir for the page that watches it; read-only, also while a run writes.
+"""What a training has left in its work dir; read-only, also while it writes.
 
 work_dir/20261121_092003/vis_data/scalars.json             ->  Run.curves  {"loss": [(10, 7.1), ...], ...}
                         /vis_data/eval_outputs_iter_9.txt  ->  Run.samples [(9, ["answer 1", ...])]
                         /20261121_092003.log               ->  Run.progress (10, 720, "0:02:11")
 work_dir/iter_95.pth, epoch_1.pth, last_checkpoint         ->  checkpoints
+
+of all starts, as the training went on:
+    20261121_092003              (10, 7.1), (20, 5.0), killed
+    20261121_101500  resumed at 15:         (20, 5.1), (30, 4.3)
+    read_curves                  (10, 7.1), (20, 5.1), (30, 4.3)
 """
 
 from __future__ import annotations
@@ -76,6 +81,18 @@ def read_run(work_dir: Path, name: str) -> Run:
     )
 
 
+def read_curves(work_dir: Path) -> dict[str, Curve]:
+    """All numbers of the training by step: what a later start has done again is that of the later start."""
+    found: dict[str, dict[int, float]] = {}
+    for name in reversed(run_names(work_dir)):
+        curves = read_run(work_dir, name).curves
+        begin = min((curve[0][0] for curve in curves.values()), default=math.inf)
+        found = {key: {s: v for s, v in curve.items() if s < begin} for key, curve in found.items()}
+        for key, curve in curves.items():
+            found.setdefault(key, {}).update(curve)
+    return {key: sorted(curve.items()) for key, curve in found.items() if curve}
+
+
 def checkpoints(work_dir: Path) -> list[Checkpoint]:
     """The checkpoints in `work_dir`, newest first."""
     try:
@@ -107,11 +124,7 @@ def _curves(path: Path) -> dict[str, Curve]:
             continue
         step = row.get("step")
         for key, value in row.items():
-            if (
-                key not in ("step", "iter", "epoch")
-                and isinstance(value, int | float)
-                and math.isfinite(value)
-            ):
+            if key not in ("step", "iter", "epoch") and isinstance(value, int | float):
                 curves.setdefault(key, []).append((int(step or 0), float(value)))
     return curves
 
