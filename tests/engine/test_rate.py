@@ -35,7 +35,7 @@ def test_a_loss_that_does_not_fall_suggests_nothing(losses):
 def test_rates_rise_until_the_loss_diverges(toy_config, tmp_path, counts):
     """By one factor; the loss of every update is finite but the last; groups keep their ratios."""
     run = build_run(toy_config(accumulative_counts=counts), RunOptions(str(tmp_path)))
-    tried = try_rates(run)
+    tried = list(try_rates(run))
     assert 20 < len(tried) <= 100
     factors = {round(b.rate / a.rate, 6) for a, b in itertools.pairwise(tried)}
     assert factors == {round((rate.LAST / rate.FIRST) ** (1 / 99), 6)}
@@ -53,7 +53,8 @@ def test_rows_that_are_not_numbers_end_it(toy_config, tmp_path):
 
 def test_a_picture_and_numbers_are_all_that_is_left(toy_config, tmp_path):
     run = build_run(toy_config(), RunOptions(str(tmp_path)))
-    found, out = find_rate(run)
+    out: list[str] = []
+    found = find_rate(run, out.append)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["find_lr.json", "find_lr.svg"]
     numbers = json.loads((tmp_path / "find_lr.json").read_text())
     assert found is not None
@@ -70,7 +71,7 @@ def test_a_training_is_the_same_after_it(toy_config, tmp_path):
     weights = []
     for search in (False, True):
         if search:
-            find_rate(build_run(toy_config(), RunOptions(str(tmp_path / "b" / "find_lr"))))
+            find_rate(build_run(toy_config(), RunOptions(str(tmp_path / "b" / "find_lr"))), print)
         run = build_run(toy_config(), RunOptions(str(tmp_path / ("b" if search else "a"))))
         run.train()
         weights.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))

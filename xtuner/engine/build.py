@@ -90,13 +90,13 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path, 
     source = resume.find_source(cfg, options, work_dir) if world.is_first else None
     seed = world.broadcast_via_store(lambda: resume.choose_seed(cfg, options, source))
     timestamp = world.broadcast_via_store(lambda: free_timestamp(work_dir))
-    deterministic = bool(cfg.get("randomness", {}).get("deterministic"))
+    deterministic = bool((cfg.get("randomness") or {}).get("deterministic"))
     set_seed(seed, deterministic)
     backend = build_backend(cfg, options, world)
     run = Run(cfg, work_dir, timestamp, seed, dist.device(), Builder(), world, backend)
     run.forecast, run.base = options.forecast, base
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
-    torch.backends.cudnn.benchmark = bool(cfg.get("env_cfg", {}).get("cudnn_benchmark"))
+    torch.backends.cudnn.benchmark = bool((cfg.get("env_cfg") or {}).get("cudnn_benchmark"))
     run.train_dataloader = build_batches(run)
     run.val_loop = build_val_loop(run, "val_dataloader", "val_cfg")
     connect(run)
@@ -104,7 +104,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path, 
     run.optim_wrapper = build_optim_wrapper(run)
     store_reference(run)
     store_features(run)
-    if world.rank and cfg.get("randomness", {}).get("diff_rank_seed", True):
+    if world.rank and (cfg.get("randomness") or {}).get("diff_rank_seed", True):
         set_seed(seed + world.rank, deterministic)  # weights were equal on all ranks; dropout must differ
     run.train_loop = build_loop(run)
     run.param_schedulers = build_schedules(run)
@@ -226,7 +226,7 @@ def build_stream_batches(run: Run, cfg: dict[str, Any], dataset: Stream) -> Stre
 def build_loader_kwargs(run: Run, cfg: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the loader: the rest of `train_dataloader`."""
     if cfg.get("num_workers"):
-        start = run.cfg.get("env_cfg", {}).get("mp_cfg", {}).get("mp_start_method")
+        start = ((run.cfg.get("env_cfg") or {}).get("mp_cfg") or {}).get("mp_start_method")
         cfg = {"multiprocessing_context": start, **cfg}
     if cfg.get("persistent_workers"):
         say_once("persistent_workers is not used: workers are started for each epoch", logging.INFO)
@@ -265,7 +265,7 @@ def build_sampler(run: Run, cfg: Any, dataset: Any) -> Any:
 
 def connect(run: Run) -> None:
     """Connect the processes, after the data is ready on all machines."""
-    asked = run.cfg.get("env_cfg", {}).get("dist_cfg") or {}
+    asked = (run.cfg.get("env_cfg") or {}).get("dist_cfg") or {}
     run.world.connect(asked.get("backend"), asked.get("timeout") or DEFAULT_TIMEOUT_SECONDS)
     run.world.connect_sequences()
     lengths = run.world.all_gather(len(run.train_dataloader))

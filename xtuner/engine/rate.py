@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,7 +40,8 @@ LEAST_FALL = 0.01
 # Updates whose means are of few losses.
 WARM_UP = 5
 FOLDER, PICTURE, NUMBERS = "find_lr", "find_lr.svg", "find_lr.json"
-ROWS = 20
+# Of the tried rates one in so many is shown.
+EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Advice:
     tenth: float
 
 
-def try_rates(run: Run, num_updates: int = NUM_UPDATES) -> list[Tried]:
+def try_rates(run: Run, num_updates: int = NUM_UPDATES) -> Iterator[Tried]:
     """Train `run` with rising rates until its loss diverges; the same on all processes."""
     run.model.train()
     batches = run.train_dataloader.start_at(0)
@@ -75,9 +76,9 @@ def try_rates(run: Run, num_updates: int = NUM_UPDATES) -> list[Tried]:
         loss, applied = _update(run, window)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         tried.append(Tried(rate, loss, mean / (1 - SMOOTHING ** (number + 1))))
+        yield tried[-1]
         if not applied or not math.isfinite(loss) or _diverged(tried):
             break
-    return tried
 
 
 def _update(run: Run, window: Sequence[dict]) -> tuple[float, bool]:
@@ -112,27 +113,31 @@ def advise(tried: Sequence[Tried]) -> Advice | None:
     return Advice(curve[steepest].rate, curve[lowest].rate / 10)
 
 
-def find_rate(run: Run) -> tuple[Advice | None, list[str]]:
-    """Try rates and write picture and numbers into the run's folder; what they suggest, lines that say it."""
+def find_rate(run: Run, say: Callable[[str], None]) -> Advice | None:
+    """Try rates, and write picture and numbers into the run's folder; what they suggest.
+
+    `say` gets a table line by line while the rates are tried, and the suggestion; on the first process.
+    """
+    say = say if run.world.is_first else lambda line: None
+    tried: list[Tried] = []
     with run.held:
-        tried = try_rates(run)
+        say(_line(translate("lr"), translate("loss"), translate("smoothed")))
+        for one in try_rates(run):
+            tried.append(one)
+            if (len(tried) - 1) % EVERY == 0:
+                say(_line(f"{one.rate:.2e}", f"{one.loss:.4f}", f"{one.mean:.4f}"))
         found = advise(tried)
         if run.world.is_first:
             with contextlib.suppress(OSError):
                 run.log_dir.rmdir()  # made for the log of a run
             _write(run.work_dir, tried, found)
-    return found, [*table(tried), *_describe(run, found)]
+    for line in _describe(run, found):
+        say(line)
+    return found
 
 
-def table(tried: Sequence[Tried]) -> list[str]:
-    """About ROWS lines of rates and losses, with the last one."""
-    step = max(1, math.ceil(len(tried) / ROWS))
-    shown = [t for i, t in enumerate(tried) if i % step == 0 or i == len(tried) - 1]
-    titles = [translate("lr"), translate("loss"), translate("smoothed")]
-    return [
-        "".join(padded(cell, 12) for cell in cells).rstrip()
-        for cells in (titles, *([f"{t.rate:.2e}", f"{t.loss:.4f}", f"{t.mean:.4f}"] for t in shown))
-    ]
+def _line(*cells: str) -> str:
+    return "".join(padded(cell, 12) for cell in cells).rstrip()
 
 
 def _write(folder: Path, tried: Sequence[Tried], found: Advice | None) -> None:

@@ -118,7 +118,7 @@ def choose_seed(cfg: Config, options: RunOptions, source: dict[str, Any] | None)
     """The seed of a resumed run, of the command line, of the config, or a new one."""
     if source is not None:
         return source["meta"]["seed"]
-    asked = options.seed if options.seed is not None else cfg.get("randomness", {}).get("seed")
+    asked = options.seed if options.seed is not None else (cfg.get("randomness") or {}).get("seed")
     return random.SystemRandom().randrange(2**31) if asked is None else asked
 
 

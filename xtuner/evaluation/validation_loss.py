@@ -87,7 +87,7 @@ def build_measurement(cfg: Config, work_dir: str | None, world: World | None, wi
     world.split(cfg.get("sequence_parallel_size") or 1)
     folder = Path(work_dir or cfg.get("work_dir") or Path("work_dirs") / Path(cfg.filename).stem)
     timestamp = world.broadcast_via_store(lambda: build.free_timestamp(folder))
-    seed = cfg.get("randomness", {}).get("seed") or 0
+    seed = (cfg.get("randomness") or {}).get("seed") or 0
     set_seed(seed, False)
     backend = make_backend(world, bool(cfg.get("fsdp")))
     run = Run(cfg, folder, timestamp, seed, dist.device(), Builder(), world, backend)

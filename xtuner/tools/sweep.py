@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from xtuner.language import translate
 from xtuner.log import logger, start_console
 from xtuner.parallel.launch import num_processes
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.config import add_config, add_options, add_seed, read_config
 from xtuner.tools.arguments.parser import Parser
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the variants of the work dir that are not finished"
     )
+    add_seed(parser)
     add_options(parser)
     return parser.parse_args(argv)
 
@@ -116,7 +118,11 @@ def _train(
         Plan(name, config, RunOptions(str(work_dir / name), forecast=forecast))
         for name, config, forecast in read
     ]
-    results = Sweep(plans, given, work_dir, args.together).train(args.resume)
+    results = Sweep(plans, given, work_dir, args.together, args.seed).train(args.resume)
     print("\n".join(table(results)))
     print(translate("Curves: {page}", page=work_dir / PAGE))
+    if best := next((result for result in results if result.is_best and result.checkpoint), None):
+        config = Path(best.work_dir) / Path(args.config).name
+        words = ["xtuner", "convert", "pth_to_hf", str(config), str(best.checkpoint), "OUT"]
+        print(translate("Next: {command}", command=shlex.join(words)))
     return 0 if all(result.status == FINISHED for result in results) else 1

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from xtuner.log import logger, start_console
 from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
-from xtuner.tools.arguments.config import add_config, add_options, read_config
+from xtuner.tools.arguments.config import add_config, add_options, add_seed, read_config
 from xtuner.tools.arguments.parser import Parser
 from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
 
@@ -53,19 +54,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="try rising learning rates in about 100 updates, suggest one, and save no checkpoint",
     )
-    parser.add_argument("--seed", type=_seed, help="seed of every random choice (random)")
+    add_seed(parser)
     add_options(parser)
     add_launcher(parser)
     parser.add_argument(
         "--fsdp", action="store_true", help="divide weights, gradients and optimiser state among processes"
     )
     return parser.parse_args(argv)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 0", text=text))
-    return int(text)
 
 
 def _adapter_to_start_from(config: Config) -> str | None:
@@ -126,9 +121,7 @@ def _find_lr(config: Config, options: RunOptions) -> int:
 
     work_dir = work_dir_of(config, options) / FOLDER
     run = build_run(config, replace(options, work_dir=str(work_dir)))
-    _, lines = find_rate(run)
-    if run.world.is_first:
-        print("\n".join(lines))
+    find_rate(run, partial(print, flush=True))
     run.world.close()
     return 0
 

@@ -198,6 +198,24 @@ def test_each_base_has_its_own_mix(here, run, batches):
     }
 
 
+def test_variants_differ_in_their_settings_alone(here, run):
+    """One seed for all of them, also for those that begin after a kill; a swept seed is each one's own."""
+    words = ["sweep", "c.py", "lr=1e-3,1e-4", "--cfg-options", "randomness=None", "env_cfg=None"]
+    run(*words, "--work-dir", "w")
+    (seed,) = {torch.load(f"w/lr={lr}/iter_6.pth")["meta"]["seed"] for lr in ("1e-3", "1e-4")}
+    shutil.rmtree("w/lr=1e-4")
+    text = Path("w/sweep.json").read_text()
+    Path("w/sweep.json").write_text(text.replace('"finished"', '"waiting"'))
+    before = state("w/lr=1e-3")
+    run(*words, "--work-dir", "w", "--resume")
+    assert torch.load("w/lr=1e-4/iter_6.pth")["meta"]["seed"] == seed
+    assert all(torch.equal(v, before[n]) for n, v in state("w/lr=1e-3").items())
+    run(*words, "--work-dir", "v", "--seed", "7")
+    assert torch.load("v/lr=1e-4/iter_6.pth")["meta"]["seed"] == 7
+    run("sweep", "c.py", "seed=1,2", "--work-dir", "u")
+    assert [torch.load(f"u/seed={s}/iter_6.pth")["meta"]["seed"] for s in (1, 2)] == [1, 2]
+
+
 REFUSED = {
     ("lr=1e-4,2e-4", "--cfg-options", "model.lora=None"): "sweep trains adapters",
     ("lr=1e-4,1e-4",): "two variants have the name lr=1e-4",

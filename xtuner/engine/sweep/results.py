@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xtuner.atomic import written
+from xtuner.checkpoint_paths import find_last
 from xtuner.engine.hooks.validated import RULES
 from xtuner.html_page import html_page
 from xtuner.language import language, padded, translate
@@ -41,33 +42,47 @@ class Result:
     best_value: float | None = None
     best_iter: int | None = None
     is_best: bool = False
+    checkpoint: str | None = None
     curves: dict[str, Curve] = field(default_factory=dict)
 
 
-def read_results(work_dir: Path) -> dict[str, Result]:
-    """The results of an earlier start of the sweep, by the names of the variants."""
+@dataclass
+class Results:
+    """Variants by name, and the seed of those whose config has none."""
+
+    variants: dict[str, Result] = field(default_factory=dict)
+    seed: int | None = None
+
+
+def read_results(work_dir: Path) -> Results:
+    """The results of an earlier start of the sweep."""
     try:
-        rows = json.loads((work_dir / JSON).read_text(encoding="utf-8"))["variants"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return {row["name"]: Result(**row) for row in rows}
+        found = json.loads((work_dir / JSON).read_text(encoding="utf-8"))
+        return Results({row["name"]: Result(**row) for row in found["variants"]}, found["seed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Results()
 
 
-def write_results(work_dir: Path, results: Sequence[Result], title: str) -> None:
-    """Bring `results` up to date with the scalars on the disk, and write both files."""
+def write_results(work_dir: Path, found: Results) -> None:
+    """Bring the results up to date with the scalars on the disk, and write both files."""
+    results = list(found.variants.values())
     for result in results:
         measure(result)
     mark_best(results)
-    rows = [asdict(result) for result in results]
-    text = json.dumps({"variants": rows}, indent=1, ensure_ascii=False) + "\n"
-    for name, content in {JSON: text, PAGE: page(title, results)}.items():
+    # Curves are in the folders of the variants.
+    rows = [{name: v for name, v in asdict(result).items() if name != "curves"} for result in results]
+    text = json.dumps({"seed": found.seed, "variants": rows}, indent=1, ensure_ascii=False) + "\n"
+    for name, content in {JSON: text, PAGE: page(work_dir.name, results)}.items():
         with written(work_dir / name) as part:
             part.write_text(content, encoding="utf-8")
 
 
 def measure(result: Result) -> None:
     """Fill in the numbers of a variant from its scalars."""
-    curves = read_curves(Path(result.work_dir))
+    work_dir = Path(result.work_dir)
+    last = find_last(work_dir)
+    result.checkpoint = None if last is None else str(work_dir / Path(last).name)
+    curves = read_curves(work_dir)
     result.curves = {name: c for name, c in curves.items() if name == "loss" or name.startswith("val/")}
     loss = result.curves.get("loss", [])
     if loss:

@@ -7,6 +7,7 @@ of them have a checkpoint, so that the same batches are mixed as before, or each
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from xtuner.engine.hooks.validated import rule_for
 from xtuner.engine.randomness import get_rng_state, set_rng_state
 from xtuner.engine.sweep.lockstep import Lockstep
 from xtuner.engine.sweep.member import Plan
-from xtuner.engine.sweep.results import FAILED, FINISHED, Result, read_results, write_results
+from xtuner.engine.sweep.results import FAILED, FINISHED, Result, Results, read_results, write_results
 from xtuner.engine.sweep.room import how_many, recompute_of
 from xtuner.language import translate
 from xtuner.locks import writing
@@ -30,14 +31,24 @@ from xtuner.parallel.world import World, make_world
 
 
 class Sweep:
-    """The variants of a config in `work_dir`; `together`: the most at a time, by default what fits."""
+    """The variants of a config in `work_dir`; `together`: the most at a time, by default what fits.
+
+    `seed`: of the variants whose config has none; by default a new one, so that they differ in their settings
+    alone.
+    """
 
     def __init__(
-        self, plans: Sequence[Plan], options: Sequence[Sequence[str]], work_dir: Path, together: int | None
+        self,
+        plans: Sequence[Plan],
+        options: Sequence[Sequence[str]],
+        work_dir: Path,
+        together: int | None = None,
+        seed: int | None = None,
     ) -> None:
         self.plans = plans
         self.work_dir = work_dir
         self.together = together
+        self.seed = seed
         self.results = {
             plan.name: Result(plan.name, list(given), str(plan.work_dir))
             for plan, given in zip(plans, options, strict=True)
@@ -46,7 +57,11 @@ class Sweep:
     def train(self, resume: bool = False) -> list[Result]:
         """The results of all variants, once they are trained."""
         with writing(self.work_dir, translate("the work dir"), folder=True):
-            plans = self._unfinished() if resume else list(self.plans)
+            before = read_results(self.work_dir) if resume else None
+            self.seed = self._choose_seed(before)
+            plans = [
+                self._seeded(plan) for plan in (self.plans if before is None else self._unfinished(before))
+            ]
             world = make_world()
             world.split(1)
             register_families()
@@ -59,10 +74,18 @@ class Sweep:
                 world.close()
         return list(self.results.values())
 
-    def _unfinished(self) -> list[Plan]:
+    def _choose_seed(self, before: Results | None) -> int:
+        if before is not None and before.seed is not None:
+            return before.seed
+        return random.SystemRandom().randrange(2**31) if self.seed is None else self.seed
+
+    def _seeded(self, plan: Plan) -> Plan:
+        own = (plan.config.get("randomness") or {}).get("seed")
+        return plan if own is not None else replace(plan, options=replace(plan.options, seed=self.seed))
+
+    def _unfinished(self, before: Results) -> list[Plan]:
         """The variants that are not finished, each with the checkpoint that it goes on from."""
-        before = read_results(self.work_dir)
-        for name, result in before.items():
+        for name, result in before.variants.items():
             if name in self.results and result.status == FINISHED:
                 self.results[name] = result
         rest = [plan for plan in self.plans if self.results[plan.name].status != FINISHED]
@@ -86,9 +109,9 @@ class Sweep:
             together = min(len(plans), self.together or how_many(found, len(plans)))
             logger.info(translate("%d variants over one base, %d at a time"), len(plans), together)
             # A run draws its numbers from its seed on, whoever loads its base.
-            random = get_rng_state()
+            state = get_rng_state()
             base = load_base(model, dist.device())
-            set_rng_state(random)
+            set_rng_state(state)
         Lockstep(world, base, together, recompute_of(found, together), self._note_end).train(plans)
 
     def _note_end(self, plan: Plan, run: Any, error: str) -> None:
@@ -100,7 +123,7 @@ class Sweep:
         self._write()
 
     def _write(self) -> None:
-        write_results(self.work_dir, list(self.results.values()), self.work_dir.name)
+        write_results(self.work_dir, Results(self.results, self.seed))
 
 
 def _base_of(plan: Plan) -> str:

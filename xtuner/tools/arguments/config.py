@@ -48,3 +48,14 @@ def write_new(path: Path, text: str, *, force: bool) -> None:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add `--seed`."""
+    parser.add_argument("--seed", type=_seed, help="seed of every random choice (random)")
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 0", text=text))
+    return int(text)
