@@ -17,7 +17,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 320, 64, 40, 14, 16
 COLOURS = ("#3b82c4", "#d9822b", "#2a9d5c", "#c94c4c", "#8a63c9", "#8c6d46", "#d16ba5", "#6b7785")
 NUM_TICKS = 5
 MOST_DOTS = 30
-MOST_POINTS = 1000  # of a curve; more are not told apart
+MOST_POINTS = 1000  # of a curve; a picture shows no more
 MOST_NAMES = 4  # fit above the picture
 NAME_HEIGHT = 20
 
