@@ -8,7 +8,7 @@ import pytest
 
 from tests import killed
 from xtuner.convert import output
-from xtuner.convert.output import new_folder
+from xtuner.convert.output import new_folder, on_the_way
 from xtuner.errors import CheckpointError, ConfigError
 
 
@@ -49,6 +49,27 @@ def test_an_earlier_conversion_is_replaced_and_named(tmp_path, caplog):
         (folder / "config.json").write_text("new")
     assert names(target) == [".gitattributes", "config.json"]
     assert "adapter_config.json, adapter_model.bin replaced" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [(), ("config.json", "model.safetensors")], ids=["adapters", "whole"])
+def test_the_parts_of_a_llava_are_replaced(kept, tmp_path):
+    """Their folders are those of a conversion, with or without the language model beside them."""
+    parts = ("llm_adapter/adapter_config.json", "visual_encoder/config.json", "projector/config.json")
+    for name in (*parts, "xtuner_config.py", *kept):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("old")
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("new")
+    assert names(tmp_path / "out") == ["config.json"]
+
+
+def test_what_the_output_is_made_of_does_not_stay(tmp_path):
+    """It is in the folder that is written: a failure, or the conversion after a kill, removes it too."""
+    with new_folder(tmp_path / "out") as folder, on_the_way(folder) as parts:
+        (parts / "a.bin").write_text("")
+        (folder / "config.json").write_text("new")
+        assert names(tmp_path) == [".out.lock", ".out.part"]
+    assert names(tmp_path / "out") == ["config.json"]
 
 
 CONVERT = """
@@ -113,7 +134,16 @@ def test_two_conversions_do_not_write_one_folder(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("files", [["notes.txt"], ["config.json", "thesis.docx"], ["config.json", "data/"]])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["notes.txt"],
+        ["config.json", "thesis.docx"],
+        ["config.json", "data/"],
+        ["config.json", "projector/thesis.docx"],
+        ["config.json", "projector/old/"],
+    ],
+)
 def test_a_foreign_folder_is_refused(tmp_path, files):
     """Only folders that a conversion wrote are overwritten."""
     for name in files:
@@ -123,7 +153,7 @@ def test_a_foreign_folder_is_refused(tmp_path, files):
             path.write_text("mine")
     with pytest.raises(ConfigError, match="which no conversion wrote"), new_folder(tmp_path / "out"):
         raise AssertionError("the block must not run")
-    assert names(tmp_path / "out") == sorted(name.strip("/") for name in files)
+    assert names(tmp_path / "out") == sorted(name.split("/")[0] for name in files)
 
 
 def test_the_source_cannot_be_the_target(tmp_path):

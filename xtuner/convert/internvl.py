@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,14 @@ from xtuner.convert.folders import copy_other_files, model_folder
 from xtuner.convert.llama_names import Load, as_llama
 from xtuner.convert.merge import merge
 from xtuner.convert.names import AsFiles, Names, empty_model
-from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.served import CONTENT, jinja, serve_as_trained
+from xtuner.convert.trained import Writing
 from xtuner.convert.weights import Weights, write_weights
 from xtuner.errors import ConfigError
 from xtuner.image_processor import load_processor
 from xtuner.internvl_folder import FAMILY, keep_image_tokens
-from xtuner.log import logger
 from xtuner.model.loading import load_config
 from xtuner.model_folder import read_json
 
@@ -58,31 +56,19 @@ _WITH_IMAGES = """\
 {{%- set content = state.content -%}}"""
 
 
-def write_whole(
-    trained: Path,
-    base_dir: Path,
-    save_dir: str | Path,
-    save_format: str,
-    *,
-    max_shard_size: str | int = "2GB",
-    safe_serialization: bool = True,
-) -> None:
-    """Write the trained model or adapter in the folder `trained` as one whole model in one of FORMATS."""
-    is_own = _family_of(base_dir) == FAMILY
-    with tempfile.TemporaryDirectory(dir=trained.parent, prefix="whole-") as parts:
-        whole = Path(parts) / "whole"
-        if (trained / "adapter_config.json").is_file():
-            merge(
-                base_dir, trained, whole, max_shard_size, safe_serialization=safe_serialization, check=False
-            )
-        else:
-            _beside(base_dir, trained)
-            whole = trained
-        if save_format == "official" or not is_own:
-            with new_folder(save_dir, sources=(base_dir,)) as folder:
-                shutil.copytree(whole, folder, dirs_exist_ok=True)
-        else:
-            _write_native(whole, save_dir, str(base_dir), max_shard_size, safe_serialization)
+def write_whole(trained: Path, base_dir: Path, folder: Path, save_format: str, how: Writing) -> None:
+    """Write the model or adapter in `trained` as one whole model in one of FORMATS into `folder`."""
+    shards, safe = how.max_shard_size, how.safe_serialization
+    whole = trained
+    if (trained / "adapter_config.json").is_file():
+        whole = trained.with_name("whole")
+        merge(base_dir, trained, whole, shards, safe_serialization=safe, check=False)
+    else:
+        _beside(base_dir, trained)
+    if save_format == "official" or _family_of(base_dir) != FAMILY:
+        shutil.copytree(whole, folder, dirs_exist_ok=True)
+    else:
+        _write_native(whole, folder, str(base_dir), shards, safe)
 
 
 def internvl_base(name: str | None, save_format: str, config: str) -> Path:
@@ -104,10 +90,7 @@ def _family_of(folder: Path) -> str:
 
 def _beside(base: Path, folder: Path) -> None:
     """Copy the files of the base that a trained model lacks, such as InternVL's own code."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as copied:
-        for name in copy_other_files(base, Path(copied), leave=("README.md",)):
-            if not (folder / name).exists():
-                shutil.copyfile(Path(copied) / name, folder / name)
+    copy_other_files(base, folder, leave=("README.md", *(file.name for file in folder.iterdir())))
     config = read_json(folder / "config.json")
     # In the words of the base: older versions of transformers read no others.
     kept = {**read_json(base / "config.json"), "dtype": config["dtype"]}
@@ -116,7 +99,7 @@ def _beside(base: Path, folder: Path) -> None:
 
 
 def _write_native(
-    whole: Path, save_dir: str | Path, base: str, max_shard_size: str | int, safe_serialization: bool
+    whole: Path, folder: Path, base: str, max_shard_size: str | int, safe_serialization: bool
 ) -> None:
     """Write a folder of InternVL's own form as one of transformers."""
     from transformers import InternVLForConditionalGeneration
@@ -131,29 +114,27 @@ def _write_native(
     parameters = _Parameters(whole, weights, own.text_config, rows)
     files = AsFiles(model, parameters, parameters.infos)
     total = sum(info.num_bytes for info in files.infos.values())
-    with new_folder(save_dir, sources=(whole,), num_bytes=total) as folder:
-        logger.info("Saving the model in the form of transformers to %s", save_dir)
-        with byte_bar("Saving", total) as advance:
+    with byte_bar("Saving", total) as advance:
 
-            def load(name: str) -> torch.Tensor:
-                advance(files.infos[name].num_bytes)
-                return files[name]
+        def load(name: str) -> torch.Tensor:
+            advance(files.infos[name].num_bytes)
+            return files[name]
 
-            write_weights(
-                folder,
-                files.infos,
-                load,
-                max_shard_size=max_shard_size,
-                safe_serialization=safe_serialization,
-            )
-        fields = {**config.to_dict(), "architectures": [InternVLForConditionalGeneration.__name__]}
-        _write_json(folder / "config.json", fields)
-        for name in (CONFIG_NAME, "generation_config.json"):
-            if (whole / name).is_file():
-                shutil.copyfile(whole / name, folder / name)
-        _write_processor(folder, processor, tokenizer, trained_template([whole]))
-        write_card(folder, base, "model")
-        serve_as_trained(folder)
+        write_weights(
+            folder,
+            files.infos,
+            load,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe_serialization,
+        )
+    fields = {**config.to_dict(), "architectures": [InternVLForConditionalGeneration.__name__]}
+    _write_json(folder / "config.json", fields)
+    for name in (CONFIG_NAME, "generation_config.json"):
+        if (whole / name).is_file():
+            shutil.copyfile(whole / name, folder / name)
+    _write_processor(folder, processor, tokenizer, trained_template([whole]))
+    write_card(folder, base, "model")
+    serve_as_trained(folder)
 
 
 def _native_config(own: Any) -> Any:

@@ -10,13 +10,10 @@ The last two are made of the first: base and adapter are merged tensor by tensor
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +25,11 @@ from xtuner.config import Config
 from xtuner.convert.card import without_local_paths, write_card
 from xtuner.convert.folders import copy_other_files, model_folder
 from xtuner.convert.merge import merge
-from xtuner.convert.output import new_folder
+from xtuner.convert.output import new_folder, on_the_way
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.safetensors_stream import TensorInfo
 from xtuner.convert.served import serve_as_trained
-from xtuner.convert.trained import About, Cast, half_dtype, write_adapter, write_model
+from xtuner.convert.trained import About, Cast, Writing, half_dtype, write_adapter, write_model
 from xtuner.convert.weights import Weights, write_file, write_weights
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.image_processor import load_image_processor, num_patches
@@ -49,17 +46,6 @@ _MULTIPLE = 64  # of rows of an embedding
 _Source = tuple[Callable[[str], torch.Tensor], str, TensorInfo]
 
 
-@dataclass(frozen=True)
-class Writing:
-    """The run of a checkpoint, and how its weights are written."""
-
-    cfg: Config
-    path: Path
-    fp32: bool = False
-    max_shard_size: str | int = "2GB"
-    safe_serialization: bool = True
-
-
 def is_llava(cfg: Config) -> bool:
     """Whether the config trains a LLaVA."""
     return "visual_encoder" in cfg.get("model", {})
@@ -74,14 +60,15 @@ def write_llava(save_dir: str | Path, checkpoint: Mapping[str, Any], how: Writin
         raise CheckpointError(f"{how.path} has no projector: it is not the checkpoint of a LLaVA run.")
     if foreign := [name for name in state if not name.startswith(_PARTS)]:
         raise CheckpointError(f"{how.path} holds {foreign[0]!r}, which is no part of a LLaVA.")
-    size = sum(tensor.nbytes for tensor in state.values())
+    itemsize = (torch.float32 if how.fp32 else half_dtype(how.cfg, state)).itemsize
+    size = sum(tensor.numel() * itemsize for tensor in state.values())
     with new_folder(save_dir, sources=(how.path.resolve().parent,), num_bytes=size) as folder:
         if save_format == "xtuner":
             _write_parts(folder, checkpoint, how)
         else:
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".llava-") as parts:
-                _write_parts(Path(parts), checkpoint, how)
-                _write_whole(folder, Path(parts), how, save_format)
+            with on_the_way(folder) as parts:
+                _write_parts(parts, checkpoint, how)
+                _write_whole(folder, parts, how, save_format)
         (folder / CONFIG_NAME).write_text(without_local_paths(how.cfg.text), "utf-8")
         if (folder / "config.json").is_file():
             serve_as_trained(folder)
@@ -160,28 +147,23 @@ def _named(cfg: Config, part: str) -> str | None:
 
 
 def _write_whole(folder: Path, parts: Path, how: Writing, save_format: str) -> None:
-    with contextlib.ExitStack() as stack:
-        llm = stack.enter_context(_whole_part(parts, parts, "llm", how))
-        vision = stack.enter_context(_whole_part(parts, parts / "visual_encoder", "visual_encoder", how))
-        layout = _HuggingFace if save_format == "huggingface" else _Official
-        layout(folder, llm, vision, parts / "projector", how).write()
+    llm = _whole_part(parts, parts, "llm", how)
+    vision = _whole_part(parts, parts / "visual_encoder", "visual_encoder", how)
+    layout = _HuggingFace if save_format == "huggingface" else _Official
+    layout(folder, llm, vision, parts / "projector", how).write()
 
 
-@contextlib.contextmanager
-def _whole_part(parts: Path, trained: Path, part: str, how: Writing) -> Iterator[Path]:
+def _whole_part(parts: Path, trained: Path, part: str, how: Writing) -> Path:
     """The folder of a part with all its weights: as it was trained, merged, or the base."""
     if (trained / "config.json").is_file():
-        yield trained
-        return
+        return trained
     base = model_folder(_named(how.cfg, part) or "", f"model.{part}")
     adapter = parts / f"{part}_adapter"
     if not adapter.is_dir():
-        yield base
-        return
-    with tempfile.TemporaryDirectory(dir=parts, prefix=f"{part}-") as merged:
-        out = Path(merged) / "merged"
-        merge(base, adapter, out, is_clip=part == "visual_encoder", check=False)
-        yield out
+        return base
+    merged = parts / f"{part}_merged"
+    merge(base, adapter, merged, is_clip=part == "visual_encoder", check=False)
+    return merged
 
 
 class _Layout(ABC):

@@ -1,6 +1,6 @@
 """The folder a conversion writes: complete or absent.
 
-out/../.out.part   everything is written here first
+out/../.out.part   everything is written here first; .parts in it holds what the output is made of
 out/               is replaced by it in one step when all is well; on any failure `.out.part` is removed
 """
 
@@ -23,7 +23,16 @@ from xtuner.log import logger
 _SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".py", ".md", ".txt", ".jinja", ".tiktoken"}
 # In a folder that cannot be replaced itself: the new files, and the old ones while some or all are moved.
 _NEW, _MOVING, _OLD = ".xtuner-new", ".xtuner-moving", ".xtuner-old"
-_MARKS = ("config.json", "adapter_config.json")
+_PARTS = ".parts"
+# Folders in them: the parts of a LLaVA, and chat templates beside the first.
+_FOLDERS = {
+    "llm_adapter",
+    "visual_encoder_adapter",
+    "visual_encoder",
+    "projector",
+    "additional_chat_templates",
+}
+_MARKS = ("config.json", "adapter_config.json", "projector/config.json")
 
 
 @contextmanager
@@ -36,6 +45,15 @@ def new_folder(target: str | Path, *, sources: tuple[Path, ...] = (), num_bytes:
     path = Path(os.path.abspath(os.path.expanduser(target)))
     with writing(path, translate("the output")):
         yield from _new_folder(path, sources, num_bytes)
+
+
+@contextmanager
+def on_the_way(folder: Path) -> Iterator[Path]:
+    """A folder within the new `folder` for what it is made of; whatever happens, it does not stay."""
+    parts = folder / _PARTS
+    parts.mkdir()
+    yield parts
+    shutil.rmtree(parts)
 
 
 def _new_folder(path: Path, sources: tuple[Path, ...], num_bytes: int) -> Iterator[Path]:
@@ -130,7 +148,7 @@ def _replaceable(path: Path, sources: tuple[Path, ...]) -> list[Path]:
     if not path.is_dir():
         raise ConfigError(f"{path} is a file: name a folder to write to.")
     old = sorted(p for p in path.iterdir() if p.is_dir() or not p.name.startswith("."))
-    foreign = [p.name for p in old if p.is_dir() or p.suffix not in _SUFFIXES]
+    foreign = [p.name for p in old if not _is_written(p)]
     if old and not any((path / mark).is_file() for mark in _MARKS):
         foreign = foreign or [p.name for p in old]
     if foreign:
@@ -138,6 +156,13 @@ def _replaceable(path: Path, sources: tuple[Path, ...]) -> list[Path]:
             f"{path} holds {_some(foreign)}, which no conversion wrote: name a new or an empty folder."
         )
     return old
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a file or folder is of a kind that conversions write."""
+    if not path.is_dir():
+        return path.suffix in _SUFFIXES
+    return path.name in _FOLDERS and all(p.is_file() and p.suffix in _SUFFIXES for p in path.iterdir())
 
 
 def _some(names: list[str], limit: int = 6) -> str:

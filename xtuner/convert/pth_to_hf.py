@@ -9,7 +9,6 @@ meta["hf_files"]                              ->  config.json, generation_config
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from xtuner.config import Config, load_config
 from xtuner.config.internvl import general_config
 from xtuner.convert.card import without_local_paths, write_card
 from xtuner.convert.internvl import internvl_base, write_whole
-from xtuner.convert.llava import Writing, is_llava, write_llava
-from xtuner.convert.output import new_folder
+from xtuner.convert.llava import is_llava, write_llava
+from xtuner.convert.output import new_folder, on_the_way
 from xtuner.convert.progress import byte_bar
 from xtuner.convert.served import serve_as_trained
-from xtuner.convert.trained import About, Cast, half_dtype, write_adapter, write_model
-from xtuner.convert.weights import parse_size
+from xtuner.convert.trained import About, Cast, Writing, half_dtype, write_adapter, write_model
+from xtuner.convert.weights import Weights, parse_size
 from xtuner.engine.checkpoints.archive import InFiles
 from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.errors import CheckpointError, ConfigError
@@ -63,43 +62,49 @@ def pth_to_hf(
     if is_llava(cfg):
         write_llava(save_dir, checkpoint, how, save_format)
         return "llava"
-    if base is None:
-        return _write_trained(save_dir, checkpoint, how)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".whole-") as parts:
-        trained = Path(parts) / "trained"
-        kind = _write_trained(trained, checkpoint, how)
-        shards, safe = max_shard_size, safe_serialization
-        write_whole(trained, base, save_dir, save_format, max_shard_size=shards, safe_serialization=safe)
+    tensors, in_adapter = _cast(checkpoint["state_dict"], how), is_adapter(checkpoint["state_dict"])
+    kind = "adapter" if in_adapter else "model"
+    about = About(base_of(cfg), checkpoint.get("meta", {}).get("hf_files") or {}, cfg.model.get("lora"))
+    sources = (path.resolve().parent,) if base is None else (path.resolve().parent, base)
+    num_bytes = sum(info.num_bytes for info in (tensors if base is None else Weights(base)).infos.values())
+    with new_folder(save_dir, sources=sources, num_bytes=num_bytes) as folder:
+        for part in ("adapter",) if in_adapter else ("LLM tokenizer", "LLM"):
+            logger.info("Saving %s to %s", part, save_dir)
+        if base is None:
+            _write_trained(folder, tensors, about, kind, how)
+            return kind
+        with on_the_way(folder) as parts:
+            trained = parts / "trained"
+            _write_trained(trained, tensors, about, kind, how)
+            write_whole(trained, base, folder, save_format, how)
     return kind
 
 
-def _write_trained(save_dir: str | Path, checkpoint: Mapping[str, Any], how: Writing) -> str:
-    """Write what was trained: an adapter, or a whole model; returns which."""
-    cfg, path = how.cfg, how.path
-    state = _exported(checkpoint["state_dict"], path)
-    in_adapter = is_adapter(checkpoint["state_dict"])
-    _check_kind(cfg, in_adapter, path)
-    tensors = Cast(state, torch.float32 if how.fp32 else half_dtype(cfg, state), path)
+def _cast(state: Mapping[str, torch.Tensor], how: Writing) -> Cast:
+    """The tensors of a checkpoint as they are written."""
+    exported = _exported(state, how.path)
+    _check_kind(how.cfg, is_adapter(state), how.path)
+    tensors = Cast(exported, torch.float32 if how.fp32 else half_dtype(how.cfg, exported), how.path)
     if tensors.half is not None:
         logger.info("Convert LLM to %s", str(tensors.half).removeprefix("torch."))
-    about = About(base_of(cfg), checkpoint.get("meta", {}).get("hf_files") or {}, cfg.model.get("lora"))
-    sources, safe = (path.resolve().parent,), how.safe_serialization
-    with new_folder(save_dir, sources=sources, num_bytes=tensors.num_bytes) as folder:
-        with byte_bar("Saving", tensors.num_bytes) as advance:
-            load = tensors.loader(advance)
-            if in_adapter:
-                logger.info("Saving adapter to %s", save_dir)
-                write_adapter(folder, tensors, load, about, safe_serialization=safe)
-            else:
-                logger.info("Saving LLM tokenizer to %s", save_dir)
-                logger.info("Saving LLM to %s", save_dir)
-                limit = how.max_shard_size
-                write_model(folder, tensors, load, about, max_shard_size=limit, safe_serialization=safe)
-        (folder / CONFIG_NAME).write_text(without_local_paths(cfg.text), "utf-8")
-        write_card(folder, base_of(cfg), "adapter" if in_adapter else "model")
-        if not in_adapter:
-            serve_as_trained(folder)
-    return "adapter" if in_adapter else "model"
+    return tensors
+
+
+def _write_trained(folder: Path, tensors: Cast, about: About, kind: str, how: Writing) -> None:
+    """Write what was trained into `folder`: an adapter, or a whole model."""
+    folder.mkdir(exist_ok=True)
+    safe = how.safe_serialization
+    with byte_bar("Saving", tensors.num_bytes) as advance:
+        load = tensors.loader(advance)
+        if kind == "adapter":
+            write_adapter(folder, tensors, load, about, safe_serialization=safe)
+        else:
+            limit = how.max_shard_size
+            write_model(folder, tensors, load, about, max_shard_size=limit, safe_serialization=safe)
+    (folder / CONFIG_NAME).write_text(without_local_paths(how.cfg.text), "utf-8")
+    write_card(folder, about.base, kind)
+    if kind == "model":
+        serve_as_trained(folder)
 
 
 def _check_kind(cfg: Config, in_adapter: bool, path: Path) -> None:

@@ -38,6 +38,17 @@ class About:
     lora: Any = None  # the config of its adapter
 
 
+@dataclass(frozen=True)
+class Writing:
+    """The run of a checkpoint, and how its weights are written."""
+
+    cfg: Config
+    path: Path
+    fp32: bool = False
+    max_shard_size: str | int = "2GB"
+    safe_serialization: bool = True
+
+
 def half_dtype(cfg: Config, state: Mapping[str, torch.Tensor]) -> torch.dtype:
     """The 16 bit type of a run: bf16 if its weights or settings are, else fp16."""
     set_dtypes = [cfg.model.llm.get("torch_dtype"), cfg.model.llm.get("dtype")]
