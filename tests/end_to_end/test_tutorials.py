@@ -6,15 +6,14 @@ A run that is killed, one that goes on, and one that trains to its end are real 
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.killed import kill_when
 
 # peft asks for a property that transformers has renamed.
 pytestmark = [
@@ -28,19 +27,6 @@ def xtuner(*words: str, cwd: Path, **kwargs) -> subprocess.CompletedProcess:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **kwargs)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
-
-
-def kill_after(path: Path, *words: str, cwd: Path) -> None:
-    """Start a run and kill it without warning as soon as `path` exists."""
-    with open(os.devnull, "w") as nowhere:
-        run = subprocess.Popen(
-            [sys.executable, "-m", "xtuner", *words], cwd=cwd, stdout=nowhere, stderr=nowhere
-        )
-        deadline = time.monotonic() + 120
-        while not path.exists() and run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        run.send_signal(signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 
 
 def final_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -60,8 +46,9 @@ def test_tutorial_001_train_kill_resume_convert_merge_chat(tutorial_001, run, mo
     whole, cut = here / "whole", here / "cut"
     monkeypatch.chdir(here)
     run("train", config, "--work-dir", "whole", *options)
-    kill_after(cut / "iter_5.pth", "train", config, "--work-dir", "cut", *options, cwd=here)
-    resumed = xtuner("train", config, "--work-dir", "cut", "--resume", *options, cwd=here)
+    train = ("train", config, "--work-dir", "cut", *options)
+    kill_when((cut / "iter_5.pth").exists, *train, cwd=here)
+    resumed = xtuner(*train, "--resume", cwd=here)
     assert "Resumed at iter" in resumed.stderr
     name = Path((whole / "last_checkpoint").read_text()).name
     assert equal(final_weights(whole / name), final_weights(cut / name))
