@@ -71,7 +71,11 @@ IMAGES = {
     "{address} ended before its last byte": "{address} 在最后一个字节之前中断",
     "{host:.200} is not fetched from: it is no public address": "不从 {host:.200} 获取：它不是公网地址",
     "no time is left": "时间已用完",
+    "data: %s images; with them %s tokens, at most %s in a conversation": (
+        "数据：%s 个图像；连同图像共 %s 个 token，一个对话最多 %s 个"
+    ),
     # videos
+    "video_frames is {count}: write 1 or more": "video_frames 为 {count}：应为 1 或更大",
     "videos are read by PyAV, which is not installed: {command}": "读取视频需要 PyAV，尚未安装：{command}",
     "{name} has no pictures: it is no video": "{name} 中没有画面：它不是视频",
     "the video {name} cannot be read: {error}": "视频 {name} 无法读取：{error}",
@@ -80,7 +84,10 @@ IMAGES = {
     ),
     "the video {name} has no frames": "视频 {name} 中没有帧",
     "{value:.60} is no video: give the path of a file": "{value:.60} 不是视频：请给出文件的路径",
-    "the row has images and videos: write both as parts of messages": (
-        "该行既有图像又有视频：请把两者都写成 messages 中的部分"
+    "the text has {count} <video>, and the row {videos} videos": (
+        "文本中有 {count} 个 <video>，而该行有 {videos} 个视频"
+    ),
+    "the row has images and videos: write <image> and <video> in its text where they belong": (
+        "该行既有图像又有视频：请在文本中相应的位置写上 <image> 和 <video>"
     ),
 }

@@ -60,6 +60,7 @@ def process_hf_dataset(
     held_out: float = 0.0,
     take_held_out: bool = False,
     one_sample_per_turn: bool = False,
+    video_frames: int | None = None,
 ) -> PackedDataset | StreamedDataset:
     """The tokenised items of the rows of `dataset`: a list of rows, a data set, or a dict of them by split.
 
@@ -74,6 +75,8 @@ def process_hf_dataset(
 
     `one_sample_per_turn` makes a sample for each answer, which ends with it and supervises it alone: chat
     templates of thinking models show the thinking of the last answer only. Earlier turns are repeated.
+
+    `video_frames`: the images that stand for a video, with `with_image_token`.
 
     `streaming` tokenises nothing ahead and stores nothing on disk: `buffer_size` rows at a time are read,
     packed and shuffled (by `shuffle_before_pack`) during training, in each process and worker.
@@ -90,6 +93,7 @@ def process_hf_dataset(
         with_image_token,
         strict,
         one_sample_per_turn,
+        video_frames=video_frames,
     )
     if streaming:
         _check_streaming(do_dataset_tokenization, max_dataset_length, buffer_size, held_out)
@@ -201,6 +205,7 @@ def store_key(rows: Selection, settings: Encoding) -> str:
             settings.max_length,
             settings.rename_maps,
             [settings.input_ids_with_output, settings.with_image_token, settings.one_sample_per_turn],
+            settings.video_frames,
             fingerprint.fingerprint_encoder(),
         ]
     )

@@ -5,7 +5,8 @@
     item         1 3148 -200 -200 ... -200 13 5618 ...    once for each row that the encoder makes of it
     pixels       one tensor [images, 3, height, width] for each item
 
-A row without an image is text. The tokens are in the token store; images are read when an item is.
+A row without an image is text. {"video": "a.mp4", ...} is a row with `video_frames` images, and `<video>` in
+its text so many `<image>`. The tokens are in the token store; images are read when an item is.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from xtuner.dataset.huggingface import process_hf_dataset
 from xtuner.dataset.images.pixel_cache import PixelCache
 from xtuner.dataset.images.shape import bounded_for, expand_to_square
 from xtuner.dataset.images.source import ImageSource
+from xtuner.dataset.images.video import check_frames
 from xtuner.dataset.items.image_items import ImageItems, count_tokens, joined
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
+from xtuner.dataset.map_fns.images import named_images, with_frames
 from xtuner.dataset.reading.load import load_dataset
 from xtuner.errors import ConfigError, DataError
 from xtuner.image_processor import background_of, make_image_processor, num_patches
@@ -62,6 +65,7 @@ class LLaVADataset(ImageItems):
         strict: bool = False,
         held_out: float = 0.0,
         take_held_out: bool = False,
+        video_frames: int = 8,
     ) -> None:
         """`max_length` cuts the text, and counts an image as one token.
 
@@ -70,8 +74,9 @@ class LLaVADataset(ImageItems):
         those of the images. `pixel_cache`: a folder that keeps prepared pixels (1.4 MB each at 336 x 336), up
         to `pixel_cache_gb`, so that an image is decoded once. Rows whose image is missing are left out and
         counted; with `strict`, or if there are many, they are an error. `held_out`, `take_held_out`: as of
-        `process_hf_dataset`.
+        `process_hf_dataset`. A video is `video_frames` images at equal distances.
         """
+        self._video_frames = check_frames(video_frames)
         self.rows_per_image = rows_per_image or _rows_by_config(image_processor)
         images, processor = ImageSource(image_folder), make_image_processor(image_processor)
         self.reader = ImageReader(images, processor, pad_image_to_square, pixel_cache, pixel_cache_gb)
@@ -92,6 +97,7 @@ class LLaVADataset(ImageItems):
             strict=strict,
             held_out=held_out,
             take_held_out=take_held_out,
+            video_frames=video_frames,
         )
         assert isinstance(text, PackedDataset)
         counts = count_tokens(text.store, IMAGE_TOKEN_INDEX)
@@ -99,6 +105,11 @@ class LLaVADataset(ImageItems):
         kept = self._with_images(text, counts, strict)
         _check_fits(lengths[kept], max_packed_length)
         super().__init__(text, kept, counts, lengths, max_packed_length, seed)
+        if num_images := int(counts[kept].sum()):
+            what = "data: %s images; with them %s tokens, at most %s in a conversation"
+            logger.info(
+                translate(what), *(f"{n:,}" for n in (num_images, lengths[kept].sum(), lengths[kept].max()))
+            )
 
     def read(self, path: str, max_rows: int | None, seed: int) -> Any:
         """The rows of the file `path`, of which at most `max_rows` are taken."""
@@ -118,7 +129,11 @@ class LLaVADataset(ImageItems):
         """The images of all items, as the rows name them."""
         for number in self.plan.order.tolist():
             if count := int(self._num_image_tokens[number]):
-                yield from images_of(self.row(int(self.store.rows[number])))[:count]
+                yield from self._images(self.row(int(self.store.rows[number])))[:count]
+
+    def _images(self, row: Mapping[str, Any]) -> list[Any]:
+        """The images of a row, in the forms that `ImageSource` takes; frames of videos are among them."""
+        return named_images(with_frames(row, self._video_frames))
 
     def _sample(self, number: int, stored: bool = True) -> tuple[np.ndarray, np.ndarray, torch.Tensor | None]:
         """Ids with a token for each row of an image, labels, and the pixels or features of the images."""
@@ -127,7 +142,7 @@ class LLaVADataset(ImageItems):
         if count := int(self._num_image_tokens[number]):
             row = int(self.store.rows[number])
             try:
-                images = images_of(self.row(row))[:count]
+                images = self._images(self.row(row))[:count]
                 pixels = self.reader.features(images) if stored else None
                 pixels = self.reader.pixels(images) if pixels is None else pixels
             except DataError as error:
@@ -143,7 +158,10 @@ class LLaVADataset(ImageItems):
         rows, total = text.store.rows, len(text.store)
 
         def look(number: int) -> tuple[str, bool]:
-            images, count = images_of(text.row(int(rows[number]))), int(counts[number])
+            try:
+                images, count = self._images(text.row(int(rows[number]))), int(counts[number])
+            except DataError as error:  # of rows that were tokenised elsewhere
+                return str(error), False
             return self._fault(images, count), len(images) > count
 
         with ThreadPoolExecutor(_READERS) as readers:
@@ -236,14 +254,6 @@ class ImageReader:
 
         one = self._processor(images=Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
         return torch.zeros_like(one).repeat(count, 1, 1, 1)
-
-
-def images_of(row: Mapping[str, Any]) -> list[Any]:
-    """The images of a row, in the forms that `ImageSource` takes."""
-    found = row.get("image", row.get("images"))
-    if found is None or found == "":
-        return []
-    return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
 def _check_fits(lengths: np.ndarray, limit: int | None) -> None:

@@ -21,6 +21,7 @@ from xtuner.dataset.encoding.pipeline import MapFn
 from xtuner.dataset.huggingface import find_map_fn, process_hf_dataset
 from xtuner.dataset.images.processed import ProcessedImages
 from xtuner.dataset.images.source import ImageSource
+from xtuner.dataset.images.video import check_frames
 from xtuner.dataset.items.image_items import ImageItems, count_tokens, joined
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset, checked_index
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
@@ -72,7 +73,7 @@ class VisionLanguageDataset(ImageItems):
         self._source = ImageSource(image_folder)
         self._map = find_map_fn(dataset_map_fn, "dataset_map_fn", DATASET_FORMAT_MAPPING) or auto_map_fn
         self._renames = dict(rename_maps)
-        self._video_frames = video_frames
+        self._video_frames = check_frames(video_frames)
         self._template = None if template is None else find_template(template)
         self._system = system
         rows = _undecoded(load_dataset(dataset) if isinstance(dataset, str) else dataset)

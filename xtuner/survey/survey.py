@@ -6,8 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from xtuner.dataset.items.summary import check_strict
 from xtuner.survey.configured import ConfiguredData, Origin
 from xtuner.survey.counts import Counts, Lengths, describe_lengths
@@ -79,7 +77,7 @@ def make_survey(
         source=describe_source(origin),
         max_length=origin.max_length,
         counts=counts,
-        lengths=describe_lengths(np.asarray(dataset.store.lengths)),
+        lengths=describe_lengths(dataset.sample_lengths),
         findings=findings,
         rows=rows,
         item=view_item(dataset, tokenizer, index),

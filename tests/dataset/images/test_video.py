@@ -9,26 +9,17 @@ import numpy as np
 import pytest
 
 from tests import vision
+from tests.video import save_clip
 from xtuner.dataset import VisionLanguageDataset
 from xtuner.dataset.images.source import ImageSource
 from xtuner.dataset.map_fns.images import IMAGE_MARK, with_frames, with_marks
-from xtuner.errors import DataError
+from xtuner.errors import ConfigError, DataError
 from xtuner.image_processor import load_processor
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """Eight grey frames in two seconds, each brighter than the one before."""
-    av = pytest.importorskip("av")
-    path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=4)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for number in range(8):
-            grey = np.full((64, 96, 3), 20 + 28 * number, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
-        container.mux(stream.encode())
-    return path
+    return save_clip(tmp_path_factory.mktemp("video") / "clip.mp4")
 
 
 def brightness(image):
@@ -77,7 +68,7 @@ def test_a_large_video_is_refused(clip, monkeypatch):
 
 def test_without_the_package_its_command_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(DataError, match=r"PyAV, which is not installed: .* install 'av>=14'"):
+    with pytest.raises(ConfigError, match=r"PyAV, which is not installed: .* install 'av>=14'"):
         ImageSource(clip.parent).image("clip.mp4#frame=1/2")
 
 
@@ -101,6 +92,25 @@ def test_a_field_of_videos(row):
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "images"),
+    [
+        ("<image>A <video>B <image>C", ["1.png", *FRAMES, "2.png"]),
+        ("<video><image><image>", [*FRAMES, "1.png", "2.png"]),
+    ],
+)
+def test_images_and_videos_are_in_the_order_of_the_text(text, images):
+    row = {
+        "images": ["1.png", "2.png"],
+        "video": "a.mp4",
+        "conversations": [{"from": "human", "value": text}],
+    }
+    found = with_frames(row, 2)
+    assert found["images"] == images
+    assert found["conversations"][0]["value"] == text.replace("<video>", "<image><image>")
+    assert row["video"] == "a.mp4"
+
+
 def test_parts_of_messages(tmp_path):
     """Images and videos keep their order."""
     parts = [
@@ -119,7 +129,7 @@ def test_parts_of_messages(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"video": "a.mp4", "image": "1.png"}, "images and videos: write both as parts of messages"),
+        ({"video": "a.mp4", "image": "1.png"}, "images and videos: write <image> and <video>"),
         ({"video": 3}, "3 is no video: give the path of a file"),
     ],
 )

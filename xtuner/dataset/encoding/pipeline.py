@@ -28,6 +28,7 @@ from xtuner.dataset.encoding.conversations import (
 )
 from xtuner.dataset.map_fns import DATASET_FORMAT_MAPPING, auto_map_fn
 from xtuner.dataset.map_fns.fields import flag, is_trained, items, missing_field, turn_text
+from xtuner.dataset.map_fns.images import with_frames
 from xtuner.errors import ConfigError, DataError
 from xtuner.language import translate
 from xtuner.log import say_once
@@ -70,6 +71,7 @@ class Encoding:
     strict: bool = False
     one_sample_per_turn: bool = False
     keep_thinking: bool = False  # of the last answer, where the chat template leaves it out
+    video_frames: int | None = None  # of a video, which are images in its place; None: rows have no videos
 
 
 class Rows(Protocol):
@@ -357,6 +359,8 @@ def map_row(row: Row, settings: Encoding) -> Conversation:
 
 def converse(row: Row, settings: Encoding) -> Row:
     """The row mapped to its `conversation`, which may be empty."""
+    if settings.video_frames is not None:
+        row = with_frames(row, settings.video_frames)
     if settings.dataset_map_fn is not None:
         row = apply_map_fn(settings.dataset_map_fn, row, "dataset_map_fn")
     if settings.rename_maps:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from xtuner.dataset.images.decode import MAX_PIXELS
-from xtuner.errors import DataError
+from xtuner.errors import ConfigError, DataError
 from xtuner.extras import install_extra
 from xtuner.language import translate
 
@@ -31,6 +31,13 @@ class Frame:
     count: int
 
 
+def check_frames(count: int) -> int:
+    """`count`, the setting `video_frames`; ConfigError if it is below 1."""
+    if count < 1:
+        raise ConfigError(translate("video_frames is {count}: write 1 or more", count=count))
+    return count
+
+
 def frame_names(path: str, count: int) -> list[str]:
     """The names of `count` frames of the video `path`."""
     return [f"{path}#frame={number}/{count}" for number in range(1, count + 1)]
@@ -43,7 +50,10 @@ def find_frame(name: str) -> Frame | None:
 
 
 def read_frame(file: BinaryIO, frame: Frame, name: str) -> Image:
-    """The frame of the video in `file`, upright; DataError, which names it `name`."""
+    """The frame of the video in `file`, upright; DataError, which names it `name`.
+
+    ConfigError without PyAV: what lacks is no fault of a row.
+    """
     with _opened(file, name) as (container, stream):
         start = float((stream.start_time or 0) * stream.time_base)
         wanted = start + (frame.number - 0.5) / frame.count * _seconds(container, stream)
@@ -67,7 +77,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
         import av
     except ImportError:
         what = "videos are read by PyAV, which is not installed: {command}"
-        raise DataError(translate(what, command=install_extra("video"))) from None
+        raise ConfigError(translate(what, command=install_extra("video"))) from None
     try:
         with av.open(file) as container:
             if not container.streams.video:

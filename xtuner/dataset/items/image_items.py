@@ -15,6 +15,7 @@ import numpy as np
 from xtuner.dataset.items import packing
 from xtuner.dataset.items.packed_dataset import Item, PackedDataset
 from xtuner.dataset.items.store import TokenStore
+from xtuner.dataset.items.summary import item_stats
 
 
 class ImageItems(PackedDataset):
@@ -29,14 +30,24 @@ class ImageItems(PackedDataset):
         limit: int | None,
         seed: int,
     ) -> None:
-        """`num_image_tokens`, `lengths`: of each sample of `text`."""
+        """`num_image_tokens`, `lengths` with those of images: of each sample of `text`."""
         plan = packing.plan_chosen(kept)
         if limit is not None:
             packs = packing.plan_packs(lengths[kept], limit, seed)
             plan = packing.PackPlan(kept[packs.order], packs.boundaries)
-        super().__init__(text.store, plan, {**text.stats, "packs": len(plan)}, text.place, text.row)
+        self._sample_lengths = lengths[kept]
+        left_out = np.setdiff1d(np.arange(len(text.store)), kept)
+        trained = sum(int(text.store.sample(number)[1].sum()) for number in left_out.tolist())
+        counts = {"samples": len(kept), "tokens": int(self._sample_lengths.sum())}
+        counts["trained"] = text.stats["trained"] - trained
+        stats = item_stats({**text.stats, **counts}, len(plan), limit)
+        super().__init__(text.store, plan, stats, text.place, text.row)
         self.length = plan.lengths(lengths)
         self._num_image_tokens = num_image_tokens
+
+    @property
+    def sample_lengths(self) -> np.ndarray:
+        return self._sample_lengths
 
     @property
     def modality_length(self) -> np.ndarray:

@@ -57,6 +57,11 @@ class PackedDataset:
         self.place = place or (lambda row: f"row {row}")
         self._columns = columns
 
+    @property
+    def sample_lengths(self) -> np.ndarray:
+        """The number of tokens of each sample."""
+        return np.asarray(self.store.lengths)
+
     def __len__(self) -> int:
         return len(self.plan)
 

@@ -20,31 +20,60 @@ from xtuner.utils import DEFAULT_IMAGE_TOKEN
 # Code points that are no characters, so no text of a user holds them.
 IMAGE_MARK = "\ufdd0image\ufdd1"
 
-_VIDEO_FIELDS, _VIDEO_TOKEN = ("video", "videos"), "<video>"
+_IMAGE_FIELDS, _VIDEO_FIELDS, _VIDEO_TOKEN = ("image", "images"), ("video", "videos"), "<video>"
 _VIDEO_PARTS = ("video_url", "video", "input_video")
 _PARTS = ("image_url", "image", "input_image")
 _SOURCES = ("image_url", "image", "url", "path", "bytes", "base64")
 # A line break beside a placeholder is a habit of the files: templates write their own.
 _MARK = re.compile(IMAGE_MARK)
+_PLACEHOLDERS = re.compile(f"{re.escape(DEFAULT_IMAGE_TOKEN)}|{_VIDEO_TOKEN}")
 _PLACEHOLDER = re.compile(rf"\n?{re.escape(DEFAULT_IMAGE_TOKEN)}\n?")
 
 
 def with_frames(row: Row, count: int) -> dict[str, Any]:
     """The row with `count` frames instead of each video of its messages, or of `video` or `videos`.
 
-    {"video": "a.mp4", "conversations": [{"from": "human", "value": "<video>What?"}]}
-    {"images": ["a.mp4#frame=1/2", "a.mp4#frame=2/2"],
-     "conversations": [{"from": "human", "value": "<image><image>What?"}]}
+    {"video": "a.mp4", "image": "1.png", "conversations": [{"from": "human", "value": "<image><video>What?"}]}
+    {"images": ["1.png", "a.mp4#frame=1/2", "a.mp4#frame=2/2"],
+     "conversations": [{"from": "human", "value": "<image><image><image>What?"}]}
     """
     found = next((row[name] for name in _VIDEO_FIELDS if row.get(name)), None)
-    if found is not None:
-        videos = found if isinstance(found, (list, tuple)) else [found]
-        if _columns(row):
-            what = "the row has images and videos: write both as parts of messages"
-            raise DataError(translate(what))
-        rest = {name: value for name, value in row.items() if name not in _VIDEO_FIELDS}
-        frames = [name for video in videos for name in frame_names(_video_path(video), count)]
-        return {**_replaced(rest, _VIDEO_TOKEN, DEFAULT_IMAGE_TOKEN * count), "images": frames}
+    if found is None:
+        return _with_frames_in_messages(row, count)
+    videos = found if isinstance(found, (list, tuple)) else [found]
+    frames = [frame_names(_video_path(video), count) for video in videos]
+    rest = {name: value for name, value in row.items() if name not in (*_VIDEO_FIELDS, *_IMAGE_FIELDS)}
+    images = _in_order(_placeholders(rest), named_images(row), frames)
+    return {**_replaced(rest, _VIDEO_TOKEN, DEFAULT_IMAGE_TOKEN * count), "images": images}
+
+
+def _in_order(marks: Sequence[str], images: Sequence[Any], videos: Sequence[list[str]]) -> list[Any]:
+    """The images and the frames of the videos, as the placeholders `marks` of the text have them."""
+    num_videos, num_images = marks.count(_VIDEO_TOKEN), marks.count(DEFAULT_IMAGE_TOKEN)
+    if num_videos and num_videos != len(videos):
+        what = "the text has {count} <video>, and the row {videos} videos"
+        raise DataError(translate(what, count=num_videos, videos=len(videos)))
+    if not num_videos and images:
+        what = "the row has images and videos: write <image> and <video> in its text where they belong"
+        raise DataError(translate(what))
+    if num_images > len(images):
+        what = "the text has {count} <image>, and the row {images} images"
+        raise DataError(translate(what, count=num_images, images=len(images)))
+    rest = {_VIDEO_TOKEN: iter(videos), DEFAULT_IMAGE_TOKEN: iter([image] for image in images)}
+    parts = [next(rest[mark]) for mark in marks]
+    # What no placeholder asks for is behind: those who read the row say so.
+    return [one for part in (*parts, *rest[_VIDEO_TOKEN], *rest[DEFAULT_IMAGE_TOKEN]) for one in part]
+
+
+def _placeholders(value: Any) -> list[str]:
+    """The `<image>` and `<video>` in all texts of `value`, in their order."""
+    if isinstance(value, str):
+        return _PLACEHOLDERS.findall(value)
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return [mark for one in inner for mark in _placeholders(one)]
+
+
+def _with_frames_in_messages(row: Row, count: int) -> dict[str, Any]:
     messages = row.get("messages")
     if not isinstance(messages, list) or not any(map(_has_video, messages)):
         return dict(row)
@@ -93,7 +122,7 @@ def _replaced(value: Any, old: str, new: str) -> Any:
 
 def with_marks(row: Row) -> tuple[dict[str, Any], list[Any]]:
     """The row with a mark instead of each image part of its messages, and its images in order."""
-    columns = _columns(row)
+    columns = named_images(row)
     messages = row.get("messages")
     if not isinstance(messages, list) or not any(map(_has_image, messages)):
         return dict(row), columns
@@ -165,7 +194,8 @@ def with_image_texts(turns: Sequence[Row], texts: Sequence[str], system: str) ->
     return changed
 
 
-def _columns(row: Row) -> list[Any]:
+def named_images(row: Row) -> list[Any]:
+    """The images of the row's `image` or `images`, in the forms that `ImageSource` takes."""
     found = row.get("image") if row.get("image") is not None else row.get("images")
     if found is None or found == "":
         return []
