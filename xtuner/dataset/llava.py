@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model_folder import read_json
 from xtuner.utils import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _READERS = 16  # threads that look for images
 
@@ -232,21 +235,23 @@ class ImageReader:
 
     def pixels(self, images: Sequence[Any]) -> torch.Tensor:
         """`[images, 3, height, width]`; DataError if one of them cannot be read."""
-        return torch.cat([self._kept(image) for image in images])
+        found: dict[int, torch.Tensor] = {}
+        if self._cache is not None:
+            kept = ((n, self._cache.read(self.identity(image))) for n, image in enumerate(images))
+            found = {n: tensors["pixel_values"] for n, tensors in kept if tensors is not None}
+        missing = [image for n, image in enumerate(images) if n not in found]
+        made = map(self._process, missing, self._source.images(missing))
+        return torch.cat([found[n] if n in found else next(made) for n in range(len(images))])
 
-    def _kept(self, image: Any) -> torch.Tensor:
-        if self._cache is None:
-            return self._process(image)
-        identity = self._source.identity(image)
-        return self._cache.get(identity, lambda: {"pixel_values": self._process(image)})["pixel_values"]
-
-    def _process(self, value: Any) -> torch.Tensor:
-        image = self._source.image(value)
+    def _process(self, value: Any, image: Image) -> torch.Tensor:
         if self._square:
             image = expand_to_square(image, background_of(self._processor))
         name = value if isinstance(value, str) else translate("the image of the row")
         image = bounded_for(image, self._processor, name)
-        return self._processor(images=image, return_tensors="pt")["pixel_values"]
+        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"]
+        if self._cache is not None:
+            self._cache.add(self.identity(value), {"pixel_values": pixels})
+        return pixels
 
     def blank(self, count: int) -> torch.Tensor:
         """Pixels in place of images that cannot be read."""

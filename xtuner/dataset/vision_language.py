@@ -170,7 +170,7 @@ class VisionLanguageDataset(ImageItems):
 
     def _inputs(self, number: int, row: Mapping[str, Any], num_tokens: int) -> dict[str, Any]:
         named = self.marked(row)[1]
-        images = [self._source.image(image) for image in named[: self._num_images.get(number, len(named))]]
+        images = list(self._source.images(named[: self._num_images.get(number, len(named))]))
         return self._images.inputs(images, num_tokens)
 
     def _whole_images(self, text: PackedDataset, num_tokens: np.ndarray, max_length: int) -> np.ndarray:

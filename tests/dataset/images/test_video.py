@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import wave
 
 import numpy as np
 import pytest
@@ -38,6 +39,47 @@ def test_frames_are_at_equal_distances(clip, count, wanted):
     assert len({source.identity(name) for name in names}) == count
 
 
+def decoded(path):
+    """All frames of a video, and their times as fractions of its length."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        start = float((stream.start_time or 0) * stream.time_base)
+        own = stream.duration and float(stream.duration * stream.time_base)
+        seconds = own or container.duration / 1_000_000
+        frames = list(container.decode(stream))
+        return [frame.to_image() for frame in frames], [(frame.time - start) / seconds for frame in frames]
+
+
+@pytest.mark.parametrize("keyframes", [1, 3, 12])
+@pytest.mark.parametrize(
+    ("kind", "codec"),
+    [("mp4", "mpeg4"), ("avi", "mpeg4"), ("mkv", "libx264"), ("mp4", "libx264"), ("ts", "libx264")],
+)
+def test_several_frames_at_once(kind, codec, keyframes, tmp_path):
+    """In any order and among images: each is the first of all decoded ones at its time or later.
+
+    Formats without an index (ts) find keyframes by guesses, which may be behind.
+    """
+    numbers = [1, 2, 3, 5, 9, 9, 4, 8]
+    wanted = []
+    for name, first in (("a", 20), ("b", 30)):
+        path = save_clip(tmp_path / f"{name}.{kind}", first, keyframes, codec)
+        images, times = decoded(path)
+        for number in numbers:
+            at = (number - 0.5) / 9 - 1e-6
+            wanted.append(next((i for i, t in zip(images, times, strict=True) if t >= at), images[-1]))
+    wanted[0].save(tmp_path / "1.png")
+    names = [f"{name}.{kind}#frame={number}/9" for name in "ab" for number in numbers]
+    more = [(names[2], wanted[2]), ("1.png", wanted[0]), (names[10], wanted[10]), (names[1], wanted[1])]
+    names, wanted = [*names, *(name for name, _ in more)], [*wanted, *(image for _, image in more)]
+    source = ImageSource(tmp_path)
+    assert [image.tobytes() for image in source.images(names)] == [image.tobytes() for image in wanted]
+    assert [source.image(name).tobytes() for name in names] == [image.tobytes() for image in wanted]
+    assert len({image.tobytes() for image in wanted}) >= 10
+
+
 def test_frames_of_a_video_in_an_archive(clip, tmp_path):
     archive = shutil.make_archive(str(tmp_path / "clips"), "zip", clip.parent)
     assert brightness(ImageSource(archive).image("clip.mp4#frame=1/2")) == 2
@@ -52,6 +94,16 @@ def test_what_is_no_video_is_one_line(clip, tmp_path, content, message):
         (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(DataError, match=message):
         ImageSource(tmp_path).image("a.mp4#frame=1/2")
+
+
+def test_a_file_of_sound_is_no_video(tmp_path):
+    """The message names the file once."""
+    with wave.open(str(tmp_path / "a.mp4"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"\0" * 8000)
+    with pytest.raises(DataError) as error:
+        ImageSource(tmp_path).image("a.mp4#frame=1/2")
+    assert str(error.value) == f"{tmp_path}/a.mp4 has no pictures: it is no video"
 
 
 def test_names_that_others_send_are_no_videos(clip):

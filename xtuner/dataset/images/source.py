@@ -20,18 +20,19 @@ import base64
 import binascii
 import hashlib
 import io
+import itertools
 import os
 import re
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from xtuner.data_files import WEB
 from xtuner.dataset.images.archives import SUFFIXES, Archive, clean
 from xtuner.dataset.images.decode import convert_image, decode_image, image_size, read_file, unreadable
-from xtuner.dataset.images.video import Frame, find_frame, frame_size, read_frame
+from xtuner.dataset.images.video import Frame, find_frame, frame_size, read_frames
 from xtuner.dataset.reading.copies import fetched
 from xtuner.errors import DataError, NotFoundError
 from xtuner.language import translate
@@ -68,12 +69,22 @@ class ImageSource:
 
         if isinstance(value, Image.Image):
             return convert_image(value, translate("the image of the row"))
-        if (frame := self._frame(value)) is not None:
-            item = self._item(frame.path)
-            with item.open() as file:
-                return convert_image(read_frame(file, frame, item.name), item.name)
+        if self._frame(value) is not None:
+            return next(self.images([value]))
         item = self._item(value)
         return decode_image(item.read(), item.name)
+
+    def images(self, values: Sequence[Any]) -> Iterator[Image]:
+        """`image` of each value; frames of a video that follow one another are read at once."""
+        named = [(value, self._frame(value)) for value in values]
+        for path, group in itertools.groupby(named, lambda one: None if one[1] is None else one[1].path):
+            if path is None:
+                yield from (self.image(value) for value, _ in group)
+                continue
+            item = self._item(path)
+            with item.open() as file:
+                shown = read_frames(file, [frame for _, frame in group if frame is not None], item.name)
+            yield from (convert_image(image, item.name) for image in shown)
 
     def size(self, value: Any) -> tuple[int, int]:
         """Width and height of `image(value)`, without decoding it."""

@@ -6,8 +6,9 @@ seconds    0 . 1 . 2 . 3 . 4      of 4 frames in 4 s: those at 0.5, 1.5, 2.5 and
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -49,20 +50,53 @@ def find_frame(name: str) -> Frame | None:
     return None if found is None else Frame(name[: found.start()], int(found[1]), int(found[2]))
 
 
-def read_frame(file: BinaryIO, frame: Frame, name: str) -> Image:
-    """The frame of the video in `file`, upright; DataError, which names it `name`.
+def read_frames(file: BinaryIO, frames: Sequence[Frame], name: str) -> list[Image]:
+    """The frames of the video in `file`, upright; DataError, which names it `name`.
 
-    ConfigError without PyAV: what lacks is no fault of a row.
+    What lies between two of them is decoded, or left out where a keyframe lies there too. ConfigError without
+    PyAV: what lacks is no fault of a row.
     """
     with _opened(file, name) as (container, stream):
-        start = float((stream.start_time or 0) * stream.time_base)
-        wanted = start + (frame.number - 0.5) / frame.count * _seconds(container, stream)
-        container.seek(int(wanted / stream.time_base), stream=stream)
-        found = None
-        for found in container.decode(stream):
-            if found.time is not None and found.time + 1e-6 >= wanted:
-                break
-        return _upright(found, name)
+        start, seconds = float((stream.start_time or 0) * stream.time_base), _seconds(container, stream)
+        shown: list[Image] = []
+        before, last, decoded = 0.0, None, None
+        for frame in frames:
+            wanted = start + (frame.number - 0.5) / frame.count * seconds
+            if last is None or wanted < before or not _is_near(stream, last, wanted):
+                last, decoded = None, _decoded_from(container, stream, wanted)
+            last, before = _first_at(wanted, last, decoded), wanted
+            shown.append(_upright(last, name))
+        return shown
+
+
+def _decoded_from(container: Any, stream: Any, wanted: float) -> Iterator[Any]:
+    """The frames from a keyframe at `wanted` seconds or earlier on; from the first if none can be found."""
+    container.seek(int(wanted / stream.time_base), stream=stream)
+    decoded = container.decode(stream)
+    first = next(decoded, None)
+    if first is None or first.time is None or first.time > wanted:
+        # A format without an index, whose positions are guessed.
+        container.seek((stream.start_time or 0) - int(1 / stream.time_base), stream=stream)
+        return container.decode(stream)
+    return itertools.chain([first], decoded)
+
+
+def _first_at(wanted: float, last: Any, decoded: Any) -> Any:
+    """The first frame at `wanted` seconds or later, from `last` on; the last one if there is none."""
+    for frame in itertools.chain([] if last is None else [last], decoded):
+        last = frame
+        if last.time is not None and last.time + 1e-6 >= wanted:
+            break
+    return last
+
+
+def _is_near(stream: Any, last: Any, wanted: float) -> bool:
+    """Whether no keyframe lies between the frame `last` and the second `wanted`."""
+    index = getattr(stream, "index_entries", None)  # none in some formats
+    if not index or last.time is None:
+        return False
+    keys = [index.search_timestamp(int(time / stream.time_base)) for time in (last.time, wanted)]
+    return keys[0] == keys[1]
 
 
 def frame_size(file: BinaryIO, name: str) -> tuple[int, int]:
@@ -87,6 +121,8 @@ def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
                 what = "the video {name} has {width} x {height} pixels: scale it down"
                 raise DataError(translate(what, name=name, width=stream.width, height=stream.height))
             yield container, stream
+    except DataError:
+        raise
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DataError(
             translate("the video {name} cannot be read: {error}", name=name, error=error)
