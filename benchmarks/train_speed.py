@@ -107,6 +107,7 @@ ALL = [
     Group("LLaVA with LoRA, bf16", "llava_lora", "bf16", LLAVA_CASES),
     Group("LLaVA with LoRA, fp32", "llava_lora", "fp32", LLAVA_CASES),
     Group("LLaVA, all weights of the language model, bf16", "llava_full", "bf16", LLAVA_CASES),
+    Group("LLaVA, all weights of the language model, fp32", "llava_full", "fp32", LLAVA_CASES),
 ]
 GPU = [Group("QLoRA (nf4), bf16", "qlora", "bf16", [XTUNER, XTUNER_LARGE, TRAINER, UNSLOTH])]
 
