@@ -235,23 +235,23 @@ class ImageReader:
 
     def pixels(self, images: Sequence[Any]) -> torch.Tensor:
         """`[images, 3, height, width]`; DataError if one of them cannot be read."""
-        found: dict[int, torch.Tensor] = {}
-        if self._cache is not None:
-            kept = ((n, self._cache.read(self.identity(image))) for n, image in enumerate(images))
-            found = {n: tensors["pixel_values"] for n, tensors in kept if tensors is not None}
-        missing = [image for n, image in enumerate(images) if n not in found]
-        made = map(self._process, missing, self._source.images(missing))
-        return torch.cat([found[n] if n in found else next(made) for n in range(len(images))])
 
-    def _process(self, value: Any, image: Image) -> torch.Tensor:
+        def make(numbers: Sequence[int]) -> Iterator[dict[str, torch.Tensor]]:
+            chosen = [images[number] for number in numbers]
+            return map(self._process, chosen, self._source.images(chosen))
+
+        if self._cache is None:
+            found = list(make(range(len(images))))
+        else:
+            found = self._cache.get([self.identity(image) for image in images], make)
+        return torch.cat([tensors["pixel_values"] for tensors in found])
+
+    def _process(self, value: Any, image: Image) -> dict[str, torch.Tensor]:
         if self._square:
             image = expand_to_square(image, background_of(self._processor))
         name = value if isinstance(value, str) else translate("the image of the row")
         image = bounded_for(image, self._processor, name)
-        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"]
-        if self._cache is not None:
-            self._cache.add(self.identity(value), {"pixel_values": pixels})
-        return pixels
+        return {"pixel_values": self._processor(images=image, return_tensors="pt")["pixel_values"]}
 
     def blank(self, count: int) -> torch.Tensor:
         """Pixels in place of images that cannot be read."""

@@ -1,7 +1,7 @@
 """What a processor makes of images, kept on the disk up to a number of bytes.
 
     cache = PixelCache("pixels", max_bytes=100 * 2**30, settings=processor.to_json_string())
-    cache.get(source.identity("cat.jpg"), lambda: {"pixel_values": ...})      made once, then read
+    cache.get([source.identity("cat.jpg")], lambda numbers: [{"pixel_values": ...}])      made once, then read
 
     pixels/3f/3fa9...   a checksum and the tensors as safetensors; the file has the time of its last use
 
@@ -16,7 +16,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +52,21 @@ class PixelCache:
         self._settings = hashlib.blake2b(repr((settings, _versions())).encode()).digest()
         self._uncounted = max_bytes  # bytes written since all entries were counted; the first entry counts
 
-    def get(self, identity: tuple[Any, ...], make: Callable[[], Mapping[str, Tensor]]) -> Tensors:
-        """The tensors of the image that `identity` identifies: of the cache, or made and added to it."""
-        tensors = self.read(identity)
-        if tensors is None:
-            tensors = dict(make())
-            self.add(identity, tensors)
-        return tensors
+    def get(
+        self,
+        identities: Sequence[tuple[Any, ...]],
+        make: Callable[[Sequence[int]], Iterable[Mapping[str, Tensor]]],
+    ) -> list[Tensors]:
+        """The tensors of the images that `identities` identify: of the cache, or made and added to it.
+
+        `make` gives those of the images with the numbers that it is given, the missing ones.
+        """
+        found = {n: tensors for n, one in enumerate(identities) if (tensors := self.read(one)) is not None}
+        missing = [n for n in range(len(identities)) if n not in found]
+        for number, made in zip(missing, make(missing), strict=True):
+            found[number] = dict(made)
+            self.add(identities[number], found[number])
+        return [found[n] for n in range(len(identities))]
 
     def has(self, identity: tuple[Any, ...]) -> bool:
         """Whether there is an entry for the image, which may be damaged."""
