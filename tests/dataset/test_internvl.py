@@ -11,7 +11,9 @@ from PIL import Image
 
 from tests import internvl
 from tests.llava import picture_file
+from tests.video import save_clip
 from xtuner.dataset import InternVL_V1_5_Dataset
+from xtuner.dataset.images.source import ImageSource
 from xtuner.errors import ConfigError, DataError, ModelError
 from xtuner.image_processor import load_processor
 from xtuner.utils import PROMPT_TEMPLATE
@@ -162,3 +164,21 @@ def test_an_image_in_an_answer_cannot_be_written(model_dir, tmp_path):
     rows = [talk("What?", "<image>", image="a.png"), talk("a", "b")]
     with pytest.raises(DataError, match="an answer has an image"):
         dataset(tmp_path, model_dir, rows)
+
+
+def test_a_video_is_its_frames(tmp_path, model_dir):
+    """Each in the place of `<video>`, with the tokens of an image."""
+    save_clip(tmp_path / "a.mp4")
+    source = ImageSource(tmp_path)
+    for number in (1, 2):
+        source.image(f"a.mp4#frame={number}/2").save(tmp_path / f"{number}.png")
+    rows = [
+        talk("<video>\nWhat?", "It gets brighter.", video="a.mp4"),
+        talk("<image><image>\nWhat?", "It gets brighter.", image=["1.png", "2.png"]),
+    ]
+    data = dataset(tmp_path, model_dir, rows, video_frames=2)
+    one, other = data[0], data[1]
+    assert one["input_ids"].tolist() == other["input_ids"].tolist()
+    assert one["labels"].tolist() == other["labels"].tolist()
+    shown = [item["image_inputs"][0]["pixel_values"] for item in (one, other)]
+    assert torch.equal(*shown)

@@ -38,15 +38,17 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         seed: int = 0,
         held_out: float = 0.0,
         take_held_out: bool = False,
+        video_frames: int = 8,
     ) -> None:
         """`model_path`: the folder whose config says how images are cut into tiles, and with the tokenizer.
 
         `data_paths`, `image_folders` and `repeat_times` are one value or a list of equal length; a fraction
         of `repeat_times` takes that part of the rows. `max_length` counts the tokens of images. `system`
         replaces the text with which InternVL's own conversations begin; a row may have another. `held_out`,
-        `take_held_out`: as of `process_hf_dataset`.
+        `take_held_out`: as of `process_hf_dataset`. A video is `video_frames` images.
         """
         more: dict[str, Any] = {"held_out": held_out, "take_held_out": take_held_out}
+        more["video_frames"] = video_frames
         parts = self.parts(model_path, template, data_paths, image_folders, max_length, system, **more)
         times = _for_each(repeat_times, [part["dataset"] for part in parts], "repeat_times")
         super().__init__([VisionLanguageDataset(**part) for part in parts], epochs=times, seed=seed)
@@ -61,6 +63,7 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
         system: str | None = None,
         held_out: float = 0.0,
         take_held_out: bool = False,
+        video_frames: int = 8,
         **others: Any,
     ) -> list[dict[str, Any]]:
         """The arguments of the VisionLanguageDataset of each file."""
@@ -84,6 +87,7 @@ class InternVL_V1_5_Dataset(ConcatDataset):  # noqa: N801 - the name in configs
                 "pack_to_max_length": False,
                 "held_out": held_out,
                 "take_held_out": take_held_out,
+                "video_frames": video_frames,
             }
             for path, folder in zip(paths, _for_each(image_folders, paths, "image_folders"), strict=True)
         ]
