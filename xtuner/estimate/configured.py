@@ -17,6 +17,8 @@ from xtuner.config.internvl import general_model
 from xtuner.config.ref import as_ref, path_of
 from xtuner.config.schema import by_trainer, trains_all
 from xtuner.estimate.images import trained_of_images
+from xtuner.estimate.llava import MODEL as LLAVA
+from xtuner.estimate.llava import image_tokens, trained_of_llava
 from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, ways_on
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -103,13 +105,18 @@ def read_training(
         compiled=bool(config.get("compile")),
         copies=int(full and word in _WITH_REFERENCE and without_copy is None),
         reference_bytes=reference_bytes,
-        image_trained=trained_of_images(model, shape) if word == _WITH_IMAGES else 0,
+        image_trained=_image_trained(model, shape),
         by_trainer=by_trainer(config),
     )
     asked = as_recompute(model.get("use_activation_checkpointing"))
     if asked == "offload" and run.device != "cpu" and asked not in ways_on(run.device):
         asked = "full"  # as model/recompute does
     return replace(run, recompute=asked or choose_recompute(shape, run, machine.free_bytes, division))
+
+
+def _image_trained(model: Mapping[str, Any], shape: Shape) -> int:
+    trained = {_WITH_IMAGES: trained_of_images, LLAVA: trained_of_llava}.get(_word(model.get("type")))
+    return trained(model, shape) if trained else 0
 
 
 def named_reference(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,10 +149,13 @@ def choose_recompute(shape: Shape, run: Training, free_bytes: int, division: Div
 
 
 def max_length(config: Mapping[str, Any], shape: Shape) -> int:
-    """Tokens of the longest sequence of the data sets of `config`: a sample, a pack, or a pair of samples."""
+    """Tokens of the longest sequence of the data sets of `config`: a sample, a pack, or a pair of samples.
+
+    Of LLaVA's data, whose `max_length` is that of the text, with the tokens of one image.
+    """
     loader = config.get("train_dataloader")
     packed = [n for n in _values(loader, "max_packed_length") if isinstance(n, int)]
-    sample = sample_length(config, shape)
+    sample = sample_length(config, shape) + image_tokens(config)
     # Where it is not packed, a pair of answers is a sequence.
     has_pairs = not packed and _PAIRS in map(_word, _values(loader, "type"))
     return max([2 * sample if has_pairs else sample, *packed])

@@ -13,6 +13,7 @@ from xtuner.errors import ModelError
 from xtuner.estimate.configured import named_llm, named_reference, read_training, sample_length
 from xtuner.estimate.fixes import fixes
 from xtuner.estimate.images import with_images
+from xtuner.estimate.llava import with_llava
 from xtuner.estimate.machine import Machine, find_machine
 from xtuner.estimate.memory import Memory, Training, size_text, weight_bytes
 from xtuner.estimate.processes import ALONE, Division, process_memory
@@ -58,6 +59,7 @@ def forecast(
     """
     sizes = model_config(config, known_sizes)
     shape = with_images(read_shape(sizes) if sizes else None, named_llm(config))
+    shape = with_llava(shape, config.get("model"))
     if shape is None:
         return None
     machine = _process_machine(find_machine(), division)
