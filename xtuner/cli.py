@@ -71,6 +71,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "dist_train": Command("dist_train", "CONFIG N [ARGUMENTS OF train]", "the same with N processes"),
         "sweep": Command("sweep", "CONFIG KEY=VALUE,VALUE", "adapters for all combinations of settings"),
         "test": Command("test", "CONFIG [--checkpoint PATH]", "loss and perplexity on data not trained on"),
+        "report": Command("report", "WORK_DIR", "one page about a training: curves, answers, data, config"),
     },
     "Conversion": {
         "convert pth_to_hf": Command(

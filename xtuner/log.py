@@ -3,14 +3,18 @@
     console   11/21 09:30:12 - mmengine - INFO - Iter(train) [ 10/720]  lr: 9.0001e-05 ...
     file      2026/11/21 09:30:12 - mmengine - INFO - Iter(train) [ 10/720]  lr: 9.0001e-05 ...
 
+Lines that are said before a run's file exists, as those of the config and the data, are written to it first.
+
 The word `mmengine` is part of the format that users' log readers expect.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,8 @@ FORMAT = "%(asctime)s - mmengine - %(levelname)s - %(message)s"
 
 logger = logging.getLogger("xtuner")
 _said: set[Any] = set()
+# Lines that wait for a file; a command that never opens one keeps the newest.
+MAX_EARLIER = 1000
 
 
 class _StderrHandler(logging.StreamHandler):
@@ -52,23 +58,49 @@ class _RunsFile(logging.FileHandler):
             super().close()
 
 
+class _Earlier(logging.Handler):
+    """Keeps the lines that are said while no file is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=MAX_EARLIER)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if any(isinstance(h, _RunsFile) for h in logger.handlers):
+            return
+        kept = copy.copy(record)
+        # The arguments may be large.
+        kept.msg, kept.args = record.getMessage(), None
+        self.records.append(kept)
+
+
 def start_console(level: int | str = "INFO") -> None:
     """Show log lines on stderr; ranks other than 0 only errors. Calling it again changes the level."""
     if not any(isinstance(h, _StderrHandler) for h in logger.handlers):
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter(FORMAT, "%m/%d %H:%M:%S"))
         logger.addHandler(handler)
+        logger.addHandler(_Earlier())
         logger.propagate = False
+    for earlier in _earlier():  # those of another command in this process
+        earlier.records.clear()
     logger.setLevel(level if dist.rank() == 0 else "ERROR")
 
 
 def start_file(path: Path) -> logging.Handler:
-    """Also write log lines to `path`; returns the handler for `stop_file`."""
+    """Also write log lines to `path`, with those said before; returns the handler for `stop_file`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _RunsFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT, "%Y/%m/%d %H:%M:%S"))
+    for earlier in _earlier():
+        while earlier.records:
+            handler.handle(earlier.records.popleft())
     logger.addHandler(handler)
     return handler
+
+
+def _earlier() -> list[_Earlier]:
+    return [handler for handler in logger.handlers if isinstance(handler, _Earlier)]
 
 
 def stop_file(handler: logging.Handler) -> None:

@@ -2,7 +2,7 @@
 
 work_dir/20261121_092003/vis_data/scalars.json             ->  Run.curves  {"loss": [(10, 7.1), ...], ...}
                         /vis_data/eval_outputs_iter_9.txt  ->  Run.samples [(9, ["answer 1", ...])]
-                        /20261121_092003.log               ->  Run.progress (10, 720, "0:02:11")
+                        /20261121_092003.log               ->  Run.progress (10, 720, "0:02:11"), log_records
 work_dir/iter_95.pth, epoch_1.pth, last_checkpoint         ->  checkpoints
 
 of all starts, as the training went on:
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ _SAMPLES = re.compile(r"eval_outputs_iter_(\d+)\.txt")
 _SAMPLE_HEAD = re.compile(r"^Eval output \d+:\n", re.MULTILINE)
 _PROGRESS = re.compile(r"\[\s*(\d+)/(\d+)\].*?eta: ([\d:, days]+?)\s{2}")
 _TAIL = 65536  # bytes read of a log
+_RECORD = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - mmengine - ([A-Z]+) - ")
 
 Curve = list[tuple[int, float]]
 
@@ -48,6 +50,15 @@ class Checkpoint:
     num_bytes: int
     saved: datetime
     is_last: bool
+
+
+@dataclass(frozen=True)
+class LogRecord:
+    """A message of a log, which may have several lines."""
+
+    time: str
+    level: str
+    message: str
 
 
 def run_names(work_dir: Path) -> list[str]:
@@ -91,6 +102,25 @@ def read_curves(work_dir: Path) -> dict[str, Curve]:
         for key, curve in curves.items():
             found.setdefault(key, {}).update(curve)
     return {key: sorted(curve.items()) for key, curve in found.items() if curve}
+
+
+def log_records(work_dir: Path, name: str) -> Iterator[LogRecord]:
+    """The messages of the run `name`, one by one; none if it has no log."""
+    try:
+        file = (work_dir / name / f"{name}.log").open(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    with file:
+        head, lines = None, []
+        for line in file:
+            if match := _RECORD.match(line):
+                if head is not None:
+                    yield LogRecord(head[1], head[2], "".join(lines).rstrip())
+                head, lines = match, [line[match.end() :]]
+            else:
+                lines.append(line)
+        if head is not None:
+            yield LogRecord(head[1], head[2], "".join(lines).rstrip())
 
 
 def checkpoints(work_dir: Path) -> list[Checkpoint]:

@@ -31,6 +31,7 @@ def test_the_commands_are_these():
         "dist_train",
         "sweep",
         "test",
+        "report",
         "convert pth_to_hf",
         "convert checkpoint",
         "convert average",

@@ -47,12 +47,12 @@ LAYERS = {
     "chat": 5,
     "engine": 6,
     **dict.fromkeys(["convert", "evaluation"], 7),
-    **dict.fromkeys(["tools", "cli", "demo", "proposal", "__main__"], 8),
+    **dict.fromkeys(["tools", "cli", "demo", "proposal", "report", "__main__"], 8),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors, words and names of layer 0.
 BELOW_RECIPES = {"errors", "language", "utils"}
-TOP = {"cli", "tools", "demo", "proposal", "__main__"}
+TOP = {"cli", "tools", "demo", "proposal", "report", "__main__"}
 
 
 def imports(path):

@@ -24,11 +24,12 @@ def write_page(path: Path, title: str, surveys: Sequence[Survey], lang: str) -> 
 
 def to_page(title: str, surveys: Sequence[Survey], lang: str) -> str:
     """The whole page; `title` names the config."""
-    body = "\n".join(_data_set(survey, lang) for survey in surveys)
+    body = "\n".join(data_set_section(survey, lang) for survey in surveys)
     return html_page(f"{word('title', lang)} {title}", body, lang)
 
 
-def _data_set(survey: Survey, lang: str) -> str:
+def data_set_section(survey: Survey, lang: str) -> str:
+    """The part of a page about one data set."""
     counts = "".join(
         f"<div><b>{escape(number)}</b><span>{escape(label)}</span></div>"
         for label, number in count_lines(survey.counts, lang)
