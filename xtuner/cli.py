@@ -1,8 +1,8 @@
 """`xtuner COMMAND ...`: run a command and exit with its code.
 
 0    done
-1    failed, with one line on stderr for each reason (`--debug` adds the traceback)
-2    the command line itself is wrong
+1    failed, with one line on stderr for each reason (`--debug` adds the traceback); of replay: a difference
+2    the command line itself is wrong; of replay: failed
 130  stopped by Ctrl-C
 143  stopped by SIGTERM (138 by SIGUSR1)
 """
@@ -29,6 +29,8 @@ class Command(NamedTuple):
     module: str
     usage: str
     about: str
+    # The exit code of an error; of a command that compares, 1 is a difference.
+    failed: int = 1
 
 
 GROUPS: dict[str, dict[str, Command]] = {
@@ -70,6 +72,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "train": Command("train", "CONFIG [--work-dir DIR] [--resume [CKPT]]", "fine-tune as a config says"),
         "dist_train": Command("dist_train", "CONFIG N [ARGUMENTS OF train]", "the same with N processes"),
         "sweep": Command("sweep", "CONFIG KEY=VALUE,VALUE", "adapters for all combinations of settings"),
+        "replay": Command("replay", "WORK_DIR", "the first updates of a run again: what has changed?", 2),
         "test": Command("test", "CONFIG [--checkpoint PATH]", "loss and perplexity on data not trained on"),
         "report": Command("report", "WORK_DIR", "one page about a training: curves, answers, data, config"),
     },
@@ -183,7 +186,7 @@ def _run_to_code(words: list[str], debug: bool) -> int:
         who = f"rank {dist.rank()}: " if dist.rank() else ""
         for line in _lines(error):
             print(f"xtuner: error: {who}{line}", file=sys.stderr)
-        return 1
+        return COMMANDS[name].failed if (name := _split(words)[0]) in COMMANDS else 1
 
 
 def _set_up_torch() -> None:

@@ -30,6 +30,7 @@ def test_the_commands_are_these():
         "train",
         "dist_train",
         "sweep",
+        "replay",
         "test",
         "report",
         "convert pth_to_hf",

@@ -49,7 +49,7 @@ _FURTHER = ("flash-attn", "flash-attn-3", "triton", "torchvision", "timm", "mmen
 
 def describe() -> dict[str, str]:
     """The lines of the report: what of, and its text."""
-    installed, missing = _packages()
+    installed, missing = packages()
     free, system = shutil.disk_usage(".").free, platform.uname()
     lines = {
         "xtuner": __version__,
@@ -59,7 +59,7 @@ def describe() -> dict[str, str]:
         "disk": translate("{free} free in the working folder", free=size_text(free)),
         "packages": ", ".join(f"{name} {version}" for name, version in installed.items()),
         "not installed": ", ".join(missing),
-        "variables": " ".join(f"{name}={value}" for name, value in _variables(os.environ).items()),
+        "variables": " ".join(f"{name}={value}" for name, value in variables(os.environ).items()),
     }
     return {name: text for name, text in lines.items() if text}
 
@@ -96,7 +96,7 @@ def _other(machine: Machine) -> str:
     return f"{machine.device}: {machine.name}, {size_text(machine.total_bytes)}"
 
 
-def _packages() -> tuple[dict[str, str], list[str]]:
+def packages() -> tuple[dict[str, str], list[str]]:
     """Versions of the packages that XTuner needs or can use, and the names of those that are missing."""
     try:
         needed = [
@@ -124,7 +124,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+def variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of the list that are set, without user and password in addresses."""
     return {
         name: re.sub(r"//[^/@]*@", "//", environment[name]) for name in VARIABLES if environment.get(name)

@@ -36,7 +36,7 @@ def file_faults(config: Mapping[str, Any]) -> list[Fault]:
 def hub_names(config: Mapping[str, Any]) -> list[str]:
     """The models and data sets of a config that are not paths."""
     models = [f.name for f in named_folders(config) if not (looks_local(f.name) or Path(f.name).exists())]
-    data = [cfg["path"] for _, cfg in _loads(config) if _is_hub_name(cfg)]
+    data = [cfg["path"] for _, cfg in data_calls(config) if _is_hub_name(cfg)]
     return sorted({*models, *data})
 
 
@@ -56,7 +56,7 @@ def folders_nearby(config: Mapping[str, Any]) -> list[Fault]:
 
 def data_bytes(config: Mapping[str, Any]) -> int | None:
     """Size of all data files in bytes; None if there are none, or also remote data."""
-    loads = list(_loads(config))
+    loads = list(data_calls(config))
     named = [data_files(cfg) for _, cfg in loads]
     files = [file for one in named for file in one or ()]
     if not files or None in named or not all(map(os.path.isfile, files)):
@@ -66,7 +66,7 @@ def data_bytes(config: Mapping[str, Any]) -> int | None:
 
 def _empty_paths(config: Mapping[str, Any]) -> list[Fault]:
     """Faults of paths that are empty texts: one for each setting, however often it is used."""
-    at = [f"{path}.path" for path, cfg in _loads(config) if not cfg["path"]]
+    at = [f"{path}.path" for path, cfg in data_calls(config) if not cfg["path"]]
     at += [folder.path for folder in named_folders(config) if not folder.name]
     return [Fault(path, translate("{path} is empty: name a file or folder", path=path)) for path in at]
 
@@ -86,7 +86,8 @@ def _model_faults(config: Mapping[str, Any]) -> list[Fault]:
     return list(found.values())
 
 
-def _loads(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def data_calls(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Config path and arguments of each call that reads data, of training first."""
     for name in data_parts(config):
         for path, value in walk(config.get(name), name):
             if called(value) == "load_dataset" and isinstance(value.get("path"), str):
@@ -117,7 +118,7 @@ def check_data_path(path: str) -> None:
 
 def _data_faults(config: Mapping[str, Any]) -> list[Fault]:
     found = []
-    for path, cfg in _loads(config):
+    for path, cfg in data_calls(config):
         try:
             for file in named_files(cfg["path"], cfg.get("data_files")) or ():
                 check_there(file)

@@ -60,6 +60,7 @@ RUN_KEYS: dict[str, str] = {
     "log_level": "the lowest level that is logged",
     "visualizer": "writers of scalars",
     "randomness": "seed and determinism",
+    "replay_updates": "number of first updates that xtuner replay can run again, 0 for none",
     "max_nonfinite_updates": "stop after so many consecutive skipped updates: not finite, or a loss above "
     "train_cfg.spike_ratio",
     "framework": "mmengine, or huggingface: the Trainer of transformers trains",
@@ -103,6 +104,8 @@ KEYS: dict[str, str] = {
 _DTYPES = ("float16", "bfloat16", "float32")
 _LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+# What `replay_updates` is where a config does not say.
+REPLAY_UPDATES = 3
 REQUIRED = ("model", "train_dataloader", "optim_wrapper", "train_cfg")
 REQUIRED_BY_TRAINER = ("model", "train_dataset", "training_args")
 # The parts of a config that are built: every name in these must exist.
@@ -197,6 +200,7 @@ VALUES = (
     _whole("log_processor.window_size", 1),
     _whole("randomness.seed", 0),
     _whole("max_nonfinite_updates", 1),
+    _whole("replay_updates", 0, may_be_none=False),
     _whole("train_cfg.max_iters", 1),
     _above_zero("train_cfg.max_epochs"),
     _above_zero("model.beta"),

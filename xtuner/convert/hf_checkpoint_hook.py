@@ -19,6 +19,7 @@ class HFCheckpointHook(Hook):
     """Writes `out_dir`, by default `hf_model` in the work dir, after the last checkpoint."""
 
     priority = 95  # after the CheckpointHook
+    in_replay = False
 
     def __init__(self, out_dir: str | None = None):
         self.out_dir = out_dir

@@ -24,7 +24,7 @@ from xtuner.config import Builder, Config, build, check_names
 from xtuner.config.build import callee_of
 from xtuner.config.folders import check_folder, named_folders
 from xtuner.config.ref import as_ref, path_of
-from xtuner.config.schema import BUILT, passed_on
+from xtuner.config.schema import BUILT, REPLAY_UPDATES, passed_on
 from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.samplers import DefaultSampler
@@ -43,6 +43,7 @@ from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import check_device, parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_seed
 from xtuner.engine.reference import store_reference, take_reference
+from xtuner.engine.replay.record import ReplayHook
 from xtuner.engine.run import Run, RunOptions
 from xtuner.engine.runner import TrainLoop
 from xtuner.engine.validation import ValLoop
@@ -94,7 +95,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path, 
     set_seed(seed, deterministic)
     backend = build_backend(cfg, options, world)
     run = Run(cfg, work_dir, timestamp, seed, dist.device(), Builder(), world, backend)
-    run.forecast, run.base = options.forecast, base
+    run.options, run.forecast, run.base = options, options.forecast, base
     run.max_nonfinite_updates = cfg.get("max_nonfinite_updates", run.max_nonfinite_updates)
     torch.backends.cudnn.benchmark = bool((cfg.get("env_cfg") or {}).get("cudnn_benchmark"))
     run.train_dataloader = build_batches(run)
@@ -414,12 +415,12 @@ def build_visualizer(run: Run) -> Visualizer:
 
 
 def build_hooks(run: Run) -> list[Any]:
-    """Default hooks, replaced by those of the config, and custom hooks, in order of priority."""
+    """Default hooks, replaced by those of the config, custom hooks and the recorder, in order of priority."""
     cfgs: dict[str, Any] = {name: {"type": kind} for name, kind in DEFAULT_HOOKS.items()}
     cfgs |= run.cfg.get("default_hooks") or {}
     named = [(f"default_hooks.{k}", v) for k, v in cfgs.items() if v is not None]
     named += [(f"custom_hooks.{i}", v) for i, v in enumerate(run.cfg.get("custom_hooks") or [])]
-    hooks: list[tuple[Any, Any]] = []
+    hooks: list[tuple[Any, Any]] = [(ReplayHook(run.cfg.get("replay_updates", REPLAY_UPDATES)), None)]
     for path, cfg in named:
         priority = cfg.get("priority") if isinstance(cfg, dict) else None
         if isinstance(cfg, dict):

@@ -59,6 +59,7 @@ class Run:
     reference: Reference | None = None  # whose log-probabilities are computed before training
     weights_text: str = ""
     forecast: Forecast | None = None
+    options: RunOptions = field(default_factory=RunOptions)
     train_dataloader: Any = None
     optim_wrapper: Any = None
     param_schedulers: list[schedule.Schedule] = field(default_factory=list)

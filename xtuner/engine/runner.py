@@ -125,6 +125,11 @@ class TrainLoop:
         return (done >= self.val_begin and done % self.val_interval == 0) or done == self.max_iters
 
     @property
+    def rows(self) -> list[list[Any]]:
+        """The items of each batch of the current update on this process, as `source_places` knows them."""
+        return list(self._rows)
+
+    @property
     def stop_training(self) -> bool:
         """Whether the run ends with the current update; a hook sets it, on all processes."""
         return self.max_iters == self._end_of_update

@@ -16,6 +16,7 @@ and FlexAttention has no backward pass on mps, does not exist on npu, and was no
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -23,6 +24,7 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,11 +118,29 @@ class Kernel:
 
     fits: Callable[[Call], bool]
     run: Callable[[Call], Tensor]
+    name: str = ""
+
+
+_noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
+
+
+@contextlib.contextmanager
+def noting_kernels() -> Iterator[set[str]]:
+    """The names of the kernels that run within it."""
+    found: set[str] = set()
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 def packed_attention(call: Call) -> Tensor:
     """`[1, N, H, D]`, by the first kernel that supports the call."""
-    return next(kernel for kernel in KERNELS if kernel.fits(call)).run(call)
+    kernel = next(kernel for kernel in KERNELS if kernel.fits(call))
+    if (noted := _noted.get()) is not None:
+        noted.add(kernel.name)
+    return kernel.run(call)
 
 
 def _cut(boundaries: Sequence[int], chunk: int) -> list[int]:
@@ -335,10 +355,12 @@ def scored(
 
 
 KERNELS = (
-    Kernel(_fits_flash3, functools.partial(_flash_attention, package="flash_attn_interface")),
-    Kernel(_fits_flash2, functools.partial(_flash_attention, package="flash_attn")),
-    Kernel(_fits_torch_varlen, _torch_varlen),
-    Kernel(_fits_flex, _flex),
-    Kernel(_fits_blocks, _blocks),
-    Kernel(lambda call: True, _by_run),
+    Kernel(
+        _fits_flash3, functools.partial(_flash_attention, package="flash_attn_interface"), "FlashAttention 3"
+    ),
+    Kernel(_fits_flash2, functools.partial(_flash_attention, package="flash_attn"), "FlashAttention 2"),
+    Kernel(_fits_torch_varlen, _torch_varlen, "torch varlen"),
+    Kernel(_fits_flex, _flex, "FlexAttention"),
+    Kernel(_fits_blocks, _blocks, "blocks"),
+    Kernel(lambda call: True, _by_run, "runs"),
 )

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from xtuner import dist
@@ -123,8 +123,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(command: Sequence[str], processes: Processes) -> int:
-    """Run `command` in each process of this machine; returns the exit code of the run."""
+def launch(command: Sequence[str], processes: Processes, results: Collection[int] = ()) -> int:
+    """Run `command` in each process of this machine; returns the exit code of the run.
+
+    `results`: exit codes that are no failure but what the command found out; all processes have the same.
+    """
     children: list[subprocess.Popen] = []
     signals: list[int] = []
     last_signal_at = 0.0
@@ -143,7 +146,7 @@ def launch(command: Sequence[str], processes: Processes) -> int:
             # In a separate session, so that Ctrl-C arrives once, through this process.
             options = {"start_new_session": True, "preexec_fn": _stop_with_parent()}
             children.append(subprocess.Popen(command, env=env, **options))  # type: ignore[call-overload]
-        return _wait(children, processes.first_rank, signals)
+        return _wait(children, processes.first_rank, signals, results)
     finally:
         _send(children, signal.SIGKILL)
         for number, handler in before.items():
@@ -179,9 +182,11 @@ def _send(children: list[subprocess.Popen], number: int) -> None:
             child.send_signal(number)
 
 
-def _wait(children: list[subprocess.Popen], first_rank: int, signals: list[int]) -> int:
+def _wait(
+    children: list[subprocess.Popen], first_rank: int, signals: list[int], results: Collection[int] = ()
+) -> int:
     while any(child.poll() is None for child in children):
-        failed = _first_failure(children, signals)
+        failed = _first_failure(children, signals, results)
         if failed is not None:
             _end(children)
             return _report(failed, children[failed], first_rank)
@@ -189,15 +194,19 @@ def _wait(children: list[subprocess.Popen], first_rank: int, signals: list[int])
             _end(children)
             return 128 + signals[0]
         time.sleep(0.05)
-    failed = _first_failure(children, signals)
+    failed = _first_failure(children, signals, results)
     if failed is not None:
         return _report(failed, children[failed], first_rank)
+    if found := {child.returncode for child in children} & set(results):
+        return max(found)
     return 128 + signals[0] if signals and any(child.returncode for child in children) else 0
 
 
-def _first_failure(children: list[subprocess.Popen], signals: list[int]) -> int | None:
+def _first_failure(
+    children: list[subprocess.Popen], signals: list[int], results: Collection[int]
+) -> int | None:
     """The index of a child that failed; of several a killed one, since the others failed because of it."""
-    fine = {0, None, *(128 + n for n in signals), *(-n for n in signals)}
+    fine = {0, None, *results, *(128 + n for n in signals), *(-n for n in signals)}
     failed = [(child.returncode > 0, n) for n, child in enumerate(children) if child.poll() not in fine]
     return min(failed)[1] if failed else None
 

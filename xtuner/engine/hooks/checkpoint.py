@@ -33,6 +33,7 @@ class CheckpointHook(Hook):
     """
 
     priority = "VERY_LOW"
+    in_replay = False
 
     def __init__(
         self,

@@ -30,6 +30,8 @@ def beginning(text: str, num_tokens: int) -> str:
 class DatasetInfoHook(Hook):
     """Logs the number of samples and the start of the first one as text, before training."""
 
+    in_replay = False
+
     def __init__(self, tokenizer: Any, is_intern_repo_dataset: bool = False):
         self.tokenizer = tokenizer
         self.is_intern_repo_dataset = is_intern_repo_dataset

@@ -24,6 +24,7 @@ class EarlyStoppingHook(Hook):
     """
 
     priority = "LOWEST"
+    in_replay = False
 
     def __init__(
         self,

@@ -48,6 +48,7 @@ class EvaluateChatHook(Hook):
     """
 
     priority = "LOW"
+    in_replay = False
     unbuilt = frozenset({"image_processor"})
 
     def __init__(

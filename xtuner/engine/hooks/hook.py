@@ -57,6 +57,8 @@ class Hook:
     """Base of hooks; every method does nothing. `runner` is the `Run`."""
 
     priority: str | int = "NORMAL"
+    # Whether `xtuner replay` has it too; False for one that only saves, measures or shows.
+    in_replay: bool = True
 
     def before_run(self, runner) -> None: ...
     def after_run(self, runner) -> None: ...

@@ -11,6 +11,7 @@ class ValidationHook(Hook):
     """Validates every `train_cfg.val_interval`, before the checkpoint of that iteration is written."""
 
     priority = 80
+    in_replay = False
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
         if runner.val_loop is not None and runner.train_loop.validates_at(runner.iter):

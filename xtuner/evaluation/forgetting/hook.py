@@ -34,6 +34,7 @@ class ForgettingHook(Hook):
 
     # Before hooks that ask for the names of its numbers.
     priority = "HIGH"
+    in_replay = False
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from xtuner import dist
@@ -32,11 +32,16 @@ def join_launched(args: argparse.Namespace, config: Mapping[str, Any] | None = N
     return processes
 
 
-def run_in(processes: Processes, command: str, argv: Sequence[str] | None) -> int:
-    """Run the same command line in each of `processes`; returns the exit code."""
+def run_in(
+    processes: Processes, command: str, argv: Sequence[str] | None, results: Collection[int] = ()
+) -> int:
+    """Run the same command line in each of `processes`; returns the exit code.
+
+    `results`: those that are no failure.
+    """
     words = sys.argv[1:] if argv is None else argv
     debug = ["--debug"] * ("--debug" in sys.argv)
-    return launch([sys.executable, "-m", "xtuner", command, *words, *debug], processes)
+    return launch([sys.executable, "-m", "xtuner", command, *words, *debug], processes, results)
 
 
 def run_measurement(
