@@ -123,7 +123,7 @@ def _verdict(
         what = "What can be compared is equal, but the updates have other rows: {cause}"
         return translate(what, cause=_changed("processes", changes) if "processes" in changed else "?")
     if changed:
-        what = "Equal within the tolerance: {count} updates. Yet {cause}"
+        what = "Equal within the tolerance: {count} updates, though {cause}"
         return translate(what, count=count, cause=_changed(changed[0], changes))
     return translate("Equal: {count} updates and all that they depend on", count=count)
 
@@ -169,10 +169,17 @@ def _shortened(text: str) -> str:
 
 
 def _config_changes(old: str, new: str) -> Iterator[str]:
-    lines = difflib.ndiff(old.splitlines(), new.splitlines())
-    for line in lines:
-        if line.startswith(("- ", "+ ")) and line[2:].strip():
-            yield line
+    """Each changed line; one that is another now with both texts."""
+    before, now = ([line for line in text.splitlines() if line.strip()] for text in (old, new))
+    matcher = difflib.SequenceMatcher(None, before, now, autojunk=False)
+    for kind, a, a_end, b, b_end in matcher.get_opcodes():
+        if kind == "equal":
+            continue
+        gone, come = before[a:a_end], now[b:b_end]
+        both = min(len(gone), len(come))
+        yield from (f"{x.strip()} -> {y.strip()}" for x, y in zip(gone, come, strict=False))
+        yield from (f"- {line.strip()}" for line in gone[both:])
+        yield from (f"+ {line.strip()}" for line in come[both:])
 
 
 def _initial_changes(
