@@ -15,6 +15,7 @@ from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
 from xtuner.chinese.report import REPORT
+from xtuner.chinese.replay import REPLAY
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.sweep import SWEEP
 from xtuner.chinese.train import TRAIN
@@ -41,4 +42,5 @@ CHINESE: dict[str, str] = {
     **CONVERT,
     **SWEEP,
     **REPORT,
+    **REPLAY,
 }

@@ -83,7 +83,7 @@ def compare(
         pair = (before["updates"][number], now["updates"][number])
         for found in compare_updates(*pair, tolerance, decode):
             state = UNKNOWN if found.is_unknown else DIFFERS if found.differs else EQUAL
-            lines.append(Line(f"{_of_update(number + 1)} {translate(found.title)}", state, found.detail))
+            lines.append(Line(f"{_of_update(number + 1)} {found.title}", state, found.detail))
             if found.differs and first is None:
                 first = found
     changed = [name for name, found in changes.items() if found]
@@ -123,9 +123,9 @@ def _verdict(
         what = "What can be compared is equal, but the updates have other rows: {cause}"
         return translate(what, cause=_changed("processes", changes) if "processes" in changed else "?")
     if changed:
-        what = "Equal within the tolerance: {count} updates, though {cause}"
+        what = "Equal within the tolerance: {count} update(s), though {cause}"
         return translate(what, count=count, cause=_changed(changed[0], changes))
-    return translate("Equal: {count} updates and all that they depend on", count=count)
+    return translate("Equal: {count} update(s) and all that they depend on", count=count)
 
 
 def _changed(name: str, changes: Mapping[str, Sequence[str] | None]) -> str:

@@ -18,6 +18,13 @@ from xtuner.utils import IGNORE_INDEX
 
 Decode = Callable[[int], str]
 Update = Mapping[str, Any]
+TITLES = {
+    "lr": "learning rate",
+    "rows": "rows",
+    "tensors": "other tensors",
+    "loss": "loss",
+    "grad_norm": "gradient norm",
+}
 # Sums of many roundings are further apart than a mean of losses.
 NORM_FACTOR = 10
 
@@ -37,11 +44,14 @@ class Difference:
     """A part of an update: its kind (of CAUSES), whether it differs, and words for table and verdict."""
 
     kind: str
-    title: str
     differs: bool
     detail: str = ""
     sentence: str = ""
     is_unknown: bool = False
+
+    @property
+    def title(self) -> str:
+        return translate(TITLES[self.kind]) if self.kind in TITLES else self.kind
 
 
 class _Sample(NamedTuple):
@@ -70,15 +80,15 @@ def compare_updates(old: Update, new: Update, tolerance: Tolerance, decode: Deco
             yield _tensors(old, new, number, tolerance)
         yield _losses(old, new, number, tolerance)
     elif rows.differs:
-        yield Difference("loss", "loss", False, translate("of other rows"), is_unknown=True)
+        yield Difference("loss", False, translate("of other rows"), is_unknown=True)
     else:
         pair = (_mean_loss(old), _mean_loss(new))
-        yield _number("loss", "loss", pair, number, tolerance.loss)
+        yield _number("loss", pair, number, tolerance.loss)
     pair = (old["grad_norm"], new["grad_norm"])
     if rows.differs:
-        yield Difference("grad_norm", "gradient norm", False, translate("of other rows"), is_unknown=True)
+        yield Difference("grad_norm", False, translate("of other rows"), is_unknown=True)
     else:
-        yield _number("grad_norm", "gradient norm", pair, number, tolerance.norm)
+        yield _number("grad_norm", pair, number, tolerance.norm)
 
 
 def _batches(update: Update) -> list[Mapping[str, Any]]:
@@ -97,7 +107,7 @@ def _rates(old: Update, new: Update, number: int) -> Difference:
     if differs:
         detail += " -> " + ", ".join(f"{rate:.6g}" for rate in new["lr"])
     sentence = translate("learning rate of update {number}, {detail}", number=number, detail=detail)
-    return Difference("lr", "learning rate", differs, detail, sentence)
+    return Difference("lr", differs, detail, sentence)
 
 
 def _rows(old: Update, new: Update, number: int, same_form: bool) -> Difference:
@@ -105,14 +115,14 @@ def _rows(old: Update, new: Update, number: int, same_form: bool) -> Difference:
     flat = [[row for rows in batches for row in rows] for batches in (before, now)]
     differs = before != now if same_form else sorted(flat[0]) != sorted(flat[1])
     if not differs:
-        detail = translate("{count} rows", count=len(flat[0]))
+        detail = translate("{count} row(s)", count=len(flat[0]))
         if not same_form:
             detail += translate(", in other batches")
-        return Difference("rows", "rows", False, detail)
+        return Difference("rows", False, detail)
     there = next(((a, b) for a, b in zip(*flat, strict=False) if a != b), None)
     detail = f"{there[0]} -> {there[1]}" if there else f"{len(flat[0])} -> {len(flat[1])}"
     sentence = translate("rows of update {number}, {detail}", number=number, detail=detail)
-    return Difference("rows", "rows", True, detail, sentence)
+    return Difference("rows", True, detail, sentence)
 
 
 def _samples(update: Update) -> list[_Sample]:
@@ -143,13 +153,13 @@ def _tokens(old: Update, new: Update, number: int, part: str, same_form: bool, d
     pairs = _pairs(old, new, same_form)
     wrong = [(a, b) for a, b in pairs if a.hash_of(part) != b.hash_of(part)]
     if not wrong:
-        detail = translate("{count} samples", count=len(pairs))
-        return Difference(part, part, False, detail, is_unknown=not pairs)
+        detail = translate("{count} sample(s)", count=len(pairs))
+        return Difference(part, False, detail, is_unknown=not pairs)
     (a, b), count = wrong[0], len(wrong)
     what = translate("{part} of {row} in update {number}", part=part, row=a.row, number=number)
     token = _first_token(a, b, part, decode)
-    share = translate("{count} of {total} samples, first {row}", count=count, total=len(pairs), row=a.row)
-    return Difference(part, part, True, share + token, what + token)
+    share = translate("{count} of {total} sample(s), first {row}", count=count, total=len(pairs), row=a.row)
+    return Difference(part, True, share + token, what + token)
 
 
 def _first_token(a: _Sample, b: _Sample, part: str, decode: Decode) -> str:
@@ -179,12 +189,12 @@ def _tensors(old: Update, new: Update, number: int, tolerance: Tolerance) -> Dif
             if apart > worst:
                 worst, first = apart, first or name
     differs = worst > tolerance.loss
-    detail = translate("{count} tensors", count=found)
+    detail = translate("{count} tensor(s)", count=found)
     if worst:
         size = "" if math.isinf(worst) else translate(", by up to {size:.2g}", size=worst)
         detail = f"{first}{size}"
     what = translate("{name} in update {number}", name=detail, number=number)
-    return Difference("tensors", "other tensors", differs, detail, what)
+    return Difference("tensors", differs, detail, what)
 
 
 def _distance(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> float:
@@ -203,14 +213,14 @@ def _distance(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> float
 
 
 def _losses(old: Update, new: Update, number: int, tolerance: Tolerance) -> Difference:
-    """Each batch of each process; the largest difference is told."""
+    """Each batch of each process; the largest difference is shown."""
     pairs = [(a["loss"], b["loss"]) for a, b in zip(_batches(old), _batches(new), strict=True)]
     worst = max(range(len(pairs)), key=lambda i: _relative(*pairs[i]))
     if len(pairs) == 1 or not _relative(*pairs[worst]):
         pair = pairs[0] if len(pairs) == 1 else (_mean_loss(old), _mean_loss(new))
-        return _number("loss", "loss", pair, number, tolerance.loss)
-    where = translate("loss, batch {batch} of {count}", batch=worst + 1, count=len(pairs))
-    return _number("loss", "loss", pairs[worst], number, tolerance.loss, where)
+        return _number("loss", pair, number, tolerance.loss)
+    where = translate("batch {batch} of {count}: ", batch=worst + 1, count=len(pairs))
+    return _number("loss", pairs[worst], number, tolerance.loss, where)
 
 
 def _mean_loss(update: Update) -> float | None:
@@ -233,23 +243,15 @@ def _relative(a: float | None, b: float | None) -> float:
 
 
 def _number(
-    kind: str,
-    title: str,
-    pair: Sequence[float | None],
-    number: int,
-    tolerance: float,
-    where: str | None = None,
+    kind: str, pair: Sequence[float | None], number: int, tolerance: float, where: str = ""
 ) -> Difference:
     a, b = pair
     apart = _relative(a, b)
     old, new = ("-" if x is None else f"{x:.6g}" for x in pair)
-    detail = old if not apart else f"{old} -> {new} ({_percent(a, b, apart)})"
-    if where is not None:
-        detail = f"{where.partition(', ')[2]}: {detail}"
-    what = translate(
-        "{title} of update {number}, {detail}", title=translate(title), number=number, detail=detail
-    )
-    return Difference(kind, title, apart > tolerance, detail, what)
+    detail = where + (old if not apart else f"{old} -> {new} ({_percent(a, b, apart)})")
+    title = translate(TITLES[kind])
+    what = translate("{title} of update {number}, {detail}", title=title, number=number, detail=detail)
+    return Difference(kind, apart > tolerance, detail, what)
 
 
 def _percent(a: float | None, b: float | None, apart: float) -> str:
