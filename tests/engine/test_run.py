@@ -81,6 +81,7 @@ def test_the_work_dir(toy_config, tmp_path):
     stamp = run.timestamp
     assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()) == sorted(
         [
+            f"{stamp}/replay.json",
             f"{stamp}/{stamp}.log",
             f"{stamp}/vis_data/{stamp}.json",
             f"{stamp}/vis_data/config.py",

@@ -76,7 +76,9 @@ REPLAY = {
     "the {group} changed ({what})": "{group}有变化（{what}）",
     "nothing else that is recorded changed": "记录的其他内容都没有变化",
     "The first difference: {what}: {cause}": "首个差异：{what}：{cause}",
-    "The first difference: {cause}; the updates are equal: {count}": "首个差异：{cause}；更新相同：{count} 次",
+    "The first difference: {cause}; the updates are equal: {count}": (
+        "首个差异：{cause}；更新相同：{count} 次"
+    ),
     "What can be compared is equal, but the updates have other rows: {cause}": (
         "可以比较的部分相同，但更新的数据行不同：{cause}"
     ),
