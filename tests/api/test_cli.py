@@ -130,12 +130,13 @@ FLAGS = {
     "test": "--checkpoint --checkpoints --tasks --shots --limit --metrics --max-new-tokens --work-dir",
     "convert average": "--last --weights --exact",
     "eval": "--tasks --samples --code-from --code-seconds --code-memory --temperature --top-p --seed",
+    "replay": "--updates --tolerance --config --cfg-options --save --json --launcher",
     "compare": "--base --limit --work-dir --vote --blind --host --port --temperature --seed --metrics",
 }
 
 
 @pytest.mark.parametrize("command", FLAGS)
-def test_flags_of_commands_that_compare_models(command, capsys):
+def test_flags_of_commands_that_compare(command, capsys):
     """Scripts of users have them."""
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])

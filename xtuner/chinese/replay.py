@@ -28,7 +28,7 @@ REPLAY = {
         "{path} 的格式为 {number}，此版本的 XTuner 读取格式 {own}"
     ),
     "{path} has no update: the run ended before its first one": "{path} 中没有更新：训练在第一次更新之前结束",
-    "%s cannot be written: %s": "无法写入 %s：%s",
+    "{path} cannot be written: {reason}": "无法写入 {path}：{reason}",
     # the table
     "packages": "软件包",
     "hardware": "硬件",

@@ -16,8 +16,7 @@ from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.replay.batches import describe_batch, name_rows, num_kept
 from xtuner.engine.replay.facts import facts_of, initial_weights
 from xtuner.engine.replay.files import FORMAT, NAME, Record
-from xtuner.language import translate
-from xtuner.log import logger
+from xtuner.log import say_once
 from xtuner.model.attention_kernels import noting_kernels
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class ReplayHook(Hook):
                 part.write_text(json.dumps(self._record, ensure_ascii=False), encoding="utf-8")
         except OSError as error:
             # The run is more important than its record.
-            logger.warning(translate("%s cannot be written: %s"), path, error.strerror)
+            say_once("{path} cannot be written: {reason}", path=path, reason=error.strerror)
 
 
 def start_record(run: Run, initial: list[dict[str, str]]) -> Record:

@@ -14,7 +14,7 @@ from xtuner.engine.replay.facts import tokenizer_of
 from xtuner.engine.replay.files import NAME, Record, read_record
 from xtuner.engine.replay.record import ReplayHook
 from xtuner.engine.run import RunOptions
-from xtuner.parallel.world import make_world
+from xtuner.parallel.world import World, make_world
 
 
 def options_of(record: Record, config: Config) -> RunOptions:
@@ -25,21 +25,29 @@ def options_of(record: Record, config: Config) -> RunOptions:
     return options
 
 
-def rerun(config: Config, options: RunOptions, num_updates: int, judge: Callable[[Record, Any], int]) -> int:
-    """What `judge` returns of the record of the first updates of `config`, and of its tokenizer.
+def rerun(
+    config: Config,
+    options: RunOptions,
+    num_updates: int,
+    judge: Callable[[Record, Any], int],
+    world: World | None = None,
+) -> int:
+    """What `judge` returns, on rank 0, of the record of the first updates of `config` and of its tokenizer.
 
-    Hooks that only save, measure or show are left out, since the numbers do not depend on them.
+    Every process returns it. `world`: the processes; by default those that this one was started with, which
+    part at the end. Hooks that only save, measure or show are left out: the numbers do not depend on them.
     """
     # A run that is resumed has no first updates.
     config = with_values(config, replay_updates=num_updates, resume=None)
     with tempfile.TemporaryDirectory(prefix="xtuner-replay-") as folder:
-        world = make_world()
-        run = build_run(config, replace(options, work_dir=folder, resume=False), world)
+        own = world or make_world()
+        run = build_run(config, replace(options, work_dir=folder, resume=False), own)
         run.hooks = [_stopping(hook) for hook in run.hooks if getattr(hook, "in_replay", True)]
         run.train()
-        found = judge(read_record(run.log_dir / NAME), tokenizer_of(run)) if world.is_first else 0
-        found = world.broadcast(found)
-        world.close()
+        found = judge(read_record(run.log_dir / NAME), tokenizer_of(run)) if own.is_first else 0
+        found = own.broadcast(found)
+        if world is None:
+            own.close()
     return found
 
 
