@@ -156,6 +156,15 @@ def test_a_failed_process_stops_all_and_is_named(end, code, message, capfd):
     assert message in line
 
 
+def test_what_a_command_finds_out_is_no_failure(capfd):
+    """An exit code that is a result is returned without a word, and no process is stopped for it."""
+    code = "time.sleep(0.2 * rank); sys.exit(1)"
+    assert launch(in_each(code), Processes(2), results=(1,)) == 1
+    assert capfd.readouterr().err == ""
+    assert launch(in_each("sys.exit(2)"), Processes(2), results=(1,)) == 2
+    assert "failed with exit code 2" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_reaches_all_and_sets_the_exit_code(number, code, tmp_path):
     """The processes have unlimited time to save."""

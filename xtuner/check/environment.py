@@ -59,7 +59,7 @@ def describe() -> dict[str, str]:
         "disk": translate("{free} free in the working folder", free=size_text(free)),
         "packages": ", ".join(f"{name} {version}" for name, version in installed.items()),
         "not installed": ", ".join(missing),
-        "variables": " ".join(f"{name}={value}" for name, value in variables(os.environ).items()),
+        "variables": " ".join(f"{name}={value}" for name, value in _variables(os.environ).items()),
     }
     return {name: text for name, text in lines.items() if text}
 
@@ -124,7 +124,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def variables(environment: Mapping[str, str]) -> dict[str, str]:
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of the list that are set, without user and password in addresses."""
     return {
         name: re.sub(r"//[^/@]*@", "//", environment[name]) for name in VARIABLES if environment.get(name)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xtuner import __version__, devices
-from xtuner.check.environment import packages, variables
+from xtuner.check.environment import packages
 from xtuner.check.files import data_calls, data_files
 from xtuner.config.build import materialise
 from xtuner.config.folders import named_folders, walk
@@ -51,8 +51,12 @@ PROBES = (
     "def f(x):\n\treturn x**2 # 100%\r\n",
     "<s></s><|im_start|>user\n<|im_end|><unk>[INST]",
 )
-# They change no number, or are others for each start.
-_UNIMPORTANT = {"LANG", "XTUNER_LANG", "MASTER_ADDR", "TRITON_CACHE_DIR"}
+# Environment variables that choose kernels, or the order of sums.
+SWITCHES = (
+    "ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "MKL_CBWR", "MKL_NUM_THREADS", "NCCL_ALGO",
+    "NCCL_PROTO", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TRITON_INTERPRET", "XTUNER_DEVICE",
+)  # fmt: skip
 _TEMPLATE_KEYS = ("template", "prompt_template")
 _FUNCTION_KEYS = ("dataset_map_fn", "template_map_fn", "map_fn")
 _CHAT_TEMPLATE = "chat_template"
@@ -63,7 +67,7 @@ def facts_of(run: Run) -> Facts:
     return {
         "packages": _packages(),
         "hardware": _hardware(run),
-        "environment": {n: v for n, v in variables(os.environ).items() if n not in _UNIMPORTANT},
+        "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
         "processes": _processes(run),
         "seed": {"seed": str(run.seed)},
         "kernels": _kernels(run),
