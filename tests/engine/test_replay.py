@@ -34,7 +34,7 @@ def records(work_dir):
     return sorted(work_dir.glob("*/replay.json"))
 
 
-def test_the_record(toy_config, tmp_path):
+def test_the_record(toy_config, tmp_path, moment):
     """Three updates by default, each with its rows, its loss, its rate and its norm."""
     run = train(toy_config(batch_size=2, accumulative_counts=2), tmp_path)
     (path,) = records(tmp_path)
@@ -125,6 +125,15 @@ def test_a_record_that_cannot_be_written_does_not_end_the_run(toy_config, tmp_pa
     run = train(toy_config(), tmp_path)
     assert run.iter == 20
     assert caplog.text.count("replay.json cannot be written: No space left on device") == 1
+
+
+def test_a_fact_that_cannot_be_found_does_not_end_the_run(toy_config, tmp_path, monkeypatch, caplog):
+    """Its group is empty, which the log says."""
+    monkeypatch.setattr("xtuner.engine.replay.facts.packages", lambda: 1 / 0)
+    assert train(toy_config(), tmp_path).iter == 20
+    assert "replay.json cannot record the packages: ZeroDivisionError" in caplog.text
+    facts = read_record(find_record(tmp_path))["facts"]
+    assert (facts["packages"], facts["seed"]) == ({}, {"seed": "3"})
 
 
 def test_a_drawn_seed_and_dropout_are_replayed(toy_config, tmp_path, monkeypatch):

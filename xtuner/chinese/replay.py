@@ -29,6 +29,7 @@ REPLAY = {
     ),
     "{path} has no update: the run ended before its first one": "{path} 中没有更新：训练在第一次更新之前结束",
     "{path} cannot be written: {reason}": "无法写入 {path}：{reason}",
+    "{name} cannot record the {group}: {reason}": "{name} 无法记录 {group}：{reason}",
     # the table
     "packages": "软件包",
     "hardware": "硬件",
@@ -48,6 +49,7 @@ REPLAY = {
     "rows": "数据行",
     "other tensors": "其他张量",
     "gradient norm": "梯度范数",
+    "close": "相近",
     "DIFFERS": "不同",
     "changed": "有变化",
     "not compared": "未比较",
@@ -84,6 +86,9 @@ REPLAY = {
     ),
     "Equal within the tolerance: {count} update(s), though {cause}": (
         "在允许的误差内相同：{count} 次更新，但{cause}"
+    ),
+    "Equal within the tolerance: {count} update(s); all that they depend on is equal": (
+        "在允许的误差内相同：{count} 次更新；其依赖的全部内容相同"
     ),
     "Equal: {count} update(s) and all that they depend on": "相同：{count} 次更新及其依赖的全部内容",
 }

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from xtuner.atomic import written
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config, parse_option
-from xtuner.engine.replay.files import find_record, read_record
 from xtuner.estimate.configured import read_division
 from xtuner.estimate.trainer import as_engine
 from xtuner.language import translate
@@ -75,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     """Train again and compare; returns 0 if all is equal, else 1."""
     args = parse_args(argv)
     processes = join_launched(args)
+    from xtuner.engine.replay.files import find_record, read_record
+
     record = read_record(find_record(Path(args.work_dir)))
     config = _config_of(record, args)
     if processes is not None:

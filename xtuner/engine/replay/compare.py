@@ -47,7 +47,7 @@ CAUSES = {
     "grad_norm": ("base", "seed", "initial", "kernels", "processes", "config", *_MACHINE),
 }
 MAX_TEXT = 60
-EQUAL, DIFFERS, INFORMATION, UNKNOWN = "equal", "DIFFERS", "changed", "not compared"
+EQUAL, CLOSE, DIFFERS, INFORMATION, UNKNOWN = "equal", "close", "DIFFERS", "changed", "not compared"
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,20 @@ def compare(
     for number in range(count):
         pair = (before["updates"][number], now["updates"][number])
         for found in compare_updates(*pair, tolerance, decode):
-            state = UNKNOWN if found.is_unknown else DIFFERS if found.differs else EQUAL
-            lines.append(Line(f"{_of_update(number + 1)} {found.title}", state, found.detail))
+            lines.append(Line(f"{_of_update(number + 1)} {found.title}", _state(found), found.detail))
             if found.differs and first is None:
                 first = found
     changed = [name for name, found in changes.items() if found]
     differing = [name for name in changed if GROUPS[name][1]]
-    unknown = any(line.state == UNKNOWN for line in lines)
-    is_equal = first is None and not differing and not unknown
-    return Comparison(lines, _verdict(first, changes, count, unknown), is_equal)
+    states = {line.state for line in lines}
+    is_equal = first is None and not differing and UNKNOWN not in states
+    return Comparison(lines, _verdict(first, changes, count, states), is_equal)
+
+
+def _state(found: Difference) -> str:
+    if found.is_unknown:
+        return UNKNOWN
+    return DIFFERS if found.differs else CLOSE if found.is_close else EQUAL
 
 
 def _of_update(number: int) -> str:
@@ -107,7 +112,7 @@ def _group_line(name: str, found: Sequence[str] | None) -> Line:
 
 
 def _verdict(
-    first: Difference | None, changes: Mapping[str, Sequence[str] | None], count: int, unknown: bool
+    first: Difference | None, changes: Mapping[str, Sequence[str] | None], count: int, states: set[str]
 ) -> str:
     changed = [name for name, found in changes.items() if found]
     if first is not None:
@@ -119,12 +124,15 @@ def _verdict(
     if differing:
         what = "The first difference: {cause}; the updates are equal: {count}"
         return translate(what, cause=_changed(differing[0], changes), count=count)
-    if unknown:
+    if UNKNOWN in states:
         what = "What can be compared is equal, but the updates have other rows: {cause}"
         return translate(what, cause=_changed("processes", changes) if "processes" in changed else "?")
     if changed:
         what = "Equal within the tolerance: {count} update(s), though {cause}"
         return translate(what, count=count, cause=_changed(changed[0], changes))
+    if CLOSE in states:
+        what = "Equal within the tolerance: {count} update(s); all that they depend on is equal"
+        return translate(what, count=count)
     return translate("Equal: {count} update(s) and all that they depend on", count=count)
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,11 @@ from xtuner.dataset.encoding.fingerprint import (
     fingerprint_value,
 )
 from xtuner.dataset.map_fns import find_template
+from xtuner.engine.replay.files import NAME
 from xtuner.engine.replay.hashes import hash_file, hash_of, hash_tensor, hash_weights, some_values
 from xtuner.errors import XTunerError
 from xtuner.estimate.machine import num_cores
+from xtuner.log import say_once
 from xtuner.model.base import base_model
 from xtuner.model_folder import WEIGHT_FILES, tokenizer_files
 from xtuner.parallel.tensors import is_divided
@@ -64,19 +66,30 @@ _CHAT_TEMPLATE = "chat_template"
 
 def facts_of(run: Run) -> Facts:
     """The facts that are the same on all processes; the files are read."""
-    return {
-        "packages": _packages(),
-        "hardware": _hardware(run),
-        "environment": {name: os.environ[name] for name in SWITCHES if name in os.environ},
-        "processes": _processes(run),
-        "seed": {"seed": str(run.seed)},
-        "kernels": _kernels(run),
-        "data": dict(_data(run.cfg)),
-        "template": dict(_templates(run.cfg)),
-        "functions": dict(_functions(run.cfg)),
-        "tokenizer": {**dict(_tokenizer_files(run.cfg)), **_probes(run)},
-        "base": dict(_base(run.cfg)),
+    groups: dict[str, Callable[[], dict[str, str]]] = {
+        "packages": _packages,
+        "hardware": lambda: _hardware(run),
+        "environment": lambda: {name: os.environ[name] for name in SWITCHES if name in os.environ},
+        "processes": lambda: _processes(run),
+        "seed": lambda: {"seed": str(run.seed)},
+        "kernels": lambda: _kernels(run),
+        "data": lambda: dict(_data(run.cfg)),
+        "template": lambda: dict(_templates(run.cfg)),
+        "functions": lambda: dict(_functions(run.cfg)),
+        "tokenizer": lambda: {**dict(_tokenizer_files(run.cfg)), **_probes(run)},
+        "base": lambda: dict(_base(run.cfg)),
     }
+    return {name: _found(name, find) for name, find in groups.items()}
+
+
+def _found(group: str, find: Callable[[], dict[str, str]]) -> dict[str, str]:
+    try:
+        return find()
+    except Exception as error:
+        # A run is more important than its record.
+        reason = f"{type(error).__name__}: {error}"
+        say_once("{name} cannot record the {group}: {reason}", name=NAME, group=group, reason=reason)
+        return {}
 
 
 def initial_weights(run: Run) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The file `replay.json`: found and read without torch.
+"""The file `replay.json`: what is in it, where it is, and reading it.
 
 format     of this file
 config     its file name and text        options    those of the command line that change the run

@@ -48,6 +48,7 @@ class Difference:
     detail: str = ""
     sentence: str = ""
     is_unknown: bool = False
+    is_close: bool = False  # not the same number, but within the tolerance
 
     @property
     def title(self) -> str:
@@ -120,7 +121,8 @@ def _rows(old: Update, new: Update, number: int, same_form: bool) -> Difference:
             detail += translate(", in other batches")
         return Difference("rows", False, detail)
     there = next(((a, b) for a, b in zip(*flat, strict=False) if a != b), None)
-    detail = f"{there[0]} -> {there[1]}" if there else f"{len(flat[0])} -> {len(flat[1])}"
+    counts = [translate("{count} row(s)", count=len(rows)) for rows in flat]
+    detail = " -> ".join(there or counts)
     sentence = translate("rows of update {number}, {detail}", number=number, detail=detail)
     return Difference("rows", True, detail, sentence)
 
@@ -194,7 +196,7 @@ def _tensors(old: Update, new: Update, number: int, tolerance: Tolerance) -> Dif
         size = "" if math.isinf(worst) else translate(", by up to {size:.2g}", size=worst)
         detail = f"{first}{size}"
     what = translate("{name} in update {number}", name=detail, number=number)
-    return Difference("tensors", differs, detail, what)
+    return Difference("tensors", differs, detail, what, is_close=worst > 0 and not differs)
 
 
 def _distance(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> float:
@@ -251,7 +253,7 @@ def _number(
     detail = where + (old if not apart else f"{old} -> {new} ({_percent(a, b, apart)})")
     title = translate(TITLES[kind])
     what = translate("{title} of update {number}, {detail}", title=title, number=number, detail=detail)
-    return Difference(kind, apart > tolerance, detail, what)
+    return Difference(kind, apart > tolerance, detail, what, is_close=0 < apart <= tolerance)
 
 
 def _percent(a: float | None, b: float | None, apart: float) -> str:
