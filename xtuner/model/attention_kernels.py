@@ -24,7 +24,6 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,25 +120,28 @@ class Kernel:
     name: str = ""
 
 
-_noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
+# A list, not a stack: runs that are trained together begin and end in any order.
+_noting: list[set[str]] = []
 
 
 @contextlib.contextmanager
 def noting_kernels() -> Iterator[set[str]]:
-    """The names of the kernels that run within it."""
+    """The names of the kernels that run within it, but for those in compiled code."""
     found: set[str] = set()
-    token = _noted.set(found)
+    _noting.append(found)
     try:
         yield found
     finally:
-        _noted.reset(token)
+        _noting[:] = [others for others in _noting if others is not found]
 
 
 def packed_attention(call: Call) -> Tensor:
     """`[1, N, H, D]`, by the first kernel that supports the call."""
     kernel = next(kernel for kernel in KERNELS if kernel.fits(call))
-    if (noted := _noted.get()) is not None:
-        noted.add(kernel.name)
+    # Compiled code would be compiled again when nobody notes any more.
+    if not torch.compiler.is_compiling():
+        for found in _noting:
+            found.add(kernel.name)
     return kernel.run(call)
 
 
