@@ -192,6 +192,8 @@ def test_a_changed_place_of_a_large_file_is_found_where_it_is_looked_at(tmp_path
     whole = hashes.hash_file(path)
     monkeypatch.setattr(hashes, "WHOLE_BYTES", 1000)
     monkeypatch.setattr(hashes, "BLOCK_BYTES", 100)
+    assert hashes.hash_file(path, 3) != hashes.hash_file(path, 2) != whole
+    assert hashes.hash_file(path, 3) == hashes.hash_file(path, 4)
     sampled = hashes.hash_file(path)
     for at in (0, len(content) - 1):
         changed = bytearray(content)

@@ -119,10 +119,11 @@ def _packages() -> dict[str, str]:
 
 
 def _hardware(run: Run) -> dict[str, str]:
-    accelerated = devices.is_accelerator(run.device)
-    name = devices.name_of(run.device) if accelerated else platform.processor() or platform.machine()
-    found = {"device": f"{run.device.type}: {name}", "cores": str(num_cores())}
-    return found if accelerated else {**found, "threads": str(torch.get_num_threads())}
+    if devices.is_accelerator(run.device):
+        return {"device": devices.name_of(run.device)}
+    instructions = torch.backends.cpu.get_cpu_capability()
+    found = {"device": f"{platform.machine()}, {instructions}", "cores": str(num_cores())}
+    return {**found, "threads": str(torch.get_num_threads())}
 
 
 def _processes(run: Run) -> dict[str, str]:
@@ -152,21 +153,20 @@ def _kernels(run: Run) -> dict[str, str]:
 
 def _data(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The files of the training data; one from elsewhere by its name only."""
-    seen = set()
-    for path, load in data_calls(cfg):
-        if not path.startswith("train"):
-            continue
-        files = data_files(load)
-        for file in [load["path"]] if files is None else files:
-            seen.add(file)
-            is_here = Path(file).is_file()
-            yield f"{path}: {Path(file).name}", hash_file(Path(file)) if is_here else "not a local file"
+    files: dict[str, str] = {}
+    for path, call in data_calls(cfg):
+        if path.startswith("train"):
+            found = data_files(call)
+            files |= dict.fromkeys([call["path"]] if found is None else found, path)
     for path, value in walk(cfg["train_dataloader"].get("dataset"), "train_dataloader.dataset"):
         for key, named in value.items():
-            for file in named if isinstance(named, list) else [named]:
-                if isinstance(file, str) and file not in seen and Path(file).is_file():
-                    seen.add(file)
-                    yield f"{path}.{key}: {Path(file).name}", hash_file(Path(file))
+            texts = [
+                text for text in (named if isinstance(named, list) else [named]) if isinstance(text, str)
+            ]
+            files = {text: f"{path}.{key}" for text in texts if Path(text).is_file()} | files
+    for file, path in files.items():
+        there = Path(file)
+        yield f"{path}: {there.name}", hash_file(there, len(files)) if there.is_file() else "not a local file"
 
 
 def _templates(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

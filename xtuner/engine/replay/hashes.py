@@ -1,6 +1,6 @@
 """Short hashes of files, model folders and tensors; of large ones, of parts at equal distances.
 
-data.jsonl           all bytes up to 64 MiB; else its size and 256 blocks of 64 KiB
+data.jsonl           all bytes up to 64 MiB, of several files together; else its size and blocks of 64 KiB
 *.safetensors        of each tensor its name, dtype and shape, and its first and last 2 KiB: every tensor
                      is looked at, in a few thousand small reads, and a folder divided into other files
                      has the same hash
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 WHOLE_BYTES = 64 * 2**20
-NUM_BLOCKS, BLOCK_BYTES = 256, 64 * 2**10
+BLOCK_BYTES = 64 * 2**10
 EDGE_BYTES = 2 * 2**10
 MAX_VALUES = 2**16
 
@@ -30,18 +30,20 @@ def hash_of(parts: Iterable[bytes | str]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
     return digest.hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """The hash of a file."""
-    size = path.stat().st_size
+def hash_file(path: Path, num_files: int = 1) -> str:
+    """The hash of a file, one of so many: of a larger one than its share, a quarter of that is read."""
+    size, share = path.stat().st_size, WHOLE_BYTES >> (num_files - 1).bit_length()
     with path.open("rb") as file:
-        if size <= WHOLE_BYTES:
+        if size <= share:
             return hash_of([file.read()])
-        starts = np.linspace(0, size - BLOCK_BYTES, NUM_BLOCKS).astype(np.int64).tolist()
-        return hash_of([str(size), *(_read(file, start, BLOCK_BYTES) for start in starts)])
+        block = max(1, min(BLOCK_BYTES, share // 8))
+        starts = np.linspace(0, size - block, max(2, share // 4 // block)).astype(np.int64).tolist()
+        return hash_of([str(size), *(_read(file, start, block) for start in starts)])
 
 
 def hash_weights(folder: Path, patterns: Iterable[str]) -> str:
