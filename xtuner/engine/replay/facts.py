@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,13 +161,14 @@ def _data(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             files |= dict.fromkeys([call["path"]] if found is None else found, path)
     for path, value in walk(cfg["train_dataloader"].get("dataset"), "train_dataloader.dataset"):
         for key, named in value.items():
-            texts = [
-                text for text in (named if isinstance(named, list) else [named]) if isinstance(text, str)
-            ]
-            files = {text: f"{path}.{key}" for text in texts if Path(text).is_file()} | files
+            several = named if isinstance(named, list) else [named]
+            here = [text for text in several if isinstance(text, str) and Path(text).is_file()]
+            files = dict.fromkeys(here, f"{path}.{key}") | files
+    names = Counter(Path(file).name for file in files)
     for file, path in files.items():
         there = Path(file)
-        yield f"{path}: {there.name}", hash_file(there, len(files)) if there.is_file() else "not a local file"
+        name = there.name if names[there.name] == 1 else f"{there.parent.name}/{there.name}"
+        yield f"{path}: {name}", hash_file(there, len(files)) if there.is_file() else "not a local file"
 
 
 def _templates(cfg: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
