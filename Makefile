@@ -5,6 +5,7 @@
 #                 WRITE=1 writes what came of it to docs/models.md
 # make newest the suite with the newest packages that pyproject.toml allows
 # make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
+# make harness  the tests of xtuner eval --harness, with lm-eval
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make fix    what lint and format can mend themselves
@@ -39,7 +40,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test soak families newest newest-layers prove check fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test soak families newest newest-layers harness prove check fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -65,6 +66,17 @@ newest:
 
 newest-layers: $(VENV)/.dev
 	$(BIN)/python -m tests.other_versions test "$(TRANSFORMERS)"
+
+# An environment of its own: lm-eval needs an older python-dateutil than constraints.txt has.
+harness: $(VENV)-harness/.harness
+	OMP_NUM_THREADS=1 $(VENV)-harness/bin/python -m pytest tests/evaluation/harness
+
+$(VENV)-harness/.harness: constraints.txt pyproject.toml
+	$(MAKE) VENV=$(VENV)-harness $(VENV)-harness/.torch
+	grep -v '^python-dateutil' constraints.txt > $(VENV)-harness/constraints.txt
+	$(VENV)-harness/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-harness/constraints.txt \
+	  -e ".[harness]" pytest
+	@touch $@
 
 # Look at what has changed first: the tests are of tiny models.
 prove: $(VENV)/.dev
@@ -124,9 +136,9 @@ $(VENV)/.dev: $(VENV)/.core
 constraints: $(VENV)/.dev
 	$(PIP) uv
 	{ sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(BIN)/uv pip compile pyproject.toml \
-	  --all-extras --no-extra modelscope --universal --python-version 3.10 --constraint - --no-header --no-annotate --quiet \
+	  --all-extras --no-extra modelscope --no-extra harness --universal --python-version 3.10 --constraint - --no-header --no-annotate --quiet \
 	  | grep -vE '^(nvidia|cuda)'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-gpu build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-gpu $(VENV)-harness build dist *.egg-info

@@ -21,6 +21,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "structured": ("llguidance>=1.3",),
     "web": (*_SERVE, "streamlit>=1.50"),
     "api": ("openai>=2",),
+    "harness": ("lm-eval>=0.4.13",),
     "gguf": ("gguf>=0.17",),
     "video": ("av>=14",),
     "zstd": ("zstandard>=0.22",),

@@ -7,6 +7,7 @@ from xtuner.chinese.convert import CONVERT
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.evaluation import EVALUATION
+from xtuner.chinese.harness import HARNESS
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.images import IMAGES
@@ -38,6 +39,7 @@ CHINESE: dict[str, str] = {
     **VISION,
     **EVALUATION,
     **CODE,
+    **HARNESS,
     **COMPARE,
     **CONVERT,
     **SWEEP,

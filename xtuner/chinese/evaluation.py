@@ -111,11 +111,6 @@ EVALUATION = {
         "评测语言模型：按似然做选择题（MMLU、C-Eval、CMMLU、ARC、HellaSwag 或自己的题目）、"
         "把回答与参考答案比较、用测试检验代码（HumanEval、MBPP 或自己的题目）、计算困惑度。"
     ),
-    "files or folders of questions; kinds: cmmlu, ceval, hellaswag, arc, mmlu, choices, answers, code, "
-    "perplexity (found by the fields of the rows)": (
-        "题目的文件或目录；类型：cmmlu、ceval、hellaswag、arc、mmlu、choices、answers、code、"
-        "perplexity（由行的字段判断）"
-    ),
     "examples before each question (5 for MMLU, C-Eval, CMMLU; else 0)": (
         "每道题前的示例数（MMLU、C-Eval、CMMLU 为 5，其余为 0）"
     ),

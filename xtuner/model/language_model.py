@@ -27,7 +27,13 @@ from xtuner.model.base import base_model, decoder_and_head, keeps_logits
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
 from xtuner.model.isolation import Isolation, isolates
-from xtuner.model.loss import entropies_of, head_logprobs, head_logprobs_and_entropies, logprobs_of
+from xtuner.model.loss import (
+    entropies_of,
+    head_likeliest,
+    head_logprobs,
+    head_logprobs_and_entropies,
+    logprobs_of,
+)
 from xtuner.model.packed import Packed, pack, to_device, unpack
 from xtuner.model.passes import Pass
 from xtuner.model.recompute import enable_recompute, what_fits
@@ -46,6 +52,7 @@ class TokenLogprobs(NamedTuple):
     logprobs: Tensor
     positions: np.ndarray  # of the tokens that predict them
     entropies: Tensor | None = None  # of the distributions, without gradient
+    likeliest: Tensor | None = None  # the tokens with the highest probability
 
 
 class PackedLanguageModel(TrainModule):
@@ -194,12 +201,15 @@ class PackedLanguageModel(TrainModule):
         hidden = [p.with_loss(self.run(p, model=decoder).last_hidden_state) for p in supervised]
         return _joined(hidden), _joined([p.device_targets() for p in supervised])
 
-    def token_logprobs(self, todo: Sequence[Pass], with_entropies: bool = False) -> TokenLogprobs:
+    def token_logprobs(
+        self, todo: Sequence[Pass], with_entropies: bool = False, with_likeliest: bool = False
+    ) -> TokenLogprobs:
         """The log-probabilities of all supervised tokens."""
         supervised = [p for p in todo if len(p.targets)]
         apart = self.head_apart()
         logprobs = torch.zeros(0, device=self.device)
         entropies: Tensor | None = logprobs if with_entropies else None
+        likeliest: list[Tensor] = []
         if apart is not None and supervised:
             decoder, head = apart
             hidden, targets = self.hidden_with_loss(supervised, decoder)
@@ -207,6 +217,8 @@ class PackedLanguageModel(TrainModule):
                 logprobs, entropies = head_logprobs_and_entropies(hidden, head, targets)
             else:
                 logprobs = head_logprobs(hidden, head, targets)
+            if with_likeliest:
+                likeliest.append(head_likeliest(hidden, head))
         elif supervised:
             of_passes, entropies_of_passes = [], []
             for p in supervised:
@@ -215,13 +227,20 @@ class PackedLanguageModel(TrainModule):
                 of_passes.append(logprobs_of(logits, p.device_targets()))
                 if with_entropies:
                     entropies_of_passes.append(entropies_of(logits, p.device_targets()))
+                if with_likeliest:
+                    likeliest.append(logits.argmax(1))
             logprobs = _joined(of_passes)
             entropies = _joined(entropies_of_passes) if with_entropies else None
         for p in todo:
             if not len(p.targets):
                 logprobs = logprobs + self.nothing(p)
         positions = [p.index[p.rows, p.columns] for p in supervised]
-        return TokenLogprobs(logprobs, np.concatenate([*positions, np.zeros(0, np.int64)]), entropies)
+        return TokenLogprobs(
+            logprobs,
+            np.concatenate([*positions, np.zeros(0, np.int64)]),
+            entropies,
+            _joined(likeliest) if likeliest else None,
+        )
 
     def nothing(self, p: Pass) -> Tensor:
         """A zero with a graph through the model, so that the collectives of other ranks match."""

@@ -245,6 +245,13 @@ def head_logprobs_and_entropies(hidden: Tensor, head: nn.Linear, targets: Tensor
     return _HeadLogprobs.apply(hidden, head.weight, head.bias, targets, True)
 
 
+@torch.no_grad()
+def head_likeliest(hidden: Tensor, head: nn.Linear) -> Tensor:
+    """The tokens `[M]` to which `head(hidden [M, h])` gives the highest probability, by blocks."""
+    blocks = _logits_by_block(hidden, head.weight, head.bias, compute_dtype(hidden))
+    return torch.cat([logits.argmax(1) for _, _, logits in blocks])
+
+
 def logprobs_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Log-probabilities `[M]` that `logits [M, V]` give to `targets [M]`."""
     return _logprobs(logits, targets)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xtuner.errors import ConfigError
+from xtuner.language import translate
+from xtuner.paths import is_address
 from xtuner.tools.arguments.answering import add_answering, add_sampling, run
 from xtuner.tools.arguments.parser import Parser
 
@@ -29,7 +33,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         metavar="[KIND=]PATH",
         help="files or folders of questions; kinds: cmmlu, ceval, hellaswag, arc, mmlu, choices, answers, "
-        "code, perplexity (found by the fields of the rows)",
+        "code, perplexity (found by the fields of the rows); with --harness names of its tasks",
+    )
+    add(
+        "--harness",
+        action="store_true",
+        help="the tasks are those of EleutherAI's lm-evaluation-harness: arc_easy mmlu, ...",
+    )
+    add("--include-path", metavar="DIR", help="with --harness: a folder of own tasks in its YAML")
+    add(
+        "--apply-chat-template",
+        action="store_true",
+        help="with --harness: its prompts are messages in the tokenizer's chat template",
     )
     add(
         "--shots",
@@ -57,19 +72,67 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_sampling(parser)
     add_answering(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    _check_harness(args, {name: parser.get_default(name) for name in vars(args)})
+    return args
+
+
+# Of these the tasks of lm-evaluation-harness decide themselves, or they are of a model at an address.
+_NOT_OF_HARNESS = (
+    *(
+        "metrics",
+        "samples",
+        "code_from",
+        "code_seconds",
+        "code_memory",
+        "start_token",
+        "temperature",
+        "top_p",
+    ),
+    *("prompt_template", "stop_words", "max_new_tokens", "model_name", "concurrency"),
+)
+_OF_HARNESS = ("include_path", "apply_chat_template")
+
+
+def _check_harness(args: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an option that has no effect with --harness, or without it."""
+    given = [name for name in vars(args) if getattr(args, name) != defaults[name]]
+    wrong = [name for name in given if name in (_NOT_OF_HARNESS if args.harness else _OF_HARNESS)]
+    if wrong:
+        flag = "--" + wrong[0].replace("_", "-")
+        what = "{flag} is for --harness: add it, or leave {flag} out"
+        if args.harness:
+            what = "{flag} has no effect with --harness, whose tasks say how they are asked: leave it out"
+        raise ConfigError(translate(what, flag=flag))
+    if args.harness and is_address(args.model):
+        what = "--harness asks a model that is loaded here: lm-eval itself asks one at an address"
+        raise ConfigError(translate(what))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure; returns 0 when the results are written."""
-    return run("eval", parse_args(argv), argv, _measure)
+    args = parse_args(argv)
+    if not args.harness:
+        return run("eval", args, argv, _measure)
+    return run("eval", args, argv, functools.partial(_measure_by_harness, args))
 
 
 def _measure(settings: Any, world: Any) -> Sequence[str] | None:
     from xtuner.evaluation.text.measure import measure
+
+    return _shown(measure(settings, world))
+
+
+def _measure_by_harness(args: argparse.Namespace, settings: Any, world: Any) -> Sequence[str] | None:
+    from xtuner.evaluation.harness.run import Asked, measure
+
+    return _shown(measure(settings, Asked(args.include_path, args.apply_chat_template), world))
+
+
+def _shown(outcome: Any) -> Sequence[str] | None:
+    """The notes of an outcome, whose table is printed; None on other processes than the first."""
     from xtuner.evaluation.text.results import print_results
 
-    outcome = measure(settings, world)
     if outcome is None:
         return None
     print_results(outcome.results)

@@ -78,3 +78,28 @@ def test_a_short_prefix_is_not_worth_a_pass(llama_dir):
     (_, short), (length, shared), (_, cut) = found
     assert (short, cut) == ({0}, {0})
     assert shared <= {length, length - 1}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_greedy_is_a_text_whose_tokens_are_all_the_likeliest(family):
+    """Of a model whose head runs by itself, and of one that caps its logits."""
+    torch.manual_seed(0)
+    model = make_model(family).float().eval()
+    ids = [5, 6, 7]
+    for _ in range(3):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    likeliest, other = ids[3:], [*ids[3:5], ids[5] + 1]
+    texts = [Scored([*ids[:3], *text[:-1]], [2, 3, 4], text, [3]) for text in (likeliest, other)]
+    likelihood = Likelihood(model, None)
+    found = likelihood.score_greedy(texts)
+    assert [is_greedy for ((_, is_greedy),) in found] == [True, False]
+    assert [[value] for ((value, _),) in found] == likelihood.score(texts)
+
+
+def test_a_text_after_nothing_follows_the_start_token(llama_dir):
+    tokenizer = AutoTokenizer.from_pretrained(llama_dir)
+    likelihood = Likelihood(AutoModelForCausalLM.from_pretrained(llama_dir), tokenizer)
+    (after_nothing,), (after_start,) = (likelihood.after(prompt, ["one two"]) for prompt in ("", "<s>"))
+    assert after_nothing == after_start
+    assert after_nothing.ids[0] == tokenizer.bos_token_id

@@ -11,7 +11,7 @@ rows        2 9 3                        one forward pass
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,20 @@ class Likelihood(TextEncoder):
         # Samples that ran apart come in another order.
         order = np.argsort(found.positions, kind="stable")
         logprobs = found.logprobs.double().cpu().numpy()[order]
-        start, result = 0, []
-        for sample in samples:
-            own = logprobs[start : start + len(sample.targets)]
-            start += len(sample.targets)
-            result.append([float(part.sum()) for part in np.split(own, list(sample.ends)[:-1])])
-        return result
+        return [[float(part.sum()) for part in parts] for parts in _by_text(logprobs, samples)]
+
+    @torch.no_grad()
+    def score_greedy(self, samples: Sequence[Scored]) -> list[list[tuple[float, bool]]]:
+        """The same, each with whether all tokens of the text are the likeliest ones."""
+        found = self._model.token_logprobs(self._packed(samples), with_likeliest=True)
+        assert found.likeliest is not None
+        order = np.argsort(found.positions, kind="stable")
+        logprobs = found.logprobs.double().cpu().numpy()[order]
+        is_likeliest = found.likeliest.cpu().numpy()[order] == _targets(samples)
+        return [
+            [(float(part.sum()), bool(same.all())) for part, same in zip(parts, sames, strict=True)]
+            for parts, sames in zip(_by_text(logprobs, samples), _by_text(is_likeliest, samples), strict=True)
+        ]
 
     def _packed(self, samples: Sequence[Scored]) -> list[Pass]:
         boundaries = np.cumsum([0, *(len(sample.ids) for sample in samples)])
@@ -94,6 +102,15 @@ class Likelihood(TextEncoder):
         }
         index = np.arange(ids.size).reshape(ids.shape)
         return Pass(inputs, index, rows, columns, _targets(samples))
+
+
+def _by_text(values: np.ndarray, samples: Sequence[Scored]) -> Iterator[list[np.ndarray]]:
+    """Values of all targets -> those of the texts of each sample."""
+    start = 0
+    for sample in samples:
+        own = values[start : start + len(sample.targets)]
+        start += len(sample.targets)
+        yield np.split(own, list(sample.ends)[:-1])
 
 
 def _targets(samples: Sequence[Scored]) -> np.ndarray:

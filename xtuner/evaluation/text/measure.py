@@ -8,6 +8,7 @@ work_dirs/eval_qwen/20261128_143000/   (run_folder.py), and in it
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import threading
@@ -34,7 +35,7 @@ from xtuner.evaluation.text.likelihood import Likelihood
 from xtuner.evaluation.text.metrics import default_metrics, find_metric
 from xtuner.evaluation.text.remote import Asked, Remote
 from xtuner.evaluation.text.results import Result, score_task, write_results
-from xtuner.evaluation.text.scored import Scored, batches
+from xtuner.evaluation.text.scored import Scored, in_batches
 from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task, read_task
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length
@@ -411,31 +412,19 @@ class _Run:
     ) -> None:
         """Score what begins with `prefix`, which is read once; its cache counts in `batch_tokens`."""
         cache = likelihood.read(prefix)
-        lengths = [sum(len(one.ids) for one in samples) for _, _, samples in todo]
         num_read = len(prefix) if cache is not None else 0
-        for numbers in batches(lengths, self.settings.batch_tokens):
-            found = iter(self._in_parts(likelihood, [one for n in numbers for one in todo[n][2]], cache))
+        every = [samples for _, _, samples in todo]
+        score = functools.partial(likelihood.score, cache=cache)
+        for numbers, found in in_batches(score, every, self.settings.batch_tokens):
             lines: list[Line] = []
-            for name, kind, samples in (todo[n] for n in numbers):
-                values = [value for _ in samples for value in next(found)]
+            for number, values in zip(numbers, found, strict=True):
+                name, kind, samples = todo[number]
                 if kind == CHOICES:
                     lines.append({"index": name, "logprobs": values})
                 else:
                     count = sum(len(one.targets) for one in samples)
                     lines.append({"index": name, "logprob": sum(values), "tokens": count})
-            kept = 0 if cache is None else sum(len(todo[n][2]) for n in numbers) * len(prefix)
-            write(lines, sum(lengths[n] for n in numbers) - kept + num_read)
+            own = [one for number in numbers for one in every[number]]
+            kept = 0 if cache is None else len(own) * len(prefix)
+            write(lines, sum(len(one.ids) for one in own) - kept + num_read)
             num_read = 0
-
-    def _in_parts(
-        self, likelihood: Likelihood, samples: Sequence[Scored], cache: Any
-    ) -> Iterator[list[float]]:
-        """The values of all samples, at most `batch_tokens` tokens at a time."""
-        start = total = 0
-        for number, sample in enumerate(samples):
-            if number > start and total + len(sample.ids) > self.settings.batch_tokens:
-                yield from likelihood.score(samples[start:number], cache)
-                start, total = number, 0
-            total += len(sample.ids)
-        if start < len(samples):
-            yield from likelihood.score(samples[start:], cache)

@@ -8,13 +8,15 @@ in their last token alone:                 ids     1 29 31                      
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from xtuner.errors import DataError, ModelError
 from xtuner.generation.kept_cache import common_length
 from xtuner.language import translate
+
+T = TypeVar("T")
 
 LEAST_SHARED = 128
 """Tokens of the shortest prefix that is read once; it saves less than what another forward pass costs."""
@@ -52,18 +54,33 @@ class TextEncoder:
         self._keeps_prefixes = keeps_prefixes
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, with the tokenizer's special tokens."""
-        return list(self.tokenizer(text)["input_ids"])
+        """The ids of a text, with the tokenizer's special tokens, but not a second start token."""
+        has_start = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        return list(self.tokenizer(text, add_special_tokens=not has_start)["input_ids"])
+
+    @property
+    def start_token(self) -> int:
+        """The token that a text follows which follows nothing."""
+        first = self.tokenizer.bos_token_id
+        first = self.tokenizer.eos_token_id if first is None else first
+        if first is None:
+            what = "the tokenizer has neither a start nor an end token, after which a text could begin"
+            raise ModelError(translate(what))
+        return first
 
     def after(self, prompt: str, texts: Sequence[str], num_shared: int = 0) -> list[Scored]:
         """What scores each of `texts` after `prompt`; one sample for those of one token.
 
-        The first `num_shared` characters of `prompt` precede other questions too.
+        The first `num_shared` characters of `prompt` precede other questions too. Texts after an empty prompt
+        follow the start token.
         """
         kept = prompt.rstrip()
         spaces = prompt[len(kept) :]
         start = len(self.encode(kept))
         encoded = [self.encode(kept + spaces + text) for text in texts]
+        if start == 0:
+            start, first_id = 1, self.start_token
+            encoded = [ids if ids[:1] == [first_id] else [first_id, *ids] for ids in encoded]
         shared = self._num_shared(prompt[:num_shared], encoded, start)
         first = encoded[0][:start]
         if all(len(ids) == start + 1 and ids[:start] == first for ids in encoded):
@@ -101,17 +118,15 @@ class TextEncoder:
         num_shared = 0 if surplus else scored.num_shared
         return Scored(scored.ids[surplus:needed], positions, scored.targets, scored.ends, num_shared)
 
-    def windows(self, text: str) -> list[Scored]:
+    def windows(self, text: str, *, special_tokens: bool = False) -> list[Scored]:
         """What scores all tokens of `text`, each once, in windows of the context.
 
         The first token follows the start token; the last window is full, so its tokens have a context too.
+        `special_tokens`: those that the tokenizer adds to the text are scored too.
         """
-        first = self.tokenizer.bos_token_id
-        first = self.tokenizer.eos_token_id if first is None else first
-        if first is None:
-            what = "the tokenizer has neither a start nor an end token, after which a text could begin"
-            raise ModelError(translate(what))
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        first = self.start_token
+        plain = {} if special_tokens else {"add_special_tokens": False}
+        ids = list(self.tokenizer(text, **plain)["input_ids"])
         if not ids:
             raise DataError(translate("the text is empty"))
         width = self.context or len(ids)
@@ -137,3 +152,28 @@ def batches(lengths: Sequence[int], num_tokens: int) -> Iterator[list[int]]:
         total += lengths[number]
     if batch:
         yield batch
+
+
+def in_batches(
+    score: Callable[[Sequence[Scored]], list[list[T]]], todo: Sequence[Sequence[Scored]], num_tokens: int
+) -> Iterator[tuple[list[int], list[list[T]]]]:
+    """Numbers of items of `todo` that ran together, and what `score` found for the texts of each.
+
+    At most `num_tokens` tokens run together, the longest items first.
+    """
+    for numbers in batches([sum(len(one.ids) for one in samples) for samples in todo], num_tokens):
+        found = iter(_in_parts(score, [one for n in numbers for one in todo[n]], num_tokens))
+        yield numbers, [[value for _ in todo[n] for value in next(found)] for n in numbers]
+
+
+def _in_parts(
+    score: Callable[[Sequence[Scored]], list[list[T]]], samples: Sequence[Scored], num_tokens: int
+) -> Iterator[list[T]]:
+    start = total = 0
+    for number, sample in enumerate(samples):
+        if number > start and total + len(sample.ids) > num_tokens:
+            yield from score(samples[start:number])
+            start, total = number, 0
+        total += len(sample.ids)
+    if start < len(samples):
+        yield from score(samples[start:])
