@@ -11,6 +11,7 @@ from xtuner.chinese.harness import HARNESS
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
 from xtuner.chinese.images import IMAGES
+from xtuner.chinese.judge import JUDGE
 from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
@@ -40,6 +41,7 @@ CHINESE: dict[str, str] = {
     **EVALUATION,
     **CODE,
     **HARNESS,
+    **JUDGE,
     **COMPARE,
     **CONVERT,
     **SWEEP,

@@ -152,7 +152,9 @@ EVALUATION = {
     "the row asks nothing": "该行没有提问",
     "{path} has no row that asks something": "{path} 没有一行有提问",
     "{count:,} rows answered": "已回答 {count:,} 行",
-    "the row has no answer to compare with": "该行没有可比较的答案",
+    "the row has no answer to compare with: a judge (--judge) needs none": (
+        "该行没有可比较的答案：评审模型（--judge）不需要答案"
+    ),
     "the field 'text' is no text: {value!r:.80}": "字段 'text' 不是文本：{value!r:.80}",
     "{place}: the row has no field {name}": "{place}：该行没有字段 {name}",
     "'choices' is no list of two texts or more: {value!r:.80}": "'choices' 不是至少两项的列表：{value!r:.80}",
@@ -213,7 +215,9 @@ EVALUATION = {
         "模型：目录、hub 上的名称，或服务器地址：http://host:8000/v1"
     ),
     "at an address: the model that is asked (its only one)": "服务器地址：所用的模型（默认为唯一的模型）",
-    "at an address: requests at a time (8)": "服务器地址：同时发送的请求数（8）",
+    "at an address: requests at a time, also to a judge (8)": (
+        "服务器地址：同时发送的请求数，评审模型亦同（8）"
+    ),
     "at an address: what precedes texts of perplexity, if the server adds nothing": (
         "服务器地址：计算困惑度时文本前的 token（服务器不添加时）"
     ),
@@ -244,12 +248,12 @@ EVALUATION = {
     "--start-token {token} is not one token of the server's tokenizer": (
         "--start-token {token} 不是服务器 tokenizer 中的单个 token"
     ),
-    "{url}: say which model to measure, by --model-name NAME. Models: {names}": (
-        "{url}：请用 --model-name NAME 指定要评测的模型。模型：{names}"
+    "{url}: say which model is asked, by {flag} NAME. Models: {names}": (
+        "{url}：请用 {flag} NAME 指定所用的模型。模型：{names}"
     ),
     "the server names none": "服务器没有列出",
-    "--model-name {name}: {url} has no such model.{hint} Models: {names}": (
-        "--model-name {name}：{url} 没有这个模型。{hint}模型：{names}"
+    "{flag} {name}: {url} has no such model.{hint} Models: {names}": (
+        "{flag} {name}：{url} 没有这个模型。{hint}模型：{names}"
     ),
     "the server refuses the question: {reason}": "服务器拒绝了这道题：{reason}",
     "{url} answers {status}: {reason}": "{url} 返回 {status}：{reason}",

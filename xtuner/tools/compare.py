@@ -10,7 +10,7 @@ from xtuner import dist
 from xtuner.data_files import check_there, named_files
 from xtuner.errors import ConfigError
 from xtuner.language import language, translate
-from xtuner.tools.arguments.answering import add_answering, add_sampling
+from xtuner.tools.arguments.answering import add_answering, add_judge, add_sampling
 from xtuner.tools.arguments.parser import Parser
 from xtuner.tools.arguments.processes import run_measurement
 
@@ -38,6 +38,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--blind", action="store_true", help="with --vote: the page shows neither names nor scores")
     add("--host", default="127.0.0.1", help="the address to listen at (127.0.0.1: this machine only)")
     add("--port", type=int, default=8502, help="the port to listen at, 0: any that is free (8502)")
+    add_judge(
+        parser, "the model at this address says which answer is better, in both orders: http://host:8000/v1"
+    )
     add_sampling(parser)
     add_answering(parser, adapter=False)
     return parser.parse_args(argv)
@@ -61,17 +64,37 @@ def main(argv: list[str] | None = None) -> int:
             check_there(file)
 
     def measure(world: Any) -> Sequence[str] | None:
+        from xtuner.evaluation.compare.pairs import read_pairs
+        from xtuner.evaluation.judge.duels import judge_pairs
         from xtuner.evaluation.text.measure import Settings
 
+        judge = _judge(args) if world.is_first else None  # before anything is answered
         given = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
         answer_both(sides, Settings(**{**given, "model": args.a}), args.data, folder, world)
-        return write_comparison(folder, names, args.metrics)[1] if world.is_first else None
+        if not world.is_first:
+            return None
+        if judge is not None:
+            pairs, _ = read_pairs((folder / "a.jsonl", folder / "b.jsonl"))
+            judge_pairs(judge, pairs, folder)
+        return write_comparison(folder, names, args.metrics)[1]
 
     code = run_measurement("compare", args, argv, check, measure)
     # Of several processes, the one that has started the others serves.
     if code == 0 and args.vote and not dist.is_launched():
         _vote(args, folder, names)
     return code
+
+
+def _judge(args: argparse.Namespace) -> Any:
+    """The judge, if there is to be one."""
+    if args.judge is None:
+        if args.judge_model or args.judge_prompt:
+            raise ConfigError(translate("--judge-model and --judge-prompt are for --judge URL: add it"))
+        return None
+    from xtuner.evaluation.judge.forms import COMPARE
+    from xtuner.evaluation.judge.judge import Judge
+
+    return Judge(args.judge, args.judge_model, COMPARE, args.judge_prompt, args.concurrency)
 
 
 def _vote(args: argparse.Namespace, folder: Any, names: tuple[str, str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.paths import is_address
-from xtuner.tools.arguments.answering import add_answering, add_sampling, run
+from xtuner.tools.arguments.answering import add_answering, add_judge, add_sampling, run
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -70,6 +70,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="TEXT",
         help="at an address: what precedes texts of perplexity, if the server adds nothing",
     )
+    add_judge(
+        parser, "answers also get a grade of 1 to 10 from the model at this address: http://host:8000/v1"
+    )
     add_sampling(parser)
     add_answering(parser)
     args = parser.parse_args(argv)
@@ -90,6 +93,7 @@ _NOT_OF_HARNESS = (
         "top_p",
     ),
     *("prompt_template", "stop_words", "max_new_tokens", "model_name", "concurrency"),
+    *("judge", "judge_model", "judge_prompt"),
 )
 _OF_HARNESS = ("include_path", "apply_chat_template")
 

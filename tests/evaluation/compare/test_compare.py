@@ -17,6 +17,7 @@ from xtuner.evaluation.compare.pairs import marked, pieces, read_pairs, score
 from xtuner.evaluation.compare.server import Ballot, make_server
 from xtuner.evaluation.compare.sides import read_sides
 from xtuner.evaluation.compare.votes import Votes, b_is_left, summary, wilson
+from xtuner.evaluation.judge.duels import Verdicts
 
 NAMES = ("one", "two")
 TINY = ("--torch-dtype", "fp32", "--max-new-tokens", 6, "--prompt-template", "default")
@@ -174,7 +175,7 @@ def test_a_blind_page_shows_neither_names_nor_scores(here):
 def test_texts_of_models_are_no_html(here):
     files = write("one.jsonl", ["<script>alert(1)</script>"]), write("two.jsonl", ["&lt;"])
     pairs, _ = read_pairs(files)
-    page = file_page(("<i>", "b"), pairs, score(pairs), Votes(Path("votes.jsonl"), pairs), "en")
+    page = file_page(("<i>", "b"), pairs, score(pairs), Votes(Path("votes.jsonl"), pairs), Verdicts(), "en")
     assert "<script>alert" not in page
     assert "&amp;lt;" in page.replace("</mark>", "").replace("<mark>", "")
     assert "<b>1?" not in page

@@ -219,6 +219,16 @@ def test_the_newer_name_of_the_length_is_found_out(here, run):
     assert all("max_tokens" not in sent and sent["max_completion_tokens"] == 6 for _, _, sent in seen[1:])
 
 
+def test_a_model_that_refuses_a_temperature_of_zero_is_asked_without(here, run):
+    """From then on; the log says once what follows from it."""
+    why = "Unsupported value: 'temperature' does not support 0 with this model."
+    with scripted((400, {}, {"error": {"message": why}}), (200, {}, CHAT)) as (url, seen):
+        words = ("predict", url, "sums.jsonl", "out.jsonl", "--model-name", "m", "--concurrency", 1, *SHORT)
+        out = run(*words, with_log=True)
+    assert out.count("refuses a temperature of 0: answers there may differ each time") == 1
+    assert ["temperature" in sent for _, _, sent in seen] == [True, *[False] * 5]
+
+
 def test_a_run_that_the_server_ended_goes_on(here, run, capsys):
     """What was answered is not asked again; a wrong key is one line, in which the key is not."""
     wrong = {"error": {"message": "Incorrect API key provided: sk-secret-key"}}

@@ -12,6 +12,8 @@ from html import escape
 from xtuner.evaluation.compare.pairs import Pair, Score, Segments, marked
 from xtuner.evaluation.compare.script import SCRIPT, STYLE
 from xtuner.evaluation.compare.votes import TIE, A, B, Votes, b_is_left
+from xtuner.evaluation.judge.duels import Verdicts
+from xtuner.evaluation.text.results import judged
 from xtuner.html_page import html_page
 from xtuner.language import translate
 
@@ -19,11 +21,20 @@ Names = tuple[str, str]
 
 
 def file_page(
-    names: Names, pairs: Sequence[Pair], scores: Mapping[str, Score], votes: Votes, lang: str
+    names: Names,
+    pairs: Sequence[Pair],
+    scores: Mapping[str, Score],
+    votes: Votes,
+    verdicts: Verdicts,
+    lang: str,
 ) -> str:
-    """The page of a comparison whose votes, if there are any, are over."""
-    result = "".join(f"<p>{escape(line)}</p>" for line in votes.summary().lines(names))
-    shown = "".join(_pair(pair, names, scores, vote=votes.by_id.get(pair.id)) for pair in pairs)
+    """The page of a comparison whose votes, if there are any, are over, with what a judge says."""
+    lines = votes.summary().lines(names) + verdicts.lines(names)
+    result = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    shown = "".join(
+        _pair(pair, names, scores, vote=votes.by_id.get(pair.id), said=_said(pair, names, verdicts))
+        for pair in pairs
+    )
     return _page(names, _numbers(names, scores) + result, scores, shown, "", lang)
 
 
@@ -93,6 +104,19 @@ def _page(
     return html_page(title, body, lang, STYLE)
 
 
+def _said(pair: Pair, names: Names, verdicts: Verdicts) -> str:
+    """The verdict of the judge on a pair, and folded below it what it says in both orders."""
+    if not verdicts.replies.get(pair.id):
+        return ""
+    winner = verdicts.by_id.get(pair.id)
+    words = {A: names[0], B: names[1], TIE: translate("tie"), None: translate("no verdict")}
+    heads = [translate("{a} first, {b} second", a=a, b=b) for a, b in (names, names[::-1])]
+    both = "\n\n".join(
+        f"[{head}]\n{reply}" for head, reply in zip(heads, verdicts.replies[pair.id], strict=True)
+    )
+    return judged(translate("judge: {verdict}", verdict=words[winner]), both)
+
+
 def _select(name: str, options: Sequence[tuple[str, str]], element: str = "") -> str:
     items = "".join(f'<option value="{escape(value)}">{escape(text)}</option>' for value, text in options)
     return f'<select id="{element or name}" autocomplete="off">{items}</select>'
@@ -126,8 +150,12 @@ def _pair(
     is_swapped: bool = False,
     buttons: str = "",
     vote: str | None = None,
+    said: str = "",
 ) -> str:
-    """One pair; `is_swapped`: the answer of B is on the left. `names` are those of left and right."""
+    """One pair; `is_swapped`: the answer of B is on the left. `names` are those of left and right.
+
+    `buttons` and `said` are the HTML below the answers.
+    """
     asked = "\n\n".join(str(message["content"]) for message in pair.messages)
     answers = pair.answers[::-1] if is_swapped else pair.answers
     columns = ""
@@ -152,7 +180,8 @@ def _pair(
     return (
         f'<div class="pair" data-id="{escape(pair.id)}" data-difference="{pair.difference:.4f}" '
         f'data-better="{escape(" ".join(better))}"><p class="faint">{escape(" · ".join(about))}</p>'
-        f'<pre class="asked">{escape(asked)}</pre>{reference}<div class="two">{columns}</div>{buttons}</div>'
+        f'<pre class="asked">{escape(asked)}</pre>{reference}<div class="two">{columns}</div>'
+        f"{said}{buttons}</div>"
     )
 
 

@@ -6,6 +6,7 @@ work_dirs/compare_qwen_tuned/
     compare.html         both side by side
     results.json         numbers of each metric, and of the votes
     votes.jsonl          the votes (votes.py)
+    verdicts.jsonl, judge.json    what a judge says (judge/duels.py)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from xtuner.errors import ConfigError
 from xtuner.evaluation.compare.page import file_page
 from xtuner.evaluation.compare.pairs import Pair, Score, read_pairs, score
 from xtuner.evaluation.compare.votes import Votes
+from xtuner.evaluation.judge.duels import Verdicts, read_verdicts
 from xtuner.evaluation.run_folder import write_json
 from xtuner.language import language, translate
 from xtuner.log import logger
@@ -138,18 +140,18 @@ def write_comparison(
     """Write the page and the numbers of the answers in `folder`; the pairs, and lines on what came of it."""
     pairs, notes = read_pairs((folder / "a.jsonl", folder / "b.jsonl"), metrics)
     scores = score(pairs)
-    votes = Votes(folder / "votes.jsonl", pairs)
+    votes, verdicts = Votes(folder / "votes.jsonl", pairs), read_verdicts(folder, pairs)
     page, results = folder / "compare.html", folder / "results.json"
     with atomic.written(page) as part:
-        part.write_text(file_page(names, pairs, scores, votes, language()), encoding="utf-8")
+        part.write_text(file_page(names, pairs, scores, votes, verdicts, language()), encoding="utf-8")
     same = sum(pair.answers[0] == pair.answers[1] for pair in pairs)
-    write_json(results, _as_json(names, pairs, same, scores, votes))
+    write_json(results, _as_json(names, pairs, same, scores, votes, verdicts))
     what = "{count:,} rows: {same:,} answers are the same"
     lines = [*notes, translate(what, count=len(pairs), same=same), *table(names, scores)]
     if votes.num_others:
         what = "{count:,} votes are on other answers: they do not count"
         lines.append(translate(what, count=votes.num_others))
-    lines += votes.summary().lines(names)
+    lines += votes.summary().lines(names) + verdicts.lines(names)
     return pairs, [*lines, translate("The results are in {out}", out=f"{page}, {results}")]
 
 
@@ -176,7 +178,12 @@ def table(names: tuple[str, str], scores: dict[str, Score]) -> list[str]:
 
 
 def _as_json(
-    names: tuple[str, str], pairs: Sequence[Pair], same: int, scores: dict[str, Score], votes: Votes
+    names: tuple[str, str],
+    pairs: Sequence[Pair],
+    same: int,
+    scores: dict[str, Score],
+    votes: Votes,
+    verdicts: Verdicts,
 ) -> dict[str, object]:
     metrics = {
         name: {
@@ -193,4 +200,6 @@ def _as_json(
     if given.count:
         rate = {"win_rate_b": given.rate, "interval": list(given.interval)}
         found["votes"] = {"a": given.a, "b": given.b, "ties": given.ties, **rate}
+    if verdicts.judge:
+        found["judge"] = verdicts.as_json()
     return found

@@ -52,13 +52,17 @@ class Summary:
         """The summary in words; empty without votes."""
         if not self.count:
             return []
-        low, high = self.interval
         what = "{count:,} votes: {a:,} for {name_a}, {b:,} for {name_b}, {ties:,} ties"
         first = translate(
             what, count=self.count, a=self.a, name_a=names[0], b=self.b, name_b=names[1], ties=self.ties
         )
+        return [first, self.rate_line(names)]
+
+    def rate_line(self, names: tuple[str, str]) -> str:
+        """The win rate in words."""
+        low, high = self.interval
         what = "win rate of {name}: {rate:.3f} (95 % interval {low:.3f} to {high:.3f}; a tie is half a win)"
-        return [first, translate(what, name=names[1], rate=self.rate, low=low, high=high)]
+        return translate(what, name=names[1], rate=self.rate, low=low, high=high)
 
 
 def wilson(rate: float, count: int) -> tuple[float, float]:

@@ -23,7 +23,8 @@ import numpy as np
 from xtuner.dataset.encoding import fingerprint
 from xtuner.errors import ConfigError, DataError, NotFoundError, did_you_mean
 from xtuner.evaluation.run_folder import RunFolder, write_json
-from xtuner.evaluation.text.measure import Outcome, Settings, load
+from xtuner.evaluation.text.loaded import load
+from xtuner.evaluation.text.measure import Outcome, Settings
 from xtuner.evaluation.text.results import write_results
 from xtuner.extras import install_extra
 from xtuner.language import translate

@@ -4,7 +4,7 @@
 /v1/completions        ["one two"], echo, logprobs             ->  [[None, -7.1, -2.5]]   one number a token
 
 The client of OpenAI sends the requests: it tries again after 429, 5xx and timeouts, later each time or when
-the server says. The key is that of OPENAI_API_KEY; it is in no file and no message.
+the server says. The key is that of OPENAI_API_KEY, or of another name; it is in no file and no message.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from xtuner.errors import ConfigError, DataError, did_you_mean
 from xtuner.extras import install_extra
 from xtuner.language import translate
+from xtuner.log import say_once
 
 KEY = "OPENAI_API_KEY"
 TIMEOUT_S = 600.0
@@ -53,10 +54,19 @@ class Generation:
 class Address:
     """The model `name` at an address; all methods may run in several threads at a time.
 
+    `flag` is the option that names the model; the key is the first of the variables `keys` that is set.
     Raises ConfigError where no question can be answered, and DataError where the server refuses one.
     """
 
-    def __init__(self, url: str, name: str | None = None, retries: int = RETRIES) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str | None = None,
+        retries: int = RETRIES,
+        *,
+        flag: str = "--model-name",
+        keys: Sequence[str] = (KEY,),
+    ) -> None:
         try:
             import openai
         except ImportError as error:
@@ -64,15 +74,17 @@ class Address:
             raise ConfigError(translate(what, command=install_extra("api"))) from error
         if urlsplit(url).username is not None:
             what = "the address holds a user or a key, which files would show: put the key into {key}"
-            raise ConfigError(translate(what, key=KEY))
+            raise ConfigError(translate(what, key=keys[-1]))
         self._openai = openai
-        self.url = url
-        self._key = os.environ.get(KEY, "")
+        self.url, self._flag = url, flag
+        self._key_name = next((key for key in keys if os.environ.get(key)), keys[-1])
+        self._key = os.environ.get(self._key_name, "")
         self._client = openai.OpenAI(
             base_url=url, api_key=self._key or "none", timeout=TIMEOUT_S, max_retries=retries
         )
         self.name = self._find_name(name)
         self._length_field = "max_tokens"
+        self._sends_temperature = True
 
     def close(self) -> None:
         """End all requests."""
@@ -87,27 +99,41 @@ class Address:
             "messages": [
                 {field: message[field] for field in _SENT if field in message} for message in messages
             ],
-            "temperature": generation.temperature,
             **({"top_p": generation.top_p} if generation.top_p != 1 else {}),
             **({"stop": list(generation.stop_words)} if generation.stop_words else {}),
             **({"seed": seed} if seed is not None and generation.temperature else {}),
         }
         create: Any = self._client.chat.completions.create
-        try:
-            with self._errors():
-                reply = create(**given, **{self._length_field: generation.max_new_tokens})
-        except DataError as error:
-            # Newer models of OpenAI know the second name alone, other servers the first.
-            if self._length_field not in str(error) or "max_completion_tokens" not in str(error):
-                raise
-            self._length_field = "max_completion_tokens"
-            with self._errors():
-                reply = create(**given, **{self._length_field: generation.max_new_tokens})
+        while True:
+            own: dict[str, Any] = {self._length_field: generation.max_new_tokens}
+            if self._sends_temperature:
+                own["temperature"] = generation.temperature
+            try:
+                with self._errors():
+                    reply = create(**given, **own)
+                break
+            except DataError as error:
+                if not self._adapts(own, generation, str(error)):
+                    raise
         if not reply.choices:
             raise DataError(translate("the server's reply holds no answer"))
         choice = reply.choices[0]
         num_tokens = 0 if reply.usage is None else reply.usage.completion_tokens
         return Answer((choice.message.content or "").strip(), choice.finish_reason == "length", num_tokens)
+
+    def _adapts(self, sent: Mapping[str, Any], generation: Generation, reason: str) -> bool:
+        """Whether requests are made otherwise from now on than `sent`, which was refused for `reason`."""
+        # Newer models of OpenAI know this name of the length alone, other servers the first.
+        newer = "max_completion_tokens"
+        if newer not in sent and newer in reason:
+            self._length_field = newer
+            return True
+        # Models that think have a temperature of their own.
+        if "temperature" in sent and generation.temperature == 0 and "temperature" in reason:
+            self._sends_temperature = False
+            say_once("{url} refuses a temperature of 0: answers there may differ each time", url=self.url)
+            return True
+        return False
 
     def token_logprobs(self, texts: Sequence[str]) -> list[list[float | None]]:
         """The log-probability of each token of each text after those before it; None for the first."""
@@ -176,13 +202,12 @@ class Address:
             return str(names[0])
         shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
         if name is None:
-            what = "{url}: say which model to measure, by --model-name NAME. Models: {names}"
-            raise ConfigError(
-                translate(what, url=self.url, names=shown or translate("the server names none"))
-            )
-        what = "--model-name {name}: {url} has no such model.{hint} Models: {names}"
+            what = "{url}: say which model is asked, by {flag} NAME. Models: {names}"
+            shown = shown or translate("the server names none")
+            raise ConfigError(translate(what, url=self.url, flag=self._flag, names=shown))
+        what = "{flag} {name}: {url} has no such model.{hint} Models: {names}"
         hint = did_you_mean(name, names)
-        raise ConfigError(translate(what, name=name, url=self.url, hint=hint, names=shown))
+        raise ConfigError(translate(what, flag=self._flag, name=name, url=self.url, hint=hint, names=shown))
 
     @contextmanager
     def _errors(self, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
@@ -199,7 +224,7 @@ class Address:
             what = "{url} answers {status}: {reason}"
             cure = {401: "; set {key} to a valid key", 403: "; set {key} to a valid key"}
             text = translate(what, url=self.url, status=error.status_code, reason=reason)
-            text += translate(cure.get(error.status_code, ""), key=KEY)
+            text += translate(cure.get(error.status_code, ""), key=self._key_name)
             raise ConfigError(text + self._kept(error.status_code)) from None
         except self._openai.APIConnectionError as error:
             reason = self._hidden(str(error.__cause__ or error))

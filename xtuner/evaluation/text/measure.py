@@ -22,16 +22,17 @@ from typing import IO, Any
 from xtuner import json_lines
 from xtuner.chat.server.prompts import Prompt, PromptWriter
 from xtuner.chat.settings import ModelSettings
-from xtuner.chat.trained_with import choose_template
 from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.errors import ConfigError, DataError
 from xtuner.evaluation.answer_line import AnswerLine
 from xtuner.evaluation.code.check import Tests
 from xtuner.evaluation.code.sandbox import Limits, Sandbox, find_sandbox
+from xtuner.evaluation.judge.grades import grade_answers, make_judge
 from xtuner.evaluation.run_folder import Line, RunFolder
 from xtuner.evaluation.text.address import Address, Generation
 from xtuner.evaluation.text.likelihood import Likelihood
+from xtuner.evaluation.text.loaded import Loaded, load
 from xtuner.evaluation.text.metrics import default_metrics, find_metric
 from xtuner.evaluation.text.remote import Asked, Remote
 from xtuner.evaluation.text.results import Result, score_task, write_results
@@ -42,7 +43,6 @@ from xtuner.generation.limits import context_length
 from xtuner.generation.request import Request, Sampling
 from xtuner.language import translate
 from xtuner.log import logger
-from xtuner.model.language_model import PackedLanguageModel
 from xtuner.model_folder import state_of
 from xtuner.parallel.world import World
 from xtuner.paths import is_address
@@ -76,6 +76,9 @@ class Settings(ModelSettings):
     model_name: str | None = None  # this and the next two: of a model at an address
     concurrency: int = 8
     start_token: str | None = None
+    judge: str | None = None
+    judge_model: str | None = None
+    judge_prompt: str | None = None
 
     def check(self) -> None:
         """Raise ConfigError for an invalid value."""
@@ -90,6 +93,8 @@ class Settings(ModelSettings):
         if self.samples > 1 and self.temperature == 0:
             what = "--samples {samples} with --temperature 0: all answers are the same; raise it, to 0.8 say"
             raise ConfigError(translate(what, samples=self.samples))
+        if self.judge is None and (self.judge_model or self.judge_prompt):
+            raise ConfigError(translate("--judge-model and --judge-prompt are for --judge URL: add it"))
         if self.prompt_template is not None:
             PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
         for name in self.metrics:
@@ -108,13 +113,18 @@ def measure(settings: Settings, world: World) -> Outcome | None:
     """The outcome, whose files are written; None on other processes than the first."""
     settings = settled(settings)
     tasks = world.local_rank_0_first(lambda: read_tasks(settings))  # a wrong file is reported once
+    judge = make_judge(settings, tasks) if world.is_first else None  # before the model is loaded
     model = Path(settings.model_name or settings.adapter or settings.model).name
     above = Path(settings.work_dir or Path("work_dirs") / f"eval_{model}")
     with ExitStack() as held:
         folder, lines = answer_tasks(settings, tasks, above, world, held)
         if not world.is_first:
             return None
-        return Outcome(*_scored(settings, tasks, folder, lines, _title(settings)))
+        if judge is not None:
+            asked = {name_of(t, q): q for t in tasks if t.kind == ANSWERS for q in t.questions}
+            lines = grade_answers(judge, asked, lines, folder.path / "grades.jsonl")
+        name = judge.name if judge is not None else None
+        return Outcome(*_scored(settings, tasks, folder, lines, _title(settings), name))
 
 
 def settled(settings: Settings) -> Settings:
@@ -134,17 +144,6 @@ def _title(settings: Settings) -> str:
     return settings.adapter or settings.model
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is loaded already, and what its questions are written with."""
-
-    model: Any
-    tokenizer: Any
-    template: Mapping[str, Any] | None
-    scorer: PackedLanguageModel | None = None  # what trains the model, if that is so
-    key: str = ""  # of its weights
-
-
 def measure_loaded(
     settings: Settings, tasks: Sequence[Task], loaded: Loaded, title: str, above: Path, world: World
 ) -> list[Result]:
@@ -162,13 +161,14 @@ def _scored(
     folder: RunFolder,
     lines: Mapping[int | str, Line],
     title: str,
+    judge: str | None = None,
 ) -> tuple[list[Result], list[str]]:
     """The results, which are written, and lines that say what went wrong and where the files are."""
     results = [
         score_task(task, [lines[name_of(task, one)] for one in task.questions], metrics_of(settings, task))
         for task in tasks
     ]
-    notes = write_results(folder.path, title, results)
+    notes = write_results(folder.path, title, results, judge)
     folder.finish([line for result in results for line in result.lines])
     return results, notes
 
@@ -247,7 +247,9 @@ def read_tasks(settings: Settings) -> list[Task]:
     """The tasks that `settings` name."""
     tasks: list[Task] = []
     for given in settings.tasks:
-        task = read_task(given, settings.shots, settings.limit, settings.samples)
+        task = read_task(
+            given, settings.shots, settings.limit, settings.samples, needs_references=settings.judge is None
+        )
         if any(task.name == other.name for other in tasks):
             what = "--tasks: two tasks are named {name}: rename a file"
             raise ConfigError(translate(what, name=task.name))
@@ -269,12 +271,16 @@ def metrics_of(settings: Settings, task: Task) -> list[str]:
     """The metrics of a task of answers: those asked for, or those that fit its references."""
     if task.kind != ANSWERS:
         return []
-    return list(settings.metrics) or default_metrics([q.reference or "" for q in task.questions])
+    references = [q.reference for q in task.questions if q.reference is not None]
+    if settings.metrics or len(references) < len(task.questions):
+        return list(settings.metrics)
+    return default_metrics(references)
 
 
 def key_of(settings: Settings, tasks: Sequence[Task], of_weights: str = "") -> str:
     """A hash of all that answers depend on; `of_weights`: of a model that is loaded already."""
     without = {"batch_size", "batch_tokens", "work_dir", "offload_folder", "metrics", "concurrency"}
+    without |= {"judge", "judge_model", "judge_prompt"}  # answers are kept when another judge grades them
     values = {name: v for name, v in dataclasses.asdict(settings).items() if name not in without}
     folders = [Path(name) for name in (settings.model, settings.adapter) if name is not None]
     asked = [
@@ -301,23 +307,6 @@ def _line_of(
         # The spaces of a first line are part of the code.
         strip=False,
     )
-
-
-def load(settings: Settings) -> Loaded:
-    """The model that `settings` name."""
-    from xtuner.model.loading import load_for_chat
-
-    named: list[str | Path] = [n for n in (settings.adapter, settings.model) if n is not None]
-    template = choose_template(settings.prompt_template, named)
-    model, tokenizer = load_for_chat(
-        settings.model,
-        adapter=settings.adapter,
-        dtype=settings.torch_dtype,
-        bits=settings.bits,
-        offload_folder=settings.offload_folder,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    return Loaded(model, tokenizer, template)
 
 
 class _Run:

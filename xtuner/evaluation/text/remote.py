@@ -7,7 +7,7 @@ texts        the start token and the text: those of all tokens but the first
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ from xtuner.errors import ConfigError, DataError
 from xtuner.evaluation.run_folder import Line
 from xtuner.evaluation.text.address import Address, Generation
 from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, PERPLEXITY, Question
+from xtuner.evaluation.text.threads import in_threads
 from xtuner.language import translate
 
 Asked = tuple[str, str, Question]
@@ -40,27 +41,11 @@ class Remote:
         Raises ConfigError before the first is asked if the server cannot score what has to be scored.
         """
         self._check({kind for _, kind, _ in questions})
-        failure: ConfigError | None = None
-        pool = concurrent.futures.ThreadPoolExecutor(concurrency)
         try:
-            asked = [pool.submit(self._line, *question) for question in questions]
-            for future in concurrent.futures.as_completed(asked):
-                if future.cancelled():
-                    continue
-                try:
-                    line, num_tokens = future.result()
-                except ConfigError as error:
-                    # Answers that are under way are paid for: they are waited for and written.
-                    failure = failure or error
-                    for other in asked:
-                        other.cancel()
-                else:
-                    write([line], num_tokens)
+            asked = [functools.partial(self._line, *question) for question in questions]
+            in_threads(asked, concurrency, lambda found: write([found[0]], found[1]))
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
             self._address.close()
-        if failure is not None:
-            raise failure
 
     def _check(self, kinds: set[str]) -> None:
         if scored := sorted(kinds - {ANSWERS}):

@@ -23,6 +23,8 @@ from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task
 from xtuner.html_page import html_page
 from xtuner.language import language, translate
 
+JUDGE = "judge"
+"""The metric of a judge's grades, and their field in a line."""
 NAMED = 3
 """The number of questions with an error that a message names."""
 
@@ -43,7 +45,7 @@ class Result:
 
 
 def score_task(task: Task, lines: Sequence[Line], metrics: Sequence[str] = ()) -> Result:
-    """The numbers of a task; a question that could not be asked counts as 0."""
+    """The numbers of a task; a question that could not be asked counts as 0, but not for a judge."""
     if task.kind == CHOICES:
         values = [_of_choice(q, line, task.by_letter) for q, line in zip(task.questions, lines, strict=True)]
     elif task.kind == ANSWERS:
@@ -55,6 +57,7 @@ def score_task(task: Task, lines: Sequence[Line], metrics: Sequence[str] = ()) -
                 else 0.0
                 for name, metric in found.items()
             }
+            | ({JUDGE: float(line[JUDGE])} if JUDGE in line else {})
             for q, line in zip(task.questions, lines, strict=True)
         ]
     elif task.kind == CODE:
@@ -112,15 +115,24 @@ def _exp(value: float) -> float:
 
 
 def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(value[name] for value in values) for name in values[0]}
+    return {name: statistics.fmean(numbers) for name, numbers in _by_name(values).items()}
 
 
 def _standard_errors(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    if len(values) < 2:
-        return {}
     return {
-        name: statistics.stdev(value[name] for value in values) / math.sqrt(len(values)) for name in values[0]
+        name: statistics.stdev(numbers) / math.sqrt(len(numbers))
+        for name, numbers in _by_name(values).items()
+        if len(numbers) > 1
     }
+
+
+def _by_name(values: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The numbers of each metric, of those questions that have one."""
+    found: dict[str, list[float]] = {}
+    for value in values:
+        for name, number in value.items():
+            found.setdefault(name, []).append(number)
+    return found
 
 
 # --- shown ------------------------------------------------------------------------------------------------
@@ -147,12 +159,11 @@ def print_results(results: Sequence[Result]) -> None:
     console.print(table)
 
 
-def write_results(folder: Path, model: str, results: Sequence[Result]) -> list[str]:
+def write_results(folder: Path, model: str, results: Sequence[Result], judge: str | None = None) -> list[str]:
     """Write `results.json` and `answers.html`; lines that say what went wrong and where the files are."""
     files = [folder / "results.json", folder / "answers.html"]
-    write_json(
-        files[0], {"model": model, "tasks": {result.task.name: _as_json(result) for result in results}}
-    )
+    tasks = {result.task.name: _as_json(result) for result in results}
+    write_json(files[0], {"model": model, **({"judge": judge} if judge else {}), "tasks": tasks})
     with atomic.written(files[1]) as part:
         part.write_text(to_page(model, results, language()), encoding="utf-8")
     notes = []
@@ -160,6 +171,10 @@ def write_results(folder: Path, model: str, results: Sequence[Result]) -> list[s
     if errors := [f"{line['index']}: {line['error']}" for line in lines if "error" in line]:
         more = ", ..." if len(errors) > NAMED else ""
         what = "{count:,} questions could not be asked; they count as wrong, and texts not at all: {errors}"
+        notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
+    if errors := [f"{line['index']}: {line['judge_error']}" for line in lines if "judge_error" in line]:
+        more = ", ..." if len(errors) > NAMED else ""
+        what = "{count:,} answers have no grade of the judge, and do not count in its mean: {errors}"
         notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
     if cut := sum("cut" in line for line in lines):
         what = "{count:,} answers were cut at the length of --max-new-tokens or of the context"
@@ -178,6 +193,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         "metrics": dict(result.metrics),
         "standard_errors": dict(result.standard_errors),
         "groups": {name: dict(metrics) for name, metrics in result.groups.items()},
+        **({"graded": sum(JUDGE in line for line in result.lines)} if JUDGE in result.metrics else {}),
     }
 
 
@@ -201,7 +217,7 @@ def _section(result: Result) -> str:
         head = "".join(f"<th>{escape(name)}</th>" for name in names)
         lines = "".join(
             f"<tr><td>{escape(group or '-')}</td>"
-            f"{''.join(f'<td>{own[name]:.4f}</td>' for name in names)}</tr>"
+            f"{''.join(f'<td>{own[name]:.4f}</td>' if name in own else '<td></td>' for name in names)}</tr>"
             for group, own in result.groups.items()
         )
         groups = f'<table class="scores"><tr><th></th>{head}</tr>{lines}</table>'
@@ -236,17 +252,26 @@ def _question(question: Question, line: Line, values: Mapping[str, float], is_fi
             word = f"<mark>{escape(text)}</mark>" if number == question.right else escape(text)
             sign = "→" if number == chosen else ""
             shown.append(f'<div><i>{sign}</i>{word} <span class="faint">{value:.3f}</span></div>')
-    elif question.reference is not None:
+    elif "prediction" in line:
         shown.append(f"<pre>{escape(line['prediction'])}</pre>")
-        shown.append(f"<pre><mark>{escape(question.reference)}</mark></pre>")
+        if question.reference is not None:
+            shown.append(f"<pre><mark>{escape(question.reference)}</mark></pre>")
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
         shown.append(f'<p class="faint">{escape(numbers)}</p>')
+        if "judged" in line:
+            grade = translate("judge: {verdict}", verdict=line.get(JUDGE) or line["judge_error"])
+            shown.append(judged(grade, line["judged"]))
     else:
         each = -line["logprob"] / max(line["tokens"], 1)
         shown.append(f'<p class="faint">{translate("perplexity")} {_exp(each):.4g}</p>')
-    first = next(iter(values.values()), None)
+    first = next((value for name, value in values.items() if name != JUDGE), None)
     kind = "" if first is None else " right" if first > 0 else " wrong"
     return f'<div class="question{kind}">{"".join(shown)}</div>'
+
+
+def judged(summary: str, reply: str) -> str:
+    """What a judge says, folded below its verdict."""
+    return f'<details><summary>{escape(summary)}</summary><pre lang="">{escape(reply)}</pre></details>'
 
 
 OUTCOMES = {

@@ -97,10 +97,16 @@ class _File:
     rows: Selection
 
 
-def read_task(given: str, shots: int | None = None, limit: int | None = None, samples: int = 1) -> Task:
+def read_task(
+    given: str,
+    shots: int | None = None,
+    limit: int | None = None,
+    samples: int = 1,
+    needs_references: bool = True,
+) -> Task:
     """The task `PATH` or `KIND=PATH`; `shots` examples before each question, at most `limit` questions.
 
-    A question for code is there `samples` times.
+    A question for code is there `samples` times. With `needs_references` rows to be answered have an answer.
     """
     kind, path = _parsed(given)
     files = _files_by_split(path)
@@ -117,7 +123,8 @@ def read_task(given: str, shots: int | None = None, limit: int | None = None, sa
                 "--shots {shots}: only questions with choices have examples, and {path} is of the kind {kind}"
             )
             raise ConfigError(translate(what, shots=shots, path=path, kind=kind))
-        read = {PERPLEXITY: _text, CODE: _with_tests}.get(kind, _with_reference)
+        answered = _with_reference if needs_references else asked
+        read = {PERPLEXITY: _text, CODE: _with_tests}.get(kind, answered)
         questions, num_shots = list(_questions(files[split], read)), 0
     chosen = questions[:limit]
     if len(chosen) < len(questions):
@@ -299,7 +306,8 @@ def _text(row: Mapping[str, Any]) -> dict[str, Any]:
 def _with_reference(row: Mapping[str, Any]) -> dict[str, Any]:
     found = asked(row)
     if found["reference"] is None:
-        raise DataError(translate("the row has no answer to compare with"))
+        what = "the row has no answer to compare with: a judge (--judge) needs none"
+        raise DataError(translate(what))
     return found
 
 

@@ -33,9 +33,19 @@ def add_answering(parser: argparse.ArgumentParser, *, adapter: bool = True) -> N
     add("--max-new-tokens", type=int, default=512, help="the longest answer, in tokens (512)")
     add("--batch-size", type=int, default=8, help="answers that are generated at a time (8)")
     add("--model-name", metavar="NAME", help="at an address: the model that is asked (its only one)")
-    add("--concurrency", type=int, default=8, help="at an address: requests at a time (8)")
+    add("--concurrency", type=int, default=8, help="at an address: requests at a time, also to a judge (8)")
     add_loading(parser)
     add_launcher(parser)
+
+
+def add_judge(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the model that judges answers; `what` says what it does."""
+    add = parser.add_argument
+    add("--judge", metavar="URL", help=what)
+    add("--judge-model", metavar="NAME", help="with --judge: the model that judges (its only one)")
+    add(
+        "--judge-prompt", metavar="FILE", help="with --judge: your own prompt, with {question}, {answer}, ..."
+    )
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
