@@ -102,15 +102,18 @@ def test_nothing_is_judged_twice(here, llama_dir, run, capsys):
 
 def test_rows_without_an_answer_can_be_graded(here, llama_dir, run):
     """By the user's own prompt; there is no other metric then."""
-    write("own.jsonl", [{"question": "one 0"}, *ROWS[1:3]])
+    said = [("system", "Be brief."), ("user", "one 0")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    write("own.jsonl", [{"messages": messages}, *ROWS[1:3]])
     Path("prompt.txt").write_text("{question}\n\nIt should be {reference}.\n\n{answer}\n\nGrade: N")
     with judging(grade) as (url, seen):
         words = ("--tasks", "own.jsonl", "--judge", url, "--judge-prompt", "prompt.txt", "--work-dir", "runs")
         run("eval", llama_dir, *words, *TINY)
     assert of_run("runs")[1]["tasks"]["own"]["metrics"] == {"judge": 2.0}
     asked = sorted(request["messages"][0]["content"] for request in seen)
-    assert "It should be" not in asked[0]
-    assert asked[1].startswith("one 1\n\nIt should be 1.\n\n")
+    assert "It should be" not in asked[2]
+    assert asked[2].startswith("system: Be brief.\n\nuser: one 0\n\n")
+    assert asked[0].startswith("one 1\n\nIt should be 1.\n\n")
 
 
 def test_a_model_that_gives_no_grades_is_told(here, llama_dir, tokenizer, run):

@@ -18,7 +18,7 @@ from typing import Any
 
 from xtuner.evaluation.compare.pairs import Pair
 from xtuner.evaluation.compare.votes import TIE, Summary, summary
-from xtuner.evaluation.judge.judge import Item, Judge
+from xtuner.evaluation.judge.judge import Item, Judge, question_of
 from xtuner.evaluation.run_folder import Line, write_json
 from xtuner.language import translate
 
@@ -94,7 +94,7 @@ def judge_pairs(judge: Judge, pairs: Sequence[Pair], folder: Path) -> None:
 
 def _item(pair: Pair, order: str) -> Item:
     first, second = pair.answers if order == "ab" else pair.answers[::-1]
-    question = "\n\n".join(str(message["content"]) for message in pair.messages)
+    question = question_of(pair.messages)
     values = {"question": question, "reference": pair.reference, "answer_1": first, "answer_2": second}
     return Item(f"{pair.id} {order}", values)
 

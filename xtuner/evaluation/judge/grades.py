@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from xtuner.errors import ConfigError
 from xtuner.evaluation.judge.forms import GRADE
-from xtuner.evaluation.judge.judge import Item, Judge
+from xtuner.evaluation.judge.judge import Item, Judge, question_of
 from xtuner.evaluation.run_folder import Line
 from xtuner.evaluation.text.tasks import ANSWERS, Question, Task
 from xtuner.language import translate
@@ -36,14 +36,11 @@ def grade_answers(
     judge: Judge, questions: Mapping[str, Question], lines: Mapping[int | str, Line], file: Path
 ) -> dict[int | str, Line]:
     """`lines` with the grades of the answers to `questions`, which are kept in `file`."""
-    items = [
-        Item(
-            name,
-            {"question": q.shown, "reference": q.reference, "answer": str(lines[name]["prediction"])},
-        )
-        for name, q in questions.items()
-        if "prediction" in lines[name]
-    ]
+    items = []
+    for name, question in questions.items():
+        if "prediction" in lines[name]:
+            asked, answer = question_of(question.messages), str(lines[name]["prediction"])
+            items.append(Item(name, {"question": asked, "reference": question.reference, "answer": answer}))
     graded = dict(lines)
     for name, verdict in judge.judge(items, file).items():
         found: Line = {"judged": verdict["reply"]}

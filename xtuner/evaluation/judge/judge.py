@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xtuner import json_lines
 from xtuner.dataset.encoding.progress import show_rates
@@ -38,6 +39,13 @@ class Item:
 
     name: str
     values: Mapping[str, str | None]
+
+
+def question_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The question that a judge reads: one message alone, or a conversation with the role of each."""
+    if len(messages) == 1:
+        return str(messages[0]["content"])
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 class Judge:
