@@ -47,6 +47,9 @@ HARNESS = {
     "{context}: set max_gen_toks of the task to less": (
         "{task} 要求 {count} 个 token 的回答，模型 {context} 的上下文放不下提示词：请减小任务的 max_gen_toks"
     ),
+    "{count:,} answers were cut at the length that their task sets, or of the context": (
+        "{count:,} 个回答在任务设定的长度或上下文处截断"
+    ),
     # log
     "--shots %d: %s says that it has no examples, which is kept": "--shots %d：%s 规定没有示例，保持不变",
     "%d requests of the tasks are answered already, the run continues after them": (

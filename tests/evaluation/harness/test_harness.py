@@ -165,14 +165,14 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def by_its_own_model(folder, **options):
+def by_its_own_model(folder, adapter=None, **options):
     """The numbers of lm-evaluation-harness's own class for models of transformers."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path="tasks", include_defaults=False)
-    lm = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=2)
+    lm = HFLM(pretrained=str(folder), peft=adapter, dtype="float32", device="cpu", batch_size=2)
     found = simple_evaluate(model=lm, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0, **options)
     return {
         name: {
@@ -205,6 +205,7 @@ def test_scores_are_those_of_its_own_model_and_of_our_tasks(here, llama_dir, run
     wanted, samples = by_its_own_model(llama_dir)
     out = run("eval", llama_dir, *HARNESS, "--tasks", ",".join(TASKS), "--work-dir", "a")
     assert "│ own_arc " in out
+    assert "5 answers were cut at the length that their task sets, or of the context" in out
     found = results("a")
     assert list(found) == list(TASKS)
     names = {"exact_match": "exact_match (stripped)"}
@@ -265,6 +266,17 @@ def test_a_start_token_and_a_chat_template_are_as_with_its_own_model(here, llama
                     assert line["logprob"] == pytest.approx(float(theirs[0]), rel=1e-6)
                 else:
                     assert line["logprobs"] == pytest.approx([float(one[0]) for one in theirs], abs=1e-4)
+
+
+def test_an_adapter_is_on_the_model(here, llama_dir, adapter_dir, run):
+    """With the log-probabilities of peft."""
+    write_data(llama_dir)
+    write_tasks()
+    _, samples = by_its_own_model(llama_dir, str(adapter_dir))
+    run("eval", llama_dir, "--adapter", adapter_dir, *HARNESS, "--tasks", "own_arc", "--work-dir", "a")
+    theirs = [[float(one[0][0]) for one in sample["resps"]] for sample in samples["own_arc"]]
+    for line, wanted in zip(lines("a"), theirs, strict=True):
+        assert line["logprobs"] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_groups_filters_and_several_answers(here, llama_dir, run):

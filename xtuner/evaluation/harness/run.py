@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 BOOTSTRAPS = 1000
 """Draws for the standard error of metrics without a formula for it."""
+_CUT = "{count:,} answers were cut at the length that their task sets, or of the context"
 EXAMPLES_SEED = 1234
 """The seed by which the harness's own command chooses examples."""
 
@@ -88,7 +89,8 @@ def measure(settings: Settings, asked: Asked, world: World) -> Outcome | None:
         if found is None:
             return None
         results = results_of(found, names, lm)
-        notes = write_results(folder.path, settings.adapter or settings.model, results)
+        title = settings.adapter or settings.model
+        notes = write_results(folder.path, title, results, about_cut=_CUT)
         folder.finish([line for result in results for line in result.lines])
         samples = found.pop("samples", None)
         assert samples is not None

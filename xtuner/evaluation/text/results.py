@@ -23,6 +23,7 @@ from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task
 from xtuner.html_page import html_page
 from xtuner.language import language, translate
 
+CUT = "{count:,} answers were cut at the length of --max-new-tokens or of the context"
 JUDGE = "judge"
 """The metric of a judge's grades, and their field in a line."""
 NAMED = 3
@@ -159,8 +160,13 @@ def print_results(results: Sequence[Result]) -> None:
     console.print(table)
 
 
-def write_results(folder: Path, model: str, results: Sequence[Result], judge: str | None = None) -> list[str]:
-    """Write `results.json` and `answers.html`; lines that say what went wrong and where the files are."""
+def write_results(
+    folder: Path, model: str, results: Sequence[Result], judge: str | None = None, about_cut: str = CUT
+) -> list[str]:
+    """Write `results.json` and `answers.html`; lines that say what went wrong and where the files are.
+
+    `about_cut` says that a `{count}` of answers reached their maximum length.
+    """
     files = [folder / "results.json", folder / "answers.html"]
     tasks = {result.task.name: _as_json(result) for result in results}
     write_json(files[0], {"model": model, **({"judge": judge} if judge else {}), "tasks": tasks})
@@ -177,8 +183,7 @@ def write_results(folder: Path, model: str, results: Sequence[Result], judge: st
         what = "{count:,} answers have no grade of the judge, and do not count in its mean: {errors}"
         notes.append(translate(what, count=len(errors), errors="; ".join(errors[:NAMED]) + more))
     if cut := sum("cut" in line for line in lines):
-        what = "{count:,} answers were cut at the length of --max-new-tokens or of the context"
-        notes.append(translate(what, count=cut))
+        notes.append(translate(about_cut, count=cut))
     return [*notes, translate("The results are in {out}", out=", ".join(map(str, files)))]
 
 
