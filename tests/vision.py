@@ -66,6 +66,8 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"model_type": "glm4v_text", "rope_parameters": seeing.PARTIAL}, {"model_type": "glm4v_vision"}, {},
     ),
     "glm4v_moe": (GLM_MOE, {}, {}),
+    "minicpmv4_6": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
+    "minicpmv4_7": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
     "qwen3_5": (QWEN3_5, {"num_position_embeddings": 16}, {}),
     "qwen3_5_moe": (
         {**QWEN3_5, **seeing.MOE, "shared_expert_intermediate_size": 16}, {"num_position_embeddings": 16}, {},
@@ -128,6 +130,34 @@ IDEFICS = Kind(
     {},
     {"image_token_id": "<image>"},
     {"image_seq_len": 1},
+)
+MINICPM = Kind(
+    lambda: transformers.MiniCPMV4_6ImageProcessorPil(scale_resolution=56, max_slice_nums=4),
+    (
+        "<|image|>", "<|video|>", "<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>",
+    ),
+    "<|image|>",
+    {
+        "image_token": "<|image|>",
+        "video_token": "<|video|>",
+        "image_start_token": "<image>",
+        "image_end_token": "</image>",
+        "slice_start_token": "<slice>",
+        "slice_end_token": "</slice>",
+        "image_id_start_token": "<image_id>",
+        "image_id_end_token": "</image_id>",
+    },
+    {"image_token_id": "<|image|>", "video_token_id": "<|video|>"},
+)  # fmt: skip
+CANVAS = MINICPM._replace(
+    config={
+        **MINICPM.config,
+        "image_start_id": "<image>",
+        "image_end_id": "</image>",
+        "slice_start_id": "<slice>",
+        "slice_end_id": "</slice>",
+        "newline_id": "\n",
+    }
 )
 KINDS: dict[str, Kind] = {
     "qwen2_5_vl": QWEN,
@@ -236,6 +266,15 @@ KINDS: dict[str, Kind] = {
         {"image_token": "<image_placeholder>"},
         {"image_token_id": "<image_placeholder>"},
         {"num_image_tokens": 4},
+    ),
+    "minicpmv4_6": MINICPM,
+    "minicpmv4_7": CANVAS,
+    "minicpmv4_7_in_4x": CANVAS._replace(
+        image_processor=lambda: transformers.MiniCPMV4_6ImageProcessorPil(
+            scale_resolution=56, max_slice_nums=4, downsample_mode="4x"
+        ),
+        model={"downsample_mode": "4x"},
+        family="minicpmv4_7",
     ),
     "gemma3": Kind(
         lambda: transformers.Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),

@@ -76,8 +76,8 @@ class Images:
     packs: bool = False
     # Positions of a sample depend on the sizes of its images.
     mrope: bool = False
-    # The dimension of images in the tensors of a sample.
-    dim: int = 0
+    # The dimension of images in the tensors of a sample, where it is not the first.
+    dims: Mapping[str, int] = field(default_factory=dict)
     # The module that makes embeddings of features, where `get_image_features` leaves that to the model.
     projector: str = ""
 
@@ -165,6 +165,7 @@ _THINKER = (
     "is several models in one folder: save the one that writes text with {0}.from_pretrained(FOLDER)"
     ".save_pretrained(OUT), copy the tokenizer's files to OUT, and name OUT"
 )
+_SECOND = {"pixel_values": 1, "pixel_attention_mask": 1}
 _DEEPSEEK = Sizes(shared_width=_shared_experts, bias=_latent_bias)
 _INTERNLM2 = {"qkv_proj": "wqkv", "o_proj": "wo", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
 _INTERNLM2_AS_LLAMA = {
@@ -235,7 +236,7 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": Family(packs=True, sizes=Sizes(bias=_asked_bias(output=True))),
     "granitemoe_swa": Family(packs=True),
     "granitemoehybrid": Family(packs=False, weights_read=("out_proj",)),
-    "idefics3": Family(images=Images(packs=True, dim=1)),
+    "idefics3": Family(images=Images(packs=True, dims=_SECOND)),
     "instructblip": Family(no_text=_NEEDS_IMAGE),
     "instructblipvideo": Family(no_text=_NEEDS_IMAGE),
     "internlm": Family(
@@ -280,6 +281,8 @@ FAMILIES: dict[str, Family] = {
     "mamba": Family(packs=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "mimo_v2_flash": Family(packs=True),
+    "minicpmv4_6": Family(packs=False, images=Images(dims={"pixel_values": 3})),
+    "minicpmv4_7": Family(packs=False, images=Images(mrope=True, dims={"pixel_values": 3})),
     "minimax": Family(packs=False),
     "ministral": Family(packs=True),
     "mistral": Family(packs=True, plain_head=True, fused=_like("Mistral"), gguf="llama", sizes=Sizes()),
@@ -347,7 +350,7 @@ FAMILIES: dict[str, Family] = {
     "rwkv": Family(packs=False, when_quantized={"rescale_every": 0}),
     "seed_oss": Family(packs=True),
     "smollm3": Family(packs=True, plain_head=True, sizes=Sizes(tied=True, bias=_llama_bias)),
-    "smolvlm": Family(images=Images(packs=True, dim=1)),
+    "smolvlm": Family(images=Images(packs=True, dims=_SECOND)),
     "starcoder2": Family(packs=True),
     "t5gemma2": Family(no_text=_TWO_PARTS),
     "udop": Family(no_text=_TWO_PARTS),

@@ -66,8 +66,11 @@ def load_processor(path: str | Path, mm_vision_tower: str | Path | None = None) 
         if not issubclass(kind, ProcessorMixin):  # a stand-in of transformers
             what = "the processor of {path} needs a package that is missing: {command}"
             raise ModelError(translate(what, path=path, command=pip_install("torchvision")))
+        images = load_image_processor(path)
         parts = {
-            "image_processor": load_image_processor(path),
+            "image_processor": images,
+            # Some processors (MiniCPM-V) read settings of it that are those of images too.
+            "video_processor": images,
             "tokenizer": AutoTokenizer.from_pretrained(str(path)),
         }
         return _without_videos(kind, parts).from_pretrained(str(path))
@@ -101,7 +104,7 @@ def _named_processor(path: str | Path) -> str | None:
 
 
 def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
-    """The class of a processor that is made of `parts`, without the others."""
+    """The class of a processor that is made of `parts`, without the others, and is given no videos."""
 
     class WithoutVideos(kind):
         @classmethod
@@ -109,7 +112,8 @@ def _without_videos(kind: Any, parts: Mapping[str, Any]) -> Any:
             return [parts.get(name) for name in cls.get_attributes()]
 
         def check_argument_for_proper_class(self, name: str, value: Any) -> Any:
-            return None if value is None else super().check_argument_for_proper_class(name, value)
+            absent = value is None or name == "video_processor"
+            return None if absent else super().check_argument_for_proper_class(name, value)
 
     WithoutVideos.__name__ = WithoutVideos.__qualname__ = kind.__name__
     return WithoutVideos

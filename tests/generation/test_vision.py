@@ -223,11 +223,19 @@ def test_a_typed_placeholder_is_no_image(loaded, images):
     run(loaded, ids)
 
 
-def test_a_prompt_template_of_ours(loaded, images):
-    """Images stand in the text as the family's chat template writes them, and later ones change no answer."""
-    session = make_session(loaded.tokenizer, PROMPT_TEMPLATE.qwen_chat, pictures=loaded.pictures)
-    for name, question in (("a.png", "What is it?"), ("b.jpg", "And this?")):
-        session.show(loaded.pictures.read(images / name))
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_prompt_template_of_ours(loaded, images, opens):
+    """Images stand in the text as the family's chat template writes them, and later ones change no answer.
+
+    `opens`: the dialogue begins with the first.
+    """
+    first, second = (loaded.pictures.read(images / name) for name in ("a.png", "b.jpg"))
+    opening, shown = ([first], []) if opens else ([], [first])
+    template = PROMPT_TEMPLATE.qwen_chat
+    session = make_session(loaded.tokenizer, template, pictures=loaded.pictures, opening=opening)
+    for pictures, question in ((shown, "What is it?"), ([second], "And this?")):
+        for picture in pictures:
+            session.show(picture)
         ids = session.ask(question, COUNT)
         session.answered(
             question, Completion("a block", loaded.tokenizer.encode("a block"), "end", 0.0), set()
@@ -256,11 +264,11 @@ def test_images_go_with_their_turns(loaded, images, template):
                 session.answered(question, told, set())
         return ids
 
-    turns = [("a.png", "one"), ("c.png", "two"), ("b.jpg", "three")]
+    turns = [("c.png", "zero"), ("a.png", "one"), ("c.png", "two"), ("b.jpg", "three")]
+    for kept in (1, 2, 3):
+        without = dialogue(turns[-kept:])
+        assert dialogue(turns, context=len(without) + 4) == without
     last = len(dialogue(turns[-1:]))
-    assert dialogue(turns, context=last + 4) == dialogue(turns[-1:])
-    two = len(dialogue(turns[-2:]))
-    assert dialogue(turns, context=two + 4) == dialogue(turns[-2:])
     session = make_session(loaded.tokenizer, chosen, "", "BOT", last - 1, loaded.pictures)
     session.show(loaded.pictures.read(images / "b.jpg"))
     with pytest.raises(DataError, match="the context of"):

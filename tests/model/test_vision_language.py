@@ -149,7 +149,18 @@ def test_a_start_token_that_the_tokenizer_adds(start, tmp_path, tokenizer, image
     assert item["input_ids"].tolist().count(tokenizer.bos_token_id) == 1
 
 
-def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_error):
+@pytest.fixture
+def softmax_in_double(monkeypatch):
+    """Softmax keeps 64 bits, of which transformers' eager attention would leave 32."""
+    own = torch.nn.functional.softmax
+
+    def softmax(x, *args, dtype=None, **more):
+        return own(x, *args, dtype=x.dtype if x.dtype == torch.float64 else dtype, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "softmax", softmax)
+
+
+def test_loss_and_gradients_are_those_of_transformers(folder, images, relative_error, softmax_in_double):
     """Of a batch of packed samples, against each sample alone, for all parts."""
     items = list(dataset(folder, images))
     made = VisionLanguageFinetune(

@@ -13,6 +13,7 @@ begins with (`opening`) stay: they stand before the words of whichever turn is t
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -106,8 +107,7 @@ class Session:
     def set_system(self, system: str) -> None:
         """Put `system` in the place of the system text; the turns stay."""
         self.system = system
-        if self.turns:
-            self._encode_first()
+        self._encode_turns(range(1))
 
     def ask(self, text: str, max_new_tokens: int, system: str = "") -> list[int]:
         """The ids to put to the model for `text`; drops the oldest turns where the context is too small.
@@ -190,8 +190,8 @@ class Session:
         """Let `turns` be all before `text`; the first one carries the beginning and the system text."""
         self.turns = turns
         self._count_images(text)
-        if turns:
-            self._encode_first()
+        numbered = self.pictures is not None and self.pictures.vision.numbers_images
+        self._encode_turns(range(len(turns) if numbered else 1))
 
     def _count_images(self, text: str) -> None:
         """Encode questions again if the model reads their images in another way, with `text` after them."""
@@ -202,30 +202,48 @@ class Session:
         are_several = len(shown) + self.pictures.count(texts) > 1
         if are_several != self._are_several:
             self._are_several = are_several
-            self.turns = [self._encoded_again(turn, n == 0) for n, turn in enumerate(self.turns)]
+            self._encode_turns(range(len(self.turns)))
 
-    def _encode_first(self) -> None:
-        self.turns = [self._encoded_again(self.turns[0], is_first=True), *self.turns[1:]]
+    def _encode_turns(self, places: range) -> None:
+        """Encode the turns at `places` again, as far as there are such turns."""
+        self.turns = [self._encoded_again(n) if n in places else turn for n, turn in enumerate(self.turns)]
 
-    def _encoded_again(self, turn: Turn, is_first: bool) -> Turn:
+    def _encoded_again(self, place: int) -> Turn:
+        turn, is_first = self.turns[place], place == 0
         system = _both(self.system, turn.system) if is_first else turn.system
-        prompt = self._encode_prompt(turn.text, turn.number, system, is_first, turn.pictures)
+        before = self._images_before(place)
+        prompt = self._encode_prompt(turn.text, turn.number, system, is_first, turn.pictures, before)
         return replace(turn, prompt=prompt)
+
+    def _images_before(self, place: int) -> int:
+        """The number of images before those of the turn at `place`; an opening is of the first turn."""
+        if self.pictures is None or place == 0:
+            return 0
+        before = self.turns[:place]
+        own = sum(len(turn.pictures) + self.pictures.count(turn.text) for turn in before)
+        return len(self.opening) + own
 
     def prompt_ids(self, text: str, system: str = "") -> list[int]:
         """The ids of the next question alone."""
         is_first = not self.turns
         system = _both(self.system, system) if is_first else system
-        return self._encode_prompt(text, self._number + 1, system, is_first, self.shown)
+        before = self._images_before(len(self.turns))
+        return self._encode_prompt(text, self._number + 1, system, is_first, self.shown, before)
 
     def _encode_prompt(
-        self, text: str, number: int, system: str, is_first: bool, pictures: Sequence[Picture] = ()
+        self,
+        text: str,
+        number: int,
+        system: str,
+        is_first: bool,
+        pictures: Sequence[Picture] = (),
+        images_before: int = 0,
     ) -> list[int]:
         text = self._marked(text, is_first, pictures)
         text = text if self.pictures is None else self.pictures.in_text(text)
         rendered = render_prompt(self.template, text, system=system, round=number, bot_name=self.bot_name)
         begin = begin_ids(self.tokenizer).tolist() if is_first or self._ends_with_eos else []
-        return begin + self._encode(rendered)
+        return begin + self._encode(rendered, images_before)
 
     @property
     def _ends_with_eos(self) -> bool:
@@ -236,15 +254,16 @@ class Session:
         shown = [*(self.opening if is_first else ()), *pictures]
         return "".join(picture.mark for picture in shown) + text
 
-    def _encode(self, text: str) -> list[int]:
-        return (
-            self._encode_part(text) if self.control is None else self.control.encode(text, self._encode_part)
-        )
+    def _encode(self, text: str, images_before: int = 0) -> list[int]:
+        indices = itertools.count(images_before)
 
-    def _encode_part(self, text: str) -> list[int]:
-        if text and self.pictures is not None:
-            return self.pictures.encode(self.tokenizer, text, are_several=self._are_several)
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        def encode(part: str) -> list[int]:
+            if part and self.pictures is not None:
+                several = self._are_several
+                return self.pictures.encode(self.tokenizer, part, are_several=several, indices=indices)
+            return list(self.tokenizer.encode(part, add_special_tokens=False)) if part else []
+
+        return encode(text) if self.control is None else self.control.encode(text, encode)
 
     def messages(self, text: str, system: str = "", *, with_marks: bool = False) -> list[dict[str, str]]:
         """The dialogue up to the question `text`; `with_marks`: those of images before its questions."""
@@ -299,10 +318,7 @@ class ChatTemplateSession(Session):
     def close(self, completion: Completion, ends: set[int]) -> list[int]:
         return []
 
-    def _encode_first(self) -> None:
-        pass
-
-    def _count_images(self, text: str) -> None:
+    def _encode_turns(self, places: range) -> None:
         pass
 
 
@@ -353,12 +369,15 @@ def encode_rendered(
     # Templates of LLaVA leave the beginning of the sequence to the tokenizer.
     begins = pictures is None or (bool(tokenizer.bos_token) and text.startswith(str(tokenizer.bos_token)))
     are_several = pictures is not None and pictures.count(text) > 1
+    indices = itertools.count()
 
     def encode(part: str) -> list[int]:
         nonlocal begins
         special, begins = not begins, True
         if pictures is None:
             return list(tokenizer.encode(part, add_special_tokens=False))
-        return pictures.encode(tokenizer, part, special_tokens=special, are_several=are_several)
+        return pictures.encode(
+            tokenizer, part, special_tokens=special, are_several=are_several, indices=indices
+        )
 
     return encode(text) if control is None else control.encode(text, encode)

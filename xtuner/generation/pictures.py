@@ -11,9 +11,10 @@ images too. An image always has the same ids, so the next turn of a dialogue reu
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,15 +158,24 @@ class Pictures:
         return {**message, "content": change(content)} if content else message
 
     def encode(
-        self, tokenizer: Any, text: str, *, special_tokens: bool = False, are_several: bool = False
+        self,
+        tokenizer: Any,
+        text: str,
+        *,
+        special_tokens: bool = False,
+        are_several: bool = False,
+        indices: Iterator[int] | None = None,
     ) -> list[int]:
         """The ids of `text`, with those of the pictures instead of their marks.
 
         As the model was trained: with the tokens of images, or piece by piece. `are_several`: the dialogue
-        has more than one image.
+        has more than one image. `indices`: of the images among those of the dialogue, from 0 if not given.
         """
         if self.vision.token is not None:
-            return self._encode_with_tokens(tokenizer, text, self.vision.token, special_tokens, are_several)
+            indices = itertools.count() if indices is None else indices
+            return self._encode_with_tokens(
+                tokenizer, text, self.vision.token, special_tokens, are_several, indices
+            )
         ids, start = [], 0
         for match in _MARK.finditer(text):
             if picture := self._find(match[0]):
@@ -174,7 +184,13 @@ class Pictures:
         return ids + _encode(tokenizer, text[start:])
 
     def _encode_with_tokens(
-        self, tokenizer: Any, text: str, token: str, special_tokens: bool, are_several: bool
+        self,
+        tokenizer: Any,
+        text: str,
+        token: str,
+        special_tokens: bool,
+        are_several: bool,
+        indices: Iterator[int],
     ) -> list[int]:
         own = tokenizer.convert_tokens_to_ids(token)
         found: list[int] = []  # for each token of an image, which a user may have typed
@@ -188,7 +204,7 @@ class Pictures:
                 return match[0]
             picture = picture.among_others if are_several and picture.among_others else picture
             found.extend(picture.ids)
-            return picture.read.text
+            return self.vision.numbered(picture.read.text, next(indices))
 
         text = re.sub(f"{_MARK.pattern}|{re.escape(token)}", write, text)
         ids = tokenizer.encode(text, add_special_tokens=special_tokens)
@@ -211,7 +227,8 @@ class Pictures:
             return None
         # An image begins where the index of its rows does.
         begins = is_image & (_rows_of(ids) == 0)
-        return self.vision.positions(is_image, [self._known[k].read for k in _keys_of(ids[begins]).tolist()])
+        images = [self._known[key].read for key in _keys_of(ids[begins]).tolist()]
+        return self.vision.positions(ids, is_image, images)
 
     def whole(self, prompt: Sequence[int], end: int) -> int:
         """`end`, or the end of the image that it would divide, if its rows see each other."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from xtuner.dataset.encoding.image_text import content_parts
-from xtuner.dataset.images.processed import ProcessedImages
+from xtuner.dataset.images.processed import BLANK_SIZE, ProcessedImages
 from xtuner.dataset.images.shape import bounded_for, expand_to_square
 from xtuner.dataset.map_fns.images import IMAGE_MARK
 from xtuner.errors import DataError, ModelError
@@ -55,13 +55,15 @@ class Vision(ABC):
 
     `placeholder`: what a chat template writes for an image. `token`: the token of each row, or None if images
     are tokens of no tokenizer. `attends_both_ways`: the rows of an image see each other.
-    `depends_on_others`: an image is read in another way if the dialogue has several.
+    `depends_on_others`: an image is read in another way if the dialogue has several. `numbers_images`: their
+    texts have numbers.
     """
 
     placeholder: str | None = None
     token: str | None = None
     attends_both_ways = False
     depends_on_others = False
+    numbers_images = False
 
     @abstractmethod
     def read(self, image: Image, *, is_alone: bool = True) -> ReadImage:
@@ -75,8 +77,15 @@ class Vision(ABC):
     def in_text(self, text: str, mark: re.Pattern[str]) -> str:
         """`text` with what belongs around images, whose places are marked, in a text without parts."""
 
-    def positions(self, is_image: Tensor, images: Sequence[ReadImage]) -> Tensor | None:
-        """The positions [3, tokens] of a prompt with `images`, or None if they are counted as usual."""
+    def numbered(self, text: str, index: int) -> str:
+        """The `text` of an image (`ReadImage.text`) after `index` others in its dialogue."""
+        return text
+
+    def positions(self, ids: Tensor, is_image: Tensor, images: Sequence[ReadImage]) -> Tensor | None:
+        """The positions [3, tokens] of a prompt with `images`, or None if they are counted as usual.
+
+        `ids`: those of images are below zero.
+        """
         return None
 
     def of_tokens(self, ids: Tensor, is_image: Tensor) -> Mapping[str, Tensor]:
@@ -134,8 +143,9 @@ class ProcessorVision(Vision):
             self.placeholder = self._images.token
             self.token = str(tokenizer.convert_ids_to_tokens(self._images.token_id))
             self._before, self._after = _around(self._images.tokenizer, self._images.token)
-            alone, several = ([size] * count for count, size in ((1, (64, 48)), (2, (64, 48))))
-            self.depends_on_others = self._images.texts(alone)[0] != self._images.texts(several)[0]
+            alone, several = (self._images.texts([BLANK_SIZE] * count)[0] for count in (1, 2))
+            self.depends_on_others = alone != several
+            self.numbers_images = self._images.numbers is not None
         except Exception as error:  # of a processor that was made for another family
             what = "the processor of the model cannot read an image: {kind}: {error}"
             raise ModelError(translate(what, kind=type(error).__name__, error=error)) from error
@@ -172,11 +182,15 @@ class ProcessorVision(Vision):
     def in_text(self, text: str, mark: re.Pattern[str]) -> str:
         return mark.sub(lambda found: f"{self._before}{found[0]}{self._after}", text)
 
-    def positions(self, is_image: Tensor, images: Sequence[ReadImage]) -> Tensor | None:
+    def numbered(self, text: str, index: int) -> str:
+        return self._images.numbered(text, index)
+
+    def positions(self, ids: Tensor, is_image: Tensor, images: Sequence[ReadImage]) -> Tensor | None:
         if not self._mrope:
             return None
-        grids = [image.tensors["image_grid_thw"] for image in images]
-        return image_positions(self._base, is_image[None], torch.cat(grids))[:, 0]
+        ids = ids.masked_fill(is_image, self._images.token_id)
+        tensors = [image.tensors for image in images]
+        return image_positions(self._base, ids[None], is_image[None], tensors)[:, 0]
 
     def of_tokens(self, ids: Tensor, is_image: Tensor) -> Mapping[str, Tensor]:
         config = self._base.config.get_text_config()

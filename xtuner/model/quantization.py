@@ -18,17 +18,14 @@ from xtuner import loadable
 from xtuner.devices import kind_of
 from xtuner.errors import ConfigError
 from xtuner.extras import pip_install
-from xtuner.families import family_of, images_of
+from xtuner.families import PROJECTORS, family_of, images_of
 from xtuner.language import translate
 from xtuner.log import say_once
 from xtuner.model.foreign import is_proven
 from xtuner.model.targets import packed_experts
 
 # What stays in full precision in a model that reads images: small parts that every image goes through.
-_VISION_PARTS = (
-    *("vision_tower", "vision_model", "visual"),
-    *("multi_modal_projector", "mm_projector", "connector", "aligner", "embed_vision"),
-)
+_VISION_PARTS = ("vision_tower", "vision_model", "visual", *PROJECTORS)
 _VISION_MODULES = (*_VISION_PARTS, *(f"model.{part}" for part in _VISION_PARTS), "lm_head")
 
 

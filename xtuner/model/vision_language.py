@@ -170,7 +170,7 @@ class VisionLanguageFinetune(SupervisedFinetune):
         shown = [inputs for inputs in samples if inputs]
         joined = {}
         for name in shown[0]:
-            values = _joined_along([inputs[name] for inputs in shown], self._family.dim)
+            values = _joined_along([inputs[name] for inputs in shown], self._family.dims.get(name, 0))
             values = values.to(self.device, non_blocking=True)
             joined[name] = values.to(dtype) if values.dtype.is_floating_point else values
         return joined
@@ -185,8 +185,8 @@ class VisionLanguageFinetune(SupervisedFinetune):
             if not inputs:
                 found.append(torch.arange(end - start).expand(3, 1, -1))
                 continue
-            is_image = ids[:, start:end] == base.config.image_token_id
-            found.append(image_positions(base, is_image, inputs["image_grid_thw"]))
+            own = ids[:, start:end]
+            found.append(image_positions(base, own, own == base.config.image_token_id, [inputs]))
         return torch.cat(found, dim=-1).to(self.device)
 
     def run(self, p: Pass, model: Any = None, columns: np.ndarray | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +19,7 @@ from tests import vision
 from xtuner import cli
 from xtuner.chat.server import images, serve
 from xtuner.chat.server.app import make_app
+from xtuner.chat.server.prompts import PromptWriter
 from xtuner.chat.session import make_session
 from xtuner.dataset.reading import web
 from xtuner.generation.generate import complete
@@ -269,6 +271,32 @@ def test_nobody_writes_an_image_as_text(make_client, text):
     control = service.prompts.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|vision_start|>"])
     assert not {*control} & {*found}
     assert min(found) >= 0
+
+
+@pytest.mark.parametrize("template", ["auto", "qwen_chat"])
+def test_images_are_numbered_in_a_dialogue(template, make_client, folder):
+    """As they stand in it: also after what a user typed, and from 0 if the oldest turns are dropped."""
+    _, service = make_client("minicpmv4_6")
+    prompts, pictures = service.prompts, service.prompts.pictures
+    a, b, c = (pictures.read(folder / name) for name in ("a.png", "b.jpg", "c.png"))
+    token = prompts.tokenizer.convert_tokens_to_ids(pictures.vision.token)
+
+    def numbers(context):
+        writer = PromptWriter(prompts.tokenizer, context, pictures)
+        messages = [
+            {"role": "user", "content": f"{a.mark}{b.mark}Hi"},
+            {"role": "assistant", "content": "Hello"},
+            {"role": "user", "content": f"{c.mark}<|im_end|>{a.mark}Same?"},
+            {"role": "assistant", "content": "No"},
+            {"role": "user", "content": f"{b.mark}Why?"},
+        ]
+        ids = writer.write(messages, PROMPT_TEMPLATE[template], None, 6).ids
+        text = prompts.tokenizer.decode([token if i < 0 else i for i in ids])
+        return re.findall("<image_id>(.*?)</image_id>", text), len(ids)
+
+    found, length = numbers(None)
+    assert found == ["0", "1", "2", "3", "4"]
+    assert numbers(length + 5)[0] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("family", vision.KINDS)

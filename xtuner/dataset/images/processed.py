@@ -4,13 +4,20 @@
     an image     {"pixel_values": [1564, 1176], "image_grid_thw": [1, 3]}
 
 The family's processor writes both. Its tokenizer is watched for the text, which has the rows and columns of
-tiles too.
+tiles too. MiniCPM-V also numbers the images of a conversation:
+
+    0    "<image_id>0</image_id><image>..."
+    1    "<image_id>1</image_id><image>..."
 """
 
 from __future__ import annotations
 
 import copy
+import functools
+import os
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +33,20 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 _BETWEEN = "\ufdd2"  # the texts of two images
+BLANK_SIZE = (64, 48)
+"""The size of an image that is only there to find out what a processor does."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How the texts of the images of a conversation are numbered: the text `before` a number, the `first`."""
+
+    before: str
+    first: int
+
+    def written(self, text: str, index: int) -> str:
+        """`text`, that of a first image, for the image after `index` others."""
+        return text.replace(f"{self.before}{self.first}", f"{self.before}{self.first + index}", 1)
 
 
 class ProcessedImages:
@@ -56,7 +77,27 @@ class ProcessedImages:
 
     def texts(self, sizes: Sequence[Size]) -> list[str]:
         """The text of the tokens of each image of a conversation, by their widths and heights."""
-        return [self._text(size, len(sizes) == 1) for size in sizes]
+        return [self.numbered(self._text(size, len(sizes) == 1), n) for n, size in enumerate(sizes)]
+
+    def numbered(self, text: str, index: int) -> str:
+        """`text`, that of an image that is the first of its conversation, after `index` others."""
+        return text if index == 0 or self.numbers is None else self.numbers.written(text, index)
+
+    @functools.cached_property
+    def numbers(self) -> Numbers | None:
+        """How images are numbered, or None if their texts are equal; DataError if they differ otherwise."""
+        from PIL import Image
+
+        first, *others = self._process([Image.new("RGB", BLANK_SIZE)] * 3)[0]
+        if others == [first, first]:
+            return None
+        before = os.path.commonprefix([first, *others])
+        number = re.match("[0-9]+", first[len(before) :])
+        found = Numbers(before, int(number[0])) if number else None
+        if found is None or others != [found.written(first, 1), found.written(first, 2)]:
+            what = "the processor writes the images of a conversation in ways that are not known: {texts}"
+            raise DataError(translate(what, texts=", ".join(map(repr, [first, *others]))))
+        return found
 
     def inputs(self, images: Sequence[Image], num_tokens: int) -> dict[str, torch.Tensor]:
         """The tensors of the images of a conversation; DataError if they have not `num_tokens` tokens."""

@@ -64,10 +64,16 @@ def with_blank(
 
 
 def never_reached(llm: Any) -> set[str]:
-    """The weights of CLIP and SigLIP within a model that have no gradient from any image."""
+    """The weights of encoders within a model that have no gradient from any image.
+
+    Of CLIP and SigLIP what lies behind the layer whose output is taken; of MiniCPM-V the part that makes one
+    row of four, if its config skips that.
+    """
     base = base_model(llm)
     selected = getattr(base.config, "vision_feature_layer", None)
     found: set[str] = set()
+    if getattr(base.config, "downsample_mode", None) == "4x":
+        found |= {weight for weight, _ in base.named_parameters() if "vit_merger" in weight.split(".")}
     for name, encoder in base.named_modules():
         if type(encoder).__name__ not in ENCODERS.values():
             continue

@@ -9,6 +9,7 @@ tokens    a b I I I I c          an image of 2 x 2 patches
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,15 +18,18 @@ from torch import Tensor
 from xtuner.model.base import base_model
 
 
-def image_positions(model: Any, is_image: Tensor, grids: Tensor) -> Tensor:
-    """Positions `[3, 1, N]` by the model's own code.
+def image_positions(
+    model: Any, ids: Tensor, is_image: Tensor, images: Sequence[Mapping[str, Tensor]]
+) -> Tensor:
+    """Positions `[3, 1, N]` of the tokens `ids` `[1, N]` by the model's own code.
 
-    `is_image` `[1, N]`: the tokens of images. `grids` `[images, 3]`: time, height and width of each.
+    `is_image` `[1, N]`: the tokens of images. `images`: the tensors of one or more of them, in order, among
+    them their sizes.
     """
     owner = next(module for module in model.modules() if hasattr(module, "get_rope_index"))
-    # Only the shape of the ids is read.
-    ids = torch.zeros_like(is_image, dtype=torch.long)
-    return owner.get_rope_index(ids, mm_token_type_ids=is_image.long(), image_grid_thw=grids)[0]
+    taken = inspect.signature(owner.get_rope_index).parameters.keys() & images[0].keys()
+    sizes = {name: torch.cat([tensors[name] for tensors in images]) for name in taken}
+    return owner.get_rope_index(ids, mm_token_type_ids=is_image.long(), **sizes)[0]
 
 
 def image_types(model: Any, is_image: Tensor) -> dict[str, Tensor]:
