@@ -18,7 +18,7 @@ SGD = {"type": "torch.optim.SGD", "lr": 0.01}
 FSDP = {"fsdp": True}
 ALL = {"freeze_vision": False}
 BESIDE = {"lora": LORA, "freeze_projector": False}
-# The family, options of the run, and what is trained. Samples of Qwen3.5 and Gemma 3 run one by one.
+# The family, options of the run, and what is trained. Samples of Qwen3.5, MiniCPM-V and Gemma 3 run alone.
 CASES = {
     "ddp_projector": ("qwen3_vl", {}, {"freeze_llm": True}),
     "ddp_all": ("qwen3_vl", {}, ALL),
@@ -29,6 +29,7 @@ CASES = {
     "fsdp_layers_behind": ("llava", FSDP, ALL),
     "ddp_apart": ("qwen3_5", {}, ALL),
     "fsdp_apart": ("qwen3_5", FSDP, ALL),
+    "ddp_numbered": ("minicpmv4_6", {}, ALL),
     "ddp_both_ways": ("gemma3", {}, {"lora": LORA}),
     "fsdp_both_ways": ("gemma3", FSDP, ALL),
     "ddp_own_form": ("internvl_chat", {}, {}),

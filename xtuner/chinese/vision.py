@@ -151,6 +151,9 @@ VISION = {
     "its images have {count} tokens, not {num_tokens}: they changed since they were tokenised": (
         "其图像有 {count} 个 token，而不是 {num_tokens} 个：图像在分词之后有改动"
     ),
+    "the processor writes the images of a conversation in ways that are not known: {texts}": (
+        "processor 书写同一对话中各图像的方式未知：{texts}"
+    ),
     "the processor refuses images of {sizes}: {error}": "processor 不接受大小为 {sizes} 的图像：{error}",
     "a message has an image part without an image": "消息中有图像部分，却没有图像",
     "the row has {images} images, and its messages have parts for {count}": (

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +91,8 @@ class ProcessedImages:
         first, *others = self._process([Image.new("RGB", BLANK_SIZE)] * 3)[0]
         if others == [first, first]:
             return None
-        before = os.path.commonprefix([first, *others])
+        equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, others[0], strict=False))
+        before = "".join(letter for letter, _ in equal)
         number = re.match("[0-9]+", first[len(before) :])
         found = Numbers(before, int(number[0])) if number else None
         if found is None or others != [found.written(first, 1), found.written(first, 2)]:
