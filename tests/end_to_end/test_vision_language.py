@@ -26,7 +26,8 @@ model['llm']['torch_dtype'] = torch.float32
 
 
 @pytest.mark.parametrize(
-    ("family", "method"), [("qwen2_5_vl", "full"), *((family, "lora") for family in vision.KINDS)]
+    ("family", "method"),
+    [("qwen2_5_vl", "full"), ("minicpmv4_7", "full"), *((family, "lora") for family in vision.KINDS)],
 )
 def test_from_training_to_transformers(family, method, tmp_path, monkeypatch, run, tokenizer):
     """The trained parts have changed, the encoder has not; logits are those of training."""

@@ -380,6 +380,8 @@ SEEING: dict[str, Any] = {
         {"num_heads": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
         {"audio_config": None},
     ),
+    "minicpmv4_6": (LINEAR, {}, {"insert_layer_id": 0}),
+    "minicpmv4_7": (LINEAR, {}, {"insert_layer_id": 0}),
     "qwen3_5": (LINEAR, seeing.DEEPSTACK, {}),
     "qwen3_5_moe": ({**MOE, **LINEAR}, seeing.DEEPSTACK, {}),
 }

@@ -222,7 +222,7 @@ def test_a_blank_image_reaches_all_trained_weights(folder, monkeypatch):
     assert seen == {"language model"}
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "llava_onevision"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "llava_onevision", "minicpmv4_7_in_4x"])
 @pytest.mark.parametrize(
     ("settings", "trained"),
     [
