@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ class Kind(NamedTuple):
     tokens: tuple[str, ...]  # the first is that of an image
     written: str  # by the chat template for an image
     names: dict[str, str]  # attributes of the tokenizer -> tokens
-    config: dict[str, str]  # fields of the config -> tokens
+    config: Mapping[str, str | Sequence[str]]  # fields of the config -> tokens
     settings: Mapping[str, Any] = MappingProxyType({})  # of the processor
     model: Mapping[str, Any] = MappingProxyType({})  # fields of the config
     text: Mapping[str, Any] = MappingProxyType({})  # fields of the config of the language part
@@ -68,6 +68,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "glm4v_moe": (GLM_MOE, {}, {}),
     "minicpmv4_6": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
     "minicpmv4_7": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
+    "ovis2": ({"model_type": "qwen2"}, {"vocab_size": 64}, {"hidden_size": 32}),
     "qwen3_5": (QWEN3_5, {"num_position_embeddings": 16}, {}),
     "qwen3_5_moe": (
         {**QWEN3_5, **seeing.MOE, "shared_expert_intermediate_size": 16}, {"num_position_embeddings": 16}, {},
@@ -131,6 +132,7 @@ IDEFICS = Kind(
     {"image_token_id": "<image>"},
     {"image_seq_len": 1},
 )
+OVIS_AROUND = ["<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"]
 MINICPM = Kind(
     lambda: transformers.MiniCPMV4_6ImageProcessorPil(scale_resolution=56, max_slice_nums=4),
     (
@@ -267,6 +269,16 @@ KINDS: dict[str, Kind] = {
         {"image_token_id": "<image_placeholder>"},
         {"num_image_tokens": 4},
     ),
+    "ovis2": Kind(
+        lambda: transformers.Ovis2ImageProcessorPil(
+            size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=4
+        ),
+        ("<IMG_ATOM>", "<image>", *OVIS_AROUND),
+        "<image>",
+        {},
+        {"image_token_id": "<IMG_ATOM>", "visual_indicator_token_ids": OVIS_AROUND},
+        {"image_seq_length": 4},
+    ),
     "minicpmv4_6": MINICPM,
     "minicpmv4_7": CANVAS,
     "minicpmv4_7_in_4x": CANVAS._replace(
@@ -353,6 +365,8 @@ def save(family: str, folder: Path, tokenizer: Any) -> Path:
     text = {**text, **kind.text, "vocab_size": -(-len(tokenizer) // 64) * 64}
     for window in {"sliding_window", "attention_chunk_size"} & text.keys():
         text[window] = text[window] and 512
+    if "hidden_size" in whole:  # Ovis 2 has sizes of its language part twice
+        ids["vocab_size"] = text["vocab_size"]
     settings = text, {**vision, **kind.vision}, {**whole, **ids, **kind.model}
     seeing.make(kind.family or family, settings).save_pretrained(folder)
     if kind.names:

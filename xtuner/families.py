@@ -297,6 +297,7 @@ FAMILIES: dict[str, Family] = {
     "olmo3": Family(packs=True),
     "olmo_hybrid": Family(packs=False),
     "opt": Family(packs=True),
+    "ovis2": Family(images=Images(packs=True)),
     "phi": Family(packs=True),
     "phi3": Family(packs=True, plain_head=True, sizes=Sizes(joined=(_QKV, _GATE_UP))),
     "phimoe": Family(packs=True),
@@ -382,6 +383,7 @@ PROJECTORS = (
     "deepstack_merger_list",
     "image_newline",
     "downsample",
+    "visual_embeddings_table",
 )
 
 

@@ -382,6 +382,7 @@ SEEING: dict[str, Any] = {
     ),
     "minicpmv4_6": (LINEAR, {}, {"insert_layer_id": 0}),
     "minicpmv4_7": (LINEAR, {}, {"insert_layer_id": 0}),
+    "ovis2": ({"model_type": "qwen2"}, {"vocab_size": 64}, {"hidden_size": 32, "vocab_size": 448}),
     "qwen3_5": (LINEAR, seeing.DEEPSTACK, {}),
     "qwen3_5_moe": ({**MOE, **LINEAR}, seeing.DEEPSTACK, {}),
 }

@@ -104,8 +104,13 @@ def dialogue_of(loaded, **more):
 
 
 def with_tokens(loaded, ids):
-    token = loaded.tokenizer.convert_tokens_to_ids(loaded.pictures.vision.token)
-    return [token if i < 0 else i for i in ids]
+    """`ids` with the tokens of the tokenizer for the rows of images."""
+    image, *indicators = loaded.tokenizer.convert_tokens_to_ids(list(loaded.pictures.vision.tokens))
+    own = {}
+    for picture in list(loaded.pictures._known.values()):
+        own.update(dict.fromkeys(picture.ids, image))
+        own.update({picture.ids[row]: indicators[n] for row, n in picture.read.indicators.items()})
+    return [own.get(i, i) for i in ids]
 
 
 @pytest.mark.parametrize("name", DIALOGUES)

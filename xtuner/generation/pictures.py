@@ -171,11 +171,9 @@ class Pictures:
         As the model was trained: with the tokens of images, or piece by piece. `are_several`: the dialogue
         has more than one image. `indices`: of the images among those of the dialogue, from 0 if not given.
         """
-        if self.vision.token is not None:
+        if self.vision.tokens:
             indices = itertools.count() if indices is None else indices
-            return self._encode_with_tokens(
-                tokenizer, text, self.vision.token, special_tokens, are_several, indices
-            )
+            return self._encode_with_tokens(tokenizer, text, special_tokens, are_several, indices)
         ids, start = [], 0
         for match in _MARK.finditer(text):
             if picture := self._find(match[0]):
@@ -184,21 +182,16 @@ class Pictures:
         return ids + _encode(tokenizer, text[start:])
 
     def _encode_with_tokens(
-        self,
-        tokenizer: Any,
-        text: str,
-        token: str,
-        special_tokens: bool,
-        are_several: bool,
-        indices: Iterator[int],
+        self, tokenizer: Any, text: str, special_tokens: bool, are_several: bool, indices: Iterator[int]
     ) -> list[int]:
-        own = tokenizer.convert_tokens_to_ids(token)
+        tokens = self.vision.tokens
+        own = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
         found: list[int] = []  # for each token of an image, which a user may have typed
 
         def write(match: re.Match[str]) -> str:
-            if match[0] == token:
-                found.append(own)
-                return token
+            if match[0] in own:
+                found.append(own[match[0]])
+                return match[0]
             picture = self._find(match[0])
             if picture is None:
                 return match[0]
@@ -206,13 +199,14 @@ class Pictures:
             found.extend(picture.ids)
             return self.vision.numbered(picture.read.text, next(indices))
 
-        text = re.sub(f"{_MARK.pattern}|{re.escape(token)}", write, text)
+        text = re.sub("|".join([_MARK.pattern, *map(re.escape, tokens)]), write, text)
         ids = tokenizer.encode(text, add_special_tokens=special_tokens)
-        if sum(one == own for one in ids) != len(found):
+        own_ids = set(own.values())
+        if sum(one in own_ids for one in ids) != len(found):
             what = "the tokenizer does not write {token} as one token, so an image has no place in the text"
-            raise DataError(translate(what, token=token))
+            raise DataError(translate(what, token=" ".join(tokens)))
         replacements = iter(found)
-        return [next(replacements) if one == own else one for one in ids]
+        return [next(replacements) if one in own_ids else one for one in ids]
 
     def _find(self, mark: str) -> Picture | None:
         return self._known.get(int(mark[1:-1]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,11 +35,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReadImage:
-    """An image as its encoder takes it, the number of its rows, and the text of its tokens."""
+    """An image as its encoder takes it, the number of its rows, and the text of its tokens.
+
+    `indicators`: for rows that are the model's own, not features of the image, the number of the embedding.
+    """
 
     tensors: Mapping[str, Tensor]
     length: int
     text: str = ""
+    indicators: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,14 @@ class Features:
 class Vision(ABC):
     """What a model reads images with.
 
-    `placeholder`: what a chat template writes for an image. `token`: the token of each row, or None if images
-    are tokens of no tokenizer. `attends_both_ways`: the rows of an image see each other.
+    `placeholder`: what a chat template writes for an image. `tokens`: those of its rows, none if images are
+    tokens of no tokenizer. `attends_both_ways`: the rows of an image see each other.
     `depends_on_others`: an image is read in another way if the dialogue has several. `numbers_images`: their
     texts have numbers.
     """
 
     placeholder: str | None = None
-    token: str | None = None
+    tokens: Sequence[str] = ()
     attends_both_ways = False
     depends_on_others = False
     numbers_images = False
@@ -102,7 +106,8 @@ class LlavaVision(Vision):
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self._encoder = encoder
-        self.placeholder = self.token = encoder.image_token
+        self.placeholder = encoder.image_token
+        self.tokens = [] if encoder.image_token is None else [encoder.image_token]
 
     def read(self, image: Image, *, is_alone: bool = True) -> ReadImage:
         if self._encoder.background is not None:
@@ -110,7 +115,7 @@ class LlavaVision(Vision):
         image = bounded_for(image, self._encoder.processor, translate("the image"))
         length = self._encoder.length
         pixels = self._encoder.pixels(image)
-        return ReadImage({"pixel_values": pixels}, length, (self.token or "") * length)
+        return ReadImage({"pixel_values": pixels}, length, "".join(self.tokens) * length)
 
     def encode(self, read: ReadImage) -> Features:
         return Features(self._encoder.encode(read.tensors["pixel_values"]))
@@ -141,7 +146,8 @@ class ProcessorVision(Vision):
         try:
             self._images = ProcessedImages(processor)
             self.placeholder = self._images.token
-            self.token = str(tokenizer.convert_ids_to_tokens(self._images.token_id))
+            self._own = [self._images.token_id, *_indicators(self._base.config)]
+            self.tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(self._own)]
             self._before, self._after = _around(self._images.tokenizer, self._images.token)
             alone, several = (self._images.texts([BLANK_SIZE] * count)[0] for count in (1, 2))
             self.depends_on_others = alone != several
@@ -152,7 +158,11 @@ class ProcessorVision(Vision):
 
     def read(self, image: Image, *, is_alone: bool = True) -> ReadImage:
         text, length, tensors = self._images.one(image, is_alone)
-        return ReadImage(tensors, length, text)
+        if len(self._own) == 1:
+            return ReadImage(tensors, length, text)
+        ids = self._images.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        rows = [self._own.index(one) for one in ids if one in self._own]
+        return ReadImage(tensors, len(rows), text, {row: n - 1 for row, n in enumerate(rows) if n})
 
     @property
     def chat_template(self) -> str | None:
@@ -172,12 +182,16 @@ class ProcessorVision(Vision):
             rows = _rows(found.pooler_output)
         else:
             rows = self._projector(_rows(found.last_hidden_state))
+        count = read.length - len(read.indicators)
         # Of an image among others the tensors hold a second copy.
-        if len(rows) not in (read.length, 2 * read.length):
+        if len(rows) not in (count, 2 * count):
             what = "the image has {count} tokens and {rows} rows of features"
-            raise DataError(translate(what, count=read.length, rows=len(rows)))
-        deep = [_rows(level)[: read.length] for level in getattr(found, "deepstack_features", None) or ()]
-        return Features(rows[: read.length], deep)
+            raise DataError(translate(what, count=count, rows=len(rows)))
+        deep = [_rows(level)[:count] for level in getattr(found, "deepstack_features", None) or ()]
+        rows = rows[:count]
+        if read.indicators:
+            rows = _with_indicators(rows, read.indicators, found.visual_indicator_features)
+        return Features(rows, deep)
 
     def in_text(self, text: str, mark: re.Pattern[str]) -> str:
         return mark.sub(lambda found: f"{self._before}{found[0]}{self._after}", text)
@@ -205,6 +219,20 @@ def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
     """Features by images or tiles, as rows one after the other."""
     parts = [features] if isinstance(features, Tensor) else features
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _indicators(config: Any) -> Sequence[int]:
+    """The tokens around and between the parts of images that have embeddings of the encoder (Ovis 2)."""
+    return list(getattr(config, "visual_indicator_token_ids", None) or ())
+
+
+def _with_indicators(rows: Tensor, indicators: Mapping[int, int], embeddings: Tensor) -> Tensor:
+    """The `rows` of features between the `embeddings` of `indicators`, by the row where each stands."""
+    features = iter(rows)
+    length = len(rows) + len(indicators)
+    return torch.stack(
+        [embeddings[indicators[n]] if n in indicators else next(features) for n in range(length)]
+    )
 
 
 def _around(tokenizer: Any, placeholder: str) -> tuple[str, str]:

@@ -279,7 +279,7 @@ def test_images_are_numbered_in_a_dialogue(template, make_client, folder):
     _, service = make_client("minicpmv4_6")
     prompts, pictures = service.prompts, service.prompts.pictures
     a, b, c = (pictures.read(folder / name) for name in ("a.png", "b.jpg", "c.png"))
-    token = prompts.tokenizer.convert_tokens_to_ids(pictures.vision.token)
+    (token,) = prompts.tokenizer.convert_tokens_to_ids(pictures.vision.tokens)
 
     def numbers(context):
         writer = PromptWriter(prompts.tokenizer, context, pictures)

@@ -16,6 +16,7 @@ import copy
 import functools
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,6 @@ class ProcessedImages:
     def __init__(self, processor: Any) -> None:
         self.processor = processor
         self.token: str = processor.image_token
-        self.token_id = _token_id(processor)
         self._texts: dict[tuple[Size, bool], str] = {}
 
     @property
@@ -75,6 +75,17 @@ class ProcessedImages:
         tokenizer.chat_template = template
         return tokenizer
 
+    @functools.cached_property
+    def token_id(self) -> int:
+        """The token whose embeddings are those of images, which may not be the processor's placeholder."""
+        tokenizer = self.processor.tokenizer
+        if patch := getattr(self.processor, "img_patch_token", None):  # Aya Vision, Llama 4
+            return tokenizer.convert_tokens_to_ids(patch)
+        named = getattr(tokenizer, "image_token_id", None) or self.processor.image_token_id
+        written = self._process(_blanks(1))[1].flatten().tolist()
+        # Ovis 2 writes another one, as often as an image has features.
+        return named if named in written else Counter(written).most_common(1)[0][0]
+
     def texts(self, sizes: Sequence[Size]) -> list[str]:
         """The text of the tokens of each image of a conversation, by their widths and heights."""
         return [self.numbered(self._text(size, len(sizes) == 1), n) for n, size in enumerate(sizes)]
@@ -86,9 +97,7 @@ class ProcessedImages:
     @functools.cached_property
     def numbers(self) -> Numbers | None:
         """How images are numbered, or None if their texts are equal; DataError if they differ otherwise."""
-        from PIL import Image
-
-        first, *others = self._process([Image.new("RGB", BLANK_SIZE)] * 3)[0]
+        first, *others = self._process(_blanks(3))[0]
         if others == [first, first]:
             return None
         equal = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, others[0], strict=False))
@@ -135,9 +144,7 @@ class ProcessedImages:
         return self.processor.replace_image_token({"num_patches": counts}, 0)
 
     def _text_of_blank(self, size: Size, is_alone: bool) -> str:
-        from PIL import Image
-
-        return self._process([Image.new("RGB", size)] * (1 if is_alone else 2))[0][0]
+        return self._process(_blanks(1 if is_alone else 2, size))[0][0]
 
     def _process(self, images: Sequence[Image]) -> tuple[list[str], torch.Tensor, dict[str, torch.Tensor]]:
         """The text of each image, all token ids, and the tensors of the images."""
@@ -157,11 +164,10 @@ class ProcessedImages:
         return tokenizer.text.split(_BETWEEN), found["input_ids"], inputs
 
 
-def _token_id(processor: Any) -> int:
-    """The token whose embeddings are those of images, which may not be the processor's placeholder."""
-    if patch := getattr(processor, "img_patch_token", None):  # Aya Vision, Llama 4
-        return processor.tokenizer.convert_tokens_to_ids(patch)
-    return getattr(processor.tokenizer, "image_token_id", None) or processor.image_token_id
+def _blanks(count: int, size: Size = BLANK_SIZE) -> list[Image]:
+    from PIL import Image
+
+    return [Image.new("RGB", size)] * count
 
 
 class _Watched:

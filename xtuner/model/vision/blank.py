@@ -22,7 +22,7 @@ from xtuner.parallel.tensors import map_tensors
 
 # Of the outputs of an encoder those that a model puts among its embeddings or hidden states. Others must stay
 # without a gradient, as ZeRO 3 compares the modules that take part in backward.
-_USED = ("pooler_output", "deepstack_features")
+_USED = ("pooler_output", "deepstack_features", "visual_indicator_features")
 
 
 @contextlib.contextmanager
