@@ -190,8 +190,7 @@ class Session:
         """Let `turns` be all before `text`; the first one carries the beginning and the system text."""
         self.turns = turns
         self._count_images(text)
-        numbered = self.pictures is not None and self.pictures.vision.numbers_images
-        self._encode_turns(range(len(turns) if numbered else 1))
+        self._encode_turns(range(len(turns) if self._are_numbered else 1))
 
     def _count_images(self, text: str) -> None:
         """Encode questions again if the model reads their images in another way, with `text` after them."""
@@ -215,13 +214,17 @@ class Session:
         prompt = self._encode_prompt(turn.text, turn.number, system, is_first, turn.pictures, before)
         return replace(turn, prompt=prompt)
 
+    @property
+    def _are_numbered(self) -> bool:
+        return self.pictures is not None and self.pictures.vision.numbers_images
+
     def _images_before(self, place: int) -> int:
-        """The number of images before those of the turn at `place`; an opening is of the first turn."""
-        if self.pictures is None or place == 0:
+        """The number of images before those of the turn at `place`, where the model reads their numbers."""
+        if self.pictures is None or not self._are_numbered or place == 0:
             return 0
         before = self.turns[:place]
         own = sum(len(turn.pictures) + self.pictures.count(turn.text) for turn in before)
-        return len(self.opening) + own
+        return len(self.opening) + own  # an opening is of the first turn
 
     def prompt_ids(self, text: str, system: str = "") -> list[int]:
         """The ids of the next question alone."""
