@@ -66,6 +66,7 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"model_type": "glm4v_text", "rope_parameters": seeing.PARTIAL}, {"model_type": "glm4v_vision"}, {},
     ),
     "glm4v_moe": (GLM_MOE, {}, {}),
+    "minicpm_ocr": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
     "minicpmv4_6": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
     "minicpmv4_7": (QWEN3_5, {"image_size": 56}, {"insert_layer_id": 0}),
     "ovis2": ({"model_type": "qwen2"}, {"vocab_size": 64}, {"hidden_size": 32}),
@@ -278,6 +279,10 @@ KINDS: dict[str, Kind] = {
         {},
         {"image_token_id": "<IMG_ATOM>", "visual_indicator_token_ids": OVIS_AROUND},
         {"image_seq_length": 4},
+    ),
+    "minicpm_ocr": MINICPM._replace(
+        image_processor=lambda: transformers.MiniCPMOcrImageProcessor(scale_resolution=56, max_slice_nums=4),
+        needs="torchvision",
     ),
     "minicpmv4_6": MINICPM,
     "minicpmv4_7": CANVAS,

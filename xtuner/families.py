@@ -281,6 +281,7 @@ FAMILIES: dict[str, Family] = {
     "mamba": Family(packs=False, weights_read=_MAMBA),
     "mamba2": Family(packs=False, weights_read=("out_proj",)),
     "mimo_v2_flash": Family(packs=True),
+    "minicpm_ocr": Family(packs=False, images=Images(dims={"pixel_values": 3})),
     "minicpmv4_6": Family(packs=False, images=Images(dims={"pixel_values": 3})),
     "minicpmv4_7": Family(packs=False, images=Images(mrope=True, dims={"pixel_values": 3})),
     "minimax": Family(packs=False),

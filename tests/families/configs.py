@@ -380,6 +380,7 @@ SEEING: dict[str, Any] = {
         {"num_heads": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
         {"audio_config": None},
     ),
+    "minicpm_ocr": (LINEAR, {}, {"insert_layer_id": 0}),
     "minicpmv4_6": (LINEAR, {}, {"insert_layer_id": 0}),
     "minicpmv4_7": (LINEAR, {}, {"insert_layer_id": 0}),
     "ovis2": ({"model_type": "qwen2"}, {"vocab_size": 64}, {"hidden_size": 32, "vocab_size": 448}),

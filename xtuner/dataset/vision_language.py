@@ -5,8 +5,9 @@
     sample    151652 151655 151655 ... 151653 3838     as the processor tokenises the conversation
     item      ids, labels, boundaries, and for each sample the tensors of its images
 
-The number of tokens of an image follows from its size, so lengths and packs are known before a model exists.
-The tokens are in the token store; images are read when an item is. A row without an image is text.
+The number of tokens of an image follows from its size, or else from its pixels, so lengths and packs are
+known before a model exists. The tokens are in the token store; images are read when an item is. A row without
+an image is text.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ class VisionLanguageDataset(ImageItems):
         return {"conversation": [{**talk[0], "messages": messages, **more}]}
 
     def _texts(self, images: Sequence[Any]) -> list[str]:
+        if images and self._images.depends_on_pixels:
+            return self._images.texts_of([self._source.image(image) for image in images])
         return self._images.texts([self._source.size(image) for image in images])
 
     def __getitem__(self, index: int) -> Item:

@@ -1,9 +1,13 @@
 """The texts of images in a conversation: those of the processor, also where it numbers them."""
 
+import numpy as np
 import pytest
 from PIL import Image
+from transformers import MiniCPMV4_6ImageProcessorPil
 
 from tests import vision
+from tests.llava import picture_file
+from xtuner.dataset import VisionLanguageDataset
 from xtuner.dataset.images.processed import Numbers, ProcessedImages
 from xtuner.errors import DataError
 from xtuner.image_processor import load_processor
@@ -41,3 +45,25 @@ def test_other_differences_between_images_are_an_error(processor, monkeypatch):
     assert images.texts(SIZES[:1])[0].startswith("<image_id>a</image_id>")
     with pytest.raises(DataError, match="in ways that are not known: '<image_id>a</image_id>"):
         images.texts(SIZES[:2])
+
+
+class ByBrightness(MiniCPMV4_6ImageProcessorPil):
+    """It enlarges dark images, as that of MiniCPM-OCR does with small letters."""
+
+    small_image_upsize = "adaptive"
+
+    def _preprocess(self, images, scale_resolution, **settings):
+        scale = 112 if np.mean(images[0]) < 128 else 56
+        return super()._preprocess(images, scale_resolution=scale, **settings)
+
+
+def test_texts_that_depend_on_pixels(processor, tmp_path):
+    """Two images of one size have the tokens that the processor gives each, and none is left out."""
+    processor.image_processor = ByBrightness(slice_mode=False)
+    for name, grey in (("dark.png", 9), ("bright.png", 240)):
+        picture_file(tmp_path / name, (grey,) * 3, (64, 64))
+    rows = [{"question": "?", "answer": "a", "image": name} for name in ("dark.png", "bright.png")]
+    data = VisionLanguageDataset(rows, processor, image_folder=str(tmp_path), pack_to_max_length=False)
+    counts = [int((item["input_ids"] == processor.image_token_id).sum()) for item in data]
+    assert counts == [4, 1]
+    assert all("image_inputs" in item for item in data)

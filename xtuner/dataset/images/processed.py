@@ -1,6 +1,6 @@
 """Images by the processor of a vision-language model: the text of their tokens, and their tensors.
 
-    640 x 480    "<|image_pad|>" 391 times                       from the size alone, before a model exists
+    640 x 480    "<|image_pad|>" 391 times                       from the size alone, but for MiniCPM-OCR
     an image     {"pixel_values": [1564, 1176], "image_grid_thw": [1, 3]}
 
 The family's processor writes both. Its tokenizer is watched for the text, which has the rows and columns of
@@ -89,6 +89,15 @@ class ProcessedImages:
     def texts(self, sizes: Sequence[Size]) -> list[str]:
         """The text of the tokens of each image of a conversation, by their widths and heights."""
         return [self.numbered(self._text(size, len(sizes) == 1), n) for n, size in enumerate(sizes)]
+
+    @property
+    def depends_on_pixels(self) -> bool:
+        """Whether its size does not tell the text of an image: MiniCPM-OCR looks for small letters."""
+        return getattr(self.processor.image_processor, "small_image_upsize", None) == "adaptive"
+
+    def texts_of(self, images: Sequence[Image]) -> list[str]:
+        """The text of the tokens of each image of a conversation, by their pixels."""
+        return self._process(images)[0]
 
     def numbered(self, text: str, index: int) -> str:
         """`text`, that of an image that is the first of its conversation, after `index` others."""
