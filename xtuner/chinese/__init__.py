@@ -16,8 +16,8 @@ from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
 from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
-from xtuner.chinese.report import REPORT
 from xtuner.chinese.replay import REPLAY
+from xtuner.chinese.report import REPORT
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.sweep import SWEEP
 from xtuner.chinese.train import TRAIN
