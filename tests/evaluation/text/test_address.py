@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from xtuner import cli
 pytest.importorskip("openai", reason="xtuner[api] is not installed")
 pytest.importorskip("fastapi", reason="xtuner[serve] is not installed")
 
+from tests.judging import replying
 from tests.serving import running
 
 LOCAL = ("--torch-dtype", "fp32", "--prompt-template", "internlm2_chat")
@@ -53,35 +52,12 @@ def scripted(*replies):
     """The address of a server with these replies (status, headers, body), and the requests it got."""
     seen = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self._send(404, {}, {"error": {"message": "nothing here"}})
+    def post(path, headers, sent):
+        seen.append((path, headers, sent))
+        return replies[min(len(seen), len(replies)) - 1]
 
-        def do_POST(self):
-            sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            seen.append((self.path, {name.lower(): value for name, value in self.headers.items()}, sent))
-            self._send(*replies[min(len(seen), len(replies)) - 1])
-
-        def _send(self, status, headers, body):
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in {**headers, "content-length": len(content)}.items():
-                self.send_header(name, str(value))
-            self.send_header("content-type", "application/json")
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        try:
-            yield "http://{}:{}/v1".format(*server.server_address), seen
-        finally:
-            server.shutdown()
-            thread.join(10)
+    with replying((404, {}, {"error": {"message": "nothing here"}}), post) as address:
+        yield address, seen
 
 
 def of_run(work_dir):
