@@ -92,10 +92,13 @@ def start_file(path: Path) -> logging.Handler:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _RunsFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT, "%Y/%m/%d %H:%M:%S"))
+    before = [record for earlier in _earlier() for record in earlier.records]
     for earlier in _earlier():
-        while earlier.records:
-            handler.handle(earlier.records.popleft())
+        earlier.records.clear()
     logger.addHandler(handler)
+    for record in before:
+        if handler in logger.handlers:  # the disk may be full
+            handler.handle(record)
     return handler
 
 

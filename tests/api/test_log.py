@@ -1,5 +1,7 @@
 """The log of the program: the console and the file of a run."""
 
+from pathlib import Path
+
 import pytest
 
 from xtuner.log import logger, start_console, start_file, stop_file
@@ -38,3 +40,15 @@ def test_values_of_earlier_lines_are_those_of_their_time(said):
     logger.info("rows: %s", rows)
     rows.append(2)
     assert said("one") == ["rows: [1]"]
+
+
+def test_a_full_disk_is_said_once(capsys):
+    """The lines that cannot be written are no fault of the run, which goes on."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    start_console()
+    for number in range(3):
+        logger.info("row %d", number)
+    stop_file(start_file(full))
+    assert capsys.readouterr().err.count("cannot be written: No space left on device") == 1
