@@ -2,15 +2,17 @@
 
 import ast
 import contextlib
+import itertools
 import os
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from xtuner import errors, language, model_folder
+from xtuner import chinese, errors, language, model_folder
 from xtuner.chinese import CHINESE
 from xtuner.cli import COMMANDS, main
 from xtuner.config.mmengine_names import GONE
@@ -238,3 +240,12 @@ def test_no_translation_is_left_of_a_text_that_is_gone():
 
 def test_every_translated_text_has_its_chinese():
     assert {text for text in (*literals(), *tables()) if text not in CHINESE} == set()
+
+
+def test_a_text_has_one_translation():
+    """Where two commands use a word in two senses, they write it differently: the later one would win."""
+    parts = [value for name, value in vars(chinese).items() if name.isupper() and name != "CHINESE"]
+    found = defaultdict(set)
+    for text, translation in itertools.chain.from_iterable(part.items() for part in parts):
+        found[text].add(translation)
+    assert {text: both for text, both in found.items() if len(both) > 1} == {}

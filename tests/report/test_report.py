@@ -77,7 +77,7 @@ def test_the_page_has_all_parts(here, capsys):
         *("Curves", "Sampled answers", "Evaluation", "Data", "train_dataloader.dataset", "Samples"),
         *("Config", "Warnings", "Environment", "To reproduce"),
     ]
-    assert re.search(r"6 / 6\s+iterations", text)
+    assert re.search(r"6 / 6\s+iterations, of all", text)
     assert re.search(r"2\s+starts", text)
     for part in ("before training", "after 6 iterations", "iter_4.pth", "a tuned model", "0.5123", "8  rows"):
         assert part in re.sub(r"\s\s+", "  ", text), part

@@ -73,7 +73,7 @@ COMPARE = {
     "show": "显示",
     "order": "排序",
     "only in {name}": "只在 {name} 中",
-    "reference": "参考答案",
+    "reference answer": "参考答案",
     "difference {percent:.0f} %": "差异 {percent:.0f} %",
     "vote: {name}": "投票：{name}",
 }

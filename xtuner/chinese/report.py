@@ -25,7 +25,7 @@ REPORT: dict[str, str] = {
     "Warnings": "警告",
     "Environment": "环境",
     "To reproduce": "如何重现",
-    "iterations": "迭代",
+    "iterations, of all": "迭代次数：已完成 / 共",
     "loss, first and last": "损失：最初与最终",
     "{name}, last": "{name}（最终）",
     "starts": "启动次数",

@@ -55,7 +55,7 @@ def _numbers(facts: Facts) -> str:
     found: list[tuple[str, str]] = []
     if facts.iterations:
         done, total = facts.iterations
-        found.append((translate("iterations"), f"{done:,} / {total:,}"))
+        found.append((translate("iterations, of all"), f"{done:,} / {total:,}"))
     for name, curve in facts.curves.items():
         if name == "loss":
             found.append((translate("loss, first and last"), f"{curve[0][1]:.4f} → {curve[-1][1]:.4f}"))

@@ -167,7 +167,7 @@ def _pair(
         )
     reference = ""
     if pair.reference is not None:
-        summary = translate("reference")
+        summary = translate("reference answer")
         reference = f"<details><summary>{summary}</summary><pre>{escape(pair.reference)}</pre></details>"
     about = [f"#{pair.id}"]
     about.append(translate("difference {percent:.0f} %", percent=100 * pair.difference))
