@@ -232,3 +232,11 @@ def test_recording_takes_milliseconds(toy_config, tmp_path):
     assert len(hook.milliseconds) == 4
     assert hook.milliseconds[0] < 2000
     assert max(hook.milliseconds[1:]) < 200
+
+
+def test_hashing_leaves_the_weights_as_they_are():
+    """Their storage can still be resized, as FSDP does it."""
+    weight = torch.ones(4)
+    hashes.hash_tensor(weight)
+    weight.untyped_storage().resize_(0)
+    assert weight.untyped_storage().size() == 0

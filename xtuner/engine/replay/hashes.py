@@ -85,5 +85,6 @@ def some_values(tensor: torch.Tensor, count: int = MAX_VALUES) -> torch.Tensor:
 
 def hash_tensor(tensor: torch.Tensor) -> str:
     """The hash of a tensor."""
-    values = some_values(tensor).contiguous()
+    # A copy: FSDP could not resize a storage that numpy has seen.
+    values = some_values(tensor).contiguous().clone()
     return hash_of([f"{tensor.dtype} {list(tensor.shape)}", values.view(torch.uint8).numpy().tobytes()])
