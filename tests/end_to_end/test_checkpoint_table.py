@@ -115,7 +115,11 @@ def test_some_that_are_named_and_one_that_is_damaged(here, capsys):
     content = bytearray(Path("w/iter_6.pth").read_bytes())
     content[len(content) // 2] ^= 1
     Path("w/iter_6.pth").write_bytes(content)
-    found = measured("--checkpoints", "w/iter_6.pth")
+    measured("--checkpoints", "w/iter_2.pth", "w/iter_6.pth")
+    # A command that could measure none of its own has failed.
+    assert cli.main(["test", "c.py", "--checkpoints", "w/iter_6.pth", "--cfg-options", *OPTIONS, *DATA]) == 1
+    table = read_table(Path("w/measured/checkpoints.json"))
+    found = {row.name: row.metrics for row in table.rows}
     assert list(found) == ["base", "iter_6.pth", "iter_2.pth", "iter_4.pth"]
     assert found["iter_6.pth"] == {}
     out = capsys.readouterr().out

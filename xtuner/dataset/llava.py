@@ -108,11 +108,7 @@ class LLaVADataset(ImageItems):
         kept = self._with_images(text, counts, strict)
         _check_fits(lengths[kept], max_packed_length)
         super().__init__(text, kept, counts, lengths, max_packed_length, seed)
-        if num_images := int(counts[kept].sum()):
-            what = "data: %s images; with them %s tokens, at most %s in a conversation"
-            logger.info(
-                translate(what), *(f"{n:,}" for n in (num_images, lengths[kept].sum(), lengths[kept].max()))
-            )
+        _log_images(counts[kept], lengths[kept])
 
     def read(self, path: str, max_rows: int | None, seed: int) -> Any:
         """The rows of the file `path`, of which at most `max_rows` are taken."""
@@ -259,6 +255,12 @@ class ImageReader:
 
         one = self._processor(images=Image.new("RGB", (64, 64)), return_tensors="pt")["pixel_values"]
         return torch.zeros_like(one).repeat(count, 1, 1, 1)
+
+
+def _log_images(counts: np.ndarray, lengths: np.ndarray) -> None:
+    if num_images := int(counts.sum()):
+        what = "data: %s images; with them %s tokens, at most %s in a conversation"
+        logger.info(translate(what), *(f"{n:,}" for n in (num_images, lengths.sum(), lengths.max())))
 
 
 def _check_fits(lengths: np.ndarray, limit: int | None) -> None:

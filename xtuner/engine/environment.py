@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import platform
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from xtuner import __version__, devices
+from xtuner.config.changes import changed_lines
 from xtuner.language import translate
 from xtuner.model.host_embedding import tables_on_host
 from xtuner.model.lora import ADAPTER_CONFIG, adapter_config
@@ -52,8 +52,7 @@ def describe_weights(model: torch.nn.Module) -> str:
 
 def describe_changes(before: str, now: str) -> str:
     """The differing lines of the text of a config, or `""`."""
-    lines = difflib.unified_diff(before.split("\n"), now.split("\n"), lineterm="", n=0)
-    changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    changed = changed_lines(before.split("\n"), now.split("\n"))
     count = len(changed) - CHANGES_SHOWN
     more = [translate("... and {count} more lines", count=count)] if count > 0 else []
     return "\n".join(changed[:CHANGES_SHOWN] + more)

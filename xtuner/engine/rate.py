@@ -142,10 +142,12 @@ def _line(*cells: str) -> str:
 
 def _write(folder: Path, tried: Sequence[Tried], found: Advice | None) -> None:
     curves = {
-        "loss": [(t.rate, t.loss) for t in tried],
-        "smoothed": [(t.rate, t.mean) for t in tried],
+        translate("loss"): [(t.rate, t.loss) for t in tried],
+        translate("smoothed"): [(t.rate, t.mean) for t in tried],
     }
-    picture = svg_curves(curves, "lr", log_x=True, marked=None if found is None else found.steepest)
+    picture = svg_curves(
+        curves, translate("lr"), log_x=True, marked=None if found is None else found.steepest
+    )
     numbers = {"tried": [asdict(t) for t in tried], "suggested": None if found is None else asdict(found)}
     for name, text in {PICTURE: picture, NUMBERS: json.dumps(numbers, indent=1)}.items():
         with written(folder / name) as part:

@@ -29,7 +29,7 @@ from xtuner.engine.optim import PendingUpdate, Update
 from xtuner.engine.resume import Position
 from xtuner.engine.run import Run
 from xtuner.engine.slow_updates import UpdateTimes
-from xtuner.engine.steps import Step, Steps, complete
+from xtuner.engine.steps import Step, Steps
 from xtuner.engine.stop import StopSignal, noting_signals
 from xtuner.engine.validation import ValLoop
 from xtuner.errors import ConfigError, TrainingError
@@ -99,10 +99,6 @@ class TrainLoop:
         self._stop = StopSignal()
         # What notes signals while the loop runs.
         self.signals: Callable[[], AbstractContextManager[StopSignal]] = noting_signals
-
-    def run(self) -> None:
-        """Train from the run's iteration to the end."""
-        complete(self.runner, self.steps())
 
     def steps(self) -> Steps:
         """The steps from the run's iteration to the end; each receives its outputs."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
-from collections.abc import Iterable
 from typing import NamedTuple
 
+from xtuner.config.changes import changed_lines
 from xtuner.errors import NotFoundError
 from xtuner.recipes.catalogue import find, names
 from xtuner.recipes.render import render
@@ -16,7 +15,10 @@ LEAST_IN_COMMON = 0.6
 
 
 class Nearest(NamedTuple):
-    """A built-in config, and the lines that differ: "-" its own, "+" those of the config."""
+    """A built-in config, and the lines that differ: "-" its own, "+" those of the config.
+
+    Comments and empty lines do not count.
+    """
 
     name: str
     changes: list[str]
@@ -35,13 +37,7 @@ def find_nearest(text: str) -> Nearest | None:
         common = (own & theirs).total() / max(own.total(), theirs.total(), 1)
         if common > most:
             best, most, found = name, common, built_in
-    return Nearest(best, changes(found, text)) if best else None
-
-
-def changes(before: str, after: str) -> list[str]:
-    """The lines that differ, with "-" or "+" before each; those of comments and empty ones are left out."""
-    lines = difflib.unified_diff(_code(before), _code(after), lineterm="", n=0)
-    return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+    return Nearest(best, changed_lines(_code(found), _code(text))) if best else None
 
 
 def _lines(text: str) -> Counter[str]:
@@ -49,11 +45,6 @@ def _lines(text: str) -> Counter[str]:
 
 
 def _code(text: str) -> list[str]:
-    return list(_without_comments(text.splitlines()))
-
-
-def _without_comments(lines: Iterable[str]) -> Iterable[str]:
-    for line in lines:
-        code = line.partition("  # ")[0].rstrip()
-        if code and not code.lstrip().startswith("#"):
-            yield code
+    """The lines of `text` without comments."""
+    lines = [line.partition("  # ")[0].rstrip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.lstrip().startswith("#")]

@@ -23,7 +23,7 @@ from xtuner.parallel.launch import num_processes
 from xtuner.recipes.deepspeed_files import deepspeed_settings
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
-from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.parser import Parser, at_least_one
 
 if TYPE_CHECKING:
     from xtuner.engine.longest import Tried
@@ -40,16 +40,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead, for scripts")
     parser.add_argument(
-        "--processes", type=_count_of, metavar="N", help="plan a run by N processes, one for each GPU"
+        "--processes", type=at_least_one, metavar="N", help="plan a run by N processes, one for each GPU"
     )
-    parser.add_argument("--per-node", type=_count_of, metavar="M", help="of them on a machine (8)")
+    parser.add_argument("--per-node", type=at_least_one, metavar="M", help="of them on a machine (8)")
     return parser.parse_args(argv)
-
-
-def _count_of(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 1", text=text))
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:

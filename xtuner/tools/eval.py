@@ -36,33 +36,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "code, perplexity (found by the fields of the rows); with --harness names of its tasks",
     )
     add(
-        "--harness",
-        action="store_true",
-        help="the tasks are those of EleutherAI's lm-evaluation-harness: arc_easy mmlu, ...",
-    )
-    add("--include-path", metavar="DIR", help="with --harness: a folder of own tasks in its YAML")
-    add(
-        "--apply-chat-template",
-        action="store_true",
-        help="with --harness: its prompts are messages in the tokenizer's chat template",
-    )
-    add(
         "--shots",
         type=int,
         metavar="N",
         help="examples before each question (5 for MMLU, C-Eval, CMMLU; else 0)",
     )
     add("--limit", type=int, metavar="N", help="only the first N questions of each task")
-    add("--samples", type=int, default=1, metavar="N", help="answers to each question for code (1)")
-    add(
-        "--code-from",
-        choices=["auto", "answer", "continuation"],
-        default="auto",
-        help="code is in the answer of a model with a prompt template, or continues the text of the question "
-        "(auto: as the model was trained)",
-    )
-    add("--code-seconds", type=int, default=10, metavar="N", help="time of a program and its tests (10)")
-    add("--code-memory", type=int, default=1024, metavar="MIB", help="memory of a program (1024)")
+    _add_code(parser)
     add("--work-dir", help="folder of the results (./work_dirs/eval_<name of the model>)")
     add("--batch-tokens", type=int, default=4096, help="tokens of choices and texts at a time (4096)")
     add(
@@ -70,6 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="TEXT",
         help="at an address: what precedes texts of perplexity, if the server adds nothing",
     )
+    _add_harness(parser)
     add_judge(
         parser, "answers also get a grade of 1 to 10 from the model at this address: http://host:8000/v1"
     )
@@ -80,21 +61,43 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def _add_code(parser: argparse.ArgumentParser) -> None:
+    """Add how answers of code are asked for and run."""
+    add = parser.add_argument
+    add("--samples", type=int, default=1, metavar="N", help="answers to each question for code (1)")
+    add(
+        "--code-from",
+        choices=["auto", "answer", "continuation"],
+        default="auto",
+        help="code is in the answer of a model with a prompt template, or continues the text of the question "
+        "(auto: as the model was trained)",
+    )
+    add("--code-seconds", type=int, default=10, metavar="N", help="time of a program and its tests (10)")
+    add("--code-memory", type=int, default=1024, metavar="MIB", help="memory of a program (1024)")
+
+
+def _add_harness(parser: argparse.ArgumentParser) -> None:
+    """Add the options of lm-evaluation-harness."""
+    add = parser.add_argument
+    add(
+        "--harness",
+        action="store_true",
+        help="the tasks are those of EleutherAI's lm-evaluation-harness: arc_easy mmlu, ...",
+    )
+    add("--include-path", metavar="DIR", help="with --harness: a folder of own tasks in its YAML")
+    add(
+        "--apply-chat-template",
+        action="store_true",
+        help="with --harness: its prompts are messages in the tokenizer's chat template",
+    )
+
+
 # Of these the tasks of lm-evaluation-harness decide themselves, or they are of a model at an address.
 _NOT_OF_HARNESS = (
-    *(
-        "metrics",
-        "samples",
-        "code_from",
-        "code_seconds",
-        "code_memory",
-        "start_token",
-        "temperature",
-        "top_p",
-    ),
-    *("prompt_template", "stop_words", "max_new_tokens", "model_name", "concurrency"),
-    *("judge", "judge_model", "judge_prompt"),
-)
+    "metrics", "samples", "code_from", "code_seconds", "code_memory", "start_token", "temperature", "top_p",
+    "prompt_template", "stop_words", "max_new_tokens", "model_name", "concurrency", "judge", "judge_model",
+    "judge_prompt",
+)  # fmt: skip
 _OF_HARNESS = ("include_path", "apply_chat_template")
 
 

@@ -19,7 +19,7 @@ from xtuner.log import start_console
 from xtuner.parallel.launch import num_processes
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_options, read_config
-from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.parser import Parser, at_least_one
 from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("work_dir", metavar="WORK_DIR", help="the work dir of the run, one of its starts, or a replay.json")
-    add("--updates", type=_count, metavar="N", help="only the first N updates (all that were recorded)")
+    add("--updates", type=at_least_one, metavar="N", help="only the first N updates (all that were recorded)")
     add(
         "--tolerance",
         type=_tolerance,
@@ -52,12 +52,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--json", action="store_true", help="print JSON instead, for scripts")
     add_launcher(parser)
     return parser.parse_args(argv)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 1", text=text))
-    return int(text)
 
 
 def _tolerance(text: str) -> float:

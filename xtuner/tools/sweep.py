@@ -17,7 +17,7 @@ from xtuner.log import logger, start_console
 from xtuner.parallel.launch import num_processes
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, add_seed, read_config
-from xtuner.tools.arguments.parser import Parser
+from xtuner.tools.arguments.parser import Parser, at_least_one
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
@@ -41,7 +41,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--work-dir", help="folder of all variants (./work_dirs/<config name>_sweep)")
     parser.add_argument(
-        "--together", type=_count, metavar="N", help="train at most N variants at a time (what fits)"
+        "--together", type=at_least_one, metavar="N", help="train at most N variants at a time (what fits)"
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on with the variants of the work dir that are not finished"
@@ -49,12 +49,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_seed(parser)
     add_options(parser)
     return parser.parse_args(argv)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 1", text=text))
-    return int(text)
 
 
 def check_alone(config: Config) -> None:

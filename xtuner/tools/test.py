@@ -90,9 +90,9 @@ def main(argv: list[str] | None = None) -> int:
 
     world = make_world()
     if args.checkpoints is not None:
-        _measure_all(args, config, world)
+        code = _measure_all(args, config, world)
         world.close()
-        return 0
+        return code
     from xtuner.evaluation.validation_loss import measure
 
     metrics = measure(config, args.checkpoint, args.work_dir, world)
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _measure_all(args: argparse.Namespace, config: Config, world: Any) -> None:
-    """Measure all checkpoints, and print their table on the first process."""
+def _measure_all(args: argparse.Namespace, config: Config, world: Any) -> int:
+    """Measure all checkpoints, and print their table on the first process; 1 if none could be measured."""
     from xtuner.evaluation.checkpoint_table import print_table
     from xtuner.evaluation.checkpoints import BASE, measure_checkpoints
     from xtuner.evaluation.text.measure import Settings
@@ -113,8 +113,9 @@ def _measure_all(args: argparse.Namespace, config: Config, world: Any) -> None:
         given = {name: value for name in _OF_TASKS if (value := getattr(args, name)) is not None}
         settings = Settings(model=args.config, **given)
     table, file = measure_checkpoints(config, args.checkpoints, settings, args.work_dir, world)
+    failed = all(row.fault is not None for row in table.rows if row.path is not None)
     if not world.is_first:
-        return
+        return int(failed)
     print_table(table)
     print(translate("* the best of its column. The table is in {file}", file=file))
     for row in table.rows:
@@ -127,3 +128,4 @@ def _measure_all(args: argparse.Namespace, config: Config, world: Any) -> None:
     elif path := next((row.path for row in table.rows if row.name in best and row.path), None):
         print(translate("Best by {name}: {best}. Next:", name=name, best=path))
         print(f"xtuner convert pth_to_hf {shlex.quote(args.config)} {shlex.quote(path)} OUT")
+    return int(failed)

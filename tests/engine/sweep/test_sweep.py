@@ -216,6 +216,29 @@ def test_variants_differ_in_their_settings_alone(here, run):
     assert [torch.load(f"u/seed={s}/iter_6.pth")["meta"]["seed"] for s in (1, 2)] == [1, 2]
 
 
+def test_missing_memory_names_the_variants_and_the_cure(here, run, capsys, monkeypatch, batches):
+    """The runs end with the checkpoints that they have, and go on with fewer at a time."""
+    watched = mixed.MixedFinetune.losses
+
+    def full(self, shares):
+        if len(batches) == 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return watched(self, shares)
+
+    monkeypatch.setattr(mixed.MixedFinetune, "losses", full)
+    assert cli.main(["sweep", "c.py", "r=4,8", "--work-dir", "w"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "out of memory" in error
+    assert error.endswith("Computed together: r=4, r=8; --resume --together N goes on with fewer")
+    monkeypatch.setattr(mixed.MixedFinetune, "losses", watched)
+    batches.clear()
+    run("sweep", "c.py", "r=4,8", "--work-dir", "w", "--resume", "--together", "1")
+    assert batches == []
+    run("train", "c.py", "--work-dir", "alone", "--cfg-options", "r=4")
+    ours, theirs = state("w/r=4"), state("alone")
+    assert max(float((ours[n] - theirs[n]).abs().max()) for n in theirs) < 1e-6
+
+
 REFUSED = {
     ("lr=1e-4,2e-4", "--cfg-options", "model.lora=None"): "sweep trains adapters",
     ("lr=1e-4,1e-4",): "two variants have the name lr=1e-4",
@@ -246,6 +269,7 @@ def test_the_results(here, run):
     assert lines[1].endswith("<- best")
     assert not lines[2].endswith("<- best")
     assert lines[3] == "Curves: w/sweep.html"
+    assert run("sweep", "c.py", "r=4,8", "--work-dir", "v").splitlines()[0].split("  ")[-1] == "final loss"
     page = Path("w/sweep.html").read_text()
     assert page.count("<polyline") == 6  # loss, val/loss, val/perplexity
     logs = ["".join(f.read_text() for f in Path(f"w/lr={lr}").glob("*/*.log")) for lr in ("1e-2", "1e-5")]

@@ -9,10 +9,10 @@ import altair as alt
 import streamlit as st
 
 from xtuner.chat.web.words import say
+from xtuner.svg_curves import thinned
 from xtuner.work_dir import Checkpoint, Curve, Run, checkpoints, find_work_dirs, read_run, run_names
 
 EVERY_S = 3
-MAX_POINTS = 1000  # drawn of a curve
 # Curves in the order in which they are drawn: colour, how Python writes a value, how d3 does.
 CURVES = {
     "loss": ("#d62728", "{:.4g}", ".4~g"),
@@ -79,7 +79,7 @@ def _draw_curves(run: Run, language: str) -> None:
 
 def _chart(curve: Curve, key: str, language: str) -> alt.Chart:
     """The curve on axes that begin at its minimum: most of a loss is far from 0."""
-    rows = [{"x": step, "y": value} for step, value in _thinned(curve)]
+    rows = [{"x": step, "y": value} for step, value in thinned(curve)]
     colour, _, form = CURVES[key]
     axis = alt.Axis(format=form, tickMinStep=1 if form == ",.0f" else alt.Undefined)
     tooltips = [alt.Tooltip("x:Q", title=say(language, "iter"))]
@@ -123,9 +123,3 @@ def _draw_checkpoints(found: list[Checkpoint], language: str) -> None:
         for each in found
     ]
     st.dataframe(rows, hide_index=True)
-
-
-def _thinned(curve: Curve) -> Curve:
-    """At most about MAX_POINTS of `curve`, evenly spaced, always with the last one."""
-    step = max(1, len(curve) // MAX_POINTS)
-    return curve[::-step][::-1]

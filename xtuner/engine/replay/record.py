@@ -47,6 +47,7 @@ class ReplayHook(Hook):
         self._batches: list[dict[str, Any]] = []
         self._num_tokens = 0
         self._watching = contextlib.ExitStack()
+        self._noted: set[str] = set()  # by the current batch
         self._kernels: set[str] = set()
 
     def after_load_checkpoint(self, runner: Run, checkpoint: dict) -> None:
@@ -65,7 +66,7 @@ class ReplayHook(Hook):
 
     def before_train_iter(self, runner: Run, batch_idx: int, data_batch: Any = None) -> None:
         if self._record is not None:
-            self._kernels = self._watching.enter_context(noting_kernels())
+            self._noted = self._watching.enter_context(noting_kernels())
 
     def after_train_iter(
         self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -73,6 +74,7 @@ class ReplayHook(Hook):
         if self._record is None:
             return
         self._watching.close()
+        self._kernels |= self._noted
         begin = time.perf_counter()
         rows = runner.train_loop.rows
         entry = describe_batch(data_batch, MAX_TOKENS - self._num_tokens)

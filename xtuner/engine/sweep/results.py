@@ -115,7 +115,8 @@ def mark_best(results: Sequence[Result]) -> None:
 
 def table(results: Sequence[Result]) -> list[str]:
     """The lines of the table for the terminal."""
-    rows = [_titles(results), *(_cells(result) for result in results)]
+    titles = _titles(results)
+    rows = [titles, *(_cells(result)[: len(titles)] for result in results)]
     widths = [max(len(row[i]) for row in rows) + 2 for i in range(len(rows[0]))]
     lines = ["".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     marks = ["", *(translate("<- best") if r.is_best else "" for r in results)]
@@ -123,10 +124,11 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def _titles(results: Sequence[Result]) -> list[str]:
+    titles = [translate("variant"), translate("iters"), translate("final loss")]
     metrics = {r.metric for r in results if r.best_value is not None}
-    metric = metrics.pop() if len(metrics) == 1 else ""
+    metric = next(iter(metrics)) if len(metrics) == 1 else ""
     best = translate("best val {metric}", metric=metric).strip()
-    return [translate("variant"), translate("iters"), translate("final loss"), best]
+    return [*titles, best] if metrics else titles
 
 
 def _cells(result: Result) -> list[str]:
@@ -142,7 +144,8 @@ def page(title: str, results: Sequence[Result]) -> str:
     """The page with the table and the curves."""
     names = [result.name for result in results]
     head = "".join(f"<th>{escape(cell)}</th>" for cell in _titles(results))
-    rows = "".join(_row(number, result) for number, result in enumerate(results))
+    count = len(_titles(results))
+    rows = "".join(_row(number, result, count) for number, result in enumerate(results))
     body = f'<table class="scores"><tr>{head}</tr>{rows}</table>'
     shown = dict.fromkeys(name for result in results for name in result.curves)
     for name in shown:
@@ -151,8 +154,8 @@ def page(title: str, results: Sequence[Result]) -> str:
     return html_page(title, body, language())
 
 
-def _row(number: int, result: Result) -> str:
-    cells = _cells(result)
+def _row(number: int, result: Result, num_cells: int) -> str:
+    cells = _cells(result)[:num_cells]
     mark = f" <b>{translate('<- best')}</b>".replace("<-", "&larr;") if result.is_best else ""
     first = f'<span style="color: {colour(number)}">&#9644;</span> {escape(cells[0])}{mark}'
     return f"<tr><td>{first}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells[1:])}</tr>"

@@ -100,13 +100,13 @@ class Sweep:
         ]
 
     def _train_over_one_base(self, plans: Sequence[Plan], world: World) -> None:
-        model, found = plans[0].config.model, plans[0].options.forecast
+        model, found = plans[0].config.model, [plan.options.forecast for plan in plans]
         reason = why_own_base(model)
         base, together = None, 1
         if reason:
             logger.info(translate("The variants train one after another: %s"), reason)
         else:
-            together = min(len(plans), self.together or how_many(found, len(plans)))
+            together = min(len(plans), self.together or how_many(found))
             logger.info(translate("%d variants over one base, %d at a time"), len(plans), together)
             # A run draws its numbers from its seed on, whoever loads its base.
             state = get_rng_state()

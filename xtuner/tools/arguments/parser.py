@@ -62,6 +62,13 @@ def add_lang(parser: argparse.ArgumentParser, of_what: str) -> None:
     parser.add_argument("--lang", choices=LANGUAGES, default=language(), help=of_what)
 
 
+def at_least_one(text: str) -> int:
+    """The value of an option that counts: a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(translate("{text!r} is no whole number of at least 1", text=text))
+    return int(text)
+
+
 def bits(text: str) -> int | None:
     """The value of --bits."""
     if text.lower() == "none":
