@@ -1,5 +1,6 @@
 # make demo   a small model learns who it is, from nothing, in minutes
-# make test   the whole suite
+# make test   the suite, without what takes longest
+# make slow   the rest of it: several processes, kills, the demo, a browser
 # make soak   what takes longer: 200 kills, 2,000 iterations with saves and samples
 # make families   every family of models through every command, half an hour; SLICE=2/6: a part of it
 #                 WRITE=1 writes what came of it to docs/models.md
@@ -40,7 +41,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test soak families newest newest-layers harness prove check fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest newest-layers harness prove check fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -48,6 +49,9 @@ demo: $(VENV)/.core
 # One process for each core, each with one thread. Files in their order: the longest have few tests, and would be last.
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m slow
 
 soak: $(VENV)/.dev
 	$(BIN)/python tests/soak/kills.py --kills 200
@@ -62,7 +66,7 @@ families: $(VENV)/.dev
 newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
-	$(VENV)-newest/bin/python -m pytest
+	$(VENV)-newest/bin/python -m pytest -m "not families"
 
 newest-layers: $(VENV)/.dev
 	$(BIN)/python -m tests.other_versions test "$(TRANSFORMERS)"

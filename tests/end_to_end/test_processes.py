@@ -45,6 +45,7 @@ def children(pid: int) -> list[int]:
     return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_stopped_resumed_and_killed(here):
     """SIGTERM leaves a checkpoint to go on from; kill -9 of one process ends the other, which is named."""

@@ -13,6 +13,7 @@ from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.model.vision.positions import image_types
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
     # Of GLM's processor, about its own arrays.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),

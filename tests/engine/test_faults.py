@@ -32,6 +32,7 @@ def weights(run):
     return torch.cat([p.detach().flatten() for p in run.model.parameters()])
 
 
+@pytest.mark.slow
 def test_killed_runs_lose_nothing():
     """Fifteen kills in real processes, every second run with saves in the background; 200 in `make soak`."""
     words = [sys.executable, str(SOAK / "kills.py"), "--kills", "15"]

@@ -361,6 +361,7 @@ def losses_in(work_dir):
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(config, tmp_path):
     """Each reads a batch of an update; the command line gives the work dir."""
     one = train(config(), tmp_path / "one")

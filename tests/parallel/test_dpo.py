@@ -13,7 +13,10 @@ from xtuner.parallel.world import World
 from xtuner.recipes.deepspeed_files import deepspeed_file
 
 # peft asks for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 LOAD = "transformers.AutoModelForCausalLM.from_pretrained"
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"

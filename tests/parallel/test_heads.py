@@ -7,7 +7,10 @@ import pytest
 from tests.parallel.conftest import LORA, SHARED, SHORT, SHORT_TWICE, WORDS
 
 # peft asks for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 DATA = "xtuner.dataset.head_dataset.build_{}_dataset"
 COLLATE = "xtuner.dataset.collate_fns.head_collate_fns.{}_collate_fn"

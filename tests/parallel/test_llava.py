@@ -8,7 +8,10 @@ from tests.llava import picture_file, save_llava
 from tests.parallel.conftest import LORA, SAMPLING, SHARED, SHORT, SHORT_TWICE, WORDS
 
 # peft asks for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 FROZEN = {"freeze_llm": True, "freeze_visual_encoder": True}
 VISION_LORA = {"type": "peft.LoraConfig", "r": 4, "lora_alpha": 8}

@@ -8,7 +8,10 @@ import torch
 from tests.parallel.conftest import LORA
 from xtuner.engine.checkpoints.files import find_fault, find_whole, load_checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 
 KILLING = "killed_while_saving"

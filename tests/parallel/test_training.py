@@ -14,7 +14,10 @@ from xtuner.estimate.memory import Training
 from xtuner.estimate.processes import Division, process_memory, traffic
 
 # peft asks for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 QLORA = Training(tokens=64, weight_bytes=4, compute_bytes=4, rank=4, bits=4, double_quant=False, device="cpu")
 CASES = {
     "ddp": (FULL, Division("ddp", 2)),

@@ -11,7 +11,10 @@ from tests.parallel.conftest import LORA, SAMPLING, SHORT, WORDS
 from xtuner.recipes.deepspeed_files import deepspeed_file
 
 # peft asks for a property that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
 
 # Its updates are as large as gradients, and those of nothing but rounding stay small.
 SGD = {"type": "torch.optim.SGD", "lr": 0.01}

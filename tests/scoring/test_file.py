@@ -133,6 +133,7 @@ def part():
     return next(iter(Path().glob(".scores.jsonl.*.part")), None)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(here, reward_dir, run):
     """Killed with -9 in the middle: what it had written stays, byte by byte, and is not scored again."""
     write("d.jsonl", pairs(400))

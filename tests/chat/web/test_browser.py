@@ -59,6 +59,7 @@ def _attach(page, file):
     page.get_by_text(file.name).wait_for()
 
 
+@pytest.mark.slow
 def test_images(tokenizer, picture, page, tmp_path):
     """A model answers about files; a file that is not an image is refused, and the dialogue continues."""
     notes = tmp_path / "notes.png"

@@ -161,6 +161,7 @@ def test_training_ends_in_the_same_bits_with_the_hook_as_without(here, run):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", ["", "sequence_parallel_size = 2\n"])
 def test_two_processes_measure_what_one_does(here, run, extra):
     """Each half of the batches, or a part of each sequence."""

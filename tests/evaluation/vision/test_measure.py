@@ -239,6 +239,7 @@ def start(*words, **environment):
     return subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes(here, lively, run):
     """Killed with -9: what was answered stays and is not asked again; the result is that of a whole run."""
     write_tsv(here / "mmbench_dev.tsv", choice_rows(40, 4))
@@ -295,6 +296,7 @@ def test_a_wrong_file_is_reported_before_anything_is_loaded(here, monkeypatch):
     assert not Path("work_dirs").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_answer_half_each(here, lively, run):
     """The answers are those of one process; the second one's file is merged at the end."""
     write_tsv(here / "mmbench_dev.tsv", choice_rows(4))
