@@ -116,3 +116,18 @@ def picture_file(path: Path, colour=(200, 30, 30), size=(80, 48)) -> Path:
     image.paste(colour, (8, 8, 40, 40))
     image.save(path)
     return path
+
+
+def config_of(text: str, clip: Path, data: str) -> str:
+    """The config of a language model, followed by lines that train a projector to it on images."""
+    encoder = {"pretrained_model_name_or_path": str(clip)}
+    return f"""{text}
+from xtuner.dataset import LLaVADataset
+from xtuner.dataset.map_fns import llava_map_fn
+from xtuner.model import LLaVAModel
+model = dict(type=LLaVAModel, llm=model['llm'], visual_encoder={encoder}, freeze_llm=True)
+train_dataloader['dataset'] = dict(
+    type=LLaVADataset, data_path={data!r}, image_folder='.', image_processor={encoder}, tokenizer=tokenizer,
+    dataset_map_fn=llava_map_fn, template_map_fn=dict(type=template_map_fn_factory, template='default'),
+    max_length=64)
+"""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests import vision
+from tests import llava, vision
 from tests.end_to_end.test_dpo import TEMPLATE, config_of_pairs, pairs
 from xtuner import cli
 from xtuner.model import attention_kernels
@@ -328,3 +328,34 @@ def test_pictures_replay(tmp_path, tokenizer, monkeypatch, run, replay):
     assert code == 1
     assert lines[-1].startswith("The first difference: image_inputs.0.pixel_values, by up to ")
     assert any(line.startswith("update 1 input_ids") and "equal" in line for line in lines)
+
+
+def test_a_llava_of_parts_replays(tmp_path, llama_dir, tokenizer, monkeypatch, run, replay):
+    """Pixels, the weights of the projector, and the encoder's files."""
+    dirs = llava.save_llava(tmp_path / "llava", llama_dir, tokenizer)
+    rows = []
+    for number, colour in enumerate([(200, 30, 30), (20, 60, 200)]):
+        llava.picture_file(tmp_path / f"{number}.png", colour)
+        talk = [{"from": "human", "value": "<image>\nWhich?"}, {"from": "gpt", "value": "red"}]
+        rows.append({"image": f"{number}.png", "conversations": talk})
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    (tmp_path / "model").symlink_to(llama_dir)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.py").write_text(llava.config_of(CONFIG.read_text(encoding="utf-8"), dirs.clip, "d.json"))
+    run("train", "c.py", "--work-dir", "w", "--cfg-options", "max_iters=3")
+    code, lines = replay("--tolerance", "0")
+    assert (code, lines[-1]) == (0, "Equal: 3 update(s) and all that they depend on")
+    llava.picture_file(tmp_path / "1.png", (0, 250, 0))
+    code, lines = replay()
+    assert code == 1
+    assert lines[-1].startswith("The first difference: pixel_values.0, by up to ")
+
+
+def test_a_variant_of_a_sweep_replays(here, run, replay):
+    """Alone, by its own config: the sums of mixed batches have other roundings."""
+    run("sweep", "c.py", "lr=1e-4,1e-3", "--work-dir", "s", "--cfg-options", *OPTIONS)
+    shutil.rmtree(here / "w")
+    shutil.move(here / "s" / "lr=1e-3", here / "w")
+    code, lines = replay("--tolerance", "1e-6")
+    equal = "Equal within the tolerance: 3 update(s); all that they depend on is equal"
+    assert (code, lines[-1]) == (0, equal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import textwrap
 
@@ -12,8 +13,19 @@ from xtuner.engine.replay.compare import Comparison, compare
 from xtuner.engine.replay.files import find_record, read_record
 from xtuner.engine.replay.rerun import options_of, rerun
 from xtuner.engine.replay.updates import Tolerance
+from xtuner.recipes.deepspeed_files import deepspeed_file
 
 LORA = {"type": "peft.LoraConfig", "r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"}
+
+CASES: dict[str, dict] = {
+    "ddp": {"lora": LORA},
+    "fsdp": {"fsdp": True},
+    "shared": {"sequence_parallel_size": 2},
+}
+if importlib.util.find_spec("deepspeed") is not None:
+    names = ("zero2", "zero3")
+    files = {name: deepspeed_file(f"deepspeed_{name}").read_text() for name in names}
+    CASES |= {name: {"deepspeed": json.loads(text)} for name, text in files.items()}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
 
@@ -23,7 +35,7 @@ def two_replayed(tmp_path_factory, common, launched):
     """The folder of runs of two processes, which have been replayed by two."""
     folder = tmp_path_factory.mktemp("replayed")
     short = {**common, "max_iters": 4}
-    cases = {"ddp": {**short, "lora": LORA}, "fsdp": {**short, "fsdp": True}}
+    cases = {name: {**short, **case} for name, case in CASES.items()}
     assert launched(cases, folder, 2, "replay_in_world") == 0
     return folder
 
@@ -45,15 +57,15 @@ def by_one(folder, name, common, **options) -> Comparison:
     return found[0]
 
 
-@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", CASES)
 def test_as_many_processes_give_the_same(name, two_replayed):
-    """Each process is compared with itself, whole weights or parts."""
+    """Each process with itself, whole weights or parts; DeepSpeed divides them after the record."""
     verdict = json.loads((two_replayed / f"{name}.json").read_text())
     assert verdict == "Equal: 3 update(s) and all that they depend on"
     record = read_record(find_record(two_replayed / name))
     assert [len(update["processes"]) for update in record["updates"]] == [2, 2, 2]
     assert record["initial"][0]["divided"] == str(name == "fsdp")
-    assert (record["initial"][0] == record["initial"][1]) == (name == "ddp")
+    assert (record["initial"][0] == record["initial"][1]) == (name != "fsdp")
 
 
 def test_one_process_with_the_same_rows_in_an_update(two_replayed, common):

@@ -82,6 +82,7 @@ HELP = {
     "any variable of part 1, such as max_epochs=1": "第 1 部分的任意变量，例如 max_epochs=1",
     "language of the comments": "注释的语言",
     "overwrite a file with other content": "覆盖内容不同的已有文件",
+    "also measure what the model knew before and what it loses": "同时测量模型原有的知识以及训练中的遗忘",
     "`xtuner new-cfg`: a config for your own model folder and data file, ready to train.": (
         "`xtuner new-cfg`：为你自己的模型目录和数据文件写一份可以直接训练的配置。"
     ),

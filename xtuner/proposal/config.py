@@ -25,9 +25,17 @@ _OF_MODEL = ("use_activation_checkpointing", "stored_reference")
 _ELSEWHERE = ("method", "dataset_map_fn", "image_folder", "prompt_template", *_OF_MODEL)
 
 
-def write_config(name: str, model: ModelFacts, data: DataFacts, proposal: Proposal, lang: str = "en") -> str:
+def write_config(
+    name: str,
+    model: ModelFacts,
+    data: DataFacts,
+    proposal: Proposal,
+    lang: str = "en",
+    forgetting: bool = False,
+) -> str:
     """The text of the proposed config, in five parts as in built-in configs."""
-    recipe = recipe_of(name, model, data, {choice.name: choice.value for choice in proposal.choices})
+    chosen = {choice.name: choice.value for choice in proposal.choices}
+    recipe = recipe_of(name, model, data, {**chosen, "forgetting": forgetting})
     return render(recipe, lang, pretrained_model_name_or_path=model.path, data_path=data.path)
 
 

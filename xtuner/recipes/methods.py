@@ -90,6 +90,7 @@ OPTIONS: dict[str, Any] = {
     "info": {},  # more arguments of DatasetInfoHook; None: no such hook
     "chat": {},  # of EvaluateChatHook
     "hooks": [],  # more hooks
+    "forgetting": False,  # measure what the model knew before
     "log_every": 10,
     "log_processor": {},
     "checkpoint": {},  # more arguments of CheckpointHook

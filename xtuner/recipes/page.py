@@ -101,6 +101,7 @@ MODULES = {
     "xtuner.engine.hooks": [
         "DatasetInfoHook",
         "EvaluateChatHook",
+        "ForgettingHook",
         "HFCheckpointHook",
         "ThroughputHook",
         "VarlenAttnArgsToMessageHubHook",

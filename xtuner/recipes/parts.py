@@ -301,6 +301,8 @@ def _custom_hooks(plan: Plan) -> list[dict[str, Any]]:
         chat |= {"system": Code("SYSTEM")} if plan.has("SYSTEM") else {}
         chat |= {"prompt_template": Code("prompt_template")} if plan.has("prompt_template") else {}
         hooks.append({**chat, **plan.options["chat"]})
+    if plan.options["forgetting"]:
+        hooks.append({"type": Code("ForgettingHook"), "tokenizer": Code("tokenizer")})
     return hooks + [{"type": Code(name)} for name in plan.options["hooks"]]
 
 

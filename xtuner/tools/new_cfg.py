@@ -33,6 +33,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--template", help="name of the prompt template (the one that fits the tokenizer)")
     parser.add_argument("--out", default="my_config.py", metavar="FILE", help="my_config.py")
+    parser.add_argument(
+        "--forgetting", action="store_true", help="also measure what the model knew before and what it loses"
+    )
     add_lang(parser, "language of the comments")
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="run Python files that the tokenizer brings along"
@@ -63,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     data = look_at(args.data, tokenizer, model.template, args.method, args.model if model.sees else None)
     machine = find_machine()
     proposal = choose(model, data, machine, args.method)
-    text = write_config(out.stem, model, data, proposal, args.lang)
+    text = write_config(out.stem, model, data, proposal, args.lang, args.forgetting)
     write_new(out, text, force=args.force)
     known = f", as {model.row.name}" if model.row else ""
     print(f"model    {model.path}: family {model.family}{known}, {model.context} positions")

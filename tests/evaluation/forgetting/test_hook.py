@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import vision
+from tests.llava import config_of, picture_file, save_llava
 from xtuner import cli
 from xtuner.config import load_config
 from xtuner.engine.build import build_run
@@ -162,36 +165,27 @@ def test_training_ends_in_the_same_bits_with_the_hook_as_without(here, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["", "sequence_parallel_size = 2\n"])
-def test_two_processes_measure_what_one_does(here, run, extra):
-    """Each half of the batches, or a part of each sequence."""
-    run("train", write("limit=8, batch_tokens=300"), "--work-dir", "one", "--cfg-options", "max_iters=1")
-    write("limit=8, batch_tokens=300", extra)
-    command = [
-        sys.executable,
-        "-m",
-        "xtuner",
-        "train",
-        "c.py",
-        "--work-dir",
-        "two",
-        "--cfg-options",
-        "max_iters=1",
-    ]
+@pytest.mark.parametrize("way", ["", "--fsdp", "--deepspeed deepspeed_zero3", "sequence_parallel_size=2"])
+def test_two_processes_measure_what_one_does(here, run, way):
+    """Each half of the batches, with parts of the weights or all, or a part of each sequence."""
+    if "deepspeed" in way and importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("needs the package deepspeed")
+    config = write("limit=8, batch_tokens=300")
+    run("train", config, "--work-dir", "one", "--cfg-options", "max_iters=1")
+    settings = ["max_iters=1"] + ([way] if "=" in way else [])
+    words = ["--work-dir", "two", *([] if "=" in way else way.split()), "--cfg-options", *settings]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "xtuner", "train", config, *words],
         env={**os.environ, "NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     one, two = (scalars(name)[0] for name in ("one", "two"))
-    tolerance = 1e-5 if extra else 0
-    assert {n: one[f"val/{n}"] for n in NAMES} == pytest.approx(
-        {n: two[f"val/{n}"] for n in NAMES}, rel=tolerance
-    )
+    expected = {name: one[f"val/{name}"] for name in NAMES}
+    assert {name: two[f"val/{name}"] for name in NAMES} == pytest.approx(expected, rel=1e-5 if way else 0)
 
 
 def test_a_limit_below_one_is_refused(here, capsys):
@@ -219,3 +213,85 @@ def test_the_line_of_the_cure_builds(here):
     built = build_run(load_config("c.py"), RunOptions(work_dir="w"))
     assert len(built.train_dataloader.dataset) == 12
     built.held.close()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "dpo_lora"])
+def test_new_cfg_writes_it(here, run, method):
+    """`--forgetting`; before training every method measures the same model, DPO its policy too."""
+    from tests.end_to_end.test_dpo import TEMPLATE, pairs
+
+    settings = json.loads(Path("model/tokenizer_config.json").read_text())
+    Path("model/tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
+    Path("p.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(6)))
+    data = "p.jsonl" if method.startswith("dpo") else "d.json"
+    run("train", write("limit=None"), "--work-dir", "w", "--cfg-options", "max_iters=1")
+    words = ["--model", "model", "--data", data, "--method", method, "--out", "my.py", "--forgetting"]
+    run("new-cfg", *words)
+    assert "dict(type=ForgettingHook, tokenizer=tokenizer)" in Path("my.py").read_text().replace("\n", "")
+    out = run("train", "my.py", "--work-dir", "v", "--cfg-options", "max_epochs=1", with_log=True)
+    assert "What this run changed (± standard error):" in out
+    first, second = (scalars(name)[0] for name in ("w", "v"))
+    for name in NAMES[::2]:
+        # In bfloat16, or four bits.
+        tolerance = 0.05 if method == "qlora" else 1e-3
+        assert second[f"val/{name}"] == pytest.approx(first[f"val/{name}"], rel=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_model_that_sees_is_measured_too(tmp_path, tokenizer, monkeypatch, run):
+    """Its texts and questions have no image, as those of the language model alone."""
+    vision.save("qwen2_vl", tmp_path / "model", tokenizer)
+    vision.picture_files(tmp_path)
+    talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
+    rows = [{"image": name, "conversations": talk} for name in ("a.png", "c.png")]
+    (tmp_path / "talks.json").write_text(json.dumps(rows))
+    monkeypatch.chdir(tmp_path)
+    words = ["--model", "model", "--data", "talks.json", "--method", "lora", "--out", "my.py", "--forgetting"]
+    run("new-cfg", *words)
+    out = run("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1", "lr=0.1", with_log=True)
+    assert "What this run changed (± standard error):" in out
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+    from xtuner.evaluation.forgetting.items import GENERAL
+
+    model = AutoModelForImageTextToText.from_pretrained("model", dtype=torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained("model")
+    total = count = 0
+    for row in map(json.loads, (GENERAL / "texts" / "english.jsonl").read_text().splitlines()):
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(row["text"])["input_ids"]]])
+        with torch.no_grad():
+            total += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+        count += ids.shape[1] - 1
+    assert scalars()[0]["val/general/english_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-2)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_llava_of_parts_is_measured_too(tmp_path, llama_dir, tokenizer, monkeypatch, run):
+    """The numbers before training are those of its language model in a run of text."""
+    dirs = save_llava(tmp_path / "llava", llama_dir, tokenizer)
+    picture_file(tmp_path / "a.png")
+    talk = [{"from": "human", "value": "<image>\nWhich?"}, {"from": "gpt", "value": "red"}]
+    (tmp_path / "rows.json").write_text(json.dumps([{"image": "a.png", "conversations": talk}] * 2))
+    (tmp_path / "d.json").write_text(json.dumps(ROWS), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(llama_dir)
+    run("train", write("limit=None"), "--work-dir", "w", "--cfg-options", "max_iters=1")
+    Path("llava.py").write_text(config_of(Path("c.py").read_text(), dirs.clip, "rows.json"))
+    run("train", "llava.py", "--work-dir", "v", "--cfg-options", "max_iters=1")
+    first, second = ({n: v for n, v in scalars(name)[0].items() if "general/" in n} for name in ("w", "v"))
+    assert first.keys() == {f"val/{name}" for name in NAMES}
+    assert second == pytest.approx(first, rel=1e-5)
+
+
+def test_tensorboard_shows_them(here, run):
+    """Each by its name, over the iterations."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    extra = "from xtuner.engine.visual import TensorboardVisBackend, Visualizer\n"
+    extra += "visualizer = dict(type=Visualizer, vis_backends=[dict(type=TensorboardVisBackend)])\n"
+    config = write(extra=extra)
+    run("train", config, "--work-dir", "w", "--cfg-options", "max_iters=2", "train_cfg.val_interval=1")
+    (folder,) = Path("w").glob("*/vis_data")
+    events = EventAccumulator(str(folder)).Reload()
+    assert {f"val/{name}" for name in NAMES} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars(f"val/{NAMES[0]}")] == [0, 1, 2]
