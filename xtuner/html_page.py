@@ -29,9 +29,10 @@ _STYLE = """
           --trained: #17432a; --edge: #4fc272; --bar: #5aa2e0; --warn: #3d3213; --warn-edge: #e0b13a; } }
 body { font: 15px/1.5 system-ui, "Noto Sans CJK SC", "Microsoft YaHei", sans-serif; color: var(--ink);
        background: var(--back); max-width: 1000px; margin: 0 auto; padding: 24px 20px 60px; }
-h1 { font-size: 24px; overflow-wrap: anywhere; } h2 { font-size: 18px; margin: 36px 0 4px; }
-h3 { font-size: 15px; margin: 26px 0 8px; overflow-wrap: anywhere; }
-.faint { color: var(--faint); font-size: 13px; overflow-wrap: anywhere; }
+h1, h2, h3, .faint { overflow-wrap: anywhere; }
+h1 { font-size: 24px; } h2 { font-size: 18px; margin: 36px 0 4px; }
+h3 { font-size: 15px; margin: 26px 0 8px; }
+.faint { color: var(--faint); font-size: 13px; }
 .counts { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 10px;
           margin: 14px 0; }
 .counts div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
@@ -53,7 +54,7 @@ svg text { fill: var(--faint); font-size: 12px; font-family: inherit; }
 .question.wrong { border-left: 4px solid var(--warn-edge); }
 .question i { display: inline-block; width: 1.5em; font-style: normal; }
 .question { padding-left: 12px; margin: 18px 0; content-visibility: auto; }
-.scores { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scores { display: block; overflow-x: auto; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .scores td, .scores th { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); text-align: left; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 14px;
             margin-top: 22px; }

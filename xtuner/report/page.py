@@ -23,7 +23,6 @@ _STYLE = """
 table.sides { width: 100%; table-layout: fixed; }
 table.sides td { vertical-align: top; padding: 0 8px 0 0; } table.sides p { margin: 8px 0 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); gap: 0 20px; }
-table.wide { display: block; overflow-x: auto; }
 .added { color: var(--edge); } .removed { color: var(--warn-edge); }
 @media (max-width: 600px) { table.sides tr, table.sides td { display: block; } }
 """
@@ -134,7 +133,7 @@ def _table(table: Table) -> str:
             cells += f"<td><b>{text}</b></td>" if row.name in best[name] else f"<td>{text}</td>"
         rows += f"<tr>{cells}</tr>"
     heads = "".join(f"<th>{escape(name)}</th>" for name in (translate("checkpoint"), *names))
-    return f'<table class="scores wide"><tr>{heads}</tr>{rows}</table>'
+    return f'<table class="scores"><tr>{heads}</tr>{rows}</table>'
 
 
 def _results(results: Iterable[tuple[Any, dict[str, Any]]]) -> str:
@@ -197,7 +196,7 @@ def _environment(facts: Facts) -> str:
     said = "".join(f"<p>{escape(line)}</p>" for line in lines)
     if not rows:
         return said
-    table = f'<table class="scores wide">{rows}</table>'
+    table = f'<table class="scores">{rows}</table>'
     return said + _folded(translate("all that was recorded"), table)
 
 

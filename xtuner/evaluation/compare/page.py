@@ -139,7 +139,7 @@ def _numbers(names: Names, scores: Mapping[str, Score]) -> str:
         f"<td>{one.wins[0]:,}</td><td>{one.wins[1]:,}</td><td>{one.ties:,}</td></tr>"
         for metric, one in scores.items()
     )
-    return f'<div class="wide"><table class="scores"><tr>{head}</tr>{lines}</table></div>'
+    return f'<table class="scores"><tr>{head}</tr>{lines}</table>'
 
 
 def _pair(

@@ -14,7 +14,6 @@ body { max-width: 1280px; }
 .pair[hidden] { display: none; }
 .asked { background: none; border-style: dashed; }
 mark.first { background: var(--warn); border-color: var(--warn-edge); }
-.wide { overflow-x: auto; }
 .bar { position: sticky; top: 0; z-index: 1; background: var(--back); border-bottom: 1px solid var(--line);
        padding: 10px 0; display: flex; flex-wrap: wrap; gap: 8px 18px; align-items: center;
        margin-top: 18px; }
