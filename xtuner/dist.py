@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from xtuner.devices import accelerator
 from xtuner.errors import ConfigError
 from xtuner.language import translate
+
+if TYPE_CHECKING:
+    import torch
 
 # Where the processes of several machines meet unless PORT or MASTER_PORT says otherwise.
 DEFAULT_PORT = 29500
@@ -55,7 +59,7 @@ def write_place() -> None:
     os.environ.update({name: str(number) for name, number in place.items()})
 
 
-def device():
+def device() -> torch.device:
     """The torch device this process computes on: its own accelerator, or the CPU where there is none."""
     import torch
 

@@ -14,7 +14,7 @@ import builtins
 import contextlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,9 @@ def _run(text: str, filename: str) -> dict[str, Any]:
     namespace: dict[str, Any] = {"__name__": Path(filename).stem, "__file__": filename}
     real_import = builtins.__import__
 
-    def name_import(name, globals=None, locals=None, fromlist=(), level=0):
+    def name_import(
+        name: str, globals: Any = None, locals: Any = None, fromlist: Sequence[str] = (), level: int = 0
+    ) -> Any:
         origin = f"{filename}:{sys._getframe(1).f_lineno}"
         if level:
             return _run_relative(name, level, fromlist, filename, namespace, origin)
@@ -270,7 +272,9 @@ def _relative_file(name: str, level: int, filename: str) -> Path:
     return folder.joinpath(*name.split(".")).with_suffix(".py")
 
 
-def _run_relative(name, level, fromlist, filename, namespace, origin) -> types.ModuleType:
+def _run_relative(
+    name: str, level: int, fromlist: Sequence[str], filename: str, namespace: dict[str, Any], origin: str
+) -> types.ModuleType:
     """The module of a relative import: another config file, run the same way."""
     path = _relative_file(name, level, filename)
     if not path.is_file():

@@ -27,6 +27,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -151,7 +152,7 @@ def rank_of(config: dict, module: str) -> int:
     return _by_pattern(config.get("rank_pattern"), module, config["r"])
 
 
-def _by_pattern(patterns: dict | None, module: str, default):
+def _by_pattern(patterns: dict[str, Any] | None, module: str, default: Any) -> Any:
     for pattern, value in (patterns or {}).items():
         # peft may name a layer by its weight.
         if any(re.match(rf"(.*\.)?({pattern})$", name) for name in (module, f"{module}.weight")):

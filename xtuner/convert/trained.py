@@ -101,7 +101,7 @@ class Cast(Mapping[str, torch.Tensor]):
             )
         return cast
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self.state)
 
     def __len__(self) -> int:

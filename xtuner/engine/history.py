@@ -7,7 +7,7 @@ record_part   this process's part of a sum        loss, metrics: `add_parts` sum
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ class History:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def last(self, name: str) -> float:

@@ -78,7 +78,7 @@ class Run:
     base: Any = None  # the loaded language model, where several runs share it
 
     @property
-    def logger(self):
+    def logger(self) -> logging.Logger:
         return logger
 
     @property

@@ -30,7 +30,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
     """Gradients are computed with the loss, block by block: no more logits than one block's ever exist."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
         dtype = compute_dtype(hidden)
         loss = torch.zeros((), dtype=_exact(dtype), device=hidden.device)
         needs = ctx.needs_input_grad
@@ -60,7 +60,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         return *(None if g is None else _scaled(g, grad_loss) for g in ctx.saved_tensors), None
 
 
@@ -126,7 +126,7 @@ def _differentiated(*inputs: Tensor | None) -> list[Tensor | None]:
 
 class _LogitsCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         loss = torch.zeros((), dtype=_exact(logits.dtype), device=logits.device)
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         _add_loss(logits, targets, loss, gradient)
@@ -134,7 +134,7 @@ class _LogitsCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx, grad_loss: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None]:
         (grad,) = ctx.saved_tensors
         return _scaled(grad, grad_loss), None
 
@@ -153,7 +153,7 @@ class _HeadLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_entropy: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, with_entropy: bool
     ) -> tuple[Tensor, Tensor | None]:
         ctx.dtype = compute_dtype(hidden)
         ctx.save_for_backward(hidden, weight, bias, targets)
@@ -177,7 +177,7 @@ class _HeadLogprobs(torch.autograd.Function):
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx, grad_logprobs: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_logprobs: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         needs = ctx.needs_input_grad
         unused_loss = torch.zeros((), dtype=grad_logprobs.dtype, device=hidden.device)

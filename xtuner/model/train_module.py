@@ -47,6 +47,8 @@ class TrainModule(nn.Module, ABC):
     starts_from: str | None = None
     # The language model's place in the folder of the trained model; None if it is no part of that.
     llm_folder: str | None = ""
+    # The language model, of the methods that have one.
+    llm: Any
 
     @abstractmethod
     def num_items(self, data: dict[str, Any]) -> int:

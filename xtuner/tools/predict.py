@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
 from xtuner.data_files import check_there, named_files
 from xtuner.tools.arguments.answering import add_answering, add_sampling, run
@@ -39,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     for file in named_files(args.data) or ():
         check_there(file)
 
-    def answer(settings, world):
+    def answer(settings: Any, world: Any) -> Sequence[str] | None:
         from xtuner.evaluation.text.predict import predict
 
         return predict(settings, args.data, args.out, world)

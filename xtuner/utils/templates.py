@@ -48,7 +48,7 @@ class TemplateTable(dict):
         super().__init__(templates)
         self._kind = kind
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _make_table, (self._kind, dict(self))
 
     def __missing__(self, name: str) -> Any:

@@ -59,7 +59,7 @@ class TokenStore:
         self._ends, self.rows = arrays["ends"], arrays["rows"]
         self._carries: list[int] = self.about["carries"]
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.folder,)
 
     def __len__(self) -> int:

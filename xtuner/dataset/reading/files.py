@@ -57,7 +57,7 @@ class FileRows(Sequence):
         for file in self.files:
             yield from file
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         file, row = self._find(index)

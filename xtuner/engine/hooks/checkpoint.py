@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.engine.checkpoints.background import BackgroundWriter
 from xtuner.engine.checkpoints.files import clear_unfinished, remove_checkpoint, save_checkpoint
@@ -18,6 +18,9 @@ from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 
 class CheckpointHook(Hook):
@@ -62,7 +65,7 @@ class CheckpointHook(Hook):
         self._shards: ShardedWriter | None = None
         self._writer = BackgroundWriter() if save_async else None
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Run) -> None:
         if self.save_best is not None:
             check_metric(runner, self.save_best, "default_hooks.checkpoint.save_best")
         if runner.world.is_first:
@@ -72,7 +75,7 @@ class CheckpointHook(Hook):
             clear_unfinished(folder)
         self._shards = self._make_shards(runner)
 
-    def _make_shards(self, runner) -> ShardedWriter | None:
+    def _make_shards(self, runner: Run) -> ShardedWriter | None:
         """What writes sharded checkpoints; None if rank 0 is to write whole ones."""
         if self.sharded and not runner.backend.can_save_parts:
             raise ConfigError(
@@ -107,7 +110,7 @@ class CheckpointHook(Hook):
         )
         return None
 
-    def saves_at(self, runner) -> bool:
+    def saves_at(self, runner: Run) -> bool:
         """Whether the iteration that is ending will be saved."""
         if self.save_last and runner.iter + 1 == runner.max_iters:
             return True
@@ -116,7 +119,9 @@ class CheckpointHook(Hook):
         ends_epoch = (runner.iter + 1) % runner.train_loop.epoch_length == 0
         return ends_epoch and self.every_n_epochs(runner, self.interval)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         if self._writer is not None:
             self._writer.raise_error()
         if not self.saves_at(runner):
@@ -125,11 +130,11 @@ class CheckpointHook(Hook):
         logger.info(translate("Saving checkpoint at %d %s"), number, translate(unit))
         self._save(runner, f"{self._place(runner)}.pth")
 
-    def before_update(self, runner) -> None:
+    def before_update(self, runner: Run) -> None:
         if self._writer is not None:
             self._writer.wait_for_copy()
 
-    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+    def after_val_epoch(self, runner: Run, metrics: dict[str, float]) -> None:
         if self.save_best is None:
             return
         name, value = value_of(metrics, self.save_best)
@@ -142,16 +147,16 @@ class CheckpointHook(Hook):
         self._best_value = value
         self._save_best(runner, name)
 
-    def before_save_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+    def before_save_checkpoint(self, runner: Run, checkpoint: dict[str, Any]) -> None:
         checkpoint["best_value"] = self._best_value
 
-    def after_load_checkpoint(self, runner, checkpoint: dict[str, Any]) -> None:
+    def after_load_checkpoint(self, runner: Run, checkpoint: dict[str, Any]) -> None:
         self._best_value = checkpoint.get("best_value")
 
-    def after_run(self, runner) -> None:
+    def after_run(self, runner: Run) -> None:
         self.finish()
 
-    def before_stop(self, runner) -> None:
+    def before_stop(self, runner: Run) -> None:
         if not self.saves_at(runner):
             logger.info(translate("Saving checkpoint at %d iterations"), runner.iter + 1)
             self._save(runner, f"iter_{runner.iter + 1}.pth")
@@ -162,17 +167,17 @@ class CheckpointHook(Hook):
         if self._writer is not None:
             self._writer.wait()
 
-    def _count(self, runner) -> tuple[int, str]:
+    def _count(self, runner: Run) -> tuple[int, str]:
         return (runner.epoch + 1, "epochs") if self.by_epoch else (runner.iter + 1, "iterations")
 
-    def _place(self, runner) -> str:
+    def _place(self, runner: Run) -> str:
         number, unit = self._count(runner)
         return f"{'epoch' if unit == 'epochs' else 'iter'}_{number}"
 
-    def _folder(self, runner) -> Path:
+    def _folder(self, runner: Run) -> Path:
         return Path(self.out_dir) / runner.work_dir.name if self.out_dir else runner.work_dir
 
-    def _save(self, runner, name: str) -> None:
+    def _save(self, runner: Run, name: str) -> None:
         runner.train_loop.check_update()
         path = self._folder(runner) / name
         # A run that began from a checkpoint of another folder leaves that one alone.
@@ -189,19 +194,24 @@ class CheckpointHook(Hook):
             oldest.append(Path(runner.kept_checkpoints.pop(0)))
         self._write(runner, state, path, functools.partial(_remove, oldest))
 
-    def _save_best(self, runner, metric: str) -> None:
+    def _save_best(self, runner: Run, metric: str) -> None:
         stem = f"best_{metric.replace('/', '_')}"
         path = self._folder(runner) / f"{stem}_{self._place(runner)}.pth"
         state = self._state(runner, with_optimizer=False)
         self._write(runner, state, path, functools.partial(_remove_others, path, stem), is_newest=False)
 
-    def _state(self, runner, with_optimizer: bool) -> dict[str, Any]:
+    def _state(self, runner: Run, with_optimizer: bool) -> dict[str, Any]:
         state = state_of(runner, with_optimizer, in_parts=self._shards is not None)
         runner.call_hooks("before_save_checkpoint", checkpoint=state)
         return state
 
     def _write(
-        self, runner, state: dict[str, Any], path: Path, clean: Callable[[], None], is_newest: bool = True
+        self,
+        runner: Run,
+        state: dict[str, Any],
+        path: Path,
+        clean: Callable[[], None],
+        is_newest: bool = True,
     ) -> None:
         """Write `state`, then `clean`; in the background if that was asked for."""
         first = runner.world.is_first

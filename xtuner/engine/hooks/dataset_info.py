@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.dataset.encoding.decoding import decode
 from xtuner.dataset.items.streamed import Stream
 from xtuner.engine.hooks.hook import Hook
 from xtuner.language import translate
 from xtuner.log import logger
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 MAX_LINES, MAX_CHARACTERS = 20, 1_500
 
@@ -36,7 +39,7 @@ class DatasetInfoHook(Hook):
         self.tokenizer = tokenizer
         self.is_intern_repo_dataset = is_intern_repo_dataset
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         dataset = runner.train_dataloader.dataset
         if isinstance(dataset, Stream):
             logger.info(translate("Num train samples: not known, the data is streamed"))

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.chat.load_model import load_vision
 from xtuner.chat.session import make_session
@@ -23,6 +23,9 @@ from xtuner.image_processor import make_image_processor
 from xtuner.language import translate
 from xtuner.log import logger, say_once
 from xtuner.model.base import base_model
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 TOKENS_BEFORE_TRAINING = 50
 TOKENS_BETWEEN_MEETINGS = 16
@@ -93,7 +96,7 @@ class EvaluateChatHook(Hook):
         self.stop_words = given
         self._sampled_after: int | None = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         if not runner.model.writes_text:
             say_once(
                 "EvaluateChatHook: {kind} writes no text, so there are no samples: remove the hook",
@@ -103,7 +106,9 @@ class EvaluateChatHook(Hook):
         logger.info("before_train in EvaluateChatHook.")
         self._sample(runner, TOKENS_BEFORE_TRAINING)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         saved = runner.saves_at()
         if not runner.model.writes_text or not (
             saved or self.every_n_train_iters(runner, self.every_n_iters or 0)
@@ -117,13 +122,13 @@ class EvaluateChatHook(Hook):
             path = runner.log_dir / "vis_data" / f"eval_outputs_iter_{runner.iter}.txt"
             path.write_text(text, encoding="utf-8")
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Run) -> None:
         if not runner.model.writes_text or self._sampled_after == runner.iter:
             return  # with the same weights
         logger.info("after_train in EvaluateChatHook.")
         self._sample(runner, self.max_new_tokens)
 
-    def _sample(self, runner, max_new_tokens: int) -> list[str]:
+    def _sample(self, runner: Run, max_new_tokens: int) -> list[str]:
         """The answers to all inputs, each below its prompt; without those that failed."""
         # Encoding an image gathers weights too.
         runner.backend.sample(lambda: self._look(runner))
@@ -149,7 +154,7 @@ class EvaluateChatHook(Hook):
             logger.info(translate("No more samples: the run is asked to stop"))
         return [found for sample in samples if (found := self._report(runner, sample)) is not None]
 
-    def _look(self, runner) -> None:
+    def _look(self, runner: Run) -> None:
         """Make the images ready; their features change with the model."""
         if self._pictures is not None:
             self._pictures.forget_features()
@@ -178,7 +183,7 @@ class EvaluateChatHook(Hook):
         images = self.images * len(self.inputs) if len(self.images) == 1 else self.images
         return [self._pictures.add(image) for image in images]
 
-    def _prepare(self, runner, text: str, max_new_tokens: int, picture: Picture | None) -> _Sample:
+    def _prepare(self, runner: Run, text: str, max_new_tokens: int, picture: Picture | None) -> _Sample:
         sample = _Sample(text, runner.backend.gathers_weights and runner.world.size > 1)
         try:
             bot_name = runner.cfg.get("bot_name", "BOT")
@@ -204,7 +209,7 @@ class EvaluateChatHook(Hook):
             sample.error = error
         return sample
 
-    def _report(self, runner, sample: _Sample) -> str | None:
+    def _report(self, runner: Run, sample: _Sample) -> str | None:
         if sample.error is not None:
             kind = type(sample.error).__name__
             logger.warning(translate("No sample for %r: %s: %s"), sample.text, kind, sample.error)
@@ -279,7 +284,7 @@ class _Sample:
 class _Meeting:
     """Synchronises processes that sample together: all stop together, each waits for the last."""
 
-    def __init__(self, runner, requests: list[Request]) -> None:
+    def __init__(self, runner: Run, requests: list[Request]) -> None:
         self.requests = requests
         self.is_stopped = False
         self._runner = runner

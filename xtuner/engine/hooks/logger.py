@@ -10,11 +10,14 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.engine.memory import peak_bytes
 from xtuner.log import logger
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 # Logged as a mean over the last iterations; others as the last value.
 _SMOOTHED = ("loss", "time", "data_time", "grad_norm", "mfu", "hfu", "fill")
@@ -33,16 +36,18 @@ class LoggerHook(Hook):
         # Metrics of validation always have their iteration as the step.
         self.log_metric_by_epoch = log_metric_by_epoch
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Run) -> None:
         processor = runner.cfg.get("log_processor") or {}
         self._by_epoch = processor.get("by_epoch", False)
         runner.history.set_window(processor.get("window_size", 10))
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         self._started = time.perf_counter()
         self._first = runner.iter
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         done = batch_idx + 1 if self._by_epoch else runner.iter + 1
         last_of_epoch = batch_idx + 1 == runner.train_loop.epoch_length
         due = done % self.interval == 0 or runner.iter + 1 == runner.max_iters
@@ -51,7 +56,7 @@ class LoggerHook(Hook):
         if (runner.iter + 1) % EXPERIMENT_NAME_INTERVAL == 0:
             logger.info("Exp name: %s", runner.experiment_name)
 
-    def after_val_epoch(self, runner, metrics: dict[str, float]) -> None:
+    def after_val_epoch(self, runner: Run, metrics: dict[str, float]) -> None:
         if not runner.world.is_first:
             return
         done, end = runner.iter + 1, runner.max_iters
@@ -59,7 +64,7 @@ class LoggerHook(Hook):
         logger.info("Iter(val) [%s/%d]  %s", str(done).rjust(len(str(end))), end, words)
         runner.visualizer.add_scalars({**{f"val/{n}": v for n, v in metrics.items()}, "iter": done}, done)
 
-    def _write(self, runner, batch_idx: int) -> None:
+    def _write(self, runner: Run, batch_idx: int) -> None:
         history = runner.history
         history.add_parts(runner.world.sum)
         if not runner.world.is_first:
@@ -75,7 +80,7 @@ class LoggerHook(Hook):
         place = {"epoch": runner.epoch + 1, "iter": step} if self._by_epoch else {"iter": step}
         runner.visualizer.add_scalars({**values, **place, "memory": memory}, step)
 
-    def _tag(self, runner, batch_idx: int) -> str:
+    def _tag(self, runner: Run, batch_idx: int) -> str:
         if self._by_epoch:
             length = runner.train_loop.epoch_length
             return f"Epoch(train)  [{runner.epoch + 1}][{batch_idx + 1:>{len(str(length))}}/{length}]"

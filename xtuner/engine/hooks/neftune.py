@@ -6,7 +6,7 @@ each number of a sample's embeddings [L, d] gets noise from (-m, m), m = noise_a
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.model import attention
 from xtuner.model.packed import boundaries_of
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 
 class NEFTuneHook(Hook):
@@ -32,7 +35,7 @@ class NEFTuneHook(Hook):
         self.noise_alpha = noise_alpha
         self._lengths: Tensor | None = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         if (runner.cfg.get("sequence_parallel_size") or 1) > 1:
             raise ConfigError(
                 translate(
@@ -43,14 +46,16 @@ class NEFTuneHook(Hook):
         embedding = runner.model.llm.get_input_embeddings()
         self._handle = embedding.register_forward_hook(self._add_noise)
 
-    def after_train(self, runner) -> None:
+    def after_train(self, runner: Run) -> None:
         self._handle.remove()
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Run, batch_idx: int, data_batch: Any = None) -> None:
         lengths = torch.tensor(boundaries_of(data_batch["data"])).diff()
         self._lengths = lengths.repeat_interleave(lengths)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self._lengths = None  # tokens embedded between batches are not training data
 
     def _add_noise(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

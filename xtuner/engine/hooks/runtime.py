@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.log import say_once
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 
 class RuntimeInfoHook(Hook):
@@ -15,7 +18,9 @@ class RuntimeInfoHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         runner.history.record("lr", runner.optim_wrapper.param_groups[0]["lr"])
         if "grad_norm" in (outputs or {}):
             runner.history.record("grad_norm", outputs["grad_norm"])
@@ -24,17 +29,19 @@ class RuntimeInfoHook(Hook):
 class IterTimerHook(Hook):
     """Records the time of each iteration and its wait for data, in seconds."""
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         self._last = time.perf_counter()
         self._fetches: list[float] = []
 
-    def before_fetch(self, runner) -> None:
+    def before_fetch(self, runner: Run) -> None:
         self._fetch = time.perf_counter()
 
-    def after_fetch(self, runner) -> None:
+    def after_fetch(self, runner: Run) -> None:
         self._fetches.append(time.perf_counter() - self._fetch)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         now = time.perf_counter()
         runner.history.record("time", now - self._last)
         runner.history.record("data_time", self._fetches.pop(0))
@@ -46,7 +53,7 @@ class ParamSchedulerHook(Hook):
 
     priority = "LOW"
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+    def before_train_iter(self, runner: Run, batch_idx: int, data_batch: Any = None) -> None:
         for group, rate in zip(runner.optim_wrapper.param_groups, runner.learning_rates(), strict=True):
             group["lr"] = rate
 
@@ -58,7 +65,7 @@ class DistSamplerSeedHook(Hook):
 class VarlenAttnArgsToMessageHubHook(Hook):
     """Does nothing, for configs that name it: sample boundaries are in the batch."""
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: Run) -> None:
         say_once(
             "VarlenAttnArgsToMessageHubHook is not needed: packed samples never attend to each "
             "other; remove it",

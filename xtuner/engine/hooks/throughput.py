@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from xtuner.log import logger
 from xtuner.model.packed import boundaries_of
 from xtuner.model.recompute import recomputes
 from xtuner.utils.constants import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 
 class ThroughputHook(Hook):
@@ -61,7 +64,7 @@ class ThroughputHook(Hook):
         self.mlp_ratio = mlp_ratio or 0.0
         self.is_causal = True if is_casual is None else is_casual
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         llm = runner.model.llm
         config = llm.config.get_text_config()
         if self.recompute is None:
@@ -86,7 +89,9 @@ class ThroughputHook(Hook):
             )  # fmt: skip
         self._last = time.perf_counter()
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Run, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         now = time.perf_counter()
         passed, self._last = now - self._last, now
         data = data_batch["data"]

@@ -329,7 +329,7 @@ class Joint(nn.Module, ABC):
 class _LoraLinears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, residual: Tensor | None, group: Group, *adapters: Tensor
+        ctx: Any, x: Tensor, residual: Tensor | None, group: Group, *adapters: Tensor
     ) -> tuple[Tensor, ...]:
         cast = x.to(compute_dtype(x))
         if isinstance(group, KernelGroup):
@@ -341,7 +341,7 @@ class _LoraLinears(torch.autograd.Function):
         return tuple(ys)
 
     @staticmethod
-    def backward(ctx, *dys: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         x, hidden, a, *bs = ctx.saved_tensors
         dys_ = [dy.to(x.dtype) for dy in dys]
         dx, grads = ctx.group.backward(x, Saved(hidden, a, bs), dys_, ctx.needs_input_grad[0])

@@ -115,7 +115,7 @@ class _Part:
 class _MixedLinears(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, x: Tensor, bases: tuple[Any, ...], parts: tuple[_Part, ...], *adapters: Tensor
+        ctx: Any, x: Tensor, bases: tuple[Any, ...], parts: tuple[_Part, ...], *adapters: Tensor
     ) -> tuple[Tensor, ...]:
         cast = x.to(compute_dtype(x))
         ys = [base_forward(base, cast) for base in bases]
@@ -135,7 +135,7 @@ class _MixedLinears(torch.autograd.Function):
         return tuple(ys)
 
     @staticmethod
-    def backward(ctx, *dys: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *dys: Tensor) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
         kept = iter(rest)
         dys_ = [dy.to(x.dtype) for dy in dys]

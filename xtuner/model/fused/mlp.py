@@ -39,26 +39,26 @@ def silu_backward(dy: Tensor, x: Tensor) -> Tensor:
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         return silu(gate).mul_(up)
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         return silu_backward(dy * up, gate), silu(gate).mul_(dy)
 
 
 class _KernelSwiGLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         from xtuner.model.kernels.gated import silu_product
 
         ctx.save_for_backward(gate, up)
         return silu_product(gate, up, 0.0, 0)[0]
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
         from xtuner.model.kernels.gated import silu_product_backward
 
         return silu_product_backward(dy, *ctx.saved_tensors)
@@ -66,7 +66,7 @@ class _KernelSwiGLU(torch.autograd.Function):
 
 class _LoraMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor | None, groups: Groups, *adapters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, residual: Tensor | None, groups: Groups, *adapters: Tensor) -> Tensor:
         cast = x.to(compute_dtype(x))
         y, kept = _forward(cast, groups, adapters, residual)
         ctx.groups, ctx.dtype, ctx.dtypes = groups, x.dtype, [w.dtype for w in adapters]
@@ -74,7 +74,7 @@ class _LoraMlp(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *kept = ctx.saved_tensors
         dx, grads = _backward(dy.to(x.dtype), x, kept, ctx.groups, ctx.needs_input_grad[0])
         grads = [g.to(t) for g, t in zip(grads, ctx.dtypes, strict=True)]
@@ -86,7 +86,9 @@ class _TiledLoraMlp(torch.autograd.Function):
     """As _LoraMlp by tiles of rows: x alone is kept, and gate and up exist for one tile at a time."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, residual: Tensor | None, tiles: list[Groups], *adapters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, tiles: list[Groups], *adapters: Tensor
+    ) -> Tensor:
         cast, count = x.to(compute_dtype(x)), len(tiles)
         residuals = [None] * count if residual is None else residual.tensor_split(count)
         parts = zip(cast.tensor_split(count), residuals, tiles, strict=True)
@@ -96,7 +98,7 @@ class _TiledLoraMlp(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *adapters = ctx.saved_tensors
         count, needs_dx = len(ctx.tiles), ctx.needs_input_grad[0]
         d_residual = dy if ctx.needs_input_grad[1] else None

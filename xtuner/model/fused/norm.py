@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from xtuner.model.fused.linear import compute_dtype
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
         scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         scale = scale.div_(x.shape[-1]).add_(eps).rsqrt_()
@@ -21,7 +23,7 @@ class _RmsNorm(torch.autograd.Function):
         return y.to(compute_dtype(x))
 
     @staticmethod
-    def backward(ctx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         normed = x * scale  # in fp32, as `scale` is
         dx = d_weight = None
@@ -38,7 +40,7 @@ class _NormBeside(torch.autograd.Function):
     """As _RmsNorm by kernels, with `x` as a second output: gradients of both are added in the kernel."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         from xtuner.model.kernels.norm import rms_norm as norm
 
         ctx.set_materialize_grads(False)
@@ -47,7 +49,9 @@ class _NormBeside(torch.autograd.Function):
         return y, x
 
     @staticmethod
-    def backward(ctx, dy: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, dy: Tensor | None, beside: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None]:
         from xtuner.model.kernels.norm import rms_norm_backward
 
         if dy is None:

@@ -6,6 +6,8 @@ backward is the same turn by the opposite angle
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,26 +27,26 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 class _Rotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         return _turn(query, cos, sin), _turn(key, cos, sin)
 
     @staticmethod
-    def backward(ctx, d_query: Tensor, d_key: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_query: Tensor, d_key: Tensor) -> tuple[Tensor, Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _turn(d_query, cos, -sin), _turn(d_key, cos, -sin), None, None
 
 
 class _KernelRotate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         from xtuner.model.kernels.rotary import rotate
 
         ctx.save_for_backward(cos, sin)
         return rotate(query, key, cos, sin, 1.0)
 
     @staticmethod
-    def backward(ctx, d_query: Tensor, d_key: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_query: Tensor, d_key: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from xtuner.model.kernels.rotary import rotate
 
         return *rotate(d_query, d_key, *ctx.saved_tensors, -1.0), None, None

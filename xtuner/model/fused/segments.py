@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,7 +98,7 @@ class _PackedCausal(torch.autograd.Function):
     """What stands between samples comes after them, so no query of theirs sees it, and has no gradient."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, boundaries: list[int], scale: float) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, boundaries: list[int], scale: float) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.boundaries, ctx.scale = tuple(boundaries), scale
         ctx.wide = torch.float64 if q.dtype == torch.float64 else torch.float32
@@ -109,7 +110,7 @@ class _PackedCausal(torch.autograd.Function):
         return out.index_select(1, places)
 
     @staticmethod
-    def backward(ctx, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         padded, places = _places(ctx.boundaries)
         q, k, v, d_out = (_padded(x, padded[-1], places) for x in (*ctx.saved_tensors, d_out))
         wide = q.to(ctx.wide), k.to(ctx.wide)

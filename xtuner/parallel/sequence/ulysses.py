@@ -51,12 +51,12 @@ class _Exchange(torch.autograd.Function):
     """Cuts along one dimension, sends each process its piece, joins the received ones along another."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, cut: int, join: int, group: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cut: int, join: int, group: Any) -> Tensor:
         ctx.cut, ctx.join, ctx.group = cut, join, group
         return _exchange(x, cut, join, group)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         return _exchange(grad, ctx.join, ctx.cut, ctx.group), None, None, None
 
 
