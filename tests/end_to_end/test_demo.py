@@ -32,7 +32,7 @@ def test_a_model_made_from_nothing_learns_its_name(folder, monkeypatch):
         "train/last_checkpoint",
         "adapter/adapter_model.safetensors",
         "merged/model.safetensors",
-        "loss.png",
+        "loss.svg",
     ):
         assert (folder / "work_dirs" / "demo" / made).exists(), made
 
@@ -46,7 +46,7 @@ def test_it_learns_to_be_polite(folder, monkeypatch):
     demo.run()
     assert demo.found()["accuracy"] > WANTED_ACCURACY
     assert "xtuner new-cfg --method dpo_lora" in console.file.getvalue()
-    for made in ("dpo/last_checkpoint", "polite/model.safetensors", "dpo_loss.png"):
+    for made in ("dpo/last_checkpoint", "polite/model.safetensors", "dpo_loss.svg"):
         assert (folder / "work_dirs" / "demo" / made).exists(), made
 
 
@@ -62,5 +62,5 @@ def test_it_learns_to_see(folder, monkeypatch):
     before, after = demo.accuracies["before"], demo.accuracies["after"]
     assert before["colour"] < 0.5 < 0.75 <= after["colour"]
     assert "xtuner convert pth_to_hf" in console.file.getvalue()
-    for made in ("pretrain/last_checkpoint", "finetune_loss.png", "llava/model.safetensors", "page.html"):
+    for made in ("pretrain/last_checkpoint", "finetune_loss.svg", "llava/model.safetensors", "page.html"):
         assert (folder / "work_dirs" / "demo" / made).exists(), made

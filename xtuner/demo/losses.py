@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xtuner.log import logger
+from xtuner.svg_curves import svg_curves
 
 
 class _Watcher(logging.Handler):
@@ -42,15 +43,6 @@ def read_last_checkpoint(train_dir: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def draw_losses(losses: list[tuple[int, float]], path: Path, words: dict[str, str]) -> None:
-    """Write the loss curve as an image."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(title=words["plot_title"], xlabel=words["plot_x"], ylabel=words["plot_y"])
-    axes.plot(*zip(*losses, strict=True), marker="o", markersize=3)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+def draw_losses(losses: list[tuple[int, float]], path: Path, iteration: str) -> None:
+    """Write the loss curve as an image; `iteration` is the name of its horizontal axis."""
+    path.write_text(svg_curves({"loss": losses}, iteration), "utf-8")

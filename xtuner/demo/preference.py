@@ -6,7 +6,7 @@
            dpo/             xtuner train demo_dpo.py --work-dir dpo
            dpo_adapter/     xtuner convert pth_to_hf
            polite/          xtuner convert merge
-           dpo_loss.png, demo.log
+           dpo_loss.svg, demo.log
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PreferenceDemo(Demo):
         folder = self.options.work_dir
         self.train_dir, self.adapter, self.merged = folder / "dpo", folder / "dpo_adapter", folder / "polite"
         self.rows, self.held_out = folder / "pairs.jsonl", folder / "held_out.jsonl"
-        self.config, self.loss_png = folder / "demo_dpo.py", folder / "dpo_loss.png"
+        self.config, self.loss_svg = folder / "demo_dpo.py", folder / "dpo_loss.svg"
         # A rate for a model of 4 million parameters; the supervised term keeps it at whole answers.
         self.train_options = [
             "--cfg-options",

@@ -6,7 +6,7 @@
            train/                xtuner train demo_qlora.py --work-dir train
            adapter/              xtuner convert pth_to_hf demo_qlora.py train/iter_N.pth adapter
            merged/               xtuner convert merge base adapter merged
-           loss.png, demo.log    the curve, and the output of the commands
+           loss.svg, demo.log    the curve, and the output of the commands
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Demo:
         self.base, self.train_dir = folder / "base", folder / "train"
         self.adapter, self.merged = folder / "adapter", folder / "merged"
         self.rows, self.config = folder / "self_cognition.json", folder / "demo_qlora.py"
-        self.log, self.loss_png = folder / "demo.log", folder / "loss.png"
+        self.log, self.loss_svg = folder / "demo.log", folder / "loss.svg"
 
     def run(self) -> bool:
         """Whether the tuned model has learnt what it was taught."""
@@ -107,7 +107,7 @@ class Demo:
         self.make_base()
         before = self.ask("before", [str(self.base)])
         self.write_inputs(rows)
-        self.train("train", self.config, self.train_dir, self.loss_png)
+        self.train("train", self.config, self.train_dir, self.loss_svg)
         self.convert()
         return before, self.ask("after", self.tuned())
 
@@ -135,7 +135,7 @@ class Demo:
             "file_config": self.config,
             "file_adapter": self.adapter,
             "file_merged": self.merged,
-            "file_loss": self.loss_png,
+            "file_loss": self.loss_svg,
         }
 
     # The steps
@@ -195,7 +195,7 @@ class Demo:
         self.config.write_text(text, "utf-8")
         self.done(f"{self.rows}, {self.config}")
 
-    def train(self, word: str, config: Path, train_dir: Path, loss_png: Path) -> None:
+    def train(self, word: str, config: Path, train_dir: Path, loss_svg: Path) -> None:
         """Step 4: the training and its loss curve."""
         self.announce(word)
         argv = ["train", config, "--work-dir", train_dir, "--seed", self.options.seed, *self.train_options]
@@ -203,7 +203,7 @@ class Demo:
         with self.bar(self.words["train_bar"]) as advance, watch_log(advance):
             self.command(list(map(str, argv)))
         losses = read_run(train_dir, run_names(train_dir)[0]).curves["loss"]
-        draw_losses(losses, loss_png, self.words)
+        draw_losses(losses, loss_svg, self.words["plot_x"])
         self.done(
             self.words["train_done"].format(
                 first=losses[0][1], last=losses[-1][1], path=read_last_checkpoint(train_dir)

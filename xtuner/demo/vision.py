@@ -11,7 +11,7 @@
            llava/               xtuner convert pth_to_hf --save-format huggingface
            before/, after/      xtuner mmbench --data-path held_out.jsonl
            page.html            the held-out pictures with both answers
-           pretrain_loss.png, finetune_loss.png, demo.log
+           pretrain_loss.svg, finetune_loss.svg, demo.log
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class VisionDemo(Demo):
         self.pretrain_config, self.config = folder / "demo_pretrain.py", folder / "demo_finetune.py"
         self.pretrain_dir, self.train_dir = folder / "pretrain", folder / "finetune"
         self.merged, self.page = folder / "llava", folder / "page.html"
-        self.pretrain_png, self.loss_png = folder / "pretrain_loss.png", folder / "finetune_loss.png"
+        self.pretrain_svg, self.loss_svg = folder / "pretrain_loss.svg", folder / "finetune_loss.svg"
         said = figures.SAID[self.options.lang]
         self.questions = (said.colour[0], said.shape[0])
         self.accuracies: dict[str, dict[str, float]] = {}
@@ -94,10 +94,10 @@ class VisionDemo(Demo):
         untrained = [str(self.base), "--llava", str(self.untrained), "--visual-encoder", str(self.encoder)]
         before = self.ask("before", [*untrained, "--image", str(self.picture)])
         all_before = self.measure("before", untrained)
-        self.train("pretrain", self.pretrain_config, self.pretrain_dir, self.pretrain_png)
+        self.train("pretrain", self.pretrain_config, self.pretrain_dir, self.pretrain_svg)
         checkpoint = str(read_last_checkpoint(self.pretrain_dir))
         self.write_config(self.config, FINETUNE, data_path=str(self.rows), pretrained_pth=checkpoint)
-        self.train("finetune", self.config, self.train_dir, self.loss_png)
+        self.train("finetune", self.config, self.train_dir, self.loss_svg)
         self.convert()
         after = self.ask("after", self.tuned())
         self.write_page(all_before, self.measure("after", [str(self.merged)]))
@@ -217,7 +217,7 @@ class VisionDemo(Demo):
             "file_pretrain": self.pretrain_config,
             "file_finetune": self.config,
             "file_merged": self.merged,
-            "file_loss": self.loss_png,
+            "file_loss": self.loss_svg,
         }
 
 

@@ -57,9 +57,7 @@ WORDS = {
         "failure": "The model does not answer as {name}. Try another --seed; the log is {path}",
         "activate": "Let this shell find xtuner:",
         "talk": "Talk to it:",
-        "plot_title": "Fine-tuning on 80 rows",
         "plot_x": "iteration",
-        "plot_y": "loss",
     },
     "zh": {
         "title": "XTuner 演示：让模型记住自己的名字",
@@ -106,9 +104,7 @@ WORDS = {
         "failure": "模型没有以 {name} 的身份回答。可以换一个 --seed 再试；日志在 {path}",
         "activate": "让这个终端找到 xtuner：",
         "talk": "和它聊聊：",
-        "plot_title": "Fine-tuning on 80 rows",
-        "plot_x": "iteration",
-        "plot_y": "loss",
+        "plot_x": "迭代",
     },
 }
 PREFERENCE_WORDS = {
@@ -139,7 +135,6 @@ PREFERENCE_WORDS = {
             "In {accuracy:.0%} of the held-out pairs the polite answer wins, or an answer is not polite. "
             "Try another --seed; the log is {path}"
         ),
-        "plot_title": "DPO on 200 pairs",
     },
     "zh": {
         "title": "XTuner 演示：让模型学会礼貌",
@@ -162,7 +157,6 @@ PREFERENCE_WORDS = {
         "failure": (
             "留出的回答对中 {accuracy:.0%} 判断正确，或有回答不礼貌。可以换一个 --seed 再试；日志在 {path}"
         ),
-        "plot_title": "DPO on 200 pairs",
     },
 }
 """The texts of the demo of preferences that differ."""
@@ -216,7 +210,6 @@ VISION_WORDS = {
             "Of {count} pictures that it has not seen, the model names the colour of {colour:.0%} and the "
             "shape of {shape:.0%}. Try another --seed; the log is {path}"
         ),
-        "plot_title": "LLaVA on drawn figures",
         "page_intro": (
             "Pictures that no training had. Below each question: the answers before and after training."
         ),
@@ -267,7 +260,6 @@ VISION_WORDS = {
             "在 {count} 张没有见过的图片中，模型说对了 {colour:.0%} 的颜色和 {shape:.0%} 的形状。"
             "可以换一个 --seed 再试；日志在 {path}"
         ),
-        "plot_title": "LLaVA on drawn figures",
         "page_intro": "训练中没有出现过的图片。每个问题下面是训练前的回答和训练后的回答。",
         "page_colour": "颜色，训练前后",
         "page_shape": "形状，训练前后",
