@@ -64,6 +64,12 @@ def test_a_resumed_run_ends_in_the_same_bits(toy_config, tmp_path, stop, options
     checkpoint = str(tmp_path / f"iter_{stop}.pth")
     again = train(toy_config(keep=-1, **options), tmp_path / "again", resume=checkpoint)
     assert torch.equal(weights(whole), weights(again))
+    first, second = (
+        {line["iter"]: (line["loss"], line.get("grad_norm")) for line in scalars(run)}
+        for run in (whole, again)
+    )
+    start = stop - stop % options.get("accumulative_counts", 1)
+    assert second == {at: values for at, values in first.items() if at > start}
 
 
 def test_bare_resume_skips_a_damaged_checkpoint(toy_config, tmp_path, caplog):

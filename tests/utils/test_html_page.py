@@ -19,7 +19,8 @@ def test_no_page_is_wider_than_a_phone(tmp_path):
     name = "a_name_without_a_space_" * 6
     cells = "".join(f"<td>{number}.0000</td>" for number in range(40))
     texts = "".join(f'<{tag} class="faint">{name}</{tag}>' for tag in ("p", "div"))
-    body = f'{texts}<h2>{name}</h2><h3>{name}</h3><pre>{name}</pre><table class="scores"><tr><td>{name}</td>{cells}</tr></table>'
+    texts += f"<h2>{name}</h2><h3>{name}</h3><pre>{name}</pre>"
+    body = f'{texts}<table class="scores"><tr><td>{name}</td>{cells}</tr></table>'
     (tmp_path / "page.html").write_text(html_page(name, body, "en"), encoding="utf-8")
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

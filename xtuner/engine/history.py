@@ -15,27 +15,30 @@ from torch import Tensor
 
 
 class History:
-    """The last `window` values of each name; tensors stay on their device until they are read."""
+    """The last `window` values of each name; tensors stay on their device until they are read.
 
-    def __init__(self, window: int = 10):
-        self._window = window
+    `spare` older values are kept too, for a resumed run that begins an update again.
+    """
+
+    def __init__(self, window: int = 10, spare: int = 0):
+        self._window, self._num_kept = window, window + spare
         self._values: dict[str, deque[Any]] = {}
         # Newest parts that are not summed yet: name -> their number.
         self._num_parts: dict[str, int] = {}
 
-    def set_window(self, window: int) -> None:
-        """Keep `window` values from now on."""
-        self._window = window
-        self._values = {name: deque(values, maxlen=window) for name, values in self._values.items()}
+    def set_window(self, window: int, spare: int = 0) -> None:
+        """Means are over `window` values from now on."""
+        self._window, self._num_kept = window, window + spare
+        self._values = {name: deque(values, maxlen=self._num_kept) for name, values in self._values.items()}
 
     def record(self, name: str, value: Any) -> None:
         """Add a number or a tensor of one element."""
-        self._values.setdefault(name, deque(maxlen=self._window)).append(value)
+        self._values.setdefault(name, deque(maxlen=self._num_kept)).append(value)
 
     def record_part(self, name: str, value: Tensor) -> None:
         """Add this process's part of a sum; every process records the same names."""
         self.record(name, value)
-        self._num_parts[name] = min(self._num_parts.get(name, 0) + 1, self._window)
+        self._num_parts[name] = min(self._num_parts.get(name, 0) + 1, self._num_kept)
 
     def add_parts(self, add: Callable[[Tensor], Tensor]) -> None:
         """Replace parts by their sums over processes, with one call of `add`; a collective."""
@@ -54,11 +57,15 @@ class History:
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def kept(self) -> dict[str, list[float]]:
+        """The kept values of each name, oldest first."""
+        return {name: [float(v) for v in values] for name, values in self._values.items()}
+
     def last(self, name: str) -> float:
         """The newest value."""
         return float(self._values[name][-1])
 
     def mean(self, name: str) -> float:
-        """The mean over the kept values."""
-        values = [float(v) for v in self._values[name]]
+        """The mean over the window."""
+        values = [float(v) for v in list(self._values[name])[-self._window :]]
         return sum(values) / len(values)

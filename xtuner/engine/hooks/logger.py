@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from xtuner.engine.run import Run
 
 # Logged as a mean over the last iterations; others as the last value.
-_SMOOTHED = ("loss", "time", "data_time", "grad_norm", "mfu", "hfu", "fill")
+_SMOOTHED = ("loss", "grad_norm")
+_SMOOTHED_HERE = ("time", "data_time", "mfu", "hfu", "fill")  # of this start of the run alone
 _OWN_PLACE = ("lr", "time", "data_time", "loss", "grad_norm")
 EXPERIMENT_NAME_INTERVAL = 1000
 
@@ -39,7 +40,8 @@ class LoggerHook(Hook):
     def before_run(self, runner: Run) -> None:
         processor = runner.cfg.get("log_processor") or {}
         self._by_epoch = processor.get("by_epoch", False)
-        runner.history.set_window(processor.get("window_size", 10))
+        updates = runner.cfg.get("optim_wrapper") or {}
+        runner.history.set_window(processor.get("window_size", 10), updates.get("accumulative_counts", 1))
 
     def before_train(self, runner: Run) -> None:
         self._started = time.perf_counter()
@@ -64,13 +66,24 @@ class LoggerHook(Hook):
         logger.info("Iter(val) [%s/%d]  %s", str(done).rjust(len(str(end))), end, words)
         runner.visualizer.add_scalars({**{f"val/{n}": v for n, v in metrics.items()}, "iter": done}, done)
 
+    def before_save_checkpoint(self, runner: Run, checkpoint: dict[str, Any]) -> None:
+        runner.history.add_parts(runner.world.sum)
+        values = runner.history.kept().items()
+        checkpoint["logged"] = {n: v for n, v in values if _is_mean(n, runner) and n not in _SMOOTHED_HERE}
+
+    def after_load_checkpoint(self, runner: Run, checkpoint: dict[str, Any]) -> None:
+        # Those of an update that begins again come again.
+        again = checkpoint["meta"]["iter"] - checkpoint["resume"]["iter"]
+        for name, values in checkpoint.get("logged", {}).items():
+            for value in values if name == "grad_norm" else values[: len(values) - again]:
+                runner.history.record(name, value)
+
     def _write(self, runner: Run, batch_idx: int) -> None:
         history = runner.history
         history.add_parts(runner.world.sum)
         if not runner.world.is_first:
             return
-        smoothed = (*_SMOOTHED, *runner.model.metrics)
-        values = {n: history.mean(n) if n in smoothed or "loss" in n else history.last(n) for n in history}
+        values = {n: history.mean(n) if _is_mean(n, runner) else history.last(n) for n in history}
         values = {"lr": values["lr"], **values}
         memory = peak_bytes(runner.device) // 2**20
         passed = time.perf_counter() - self._started
@@ -85,6 +98,10 @@ class LoggerHook(Hook):
             length = runner.train_loop.epoch_length
             return f"Epoch(train)  [{runner.epoch + 1}][{batch_idx + 1:>{len(str(length))}}/{length}]"
         return f"Iter(train) [{runner.iter + 1:>{len(str(runner.max_iters))}}/{runner.max_iters}]"
+
+
+def _is_mean(name: str, runner: Run) -> bool:
+    return "loss" in name or name in (*_SMOOTHED, *_SMOOTHED_HERE, *runner.model.metrics)
 
 
 def describe_values(values: Mapping[str, float], left: float, memory: int) -> str:
