@@ -9,6 +9,7 @@
 # make harness  the tests of xtuner eval --harness, with lm-eval
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
+# make docs   the site of the pages, in build/site; needs no network after the installation
 # make fix    what lint and format can mend themselves
 # make gpu    on a GPU: what it computes, holds and waits for, and its speed; PART=numbers: one of the parts, each
 #             less than nine minutes (benchmarks/gpu.py); GPU_PYTHON=python3: with that Python's packages
@@ -41,7 +42,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test slow soak families newest newest-layers harness prove check fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest newest-layers harness prove check docs fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -92,6 +93,9 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/api
 
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -134,6 +138,10 @@ $(VENV)/.core: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.core
 	$(PIP) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) -c constraints.txt -e ".[docs]"
 	@touch $@
 
 # Resolve the newest versions for Python 3.10 to 3.14. PyTorch names its CUDA packages itself.

@@ -27,7 +27,7 @@ def test_the_extras_are_those_of_the_project():
             inner = re.fullmatch(r"xtuner\[(.+)\]", name)
             yield from (p for e in inner[1].split(",") for p in packages(e)) if inner else [name]
 
-    assert {extra: tuple(packages(extra)) for extra in given.keys() - {"test", "dev"}} == EXTRAS
+    assert {extra: tuple(packages(extra)) for extra in given.keys() - {"test", "dev", "docs"}} == EXTRAS
 
 
 def test_nothing_tells_to_install_the_other_package_of_this_name():
