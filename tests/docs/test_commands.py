@@ -36,7 +36,7 @@ def commands(text: str) -> list[str]:
 
 
 def words_of(command: str) -> list[str]:
-    """The words of a command line: without the explanation after it, brackets and `...`; N and M are numbers."""
+    """The words of a command line, without the explanation after it, brackets and `...`; N, M are numbers."""
     command = re.split(r" {2,}| +# | \||;| &$|, |: ", command)[0].rstrip(" &")
     words = shlex.split(re.sub(r"[\[\]]", " ", command))
     return ["1" if word in ("N", "M") else word for word in words if word != "..."]
