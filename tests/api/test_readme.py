@@ -19,14 +19,18 @@ def test_every_file_it_names_exists_and_every_package_is_named(name):
 
 
 def test_links_lead_somewhere():
-    """Of all pages: files exist, and so do the headings after `#`."""
+    """Of all pages: files exist, and so do the headings after `#`. Those of docs/reference are generated."""
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").rglob("*.md")]
     lost = []
     for page in pages:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
             path, _, heading = target.partition("#")
             file = page.parent / path if path else page
-            if "://" not in target and (not file.exists() or (heading and heading not in headings(file))):
+            if (ROOT / "docs" / "reference").resolve() in file.resolve().parents:
+                assert path.rpartition("/")[2] in ("commands.md", "config.md", "builtin.md", "python.md"), (
+                    target
+                )
+            elif "://" not in target and (not file.exists() or (heading and heading not in headings(file))):
                 lost.append((page.name, target))
     assert lost == []
 
