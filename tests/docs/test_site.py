@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.api.test_layers import LAYERS
 from tests.docs.site import ROOT, assemble, python_page, reference
 from xtuner.cli import COMMANDS
 from xtuner.config import schema
@@ -80,6 +81,17 @@ def test_everything_that_configs_import_is_in_the_page_of_python():
     )
     for place in re.findall("^::: (.+)$", page, re.M):
         Ref(place).resolve()
+
+
+def test_the_picture_of_the_layers_has_every_package_at_its_layer():
+    picture = (ROOT / "docs/images/layers.svg").read_text("utf-8")
+    shown = {}
+    for text in re.findall(r"<text [^>]*font-weight=\"600\">([^<]+)</text>", picture):
+        layer = int(text) if text.isdigit() else layer
+        shown |= dict.fromkeys(text.split(", "), layer)
+    packages = {path.parent.name for path in (ROOT / "xtuner").glob("*/__init__.py")}
+    wanted = {name: layer for name, layer in LAYERS.items() if layer > 0 and name in packages}
+    assert {name: shown.get(name) for name in wanted} == wanted
 
 
 @pytest.mark.slow
