@@ -85,7 +85,8 @@ def test_everything_that_configs_import_is_in_the_page_of_python():
 
 def test_the_picture_of_the_layers_has_every_package_at_its_layer():
     picture = (ROOT / "docs/images/layers.svg").read_text("utf-8")
-    shown = {}
+    shown: dict[str, int] = {}
+    layer = 0
     for text in re.findall(r"<text [^>]*font-weight=\"600\">([^<]+)</text>", picture):
         layer = int(text) if text.isdigit() else layer
         shown |= dict.fromkeys(text.split(", "), layer)
