@@ -121,10 +121,11 @@ def test_option_values(text, value):
     assert parse_option(text) == ("a", value)
 
 
-def test_read_base_takes_names_of_another_file_and_the_text_stands_alone(tmp_path):
+@pytest.mark.parametrize("package", ["xtuner", "mmengine"])
+def test_read_base_takes_names_of_another_file_and_the_text_stands_alone(tmp_path, package):
     (tmp_path / "base.py").write_text("lr = 1\n\ndef f(row):\n    return row\n")
     (tmp_path / "c.py").write_text(
-        "from mmengine.config import read_base\nwith read_base():\n    from .base import *\n"
+        f"from {package}.config import read_base\nwith read_base():\n    from .base import *\n"
         "double = lr * 2\nmap_fn = f\n"
     )
     config = load_config(tmp_path / "c.py")

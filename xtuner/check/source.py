@@ -30,6 +30,8 @@ _OPAQUE = {"transformers", "datasets", "modelscope"}
 _BINARY = tuple(importlib.machinery.EXTENSION_SUFFIXES)
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "half", "float", "double", "int8", "uint8", "int64")
 _LIKE_DTYPE = re.compile(r"b?fl\w*\d+$|u?int\d+$")
+# What loads rows through a package that few install.
+_NEEDS = {"xtuner.dataset.modelscope.MsDataset": "modelscope.msdatasets.MsDataset"}
 # A longer chain of imports is circular.
 _MAX_STEPS = 20
 
@@ -68,6 +70,9 @@ def look_up(path: str) -> Signature | _Unknown:
         raise NameMissingError(
             translate("{path} has no counterpart here: {instead}", path=path, instead=translate(GONE[path]))
         )
+    for name, needed in _NEEDS.items():
+        if f"{path}.".startswith(f"{name}."):
+            _look_up(needed, 0)
     return _look_up(path, 0)
 
 

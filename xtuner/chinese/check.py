@@ -175,10 +175,10 @@ CONFIG = {
     "there is no config file {path!r}{near}": "没有配置文件 {path!r}{near}",
     "{path}: not UTF-8 text: {error}": "{path}：不是 UTF-8 文本：{error}",
     "{filename}:{lineno}: _base_ is not read; import the names of the other file: from "
-    "mmengine.config import "
+    "xtuner.config import "
     "read_base, then with read_base(): from .other import *": (
         "{filename}:{lineno}：不支持 _base_；请导入另一个文件中的名称：from "
-        "mmengine.config import read_base，"
+        "xtuner.config import read_base，"
         "然后 with read_base(): from .other import *"
     ),
     "{name} is computed in a way an option cannot replace; edit the file": (

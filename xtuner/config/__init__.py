@@ -1,7 +1,7 @@
 """Configs: `load_config` reads a Python file, `build` makes the objects that it describes."""
 
 from xtuner.config.build import Builder, build, check_names
-from xtuner.config.load import Config, load_config, parse_config, parse_option, parse_value
+from xtuner.config.load import Config, load_config, parse_config, parse_option, parse_value, read_base
 from xtuner.config.ref import Ref
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "parse_config",
     "parse_option",
     "parse_value",
+    "read_base",
 ]

@@ -92,6 +92,11 @@ def parse_config(text: str, filename: str, options: dict[str, Any] | None = None
     return config
 
 
+def read_base() -> contextlib.AbstractContextManager[None]:
+    """A context around imports of other configs: `with read_base(): from .base import *`."""
+    return contextlib.nullcontext()
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -114,7 +119,7 @@ def _refuse_text_base(tree: ast.Module, filename: str) -> None:
             raise ConfigError(
                 translate(
                     "{filename}:{lineno}: _base_ is not read; import the names of the other file: "
-                    "from mmengine.config import read_base, then with read_base(): from .other "
+                    "from xtuner.config import read_base, then with read_base(): from .other "
                     "import *",
                     filename=filename,
                     lineno=statement.lineno,
@@ -229,8 +234,8 @@ def _run(text: str, filename: str) -> dict[str, Any]:
         origin = f"{filename}:{sys._getframe(1).f_lineno}"
         if level:
             return _run_relative(name, level, fromlist, filename, namespace, origin)
-        if name == "mmengine.config" and "read_base" in (fromlist or ()):
-            return types.SimpleNamespace(read_base=contextlib.nullcontext)
+        if name in ("xtuner.config", "mmengine.config") and "read_base" in (fromlist or ()):
+            return types.SimpleNamespace(read_base=read_base)
         if name.partition(".")[0] in sys.stdlib_module_names:
             return real_import(name, globals, locals, fromlist, level)
         if "*" in (fromlist or ()):

@@ -7,3 +7,21 @@ split        model folder                 ->  the same with one tensor in each f
 gguf         model folder                 ->  one file for llama.cpp
 ollama       model folder                 ->  a Modelfile
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xtuner.convert.hf_checkpoint_hook import HFCheckpointHook
+
+__all__ = ["HFCheckpointHook"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: converting imports no training.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from xtuner.convert.hf_checkpoint_hook import HFCheckpointHook
+
+    return HFCheckpointHook

@@ -2,7 +2,8 @@
 
 custom_hooks = [dict(type=HFCheckpointHook)]     ->     WORK_DIR/hf_model/config.json, model.safetensors, ...
 
-The folder is that of `xtuner convert pth_to_hf`. Configs import the hook from `xtuner.engine.hooks`.
+The folder is that of `xtuner convert pth_to_hf`. Configs import the hook from
+`xtuner.convert`, older ones from `xtuner.engine.hooks`.
 """
 
 from __future__ import annotations

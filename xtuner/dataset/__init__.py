@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from xtuner.dataset.llava import LLaVADataset
     from xtuner.dataset.modelscope import process_ms_dataset
     from xtuner.dataset.moss_sft import MOSSSFTDataset
+    from xtuner.dataset.reading.load import load_dataset
     from xtuner.dataset.vision_language import VisionLanguageDataset
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MOSSSFTDataset",
     "MixedStream",
     "VisionLanguageDataset",
+    "load_dataset",
     "process_hf_dataset",
     "process_ms_dataset",
 ]
@@ -33,6 +35,7 @@ _ROOMS = {
     "MOSSSFTDataset": "moss_sft",
     "MixedStream": "items.mixed",
     "VisionLanguageDataset": "vision_language",
+    "load_dataset": "reading.load",
     "process_hf_dataset": "huggingface",
     "process_ms_dataset": "modelscope",
 }

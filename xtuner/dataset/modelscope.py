@@ -1,4 +1,7 @@
-"""Rows from ModelScope: `process_ms_dataset` is `process_hf_dataset` for data of `MsDataset.load`."""
+"""Rows from ModelScope: `process_ms_dataset` is `process_hf_dataset` for data of `MsDataset.load`.
+
+Configs import `MsDataset` from here, so that they load, and editors know the name, without modelscope.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,15 @@ def load_ms_dataset(name: str, **options: Any) -> Any:
             )
         ) from None
     return MsDataset.load(name, **options)
+
+
+class MsDataset:
+    """The name in configs: `dict(type=MsDataset.load, dataset_name='damo/MSAgent-Bench')`."""
+
+    @staticmethod
+    def load(dataset_name: str, **options: Any) -> Any:
+        """The data set of that name, as modelscope's own MsDataset.load."""
+        return load_ms_dataset(dataset_name, **options)
 
 
 def _as_rows(dataset: Any) -> Any:

@@ -69,15 +69,6 @@ SHARDED = {
 }
 
 
-def _deepseek_v2(experts: int) -> dict[str, Any]:
-    """DeepSeek-V2 with that many experts in one parameter."""
-    return {
-        "type": Code("DeepseekV2ForCausalLM.from_pretrained"),
-        "moe_implementation": "shard",
-        "expert_in_one_shard": experts,
-    }
-
-
 BAICHUAN = [
     Model("baichuan_7b", "baichuan-inc/Baichuan-7B", "baichuan", 4096, bot_name="Baichuan",
           qlora=f"{CORE} {APPS} {BIG} {MOSS} custom_sft", sequence_parallel=False),
@@ -118,9 +109,9 @@ DEEPSEEK = [
     Model("deepseek_moe_16b_chat", "deepseek-ai/deepseek-moe-16b-chat", "deepseek", 4096, "deepseek_moe",
           full="oasst1", qlora="oasst1 custom_sft", adapter=SMALL_ADAPTER),
     Model("deepseek_v2_chat", "deepseek-ai/DeepSeek-V2-Chat", "deepseek", 163840, "deepseek_v2",
-          by_method={"full": {**SHARDED, "evaluation_freq": 25, "llm": _deepseek_v2(10)}}),
+          by_method={"full": {**SHARDED, "evaluation_freq": 25}}),
     Model("deepseek_v2_lite_chat", "deepseek-ai/DeepSeek-V2-Lite-Chat", "deepseek", 163840, "deepseek_v2",
-          by_method={"full": {**SHARDED, "llm": _deepseek_v2(8)}}),
+          by_method={"full": SHARDED}),
 ]  # fmt: skip
 
 GEMMA = [
