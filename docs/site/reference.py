@@ -142,7 +142,7 @@ def config_page() -> str:
         _table(
             word("name"),
             word("meaning"),
-            rows=[[f"`{name}`", translate(about)] for name, about in schema.TRAINER_KEYS.items()],
+            rows=[[f"`{name}`", word(about)] for name, about in schema.TRAINER_KEYS.items()],
         ),
         f"## {word('Keys')}",
         word("These dicts have no other keys. A dict with a `type` has the arguments of that type."),
@@ -169,7 +169,7 @@ def config_page() -> str:
 def _names() -> list[list[str]]:
     yes = word("yes")
     return [
-        [f"`{name}`", translate(about), yes if name in schema.REQUIRED else ""]
+        [f"`{name}`", word(about), yes if name in schema.REQUIRED else ""]
         for name, about in schema.RUN_KEYS.items()
     ]
 

@@ -9,5 +9,6 @@ sys.path.insert(0, str(ROOT / "docs" / "site"))
 import assemble
 import python_page
 import reference
+import wording
 
-__all__ = ["ROOT", "assemble", "python_page", "reference"]
+__all__ = ["ROOT", "assemble", "python_page", "reference", "wording"]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.api.test_layers import LAYERS
-from tests.docs.site import ROOT, assemble, python_page, reference
+from tests.docs.site import ROOT, assemble, python_page, reference, wording
 from xtuner.cli import COMMANDS
 from xtuner.config import schema
 from xtuner.config.ref import Ref
@@ -65,6 +65,12 @@ def test_every_name_of_a_config_is_there_in_both_languages():
         names = [*schema.RUN_KEYS, *schema.TRAINER_KEYS, *schema.KEYS, *(v.path for v in schema.VALUES)]
         assert [name for name in names if f"| `{name}` |" not in page] == []
         assert len(re.findall(r"^\* ", page, re.M)) == len(schema.CLASHES)
+
+
+def test_every_meaning_of_a_name_has_a_translation():
+    for about in [*schema.RUN_KEYS.values(), *schema.TRAINER_KEYS.values()]:
+        with speaking("zh"):
+            assert wording.word(about) != about
 
 
 def test_everything_that_configs_import_is_in_the_page_of_python():
