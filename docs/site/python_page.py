@@ -1,7 +1,7 @@
 """The classes and functions that configs and programs import, as a page that mkdocstrings fills.
 
-from mmengine.hooks import CheckpointHook    ->  ::: xtuner.engine.hooks.checkpoint.CheckpointHook
-                                                 under the heading mmengine.hooks.CheckpointHook
+from xtuner.engine.hooks import CheckpointHook    ->  ::: xtuner.engine.hooks.checkpoint.CheckpointHook
+                                                      under the heading xtuner.engine.hooks.CheckpointHook
 """
 
 from __future__ import annotations

@@ -77,12 +77,12 @@ def test_everything_that_configs_import_is_in_the_page_of_python():
     names = python_page.imported_names()
     assert {
         "xtuner.model.SupervisedFinetune",
-        "mmengine.hooks.CheckpointHook",
+        "xtuner.engine.hooks.CheckpointHook",
         "xtuner.model.dpo.DPO",
     } <= names
     page = python_page.python_page()
     assert [name for name in names if f"heading: {name}\n" not in page] == []
-    assert python_page.defined_at("mmengine.hooks.CheckpointHook") == (
+    assert python_page.defined_at("xtuner.engine.hooks.CheckpointHook") == (
         "xtuner.engine.hooks.checkpoint.CheckpointHook"
     )
     for place in re.findall("^::: (.+)$", page, re.M):
