@@ -39,3 +39,21 @@ def headings(page: Path) -> set[str]:
     """The headings of a page as GitHub links to them."""
     found = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh-CN.md"])
+def test_its_numbers_beside_other_programs_are_those_of_the_results(name):
+    """Each factor and share of memory is in a row of that program."""
+    results = (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    rows = [
+        line for line in (ROOT / name).read_text(encoding="utf-8").splitlines() if "%" in line and "|" in line
+    ]
+    assert len(rows) == 3
+    for row in rows:
+        program, *cells = (
+            cell.strip().replace("，", ", ").replace("打包", "packed") for cell in row.strip("|").split("|")
+        )
+        of_program = " ".join(line for line in results if line.startswith(f"| {program}"))
+        numbers = [number for cell in cells for number in re.findall(r"[\d.]+%?", cell)]
+        assert len(numbers) >= 4
+        assert [number for number in numbers if number not in re.findall(r"[\d.]+%?", of_program)] == []
