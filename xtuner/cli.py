@@ -88,6 +88,11 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "convert merge": Command("model_converters.merge", "LLM ADAPTER OUT", "an adapter into its model"),
         "convert split": Command("model_converters.split", "SRC DST", "a model into the smallest shards"),
+        "convert quantize": Command(
+            "model_converters.quantize",
+            "MODEL OUT --format fp8",
+            "a model in 8 or 4 bits for vLLM and transformers",
+        ),
         "convert gguf": Command("model_converters.gguf", "MODEL OUT [--type q8_0]", "a file for llama.cpp"),
         "convert ollama": Command("model_converters.ollama", "MODEL OUT", "a Modelfile for Ollama"),
     },

@@ -23,6 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "api": ("openai>=2",),
     "harness": ("lm-eval>=0.4.13",),
     "gguf": ("gguf>=0.17",),
+    "compressed": ("compressed-tensors>=0.15",),
     "video": ("av>=14",),
     "zstd": ("zstandard>=0.22",),
     "modelscope": ("modelscope[datasets]>=1.40",),

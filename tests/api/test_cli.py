@@ -38,6 +38,7 @@ def test_the_commands_are_these():
         "convert average",
         "convert merge",
         "convert split",
+        "convert quantize",
         "convert gguf",
         "convert ollama",
         "chat",
@@ -85,7 +86,11 @@ def test_every_command_explains_itself(command, capsys):
     ("words", "code", "message"),
     [
         (["trian"], 2, "there is no command 'trian'. Did you mean 'train'?"),
-        (["convert"], 2, "convert needs one of: pth_to_hf, checkpoint, average, merge, split, gguf, ollama"),
+        (
+            ["convert"],
+            2,
+            "convert needs one of: pth_to_hf, checkpoint, average, merge, split, quantize, gguf, ollama",
+        ),
         (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'"),
         (["log-dataset", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
         (["convert", "mergee"], 2, "Did you mean 'convert merge'"),

@@ -7,6 +7,7 @@ from xtuner.chinese.convert import CONVERT
 from xtuner.chinese.dataset import DATASET
 from xtuner.chinese.engine import ENGINE, TRAINER
 from xtuner.chinese.evaluation import EVALUATION
+from xtuner.chinese.export import EXPORT
 from xtuner.chinese.harness import HARNESS
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
@@ -44,6 +45,7 @@ CHINESE: dict[str, str] = {
     **JUDGE,
     **COMPARE,
     **CONVERT,
+    **EXPORT,
     **SWEEP,
     **REPORT,
     **REPLAY,

@@ -55,13 +55,21 @@ _LOCAL = re.compile(r"~|/[^/\s]|[A-Za-z]:[\\/]|\\\\")
 
 
 def write_card(folder: Path, base: str | None, kind: str) -> None:
-    """Write README.md for a `kind` of "adapter", "model" or "merged model"; `base`: the base model's name."""
+    """Write README.md for a `kind` of "adapter", "model", "merged model" or "quantised model".
+
+    `base`: the base model's name.
+    """
     settings = _settings(folder / CONFIG_NAME)
     name = hub_name(base) or (_last(base) if base else "a language model")
-    title = {"adapter": f"LoRA adapter for {name}", "model": f"{name}, fine-tuned"}.get(kind)
+    title = {
+        "adapter": f"LoRA adapter for {name}",
+        "model": f"{name}, fine-tuned",
+        "quantised model": f"{name}, quantised",
+    }.get(kind)
     front = _front_matter(folder, base, kind, settings)
     parts = [f"---\n{front}---\n", f"# {title or f'{name} with a LoRA adapter merged into it'}\n"]
-    parts.append(f"Trained with XTuner; `{CONFIG_NAME}` holds every setting of the run.\n")
+    if kind != "quantised model" or (folder / CONFIG_NAME).is_file():
+        parts.append(f"Trained with XTuner; `{CONFIG_NAME}` holds every setting of the run.\n")
     if settings:
         rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in settings.items())
         parts.append(f"| setting | value |\n|---|---|\n{rows}")
@@ -86,14 +94,16 @@ def _front_matter(folder: Path, base: str | None, kind: str, settings: dict[str,
     fields: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if hub_name(base):
         fields["base_model"] = base
-        fields["base_model_relation"] = "adapter" if adapter else "finetune"
+        relations = {"adapter": "adapter", "quantised model": "quantized"}
+        fields["base_model_relation"] = relations.get(kind, "finetune")
     if license_of_base := _license(base):
         fields["license"] = license_of_base
     data = [value for key in ("data_path", "data_files") if hub_name(value := _text(settings.get(key)))]
     if data:
         fields["datasets"] = data
     fields["pipeline_tag"] = _TAGS.get(head_of(folder) or "", "text-generation")
-    fields["tags"] = [*(["lora"] if kind != "model" else []), "xtuner"]
+    more = {"model": [], "quantised model": ["compressed-tensors"]}.get(kind, ["lora"])
+    fields["tags"] = [*more, "xtuner"]
     return "".join(
         f"{key}: {value}\n" if isinstance(value, str) else f"{key}:\n" + "".join(f"- {v}\n" for v in value)
         for key, value in fields.items()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
-from xtuner.errors import NotFoundError
+from xtuner.errors import ModelError, NotFoundError
+from xtuner.language import translate
+from xtuner.model_folder import read_json
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ot"}
 
@@ -26,6 +29,18 @@ def model_folder(name: str | Path, what: str) -> Path:
         raise NotFoundError(
             f"{what} {name!r} is neither a folder nor to be had from the hub: {reason}"
         ) from e
+
+
+def merged_folder(name: str | Path, what: str) -> Path:
+    """`model_folder` of a whole model; ModelError, with the command that merges it, for an adapter."""
+    folder = model_folder(name, what)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "BASE"
+        command = shlex.join(["xtuner", "convert", "merge", str(base), str(name), "OUT"])
+        raise ModelError(
+            translate("{folder} is an adapter: merge it first, with {command}", folder=name, command=command)
+        )
+    return folder
 
 
 def copy_other_files(source: Path, target: Path, *, leave: tuple[str, ...] = ()) -> list[str]:
