@@ -7,6 +7,7 @@
 # make newest the suite with the newest packages that pyproject.toml allows
 # make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
 # make harness  the tests of xtuner eval --harness, with lm-eval
+# make trackers  the tests of --tracker, with SwanLab, MLflow and trackio
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make docs   the site of the pages, in build/site; needs no network after the installation
@@ -42,7 +43,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test slow soak families newest newest-layers harness prove check docs fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest newest-layers harness trackers prove check docs fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -81,6 +82,16 @@ $(VENV)-harness/.harness: constraints.txt pyproject.toml
 	grep -v '^python-dateutil' constraints.txt > $(VENV)-harness/constraints.txt
 	$(VENV)-harness/bin/python -m pip install --quiet --disable-pip-version-check -c $(VENV)-harness/constraints.txt \
 	  -e ".[harness]" pytest
+	@touch $@
+
+# An environment of its own: they need older packages than constraints.txt has.
+trackers: $(VENV)-trackers/.trackers
+	OMP_NUM_THREADS=1 $(VENV)-trackers/bin/python -m pytest tests/engine/trackers
+
+$(VENV)-trackers/.trackers: constraints.txt pyproject.toml
+	$(MAKE) VENV=$(VENV)-trackers $(VENV)-trackers/.torch
+	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e ".[track,swanlab,mlflow,trackio]" pytest
 	@touch $@
 
 # Look at what has changed first: the tests are of tiny models.

@@ -14,6 +14,9 @@ _SERVE = ("fastapi>=0.120", "pydantic>=2.10", "uvicorn>=0.30", "prometheus-clien
 # As in pyproject.toml, where extras also include one another.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "track": ("tensorboard>=2.16", "wandb>=0.19"),
+    "swanlab": ("swanlab>=0.10",),
+    "mlflow": ("mlflow>=3",),
+    "trackio": ("trackio>=0.40",),
     "excel": ("openpyxl>=3.1",),
     "deepspeed": ("deepspeed>=0.19",),
     "agents": ("mcp>=2",),

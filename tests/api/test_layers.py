@@ -19,6 +19,7 @@ LAYERS = {
             "extras",
             "paths",
             "checkpoint_paths",
+            "credentials",
             "data_files",
             "dist",
             "devices",

@@ -7,6 +7,7 @@ import warnings
 import pytest
 
 from xtuner.engine import visual
+from xtuner.engine.trackers.tracker import need
 from xtuner.errors import ConfigError
 
 
@@ -53,4 +54,4 @@ def test_wandb_offline_writes_a_run(tmp_path, monkeypatch):
 
 def test_a_missing_library_is_an_error_with_the_package():
     with pytest.raises(ConfigError, match=r"XBackend needs the package nothing: .+ -m pip install nothing"):
-        visual._need("nothing_of_the_kind", "XBackend", "nothing")
+        need("nothing_of_the_kind", "XBackend", "nothing")

@@ -14,6 +14,7 @@ from xtuner.check.names import Names, look_at, unmade
 from xtuner.check.rows import TryRows, row_faults
 from xtuner.check.template import template_faults
 from xtuner.config.schema import Fault, built_parts, find_faults, is_of_value, passed_on
+from xtuner.config.trackers import find_unknown_trackers
 from xtuner.errors import ConfigError
 from xtuner.estimate.forecast import Forecast, forecast, shortages
 from xtuner.estimate.processes import ALONE, Division
@@ -52,7 +53,16 @@ def check_config(
         look_at(passed_on(config.get(key)), key, names)
     errors, warnings = template_faults(config)
     found = Findings(
-        _distinct([*find_faults(config), *unmade(config), *names.faults, *file_faults(config), *errors]),
+        _distinct(
+            [
+                *find_faults(config),
+                *find_unknown_trackers(config),
+                *unmade(config),
+                *names.faults,
+                *file_faults(config),
+                *errors,
+            ]
+        ),
         [*folders_nearby(config), *warnings],
     )
     found.unchecked = [*sorted(names.unknown), *hub_names(config)]

@@ -21,6 +21,7 @@ from xtuner.chinese.replay import REPLAY
 from xtuner.chinese.report import REPORT
 from xtuner.chinese.scoring import SCORING
 from xtuner.chinese.sweep import SWEEP
+from xtuner.chinese.tracking import TRACKING
 from xtuner.chinese.train import TRAIN
 from xtuner.chinese.vision import VISION
 
@@ -35,6 +36,7 @@ CHINESE: dict[str, str] = {
     **ENGINE,
     **TRAINER,
     **TRAIN,
+    **TRACKING,
     **PREFERENCES,
     **HEADS,
     **SCORING,

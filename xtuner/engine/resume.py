@@ -60,6 +60,7 @@ def state_of(run: Run, with_optimizer: bool = True, in_parts: bool = False) -> d
             "time": time.strftime("%Y%m%d_%H%M%S"),
             "xtuner_version": __version__,
             "hf_files": run.model_files(),
+            "trackers": run.visualizer.ids() if hasattr(run.visualizer, "ids") else {},
         },
         "state_dict": run.backend.model_parts() if in_parts else run.backend.model_state(),
         "data": {"key": getattr(run.train_dataloader.dataset, "key", None)},
@@ -142,6 +143,7 @@ def restore(run: Run, source: dict[str, Any] | None) -> None:
     run.call_hooks("after_load_checkpoint", checkpoint=source or small)
     load_tensors(run, source)
     resume = small["resume"]
+    run.tracker_ids = small["meta"].get("trackers", {})
     run.num_skipped_updates = resume["num_skipped_updates"]
     run.update_losses.extend(resume.get("update_losses", ()))
     path = Path(small["path"]).resolve()

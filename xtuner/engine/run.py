@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from xtuner import __version__, devices
 from xtuner.checkpoint_paths import find_last
 from xtuner.config import Builder, Config
+from xtuner.credentials import without_credentials
 from xtuner.engine import schedule
 from xtuner.engine.backend import Backend
 from xtuner.engine.environment import adapter_files, describe_environment, model_files
@@ -23,6 +25,7 @@ from xtuner.engine.malloc import keep_freed_memory
 from xtuner.engine.reference import Reference
 from xtuner.engine.resume import Position
 from xtuner.engine.steps import Steps, complete
+from xtuner.engine.trackers.facts import TrackedRun, credentials_of, flattened
 from xtuner.errors import TrainingError
 from xtuner.estimate.forecast import Forecast, memory_lines
 from xtuner.language import translate
@@ -64,6 +67,7 @@ class Run:
     optim_wrapper: Any = None
     param_schedulers: list[schedule.Schedule] = field(default_factory=list)
     visualizer: Any = None
+    tracker_ids: dict[str, str] = field(default_factory=dict)  # of the run that a resumed one goes on with
     hooks: list[Any] = field(default_factory=list)
     train_loop: Any = None
     val_loop: Any = None
@@ -138,6 +142,8 @@ class Run:
         try:
             if self.world.is_first:
                 log_file = start_file(self.log_dir / f"{self.timestamp}.log")
+                if hasattr(self.visualizer, "describe"):
+                    self.visualizer.describe(tracked(self))
                 self.visualizer.open(self.log_dir, self.timestamp, self.cfg.text)
                 (self.work_dir / Path(self.cfg.filename).name).write_text(self.cfg.text, encoding="utf-8")
             logger.info(translate("Checkpoints will be saved to %s."), self.work_dir)
@@ -195,3 +201,24 @@ class Run:
             found = (adapter_files if of_adapter else model_files)(llm, tokenizer)
             files = {f"{folder}{name}": content for name, content in found.items()}
         return {**files, **self.model.extra_files()}
+
+
+def tracked(run: Run) -> TrackedRun:
+    """The facts about this start of the run that trackers show."""
+    facts = {
+        "seed": run.seed,
+        "processes": run.world.size,
+        "device": devices.name_of(run.device) if devices.is_accelerator(run.device) else run.device.type,
+        "xtuner": __version__,
+        "work_dir": str(run.work_dir),
+    }
+    return TrackedRun(
+        run.work_dir,
+        run.log_dir,
+        run.timestamp,
+        getattr(run.visualizer, "run_name", None) or f"{run.work_dir.resolve().name}_{run.timestamp}",
+        without_credentials(run.cfg.text, credentials_of(run.cfg)),
+        {**flattened(run.cfg), **{f"run.{name}": value for name, value in facts.items()}},
+        getattr(run.visualizer, "project", None),
+        run.tracker_ids,
+    )

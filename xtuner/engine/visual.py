@@ -1,18 +1,24 @@
-"""Writers of scalars: JSON lines in the work dir, TensorBoard, Weights & Biases."""
+"""Writers of scalars: JSON lines in the work dir, and trackers such as TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from xtuner.errors import ConfigError
-from xtuner.extras import pip_install
+from xtuner.config.build import build
+from xtuner.config.ref import Ref
+from xtuner.config.trackers import TRACKERS, check_installed, tracker_names
+from xtuner.engine.trackers.facts import IDS_FILE, TrackedRun
+from xtuner.engine.trackers.tensorboard import TensorboardVisBackend
+from xtuner.engine.trackers.tracker import Guarded
+from xtuner.engine.trackers.wandb import WandbVisBackend
 from xtuner.language import translate
 from xtuner.log import logger
+
+__all__ = ["Backend", "LocalVisBackend", "TensorboardVisBackend", "Visualizer", "WandbVisBackend"]
 
 
 class Backend(Protocol):
@@ -63,88 +69,48 @@ class LocalVisBackend:
         self._files = []
 
 
-class TensorboardVisBackend:
-    """Writes event files of TensorBoard in `vis_data`."""
-
-    def __init__(self, save_dir: str | None = None):
-        self._save_dir = save_dir
-        self._writer: Any = None
-
-    def open(self, log_dir: Path, timestamp: str, config_text: str) -> None:
-        module = _need("torch.utils.tensorboard", "TensorboardVisBackend", "tensorboard")
-        self._writer = module.SummaryWriter(self._save_dir or str(log_dir / "vis_data"))
-        self._writer.add_text("config", f"```python\n{config_text}\n```", 0)
-
-    def add_scalars(self, scalars: dict[str, float], step: int) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-
-    def add_text(self, name: str, text: str, step: int) -> None:
-        self._writer.add_text(name, text, step)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-class WandbVisBackend:
-    """Writes a run of Weights & Biases; `init_kwargs` are passed to `wandb.init`."""
-
-    def __init__(self, init_kwargs: dict[str, Any] | None = None, save_dir: str | None = None):
-        self._init_kwargs = init_kwargs or {}
-        self._save_dir = save_dir
-        self._run: Any = None
-
-    def open(self, log_dir: Path, timestamp: str, config_text: str) -> None:
-        wandb = _need("wandb", "WandbVisBackend", "wandb")
-        folder = Path(self._save_dir or log_dir / "vis_data")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(**{"dir": str(folder), "config": {"config": config_text}, **self._init_kwargs})
-
-    def add_scalars(self, scalars: dict[str, float], step: int) -> None:
-        self._run.log(scalars, step=step)
-
-    def add_text(self, name: str, text: str, step: int) -> None:
-        # A table or Html would be too large for a line of text.
-        self._run.log({name: text}, step=step)
-
-    def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
-
-
-def _need(module: str, user: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(
-            translate(
-                "{user} needs the package {package}: {command}",
-                user=user,
-                package=package,
-                command=pip_install(package),
-            )
-        ) from error
-
-
 class Visualizer:
-    """Passes scalars and texts to its backends, which always include the local files."""
+    """Passes scalars and texts to its backends, which always include the local files.
+
+    `trackers` are further backends by name. `run_name` and `project`: what a run is called there.
+    """
 
     def __init__(
         self,
         vis_backends: Sequence[Backend] | None = None,
         name: str = "visualizer",
         save_dir: str | None = None,
+        trackers: str | Sequence[str] | None = None,
+        run_name: str | None = None,
+        project: str | None = None,
     ):
         self.name = name
-        self.backends: list[Backend] = list(vis_backends or [])
-        if not any(isinstance(b, LocalVisBackend) for b in self.backends):
-            self.backends.insert(0, LocalVisBackend())
+        self.run_name = run_name
+        self.project = project
+        named = tracker_names(trackers)
+        check_installed(named)
+        made = [*(vis_backends or []), *(build({"type": Ref(TRACKERS[n].path)}, n) for n in named)]
+        local = next((b for b in made if isinstance(b, LocalVisBackend)), None) or LocalVisBackend()
+        # The local files are written first: they say what the others have.
+        self.backends: list[Backend] = [local, *(Guarded(b) for b in made if b is not local)]
+        self._ids: dict[str, str] = {}
+
+    def describe(self, run: TrackedRun) -> None:
+        """Tell the trackers of the run that is opened next."""
+        for tracker in self._trackers():
+            tracker.describe(run)
 
     def open(self, log_dir: Path, timestamp: str, config_text: str) -> None:
         """Start writing into `log_dir`."""
         for backend in self.backends:
             backend.open(log_dir, timestamp, config_text)
+        self._ids = {tracker.name: tracker.id for tracker in self._trackers() if tracker.id}
+        if self._ids:
+            (log_dir / "vis_data" / IDS_FILE).write_text(json.dumps(self._ids) + "\n", encoding="utf-8")
+
+    def ids(self) -> dict[str, str]:
+        """The id of this run in each tracker, by which a resumed one goes on there."""
+        return dict(self._ids)
 
     def add_scalars(self, scalars: dict[str, float], step: int) -> None:
         """Record numbers of one step."""
@@ -164,3 +130,8 @@ class Visualizer:
         """Close all files."""
         for backend in self.backends:
             backend.close()
+
+    def _trackers(self) -> list[Any]:
+        """The backends that take facts about a run, without their guards."""
+        inner = [backend.backend for backend in self.backends if isinstance(backend, Guarded)]
+        return [backend for backend in inner if hasattr(backend, "describe")]

@@ -18,6 +18,7 @@ from xtuner.parallel.launch import num_processes
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, add_seed, read_config
 from xtuner.tools.arguments.parser import Parser, at_least_one
+from xtuner.tools.arguments.trackers import add_trackers, tracker_options
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
@@ -48,6 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_seed(parser)
     add_options(parser)
+    add_trackers(parser)
     return parser.parse_args(argv)
 
 
@@ -76,6 +78,7 @@ def with_seed(option: str, config: Config) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 if all variants were completed."""
     args = parse_args(argv)
+    args.cfg_options += tracker_options(args)
     config = read_config(args.config, args.cfg_options)
     variants = make_variants(args.settings)
     work_dir = Path(args.work_dir or Path("work_dirs") / f"{Path(config.filename).stem}_sweep")

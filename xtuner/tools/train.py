@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from xtuner.check.checks import check_config
 from xtuner.checkpoint_paths import check_exists
 from xtuner.config.schema import by_trainer
+from xtuner.config.trackers import check_installed, find_unknown_trackers, tracker_names
 from xtuner.errors import ConfigError
 from xtuner.estimate.configured import named_llm, read_division
 from xtuner.estimate.trainer import as_engine
@@ -25,6 +26,7 @@ from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, add_seed, read_config
 from xtuner.tools.arguments.parser import Parser
 from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
+from xtuner.tools.arguments.trackers import add_trackers, tracker_options
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
@@ -56,6 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add_seed(parser)
     add_options(parser)
+    add_trackers(parser)
     add_launcher(parser)
     parser.add_argument(
         "--fsdp", action="store_true", help="divide weights, gradients and optimiser state among processes"
@@ -78,6 +81,17 @@ def check_find_lr(args: argparse.Namespace, config: Config) -> None:
         raise ConfigError(translate("--find-lr tries rates from the start of a run: leave out --resume"))
     if by_trainer(config):
         raise ConfigError(translate("--find-lr does not use the Trainer of transformers: leave it out"))
+
+
+def check_trackers(args: argparse.Namespace, config: Config) -> None:
+    """Raise ConfigError for trackers that the Trainer would not have, or that are not installed."""
+    if by_trainer(config):
+        if args.tracker or args.run_name:
+            what = "--tracker and --run-name: with framework = 'huggingface' set training_args.report_to"
+            raise ConfigError(translate(what))
+        return
+    if not find_unknown_trackers(config):  # which check_config reports
+        check_installed(tracker_names((config.get("visualizer") or {}).get("trackers")))
 
 
 def check_deepspeed(name: str) -> None:
@@ -129,11 +143,13 @@ def _find_lr(config: Config, options: RunOptions) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Train; returns 0 if it was completed."""
     args = parse_args(argv)
+    args.cfg_options += tracker_options(args)
     config = read_config(args.config, args.cfg_options)
     adapter = _adapter_to_start_from(config)
     if adapter:
         more = ["load_from=None", f"model.peft_model={adapter!r}"]
         config = read_config(args.config, [*(args.cfg_options or ()), *more])
+    check_trackers(args, config)
     if args.find_lr:
         check_find_lr(args, config)
     named = args.deepspeed or config.get("deepspeed")

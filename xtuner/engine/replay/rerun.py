@@ -37,8 +37,8 @@ def rerun(
     Every process returns it. `world`: the processes; by default those that this one was started with, which
     part at the end. Hooks that only save, measure or show are left out: the numbers do not depend on them.
     """
-    # A run that is resumed has no first updates.
-    config = with_values(config, replay_updates=num_updates, resume=None)
+    # A run that is resumed has no first updates; trackers show the recorded run, not this one.
+    config = with_values(config, replay_updates=num_updates, resume=None, visualizer=None)
     with tempfile.TemporaryDirectory(prefix="xtuner-replay-") as folder:
         own = world or make_world()
         run = build_run(config, replace(options, work_dir=folder, resume=False), own)

@@ -1,0 +1,27 @@
+"""The trackers of a training, on the command line."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.config.trackers import tracker_names
+
+
+def add_trackers(parser: argparse.ArgumentParser) -> None:
+    """Add `--tracker` and `--run-name`."""
+    parser.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also record the run with tensorboard, wandb, swanlab, mlflow or trackio; several: a,b",
+    )
+    parser.add_argument(
+        "--run-name", metavar="NAME", help="name of the run there (name of the work dir, and the time)"
+    )
+
+
+def tracker_options(args: argparse.Namespace) -> list[str]:
+    """The `--cfg-options` that say the same."""
+    named = [f"visualizer.trackers={tracker_names(args.tracker)!r}"] if args.tracker else []
+    return named + ([f"visualizer.run_name={args.run_name!r}"] if args.run_name else [])
