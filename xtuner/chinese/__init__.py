@@ -1,5 +1,6 @@
 """What the program says, in Chinese, by the English: `CHINESE[text]`. Slots are the same in both."""
 
+from xtuner.chinese.adapters import ADAPTERS
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.code import CODE
 from xtuner.chinese.compare import COMPARE
@@ -33,6 +34,7 @@ CHINESE: dict[str, str] = {
     **DATASET,
     **IMAGES,
     **MODEL,
+    **ADAPTERS,
     **ENGINE,
     **TRAINER,
     **TRAIN,

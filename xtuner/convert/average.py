@@ -29,7 +29,7 @@ from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import logger
 from xtuner.model.lora import ADAPTER_CONFIG
-from xtuner.model.state import is_adapter
+from xtuner.model.state import PEFT_ADAPTER, is_adapter
 from xtuner.model_folder import read_json
 from xtuner.parallel.world import World
 
@@ -104,6 +104,12 @@ def _average_checkpoints(paths: list[Path], parts: list[float], out: Path) -> No
     mean = Mean([Source(str(w.path), w, part) for w, part in zip(all_weights, parts, strict=True)])
     adapters = [w.meta.get("hf_files", {}).get(ADAPTER_CONFIG) for w in all_weights]
     check_settings([(p, json.loads(text)) for p, text in zip(paths, adapters, strict=True) if text])
+    if any(name.startswith(PEFT_ADAPTER) for name in newest.infos):
+        raise ConfigError(
+            translate(
+                "Only LoRA adapters and whole models have a mean: {path} is another adapter", path=paths[-1]
+            )
+        )
     if is_adapter(newest.infos):
         _say_what_it_is()
     out.parent.mkdir(parents=True, exist_ok=True)

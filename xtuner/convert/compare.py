@@ -139,7 +139,7 @@ def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device
             buffer.copy_(tensors[name])
     vocabulary = model.get_input_embeddings().weight.shape[0]
     try:
-        return _forward(model.eval(), vocabulary, device)
+        return logits_of(model.eval(), vocabulary, device)
     except RuntimeError as error:
         if "meta" not in str(error):
             raise
@@ -183,7 +183,7 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
         pixels = torch.linspace(-1, 1, 3 * size * size, device=device).view(1, 3, size, size)
         out = model(pixel_values=pixels).last_hidden_state.cpu()
     else:
-        out = _forward(model, model.get_input_embeddings().weight.shape[0], device)
+        out = logits_of(model, model.get_input_embeddings().weight.shape[0], device)
     del model
     gc.collect()
     if devices.is_accelerator(device):
@@ -191,7 +191,8 @@ def _loaded_logits(folder: Path, adapter: Path | None, device: torch.device, is_
     return out
 
 
-def _forward(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:
+def logits_of(model: Any, vocabulary: int, device: torch.device) -> torch.Tensor:
+    """The logits of one fixed prompt."""
     ids = torch.arange(_LENGTH, device=device) * 7919 % vocabulary
     return model(input_ids=ids.unsqueeze(0), use_cache=False).logits.float().cpu()
 

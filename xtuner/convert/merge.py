@@ -36,6 +36,7 @@ from xtuner.convert.lora import (
     plan_changes,
     read_adapter,
 )
+from xtuner.convert.merge_whole import check_merges, is_other_adapter, merge_whole
 from xtuner.convert.names import Names, empty_model, has_mapping, packed_targets
 from xtuner.convert.output import new_folder
 from xtuner.convert.progress import byte_bar
@@ -71,6 +72,8 @@ def merge(
     where = _device(device)
     parse_size(max_shard_size)
     base_dir, adapter_dir = model_folder(base, "the base model"), model_folder(adapter, "the adapter")
+    if is_other_adapter(adapter_dir) and not is_clip:
+        return _merge_whole(base_dir, adapter_dir, save_dir, where, max_shard_size, safe_serialization)
     lora = read_adapter(adapter_dir)
     check_writes_text(adapter_dir)
     weights = Weights(base_dir)
@@ -101,6 +104,38 @@ def merge(
             write_card(folder, str(base), "merged model")
             serve_as_trained(folder)
         return compare_logits(base_dir, adapter_dir, folder, where, is_clip) if check else None
+
+
+def _merge_whole(
+    base: Path,
+    adapter: Path,
+    save_dir: str | Path,
+    device: torch.device,
+    max_shard_size: str | int,
+    safe: bool,
+) -> float:
+    """As `merge`, for an adapter of another type than LoRA."""
+    check_merges(adapter)
+    check_writes_text(adapter)
+    weights = Weights(base)
+    _refuse_quantised(base, weights)
+    total = sum(info.num_bytes for info in weights.infos.values())
+    logger.info("Saving to %s...", save_dir)
+    with new_folder(save_dir, sources=(base, adapter), num_bytes=total) as folder:
+        merged = merge_whole(base, adapter, device)
+        write_weights(
+            folder,
+            merged.infos,
+            merged.tensors.__getitem__,
+            max_shard_size=max_shard_size,
+            safe_serialization=safe,
+        )
+        copy_other_files(base, folder, leave=("README.md",))
+        if (adapter / CONFIG_NAME).is_file():
+            (folder / CONFIG_NAME).write_bytes((adapter / CONFIG_NAME).read_bytes())
+        write_card(folder, str(base), "merged model")
+        serve_as_trained(folder)
+    return merged.difference
 
 
 def _device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from xtuner.dataset.collate_fns import default_collate_fn, flat_collate_fn
 from xtuner.dataset.items.streamed import Stream
 from xtuner.dataset.samplers import DefaultSampler
 from xtuner.engine import resume, schedule
-from xtuner.engine.backend import Backend, make_backend
+from xtuner.engine.backend import Backend, DDPBackend, make_backend
 from xtuner.engine.batches.held_out import data_of_training, data_of_validation
 from xtuner.engine.batches.indexed import Batches
 from xtuner.engine.batches.source import BatchSource
@@ -53,6 +54,8 @@ from xtuner.estimate.configured import choose_recompute
 from xtuner.language import translate
 from xtuner.locks import writing
 from xtuner.log import say_once
+from xtuner.model import adaptive_ranks
+from xtuner.model.adapters import adapter_type
 from xtuner.model.compiled import compile_layers
 from xtuner.model.loading import compute_dtype, register_families
 from xtuner.model.recompute import free_memory
@@ -108,6 +111,7 @@ def build_parts(cfg: Config, options: RunOptions, world: World, work_dir: Path, 
     if world.rank and (cfg.get("randomness") or {}).get("diff_rank_seed", True):
         set_seed(seed + world.rank, deterministic)  # weights were equal on all ranks; dropout must differ
     run.train_loop = build_loop(run)
+    choose_ranks(run)
     run.param_schedulers = build_schedules(run)
     run.visualizer = build_visualizer(run)
     run.hooks = build_hooks(run)
@@ -344,10 +348,19 @@ def build_model(run: Run) -> Any:
         model.enable_sequence_parallel(run.world.sequence_group)
     if settings := run.cfg.get("compile"):
         compile_layers(model.llm, {} if settings is True else settings)
+    check_adapter(run, model)
     run.weights_text = describe_weights(model)
     run.reference = take_reference(model, run.world)
     run.backend.wrap(model, run.device)
     return model
+
+
+def check_adapter(run: Run, model: Any) -> None:
+    """Raise ConfigError for an adapter whose weights cannot be divided among processes."""
+    kind = adapter_type(model.parts().get("llm"))
+    if kind is not None and not isinstance(run.backend, DDPBackend) and type(run.backend) is not Backend:
+        what = "model.lora.type: {kind} trains without --fsdp and --deepspeed: leave it out"
+        raise ConfigError(translate(what, kind=kind))
 
 
 def build_optim_wrapper(run: Run) -> OptimWrapper:
@@ -382,6 +395,14 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
         )
     run.backend.start(wrapper)
     return wrapper
+
+
+def choose_ranks(run: Run) -> None:
+    """Let the adapter choose its ranks after each update, if it is of a type that does."""
+    llm = run.model.parts().get("llm")
+    if adaptive_ranks.has_ranks(llm):
+        updates = math.ceil(run.train_loop.max_iters / run.optim_wrapper.accumulative_counts)
+        adaptive_ranks.start(llm, run.optim_wrapper.optimizer, updates)
 
 
 def build_loop(run: Run) -> Any:

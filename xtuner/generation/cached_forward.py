@@ -13,7 +13,10 @@ from typing import Any
 
 import torch
 
+from xtuner.errors import ConfigError
 from xtuner.generation.growing_cache import let_grow
+from xtuner.language import translate
+from xtuner.model.adapters import virtual_tokens
 from xtuner.model.base import base_model
 
 
@@ -21,6 +24,12 @@ class CachedForward:
     """Calls the forward of `model` with the arguments that its family accepts."""
 
     def __init__(self, model: Any) -> None:
+        if virtual_tokens(model):
+            what = (
+                "An adapter with virtual tokens before the text writes none here: remove EvaluateChatHook, "
+                "and use generate() of peft.PeftModel"
+            )
+            raise ConfigError(translate(what))
         self._model = model
         names = inspect.signature(base_model(model).forward).parameters
         self.cache_name = "cache" if "cache" in names else "past_key_values"

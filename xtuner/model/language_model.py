@@ -22,7 +22,7 @@ from xtuner.config import build
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import say_once
-from xtuner.model import attention, loading, lora, passes
+from xtuner.model import adapters, adaptive_ranks, attention, loading, lora, passes, prompts
 from xtuner.model.base import base_model, decoder_and_head, keeps_logits
 from xtuner.model.fused import fuse, unfuse
 from xtuner.model.fused.shapes import rounded
@@ -83,7 +83,9 @@ class PackedLanguageModel(TrainModule):
             llm, lora, peft_model, tokenizer, max_position_embeddings, frozen, text_only, adapt
         )
         self.uses_adapter = lora is not None or peft_model is not None
-        way = as_recompute(use_activation_checkpointing) or what_fits(self.llm)
+        way = prompts.recompute_of(self.llm, as_recompute(use_activation_checkpointing)) or what_fits(
+            self.llm
+        )
         self.recompute = enable_recompute(self.llm, way)
         self._isolation = Isolation()
         self._sequence_group: Any = None
@@ -104,8 +106,16 @@ class PackedLanguageModel(TrainModule):
         packed = pack(data, self.device)
         with self.seeing(data):
             if mode == "loss":
-                return self.compute_loss(self.with_labels(packed, data), num_items)
+                outputs = self.compute_loss(self.with_labels(packed, data), num_items)
+                return self._with_penalty(outputs, data, num_items)
             return self.outputs_of(packed, data, mode)
+
+    def _with_penalty(self, outputs: Outputs, data: Any, num_items: int | Tensor | None) -> Outputs:
+        """`outputs` with this batch's part of what the adapter adds to the loss of an update."""
+        if not self.training or not adaptive_ranks.has_ranks(self.llm):
+            return outputs
+        part = 1.0 if num_items is None else self.num_items(data) / num_items
+        return {"loss": outputs["loss"] + part * adaptive_ranks.penalty(self.llm), "sums": outputs["sums"]}
 
     def seeing(self, data: Mapping[str, Any]) -> contextlib.AbstractContextManager:
         """A context in which passes have what the batch holds besides tokens, such as images."""
@@ -132,6 +142,7 @@ class PackedLanguageModel(TrainModule):
         return {"llm": self.llm}
 
     def enable_sequence_parallel(self, group: Any) -> None:
+        prompts.check_whole_sequences(self.llm)
         heads = self.llm.config.get_text_config().num_attention_heads
         kv_heads = getattr(self.llm.config.get_text_config(), "num_key_value_heads", None) or heads
         ulysses.check_heads(heads, kv_heads, group.size())
@@ -160,7 +171,9 @@ class PackedLanguageModel(TrainModule):
         family = self.llm.config.get_text_config().model_type
         if self._sequence_group is not None:
             raise ConfigError(_no_sequence_parallel(family))
-        if len(packed.boundaries) > 2:
+        if adapters.virtual_tokens(self.llm):
+            say_once("Virtual tokens come before each sample, so each sample runs by itself", logging.INFO)
+        elif len(packed.boundaries) > 2:
             say_once(
                 "Models of the family '{family}' mix packed samples, so each sample runs by "
                 "itself: slower with many short samples",
@@ -173,6 +186,8 @@ class PackedLanguageModel(TrainModule):
         return found + [passes.filler(self.device)] * (all_reduce_max(len(found)) - len(found))
 
     def _may_pack(self, packed: Packed) -> bool:
+        if adapters.virtual_tokens(self.llm):
+            return False
         return self._isolation.holds(self.llm, len(packed.input_ids))
 
     def _apart(self, packed: Packed) -> list[Pass]:
@@ -190,9 +205,9 @@ class PackedLanguageModel(TrainModule):
         """The output of `model`, by default the language model, with logits at `columns` or at all tokens."""
         inputs = dict(p.inputs)
         if columns is not None and keeps_logits(self.llm):
-            inputs["logits_to_keep"] = to_device(columns, p.device)
+            inputs["logits_to_keep"] = to_device(columns + prompts.shift(self.llm), p.device)
         if p.boundaries is None:
-            return (model or self.llm)(**inputs)
+            return prompts.without_virtual((model or self.llm)(**inputs), p.index.shape[1], columns)
         with attention.packed_batch(p.boundaries, p.pieces):
             return (model or self.llm)(**inputs)
 

@@ -24,6 +24,7 @@ from xtuner.language import translate
 from xtuner.llava_folder import BESIDE_ADAPTER
 from xtuner.loadable import OF_VECTORS, head_of
 from xtuner.log import logger, say_once
+from xtuner.model import adapters, adaptive_ranks
 from xtuner.model.base import base_model
 from xtuner.model.fused.experts import is_on_parameter
 from xtuner.model.fused.linear import is_lora
@@ -49,10 +50,12 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 def apply_lora(
     llm: nn.Module, lora: Any, task_type: str | None = "CAUSAL_LM", *, exact: bool = False
 ) -> nn.Module:
-    """`llm` frozen, with trainable adapters of peft's `LoraConfig`, which is not modified.
+    """`llm` frozen, with trainable adapters of a config of peft, which is not modified.
 
     `task_type`: of a config that has none. `exact`: layers of images and audio are adapted too if named.
     """
+    if adapters.is_other(lora):
+        return adapters.apply_other(llm, lora, task_type)
     cfg = copy.deepcopy(lora)
     check_targets(llm, cfg)
     targets = find_targets(llm, cfg, exact=exact)
@@ -220,6 +223,8 @@ def attach_adapter(
     _warn_of_other_base(cfg.base_model_name_or_path, model, folder)
     cfg.base_model_name_or_path = None  # peft sets the name of the current model
     cfg.inference_mode = not trainable
+    if adapters.is_other(cfg):
+        return adapters.attach_other(model, cfg, weights, str(folder), name, trainable)
     try:
         if has_single_experts(weights) and packed_experts(model):
             wrapped, weights = _with_joined_experts(model, cfg, weights, name)
@@ -408,6 +413,11 @@ def tell_unused_settings(asked: Any, folder: str | Path) -> None:
     from peft import PeftConfig
 
     saved = PeftConfig.from_pretrained(str(folder))
+    if adapters.is_other(saved):
+        if asked is not None and type(asked) is not type(saved):
+            what = "model.lora is not used with model.peft_model = {folder!r}, an adapter of {name}"
+            say_once(what, folder=str(folder), name=type(saved).__name__)
+        return
     logger.info(translate("Load adapter from %s, with its own settings: r=%d"), folder, saved.r)
     names = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "modules_to_save")
     other = [
@@ -432,6 +442,8 @@ def adapter_config(model: Any) -> str:
     """The content of adapter_config.json for the adapter of `model`."""
     cfg = copy.copy(model.peft_config["default"])
     cfg.inference_mode = True
+    if adaptive_ranks.has_ranks(model):
+        cfg.rank_pattern = None  # all ranks are saved; those that are left out are zero
     with tempfile.TemporaryDirectory() as folder:
         cfg.save_pretrained(folder)
         return (Path(folder) / ADAPTER_CONFIG).read_text("utf-8")
@@ -439,6 +451,8 @@ def adapter_config(model: Any) -> str:
 
 def continue_from(model: nn.Module, path: str | Path) -> nn.Module:
     """`model` with the adapter weights of the checkpoint `path` of a LoRA run."""
+    if adapters.adapter_type(model) is not None:
+        adapters.check_starts_from(path)
     saved: Any = read_weights(Path(path))
     saved = saved.get("state_dict", saved)
     load_adapter_weights(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PREFIX = "llm."
+# Of an adapter of another type than LoRA; what follows is the name in the adapter file.
+PEFT_ADAPTER = "llm.peft_adapter."
 # The parts of an adapter in peft; in a run each is followed by the adapter's name, in a file not.
 _PER_ADAPTER = re.compile(r"\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B)\.default(?=\.|$)")
 # DoRA's vector was a parameter before it became a module; its name in files is the same.
@@ -32,8 +34,8 @@ _SAVED_MODULE = ".modules_to_save.default."
 
 
 def is_adapter(state_dict: Mapping[str, object]) -> bool:
-    """Whether the trainable parameters are an adapter (LoRA), not a whole model."""
-    return any(".lora_" in name or _SAVED_MODULE in name for name in state_dict)
+    """Whether the trainable parameters are an adapter, not a whole model."""
+    return any(".lora_" in n or _SAVED_MODULE in n or n.startswith(PEFT_ADAPTER) for n in state_dict)
 
 
 def adapter_key(name: str) -> str:
@@ -66,8 +68,12 @@ def run_key(name: str, run_names: Mapping[str, object] | set[str]) -> str | None
 
 
 def adapter_state_dict(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """The contents of `adapter_model.safetensors` from the trainable parameters of a LoRA run."""
+    """The contents of `adapter_model.safetensors` from the trainable parameters of a run with an adapter."""
     _expect_prefix(state_dict)
+    if other := {
+        n.removeprefix(PEFT_ADAPTER): v for n, v in state_dict.items() if n.startswith(PEFT_ADAPTER)
+    }:
+        return other
     return {adapter_key(name): value for name, value in state_dict.items() if name.startswith(PREFIX)}
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from xtuner.errors import CheckpointError, ConfigError
 from xtuner.language import translate
+from xtuner.model import adapters
 from xtuner.model.vision.features import StoredFeatures
 
 
@@ -105,6 +106,11 @@ class TrainModule(nn.Module, ABC):
         trained = {prefix + name for name, p in self.named_parameters() if p.requires_grad}
         for name in [n for n in state if n.startswith(prefix) and n not in trained]:
             del state[name]
+        llm = getattr(self, "llm", None)
+        if adapters.adapter_type(llm) is not None:
+            own = f"{prefix}llm."
+            state = {n: t for n, t in state.items() if not n.startswith(own)}
+            state |= {own + n: t for n, t in adapters.run_state(llm).items()}
         return state
 
     def load_state_dict(
@@ -112,9 +118,13 @@ class TrainModule(nn.Module, ABC):
     ) -> Any:
         """Load what `state_dict` saved; `strict`: CheckpointError if weights are missing or unexpected."""
         self.check_fits(state_dict, strict)
-        trained = set(self.state_dict())
+        trained = list(self.state_dict())
+        llm = getattr(self, "llm", None)
+        if adapters.adapter_type(llm) is not None:
+            of_llm = {n.removeprefix("llm."): t for n, t in state_dict.items() if n.startswith("llm.")}
+            adapters.load_run_state(llm, of_llm)
         result = super().load_state_dict(state_dict, strict=False, assign=assign)
-        missing = [name for name in result.missing_keys if name in trained]
+        missing = [name for name in trained if name not in state_dict]
         unexpected = [name for name in state_dict if name not in trained]
         return type(result)(missing, unexpected)
 
