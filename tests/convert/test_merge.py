@@ -200,7 +200,7 @@ def test_another_base_is_refused(llama_dir, bias_dir, make_adapter, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"peft_type": "LILY"}, "adapters of type LILY cannot be merged"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the base before training"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices cannot be merged"),
         ({"r": 5}, "gives it rank 5"),

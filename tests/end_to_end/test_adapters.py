@@ -55,6 +55,7 @@ def train(tmp_path, monkeypatch, saved):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_the_commands(name, train, run):
     """A resumed run has the bits of the unbroken one; its folder merges and chats, if that type does."""
