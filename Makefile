@@ -5,12 +5,15 @@
 # make families   every family of models through every command, half an hour; SLICE=2/6: a part of it
 #                 WRITE=1 writes what came of it to docs/models.md
 # make newest the suite with the newest packages that pyproject.toml allows
+# make oldest a part of the suite with the oldest packages that pyproject.toml allows
 # make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
 # make harness  the tests of xtuner eval --harness, with lm-eval
 # make trackers  the tests of --tracker, with SwanLab, MLflow and trackio
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make docs   the site of the pages, in build/site; needs no network after the installation
+# make lint   the form of all files, workflows and the Dockerfile too: all hooks of .pre-commit-config.yaml
+# make coverage  the suite, and which lines it runs, also in other processes; fails below the floor in pyproject.toml
 # make fix    what lint and format can mend themselves
 # make gpu    on a GPU: what it computes, holds and waits for, and its speed; PART=numbers: one of the parts, each
 #             less than nine minutes (benchmarks/gpu.py); GPU_PYTHON=python3: with that Python's packages
@@ -20,11 +23,21 @@
 # make bench  speed beside TRL, LLaMA-Factory and plain PyTorch, half an hour
 
 PYTHON ?= python3
+SHELL := bash
+COMMA := ,
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TRANSFORMERS := $(shell sed -n 's/^ *"\(transformers[^"]*\)".*/\1/p' pyproject.toml)
+# The extras whose packages constraints.txt has; those of the two others do not go with it.
+PINNED_EXTRAS := $(filter-out modelscope harness,$(shell \
+  sed -n '/^\[project.optional-dependencies\]/,/^\[project.scripts\]/s/^\([a-z]*\) = .*/\1/p' pyproject.toml))
+# The extras of the suite, and what of it make oldest runs: tests that no package newer than the oldest is needed for.
+TESTED_EXTRAS := $(subst $(COMMA), ,$(shell sed -n 's/^ *"xtuner\[\(track.*\)\]",/\1/p' pyproject.toml))
+OLDEST_TESTS ?= tests/api tests/config tests/utils tests/engine/test_run.py tests/engine/checkpoints tests/convert \
+  tests/model/test_sft.py tests/model/test_dpo.py tests/model/test_loss.py tests/model/test_quantized.py \
+  tests/dataset/encoding tests/dataset/reading tests/dataset/images/test_decode.py
 # The index of PyTorch's own CPU builds, for Linux machines without an NVIDIA GPU.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -43,7 +56,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test slow soak families newest newest-layers harness trackers prove check docs fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest oldest newest-layers harness trackers prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -69,6 +82,17 @@ newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -e ".[dev]"
 	$(VENV)-newest/bin/python -m pytest -m "not families"
+
+# Packages that are newer only since others need it stay so. Their own warnings of the time are no errors.
+oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)-oldest/bin/uv pip compile pyproject.toml --resolution lowest-direct $(TESTED_EXTRAS:%=--extra %) \
+	  --python $(VENV)-oldest/bin/python --no-header --quiet --output-file $(VENV)-oldest/requirements.txt
+	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest/bin/python --quiet -r $(VENV)-oldest/requirements.txt \
+	  pytest pytest-xdist hypothesis
+	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest/bin/python --quiet --no-deps -e .
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -W default -n auto --dist loadfile $(OLDEST_TESTS)
 
 newest-layers: $(VENV)/.dev
 	$(BIN)/python -m tests.other_versions test "$(TRANSFORMERS)"
@@ -106,6 +130,17 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
+
+lint: $(VENV)/.dev
+	$(BIN)/pre-commit run --all-files
+
+# Half as slow again as make test. COVERAGE_TESTS="tests/api tests/config" has a part, whose share is lower.
+coverage: $(VENV)/.dev
+	rm -rf build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(COVERAGE_TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet --fail-under 0
+	$(BIN)/coverage report --skip-covered --sort cover
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -156,12 +191,13 @@ $(VENV)/.docs: $(VENV)/.core
 	@touch $@
 
 # Resolve the newest versions for Python 3.10 to 3.14. PyTorch names its CUDA packages itself.
-constraints: $(VENV)/.dev
-	$(PIP) uv
-	{ sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(BIN)/uv pip compile pyproject.toml \
-	  --all-extras --no-extra modelscope --no-extra harness --universal --python-version 3.10 --constraint - --no-header --no-annotate --quiet \
-	  | grep -vE '^(nvidia|cuda)'; } > constraints.new
+constraints:
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	set -o pipefail; { sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(VENV)-uv/bin/uv pip compile \
+	  pyproject.toml $(PINNED_EXTRAS:%=--extra %) --universal --python-version 3.10 --constraint - --no-header \
+	  --no-annotate --quiet | grep -vE '^(nvidia|cuda)'; } > constraints.new
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-gpu $(VENV)-harness build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness build dist *.egg-info

@@ -1,6 +1,6 @@
 """The tests of replaced layers with another version of a package, installed into a folder of its own.
 
-python -m tests.other_versions test "transformers>=5.17,<6"    the newest of these
+python -m tests.other_versions test "transformers>=5.18,<6"    the newest of these
 python -m tests.other_versions prove transformers==5.23.0      where the tests pass, that version is added
                                                                to xtuner/model/proven.json
 """

@@ -13,7 +13,7 @@ import sys
 _SERVE = ("fastapi>=0.120", "pydantic>=2.10", "uvicorn>=0.30", "prometheus-client>=0.20")
 # As in pyproject.toml, where extras also include one another.
 EXTRAS: dict[str, tuple[str, ...]] = {
-    "track": ("tensorboard>=2.16", "wandb>=0.19"),
+    "track": ("tensorboard>=2.17", "wandb>=0.19"),
     "swanlab": ("swanlab>=0.10",),
     "mlflow": ("mlflow>=3",),
     "trackio": ("trackio>=0.40",),

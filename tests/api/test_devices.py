@@ -23,7 +23,6 @@ from xtuner.estimate.machine import Machine
 from xtuner.estimate.memory import Training, estimate, ways_on
 from xtuner.estimate.shape import read_shape
 from xtuner.model import loading, quantization
-from xtuner.model.attention_kernels import groups_heads
 from xtuner.model.fused.dropout import bits_of
 from xtuner.parallel import world
 
@@ -181,7 +180,7 @@ def test_optimizers_that_do_not_work_are_refused():
 @pytest.mark.parametrize(
     ("kind", "version", "fp64", "scales"),
     [
-        ("cuda", "2.6.0", True, True),
+        ("cuda", "2.7.0", True, True),
         ("mps", "2.7.1", False, False),
         ("mps", "2.8.0", False, True),
         ("xpu", "2.13.0+xpu", False, False),
@@ -225,14 +224,6 @@ def test_4_bits_are_used_where_bitsandbytes_documents_them(monkeypatch, kind, in
         else:
             with pytest.raises(ConfigError, match=problem):
                 quantization.check_bits(given, config, kind)
-
-
-def test_heads_are_repeated_where_torch_would_end_the_process():
-    assert [groups_heads("mps", "2.6.0"), groups_heads("mps", "2.7.0"), groups_heads("xpu", "2.6.0")] == [
-        False,
-        True,
-        True,
-    ]
 
 
 def test_random_bits_are_made_of_fractions():

@@ -3,7 +3,7 @@
     FlashAttention 3      a Hopper GPU, 16 bits, no dropout              installed by the user
     FlashAttention 2      a GPU, 16 bits                                 installed by the user
     torch's varlen        a GPU, 16 bits, no dropout, no soft cap        torch 2.12 and later
-    FlexAttention         a GPU, no dropout: caps, sinks, biases too     flex.py, torch 2.6 and later
+    FlexAttention         a GPU, no dropout: caps, sinks, biases too     flex.py
     blocks                a CPU, only causal                             fused/segments.py
     runs                  everything: one causal call of torch for each run of equally long samples,
                           blocks of queries under a window, a soft cap or sinks; on xpu, npu and mps too
@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from packaging.version import Version
 from torch import Tensor
 from torch.nn.functional import dropout as apply_dropout
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -272,15 +271,7 @@ def _by_run(call: Call) -> Tensor:
 
 def _by_torch(q: Tensor, k: Tensor, v: Tensor, **limits: Any) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    if grouped and not groups_heads(q.device.type, torch.__version__):
-        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-        grouped = False
     return scaled_dot_product_attention(q, k, v, enable_gqa=grouped, **limits)
-
-
-def groups_heads(kind: str, version: str) -> bool:
-    """Whether torch's attention takes fewer key heads there; on mps before 2.7 it ends the process."""
-    return kind != "mps" or Version(version) >= Version("2.7")
 
 
 def _equal_runs(boundaries: Sequence[int]) -> Iterator[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""FlexAttention (torch 2.6 and later) on packed samples: windows, soft caps, sinks and biases of keys.
+"""FlexAttention on packed samples: windows, soft caps, sinks and biases of keys.
 
 No square mask is made.
 
