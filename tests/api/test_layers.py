@@ -48,12 +48,12 @@ LAYERS = {
     "chat": 5,
     "engine": 6,
     **dict.fromkeys(["convert", "evaluation"], 7),
-    **dict.fromkeys(["tools", "cli", "demo", "proposal", "report", "__main__"], 8),
+    **dict.fromkeys(["api", "tools", "cli", "demo", "proposal", "report", "__main__"], 8),
     "recipes": -1,
 }
 # recipes name everything as text; they share only the errors, words and names of layer 0.
 BELOW_RECIPES = {"errors", "language", "utils"}
-TOP = {"cli", "tools", "demo", "proposal", "report", "__main__"}
+TOP = {"api", "cli", "tools", "demo", "proposal", "report", "__main__"}
 
 
 def imports(path):
@@ -138,7 +138,8 @@ def test_a_stage_of_the_data_imports_earlier_ones_only():
 LIGHT = """
     cli errors language chinese locks extras checkpoint_paths data_files blocks atomic families config
     estimate.configured estimate.forecast check.checks check.names model_folder loadable recipes.catalogue
-    utils tools.train tools.chat tools.check tools.list_cfg tools.new_cfg
+    utils api.configs api.training api.scores chat.talk
+    tools.train tools.chat tools.check tools.list_cfg tools.new_cfg tools.eval
 """
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from xtuner.errors import ConfigError
 from xtuner.llava_folder import is_official_folder
+from xtuner.model_folder import check_model_path
+from xtuner.paths import check_adapter_path
 from xtuner.utils import PROMPT_TEMPLATE, SYSTEM_TEMPLATE
 from xtuner.utils.templates import fill_placeholders
 
@@ -69,6 +71,14 @@ class Settings(ModelSettings):
         if self.tools and not self.lagent:
             raise ConfigError(f"--tools {self.tools[0]} is for agents: add --lagent.")
         self._check_best_of()
+
+    def check_paths(self) -> None:
+        """Raise NotFoundError or ModelError for a model or adapter that is not there, without torch."""
+        check_model_path(self.model)
+        if self.reward is not None:
+            check_model_path(self.reward)
+        if self.adapter is not None:
+            check_adapter_path(self.adapter)
 
     def _check_best_of(self) -> None:
         count, others = self.best_of, {"--lagent": self.lagent, "--with-plugins": self.plugins}

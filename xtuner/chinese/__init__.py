@@ -1,6 +1,7 @@
 """What the program says, in Chinese, by the English: `CHINESE[text]`. Slots are the same in both."""
 
 from xtuner.chinese.adapters import ADAPTERS
+from xtuner.chinese.api import API
 from xtuner.chinese.check import CHECK
 from xtuner.chinese.code import CODE
 from xtuner.chinese.compare import COMPARE
@@ -53,4 +54,5 @@ CHINESE: dict[str, str] = {
     **SWEEP,
     **REPORT,
     **REPLAY,
+    **API,
 }

@@ -47,6 +47,13 @@ def tracker_names(given: str | Iterable[str] | None) -> list[str]:
     return list(dict.fromkeys(filter(None, names)))
 
 
+def tracker_settings(given: str | Iterable[str] | None, run_name: str | None) -> dict[str, Any]:
+    """The settings of a config that say the same."""
+    names = tracker_names(given)
+    named: dict[str, Any] = {"visualizer.trackers": names} if names else {}
+    return named | ({"visualizer.run_name": run_name} if run_name else {})
+
+
 def find_unknown_trackers(config: Mapping[str, Any]) -> list[Fault]:
     """A fault for each name under `visualizer.trackers` that is none."""
     visualizer = config.get("visualizer")

@@ -75,8 +75,7 @@ def train_by_trainer(cfg: Config, options: RunOptions, world: World | None = Non
         raise ConfigError(translate("--fsdp: with framework = 'huggingface' set training_args.fsdp"))
     world = world or make_world()
     training = cfg["training_args"]
-    named = options.work_dir or cfg.get("work_dir") or training.get("output_dir")
-    work_dir = Path(named or Path("work_dirs") / Path(cfg.filename).stem)
+    work_dir = work_dir_of(cfg, options)
     with contextlib.ExitStack() as held:
         if world.is_first:
             held.enter_context(writing(work_dir, translate("the work dir"), folder=True))
@@ -97,6 +96,12 @@ def train_by_trainer(cfg: Config, options: RunOptions, world: World | None = Non
             logger.info("%s", _next_step(cfg, work_dir))
     world.close()
     return trainer
+
+
+def work_dir_of(cfg: Config, options: RunOptions) -> Path:
+    """The work dir of the command line, of the config, of its Trainer, or one by the name of the config."""
+    named = options.work_dir or cfg.get("work_dir") or cfg["training_args"].get("output_dir")
+    return Path(named or Path("work_dirs") / Path(cfg.filename).stem)
 
 
 def build_trainer(cfg: Config, options: RunOptions, world: World, work_dir: Path) -> Trainer:

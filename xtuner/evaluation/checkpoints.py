@@ -27,7 +27,8 @@ from xtuner.engine.validation import resting
 from xtuner.errors import CheckpointError, ConfigError, NotFoundError, XTunerError
 from xtuner.evaluation.checkpoint_table import FILE, Part, Row, Table, read_table, write_table
 from xtuner.evaluation.text.loaded import Loaded
-from xtuner.evaluation.text.measure import Settings, key_of, measure_loaded, read_tasks
+from xtuner.evaluation.text.measure import key_of, measure_loaded, read_tasks
+from xtuner.evaluation.text.settings import Settings
 from xtuner.evaluation.text.tasks import PERPLEXITY, Task
 from xtuner.evaluation.validation_loss import build_measurement
 from xtuner.language import translate

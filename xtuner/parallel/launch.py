@@ -17,9 +17,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from xtuner import dist
 from xtuner.dist import DEFAULT_PORT
@@ -84,6 +86,15 @@ def configured_processes() -> Processes | None:
     return Processes(here, nodes, node, address or "127.0.0.1", port)
 
 
+def join_launched(launcher: str, config: Mapping[str, Any] | None = None) -> Processes | None:
+    """Set the rank of this process from the launcher; returns the processes to start here, or None."""
+    processes = None if dist.is_launched() else configured_processes()
+    if processes is None:
+        configured = "none" if config is None else config.get("launcher", "none")
+        dist.init_from_launcher(configured if launcher == "none" else launcher)
+    return processes
+
+
 def _pods() -> tuple[int, int]:
     """The number of pods of the Kubernetes operator, and that of this pod; 1 and 0 without the operator.
 
@@ -139,7 +150,9 @@ def launch(command: Sequence[str], processes: Processes, results: Collection[int
             last_signal_at = time.monotonic()
         _send(children, number)
 
-    before = {n: signal.signal(n, forward) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    is_main = threading.current_thread() is threading.main_thread()  # which alone gets signals
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1) if is_main else ()
+    before = {n: signal.signal(n, forward) for n in numbers}
     try:
         for local in range(processes.here):
             env = {**os.environ, **_environment(processes, local)}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 
 from xtuner.log import start_console
-from xtuner.model_folder import check_model_path
-from xtuner.paths import check_adapter_path
 from xtuner.tools.arguments.model import add_llava, add_loading
 from xtuner.tools.arguments.parser import Parser
 
@@ -71,46 +69,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the dialogue; returns 0 after EXIT or the end of the input."""
-    args = parse_args(argv)
+    options = vars(parse_args(argv))
     start_console()
-    from xtuner.chat.settings import Settings
+    from xtuner.chat.talk import make_settings
 
-    settings = Settings(
-        model=args.model_name_or_path,
-        adapter=args.adapter,
-        llava=args.llava,
-        visual_encoder=args.visual_encoder,
-        visual_select_layer=args.visual_select_layer,
-        images=tuple(args.image),
-        torch_dtype=args.torch_dtype,
-        bits=args.bits,
-        offload_folder=args.offload_folder,
-        trust_remote_code=args.trust_remote_code,
-        prompt_template=args.prompt_template,
-        system=args.system,
-        system_template=args.system_template,
-        bot_name=args.bot_name,
-        plugins=tuple(args.with_plugins),
-        lagent=args.lagent,
-        tools=tuple(args.tools),
-        stop_words=[*args.stop_words, *filter(None, [args.command_stop_word, args.answer_stop_word])],
-        stream=not args.no_streamer,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        repetition_penalty=args.repetition_penalty,
-        seed=args.seed,
-        best_of=args.best_of,
-        reward=args.reward,
-    )
-    # Paths and names are checked before torch is imported.
-    settings.check()
-    check_model_path(settings.model)
-    if settings.reward is not None:
-        check_model_path(settings.reward)
-    if settings.adapter is not None:
-        check_adapter_path(settings.adapter)
+    options["stream"] = not options.pop("no_streamer")
+    settings = make_settings(options.pop("model_name_or_path"), options.pop("adapter"), options)
     from xtuner.chat.terminal import chat
 
     chat(settings)

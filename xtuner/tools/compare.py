@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     def measure(world: Any) -> Sequence[str] | None:
         from xtuner.evaluation.compare.pairs import read_pairs
         from xtuner.evaluation.judge.duels import judge_pairs
-        from xtuner.evaluation.text.measure import Settings
+        from xtuner.evaluation.text.settings import Settings
 
         judge = _judge(args) if world.is_first else None  # before anything is answered
         given = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from xtuner.api.configs import recipe_settings
 from xtuner.check.checks import check_config
 from xtuner.config import parse_config, parse_value
 from xtuner.errors import ConfigError
-from xtuner.recipes.catalogue import find
 from xtuner.recipes.deepspeed_files import deepspeed_names
 from xtuner.recipes.render import render
 from xtuner.recipes.special import SCRIPTS
@@ -61,15 +61,4 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         if not sign:
             raise ConfigError(f"--set takes NAME=VALUE, but got {pair!r}.")
         settings[name] = parse_value(value)
-    if args.template is not None:
-        settings["prompt_template"] = args.template
-    if args.model is not None:
-        settings[find(args.config_name).method.path_setting] = args.model
-    if args.data is not None:
-        places = find(args.config_name).dataset.path_settings
-        if len(places) != 1:
-            reads = f"reads {len(places)} sources" if places else "names its data inside part 3"
-            hint = "".join(f" --set {name}=FILE" for name in places)
-            raise ConfigError(f"{args.config_name} {reads}, so --data is not enough.{hint}")
-        settings[places[0]] = args.data
-    return settings
+    return recipe_settings(args.config_name, args.model, args.data, args.template, settings)

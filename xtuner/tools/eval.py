@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from xtuner.errors import ConfigError
-from xtuner.language import translate
-from xtuner.paths import is_address
+from xtuner.api.scores import check_options, measure
 from xtuner.tools.arguments.answering import add_answering, add_judge, add_sampling, run
 from xtuner.tools.arguments.parser import Parser
 
@@ -57,7 +55,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_sampling(parser)
     add_answering(parser)
     args = parser.parse_args(argv)
-    _check_harness(args, {name: parser.get_default(name) for name in vars(args)})
+    given = {name: value for name, value in vars(args).items() if value != parser.get_default(name)}
+    check_options(vars(args), given)
     return args
 
 
@@ -92,55 +91,18 @@ def _add_harness(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# Of these the tasks of lm-evaluation-harness decide themselves, or they are of a model at an address.
-_NOT_OF_HARNESS = (
-    "metrics", "samples", "code_from", "code_seconds", "code_memory", "start_token", "temperature", "top_p",
-    "prompt_template", "stop_words", "max_new_tokens", "model_name", "concurrency", "judge", "judge_model",
-    "judge_prompt",
-)  # fmt: skip
-_OF_HARNESS = ("include_path", "apply_chat_template")
-
-
-def _check_harness(args: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an option that has no effect with --harness, or without it."""
-    given = [name for name in vars(args) if getattr(args, name) != defaults[name]]
-    wrong = [name for name in given if name in (_NOT_OF_HARNESS if args.harness else _OF_HARNESS)]
-    if wrong:
-        flag = "--" + wrong[0].replace("_", "-")
-        what = "{flag} is for --harness: add it, or leave {flag} out"
-        if args.harness:
-            what = "{flag} has no effect with --harness, whose tasks say how they are asked: leave it out"
-        raise ConfigError(translate(what, flag=flag))
-    if args.harness and is_address(args.model):
-        what = "--harness asks a model that is loaded here: lm-eval itself asks one at an address"
-        raise ConfigError(translate(what))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Measure; returns 0 when the results are written."""
     args = parse_args(argv)
-    if not args.harness:
-        return run("eval", args, argv, _measure)
-    return run("eval", args, argv, functools.partial(_measure_by_harness, args))
+    return run("eval", args, argv, functools.partial(_measure, args))
 
 
-def _measure(settings: Any, world: Any) -> Sequence[str] | None:
-    from xtuner.evaluation.text.measure import measure
-
-    return _shown(measure(settings, world))
-
-
-def _measure_by_harness(args: argparse.Namespace, settings: Any, world: Any) -> Sequence[str] | None:
-    from xtuner.evaluation.harness.run import Asked, measure
-
-    return _shown(measure(settings, Asked(args.include_path, args.apply_chat_template), world))
-
-
-def _shown(outcome: Any) -> Sequence[str] | None:
+def _measure(args: argparse.Namespace, settings: Any, world: Any) -> Sequence[str] | None:
     """The notes of an outcome, whose table is printed; None on other processes than the first."""
-    from xtuner.evaluation.text.results import print_results
-
+    outcome = measure(vars(args), world)
     if outcome is None:
         return None
+    from xtuner.evaluation.text.results import print_results
+
     print_results(outcome.results)
     return outcome.notes

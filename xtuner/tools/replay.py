@@ -16,11 +16,11 @@ from xtuner.estimate.configured import read_division
 from xtuner.estimate.trainer import as_engine
 from xtuner.language import translate
 from xtuner.log import start_console
-from xtuner.parallel.launch import num_processes
+from xtuner.parallel.launch import join_launched, num_processes
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_options, read_config
 from xtuner.tools.arguments.parser import Parser, at_least_one
-from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
+from xtuner.tools.arguments.processes import add_launcher, run_in
 
 if TYPE_CHECKING:
     from xtuner.config.load import Config
@@ -67,7 +67,7 @@ def _tolerance(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Train again and compare; returns 0 if all is equal, else 1."""
     args = parse_args(argv)
-    processes = join_launched(args)
+    processes = join_launched(args.launcher)
     from xtuner.engine.replay.files import find_record, read_record
 
     record = read_record(find_record(Path(args.work_dir)))

@@ -15,10 +15,11 @@ from xtuner.config import Config
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import start_console
+from xtuner.parallel.launch import join_launched
 from xtuner.recipes.sizes import known_sizes
 from xtuner.tools.arguments.config import add_config, add_options, read_config
 from xtuner.tools.arguments.parser import Parser
-from xtuner.tools.arguments.processes import add_launcher, join_launched, run_in
+from xtuner.tools.arguments.processes import add_launcher, run_in
 
 _OF_TASKS = ("tasks", "shots", "limit", "metrics", "max_new_tokens")
 
@@ -82,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         what = "--{flag} is for --checkpoints; xtuner eval asks a model in a folder"
         raise ConfigError(translate(what, flag=flag.replace("_", "-")))
     check_config(config, known_sizes).raise_errors()
-    processes = join_launched(args, config)
+    processes = join_launched(args.launcher, config)
     if processes is not None:
         return run_in(processes, "test", argv)
     start_console(config.get("log_level", "INFO"))
@@ -106,7 +107,7 @@ def _measure_all(args: argparse.Namespace, config: Config, world: Any) -> int:
     """Measure all checkpoints, and print their table on the first process; 1 if none could be measured."""
     from xtuner.evaluation.checkpoint_table import print_table
     from xtuner.evaluation.checkpoints import BASE, measure_checkpoints
-    from xtuner.evaluation.text.measure import Settings
+    from xtuner.evaluation.text.settings import Settings
 
     settings = None
     if args.tasks:

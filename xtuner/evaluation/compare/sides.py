@@ -32,7 +32,7 @@ from xtuner.model_folder import check_model_path, with_base
 from xtuner.paths import check_adapter_path
 
 if TYPE_CHECKING:
-    from xtuner.evaluation.text.measure import Settings
+    from xtuner.evaluation.text.settings import Settings
     from xtuner.parallel.world import World
 
 

@@ -24,8 +24,9 @@ from xtuner.dataset.encoding import fingerprint
 from xtuner.errors import ConfigError, DataError, NotFoundError, did_you_mean
 from xtuner.evaluation.run_folder import RunFolder, write_json
 from xtuner.evaluation.text.loaded import load
-from xtuner.evaluation.text.measure import Outcome, Settings
+from xtuner.evaluation.text.measure import Outcome
 from xtuner.evaluation.text.results import write_results
+from xtuner.evaluation.text.settings import Settings
 from xtuner.extras import install_extra
 from xtuner.language import translate
 from xtuner.log import logger

@@ -19,7 +19,7 @@ from xtuner.evaluation.text.tasks import ANSWERS, Question, Task
 from xtuner.language import translate
 
 if TYPE_CHECKING:
-    from xtuner.evaluation.text.measure import Settings
+    from xtuner.evaluation.text.settings import Settings
 
 
 def make_judge(settings: Settings, tasks: Sequence[Task]) -> Judge | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from xtuner.chat.trained_with import choose_template
 
 if TYPE_CHECKING:
-    from xtuner.evaluation.text.measure import Settings
+    from xtuner.evaluation.text.settings import Settings
     from xtuner.model.language_model import PackedLanguageModel
 
 

@@ -15,13 +15,12 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from xtuner import json_lines
 from xtuner.chat.server.prompts import Prompt, PromptWriter
-from xtuner.chat.settings import ModelSettings
 from xtuner.dataset.encoding import fingerprint
 from xtuner.dataset.encoding.progress import show_rates
 from xtuner.errors import ConfigError, DataError
@@ -33,10 +32,11 @@ from xtuner.evaluation.run_folder import Line, RunFolder
 from xtuner.evaluation.text.address import Address, Generation
 from xtuner.evaluation.text.likelihood import Likelihood
 from xtuner.evaluation.text.loaded import Loaded, load
-from xtuner.evaluation.text.metrics import default_metrics, find_metric
+from xtuner.evaluation.text.metrics import default_metrics
 from xtuner.evaluation.text.remote import Asked, Remote
 from xtuner.evaluation.text.results import Result, score_task, write_results
 from xtuner.evaluation.text.scored import Scored, in_batches
+from xtuner.evaluation.text.settings import Settings
 from xtuner.evaluation.text.tasks import ANSWERS, CHOICES, CODE, Question, Task, read_task
 from xtuner.generation.generate import answer, make_request
 from xtuner.generation.limits import context_length
@@ -49,56 +49,6 @@ from xtuner.paths import is_address
 from xtuner.utils import PROMPT_TEMPLATE
 
 _Todo = tuple[str, str, list[Scored]]  # the name of a question, its kind, what scores it
-
-
-@dataclass(frozen=True)
-class Settings(ModelSettings):
-    """The options of `xtuner eval`."""
-
-    tasks: Sequence[str] = ()
-    adapter: str | None = None
-    shots: int | None = None
-    metrics: Sequence[str] = ()
-    limit: int | None = None
-    work_dir: str | None = None
-    system: str | None = None
-    stop_words: Sequence[str] = field(default_factory=list)
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    samples: int = 1
-    code_from: str = "auto"
-    code_seconds: int = 10
-    code_memory: int = 1024
-    batch_size: int = 8
-    batch_tokens: int = 4096
-    model_name: str | None = None  # this and the next two: of a model at an address
-    concurrency: int = 8
-    start_token: str | None = None
-    judge: str | None = None
-    judge_model: str | None = None
-    judge_prompt: str | None = None
-
-    def check(self) -> None:
-        """Raise ConfigError for an invalid value."""
-        lowest = {"max_new_tokens": 1, "batch_size": 1, "batch_tokens": 1, "limit": 1, "shots": 0}
-        lowest |= {"temperature": 0, "samples": 1, "code_seconds": 1, "code_memory": 128, "concurrency": 1}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                flag = name.replace("_", "-")
-                what = "--{flag} is {value}: write {least} or more"
-                raise ConfigError(translate(what, flag=flag, value=value, least=least))
-        if self.samples > 1 and self.temperature == 0:
-            what = "--samples {samples} with --temperature 0: all answers are the same; raise it, to 0.8 say"
-            raise ConfigError(translate(what, samples=self.samples))
-        if self.judge is None and (self.judge_model or self.judge_prompt):
-            raise ConfigError(translate("--judge-model and --judge-prompt are for --judge URL: add it"))
-        if self.prompt_template is not None:
-            PROMPT_TEMPLATE[self.prompt_template]  # an unknown one raises, with the nearest
-        for name in self.metrics:
-            find_metric(name)
 
 
 @dataclass(frozen=True)

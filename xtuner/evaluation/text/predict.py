@@ -17,8 +17,9 @@ from typing import Any
 
 from xtuner import atomic, json_lines
 from xtuner.evaluation.run_folder import Line
-from xtuner.evaluation.text.measure import Settings, answer_tasks, metrics_of, name_of, settled
+from xtuner.evaluation.text.measure import answer_tasks, metrics_of, name_of, settled
 from xtuner.evaluation.text.metrics import Metric, find_metric
+from xtuner.evaluation.text.settings import Settings
 from xtuner.evaluation.text.tasks import Question, read_rows
 from xtuner.language import translate
 from xtuner.parallel.world import World

@@ -6,10 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from xtuner.errors import ConfigError
-from xtuner.language import translate
-from xtuner.model_folder import check_model_path
-from xtuner.paths import check_adapter_path, is_address
+from xtuner.api.scores import check_model, settings_of
 from xtuner.tools.arguments.model import add_loading
 from xtuner.tools.arguments.processes import add_launcher, run_measurement
 
@@ -64,36 +61,7 @@ def run(
 ) -> int:
     """Run `answer` with the settings and the world; returns the exit code."""
 
-    def check() -> None:
-        if is_address(args.model):
-            _check_flags_of_address(args)
-            return
-        if args.model_name is not None:
-            what = "--model-name {name}: only a model at an address, such as http://host:8000/v1, has a name"
-            raise ConfigError(translate(what, name=args.model_name))
-        check_model_path(args.model)
-        if args.adapter is not None:
-            check_adapter_path(args.adapter)
-
     def measure(world: Any) -> Sequence[str] | None:
-        from xtuner.evaluation.text.measure import Settings
+        return answer(settings_of(vars(args)), world)
 
-        given = {name: value for name, value in vars(args).items() if name in Settings.__dataclass_fields__}
-        return answer(Settings(**given), world)
-
-    return run_measurement(command, args, argv, check, measure)
-
-
-def _check_flags_of_address(args: argparse.Namespace) -> None:
-    """Raise ConfigError for a flag of a model that is loaded here."""
-    given = {
-        "--adapter": args.adapter,
-        "--prompt-template": args.prompt_template,
-        "--bits": args.bits,
-        "--offload-folder": args.offload_folder,
-        "--trust-remote-code": args.trust_remote_code,
-        "--torch-dtype": args.torch_dtype != "fp16",
-    }
-    if flags := [flag for flag, value in given.items() if value]:
-        what = "{flag} is for a model that is loaded here; the server at {url} decides it for its own"
-        raise ConfigError(translate(what, flag=flags[0], url=args.model))
+    return run_measurement(command, args, argv, lambda: check_model(vars(args)), measure)

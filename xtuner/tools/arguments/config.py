@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from xtuner.config import load_config, parse_config, parse_option
+from xtuner.api import configs
+from xtuner.config import parse_option
 from xtuner.config.load import Config
 from xtuner.errors import ConfigError
 from xtuner.language import translate
-from xtuner.recipes.catalogue import find
-from xtuner.recipes.render import render
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -33,11 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def read_config(name: str, options: Sequence[str] = ()) -> Config:
     """The config of a file or of a built-in name, with `KEY=VALUE` options applied."""
-    settings = dict(parse_option(option) for option in options)
-    if name.endswith(".py") or Path(name).is_file():
-        return load_config(name, settings)
-    recipe = find(name)
-    return parse_config(render(recipe), f"{name}.py", settings)
+    return configs.read_config(name, dict(parse_option(option) for option in options))
 
 
 def write_new(path: Path, text: str, *, force: bool) -> None:

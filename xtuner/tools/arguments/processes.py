@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from xtuner import dist
 from xtuner.log import start_console
-from xtuner.parallel.launch import Processes, configured_processes, launch
+from xtuner.parallel.launch import Processes, join_launched, launch
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
@@ -21,15 +20,6 @@ def add_launcher(parser: argparse.ArgumentParser) -> None:
         help="what has started this process, where it is one of several",
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-
-
-def join_launched(args: argparse.Namespace, config: Mapping[str, Any] | None = None) -> Processes | None:
-    """Set the rank of this process from the launcher; returns the processes to start here, or None."""
-    processes = None if dist.is_launched() else configured_processes()
-    if processes is None:
-        configured = "none" if config is None else config.get("launcher", "none")
-        dist.init_from_launcher(configured if args.launcher == "none" else args.launcher)
-    return processes
 
 
 def run_in(
@@ -56,7 +46,7 @@ def run_measurement(
     `check` raises for paths that do not exist, before torch is imported. `measure` gets the world; the lines
     that it returns on the first process are printed.
     """
-    processes = join_launched(args)
+    processes = join_launched(args.launcher)
     check()
     if processes is not None:
         return run_in(processes, command, argv)

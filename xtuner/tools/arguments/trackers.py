@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from xtuner.config.trackers import tracker_names
+from xtuner.config.trackers import tracker_settings
 
 
 def add_trackers(parser: argparse.ArgumentParser) -> None:
@@ -23,5 +23,4 @@ def add_trackers(parser: argparse.ArgumentParser) -> None:
 
 def tracker_options(args: argparse.Namespace) -> list[str]:
     """The `--cfg-options` that say the same."""
-    named = [f"visualizer.trackers={tracker_names(args.tracker)!r}"] if args.tracker else []
-    return named + ([f"visualizer.run_name={args.run_name!r}"] if args.run_name else [])
+    return [f"{place}={value!r}" for place, value in tracker_settings(args.tracker, args.run_name).items()]
