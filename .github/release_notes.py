@@ -20,7 +20,7 @@ def read_version() -> str:
 
 def section(changelog: str, version: str) -> str:
     """What stands below `## version`, up to the next version; "" if there is no such section."""
-    found = re.search(rf"^## {re.escape(version)}\b[^\n]*\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
+    found = re.search(rf"^## {re.escape(version)}(?: [^\n]*)?\n(.*?)(?=^## |\Z)", changelog, re.M | re.S)
     return found[1].strip() if found else ""
 
 
