@@ -205,7 +205,7 @@ class Run:
 
 def tracked(run: Run) -> TrackedRun:
     """The facts about this start of the run that trackers show."""
-    facts = {
+    facts: dict[str, str | int] = {
         "seed": run.seed,
         "processes": run.world.size,
         "device": devices.name_of(run.device) if devices.is_accelerator(run.device) else run.device.type,
