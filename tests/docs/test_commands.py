@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.site import ROOT
+from tests.docs.site import ROOT, reference
 from xtuner import cli
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -18,6 +18,9 @@ _INLINE = re.compile(r"(?<!`)`(?:[A-Z_]+=\S+ )*xtuner ([^`\n]+)`(?!`)")
 _NEEDS = re.compile(
     r"the following arguments are required|expected .*argument|one of the arguments .* is required"
 )
+
+# Options of other programs.
+OF_OTHERS = {("docs/slurm.md", f"--{name}") for name in ("gpus-per-task", "gpus-per-node", "signal")}
 
 
 def commands(text: str) -> list[str]:
@@ -100,6 +103,26 @@ def test_a_wrong_command_is_found(command, error, capsys):
 def test_the_program_takes_every_command_of_the_page(page: Path, capsys):
     found = {command: mistake(command, capsys) for command in commands(page.read_text(encoding="utf-8"))}
     assert {command: error for command, error in found.items() if error} == {}
+
+
+def test_every_option_in_a_sentence_or_a_table_is_one_of_a_command():
+    """`--adapter poet=DIR` in backquotes; pages of benchmarks have options of their own."""
+    known = {
+        option
+        for name in cli.COMMANDS
+        for action in reference.parser_of(name)._actions
+        for option in action.option_strings
+    }
+    known |= {"--debug", "--lang"}
+    pages = [page for page in PAGES if "benchmarks" not in page.parts]
+    unknown = {
+        (page.relative_to(ROOT).as_posix(), option)
+        for page in pages
+        for code in re.findall(r"(?<!`)`(--[^`\n]+)`(?!`)", page.read_text(encoding="utf-8"))
+        for option in re.findall(r"(?:^| )(--[\w-]+)", code)
+        if option not in known
+    }
+    assert unknown == OF_OTHERS
 
 
 def test_pages_have_commands():

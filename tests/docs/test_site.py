@@ -43,6 +43,15 @@ def test_lines_of_chinese_are_joined_and_those_of_code_are_not():
     )
 
 
+def test_every_page_has_its_place_in_the_menu():
+    """The nav of mkdocs.yml; a Chinese page has that of its English one."""
+    text = (ROOT / "mkdocs.yml").read_text("utf-8").split("\nnav:\n")[1]
+    named = re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", text, re.M)
+    made = {uri for uri in [*assemble.pages(), *reference.generated_pages()] if ".zh." not in uri}
+    assert len(named) == len(set(named))
+    assert set(named) == made
+
+
 def test_every_command_and_every_argument_has_its_line():
     page = reference.commands_page()
     assert re.findall("^### xtuner (.+)$", page, re.M) == list(COMMANDS)
