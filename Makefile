@@ -9,6 +9,7 @@
 # make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
 # make harness  the tests of xtuner eval --harness, with lm-eval
 # make trackers  the tests of --tracker, with SwanLab, MLflow and trackio
+# make quantised  the tests of quantised export with compressed-tensors and llama.cpp
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
 # make docs   the site of the pages, in build/site; needs no network after the installation
@@ -56,7 +57,7 @@ PART ?=
 GPU_PYTHON_VERSION ?= 3.12
 CUDA ?= 130
 
-.PHONY: demo test slow soak families newest oldest newest-layers harness trackers prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
+.PHONY: demo test slow soak families newest oldest newest-layers harness trackers quantised prove check lint coverage docs fix bench gpu gpu-wheels gpu-dry constraints clean
 
 demo: $(VENV)/.core
 	$(BIN)/xtuner demo
@@ -116,6 +117,16 @@ $(VENV)-trackers/.trackers: constraints.txt pyproject.toml
 	$(MAKE) VENV=$(VENV)-trackers $(VENV)-trackers/.torch
 	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -e ".[track,swanlab,mlflow,trackio]" pytest
+	@touch $@
+
+# The programs that read what `xtuner convert quantize` and `xtuner convert gguf --type q4_k_m` write.
+quantised: $(VENV)-quantised/.quantised
+	OMP_NUM_THREADS=1 $(VENV)-quantised/bin/python -m pytest tests/convert/quantised
+
+$(VENV)-quantised/.quantised: constraints.txt pyproject.toml
+	$(MAKE) VENV=$(VENV)-quantised $(VENV)-quantised/.torch
+	$(VENV)-quantised/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e ".[gguf,llama,compressed]" pytest
 	@touch $@
 
 # Look at what has changed first: the tests are of tiny models.
@@ -200,4 +211,4 @@ constraints:
 	mv constraints.new constraints.txt
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness $(VENV)-trackers $(VENV)-quantised build dist *.egg-info

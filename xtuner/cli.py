@@ -93,7 +93,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "MODEL OUT --format fp8",
             "a model in 8 or 4 bits for vLLM and transformers",
         ),
-        "convert gguf": Command("model_converters.gguf", "MODEL OUT [--type q8_0]", "a file for llama.cpp"),
+        "convert gguf": Command("model_converters.gguf", "MODEL OUT [--type q4_k_m]", "a file for llama.cpp"),
         "convert ollama": Command("model_converters.ollama", "MODEL OUT", "a Modelfile for Ollama"),
     },
     "Use": {

@@ -26,6 +26,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "api": ("openai>=2",),
     "harness": ("lm-eval>=0.4.13",),
     "gguf": ("gguf>=0.17",),
+    "llama": ("xllamacpp>=2026.7",),
     "compressed": ("compressed-tensors>=0.15",),
     "video": ("av>=14",),
     "zstd": ("zstandard>=0.22",),

@@ -13,6 +13,9 @@ EXPORT: dict[str, str] = {
     "a text file whose perplexity is measured before and after": "文本文件，量化前后各测一次困惑度",
     "do not run the model before and after it is rounded": "不在量化前后运行模型",
     "Rounding": "量化",
+    "K-quants need llama.cpp's own code, by the package xllamacpp: {command}": (
+        "K 量化需要 llama.cpp 自己的代码，由 xllamacpp 包提供：{command}"
+    ),
     "{folder} is an adapter: merge it first, with {command}": "{folder} 是适配器：请先合并：{command}",
     "there is no text file {path}": "没有文本文件 {path}",
     "{path} holds no text to read: fewer than two tokens": "{path} 没有可读的文本：不足两个 token",

@@ -1,18 +1,16 @@
 """A model folder as one GGUF file, for llama.cpp and programs built on it.
 
     model.layers.0.self_attn.q_proj.weight  ->  blk.0.attn_q.weight     rows in llama.cpp's order of rotation
-    model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, or blocks of 32 as Q8_0
+    model.layers.0.mlp.gate_proj.weight     ->  blk.0.ffn_gate.weight   F16, or Q8_0, Q4_K ... (gguf_types.py)
     model.norm.weight                       ->  output_norm.weight      F32, as all vectors
     ...mlp.experts.0.gate_proj.weight, 1, ... ->  blk.0.ffn_gate_exps.weight   [experts, out, in]
 
-Tensors are read and written one by one. The file is read back by transformers' own reader of GGUF and its
-logits compared with those of the folder.
+Tensors are read and written one by one. The file is read back and compared with the folder (gguf_check.py).
 """
 
 from __future__ import annotations
 
 import functools
-import gc
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -23,13 +21,15 @@ import numpy
 import torch
 
 from xtuner.atomic import written
-from xtuner.convert.folders import model_folder
+from xtuner.convert import gguf_types
+from xtuner.convert.folders import merged_folder
+from xtuner.convert.gguf_check import attention_window, compare
 from xtuner.convert.gguf_tokenizer import add_tokenizer
 from xtuner.convert.llama_names import as_llama, head_size
+from xtuner.convert.quality import read_text
 from xtuner.convert.served import ends_of
 from xtuner.convert.weights import Weights
 from xtuner.errors import CheckpointError, ConfigError, ModelError
-from xtuner.estimate.machine import free_memory
 from xtuner.extras import install_extra
 from xtuner.families import FAMILIES, family_of
 from xtuner.language import translate
@@ -38,34 +38,29 @@ from xtuner.log import logger
 from xtuner.model.loading import load_config
 from xtuner.model.tokenizer import load_tokenizer
 
-# Settings that do not change the logits.
-_IRRELEVANT = {
-    "_name_or_path",
-    "architectures",
-    "auto_map",
-    "dtype",
-    "model_type",
-    "transformers_version",
-    "use_cache",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "unk_token_id",
-    "initializer_range",
-}
-_COMPARED_TOKENS = 32
 _EXPERT = re.compile(r"(?P<before>.+\.mlp\.experts)\.(?P<number>\d+)\.(?P<after>.+)")
-_ROUTER = ".mlp.gate.weight"
-# The largest difference of logits that rounding explains, as a fraction of the largest logit.
-_TOLERANCE = {"f16": 0.01, "q8_0": 0.1}
 
 
-def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: bool = True) -> Path:
-    """Write the model folder `model` to the file `out`, or to a file in folder `out`; returns its path."""
-    source = model_folder(model, "the model")
+def to_gguf(
+    model: str | Path,
+    out: str | Path,
+    *,
+    kind: str = "f16",
+    text: str | Path | None = None,
+    check: bool = True,
+) -> Path:
+    """Write the model folder `model` to the file `out`, or to a file in folder `out`; returns its path.
+
+    `kind`: one of gguf_types.KINDS. `text`: a file whose perplexity is measured before and after.
+    """
+    source = merged_folder(model, "the model")
     config = load_config(source)
     architecture = _architecture(config, source)
     gguf = _need_gguf()
+    if kind in gguf_types.K_KINDS:
+        gguf_types.quantiser()  # before anything is read
+    context = int(min(config.max_position_embeddings, attention_window(config)))
+    words = None if text is None else read_text(text, source, context)
     path = Path(out).expanduser()
     path = path / f"{source.name}-{kind}.gguf" if path.is_dir() else path
     if path.suffix != ".gguf":
@@ -75,7 +70,7 @@ def to_gguf(model: str | Path, out: str | Path, *, kind: str = "f16", check: boo
         with writing(path, translate("the output")), written(path) as part:
             _write(gguf, part, Weights(source), config, tokenizer, architecture, kind)
             if check:
-                compare(source, part, kind)
+                compare(source, part, kind, words)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
     logger.info("%s: %.1f MB", path, path.stat().st_size / 1e6)
@@ -105,7 +100,7 @@ def _architecture(config: Any, source: Path) -> str:
     positions = config.max_position_embeddings
     if _rope_kind(config) == "dynamic":
         logger.warning("dynamic rope scaling is left out: up to %d tokens it does nothing", positions)
-    if (window := _window(config)) < positions:
+    if (window := attention_window(config)) < positions:
         logger.warning(
             "llama.cpp attends to all tokens, not to the last %d: it answers as the folder up to %d tokens",
             window,
@@ -143,13 +138,6 @@ def _yarn_defaults(rope: Mapping[str, Any]) -> dict[str, float]:
     return {"beta_fast": 32, "beta_slow": 1, "attention_factor": attention, "truncate": 1}
 
 
-def _window(config: Any) -> float:
-    """The shortest attention window of all layers, in tokens; infinite if none has one."""
-    window = getattr(config, "sliding_window", None)
-    layers = getattr(config, "layer_types", None) or ["sliding_attention"]
-    return window if window and "sliding_attention" in layers else math.inf
-
-
 def _check_experts(config: Any, source: Path) -> None:
     """Raise ModelError if llama.cpp would not compute the experts as the config says."""
     norms = family_of(config).gguf_norms_experts
@@ -173,33 +161,20 @@ def _write(
         add_tokenizer(gguf, writer, tokenizer, rows, ends_of(weights.folder))
         plan = _plan(gguf, weights, config, architecture, kind)
         for name, (shape, dtype, _) in plan.items():
-            raw = (
-                shape
-                if dtype != gguf.GGMLQuantizationType.Q8_0
-                else gguf.quant_shape_to_byte_shape(shape, dtype)
-            )
-            numpy_type = {"F32": "float32", "F16": "float16", "Q8_0": "uint8"}[dtype.name]
-            num_bytes = _num_bytes(raw, numpy_type)
-            writer.add_tensor_info(name, raw, numpy.dtype(numpy_type), num_bytes, raw_dtype=dtype)
+            raw, size = gguf_types.raw_shape(gguf, shape, dtype), gguf_types.num_bytes(gguf, shape, dtype)
+            held_as = numpy.dtype(gguf_types.numpy_type(dtype.name))
+            writer.add_tensor_info(name, raw, held_as, size, raw_dtype=dtype)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, (_, dtype, load) in plan.items():
-            writer.write_tensor_data(_stored(gguf, name, load(), dtype))
+            writer.write_tensor_data(gguf_types.stored(gguf, name, load(), dtype))
     finally:
         writer.close()
 
 
-def _num_bytes(shape: tuple[int, ...], numpy_type: str) -> int:
-    size = {"float32": 4, "float16": 2, "uint8": 1}[numpy_type]
-    for length in shape:
-        size *= length
-    return size
-
-
 def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
-    types = gguf.LlamaFileType
-    writer.add_file_type(types.MOSTLY_F16 if kind == "f16" else types.MOSTLY_Q8_0)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -234,9 +209,13 @@ def _add_shape(gguf: Any, writer: Any, config: Any, kind: str) -> None:
 def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str) -> dict[str, Any]:
     """Name in the file -> shape, type, and a function that loads the tensor."""
     names = gguf.get_tensor_name_map(_arch_enum(gguf, architecture), config.num_hidden_layers)
-    types = gguf.GGMLQuantizationType
+    tensors = _tensors(weights, config)
+    own_head = not config.tie_word_embeddings and any(name == "lm_head.weight" for name, _, _ in tensors)
+    # Of families without experts the setting may be missing.
+    experts = getattr(config, "num_experts", 0) or 0
+    model = gguf_types.Model(config.num_hidden_layers, experts, is_tied=not own_head)
     plan: dict[str, Any] = {}
-    for own, shape, load in _tensors(weights, config):
+    for own, shape, load in tensors:
         if own.endswith("rotary_emb.inv_freq"):
             continue  # computed from the config
         if own == "lm_head.weight" and config.tie_word_embeddings:
@@ -245,13 +224,11 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
         if name is None:
             raise ModelError(f"{weights.folder}: GGUF's {architecture} has no tensor for {own}")
         heads = _heads_of(own, config) if architecture == "llama" else 0
-        dtype = types.F32 if len(shape) == 1 or own.endswith(_ROUTER) else types.F16
-        if kind == "q8_0" and dtype == types.F16 and shape[-1] % 32 == 0:
-            dtype = types.Q8_0
+        dtype = gguf.GGMLQuantizationType[gguf_types.type_of(name, shape, kind, model)]
         plan[name] = (shape, dtype, functools.partial(_load_rotated, load, heads) if heads else load)
     if config.rope_parameters.get("rope_type") == "llama3":
         factors = _llama3_factors(config)
-        plan["rope_freqs.weight"] = (tuple(factors.shape), types.F32, lambda: factors)
+        plan["rope_freqs.weight"] = (tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
     return plan
 
 
@@ -315,84 +292,3 @@ def _llama3_factors(config: Any) -> torch.Tensor:
     size = head_size(config)
     plain = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, size, 2).float() / size)
     return plain / scaled
-
-
-def _stored(gguf: Any, name: str, tensor: torch.Tensor, dtype: Any) -> Any:
-    """The tensor as numpy data of the file's type."""
-    values = tensor.float()
-    if dtype == gguf.GGMLQuantizationType.Q8_0:
-        return gguf.quants.quantize(values.contiguous().numpy(), dtype)
-    if dtype == gguf.GGMLQuantizationType.F16:
-        largest = values.abs().max().item()
-        if not largest <= torch.finfo(torch.float16).max:
-            raise ModelError(f"{name} holds {largest:g}, more than f16 can hold: use --type q8_0")
-        values = values.half()
-    return values.contiguous().numpy()
-
-
-@torch.no_grad()
-def compare(folder: Path, path: Path, kind: str) -> float | None:
-    """The largest difference of logits between folder and file, logged; None if memory is too small."""
-    from transformers import AutoModelForCausalLM
-
-    needed = 2.5 * 4 * sum(info.num_bytes // info.dtype.itemsize for info in Weights(folder).infos.values())
-    free = free_memory()
-    if needed > free:
-        logger.warning("logits not compared: that needs %.1f GB, %.1f GB are free", needed / 1e9, free / 1e9)
-        return None
-    config = load_config(folder)
-    # The file has no attention window: the comparison must fit into the folder's.
-    length = int(min(_COMPARED_TOKENS, _window(config)))
-    ids = torch.arange(length)[None] * 7919 % config.vocab_size
-    read = _config_of_file(path, config, set(Weights(folder)))
-    found = []
-    for name, more in ((folder, {}), (path.parent, {"gguf_file": path.name, "config": read})):
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **more).eval()
-        found.append(model(ids).logits)
-        del model
-        gc.collect()
-    difference, largest = (found[0] - found[1]).abs().max().item(), found[0].abs().max().item()
-    logger.info(
-        "file and folder compared over %d tokens: largest difference of logits %.3g (largest logit %.3g)",
-        length,
-        difference,
-        largest,
-    )
-    if not difference <= _TOLERANCE[kind] * largest:
-        raise ModelError(
-            f"the GGUF file does not equal {folder}: logits differ by {difference:.3g} of {largest:.3g}"
-            f"{_likely_cause(config, read)}"
-        )
-    return difference
-
-
-def _config_of_file(path: Path, config: Any, names: set[str]) -> Any:
-    """The config that transformers reads from the file, completed with settings that its reader ignores."""
-    from transformers import AutoConfig
-
-    read = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    read.rope_parameters = config.rope_parameters
-    read.head_dim = head_size(config)
-    for size in ("moe_intermediate_size", "shared_expert_intermediate_size"):
-        if hasattr(config, size):
-            setattr(read, size, getattr(config, size))
-    if read.model_type == "llama":
-        read.attention_bias = any(name.endswith((".q_proj.bias", ".wqkv.bias")) for name in names)
-        read.mlp_bias = any(name.endswith(".up_proj.bias") for name in names)
-    return read
-
-
-def _likely_cause(config: Any, read: Any) -> str:
-    """The settings that differ between folder and file, as the end of a sentence; "" if none do."""
-    theirs = read.to_dict()
-    apart = [
-        f"{name} is {value} in its config.json and {theirs[name]} in the file"
-        for name, value in config.to_dict().items()
-        if name in theirs and name not in _IRRELEVANT and not _same(value, theirs[name])
-    ]
-    return f"; {', '.join(apart)}" if apart else ""
-
-
-def _same(one: Any, other: Any) -> bool:
-    numbers = all(isinstance(x, int | float) for x in (one, other))
-    return math.isclose(one, other, rel_tol=1e-5) if numbers else one == other

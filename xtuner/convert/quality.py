@@ -9,7 +9,7 @@ The prompt and the windows are the same for every program, so that their numbers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,13 @@ def read_text(path: str | Path, folder: Path, context: int | None) -> Text:
 
 @torch.no_grad()
 def measured(
-    logits_of: Callable[[torch.Tensor], torch.Tensor], vocabulary: int, text: Text | None
+    logits_of: Callable[[torch.Tensor], torch.Tensor],
+    vocabulary: int,
+    text: Text | None,
+    length: int = PROMPT_LENGTH,
 ) -> Quality:
     """The quality of a model that gives logits [tokens, vocabulary] for ids [1, tokens]."""
-    logits = logits_of(prompt_ids(vocabulary)).float()
+    logits = logits_of(prompt_ids(vocabulary, length)).float()
     if text is None:
         return Quality(logits, None)
     losses = (_loss_sum(logits_of(torch.tensor([window])), window) for window in text.windows)
@@ -121,8 +124,3 @@ def log_loss_of(before: Quality, after: Quality, text: Text | None, what: str) -
             change=math.exp(after.loss - before.loss) - 1,
         )
     )
-
-
-def chosen(logits: torch.Tensor) -> Iterator[int]:
-    """The most probable token after each position."""
-    yield from logits.argmax(-1).tolist()

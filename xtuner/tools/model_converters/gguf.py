@@ -17,8 +17,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("out", help="the file to write, NAME.gguf, or a folder for it")
     parser.add_argument(
-        "--type", choices=["f16", "q8_0"], default="f16", help="what matrices are stored as (f16)"
+        "--type",
+        type=str.lower,
+        choices=["f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m"],
+        default="f16",
+        help="what matrices are stored as (f16)",
     )
+    parser.add_argument("--text", help="a text file whose perplexity is measured before and after")
     parser.add_argument("--no-check", action="store_true", help="do not compare the logits of the file")
     return parser.parse_args(argv)
 
@@ -30,6 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     check_model_path(args.model_name_or_path)  # before torch is imported
     from xtuner.convert.gguf import to_gguf
 
-    to_gguf(args.model_name_or_path, args.out, kind=args.type, check=not args.no_check)
+    to_gguf(args.model_name_or_path, args.out, kind=args.type, text=args.text, check=not args.no_check)
     print("All done!")
     return 0
