@@ -229,7 +229,9 @@ HELP = {
         "模型：目录，或 hub 上的名称；适配器须先合并"
     ),
     "the file to write, NAME.gguf, or a folder for it": "输出文件 NAME.gguf，或存放它的目录",
-    "what matrices are stored as (f16)": "矩阵的存储类型（f16）",
+    "f16, q8_0, or by llama.cpp's code q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q3_k_m (f16)": (
+        "f16、q8_0，或用 llama.cpp 的代码写 q6_k、q5_k_m、q5_k_s、q4_k_m、q4_k_s、q3_k_m（默认 f16）"
+    ),
     "do not compare the logits of the file": "不对比所写文件的 logits",
     "Write a Modelfile with the model's prompt template.": "写一个带有模型对话模板的 Modelfile。",
     "the model: a folder or a name on the hub": "模型：目录，或 hub 上的名称",

@@ -21,7 +21,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=str.lower,
         choices=["f16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m"],
         default="f16",
-        help="what matrices are stored as (f16)",
+        metavar="TYPE",
+        help="f16, q8_0, or by llama.cpp's code q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q3_k_m (f16)",
     )
     parser.add_argument("--text", help="a text file whose perplexity is measured before and after")
     parser.add_argument("--no-check", action="store_true", help="do not compare the logits of the file")
