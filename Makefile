@@ -32,7 +32,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 TRANSFORMERS := $(shell sed -n 's/^ *"\(transformers[^"]*\)".*/\1/p' pyproject.toml)
 # The extras whose packages constraints.txt has; those of the two others do not go with it.
-PINNED_EXTRAS := $(filter-out modelscope harness,$(shell \
+PINNED_EXTRAS := $(filter-out modelscope harness swanlab mlflow trackio llama compressed,$(shell \
   sed -n '/^\[project.optional-dependencies\]/,/^\[project.scripts\]/s/^\([a-z]*\) = .*/\1/p' pyproject.toml))
 # The extras of the suite, and what of it make oldest runs: tests that no package newer than the oldest is needed for.
 TESTED_EXTRAS := $(subst $(COMMA), ,$(shell sed -n 's/^ *"xtuner\[\(track.*\)\]",/\1/p' pyproject.toml))
