@@ -95,6 +95,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "convert gguf": Command("model_converters.gguf", "MODEL OUT [--type q4_k_m]", "a file for llama.cpp"),
         "convert ollama": Command("model_converters.ollama", "MODEL OUT", "a Modelfile for Ollama"),
+        "push": Command("push", "DIR REPO [--public]", "send a folder to Hugging Face or ModelScope"),
     },
     "Use": {
         "chat": Command("chat", "MODEL [--adapter DIR]", "talk to a model in the terminal"),

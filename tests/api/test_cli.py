@@ -41,6 +41,7 @@ def test_the_commands_are_these():
         "convert quantize",
         "convert gguf",
         "convert ollama",
+        "push",
         "chat",
         "serve",
         "eval",

@@ -13,6 +13,7 @@ from xtuner.chinese.export import EXPORT
 from xtuner.chinese.harness import HARNESS
 from xtuner.chinese.heads import HEADS
 from xtuner.chinese.help import HELP
+from xtuner.chinese.hub import HUB
 from xtuner.chinese.images import IMAGES
 from xtuner.chinese.judge import JUDGE
 from xtuner.chinese.map_fns import MAP_FNS
@@ -51,6 +52,7 @@ CHINESE: dict[str, str] = {
     **COMPARE,
     **CONVERT,
     **EXPORT,
+    **HUB,
     **SWEEP,
     **REPORT,
     **REPLAY,
