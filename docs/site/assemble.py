@@ -38,7 +38,7 @@ _OTHER_LANGUAGE = re.compile(r"^.*\[(?:English|简体中文)\]\(README.*\n\n?", 
 def assemble(out: Path) -> None:
     """Write all pages and pictures into `out`, and remove what is no longer one."""
     files = {uri: text.encode() for uri, text in {**pages(), **generated_pages()}.items()}
-    files |= {_in_docs(path): path.read_bytes() for path in (ROOT / "docs").rglob("*.svg")}
+    files |= {_in_docs(path): path.read_bytes() for path in pictures()}
     files |= {_in_site(path): path.read_bytes() for path in (ROOT / "docs" / "site").glob("*.css")}
     for old in [path for path in out.rglob("*") if path.is_file()]:
         if old.relative_to(out).as_posix() not in files:
@@ -50,15 +50,21 @@ def assemble(out: Path) -> None:
             path.write_bytes(content)
 
 
+def pictures() -> list[Path]:
+    """The files of all pictures."""
+    return [path for path in sorted((ROOT / "docs").rglob("*")) if path.suffix in (".svg", ".png")]
+
+
 def pages() -> dict[str, str]:
     """The text of each page that is written by hand, by its address."""
     placed = {path: uri for path, uri in ELSEWHERE.items() if (ROOT / path).exists()}
     for path in sorted((ROOT / "docs").rglob("*.md")):
         placed[path.relative_to(ROOT).as_posix()] = _in_docs(path)
+    shown = {path.relative_to(ROOT).as_posix(): _in_docs(path) for path in pictures()}
     found = {}
     for path, uri in placed.items():
         text = (ROOT / path).read_text(encoding="utf-8")
-        text = _of_python(text) if path.endswith(".py") else relinked(text, path, uri, placed)
+        text = _of_python(text) if path.endswith(".py") else relinked(text, path, uri, placed | shown)
         found[uri] = without_breaks(text) if ".zh." in uri else text
     return found
 
@@ -67,12 +73,12 @@ def relinked(text: str, path: str, uri: str, placed: dict[str, str]) -> str:
     """The text of the file `path` with links from the page `uri` to the pages of the linked files.
 
     Raises:
-        ValueError: a link leads to a file that is no page.
+        ValueError: a link leads to a file that is no page and no picture.
     """
 
     def link(match: re.Match[str]) -> str:
         target, heading = match[1], match[2] or ""
-        if ":" in target or target.endswith(".svg"):
+        if ":" in target:
             return match[0]
         file = os.path.normpath(PurePosixPath(path).parent / target)
         if file not in placed:
