@@ -31,6 +31,7 @@ LAYERS = {
             "loadable",
             "blocks",
             "next_tokens",
+            "notebook",
             "atomic",
             "json_lines",
             "html_page",

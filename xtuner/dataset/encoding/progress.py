@@ -1,4 +1,4 @@
-"""A progress bar with rates, shown only on a terminal.
+"""A progress bar with rates, shown on a terminal and in a notebook only.
 
 tokenising ━━━━━━━━╸━━━━━━━ 61,440/120,000 rows  8,412 rows/s  1.1 M tokens/s  0:00:07 left
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from xtuner import dist
 from xtuner.language import translate
+from xtuner.notebook import in_notebook, live_line
 
 
 @contextlib.contextmanager
@@ -19,6 +20,13 @@ def show_rates(
     title: str, total: int | None, of_samples: bool = False
 ) -> Iterator[Callable[[int, int], None]]:
     """Yields a function to call with the numbers of rows (or samples) and tokens done; rank 0 has the bar."""
+    started = time.perf_counter()
+    if dist.rank() == 0 and in_notebook():
+        with live_line() as show:
+            yield lambda rows, tokens: show(
+                f"{title}  {describe_rates(rows, tokens, total, time.perf_counter() - started, of_samples)}"
+            )
+        return
     if dist.rank() != 0 or not sys.stderr.isatty():
         yield lambda rows, tokens: None
         return
@@ -26,7 +34,6 @@ def show_rates(
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (TextColumn(title), BarColumn(), TextColumn("{task.fields[rates]}"))
-    started = time.perf_counter()
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=total, rates="")
 
