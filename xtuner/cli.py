@@ -87,6 +87,9 @@ GROUPS: dict[str, dict[str, Command]] = {
             "model_converters.average", "SRC ... OUT [--last N]", "the mean of several checkpoints"
         ),
         "convert merge": Command("model_converters.merge", "LLM ADAPTER OUT", "an adapter into its model"),
+        "convert expand": Command(
+            "model_converters.expand", "SRC DST --blocks 8", "a model with more layers"
+        ),
         "convert split": Command("model_converters.split", "SRC DST", "a model into the smallest shards"),
         "convert quantize": Command(
             "model_converters.quantize",

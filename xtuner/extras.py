@@ -29,6 +29,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "llama": ("xllamacpp>=2026.7",),
     "compressed": ("compressed-tensors>=0.15",),
     "video": ("av>=14",),
+    "optimizers": ("schedulefree>=1.4",),
     "zstd": ("zstandard>=0.22",),
     "modelscope": ("modelscope[datasets]>=1.40",),
 }

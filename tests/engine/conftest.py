@@ -47,11 +47,11 @@ class Toy(TrainModule):
 
     uses_adapter = True
 
-    def __init__(self, dropout=0.0):
+    def __init__(self, dropout=0.0, hidden=8):
         super().__init__()
         torch.manual_seed(0)
         self.net = torch.nn.Sequential(
-            torch.nn.Linear(4, 8), torch.nn.Dropout(dropout), torch.nn.Linear(8, 1)
+            torch.nn.Linear(4, hidden), torch.nn.Dropout(dropout), torch.nn.Linear(hidden, 1)
         )
 
     def num_items(self, data):
@@ -75,6 +75,7 @@ TEXT = """
     from xtuner.engine.runner import TrainLoop
 
     dropout = 0.0
+    hidden = 8
     poison = ()
     batch_size = 1
     accumulative_counts = 1
@@ -82,7 +83,7 @@ TEXT = """
     lr = 1e-2
     interval = 3
     keep = 2
-    model = dict(type=Toy, dropout=dropout)
+    model = dict(type=Toy, dropout=dropout, hidden=hidden)
     train_dataloader = dict(
         batch_size=batch_size, dataset=dict(type=Rows, poison=poison),
         sampler=dict(type=DefaultSampler, shuffle=True), collate_fn=dict(type=collate))

@@ -16,8 +16,10 @@ from xtuner.chinese.help import HELP
 from xtuner.chinese.hub import HUB
 from xtuner.chinese.images import IMAGES
 from xtuner.chinese.judge import JUDGE
+from xtuner.chinese.layers import LAYERS
 from xtuner.chinese.map_fns import MAP_FNS
 from xtuner.chinese.model import MODEL
+from xtuner.chinese.optimizers import OPTIMIZERS
 from xtuner.chinese.preferences import PREFERENCES
 from xtuner.chinese.reading import READING
 from xtuner.chinese.replay import REPLAY
@@ -37,6 +39,8 @@ CHINESE: dict[str, str] = {
     **IMAGES,
     **MODEL,
     **ADAPTERS,
+    **OPTIMIZERS,
+    **LAYERS,
     **ENGINE,
     **TRAINER,
     **TRAIN,

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from xtuner.config.optimizer_names import OPTIMIZERS, REFUSED
+
 
 def _move(source: str, target: str, names: str) -> dict[str, str]:
     return {f"{source}.{name}": f"{target}.{name}" for name in names.split()}
@@ -20,6 +22,8 @@ _SCHEDULES = "LinearLR CosineAnnealingLR ConstantLR"
 _VISUAL = "Visualizer LocalVisBackend TensorboardVisBackend WandbVisBackend"
 
 SAME_JOB: dict[str, str] = {
+    # torch's own takes matrices only; ours gives it those.
+    "torch.optim.Muon": "xtuner.engine.muon.Muon",
     **_move("mmengine.hooks", "xtuner.engine.hooks", _HOOKS),
     **_move("mmengine.optim", "xtuner.engine.schedule", _SCHEDULES),
     **_move("mmengine.optim.scheduler", "xtuner.engine.schedule", _SCHEDULES),
@@ -54,11 +58,13 @@ BY_SHORT_NAME: dict[str, str] = {
     "ThroughputHook": "xtuner.engine.hooks.ThroughputHook",
     "VarlenAttnArgsToMessageHubHook": "xtuner.engine.hooks.VarlenAttnArgsToMessageHubHook",
     "TrainLoop": "xtuner.engine.runner.TrainLoop",
-    "AdamW": "torch.optim.AdamW",
-    "SGD": "torch.optim.SGD",
+    "LISAHook": "xtuner.engine.hooks.LISAHook",
+    **OPTIMIZERS,
+    **{name: f"xtuner.optimizers.{name}" for name in REFUSED},
 }
 
 GONE: dict[str, str] = {
+    **{f"xtuner.optimizers.{name}": why for name, why in REFUSED.items()},
     "xtuner.registry.BUILDER": "write dict(type=TheClass, ...); any class or function can be a type",
     "xtuner.model.utils.LoadWoInit": "weights are never initialised twice; remove it",
     "mmengine.config.Config": "use xtuner.config.load_config",

@@ -17,7 +17,16 @@ from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 
 # Packages whose dotted names in texts, as in saved configs, are references.
-_PACKAGES = ("xtuner", "torch", "transformers", "peft", "mmengine", "datasets", "bitsandbytes")
+_PACKAGES = (
+    "xtuner",
+    "torch",
+    "transformers",
+    "peft",
+    "mmengine",
+    "datasets",
+    "bitsandbytes",
+    "schedulefree",
+)
 HOW_TO_NAME = "; import it in the config, or write its whole name, such as 'torch.optim.AdamW'"
 
 

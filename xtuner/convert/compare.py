@@ -40,8 +40,8 @@ def compare_logits(
 ) -> float | None:
     """The largest difference of the logits, logged; None, and a line why, where memory is too small."""
     register_families()
-    beside = None if is_clip else _streamed_logits(base, read_adapter(adapter), device)
-    alone = None if beside is None else _streamed_logits(merged, None, device)
+    beside = None if is_clip else streamed_logits(base, read_adapter(adapter), device)
+    alone = None if beside is None else streamed_logits(merged, None, device)
     if beside is None or alone is None:
         needed, free = 4 * _SPACE * _num_values(merged), free_memory(device)
         if needed > free:
@@ -114,7 +114,7 @@ class _ByModule(Mapping[str, torch.Tensor]):
 
 
 @torch.no_grad()
-def _streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
+def streamed_logits(folder: Path, adapter: Adapter | None, device: torch.device) -> torch.Tensor | None:
     """The logits of a model whose layers are read as they run; None where that cannot be."""
     from accelerate import cpu_offload, init_empty_weights
 

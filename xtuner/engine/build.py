@@ -40,6 +40,7 @@ from xtuner.engine.checkpoints.files import load_checkpoint
 from xtuner.engine.environment import describe_weights
 from xtuner.engine.hooks import DEFAULT_HOOKS, sort_hooks
 from xtuner.engine.image_features import store_features
+from xtuner.engine.muon import Muon, by_matrix
 from xtuner.engine.optim import AmpOptimWrapper, OptimWrapper
 from xtuner.engine.params import check_device, parameter_groups, with_fastest_kernel
 from xtuner.engine.randomness import set_seed
@@ -378,9 +379,12 @@ def build_optim_wrapper(run: Run) -> OptimWrapper:
     named = as_ref(optimizer_cfg.get("type"))
     kind = named.resolve() if named else optimizer_cfg.get("type")
     check_device(optimizer_cfg, kind, run.device)
+    check_divides(run, kind)
     optimizer_cfg = with_fastest_kernel(optimizer_cfg, kind, trained)
     lr, decay = optimizer_cfg.get("lr", 1e-3), optimizer_cfg.get("weight_decay", 1e-2)
     params = parameter_groups(run.model, cfg.pop("paramwise_cfg", None), lr, decay)
+    if kind is Muon:
+        params = by_matrix(run.model, params)
     optimizer = run.builder.build(optimizer_cfg, "optim_wrapper.optimizer", params=params)
     late: dict[str, Any] = {"optimizer": optimizer}
     named = as_ref(cfg.get("type"))
@@ -403,6 +407,24 @@ def choose_ranks(run: Run) -> None:
     if adaptive_ranks.has_ranks(llm):
         updates = math.ceil(run.train_loop.max_iters / run.optim_wrapper.accumulative_counts)
         adaptive_ranks.start(llm, run.optim_wrapper.optimizer, updates)
+
+
+def check_divides(run: Run, kind: Any) -> None:
+    """Raise ConfigError for an optimizer that needs weights whole where processes divide them."""
+    package = getattr(kind, "__module__", "").partition(".")[0]
+    whole = kind is Muon or package == "schedulefree"
+    if whole and not isinstance(run.backend, DDPBackend) and type(run.backend) is not Backend:
+        what = (
+            "optim_wrapper.optimizer is {name}, which needs whole weights: train without --fsdp and "
+            "--deepspeed"
+        )
+        raise ConfigError(translate(what, name=kind.__name__))
+    if package == "schedulefree" and run.cfg.get("param_scheduler"):
+        say_once(
+            "param_scheduler beside {name}, which needs none: set param_scheduler = [] and warmup_steps in "
+            "the optimizer",
+            name=kind.__name__,
+        )
 
 
 def build_loop(run: Run) -> Any:

@@ -173,6 +173,16 @@ class OptimWrapper:
         for name in given:
             delattr(self.optimizer, name)
 
+    def show_average(self) -> None:
+        """Give the model the weights to save and to answer with, where the optimizer trains with others."""
+        if hasattr(self.optimizer, "eval"):
+            self.optimizer.eval()
+
+    def go_on(self) -> None:
+        """Give the model the weights to train with."""
+        if hasattr(self.optimizer, "train"):
+            self.optimizer.train()
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer and of the loss scale."""
         state = {"optimizer": self.optimizer.state_dict()}

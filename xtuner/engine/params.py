@@ -8,6 +8,7 @@ lora_B ...   group 1    16 x lr                            LoRA+, Hayou et al. 2
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 from xtuner.devices import kind_of
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
+from xtuner.log import say_once
 from xtuner.parallel.tensors import is_divided
 
 _OPTIONS = ("custom_keys", "norm_decay_mult", "bias_decay_mult")
@@ -104,6 +106,9 @@ def check_device(cfg: Mapping[str, Any], kind: Any, device: torch.device) -> Non
                 device=device.type,
             )
         )
+    if package == "bitsandbytes" and device.type == "cpu" and kind.__name__.startswith("Paged"):
+        what = "optim_wrapper.optimizer: on the CPU {name} is {plain}, as its pages are those of a GPU"
+        say_once(what, logging.INFO, name=kind.__name__, plain=kind.__name__.removeprefix("Paged"))
     if package == "torch" and cfg.get("fused") is True and not known.fused_optimizers:
         raise ConfigError(
             translate(

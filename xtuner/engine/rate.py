@@ -85,6 +85,7 @@ def _update(run: Run, window: Sequence[dict]) -> tuple[float, bool]:
     """The loss of an update, and whether the weights changed."""
     counts = sum_counts(run, [run.model.num_items(batch["data"]) for batch in window])
     total, loss = max(sum(counts), 1), torch.zeros((), device=run.device)
+    run.optim_wrapper.go_on()
     for number, batch in enumerate(window):
         is_last = number == len(window) - 1
         loss = loss + train_step(run, batch, counts[number], total, is_last)["loss"]

@@ -48,6 +48,7 @@ def state_of(run: Run, with_optimizer: bool = True, in_parts: bool = False) -> d
 
     Every process must come here. The tensors are on rank 0 alone; `in_parts`: each process has its own.
     """
+    run.optim_wrapper.show_average()
     state = {
         "meta": {
             "iter": run.iter + 1,

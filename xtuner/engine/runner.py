@@ -175,6 +175,7 @@ class TrainLoop:
             is_last = number == len(window) - 1
             begin = time.perf_counter()
             with explaining_out_of_memory(run.forecast, partial(self._name_batch, number)):
+                run.optim_wrapper.go_on()
                 outputs = yield Step(batch, counts[number], total, is_last)
             loss = loss + outputs["loss"]
             # This process's part of the batch's mean: the parts of all are summed when a line is written.

@@ -72,6 +72,8 @@ class ValLoop:
 
     def measure(self) -> dict[str, float] | None:
         """Loss and metrics of the validation data, without a call of hooks; None if a signal came."""
+        if self.runner.optim_wrapper is not None:
+            self.runner.optim_wrapper.show_average()
         with resting(self.runner.model):
             return self._answers() if self.evaluators else self._means()
 

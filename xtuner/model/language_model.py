@@ -40,6 +40,7 @@ from xtuner.model.recompute import enable_recompute, what_fits
 from xtuner.model.rope import scale_by_sample
 from xtuner.model.router import balance_weight
 from xtuner.model.train_module import Outputs, TrainModule
+from xtuner.model.trained_layers import train_only
 from xtuner.parallel.sequence import ulysses
 from xtuner.parallel.world import all_reduce_max
 
@@ -73,6 +74,7 @@ class PackedLanguageModel(TrainModule):
         frozen: bool = False,
         text_only: bool = True,
         adapt: Adapt | None = None,
+        trained_layers: int | str | None = None,
     ):
         super().__init__()
         if use_varlen_attn:
@@ -83,6 +85,13 @@ class PackedLanguageModel(TrainModule):
             llm, lora, peft_model, tokenizer, max_position_embeddings, frozen, text_only, adapt
         )
         self.uses_adapter = lora is not None or peft_model is not None
+        if trained_layers is not None:
+            if self.uses_adapter:
+                what = (
+                    "model.trained_layers trains layers whole; beside model.lora use its layers_to_transform"
+                )
+                raise ConfigError(translate(what))
+            train_only(self.llm, trained_layers)
         way = prompts.recompute_of(self.llm, as_recompute(use_activation_checkpointing)) or what_fits(
             self.llm
         )

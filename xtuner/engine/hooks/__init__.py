@@ -9,6 +9,7 @@ from xtuner.engine.hooks.dataset_info import DatasetInfoHook
 from xtuner.engine.hooks.early_stopping import EarlyStoppingHook
 from xtuner.engine.hooks.evaluate_chat import EvaluateChatHook
 from xtuner.engine.hooks.hook import Hook, call_hooks, sort_hooks
+from xtuner.engine.hooks.lisa import LISAHook
 from xtuner.engine.hooks.logger import LoggerHook
 from xtuner.engine.hooks.neftune import NEFTuneHook
 from xtuner.engine.hooks.runtime import (
@@ -41,6 +42,7 @@ __all__ = [
     "EvaluateChatHook",
     "Hook",
     "IterTimerHook",
+    "LISAHook",
     "LoggerHook",
     "NEFTuneHook",
     "ParamSchedulerHook",

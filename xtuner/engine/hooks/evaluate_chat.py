@@ -130,6 +130,7 @@ class EvaluateChatHook(Hook):
 
     def _sample(self, runner: Run, max_new_tokens: int) -> list[str]:
         """The answers to all inputs, each below its prompt; without those that failed."""
+        runner.optim_wrapper.show_average()
         # Encoding an image gathers weights too.
         runner.backend.sample(lambda: self._look(runner))
         samples = [

@@ -1,0 +1,36 @@
+"""`xtuner convert expand SRC DST --blocks N`: a model with more layers, which answers as before."""
+
+from __future__ import annotations
+
+import argparse
+
+from xtuner.log import start_console
+from xtuner.model_folder import check_model_path
+from xtuner.tools.arguments.parser import Parser
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of `xtuner convert expand`."""
+    parser = Parser(
+        "xtuner convert expand",
+        description="Add copies of layers that change nothing yet, to train these alone (LLaMA Pro).",
+    )
+    parser.add_argument("src_dir", help="the model folder")
+    parser.add_argument("dst_dir", help="the folder to write")
+    parser.add_argument(
+        "--blocks", type=int, default=8, help="how many layers to add, evenly among the others"
+    )
+    parser.add_argument("--max-shard-size", default="2GB", help="the largest file of weights")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Expand; returns 0 when the folder is complete."""
+    args = parse_args(argv)
+    start_console()
+    check_model_path(args.src_dir)  # before torch is imported
+    from xtuner.convert.expand import expand
+
+    added = expand(args.src_dir, args.dst_dir, args.blocks, args.max_shard_size)
+    print(f"All done! Train the {len(added)} new layers with model = dict(trained_layers='added', ...).")
+    return 0
