@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LAYERS = {
     "Trained layers: %s of %d": "训练的层：%s，共 %d 层",
-    "model.trained_layers = 'added', and this model has no added layers: run xtuner convert expand": (
+    "model.trained_layers = 'added', but no layers were added: run xtuner convert expand": (
         "model.trained_layers = 'added'，但此模型没有添加的层：请运行 xtuner convert expand"
     ),
     "model.trained_layers is {asked!r}; it must be 'added' or a number from 1 to {count}": (
@@ -26,21 +26,21 @@ LAYERS = {
     "--blocks is {blocks}; it must divide the {count} layers of {source}": (
         "--blocks 为 {blocks}；它须整除 {source} 的 {count} 层"
     ),
-    "{source}: its layers do not end in o_proj and down_proj (or wo and w2), so they cannot be copied": (
+    "{source}: its layers do not end in o_proj and down_proj (or wo and w2), so none is copied": (
         "{source}：其各层不以 o_proj 和 down_proj（或 wo 和 w2）结尾，因此不能复制"
     ),
     "{source}: its config says {name} by the numbers of layers, so no layers can be added": (
         "{source}：其配置按层号写有 {name}，因此不能添加层"
     ),
-    "{source}: layers of this family change something though their last matrices are zero: not expanded": (
+    "{source}: layers of this family change something though their last matrices are zero": (
         "{source}：此系列的层在末尾矩阵为零时仍有改变：未扩展"
     ),
     "Not compared with the base: its layers cannot be read one by one": "未与基座比较：其各层不能逐一读取",
+    "From iter %d on layers %s train": "从第 %d 次迭代起训练层 %s",
     "a model with more layers": "层数更多的模型",
     "Add copies of layers that change nothing yet, to train these alone (LLaMA Pro).": (
         "添加暂不改变结果的层副本，只训练它们（LLaMA Pro）。"
     ),
-    "the folder to write": "要写入的目录",
     "the model folder": "模型目录",
     "how many layers to add, evenly among the others": "添加多少层，均匀分布在其他层之间",
     "the largest file of weights": "权重文件的最大大小",

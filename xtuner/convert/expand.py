@@ -48,9 +48,7 @@ def expand(
     config = read_json(source / "config.json")
     text = text_part(config) or config
     if not any(_LAYER.fullmatch(name) and _LAST.search(name) for name in weights.infos):
-        what = (
-            "{source}: its layers do not end in o_proj and down_proj (or wo and w2), so they cannot be copied"
-        )
+        what = "{source}: its layers do not end in o_proj and down_proj (or wo and w2), so none is copied"
         raise ModelError(translate(what, source=source))
     order = plan(text.get("num_hidden_layers"), blocks, source)
     _check(text, source)
@@ -104,7 +102,7 @@ def _check_same(source: Path, folder: Path) -> None:
     if before is None or after is None:
         logger.warning(translate("Not compared with the base: its layers cannot be read one by one"))
     elif not torch.equal(before, after):
-        what = "{source}: layers of this family change something though their last matrices are zero: not expanded"
+        what = "{source}: layers of this family change something though their last matrices are zero"
         raise ModelError(translate(what, source=source))
 
 

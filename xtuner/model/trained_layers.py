@@ -25,7 +25,7 @@ def train_only(llm: Any, asked: int | str) -> None:
     if asked == ADDED:
         numbers = getattr(llm.config.get_text_config(), NOTE, None)
         if not numbers:
-            what = "model.trained_layers = 'added', and this model has no added layers: run xtuner convert expand"
+            what = "model.trained_layers = 'added', but no layers were added: run xtuner convert expand"
             raise ConfigError(translate(what))
     elif isinstance(asked, int) and not isinstance(asked, bool) and 0 < asked <= len(layers):
         numbers = range(len(layers) - asked, len(layers))

@@ -51,7 +51,7 @@ class LISAHook(Hook):
         if drawn == self._drawn:
             return
         self._drawn = drawn
-        logger.debug("iter %d: layers %s train", runner.iter + 1, drawn)
+        logger.debug(translate("From iter %d on layers %s train"), runner.iter + 1, drawn)
         state = runner.optim_wrapper.optimizer.state
         for number, parameters in enumerate(self._layers):
             trains = number in drawn
