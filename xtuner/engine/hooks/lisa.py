@@ -9,13 +9,16 @@ Layers that rest have neither gradients nor a state of the optimizer. After Pan 
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xtuner.engine.hooks.hook import Hook
 from xtuner.errors import ConfigError
 from xtuner.language import translate
 from xtuner.log import logger
 from xtuner.model.trained_layers import decoder_layers
+
+if TYPE_CHECKING:
+    from xtuner.engine.run import Run
 
 
 class LISAHook(Hook):
@@ -30,7 +33,7 @@ class LISAHook(Hook):
         self.num_layers, self.interval = num_layers, interval
         self._drawn: list[int] | None = None
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Run) -> None:
         if runner.model.uses_adapter:
             raise ConfigError(translate("LISAHook trains whole layers: leave out model.lora"))
         if runner.world.size > 1 or getattr(runner.options, "deepspeed", None):
@@ -43,7 +46,7 @@ class LISAHook(Hook):
             what = "LISAHook: num_layers is {num_layers}, and the model has {count}"
             raise ConfigError(translate(what, num_layers=self.num_layers, count=len(self._layers)))
 
-    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Run, batch_idx: int, data_batch: Any = None) -> None:
         counts = runner.optim_wrapper.accumulative_counts
         if runner.iter % counts and self._drawn is not None:
             return
