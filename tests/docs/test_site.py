@@ -26,6 +26,15 @@ def test_links_lead_from_page_to_page():
     )
 
 
+def test_a_picture_is_where_the_site_has_it():
+    placed = {"docs/images/a.png": "images/a.png"}
+    found = assemble.relinked("![a](docs/images/a.png)", "README.md", "index.md", placed)
+    assert found == "![a](images/a.png)"
+    assert (
+        assemble.relinked("![a](../images/a.png)", "docs/b/c.md", "b/c.md", placed) == "![a](../images/a.png)"
+    )
+
+
 def test_a_link_to_no_page_is_an_error():
     with pytest.raises(ValueError, match=re.escape("README.md links to xtuner/cli.py, which is no page")):
         assemble.relinked("[x](xtuner/cli.py)", "README.md", "index.md", {})
