@@ -6,6 +6,8 @@ The functions are those of the commands; they are imported on first use.
 """
 
 import importlib
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,3 +28,8 @@ def __getattr__(name: str) -> Any:
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+
+
+if "ipykernel" in sys.modules:
+    # tqdm says so at the import of transformers; its bars are then plain text, which notebooks show too.
+    warnings.filterwarnings("ignore", message="IProgress not found")
