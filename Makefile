@@ -8,7 +8,7 @@
 # make oldest a part of the suite with the oldest packages that pyproject.toml allows
 # make newest-layers  the tests of replaced layers with the newest transformers that pyproject.toml allows
 # make harness  the tests of xtuner eval --harness, with lm-eval
-# make trackers  the tests of --tracker, with SwanLab, MLflow and trackio
+# make trackers  the tests of --tracker and of addresses, with SwanLab, MLflow, trackio and s3fs
 # make quantised  the tests of quantised export with compressed-tensors and llama.cpp
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
@@ -111,12 +111,12 @@ $(VENV)-harness/.harness: constraints.txt pyproject.toml
 
 # An environment of its own: they need older packages than constraints.txt has.
 trackers: $(VENV)-trackers/.trackers
-	OMP_NUM_THREADS=1 $(VENV)-trackers/bin/python -m pytest tests/engine/trackers
+	OMP_NUM_THREADS=1 $(VENV)-trackers/bin/python -m pytest tests/engine/trackers tests/hub
 
 $(VENV)-trackers/.trackers: constraints.txt pyproject.toml
 	$(MAKE) VENV=$(VENV)-trackers $(VENV)-trackers/.torch
 	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -e ".[track,swanlab,mlflow,trackio]" pytest
+	  -e ".[track,swanlab,mlflow,trackio,s3]" "moto[server]" pytest
 	@touch $@
 
 # The programs that read what `xtuner convert quantize` and `xtuner convert gguf --type q4_k_m` write.

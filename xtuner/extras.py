@@ -31,6 +31,9 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "video": ("av>=14",),
     "optimizers": ("schedulefree>=1.4",),
     "zstd": ("zstandard>=0.22",),
+    "s3": ("s3fs>=2025.2",),
+    "gs": ("gcsfs>=2025.2",),
+    "oss": ("ossfs>=2025.5",),
     "modelscope": ("modelscope[datasets]>=1.40",),
 }
 

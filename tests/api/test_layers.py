@@ -28,6 +28,8 @@ LAYERS = {
             "internvl_folder",
             "llava_folder",
             "model_folder",
+            "model_address",
+            "cache",
             "loadable",
             "blocks",
             "next_tokens",

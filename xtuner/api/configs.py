@@ -16,6 +16,7 @@ from xtuner.estimate.machine import find_machine
 from xtuner.estimate.memory import size_text
 from xtuner.language import language, translate
 from xtuner.log import start_console
+from xtuner.model_address import use_local_models
 from xtuner.proposal.methods import METHODS
 from xtuner.recipes.catalogue import find
 from xtuner.recipes.render import render, settings_of
@@ -85,8 +86,16 @@ def is_file(name: str | Path) -> bool:
 
 
 def read_config(config: str | Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> Config:
-    """The config of a file, of a built-in name, or of a program, with `settings` applied."""
-    options = dict(settings or {})
+    """The config of a file, of a built-in name, or of a program, with `settings` applied.
+
+    Models are folders of this machine or names on a hub; its text keeps their addresses.
+    """
+    found = _read_config(config, dict(settings or {}))
+    use_local_models(found)
+    return found
+
+
+def _read_config(config: str | Path | Mapping[str, Any], options: dict[str, Any]) -> Config:
     if isinstance(config, Config):
         if not hasattr(config, "text"):
             raise ConfigError(translate("this is a part of a config: give the whole one"))

@@ -16,6 +16,7 @@ from xtuner.chat.settings import Settings
 from xtuner.errors import ConfigError, did_you_mean
 from xtuner.language import translate
 from xtuner.log import start_console
+from xtuner.model_address import local_model
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -170,7 +171,9 @@ def make_settings(model: str, adapter: str | None, options: Mapping[str, Any]) -
             settings[name] = tuple(map(os.fspath, [one] if isinstance(one, (str, os.PathLike)) else one))
     words = settings.get("stop_words", [])
     settings["stop_words"] = [*([words] if isinstance(words, str) else words), *filter(None, ends)]
-    made = Settings(model, adapter=adapter, **settings)
+    if reward := settings.get("reward"):
+        settings["reward"] = local_model(reward)
+    made = Settings(local_model(model), adapter=adapter and local_model(adapter), **settings)
     made.check()
     made.check_paths()
     return made

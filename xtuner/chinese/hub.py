@@ -39,6 +39,18 @@ HUB = {
         "未登录 hub：请运行 hf auth login，或设置 HF_TOKEN"
     ),
     "the hub at {address}": "位于 {address} 的 hub",
+    "XTUNER_USE_MODELSCOPE needs the package modelscope: {command}": (
+        "XTUNER_USE_MODELSCOPE 需要 modelscope 包：{command}"
+    ),
+    "there are no files": "没有文件",
+    "waiting for %s": "等待 %s",
+    "downloading %s: %d files, %s bytes": "正在下载 %s：%d 个文件，%s 字节",
+    "{address} has {total:,} bytes, and {place} has space for {free:,}: set XTUNER_CACHE elsewhere": (
+        "{address} 有 {total:,} 字节，而 {place} 只剩 {free:,} 字节：请把 XTUNER_CACHE 设为别的文件夹"
+    ),
+    "{address} has {got:,} bytes instead of {size:,}: the download was cut off": (
+        "{address} 有 {got:,} 字节，应为 {size:,}：下载中断"
+    ),
     "--modelscope needs the package modelscope: {command}": "--modelscope 需要 modelscope 包：{command}",
     "{where} did not take it: {reason:.400} (the same command goes on with what is missing)": (
         "{where} 未接收：{reason:.400}（再次运行同一命令将补发缺少的部分）"

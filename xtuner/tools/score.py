@@ -9,6 +9,7 @@ from xtuner.language import translate
 from xtuner.log import start_console
 from xtuner.model_folder import check_model_path, state_of, with_base
 from xtuner.paths import check_adapter_path
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.parser import Parser
 
 
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(translate("--{flag} is {value}: write 1 or more", flag=flag, value=value))
     start_console()
     # Paths are checked before torch is imported.
+    fetch_models(args, "model_name_or_path", "adapter")
     check_model_path(args.model_name_or_path)
     if args.adapter is not None:
         check_adapter_path(args.adapter)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xtuner.dataset.cache import cache_folder
+from xtuner.cache import cache_folder
 from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.dataset.items.store import StoreWriter, TokenStore, open_or_write
 from xtuner.errors import DataError

@@ -13,8 +13,8 @@ import urllib.error
 import pytest
 import zstandard
 
+from xtuner.cache import cache_folder
 from xtuner.dataset import process_hf_dataset
-from xtuner.dataset.cache import cache_folder
 from xtuner.dataset.map_fns import auto_map_fn
 from xtuner.dataset.reading.files import FileRows
 from xtuner.dataset.reading.load import load_dataset

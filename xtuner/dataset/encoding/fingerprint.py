@@ -25,7 +25,7 @@ _NAMES = ("head_dataset", "huggingface", "intern_repo", "moss_sft", "preference_
 _READERS = [f"xtuner.dataset.{name}" for name in _NAMES]
 # Imported there too, but without effect on tokens: logs, locks, folders, packing.
 _TOKENLESS = """
-    dataset.cache dataset.encoding.progress dataset.items.packed_dataset dataset.items.packing
+    cache dataset.encoding.progress dataset.items.packed_dataset dataset.items.packing
     dataset.items.streamed dataset.items.summary errors extras hub language locks log paths
 """
 TOKENLESS = {"xtuner", *(f"xtuner.{name}" for name in _TOKENLESS.split())}

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from xtuner.atomic import written
-from xtuner.dataset.cache import cache_folder, explained_disk_errors
+from xtuner.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.encoding.conversations import Encoded
 from xtuner.errors import DataError
 from xtuner.language import translate

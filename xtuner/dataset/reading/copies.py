@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from xtuner.atomic import written
+from xtuner.cache import cache_folder, explained_disk_errors
 from xtuner.data_files import WEB, check_protocol, file_name
-from xtuner.dataset.cache import cache_folder, explained_disk_errors
 from xtuner.dataset.reading.web import opened
 from xtuner.errors import DataError, NotFoundError
 from xtuner.extras import install_extra

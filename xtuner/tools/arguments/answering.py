@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from xtuner.api.scores import check_model, settings_of
+from xtuner.tools.arguments.addresses import fetch_models
 from xtuner.tools.arguments.model import add_loading
 from xtuner.tools.arguments.processes import add_launcher, run_measurement
 
@@ -64,4 +65,8 @@ def run(
     def measure(world: Any) -> Sequence[str] | None:
         return answer(settings_of(vars(args)), world)
 
-    return run_measurement(command, args, argv, lambda: check_model(vars(args)), measure)
+    def check() -> None:
+        fetch_models(args, "model", "adapter")
+        check_model(vars(args))
+
+    return run_measurement(command, args, argv, check, measure)
