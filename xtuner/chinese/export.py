@@ -13,6 +13,9 @@ EXPORT: dict[str, str] = {
     "a text file whose perplexity is measured before and after": "文本文件，量化前后各测一次困惑度",
     "do not run the model before and after it is rounded": "不在量化前后运行模型",
     "Rounding": "量化",
+    "{count} matrices have rows that are no multiple of 256, and are larger than {kind}: {types}": (
+        "{count} 个矩阵的行长不是 256 的倍数，比 {kind} 大：{types}"
+    ),
     "K-quants need llama.cpp's own code, by the package xllamacpp: {command}": (
         "K 量化需要 llama.cpp 自己的代码，由 xllamacpp 包提供：{command}"
     ),

@@ -229,7 +229,22 @@ def _plan(gguf: Any, weights: Weights, config: Any, architecture: str, kind: str
     if config.rope_parameters.get("rope_type") == "llama3":
         factors = _llama3_factors(config)
         plan["rope_freqs.weight"] = (tuple(factors.shape), gguf.GGMLQuantizationType.F32, lambda: factors)
+    _log_larger(plan, kind)
     return plan
+
+
+def _log_larger(plan: Mapping[str, Any], kind: str) -> None:
+    """Log how many matrices have another type than K-quants, which have blocks of 256."""
+    larger = [dtype.name for shape, dtype, _ in plan.values() if shape[-1] % 256 and dtype.name != "F32"]
+    if kind in gguf_types.K_KINDS and larger:
+        logger.warning(
+            translate(
+                "{count} matrices have rows that are no multiple of 256, and are larger than {kind}: {types}",
+                count=len(larger),
+                kind=kind,
+                types=", ".join(sorted(set(larger))),
+            )
+        )
 
 
 def _arch_enum(gguf: Any, architecture: str) -> Any:

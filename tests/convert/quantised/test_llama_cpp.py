@@ -120,6 +120,13 @@ def test_what_is_stored_is_what_the_package_gguf_makes_of_it(folder, tmp_path):
     assert errors[-1] < 0.02
 
 
+def test_rows_that_are_no_multiple_of_256_are_told(saved, tmp_path, caplog):
+    path = to_gguf(saved("llama", hidden_size=256, intermediate_size=320), tmp_path / "x.gguf", kind="q4_k_m")
+    assert "2 matrices have rows that are no multiple of 256, and are larger than q4_k_m: Q5_0" in caplog.text
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+    assert kinds["blk.0.ffn_down.weight"] == "Q5_0"
+
+
 def test_interrupted_files_leave_nothing(folder, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
