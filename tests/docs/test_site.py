@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+import xml.dom.minidom
 
 import pytest
 
@@ -33,6 +34,14 @@ def test_a_picture_is_where_the_site_has_it():
     assert (
         assemble.relinked("![a](../images/a.png)", "docs/b/c.md", "b/c.md", placed) == "![a](../images/a.png)"
     )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.svg")), ids=lambda path: path.name)
+def test_a_picture_is_one_that_browsers_show(path):
+    """They show an SVG only if it is whole XML; nothing in it is loaded from elsewhere."""
+    text = path.read_text("utf-8")
+    xml.dom.minidom.parseString(text)
+    assert 'url("http' not in text
 
 
 def test_a_link_to_no_page_is_an_error():
