@@ -91,7 +91,7 @@ def test_every_command_explains_itself(command, capsys):
         (
             ["convert"],
             2,
-            "convert needs one of: pth_to_hf, checkpoint, average, merge, expand, split, quantize, gguf, ollama",
+            "convert needs one of: pth_to_hf, checkpoint, average, merge, expand, split, quantize, gguf",
         ),
         (["preprocess", "tabel", "x"], 2, "Did you mean 'preprocess table'"),
         (["log-dataset", "no_such_config.py"], 1, "there is no config file 'no_such_config.py'"),
