@@ -23,7 +23,7 @@ from xtuner.errors import ModelError, NotFoundError
 from xtuner.extras import install_extra
 from xtuner.language import translate
 from xtuner.locks import locked
-from xtuner.log import logger, say_once
+from xtuner.log import logger, say_once, start_console
 from xtuner.model_folder import looks_local
 
 MODEL_KEYS = ("pretrained_model_name_or_path", "model_path", "peft_model")
@@ -122,6 +122,8 @@ def _fetch(system: Any, path: str, found: Mapping[str, tuple[int, str]], folder:
     if total > free:
         what = "{address} has {total:,} bytes, and {place} has space for {free:,}: set XTUNER_CACHE elsewhere"
         raise ModelError(translate(what, address=address, total=total, place=folder.parent, free=free))
+    if not logger.handlers:  # configs are read before a command starts its log
+        start_console()
     logger.info(translate("downloading %s: %d files, %s bytes"), address, len(found), f"{total:,}")
     for name, (size, _) in found.items():
         target = folder / name

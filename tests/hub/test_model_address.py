@@ -57,7 +57,7 @@ def test_a_download_that_is_cut_off_leaves_nothing(bucket, monkeypatch, tmp_path
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 
-def test_the_copy_of_an_earlier_run_is_used_without_a_connection(bucket, monkeypatch, caplog):
+def test_the_copy_of_an_earlier_run_is_used_without_a_connection(bucket, monkeypatch, capsys):
     folder = local_model("memory://bucket/model")
 
     def fail(*_, **__):
@@ -66,7 +66,9 @@ def test_the_copy_of_an_earlier_run_is_used_without_a_connection(bucket, monkeyp
     monkeypatch.setattr(type(bucket), "find", fail)
     assert local_model("memory://bucket/model") == folder
     monkeypatch.undo()
-    assert "cannot be reached: the copy of an earlier run is used (no route to host)" in caplog.text
+    said = capsys.readouterr().err
+    assert "downloading memory://bucket/model: 3 files, 5,003 bytes" in said
+    assert "cannot be reached: the copy of an earlier run is used (no route to host)" in said
 
 
 @pytest.mark.parametrize(
