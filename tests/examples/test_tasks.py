@@ -48,7 +48,8 @@ def test_the_commands_print_what_the_readme_shows(name, tmp_path):
         pytest.importorskip("openai", reason="xtuner[api] is not installed")
         pytest.importorskip("fastapi", reason="xtuner[serve] is not installed")
     work = shutil.copytree(EXAMPLES / name, tmp_path / name)
-    shutil.copy(EXAMPLES / "make_model.py", tmp_path)
+    for maker in EXAMPLES.glob("make_*.py"):
+        shutil.copy(maker, tmp_path)
     path = os.pathsep.join(filter(None, [str(EXAMPLES.parent), os.environ.get("PYTHONPATH")]))
     for command, shown in commands(name):
         program, *words = shlex.split(command)
