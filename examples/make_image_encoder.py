@@ -1,4 +1,6 @@
-"""An image encoder of 0.3 million weights for the examples, trained in seconds: python make_image_encoder.py FOLDER
+"""An image encoder of 0.3 million weights for the examples, made in seconds:
+
+    python make_image_encoder.py FOLDER
 
 It has seen some colours and shapes. With an encoder of your own, such as a CLIP, the examples do not need it.
 """
