@@ -34,7 +34,7 @@ def make_run(llama, tmp_path):
             model=SimpleNamespace(llm=llama, writes_text=True, chat_form=lambda *form: form),
             train_loop=SimpleNamespace(stop_asked=stop_asked),
             world=SimpleNamespace(size=size, all_reduce_max=largest, is_first=True),
-            optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext),
+            optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext, show_average=lambda: None),
             backend=SimpleNamespace(gathers_weights=gathers, sample=lambda make: make()),
             visualizer=SimpleNamespace(add_text=lambda *_: None),
         )

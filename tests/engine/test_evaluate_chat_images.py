@@ -53,7 +53,7 @@ def samples(monkeypatch):
             model=model.train(),
             train_loop=None,
             world=SimpleNamespace(size=1, all_reduce_max=int, is_first=True),
-            optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext),
+            optim_wrapper=SimpleNamespace(autocast=contextlib.nullcontext, show_average=lambda: None),
             backend=SimpleNamespace(gathers_weights=False, sample=lambda make: make()),
             visualizer=SimpleNamespace(add_text=lambda *_: None),
         )

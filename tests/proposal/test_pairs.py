@@ -60,7 +60,7 @@ def test_from_a_model_and_pairs_to_a_chat(here, run):
 def test_all_weights_from_a_model_and_pairs_to_a_chat(here, run, gigabytes, is_stored, monkeypatch):
     """With a frozen copy where it fits, as `check` estimates too; the result is a whole model."""
     small = Machine("cpu", "a small machine", int(gigabytes * 1e9), int(gigabytes * 1e9))
-    monkeypatch.setattr("xtuner.tools.new_cfg.find_machine", lambda: small)
+    monkeypatch.setattr("xtuner.api.configs.find_machine", lambda: small)
     monkeypatch.setattr("xtuner.estimate.forecast.find_machine", lambda: small)
     words = ["--model", "model", "--data", "pairs.jsonl", "--method", "dpo_full", "--out", "my.py"]
     printed = run("new-cfg", *words)

@@ -27,6 +27,7 @@ def measure_items(run: Any, items: Items, batch_tokens: int) -> dict[str, list[f
     plan = list(batches([len(sample.ids) for sample in samples], batch_tokens))
     own = plan[world.data_rank :: world.data_size]
     num_uncounted = -(-len(plan) // world.data_size) - len(own)
+    run.optim_wrapper.show_average()
     with resting(run.model):
         for number, batch in enumerate(own + plan[:1] * num_uncounted):
             if run.train_loop is not None and run.train_loop.stop_asked():
