@@ -26,6 +26,7 @@ def ended_with_the_test(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_it_serves_the_model_and_shows_its_answers(llama_dir, tmp_path, monkeypatch, ended_with_the_test):
     """The model is the one named at the top, as in `streamlit run web_demo.py`."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

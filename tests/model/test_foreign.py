@@ -184,6 +184,7 @@ def test_changed_4bit_layers_are_named(monkeypatch, caplog):
     assert "gradients on a CPU may be wrong" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_version_that_cannot_be_installed_is_a_failure(tmp_path):
     """Without a package index, or with an invalid version, the command fails with a message."""
     command = [sys.executable, "-m", "tests.other_versions", "test", "transformers==0.0.0"]

@@ -27,7 +27,7 @@ if importlib.util.find_spec("deepspeed") is not None:
     files = {name: deepspeed_file(f"deepspeed_{name}").read_text() for name in names}
     CASES |= {name: {"deepspeed": json.loads(text)} for name, text in files.items()}
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")]
 
 
 @pytest.fixture(scope="module")

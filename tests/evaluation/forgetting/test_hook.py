@@ -215,6 +215,7 @@ def test_the_line_of_the_cure_builds(here):
     built.held.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "qlora", "dpo_lora"])
 def test_new_cfg_writes_it(here, run, method):
     """`--forgetting`; before training every method measures the same model, DPO its policy too."""
