@@ -113,9 +113,10 @@ $(VENV)-harness/.harness: constraints.txt pyproject.toml
 trackers: $(VENV)-trackers/.trackers
 	OMP_NUM_THREADS=1 $(VENV)-trackers/bin/python -m pytest tests/engine/trackers tests/hub
 
-$(VENV)-trackers/.trackers: constraints.txt pyproject.toml
+# By uv: pip does not find the versions of s3fs and moto that go together.
+$(VENV)-trackers/.trackers: constraints.txt pyproject.toml $(VENV)-uv/bin/uv
 	$(MAKE) VENV=$(VENV)-trackers $(VENV)-trackers/.torch
-	$(VENV)-trackers/bin/python -m pip install --quiet --disable-pip-version-check \
+	$(VENV)-uv/bin/uv pip install --quiet --python $(VENV)-trackers/bin/python \
 	  -e ".[track,swanlab,mlflow,trackio,s3]" "moto[server]" pytest
 	@touch $@
 
@@ -202,13 +203,15 @@ $(VENV)/.docs: $(VENV)/.core
 	@touch $@
 
 # Resolve the newest versions for Python 3.10 to 3.14. PyTorch names its CUDA packages itself.
-constraints:
-	$(PYTHON) -m venv $(VENV)-uv
-	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+constraints: $(VENV)-uv/bin/uv
 	set -o pipefail; { sed -n '/^#/p' constraints.txt; echo "torch==$(TORCH)" | $(VENV)-uv/bin/uv pip compile \
 	  pyproject.toml $(PINNED_EXTRAS:%=--extra %) --universal --python-version 3.10 --constraint - --no-header \
 	  --no-annotate --quiet | grep -vE '^(nvidia|cuda)'; } > constraints.new
 	mv constraints.new constraints.txt
+
+$(VENV)-uv/bin/uv:
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
 clean:
 	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-uv $(VENV)-gpu $(VENV)-harness $(VENV)-trackers $(VENV)-quantised build dist *.egg-info
