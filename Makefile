@@ -12,7 +12,7 @@
 # make quantised  the tests of quantised export with compressed-tensors and llama.cpp
 # make prove PACKAGE=transformers==5.25.0  the same with that version, which is then known as proven
 # make check  lint, format, types, layers
-# make docs   the site of the pages, in build/site; needs no network after the installation
+# make docs   the site of the pages, in build/html; needs no network after the installation
 # make lint   the form of all files, workflows and the Dockerfile too: all hooks of .pre-commit-config.yaml
 # make coverage  the suite, and which lines it runs, also in other processes; fails below the floor in pyproject.toml
 # make fix    what lint and format can mend themselves

@@ -388,3 +388,12 @@ def picture_files(folder: Path) -> None:
     picture_file(folder / "a.png")
     picture_file(folder / "b.jpg", (20, 60, 200), (48, 100))
     picture_file(folder / "c.png", (20, 200, 60), (120, 60))
+
+
+def talks_file(folder: Path) -> Path:
+    """The pictures, and a file of two rows of LLaVA's form about them."""
+    picture_files(folder)
+    talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
+    rows = [{"image": name, "conversations": talk} for name in ("a.png", "c.png")]
+    (folder / "talks.json").write_text(json.dumps(rows))
+    return folder / "talks.json"

@@ -311,10 +311,7 @@ def test_pairs_of_answers_replay(tmp_path, llama_dir, monkeypatch, replay):
 def test_pictures_replay(tmp_path, tokenizer, monkeypatch, run, replay):
     """A changed picture is found in the pixels, though ids and labels are equal."""
     vision.save("qwen2_vl", tmp_path / "model", tokenizer)
-    vision.picture_files(tmp_path)
-    talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
-    rows = [{"image": name, "conversations": talk} for name in ("a.png", "c.png")]
-    (tmp_path / "talks.json").write_text(json.dumps(rows))
+    vision.talks_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     run("new-cfg", "--model", "model", "--data", "talks.json", "--method", "lora", "--out", "my.py")
     run("train", "my.py", "--work-dir", "w", "--cfg-options", "max_epochs=1")

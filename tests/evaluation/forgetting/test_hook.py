@@ -242,10 +242,7 @@ def test_new_cfg_writes_it(here, run, method):
 def test_a_model_that_sees_is_measured_too(tmp_path, tokenizer, monkeypatch, run):
     """Its texts and questions have no image, as those of the language model alone."""
     vision.save("qwen2_vl", tmp_path / "model", tokenizer)
-    vision.picture_files(tmp_path)
-    talk = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a block"}]
-    rows = [{"image": name, "conversations": talk} for name in ("a.png", "c.png")]
-    (tmp_path / "talks.json").write_text(json.dumps(rows))
+    vision.talks_file(tmp_path)
     monkeypatch.chdir(tmp_path)
     words = ["--model", "model", "--data", "talks.json", "--method", "lora", "--out", "my.py", "--forgetting"]
     run("new-cfg", *words)
