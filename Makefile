@@ -199,7 +199,7 @@ $(VENV)/.dev: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.core
-	$(PIP) -c constraints.txt -e ".[docs]"
+	$(PIP) -c constraints.txt -e ".[docs,web]"  # examples import the page
 	@touch $@
 
 # Resolve the newest versions for Python 3.10 to 3.14. PyTorch names its CUDA packages itself.
