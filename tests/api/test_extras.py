@@ -43,3 +43,12 @@ def test_nothing_tells_to_install_the_other_package_of_this_name():
         if p.suffix == ".py" and p.is_relative_to(ROOT / "xtuner") and "pip install" in p.read_text("utf-8")
     ]
     assert (wrong, bare) == ([], ["xtuner/extras.py"])
+
+
+def test_every_extra_is_in_the_page_of_installing():
+    """Those that tests and pages need are in CONTRIBUTING.md."""
+    rows = (ROOT / "docs" / "install.md").read_text("utf-8").split("## Extras")[1].split("\n## ")[0]
+    named = {
+        name for row in re.findall(r"^\| (`[^|]+) \|", rows, re.M) for name in re.findall(r"`(\w+)`", row)
+    }
+    assert named == EXTRAS.keys()
